@@ -1,0 +1,1 @@
+"""The tests: ordered by what they prove."""

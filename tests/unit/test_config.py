@@ -1,0 +1,107 @@
+"""Settings: what is read, what wins, and how each mistake is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coord.config import Settings, load, to_environ, variable_of
+from coord.errors import ConfigError
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    """An empty environment is a valid one."""
+    assert load({}) == Settings()
+
+
+def test_every_setting_can_be_set_by_its_variable() -> None:
+    """Each field reads back from COORD_<NAME> what it was written as."""
+    assert load({variable_of(name): _written(name) for name in Settings.__struct_fields__}) == Settings(
+        redis_url="redis://example:1",
+        endpoint_file="/run/x.json",
+    )
+
+
+def _written(name: str) -> str:
+    given = {"redis_url": "redis://example:1", "endpoint_file": "/run/x.json"}
+    value = getattr(Settings(), name)
+    return given.get(name) or (str(value).lower() if isinstance(value, bool) else str(value))
+
+
+@pytest.mark.parametrize(
+    ("environ", "field", "value"),
+    [
+        ({"COORD_BATCH": "64"}, "batch", 64),
+        ({"COORD_PRESENCE_TTL_S": "2.5"}, "presence_ttl_s", 2.5),
+        ({"COORD_ALLOW_EVICTION": "true"}, "allow_eviction", True),
+        ({"COORD_ALLOW_EVICTION": "0"}, "allow_eviction", False),
+        ({"COORD_NAMESPACE": " cell-2 "}, "namespace", "cell-2"),
+        ({"COORD_BATCH": ""}, "batch", 256),
+        ({"AITBC_REDIS_URL": "redis://old:6379"}, "redis_url", "redis://old:6379"),
+        ({"AITBC_COORDINATOR_PORT": "9101"}, "gateway_port", 9101),
+        ({"AITBC_LOG_LEVEL": "WARNING"}, "log_level", "warning"),
+        ({"AITBC_LOG_LEVEL": "debug", "COORD_LOG_LEVEL": "error"}, "log_level", "error"),
+    ],
+)
+def test_values_are_read_as_their_type(environ: dict[str, str], field: str, value: object) -> None:
+    """Numbers, switches and words; aliases of the predecessor; COORD_ wins; an empty value is none."""
+    assert getattr(load(environ), field) == value
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"COORD_NAMSPACE": "x"}, ["COORD_NAMSPACE", "COORD_NAMESPACE"]),
+        ({"COORD_BACKOF_MS": "1"}, ["COORD_BACKOF_MS", "COORD_BACKOFF_MS"]),
+        ({"COORD_batch": "1"}, ["COORD_batch", "COORD_BATCH"]),
+        ({"COORD_BATCH": "many"}, ["COORD_BATCH", "'many'", "int"]),
+        ({"COORD_BATCH": "0"}, ["COORD_BATCH", "'0'", ">= 1"]),
+        ({"COORD_HEALTH_THRESHOLD": "1.5"}, ["COORD_HEALTH_THRESHOLD", "'1.5'", "<= 1"]),
+        ({"COORD_PRESENCE_TTL_S": "nan"}, ["COORD_PRESENCE_TTL_S", "'nan'"]),
+        ({"COORD_PRESENCE_TTL_S": "inf"}, ["COORD_PRESENCE_TTL_S", "'inf'"]),
+        ({"COORD_LOG_LEVEL": "loud"}, ["COORD_LOG_LEVEL", "'loud'", "debug, info, warning, error"]),
+        ({"COORD_NAMESPACE": "{x}"}, ["COORD_NAMESPACE", "'{x}'", "1 to 64 characters"]),
+        ({"COORD_NAMESPACE": "x" * 65}, ["COORD_NAMESPACE", "1 to 64 characters"]),
+        ({"COORD_ALLOW_EVICTION": "perhaps"}, ["COORD_ALLOW_EVICTION", "'perhaps'", "bool"]),
+        ({"AITBC_COORDINATOR_PORT": "70000"}, ["AITBC_COORDINATOR_PORT", "'70000'", "65535"]),
+        ({"COORD_BACKOFF_MAX_MS": "10"}, ["COORD_BACKOFF_MAX_MS=10", "COORD_BACKOFF_MS", "1000"]),
+        ({"COORD_BATCH_BYTES": "2048"}, ["COORD_BATCH_BYTES=2048", "COORD_MAX_ENTRY_BYTES"]),
+    ],
+)
+def test_a_mistake_is_named(environ: dict[str, str], says: list[str]) -> None:
+    """The error names the variable, its value and what is expected; for an unknown one the nearest."""
+    with pytest.raises(ConfigError) as caught:
+        load(environ)
+    assert [part for part in says if part not in str(caught.value)] == []
+
+
+def test_overrides_win_and_are_validated() -> None:
+    """A command's option beats the environment; None means it was not given."""
+    assert load({"COORD_BATCH": "8"}, batch=16, namespace=None).batch == 16
+    with pytest.raises(ConfigError, match="COORD_NAMESPACE"):
+        load({}, namespace="a b")
+    with pytest.raises(ConfigError, match="COORD_BATCHES is not a setting"):
+        load({}, batches=1)
+
+
+def test_settings_survive_the_way_to_a_child_process() -> None:
+    """``to_environ`` gives what makes another process load the same."""
+    settings = load({}, namespace="cell", allow_eviction=True, presence_ttl_s=0.5)
+    environ = to_environ(settings)
+    assert environ == {
+        "COORD_NAMESPACE": "cell",
+        "COORD_ALLOW_EVICTION": "true",
+        "COORD_PRESENCE_TTL_S": "0.5",
+    }
+    assert load(environ) == settings
+
+
+def test_the_endpoint_file_is_found_without_being_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As set; else in the user's runtime folder; else in the state folder."""
+    assert Settings(endpoint_file="/x/y.json").endpoint_path == Path("/x/y.json")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert Settings().endpoint_path == Path("/run/user/7/coord/endpoint.json")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert Settings().endpoint_path == Path("/home/ann/.local/state/coord/endpoint.json")
