@@ -1,0 +1,77 @@
+"""Logs: one shape for our events and for what libraries say."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from coord.config import Settings
+from coord.logs import configure, get_logger
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    """Logging is global; leave it as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_an_event_is_one_json_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Event name, level, time, service and the data; standard output stays empty."""
+    configure(Settings(), service="distributor")
+    get_logger(shard=1).info("task.assigned", task_id="t1", odd=object)
+    out, err = capsys.readouterr()
+    line = json.loads(err)
+    assert out == ""
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "task.assigned",
+        "task_id": "t1",
+        "odd": "<class 'object'>",
+        "shard": 1,
+        "level": "info",
+        "service": "distributor",
+    }
+
+
+def test_a_library_s_warning_takes_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    """The standard library's logging ends in the same lines, with the logger's name."""
+    configure(Settings(), service="router")
+    logging.getLogger("redis.client").warning("gone %s", "away")
+    logging.getLogger("redis.client").info("chatter")
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["logger"], line["service"]) == ("gone away", "redis.client", "router")
+
+
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """log_level cuts our events too."""
+    configure(Settings(log_level="error"), service="x")
+    get_logger().warning("task.late")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_exception_travels_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A traceback is part of the JSON line, so that one failure stays one line."""
+    configure(Settings(), service="x")
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        get_logger().exception("batch.failed")
+    (text,) = capsys.readouterr().err.splitlines()
+    assert "ZeroDivisionError" in json.loads(text)["exception"]
+
+
+def test_a_person_gets_readable_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """log_format=console is for eyes."""
+    configure(Settings(log_format="console"), service="x")
+    get_logger().info("task.assigned", task_id="t1")
+    assert "task.assigned" in (line := capsys.readouterr().err)
+    assert not line.startswith("{")
