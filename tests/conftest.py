@@ -1,0 +1,132 @@
+"""What all tests share: real servers for the whole run, a clean client per test, and fakeredis beside them.
+
+``redis_or_fake`` runs one test on all servers that coord must behave the same on. A server that is missing skips
+locally and fails in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+from redis.asyncio import Redis
+
+from coord.config import Settings
+from coord.connection import connect_worker
+from coord.embedded import EmbeddedServer
+
+#: Data of a test run is worth nothing, so it is not written.
+FAST = ("--appendonly", "no")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--long``."""
+    parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the long tests unless ``--long`` is given."""
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="long: runs with --long")
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting and no running ``coord up`` of the person who tests reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(("COORD_", "AITBC_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The embedded Valkey that all tests of this run share; a test that kills a server starts its own."""
+    running = EmbeddedServer.start(tmp_path_factory.mktemp("valkey"), extra=FAST)
+    yield running
+    running.stop(force=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server_binary() -> Path:
+    """A ``redis-server`` from PATH (Debian's is 7.0, the oldest that coord accepts)."""
+    found = shutil.which("redis-server")
+    if found is None:
+        reason = "no redis-server on PATH; apt-get install redis-server"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def debian_server(tmp_path_factory: pytest.TempPathFactory, redis_server_binary: Path) -> Iterator[EmbeddedServer]:
+    """``redis-server`` from PATH, shared like ``server``."""
+    running = EmbeddedServer.start(tmp_path_factory.mktemp("redis"), extra=FAST, binary=redis_server_binary)
+    yield running
+    running.stop(force=True)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace of this test's own."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def settings(namespace: str) -> Settings:
+    """The defaults, in this test's namespace."""
+    return Settings(namespace=namespace)
+
+
+@pytest.fixture
+async def redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
+    """A client of the embedded Valkey, emptied; answers in bytes, RESP3, repeats nothing."""
+    async for client in _client_of(server):
+        yield client
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[Redis]:
+    """A client of a fakeredis of its own; answers as ``redis`` does."""
+    client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=3)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(params=["fakeredis", "valkey", "redis7"])
+async def redis_or_fake(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+    """The same test on fakeredis, on the embedded Valkey and on ``redis-server`` from PATH."""
+    if request.param == "fakeredis":
+        imitation = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=3)
+        yield imitation
+        await imitation.aclose()
+        return
+    running = request.getfixturevalue("server" if request.param == "valkey" else "debian_server")
+    async for client in _client_of(running):
+        yield client
+
+
+async def _client_of(server: EmbeddedServer) -> AsyncIterator[Redis]:
+    client = connect_worker(server.url, Settings())
+    await client.flushall()
+    yield client
+    await client.aclose()
