@@ -1,0 +1,271 @@
+"""Connections to Redis: for callers with retries, for workers with none; and whether a server is fit for coord.
+
+redis-py repeats a command whose answer it missed, which may run it twice. Callers append facts whose identity makes a
+second one harmless, so they may; a worker's dispatch would put two tasks under one lease, so workers connect with
+``connect_worker``, which repeats nothing: after an error they look at what is theirs and go on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from redis import exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from coord.config import MIB, Settings
+from coord.endpoint import read_endpoint
+from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+#: Tries after the first for a caller: with full jitter up to 1 s each, a fail-over of a few seconds goes unseen.
+CALLER_RETRIES = 6
+#: Sockets per client; a call beyond waits for one instead of failing.
+MAX_CONNECTIONS = 64
+#: Above this, one command can take a noticeable part of a server's memory.
+BULK_WARNING_BYTES = 64 * MIB
+#: What a URL's query may say; anything else would change what this module promises.
+URL_OPTIONS = frozenset({
+    "db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password",
+    "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
+})  # fmt: skip
+
+
+class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is and promises, as found at start."""
+
+    product: str  #: ``valkey`` or ``redis``
+    version: str  #: of the product: 9.1.2
+    cluster_enabled: bool
+    maxmemory: int  #: bytes; 0 means no limit
+    policy: str  #: maxmemory-policy
+    proto_max_bulk_len: int | None  #: bytes; None when CONFIG is forbidden
+    durability: str  #: a sentence: what an acknowledgement survives
+    warnings: list[str]  #: sentences for the operator; the server is usable all the same
+
+
+def find_redis_url(settings: Settings) -> str:
+    """Where Redis is: COORD_REDIS_URL, else a live ``coord up``'s endpoint file, else this machine's port 6379."""
+    if settings.redis_url:
+        return settings.redis_url
+    endpoint = read_endpoint(settings.endpoint_path)
+    return endpoint.url if endpoint else DEFAULT_URL
+
+
+def connect(url: str, settings: Settings, *, retries: int = CALLER_RETRIES, name: str | None = None) -> Redis:
+    """A client for callers; opens no connection yet. RESP3, answers in bytes.
+
+    Args:
+        url: redis://, rediss:// or unix://; its query may name a db and TLS files (``ssl_ca_certs=…``).
+        settings: for the timeouts; the socket's is above any BLOCK of ``read_block_ms``.
+        retries: how often a command is repeated after a lost connection or a timeout. It may then run twice.
+        name: shown by CLIENT LIST; needs CLIENT in the user's ACL, so only our own processes set it.
+
+    Raises:
+        ConfigError: the URL is no Redis URL; names it, without its password.
+    """
+    backoff = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
+    return _client(url, settings, Retry(backoff, retries), name)
+
+
+def connect_worker(url: str, settings: Settings, *, name: str | None = None) -> Redis:
+    """A client that sends each command at most once: any lost answer is an error. Else like ``connect``."""
+    return _client(url, settings, Retry(NoBackoff(), 0), name)
+
+
+def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
+    _check_url(url)
+    tcp = not url.startswith("unix://")
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=settings.answer_timeout_s,
+        protocol=3,
+        decode_responses=False,
+        retry=retry,
+        retry_on_timeout=False,
+        socket_timeout=settings.answer_timeout_s + settings.read_block_ms / 1000,
+        socket_connect_timeout=settings.connect_timeout_s,
+        # A PING before a command after an idle time costs a round trip and proves nothing about the next moment.
+        health_check_interval=0,
+        client_name=name,
+        # redis-py would announce itself with two commands per connection, which a tight ACL refuses.
+        driver_info=None,
+        # Redis Enterprise's notices of moving nodes: on by default under RESP3, they cost a command per connection
+        # and switch off the pool's look at whether an idle socket was closed or holds a stray answer.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **({"socket_keepalive": True} if tcp else {}),
+    )
+    return Redis.from_pool(pool)
+
+
+def safe_url(url: str) -> str:
+    """The URL as it may be shown: a password is replaced by ``***``, and so is the query."""
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return "(not a URL)"
+    shown = parts.netloc if password is None else parts.netloc.replace(f":{password}@", ":***@")
+    return f"{parts.scheme}://{shown}{parts.path}{'?***' if parts.query else ''}"
+
+
+def _check_url(url: str) -> None:
+    shown = f"{safe_url(url)!r} is not a Redis URL"
+    help_ = "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path/to/socket in COORD_REDIS_URL"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is no number or too large
+        parse_url(url)
+    except ValueError as error:
+        raise ConfigError(f"{shown} ({error}); {help_}") from None
+    place = parts.path if parts.scheme == "unix" else parts.hostname
+    database = "" if parts.scheme == "unix" else parts.path.strip("/")
+    if not place or (database and not database.isdecimal()):
+        raise ConfigError(f"{shown}; {help_}")
+    for option in parse_qs(parts.query):
+        if option not in URL_OPTIONS:
+            raise ConfigError(
+                f"option {option!r} in {safe_url(url)!r} is not known; known are {', '.join(sorted(URL_OPTIONS))}"
+            )
+
+
+async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
+    """Return once the server answers and has loaded its data.
+
+    Args:
+        redis: a client of either kind.
+        url: what it was made from, for the message.
+        limit_s: seconds to go on trying while nobody answers, or while the server is loading.
+
+    Raises:
+        ServerUnavailable: nobody answered within the limit; says where, why, and what to do.
+        ConfigError: the server refused the credentials, or its certificate is not trusted: waiting mends neither.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    wait_s = 0.02
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await redis.ping()
+        except redis_errors.BusyLoadingError:
+            why = "it is loading its data"
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+            if _caused_by(error, (redis_errors.AuthenticationError, redis_errors.AuthorizationError)):
+                raise ConfigError(f"Redis at {safe_url(url)} refuses the user or password: {error}") from error
+            if _caused_by(error, (ssl.SSLCertVerificationError,)):
+                raise ConfigError(
+                    f"Redis at {safe_url(url)} shows a certificate that is not trusted: {error}. "
+                    "Name its authority: rediss://…?ssl_ca_certs=/path/to/ca.pem"
+                ) from error
+            why = str(error) or type(error).__name__
+        else:
+            return
+        if loop.time() + wait_s >= deadline:
+            raise ServerUnavailable(
+                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why}. "
+                "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
+            )
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * 2, 1.0)
+
+
+def _caused_by(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether the error is, or wraps, one of these: over a unix socket redis-py wraps even a refused password."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, kinds):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
+async def check_server(redis: Redis, settings: Settings) -> ServerReport:
+    """Ask the server what it is; one that would lose or mistreat tasks is refused.
+
+    Raises:
+        ServerUnfit: too old, evicting (unless ``allow_eviction``), or a replica; says what to change.
+    """
+    info = await redis.info()
+    config: dict[str, str] | None
+    try:
+        answer = await redis.config_get("proto-max-bulk-len", "appendfsync", "save")
+        config = {_text(key): _text(value) for key, value in answer.items()}
+    except redis_errors.ResponseError:  # managed servers forbid or rename CONFIG
+        config = None
+    return judge(info, config, allow_eviction=settings.allow_eviction)
+
+
+def judge(info: Mapping[str, object], config: Mapping[str, str] | None, *, allow_eviction: bool) -> ServerReport:
+    """The verdict on an INFO answer and, where CONFIG is allowed, three of its values. Raises as ``check_server``."""
+    product = "valkey" if "valkey_version" in info or info.get("server_name") == "valkey" else "redis"
+    # Valkey calls itself Redis 7.2.4 for old clients' sake; its own version stands beside that.
+    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
+    needed = (7, 2) if product == "valkey" else (7, 0)
+    if _numbers(version) < needed:
+        raise ServerUnfit(f"{product} {version} is too old: coord needs Redis 7.0, Valkey 7.2 or newer")
+    if info.get("role") == "slave":
+        raise ServerUnfit(
+            f"this server is a read-only replica of {info.get('master_host')}:{info.get('master_port')}; "
+            "point COORD_REDIS_URL at the primary"
+        )
+    policy = str(info.get("maxmemory_policy", "unknown"))
+    maxmemory = int(str(info.get("maxmemory", 0)))
+    warnings: list[str] = []
+    if policy != "noeviction":
+        if not allow_eviction:
+            raise ServerUnfit(
+                f"maxmemory-policy is {policy}, so a full server would drop tasks without a word; "
+                "run CONFIG SET maxmemory-policy noeviction (and keep it in the server's configuration), "
+                "or accept the loss with COORD_ALLOW_EVICTION=true"
+            )
+        warnings.append(f"maxmemory-policy is {policy}: a full server drops tasks without a word")
+    if maxmemory == 0:
+        warnings.append("no maxmemory is set: a full machine ends the server instead of refusing new tasks")
+    bulk = int(config["proto-max-bulk-len"]) if config and "proto-max-bulk-len" in config else None
+    if config is None:
+        warnings.append("CONFIG is forbidden here, so proto-max-bulk-len, appendfsync and save could not be checked")
+    elif bulk is not None and bulk > BULK_WARNING_BYTES:
+        warnings.append(
+            f"proto-max-bulk-len is {bulk // MIB} MiB: a single entry can take that much memory; 8 MiB is plenty"
+        )
+    return ServerReport(
+        product=product,
+        version=version,
+        cluster_enabled=str(info.get("cluster_enabled", 0)) == "1",
+        maxmemory=maxmemory,
+        policy=policy,
+        proto_max_bulk_len=bulk,
+        durability=_durability(info, config),
+        warnings=warnings,
+    )
+
+
+def _durability(info: Mapping[str, object], config: Mapping[str, str] | None) -> str:
+    if str(info.get("aof_enabled", 0)) == "1":
+        return {
+            "always": "AOF, fsync on every write: what was acknowledged is on disk",
+            "everysec": "AOF, fsync every second: the last second can be lost if the machine dies",
+            "no": "AOF, fsync left to the system: up to half a minute can be lost if the machine dies",
+        }.get((config or {}).get("appendfsync", ""), "AOF, fsync unknown: ask whoever runs the server")
+    if config is None:
+        return "no AOF; snapshots unknown: ask whoever runs the server"
+    if config.get("save"):
+        return f"snapshots only (save {config['save']}): everything since the last one is lost if the server dies"
+    return "none: everything is lost if the server ends"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))[:2]
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

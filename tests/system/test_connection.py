@@ -1,0 +1,390 @@
+"""Connections: the two kinds of client, every kind of URL, and which servers are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from coord.config import Settings
+from coord.connection import (
+    DEFAULT_URL,
+    check_server,
+    connect,
+    connect_worker,
+    find_redis_url,
+    judge,
+    safe_url,
+    wait_for_server,
+)
+from coord.embedded import EmbeddedServer
+from coord.endpoint import write_endpoint
+from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
+from tests.waiting import wait_until
+
+FIT = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 1 << 30, "aof_enabled": 0}
+CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""}
+
+
+class Proxy:
+    """A server in the middle that counts what passes and can swallow answers.
+
+    Attributes:
+        sent: every chunk that clients sent.
+        links: connections accepted.
+        drop_on: an answer to a chunk with this in it is not passed on; the connection is closed instead …
+        hang: … or, when this is set, left open and silent.
+    """
+
+    def __init__(self, target: EmbeddedServer) -> None:
+        self.target = target
+        self.sent: list[bytes] = []
+        self.links = 0
+        self.drop_on = b"\0"
+        self.hang = False
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client's connection."""
+        self.links += 1
+        up_reader, up_writer = await asyncio.open_unix_connection(str(self.target.socket_path))
+        try:
+            while chunk := await reader.read(65_536):
+                self.sent.append(chunk)
+                up_writer.write(chunk)
+                answer = await up_reader.read(65_536)
+                if self.drop_on in chunk:
+                    if self.hang:
+                        await reader.read(1)
+                    return
+                writer.write(answer)
+                await writer.drain()
+        except ConnectionError:
+            return
+        finally:
+            up_writer.close()
+            writer.close()
+
+    def times(self, word: bytes) -> int:
+        """How often a command was sent."""
+        return b"".join(self.sent).count(word)
+
+
+@pytest.fixture
+async def proxy(server: EmbeddedServer, redis: Redis) -> AsyncIterator[Proxy]:
+    """A proxy before the (emptied) embedded server."""
+    middle = Proxy(server)
+    async with _listen(middle):
+        yield middle
+
+
+@asynccontextmanager
+async def _listen(middle: Proxy) -> AsyncIterator[None]:
+    listener = await asyncio.start_server(middle.serve, "127.0.0.1", 0)
+    middle.port = listener.sockets[0].getsockname()[1]
+    yield
+    listener.close()
+
+
+@pytest.mark.parametrize("hang", [False, True], ids=["closed", "silent"])
+@pytest.mark.parametrize("pipelined", [False, True], ids=["command", "pipeline"])
+async def test_a_worker_never_repeats_a_command(proxy: Proxy, redis: Redis, *, hang: bool, pipelined: bool) -> None:
+    """The answer is lost, whether by a closed connection or by silence: one XADD was sent, one entry is there."""
+    proxy.drop_on, proxy.hang = b"XADD", hang
+    quick = Settings(answer_timeout_s=0.2, read_block_ms=1)
+    async with connect_worker(f"redis://127.0.0.1:{proxy.port}", quick) as worker:
+        pipe = worker.pipeline(transaction=False)
+        pipe.xadd("s", {"n": 1})
+        with pytest.raises(RedisTimeoutError if hang else RedisConnectionError):
+            await (pipe.execute() if pipelined else worker.xadd("s", {"n": 1}))
+        assert proxy.times(b"XADD") == 1
+        assert await redis.xlen("s") == 1
+        proxy.drop_on = b"\0"
+        assert await worker.xlen("s") == 1
+
+
+async def test_a_worker_s_script_and_group_read_are_not_repeated(proxy: Proxy, redis: Redis) -> None:
+    """A repeated dispatch would put two tasks under one lease; a repeated read would hide a batch."""
+    await redis.xgroup_create("s", "g", id="0", mkstream=True)
+    await redis.xadd("s", {"n": 1})
+    async with connect_worker(f"redis://127.0.0.1:{proxy.port}", Settings()) as worker:
+        proxy.drop_on = b"EVAL"
+        with pytest.raises(RedisConnectionError):
+            await worker.eval("return redis.call('INCR', KEYS[1])", 1, "n")
+        proxy.drop_on = b"XREADGROUP"
+        with pytest.raises(RedisConnectionError):
+            await worker.xreadgroup("g", "me", {"s": ">"}, block=100)
+    assert (proxy.times(b"EVAL"), proxy.times(b"XREADGROUP")) == (1, 1)
+    assert await redis.get("n") == b"1"
+
+
+async def test_a_caller_s_command_is_repeated_until_it_is_answered(proxy: Proxy, redis: Redis) -> None:
+    """Callers outlive a lost answer; what they append may then be there twice, and its identity makes that one."""
+    proxy.drop_on = b"XADD"
+    async with connect(f"redis://127.0.0.1:{proxy.port}", Settings(), retries=2) as caller:
+        with pytest.raises(RedisConnectionError):
+            await caller.xadd("s", {"n": 1})
+    assert proxy.times(b"XADD") == 3
+    assert await redis.xlen("s") == 3
+
+
+async def test_a_connection_opens_with_hello_alone(proxy: Proxy) -> None:
+    """No CLIENT SETINFO, no maintenance notices, no health PING: a tight ACL allows it and it costs one round trip."""
+    async with connect(f"redis://127.0.0.1:{proxy.port}", Settings()) as caller:
+        await caller.get("k")
+    assert proxy.times(b"CLIENT") == 0
+    assert proxy.times(b"PING") == 0
+    assert b"".join(proxy.sent).split(b"\r\n")[2::2][:2] == [b"HELLO", b"3"]
+
+
+async def test_a_block_is_longer_than_no_timeout(redis: Redis, server: EmbeddedServer) -> None:
+    """BLOCK of read_block_ms ends in an empty answer, not in a timeout."""
+    settings = Settings(read_block_ms=400, answer_timeout_s=0.2)
+    async with connect_worker(server.url, settings) as worker:
+        assert not await worker.xread({"s": "$"}, block=settings.read_block_ms)
+
+
+async def test_more_calls_than_sockets_wait_their_turn(redis: Redis, server: EmbeddedServer) -> None:
+    """A thousand calls at once are answered, over a bounded number of sockets."""
+    async with connect(server.url, Settings()) as caller:
+        assert await asyncio.gather(*(caller.incr("n") for _ in range(1000)))
+    assert await redis.get("n") == b"1000"
+
+
+async def test_answers_have_one_shape_everywhere(redis_or_fake: Redis) -> None:
+    """fakeredis, Valkey and Redis 7.0 answer a group read alike, in bytes."""
+    await redis_or_fake.xgroup_create("s", "g", id="0", mkstream=True)
+    entry = await redis_or_fake.xadd("s", {"a": "1"})
+    answer = await redis_or_fake.xreadgroup("g", "me", {"s": ">"}, count=1)
+    assert answer == {b"s": [[(entry, {b"a": b"1"})]]}
+    await redis_or_fake.hset("h", mapping={"f": "v"})
+    assert await redis_or_fake.hgetall("h") == {b"f": b"v"}
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "COORD_REDIS_URL"),
+        ("localhost:6379", "localhost"),
+        ("http://h:1", "http://h:1"),
+        ("redis://", "redis://"),
+        ("unix://", "unix://"),
+        ("redis://h:port", "redis://h:port"),
+        ("redis://h:99999", "99999"),
+        ("redis://h/zero", "redis://h/zero"),
+        ("redis://h?retry_on_timeout=1", "retry_on_timeout"),
+        ("redis://h?protocol=2", "protocol"),
+        ("redis://h?db=x", "db"),
+        ("redis://u:hidden@h/zero", "redis://u:***@h/zero"),
+    ],
+)
+def test_a_bad_url_is_named(url: str, says: str) -> None:
+    """ConfigError names the URL, never its password; options that would undo this module are refused."""
+    with pytest.raises(ConfigError) as caught:
+        connect(url, Settings())
+    assert says in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_password_is_never_shown() -> None:
+    """safe_url is what messages and logs carry."""
+    assert safe_url("rediss://ann:p%40ss@h:1/2?ssl_password=x") == "rediss://ann:***@h:1/2?***"
+    assert safe_url("redis://:secret@h") == "redis://:***@h"
+    assert safe_url("unix:///run/r.sock") == "unix:///run/r.sock"
+
+
+def test_redis_is_found_by_setting_then_endpoint_then_default(tmp_path: Path) -> None:
+    """COORD_REDIS_URL; else a live `coord up`; else this machine."""
+    path = tmp_path / "e.json"
+    here = Settings(endpoint_file=str(path))
+    assert find_redis_url(here) == DEFAULT_URL
+    write_endpoint(path, "redis://127.0.0.1:7001/0", None, "coord")
+    assert find_redis_url(here) == "redis://127.0.0.1:7001/0"
+    assert find_redis_url(Settings(endpoint_file=str(path), redis_url="redis://r:1")) == "redis://r:1"
+
+
+async def test_the_embedded_server_is_fit(redis: Redis) -> None:
+    """Its report names Valkey by Valkey's version, and says what the test server's settings lose."""
+    report = await check_server(redis, Settings())
+    assert report.product == "valkey"
+    assert int(report.version.split(".")[0]) >= 8
+    assert (report.policy, report.cluster_enabled, report.proto_max_bulk_len) == ("noeviction", False, 8 << 20)
+    assert report.durability == "none: everything is lost if the server ends"
+    assert any("maxmemory" in warning for warning in report.warnings)
+
+
+async def test_debian_s_redis_is_fit(debian_server: EmbeddedServer) -> None:
+    """Redis 7.0 is accepted."""
+    async with connect_worker(debian_server.url, Settings()) as redis:
+        assert (await check_server(redis, Settings())).product == "redis"
+
+
+async def test_a_server_that_evicts_is_refused_unless_allowed(redis: Redis) -> None:
+    """An evicting server drops acknowledged tasks; the message says how to change that."""
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(ServerUnfit, match=r"allkeys-lru.*CONFIG SET maxmemory-policy noeviction"):
+            await check_server(redis, Settings())
+        report = await check_server(redis, Settings(allow_eviction=True))
+        assert any("allkeys-lru" in warning for warning in report.warnings)
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_server_that_forbids_config_is_judged_by_info(redis: Redis, server: EmbeddedServer) -> None:
+    """Managed servers forbid CONFIG: coord goes on and says what it could not check."""
+    await redis.acl_setuser("managed", enabled=True, nopass=True, keys="*", commands=["+@all", "-config"])
+    try:
+        url = f"unix://managed:x@{server.socket_path}"
+        async with connect_worker(url, Settings()) as managed:
+            report = await check_server(managed, Settings())
+    finally:
+        await redis.acl_deluser("managed")
+    assert report.proto_max_bulk_len is None
+    assert report.policy == "noeviction"
+    assert any("CONFIG is forbidden" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("info", "product"),
+    [
+        ({"redis_version": "6.2.14"}, "redis 6.2.14"),
+        ({"redis_version": "6.9"}, "redis 6.9"),
+        ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "valkey 7.1.0"),
+        ({}, "redis 0"),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(info: dict[str, str], product: str) -> None:
+    """Below Redis 7.0 or Valkey 7.2, whose own version counts, not the one that it shows to old clients."""
+    with pytest.raises(ServerUnfit, match=f"{product} is too old"):
+        judge({"maxmemory_policy": "noeviction"} | info, CONFIG, allow_eviction=False)
+
+
+def test_a_replica_is_refused() -> None:
+    """Every write would fail there; the message names its primary."""
+    with pytest.raises(ServerUnfit, match="replica of main:6379"):
+        judge(FIT | {"role": "slave", "master_host": "main", "master_port": 6379}, CONFIG, allow_eviction=False)
+
+
+@pytest.mark.parametrize(
+    ("info", "config", "says"),
+    [
+        ({"aof_enabled": 1}, {"appendfsync": "everysec"}, "last second can be lost"),
+        ({"aof_enabled": 1}, {"appendfsync": "always"}, "is on disk"),
+        ({"aof_enabled": 1}, {"appendfsync": "no"}, "half a minute"),
+        ({"aof_enabled": 1}, None, "fsync unknown"),
+        ({}, {"save": "3600 1"}, "snapshots only (save 3600 1)"),
+        ({}, {"save": ""}, "everything is lost"),
+        ({}, None, "snapshots unknown"),
+    ],
+)
+def test_durability_is_said_in_a_sentence(info: dict[str, int], config: dict[str, str] | None, says: str) -> None:
+    """What an acknowledgement survives, for each kind of persistence."""
+    merged = None if config is None else CONFIG | config
+    assert says in judge(FIT | info, merged, allow_eviction=False).durability
+
+
+def test_a_huge_bulk_limit_is_a_warning() -> None:
+    """Redis's default lets one entry take 512 MiB."""
+    report = judge(FIT, CONFIG | {"proto-max-bulk-len": str(512 << 20)}, allow_eviction=False)
+    assert report.warnings == [
+        "proto-max-bulk-len is 512 MiB: a single entry can take that much memory; 8 MiB is plenty"
+    ]
+
+
+async def test_nobody_there_is_said_with_the_next_step(unused_port: int) -> None:
+    """The error names the URL without its password, the reason, and what to do."""
+    url = f"redis://ann:hidden@127.0.0.1:{unused_port}"
+    async with connect_worker(url, Settings()) as redis:
+        with pytest.raises(ServerUnavailable, match=r"ann:\*\*\*@127\.0\.0\.1.*Connect call failed.*coord up"):
+            await wait_for_server(redis, url, limit_s=0.1)
+
+
+async def test_it_waits_for_a_server_that_comes_later(tmp_path: Path) -> None:
+    """A server that starts a moment later is met."""
+    server = EmbeddedServer.start(tmp_path / "d")
+    server.stop()
+    async with connect_worker(server.url, Settings()) as redis:
+        waiting = asyncio.create_task(wait_for_server(redis, server.url, limit_s=20))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(server.restart)
+        await waiting
+        assert await redis.ping()
+    server.stop()
+
+
+async def test_refused_credentials_are_not_waited_for(server: EmbeddedServer) -> None:
+    """A wrong password is answered at once."""
+    url = f"unix://nobody:wrong@{server.socket_path}"
+    async with connect_worker(url, Settings()) as redis:
+        with pytest.raises(ConfigError, match="refuses the user or password") as caught:
+            await wait_for_server(redis, url, limit_s=60)
+    assert "wrong@" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a self-signed certificate for 127.0.0.1: cert.pem, key.pem."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=coord-test"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+async def test_tls_with_a_trusted_and_with_an_unknown_certificate(
+    tmp_path: Path, certificate: Path, redis_server_binary: Path, unused_port: int
+) -> None:
+    """rediss:// works with the certificate's authority, and without it says at once what is missing."""
+    options = {
+        "--tls-port": str(unused_port),
+        "--tls-auth-clients": "no",
+        "--tls-cert-file": str(certificate / "cert.pem"),
+        "--tls-key-file": str(certificate / "key.pem"),
+        "--tls-ca-cert-file": str(certificate / "cert.pem"),
+    }
+    extra = [word for pair in options.items() for word in pair]
+    server = EmbeddedServer.start(tmp_path / "d", binary=redis_server_binary, extra=extra)
+    try:
+        url = f"rediss://127.0.0.1:{unused_port}/0"
+        trusting = f"{url}?ssl_ca_certs={certificate / 'cert.pem'}"
+        async with connect_worker(trusting, Settings()) as redis:
+            await wait_for_server(redis, trusting, limit_s=10)
+            assert await redis.set("k", "v")
+        async with connect_worker(url, Settings()) as redis:
+            with pytest.raises(ConfigError, match=r"not trusted.*ssl_ca_certs"):
+                await wait_for_server(redis, url, limit_s=60)
+    finally:
+        server.stop()
+
+
+async def test_a_killed_server_is_an_error_and_then_a_new_connection(tmp_path: Path) -> None:
+    """A worker's client sees the loss once and works again by itself when the server is back."""
+    server = EmbeddedServer.start(tmp_path / "d")
+    async with connect_worker(server.url, Settings()) as redis:
+        await redis.set("k", "v")
+        reading = asyncio.ensure_future(redis.xread({"s": "$"}, block=2_000))
+        await wait_until(lambda: _blocked_clients(redis), "the read waits in the server")
+        server.kill()
+        with pytest.raises(RedisError):
+            await reading
+        await asyncio.to_thread(server.restart)
+        await wait_for_server(redis, server.url, limit_s=10)
+        assert await redis.get("k") == b"v"
+    server.stop()
+
+
+async def _blocked_clients(redis: Redis) -> int:
+    return int((await redis.info("clients"))["blocked_clients"])
