@@ -1,0 +1,101 @@
+"""Between entries and facts: the only place where JSON is read or written.
+
+Whatever a caller may put into an entry ends in a fact or in ``FactInvalid``/``FactTooLarge`` naming the field; nothing
+else is raised for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from coord.errors import FactInvalid, FactTooLarge
+from coord.models.facts import STREAM_FACTS, TYPE_OF, Fact
+from coord.models.tasks import Pool
+
+#: What msgspec raises for bad input: its own errors, and these two besides (deep nesting, invalid UTF-8).
+BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+_encode = msgspec.json.Encoder().encode
+_encode_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+_DECODERS: dict[str, dict[bytes, msgspec.json.Decoder[Any]]] = {
+    stream: {TYPE_OF[cls].encode(): msgspec.json.Decoder(cls) for cls in classes}
+    for stream, classes in STREAM_FACTS.items()
+}
+_ID_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+
+
+def encode(value: Any) -> bytes:
+    """JSON of any value that msgspec knows."""
+    return _encode(value)
+
+
+def decode_json(raw: bytes) -> Any:
+    """Any JSON; raises one of ``BAD_JSON``."""
+    return msgspec.json.decode(raw)
+
+
+def entry_of(fact: Struct, *, caller: str = "") -> dict[str, bytes | str]:
+    """The fields of the entry that tells ``fact``; ``caller`` is where the answer goes, empty for none."""
+    fields: dict[str, bytes | str] = {"type": TYPE_OF[type(fact)], "data": _encode(fact)}
+    if caller:
+        fields["caller"] = caller
+    return fields
+
+
+def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
+    """The fact that an entry of ``stream`` (its name without namespace) tells.
+
+    Raises:
+        FactInvalid: a field is missing or does not fit; the message names it.
+        FactTooLarge: the entry's data is over ``max_bytes``.
+    """
+    kind = fields.get(b"type")
+    if kind is None:
+        raise FactInvalid("field 'type' is missing")
+    decoder = _DECODERS[stream].get(kind)
+    if decoder is None:
+        known = ", ".join(sorted(name.decode() for name in _DECODERS[stream]))
+        raise FactInvalid(f"field 'type': {stream} does not carry {_shown(kind)}, only {known}")
+    data = fields.get(b"data")
+    if data is None:
+        raise FactInvalid("field 'data' is missing")
+    if len(data) > max_bytes:
+        raise FactTooLarge(f"field 'data': {len(data)} bytes are over the limit of {max_bytes}")
+    try:
+        fact: Fact = decoder.decode(data)
+    except RecursionError:
+        raise FactInvalid("field 'data' is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise FactInvalid("field 'data' is not valid UTF-8") from None
+    except msgspec.DecodeError as error:
+        raise FactInvalid(f"field 'data': {error}") from None
+    return fact
+
+
+def caller_of(fields: Mapping[bytes, bytes]) -> str:
+    """The caller that an entry names, or '' when it names none that may be a caller id."""
+    raw = fields.get(b"caller", b"")
+    if raw and len(raw) <= 128 and _ID_BYTES.issuperset(raw):
+        return raw.decode()
+    return ""
+
+
+def digest_of(fact: Struct) -> str:
+    """24 hex digits that are the same for the same content, whatever the order of its keys."""
+    return blake2b(_encode_canonical(fact), digest_size=12).hexdigest()
+
+
+def pool_of(pool: Pool) -> tuple[str, bytes]:
+    """A pool's id (16 hex digits, the same in every process) and its definition as JSON."""
+    definition = _encode_canonical(pool)
+    return blake2b(definition, digest_size=8).hexdigest(), definition
+
+
+def _shown(raw: bytes) -> str:
+    return repr(raw[:64].decode("utf-8", "backslashreplace"))

@@ -1,0 +1,154 @@
+"""Every error that coord raises or answers with: one class per error, its ``code`` is what travels on the wire.
+
+A message names the field or the thing that is wrong and, where there is one, the next step. ``from_code`` turns the
+code of an answer back into the class, so that a caller in Python catches the same error wherever it was found.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CoordError(Exception):
+    """Something coord refuses or could not do."""
+
+    code: ClassVar[str] = "error"
+
+
+class ConfigError(CoordError):
+    """A setting is unknown or its value does not fit."""
+
+    code = "config_invalid"
+
+
+class FactInvalid(CoordError):
+    """An entry does not fit its type; the message names the field."""
+
+    code = "fact_invalid"
+
+
+class FactTooLarge(CoordError):
+    """An entry, a payload or a result is over its limit."""
+
+    code = "fact_too_large"
+
+
+class IdInvalid(CoordError):
+    """An id is not 1 to 128 characters of A-Z a-z 0-9 . _ @ -, or is a reserved word."""
+
+    code = "id_invalid"
+
+
+class IdConflict(CoordError):
+    """The id was used before with other content."""
+
+    code = "id_conflict"
+
+
+class TaskNotFound(CoordError):
+    """No task has this id."""
+
+    code = "task_not_found"
+
+
+class TaskRefused(CoordError):
+    """The backlog is full; submit again later."""
+
+    code = "backlog_full"
+
+
+class TaskAlreadyFinished(CoordError):
+    """The task has an outcome already, so the request changes nothing."""
+
+    code = "task_finished"
+
+
+class TaskFailed(CoordError):
+    """The task used up its attempts, or failed in a way that no retry mends."""
+
+    code = "task_failed"
+
+
+class TaskCancelled(CoordError):
+    """The task was cancelled before it had a result."""
+
+    code = "task_cancelled"
+
+
+class TaskExpired(CoordError):
+    """The task's deadline passed before it had a result."""
+
+    code = "task_expired"
+
+
+class AgentNotFound(CoordError):
+    """No agent has this id."""
+
+    code = "agent_not_found"
+
+
+class UnknownAgent(CoordError):
+    """A beat came from an agent that is not registered; it has to register again."""
+
+    code = "unknown_agent"
+
+
+class AgentSuperseded(CoordError):
+    """A newer process took this agent id; this one must stop."""
+
+    code = "superseded"
+
+
+class MessageUndeliverable(CoordError):
+    """The message has no receiver, or its receiver has no room."""
+
+    code = "message_undeliverable"
+
+
+class MessageExpired(CoordError):
+    """The message's time to live passed before it was delivered."""
+
+    code = "message_expired"
+
+
+class EntryBuried(CoordError):
+    """The entry failed three times by itself and lies in dead:in."""
+
+    code = "entry_buried"
+
+
+class ServerUnfit(CoordError):
+    """The Redis server cannot be used as it is set up; the message says what to change."""
+
+    code = "server_unfit"
+
+
+class ServerUnavailable(CoordError):
+    """No Redis server answered."""
+
+    code = "server_unavailable"
+
+
+class DataFolderInUse(CoordError):
+    """Another server has the data folder open."""
+
+    code = "data_folder_in_use"
+
+
+class ResultTimeout(CoordError, TimeoutError):
+    """The task had no outcome within the time the caller wanted to wait."""
+
+    code = "result_timeout"
+
+
+#: code -> class, for every error above.
+BY_CODE: dict[str, type[CoordError]] = {
+    cls.code: cls
+    for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, CoordError)
+}
+
+
+def from_code(code: str, message: str) -> CoordError:
+    """Build the error that an answer's ``code`` stands for; an unknown code becomes a plain ``CoordError``."""
+    return BY_CODE.get(code, CoordError)(message or code)

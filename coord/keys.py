@@ -1,0 +1,189 @@
+"""Every key that coord has in Redis: its name, type, fields with units, time to live, and who writes it.
+
+All begin with the namespace as a Redis Cluster hash tag, ``{coord}:``, so that a script's keys share a slot. Times are
+milliseconds since 1970 on the server's clock unless said otherwise; *observed* ones are on the clock of ``clock``,
+which stands still while the coordinator or Redis is away.
+
+Facts, appended by callers and deleted by the worker that handled them (no TTL; empty when all is well)
+
+====================================  ======  ==============================================================
+in:registry, in:beats                 stream  agents' facts; beats are capped, the only ones that may be lost
+in:tasks:{priority}                   stream  submissions, one stream for each priority
+in:reports                            stream  what agents say of the tasks that they hold
+in:requests                           stream  what clients ask about tasks: cancel
+in:losses                             stream  agents given up, appended by the registry's own scripts
+in:messages:{lane}                    stream  messages to agents
+====================================  ======  ==============================================================
+
+Agents, written by the registry
+
+====================================  ======  ==============================================================
+agent:{id}                            hash    agent_id agent_type status version capabilities services tags (JSON
+                                              arrays) endpoints metadata labels location (JSON objects) capacity
+                                              (tasks) weight heartbeat_interval (ms, absent: none declared)
+                                              incarnation incarnations (the last eight, spaces between) term rev
+                                              registration_time last_heartbeat (ms) registered_obs beat_obs (observed
+                                              ms) beats (observed ms of the last ten, commas between) health_score
+                                              (0..1) leases (as last reported) fact_id beat_id (entry ids) digest (of
+                                              what eligibility can see) facets (spaces between) metric:{name} (one
+                                              load metric). No TTL while the agent is here; forgotten with its
+                                              ``agents:departed`` entry
+agents:active                         set     placeable: may be given work now
+agents:all                            set     every agent that has a record
+agents:expiry                         zset    agent -> observed ms at which it turns stale
+agents:departed                       zset    agent -> ms at which it left or turned stale
+agents:lost                           zset    agent -> ms at which its loss is announced again; gone when nothing of
+                                              its is in flight
+agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
+                                              value is percent-encoded
+clock                                 hash    observed (ms), ticked_at (ms)
+====================================  ======  ==============================================================
+
+Tasks, written by the distributor
+
+====================================  ======  ==============================================================
+task:{id}                             hash    body (the JSON as submitted) digest state priority pool score
+                                              submitted_at; once they apply: run_at deadline timeout (ms)
+                                              max_attempts backoff_ms backoff_max_ms caller attempt failures releases
+                                              agent_id term lease entry (inbox id) assigned_at start_by timeout_at
+                                              started_at cancel_at cancel_by progress placement attempts (one JSON
+                                              object a line) result error (JSON) finished_at. TTL from its end on:
+                                              24 h, failed ones 7 days, refused ones 1 h
+inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
+queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
+pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
+                                              requeue made it, then any waiting task's body tells it
+alarms                                zset    task -> the earliest moment at which something is due
+tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms at which it ended
+tasks:refused                         zset    task -> ms at which it was refused
+tombstones                            zset    task -> ms of a cancel that came before its task
+counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
+                                              not), submitted:{priority} and other totals; backlog_bytes; pools_rev
+====================================  ======  ==============================================================
+
+Delivery
+
+====================================  ======  ==============================================================
+inbox:{agent}:{lane}                  stream  no group: the agent reads and deletes. Fields: message_type, data (JSON),
+                                              then task_id lease attempt incarnation, or id sender_id timestamp
+                                              expires_at and what the message carries. Forgotten with its agent
+message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
+                                              expires_at reason. TTL: the message's own, at least 1 h
+messages:dead                         zset    message -> ms; undeliverable or expired
+replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks. TTL 1 h
+====================================  ======  ==============================================================
+
+Running
+
+====================================  ======  ==============================================================
+settings                              hash    what operators change live: strategy, health_threshold
+worker:{kind}:{name}                  hash    presence: pid host started_at handled progress_at lag_ms version. TTL 15 s
+workers:{kind}                        zset    name -> ms of its last presence
+dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) code reason
+log:agents, log:tasks, log:messages   stream  what happened; capped
+====================================  ======  ==============================================================
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from coord.models.tasks import Lane, Priority
+
+TASK_STREAMS: tuple[str, ...] = tuple(f"in:tasks:{priority}" for priority in Priority)
+MESSAGE_STREAMS: tuple[str, ...] = tuple(f"in:messages:{lane}" for lane in Lane)
+
+#: kind of worker -> the streams it consumes, most pressing first: within one read, each has its bounded share.
+CONSUMES: dict[str, tuple[str, ...]] = {
+    "registry": ("in:registry", "in:beats"),
+    "distributor": ("in:reports", "in:losses", "in:requests", *TASK_STREAMS),
+    "router": MESSAGE_STREAMS,
+}
+
+#: Keys that live without a TTL (a test holds every other key to one); a ``*`` stands for one variable part.
+WITHOUT_TTL: tuple[str, ...] = (
+    "in:*",
+    "log:*",
+    "dead:in",
+    "agent:*",
+    "agents:*",
+    "clock",
+    "task:*",
+    "inflight:*",
+    "queue:*",
+    "pools",
+    "alarms",
+    "tasks:*",
+    "tombstones",
+    "counters",
+    "inbox:*",
+    "messages:dead",
+    "settings",
+    "workers:*",
+)
+
+
+class Keys:
+    """Builds the names of the keys of one namespace.
+
+    ``prefix`` is handed to every script as its only key: it routes the call, and the script builds the rest from it.
+    """
+
+    __slots__ = ("namespace", "prefix")
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.prefix = f"{{{namespace}}}:"
+
+    def of(self, name: str) -> str:
+        """The full key of a name without variable parts, such as ``in:reports`` or ``alarms``."""
+        return self.prefix + name
+
+    def agent(self, agent_id: str) -> str:
+        """An agent's record."""
+        return f"{self.prefix}agent:{agent_id}"
+
+    def inflight(self, agent_id: str) -> str:
+        """The tasks in flight on an agent."""
+        return f"{self.prefix}inflight:{agent_id}"
+
+    def facet(self, facet: str, value: str) -> str:
+        """The agents that have a value of a facet."""
+        return f"{self.prefix}agents:by:{facet}:{encode_facet(value)}"
+
+    def task(self, task_id: str) -> str:
+        """A task's record."""
+        return f"{self.prefix}task:{task_id}"
+
+    def tasks_in(self, priority: str) -> str:
+        """The stream on which tasks of a priority are submitted."""
+        return f"{self.prefix}in:tasks:{priority}"
+
+    def messages_in(self, lane: str) -> str:
+        """The stream on which messages of a priority are sent."""
+        return f"{self.prefix}in:messages:{lane}"
+
+    def queue(self, pool: str) -> str:
+        """The waiting tasks of a pool."""
+        return f"{self.prefix}queue:{pool}"
+
+    def inbox(self, agent_id: str, lane: str) -> str:
+        """One lane of an agent's inbox."""
+        return f"{self.prefix}inbox:{agent_id}:{lane}"
+
+    def message(self, message_id: str) -> str:
+        """A message's record."""
+        return f"{self.prefix}message:{message_id}"
+
+    def replies(self, caller: str) -> str:
+        """A caller's answers."""
+        return f"{self.prefix}replies:{caller}"
+
+    def worker(self, kind: str, name: str) -> str:
+        """A worker's presence."""
+        return f"{self.prefix}worker:{kind}:{name}"
+
+
+def encode_facet(value: str) -> str:
+    """A facet's value as it stands in a key name: percent-encoded, so that it holds no colon, brace or space."""
+    return quote(value, safe="")

@@ -1,0 +1,193 @@
+"""The facts that callers append: one frozen Struct per ``type``, and per stream the table of types it may carry.
+
+An entry has ``type`` (dotted, past tense), ``data`` (one JSON object) and optionally ``caller`` and ``traceparent``.
+These Structs are what ``data`` must fit; durations are seconds, moments are RFC 3339 with an offset.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from coord.models.agents import AgentStatus, AgentType, Location
+from coord.models.ids import Id, not_reserved
+from coord.models.messages import MessageType
+from coord.models.tasks import Lane, Priority, Seconds, TaskSubmitted, Text
+
+_NO_PAYLOAD = msgspec.Raw(b"{}")
+Name = Annotated[str, Meta(max_length=128)]
+Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
+Metrics = Annotated[dict[Text, float], Meta(max_length=64)]
+Lease = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Explanation = Annotated[str, Meta(max_length=4096)]
+
+
+class AgentRegistered(Struct, frozen=True):
+    """An agent says what it is. Again with the same incarnation, or with none, it is a refresh."""
+
+    agent_id: Id
+    agent_type: AgentType
+    incarnation: Name = ""  #: drawn once per agent process; empty for a caller that has none
+    capabilities: Names = ()
+    services: Names = ()
+    endpoints: dict[Text, str] = {}
+    metadata: dict[str, Any] = {}
+    tags: Names = ()
+    labels: Annotated[dict[Text, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)] = {}
+    version: Name = ""
+    location: Location | None = None
+    capacity: Annotated[int, Meta(ge=0, le=100_000)] | None = None  #: tasks at a time
+    weight: Annotated[float, Meta(ge=0, le=1_000_000)] = 1.0
+    heartbeat_interval: Annotated[float, Meta(ge=0.05, le=86_400)] | None = None  #: seconds
+
+    def __post_init__(self) -> None:
+        not_reserved(self.agent_id, "agent_id")
+
+
+class AgentStatusChanged(Struct, frozen=True):
+    """An agent, or someone for it, says how it is; metrics are merged into those it gave before."""
+
+    agent_id: Id
+    status: AgentStatus
+    incarnation: Name = ""
+    load_metrics: Metrics = {}
+
+
+class AgentDeregistered(Struct, frozen=True):
+    """An agent leaves. What it still had in flight is given to others."""
+
+    agent_id: Id
+    incarnation: Name = ""
+
+
+class AgentHeartbeat(Struct, frozen=True):
+    """An agent lives. The only fact that may be lost."""
+
+    agent_id: Id
+    incarnation: Name = ""
+    load_metrics: Metrics = {}
+    leases: Annotated[int, Meta(ge=0)] | None = None  #: how many leases the agent holds
+
+
+class TaskStarted(Struct, frozen=True):
+    """The handler has been running for a while (a shorter one's outcome carries ``started_ms_ago`` alone)."""
+
+    task_id: Id
+    lease: Lease
+    started_ms_ago: Annotated[int, Meta(ge=0)] = 0  #: before this entry was appended
+
+
+class TaskProgressed(Struct, frozen=True):
+    """The handler reports how far it is; any JSON."""
+
+    task_id: Id
+    lease: Lease
+    progress: msgspec.Raw = _NO_PAYLOAD
+
+
+class TaskCompleted(Struct, frozen=True):
+    """The handler ended well; the result is any JSON."""
+
+    task_id: Id
+    lease: Lease
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
+
+
+class TaskFailed(Struct, frozen=True):
+    """The handler failed. ``retryable`` false ends the task whatever attempts are left."""
+
+    task_id: Id
+    lease: Lease
+    code: Name = "handler_failed"
+    message: Explanation = ""
+    retryable: bool = True
+    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
+
+
+class TaskReleased(Struct, frozen=True):
+    """The agent gives the task back unfinished; it does not count as an attempt."""
+
+    task_id: Id
+    lease: Lease
+    reason: Explanation = ""
+
+
+class TaskCancelRequested(Struct, frozen=True):
+    """A client no longer wants the task."""
+
+    task_id: Id
+    reason: Explanation = ""
+
+
+class AgentLost(Struct, frozen=True):
+    """The registry has given an agent up: what it had in this term, and in earlier ones, goes to others."""
+
+    agent_id: Id
+    term: Annotated[int, Meta(ge=0)]
+
+
+class MessageSent(Struct, frozen=True):
+    """Someone writes to an agent. The priority is the stream that it was appended to."""
+
+    message_id: Id
+    sender_id: Id
+    receiver_id: Id
+    message_type: MessageType = MessageType.DIRECT
+    payload: msgspec.Raw = _NO_PAYLOAD
+    ttl: Seconds | None = None  #: seconds
+    correlation_id: Id | None = None
+    reply_to: Id | None = None  #: a message id
+
+    def __post_init__(self) -> None:
+        if self.message_type is not MessageType.DIRECT:
+            raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only 'direct'")
+
+
+Fact = (
+    AgentRegistered
+    | AgentStatusChanged
+    | AgentDeregistered
+    | AgentHeartbeat
+    | TaskSubmitted
+    | TaskStarted
+    | TaskProgressed
+    | TaskCompleted
+    | TaskFailed
+    | TaskReleased
+    | TaskCancelRequested
+    | AgentLost
+    | MessageSent
+)
+
+#: The word on the wire for each fact.
+TYPE_OF: dict[type[Struct], str] = {
+    AgentRegistered: "agent.registered",
+    AgentStatusChanged: "agent.status_changed",
+    AgentDeregistered: "agent.deregistered",
+    AgentHeartbeat: "agent.heartbeat",
+    TaskSubmitted: "task.submitted",
+    TaskStarted: "task.started",
+    TaskProgressed: "task.progressed",
+    TaskCompleted: "task.completed",
+    TaskFailed: "task.failed",
+    TaskReleased: "task.released",
+    TaskCancelRequested: "task.cancel_requested",
+    AgentLost: "agent.lost",
+    MessageSent: "message.sent",
+}
+
+_REPORTS = (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased)
+
+#: stream (without its namespace) -> the facts that it may carry. Nothing else is accepted from it.
+STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
+    "in:registry": (AgentRegistered, AgentStatusChanged, AgentDeregistered),
+    "in:beats": (AgentHeartbeat,),
+    "in:reports": _REPORTS,
+    "in:losses": (AgentLost,),
+    "in:requests": (TaskCancelRequested,),
+    **{f"in:tasks:{priority}": (TaskSubmitted,) for priority in Priority},
+    **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},
+}
