@@ -1,0 +1,147 @@
+#!lua flags=allow-oom
+-- Admits a batch of submitted tasks: records each and puts it where it waits. The same id twice has one effect.
+-- include: base tasks attempts
+-- moves: none>queued none>scheduled none>refused none>cancelled
+-- moves: refused>queued refused>scheduled refused>refused refused>cancelled
+-- ARGV[12] backlog limit, tasks
+-- ARGV[13] backlog limit, bytes
+-- ARGV[14] 1: the server is nearly full, refuse everything
+-- ARGV[15] ms that a refused record is kept
+-- ARGV[16] number of pools named below, then for each: pool | definition (opaque JSON)
+-- then the number of tasks, then for each:
+--   entry id | priority | share of the backlog at which it is refused | task id | digest | pool | score | run at, ms, or ''
+--   | caller of the fact or '' | 1: tell it the outcome | body (opaque JSON) | number n of options | n times name | value
+-- Returns {words, loads, pools, pools_rev}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
+--   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
+-- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
+local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
+local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1', ARGV[15]
+local definitions = {}
+local at = 17
+for _ = 1, tonumber(ARGV[16]) do
+  definitions[ARGV[at]] = ARGV[at + 1]
+  at = at + 2
+end
+
+-- What waits now, in tasks and in bytes.
+local waiting, bytes = 0, 0
+do
+  local names = { 'backlog_bytes' }
+  for _, priority in ipairs(PRIORITIES) do
+    names[#names + 1] = 'queued:' .. priority
+    names[#names + 1] = 'scheduled:' .. priority
+  end
+  local values = call('HMGET', P .. 'counters', unpack(names))
+  bytes = tonumber(values[1] or 0)
+  for i = 2, #names do
+    waiting = waiting + tonumber(values[i] or 0)
+  end
+end
+
+-- The outcome again, for a caller that submits what has ended already.
+local function repeat_outcome(caller, id, state)
+  local values = call('HMGET', P .. 'task:' .. id, 'result', 'error')
+  reply(caller, 'type', 'task.' .. state, 'task_id', id, 'data', values[1] or values[2] or 'null')
+end
+
+local ENDED = { completed = true, failed = true, cancelled = true, expired = true }
+
+local function admit(i, options)
+  local entry, priority, share, id, digest, pool, score, run_at, caller, notify, body = unpack(ARGV, i, i + 10)
+  local key = P .. 'task:' .. id
+  local known = call('HMGET', key, 'state', 'digest')
+  if known[1] and known[1] ~= 'refused' then
+    if known[2] ~= digest then
+      answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content")
+      return 'CONFLICT'
+    end
+    answer(caller, entry)
+    if notify == '1' and caller ~= '' and ENDED[known[1]] then
+      repeat_outcome(caller, id, known[1])
+    end
+    return 'DUPLICATE'
+  end
+  local ms = entry_ms(entry)
+  local room = tonumber(share)
+  if FULL or waiting + 1 > MAX_TASKS * room or bytes + #body > MAX_BYTES * room then
+    local why = FULL and 'the server is nearly full' or 'the backlog is full'
+    call('DEL', key)
+    call('HSET', key, 'state', 'refused', 'digest', digest, 'priority', priority, 'submitted_at', int(ms),
+      'error', error_json('backlog_full', why))
+    call('PEXPIRE', key, REFUSED_TTL)
+    call('ZADD', P .. 'tasks:refused', NOW, id)
+    bump('refused:' .. priority, 1)
+    log_task('task.refused', id, 'message', why)
+    answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
+    return 'REFUSED'
+  end
+  if known[1] then
+    call('DEL', key)
+    call('ZREM', P .. 'tasks:refused', id)
+  end
+  local task = { id = id, priority = priority, pool = pool, caller = notify == '1' and caller ~= '' and caller or nil }
+  local fields = { 'priority', priority, 'digest', digest, 'pool', pool, 'score', score, 'submitted_at', int(ms) }
+  for j = i + 12, i + 11 + options * 2, 2 do
+    task[ARGV[j]] = ARGV[j + 1]
+    fields[#fields + 1] = ARGV[j]
+    fields[#fields + 1] = ARGV[j + 1]
+  end
+  if task.caller then
+    fields[#fields + 1] = 'caller'
+    fields[#fields + 1] = caller
+  end
+  fields[#fields + 1] = 'body'
+  fields[#fields + 1] = body
+  local state = 'queued'
+  if call('ZSCORE', P .. 'tombstones', id) then
+    state = 'cancelled'
+  elseif run_at ~= '' and tonumber(run_at) > now then
+    state, task.run_at = 'scheduled', run_at
+    fields[#fields + 1] = 'run_at'
+    fields[#fields + 1] = run_at
+  end
+  if state == 'cancelled' then
+    call('HSET', key, 'state', 'queued', unpack(fields))
+    bump('submitted:' .. priority, 1)
+    bump('queued:' .. priority, 1)
+    call('ZREM', P .. 'tombstones', id)
+    task.state = 'queued'
+    cancelled(task, 'cancelled before it was admitted')
+    answer(caller, entry)
+    return 'CANCELLED'
+  end
+  task.state = state
+  if state == 'queued' then
+    enqueue(id, pool, score, definitions[pool])
+  end
+  if task.deadline or state == 'scheduled' then
+    set_alarm(task)
+  end
+  call('HSET', key, 'state', state, unpack(fields))
+  waiting, bytes = waiting + 1, bytes + #body
+  bump('submitted:' .. priority, 1)
+  bump(state .. ':' .. priority, 1)
+  bump('backlog_bytes', #body)
+  log_task('task.' .. state, id, 'priority', priority)
+  answer(caller, entry)
+  return string.upper(state)
+end
+
+local words, done = {}, {}
+local count = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, count do
+  local options = tonumber(ARGV[at + 11])
+  local word = guarded(admit, at, options)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    local stream = 'in:tasks:' .. ARGV[at + 1]
+    done[stream] = done[stream] or {}
+    table.insert(done[stream], ARGV[at])
+  end
+  at = at + 12 + options * 2
+end
+for stream, ids in pairs(done) do
+  consume(stream, 'distributor', ids)
+end
+return finish_tasks(words)

@@ -1,0 +1,77 @@
+#!lua
+-- Takes heartbeats: a sign of life, the load metrics, the number of leases held. Brings a stale agent back.
+-- include: base liveness agents
+-- ARGV[8] number of beats, then for each:
+--   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | number n of metrics | n times name | value
+-- Returns {words}. Words: OK; UNKNOWN (not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
+--   beat came first); ERROR <why> (not consumed)
+-- Events in log:agents: agent.returned, agent.health_moved
+local function last_ten(beats, observed)
+  local kept = { int(observed) }
+  for beat in string.gmatch(beats or '', '%d+') do
+    if #kept < 10 then
+      kept[#kept + 1] = beat
+    end
+  end
+  return table.concat(kept, ',')
+end
+
+local function beat(i, metrics_at, count)
+  local entry, caller, id, incarnation, leases = unpack(ARGV, i, i + 4)
+  local agent = load_agent(id)
+  local to = caller ~= '' and caller or id
+  if not agent.known or agent.status == 'inactive' then
+    answer(to, entry, 'unknown_agent', "agent '" .. id .. "' is not registered")
+    return 'UNKNOWN'
+  elseif incarnation ~= '' and agent.incarnation ~= incarnation then
+    answer(to, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
+    return 'SUPERSEDED'
+  elseif not is_later(entry, agent.beat_id) then
+    answer(caller, entry)
+    return 'STALE'
+  end
+  local key = P .. 'agent:' .. id
+  local observed = observed_now()
+  agent.beats, agent.beat_obs = last_ten(agent.beats, observed), int(observed)
+  for j = metrics_at, metrics_at + count * 2 - 1, 2 do
+    agent[ARGV[j]] = ARGV[j + 1]
+  end
+  local returned = agent.status == 'stale'
+  if returned then
+    set_status(agent, 'active')
+    call('ZREM', P .. 'agents:departed', id)
+  end
+  local moved = store_health(agent, observed)
+  if returned or moved then
+    rise(agent)
+  end
+  expect(agent, observed)
+  call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
+    'beat_obs', agent.beat_obs, 'health_score', agent.health_score, 'last_heartbeat', int(entry_ms(entry)),
+    unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
+  if leases ~= '' then
+    call('HSET', key, 'leases', leases)
+  end
+  if returned then
+    log_agent('agent.returned', agent)
+  elseif moved then
+    log_agent('agent.health_moved', agent)
+  end
+  answer(caller, entry)
+  return 'OK'
+end
+
+local words, done = {}, {}
+local at = 9
+for _ = 1, tonumber(ARGV[8]) do
+  local count = tonumber(ARGV[at + 5])
+  local word = guarded(beat, at, at + 6, count)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    done[#done + 1] = ARGV[at]
+  end
+  at = at + 6 + count * 2
+end
+consume('in:beats', 'registry', done)
+finish()
+return { words }

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- Buries entries that cannot be handled: into dead:in with a reason, acknowledged, and the caller is told.
+-- include: base
+-- ARGV[5] entries that dead:in holds at most (MAXLEN ~)
+-- ARGV[6] the consumer group
+-- ARGV[7] number of entries, then for each:
+--   stream (without namespace) | entry id | type | data, cut to 4 KiB | caller or '' | code | reason
+-- Returns the number buried
+local stream_ids = {}
+local buried = 0
+for i = 8, 7 + tonumber(ARGV[7]) * 7, 7 do
+  local stream, entry, kind, data, caller, code, reason = unpack(ARGV, i, i + 6)
+  -- An entry that someone else buried meanwhile is gone from its stream: it is not told of twice.
+  if call('XRANGE', P .. stream, entry, entry)[1] then
+    call('XADD', P .. 'dead:in', 'MAXLEN', '~', ARGV[5], '*', 'stream', stream, 'id', entry, 'type', kind, 'data', data,
+      'code', code, 'reason', reason)
+    bump('buried', 1)
+    buried = buried + 1
+    answer(caller, entry, code, reason)
+  end
+  stream_ids[stream] = stream_ids[stream] or {}
+  table.insert(stream_ids[stream], entry)
+end
+for stream, ids in pairs(stream_ids) do
+  consume(stream, ARGV[6], ids)
+end
+finish()
+return buried

@@ -1,0 +1,72 @@
+#!lua flags=allow-oom
+-- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
+-- include: base tasks attempts
+-- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
+-- ARGV[12] ms of grace for an agent to stop
+-- ARGV[13] number of requests, then for each: entry id | task id | caller or '' | reason
+-- Returns {words, loads, pools, pools_rev}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
+--   outcome); NOT_FOUND; PENDING (its submission may still be on its way); ERROR <why> (not consumed)
+-- Events in log:tasks: task.cancel_requested, task.cancelled
+local GRACE = tonumber(ARGV[12])
+
+local function awaited(entry)
+  local ms = entry_ms(entry)
+  for priority in pairs(LANE) do
+    local first = call('XRANGE', P .. 'in:tasks:' .. priority, '-', '+', 'COUNT', 1)[1]
+    -- Ids of two streams within one ms cannot be ordered: such a submission may have come first.
+    if first and entry_ms(first[1]) <= ms then
+      return true
+    end
+  end
+  return false
+end
+
+local function cancel(i)
+  local entry, id, caller, reason = unpack(ARGV, i, i + 3)
+  local task = load_task(id)
+  if not task.state or task.state == 'refused' then
+    if awaited(entry) then
+      call('ZADD', P .. 'tombstones', int(entry_ms(entry)), id)
+      answer(caller, entry, 'pending', "task '" .. id .. "' is not known yet; it will be cancelled if it comes")
+      return 'PENDING'
+    end
+    answer(caller, entry, 'task_not_found', "Task '" .. id .. "' not found")
+    return 'NOT_FOUND'
+  elseif task.state == 'cancelled' then
+    answer(caller, entry)
+    return 'CANCELLED'
+  elseif task.state == 'queued' or task.state == 'scheduled' then
+    end_waiting(task, 'cancelled', reason)
+    answer(caller, entry)
+    return 'CANCELLED'
+  elseif task.state ~= 'assigned' and task.state ~= 'running' then
+    answer(caller, entry, 'task_finished', "task '" .. id .. "' is " .. task.state .. ' already')
+    return 'FINISHED'
+  end
+  answer(caller, entry)
+  -- Deleting the entry is the claim: with 1 the agent has not begun and never will.
+  if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
+    end_attempt(task, 'cancelled', 'task_cancelled', reason, false)
+    return 'CANCELLED'
+  end
+  if not task.cancel_at then
+    load_rest(task)
+    task.cancel_at, task.cancel_by = NOW, int(now + GRACE)
+    set_alarm(task)
+    call('HSET', P .. 'task:' .. id, 'cancel_at', NOW, 'cancel_by', task.cancel_by)
+    tell_to_stop(task.agent_id, id, task.lease, reason)
+    log_task('task.cancel_requested', id, 'agent_id', task.agent_id)
+  end
+  return 'STOPPING'
+end
+
+local words, done = {}, {}
+for i = 14, 13 + tonumber(ARGV[13]) * 4, 4 do
+  local word = guarded(cancel, i)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:requests', 'distributor', done)
+return finish_tasks(words)

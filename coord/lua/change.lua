@@ -1,0 +1,64 @@
+#!lua
+-- Changes agents' status, and merges load metrics into those given before.
+-- include: base liveness agents
+-- ARGV[8] number of changes, then for each:
+--   entry id | caller or '' | agent id | incarnation or '' | status | number n of metrics | n times name | value
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); ERROR <why> (not consumed)
+-- Events in log:agents: agent.changed
+local function change(i, metrics_at, count)
+  local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
+  local agent = load_agent(id)
+  local to = caller ~= '' and caller or id
+  if not agent.known or agent.status == 'inactive' then
+    answer(to, entry, caller ~= '' and 'agent_not_found' or 'unknown_agent', "Agent '" .. id .. "' not found")
+    return 'UNKNOWN'
+  elseif incarnation ~= '' and agent.incarnation ~= incarnation then
+    answer(to, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
+    return 'SUPERSEDED'
+  elseif not is_later(entry, agent.fact_id) then
+    answer(caller, entry)
+    return 'STALE'
+  end
+  local observed = observed_now()
+  for j = metrics_at, metrics_at + count * 2 - 1, 2 do
+    agent[ARGV[j]] = ARGV[j + 1]
+  end
+  local changed = agent.status ~= status
+  if changed then
+    if status == 'inactive' or status == 'stale' then
+      end_term(agent)
+      call('ZREM', P .. 'agents:expiry', id)
+      call('ZADD', P .. 'agents:departed', NOW, id)
+    else
+      call('ZREM', P .. 'agents:departed', id)
+    end
+    set_status(agent, status)
+  end
+  if store_health(agent, observed) or changed then
+    rise(agent)
+    log_agent('agent.changed', agent)
+  end
+  if status ~= 'inactive' and status ~= 'stale' then
+    agent.beat_obs = int(observed)
+    expect(agent, observed)
+  end
+  call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'term', agent.term, 'rev', agent.rev, 'fact_id', entry,
+    'health_score', agent.health_score, 'beat_obs', agent.beat_obs, unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
+  answer(caller, entry)
+  return 'OK'
+end
+
+local words, done = {}, {}
+local at = 9
+for _ = 1, tonumber(ARGV[8]) do
+  local count = tonumber(ARGV[at + 5])
+  local word = guarded(change, at, at + 6, count)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    done[#done + 1] = ARGV[at]
+  end
+  at = at + 6 + count * 2
+end
+consume('in:registry', 'registry', done)
+finish()
+return { words }

@@ -1,0 +1,43 @@
+#!lua flags=allow-oom
+-- Lets agents leave: nothing new for them, what they still have goes to others, their data stays for a while.
+-- include: base liveness agents
+-- ARGV[8] number of agents, then for each: entry id | caller or '' | agent id | incarnation or ''
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE; ERROR <why> (not consumed)
+-- Events in log:agents: agent.deregistered
+local function deregister(i)
+  local entry, caller, id, incarnation = unpack(ARGV, i, i + 3)
+  local agent = load_agent(id)
+  if not agent.known then
+    answer(caller, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
+    return 'UNKNOWN'
+  elseif incarnation ~= '' and agent.incarnation ~= incarnation then
+    answer(caller, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
+    return 'SUPERSEDED'
+  elseif not is_later(entry, agent.fact_id) then
+    answer(caller, entry)
+    return 'STALE'
+  end
+  if agent.status ~= 'inactive' then
+    end_term(agent)
+    set_status(agent, 'inactive')
+    rise(agent)
+    call('ZREM', P .. 'agents:expiry', id)
+    call('ZADD', P .. 'agents:departed', NOW, id)
+    call('HSET', P .. 'agent:' .. id, 'status', 'inactive', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry)
+    log_agent('agent.deregistered', agent)
+  end
+  answer(caller, entry)
+  return 'OK'
+end
+
+local words, done = {}, {}
+for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
+  local word = guarded(deregister, i)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:registry', 'registry', done)
+finish()
+return { words }

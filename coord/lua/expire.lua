@@ -1,0 +1,108 @@
+#!lua flags=allow-oom
+-- Ticks the observed clock, marks agents stale that missed their beats, announces losses that were not taken back yet,
+-- and forgets agents that left long ago.
+-- include: base liveness agents
+-- ARGV[8]  agents handled at most, in each part
+-- ARGV[9]  ms after which an agent that left is forgotten
+-- Returns {stale, repeated, forgotten, observed}: three numbers of agents, and the observed clock in ms
+-- Events in log:agents: agent.lost, agent.health_moved, agent.forgotten
+local MOST = tonumber(ARGV[8])
+local LANES = { 'critical', 'high', 'normal', 'low' }
+
+-- Since anyone's last tick, at most 2 s, and nothing while signs of life older than that tick still wait to be read.
+local function tick()
+  local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
+  if not clock[1] then
+    call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
+    return now
+  end
+  local observed, ticked_at = tonumber(clock[1]), tonumber(clock[2])
+  for _, stream in ipairs({ 'in:registry', 'in:beats' }) do
+    local oldest = call('XRANGE', P .. stream, '-', '+', 'COUNT', 1)[1]
+    if oldest and entry_ms(oldest[1]) < ticked_at then
+      call('HSET', P .. 'clock', 'ticked_at', NOW)
+      return observed
+    end
+  end
+  observed = observed + math.max(0, math.min(2000, now - ticked_at))
+  call('HSET', P .. 'clock', 'observed', int(observed), 'ticked_at', NOW)
+  return observed
+end
+
+local observed = tick()
+
+local function lose(id)
+  local agent = load_agent(id)
+  call('ZREM', P .. 'agents:expiry', id)
+  if not agent.known or agent.status == 'inactive' then
+    return 'GONE'
+  end
+  end_term(agent)
+  set_status(agent, 'stale')
+  agent.health_score = '0.000'
+  rise(agent)
+  call('ZADD', P .. 'agents:departed', NOW, id)
+  call('HSET', P .. 'agent:' .. id, 'status', 'stale', 'term', agent.term, 'rev', agent.rev,
+    'health_score', agent.health_score)
+  log_agent('agent.lost', agent)
+  return 'LOST'
+end
+
+-- Health decays between beats: the one nearest to turning stale is stored when it has moved.
+local function decay(id)
+  local agent = load_agent(id)
+  if agent.known and agent.heartbeat_interval and store_health(agent, observed) then
+    rise(agent)
+    call('HSET', P .. 'agent:' .. id, 'rev', agent.rev, 'health_score', agent.health_score)
+    log_agent('agent.health_moved', agent)
+  end
+  return 'OK'
+end
+
+local function repeat_loss(id)
+  local term = tonumber(call('HGET', P .. 'agent:' .. id, 'term') or '1')
+  if call('SCARD', P .. 'inflight:' .. id) == 0 then
+    call('ZREM', P .. 'agents:lost', id)
+    return 'DONE'
+  end
+  call('XADD', P .. 'in:losses', '*', 'type', 'agent.lost', 'data',
+    '{"agent_id":"' .. id .. '","term":' .. int(term - 1) .. '}')
+  call('ZADD', P .. 'agents:lost', int(now + REPEAT_LOSS), id)
+  return 'REPEATED'
+end
+
+local function forget(id)
+  local key = P .. 'agent:' .. id
+  for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
+    call('SREM', P .. 'agents:by:' .. facet, id)
+  end
+  call('SREM', P .. 'agents:by:status:' .. (call('HGET', key, 'status') or 'inactive'), id)
+  call('SREM', P .. 'agents:all', id)
+  call('ZREM', P .. 'agents:departed', id)
+  for _, lane in ipairs(LANES) do
+    call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
+  end
+  call('DEL', key)
+  call('XADD', P .. 'log:agents', 'MAXLEN', '~', LOG_MAX, '*', 'type', 'agent.forgotten', 'agent_id', id)
+  return 'FORGOTTEN'
+end
+
+local function due(index, until_ms, handle, wanted)
+  local counted = 0
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(until_ms), 'LIMIT', 0, MOST)) do
+    if guarded(handle, id) == wanted then
+      counted = counted + 1
+    end
+  end
+  return counted
+end
+
+local stale = due('agents:expiry', observed, lose, 'LOST')
+-- Those nearest to turning stale are the ones that have missed beats.
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:expiry', int(observed), int(observed + AGENT_TIMEOUT), 'LIMIT', 0, MOST)) do
+  guarded(decay, id)
+end
+local repeated = due('agents:lost', now, repeat_loss, 'REPEATED')
+local forgotten = due('agents:departed', now - tonumber(ARGV[9]), forget, 'FORGOTTEN')
+finish()
+return { int(stale), int(repeated), int(forgotten), int(observed) }

@@ -1,0 +1,131 @@
+-- What the scripts of agents share: the observed clock, the health score, the end of a term, and the log.
+
+-- The observed clock stands still while the coordinator or Redis is away, so that no healthy agent is given up for it:
+-- since the last tick it advances with the server's time, by 2 s at most.
+local function observed_now()
+  local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
+  if not clock[1] then
+    call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
+    return now
+  end
+  return tonumber(clock[1]) + math.max(0, math.min(2000, now - tonumber(clock[2])))
+end
+
+local AGENT = {
+  'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'beat_id', 'digest', 'facets',
+  'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time',
+  'metric:cpu', 'metric:memory',
+}
+
+local function load_agent(id)
+  local values = call('HMGET', P .. 'agent:' .. id, unpack(AGENT))
+  local agent = { id = id, known = values[1] and true or false }
+  for i, name in ipairs(AGENT) do
+    agent[name] = values[i] or nil
+  end
+  return agent
+end
+
+-- Facts are last-writer-wins by entry id.
+local function is_later(entry, than)
+  if not than or than == '' then
+    return true
+  end
+  local ms, seq = entry_ms(entry)
+  local than_ms, than_seq = entry_ms(than)
+  return ms > than_ms or (ms == than_ms and seq > than_seq)
+end
+
+-- ms of observed time after which an agent is stale: missed beats, or a fixed time when it declares no interval.
+local function patience(interval)
+  interval = tonumber(interval)
+  return interval and interval * MISSED_BEATS or AGENT_TIMEOUT
+end
+
+local STATUS_PENALTY = { error = 0.5, maintenance = 0.2, busy = 0.1 }
+
+-- Freshness x regularity - penalties, 0..1; coord/models/health.py computes the same for displays.
+local function health(agent, observed)
+  local interval = tonumber(agent.heartbeat_interval)
+  local freshness, regularity = 1, 1
+  if interval then
+    local age = observed - (tonumber(agent.beat_obs) or observed)
+    local limit = interval * MISSED_BEATS
+    if age > interval then
+      freshness = math.max(0.5, 1 - 0.5 * (age - interval) / (limit - interval))
+    end
+    local expected = math.min(10, math.floor((observed - (tonumber(agent.registered_obs) or observed)) / interval))
+    if expected > 0 then
+      local seen, since = 0, observed - (expected + 0.5) * interval
+      for beat in string.gmatch(agent.beats or '', '%d+') do
+        if tonumber(beat) >= since then
+          seen = seen + 1
+        end
+      end
+      regularity = math.min(1, seen / expected)
+    end
+  end
+  local penalty = STATUS_PENALTY[agent.status] or 0
+  local sum, count = 0, 0
+  for _, name in ipairs({ 'metric:cpu', 'metric:memory' }) do
+    local value = tonumber(agent[name])
+    if value then
+      sum, count = sum + value, count + 1
+    end
+  end
+  if count > 0 then
+    local mean = sum / count
+    penalty = penalty + (mean > 0.8 and 0.3 or mean > 0.6 and 0.1 or 0)
+  end
+  return math.max(0, math.min(1, freshness * regularity - penalty))
+end
+
+local function log_agent(kind, agent, ...)
+  call('XADD', P .. 'log:agents', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'agent_id', agent.id, 'rev', agent.rev,
+    'status', agent.status, 'health_score', agent.health_score, ...)
+end
+
+-- Moves an agent to a status: its index, and whether it is placeable (a member of agents:active).
+local function set_status(agent, status)
+  if agent.status and agent.status ~= status then
+    call('SREM', P .. 'agents:by:status:' .. agent.status, agent.id)
+  end
+  call('SADD', P .. 'agents:by:status:' .. status, agent.id)
+  if status == 'active' then
+    call('SADD', P .. 'agents:active', agent.id)
+  else
+    call('SREM', P .. 'agents:active', agent.id)
+  end
+  agent.status = status
+end
+
+local function rise(agent)
+  agent.rev = int((tonumber(agent.rev) or 0) + 1)
+end
+
+-- Stores the health score when it has moved by 0.05, which eligibility can see; answers whether it has.
+local function store_health(agent, observed)
+  local score = health(agent, observed)
+  local before = tonumber(agent.health_score)
+  if before and math.abs(score - before) < 0.05 then
+    return false
+  end
+  agent.health_score = string.format('%.3f', score)
+  return true
+end
+
+-- Ends the agent's term: whatever it has in flight is announced as lost, now and until it is taken back.
+local function end_term(agent)
+  local ended = agent.term or '0'
+  agent.term = int(tonumber(ended) + 1)
+  if call('SCARD', P .. 'inflight:' .. agent.id) > 0 then
+    call('XADD', P .. 'in:losses', '*', 'type', 'agent.lost', 'data',
+      '{"agent_id":"' .. agent.id .. '","term":' .. ended .. '}')
+    call('ZADD', P .. 'agents:lost', int(now + REPEAT_LOSS), agent.id)
+  end
+end
+
+-- A sign of life: the agent is expected again within its patience.
+local function expect(agent, observed)
+  call('ZADD', P .. 'agents:expiry', int(observed + patience(agent.heartbeat_interval)), agent.id)
+end

@@ -1,0 +1,138 @@
+-- The end of an attempt, the same for every script that can end one, and the end of a task.
+-- ARGV[5]  max_attempts of a task that names none
+-- ARGV[6]  ms of backoff before the second attempt
+-- ARGV[7]  ms, ceiling of the backoff
+-- ARGV[8]  releases before a task counts as failed
+-- ARGV[9]  ms that a completed, cancelled or expired record is kept
+-- ARGV[10] ms that a failed record is kept
+-- ARGV[11] seed of the jitter
+local LIMITS = {
+  max_attempts = tonumber(ARGV[5]), backoff = tonumber(ARGV[6]), backoff_max = tonumber(ARGV[7]),
+  max_releases = tonumber(ARGV[8]), terminal_ttl = ARGV[9], dead_ttl = ARGV[10],
+}
+math.randomseed(tonumber(ARGV[11]))
+
+-- Tells an agent, on its critical lane, to stop what it runs under a lease.
+local function tell_to_stop(agent, task_id, lease, reason)
+  call('XADD', P .. 'inbox:' .. agent .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
+    'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', reason)
+end
+
+-- Takes the agent off a task. Answers 1 if its inbox entry was still there, so that it had not been claimed.
+local function unassign(task)
+  touched_agents[task.agent_id] = true
+  call('SREM', P .. 'inflight:' .. task.agent_id, task.id)
+  return call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry)
+end
+
+-- Ends a task for good. `body` is its result or its error as JSON, kept under `field`.
+local function close(task, to, field, body, ttl, graveyard)
+  local key = P .. 'task:' .. task.id
+  call('ZREM', P .. 'alarms', task.id)
+  call('ZADD', P .. graveyard, NOW, task.id)
+  call('PEXPIRE', key, ttl)
+  call('HSET', key, 'state', to, 'finished_at', NOW, field, body)
+  move(task.priority, task.state, to)
+  if task.caller then
+    reply(task.caller, 'type', 'task.' .. to, 'task_id', task.id, 'data', body)
+  end
+end
+
+-- The error of a task or an attempt, as it is recorded.
+local function error_json(code, message)
+  return cjson.encode({ code = code, message = message })
+end
+
+-- The story of an attempt that did not complete: one JSON object a line, the last twenty.
+local function tell_attempt(task, how, code, message)
+  local line = cjson.encode({
+    attempt = tonumber(task.attempt), agent_id = task.agent_id, lease = task.lease, how = how, code = code,
+    message = message, assigned_at = tonumber(task.assigned_at), started_at = tonumber(task.started_at), ended_at = now,
+  })
+  local kept = { line }
+  for earlier in string.gmatch(task.attempts or '', '[^\n]+') do
+    kept[#kept + 1] = earlier
+    if #kept == 20 then
+      break
+    end
+  end
+  call('HSET', P .. 'task:' .. task.id, 'attempts', table.concat(kept, '\n'))
+end
+
+-- Puts a task that lost its agent back: it waits out `delay` ms as scheduled.
+local function reschedule(task, delay, counter, count)
+  local key = P .. 'task:' .. task.id
+  local from = task.state
+  task.state, task.run_at = 'scheduled', int(now + delay)
+  task.start_by, task.timeout_at, task.cancel_by = nil, nil, nil
+  set_alarm(task)
+  call('HSET', key, 'state', 'scheduled', 'run_at', task.run_at, counter, count)
+  call('HDEL', key, 'lease', 'agent_id', 'term', 'entry', 'assigned_at', 'started_at', 'start_by', 'timeout_at', 'progress')
+  move(task.priority, from, 'scheduled')
+  bump('backlog_bytes', call('HSTRLEN', key, 'body'))
+end
+
+local function cancelled(task, reason)
+  close(task, 'cancelled', 'error', error_json('task_cancelled', reason), LIMITS.terminal_ttl, 'tasks:terminal')
+  log_task('task.cancelled', task.id, 'agent_id', task.agent_id or '', 'reason', reason)
+end
+
+local function expired(task)
+  close(task, 'expired', 'error', error_json('task_expired', 'its deadline passed'), LIMITS.terminal_ttl, 'tasks:terminal')
+  log_task('task.expired', task.id, 'agent_id', task.agent_id or '')
+end
+
+-- The one way in which an attempt ends without a result. `how`: failed, timed_out and agent_lost count against
+-- max_attempts; released and recalled do not, but are bounded; cancelled and expired end the task.
+local function end_attempt(task, how, code, message, retryable)
+  load_rest(task)
+  unassign(task)
+  tell_attempt(task, how, code, message)
+  if how == 'expired' then
+    expired(task)
+    return
+  end
+  if how == 'cancelled' or task.cancel_at then
+    cancelled(task, message)
+    return
+  end
+  if how == 'released' or how == 'recalled' then
+    local releases = (tonumber(task.releases) or 0) + 1
+    if releases <= LIMITS.max_releases then
+      reschedule(task, math.min(5000, 100 * 2 ^ (releases - 1)), 'releases', int(releases))
+      bump('released', 1)
+      log_task('task.' .. how, task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'message', message)
+      return
+    end
+    code, message = 'released_too_often', 'given back ' .. int(releases) .. ' times; last: ' .. message
+  else
+    local failures = (tonumber(task.failures) or 0) + 1
+    if retryable and failures < (tonumber(task.max_attempts) or LIMITS.max_attempts) then
+      local backoff = (tonumber(task.backoff_ms) or LIMITS.backoff) * 2 ^ (failures - 1)
+      backoff = math.min(backoff, tonumber(task.backoff_max_ms) or LIMITS.backoff_max)
+      reschedule(task, math.floor(backoff * math.random()), 'failures', int(failures))
+      bump('retried', 1)
+      log_task('task.retried', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,
+        'message', message, 'run_at', task.run_at)
+      return
+    end
+    call('HSET', P .. 'task:' .. task.id, 'failures', int(failures))
+  end
+  close(task, 'failed', 'error', error_json(code, message), LIMITS.dead_ttl, 'tasks:dead')
+  log_task('task.failed', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,
+    'message', message)
+end
+
+-- Ends a task that no agent holds: `to` is cancelled or expired.
+local function end_waiting(task, to, reason)
+  load_rest(task)
+  bump('backlog_bytes', -call('HSTRLEN', P .. 'task:' .. task.id, 'body'))
+  if task.state == 'queued' then
+    unqueue(task.id, task.pool)
+  end
+  if to == 'expired' then
+    expired(task)
+  else
+    cancelled(task, reason)
+  end
+end

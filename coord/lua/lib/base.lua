@@ -1,0 +1,85 @@
+-- What every script has: the namespace, the time, counters, answers, and entries handled one by one.
+-- KEYS[1]  the namespace prefix, such as "{coord}:"; every key below is built from it, so all share its slot
+-- ARGV[1]  now, ms since 1970; empty: the server's TIME
+-- ARGV[2]  entries kept in each log (MAXLEN ~)
+-- ARGV[3]  entries kept in each replies stream (MAXLEN ~)
+-- ARGV[4]  ms that a replies stream lives after its last entry
+local P = KEYS[1]
+local LOG_MAX, REPLIES_MAX, REPLIES_TTL = ARGV[2], ARGV[3], ARGV[4]
+local call = redis.call
+
+-- A whole number as a string, never in the exponent form.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = call('TIME')
+  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+local NOW = int(now)
+
+-- The ms and the sequence of an entry id.
+local function entry_ms(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+-- Counters are gathered and written once at the end of the batch.
+local bumps = {}
+local function bump(name, by)
+  bumps[name] = (bumps[name] or 0) + by
+end
+
+-- An entry in the caller's replies; the key is built here, never taken from outside.
+local repliers = {}
+local function reply(caller, ...)
+  repliers[caller] = true
+  call('XADD', P .. 'replies:' .. caller, 'MAXLEN', '~', REPLIES_MAX, '*', ...)
+end
+
+-- The answer to one fact: ok, or an error's code and message.
+local function answer(caller, fact, code, message)
+  if caller == '' then
+    return
+  end
+  if code then
+    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '0', 'code', code, 'message', message)
+  else
+    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '1')
+  end
+end
+
+-- Runs one entry's bookkeeping; what it raises becomes its word, and the rest of the batch goes on.
+local function guarded(handle, ...)
+  local ok, word = pcall(handle, ...)
+  if ok then
+    return word
+  end
+  return 'ERROR ' .. (type(word) == 'table' and word.err or tostring(word))
+end
+
+local function has_failed(word)
+  return string.sub(word, 1, 6) == 'ERROR '
+end
+
+-- Acknowledges and deletes consumed entries: a stream's length is its true backlog.
+local function consume(stream, group, ids)
+  if #ids > 0 then
+    call('XACK', P .. stream, group, unpack(ids))
+    call('XDEL', P .. stream, unpack(ids))
+  end
+end
+
+-- Writes what was gathered; the last thing that a script does.
+local function finish()
+  for name, by in pairs(bumps) do
+    if by ~= 0 then
+      call('HINCRBY', P .. 'counters', name, int(by))
+    end
+  end
+  for caller in pairs(repliers) do
+    call('PEXPIRE', P .. 'replies:' .. caller, REPLIES_TTL)
+  end
+end

@@ -1,0 +1,115 @@
+-- What the scripts of tasks share: the record, the ledger, queues and pools, loads, alarms.
+local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
+
+-- The fields that every report needs, and those that only a failure, an alarm or a cancel needs.
+local HOT = { 'state', 'lease', 'agent_id', 'entry', 'priority', 'caller', 'cancel_at', 'releases', 'failures' }
+local COLD = {
+  'attempt', 'term', 'pool', 'score', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
+  'backoff_max_ms', 'assigned_at', 'started_at', 'start_by', 'timeout_at', 'cancel_by', 'attempts',
+}
+
+local function read(into, names)
+  local values = call('HMGET', P .. 'task:' .. into.id, unpack(names))
+  for i, name in ipairs(names) do
+    into[name] = values[i] or nil
+  end
+  return into
+end
+
+-- The hot half of a task's record; state is nil when there is none.
+local function load_task(id)
+  return read({ id = id }, HOT)
+end
+
+local function load_rest(task)
+  if not task.whole then
+    read(task, COLD)
+    task.whole = true
+  end
+  return task
+end
+
+local function log_task(kind, id, ...)
+  call('XADD', P .. 'log:tasks', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'task_id', id, ...)
+end
+
+-- A move of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority.
+local function move(priority, from, to)
+  bump(from .. ':' .. priority, -1)
+  bump(to .. ':' .. priority, 1)
+end
+
+-- Pools whose queue changed, and their definition where this script knows it.
+local touched_pools = {}
+local function enqueue(id, pool, score, definition)
+  call('ZADD', P .. 'queue:' .. pool, score, id)
+  touched_pools[pool] = definition or touched_pools[pool] or ''
+end
+
+local function unqueue(id, pool)
+  call('ZREM', P .. 'queue:' .. pool, id)
+  touched_pools[pool] = touched_pools[pool] or ''
+end
+
+-- Brings the table of pools up to date and tells of each touched one: pool, length, score of its head.
+local function finish_pools()
+  local told = {}
+  for pool, definition in pairs(touched_pools) do
+    local length = call('ZCARD', P .. 'queue:' .. pool)
+    local head = '0'
+    if length > 0 then
+      head = call('ZRANGE', P .. 'queue:' .. pool, 0, 0, 'WITHSCORES')[2]
+      if call('HSETNX', P .. 'pools', pool, definition) == 1 then
+        bump('pools_rev', 1)
+      end
+    elseif call('HDEL', P .. 'pools', pool) == 1 then
+      bump('pools_rev', 1)
+    end
+    told[#told + 1] = pool
+    told[#told + 1] = int(length)
+    told[#told + 1] = head
+  end
+  return told
+end
+
+-- Agents whose load changed, with their true load: the number of tasks assigned and not settled.
+local touched_agents = {}
+local function finish_loads()
+  local told = {}
+  for agent in pairs(touched_agents) do
+    told[#told + 1] = agent
+    told[#told + 1] = int(call('SCARD', P .. 'inflight:' .. agent))
+  end
+  return told
+end
+
+-- Closes a batch: what it answers is {words, loads, pools, pools_rev}.
+local function finish_tasks(words)
+  local pools = finish_pools()
+  local loads = finish_loads()
+  finish()
+  return { words, loads, pools, call('HGET', P .. 'counters', 'pools_rev') or '0' }
+end
+
+-- The alarm of a task is the earliest of what may become due in its state.
+local function set_alarm(task)
+  local due = tonumber(task.deadline)
+  local function sooner(at)
+    at = tonumber(at)
+    if at and (not due or at < due) then
+      due = at
+    end
+  end
+  if task.state == 'scheduled' then
+    sooner(task.run_at)
+  elseif task.state == 'assigned' or task.state == 'running' then
+    sooner(task.start_by)
+    sooner(task.timeout_at)
+    sooner(task.cancel_by)
+  end
+  if due then
+    call('ZADD', P .. 'alarms', int(due), task.id)
+  else
+    call('ZREM', P .. 'alarms', task.id)
+  end
+end

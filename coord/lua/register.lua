@@ -1,0 +1,120 @@
+#!lua
+-- Registers agents. The same incarnation again, or none, is a refresh; a new one ends the term of the one before.
+-- include: base liveness agents
+-- ARGV[8] number of agents, then for each:
+--   entry id | caller or '' | agent id | incarnation or '' | heartbeat interval, ms, or '' | digest of what eligibility
+--   can see | facets, spaces between, each facet:value with the value encoded | number n of fields | n times name | value
+-- Returns {words}. Words: REGISTERED (new here, or a new incarnation); REFRESHED; SUPERSEDED (an incarnation that a newer
+--   one replaced; nothing changed); STALE (a later fact came first; nothing changed); ERROR <why> (not consumed)
+-- Events in log:agents: agent.registered, agent.changed
+local function index(agent, facets)
+  local wanted, had = {}, {}
+  for facet in string.gmatch(facets, '%S+') do
+    wanted[facet] = true
+  end
+  for facet in string.gmatch(agent.facets or '', '%S+') do
+    had[facet] = true
+    if not wanted[facet] then
+      call('SREM', P .. 'agents:by:' .. facet, agent.id)
+    end
+  end
+  for facet in pairs(wanted) do
+    call('SADD', P .. 'agents:by:' .. facet, agent.id)
+  end
+end
+
+-- The last eight incarnations before the current one: none of them becomes current again.
+local function earlier_incarnations(agent)
+  local kept = { agent.incarnation }
+  for one in string.gmatch(agent.incarnations or '', '%S+') do
+    if #kept < 8 then
+      kept[#kept + 1] = one
+    end
+  end
+  return table.concat(kept, ' ')
+end
+
+local function was_superseded(agent, incarnation)
+  for one in string.gmatch(agent.incarnations or '', '%S+') do
+    if one == incarnation then
+      return true
+    end
+  end
+  return false
+end
+
+local function register(i, fields_at, fields_end)
+  local entry, caller, id, incarnation, interval, digest, facets = unpack(ARGV, i, i + 6)
+  local agent = load_agent(id)
+  local key = P .. 'agent:' .. id
+  if incarnation ~= '' and was_superseded(agent, incarnation) then
+    answer(caller ~= '' and caller or id, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
+    return 'SUPERSEDED'
+  elseif not is_later(entry, agent.fact_id) then
+    answer(caller, entry)
+    return 'STALE'
+  end
+  local observed = observed_now()
+  local is_new = not agent.known
+  local replaces = agent.known and incarnation ~= '' and agent.incarnation ~= incarnation
+  if replaces then
+    if agent.incarnation and agent.incarnation ~= '' then
+      agent.incarnations = earlier_incarnations(agent)
+    end
+    end_term(agent)
+  end
+  local returns = agent.status == 'inactive' or agent.status == 'stale'
+  local seen_differently = is_new or replaces or returns or agent.digest ~= digest
+  if is_new or replaces or returns then
+    agent.registered_obs, agent.beats, agent.health_score = int(observed), '', nil
+    agent.registration_time = NOW
+    agent.term = agent.term or '1'
+  end
+  if incarnation ~= '' then
+    agent.incarnation = incarnation
+  end
+  agent.heartbeat_interval = interval ~= '' and interval or nil
+  agent.beat_obs = int(observed)
+  index(agent, facets)
+  if is_new or replaces or returns then
+    set_status(agent, 'active')
+  end
+  if store_health(agent, observed) or seen_differently then
+    rise(agent)
+  end
+  call('ZREM', P .. 'agents:departed', id)
+  call('SADD', P .. 'agents:all', id)
+  expect(agent, observed)
+  if interval == '' then
+    call('HDEL', key, 'heartbeat_interval')
+  else
+    call('HSET', key, 'heartbeat_interval', interval)
+  end
+  call('HSET', key, 'agent_id', id, 'status', agent.status, 'incarnation', agent.incarnation or '',
+    'incarnations', agent.incarnations or '', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry, 'digest', digest,
+    'facets', facets, 'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'beats', agent.beats or '',
+    'health_score', agent.health_score, 'registration_time', agent.registration_time, 'last_heartbeat', NOW,
+    unpack(ARGV, fields_at, fields_end))
+  if is_new or replaces or returns then
+    log_agent('agent.registered', agent, 'incarnation', incarnation)
+  elseif seen_differently then
+    log_agent('agent.changed', agent)
+  end
+  answer(caller, entry)
+  return (is_new or replaces) and 'REGISTERED' or 'REFRESHED'
+end
+
+local words, done = {}, {}
+local at = 9
+for _ = 1, tonumber(ARGV[8]) do
+  local count = tonumber(ARGV[at + 7])
+  local word = guarded(register, at, at + 8, at + 7 + count * 2)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    done[#done + 1] = ARGV[at]
+  end
+  at = at + 8 + count * 2
+end
+consume('in:registry', 'registry', done)
+finish()
+return { words }

@@ -1,0 +1,84 @@
+#!lua flags=allow-oom
+-- Settles a batch of agents' reports. A report counts only with its task's current lease.
+-- include: base tasks attempts
+-- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
+-- moves: assigned>failed running>failed assigned>cancelled running>cancelled
+-- ARGV[12] number of reports, then for each:
+--   entry id | started, progressed, completed, failed, released | task id | lease | caller or ''
+--   | ms since it started or '' | result or progress, opaque JSON | code | message | 1: may be retried
+-- Returns {words, loads, pools, pools_rev}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
+--   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
+-- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
+local function completed(task, started, result)
+  unassign(task)
+  if started then
+    call('HSET', P .. 'task:' .. task.id, 'started_at', started)
+  end
+  close(task, 'completed', 'result', result, LIMITS.terminal_ttl, 'tasks:terminal')
+  log_task('task.completed', task.id, 'agent_id', task.agent_id)
+end
+
+local function started(task, at)
+  if task.state == 'running' then
+    return
+  end
+  load_rest(task)
+  task.state, task.start_by = 'running', nil
+  call('HDEL', P .. 'task:' .. task.id, 'start_by')
+  if task.timeout then
+    task.timeout_at = int(tonumber(at) + tonumber(task.timeout))
+    call('HSET', P .. 'task:' .. task.id, 'timeout_at', task.timeout_at)
+  end
+  set_alarm(task)
+  call('HSET', P .. 'task:' .. task.id, 'state', 'running', 'started_at', at)
+  move(task.priority, 'assigned', 'running')
+  log_task('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
+end
+
+local function settle(i)
+  local entry, kind, id, lease, caller, ago, data, code, message, retryable = unpack(ARGV, i, i + 9)
+  local task = load_task(id)
+  if task.lease ~= lease then
+    if task.state and string.find(call('HGET', P .. 'task:' .. id, 'attempts') or '', lease, 1, true) then
+      bump('reports_duplicate', 1)
+      answer(caller, entry)
+      return 'DUPLICATE'
+    end
+    bump('reports_stale', 1)
+    answer(caller, entry, 'stale_lease', 'the lease of this task is not known; nothing changed')
+    return 'STALE'
+  end
+  if task.state ~= 'assigned' and task.state ~= 'running' then
+    bump('reports_duplicate', 1)
+    answer(caller, entry)
+    return 'DUPLICATE'
+  end
+  local at = ago ~= '' and int(entry_ms(entry) - tonumber(ago)) or nil
+  if kind == 'completed' then
+    completed(task, at, data)
+  elseif kind == 'started' then
+    started(task, at)
+  elseif kind == 'progressed' then
+    call('HSET', P .. 'task:' .. id, 'progress', data)
+    log_task('task.progressed', id, 'agent_id', task.agent_id, 'data', data)
+  else
+    if at then
+      load_rest(task)
+      task.started_at = at
+    end
+    end_attempt(task, kind, code, message, retryable == '1')
+  end
+  answer(caller, entry)
+  return 'OK'
+end
+
+local words, done = {}, {}
+for i = 13, 12 + tonumber(ARGV[12]) * 10, 10 do
+  local word = guarded(settle, i)
+  words[#words + 1] = word
+  if not has_failed(word) then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:reports', 'distributor', done)
+return finish_tasks(words)

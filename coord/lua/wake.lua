@@ -1,0 +1,116 @@
+#!lua flags=allow-oom
+-- Does what is due by the clock: run times, start and attempt timeouts, deadlines, cancel graces; and forgets old records.
+-- include: base tasks attempts
+-- moves: scheduled>queued scheduled>expired queued>expired
+-- moves: assigned>scheduled running>scheduled assigned>failed running>failed
+-- moves: assigned>cancelled running>cancelled assigned>expired running>expired
+-- ARGV[12] alarms handled at most
+-- ARGV[13] terminal records kept at most, completed and failed apart
+-- ARGV[14] refused records kept at most
+-- ARGV[15] ms that a refused record is kept
+-- Returns {words, loads, pools, pools_rev, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
+--   GONE (no such task), ERROR <why>; due: alarms that are due and were left for the next call
+-- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
+local function past(at)
+  at = tonumber(at)
+  return at and at <= now
+end
+
+local function held(task)
+  return task.state == 'assigned' or task.state == 'running'
+end
+
+-- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
+local function wake_held(task)
+  local key = P .. 'task:' .. task.id
+  if past(task.deadline) then
+    tell_to_stop(task.agent_id, task.id, task.lease, 'its deadline passed')
+    end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
+    return 'EXPIRED'
+  end
+  if past(task.cancel_by) then
+    end_attempt(task, 'cancelled', 'task_cancelled', 'its agent did not stop it in time', false)
+    return 'CANCELLED'
+  end
+  if past(task.start_by) or (task.state == 'assigned' and past(task.timeout_at)) then
+    -- Deleting the entry is the claim: who gets 1 owns the task.
+    if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
+      end_attempt(task, 'recalled', 'not_started', 'its agent did not start it in time', true)
+      return 'RECALLED'
+    end
+    task.start_by = nil
+    call('HDEL', key, 'start_by')
+  end
+  if past(task.timeout_at) then
+    tell_to_stop(task.agent_id, task.id, task.lease, 'it timed out')
+    end_attempt(task, 'timed_out', 'timed_out', 'the attempt took longer than its timeout', true)
+    return 'TIMED_OUT'
+  end
+  set_alarm(task)
+  return 'KEPT'
+end
+
+local function wake(id)
+  local task = load_rest(load_task(id))
+  if not task.state then
+    call('ZREM', P .. 'alarms', id)
+    return 'GONE'
+  elseif held(task) then
+    return wake_held(task)
+  elseif task.state == 'scheduled' or task.state == 'queued' then
+    if past(task.deadline) then
+      end_waiting(task, 'expired', '')
+      return 'EXPIRED'
+    elseif task.state == 'scheduled' and past(task.run_at) then
+      task.state = 'queued'
+      set_alarm(task)
+      enqueue(id, task.pool, task.score)
+      call('HSET', P .. 'task:' .. id, 'state', 'queued')
+      call('HDEL', P .. 'task:' .. id, 'run_at')
+      move(task.priority, 'scheduled', 'queued')
+      log_task('task.queued', id, 'priority', task.priority)
+      return 'QUEUED'
+    end
+  end
+  set_alarm(task)
+  return 'KEPT'
+end
+
+-- Forgets records by age (their keys end by themselves) and by count, a bounded number at a time.
+local function forget(index, ttl, most)
+  call('ZREMRANGEBYSCORE', P .. index, '-inf', int(now - tonumber(ttl)))
+  local over = call('ZCARD', P .. index) - most
+  if over > 0 then
+    local popped = call('ZPOPMIN', P .. index, math.min(over, 1000))
+    for i = 1, #popped, 2 do
+      call('DEL', P .. 'task:' .. popped[i])
+    end
+  end
+end
+
+-- A cancel that came before its task waits only while a submission older than it may still be in a stream.
+local function forget_tombstones()
+  if call('ZCARD', P .. 'tombstones') == 0 then
+    return
+  end
+  local oldest = now
+  for priority in pairs(LANE) do
+    local first = call('XRANGE', P .. 'in:tasks:' .. priority, '-', '+', 'COUNT', 1)[1]
+    if first then
+      oldest = math.min(oldest, (entry_ms(first[1])))
+    end
+  end
+  call('ZREMRANGEBYSCORE', P .. 'tombstones', '-inf', '(' .. int(oldest))
+end
+
+local words = {}
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[12])) do
+  words[#words + 1] = guarded(wake, id)
+end
+forget('tasks:terminal', LIMITS.terminal_ttl, tonumber(ARGV[13]))
+forget('tasks:dead', LIMITS.dead_ttl, tonumber(ARGV[13]))
+forget('tasks:refused', ARGV[15], tonumber(ARGV[14]))
+forget_tombstones()
+local told = finish_tasks(words)
+told[5] = int(call('ZCOUNT', P .. 'alarms', '-inf', NOW))
+return told

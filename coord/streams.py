@@ -1,0 +1,130 @@
+"""Appending facts, and reading them as one consumer of a group.
+
+An entry that was read stays pending under its consumer's name until a script has acknowledged and deleted it, so
+whatever dies in between, someone reads it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from coord import codec
+from coord.keys import Keys
+
+#: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
+BEATS_KEPT = 100_000
+
+
+class Entry(NamedTuple):
+    """One entry as it was read."""
+
+    stream: str  #: without the namespace
+    id: str
+    fields: dict[bytes, bytes]
+
+
+class Append(NamedTuple):
+    """One fact and where it goes."""
+
+    stream: str  #: without the namespace
+    fact: Struct
+    caller: str = ""  #: where the answer goes; empty for none
+
+
+async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[str]:
+    """Append facts in one round trip; their entry ids, in order.
+
+    Raises:
+        redis.exceptions.RedisError: the first error that any of them had; others may have been appended.
+    """
+    pipe = redis.pipeline(transaction=False)
+    for stream, fact, caller in appends:
+        command: list[Any] = ["XADD", keys.of(stream)]
+        if stream == "in:beats":
+            command += ["MAXLEN", "~", BEATS_KEPT]
+        command.append("*")
+        for name, value in codec.entry_of(fact, caller=caller).items():
+            command += (name, value)
+        pipe.execute_command(*command)
+    return [entry.decode() for entry in await pipe.execute()]
+
+
+class Consumer:
+    """One consumer of the group ``kind`` on ``streams``."""
+
+    def __init__(self, redis: Redis, keys: Keys, kind: str, name: str, streams: Iterable[str]) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.kind = kind
+        self.name = name
+        self.streams = {keys.of(stream): stream for stream in streams}
+
+    async def make_groups(self) -> None:
+        """Make the group on every stream, from the beginning (never ``$``: what waits there already is work)."""
+        for key in self.streams:
+            try:
+                await self.redis.xgroup_create(key, self.kind, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
+        """New entries, at most ``count`` of each stream, in the streams' order; waits ``block_ms`` at most."""
+        command: list[Any] = ["XREADGROUP", "GROUP", self.kind, self.name, "COUNT", count]
+        if block_ms is not None:
+            command += ["BLOCK", block_ms]
+        command += ["STREAMS", *self.streams, *([">"] * len(self.streams))]
+        answer = await self.redis.execute_command(*command)
+        return [
+            Entry(stream, entry_id.decode(), fields or {})
+            for key, stream in self.streams.items()
+            for batch in (answer or {}).get(key.encode(), ())
+            for entry_id, fields in batch
+        ]
+
+    async def own_pending(self, count: int) -> list[Entry]:
+        """What was delivered to this consumer and is not acknowledged; leaves the delivery counts alone."""
+        found: list[Entry] = []
+        for key, stream in self.streams.items():
+            pending = await self.redis.xpending_range(key, self.kind, "-", "+", count, consumername=self.name)
+            found += await self._fetch(key, stream, [one["message_id"] for one in pending])
+        return found
+
+    async def claim_idle(self, idle_ms: int, count: int) -> list[Entry]:
+        """Take over what a consumer has left unacknowledged for ``idle_ms``; leaves the delivery counts alone."""
+        found: list[Entry] = []
+        for key, stream in self.streams.items():
+            ids = await self.redis.xautoclaim(key, self.kind, self.name, idle_ms, "0-0", count=count, justid=True)
+            found += await self._fetch(key, stream, ids)
+        return found
+
+    async def count_try(self, entry: Entry) -> int:
+        """Count a try of this entry by itself; how many there have been, this one included."""
+        key = self.keys.of(entry.stream)
+        await self.redis.xclaim(key, self.kind, self.name, 0, [entry.id])
+        pending = await self.redis.xpending_range(key, self.kind, entry.id, entry.id, 1)
+        # The first delivery counted one, and was no try by itself.
+        return int(pending[0]["times_delivered"]) - 1 if pending else 1
+
+    async def _fetch(self, key: str, stream: str, ids: Sequence[bytes]) -> list[Entry]:
+        if not ids:
+            return []
+        pipe = self.redis.pipeline(transaction=False)
+        for entry_id in ids:
+            pipe.xrange(key, entry_id, entry_id)
+        found: list[Entry] = []
+        gone: list[bytes] = []
+        for entry_id, answer in zip(ids, await pipe.execute(), strict=True):
+            if answer:
+                found.append(Entry(stream, entry_id.decode(), answer[0][1]))
+            else:
+                gone.append(entry_id)
+        if gone:
+            # Trimmed, or handled by the consumer it was taken from: nothing is left to do.
+            await self.redis.xack(key, self.kind, *gone)
+        return found

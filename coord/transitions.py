@@ -1,0 +1,399 @@
+"""Every change of state: one typed function for each Lua script, and the only caller of them.
+
+A function here builds a ``Call``; ``Scripts.run`` sends any number of calls in one round trip and gives back what
+each answers. A script that the server does not know (it was restarted, or its scripts were flushed) raises
+``NoScriptError`` after which ``Scripts.load`` and a re-read of the pending entries set things right: dispatch must
+never be repeated blindly, since it pops anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from coord import lua
+from coord.config import Settings
+from coord.keys import Keys
+
+T = TypeVar("T")
+Arg = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One script with its arguments, and how its answer is read."""
+
+    script: str
+    args: list[Arg]
+    parse: Callable[[Any], T]
+
+
+class TaskBatch(Struct, frozen=True):
+    """What a script of tasks answers."""
+
+    words: list[str]  #: one for each entry, in their order
+    loads: dict[str, int]  #: agent -> tasks in flight, true at that moment, of each agent that was touched
+    pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
+    pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
+    due: int = 0  #: wake only: alarms that are due and were left for the next call
+
+
+class Report(Struct, frozen=True):
+    """One agent's report for ``settle``."""
+
+    entry: str
+    kind: str  #: started, progressed, completed, failed, released
+    task_id: str
+    lease: str
+    caller: str = ""
+    started_ms_ago: int | None = None
+    data: bytes = b""
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+
+
+class Submission(Struct, frozen=True):
+    """One task for ``admit``."""
+
+    entry: str
+    priority: str
+    backlog_share: float
+    task_id: str
+    digest: str
+    pool: str
+    score: int
+    run_at: int | None
+    caller: str
+    notify: bool
+    body: bytes
+    options: dict[str, int]  #: deadline timeout max_attempts backoff_ms backoff_max_ms, where given
+
+
+class Placement(Struct, frozen=True):
+    """One planned assignment for ``dispatch``: the next task of ``pool`` to ``agent_id`` as of ``rev``."""
+
+    pool: str
+    agent_id: str
+    rev: int
+    lease: str
+    explanation: bytes  #: JSON, recorded with the task
+
+
+class Loss(Struct, frozen=True):
+    """One lost agent for ``reclaim``."""
+
+    entry: str
+    agent_id: str
+    term: int
+
+
+class CancelRequest(Struct, frozen=True):
+    """One request for ``cancel``."""
+
+    entry: str
+    task_id: str
+    caller: str
+    reason: str
+
+
+class Registration(Struct, frozen=True):
+    """One agent for ``register``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+    interval_ms: int | None
+    digest: str
+    facets: str
+    fields: dict[str, str | bytes | int | float]
+
+
+class Beat(Struct, frozen=True):
+    """One heartbeat for ``beat``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+    leases: int | None
+    metrics: dict[str, float]
+
+
+class Change(Struct, frozen=True):
+    """One change of status for ``change``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+    status: str
+    metrics: dict[str, float]
+
+
+class Departure(Struct, frozen=True):
+    """One agent for ``deregister``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+
+
+class Expiry(Struct, frozen=True):
+    """What ``expire`` answers."""
+
+    stale: int
+    repeated: int
+    forgotten: int
+    observed: int  #: ms on the observed clock
+
+
+class Delivery(Struct, frozen=True):
+    """One message for ``deliver``."""
+
+    entry: str
+    lane: str
+    caller: str
+    message_id: str
+    digest: str
+    sender_id: str
+    receiver_id: str
+    message_type: str
+    ttl_ms: int
+    payload: bytes
+    correlation_id: str
+    reply_to: str
+
+
+class Burial(Struct, frozen=True):
+    """One entry for ``bury``."""
+
+    stream: str
+    entry: str
+    kind: bytes
+    data: bytes
+    caller: str
+    code: str
+    reason: str
+
+
+class Scripts:
+    """The scripts on one connection.
+
+    ``bare`` is for a server that does not know the ``#!lua`` line (fakeredis). ``now`` (ms) replaces the server's
+    clock; only tests give it.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, settings: Settings, *, bare: bool = False) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.settings = settings
+        self.now: int | None = None
+        sources = [lua.load(name) for name in lua.NAMES]
+        if bare:
+            sources = [lua.without_shebang(source) for source in sources]
+        self._sources = {source.name: source for source in sources}
+        self._common: list[Arg] = [
+            settings.log_entries,
+            settings.replies_entries,
+            int(settings.replies_ttl_s * 1000),
+        ]
+
+    async def load(self) -> None:
+        """Make every script known to the server, in one round trip."""
+        pipe = self.redis.pipeline(transaction=False)
+        for source in self._sources.values():
+            pipe.execute_command("SCRIPT LOAD", source.text)
+        await pipe.execute()
+
+    async def run(self, *calls: Call[Any]) -> list[Any]:
+        """Send the calls in one round trip, in order; what each answers, parsed.
+
+        Raises:
+            redis.exceptions.RedisError: the first error that any of them had. Others may have been carried out.
+        """
+        if not calls:
+            return []
+        now: Arg = "" if self.now is None else self.now
+        pipe = self.redis.pipeline(transaction=False)
+        for call in calls:
+            sha = self._sources[call.script].sha
+            pipe.execute_command("EVALSHA", sha, 1, self.keys.prefix, now, *self._common, *call.args)
+        answers = await pipe.execute()
+        return [call.parse(answer) for call, answer in zip(calls, answers, strict=True)]
+
+    def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:
+        """Settle agents' reports; words OK, DUPLICATE, STALE."""
+        args = [*self._limits(), len(reports)]
+        for r in reports:
+            ago: Arg = "" if r.started_ms_ago is None else r.started_ms_ago
+            retryable = "1" if r.retryable else "0"
+            args += (r.entry, r.kind, r.task_id, r.lease, r.caller, ago, r.data, r.code, r.message, retryable)
+        return Call("settle", args, _task_batch)
+
+    def admit(
+        self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
+    ) -> Call[TaskBatch]:
+        """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, DUPLICATE, CONFLICT.
+
+        ``pools`` gives the definition of each pool that the submissions name; ``nearly_full`` refuses all of them.
+        """
+        s = self.settings
+        args = [
+            *self._limits(),
+            s.max_backlog_tasks,
+            s.max_backlog_bytes,
+            "1" if nearly_full else "0",
+            int(s.refused_ttl_s * 1000),
+            len(pools),
+        ]
+        for pool, definition in pools.items():
+            args += (pool, definition)
+        args.append(len(submissions))
+        for t in submissions:
+            run_at: Arg = "" if t.run_at is None else t.run_at
+            args += (t.entry, t.priority, str(t.backlog_share), t.task_id, t.digest, t.pool, t.score, run_at)
+            args += (t.caller, "1" if t.notify else "0", t.body, len(t.options))
+            for name, value in t.options.items():
+                args += (name, value)
+        return Call("admit", args, _task_batch)
+
+    def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
+        """Assign waiting tasks as planned; words ASSIGNED, EMPTY, INACTIVE, CHANGED, FULL. Never repeat a call."""
+        explanations: dict[bytes, int] = {}
+        for p in placements:
+            explanations.setdefault(p.explanation, len(explanations) + 1)
+        s = self.settings
+        args: list[Arg] = [s.start_timeout_ms, s.default_timeout_no_incarnation_ms, len(explanations), *explanations]
+        args.append(len(placements))
+        for p in placements:
+            args += (p.pool, p.agent_id, p.rev, p.lease, explanations[p.explanation])
+        return Call("dispatch", args, _task_batch)
+
+    def reclaim(self, losses: Sequence[Loss]) -> Call[TaskBatch]:
+        """Take back what lost agents had; words OK, WAIT, MORE (the last two: call again)."""
+        args = [*self._limits(), 1000, len(losses)]
+        for loss in losses:
+            args += (loss.entry, loss.agent_id, loss.term)
+        return Call("reclaim", args, _task_batch)
+
+    def wake(self, most: int = 1000) -> Call[TaskBatch]:
+        """Do what is due by the clock, ``most`` alarms at a time; words QUEUED, RECALLED, TIMED_OUT and so on."""
+        s = self.settings
+        refused_ms = int(s.refused_ttl_s * 1000)
+        args = [*self._limits(), most, s.terminal_entries, s.refused_entries, refused_ms]
+        return Call("wake", args, _task_batch)
+
+    def cancel(self, requests: Sequence[CancelRequest]) -> Call[TaskBatch]:
+        """Cancel tasks; words CANCELLED, STOPPING, FINISHED, NOT_FOUND, PENDING."""
+        args = [*self._limits(), self.settings.cancel_grace_ms, len(requests)]
+        for r in requests:
+            args += (r.entry, r.task_id, r.caller, r.reason)
+        return Call("cancel", args, _task_batch)
+
+    def register(self, registrations: Sequence[Registration]) -> Call[list[str]]:
+        """Register agents; words REGISTERED, REFRESHED, SUPERSEDED, STALE."""
+        args = [*self._liveness(), len(registrations)]
+        for r in registrations:
+            interval: Arg = "" if r.interval_ms is None else r.interval_ms
+            args += (r.entry, r.caller, r.agent_id, r.incarnation, interval, r.digest, r.facets, len(r.fields))
+            for name, value in r.fields.items():
+                args += (name, _number(value) if isinstance(value, float) else value)
+        return Call("register", args, _words)
+
+    def beat(self, beats: Sequence[Beat]) -> Call[list[str]]:
+        """Take heartbeats; words OK, UNKNOWN, SUPERSEDED, STALE."""
+        args = [*self._liveness(), len(beats)]
+        for b in beats:
+            leases: Arg = "" if b.leases is None else b.leases
+            args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, *_metrics(b.metrics))
+        return Call("beat", args, _words)
+
+    def change(self, changes: Sequence[Change]) -> Call[list[str]]:
+        """Change agents' status; words OK, UNKNOWN, SUPERSEDED, STALE."""
+        args = [*self._liveness(), len(changes)]
+        for c in changes:
+            args += (c.entry, c.caller, c.agent_id, c.incarnation, c.status, *_metrics(c.metrics))
+        return Call("change", args, _words)
+
+    def deregister(self, departures: Sequence[Departure]) -> Call[list[str]]:
+        """Let agents leave; words OK, UNKNOWN, SUPERSEDED, STALE."""
+        args = [*self._liveness(), len(departures)]
+        for d in departures:
+            args += (d.entry, d.caller, d.agent_id, d.incarnation)
+        return Call("deregister", args, _words)
+
+    def expire(self, most: int = 256) -> Call[Expiry]:
+        """Tick the observed clock and do what follows from it, ``most`` agents at a time."""
+        args = [*self._liveness(), most, int(self.settings.departed_ttl_s * 1000)]
+        return Call("expire", args, lambda raw: Expiry(*(int(n) for n in raw)))
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
+        """Deliver direct messages; words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL."""
+        s = self.settings
+        args: list[Arg] = [s.inbox_entries, s.inbox_critical_extra, 3_600_000, len(deliveries)]
+        for d in deliveries:
+            args += (d.entry, d.lane, d.caller, d.message_id, d.digest, d.sender_id, d.receiver_id, d.message_type)
+            args += (d.ttl_ms, d.payload, d.correlation_id, d.reply_to)
+        return Call("deliver", args, _words)
+
+    def bury(self, group: str, burials: Sequence[Burial]) -> Call[int]:
+        """Bury entries; the number that was still there."""
+        args: list[Arg] = [self.settings.dead_in_entries, group, len(burials)]
+        for b in burials:
+            args += (b.stream, b.entry, b.kind, b.data, b.caller, b.code, b.reason)
+        return Call("bury", args, int)
+
+    def present(
+        self, kind: str, name: str, fields: dict[str, str | int | float], streams: Iterable[str]
+    ) -> Call[list[str]]:
+        """Say that a worker lives; the names of those of its kind that do."""
+        args: list[Arg] = [kind, name, int(self.settings.presence_ttl_s * 1000), 3_600_000, len(fields)]
+        for field, value in fields.items():
+            args += (field, str(value))
+        listed = list(streams)
+        args += (len(listed), *listed)
+        return Call("present", args, lambda raw: [one.decode() for one in raw])
+
+    def _limits(self) -> list[Arg]:
+        s = self.settings
+        ttl, dead_ttl = int(s.terminal_ttl_s * 1000), int(s.dead_ttl_s * 1000)
+        seed = random.getrandbits(31)  # the jitter of backoff; nothing secret hangs on it
+        return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, ttl, dead_ttl, seed]
+
+    def _liveness(self) -> list[Arg]:
+        s = self.settings
+        return [s.missed_beats, int(s.agent_timeout_s * 1000), 5000]
+
+
+def _metrics(metrics: dict[str, float]) -> list[Arg]:
+    args: list[Arg] = [len(metrics)]
+    for name, value in metrics.items():
+        args += (f"metric:{name}", _number(value))
+    return args
+
+
+def _number(value: float) -> str:
+    return repr(value)
+
+
+def _words(raw: Any) -> list[str]:
+    return [word.decode() for word in raw[0]]
+
+
+def _task_batch(raw: Any) -> TaskBatch:
+    words, loads, pools, rev = raw[:4]
+    return TaskBatch(
+        words=[word.decode() for word in words],
+        loads={loads[i].decode(): int(loads[i + 1]) for i in range(0, len(loads), 2)},
+        pools={pools[i].decode(): (int(pools[i + 1]), float(pools[i + 2])) for i in range(0, len(pools), 3)},
+        pools_rev=int(rev),
+        due=int(raw[4]) if len(raw) > 4 else 0,
+    )
