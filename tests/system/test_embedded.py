@@ -117,7 +117,7 @@ async def test_a_second_start_adopts_the_running_server(folder: Path) -> None:
     second.stop()
     assert first.alive()
     second.stop(force=True)
-    assert not first.alive()
+    await wait_until(lambda: not first.alive(), "the process is reaped by its parent")
 
 
 async def test_the_lock_lives_with_the_server_when_its_parent_is_killed(folder: Path) -> None:
