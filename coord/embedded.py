@@ -101,7 +101,11 @@ class EmbeddedServer:
         deadline = time.monotonic() + ADOPT_LIMIT_S
         while (lock := _lock(folder)) is None:
             if found := cls._adopt(folder, args):
-                return found
+                answer = _ping(found.socket_path)
+                if answer.startswith(b"+PONG"):
+                    return found
+                if answer.startswith(b"-LOADING"):
+                    deadline = time.monotonic() + ADOPT_LIMIT_S
             if time.monotonic() > deadline:
                 raise DataFolderInUse(
                     f"{folder} is locked by a process whose server does not answer; "
@@ -115,7 +119,7 @@ class EmbeddedServer:
 
     @classmethod
     def find(cls, data_dir: Path) -> EmbeddedServer | None:
-        """The server that runs on this folder and answers, as an adopted one; None when there is none."""
+        """The server that runs on this folder, perhaps still loading, as an adopted one; None when there is none."""
         return cls._adopt(data_dir.expanduser().resolve(), _Args())
 
     @classmethod
@@ -203,10 +207,7 @@ class EmbeddedServer:
             if not self.alive():
                 _remove_socket(self.data_dir, self.socket_path)
                 raise ServerUnavailable(f"the server in {self.data_dir} ended at start:\n{_tail(logfile, begin)}")
-            try:
-                answer = _ask(self.socket_path, "PING")
-            except OSError:
-                answer = b""
+            answer = _ping(self.socket_path)
             if answer.startswith(b"+PONG"):
                 return
             if answer.startswith(b"-LOADING"):
@@ -309,6 +310,13 @@ def _ask(socket_path: Path, *words: str) -> bytes:
         link.connect(str(socket_path))
         link.sendall(" ".join(words).encode() + b"\r\n")
         return link.recv(65_536)
+
+
+def _ping(socket_path: Path) -> bytes:
+    try:
+        return _ask(socket_path, "PING")
+    except OSError:
+        return b""
 
 
 def _pid_behind(socket_path: Path) -> int | None:

@@ -48,8 +48,8 @@ def read_endpoint(path: Path) -> Endpoint | None:
     """The endpoint, or None: no file, not ours to trust, unreadable, its writer is gone, or its socket is."""
     try:
         with path.open("rb") as file:
-            # Whoever can write this file decides where our payloads go.
-            if os.fstat(file.fileno()).st_uid not in {os.getuid(), 0}:
+            # Whoever can write this file decides where our payloads go. (Windows knows no owner ids.)
+            if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid not in {os.getuid(), 0}:
                 return None
             endpoint = msgspec.json.decode(file.read(), type=Endpoint)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -147,6 +148,24 @@ def test_two_starts_at_once_make_one_server(folder: Path) -> None:
     assert len(got) == 4
     assert len({server.pid for server in got}) == 1
     (owner,) = (server for server in got if not server.adopted)
+    owner.stop()
+
+
+async def test_a_server_that_is_still_loading_is_waited_for(folder: Path) -> None:
+    """Start returns when the data is loaded, for the one that started the server and for one that adopts it."""
+    server = EmbeddedServer.start(folder)
+    async with client(server) as redis:
+        for number in range(20):
+            await redis.set(f"k{number}", "v")
+    server.kill()
+    # The server's own debug option: loading takes 20 ms for each key.
+    slow = ("--key-load-delay", "20000")
+    both = await asyncio.gather(*(asyncio.to_thread(EmbeddedServer.start, folder, extra=slow) for _ in range(2)))
+    assert sorted(server.adopted for server in both) == [False, True]
+    for server in both:
+        async with client(server) as redis:
+            assert await redis.dbsize() == 20
+    (owner,) = (server for server in both if not server.adopted)
     owner.stop()
 
 
