@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from coord.codec import BAD_JSON, decode_json
 from coord.keys import Keys
@@ -54,7 +55,7 @@ class Memory(Struct, frozen=True):
 
 async def task(redis: Redis, keys: Keys, task_id: str) -> TaskRecord | None:
     """A task's record, or None."""
-    raw = await redis.hgetall(keys.task(task_id))
+    raw = await _hash(redis, keys.task(task_id))
     return _task_record(task_id, raw) if raw else None
 
 
@@ -84,12 +85,13 @@ async def agents(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list[Age
 
 async def agent_ids(redis: Redis, keys: Keys) -> list[str]:
     """Every agent that has a record, sorted."""
-    return sorted(one.decode() for one in await redis.smembers(keys.of("agents:all")))
+    members: set[bytes] = await redis.execute_command("SMEMBERS", keys.of("agents:all"))
+    return sorted(one.decode() for one in members)
 
 
 async def message(redis: Redis, keys: Keys, message_id: str) -> MessageRecord | None:
     """A message's record, or None."""
-    raw = _decoded(await redis.hgetall(keys.message(message_id)))
+    raw = _decoded(await _hash(redis, keys.message(message_id)))
     if not raw:
         return None
     return MessageRecord(
@@ -108,7 +110,7 @@ async def message(redis: Redis, keys: Keys, message_id: str) -> MessageRecord | 
 
 async def counters(redis: Redis, keys: Keys) -> dict[str, int]:
     """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
-    return {name: int(value) for name, value in _decoded(await redis.hgetall(keys.of("counters"))).items()}
+    return {name: int(value) for name, value in _decoded(await _hash(redis, keys.of("counters"))).items()}
 
 
 def by_state(counted: Mapping[str, int]) -> dict[TaskState, int]:
@@ -168,22 +170,42 @@ async def waiting_pools(redis: Redis, keys: Keys, known: Mapping[str, Pool]) -> 
             continue
         definition = known.get(pool) or _definition(raw_definition)
         if definition is None:
-            body = await redis.hget(keys.task(head[0][0].decode()), "body")
+            body: bytes | None = await redis.execute_command("HGET", keys.task(head[0][0].decode()), "body")
             definition = _definition(body)
         if definition is not None:
             found.append(WaitingPool(pool, definition, int(length), float(head[0][1])))
     return int(rev or 0), found
 
 
+class LogWindow(Struct, frozen=True):
+    """What a log stream holds: entry ids, ``0-0`` for none."""
+
+    trimmed_to: str  #: everything up to here was deleted
+    last: str  #: the latest that was ever appended
+
+
+async def log_window(redis: Redis, key: str) -> LogWindow:
+    """What the log stream ``key`` (a full key) holds."""
+    try:
+        info = await redis.xinfo_stream(key)
+    except ResponseError:  # no such key
+        return LogWindow("0-0", "0-0")
+    return LogWindow(_text(info["max-deleted-entry-id"]), _text(info["last-generated-id"]))
+
+
 async def settings(redis: Redis, keys: Keys) -> dict[str, str]:
     """What operators have set."""
-    return _decoded(await redis.hgetall(keys.of("settings")))
+    return _decoded(await _hash(redis, keys.of("settings")))
 
 
 async def memory(redis: Redis) -> Memory:
     """How full the server is."""
     info = await redis.info("memory")
     return Memory(used=int(info.get("used_memory", 0)), maximum=int(info.get("maxmemory", 0)))
+
+
+async def _hash(redis: Redis, key: str) -> dict[bytes, bytes]:
+    return cast("dict[bytes, bytes]", await redis.hgetall(key))
 
 
 def _definition(raw: bytes | None) -> Pool | None:
@@ -197,6 +219,10 @@ def _definition(raw: bytes | None) -> Pool | None:
 
 def _decoded(raw: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
 
 
 def _json(raw: str | None) -> Any:
@@ -216,7 +242,8 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
     raw = _decoded(raw_fields)
     body = _json(raw.get("body")) or {}
     error = _json(raw.get("error"))
-    lines = raw.get("attempts", "").splitlines()
+    # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
+    lines = [line for line in raw.get("attempts", "").split("\n") if line]
     return TaskRecord(
         task_id=task_id,
         state=TaskState(raw["state"]),

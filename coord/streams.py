@@ -7,7 +7,7 @@ whatever dies in between, someone reads it again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
 from redis.asyncio import Redis
@@ -92,7 +92,7 @@ class Consumer:
         found: list[Entry] = []
         for key, stream in self.streams.items():
             pending = await self.redis.xpending_range(key, self.kind, "-", "+", count, consumername=self.name)
-            found += await self._fetch(key, stream, [one["message_id"] for one in pending])
+            found += await self._fetch(key, stream, [cast("bytes", one["message_id"]) for one in pending])
         return found
 
     async def claim_idle(self, idle_ms: int, count: int) -> list[Entry]:
@@ -103,12 +103,18 @@ class Consumer:
             found += await self._fetch(key, stream, ids)
         return found
 
-    async def count_try(self, entry: Entry) -> int:
-        """Count a try of this entry by itself; how many there have been, this one included."""
+    async def count_try(self, entry: Entry, tries: int | None = None) -> int:
+        """Count a try of this entry by itself; how many there have been, this one included.
+
+        ``tries`` is given by whoever knows better than the server, because a try that was cut off does not count.
+        """
         key = self.keys.of(entry.stream)
+        if tries is not None:
+            # The first delivery counted one, and was no try by itself.
+            await self.redis.xclaim(key, self.kind, self.name, 0, [entry.id], retrycount=tries + 1, justid=True)
+            return tries
         await self.redis.xclaim(key, self.kind, self.name, 0, [entry.id])
         pending = await self.redis.xpending_range(key, self.kind, entry.id, entry.id, 1)
-        # The first delivery counted one, and was no try by itself.
         return int(pending[0]["times_delivered"]) - 1 if pending else 1
 
     async def _fetch(self, key: str, stream: str, ids: Sequence[bytes]) -> list[Entry]:

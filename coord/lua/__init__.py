@@ -53,7 +53,8 @@ def load(name: str) -> Source:
 def moves(name: str) -> frozenset[tuple[str, str]]:
     """The moves between states that the script's header declares; ``none`` stands for no record."""
     lines = re.findall(r"^-- moves: (.+)$", _read(f"{name}.lua"), re.MULTILINE)
-    return frozenset(tuple(edge.split(">", 1)) for line in lines for edge in line.split())  # type: ignore[misc]
+    edges = (edge.partition(">") for line in lines for edge in line.split())
+    return frozenset((before, after) for before, _, after in edges)
 
 
 def without_shebang(source: Source) -> Source:

@@ -11,7 +11,7 @@
 -- then the number of tasks, then for each:
 --   entry id | priority | share of the backlog at which it is refused | task id | digest | pool | score | run at, ms, or ''
 --   | caller of the fact or '' | 1: tell it the outcome | body (opaque JSON) | number n of options | n times name | value
--- Returns {words, loads, pools, pools_rev}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
+-- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
@@ -44,12 +44,20 @@ local function repeat_outcome(caller, id, state)
   reply(caller, 'type', 'task.' .. state, 'task_id', id, 'data', values[1] or values[2] or 'null')
 end
 
+-- A task that was refused before begins anew.
+local function forget_refusal(state, id)
+  if state then
+    call('DEL', P .. 'task:' .. id)
+    call('ZREM', P .. 'tasks:refused', id)
+  end
+end
+
 local ENDED = { completed = true, failed = true, cancelled = true, expired = true }
 
 local function admit(i, options)
   local entry, priority, share, id, digest, pool, score, run_at, caller, notify, body = unpack(ARGV, i, i + 10)
   local key = P .. 'task:' .. id
-  local known = call('HMGET', key, 'state', 'digest')
+  local known = call('HMGET', key, 'state', 'digest', 'entry')
   if known[1] and known[1] ~= 'refused' then
     if known[2] ~= digest then
       answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content")
@@ -61,23 +69,23 @@ local function admit(i, options)
     end
     return 'DUPLICATE'
   end
+  if known[3] == entry then
+    answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later')
+    return 'REFUSED'
+  end
   local ms = entry_ms(entry)
   local room = tonumber(share)
   if FULL or waiting + 1 > MAX_TASKS * room or bytes + #body > MAX_BYTES * room then
     local why = FULL and 'the server is nearly full' or 'the backlog is full'
     call('DEL', key)
     call('HSET', key, 'state', 'refused', 'digest', digest, 'priority', priority, 'submitted_at', int(ms),
-      'error', error_json('backlog_full', why))
+      'entry', entry, 'error', error_json('backlog_full', why))
     call('PEXPIRE', key, REFUSED_TTL)
     call('ZADD', P .. 'tasks:refused', NOW, id)
     bump('refused:' .. priority, 1)
     log_task('task.refused', id, 'message', why)
     answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
     return 'REFUSED'
-  end
-  if known[1] then
-    call('DEL', key)
-    call('ZREM', P .. 'tasks:refused', id)
   end
   local task = { id = id, priority = priority, pool = pool, caller = notify == '1' and caller ~= '' and caller or nil }
   local fields = { 'priority', priority, 'digest', digest, 'pool', pool, 'score', score, 'submitted_at', int(ms) }
@@ -93,7 +101,9 @@ local function admit(i, options)
   fields[#fields + 1] = 'body'
   fields[#fields + 1] = body
   local state = 'queued'
-  if call('ZSCORE', P .. 'tombstones', id) then
+  local cancelled_at = tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
+  -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
+  if cancelled_at and ms <= cancelled_at then
     state = 'cancelled'
   elseif run_at ~= '' and tonumber(run_at) > now then
     state, task.run_at = 'scheduled', run_at
@@ -101,6 +111,7 @@ local function admit(i, options)
     fields[#fields + 1] = run_at
   end
   if state == 'cancelled' then
+    forget_refusal(known[1], id)
     call('HSET', key, 'state', 'queued', unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
@@ -117,6 +128,7 @@ local function admit(i, options)
   if task.deadline or state == 'scheduled' then
     set_alarm(task)
   end
+  forget_refusal(known[1], id)
   call('HSET', key, 'state', state, unpack(fields))
   waiting, bytes = waiting + 1, bytes + #body
   bump('submitted:' .. priority, 1)

@@ -3,7 +3,7 @@
 -- include: base liveness agents
 -- ARGV[8] number of beats, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | number n of metrics | n times name | value
--- Returns {words}. Words: OK; UNKNOWN (not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
+-- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
 --   beat came first); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.health_moved
 local function last_ten(beats, observed)
@@ -20,10 +20,11 @@ local function beat(i, metrics_at, count)
   local entry, caller, id, incarnation, leases = unpack(ARGV, i, i + 4)
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
-  if not agent.known or agent.status == 'inactive' then
+  local strange = stranger(agent, incarnation)
+  if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
     answer(to, entry, 'unknown_agent', "agent '" .. id .. "' is not registered")
     return 'UNKNOWN'
-  elseif incarnation ~= '' and agent.incarnation ~= incarnation then
+  elseif strange then
     answer(to, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.beat_id) then

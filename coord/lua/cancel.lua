@@ -4,7 +4,7 @@
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- ARGV[12] ms of grace for an agent to stop
 -- ARGV[13] number of requests, then for each: entry id | task id | caller or '' | reason
--- Returns {words, loads, pools, pools_rev}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
+-- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
 --   outcome); NOT_FOUND; PENDING (its submission may still be on its way); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
 local GRACE = tonumber(ARGV[12])
@@ -43,10 +43,10 @@ local function cancel(i)
     answer(caller, entry, 'task_finished', "task '" .. id .. "' is " .. task.state .. ' already')
     return 'FINISHED'
   end
-  answer(caller, entry)
   -- Deleting the entry is the claim: with 1 the agent has not begun and never will.
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     end_attempt(task, 'cancelled', 'task_cancelled', reason, false)
+    answer(caller, entry)
     return 'CANCELLED'
   end
   if not task.cancel_at then
@@ -57,6 +57,7 @@ local function cancel(i)
     tell_to_stop(task.agent_id, id, task.lease, reason)
     log_task('task.cancel_requested', id, 'agent_id', task.agent_id)
   end
+  answer(caller, entry)
   return 'STOPPING'
 end
 

@@ -9,10 +9,11 @@ local function change(i, metrics_at, count)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
-  if not agent.known or agent.status == 'inactive' then
+  local strange = stranger(agent, incarnation)
+  if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
     answer(to, entry, caller ~= '' and 'agent_not_found' or 'unknown_agent', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
-  elseif incarnation ~= '' and agent.incarnation ~= incarnation then
+  elseif strange then
     answer(to, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) then

@@ -4,13 +4,16 @@
 -- ARGV[5] entries that an inbox lane holds at most
 -- ARGV[6] entries that the critical lane holds besides
 -- ARGV[7] ms that a message's record is kept at least
--- ARGV[8] number of messages, then for each:
+-- ARGV[8] ms that a dead letter is kept
+-- ARGV[9] dead letters kept at most
+-- ARGV[10] number of messages, then for each:
 --   entry id | lane | caller or '' | message id | digest | sender id | receiver id | message_type | ttl, ms
 --   | payload, opaque JSON | correlation id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such receiver),
 --   FULL (its lane has no room): dead letters with a reason; ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
 local QUOTA, CRITICAL_EXTRA, KEPT = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local DEAD_KEPT, DEAD_MOST = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local function log_message(kind, id, ...)
   call('XADD', P .. 'log:messages', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'message_id', id, ...)
@@ -70,12 +73,24 @@ local function deliver(i)
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(expires_at),
     'reason', reason or '', 'body', payload)
-  call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))
+  call('PEXPIRE', key, int(word and DEAD_KEPT or math.max(KEPT, expires_at - now)))
   return word or 'DELIVERED'
 end
 
+-- Dead letters are forgotten by age (their records end by themselves) and by count.
+local function forget_dead()
+  call('ZREMRANGEBYSCORE', P .. 'messages:dead', '-inf', int(now - DEAD_KEPT))
+  local over = call('ZCARD', P .. 'messages:dead') - DEAD_MOST
+  if over > 0 then
+    local popped = call('ZPOPMIN', P .. 'messages:dead', math.min(over, 1000))
+    for i = 1, #popped, 2 do
+      call('DEL', P .. 'message:' .. popped[i])
+    end
+  end
+end
+
 local words, done = {}, {}
-for i = 9, 8 + tonumber(ARGV[8]) * 12, 12 do
+for i = 11, 10 + tonumber(ARGV[10]) * 12, 12 do
   local word = guarded(deliver, i)
   words[#words + 1] = word
   if not has_failed(word) then
@@ -86,6 +101,9 @@ for i = 9, 8 + tonumber(ARGV[8]) * 12, 12 do
 end
 for stream, ids in pairs(done) do
   consume(stream, 'router', ids)
+end
+if bumps.messages_dead then
+  forget_dead()
 end
 finish()
 return { words }

@@ -7,10 +7,11 @@
 local function deregister(i)
   local entry, caller, id, incarnation = unpack(ARGV, i, i + 3)
   local agent = load_agent(id)
-  if not agent.known then
+  local strange = stranger(agent, incarnation)
+  if not agent.known or strange == 'UNKNOWN' then
     answer(caller, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
-  elseif incarnation ~= '' and agent.incarnation ~= incarnation then
+  elseif strange then
     answer(caller, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) then

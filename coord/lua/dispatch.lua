@@ -7,7 +7,7 @@
 -- ARGV[7]  number of explanations, then each (opaque JSON)
 -- then the number of placements, then for each:
 --   pool | agent id | the agent's rev as the plan saw it | lease (16 hex digits, fresh) | index of its explanation
--- Returns {words, loads, pools, pools_rev}. Words: ASSIGNED; EMPTY (nothing waits in the pool); INACTIVE, CHANGED,
+-- Returns {words, loads, pools, pools_rev, raised}. Words: ASSIGNED; EMPTY (nothing waits in the pool); INACTIVE, CHANGED,
 --   FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned
 local START_TIMEOUT, UNLISTED_TIMEOUT = tonumber(ARGV[5]), tonumber(ARGV[6])

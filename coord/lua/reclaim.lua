@@ -4,7 +4,7 @@
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] tasks taken back at most for one loss in one call
 -- ARGV[13] number of losses, then for each: entry id | agent id | term that ended
--- Returns {words, loads, pools, pools_rev}. Words: OK; WAIT (in:reports holds an entry older than the loss, which may
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss, which may
 --   tell of finished work; not consumed); MORE (call again; not consumed); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 local MOST = tonumber(ARGV[12])
@@ -17,24 +17,45 @@ end
 
 local oldest_report = call('XRANGE', P .. 'in:reports', '-', '+', 'COUNT', 1)[1]
 
+-- One broken task must not keep the others of its agent.
+local function take_back(agent_id, id, term)
+  local task = load_rest(load_task(id))
+  if not is_held(task) or task.agent_id ~= agent_id then
+    -- Its record is gone or says otherwise (flushed, or a fail-over rewound it): the set must not go on counting it.
+    touched_agents[agent_id] = true
+    call('SREM', P .. 'inflight:' .. agent_id, id)
+    return 'FOREIGN'
+  elseif (tonumber(task.term) or 0) > term then
+    return 'LATER'
+  end
+  end_attempt(task, 'agent_lost', 'agent_lost', "agent '" .. agent_id .. "' was lost", true)
+  return 'TAKEN'
+end
+
 local function reclaim(i)
   local entry, agent_id, term = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   if oldest_report and is_older(oldest_report[1], entry) then
     return 'WAIT'
   end
-  local taken = 0
+  local taken, failed = 0, nil
   for _, id in ipairs(call('SMEMBERS', P .. 'inflight:' .. agent_id)) do
-    local task = load_rest(load_task(id))
-    if task.agent_id == agent_id and (tonumber(task.term) or 0) <= term then
-      if taken == MOST then
-        return 'MORE'
-      end
-      end_attempt(task, 'agent_lost', 'agent_lost', "agent '" .. agent_id .. "' was lost", true)
-      taken = taken + 1
-    elseif not task.state then
-      -- Its record is gone (flushed, or a fail-over rewound it): the set must not go on counting it.
-      call('SREM', P .. 'inflight:' .. agent_id, id)
+    if taken == MOST then
+      return failed or 'MORE'
     end
+    local word = guarded(take_back, agent_id, id, term)
+    if has_failed(word) then
+      failed = word
+    elseif word == 'TAKEN' then
+      taken = taken + 1
+    end
+  end
+  if failed then
+    return failed
+  end
+  -- Nothing is left of this loss; unless a later one waits, the tick need not announce it again.
+  local current = tonumber(call('HGET', P .. 'agent:' .. agent_id, 'term') or '0')
+  if current - 1 <= term then
+    call('ZREM', P .. 'agents:lost', agent_id)
   end
   return 'OK'
 end

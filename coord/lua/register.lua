@@ -34,15 +34,6 @@ local function earlier_incarnations(agent)
   return table.concat(kept, ' ')
 end
 
-local function was_superseded(agent, incarnation)
-  for one in string.gmatch(agent.incarnations or '', '%S+') do
-    if one == incarnation then
-      return true
-    end
-  end
-  return false
-end
-
 local function register(i, fields_at, fields_end)
   local entry, caller, id, incarnation, interval, digest, facets = unpack(ARGV, i, i + 6)
   local agent = load_agent(id)

@@ -6,7 +6,7 @@
 -- ARGV[12] number of reports, then for each:
 --   entry id | started, progressed, completed, failed, released | task id | lease | caller or ''
 --   | ms since it started or '' | result or progress, opaque JSON | code | message | 1: may be retried
--- Returns {words, loads, pools, pools_rev}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
 --   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
 local function completed(task, started, result)
@@ -57,10 +57,12 @@ local function settle(i)
   if kind == 'completed' then
     completed(task, at, data)
   elseif kind == 'started' then
-    started(task, at)
+    started(task, at or int(entry_ms(entry)))
   elseif kind == 'progressed' then
-    call('HSET', P .. 'task:' .. id, 'progress', data)
-    log_task('task.progressed', id, 'agent_id', task.agent_id, 'data', data)
+    if call('HGET', P .. 'task:' .. id, 'progress') ~= data then
+      call('HSET', P .. 'task:' .. id, 'progress', data)
+      log_task('task.progressed', id, 'agent_id', task.agent_id, 'data', data)
+    end
   else
     if at then
       load_rest(task)

@@ -8,23 +8,21 @@
 -- ARGV[13] terminal records kept at most, completed and failed apart
 -- ARGV[14] refused records kept at most
 -- ARGV[15] ms that a refused record is kept
--- Returns {words, loads, pools, pools_rev, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
---   GONE (no such task), ERROR <why>; due: alarms that are due and were left for the next call
+-- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
+--   GONE (no such task), ERROR <why> (tried again in a minute); due: alarms that are due and were left for the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
 local function past(at)
   at = tonumber(at)
   return at and at <= now
 end
 
-local function held(task)
-  return task.state == 'assigned' or task.state == 'running'
-end
+-- ms by which an alarm that raised an error is put off, so that broken records cannot crowd out the others.
+local PUT_OFF = 60000
 
 -- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
 local function wake_held(task)
   local key = P .. 'task:' .. task.id
   if past(task.deadline) then
-    tell_to_stop(task.agent_id, task.id, task.lease, 'its deadline passed')
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
     return 'EXPIRED'
   end
@@ -42,7 +40,6 @@ local function wake_held(task)
     call('HDEL', key, 'start_by')
   end
   if past(task.timeout_at) then
-    tell_to_stop(task.agent_id, task.id, task.lease, 'it timed out')
     end_attempt(task, 'timed_out', 'timed_out', 'the attempt took longer than its timeout', true)
     return 'TIMED_OUT'
   end
@@ -55,16 +52,16 @@ local function wake(id)
   if not task.state then
     call('ZREM', P .. 'alarms', id)
     return 'GONE'
-  elseif held(task) then
+  elseif is_held(task) then
     return wake_held(task)
   elseif task.state == 'scheduled' or task.state == 'queued' then
     if past(task.deadline) then
       end_waiting(task, 'expired', '')
       return 'EXPIRED'
     elseif task.state == 'scheduled' and past(task.run_at) then
+      enqueue(id, task.pool, task.score)
       task.state = 'queued'
       set_alarm(task)
-      enqueue(id, task.pool, task.score)
       call('HSET', P .. 'task:' .. id, 'state', 'queued')
       call('HDEL', P .. 'task:' .. id, 'run_at')
       move(task.priority, 'scheduled', 'queued')
@@ -105,12 +102,16 @@ end
 
 local words = {}
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[12])) do
-  words[#words + 1] = guarded(wake, id)
+  local word = guarded(wake, id)
+  if has_failed(word) then
+    call('ZADD', P .. 'alarms', int(now + PUT_OFF), id)
+  end
+  words[#words + 1] = word
 end
 forget('tasks:terminal', LIMITS.terminal_ttl, tonumber(ARGV[13]))
 forget('tasks:dead', LIMITS.dead_ttl, tonumber(ARGV[13]))
 forget('tasks:refused', ARGV[15], tonumber(ARGV[14]))
 forget_tombstones()
 local told = finish_tasks(words)
-told[5] = int(call('ZCOUNT', P .. 'alarms', '-inf', NOW))
+told[6] = int(call('ZCOUNT', P .. 'alarms', '-inf', NOW))
 return told

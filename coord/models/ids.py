@@ -43,7 +43,7 @@ def check_id(value: str, field: str) -> str:
     Raises:
         IdInvalid: it does not fit, or is a reserved word; the message names ``field``.
     """
-    if not isinstance(value, str) or not _ID.match(value):
+    if not _ID.match(value):
         shown = repr(value)[:60]
         raise IdInvalid(f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, not {shown}")
     return not_reserved(value, field)

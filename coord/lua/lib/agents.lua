@@ -36,6 +36,25 @@ local function is_later(entry, than)
   return ms > than_ms or (ms == than_ms and seq > than_seq)
 end
 
+-- Whether a newer process took the id from this incarnation. The last eight are known; none becomes current again.
+local function was_superseded(agent, incarnation)
+  for one in string.gmatch(agent.incarnations or '', '%S+') do
+    if one == incarnation then
+      return true
+    end
+  end
+  return false
+end
+
+-- Why a fact of this incarnation says nothing about the agent as it is: SUPERSEDED when a newer process took the id,
+-- UNKNOWN when its own registration was not handled yet (in:registry and in:beats know no order between them).
+local function stranger(agent, incarnation)
+  if incarnation == '' or agent.incarnation == incarnation then
+    return nil
+  end
+  return was_superseded(agent, incarnation) and 'SUPERSEDED' or 'UNKNOWN'
+end
+
 -- ms of observed time after which an agent is stale: missed beats, or a fixed time when it declares no interval.
 local function patience(interval)
   interval = tonumber(interval)
@@ -49,20 +68,25 @@ local function health(agent, observed)
   local interval = tonumber(agent.heartbeat_interval)
   local freshness, regularity = 1, 1
   if interval then
+    -- Back from now over the last ten signs of life that were expected, the registration being the first: a beat is
+    -- missed once it is half an interval late, so that one on its way costs nothing and the share does not flicker.
+    local seen, missed, later = 0, 0, observed
+    local function walk(at)
+      missed = missed + math.max(0, math.floor((later - at) / interval - 0.5))
+      if seen + missed < 10 then
+        seen = seen + 1
+      end
+      later = at
+    end
+    for beat in string.gmatch(agent.beats or '', '%d+') do
+      walk(tonumber(beat))
+    end
+    walk(tonumber(agent.registered_obs) or observed)
+    regularity = seen / math.min(10, seen + missed)
     local age = observed - (tonumber(agent.beat_obs) or observed)
     local limit = interval * MISSED_BEATS
     if age > interval then
       freshness = math.max(0.5, 1 - 0.5 * (age - interval) / (limit - interval))
-    end
-    local expected = math.min(10, math.floor((observed - (tonumber(agent.registered_obs) or observed)) / interval))
-    if expected > 0 then
-      local seen, since = 0, observed - (expected + 0.5) * interval
-      for beat in string.gmatch(agent.beats or '', '%d+') do
-        if tonumber(beat) >= since then
-          seen = seen + 1
-        end
-      end
-      regularity = math.min(1, seen / expected)
     end
   end
   local penalty = STATUS_PENALTY[agent.status] or 0

@@ -12,17 +12,20 @@ local LIMITS = {
 }
 math.randomseed(tonumber(ARGV[11]))
 
--- Tells an agent, on its critical lane, to stop what it runs under a lease.
+-- Tells an agent, on its critical lane, to stop what it runs under a lease. The lease is the fence and this a courtesy:
+-- where it cannot be written, the attempt ends all the same.
 local function tell_to_stop(agent, task_id, lease, reason)
-  call('XADD', P .. 'inbox:' .. agent .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
+  redis.pcall('XADD', P .. 'inbox:' .. agent .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
     'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', reason)
 end
 
 -- Takes the agent off a task. Answers 1 if its inbox entry was still there, so that it had not been claimed.
+-- The set goes last: should the lane be of a wrong type, nothing has changed yet.
 local function unassign(task)
   touched_agents[task.agent_id] = true
+  local unclaimed = call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry)
   call('SREM', P .. 'inflight:' .. task.agent_id, task.id)
-  return call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry)
+  return unclaimed
 end
 
 -- Ends a task for good. `body` is its result or its error as JSON, kept under `field`.
@@ -82,11 +85,16 @@ local function expired(task)
   log_task('task.expired', task.id, 'agent_id', task.agent_id or '')
 end
 
+-- The ends of a claimed attempt that its agent does not know of yet: it is told to stop.
+local UNKNOWN_TO_AGENT = { timed_out = true, agent_lost = true, expired = true }
+
 -- The one way in which an attempt ends without a result. `how`: failed, timed_out and agent_lost count against
 -- max_attempts; released and recalled do not, but are bounded; cancelled and expired end the task.
 local function end_attempt(task, how, code, message, retryable)
   load_rest(task)
-  unassign(task)
+  if unassign(task) == 0 and UNKNOWN_TO_AGENT[how] then
+    tell_to_stop(task.agent_id, task.id, task.lease, message)
+  end
   tell_attempt(task, how, code, message)
   if how == 'expired' then
     expired(task)
@@ -126,10 +134,10 @@ end
 -- Ends a task that no agent holds: `to` is cancelled or expired.
 local function end_waiting(task, to, reason)
   load_rest(task)
-  bump('backlog_bytes', -call('HSTRLEN', P .. 'task:' .. task.id, 'body'))
   if task.state == 'queued' then
     unqueue(task.id, task.pool)
   end
+  bump('backlog_bytes', -call('HSTRLEN', P .. 'task:' .. task.id, 'body'))
   if to == 'expired' then
     expired(task)
   else

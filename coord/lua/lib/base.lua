@@ -32,11 +32,12 @@ local function bump(name, by)
   bumps[name] = (bumps[name] or 0) + by
 end
 
--- An entry in the caller's replies; the key is built here, never taken from outside.
+-- An entry in the caller's replies; the key is built here, never taken from outside. It comes after what it tells of, and
+-- is a hint where the record is the truth: one that cannot be written must not undo the bookkeeping of its entry.
 local repliers = {}
 local function reply(caller, ...)
   repliers[caller] = true
-  call('XADD', P .. 'replies:' .. caller, 'MAXLEN', '~', REPLIES_MAX, '*', ...)
+  redis.pcall('XADD', P .. 'replies:' .. caller, 'MAXLEN', '~', REPLIES_MAX, '*', ...)
 end
 
 -- The answer to one fact: ok, or an error's code and message.

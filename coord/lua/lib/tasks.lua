@@ -29,6 +29,10 @@ local function load_rest(task)
   return task
 end
 
+local function is_held(task)
+  return task.state == 'assigned' or task.state == 'running'
+end
+
 local function log_task(kind, id, ...)
   call('XADD', P .. 'log:tasks', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'task_id', id, ...)
 end
@@ -51,23 +55,26 @@ local function unqueue(id, pool)
   touched_pools[pool] = touched_pools[pool] or ''
 end
 
--- Brings the table of pools up to date and tells of each touched one: pool, length, score of its head.
+-- Brings the table of pools up to date and tells of each touched one: pool, length, score of its head. A queue or a set
+-- of a wrong type is passed over, here and below: its own entry has failed, and the batch must still be counted.
 local function finish_pools()
   local told = {}
   for pool, definition in pairs(touched_pools) do
-    local length = call('ZCARD', P .. 'queue:' .. pool)
-    local head = '0'
-    if length > 0 then
-      head = call('ZRANGE', P .. 'queue:' .. pool, 0, 0, 'WITHSCORES')[2]
-      if call('HSETNX', P .. 'pools', pool, definition) == 1 then
+    local length = redis.pcall('ZCARD', P .. 'queue:' .. pool)
+    if type(length) == 'number' then
+      local head = '0'
+      if length > 0 then
+        head = call('ZRANGE', P .. 'queue:' .. pool, 0, 0, 'WITHSCORES')[2]
+        if call('HSETNX', P .. 'pools', pool, definition) == 1 then
+          bump('pools_rev', 1)
+        end
+      elseif call('HDEL', P .. 'pools', pool) == 1 then
         bump('pools_rev', 1)
       end
-    elseif call('HDEL', P .. 'pools', pool) == 1 then
-      bump('pools_rev', 1)
+      told[#told + 1] = pool
+      told[#told + 1] = int(length)
+      told[#told + 1] = head
     end
-    told[#told + 1] = pool
-    told[#told + 1] = int(length)
-    told[#told + 1] = head
   end
   return told
 end
@@ -77,23 +84,28 @@ local touched_agents = {}
 local function finish_loads()
   local told = {}
   for agent in pairs(touched_agents) do
-    told[#told + 1] = agent
-    told[#told + 1] = int(call('SCARD', P .. 'inflight:' .. agent))
+    local load = redis.pcall('SCARD', P .. 'inflight:' .. agent)
+    if type(load) == 'number' then
+      told[#told + 1] = agent
+      told[#told + 1] = int(load)
+    end
   end
   return told
 end
 
--- Closes a batch: what it answers is {words, loads, pools, pools_rev}.
+-- Closes a batch: what it answers is {words, loads, pools, pools_rev, by how much this call raised it}.
 local function finish_tasks(words)
   local pools = finish_pools()
   local loads = finish_loads()
   finish()
-  return { words, loads, pools, call('HGET', P .. 'counters', 'pools_rev') or '0' }
+  local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
+  return { words, loads, pools, rev, int(bumps.pools_rev or 0) }
 end
 
 -- The alarm of a task is the earliest of what may become due in its state.
+local ALIVE = { scheduled = true, queued = true, assigned = true, running = true }
 local function set_alarm(task)
-  local due = tonumber(task.deadline)
+  local due = ALIVE[task.state] and tonumber(task.deadline) or nil
   local function sooner(at)
     at = tonumber(at)
     if at and (not due or at < due) then

@@ -1,0 +1,1 @@
+"""The processes that turn facts into state: ``python -m workers registry|distributor|router``, any number of each."""

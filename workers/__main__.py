@@ -1,0 +1,84 @@
+"""``python -m workers KIND``: run one worker until SIGTERM.
+
+Settings come from ``COORD_*``. The process ends with 0 after SIGTERM or SIGINT, having finished what it had read;
+with 2 when it cannot be started as asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+
+from coord import config, logs
+from coord.connection import check_server, find_redis_url, safe_url, wait_for_server
+from coord.errors import CoordError
+from coord.models.ids import check_id, new_id
+from workers.cell import Cell
+from workers.distributor import Distributor
+from workers.loop import Loop
+from workers.registry import Registry
+from workers.router import Router
+from workers.service import Service
+
+log = logs.get_logger()
+
+KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
+
+
+async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: bool = False) -> None:
+    """Run a worker of ``kind`` until SIGTERM or SIGINT, or, if asked to watch it, until standard input ends.
+
+    Raises:
+        CoordError: the server cannot be used, or is away.
+    """
+    url = find_redis_url(settings)
+    cell = Cell.open(url, settings, name=f"coord-{kind}-{name}")
+    try:
+        await wait_for_server(cell.redis, url)
+        await check_server(cell.redis, settings)
+        loop = Loop(KINDS[kind](cell), name)
+        running = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(sig, loop.stop)
+        if watch_stdin:
+            running.add_reader(sys.stdin.fileno(), _stop_at_end, loop)
+        log.info("worker.started", kind=kind, name=name, redis=safe_url(url), namespace=settings.namespace)
+        await loop.run()
+        log.info("worker.stopped", kind=kind, name=name, handled=loop.intake.handled)
+    finally:
+        await cell.redis.aclose()
+
+
+def _stop_at_end(loop: Loop) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        loop.stop()
+
+
+def main() -> int:
+    """Read the command line and the settings, and work."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description="Run one worker until SIGTERM.")
+    parser.add_argument("kind", choices=sorted(KINDS))
+    parser.add_argument("--name", default="", help="its name among its kind; default: host, pid and a random part")
+    parser.add_argument("--watch-stdin", action="store_true", help="end when standard input ends, as a child should")
+    options = parser.parse_args()
+    try:
+        settings = config.load()
+        logs.configure(settings, service=f"coord-{options.kind}")
+        host = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())[:64]
+        name = check_id(options.name, "name") if options.name else f"{host}-{os.getpid()}-{new_id()[-6:]}"
+        uvloop.run(work(options.kind, name, settings, watch_stdin=options.watch_stdin))
+    except CoordError as error:
+        sys.stderr.write(f"python -m workers: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

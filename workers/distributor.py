@@ -1,0 +1,322 @@
+"""The distributor: which agent gets this task, and what became of it.
+
+Any number of distributors share the work. Each plans on its own view of the fleet; the dispatch script alone decides.
+A round trip carries what reports, losses, requests and submissions ask for and the assignments planned on top of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from random import Random
+from typing import Any, ClassVar
+
+from redis import exceptions as redis_errors
+
+from coord import codec, logs, queries
+from coord.errors import FactInvalid
+from coord.models.facts import (
+    AgentLost,
+    Fact,
+    TaskCancelRequested,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReleased,
+    TaskStarted,
+)
+from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Pool, Priority, TaskSubmitted
+from coord.placement import STRATEGIES
+from coord.transitions import Call, CancelRequest, Loss, Report, Submission, TaskBatch
+from workers.cell import Cell
+from workers.follower import Follower
+from workers.planner import Planner
+from workers.service import Failure, Service, Tick, Told, failures_of
+from workers.view import View
+
+log = logs.get_logger()
+
+#: A view that sees no room for a waiting pool may be this old, in seconds, before true loads are read.
+UNHEARD_S = 0.05
+#: Agents whose true loads are read at once.
+REREAD = 1_000
+#: Characters of a failure's message that are kept.
+MESSAGE_KEPT = 2_000
+
+
+class Distributor(Service):
+    """Admits tasks, places them, settles what becomes of them."""
+
+    kind: ClassVar[str] = "distributor"
+    #: Each round trip's own facts are fenced by leases and ids, so their order does not matter.
+    depth: ClassVar[int] = 2
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        settings = cell.settings
+        self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
+        self.planner = Planner(self.view)
+        self.follower = Follower(cell, self._on_fleet)
+        self._losses: dict[str, Told[Any]] = {}
+        self._nearly_full = False
+        self._wanted: set[str] = set()
+        self._kicked = asyncio.Event()
+        self._pumping: asyncio.Task[None] | None = None
+
+    def check(self, fact: Fact) -> None:
+        """A task may only name a strategy that exists."""
+        if isinstance(fact, TaskSubmitted) and fact.strategy is not None and fact.strategy not in STRATEGIES:
+            known = ", ".join(sorted(STRATEGIES))
+            raise FactInvalid(f"field 'data': strategy {fact.strategy!r} is not one of {known} - at `$.strategy`")
+
+    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+        """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
+        calls: list[Call[TaskBatch]] = []
+        told_of: list[list[Told[Any]]] = []
+        for kinds, handler in HANDLERS.items():
+            told = [one for one in batch if type(one.fact) in kinds]
+            if told:
+                calls.append(handler(self, told))
+                told_of.append(told)
+        placements = self.planner.plan(self.cell.settings.batch)
+        if placements:
+            calls.append(self.cell.scripts.dispatch(placements))
+        answers: list[TaskBatch] = await self.cell.scripts.run(*calls)
+        failures: list[Failure] = []
+        for told, answer in zip(told_of, answers, strict=False):
+            self.planner.hear(answer)
+            self._remember_losses(told, answer.words)
+            failures += failures_of(told, answer.words)
+        if placements:
+            self._wanted |= self.planner.answered(placements, answers[-1])
+        if self._wanted or self.planner.is_ready():
+            self._kicked.set()
+        return failures
+
+    def settle(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
+        """``settle`` for a batch of reports."""
+        return self.cell.scripts.settle([_report(one) for one in batch])
+
+    def reclaim(self, batch: list[Told[AgentLost]]) -> Call[TaskBatch]:
+        """``reclaim`` for a batch of ``AgentLost``."""
+        losses: list[Loss] = []
+        for entry, fact, _ in batch:
+            losses.append(Loss(entry.id, fact.agent_id, fact.term))
+        return self.cell.scripts.reclaim(losses)
+
+    def cancel(self, batch: list[Told[TaskCancelRequested]]) -> Call[TaskBatch]:
+        """``cancel`` for a batch of ``TaskCancelRequested``."""
+        requests: list[CancelRequest] = []
+        for entry, fact, caller in batch:
+            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[:MESSAGE_KEPT]))
+        return self.cell.scripts.cancel(requests)
+
+    def admit(self, batch: list[Told[TaskSubmitted]]) -> Call[TaskBatch]:
+        """``admit`` for a batch of ``TaskSubmitted``; the plan of this round trip counts on them already."""
+        submissions: list[Submission] = []
+        pools: dict[str, bytes] = {}
+        for told in batch:
+            submission, definition = self._submission(told)
+            submissions.append(submission)
+            pools[submission.pool] = definition
+            if submission.run_at is None and not self._nearly_full:
+                self.planner.expect(submission.pool, 1, submission.score)
+        return self.cell.scripts.admit(submissions, pools, nearly_full=self._nearly_full)
+
+    async def wake(self) -> None:
+        """Do what is due by the clock."""
+        due = 1
+        while due:
+            (answer,) = await self.cell.scripts.run(self.cell.scripts.wake())
+            self.planner.hear(answer)
+            due = answer.due
+            for word in answer.words:
+                if word.startswith("ERROR"):
+                    log.error("task.wake_failed", why=word)
+        if self.planner.is_ready():
+            self._kicked.set()
+
+    async def look_again(self) -> None:
+        """Before the view may say that nobody has room: the true loads, and the table of waiting pools if it moved."""
+        cell = self.cell
+        if self.planner.is_stale:
+            await self.read_pools()
+        starved = self.planner.starved_groups()
+        if starved and (unheard := self.view.unheard(starved, UNHEARD_S, REREAD)):
+            self.view.hear(await queries.loads(cell.redis, cell.keys, unheard))
+        if self.planner.is_ready():
+            self._kicked.set()
+
+    async def read_pools(self) -> None:
+        """The table of waiting pools as it is; now and then even when nothing says that it moved."""
+        rev, pools = await queries.waiting_pools(self.cell.redis, self.cell.keys, self.planner.definitions)
+        self.planner.replace(rev, pools)
+
+    async def retry_losses(self) -> None:
+        """Losses that had to wait for older reports, or whose agent had very much."""
+        told = list(self._losses.values())
+        if told:
+            (answer,) = await self.cell.scripts.run(self.reclaim(told))
+            self.planner.hear(answer)
+            self._remember_losses(told, answer.words)
+
+    async def read_settings(self) -> None:
+        """What operators have set, and how full the server is."""
+        cell = self.cell
+        found = await queries.settings(cell.redis, cell.keys)
+        strategy = found.get("strategy", cell.settings.strategy)
+        threshold = float(found.get("health_threshold", cell.settings.health_threshold))
+        if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
+            log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
+            self._kicked.set()
+        self._nearly_full = (await queries.memory(cell.redis)).is_nearly_full
+
+    async def resync(self) -> None:
+        """A new snapshot of everything that is planned on."""
+        self._losses.clear()
+        self._wanted.clear()
+        self.planner.forget()
+        await self.read_settings()
+        self.view.replace(await self.follower.resync())
+        await self.read_pools()
+        self._kicked.set()
+
+    async def start(self) -> None:
+        """Follow the fleet, and place what can be placed without waiting for the next fact."""
+        self.follower.disturbed = self.disturbed
+        self.follower.start()
+        self._pumping = asyncio.create_task(self._pump())
+
+    async def stop(self) -> None:
+        """End what ``start`` began."""
+        await self.follower.stop()
+        if self._pumping is not None:
+            self._pumping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._pumping
+
+    def ticks(self) -> dict[str, Tick]:
+        """What is done by the clock."""
+        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+
+    async def _pump(self) -> None:
+        """Rounds without new facts, whenever something became placeable."""
+        while True:
+            await self._kicked.wait()
+            self._kicked.clear()
+            try:
+                if self._wanted:
+                    wanted, self._wanted = self._wanted, set()
+                    self.view.update(wanted, await queries.fleet(self.cell.redis, self.cell.keys, wanted))
+                if self.planner.is_ready():
+                    await self.handle([])
+            except (redis_errors.RedisError, OSError) as error:
+                log.warning("worker.interrupted", error=str(error) or type(error).__name__)
+                self.disturbed()
+
+    async def _on_fleet(self, changed: set[str]) -> None:
+        rows = await queries.fleet(self.cell.redis, self.cell.keys, changed)
+        self.view.update(changed, rows)
+        self._kicked.set()
+
+    def _remember_losses(self, told: list[Told[Any]], words: list[str]) -> None:
+        for one, word in zip(told, words, strict=True):
+            if isinstance(one.fact, AgentLost):
+                if word in {"WAIT", "MORE"}:
+                    self._losses[one.entry.id] = one
+                    self.held.add(one.entry.id)
+                else:
+                    self._losses.pop(one.entry.id, None)
+                    self.held.discard(one.entry.id)
+
+    def _submission(self, told: Told[TaskSubmitted]) -> tuple[Submission, bytes]:
+        entry, fact, caller = told
+        pool = Pool(fact.task_type, fact.requirements, fact.strategy)
+        pool_id, definition = codec.pool_of(pool)
+        if pool_id not in self.planner.definitions:
+            self.planner.define(pool_id, pool)
+        priority = Priority(entry.stream.rpartition(":")[2])
+        submitted_at = int(entry.id.partition("-")[0])
+        run_at = _run_at(fact, submitted_at)
+        submission = Submission(
+            entry=entry.id,
+            priority=priority.value,
+            backlog_share=BACKLOG_SHARE[priority],
+            task_id=fact.task_id,
+            digest=codec.digest_of(fact),
+            pool=pool_id,
+            score=(submitted_at if run_at is None else run_at) - HEAD_START_MS[priority],
+            run_at=run_at,
+            caller=caller,
+            notify=fact.notify,
+            body=entry.fields[b"data"],
+            options=_options(fact),
+        )
+        return submission, definition
+
+
+def _run_at(fact: TaskSubmitted, submitted_at: int) -> int | None:
+    if fact.delay:
+        return submitted_at + int(fact.delay * 1000)
+    if fact.run_at is not None:
+        return max(submitted_at, int(fact.run_at.timestamp() * 1000))
+    return None
+
+
+def _options(fact: TaskSubmitted) -> dict[str, int]:
+    options: dict[str, int] = {}
+    if fact.deadline is not None:
+        options["deadline"] = int(fact.deadline.timestamp() * 1000)
+    if fact.timeout is not None:
+        options["timeout"] = int(fact.timeout * 1000)
+    if fact.retry.max_attempts is not None:
+        options["max_attempts"] = fact.retry.max_attempts
+    if fact.retry.backoff is not None:
+        options["backoff_ms"] = int(fact.retry.backoff * 1000)
+    if fact.retry.backoff_max is not None:
+        options["backoff_max_ms"] = int(fact.retry.backoff_max * 1000)
+    return options
+
+
+def _report(told: Told[Any]) -> Report:
+    entry, fact, caller = told
+    match fact:
+        case TaskCompleted():
+            return Report(
+                entry=entry.id, kind="completed", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                started_ms_ago=fact.started_ms_ago, data=bytes(fact.result),
+            )  # fmt: skip
+        case TaskStarted():
+            return Report(
+                entry=entry.id, kind="started", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                started_ms_ago=fact.started_ms_ago,
+            )  # fmt: skip
+        case TaskProgressed():
+            return Report(
+                entry=entry.id, kind="progressed", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                data=bytes(fact.progress),
+            )  # fmt: skip
+        case TaskFailed():
+            return Report(
+                entry=entry.id, kind="failed", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                started_ms_ago=fact.started_ms_ago, code=fact.code, message=fact.message[:MESSAGE_KEPT],
+                retryable=fact.retryable,
+            )  # fmt: skip
+        case TaskReleased():
+            return Report(
+                entry=entry.id, kind="released", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                code="released", message=fact.reason[:MESSAGE_KEPT],
+            )  # fmt: skip
+    raise TypeError(f"{type(fact).__name__} is no report")
+
+
+HANDLERS: dict[tuple[type[Fact], ...], Callable[[Distributor, list[Told[Any]]], Call[TaskBatch]]] = {
+    (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased): Distributor.settle,
+    (AgentLost,): Distributor.reclaim,
+    (TaskCancelRequested,): Distributor.cancel,
+    (TaskSubmitted,): Distributor.admit,
+}
+
+#: What is done by the clock: seconds between two times.
+TICKS = {"wake": 0.1, "look_again": 0.05, "retry_losses": 0.05, "read_pools": 1.0, "read_settings": 1.0}

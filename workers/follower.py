@@ -1,0 +1,100 @@
+"""Follows the registry's log, so that a view of the fleet is never older than the last change by more than a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from coord import logs, queries
+from coord.models.agents import FleetAgent
+from workers.cell import Cell
+
+log = logs.get_logger()
+
+#: Log entries read at once.
+COUNT = 1_000
+#: Seconds between two looks at whether the log still holds the cursor.
+CHECK_S = 1.0
+
+
+class Follower:
+    """Reads ``log:agents`` from a cursor and tells which agents changed."""
+
+    def __init__(self, cell: Cell, changed: Callable[[set[str]], Awaitable[None]]) -> None:
+        self.cell = cell
+        self.disturbed: Callable[[], None] = lambda: None
+        self._changed = changed
+        self._key = cell.keys.of("log:agents")
+        self._cursor: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._checked_at = 0.0
+
+    def start(self) -> None:
+        """Begin to follow; nothing is told before the first ``resync``."""
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def resync(self) -> dict[str, FleetAgent]:
+        """A snapshot of the fleet, and the cursor set to a moment before it was taken."""
+        window = await queries.log_window(self.cell.redis, self._key)
+        self._cursor = window.last
+        return await queries.fleet(self.cell.redis, self.cell.keys)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                if self._cursor is None:
+                    await asyncio.sleep(0.05)
+                    continue
+                await self._read(self._cursor)
+                await self._check()
+            except (redis_errors.RedisError, OSError) as error:
+                log.warning("fleet.interrupted", error=str(error) or type(error).__name__)
+                self._lose_track()
+                await asyncio.sleep(0.2)
+
+    async def _read(self, cursor: str) -> None:
+        command = ("XREAD", "COUNT", COUNT, "BLOCK", int(CHECK_S * 1000), "STREAMS", self._key, cursor)
+        answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command)
+        changed: set[str] = set()
+        for batches in (answer or {}).values():
+            for batch in batches:
+                for entry_id, fields in batch:
+                    cursor = entry_id.decode()
+                    if agent_id := (fields or {}).get(b"agent_id"):
+                        changed.add(agent_id.decode())
+        if changed:
+            await self._changed(changed)
+        if self._cursor is not None:
+            self._cursor = cursor
+
+    async def _check(self) -> None:
+        """A log whose end is before the cursor, or whose start is after it, was flushed, rewound or trimmed."""
+        now = asyncio.get_running_loop().time()
+        if now - self._checked_at < CHECK_S or self._cursor is None:
+            return
+        self._checked_at = now
+        window = await queries.log_window(self.cell.redis, self._key)
+        at = _order(self._cursor)
+        if _order(window.last) < at or (at != (0, 0) and _order(window.trimmed_to) > at):
+            log.warning("fleet.resync", cursor=self._cursor, first=window.trimmed_to, last=window.last)
+            self._lose_track()
+
+    def _lose_track(self) -> None:
+        self._cursor = None
+        self.disturbed()
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq or 0)

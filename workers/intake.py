@@ -1,0 +1,163 @@
+"""What happens to a batch of entries between being read and being consumed.
+
+Decoded, handled in one round trip; what failed in it is tried by itself, each try counted before it is made, and buried
+after three. An entry that cannot be decoded is buried at once. Lost connections, a loading or a full server never
+count: such an error is raised, and everything stays pending.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from coord import codec, logs
+from coord.errors import CoordError
+from coord.streams import Consumer, Entry
+from coord.transitions import Burial
+from workers.service import Failure, Service, Told
+
+log = logs.get_logger()
+
+#: Tries of an entry by itself before it is buried.
+TRIES = 3
+#: Bytes of a buried entry that are kept.
+BURIED_BYTES = 4096
+#: Characters of the reason that are kept.
+REASON_KEPT = 1000
+
+#: Errors that say nothing about an entry: the server is away, loading, full, failing over, or lost its scripts.
+PASSING = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.NoScriptError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.ClusterDownError,
+    OSError,
+)
+PASSING_WORDS = (
+    "NOGROUP",
+    "UNBLOCKED",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "UNKILLABLE",
+    "BUSY ",
+    "MISCONF",
+    "OOM ",
+    "LOADING",
+)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error will pass by itself, so that no entry is to blame for it."""
+    return isinstance(error, PASSING) or any(word in str(error) for word in PASSING_WORDS)
+
+
+class Intake:
+    """Brings entries to one service."""
+
+    def __init__(self, service: Service, consumer: Consumer) -> None:
+        self.service = service
+        self.consumer = consumer
+        self.handled = 0  #: entries since the start
+        self.lag_ms = 0  #: how old the last one was
+        self._scripts = service.cell.scripts
+        self._max_bytes = service.cell.settings.max_entry_bytes
+        self._tries: dict[str, int] = {}
+
+    async def handle(self, entries: Sequence[Entry]) -> bool:
+        """A batch in one round trip, then its failures one by one; False when something is left for later.
+
+        Raises:
+            redis.exceptions.RedisError: a passing one; everything that it concerned is still pending.
+        """
+        told = await self._decode(entries)
+        if not told:
+            return True
+        try:
+            failures = await self.service.handle(told)
+        except Exception as error:
+            if is_passing(error):
+                raise
+            log.exception("worker.batch_failed", entries=len(told))
+            failures = [Failure(one.entry, str(error)) for one in told]
+        self._count(told, len(failures))
+        if failures:
+            await self.handle_alone([failure.entry for failure in failures])
+        return not failures and not self.service.held
+
+    async def handle_alone(self, entries: Sequence[Entry]) -> None:
+        """Each entry by itself. Raises as ``handle``."""
+        for entry in entries:
+            known = self._tries.get(entry.id)
+            tries = await self.consumer.count_try(entry, None if known is None else known + 1)
+            self._tries[entry.id] = tries
+            if tries > TRIES:
+                await self._bury([(entry, "entry_buried", "its worker ended three times while it was tried")])
+                continue
+            why = await self._try(entry, tries)
+            if why is None:
+                self._tries.pop(entry.id, None)
+            elif tries >= TRIES:
+                await self._bury([(entry, "entry_buried", f"failed {tries} times by itself; last: {why}")])
+
+    async def _try(self, entry: Entry, tries: int) -> str | None:
+        """One entry by itself; why it failed, if it did. A passing error takes the try back and is raised."""
+        told = await self._decode([entry])
+        if not told:
+            return None
+        try:
+            failures = await self.service.handle(told)
+        except Exception as error:
+            if is_passing(error):
+                self._tries[entry.id] = tries - 1
+                raise
+            log.exception("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries)
+            return str(error) or type(error).__name__
+        if failures:
+            log.warning("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries, why=failures[0].why)
+            return failures[0].why
+        self._count(told, 0)
+        return None
+
+    async def _decode(self, entries: Sequence[Entry]) -> list[Told[Any]]:
+        told: list[Told[Any]] = []
+        bad: list[tuple[Entry, str, str]] = []
+        for entry in entries:
+            try:
+                fact = codec.fact_of(entry.stream, entry.fields, self._max_bytes)
+                self.service.check(fact)
+            except CoordError as error:
+                bad.append((entry, error.code, str(error)))
+            else:
+                told.append(Told(entry, fact, codec.caller_of(entry.fields)))
+        if bad:
+            await self._bury(bad)
+        return told
+
+    async def _bury(self, bad: Sequence[tuple[Entry, str, str]]) -> None:
+        burials = [
+            Burial(
+                stream=entry.stream,
+                entry=entry.id,
+                kind=entry.fields.get(b"type", b"")[:128],
+                data=entry.fields.get(b"data", b"")[:BURIED_BYTES],
+                caller=codec.caller_of(entry.fields),
+                code=code,
+                reason=reason[:REASON_KEPT],
+            )
+            for entry, code, reason in bad
+        ]
+        await self._scripts.run(self._scripts.bury(self.service.kind, burials))
+        for burial in burials:
+            self._tries.pop(burial.entry, None)
+            log.warning(
+                "entry.buried", stream=burial.stream, entry=burial.entry, code=burial.code, reason=burial.reason
+            )
+
+    def _count(self, told: Sequence[Told[Any]], failed: int) -> None:
+        self.handled += len(told) - failed
+        self.lag_ms = max(0, int(time.time() * 1000) - int(told[-1].entry.id.partition("-")[0]))

@@ -1,0 +1,143 @@
+"""The registry: who is alive, and what they can do.
+
+Any number of registries share the work. Facts are last-writer-wins by entry id, so the order in which they are handled
+does not matter, and a beat that was handled twice counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from coord import codec, logs
+from coord.keys import encode_facet
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentHeartbeat,
+    AgentRegistered,
+    AgentStatusChanged,
+    Fact,
+)
+from coord.transitions import Beat, Call, Change, Departure, Registration
+from workers.service import Failure, Service, Tick, Told, failures_of
+
+log = logs.get_logger()
+
+
+class Registry(Service):
+    """Turns agents' facts into their records, and gives up those that fall silent."""
+
+    kind: ClassVar[str] = "registry"
+
+    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+        """One call for each kind of fact in the batch, all in one round trip."""
+        calls: list[Call[list[str]]] = []
+        told_of: list[list[Told[Any]]] = []
+        for kind, handler in HANDLERS.items():
+            told = [one for one in batch if type(one.fact) is kind]
+            if told:
+                calls.append(handler(self, told))
+                told_of.append(told)
+        failures: list[Failure] = []
+        for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
+            failures += failures_of(told, words)
+        return failures
+
+    def register(self, batch: list[Told[AgentRegistered]]) -> Call[list[str]]:
+        """``register`` for a batch of ``AgentRegistered``."""
+        capacity = self.cell.settings.default_capacity
+        return self.cell.scripts.register([_registration(one, capacity) for one in batch])
+
+    def beat(self, batch: list[Told[AgentHeartbeat]]) -> Call[list[str]]:
+        """``beat`` for a batch of ``AgentHeartbeat``."""
+        beats: list[Beat] = []
+        for entry, fact, caller in batch:
+            beats.append(Beat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, fact.load_metrics))
+        return self.cell.scripts.beat(beats)
+
+    def change(self, batch: list[Told[AgentStatusChanged]]) -> Call[list[str]]:
+        """``change`` for a batch of ``AgentStatusChanged``."""
+        changes: list[Change] = []
+        for entry, fact, caller in batch:
+            changes.append(Change(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fact.load_metrics))
+        return self.cell.scripts.change(changes)
+
+    def deregister(self, batch: list[Told[AgentDeregistered]]) -> Call[list[str]]:
+        """``deregister`` for a batch of ``AgentDeregistered``."""
+        departures: list[Departure] = []
+        for entry, fact, caller in batch:
+            departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation))
+        return self.cell.scripts.deregister(departures)
+
+    async def expire(self) -> None:
+        """Tick the observed clock; say who was given up."""
+        (expiry,) = await self.cell.scripts.run(self.cell.scripts.expire())
+        if expiry.stale:
+            log.warning("agents.lost", count=expiry.stale)
+
+    def ticks(self) -> dict[str, Tick]:
+        """What is done by the clock."""
+        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+
+
+def _registration(told: Told[AgentRegistered], default_capacity: int) -> Registration:
+    entry, fact, caller = told
+    capacity = default_capacity if fact.capacity is None else fact.capacity
+    seen = _Seen(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
+    interval = fact.heartbeat_interval
+    return Registration(
+        entry=entry.id,
+        caller=caller,
+        agent_id=fact.agent_id,
+        incarnation=fact.incarnation,
+        interval_ms=None if interval is None else int(interval * 1000),
+        digest=codec.digest_of(seen),
+        facets=" ".join(_facets(fact)),
+        fields={
+            "agent_type": fact.agent_type.value,
+            "capabilities": codec.encode(fact.capabilities),
+            "services": codec.encode(fact.services),
+            "tags": codec.encode(fact.tags),
+            "labels": codec.encode(fact.labels),
+            "endpoints": codec.encode(fact.endpoints),
+            "metadata": codec.encode(fact.metadata),
+            "location": codec.encode(fact.location) if fact.location is not None else b"",
+            "version": fact.version,
+            "capacity": capacity,
+            "weight": fact.weight,
+        },
+    )
+
+
+class _Seen(Struct, frozen=True):
+    """What eligibility can see of a registration: a change of it raises the agent's ``rev``."""
+
+    agent_type: str
+    capabilities: tuple[str, ...]
+    services: tuple[str, ...]
+    tags: tuple[str, ...]
+    labels: dict[str, str]
+    capacity: int
+    weight: float
+
+
+def _facets(fact: AgentRegistered) -> list[str]:
+    values = [("type", fact.agent_type.value)]
+    values += [("capability", value) for value in fact.capabilities]
+    values += [("service", value) for value in fact.services]
+    values += [("tag", value) for value in fact.tags]
+    values += [("label", f"{name}={value}") for name, value in fact.labels.items()]
+    return [f"{facet}:{encode_facet(value)}" for facet, value in dict.fromkeys(values)]
+
+
+HANDLERS: dict[type[Fact], Callable[[Registry, list[Told[Any]]], Call[list[str]]]] = {
+    AgentRegistered: Registry.register,
+    AgentStatusChanged: Registry.change,
+    AgentHeartbeat: Registry.beat,
+    AgentDeregistered: Registry.deregister,
+}
+
+#: What is done by the clock: seconds between two times.
+TICKS = {"expire": 0.5}

@@ -1,0 +1,79 @@
+"""What a kind of worker is, beside the loop that they all share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from coord.models.facts import Fact
+from coord.streams import Entry
+from workers.cell import Cell
+
+F = TypeVar("F")
+
+
+class Told(NamedTuple, Generic[F]):
+    """A fact with the entry that told it."""
+
+    entry: Entry
+    fact: F
+    caller: str
+
+
+class Failure(NamedTuple):
+    """An entry that a script could not handle, and why."""
+
+    entry: Entry
+    why: str
+
+
+class Tick(NamedTuple):
+    """Something done again and again."""
+
+    every_s: float
+    act: Callable[[], Awaitable[None]]
+
+
+class Service(ABC):
+    """One kind of worker: what it does with a batch of facts, and what by the clock."""
+
+    kind: ClassVar[str]
+    #: Batches in flight at once. More than one only where the order of batches does not matter.
+    depth: ClassVar[int] = 1
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        #: Ids of entries that are read, not consumed, and remembered here to be tried again soon.
+        self.held: set[str] = set()
+        #: Set by the loop: what runs beside it tells it of an error by calling this, and it re-reads what is its own.
+        self.disturbed: Callable[[], None] = lambda: None
+
+    @abstractmethod
+    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+        """Handle a batch in one round trip; what of it failed. Raises RedisError when the round trip did."""
+
+    @abstractmethod
+    def ticks(self) -> dict[str, Tick]:
+        """What is done by the clock, by name."""
+
+    def check(self, fact: Fact) -> None:  # noqa: B027 (most know no more than the type does)
+        """Look at a fact that fits its type, where this worker knows more; raises ``FactInvalid`` naming the field."""
+
+    async def resync(self) -> None:  # noqa: B027 (most have nothing to forget)
+        """Forget what may be out of date: at start, and after every error."""
+
+    async def start(self) -> None:  # noqa: B027 (most run nothing beside)
+        """Begin what runs beside the loop."""
+
+    async def stop(self) -> None:  # noqa: B027 (the same)
+        """End what ``start`` began."""
+
+
+def failures_of(batch: list[Told[Any]], words: list[str]) -> list[Failure]:
+    """The entries of a batch that their script could not handle."""
+    return [
+        Failure(one.entry, word.removeprefix("ERROR "))
+        for one, word in zip(batch, words, strict=True)
+        if word.startswith("ERROR ")
+    ]

@@ -1,0 +1,173 @@
+"""A distributor's view of the fleet: what placement plans on, never the authority.
+
+Loads are the true ones as last heard, plus what this distributor has planned and not had answered. An agent is in a
+group when it meets the group's hard requirements; the group's strategy holds those of its agents that have room.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from random import Random
+
+from coord import codec
+from coord.models.agents import FleetAgent
+from coord.models.tasks import Pool, Requirements
+from coord.placement import STRATEGIES, Strategy, unmet
+
+#: Groups kept at most; the ones that have not been planned for longest are dropped, and made again when needed.
+GROUPS_KEPT = 10_000
+
+
+class Group:
+    """The agents that meet one set of requirements, under one strategy."""
+
+    def __init__(self, requirements: Requirements, strategy: Strategy) -> None:
+        self.requirements = requirements
+        self.strategy = strategy
+        self.eligible: set[str] = set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether any of its agents may be given a task now."""
+        return self.strategy.has_room
+
+
+class Seat:
+    """One agent in the view."""
+
+    __slots__ = ("agent", "groups", "heard", "heard_at", "planned")
+
+    def __init__(self, agent: FleetAgent) -> None:
+        self.agent = agent
+        self.heard = agent.load
+        self.heard_at = time.monotonic()
+        self.planned = 0
+        self.groups: list[Group] = []
+
+
+class View:
+    """The fleet as this distributor knows it."""
+
+    def __init__(self, health_threshold: float, strategy: str, random: Random) -> None:
+        self.health_threshold = health_threshold
+        self.strategy = strategy
+        self.random = random
+        self.seats: dict[str, Seat] = {}
+        self._groups: dict[tuple[bytes, str], Group] = {}
+
+    def replace(self, fleet: Mapping[str, FleetAgent]) -> None:
+        """Begin anew from a snapshot; what was planned and not answered is forgotten."""
+        self._groups.clear()
+        self.seats = {agent_id: Seat(agent) for agent_id, agent in fleet.items()}
+
+    def configure(self, health_threshold: float, strategy: str) -> bool:
+        """Take over what operators have set; whether anything changed."""
+        if (health_threshold, strategy) == (self.health_threshold, self.strategy):
+            return False
+        self.health_threshold, self.strategy = health_threshold, strategy
+        self._groups.clear()
+        for seat in self.seats.values():
+            seat.groups.clear()
+        return True
+
+    def update(self, asked: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
+        """Take over the rows of the agents asked for; one without a row is gone."""
+        for agent_id in asked:
+            seat = self.seats.pop(agent_id, None)
+            planned = 0
+            if seat is not None:
+                planned = seat.planned
+                for group in seat.groups:
+                    group.eligible.discard(agent_id)
+                    group.strategy.withdraw(agent_id)
+            if agent_id in rows:
+                seat = self.seats[agent_id] = Seat(rows[agent_id])
+                seat.planned = planned
+                for group in self._groups.values():
+                    self._consider(seat, group)
+                self._refresh(seat)
+
+    def group_of(self, pool: Pool) -> Group:
+        """The group that may serve a pool."""
+        name = pool.strategy if pool.strategy in STRATEGIES else self.strategy
+        key = (codec.encode(pool.requirements), name)
+        group = self._groups.pop(key, None)
+        if group is None:
+            group = Group(pool.requirements, STRATEGIES[name](self.random))
+            for seat in self.seats.values():
+                self._consider(seat, group)
+                self._refresh_in(seat, group)
+            if len(self._groups) >= GROUPS_KEPT:
+                self._drop(next(iter(self._groups)))
+        self._groups[key] = group  # the latest used stands last
+        return group
+
+    def take(self, group: Group) -> FleetAgent | None:
+        """The group's next agent, with one more task planned for it; None when nobody has room."""
+        agent_id = group.strategy.choose()
+        if agent_id is None:
+            return None
+        seat = self.seats[agent_id]
+        seat.planned += 1
+        self._refresh(seat)
+        return seat.agent
+
+    def answered(self, agent_id: str) -> None:
+        """One planned task of the agent has been answered, whatever the answer; its true load is heard apart."""
+        seat = self.seats.get(agent_id)
+        if seat is not None and seat.planned:
+            seat.planned -= 1
+            self._refresh(seat)
+
+    def suspend(self, agent_id: str) -> None:
+        """Plan nothing for an agent until its row is read again: it is not what the view thought."""
+        seat = self.seats.get(agent_id)
+        if seat is not None:
+            seat.agent.active = False
+            self._refresh(seat)
+
+    def hear(self, loads: Mapping[str, int]) -> None:
+        """Take over true loads."""
+        at = time.monotonic()
+        for agent_id, load in loads.items():
+            seat = self.seats.get(agent_id)
+            if seat is not None:
+                seat.heard, seat.heard_at = load, at
+                self._refresh(seat)
+
+    def unheard(self, groups: Iterable[Group], for_s: float, most: int) -> list[str]:
+        """Agents of these groups whose load was last heard longer than ``for_s`` ago, at most ``most``."""
+        before = time.monotonic() - for_s
+        found: dict[str, None] = {}
+        for group in groups:
+            for agent_id in group.eligible:
+                if self.seats[agent_id].heard_at < before:
+                    found[agent_id] = None
+                    if len(found) == most:
+                        return list(found)
+        return list(found)
+
+    def _consider(self, seat: Seat, group: Group) -> None:
+        if unmet(seat.agent, group.requirements, self.health_threshold) is None:
+            group.eligible.add(seat.agent.agent_id)
+            seat.groups.append(group)
+
+    def _refresh(self, seat: Seat) -> None:
+        seat.agent.load = seat.heard + seat.planned
+        for group in seat.groups:
+            self._refresh_in(seat, group)
+
+    def _refresh_in(self, seat: Seat, group: Group) -> None:
+        agent = seat.agent
+        if agent.agent_id not in group.eligible:
+            return
+        if agent.active and agent.load < agent.capacity:
+            group.strategy.offer(agent)
+        else:
+            group.strategy.withdraw(agent.agent_id)
+
+    def _drop(self, key: tuple[bytes, str]) -> None:
+        group = self._groups.pop(key)
+        for agent_id in group.eligible:
+            self.seats[agent_id].groups.remove(group)
