@@ -40,6 +40,7 @@ class TaskBatch(Struct, frozen=True):
     loads: dict[str, int]  #: agent -> tasks in flight, true at that moment, of each agent that was touched
     pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
     pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
+    raised: int  #: by how much this very call raised it
     due: int = 0  #: wake only: alarms that are due and were left for the next call
 
 
@@ -338,7 +339,9 @@ class Scripts:
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
         """Deliver direct messages; words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL."""
         s = self.settings
-        args: list[Arg] = [s.inbox_entries, s.inbox_critical_extra, 3_600_000, len(deliveries)]
+        dead_ms = int(s.dead_ttl_s * 1000)
+        limits: list[Arg] = [s.inbox_entries, s.inbox_critical_extra, 3_600_000, dead_ms, s.dead_in_entries]
+        args = [*limits, len(deliveries)]
         for d in deliveries:
             args += (d.entry, d.lane, d.caller, d.message_id, d.digest, d.sender_id, d.receiver_id, d.message_type)
             args += (d.ttl_ms, d.payload, d.correlation_id, d.reply_to)
@@ -389,11 +392,12 @@ def _words(raw: Any) -> list[str]:
 
 
 def _task_batch(raw: Any) -> TaskBatch:
-    words, loads, pools, rev = raw[:4]
+    words, loads, pools, rev, raised = raw[:5]
     return TaskBatch(
         words=[word.decode() for word in words],
         loads={loads[i].decode(): int(loads[i + 1]) for i in range(0, len(loads), 2)},
         pools={pools[i].decode(): (int(pools[i + 1]), float(pools[i + 2])) for i in range(0, len(pools), 3)},
         pools_rev=int(rev),
-        due=int(raw[4]) if len(raw) > 4 else 0,
+        raised=int(raised),
+        due=int(raw[5]) if len(raw) > 5 else 0,
     )
