@@ -1,0 +1,32 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from coord.cli.up import up
+from coord.cli.version import show_version, version
+
+app = typer.Typer(
+    name="coord",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(help="Coordinates fleets of agents on Redis Streams: chooses the best agent for each task.")
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+for command in (up, version):
+    app.command()(command)

@@ -1,0 +1,196 @@
+"""The command line: what a person can do wrong is answered with one line, the next step, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coord import __version__
+from coord.cli import cell, main
+from coord.cli.folder import Claim, default_data_dir
+from coord.config import Settings
+from coord.endpoint import write_endpoint
+from coord.errors import ConfigError, DataFolderInUse
+
+#: typer 0.21 imports names from click that click 8.5 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+
+
+class Said:
+    """What a command wrote, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+
+Coord = Callable[..., Said]
+
+
+@pytest.fixture
+def coord(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Coord:
+    """Runs ``coord`` with arguments in this process; never in the tester's own folders."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr("sys.argv", ["coord", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        assert "Traceback" not in err
+        return Said(code if isinstance(code, int) else 1, out, err)
+
+    return run
+
+
+def test_version_is_a_command_and_an_option(coord: Coord) -> None:
+    """Both say the same."""
+    assert coord("version").out == coord("--version").out
+    assert coord("version").out.startswith(f"coord {__version__} (Python ")
+
+
+def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
+    """The help names every command."""
+    said = coord()
+    assert [word for word in ("up", "version") if word not in said.out] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["up", "--redis-url", "localhost"], ["'://localhost'", "is not a Redis URL", "redis://"]),
+        (["up", "--redis-url", "redis://h:99999"], ["is not a Redis URL", "redis://"]),
+        (["up", "--data", "x", "--redis-url", "redis://h"], ["--data", "--redis-url", "one of them"]),
+        (["up", "--namespace", "a b"], ["COORD_NAMESPACE='a b'", "1 to 64 characters"]),
+        (["up", "--registries", "-1"], ["--registries", "0<=x<=64"]),
+        (["up", "--distributors", "many"], ["--distributors", "integer"]),
+        (["down"], ["No such command 'down'"]),
+    ],
+)
+def test_a_wrong_word_is_named(coord: Coord, arguments: list[str], says: list[str]) -> None:
+    """What is wrong and what is expected, on standard error; nothing is started."""
+    said = coord(*arguments)
+    assert said.code == 2
+    assert [part for part in says if part not in said.err] == []
+    assert said.out == ""
+
+
+def test_a_mistyped_setting_is_answered_with_the_nearest(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started."""
+    monkeypatch.setenv("COORD_REDIS_URI", "redis://h")
+    said = coord("up")
+    assert (said.code, said.err) == (2, "coord: COORD_REDIS_URI is not a setting; did you mean COORD_REDIS_URL?\n")
+
+
+def test_nobody_answers_at_the_url(coord: Coord, monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    """It names the place, how long it waited, and what to do; a password is not shown."""
+    monkeypatch.setattr(cell, "GIVEN_LIMIT_S", 0.1)
+    said = coord("up", "--redis-url", f"redis://ann:secret@127.0.0.1:{unused_port}")
+    assert said.code == 2
+    assert f"no usable Redis at redis://ann:***@127.0.0.1:{unused_port} within 0.1 s" in said.err
+    assert "secret" not in said.err
+
+
+def test_a_file_where_the_folder_should_be(coord: Coord, tmp_path: Path) -> None:
+    """It says which, why, and what to do."""
+    (tmp_path / "file").write_text("")
+    said = coord("up", "--data", str(tmp_path / "file"))
+    assert said.code == 2
+    assert f"cannot keep data in {tmp_path / 'file'}: File exists; choose another folder with --data" in said.err
+
+
+def test_a_folder_in_use(coord: Coord, tmp_path: Path) -> None:
+    """One `coord up` has a folder at a time; the other is named."""
+    claim = Claim(tmp_path / "data")
+    said = coord("up", "--data", str(tmp_path / "data"))
+    assert said.code == 2
+    assert f"another coord up (pid {os.getpid()}) runs on {tmp_path / 'data'}" in said.err
+    claim.release()
+
+
+def test_an_endpoint_file_that_cannot_be_written(coord: Coord, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The server that was started meanwhile is ended again."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COORD_ENDPOINT_FILE", str(tmp_path / "file" / "endpoint.json"))
+    said = coord("up", "--data", str(tmp_path / "data"))
+    assert said.code == 2
+    assert "cannot write the endpoint file" in said.err
+    assert "COORD_ENDPOINT_FILE" in said.err
+    assert json.loads((tmp_path / "data" / "up.json").read_text())["server_pid"] is None
+
+
+def announced_by_another(path: Path, data_dir: Path) -> int:
+    """An endpoint file as a living process that is not this one has written it; its pid."""
+    write_endpoint(path, "redis://127.0.0.1:1/0", data_dir, "coord")
+    other = psutil.Process(os.getppid())
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"pid": other.pid, "started": other.create_time()}))
+    return other.pid
+
+
+def test_a_second_one_is_not_started_unannounced(coord: Coord, tmp_path: Path) -> None:
+    """Clients follow one file, so a second `coord up` needs a file of its own; the first one's stays."""
+    path = Settings().endpoint_path
+    pid = announced_by_another(path, tmp_path / "data")
+    before = path.read_text()
+    said = coord("up", "--data", str(tmp_path / "other"))
+    assert said.code == 2
+    assert f"another coord up (pid {pid}, Redis at redis://127.0.0.1:1/0) is announced in {path}" in said.err
+    assert "COORD_ENDPOINT_FILE=/path/to/file coord up" in said.err
+    assert path.read_text() == before
+    assert f"(pid {pid}) runs on {tmp_path / 'data'}" in coord("up", "--data", str(tmp_path / "data")).err
+
+
+def test_a_folder_that_was_claimed_can_be_claimed_again(tmp_path: Path) -> None:
+    """The claim goes with its holder, and remembers the server that it started."""
+    first = Claim(tmp_path / "data")
+    with pytest.raises(DataFolderInUse):
+        Claim(tmp_path / "data")
+    first.record(4711)
+    first.release()
+    second = Claim(tmp_path / "data")
+    assert second.earlier_server == 4711
+    second.release()
+
+
+def test_the_default_folder_is_the_user_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same from wherever the command is typed."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/ann/state")
+    assert default_data_dir() == Path("/home/ann/state/coord/data")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert default_data_dir() == Path("/home/ann/.local/state/coord/data")
+    monkeypatch.setattr(Path, "expanduser", _no_home)
+    with pytest.raises(ConfigError, match="--data"):
+        default_data_dir()
+
+
+def _no_home(_path: Path) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_workers_get_these_settings_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker reads COORD_*: it must find what this command decided, not what stood in the environment."""
+    monkeypatch.setenv("COORD_NAMESPACE", "outside")
+    monkeypatch.setenv("AITBC_REDIS_URL", "redis://outside")
+    monkeypatch.setenv("KEPT", "yes")
+    environ = cell.child_environ(Settings(redis_url="redis://inside", batch=7))
+    assert {name for name in environ if name.startswith(("COORD_", "AITBC_"))} == {"COORD_REDIS_URL", "COORD_BATCH"}
+    assert (environ["COORD_REDIS_URL"], environ["KEPT"]) == ("redis://inside", "yes")
+
+
+def test_workers_names_are_their_own() -> None:
+    """Two `coord up` on one Redis give no two workers one name: a worker takes up what its name has pending."""
+    counts = {"registry": 1, "distributor": 2}
+    first, second = (cell.worker_programs(Settings(), counts) for _ in range(2))
+    assert [program.name.rpartition("-")[0] for program in first] == ["registry-1", "distributor-1", "distributor-2"]
+    assert not {program.name for program in first} & {program.name for program in second}
+    assert all("--watch-stdin" in program.command for program in first)

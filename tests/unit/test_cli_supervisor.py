@@ -1,0 +1,180 @@
+"""The supervisor: what it starts again and when, and how it ends what it runs. Real, tiny processes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coord.cli.stop import Stop
+from coord.cli.supervisor import Event, GaveUp, Program, Supervisor, Timing, backoff
+from tests.waiting import wait_until
+
+QUICK = Timing(first_s=0.02, longest_s=0.1, well_s=5.0, drain_s=5.0)
+
+#: Runs until SIGTERM, which it obeys.
+OBEDIENT = "exec sleep 600"
+#: Says when it can be asked, and does not listen.
+DEAF = "trap '' TERM; echo deaf; while :; do sleep 0.05; done"
+
+
+class Run:
+    """A supervisor under way."""
+
+    def __init__(self, supervisor: Supervisor, stop: Stop, events: list[Event], task: asyncio.Task[None]) -> None:
+        self.supervisor = supervisor
+        self.stop = stop
+        self.events = events
+        self.task = task
+
+    def seen(self, what: str) -> list[Event]:
+        """The events of one kind."""
+        return [event for event in self.events if event.what == what]
+
+
+@asynccontextmanager
+async def running(*programs: Program, timing: Timing = QUICK) -> AsyncIterator[Run]:
+    """Run programs; whatever the test does, none is left at its end."""
+    stop, events = Stop(), list[Event]()
+    supervisor = Supervisor(programs, events.append, timing=timing)
+    task = asyncio.create_task(supervisor.run(stop))
+    try:
+        yield Run(supervisor, stop, events, task)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert supervisor.pids == {}
+        assert [event.pid for event in events if event.what == "started" and psutil.pid_exists(event.pid or 0)] == []
+
+
+def shell(script: str, *, name: str = "p", log: Path | None = None, final: frozenset[int] = frozenset()) -> Program:
+    """A program that is a line of shell."""
+    return Program(name=name, command=("/bin/sh", "-c", script), environ=dict(os.environ), log=log, final_codes=final)
+
+
+def has_said(log: Path, what: str) -> Callable[[], bool]:
+    """Whether a program has written something."""
+    return lambda: log.exists() and what in log.read_text()
+
+
+def test_waits_double_up_to_the_longest() -> None:
+    """0.1 s doubling to 5 s."""
+    assert list(itertools.islice(backoff(Timing()), 8)) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+async def test_a_killed_program_is_started_again() -> None:
+    """The event says which signal ended it, and when it starts again."""
+    async with running(shell(OBEDIENT)) as run:
+        first = await wait_until(lambda: run.supervisor.pids.get("p"), "the program runs")
+        os.kill(first, signal.SIGKILL)
+        await wait_until(lambda: run.supervisor.pids.get("p", first) != first, "it runs again")
+    (ended,) = run.seen("ended")
+    assert (ended.pid, ended.code, ended.how, ended.again_in_s) == (first, -9, "SIGKILL", 0.02)
+
+
+async def test_one_that_ends_at_once_is_started_later_and_later() -> None:
+    """So a program that cannot run does not take the machine with it."""
+    async with running(shell("exit 3")) as run:
+        await wait_until(lambda: len(run.seen("ended")) >= 5, "it has ended five times")
+    assert [event.again_in_s for event in run.seen("ended")][:5] == [0.02, 0.04, 0.08, 0.1, 0.1]
+    assert {event.how for event in run.seen("ended")} == {"exit code 3"}
+
+
+async def test_one_that_lived_long_enough_begins_anew() -> None:
+    """After a good life the next end counts as the first."""
+    timing = Timing(first_s=0.02, longest_s=1.0, well_s=0.0)
+    async with running(shell("exit 0"), timing=timing) as run:
+        await wait_until(lambda: len(run.seen("ended")) >= 3, "it has ended three times")
+    assert {event.again_in_s for event in run.seen("ended")} == {0.02}
+
+
+async def test_one_that_cannot_be_started_is_tried_again() -> None:
+    """A missing file is said, and may appear."""
+    missing = Program(name="p", command=("/no/such/program",), environ={})
+    async with running(missing) as run:
+        await wait_until(lambda: len(run.seen("failed")) >= 2, "it has failed twice")
+    assert "/no/such/program" in run.events[0].how
+
+
+async def test_asked_to_stop_it_lets_programs_drain() -> None:
+    """SIGTERM to all at once; what they do on it is done when run returns."""
+    async with running(shell(OBEDIENT, name="a"), shell(OBEDIENT, name="b")) as run:
+        await wait_until(lambda: len(run.supervisor.pids) == 2, "both run")
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 5)
+    assert [event.what for event in run.events] == ["started", "started"]
+
+
+async def test_one_that_does_not_drain_in_time_is_killed(tmp_path: Path) -> None:
+    """A straggler does not hold the end up."""
+    log = tmp_path / "log"
+    timing = Timing(drain_s=0.05)
+    async with running(shell(DEAF, log=log), timing=timing) as run:
+        await wait_until(has_said(log, "deaf"), "it no longer listens")
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 5)
+    assert len(run.seen("killed")) == 1
+
+
+async def test_asked_twice_it_does_not_wait(tmp_path: Path) -> None:
+    """The second Ctrl-C ends what the first one asked politely."""
+    log = tmp_path / "log"
+    timing = Timing(drain_s=600)
+    async with running(shell(DEAF, log=log), timing=timing) as run:
+        await wait_until(has_said(log, "deaf"), "it no longer listens")
+        run.stop.ask()
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 5)
+    assert len(run.seen("killed")) == 1
+
+
+async def test_a_stop_cuts_the_wait_before_a_restart_short() -> None:
+    """Nobody waits for a backoff at the end."""
+    async with running(shell("exit 1"), timing=Timing(first_s=600)) as run:
+        await wait_until(lambda: run.seen("ended"), "it has ended")
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 5)
+
+
+async def test_a_final_code_ends_all() -> None:
+    """What no restart mends is raised, after the others have drained."""
+    async with running(shell("exit 2", name="a", final=frozenset({2})), shell(OBEDIENT, name="b")) as run:
+        with pytest.raises(GaveUp, match="a ended with exit code 2"):
+            await asyncio.wait_for(run.task, 5)
+    assert run.seen("ended")[-1].again_in_s is None
+
+
+async def test_ctrl_c_does_not_reach_a_program() -> None:
+    """Each has a process group of its own, so that this process ends them in order."""
+    async with running(shell(OBEDIENT)) as run:
+        pid = await wait_until(lambda: run.supervisor.pids.get("p"), "it runs")
+        assert os.getpgid(pid) == pid
+
+
+async def test_a_program_sees_its_supervisor_go(tmp_path: Path) -> None:
+    """Killed with SIGKILL, a supervisor leaves nobody behind who watches standard input, not even after a restart."""
+    code = (
+        "import asyncio, os, sys\n"
+        "from coord.cli.stop import Stop\n"
+        "from coord.cli.supervisor import Program, Supervisor, Timing\n"
+        "programs = [Program(name=n, command=('/bin/sh', '-c', 'echo $$; cat; echo gone $$'), environ=os.environ)\n"
+        "            for n in 'ab']\n"
+        "asyncio.run(Supervisor(programs, lambda e: None, timing=Timing(first_s=0.01)).run(Stop()))\n"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=out, cwd=Path.cwd())
+        first = await wait_until(lambda: [int(one) for one in log.read_text().split()][1:], "both run")
+        os.kill(first[0], signal.SIGKILL)
+        await wait_until(lambda: len(log.read_text().split()) == 3, "the killed one runs again")
+        process.kill()
+        await process.wait()
+    await wait_until(lambda: log.read_text().count("gone") == 2, "both have ended by themselves")
