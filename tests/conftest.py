@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from coord.config import Settings
 from coord.connection import connect_worker
 from coord.embedded import EmbeddedServer
+from tests.running import RunningCell, running_cell
 
 #: Data of a test run is worth nothing, so it is not written.
 FAST = ("--appendonly", "no")
@@ -110,6 +111,13 @@ async def fake() -> AsyncIterator[Redis]:
     client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=3)
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def cell(server: EmbeddedServer, settings: Settings) -> AsyncIterator[RunningCell]:
+    """A registry, a distributor and a router at work in this test's own namespace; checked when the test has ended."""
+    async with running_cell(server.url, settings) as running:
+        yield running
 
 
 @pytest.fixture(params=["fakeredis", "valkey", "redis7"])
