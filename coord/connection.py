@@ -23,6 +23,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from coord.config import MIB, Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
+from coord.packing import PACKING
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 #: Tries after the first for a caller: with full jitter up to 1 s each, a fail-over of a few seconds goes unseen.
@@ -103,6 +104,7 @@ def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Red
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **({"socket_keepalive": True} if tcp else {}),
     )
+    pool.connection_class = PACKING[pool.connection_class]
     return Redis.from_pool(pool)
 
 
