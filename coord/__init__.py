@@ -3,4 +3,45 @@
 Callers append facts to Redis Streams; workers turn facts into state; every change of state is one atomic script.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coord.models.messages import AgentMessage as Message
+    from coord.sdk.agent import Agent
+    from coord.sdk.client import Client
+    from coord.sdk.handle import TaskHandle
+    from coord.sdk.process import run
+    from coord.sdk.submission import TaskSpec
+    from coord.sdk.task import NonRetryable, Release, Task
+
 __version__ = "0.1.0"
+
+__all__ = ["Agent", "Client", "Message", "NonRetryable", "Release", "Task", "TaskHandle", "TaskSpec", "run"]
+
+#: Public names, loaded when they are first asked for: a worker imports ``coord.keys`` and nothing of the SDK.
+_HOME = {
+    "Agent": ("coord.sdk.agent", "Agent"),
+    "Client": ("coord.sdk.client", "Client"),
+    "Message": ("coord.models.messages", "AgentMessage"),
+    "NonRetryable": ("coord.sdk.task", "NonRetryable"),
+    "Release": ("coord.sdk.task", "Release"),
+    "Task": ("coord.sdk.task", "Task"),
+    "TaskHandle": ("coord.sdk.handle", "TaskHandle"),
+    "TaskSpec": ("coord.sdk.submission", "TaskSpec"),
+    "run": ("coord.sdk.process", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name, or an error of ``coord.errors``."""
+    if name in _HOME:
+        module, attribute = _HOME[name]
+        return getattr(import_module(module), attribute)
+    errors = import_module("coord.errors")
+    found = getattr(errors, name, None)
+    if isinstance(found, type) and issubclass(found, errors.CoordError):
+        return found
+    raise AttributeError(f"module 'coord' has no attribute {name!r}")

@@ -1,0 +1,233 @@
+"""An agent: what it is, what it can do, and its life from registration to the last report.
+
+It claims by deleting, never runs more than its capacity, repeats its reports until Redis has them, and comes back by
+itself after Redis was away without losing what it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from coord import codec, config
+from coord.config import Settings
+from coord.connection import find_redis_url
+from coord.errors import ConfigError, FactInvalid
+from coord.models.agents import AgentStatus, Location
+from coord.models.facts import TYPE_OF, AgentRegistered
+from coord.models.ids import check_id
+from coord.sdk.handlers import Handler, read_handler
+from coord.sdk.mail import MessageHandler
+from coord.sdk.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: What handlers have to finish when the agent is told to stop.
+DRAIN_TIMEOUT_S = 30.0
+
+
+class Agent:
+    """An agent and its handlers.
+
+    It registers ``capabilities`` and, besides, the task type of each of its handlers: a task that is submitted
+    without requirements asks for the capability named like its type.
+
+    Args:
+        agent_id: one process at a time has it; a newer process takes it over, and the older one stops.
+        agent_type: what it is for, see ``coord.models.agents.AgentType``.
+        capabilities: what it can do besides its task types.
+        capacity: tasks at a time; default ``settings.capacity`` (8). Handlers that are not async have as many threads.
+        heartbeat_interval: seconds; default ``settings.heartbeat_interval_s`` (5). After three missed it is lost.
+        drain_timeout: seconds that handlers have to finish when the agent stops.
+        url: where Redis is; default: see ``coord.connection.find_redis_url``.
+        settings: default: from the environment.
+
+    Raises:
+        IdInvalid: the id does not fit.
+        FactInvalid: something else does not; the message names it.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        *,
+        agent_type: str = "worker",
+        capabilities: Iterable[str] = (),
+        services: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        endpoints: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        location: Location | None = None,
+        version: str = "",
+        capacity: int | None = None,
+        weight: float = 1.0,
+        heartbeat_interval: float | None = None,
+        drain_timeout: float = DRAIN_TIMEOUT_S,
+        url: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.agent_id = check_id(agent_id, "agent_id")
+        self.settings = settings if settings is not None else config.load()
+        self.drain_timeout = drain_timeout
+        self.handlers: dict[str, Handler] = {}
+        self.message_handlers: list[MessageHandler] = []
+        self._url = url
+        self._capabilities = tuple(capabilities)
+        self._declared: dict[str, Any] = {
+            "agent_id": agent_id,
+            "agent_type": agent_type,
+            "services": tuple(services),
+            "endpoints": dict(endpoints or {}),
+            "metadata": dict(metadata or {}),
+            "tags": tuple(tags),
+            "labels": dict(labels or {}),
+            "version": version,
+            "location": location,
+            "capacity": self.settings.capacity if capacity is None else capacity,
+            "weight": weight,
+            "heartbeat_interval": (
+                self.settings.heartbeat_interval_s if heartbeat_interval is None else heartbeat_interval
+            ),
+        }
+        self._session: Session | None = None
+        self.has_abandoned = False  #: a handler did not end when the agent stopped, and may still run
+        self.fact("")  # says now what does not fit
+
+    # What it can do.
+
+    def task(self, task_type: str) -> Callable[[F], F]:
+        """Decorates the handler of a task type: sync (it runs in a thread) or async, see ``read_handler``.
+
+        What it returns is the result, any JSON. What it raises is a failure, tried again unless it is
+        ``NonRetryable``; ``Release`` gives the task back.
+        """
+        if callable(task_type):
+            raise ConfigError("name the task type: @agent.task('summarize')")
+
+        def register(function: F) -> F:
+            if task_type in self.handlers:
+                raise ConfigError(f"agent '{self.agent_id}' has a handler for task_type '{task_type}' already")
+            self.handlers[task_type] = read_handler(function)
+            return function
+
+        return register
+
+    def on_message(self, function: F) -> F:
+        """Decorates a handler of messages (``Message``): sync or async; several are called in order."""
+        self.message_handlers.append(function)
+        return function
+
+    def fact(self, incarnation: str) -> AgentRegistered:
+        """What it registers as."""
+        capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
+        declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
+        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": _encoded(declared)}
+        fact = codec.fact_of("in:registry", fields, self.settings.max_entry_bytes)
+        assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
+        if not fact.capacity:
+            raise FactInvalid("capacity must be at least 1")
+        return fact
+
+    # Its life.
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has a place in the fleet."""
+        return self._session is not None and self._session.is_registered
+
+    @property
+    def running(self) -> int:
+        """Handlers that run at the moment."""
+        return self._session.runner.running if self._session else 0
+
+    @property
+    def leases(self) -> int:
+        """Leases that it holds, as its next beat will say."""
+        return self._session.claims.leases if self._session else 0
+
+    async def start(self) -> None:
+        """Connect, register, and wait until the registry has answered; from then on it takes work.
+
+        Raises:
+            ServerUnavailable: no Redis answers.
+            AgentSuperseded: a newer process has this agent id.
+        """
+        await self._start()
+
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Drain and leave: give unstarted work back, finish what runs, report, deregister, close.
+
+        Args:
+            grace: seconds that handlers have to finish; default ``drain_timeout``. Then they are cancelled and their
+                tasks given back.
+        """
+        session = self._session
+        if session is None:
+            return
+        try:
+            await session.drain(self.drain_timeout if grace is None else grace)
+        finally:
+            await session.close()
+            self.has_abandoned = self.has_abandoned or session.runner.has_abandoned
+            if self._session is session:
+                self._session = None
+
+    async def serve(self) -> None:
+        """Start, and serve until ``stop`` is called; cancelled, it drains with no grace.
+
+        Raises:
+            AgentSuperseded: a newer process took this agent id; this one has stopped.
+        """
+        session = self._session or await self._start()
+        try:
+            await session.ended.wait()
+        except asyncio.CancelledError:
+            await self.stop(grace=0)
+            raise
+        if session.failure is not None:
+            await self.stop(grace=0)
+            raise session.failure
+
+    async def _start(self) -> Session:
+        if self._session is not None:
+            raise ConfigError(f"agent '{self.agent_id}' is running already")
+        session = await Session.open(self, self._url or find_redis_url(self.settings))
+        self._session = session
+        try:
+            await session.begin()
+        except BaseException:
+            self._session = None
+            await session.close()
+            raise
+        return session
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once. Blocks."""
+        from coord.sdk.process import run
+
+        run(self)
+
+    async def set_status(self, status: AgentStatus) -> None:
+        """Say how it is: ``busy`` or ``maintenance`` gets nothing new, ``active`` does again."""
+        if self._session is None:
+            raise ConfigError(f"agent '{self.agent_id}' is not running")
+        self._session.membership.change_status(status)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def _encoded(declared: dict[str, Any]) -> bytes:
+    try:
+        return codec.encode(declared)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FactInvalid(f"metadata: {error}") from None

@@ -1,0 +1,61 @@
+"""Answers to facts: matched by the entry id of the fact, whichever arrives first, the id or the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from coord.errors import CoordError, from_code
+
+
+class Answer(NamedTuple):
+    """What a worker said of one fact."""
+
+    ok: bool
+    code: str = ""
+    message: str = ""
+
+    @property
+    def error(self) -> CoordError:
+        """The error that it stands for, if it is not ok."""
+        return from_code(self.code, self.message)
+
+
+def read_answer(fields: Mapping[bytes, bytes]) -> tuple[str, Answer]:
+    """The fact's entry id and the answer that an entry of type ``fact.answered`` holds."""
+    code = fields.get(b"code", b"").decode("utf-8", "replace")
+    message = fields.get(b"message", b"").decode("utf-8", "replace")
+    return fields[b"fact"].decode(), Answer(fields.get(b"ok") == b"1", code, message)
+
+
+class Answers:
+    """Answers awaited and answers that came early; at most ``kept`` of each, so that lost ones do not pile up.
+
+    A fact that was appended twice, because its first answer from Redis was lost, has two entry ids, of which we know
+    the second. So an answer may never come: whoever must know looks at the records as well.
+    """
+
+    def __init__(self, kept: int = 1_000) -> None:
+        self._kept = kept
+        self._awaited: dict[str, Callable[[Answer], None]] = {}
+        self._early: dict[str, Answer] = {}
+
+    def expect(self, entry: str, take: Callable[[Answer], None]) -> None:
+        """Call ``take`` with the answer to the fact that was appended as ``entry``; at once if it is here."""
+        early = self._early.pop(entry, None)
+        if early is not None:
+            take(early)
+            return
+        self._awaited[entry] = take
+        if len(self._awaited) > self._kept:
+            del self._awaited[next(iter(self._awaited))]
+
+    def arrived(self, entry: str, answer: Answer) -> None:
+        """An answer was read."""
+        take = self._awaited.pop(entry, None)
+        if take is not None:
+            take(answer)
+            return
+        self._early[entry] = answer
+        if len(self._early) > self._kept:
+            del self._early[next(iter(self._early))]

@@ -1,0 +1,319 @@
+"""A client: submits tasks, waits for what becomes of them, cancels, sends messages, looks things up.
+
+Everything that it changes, it changes by appending a fact. Its connection repeats a command whose answer was lost, so
+a fact may be appended twice: that is harmless, because the task's or message's id makes the second one change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from msgspec import Struct
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from coord import config, queries
+from coord.config import Settings
+from coord.connection import connect, find_redis_url, wait_for_server
+from coord.errors import AgentNotFound, ConfigError, ResultTimeout, ServerUnavailable, TaskNotFound
+from coord.keys import Keys
+from coord.models.agents import AgentRecord
+from coord.models.facts import TaskCancelRequested
+from coord.models.ids import check_id, new_id
+from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
+from coord.sdk.answers import Answer
+from coord.sdk.handle import TaskHandle, Watch
+from coord.sdk.submission import TaskSpec, message_append, task_append
+from coord.sdk.watcher import Watcher
+from coord.streams import Append, append
+
+#: Tasks appended in one round trip at most …
+BATCH = 500
+#: … and bytes of their payloads, about.
+BATCH_BYTES = 1024 * 1024
+#: How long the router may take to answer for a message.
+RECEIPT_S = 10.0
+
+CancelAnswer = Literal["accepted", "pending", "sent"]
+
+
+class Receipt(Struct, frozen=True):
+    """A message was delivered into its receiver's inbox."""
+
+    message_id: str
+    receiver_id: str
+    entry_id: str  #: of the fact
+
+
+class Client:
+    """One connection to a cell for any number of coroutines; use it as ``async with Client() as client``.
+
+    Args:
+        url: where Redis is; default: see ``coord.connection.find_redis_url``.
+        settings: default: from the environment.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+        self.settings = settings if settings is not None else config.load()
+        self.caller = new_id()  #: where the answers to this client go
+        self._url = url
+        self._keys = Keys(self.settings.namespace)
+        self._redis: Redis | None = None
+        self._watcher: Watcher | None = None
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ServerUnavailable: no Redis answers.
+            ConfigError: the server refuses the credentials, or its certificate is not trusted.
+        """
+        if self._redis is not None:
+            return
+        url = self._url or find_redis_url(self.settings)
+        redis = connect(url, self.settings)
+        try:
+            await wait_for_server(redis, url)
+        except BaseException:
+            await redis.aclose()
+            raise
+        self._redis = redis
+        self._watcher = Watcher(redis, url, self.settings, self.caller)
+
+    async def close(self) -> None:
+        """Disconnect. What was submitted goes on."""
+        redis, watcher = self._redis, self._watcher
+        self._redis = self._watcher = None
+        if watcher is not None:
+            await watcher.close()
+        if redis is not None:
+            await redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def redis(self) -> Redis:
+        """The connection, for reading."""
+        if self._redis is None:
+            raise ConfigError("the client is not open: use it as `async with Client() as client`")
+        return self._redis
+
+    @property
+    def watcher(self) -> Watcher:
+        """What waits for outcomes and answers."""
+        if self._watcher is None:
+            raise ConfigError("the client is not open: use it as `async with Client() as client`")
+        return self._watcher
+
+    # Tasks.
+
+    async def submit(self, task_type: str, payload: Any = None, **options: Any) -> TaskHandle:
+        """Submit a task; returns when Redis has it.
+
+        Args:
+            task_type: what is to be done; without ``requirements`` or ``capabilities`` an agent is required that has
+                the capability of this name, as every agent has that has a handler for it.
+            payload: any JSON, or what msgspec makes JSON of; default ``{}``.
+            options: the other fields of ``TaskSpec``: ``task_id``, ``priority``, ``capabilities``, ``requirements``,
+                ``timeout``, ``deadline``, ``delay``, ``run_at``, ``retry``, ``strategy``, ``notify``.
+
+        Raises:
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
+        """
+        spec = TaskSpec(task_type=task_type, payload={} if payload is None else payload, **options)
+        return (await self.submit_many([spec]))[0]
+
+    async def submit_many(self, specs: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskHandle]:
+        """Submit many tasks, in bounded round trips; each is a ``TaskSpec`` or a mapping of its fields.
+
+        Raises: as ``submit``. Of the tasks before the one that does not fit, some may have been submitted.
+        """
+        handles: list[TaskHandle] = []
+        batch: list[Append] = []
+        size = 0
+        for given in specs:
+            spec = given if isinstance(given, TaskSpec) else TaskSpec(**given)
+            one = task_append(spec, self.caller, self.settings.max_entry_bytes)
+            batch.append(one)
+            size += len(one.fact.payload) if isinstance(one.fact, TaskSubmitted) else 0
+            if len(batch) >= BATCH or size >= BATCH_BYTES:
+                handles += await self._submit(batch)
+                batch, size = [], 0
+        if batch:
+            handles += await self._submit(batch)
+        return handles
+
+    async def _submit(self, batch: Sequence[Append]) -> list[TaskHandle]:
+        # Watched before they are appended: an outcome may be told before the answer to the append is here.
+        facts = [one.fact for one in batch if isinstance(one.fact, TaskSubmitted)]
+        watches = [self.watcher.watch(fact.task_id, told=fact.notify) for fact in facts]
+        for watch in watches:
+            watch.submissions += 1
+        entries = await self._append(batch)
+        return [
+            self._handle(watch, one.stream, entry) for watch, one, entry in zip(watches, batch, entries, strict=True)
+        ]
+
+    def _handle(self, watch: Watch, stream: str, entry: str) -> TaskHandle:
+        watch.stream, watch.entry = stream, entry
+        return TaskHandle(self, watch, entry, self.watcher.answer(entry))
+
+    def handle(self, task_id: str) -> TaskHandle:
+        """A handle of a task that was submitted before, by whomever; its result is waited for by looking."""
+        return TaskHandle(self, self.watcher.watch(check_id(task_id, "task_id"), told=False), "", None)
+
+    async def as_completed(
+        self, handles: Iterable[TaskHandle], timeout: float | None = None
+    ) -> AsyncIterator[TaskHandle]:
+        """The handles in the order in which their tasks end, however they end.
+
+        Raises:
+            ResultTimeout: the next one had no outcome within ``timeout`` seconds after the one before.
+        """
+        waiting = list(dict.fromkeys(handles))
+        ready: asyncio.Queue[TaskHandle] = asyncio.Queue()
+        ended: set[TaskHandle] = set()
+
+        def tell(handle: TaskHandle) -> None:
+            if handle not in ended:
+                ended.add(handle)
+                ready.put_nowait(handle)
+
+        with ExitStack() as stack:
+            for handle in waiting:
+                stack.enter_context(handle.waited_for())
+                handle.when_ended(tell)
+            for left in range(len(waiting), 0, -1):
+                try:
+                    yield await asyncio.wait_for(ready.get(), timeout)
+                except TimeoutError:
+                    raise ResultTimeout(f"none of {left} tasks ended within {timeout} s; they go on") from None
+
+    async def task(self, task_id: str) -> TaskRecord:
+        """A task's record; raises ``TaskNotFound``."""
+        record = await queries.task(self.redis, self._keys, check_id(task_id, "task_id"))
+        if record is None:
+            raise TaskNotFound(f"Task '{task_id}' not found")
+        return record
+
+    async def cancel(self, task_id: str, reason: str = "", *, wait: float = 2.0) -> CancelAnswer:
+        """Ask for a task to be cancelled.
+
+        Returns:
+            ``accepted``: it is cancelled, or its agent was told to stop and will be overruled if it does not;
+            ``pending``: it is not known yet, and will be cancelled if its submission comes;
+            ``sent``: nobody answered within ``wait`` seconds; the request waits for a distributor.
+
+        Raises:
+            TaskNotFound: no such task.
+            TaskAlreadyFinished: it has another outcome.
+        """
+        fact = TaskCancelRequested(check_id(task_id, "task_id"), reason[:4096])
+        (entry,) = await self._append([Append("in:requests", fact, self.caller)])
+        answer = await self._answer(entry, wait)
+        if answer is None:
+            return "sent"
+        if answer.ok:
+            return "accepted"
+        if answer.code == "pending":
+            return "pending"
+        raise answer.error
+
+    # Messages.
+
+    async def send(
+        self,
+        receiver_id: str,
+        payload: Any = None,
+        *,
+        sender_id: str | None = None,
+        priority: str = Priority.NORMAL,
+        ttl: float | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        message_id: str | None = None,
+        timeout: float = RECEIPT_S,
+    ) -> Receipt:
+        """Send a message to an agent; returns when it lies in its inbox.
+
+        Args:
+            receiver_id: the agent.
+            payload: any JSON, or what msgspec makes JSON of.
+            sender_id: who sends; default: this client's caller id.
+            priority: urgent, critical, high, normal or low; the first two share a lane.
+            ttl: seconds; it is not handled after that.
+            correlation_id: an id that tells what it belongs to.
+            reply_to: the id of the message that it answers.
+            message_id: default: a new one; the same id with the same content is delivered once.
+            timeout: seconds to wait for the router.
+
+        Raises:
+            AgentNotFound: there is no such receiver.
+            MessageUndeliverable: its inbox is full.
+            MessageExpired: its time to live passed before it was delivered.
+            IdConflict: the id was used before with other content.
+            ResultTimeout: no router answered in time; the message waits for one.
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
+        """
+        said = {
+            "message_id": message_id or new_id(),
+            "sender_id": sender_id or self.caller,
+            "receiver_id": receiver_id,
+            "payload": {} if payload is None else payload,
+            "ttl": ttl,
+            "correlation_id": correlation_id,
+            "reply_to": reply_to,
+        }
+        one = message_append(said, priority, self.caller, self.settings.max_entry_bytes)
+        (entry,) = await self._append([one])
+        answer = await self._answer(entry, timeout)
+        if answer is None:
+            raise ResultTimeout(f"no router answered within {timeout:g} s; the message waits for one")
+        if not answer.ok:
+            raise answer.error
+        return Receipt(said["message_id"], receiver_id, entry)
+
+    # What is.
+
+    async def agents(self) -> list[AgentRecord]:
+        """Every agent that has a record, by id."""
+        ids = await queries.agent_ids(self.redis, self._keys)
+        return [agent for agent in await queries.agents(self.redis, self._keys, ids) if agent is not None]
+
+    async def agent(self, agent_id: str) -> AgentRecord:
+        """An agent's record; raises ``AgentNotFound``."""
+        record = await queries.agent(self.redis, self._keys, check_id(agent_id, "agent_id"))
+        if record is None:
+            raise AgentNotFound(f"Agent '{agent_id}' not found")
+        return record
+
+    async def counters(self) -> dict[str, int]:
+        """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
+        return await queries.counters(self.redis, self._keys)
+
+    async def _append(self, batch: Sequence[Append]) -> list[str]:
+        try:
+            return await append(self.redis, self._keys, batch)
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+            raise ServerUnavailable(
+                f"Redis did not answer, so it may have the entry or not: {error}. "
+                "Repeating it with the same task_id or message_id is safe"
+            ) from error
+
+    async def _answer(self, entry: str, timeout: float) -> Answer | None:
+        future = self.watcher.answer(entry)
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            return None

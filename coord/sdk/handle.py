@@ -1,0 +1,180 @@
+"""A submitted task: wait for its outcome, cancel it, look at its record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from coord.codec import BAD_JSON, decode_json
+from coord.errors import (
+    CoordError,
+    ResultTimeout,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskNotFound,
+    TaskRefused,
+)
+from coord.models.tasks import TERMINAL, TaskRecord, TaskState
+from coord.sdk.answers import Answer
+
+if TYPE_CHECKING:
+    from coord.sdk.client import Client
+
+
+class Outcome(NamedTuple):
+    """How a task ended, or why nothing can be said of it."""
+
+    state: str  #: completed, failed, cancelled, expired; refused; unknown
+    data: bytes = b"null"  #: the result, or the error, as JSON
+
+
+class Watch:
+    """What is known of one task's outcome; shared by all handles of the task in this client."""
+
+    __slots__ = (
+        "__weakref__",
+        "entry",
+        "interval_s",
+        "look_at",
+        "outcome",
+        "stream",
+        "submissions",
+        "taken",
+        "task_id",
+        "waiters",
+    )
+
+    def __init__(self, task_id: str, interval_s: float) -> None:
+        self.task_id = task_id
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        #: Set when a record was seen, or an outcome that can be of nothing but the one submission.
+        self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.submissions = 0  #: of the task by this client
+        self.stream = ""  #: that it was submitted on
+        self.entry = ""  #: of its last submission by this client; empty for a task of someone else's
+        self.waiters = 0  #: who wait for the outcome now; only then its record is looked at
+        self.look_at = 0.0  #: when, on the loop's clock
+        self.interval_s = interval_s  #: until the next look
+
+
+class TaskHandle:
+    """One submission of a task."""
+
+    __slots__ = ("_answer", "_client", "_watch", "entry_id")
+
+    def __init__(self, client: Client, watch: Watch, entry_id: str, answer: asyncio.Future[Answer] | None) -> None:
+        self._client = client
+        self._watch = watch
+        self._answer = answer
+        self.entry_id = entry_id  #: of the fact; empty for a task that someone else submitted
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self._watch.task_id
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known here."""
+        return self._watch.outcome.done()
+
+    async def accepted(self, timeout: float | None = None) -> None:
+        """Return when the coordinator has taken the task.
+
+        Raises:
+            TaskRefused: the backlog is full; submit the task again later.
+            IdConflict: the id was used before with other content.
+            ResultTimeout: no answer within ``timeout`` seconds; the submission waits for a distributor.
+        """
+        if self._answer is None:
+            return
+        await self._client.watcher.wait(self._watch, (self._answer, self._watch.taken), timeout, "accepted")
+        if self._answer.done():
+            if not self._answer.result().ok:
+                raise self._answer.result().error
+        elif self.done and self._watch.outcome.result().state not in TERMINAL:
+            raise await self._error(self._watch.outcome.result())
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """The task's result.
+
+        Waits for the coordinator's word. That may get lost (Redis restarts, the replies are capped), so while
+        someone waits, the record is looked at as well, every 3 s: it is the truth.
+
+        Raises:
+            TaskFailed: it used up its attempts, or failed for good; says how often it was tried, the code and message.
+            TaskCancelled, TaskExpired: it ended without a result.
+            TaskRefused: the backlog was full; submit the task again later.
+            IdConflict: the id was used before with other content.
+            TaskNotFound: nothing is known of it, because its record was forgotten, or Redis lost its data.
+            ResultTimeout: it had no outcome within ``timeout`` seconds; the task goes on.
+        """
+        if self._answer is not None:
+            # First what became of this submission: the outcome may be of another one with the same id.
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            await self.accepted(timeout)
+            timeout = None if timeout is None else max(0.0, timeout - (loop.time() - begun))
+        await self._client.watcher.wait(self._watch, (self._watch.outcome,), timeout, "finished")
+        outcome = self._watch.outcome.result()
+        if outcome.state == TaskState.COMPLETED:
+            return decode_json(outcome.data)
+        raise await self._error(outcome)
+
+    async def cancel(self, reason: str = "") -> str:
+        """Cancel the task; see ``Client.cancel``."""
+        return await self._client.cancel(self.task_id, reason)
+
+    async def record(self) -> TaskRecord:
+        """What is recorded of the task; raises ``TaskNotFound`` until the coordinator has taken it."""
+        return await self._client.task(self.task_id)
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """While someone waits for the outcome, the record is looked at besides."""
+        watcher = self._client.watcher
+        watcher.begin_waiting(self._watch)
+        try:
+            yield
+        finally:
+            watcher.end_waiting(self._watch)
+
+    def when_ended(self, tell: Callable[[TaskHandle], None]) -> None:
+        """Call ``tell`` when the outcome is known or the submission was turned down; perhaps twice."""
+        self._watch.outcome.add_done_callback(lambda _outcome: tell(self))
+        if self._answer is not None:
+            self._answer.add_done_callback(lambda answer: None if answer.result().ok else tell(self))
+
+    async def _error(self, outcome: Outcome) -> CoordError:
+        try:
+            data = decode_json(outcome.data)
+        except BAD_JSON:
+            data = None
+        code, message = (data.get("code", ""), data.get("message", "")) if isinstance(data, dict) else ("", "")
+        if outcome.state == TaskState.FAILED:
+            try:
+                record = await self.record()
+            except TaskNotFound:
+                tried = ""
+            else:
+                tried = f" at attempt {record.attempt}" if record.attempt > 1 else ""
+            return TaskFailed(f"task '{self.task_id}' failed{tried}: {code}: {message}")
+        if outcome.state == TaskState.CANCELLED:
+            return TaskCancelled(f"task '{self.task_id}' was cancelled" + (f": {message}" if message else ""))
+        if outcome.state == TaskState.EXPIRED:
+            return TaskExpired(f"task '{self.task_id}' expired: {message}")
+        if outcome.state == TaskState.REFUSED:
+            return TaskRefused(f"task '{self.task_id}' was refused: {message}; submit it again later")
+        return TaskNotFound(f"Task '{self.task_id}' not found: it was forgotten, or Redis lost its data")
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.task_id}>"
+
+
+def timed_out(task_id: str, timeout: float, what: str) -> ResultTimeout:
+    """The error of a wait that was given up."""
+    hint = "does a distributor run?" if what == "accepted" else "it goes on"
+    return ResultTimeout(f"task '{task_id}' was not {what} within {timeout:g} s; {hint}")

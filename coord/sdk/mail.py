@@ -1,0 +1,155 @@
+"""Messages to an agent: handled one after the other, highest lane first, and deleted when their handler is done.
+
+At least once until they expire: a message whose handler fails is tried three times, and one that was being handled
+when the process died is there for the next. No handler starts after the message has expired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from coord.codec import decode_json
+from coord.keys import Keys
+from coord.logs import get_logger
+from coord.models.messages import AgentMessage
+from coord.models.tasks import Lane
+from coord.sdk.handlers import is_async
+from coord.sdk.link import Link
+from coord.sdk.wire import pack
+
+log = get_logger()
+
+#: Messages that are held in memory whole; of those that wait behind them only the place is, and they are read again.
+HELD = 64
+#: Waits before the second and the third try of a message whose handler failed.
+RETRY_WAITS_S = (0.2, 1.0)
+
+MessageHandler = Callable[[AgentMessage], Any]
+Fields = Mapping[bytes, bytes]
+
+
+class Mail:
+    """The messages of one agent process; ``now_ms`` is the server's time."""
+
+    def __init__(
+        self,
+        agent_id: str,
+        link: Link,
+        keys: Keys,
+        *,
+        handlers: Sequence[MessageHandler],
+        threads: Executor,
+        now_ms: Callable[[], float],
+    ) -> None:
+        self._agent_id = agent_id
+        self._link = link
+        self._handlers = [(handler, is_async(handler)) for handler in handlers]
+        self._threads = threads
+        self._now_ms = now_ms
+        self._streams = [keys.inbox(agent_id, lane) for lane in Lane]
+        self._queues: list[deque[tuple[bytes, Fields | None]]] = [deque() for _ in Lane]
+        self._known: set[tuple[int, bytes]] = set()
+        self._held = 0
+        self._is_closed = False
+        self._pump: asyncio.Task[None] | None = None
+
+    def take(self, lane: int, entry: bytes, fields: Fields) -> None:
+        """A message was read."""
+        if (lane, entry) in self._known or self._is_closed:
+            return
+        self._known.add((lane, entry))
+        if not self._handlers:
+            log.debug("message.dropped", agent_id=self._agent_id, why="no handler", type=fields.get(b"message_type"))
+            self._delete(lane, entry)
+            return
+        kept = fields if self._held < HELD else None
+        self._held += kept is not None
+        self._queues[lane].append((entry, kept))
+        if self._pump is None:
+            self._pump = asyncio.create_task(self._handle_all())
+
+    async def close(self, grace_s: float) -> None:
+        """Begin with no further message; the one that is being handled has ``grace_s``."""
+        self._is_closed = True
+        if self._pump is not None:
+            await asyncio.wait([self._pump], timeout=grace_s)
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+
+    async def _handle_all(self) -> None:
+        try:
+            while not self._is_closed and (lane := self._next_lane()) is not None:
+                entry, kept = self._queues[lane].popleft()
+                self._held -= kept is not None
+                fields = kept if kept is not None else await self._read_again(lane, entry)
+                if fields is not None:
+                    await self._handle(message_of(fields))
+                self._delete(lane, entry)
+        except Exception:
+            log.exception("sdk.defect")
+        finally:
+            self._pump = None
+
+    def _next_lane(self) -> int | None:
+        return next((lane for lane, queue in enumerate(self._queues) if queue), None)
+
+    async def _handle(self, message: AgentMessage) -> None:
+        for handler, is_coroutine in self._handlers:
+            for wait_s in (*RETRY_WAITS_S, None):
+                if self._now_ms() >= message.expires_at:
+                    log.info("message.expired", agent_id=self._agent_id, message_id=message.id)
+                    return
+                try:
+                    if is_coroutine:
+                        await handler(message)
+                    else:
+                        await asyncio.get_running_loop().run_in_executor(self._threads, handler, message)
+                    break
+                except Exception:
+                    log.exception("message.handler_failed", agent_id=self._agent_id, message_id=message.id)
+                    if wait_s is None:
+                        log.error("message.given_up", agent_id=self._agent_id, message_id=message.id)  # noqa: TRY400
+                    else:
+                        await asyncio.sleep(wait_s)
+
+    async def _read_again(self, lane: int, entry: bytes) -> Fields | None:
+        """The entry's fields, or None if it is gone or cannot be had now."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._link.send_lasting(pack(("XRANGE", self._streams[lane], entry, entry)), _resolve, future)
+        answer = await future
+        if not isinstance(answer, list) or not answer:
+            return None
+        pairs = iter(answer[0][1])
+        return dict(zip(pairs, pairs, strict=True))
+
+    def _delete(self, lane: int, entry: bytes) -> None:
+        self._link.send_lasting(pack(("XDEL", self._streams[lane], entry)), self._deleted, (lane, entry))
+
+    def _deleted(self, about: tuple[int, bytes], _answer: Any) -> None:
+        self._known.discard(about)
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def message_of(fields: Fields) -> AgentMessage:
+    """The message that an inbox entry holds."""
+    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items() if name != b"data"}
+    return AgentMessage(
+        id=text["id"],
+        sender_id=text["sender_id"],
+        receiver_id=text["receiver_id"],
+        message_type=text["message_type"],
+        priority=text["priority"],
+        timestamp=int(text["timestamp"]),
+        expires_at=int(text["expires_at"]),
+        payload=decode_json(fields[b"data"]),
+        correlation_id=text.get("correlation_id"),
+        reply_to=text.get("reply_to"),
+    )

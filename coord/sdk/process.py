@@ -1,0 +1,76 @@
+"""Agents as a process of their own: event loop, logs, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from coord import logs
+from coord.errors import ConfigError
+from coord.logs import get_logger
+from coord.sdk.agent import Agent
+
+log = get_logger()
+
+
+def run(*agents: Agent) -> None:
+    """Serve all these agents until SIGTERM or SIGINT, then drain them; a second signal ends the process at once.
+
+    They share one event loop (uvloop where there is one) and what they write. Blocks.
+
+    Raises:
+        AgentSuperseded: a newer process took the id of one of them; the others were drained.
+        ServerUnavailable: no Redis answers.
+    """
+    if not agents:
+        raise ConfigError("name at least one agent to run")
+    names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
+    logs.configure(agents[0].settings, service=f"agent {names}")
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(agents))
+        if any(agent.has_abandoned for agent in agents):
+            # A thread cannot be ended, and the interpreter would wait for it: what it held was given back.
+            log.warning("agent.leaves_handlers_behind")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+
+async def _serve(agents: tuple[Agent, ...]) -> None:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        log.info("agent.asked_to_stop", signal=number.name)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    serving = [asyncio.create_task(agent.serve()) for agent in agents]
+    stop = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait([stop, *serving], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*(agent.stop() for agent in agents))
+        for task in serving:
+            if not task.done() and asked.is_set():
+                task.cancel()  # one that was still waiting for Redis
+        for outcome in await asyncio.gather(*serving, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+    finally:
+        stop.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # it does not exist for Windows
+        return None
+    return uvloop.new_event_loop

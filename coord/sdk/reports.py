@@ -1,0 +1,165 @@
+"""What an agent says of the tasks that it holds. Every report is repeated until Redis has answered it.
+
+A report appended twice is harmless: the second finds its lease settled and gets the first outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from msgspec import Raw
+
+from coord import codec
+from coord.keys import Keys
+from coord.logs import get_logger
+from coord.models.facts import (
+    TYPE_OF,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReleased,
+    TaskStarted,
+)
+from coord.sdk.attempt import Attempt
+from coord.sdk.link import Link
+from coord.sdk.wire import ErrorAnswer, pack
+
+log = get_logger()
+
+#: Outcomes that are remembered to be told again, when a fail-over brings their assignments back: so many …
+REMEMBERED = 1_000
+#: … so many bytes of them …
+REMEMBERED_BYTES = 8 * 1024 * 1024
+#: … and so long.
+REMEMBERED_S = 300.0
+#: The longest error message that travels; what is above is cut.
+LONGEST_MESSAGE = 2_000
+
+_encode = codec.encode
+
+
+class Finished(NamedTuple):
+    """An outcome that was told."""
+
+    at: float
+    packed: bytes
+
+
+class Reports:
+    """An agent's reports; ``answered`` is called with each attempt whose outcome Redis has."""
+
+    def __init__(self, link: Link, keys: Keys, max_bytes: int) -> None:
+        self.answered: Callable[[Attempt], None] = lambda _attempt: None
+        self._link = link
+        self._stream = keys.of("in:reports")
+        self._max_bytes = max_bytes
+        self._loop = asyncio.get_running_loop()
+        self._unanswered = 0
+        self._finished: dict[str, Finished] = {}
+        self._finished_bytes = 0
+        self._flushed = asyncio.Event()
+        self._flushed.set()
+
+    @property
+    def unanswered(self) -> int:
+        """Outcomes that Redis has not answered yet."""
+        return self._unanswered
+
+    def completed(self, attempt: Attempt, result: Any) -> None:
+        """It ended well; a result that cannot travel is a failure that no retry mends."""
+        try:
+            raw = _encode(result)
+        except Exception as error:  # noqa: BLE001 -- whatever an object of the user's raises when it is encoded
+            message = f"the result of type {type(result).__name__} is not JSON: {error}"
+            self.failed(attempt, "result_invalid", message, retryable=False)
+            return
+        data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
+        if len(data) > self._max_bytes:
+            message = f"the result has {len(raw)} bytes; with its report it may have {self._max_bytes}"
+            self.failed(attempt, "result_too_large", message, retryable=False)
+            return
+        self._outcome(attempt, "task.completed", data)
+
+    def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool) -> None:
+        """It failed."""
+        ago = self._ago(attempt) if attempt.started_at else None
+        fact = TaskFailed(attempt.task_id, attempt.lease, _text(code, 128), _text(message), retryable, ago)
+        self._outcome(attempt, TYPE_OF[TaskFailed], _encode(fact))
+
+    def released(self, attempt: Attempt, reason: str) -> None:
+        """It is given back unfinished."""
+        fact = TaskReleased(attempt.task_id, attempt.lease, _text(reason))
+        self._outcome(attempt, TYPE_OF[TaskReleased], _encode(fact))
+
+    def started(self, attempt: Attempt) -> None:
+        """It has been running for a while."""
+        data = _encode(TaskStarted(attempt.task_id, attempt.lease, self._ago(attempt)))
+        self._link.send_lasting(pack(("XADD", self._stream, "*", "type", "task.started", "data", data)), _ignored)
+
+    def progressed(self, attempt: Attempt, raw: bytes, done: Callable[[Any, Any], None]) -> bool:
+        """How far it is; may be lost. False when it is too large to travel."""
+        data = _encode(TaskProgressed(attempt.task_id, attempt.lease, Raw(raw)))
+        if len(data) > self._max_bytes:
+            return False
+        self._link.send(pack(("XADD", self._stream, "*", "type", "task.progressed", "data", data)), done, attempt)
+        return True
+
+    def tell_again(self, lease: str) -> bool:
+        """Tell the outcome that this lease had once more; False if none is remembered."""
+        finished = self._finished.get(lease)
+        if finished is None:
+            return False
+        self._link.send_lasting(finished.packed, _ignored)
+        return True
+
+    async def flushed(self, limit_s: float) -> bool:
+        """Wait until Redis has every outcome; False if it had not within the limit."""
+        try:
+            await asyncio.wait_for(self._flushed.wait(), limit_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _ago(self, attempt: Attempt) -> int:
+        return int((self._loop.time() - attempt.started_at) * 1000)
+
+    def _outcome(self, attempt: Attempt, kind: str, data: bytes) -> None:
+        packed = pack(("XADD", self._stream, "*", "type", kind, "data", data))
+        if not self._unanswered:
+            self._flushed.clear()
+        self._unanswered += 1
+        self._link.send_lasting(packed, self._told, attempt)
+        now = self._loop.time()
+        self._finished[attempt.lease] = Finished(now, packed)
+        self._finished_bytes += len(packed)
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        finished = self._finished
+        while finished:
+            lease = next(iter(finished))
+            at, packed = finished[lease]
+            if len(finished) <= REMEMBERED and self._finished_bytes <= REMEMBERED_BYTES and at > now - REMEMBERED_S:
+                return
+            del finished[lease]
+            self._finished_bytes -= len(packed)
+
+    def _told(self, attempt: Attempt, answer: Any) -> None:
+        if isinstance(answer, ErrorAnswer):
+            # No repeating mends it (an ACL that forbids the stream): the lease is no longer held, so it gets lost.
+            log.error("report.refused", task_id=attempt.task_id, error=str(answer))
+        self._unanswered -= 1
+        if not self._unanswered:
+            self._flushed.set()
+        self.answered(attempt)
+
+
+def _ignored(_about: Any, _answer: Any) -> None:
+    pass
+
+
+def _text(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """Cut, and without halves of surrogate pairs, which are no UTF-8."""
+    return text[:longest].encode("utf-8", "replace").decode()

@@ -1,0 +1,233 @@
+"""Outcomes of a client's tasks and answers to its facts: read from its replies, and from the records where those fail.
+
+Replies are a hint, records are the truth: an outcome may never be told (replies are capped and end with an hour's
+silence, a server may lose its last second), so tasks that someone waits for are looked up every few seconds too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from weakref import WeakValueDictionary
+
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from coord.config import Settings
+from coord.connection import connect
+from coord.keys import Keys
+from coord.logs import get_logger
+from coord.models.tasks import TERMINAL, TaskState
+from coord.sdk.answers import Answer, Answers, read_answer
+from coord.sdk.handle import Outcome, Watch, timed_out
+
+log = get_logger()
+
+#: Between two looks at the record of a task that someone waits for and whose outcome will be told.
+LOOK_S = 3.0
+#: The first such interval for a task whose outcome is not told; it doubles up to ``LOOK_S``.
+FIRST_LOOK_S = 0.05
+#: Between two rounds of looks at least: many tasks are looked up together.
+ROUND_S = 0.1
+#: Records looked up in one round trip.
+CHUNK = 256
+#: Replies read at a time.
+COUNT = 1_000
+#: Answers kept for facts whose entry id is not known yet, and waits for answers that may never come.
+ANSWERS_KEPT = 100_000
+#: Before reading again after Redis was away.
+AWAY_WAIT_S = 0.2
+
+_STATE_TOLD = {b"task." + state.value.encode(): state.value for state in TERMINAL}
+
+
+class Watcher:
+    """Reads one client's replies, with its own connection, from the first fact on that wants an answer."""
+
+    def __init__(self, redis: Redis, url: str, settings: Settings, caller: str) -> None:
+        self._redis = redis
+        self._url = url
+        self._settings = settings
+        self._keys = Keys(settings.namespace)
+        self._replies = self._keys.replies(caller)
+        self._answers = Answers(ANSWERS_KEPT)
+        self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
+        self._waited_for: dict[Watch, None] = {}
+        self._new_waiter = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def watch(self, task_id: str, *, told: bool) -> Watch:
+        """The watch on a task; ``told``: its outcome will be in the replies. To be called before it is submitted."""
+        self.start()
+        watch = self._watches.get(task_id)
+        if watch is None or (watch.outcome.done() and watch.outcome.result().state not in TERMINAL):
+            watch = self._watches[task_id] = Watch(task_id, LOOK_S if told else FIRST_LOOK_S)
+        return watch
+
+    def answer(self, entry: str) -> asyncio.Future[Answer]:
+        """The answer to the fact that was appended as ``entry``."""
+        self.start()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers.expect(entry, lambda answer: None if future.done() else future.set_result(answer))
+        return future
+
+    def start(self) -> None:
+        """Begin to read, unless it has begun."""
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._look())]
+
+    async def close(self) -> None:
+        """Stop reading."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait(
+        self, watch: Watch, futures: Sequence[asyncio.Future[Any]], timeout: float | None, what: str
+    ) -> None:
+        """Wait for the first of these, which the replies or a look at the record of ``watch`` will resolve.
+
+        Raises:
+            ResultTimeout: not within ``timeout`` seconds.
+        """
+        if any(future.done() for future in futures):
+            return
+        self.begin_waiting(watch)
+        try:
+            done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.end_waiting(watch)
+        if not done:
+            raise timed_out(watch.task_id, timeout or 0.0, what)
+
+    def begin_waiting(self, watch: Watch) -> None:
+        """Someone waits for it: its record is looked at from now on."""
+        watch.waiters += 1
+        if watch.waiters == 1:
+            watch.look_at = asyncio.get_running_loop().time() + watch.interval_s
+            self._waited_for[watch] = None
+            self._new_waiter.set()
+
+    def end_waiting(self, watch: Watch) -> None:
+        """One who waited for it does so no more."""
+        watch.waiters -= 1
+        if not watch.waiters:
+            self._waited_for.pop(watch, None)
+
+    # Replies.
+
+    async def _read(self) -> None:
+        # Without retries: after an error it reads from the beginning, in case a fail-over rewound the stream.
+        redis = connect(self._url, self._settings, retries=0)
+        block = self._settings.read_block_ms
+        cursor: bytes = b"0"
+        try:
+            while True:
+                try:
+                    command = ("XREAD", "COUNT", COUNT, "BLOCK", block, "STREAMS", self._replies, cursor)
+                    answer = await redis.execute_command(*command)
+                except (redis_errors.RedisError, OSError) as error:
+                    log.debug("replies.away", error=str(error))
+                    cursor = b"0"
+                    await asyncio.sleep(AWAY_WAIT_S)
+                    continue
+                for entry, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:
+                    cursor = entry
+                    self._arrived(fields)
+        finally:
+            await redis.aclose()
+
+    def _arrived(self, fields: Mapping[bytes, bytes]) -> None:
+        kind = fields.get(b"type", b"")
+        state = _STATE_TOLD.get(kind)
+        if state is not None:
+            watch = self._watches.get(fields[b"task_id"].decode())
+            if watch is not None:
+                _ended(watch, Outcome(state, fields[b"data"]), is_sure=watch.submissions <= 1)
+        elif kind == b"fact.answered":
+            self._answers.arrived(*read_answer(fields))
+
+    # Records.
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._new_waiter.clear()
+            now = loop.time()
+            due = [watch for watch in self._waited_for if watch.look_at <= now]
+            for start in range(0, len(due), CHUNK):
+                chunk = due[start : start + CHUNK]
+                try:
+                    await self._look_at(chunk)
+                except (redis_errors.RedisError, OSError) as error:
+                    log.debug("records.away", error=str(error))
+                for watch in chunk:
+                    watch.interval_s = min(watch.interval_s * 2, LOOK_S)
+                    watch.look_at = loop.time() + watch.interval_s
+            await asyncio.sleep(ROUND_S)
+            soonest = min((watch.look_at for watch in self._waited_for), default=None)
+            wait_s = None if soonest is None else soonest - loop.time()
+            if wait_s is None or wait_s > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._new_waiter.wait(), wait_s)
+
+    async def _look_at(self, watches: list[Watch]) -> None:
+        missing: list[Watch] = []
+        for watch, values in zip(watches, await self._states(watches), strict=True):
+            if values[0] is None:
+                missing.append(watch)
+            else:
+                self._found(watch, values)
+        await self._look_for(missing)
+
+    async def _look_for(self, missing: list[Watch]) -> None:
+        """Tasks without a record: still in their stream, or gone.
+
+        The stream is looked at first: a submission that is not there was consumed, and admit writes the record in
+        the same script, so a record that is not there then is lost or forgotten.
+        """
+        if not missing:
+            return
+        pipe = self._redis.pipeline(transaction=False)
+        for watch in missing:
+            pipe.xrange(self._keys.of(watch.stream or "in:requests"), watch.entry or "-", watch.entry or "-")
+        gone = [watch for watch, found in zip(missing, await pipe.execute(), strict=True) if not found]
+        for watch, values in zip(gone, await self._states(gone), strict=True):
+            if values[0] is not None:
+                self._found(watch, values)
+            else:
+                _ended(watch, Outcome("unknown"), is_sure=True)
+
+    async def _states(self, watches: list[Watch]) -> list[Any]:
+        pipe = self._redis.pipeline(transaction=False)
+        for watch in watches:
+            pipe.hmget(self._keys.task(watch.task_id), "state", "submitted_at", "result", "error")
+        return list(await pipe.execute()) if watches else []
+
+    def _found(self, watch: Watch, values: list[bytes | None]) -> None:
+        state, submitted_at, result, error = values
+        if state is None:
+            return
+        if state.decode() in TERMINAL:
+            _ended(watch, Outcome(state.decode(), result or error or b"null"), is_sure=True)
+        elif state.decode() == TaskState.REFUSED:
+            # Of this submission or a later one, not of an earlier one that this one replaces.
+            if int(submitted_at or 0) >= _ms(watch.entry):
+                _ended(watch, Outcome(TaskState.REFUSED, error or b"null"), is_sure=True)
+        elif not watch.taken.done():
+            watch.taken.set_result(None)
+
+
+def _ended(watch: Watch, outcome: Outcome, *, is_sure: bool) -> None:
+    """Note the outcome; ``is_sure``: nobody needs to wait for the answers to the submissions any more."""
+    if not watch.outcome.done():
+        watch.outcome.set_result(outcome)
+    if is_sure and not watch.taken.done():
+        watch.taken.set_result(None)
+
+
+def _ms(entry: str) -> int:
+    return int(entry.partition("-")[0] or 0)

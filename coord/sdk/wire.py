@@ -1,0 +1,160 @@
+"""One connection to Redis at its barest: commands go out in one piece per turn of the loop, answers come to callbacks.
+
+An agent's path from inbox entry to report runs ten thousand times a second, where redis-py's own (a lock, a timeout
+context and several coroutines for each command) would cost more than everything else. So redis-py opens the
+connection (address, TLS, credentials, protocol), and this protocol takes over its transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import hiredis
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+
+from coord.logs import get_logger
+
+log = get_logger()
+
+#: Packs a command: a tuple of str, bytes, int or float.
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+#: What an error answer is an instance of.
+ErrorAnswer: type[Exception] = hiredis.ReplyError
+
+_NOTHING = object()
+
+
+class ConnectionLost(Exception):
+    """Given to a callback instead of an answer: the command was sent or not, was carried out or not."""
+
+
+class Order(NamedTuple):
+    """A command under way."""
+
+    done: Callable[[Any, Any], None]  #: called as ``done(about, answer)``
+    about: Any
+    packed: bytes | None  #: kept where the command is to be sent again after a lost connection
+
+
+class Wire(asyncio.Protocol):
+    """One connection. Answers come in the order of the commands; each is given to its order's callback.
+
+    ``refused`` is called with an error answer to an order that is to be sent again; ``lost`` with the orders that
+    were never answered, once, when the connection is gone for whatever reason.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        refused: Callable[[Order, Exception], None],
+        lost: Callable[[Wire, list[Order]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._refused = refused
+        self._lost = lost
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._pending: deque[Order] = deque()
+        self._out: list[bytes] = []
+        self._heard_at = self._loop.time()
+        self._closed = False
+        # redis-py has no public way to hand a connection over; the version is pinned below 9 and tests open one.
+        writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001
+        self._transport = writer.transport
+        self._transport.set_protocol(self)
+
+    @classmethod
+    async def open(
+        cls,
+        redis: Redis,
+        refused: Callable[[Order, Exception], None],
+        lost: Callable[[Wire, list[Order]], None],
+    ) -> Wire:
+        """Connect as ``redis`` would, to a server that answers; raises what redis-py raises."""
+        connection = redis.connection_pool.make_connection()
+        try:
+            await connection.connect()
+            await connection.send_command("PING")  # a server that still loads its data takes connections already
+            await connection.read_response()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return cls(connection, refused, lost)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._closed
+
+    def send(self, packed: bytes, order: Order) -> None:
+        """Send a command with this turn's others; ``order.done`` gets the answer, unless the connection is lost."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        if not self._pending:
+            self._heard_at = self._loop.time()
+        self._out.append(packed)
+        self._pending.append(order)
+
+    def check(self, patience_s: float) -> None:
+        """Give the connection up if answers are due and none came for so long (a half-open one says nothing)."""
+        if self._pending and self._loop.time() - self._heard_at > patience_s:
+            log.warning("redis.silent", seconds=round(patience_s, 1))
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close; the orders under way are lost."""
+        self._transport.close()
+        self._gone()
+
+    def _flush(self) -> None:
+        if self._out and not self._closed:
+            self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+        self._out.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each complete answer to its order."""
+        self._heard_at = self._loop.time()
+        reader, pending = self._reader, self._pending
+        reader.feed(data)
+        while True:
+            try:
+                answer = reader.gets()
+            except hiredis.HiredisError:
+                log.exception("redis.not_understood")
+                self._transport.abort()
+                return
+            if answer is _NOTHING:
+                return
+            if isinstance(answer, hiredis.PushNotification) or not pending:
+                continue
+            order = pending.popleft()
+            try:
+                if order.packed is not None and isinstance(answer, ErrorAnswer):
+                    self._refused(order, answer)
+                else:
+                    order.done(order.about, answer)
+            except Exception:
+                log.exception("sdk.defect")  # one callback's fault must not misplace the answers after it
+
+    def eof_received(self) -> bool:
+        """The server closed; so do we."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the orders under way back."""
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._connection._close()  # noqa: SLF001
+        orders = list(self._pending)
+        self._pending.clear()
+        self._out.clear()
+        self._lost(self, orders)
