@@ -1,0 +1,176 @@
+"""The health score: the formula, and that displays and scripts compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fakeredis
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from coord import lua
+from coord.models.agents import AgentStatus
+from coord.models.health import health_score
+
+T0 = 1_000_000
+INTERVAL = 1_000
+
+
+def score(**changes: Any) -> float:
+    """The health of an agent that has just registered, changed by what is given."""
+    values: dict[str, Any] = {
+        "status": "active", "interval_ms": INTERVAL, "missed_beats": 3, "registered_obs": T0, "beat_obs": T0,
+        "beats": [], "observed": T0,
+    }  # fmt: skip
+    return health_score(**{**values, **changes})
+
+
+def on_time(until: int, *, missing: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Beats at every interval up to number ``until``, without those that are missing."""
+    beats = [T0 + n * INTERVAL for n in range(1, until + 1) if n not in missing]
+    return {"beats": beats[::-1][:10], "beat_obs": max([T0, *beats])}
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (0, 1.0),
+        (INTERVAL, 1.0),
+        (1_250, 0.9375),
+        (1_499, 0.875),
+        (2_000, 0.75),
+        (2_499, 0.625),
+        (3_000, 0.5),
+        (9_000, 0.5),
+    ],
+)
+def test_freshness_falls_to_a_half_at_the_timeout(age: int, expected: float) -> None:
+    """1 while beats are on time, then linear; beside it, regularity counts the beats missed meanwhile."""
+    known = {**on_time(20), "observed": T0 + 20_000 + age}
+    missed = max(0, int(age / INTERVAL - 0.5))
+    assert score(**known) == pytest.approx(expected * (10 - min(10, missed)) / 10, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("beats", "missing", "expected"),
+    [
+        (0, (), 1.0),
+        (1, (), 1.0),
+        (9, (), 1.0),
+        (30, (), 1.0),
+        (30, (25,), 0.9),
+        (30, (22, 25, 28), 0.7),
+        (30, (5,), 1.0),
+    ],
+)
+def test_regularity_is_the_share_of_the_last_ten(beats: int, missing: tuple[int, ...], expected: float) -> None:
+    """Of the last ten signs of life that were expected; what is further back is forgiven."""
+    assert score(**on_time(beats, missing=missing), observed=T0 + beats * INTERVAL) == pytest.approx(expected)
+
+
+def test_regularity_counts_from_the_registration() -> None:
+    """Before ten were expected, the share is of those that were: the registration is the first sign of life."""
+    assert score(**on_time(3, missing=(2,)), observed=T0 + 3_000) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("late", [0, 1, 250, 499])
+def test_a_beat_on_its_way_is_not_missed(late: int) -> None:
+    """⚠ Just before a beat arrives, regularity is what it was: an agent that beats on time never flickers."""
+    for beats in range(12):
+        known = on_time(beats)
+        assert score(**known, observed=T0 + beats * INTERVAL + INTERVAL + late) >= 0.87
+
+
+def test_without_an_interval_nothing_is_expected() -> None:
+    """Health does not decay where no beats were promised."""
+    assert score(interval_ms=None, observed=T0 + 10**9) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("status", "cpu", "memory", "expected"),
+    [
+        ("active", None, None, 1.0),
+        ("busy", None, None, 0.9),
+        ("maintenance", None, None, 0.8),
+        ("error", None, None, 0.5),
+        ("draining", None, None, 1.0),
+        ("active", 0.6, None, 1.0),
+        ("active", 0.61, None, 0.9),
+        ("active", 0.8, 0.8, 0.9),
+        ("active", 0.81, 0.81, 0.7),
+        ("active", 1.0, 0.0, 1.0),
+        ("active", None, 0.9, 0.7),
+        ("error", 0.9, 0.9, 0.2),
+    ],
+)
+def test_penalties(status: str, cpu: float | None, memory: float | None, expected: float) -> None:
+    """For a status, and for the mean of the loads that were reported."""
+    assert score(status=status, cpu=cpu, memory=memory) == pytest.approx(expected)
+
+
+def test_it_stays_between_zero_and_one() -> None:
+    """Penalties never make it negative."""
+    assert score(status="error", cpu=1.0, observed=T0 + 3_000) == 0.0
+
+
+_gaps = st.lists(st.integers(0, 5_000), max_size=10)
+_fraction = st.none() | st.floats(0, 1, allow_nan=False)
+
+
+@hypothesis_settings(max_examples=300, deadline=None)
+@given(
+    status=st.sampled_from(list(AgentStatus)),
+    interval=st.none() | st.integers(50, 3_000),
+    first=st.integers(0, 20_000),
+    gaps=_gaps,
+    age=st.integers(0, 10_000),
+    cpu=_fraction,
+    memory=_fraction,
+)
+def test_scripts_and_displays_agree(
+    *,
+    status: AgentStatus,
+    interval: int | None,
+    first: int,
+    gaps: list[int],
+    age: int,
+    cpu: float | None,
+    memory: float | None,
+) -> None:
+    """``health`` in Lua and ``health_score`` give the same number for every agent."""
+    beats = [T0 + first + sum(gaps[:n]) for n in range(len(gaps))][::-1]
+    beat_obs = beats[0] if beats else T0
+    observed = beat_obs + age
+    agent = {
+        "status": status, "heartbeat_interval": interval, "registered_obs": T0, "beat_obs": beat_obs,
+        "beats": ",".join(map(str, beats)), "metric:cpu": cpu, "metric:memory": memory,
+    }  # fmt: skip
+    fields = [part for name, value in agent.items() if value is not None for part in (name, _text(value))]
+
+    answer = _redis.eval(_script, 1, "{t}:", 0, 0, 0, 0, 3, 300_000, 5_000, observed, *fields)
+
+    expected = health_score(
+        status=status, interval_ms=interval, missed_beats=3, registered_obs=T0, beat_obs=beat_obs, beats=beats,
+        observed=observed, cpu=cpu, memory=memory,
+    )  # fmt: skip
+    assert float(answer) == pytest.approx(expected, abs=1e-9)
+
+
+def _text(value: object) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+#: The shared parts of the registry's scripts, with a last line that only computes.
+_script = (
+    lua.without_shebang(lua.load("beat")).text.split("local function last_ten")[0]
+    + """
+local agent = {}
+for i = 9, #ARGV, 2 do
+  agent[ARGV[i]] = ARGV[i + 1]
+end
+return string.format('%.17g', health(agent, tonumber(ARGV[8])))
+"""
+)
+_redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
