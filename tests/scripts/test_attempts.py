@@ -1,0 +1,155 @@
+"""The end of an attempt, one body for every script that can end one; here it is ``settle`` that does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scripts.cell import START, Cell
+
+
+async def test_a_failure_is_retried_after_a_rest(cell: Cell) -> None:
+    """It waits out a backoff with full jitter as scheduled; the attempt's story is kept."""
+    await cell.register()
+    await cell.assign()
+    lease = await cell.lease()
+    cell.now += 500
+
+    assert await cell.fail(started_ms_ago=400) == "OK"
+
+    task = await cell.task()
+    assert (task.state, task.failures, task.releases, task.agent_id, task.lease) == ("scheduled", 1, 0, None, None)
+    (attempt,) = task.attempts
+    assert (attempt.attempt, attempt.agent_id, attempt.lease, attempt.how) == (1, "a1", lease, "failed")
+    assert (attempt.code, attempt.message) == ("boom", "it broke")
+    assert (attempt.assigned_at, attempt.started_at, attempt.ended_at) == (START, START + 100, START + 500)
+    assert await cell.counter("retried") == 1
+    assert (await cell.logged())[-1] == "task.retried"
+
+
+async def test_the_backoff_doubles_within_its_bounds(cell: Cell) -> None:
+    """Full jitter: between 0 and backoff * 2^(n-1), at most the ceiling, and not always the same."""
+    await cell.register(capacity=100)
+    waits: dict[int, list[int]] = {1: [], 2: [], 3: []}
+    for n in range(12):
+        name = f"t{n}"
+        await cell.assign(name, max_attempts=9, backoff_ms=1_000, backoff_max_ms=3_000)
+        for waited in waits.values():
+            await cell.fail(name)
+            run_at = (await cell.task(name)).run_at
+            assert run_at is not None
+            waited.append(run_at - cell.now)
+            cell.now += 3_000
+            await cell.wake()
+            await cell.dispatch(pool=f"p-{name}")
+    ceilings = {1: 1_000, 2: 2_000, 3: 3_000}
+    for failures, waited in waits.items():
+        assert all(0 <= wait < ceilings[failures] for wait in waited)
+        assert len(set(waited)) > 3
+    assert max(waits[3]) > 1_000
+
+
+async def test_attempts_are_used_up(cell: Cell) -> None:
+    """After ``max_attempts`` failures the task is a dead letter, kept seven days, with every attempt's story."""
+    await cell.register()
+    await cell.assign(caller="c1", notify=True, max_attempts=2)
+    await cell.fail()
+    cell.now += 60_000
+    await cell.wake()
+    await cell.dispatch(pool="p-t1")
+    assert await cell.fail() == "OK"
+
+    task = await cell.task()
+    assert task.error is not None
+    assert (task.state, task.failures, task.error.code, task.error.message) == ("failed", 2, "boom", "it broke")
+    assert [one.attempt for one in task.attempts] == [1, 2]
+    assert 86_400_000 < await cell.redis.pttl(cell.keys.task("t1")) <= 7 * 86_400_000
+    assert await cell.last_answer() == "task.failed"
+    assert (await cell.logged())[-1] == "task.failed"
+
+
+async def test_the_default_number_of_attempts(cell: Cell) -> None:
+    """Three, where the task names none."""
+    await cell.register()
+    await cell.assign()
+    for _ in range(2):
+        await cell.fail()
+        assert await cell.state() == "scheduled"
+        cell.now += 60_000
+        await cell.wake()
+        await cell.dispatch(pool="p-t1")
+    await cell.fail()
+    assert await cell.state() == "failed"
+
+
+async def test_a_failure_that_no_retry_mends(cell: Cell) -> None:
+    """``retryable`` false ends the task whatever attempts are left."""
+    await cell.register()
+    await cell.assign(max_attempts=9)
+    await cell.fail(retryable=False)
+    assert await cell.state() == "failed"
+
+
+async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
+    """Given back unstarted: soon placed anew, bounded by ``max_releases``, then a dead letter."""
+    cell.change_settings(max_releases=2)
+    await cell.register()
+    await cell.assign(max_attempts=1)
+    for releases in (1, 2):
+        assert await cell.report("released", message="no room") == "OK"
+        task = await cell.task()
+        assert (task.state, task.releases, task.failures) == ("scheduled", releases, 0)
+        assert task.run_at == cell.now + 100 * 2 ** (releases - 1)
+        cell.now += 5_000
+        await cell.wake()
+        await cell.dispatch(pool="p-t1")
+    assert await cell.report("released", message="no room") == "OK"
+
+    task = await cell.task()
+    assert task.error is not None
+    assert (task.state, task.error.code) == ("failed", "released_too_often")
+    assert [one.how for one in task.attempts] == ["released"] * 3
+
+
+async def test_the_story_is_bounded(cell: Cell) -> None:
+    """The last twenty attempts are told."""
+    await cell.register()
+    await cell.assign(max_attempts=1_000, backoff_ms=1)
+    for _ in range(25):
+        await cell.fail()
+        cell.now += 300_000
+        await cell.wake()
+        await cell.dispatch(pool="p-t1")
+    attempts = (await cell.task()).attempts
+    assert [one.attempt for one in attempts] == list(range(6, 26))
+
+
+async def test_any_message_is_told_as_it_was(cell: Cell) -> None:
+    """Line ends of every kind, quotes and emoji in an error survive in the story of attempts."""
+    message = 'a\nb\r\u2028c\u0085d\x1ce"f\\g/ü😀'
+    await cell.register()
+    await cell.assign()
+    await cell.report("failed", code="x", message=message, retryable=True)
+    assert (await cell.task()).attempts[0].message == message
+
+
+async def test_a_start_restarts_the_timeout(cell: Cell) -> None:
+    """An attempt's timeout runs from its start; the start timeout is over."""
+    await cell.register()
+    await cell.assign(timeout=30_000)
+    cell.now += 20_000
+    await cell.report("started")
+    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 50_000
+    assert await cell.fields("t1", "start_by") == [None]
+
+
+@pytest.mark.parametrize("kind", ["failed", "released"])
+async def test_a_task_that_is_being_cancelled_is_not_tried_again(cell: Cell, kind: str) -> None:
+    """Its agent stopped it as told: cancelled. One that completed all the same is completed."""
+    await cell.register()
+    await cell.assign("t1")
+    await cell.assign("t2")
+    assert await cell.cancel("t1") == await cell.cancel("t2") == "STOPPING"
+    assert await cell.report(kind, "t1", retryable=True) == "OK"
+    assert await cell.complete("t2") == "OK"
+    assert await cell.state("t1") == "cancelled"
+    assert await cell.state("t2") == "completed"

@@ -1,0 +1,288 @@
+"""``wake``: what is due by the clock, and what is forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coord import queries
+from coord.models.tasks import Pool
+from tests.scripts.cell import START, Cell
+
+DAY = 86_400_000
+
+
+async def test_a_scheduled_task_is_queued_when_it_is_due(cell: Cell) -> None:
+    """Not a millisecond earlier; in its pool, under its score; the pool is told without its definition."""
+    await cell.submit(run_at=START + 1_000)
+    cell.now += 999
+    assert await cell.wake() == []
+    cell.now += 1
+
+    answer = await cell.run(cell.scripts.wake())
+
+    assert (answer.words, answer.pools, answer.raised) == (["QUEUED"], {"p1": (1, START + 1_000 - 60_000.0)}, 1)
+    task = await cell.task()
+    assert (task.state, task.run_at) == ("queued", None)
+    assert await cell.redis.hget(cell.keys.of("pools"), "p1") == b""
+    assert (await cell.logged())[-1] == "task.queued"
+
+
+async def test_a_requeued_pool_is_told_by_its_first_tasks_body(cell: Cell) -> None:
+    """A pool that comes back has no definition in the table: the waiting task's body gives it."""
+    await cell.submit(run_at=START + 1)
+    cell.now += 1
+    await cell.wake()
+    _, (pool,) = await queries.waiting_pools(cell.redis, cell.keys, {})
+    assert pool.definition.task_type == "echo"
+    _, (pool,) = await queries.waiting_pools(cell.redis, cell.keys, {"p1": Pool("known")})
+    assert pool.definition.task_type == "known"
+
+
+async def test_waking_twice_at_one_moment_changes_nothing(cell: Cell) -> None:
+    """Any number of distributors wake."""
+    await cell.register(capacity=9)
+    await cell.submit("t1", run_at=START + 1)
+    await cell.assign("t2", claimed=False)
+    await cell.assign("t3", timeout=5, max_attempts=1)
+    await cell.submit("t4", deadline=START + 2)
+    cell.now += 100_000
+    assert sorted(await cell.wake()) == ["EXPIRED", "QUEUED", "RECALLED", "TIMED_OUT"]
+    before = await cell.dump()
+    assert await cell.wake() == []
+    assert await cell.dump() == before
+
+
+async def test_an_unclaimed_task_is_recalled(cell: Cell) -> None:
+    """⚠ Its entry is deleted and the agent never saw it: no attempt is counted, soon it is placed anew."""
+    await cell.register()
+    await cell.assign(claimed=False)
+    cell.now += 60_000
+
+    answer = await cell.run(cell.scripts.wake())
+
+    assert (answer.words, answer.loads) == (["RECALLED"], {"a1": 0})
+    task = await cell.task()
+    assert (task.state, task.failures, task.releases, task.attempts[0].how) == ("scheduled", 0, 1, "recalled")
+    assert await cell.stream("inbox:a1:normal") == []
+    assert await cell.orders() == []
+    assert not await cell.redis.exists(cell.keys.inflight("a1"))
+
+
+async def test_recalls_are_bounded(cell: Cell) -> None:
+    """A task that nobody ever claims ends as a dead letter."""
+    cell.change_settings(max_releases=1)
+    await cell.register()
+    await cell.assign(claimed=False)
+    cell.now += 60_000
+    await cell.wake()
+    cell.now += 5_000
+    await cell.wake()
+    await cell.dispatch(pool="p-t1")
+    cell.now += 60_000
+    assert await cell.wake() == ["RECALLED"]
+    assert await cell.state() == "failed"
+
+
+async def test_a_claimed_task_is_left_alone_by_the_start_timeout(cell: Cell) -> None:
+    """⚠ The agent deleted the entry, so it owns the task however long it takes to say that it started."""
+    await cell.register()
+    await cell.assign(claimed=True)
+    cell.now += 60_000
+    assert await cell.wake() == ["KEPT"]
+    assert await cell.state() == "assigned"
+    assert await cell.redis.zcard(cell.keys.of("alarms")) == 0
+    cell.now += DAY
+    assert await cell.wake() == []
+    assert await cell.complete() == "OK"
+
+
+async def test_a_running_attempt_times_out(cell: Cell) -> None:
+    """A failed attempt that is tried again; its agent is told to stop, and its late report counts for nothing."""
+    await cell.register()
+    await cell.assign(timeout=30_000)
+    lease = await cell.lease()
+    await cell.report("started")
+    cell.now += 30_000
+
+    assert await cell.wake() == ["TIMED_OUT"]
+
+    task = await cell.task()
+    assert (task.state, task.failures, task.attempts[0].how) == ("scheduled", 1, "timed_out")
+    assert await cell.orders() == [("t1", lease)]
+    assert await cell.complete(lease=lease) == "DUPLICATE"
+
+
+async def test_a_claimed_attempt_times_out_before_it_was_reported_started(cell: Cell) -> None:
+    """A claim does not stop the clock of the attempt."""
+    await cell.register()
+    await cell.assign(timeout=5_000)
+    cell.now += 5_000
+    assert await cell.wake() == ["TIMED_OUT"]
+
+
+async def test_an_unclaimed_attempt_is_recalled_at_its_timeout(cell: Cell) -> None:
+    """With a timeout shorter than the start timeout nothing has run, so nothing is counted."""
+    await cell.register()
+    await cell.assign(timeout=5_000, claimed=False)
+    cell.now += 5_000
+    assert await cell.wake() == ["RECALLED"]
+    assert (await cell.task()).failures == 0
+
+
+@pytest.mark.parametrize("state", ["scheduled", "queued", "assigned", "claimed", "running"])
+async def test_a_deadline_ends_a_task_in_every_state(cell: Cell, state: str) -> None:
+    """Expired is an outcome: told, kept, out of every queue; an agent that claimed it is told to stop."""
+    await cell.register()
+    deadline = START + 1_000
+    caller: dict[str, Any] = {"caller": "c1", "notify": True}
+    lease = ""
+    if state in {"scheduled", "queued"}:
+        await cell.submit(deadline=deadline, run_at=START + 5_000 if state == "scheduled" else None, **caller)
+    else:
+        await cell.assign(deadline=deadline, claimed=state != "assigned", **caller)
+        lease = await cell.lease()
+    if state == "running":
+        await cell.report("started")
+    cell.now += 1_000
+
+    assert await cell.wake() == ["EXPIRED"]
+
+    task = await cell.task()
+    assert task.error is not None
+    assert (task.state, task.error.code, task.finished_at) == ("expired", "task_expired", START + 1_000)
+    assert await cell.last_answer() == "task.expired"
+    assert await cell.orders() == ([("t1", lease)] if state in {"claimed", "running"} else [])
+    assert (await cell.logged())[-1] == "task.expired"
+    assert await cell.load() == 0
+
+
+async def test_a_cancel_is_forced_after_the_grace(cell: Cell) -> None:
+    """An agent that does not stop loses the task; its late report changes nothing."""
+    await cell.register()
+    await cell.assign()
+    lease = await cell.lease()
+    assert await cell.cancel() == "STOPPING"
+    cell.now += 9_999
+    assert await cell.wake() == []
+    cell.now += 1
+
+    assert await cell.wake() == ["CANCELLED"]
+
+    task = await cell.task()
+    assert (task.state, task.attempts[0].how) == ("cancelled", "cancelled")
+    assert await cell.complete(lease=lease) == "DUPLICATE"
+    assert await cell.load() == 0
+
+
+async def test_the_next_moment_is_kept(cell: Cell) -> None:
+    """After one alarm the next due one of the same task is set from its record."""
+    await cell.register()
+    await cell.assign(deadline=START + DAY)
+    cell.now += 60_000
+    assert await cell.wake() == ["KEPT"]
+    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + DAY
+
+
+async def test_an_alarm_without_a_task_is_dropped(cell: Cell) -> None:
+    """Its record was forgotten or flushed."""
+    await cell.redis.zadd(cell.keys.of("alarms"), {"ghost": START})
+    assert await cell.wake() == ["GONE"]
+    assert await cell.wake() == []
+
+
+async def test_a_leftover_alarm_of_an_ended_task_is_dropped(cell: Cell) -> None:
+    """It is not looked at again and again, even where the record has a deadline."""
+    await cell.register()
+    await cell.assign(deadline=START + 1)
+    await cell.complete()
+    await cell.redis.zadd(cell.keys.of("alarms"), {"t1": START})
+    cell.now += 10
+    assert await cell.wake() == ["KEPT"]
+    assert await cell.wake() == []
+
+
+async def test_alarms_are_taken_a_bounded_number_at_a_time(cell: Cell) -> None:
+    """What is due beyond ``most`` is counted, and left for the next call."""
+    await cell.admit(*[await cell.submission(f"t{n}", run_at=START + 1 + n) for n in range(250)])
+    cell.now += 1_000
+    answer = await cell.run(cell.scripts.wake(100))
+    assert (len(answer.words), answer.due) == (100, 150)
+    answer = await cell.run(cell.scripts.wake(256))
+    assert (answer.words, answer.due) == (["QUEUED"] * 150, 0)
+    assert await cell.redis.zcard(cell.keys.queue("p1")) == 250
+
+
+@pytest.mark.parametrize("broken", ["task:t1", "queue:bad"])
+async def test_a_broken_task_stands_in_nobodys_way(cell: Cell, broken: str) -> None:
+    """⚠ Its alarm is put off by a minute, so that it cannot crowd out the others; these are done and counted."""
+    for n in range(3):
+        await cell.submit(f"t{n}", run_at=START + 1, pool="bad" if n == 1 else "p1")
+    kept = await cell.redis.dump(cell.keys.of(broken))
+    await cell.redis.set(cell.keys.of(broken), "x")
+    cell.now += 1
+
+    answer = await cell.run(cell.scripts.wake())
+
+    assert sorted(word[:6] for word in answer.words) == ["ERROR ", "QUEUED", "QUEUED"]
+    assert (answer.due, answer.pools["p1"][0]) == (0, 2)
+    assert await cell.counter("queued:normal") == 2
+    await cell.redis.delete(cell.keys.of(broken))
+    if kept:
+        await cell.redis.restore(cell.keys.of(broken), 0, kept)
+    cell.now += 60_000
+    assert await cell.wake() == ["QUEUED"]
+
+
+async def test_ended_tasks_are_forgotten_by_count(cell: Cell) -> None:
+    """The oldest go first; completed, failed and refused ones are bounded each for itself."""
+    cell.change_settings(terminal_entries=2, refused_entries=1)
+    cell.trimmed = True
+    await cell.register(capacity=99)
+    for n in range(4):
+        cell.now += 1
+        await cell.assign(f"c{n}")
+        await cell.complete(f"c{n}")
+        await cell.assign(f"f{n}")
+        await cell.fail(f"f{n}", retryable=False)
+        await cell.admit(await cell.submission(f"r{n}"), nearly_full=True)
+    await cell.wake()
+
+    left = {name[5:] for name in await cell.dump() if name.startswith("task:")}
+    assert left == {"c2", "c3", "f2", "f3", "r3"}
+    assert await cell.counter("completed:normal") == 4
+
+
+async def test_ended_tasks_are_forgotten_by_age(cell: Cell) -> None:
+    """Their keys end by themselves; the lists of them follow."""
+    cell.trimmed = cell.broken = True
+    await cell.register()
+    await cell.assign("t1")
+    await cell.complete("t1")
+    await cell.assign("t2")
+    await cell.fail("t2", retryable=False)
+    await cell.admit(await cell.submission("t3"), nearly_full=True)
+    ended = {"tasks:refused": 3_600_000, "tasks:terminal": DAY, "tasks:dead": 7 * DAY}
+    for index, ttl in ended.items():
+        cell.now = START + ttl - 1
+        await cell.wake()
+        assert await cell.redis.zcard(cell.keys.of(index)) == 1
+        cell.now += 1
+        await cell.wake()
+        assert await cell.redis.zcard(cell.keys.of(index)) == 0
+
+
+async def test_tombstones_wait_as_long_as_they_may_be_needed(cell: Cell) -> None:
+    """As long as any stream of submissions holds an entry older than the cancel."""
+    older = await cell.submission("other", priority="low")
+    cell.now += 5
+    assert await cell.cancel("t1") == "PENDING"
+    await cell.submission("newer", priority="high", at=cell.now + 1)
+    cell.now += 10
+    await cell.wake()
+    assert await cell.redis.zcard(cell.keys.of("tombstones")) == 1
+
+    await cell.admit(older)
+    await cell.wake()
+    assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
