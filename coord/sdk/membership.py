@@ -62,6 +62,7 @@ class Membership:
         self._timer: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._is_over = False
+        self._is_registering = False  # the fact is on its way to Redis
         self._ahead_ms = now_ms() - self._loop.time() * 1000  # of the server's clock before the loop's
 
     def now_ms(self) -> float:
@@ -70,8 +71,9 @@ class Membership:
 
     def register(self) -> None:
         """Say what this agent is; again with the same incarnation it is a refresh."""
-        if self._is_over:
-            return
+        if self._is_over or self._is_registering:
+            return  # what waits for Redis to be back is enough
+        self._is_registering = True
         self._say(self._fact, self._registered)
         if self._status is not None:
             self.change_status(self._status)
@@ -112,10 +114,12 @@ class Membership:
 
     def _said(self, take: Callable[[Answer], None], answer: Any) -> None:
         if isinstance(answer, ErrorAnswer):
+            self._is_registering = False
             self._fail(CoordError(f"agent '{self._fact.agent_id}' may not speak to the registry: {answer}"))
             return
-        entry = self._saw_time(answer)
-        self._answers.expect(entry, take)
+        if take == self._registered:
+            self._is_registering = False
+        self._answers.expect(self._saw_time(answer), take)
 
     def _saw_time(self, entry: bytes) -> str:
         text = entry.decode()

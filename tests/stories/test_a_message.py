@@ -1,0 +1,76 @@
+"""A message from a client, or another agent, to an agent."""
+
+from __future__ import annotations
+
+import pytest
+
+from coord import Client, Message
+from coord.errors import AgentNotFound, IdConflict
+from tests.stories.conftest import MakeAgent
+from tests.waiting import wait_until
+
+
+async def test_a_message_reaches_the_agent_it_is_for(client: Client, make_agent: MakeAgent) -> None:
+    """It is delivered into the inbox, handled, and then gone from it."""
+    agent = make_agent("listener")
+    got: list[Message] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message)
+
+    await agent.start()
+    receipt = await client.send("listener", {"say": "hello"}, sender_id="teller", correlation_id="talk-1")
+    await wait_until(lambda: got, "the message is handled")
+    (message,) = got
+    assert (message.id, message.sender_id, message.receiver_id) == (receipt.message_id, "teller", "listener")
+    assert (message.payload, message.correlation_id, message.message_type) == ({"say": "hello"}, "talk-1", "direct")
+    inbox = f"{{{client.settings.namespace}}}:inbox:listener:normal"
+
+    async def is_gone() -> bool:
+        return int(await client.redis.xlen(inbox)) == 0
+
+    await wait_until(is_gone, "the message is deleted")
+
+
+async def test_a_message_to_nobody_is_refused(client: Client) -> None:
+    """The receipt tells the truth: there is no such receiver."""
+    with pytest.raises(AgentNotFound):
+        await client.send("nobody", "hello?")
+
+
+async def test_a_message_sent_twice_under_one_id_is_delivered_once(client: Client, make_agent: MakeAgent) -> None:
+    """A sender that lost the receipt may repeat itself; other words under the same id are refused."""
+    agent = make_agent("listener")
+    got: list[str] = []
+
+    @agent.on_message
+    def hear(message: Message) -> None:
+        got.append(message.payload)
+
+    await agent.start()
+    for _ in range(2):
+        await client.send("listener", "once", sender_id="teller", message_id="note-1")
+    with pytest.raises(IdConflict):
+        await client.send("listener", "other", sender_id="teller", message_id="note-1")
+    await client.send("listener", "last", sender_id="teller")
+    await wait_until(lambda: "last" in got, "the last message is handled")
+    assert got == ["once", "last"]
+
+
+async def test_a_message_whose_handler_fails_is_tried_again(client: Client, make_agent: MakeAgent) -> None:
+    """Three tries; the messages behind it wait, so that their order stays."""
+    agent = make_agent("stumbler")
+    got: list[str] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message.payload)
+        if len(got) < 3:
+            raise RuntimeError("stumbled")
+
+    await agent.start()
+    await client.send("stumbler", "first")
+    await client.send("stumbler", "second")
+    await wait_until(lambda: "second" in got, "the second message is handled")
+    assert got == ["first", "first", "first", "second"]
