@@ -73,7 +73,7 @@ def test_waits_double_up_to_the_longest() -> None:
 async def test_a_killed_program_is_started_again() -> None:
     """The event says which signal ended it, and when it starts again."""
     async with running(shell(OBEDIENT)) as run:
-        first = await wait_until(lambda: run.supervisor.pids.get("p"), "the program runs")
+        first = await wait_until(lambda: run.supervisor.pids.get("p", 0), "the program runs")
         os.kill(first, signal.SIGKILL)
         await wait_until(lambda: run.supervisor.pids.get("p", first) != first, "it runs again")
     (ended,) = run.seen("ended")
@@ -155,7 +155,7 @@ async def test_a_final_code_ends_all() -> None:
 async def test_ctrl_c_does_not_reach_a_program() -> None:
     """Each has a process group of its own, so that this process ends them in order."""
     async with running(shell(OBEDIENT)) as run:
-        pid = await wait_until(lambda: run.supervisor.pids.get("p"), "it runs")
+        pid = await wait_until(lambda: run.supervisor.pids.get("p", 0), "it runs")
         assert os.getpgid(pid) == pid
 
 
