@@ -1,0 +1,168 @@
+"""The processes of the main job: a ``coord up`` with a data folder of its own, and the agents; all kept running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from redis import exceptions as redis_errors
+
+from coord import Client
+from coord.cli.stop import Stop
+from coord.cli.supervisor import Event, Program, Supervisor
+from coord.config import Settings
+from coord.endpoint import read_endpoint
+from coord.models.agents import AgentStatus
+from examples.main_job.kinds import KINDS
+
+COORD = "coord up"
+#: Between two looks at whether it has announced itself.
+LOOK_S = (
+    0.02  #: The wait before a restart up to which each end is told; a program that cannot run would fill the screen.
+)
+TOLD_S = 0.4
+#: From a cold start on a busy machine. The job begins with whoever is there: tasks wait for the others.
+GATHER_LIMIT_S = 15.0
+
+
+class Fleet:
+    """What runs, and what became of it.
+
+    Args:
+        folder: for Redis and the logs.
+        settings: of this process, as its environment says.
+        agents: how many of each kind.
+        say: called with a sentence when a process has ended by itself.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, agents: int, say: Callable[[str], None]) -> None:
+        self.logs = folder / "logs"
+        self._folder = folder
+        self._settings = settings
+        self._agents = agents
+        self._say = say
+        #: A person's own `coord up` keeps its announcement; ours then has a file of its own.
+        self.own_endpoint = folder / "endpoint.json" if read_endpoint(settings.endpoint_path) else None
+        self._environ = dict(os.environ)
+        if self.own_endpoint:
+            self._environ["COORD_ENDPOINT_FILE"] = str(self.own_endpoint)
+        #: How often each process has ended by itself.
+        self.ends: Counter[str] = Counter()
+        self.agent_ids = [f"{kind.agents}-{number}" for kind in KINDS for number in range(1, agents + 1)]
+        self._url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def url(self) -> str:
+        """Where Redis is, once our `coord up` has said so."""
+        return await asyncio.shield(self._url)
+
+    async def gather(self, client: Client) -> int:
+        """Wait until all agents may be given work, for a while; how many are there."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + GATHER_LIMIT_S
+        while True:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                agents = {one.agent_id for one in await client.agents() if one.status is AgentStatus.ACTIVE}
+                there = len(agents.intersection(self.agent_ids))
+                if there == len(self.agent_ids) or loop.time() > deadline:
+                    return there
+            await asyncio.sleep(LOOK_S)
+
+    def hints(self) -> str:
+        """What a person can do while it stays up."""
+        where = f"COORD_ENDPOINT_FILE={self.own_endpoint} " if self.own_endpoint else ""
+        python = Path(sys.executable)
+        program = KINDS[0].program
+        with contextlib.suppress(ValueError):
+            python, program = python.relative_to(Path.cwd()), program.relative_to(Path.cwd())
+        return (
+            "\nEverything stays up until Ctrl-C. Meanwhile, in another terminal:\n"
+            f"  {where}{python} {program} --id {KINDS[0].agents}-{self._agents + 1}    one more agent joins\n"
+            f"  tail -f {self.logs}/*.log    what the processes say"
+        )
+
+    async def run(self, stop: Stop) -> None:
+        """Keep everything running until asked to stop; then agents drain and leave, and after them `coord up` ends.
+
+        Raises:
+            GaveUp: `coord up` cannot run as it was asked to; ``last_words`` say why.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        for log in self.logs.glob("*.log"):
+            log.unlink()
+        last = Stop()
+        keeper = Supervisor([self._coord_up()], self._tell)
+        up = asyncio.create_task(keeper.run(last))
+        # Without it, agents have nowhere to go.
+        up.add_done_callback(lambda _: stop.ask_once())
+        try:
+            url = await stop.unless_asked(self._announced(keeper))
+            if url is not None:
+                self._url.set_result(url)
+                await Supervisor(self._agent_programs(url), self._tell).run(stop)
+        finally:
+            last.ask_once()
+            if stop.urgent.is_set():
+                last.ask()
+            await up
+
+    async def _announced(self, keeper: Supervisor) -> str:
+        path = self.own_endpoint or self._settings.endpoint_path
+        while True:
+            endpoint = read_endpoint(path)
+            if endpoint and endpoint.pid == keeper.pids.get(COORD):
+                return endpoint.url
+            await asyncio.sleep(LOOK_S)
+
+    def last_words(self, name: str) -> str:
+        """What a process said when it gave up: from its last line that begins with its name on."""
+        try:
+            lines = self._log(name).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        begins = [number for number, line in enumerate(lines) if line.startswith("coord: ")]
+        words = lines[begins[-1] :] if begins else lines[-1:]
+        return "\n".join(words).removeprefix("coord: ") or "it has said nothing"
+
+    def _coord_up(self) -> Program:
+        # A Redis that the environment names is used; else one on a data folder of our own.
+        data = [] if self._settings.redis_url else ["--data", str(self._folder / "redis")]
+        return Program(
+            name=COORD,
+            command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data),
+            environ=self._environ,
+            log=self._log(COORD),
+            final_codes=frozenset({2}),
+        )
+
+    def _agent_programs(self, url: str) -> list[Program]:
+        # Told outright: the announcement is not there while a killed `coord up` is being started again.
+        environ = self._environ | {"COORD_REDIS_URL": url}
+        leash = (sys.executable, "-P", "-m", "examples.main_job.leash")
+        programs: list[Program] = []
+        for name in self.agent_ids:
+            (kind,) = (kind for kind in KINDS if kind.agents == name.partition("-")[0])
+            command = (*leash, str(kind.program), "--id", name)
+            programs.append(Program(name=name, command=command, environ=environ, log=self._log(name)))
+        return programs
+
+    def _log(self, program: str) -> Path:
+        return self.logs / f"{program.replace(' ', '-')}.log"
+
+    def _tell(self, event: Event) -> None:
+        if event.what == "started":
+            return
+        self.ends[event.name] += event.what == "ended"
+        again_in_s = event.again_in_s or 0.0
+        if again_in_s > TOLD_S:
+            return
+        sentence = f"{event.name} (pid {event.pid}) has ended ({event.how})"
+        if event.again_in_s is not None:
+            sentence += f", starts again in {again_in_s:g} s"
+        if again_in_s == TOLD_S:
+            sentence += f"; it keeps ending, its last words: {self.last_words(event.name)}"
+        self._say(sentence)

@@ -1,0 +1,78 @@
+"""How far the job is: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from examples.main_job.kinds import Job
+from examples.main_job.outcome import Outcome
+
+#: Between two lines where there is no terminal.
+LINE_S = 1.0
+
+
+class Live:
+    """Shows progress while it is entered; what is printed to the console meanwhile stands above it."""
+
+    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
+        self._console = console
+        self._totals = Counter(job.kind.task_type for job in jobs)
+        self._finished: Counter[str] = Counter()
+        self._failed = 0
+        self._submitted = 0
+        self._begin = time.monotonic()
+        self._said_at = self._begin
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description:<15}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._bars = {name: self._progress.add_task(name, total=total, note="") for name, total in self._totals.items()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if not self._console.is_terminal and self._submitted:
+            self._line()
+
+    def submitted(self, count: int) -> None:
+        """So many more tasks were acknowledged."""
+        self._submitted += count
+
+    def finished(self, outcome: Outcome) -> None:
+        """A task has its outcome."""
+        name = outcome.job.kind.task_type
+        self._finished[name] += 1
+        self._failed += not outcome.is_done
+        if self._console.is_terminal:
+            note = f"{self._rate():,.0f}/s, {self._submitted - self._finished.total():,} under way"
+            self._progress.update(self._bars[name], advance=1, note=note)
+        elif time.monotonic() - self._said_at >= LINE_S:
+            self._line()
+
+    def _line(self) -> None:
+        self._said_at = time.monotonic()
+        self._console.print(
+            f"{self._finished.total():,} of {self._totals.total():,} tasks finished, {self._failed:,} failed, "
+            f"{self._submitted - self._finished.total():,} under way, {self._rate():,.0f}/s"
+        )
+
+    def _rate(self) -> float:
+        return self._finished.total() / max(0.001, time.monotonic() - self._begin)

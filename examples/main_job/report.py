@@ -1,0 +1,140 @@
+"""The tables: what was found, what failed and why, what each agent did, how fast it went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from examples.main_job.findings import Duplicates, Findings, Module
+from examples.main_job.timing import Timing
+from examples.main_job.walk import NOT_ENTERED, Found
+
+#: Failures that are shown one by one; the rest is counted.
+FAILURES_SHOWN = 20
+DUPLICATES_SHOWN = 5
+
+
+def show_found(console: Console, found: Found, tasks: int) -> None:
+    """What the walk found, before any agent has seen it."""
+    console.print(f"[bold]{escape(str(found.root))}[/]: {len(found.files):,} text files, {tasks:,} tasks")
+    if found.left_out:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
+        folders = ", ".join(sorted(NOT_ENTERED))
+        console.print(f"left out: {reasons}; not entered: {folders}, hidden folders", soft_wrap=True)
+
+
+def show_findings(console: Console, found: Findings) -> None:
+    """What the agents found out."""
+    totals = _table("What was found", "", "how much")
+    for what, value in (
+        ("files", f"{found.files:,}"),
+        ("… of these empty", f"{found.empty_files:,}"),
+        ("bytes", f"{found.bytes:,}"),
+        ("lines", f"{found.lines:,}"),
+        ("… of these blank", f"{found.blank_lines:,}"),
+        ("words", f"{found.words:,}"),
+        ("Python files that parse", f"{found.python_files:,}"),
+        ("classes", f"{found.classes:,}"),
+        ("functions", f"{found.functions:,}"),
+        ("methods", f"{found.methods:,}"),
+        ("public definitions with a docstring", _share(found.documented, found.public)),
+    ):
+        totals.add_row(what, value)
+    console.print(totals)
+    if found.biggest:
+        console.print(_biggest(found.biggest))
+    if found.imports:
+        console.print(_counted("Most imported packages", "package", "files that import it", found.imports))
+    if found.common_words:
+        title = "Most common words"
+        console.print(_counted(title, "word", "files that have it among their top ten", found.common_words))
+    if found.duplicates:
+        console.print(_duplicates(found.duplicates))
+
+
+def show_failures(console: Console, found: Findings) -> None:
+    """Each failure with its reason."""
+    if not found.failures:
+        console.print("\nNo task failed.")
+        return
+    codes = Counter(failure.code for failure in found.failures)
+    counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    table = _table(f"{len(found.failures):,} failed: {counted}", "task", words="file: reason")
+    for failure in found.failures[:FAILURES_SHOWN]:
+        reason = failure.message if failure.path in failure.message else f"{failure.path}: {failure.message}"
+        table.add_row(failure.task_type, escape(reason))
+    console.print(table)
+    if len(found.failures) > FAILURES_SHOWN:
+        console.print(f"… and {len(found.failures) - FAILURES_SHOWN} more; --report FILE writes them all")
+
+
+def show_timing(console: Console, timing: Timing, ends: Mapping[str, int]) -> None:
+    """What each agent did, and how fast it all went."""
+    agents = _table("What each agent did", "agent", "done", "failed", "busy s", "p50 ms", "ended and restarted")
+    for agent in timing.agents:
+        busy = f"{agent.running_ms / 1000:,.1f}"
+        restarts = str(ends.get(agent.agent_id, 0))
+        agents.add_row(agent.agent_id, f"{agent.done:,}", f"{agent.failed:,}", busy, f"{agent.p50_ms:,}", restarts)
+    console.print(agents)
+    spans = _table("How long a task took, in milliseconds", "from … to", "p50", "p95", "p99", "longest")
+    for span in timing.spans:
+        spans.add_row(span.what, *(f"{ms:,}" for ms in (span.p50, span.p95, span.p99, span.longest)))
+    console.print(spans)
+    repeated = f"; {timing.repeated:,} took more than one attempt" if timing.repeated else ""
+    console.print(
+        f"\n[bold]{timing.tasks:,} tasks in {timing.seconds:.1f} s, {timing.per_second:,.0f} per second[/]{repeated}"
+    )
+
+
+def _biggest(modules: Sequence[Module]) -> Table:
+    table = _table("Biggest modules", "file", "lines", "classes", "functions", "with docstring")
+    for module in modules:
+        documented = _share(module.documented, module.public)
+        table.add_row(escape(module.path), f"{module.lines:,}", str(module.classes), str(module.functions), documented)
+    return table
+
+
+def _counted(title: str, what: str, count: str, rows: Sequence[tuple[str, int]]) -> Table:
+    table = _table(title, what, count)
+    for name, number in rows:
+        table.add_row(escape(name), f"{number:,}")
+    return table
+
+
+def _duplicates(groups: Sequence[Duplicates]) -> Table:
+    copies = sum(len(group.paths) - 1 for group in groups)
+    wasted = sum(group.wasted for group in groups)
+    title = f"Duplicates: {len(groups):,} contents, {copies:,} needless copies, {wasted:,} bytes"
+    table = _table(title, "files", "bytes each")
+    for group in groups[:DUPLICATES_SHOWN]:
+        more = len(group.paths) - 4
+        shown = [escape(path) for path in group.paths[:4]] + ([f"… and {more} more"] if more > 0 else [])
+        table.add_row("\n".join(shown), f"{group.bytes:,}")
+    return table
+
+
+def _table(title: str, first: str, *numbers: str, words: str = "") -> Table:
+    """A table of names and numbers, or of two columns of words."""
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column(first, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    if words:
+        table.add_column(words, overflow="fold")
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"

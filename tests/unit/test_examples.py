@@ -1,0 +1,229 @@
+"""The examples' own work, on real small files: what the agents answer, and what the main job makes of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from coord import NonRetryable
+from coord.models.tasks import Priority, TaskError, TaskRecord, TaskState
+from examples import content_digest, python_outline, text_stats
+from examples.main_job.findings import Duplicates, findings
+from examples.main_job.kinds import KINDS, Job, jobs
+from examples.main_job.outcome import Outcome
+from examples.main_job.timing import percentile, timing
+from examples.main_job.walk import LARGEST, File, default_folder, walk
+
+MODULE = b'''"""A module."""
+
+import os.path
+from json import loads
+from . import sibling
+
+
+class Thing:
+    """A thing."""
+
+    def shown(self):
+        """Docstring."""
+
+    def _hidden(self): ...
+
+
+async def undocumented():
+    import re
+
+    return re, loads, os
+'''
+
+
+def test_a_text_is_counted() -> None:
+    """Lines, words, the longest line, and words of four letters and more by frequency, then alphabet."""
+    found = text_stats.text_stats("one line here\n\nHere lies don't, don\u2019t über\n".encode())
+    assert found == {
+        "lines": 3,
+        "blank_lines": 1,
+        "words": 8,
+        "characters": 43,
+        "longest_line": {"line": 3, "characters": 27},
+        "top_words": [("here", 2), ("don't", 1), ("don\u2019t", 1), ("lies", 1), ("line", 1), ("über", 1)],
+    }
+
+
+def test_an_empty_or_odd_text_is_counted() -> None:
+    """No line is the longest of none; bytes that are no UTF-8 are still characters."""
+    assert text_stats.text_stats(b"")["longest_line"] is None
+    assert text_stats.text_stats(b"caf\xe9\n")["characters"] == 5
+
+
+def test_a_python_file_is_outlined() -> None:
+    """Definitions, packages imported by name wherever they stand, docstrings of what is public."""
+    assert python_outline.outline(MODULE) == {
+        "classes": 1,
+        "functions": 1,
+        "methods": 2,
+        "imports": ["json", "os", "re"],
+        "public": 4,
+        "documented": 3,
+        "longest_function": {"name": "undocumented", "line": 17, "lines": 4},
+    }
+
+
+def test_an_empty_python_file_is_outlined() -> None:
+    """It is a module without a docstring."""
+    found = python_outline.outline(b"")
+    assert (found["public"], found["documented"], found["longest_function"]) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"x = 1\nprint 'two'\n", "pkg/bad.py:2: Missing parentheses"),
+        (b"x = (\n", "pkg/bad.py:1: '(' was never closed"),
+        (b"x = 1\0\n", "pkg/bad.py:1: source code string cannot contain null bytes"),
+        (b"# coding: no-such-thing\n", "pkg/bad.py:1: unknown encoding: no-such-thing"),
+        (b'"caf\xe9"\n', "pkg/bad.py:1: "),
+        (b"(" * 500 + b")" * 500, "pkg/bad.py:1: too many nested parentheses"),
+        (b"-" * 100_000 + b"1", "pkg/bad.py:1: too complex for the parser"),
+        (b"x = " + b"1 + " * 20_000 + b"1", "pkg/bad.py:1: maximum recursion depth exceeded"),
+    ],
+)
+def test_a_file_that_does_not_parse_fails_for_good(tmp_path: Path, content: bytes, says: str) -> None:
+    """With the place and the parser's own words; no retry would read it differently."""
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "bad.py").write_bytes(content)
+    with pytest.raises(NonRetryable) as caught:
+        python_outline.describe(python_outline.File(str(tmp_path), "pkg/bad.py"))
+    assert caught.value.code == "unparsable"
+    assert caught.value.message.startswith(says)
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        lambda root: text_stats.count(text_stats.File(root, "gone.py")),
+        lambda root: python_outline.describe(python_outline.File(root, "gone.py")),
+        lambda root: content_digest.fingerprint(content_digest.File(root, "gone.py")),
+    ],
+)
+def test_a_file_that_is_gone_fails_for_good(tmp_path: Path, handle: object) -> None:
+    """Each agent says which and why."""
+    assert callable(handle)
+    with pytest.raises(NonRetryable, match=r"unreadable: gone\.py: No such file or directory"):
+        handle(str(tmp_path))
+
+
+def test_a_file_has_a_fingerprint(tmp_path: Path) -> None:
+    """SHA-256 and size."""
+    (tmp_path / "f").write_bytes(b"abc")
+    assert content_digest.fingerprint(content_digest.File(str(tmp_path), "f")) == {
+        "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "bytes": 3,
+    }
+
+
+def test_a_walk_takes_text_files_and_counts_the_rest(tmp_path: Path) -> None:
+    """Left out, with the reason: large, binary, links, pipes, names without an encoding; caches are not entered."""
+    for name in ("b.txt", "a/c.py", "a/__pycache__/c.pyc", "site-packages/x.py", ".git/config", "empty"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("" if name == "empty" else "text\n")
+    (tmp_path / "binary").write_bytes(b"\x7fELF\0")
+    (tmp_path / "large").write_bytes(b"x" * (LARGEST + 1))
+    (tmp_path / "largest").write_bytes(b"x" * LARGEST)
+    (tmp_path / "link").symlink_to("b.txt")
+    (tmp_path / "loop").symlink_to(".")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / os.fsdecode(b"caf\xe9")).write_text("text")
+    found = walk(tmp_path)
+    assert found.files == (File("a/c.py", 5), File("b.txt", 5), File("empty", 0), File("largest", LARGEST))
+    assert found.left_out == {"binary": 1, "link": 1, "name not UTF-8": 1, "not a file": 1, "over 1 MiB": 1}
+    assert [(job.kind.task_type, job.file.path) for job in jobs(found.files)][:3] == [
+        ("text_stats", "a/c.py"),
+        ("python_outline", "a/c.py"),
+        ("content_digest", "a/c.py"),
+    ]
+    assert len(jobs(found.files)) == 4 * 2 + 1
+
+
+def test_the_default_folder_is_the_standard_library() -> None:
+    """A folder that everyone has, with enough in it to be worth watching."""
+    assert (default_folder() / "asyncio" / "__init__.py").is_file()
+
+
+def outcome(path: str, kind: int, result: object, **fields: object) -> Outcome:
+    """A finished task."""
+    error = result if isinstance(result, TaskError) else None
+    record = TaskRecord(
+        task_id=path,
+        priority=Priority.NORMAL,
+        state=TaskState.FAILED if error else TaskState.COMPLETED,
+        result=None if error else result,
+        error=error,
+        **fields,  # type: ignore[arg-type]
+    )
+    return Outcome(Job(KINDS[kind], File(path, 1)), record)
+
+
+def stats(lines: int) -> dict[str, object]:
+    """A result of text_stats."""
+    return {"lines": lines, "blank_lines": 1, "words": 2, "top_words": [["self", 3]]}
+
+
+def test_results_are_put_together_whatever_their_order() -> None:
+    """Totals, the biggest modules first, imports by number of files, duplicates by what they waste."""
+    outline = python_outline.outline(MODULE)
+    outcomes = [
+        outcome("big.py", 0, stats(9)),
+        outcome("small.py", 0, stats(3)),
+        outcome("big.py", 1, outline),
+        outcome("small.py", 1, outline),
+        outcome("bad.py", 1, TaskError("unparsable", "bad.py:1: no")),
+        *(outcome(path, 2, {"sha256": "s", "bytes": 7}) for path in ("big.py", "small.py", "bad.py")),
+        *(outcome(path, 2, {"sha256": "e", "bytes": 0}) for path in ("empty", "void")),
+    ]
+    found = findings(outcomes)
+    assert found == findings(outcomes[::-1])
+    assert (found.files, found.bytes, found.empty_files, found.lines, found.classes) == (5, 21, 2, 12, 2)
+    assert [module.path for module in found.biggest] == ["big.py", "small.py"]
+    assert found.imports == (("json", 2), ("os", 2), ("re", 2))
+    assert found.common_words == (("self", 2),)
+    assert found.duplicates == (Duplicates(7, ("bad.py", "big.py", "small.py")),)
+    assert found.duplicates[0].wasted == 14
+    assert [(one.path, one.code, one.message) for one in found.failures] == [("bad.py", "unparsable", "bad.py:1: no")]
+
+
+def test_only_an_unparsable_file_is_a_failure_of_its_own() -> None:
+    """Every other failure makes the main job end with 1."""
+    assert outcome("f", 1, TaskError("unparsable")).is_unparsable
+    assert not outcome("f", 1, TaskError("agent_lost")).is_unparsable
+    assert not outcome("f", 0, stats(1)).is_unparsable
+
+
+def test_time_is_measured_from_the_records() -> None:
+    """Spans by nearest rank; throughput from the first submission to the last outcome; work by agent."""
+    moments = {"submitted_at": 1_000, "assigned_at": 1_010, "started_at": 1_015}
+    outcomes = [
+        outcome("a", 0, stats(1), agent_id="stats-1", attempt=2, finished_at=1_020, **moments),
+        outcome("b", 0, stats(1), agent_id="stats-2", attempt=1, finished_at=3_000, **moments),
+    ]
+    measured = timing(outcomes)
+    assert (measured.tasks, measured.seconds, measured.per_second, measured.repeated) == (2, 2.0, 1.0, 1)
+    assert [(span.what, span.p50, span.longest) for span in measured.spans] == [
+        ("submitted → finished", 20, 2_000),
+        ("waiting for an agent", 10, 10),
+        ("with the agent, not started", 5, 5),
+        ("running", 5, 1_985),
+    ]
+    assert [(agent.agent_id, agent.done, agent.running_ms) for agent in measured.agents] == [
+        ("stats-1", 1, 5),
+        ("stats-2", 1, 1_985),
+    ]
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    """Nearest rank."""
+    values = list(range(1, 101))
+    assert [percentile(values, share) for share in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
+    assert percentile([7], 0.5) == 7
