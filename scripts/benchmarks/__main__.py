@@ -1,0 +1,165 @@
+"""The program behind ``scripts/bench``: measures, keeps JSON, shows a table.
+
+Exit code 0; 1 when a row failed, or fell below 0.9 of the other commit's; 2 for wrong options; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from . import sampling, table
+from .campaign import Run, campaign, measure
+from .rows import BY_NAME, ROWS, Row
+from .summary import Line, summarize
+from .tree import ROOT, NoSuchRevision, Tree, other_tree, this_tree
+
+KEPT = ROOT / ".bench"
+
+
+def main() -> int:
+    """Measure what the command line asks for."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(width=max(120, Console().width))
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    try:
+        if options.profile:
+            return _profile(console, KEPT / f"{stamp}-profile", quick=options.quick)
+        file = options.json or KEPT / f"{stamp}.json"
+        with contextlib.ExitStack() as stack:
+            trees = [this_tree()]
+            if options.against:
+                place = stack.enter_context(tempfile.TemporaryDirectory(prefix="coord-bench-tree-"))
+                trees.append(stack.enter_context(other_tree(options.against, Path(place))))
+            return _compare(console, options, trees, file)
+    except NoSuchRevision as error:
+        sys.stderr.write(f"scripts/bench: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("scripts/bench: stopped; everything that it had started has ended\n")
+        return 130
+
+
+def _compare(console: Console, options: argparse.Namespace, trees: Sequence[Tree], file: Path) -> int:
+    other = trees[1].label if len(trees) > 1 else None
+    runs: list[Run] = []
+    lines: list[Line] = []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    for run in campaign(
+        options.rows, trees, repeat=options.repeat, quick=options.quick, tell=lambda run: _tell(console, run)
+    ):
+        runs.append(run)
+        lines = summarize(options.rows, runs, trees[0].label, other)
+        # Written after every run: what was measured before a Ctrl-C is kept.
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(_report(begun, options, trees, runs, lines))) + b"\n")
+    console.print()
+    table.show(console, lines, other)
+    console.print(f"kept in {_shown(file)}", highlight=False)
+    failed = [run for run in runs if run.error]
+    for run in failed:
+        console.print(f"{run.row} in {run.tree} failed: {run.error}", markup=False, highlight=False)
+    fallen = [line for line in lines if line.has_fallen]
+    for line in fallen:
+        console.print(f"{line.row} {line.figure} has fallen below that of {other}", highlight=False)
+    return 1 if failed or fallen else 0
+
+
+def _profile(console: Console, folder: Path, *, quick: bool) -> int:
+    folder.mkdir(parents=True)
+    run = measure(BY_NAME["drain"], this_tree(), 0, quick=quick, profile=str(folder))
+    if run.error:
+        sys.stderr.write(f"scripts/bench: {run.error}\n")
+        return 1
+    found = {name: sampling.read(folder / f"{name}.txt") for name in ("distributor", "agents")}
+    table.show_profile(console, found)
+    table.show_server(console, run.detail)
+    console.print(
+        f"the drain under the sampler: {run.figures['per_s']:,.0f} tasks/s; stacks in {_shown(folder)}", highlight=False
+    )
+    return 0
+
+
+def _report(
+    begun: str, options: argparse.Namespace, trees: Sequence[Tree], runs: Sequence[Run], lines: Sequence[Line]
+) -> dict[str, Any]:
+    return {
+        "begun": begun,
+        "trees": {tree.label: tree.commit for tree in trees},
+        "quick": options.quick,
+        "repeat": options.repeat,
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "python": platform.python_version()},
+        "rows": {row.name: {**row.options, **(row.quick if options.quick else {})} for row in options.rows},
+        "summary": lines,
+        "runs": [run.as_json() for run in runs],
+    }
+
+
+def _tell(console: Console, run: Run) -> None:
+    first = next((f"{name} {value:,.1f}" for name, value in _main_figures(run)), run.error.partition("\n")[0])
+    console.print(
+        f"{run.repetition + 1}  {run.tree:<10} {run.row:<12} {first}  (load {run.load:.1f})",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _main_figures(run: Run) -> list[tuple[str, float]]:
+    names = [figure.name for figure in BY_NAME[run.row].figures]
+    return [(name, run.figures[name]) for name in names if name in run.figures]
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _rows(said: str) -> list[Row]:
+    unknown = [name for name in said.split(",") if name not in BY_NAME]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no row {unknown[0]!r}; there are {', '.join(BY_NAME)}")
+    return [row for row in ROWS if row.name in said.split(",")]
+
+
+def _positive(said: str) -> int:
+    if not said.isdecimal() or not int(said):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {said!r}")
+    return int(said)
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = "\n".join(f"  {row.name:<12} {row.what}" for row in ROWS)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure coord on the embedded server. Ratios within one run count; absolutes wander.",
+        epilog=f"rows:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="A,B", help="only these; default: all")
+    parser.add_argument("--repeat", type=_positive, default=3, metavar="N", help="repetitions, interleaved (3)")
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where everything is kept; default .bench/TIME.json")
+    parser.add_argument("--against", metavar="REV", help="measure that commit in turn with this tree, and compare")
+    parser.add_argument("--profile", action="store_true", help="sample one drain with py-spy instead of measuring")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Runs the rows again and again, one driver at a time, and keeps what each said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from coord.embedded import EmbeddedServer
+
+from .rows import Row
+from .tree import Tree
+
+#: A measurement that takes longer hangs.
+LIMIT_S = 900.0
+#: What a driver has to end what it started.
+STOP_LIMIT_S = 60.0
+
+
+@dataclass
+class Run:
+    """One measurement of one row in one tree."""
+
+    row: str
+    tree: str
+    repetition: int
+    load: float  #: the machine's load average when it began
+    figures: dict[str, float] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the file."""
+        return asdict(self)
+
+
+def campaign(
+    rows: Sequence[Row], trees: Sequence[Tree], *, repeat: int, quick: bool, tell: Callable[[Run], None]
+) -> Iterator[Run]:
+    """Every row in every tree, ``repeat`` times over; the trees take turns in going first.
+
+    Slow minutes of the machine fall on all rows and trees alike, and ratios are taken within one repetition.
+    """
+    for repetition in range(repeat):
+        for row in rows:
+            order = trees if repetition % 2 == 0 else tuple(reversed(trees))
+            for tree in order if row.own else trees[:1]:
+                run = measure(row, tree, repetition, quick=quick)
+                tell(run)
+                yield run
+
+
+def measure(row: Row, tree: Tree, repetition: int, *, quick: bool, **more: Any) -> Run:
+    """Run one driver in a data folder of its own; what it says, or why it failed."""
+    run = Run(row.name, tree.label, repetition, os.getloadavg()[0])
+    options = {**row.options, **(row.quick if quick else {}), **more}
+    with _folder() as folder:
+        said, complained = folder / "figures.json", folder / "errors.txt"
+        with said.open("wb") as out, complained.open("wb") as errors:
+            code = _drive(tree, [row.driver, str(folder), str(tree.folder), json.dumps(options)], out, errors)
+        if code != 0:
+            run.error = complained.read_text(errors="replace").strip() or f"the driver ended with {code}"
+        else:
+            run.figures = json.loads(said.read_bytes())
+            run.detail = run.figures.pop("detail", {})  # type: ignore[assignment]
+    return run
+
+
+def _drive(tree: Tree, arguments: Sequence[str], out: BinaryIO, errors: BinaryIO) -> int | None:
+    """Run a driver to its end; its exit code, None when it had to be ended."""
+    driver = subprocess.Popen(
+        [sys.executable, "-P", "-m", "benchmarks.driver", *arguments],
+        env=tree.environ(),
+        stdin=subprocess.PIPE,  # held open: a driver ends with it
+        stdout=out,
+        stderr=errors,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends the driver
+    )
+    try:
+        return driver.wait(LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _end(driver)
+
+
+def _end(driver: subprocess.Popen[bytes]) -> None:
+    if driver.poll() is None:
+        driver.terminate()
+        try:
+            driver.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+    if driver.stdin is not None:
+        driver.stdin.close()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for one run; a server that is left in it, because its driver was killed, is ended."""
+    folder = Path(tempfile.mkdtemp(prefix="coord-bench-"))
+    try:
+        yield folder
+    finally:
+        for record in folder.rglob("server.json"):
+            left = EmbeddedServer.find(record.parent)
+            if left is not None:
+                left.kill()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,45 @@
+"""What the records of the tasks say of a run: from when to when, on the server's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import redis
+
+from coord.keys import Keys
+
+#: Records read in one round trip.
+CHUNK = 2_000
+
+
+def ended(server: redis.Redis, keys: Keys) -> list[bytes]:
+    """The ids of all tasks that have ended well."""
+    found: list[bytes] = server.execute_command("ZRANGE", keys.of("tasks:terminal"), 0, -1)
+    return found
+
+
+def times(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str) -> list[int]:
+    """One field of each record that has it: milliseconds since 1970."""
+    return [value for chunk in _chunks(task_ids) for value in _read(server, keys, chunk, field)]
+
+
+def span_s(server: redis.Redis, keys: Keys, begin: str) -> float:
+    """Seconds from the first ``begin`` (a field of the records) to the last end of a task."""
+    task_ids = ended(server, keys)
+    first = min(times(server, keys, task_ids, begin))
+    last = server.execute_command("ZRANGE", keys.of("tasks:terminal"), -1, -1, "WITHSCORES")[0][1]
+    return max(1.0, float(last) - first) / 1000
+
+
+def _chunks(task_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for begin in range(0, len(task_ids), CHUNK):
+        yield task_ids[begin : begin + CHUNK]
+
+
+def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str) -> Iterator[int]:
+    pipe = server.pipeline(transaction=False)
+    for task_id in task_ids:
+        pipe.execute_command("HGET", keys.task(task_id.decode()), field)
+    for value in pipe.execute():
+        if value:
+            yield int(value)

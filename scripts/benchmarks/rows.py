@@ -1,0 +1,142 @@
+"""The table's rows as data: which driver measures each, with which options, and which of its figures count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a row."""
+
+    name: str  #: as the driver calls it
+    unit: str
+    better: Literal["more", "less"] = "less"
+    floor: str = ""  #: the figure of the row ``floor`` that it is divided by
+    judged: bool = False  #: ``--against`` fails when it is worse than the other commit's
+    wanted: str = ""  #: what the project has set itself
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    name: str
+    what: str
+    driver: str
+    options: dict[str, Any]
+    quick: dict[str, Any]  #: options of ``--quick``, on top
+    figures: tuple[Figure, ...]
+    own: bool = field(default=True)  #: it runs coord; False: bare redis-py, the same for every commit
+
+
+def _per_s(floor: str = "", wanted: str = "", name: str = "per_s") -> Figure:
+    return Figure(name, "tasks/s", "more", floor, judged=True, wanted=wanted)
+
+
+def _cpu(*names: str, floor: str = "", wanted: str = "") -> tuple[Figure, ...]:
+    """CPU of these processes in µs per task; that of the server is compared with the floor's."""
+    redis = Figure("redis_us", "µs/task", floor=floor and f"{floor}_redis_us", wanted=wanted)
+    commands = Figure("commands", "calls/task", floor=floor and f"{floor}_commands")
+    others = (Figure(f"{name}_us", "µs/task", floor=floor and f"{floor}_{name}_us") for name in names)
+    return (redis, commands, *others)
+
+
+_DRAIN = {"tasks": 20_000, "agents": 50, "distributors": 1}
+_SMALL = {"tasks": 4_000}
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "floor", "the same hops by bare redis-py and one minimal script", "floor",
+        {"tasks": 20_000, "agents": 50}, _SMALL,
+        (
+            Figure("drain_per_s", "tasks/s", "more"),
+            Figure("drain_redis_us", "µs/task"),
+            Figure("drain_commands", "calls/task"),
+            Figure("drain_distributor_us", "µs/task"),
+            Figure("drain_agents_us", "µs/task"),
+            Figure("end_to_end_per_s", "tasks/s", "more"),
+            Figure("end_to_end_redis_us", "µs/task"),
+            Figure("end_to_end_commands", "calls/task"),
+            Figure("end_to_end_client_us", "µs/task"),
+            Figure("end_to_end_distributor_us", "µs/task"),
+            Figure("end_to_end_agents_us", "µs/task"),
+        ),
+        own=False,
+    ),
+    Row(
+        "drain", "waiting tasks, 50 agents, one distributor", "drain", _DRAIN, _SMALL,
+        (
+            _per_s("drain_per_s", "≥ 0.5 of the floor"),
+            *_cpu("distributor", "agents", floor="drain", wanted="≤ 2.7 times the floor's"),
+        ),
+    ),
+    Row(
+        "drain2", "the same with two distributors", "drain", {**_DRAIN, "distributors": 2}, _SMALL,
+        (
+            _per_s("drain_per_s", "no slower than one distributor"),
+            *_cpu("distributor", "agents", floor="drain"),
+        ),
+    ),
+    Row(
+        "end_to_end", "tasks submitted while they are done", "flow", {"tasks": 20_000, "agents": 50}, _SMALL,
+        (
+            _per_s("end_to_end_per_s", "≥ 0.45 of the floor"),
+            *_cpu("client", "distributor", "agents", floor="end_to_end"),
+        ),
+    ),
+    Row(
+        "awaited", "the same, and the client waits for every outcome", "flow",
+        {"tasks": 20_000, "agents": 50, "notify": True}, _SMALL,
+        (
+            _per_s("end_to_end_per_s"),
+            *_cpu("client", "distributor", "agents", floor="end_to_end"),
+        ),
+    ),
+    Row(
+        "latency", "200 tasks/s, from the submit call to the handler's start", "latency",
+        {"tasks": 2_000, "agents": 50, "per_s": 200}, {"tasks": 400},
+        (
+            Figure("p50_ms", "ms", judged=True, wanted="< 2"),
+            Figure("p95_ms", "ms"),
+            Figure("p99_ms", "ms", wanted="< 6"),
+            Figure("max_ms", "ms"),
+        ),
+    ),
+    Row(
+        "submit", "submit_many: appended by a client, admitted by one distributor", "intake",
+        {"tasks": 20_000}, _SMALL,
+        (
+            _per_s(name="appended_per_s"),
+            _per_s(name="admitted_per_s"),
+            *_cpu("client", "distributor"),
+            Figure("bytes", "bytes/queued task", judged=True, wanted="< 750"),
+            Figure("all_bytes", "bytes/queued task, with log and replies"),
+        ),
+    ),
+    Row(
+        "pools", "100,000 tasks waiting in 100 pools", "drain",
+        {**_DRAIN, "tasks": 100_000, "pools": 100}, {"tasks": 10_000},
+        (_per_s("drain_per_s"), *_cpu("distributor", "agents", floor="drain")),
+    ),
+    Row(
+        "fleet", "placements among 100 agents and among 10,000", "fleet",
+        {"tasks": 20_000, "few": 100, "many": 10_000}, {"tasks": 4_000, "many": 1_000},
+        (
+            Figure("few_per_s", "placements/s", "more", judged=True),
+            Figure("many_per_s", "placements/s", "more", judged=True, wanted="about the same"),
+            Figure("few_distributor_us", "µs/placement"),
+            Figure("many_distributor_us", "µs/placement"),
+            Figure("few_redis_us", "µs/placement"),
+            Figure("many_redis_us", "µs/placement"),
+            Figure("many_idle_bytes", "bytes/idle agent", judged=True, wanted="< 10,240"),
+        ),
+    ),
+    Row(
+        "aof", "the drain with an append-only file, synced every second", "drain", {**_DRAIN, "aof": True}, _SMALL,
+        (_per_s("drain_per_s"), *_cpu("distributor", "agents", floor="drain")),
+    ),
+)  # fmt: skip
+
+BY_NAME: dict[str, Row] = {row.name: row for row in ROWS}

@@ -1,0 +1,104 @@
+"""One measurement's own server in its own data folder, the processes on it, and waiting for what they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from coord.embedded import EmbeddedServer
+from coord.keys import Keys
+
+from .child import Child, ChildFailed
+from .usage import Meter
+
+#: Between two looks at how far it is, in seconds: costs the server a thousandth of its time.
+LOOK_S = 0.01
+#: A count that has not moved for this long never will.
+STALL_S = 60.0
+
+AOF: Mapping[bool, Sequence[str]] = {
+    False: ("--appendonly", "no"),
+    True: ("--appendonly", "yes", "--appendfsync", "everysec"),
+}
+
+
+class Stage:
+    """A server and what runs on it; everything ends with the ``with`` block."""
+
+    def __init__(self, folder: Path, *, aof: bool = False, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.keys = Keys("coord")
+        self._extra = AOF[aof]
+        self._settings = dict(settings or {})
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self.server = EmbeddedServer.start(self.folder, extra=self._extra)
+        self.redis = redis.Redis.from_url(self.server.url, protocol=3)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End everything: who writes first, the server last."""
+        for child in reversed(self._children):
+            child.stop()
+        self.redis.close()
+        self.server.stop(force=True)
+
+    def worker(self, kind: str, number: int = 1) -> Child:
+        """Start a worker of the tree that is measured."""
+        name = f"{kind}-{number}"
+        return self._start(name, ["-m", "workers", kind, "--name", name, "--watch-stdin"])
+
+    def program(self, module: str, **options: Any) -> Child:
+        """Start one of the programs of this folder, and wait until it is ready for ``go``."""
+        child = self._start(module, ["-m", f"benchmarks.{module}", json.dumps({"url": self.server.url, **options})])
+        child.hear()
+        return child
+
+    def meter(self, **children: Child) -> Meter:
+        """A meter of the server and these processes."""
+        return Meter(self.redis, {"redis": self.server.pid, **{name: one.pid for name, one in children.items()}})
+
+    def wait(self, count: Callable[[], int], target: int, what: str) -> None:
+        """Return once ``count()`` is ``target`` or more; raise when it stands still, or a process has ended."""
+        best, moved_at = -1, time.monotonic()
+        while (now := count()) < target:
+            if now != best:
+                best, moved_at = now, time.monotonic()
+            elif time.monotonic() - moved_at > STALL_S:
+                raise ChildFailed(f"{what}: stands still at {now} of {target}")
+            for child in self._children:
+                child.check()
+            time.sleep(LOOK_S)
+
+    def counter(self, state: str) -> int:
+        """How many tasks of normal priority the counter ``state`` counts."""
+        return int(self.redis.execute_command("HGET", self.keys.of("counters"), f"{state}:normal") or 0)
+
+    def size(self, command: str, name: str) -> int:
+        """The answer of ``SCARD``, ``XLEN`` and their like for a key without variable parts."""
+        return int(self.redis.execute_command(command, self.keys.of(name)))
+
+    def memory(self) -> int:
+        """Bytes in use."""
+        info: Any = self.redis.info("memory")
+        return int(info["used_memory"])
+
+    def _start(self, name: str, arguments: Sequence[str]) -> Child:
+        environ = {
+            **os.environ,
+            "COORD_REDIS_URL": self.server.url,
+            "COORD_LOG_LEVEL": "warning",
+            **self._settings,
+        }
+        child = Child(name, arguments, environ, self.folder / f"{name}.log")
+        self._children.append(child)
+        return child

@@ -1,0 +1,83 @@
+"""What the processes and the server used between two moments, per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+import redis
+
+#: Commands listed by name, those that took the longest first.
+COMMANDS_SHOWN = 25
+#: A script that blocks the server for longer is noted.
+SLOW_US = 1_000
+#: The same while scripts are profiled: nearly every call, but none of the commands that they call.
+PROFILED_US = 30
+
+
+class Meter:
+    """Reads CPU times and command counts; ``begin``, then ``end``."""
+
+    def __init__(self, server: redis.Redis, pids: Mapping[str, int]) -> None:
+        self._server = server
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._before: dict[str, float] = {}
+        self._scripts = False
+
+    def begin(self, *, scripts: bool = False) -> None:
+        """From now on; ``scripts``: with the time of each script, which costs some itself."""
+        self._scripts = scripts
+        slow_us = PROFILED_US if scripts else SLOW_US
+        self._server.execute_command("CONFIG", "SET", "slowlog-log-slower-than", slow_us, "slowlog-max-len", 100_000)
+        self._server.execute_command("CONFIG", "RESETSTAT")
+        self._server.execute_command("SLOWLOG", "RESET")
+        self._before = self._cpu()
+
+    def end(self, tasks: int) -> dict[str, Any]:
+        """Per task: ``{name}_us`` of CPU for each process, ``commands``; and the commands by name.
+
+        ``commands`` counts those that scripts call as well as the scripts themselves, as the server does.
+        """
+        after = self._cpu()
+        stats: Any = self._server.info("commandstats")
+        table = [
+            {
+                "command": name.removeprefix("cmdstat_"),
+                "us_per_task": round(float(stat["usec"]) / tasks, 3),
+                "calls_per_task": round(float(stat["calls"]) / tasks, 4),
+            }
+            for name, stat in sorted(stats.items(), key=lambda one: -float(one[1]["usec"]))
+        ]
+        figures: dict[str, Any] = {
+            f"{name}_us": (after[name] - before) / tasks * 1e6 for name, before in self._before.items()
+        }
+        figures["commands"] = sum(float(stat["calls"]) for stat in stats.values()) / tasks
+        slow: Any = self._server.slowlog_get(-1)
+        figures["detail"] = {
+            "commands": table[:COMMANDS_SHOWN],
+            "slow_calls": len(slow),
+            "slowest_ms": max((int(one["duration"]) for one in slow), default=0) / 1000,
+            "scripts": _by_script(slow, tasks) if self._scripts else [],
+        }
+        return figures
+
+    def _cpu(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: float(one.user + one.system) for name, one in times.items()}
+
+
+def _by_script(slow: Sequence[Mapping[str, Any]], tasks: int) -> list[dict[str, Any]]:
+    """What each script of coord took, by the log of slow commands."""
+    from coord import lua
+
+    names = {lua.load(name).sha.encode(): name for name in lua.NAMES}
+    taken: dict[str, list[int]] = {}
+    for one in slow:
+        words = one["command"].split(b" ", 2)
+        if words[0].upper() == b"EVALSHA" and words[1] in names:
+            taken.setdefault(names[words[1]], []).append(int(one["duration"]))
+    return [
+        {"script": name, "us_per_task": sum(us) / tasks, "calls": len(us), "worst_ms": max(us) / 1000}
+        for name, us in sorted(taken.items(), key=lambda item: -sum(item[1]))
+    ]
