@@ -33,12 +33,13 @@ KEPT = ROOT / ".bench"
 def main() -> int:
     """Measure what the command line asks for."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in the background with SIGINT ignored
+        signal.signal(number, _interrupt)
     console = Console(width=max(120, Console().width))
     stamp = time.strftime("%Y%m%d-%H%M%S")
     try:
         if options.profile:
-            return _profile(console, KEPT / f"{stamp}-profile", quick=options.quick)
+            return _profile(console, BY_NAME[options.profile], KEPT / f"{stamp}-profile", quick=options.quick)
         file = options.json or KEPT / f"{stamp}.json"
         with contextlib.ExitStack() as stack:
             trees = [this_tree()]
@@ -79,17 +80,18 @@ def _compare(console: Console, options: argparse.Namespace, trees: Sequence[Tree
     return 1 if failed or fallen else 0
 
 
-def _profile(console: Console, folder: Path, *, quick: bool) -> int:
+def _profile(console: Console, row: Row, folder: Path, *, quick: bool) -> int:
     folder.mkdir(parents=True)
-    run = measure(BY_NAME["drain"], this_tree(), 0, quick=quick, profile=str(folder))
+    run = measure(row, this_tree(), 0, quick=quick, profile=str(folder))
     if run.error:
         sys.stderr.write(f"scripts/bench: {run.error}\n")
         return 1
-    found = {name: sampling.read(folder / f"{name}.txt") for name in ("distributor", "agents")}
+    found = {stacks.stem: sampling.read(stacks) for stacks in sorted(folder.glob("*.txt"))}
     table.show_profile(console, found)
     table.show_server(console, run.detail)
     console.print(
-        f"the drain under the sampler: {run.figures['per_s']:,.0f} tasks/s; stacks in {_shown(folder)}", highlight=False
+        f"{row.name} under the sampler: {run.figures['per_s']:,.0f} tasks/s; stacks in {_shown(folder)}",
+        highlight=False,
     )
     return 0
 
@@ -157,7 +159,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where everything is kept; default .bench/TIME.json")
     parser.add_argument("--against", metavar="REV", help="measure that commit in turn with this tree, and compare")
-    parser.add_argument("--profile", action="store_true", help="sample one drain with py-spy instead of measuring")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        const="drain",
+        choices=[row.name for row in ROWS if row.can_be_profiled],
+        help="sample one run of a row (drain) with py-spy instead of measuring",
+    )
     return parser
 
 

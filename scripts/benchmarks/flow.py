@@ -7,11 +7,12 @@ from typing import Any
 
 from . import records
 from .drain import roomy, type_names
+from .sampling import Sampling
 from .stage import Stage
 
 
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Options: tasks, agents, notify (the client is told each outcome and waits for it)."""
+    """Options: tasks, agents, notify (the client is told each outcome and waits for it), profile (as in ``drain``)."""
     tasks = options["tasks"]
     types = type_names(1)
     with Stage(folder, settings=roomy(tasks)) as stage:
@@ -21,10 +22,12 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         agents.tell("go")
         agents.hear()
         meter = stage.meter(registry=registry, distributor=distributor, agents=agents, client=client)
-        meter.begin()
-        client.tell("go")
-        client.hear()
-        stage.wait(lambda: stage.counter("completed"), tasks, "doing")
-        figures = meter.end(tasks)
+        profile = options.get("profile")
+        with Sampling(profile, {"distributor": distributor, "agents": agents, "client": client}):
+            meter.begin(scripts=profile is not None)
+            client.tell("go")
+            client.hear()
+            stage.wait(lambda: stage.counter("completed"), tasks, "doing")
+            figures = meter.end(tasks)
         figures["per_s"] = tasks / records.span_s(stage.redis, stage.keys, "submitted_at")
         return figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -28,7 +28,12 @@ class Row:
     options: dict[str, Any]
     quick: dict[str, Any]  #: options of ``--quick``, on top
     figures: tuple[Figure, ...]
-    own: bool = field(default=True)  #: it runs coord; False: bare redis-py, the same for every commit
+    own: bool = True  #: it runs coord; False: bare redis-py, the same for every commit
+
+    @property
+    def can_be_profiled(self) -> bool:
+        """Whether its driver knows the option ``profile``."""
+        return self.driver in {"drain", "flow"}
 
 
 def _per_s(floor: str = "", wanted: str = "", name: str = "per_s") -> Figure:

@@ -96,7 +96,7 @@ def _ratio(spread: Spread | None) -> str:
 def _verdict(line: Line) -> str:
     if line.has_fallen:
         return f"[red]{_ratio(line.ratio)} below {ENOUGH}[/red]"
-    return _ratio(line.ratio) + ("" if line.judged else " (not judged)")
+    return _ratio(line.ratio) + ("" if line.judged or line.ratio is None else " (not judged)")
 
 
 def _digits(value: float) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class NoSuchRevision(Exception):
-    """git does not know what ``--against`` names; the message is git's."""
+    """git does not know a commit, or this is no repository; the message is git's."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ def this_tree() -> Tree:
 @contextmanager
 def other_tree(revision: str, folder: Path) -> Iterator[Tree]:
     """The tree of another commit, as a git worktree in ``folder`` that is removed afterwards."""
-    commit = _git("rev-parse", "--short", "--verify", f"{revision}^{{commit}}")
+    try:
+        commit = _git("rev-parse", "--short", "--verify", f"{revision}^{{commit}}")
+    except NoSuchRevision as error:
+        raise NoSuchRevision(f"--against {revision}: no such commit here ({error})") from None
     place = folder / "against"
     _git("worktree", "add", "--detach", str(place), commit)
     try:
