@@ -103,7 +103,8 @@ def _assert_counters(books: Books, *, trimmed: bool) -> None:
             there = found[f"{state}:{priority}"]
             fits = number >= there if trimmed and state in TERMINAL else number == there
             assert fits, f"{state}:{priority} counts {number}, records say {there}"
-    waiting = sum(len(one.get("body", "").encode()) for one in books.records.values() if one["state"] in WAITING)
+    bodies = [one.get("body", "") for one in books.records.values() if one["state"] in WAITING]
+    waiting = sum(len(body.encode("utf-8", "surrogateescape")) for body in bodies)
     assert counted.get("backlog_bytes", 0) == waiting, "backlog_bytes is not the size of the waiting bodies"
 
 
@@ -167,4 +168,4 @@ def _scores(pairs: list[tuple[bytes, float]]) -> dict[str, float]:
 
 
 def _text(raw: dict[bytes, bytes]) -> Record:
-    return {name.decode(): value.decode() for name, value in raw.items()}
+    return {name.decode(): value.decode("utf-8", "surrogateescape") for name, value in raw.items()}

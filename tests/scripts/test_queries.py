@@ -1,0 +1,104 @@
+"""``queries``: what callers and planners read of what the scripts have written."""
+
+from __future__ import annotations
+
+from coord import queries
+from coord.models.agents import FleetAgent, Location
+from coord.models.tasks import TaskState
+from tests.scripts.cell import START, Cell
+
+
+async def test_what_is_not_there(cell: Cell) -> None:
+    """None, zero or empty: never an error."""
+    redis, keys = cell.redis, cell.keys
+    assert await queries.task(redis, keys, "t") is None
+    assert await queries.agent(redis, keys, "a") is None
+    assert await queries.message(redis, keys, "m") is None
+    assert await queries.tasks(redis, keys, ["t", "u"]) == [None, None]
+    assert await queries.agents(redis, keys, []) == []
+    assert await queries.agent_ids(redis, keys) == []
+    assert await queries.fleet(redis, keys) == {}
+    assert await queries.loads(redis, keys, ["a"]) == {"a": 0}
+    assert await queries.counters(redis, keys) == {}
+    assert await queries.settings(redis, keys) == {}
+    assert await queries.waiting_pools(redis, keys, {}) == (0, [])
+
+
+async def test_an_agent_with_everything(cell: Cell) -> None:
+    """Each field in its own shape."""
+    await cell.register(
+        interval_ms=2_500, capabilities='["a","b"]', services='["s"]', tags='["t"]', labels='{"zone":"1"}',
+        endpoints='{"http":"http://x"}', metadata='{"n":[1]}', location='{"lat":1.5,"region":"eu"}', version="3",
+        weight=2.5,
+    )  # fmt: skip
+    await cell.beat(cpu=0.5, active_connections=3.0, pending_tasks=2.0)
+    await cell.assign()
+
+    agent = await cell.agent()
+    assert (agent.capabilities, agent.services, agent.tags, agent.labels) == (("a", "b"), ("s",), ("t",), {"zone": "1"})
+    assert (agent.endpoints, agent.metadata) == ({"http": "http://x"}, {"n": [1]})
+    assert agent.location == Location(lat=1.5, region="eu")
+    assert (agent.version, agent.weight, agent.heartbeat_interval, agent.load) == ("3", 2.5, 2.5, 1)
+    assert (agent.registration_time, agent.last_heartbeat) == (START, START)
+
+    fleet = await queries.fleet(cell.redis, cell.keys)
+    assert fleet == {
+        "a1": FleetAgent(
+            agent_id="a1", agent_type="worker", capabilities=frozenset({"a", "b"}), services=frozenset({"s"}),
+            tags=frozenset({"t"}), labels={"zone": "1"}, capacity=2, weight=2.5, health_score=1.0, rev=1, active=True,
+            load=1, outside_load=5,
+        )
+    }  # fmt: skip
+
+
+async def test_an_agent_that_gave_no_location(cell: Cell) -> None:
+    """An empty field is none."""
+    await cell.register(location="")
+    assert (await cell.agent()).location is None
+
+
+async def test_the_fleet_of_some(cell: Cell) -> None:
+    """Only those asked for, only those that exist; one that is not placeable is told as such."""
+    for name in ("a1", "a2", "a3"):
+        await cell.register(name)
+    await cell.change("a2", "busy")
+    rows = await queries.fleet(cell.redis, cell.keys, ["a2", "a3", "ghost"])
+    assert {name: row.active for name, row in rows.items()} == {"a2": False, "a3": True}
+    assert await queries.agent_ids(cell.redis, cell.keys) == ["a1", "a2", "a3"]
+    assert [one and one.agent_id for one in await queries.agents(cell.redis, cell.keys, ["a3", "ghost"])] == [
+        "a3",
+        None,
+    ]
+
+
+async def test_many_tasks_in_order(cell: Cell) -> None:
+    """In the order in which they were asked for, None where there is none."""
+    await cell.register()
+    await cell.assign("t1")
+    await cell.fail("t1", retryable=False)
+    await cell.submit("t2")
+    found = await queries.tasks(cell.redis, cell.keys, ["t2", "ghost", "t1"])
+    assert [one and one.state for one in found] == [TaskState.QUEUED, None, TaskState.FAILED]
+
+
+async def test_counters_by_state(cell: Cell) -> None:
+    """Sums over all priorities."""
+    await cell.register()
+    await cell.submit("t1", priority="low")
+    await cell.assign("t2", priority="urgent")
+    await cell.admit(await cell.submission("t3"), nearly_full=True)
+    counted = await queries.counters(cell.redis, cell.keys)
+    by_state = {state: number for state, number in queries.by_state(counted).items() if number}
+    assert by_state == {TaskState.QUEUED: 1, TaskState.ASSIGNED: 1, TaskState.REFUSED: 1}
+    assert queries.submitted(counted) == 2
+
+
+async def test_a_body_that_is_no_json(cell: Cell) -> None:
+    """A payload is told as the text that it is where it cannot be decoded; a record is never an error."""
+    await cell.submit(body=b'{"task_type":"echo","payload":"\xff"}')
+    assert (await cell.task()).task_type == "echo"
+    await cell.register()
+    await cell.deliver(payload=b"\xff{")
+    message = await queries.message(cell.redis, cell.keys, "m1")
+    assert message is not None
+    assert isinstance(message.payload, str)

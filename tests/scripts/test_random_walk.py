@@ -1,0 +1,161 @@
+"""Any order of facts, repeated and late ones too: after each step the books balance and no capacity is exceeded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from coord.models.tasks import Priority
+from coord.transitions import Call
+from tests.ledger import assert_keys_end, assert_ledger
+from tests.scripts.cell import Cell
+
+AGENTS = ["a1", "a2", "a3"]
+TASKS = [f"t{n}" for n in range(12)]
+POOLS = ["p1", "p2"]
+CAPACITY = 2
+STEPS = 120
+
+
+class Walk:
+    """Random steps in one cell; remembers leases and calls, so that late and repeated ones come up."""
+
+    def __init__(self, cell: Cell, seed: int) -> None:
+        self.cell = cell
+        self.random = random.Random(seed)
+        self.incarnations = dict.fromkeys(AGENTS, 0)
+        self.leases: list[tuple[str, str]] = []
+        self.repeatable: list[Call[Any]] = []
+        self.steps: list[Callable[[], Awaitable[object]]] = [
+            self.register, self.beat, self.leave, self.expire, self.submit, self.submit, self.submit, self.dispatch,
+            self.dispatch, self.dispatch, self.dispatch, self.claim, self.claim, self.report, self.report, self.report,
+            self.cancel, self.wake, self.wake, self.reclaim, self.repeat, self.later,
+        ]  # fmt: skip
+
+    async def step(self) -> str:
+        """One random step; its name."""
+        step = self.random.choice(self.steps)
+        await step()
+        return step.__name__
+
+    async def register(self) -> None:
+        """The same process again, or a new one."""
+        agent = self.random.choice(AGENTS)
+        self.incarnations[agent] += self.random.random() < 0.3
+        incarnation = f"i{self.incarnations[agent]}"
+        one = await self.cell.registration(agent, incarnation=incarnation, capacity=CAPACITY, interval_ms=5_000)
+        await self.run(self.cell.scripts.register([one]))
+
+    async def beat(self) -> None:
+        """Of the current process, an old one, or one that is not known yet."""
+        agent = self.random.choice(AGENTS)
+        await self.cell.beat(agent, incarnation=f"i{self.incarnations[agent] + self.random.choice([0, 0, 0, -1, 1])}")
+
+    async def leave(self) -> None:
+        """Deregister, or say otherwise that it does not work now."""
+        agent = self.random.choice(AGENTS)
+        if self.random.random() < 0.3:
+            await self.cell.deregister(agent, incarnation="")
+        else:
+            status = self.random.choice(["active", "active", "busy", "draining", "stale"])
+            await self.cell.change(agent, status, incarnation="")
+
+    async def expire(self) -> None:
+        """A tick, often some time after the last one."""
+        for _ in range(self.random.choice([1, 1, 10])):
+            self.cell.now += self.random.choice([0, 500, 2_000])
+            await self.cell.run(self.cell.scripts.expire())
+
+    async def submit(self) -> None:
+        """New, known, conflicting, delayed, with a deadline, or too many."""
+        choose = self.random.choice
+        options = {name: ms for name, ms in (("timeout", 3_000), ("max_attempts", 2)) if self.random.random() < 0.3}
+        if self.random.random() < 0.2:
+            options["deadline"] = self.cell.now + choose([1_000, 20_000])
+        run_at = self.cell.now + choose([0, 1_000]) if self.random.random() < 0.3 else None
+        one = await self.cell.submission(
+            choose(TASKS), priority=choose(list(Priority)), pool=choose(POOLS), digest=choose(["d1", "d1", "d2"]),
+            run_at=run_at, caller="c1", notify=choose([True, False]), body=b"x" * self.random.randrange(50), **options,
+        )  # fmt: skip
+        full = self.random.random() < 0.1
+        await self.run(self.cell.scripts.admit([one], {one.pool: b"{}"}, nearly_full=full))
+
+    async def dispatch(self) -> None:
+        """Up to four placements in one call, some on a stale plan."""
+        plan = [
+            await self.cell.placement(
+                self.random.choice(AGENTS),
+                pool=self.random.choice(POOLS),
+                rev=self.random.choice([None, None, None, 1]),
+            )
+            for _ in range(self.random.randint(1, 4))
+        ]
+        await self.cell.run(self.cell.scripts.dispatch(plan))
+        for task in TASKS:
+            lease = (await self.cell.fields(task, "lease"))[0]
+            if lease and (task, lease) not in self.leases:
+                self.leases.append((task, lease))
+
+    async def claim(self) -> None:
+        """An agent deletes an inbox entry."""
+        held = [task for task in TASKS if (await self.cell.fields(task, "state"))[0] == "assigned"]
+        if held:
+            await self.cell.claim(self.random.choice(held))
+
+    async def report(self) -> None:
+        """Under a lease of now or of long ago."""
+        if self.leases:
+            recent = self.leases[-6:] if self.random.random() < 0.8 else self.leases
+            task, lease = self.random.choice(recent)
+            kind = self.random.choice(["started", "progressed", "completed", "failed", "released"])
+            one = await self.cell.reported(kind, task, lease, data=b"1", retryable=self.random.random() < 0.7)
+            await self.run(self.cell.scripts.settle([one]))
+
+    async def cancel(self) -> None:
+        """Of any task."""
+        await self.cell.cancel(self.random.choice(TASKS), caller="c2")
+
+    async def wake(self) -> None:
+        """What is due, often some time later."""
+        self.cell.now += self.random.choice([0, 500, 5_000, 61_000])
+        await self.cell.wake()
+
+    async def reclaim(self) -> None:
+        """What an agent had in some term."""
+        loss = await self.cell.loss(self.random.choice(AGENTS), self.random.randint(1, 4))
+        await self.run(self.cell.scripts.reclaim([loss]))
+
+    async def repeat(self) -> None:
+        """A call of before, again: its answer was lost."""
+        if self.repeatable:
+            await self.cell.run(self.random.choice(self.repeatable))
+
+    async def later(self) -> None:
+        """Time passes."""
+        self.cell.now += self.random.choice([1, 100, 3_000])
+
+    async def run(self, call: Call[Any]) -> None:
+        """Run a call that may be repeated later."""
+        self.repeatable.append(call)
+        await self.cell.run(call)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_the_books_balance_after_any_step(cell: Cell, seed: int) -> None:
+    """⚠ Exact counters, no over-assignment, nothing lost and nothing in two places, whatever comes in which order."""
+    cell.change_settings(max_backlog_tasks=8, max_releases=2, terminal_entries=5, refused_entries=3)
+    cell.trimmed = True
+    walk = Walk(cell, seed)
+    done: list[str] = []
+    for _ in range(STEPS):
+        done.append(await walk.step())
+        try:
+            await assert_ledger(cell.redis, cell.keys, trimmed=True)
+            for agent in AGENTS:
+                assert await cell.load(agent) <= CAPACITY
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, after {done[-6:]}: {error}") from error
+    await assert_keys_end(cell.redis, cell.keys)
