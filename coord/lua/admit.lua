@@ -87,7 +87,7 @@ local function admit(i, options)
     answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
     return 'REFUSED'
   end
-  local task = { id = id, priority = priority, pool = pool, caller = notify == '1' and caller ~= '' and caller or nil }
+  local task = { id = id, key = key, priority = priority, pool = pool, caller = notify == '1' and caller ~= '' and caller or nil }
   local fields = { 'priority', priority, 'digest', digest, 'pool', pool, 'score', score, 'submitted_at', int(ms) }
   for j = i + 12, i + 11 + options * 2, 2 do
     task[ARGV[j]] = ARGV[j + 1]
@@ -123,13 +123,16 @@ local function admit(i, options)
   end
   task.state = state
   if state == 'queued' then
-    enqueue(id, pool, score, definitions[pool])
+    touch_pool(pool, definitions[pool])
   end
   if task.deadline or state == 'scheduled' then
     set_alarm(task)
   end
   forget_refusal(known[1], id)
   call('HSET', key, 'state', state, unpack(fields))
+  if state == 'queued' then
+    enqueue(id, pool, score)
+  end
   waiting, bytes = waiting + 1, bytes + #body
   bump('submitted:' .. priority, 1)
   bump(state .. ':' .. priority, 1)

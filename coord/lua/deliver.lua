@@ -16,7 +16,7 @@ local QUOTA, CRITICAL_EXTRA, KEPT = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumb
 local DEAD_KEPT, DEAD_MOST = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local function log_message(kind, id, ...)
-  call('XADD', P .. 'log:messages', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'message_id', id, ...)
+  log('log:messages', 'type', kind, 'message_id', id, ...)
 end
 
 local function undeliverable(lane, receiver, expires_at)

@@ -10,7 +10,7 @@
 -- Returns {words, loads, pools, pools_rev, raised}. Words: ASSIGNED; EMPTY (nothing waits in the pool); INACTIVE, CHANGED,
 --   FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned
-local START_TIMEOUT, UNLISTED_TIMEOUT = tonumber(ARGV[5]), tonumber(ARGV[6])
+local START_BY, UNLISTED_TIMEOUT = int(now + tonumber(ARGV[5])), tonumber(ARGV[6])
 local explanations = {}
 local at = 8
 for i = 1, tonumber(ARGV[7]) do
@@ -21,22 +21,21 @@ end
 local agents = {}
 local function load_agent(id)
   if not agents[id] then
+    local inflight = P .. 'inflight:' .. id
     local values = call('HMGET', P .. 'agent:' .. id, 'rev', 'capacity', 'term', 'incarnation')
     agents[id] = {
       active = call('SISMEMBER', P .. 'agents:active', id) == 1,
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
-      load = call('SCARD', P .. 'inflight:' .. id),
+      load = call('SCARD', inflight), inflight = inflight, inbox = P .. 'inbox:' .. id .. ':',
     }
-    -- Reading each lane's length proves its type before anything is popped.
-    for _, lane in pairs(LANE) do
-      call('XLEN', P .. 'inbox:' .. id .. ':' .. lane)
-    end
   end
   return agents[id]
 end
 
-local function dispatch(i)
-  local pool, agent_id, rev, lease, explanation = unpack(ARGV, i, i + 4)
+-- First who may be given a task, then as many tasks of each pool as that makes, popped at once.
+local wanted = {}
+local function accept(i)
+  local pool, agent_id, rev = unpack(ARGV, i, i + 2)
   local agent = load_agent(agent_id)
   touched_agents[agent_id] = true
   if not agent.active then
@@ -46,44 +45,88 @@ local function dispatch(i)
   elseif agent.load >= agent.capacity then
     return 'FULL'
   end
-  touched_pools[pool] = touched_pools[pool] or ''
-  local id, key, values
-  repeat
-    id = call('ZPOPMIN', P .. 'queue:' .. pool)[1]
-    if not id then
-      return 'EMPTY'
-    end
-    key = P .. 'task:' .. id
-    values = call('HMGET', key, 'state', 'priority', 'attempt', 'timeout', 'deadline', 'body')
-    -- A name of a task that does not wait (a fail-over may leave one) is dropped with the pop.
-  until values[1] == 'queued'
-  local priority, attempt, body = values[2], int((tonumber(values[3]) or 0) + 1), values[6]
-  local task = { id = id, state = 'assigned', start_by = int(now + START_TIMEOUT), deadline = values[5] or nil }
-  local timeout = tonumber(values[4]) or (agent.incarnation == '' and UNLISTED_TIMEOUT) or nil
-  call('SADD', P .. 'inflight:' .. agent_id, id)
   agent.load = agent.load + 1
-  local entry = call('XADD', P .. 'inbox:' .. agent_id .. ':' .. LANE[priority], '*', 'message_type', 'task_assignment',
-    'data', body, 'task_id', id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
-  local fields = {
-    'state', 'assigned', 'lease', lease, 'agent_id', agent_id, 'term', agent.term, 'entry', entry, 'attempt', attempt,
-    'assigned_at', NOW, 'start_by', task.start_by, 'placement', explanations[tonumber(explanation)],
-  }
+  wanted[pool] = (wanted[pool] or 0) + 1
+  return 'ASSIGNED'
+end
+
+-- The next tasks of a pool, in their order.
+local popped = {}
+local function pop(pool)
+  local tasks = { next = 1 }
+  popped[pool] = tasks
+  touch_pool(pool)
+  while wanted[pool] > 0 do
+    local found = call('ZPOPMIN', P .. 'queue:' .. pool, wanted[pool])
+    if #found == 0 then
+      break
+    end
+    for i = 1, #found, 2 do
+      local key = P .. 'task:' .. found[i]
+      local values = redis.pcall('HMGET', key, 'state', 'priority', 'attempt', 'timeout', 'deadline', 'body')
+      -- A name of what is no waiting task (a fail-over may leave one) is dropped with the pop.
+      if values[1] == 'queued' then
+        tasks[#tasks + 1] = { id = found[i], key = key, score = found[i + 1], values = values }
+        wanted[pool] = wanted[pool] - 1
+      end
+    end
+  end
+end
+
+local function assign(i, task)
+  local agent_id, lease, explanation = ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
+  local agent = agents[agent_id]
+  local _, priority, attempt, timeout, deadline, body = unpack(task.values)
+  attempt = int((tonumber(attempt) or 0) + 1)
+  timeout = tonumber(timeout) or (agent.incarnation == '' and UNLISTED_TIMEOUT)
+  local entry = call('XADD', agent.inbox .. LANE[priority], '*', 'message_type', 'task_assignment',
+    'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
+  task.state, task.start_by, task.deadline = 'assigned', START_BY, deadline or nil
   if timeout then
     task.timeout_at = int(now + timeout)
-    fields[#fields + 1] = 'timeout_at'
-    fields[#fields + 1] = task.timeout_at
+    call('HSET', task.key, 'state', 'assigned', 'lease', lease, 'agent_id', agent_id, 'term', agent.term, 'entry', entry,
+      'attempt', attempt, 'assigned_at', NOW, 'start_by', START_BY, 'placement', explanations[tonumber(explanation)],
+      'timeout_at', task.timeout_at)
+  else
+    call('HSET', task.key, 'state', 'assigned', 'lease', lease, 'agent_id', agent_id, 'term', agent.term, 'entry', entry,
+      'attempt', attempt, 'assigned_at', NOW, 'start_by', START_BY, 'placement', explanations[tonumber(explanation)])
   end
+  gather('SADD', agent.inflight, task.id)
   set_alarm(task)
-  call('HSET', key, unpack(fields))
   move(priority, 'queued', 'assigned')
   bump('backlog_bytes', -#body)
-  log_task('task.assigned', id, 'agent_id', agent_id, 'attempt', attempt)
+  log_task('task.assigned', task.id, 'agent_id', agent_id, 'attempt', attempt)
   return 'ASSIGNED'
 end
 
 local words = {}
-local count = tonumber(ARGV[at])
-for i = at + 1, at + count * 5, 5 do
-  words[#words + 1] = guarded(dispatch, i)
+local first, last = at + 1, at + tonumber(ARGV[at]) * 5
+for i = first, last, 5 do
+  words[#words + 1] = guarded(accept, i)
+end
+for pool in pairs(wanted) do
+  local word = guarded(pop, pool) or ''
+  popped[pool].failed = has_failed(word) and word or nil
+end
+for i = first, last, 5 do
+  local n = (i - first) / 5 + 1
+  if words[n] == 'ASSIGNED' then
+    local tasks = popped[ARGV[i]]
+    local task = tasks[tasks.next]
+    if task then
+      words[n] = guarded(assign, i, task)
+      if not has_failed(words[n]) then
+        tasks.next = tasks.next + 1
+      end
+    else
+      words[n] = tasks.failed or 'EMPTY'
+    end
+  end
+end
+-- Nothing is ever nowhere: what could not be assigned waits on.
+for pool, tasks in pairs(popped) do
+  for i = tasks.next, #tasks do
+    gather('ZADD', P .. 'queue:' .. pool, tasks[i].score, tasks[i].id)
+  end
 end
 return finish_tasks(words)

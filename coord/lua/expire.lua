@@ -83,7 +83,7 @@ local function forget(id)
     call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
   end
   call('DEL', key)
-  call('XADD', P .. 'log:agents', 'MAXLEN', '~', LOG_MAX, '*', 'type', 'agent.forgotten', 'agent_id', id)
+  log('log:agents', 'type', 'agent.forgotten', 'agent_id', id)
   return 'FORGOTTEN'
 end
 

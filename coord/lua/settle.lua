@@ -11,10 +11,7 @@
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
 local function completed(task, started, result)
   unassign(task)
-  if started then
-    call('HSET', P .. 'task:' .. task.id, 'started_at', started)
-  end
-  close(task, 'completed', 'result', result, LIMITS.terminal_ttl, 'tasks:terminal')
+  close(task, 'completed', 'result', result, LIMITS.terminal_ttl, 'tasks:terminal', started)
   log_task('task.completed', task.id, 'agent_id', task.agent_id)
 end
 
@@ -24,13 +21,13 @@ local function started(task, at)
   end
   load_rest(task)
   task.state, task.start_by = 'running', nil
-  call('HDEL', P .. 'task:' .. task.id, 'start_by')
+  call('HDEL', task.key, 'start_by')
   if task.timeout then
     task.timeout_at = int(tonumber(at) + tonumber(task.timeout))
-    call('HSET', P .. 'task:' .. task.id, 'timeout_at', task.timeout_at)
+    call('HSET', task.key, 'timeout_at', task.timeout_at)
   end
   set_alarm(task)
-  call('HSET', P .. 'task:' .. task.id, 'state', 'running', 'started_at', at)
+  call('HSET', task.key, 'state', 'running', 'started_at', at)
   move(task.priority, 'assigned', 'running')
   log_task('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
@@ -39,7 +36,7 @@ local function settle(i)
   local entry, kind, id, lease, caller, ago, data, code, message, retryable = unpack(ARGV, i, i + 9)
   local task = load_task(id)
   if task.lease ~= lease then
-    if task.state and string.find(call('HGET', P .. 'task:' .. id, 'attempts') or '', lease, 1, true) then
+    if task.state and string.find(call('HGET', task.key, 'attempts') or '', lease, 1, true) then
       bump('reports_duplicate', 1)
       answer(caller, entry)
       return 'DUPLICATE'
@@ -59,8 +56,8 @@ local function settle(i)
   elseif kind == 'started' then
     started(task, at or int(entry_ms(entry)))
   elseif kind == 'progressed' then
-    if call('HGET', P .. 'task:' .. id, 'progress') ~= data then
-      call('HSET', P .. 'task:' .. id, 'progress', data)
+    if call('HGET', task.key, 'progress') ~= data then
+      call('HSET', task.key, 'progress', data)
       log_task('task.progressed', id, 'agent_id', task.agent_id, 'data', data)
     end
   else

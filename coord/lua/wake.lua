@@ -21,7 +21,7 @@ local PUT_OFF = 60000
 
 -- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
 local function wake_held(task)
-  local key = P .. 'task:' .. task.id
+  local key = task.key
   if past(task.deadline) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
     return 'EXPIRED'

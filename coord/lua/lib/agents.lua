@@ -105,7 +105,7 @@ local function health(agent, observed)
 end
 
 local function log_agent(kind, agent, ...)
-  call('XADD', P .. 'log:agents', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'agent_id', agent.id, 'rev', agent.rev,
+  log('log:agents', 'type', kind, 'agent_id', agent.id, 'rev', agent.rev,
     'status', agent.status, 'health_score', agent.health_score, ...)
 end
 

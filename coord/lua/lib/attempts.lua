@@ -19,22 +19,34 @@ local function tell_to_stop(agent, task_id, lease, reason)
     'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', reason)
 end
 
--- Takes the agent off a task. Answers 1 if its inbox entry was still there, so that it had not been claimed.
--- The set goes last: should the lane be of a wrong type, nothing has changed yet.
+-- Takes the agent off a task, and with it the task's inbox entry, if it is still there; answers the entry's lane.
+local lanes = {}
 local function unassign(task)
-  touched_agents[task.agent_id] = true
-  local unclaimed = call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry)
-  call('SREM', P .. 'inflight:' .. task.agent_id, task.id)
-  return unclaimed
+  local agent, lane = task.agent_id, P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority]
+  local inflight = P .. 'inflight:' .. agent
+  if not lanes[lane] then
+    -- Both are proved to be of their types before anything of this task has changed.
+    call('XLEN', lane)
+    call('SCARD', inflight)
+    lanes[lane] = true
+  end
+  touched_agents[agent] = true
+  gather('XDEL', lane, task.entry)
+  gather('SREM', inflight, task.id)
+  return lane
 end
 
--- Ends a task for good. `body` is its result or its error as JSON, kept under `field`.
-local function close(task, to, field, body, ttl, graveyard)
-  local key = P .. 'task:' .. task.id
-  call('ZREM', P .. 'alarms', task.id)
-  call('ZADD', P .. graveyard, NOW, task.id)
-  call('PEXPIRE', key, ttl)
-  call('HSET', key, 'state', to, 'finished_at', NOW, field, body)
+-- Ends a task for good. `body` is its result or its error as JSON, kept under `field`; `started` is when it started, if
+-- that was not recorded before.
+local function close(task, to, field, body, ttl, graveyard, started)
+  call('PEXPIRE', task.key, ttl)
+  if started then
+    call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body, 'started_at', started)
+  else
+    call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body)
+  end
+  alarms[task.id] = false
+  gather('ZADD', P .. graveyard, NOW, task.id)
   move(task.priority, task.state, to)
   if task.caller then
     reply(task.caller, 'type', 'task.' .. to, 'task_id', task.id, 'data', body)
@@ -59,12 +71,12 @@ local function tell_attempt(task, how, code, message)
       break
     end
   end
-  call('HSET', P .. 'task:' .. task.id, 'attempts', table.concat(kept, '\n'))
+  call('HSET', task.key, 'attempts', table.concat(kept, '\n'))
 end
 
 -- Puts a task that lost its agent back: it waits out `delay` ms as scheduled.
 local function reschedule(task, delay, counter, count)
-  local key = P .. 'task:' .. task.id
+  local key = task.key
   local from = task.state
   task.state, task.run_at = 'scheduled', int(now + delay)
   task.start_by, task.timeout_at, task.cancel_by = nil, nil, nil
@@ -92,7 +104,8 @@ local UNKNOWN_TO_AGENT = { timed_out = true, agent_lost = true, expired = true }
 -- max_attempts; released and recalled do not, but are bounded; cancelled and expired end the task.
 local function end_attempt(task, how, code, message, retryable)
   load_rest(task)
-  if unassign(task) == 0 and UNKNOWN_TO_AGENT[how] then
+  local lane = unassign(task)
+  if UNKNOWN_TO_AGENT[how] and call('XDEL', lane, task.entry) == 0 then
     tell_to_stop(task.agent_id, task.id, task.lease, message)
   end
   tell_attempt(task, how, code, message)
@@ -124,7 +137,7 @@ local function end_attempt(task, how, code, message, retryable)
         'message', message, 'run_at', task.run_at)
       return
     end
-    call('HSET', P .. 'task:' .. task.id, 'failures', int(failures))
+    call('HSET', task.key, 'failures', int(failures))
   end
   close(task, 'failed', 'error', error_json(code, message), LIMITS.dead_ttl, 'tasks:dead')
   log_task('task.failed', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,
@@ -137,7 +150,7 @@ local function end_waiting(task, to, reason)
   if task.state == 'queued' then
     unqueue(task.id, task.pool)
   end
-  bump('backlog_bytes', -call('HSTRLEN', P .. 'task:' .. task.id, 'body'))
+  bump('backlog_bytes', -call('HSTRLEN', task.key, 'body'))
   if to == 'expired' then
     expired(task)
   else

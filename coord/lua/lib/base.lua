@@ -1,7 +1,7 @@
 -- What every script has: the namespace, the time, counters, answers, and entries handled one by one.
 -- KEYS[1]  the namespace prefix, such as "{coord}:"; every key below is built from it, so all share its slot
 -- ARGV[1]  now, ms since 1970; empty: the server's TIME
--- ARGV[2]  entries kept in each log (MAXLEN ~)
+-- ARGV[2]  entries kept in each log (MAXLEN ~), trimmed once a batch
 -- ARGV[3]  entries kept in each replies stream (MAXLEN ~)
 -- ARGV[4]  ms that a replies stream lives after its last entry
 local P = KEYS[1]
@@ -65,6 +65,44 @@ local function has_failed(word)
   return string.sub(word, 1, 6) == 'ERROR '
 end
 
+-- Writes to what the entries of a batch share are gathered and done once: command -> key -> arguments. Their number is
+-- what a batch costs, more than what each of them does. Whoever gathers has proved the key's type before.
+local gathered = {}
+local function gather(command, key, one, two)
+  local of_command = gathered[command]
+  if not of_command then
+    of_command = {}
+    gathered[command] = of_command
+  end
+  local list = of_command[key]
+  if not list then
+    list = {}
+    of_command[key] = list
+  end
+  list[#list + 1] = one
+  if two then
+    list[#list + 1] = two
+  end
+end
+
+local function write_gathered()
+  for command, of_command in pairs(gathered) do
+    for key, list in pairs(of_command) do
+      for i = 1, #list, 1000 do
+        call(command, key, unpack(list, i, math.min(i + 999, #list)))
+      end
+    end
+  end
+  gathered = {}
+end
+
+-- Entries in a log, which is trimmed once a batch.
+local logs = {}
+local function log(name, ...)
+  call('XADD', P .. name, '*', ...)
+  logs[name] = true
+end
+
 -- Acknowledges and deletes consumed entries: a stream's length is its true backlog.
 local function consume(stream, group, ids)
   if #ids > 0 then
@@ -73,8 +111,11 @@ local function consume(stream, group, ids)
   end
 end
 
--- Writes what was gathered; the last thing that a script does.
+-- Writes the counters and trims what was added to; the last thing that a script does.
 local function finish()
+  for name in pairs(logs) do
+    call('XTRIM', P .. name, 'MAXLEN', '~', LOG_MAX)
+  end
   for name, by in pairs(bumps) do
     if by ~= 0 then
       call('HINCRBY', P .. 'counters', name, int(by))

@@ -2,23 +2,23 @@
 local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
 -- The fields that every report needs, and those that only a failure, an alarm or a cancel needs.
-local HOT = { 'state', 'lease', 'agent_id', 'entry', 'priority', 'caller', 'cancel_at', 'releases', 'failures' }
+local HOT = { 'state', 'lease', 'agent_id', 'entry', 'priority', 'caller', 'cancel_at' }
 local COLD = {
-  'attempt', 'term', 'pool', 'score', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
-  'backoff_max_ms', 'assigned_at', 'started_at', 'start_by', 'timeout_at', 'cancel_by', 'attempts',
+  'releases', 'failures', 'attempt', 'term', 'pool', 'score', 'run_at', 'deadline', 'timeout', 'max_attempts',
+  'backoff_ms', 'backoff_max_ms', 'assigned_at', 'started_at', 'start_by', 'timeout_at', 'cancel_by', 'attempts',
 }
 
 local function read(into, names)
-  local values = call('HMGET', P .. 'task:' .. into.id, unpack(names))
-  for i, name in ipairs(names) do
-    into[name] = values[i] or nil
+  local values = call('HMGET', into.key, unpack(names))
+  for i = 1, #names do
+    into[names[i]] = values[i] or nil
   end
   return into
 end
 
 -- The hot half of a task's record; state is nil when there is none.
 local function load_task(id)
-  return read({ id = id }, HOT)
+  return read({ id = id, key = P .. 'task:' .. id }, HOT)
 end
 
 local function load_rest(task)
@@ -34,7 +34,7 @@ local function is_held(task)
 end
 
 local function log_task(kind, id, ...)
-  call('XADD', P .. 'log:tasks', 'MAXLEN', '~', LOG_MAX, '*', 'type', kind, 'task_id', id, ...)
+  log('log:tasks', 'type', kind, 'task_id', id, ...)
 end
 
 -- A move of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority.
@@ -43,16 +43,23 @@ local function move(priority, from, to)
   bump(to .. ':' .. priority, 1)
 end
 
--- Pools whose queue changed, and their definition where this script knows it.
+-- Pools whose queue changes, and their definition where this script knows it; touching one proves its type.
 local touched_pools = {}
-local function enqueue(id, pool, score, definition)
-  call('ZADD', P .. 'queue:' .. pool, score, id)
+local function touch_pool(pool, definition)
+  if not touched_pools[pool] then
+    call('ZCARD', P .. 'queue:' .. pool)
+  end
   touched_pools[pool] = definition or touched_pools[pool] or ''
 end
 
+local function enqueue(id, pool, score)
+  touch_pool(pool)
+  gather('ZADD', P .. 'queue:' .. pool, score, id)
+end
+
 local function unqueue(id, pool)
-  call('ZREM', P .. 'queue:' .. pool, id)
-  touched_pools[pool] = touched_pools[pool] or ''
+  touch_pool(pool)
+  gather('ZREM', P .. 'queue:' .. pool, id)
 end
 
 -- Brings the table of pools up to date and tells of each touched one: pool, length, score of its head. A queue or a set
@@ -93,35 +100,43 @@ local function finish_loads()
   return told
 end
 
+-- The alarm of a task is the earliest of what may become due in its state; the last word on it in a batch counts.
+local alarms = {}
+local ALIVE = { scheduled = true, queued = true, assigned = true, running = true }
+local function sooner(due, at)
+  at = tonumber(at)
+  return at and (not due or at < due) and at or due
+end
+
+local function set_alarm(task)
+  local state = task.state
+  local due = ALIVE[state] and tonumber(task.deadline) or nil
+  if state == 'scheduled' then
+    due = sooner(due, task.run_at)
+  elseif state == 'assigned' or state == 'running' then
+    due = sooner(sooner(sooner(due, task.start_by), task.timeout_at), task.cancel_by)
+  end
+  alarms[task.id] = due and int(due) or false
+end
+
+-- What every batch may write to is of its type, or nothing is begun.
+for _, index in ipairs({ 'alarms', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
+  call('ZCARD', P .. index)
+end
+
 -- Closes a batch: what it answers is {words, loads, pools, pools_rev, by how much this call raised it}.
 local function finish_tasks(words)
+  for id, due in pairs(alarms) do
+    if due then
+      gather('ZADD', P .. 'alarms', due, id)
+    else
+      gather('ZREM', P .. 'alarms', id)
+    end
+  end
+  write_gathered()
   local pools = finish_pools()
   local loads = finish_loads()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
   return { words, loads, pools, rev, int(bumps.pools_rev or 0) }
-end
-
--- The alarm of a task is the earliest of what may become due in its state.
-local ALIVE = { scheduled = true, queued = true, assigned = true, running = true }
-local function set_alarm(task)
-  local due = ALIVE[task.state] and tonumber(task.deadline) or nil
-  local function sooner(at)
-    at = tonumber(at)
-    if at and (not due or at < due) then
-      due = at
-    end
-  end
-  if task.state == 'scheduled' then
-    sooner(task.run_at)
-  elseif task.state == 'assigned' or task.state == 'running' then
-    sooner(task.start_by)
-    sooner(task.timeout_at)
-    sooner(task.cancel_by)
-  end
-  if due then
-    call('ZADD', P .. 'alarms', int(due), task.id)
-  else
-    call('ZREM', P .. 'alarms', task.id)
-  end
 end
