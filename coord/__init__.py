@@ -6,22 +6,12 @@ Callers append facts to Redis Streams; workers turn facts into state; every chan
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from coord.models.messages import AgentMessage as Message
-    from coord.sdk.agent import Agent
-    from coord.sdk.client import Client
-    from coord.sdk.handle import TaskHandle
-    from coord.sdk.process import run
-    from coord.sdk.submission import TaskSpec
-    from coord.sdk.task import NonRetryable, Release, Task
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Agent", "Client", "Message", "NonRetryable", "Release", "Task", "TaskHandle", "TaskSpec", "run"]
-
-#: Public names, loaded when they are first asked for: a worker imports ``coord.keys`` and nothing of the SDK.
+#: Public names, loaded when they are first asked for: a worker imports ``coord.keys`` and nothing of the SDK. For type
+#: checkers and editors, and for ``from coord import *``, they stand in ``__init__.pyi`` as well.
 _HOME = {
     "Agent": ("coord.sdk.agent", "Agent"),
     "Client": ("coord.sdk.client", "Client"),
@@ -33,6 +23,8 @@ _HOME = {
     "TaskSpec": ("coord.sdk.submission", "TaskSpec"),
     "run": ("coord.sdk.process", "run"),
 }
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 -- the names are those of the table
 
 
 def __getattr__(name: str) -> Any:

@@ -62,6 +62,8 @@ def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, name
     if not isinstance(said, str):
         return said
     target = inspect.unwrap(getattr(function, "__func__", function))
+    if not inspect.isfunction(target):
+        target = type(target).__call__
     names = dict(getattr(target, "__globals__", {}))
     names.update(inspect.getclosurevars(target).nonlocals if inspect.isfunction(target) else {})
     try:

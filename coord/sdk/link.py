@@ -18,6 +18,7 @@ from redis import exceptions as redis_errors
 from coord.config import Settings
 from coord.connection import connect_worker, safe_url, wait_for_server
 from coord.logs import get_logger
+from coord.sdk.ending import end
 from coord.sdk.wire import ConnectionLost, Order, Wire
 
 log = get_logger()
@@ -104,10 +105,7 @@ class Link:
         self._is_closed = True
         if self._timer:
             self._timer.cancel()
-        for task in (self._opening, self._coming_back):
-            if task:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await end(self._opening, self._coming_back)
         if self._wire:
             self._wire.close()
         self._waiting.clear()

@@ -17,6 +17,7 @@ from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
+from coord.sdk.ending import end
 from coord.sdk.handlers import is_async
 from coord.sdk.link import Link
 from coord.sdk.wire import pack
@@ -77,8 +78,7 @@ class Mail:
         self._is_closed = True
         if self._pump is not None:
             await asyncio.wait([self._pump], timeout=grace_s)
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+            await end(self._pump)
 
     async def _handle_all(self) -> None:
         try:

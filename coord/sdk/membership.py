@@ -29,6 +29,8 @@ log = get_logger()
 
 #: How long the registry may take before the agent registers again: the fact may be gone with a server's data.
 PATIENCE_S = 10.0
+#: A difference of clocks that changes by more than this was set anew: another server after a fail-over.
+CLOCK_STEP_MS = 1_000
 
 
 class Membership:
@@ -63,6 +65,7 @@ class Membership:
         self._again: asyncio.TimerHandle | None = None
         self._is_over = False
         self._is_registering = False  # the fact is on its way to Redis
+        self._has_seen_time = False
         self._ahead_ms = now_ms() - self._loop.time() * 1000  # of the server's clock before the loop's
 
     def now_ms(self) -> float:
@@ -123,7 +126,13 @@ class Membership:
 
     def _saw_time(self, entry: bytes) -> str:
         text = entry.decode()
-        self._ahead_ms = int(text.partition("-")[0]) - self._loop.time() * 1000
+        seen = int(text.partition("-")[0]) - self._loop.time() * 1000
+        if not self._has_seen_time or abs(seen - self._ahead_ms) > CLOCK_STEP_MS:
+            self._ahead_ms, self._has_seen_time = seen, True
+        else:
+            # The entry is older than its answer by the way back, so the largest difference is the truest; it fades
+            # by a millisecond each time, for clocks drift.
+            self._ahead_ms = max(seen, self._ahead_ms - 1)
         return text
 
     def _registered(self, answer: Answer) -> None:

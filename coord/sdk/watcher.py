@@ -21,6 +21,7 @@ from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import TERMINAL, TaskState
 from coord.sdk.answers import Answer, Answers, read_answer
+from coord.sdk.ending import end
 from coord.sdk.handle import Outcome, Watch, timed_out
 
 log = get_logger()
@@ -81,9 +82,7 @@ class Watcher:
     async def close(self) -> None:
         """Stop reading."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
     async def wait(
         self, watch: Watch, futures: Sequence[asyncio.Future[Any]], timeout: float | None, what: str

@@ -1,0 +1,420 @@
+"""An agent against a server: what it claims, runs, reports and deletes. The test plays the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from coord import Agent, Message, Task
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.errors import AgentSuperseded, ConfigError, FactInvalid, IdInvalid
+from coord.models.agents import AgentStatus
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentHeartbeat,
+    AgentRegistered,
+    AgentStatusChanged,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReleased,
+    TaskStarted,
+)
+from tests.unit.sdk_house import House, house_on
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+async def house(redis: Redis, settings: Settings) -> AsyncIterator[House]:
+    """A house whose registry answers."""
+    async with house_on(redis, settings) as house:
+        yield house
+
+
+@pytest.fixture
+async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
+    """An agent for two tasks at a time that echoes; started by the test."""
+    agent = Agent("a", url=server.url, settings=house.settings, capacity=2, heartbeat_interval=0.1)
+
+    @agent.task("echo")
+    async def echo(task: Task) -> Any:
+        return task.payload
+
+    yield agent
+    house.answers.clear()
+    await agent.stop(grace=0.5)
+
+
+async def test_a_short_task_is_claimed_run_and_reported_in_one_word(agent: Agent, house: House) -> None:
+    """Its outcome carries the lease and when it started; nothing else is said of it."""
+    await agent.start()
+    lease = await house.assign("a", "echo", {"n": 1})
+    (report,) = await house.wait_for("in:reports", TaskCompleted)
+    assert (report.task_id, report.lease, bytes(report.result)) == ("task-1", lease, b'{"n":1}')
+    assert report.started_ms_ago is not None
+    assert len(await house.facts("in:reports")) == 1
+    assert await house.inbox("a") == 0
+
+
+async def test_a_task_that_runs_a_while_is_reported_as_started(agent: Agent, house: House) -> None:
+    """After 100 ms, with how long before the report it was; the outcome follows."""
+    release = asyncio.Event()
+
+    @agent.task("long")
+    async def long(task: Task) -> None:
+        await release.wait()
+
+    await agent.start()
+    lease = await house.assign("a", "long")
+    (started,) = await house.wait_for("in:reports", TaskStarted)
+    assert (started.lease, started.started_ms_ago >= 100) == (lease, True)
+    release.set()
+    (done,) = await house.wait_for("in:reports", TaskCompleted)
+    assert done.started_ms_ago is not None
+    assert done.started_ms_ago >= started.started_ms_ago
+
+
+async def test_it_registers_what_it_is_and_what_its_handlers_do(agent: Agent, house: House) -> None:
+    """Capabilities are those that were given and the task types; the incarnation is drawn for the run."""
+    await agent.start()
+    (fact,) = await house.wait_for("in:registry", AgentRegistered)
+    assert (fact.agent_id, fact.capabilities, fact.capacity) == ("a", ("echo",), 2)
+    first = fact.incarnation
+    await agent.stop()
+    await agent.start()
+    facts = await house.wait_for("in:registry", AgentRegistered, 2)
+    assert facts[1].incarnation not in ("", first)
+
+
+async def test_it_beats_with_the_machines_load_and_its_leases(agent: Agent, house: House) -> None:
+    """Fractions for cpu and memory; the number of leases that it holds."""
+    await agent.start()
+    beats = await house.wait_for("in:beats", AgentHeartbeat, 2)
+    assert beats[-1].leases == 0
+    assert set(beats[-1].load_metrics) == {"cpu", "memory"}
+    assert all(0 <= value <= 1 for value in beats[-1].load_metrics.values())
+
+
+async def test_an_unknown_agent_registers_again(agent: Agent, house: House) -> None:
+    """The registry forgot it: a beat is answered so, and the agent registers with the same incarnation."""
+    await agent.start()
+    await house.wait_for("in:beats", AgentHeartbeat)
+    ((entry, _fields), *_rest) = await house.entries("in:beats")
+    await house.answer("a", entry.decode(), "unknown_agent")
+    first, second, *_ = await house.wait_for("in:registry", AgentRegistered, 2)
+    assert first == second
+
+
+async def test_a_superseded_agent_stops_for_good(agent: Agent, house: House) -> None:
+    """Its handlers are cancelled, it takes nothing more, and serve says why."""
+    running = asyncio.Event()
+
+    @agent.task("hang")
+    async def hang(task: Task) -> None:
+        running.set()
+        await asyncio.Event().wait()
+
+    serving = asyncio.create_task(agent.serve())
+    await house.assign("a", "hang")
+    await running.wait()
+    await house.wait_for("in:beats", AgentHeartbeat)
+    ((entry, _fields), *_rest) = await house.entries("in:beats")
+    await house.answer("a", entry.decode(), "superseded")
+    with pytest.raises(AgentSuperseded, match="because superseded"):
+        await serving
+    assert (agent.running, agent.is_serving) == (0, False)
+    assert not [fact for fact in await house.facts("in:registry") if isinstance(fact, AgentDeregistered)]
+    await house.assign("a", "echo")
+    assert await house.inbox("a") == 1
+
+
+async def test_a_superseded_registration_ends_the_start(agent: Agent, house: House) -> None:
+    """A process that came late finds that a newer one has its id."""
+    house.answers["agent.registered"] = "superseded"
+    with pytest.raises(AgentSuperseded):
+        await agent.start()
+
+
+async def test_a_stop_order_cancels_its_handler_and_the_task_is_released(agent: Agent, house: House) -> None:
+    """The handler cleans up; the report tells the reason; the order is deleted."""
+    running, cleaned = asyncio.Event(), asyncio.Event()
+
+    @agent.task("hang")
+    async def hang(task: Task) -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    await agent.start()
+    lease = await house.assign("a", "hang")
+    await running.wait()
+    await house.order_stop("a", lease, "its deadline passed")
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert (report.lease, report.reason) == (lease, "its deadline passed")
+    assert cleaned.is_set()
+    await wait_until(lambda: agent.leases == 0, "the lease is free")
+    assert await house.inbox("a", "critical") == 0
+
+
+async def test_a_stop_order_reaches_a_handler_before_its_first_step(agent: Agent, house: House) -> None:
+    """Order and assignment are read at once: the task is released all the same, and the slot is free."""
+    lease = await house.assign("a", "echo", lane="low")
+    await house.order_stop("a", lease)
+    await agent.start()
+    await wait_until(lambda: house.facts("in:reports"), "something is reported")
+    await wait_until(lambda: agent.leases == 0, "the lease is free")
+    await house.assign("a", "echo")
+    await house.wait_for("in:reports", TaskCompleted)
+
+
+async def test_what_it_cannot_understand_is_left_and_the_rest_goes_on(agent: Agent, house: House) -> None:
+    """An entry without the fields that belong to it does not keep the agent from the next."""
+    await house.redis.xadd(house.keys.inbox("a", "normal"), {"message_type": "task_assignment", "odd": "1"})
+    await house.redis.xadd(house.keys.inbox("a", "normal"), {"odd": "1"})
+    await agent.start()
+    await house.assign("a", "echo")
+    await house.wait_for("in:reports", TaskCompleted)
+    assert await house.inbox("a") == 2
+
+
+async def test_progress_is_recorded_the_newest_last(agent: Agent, house: House) -> None:
+    """From an async handler and from a thread; what comes too fast is skipped, never the last."""
+    release = asyncio.Event()
+
+    @agent.task("steps")
+    async def steps(task: Task) -> None:
+        for n in range(50):
+            await task.progress(n)
+        await release.wait()
+
+    @agent.task("threaded")
+    def threaded(task: Task) -> None:
+        task.report_progress({"half": True})
+        deadline = time.monotonic() + 10
+        while not release.is_set() and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    await agent.start()
+
+    async def seen(last: bytes) -> bool:
+        facts = [fact for fact in await house.facts("in:reports") if isinstance(fact, TaskProgressed)]
+        return any(bytes(fact.progress) == last for fact in facts)
+
+    await house.assign("a", "steps")
+    await wait_until(lambda: seen(b"49"), "the last step is reported")
+    await house.assign("a", "threaded")
+    await wait_until(lambda: seen(b'{"half":true}'), "the thread's progress is reported")
+    release.set()
+    await house.wait_for("in:reports", TaskCompleted, 2)
+
+
+async def test_errors_are_described_within_limits(agent: Agent, house: House) -> None:
+    """A message is cut at 2,000 characters, halves of surrogate pairs are replaced, a broken __str__ is survived."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    errors = {"long": ValueError("x" * 5_000), "odd": ValueError("\ud800"), "mute": Mute(), "exit": SystemExit(3)}
+
+    @agent.task("raise")
+    async def fail(task: Task) -> None:
+        raise errors[task.payload]
+
+    await agent.start()
+    said: dict[str, str] = {}
+    for count, name in enumerate(errors, 1):
+        await house.assign("a", "raise", name)
+        said[name] = (await house.wait_for("in:reports", TaskFailed, count))[-1].message
+    assert (len(said["long"]), said["odd"], said["mute"], said["exit"]) == (
+        2_000, "ValueError: ?", "Mute", "SystemExit: 3",
+    )  # fmt: skip
+
+
+async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> None:
+    """All connections are cut: what runs goes on, is reported once it is back; nothing is run twice."""
+    release = asyncio.Event()
+    runs: list[str] = []
+
+    @agent.task("hold")
+    async def hold(task: Task) -> str:
+        runs.append(task.lease)
+        await release.wait()
+        return "kept"
+
+    await agent.start()
+    leases = [await house.assign("a", "hold") for _ in range(2)]
+    remembered = await house.assign("a", "hold")
+    await wait_until(lambda: len(runs) == 2, "both run")
+    await house.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    release.set()
+    reports = await house.wait_for("in:reports", TaskCompleted, 3)
+    assert {report.lease for report in reports} == {*leases, remembered}
+    assert sorted(runs) == sorted([*leases, remembered])
+    registered = await house.wait_for("in:registry", AgentRegistered, 2)
+    assert registered[0] == registered[1]
+
+
+async def test_a_server_that_was_away_finds_all_reports_when_it_is_back(tmp_path: Any, settings: Settings) -> None:
+    """Redis dies while a handler runs: the handler ends meanwhile, the report waits and arrives."""
+    running = EmbeddedServer.start(tmp_path / "own")
+    redis = Redis.from_url(running.url, protocol=3)
+    release, ended = asyncio.Event(), asyncio.Event()
+    agent = Agent("a", url=running.url, settings=settings, heartbeat_interval=0.1)
+
+    @agent.task("hold")
+    async def hold(task: Task) -> str:
+        await release.wait()
+        ended.set()
+        return "kept"
+
+    async with house_on(redis, settings) as house:
+        try:
+            await agent.start()
+            lease = await house.assign("a", "hold")
+            await wait_until(lambda: agent.running == 1, "it runs")
+            running.kill()
+            release.set()
+            await ended.wait()
+            assert agent.leases == 1
+            running.restart()
+            (report,) = await house.wait_for("in:reports", TaskCompleted)
+            assert (report.lease, bytes(report.result)) == (lease, b'"kept"')
+            await wait_until(lambda: agent.leases == 0, "the lease is free")
+        finally:
+            await agent.stop(grace=0)
+            await redis.aclose()
+            running.stop(force=True)
+
+
+async def test_it_leaves_in_order(agent: Agent, house: House) -> None:
+    """It says that it drains, finishes what runs, reports it, deregisters; in this order."""
+    release = asyncio.Event()
+
+    @agent.task("hold")
+    async def hold(task: Task) -> str:
+        await release.wait()
+        return "done"
+
+    await agent.start()
+    await house.assign("a", "hold")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    stopping = asyncio.create_task(agent.stop())
+    (changed,) = await house.wait_for("in:registry", AgentStatusChanged)
+    assert changed.status == AgentStatus.DRAINING
+    late = await house.assign("a", "echo")
+    (released,) = await house.wait_for("in:reports", TaskReleased)
+    assert released.lease == late
+    release.set()
+    await stopping
+    assert [type(fact) for fact in await house.facts("in:registry")] == [
+        AgentRegistered,
+        AgentStatusChanged,
+        AgentDeregistered,
+    ]
+    await house.wait_for("in:reports", TaskCompleted)
+
+
+async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_given_back(
+    agent: Agent, house: House
+) -> None:
+    """The grace of a drain is bounded."""
+
+    @agent.task("hang")
+    async def hang(task: Task) -> None:
+        await asyncio.Event().wait()
+
+    await agent.start()
+    lease = await house.assign("a", "hang")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    await agent.stop(grace=0.05)
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert (report.lease, report.reason) == (lease, "the agent is shutting down")
+
+
+async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: House) -> None:
+    """By the server's time; it is deleted all the same."""
+    got: list[str] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message.payload)
+
+    await agent.start()
+    await house.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
+    await house.deliver("a", "fresh", expires_at=int(time.time() * 1000) + 60_000)
+
+    async def empty() -> bool:
+        return await house.inbox("a") == 0
+
+    await wait_until(empty, "both are deleted")
+    assert got == ["fresh"]
+
+
+async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, house: House) -> None:
+    """Also when more of them wait than are held in memory."""
+    got: list[str] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message.payload)
+
+    soon = int(time.time() * 1000) + 60_000
+    for n in range(100):
+        await house.deliver("a", f"low-{n:03d}", expires_at=soon, lane="low")
+    await house.deliver("a", "critical", expires_at=soon, lane="critical")
+    await agent.start()
+    await wait_until(lambda: len(got) == 101, "all are handled")
+    assert got == ["critical", *(f"low-{n:03d}" for n in range(100))]
+
+
+async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House) -> None:
+    """It would only fill the inbox."""
+    await agent.start()
+    await house.deliver("a", "unheard", expires_at=int(time.time() * 1000) + 60_000)
+
+    async def empty() -> bool:
+        return await house.inbox("a") == 0
+
+    await wait_until(empty, "it is deleted")
+
+
+async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServer, house: House) -> None:
+    """Three agents have four connections: one each for reading, one for all to write."""
+    agents = [Agent(f"a{n}", url=server.url, settings=house.settings) for n in range(3)]
+
+    async def connections() -> int:
+        return len(await house.redis.client_list())
+
+    before = await connections()
+    for agent in agents:
+        await agent.start()
+    assert await connections() - before == 4
+    await asyncio.gather(*(agent.stop() for agent in agents))
+
+    async def all_closed() -> bool:
+        return await connections() == before
+
+    await wait_until(all_closed, "all are closed")
+
+
+def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
+    """A typo is found where it was made, not when the registry buries the fact."""
+    with pytest.raises(IdInvalid, match="agent_id"):
+        Agent("no spaces", settings=settings)
+    with pytest.raises(FactInvalid, match="agent_type"):
+        Agent("a", agent_type="wurker", settings=settings)
+    with pytest.raises(FactInvalid, match="capacity"):
+        Agent("a", capacity=0, settings=settings)
+    agent = Agent("a", settings=settings)
+    agent.task("echo")(lambda task: task)
+    with pytest.raises(ConfigError, match="already"):
+        agent.task("echo")(lambda task: task)

@@ -1,0 +1,255 @@
+"""A client without workers: the test writes what they would, or takes away what they wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from coord import Client, TaskSpec
+from coord.codec import caller_of, encode, fact_of
+from coord.config import MIB, Settings
+from coord.embedded import EmbeddedServer
+from coord.errors import (
+    ConfigError,
+    FactInvalid,
+    FactTooLarge,
+    IdConflict,
+    ResultTimeout,
+    ServerUnavailable,
+    TaskFailed,
+    TaskNotFound,
+    TaskRefused,
+)
+from coord.keys import Keys
+from coord.models.facts import MessageSent
+from coord.models.tasks import Requirements, TaskSubmitted
+from coord.sdk import watcher
+from coord.sdk.submission import message_append, task_append
+from tests.waiting import wait_until
+
+
+class Desk:
+    """One namespace, its client, and the test in the place of all workers."""
+
+    def __init__(self, redis: Redis, client: Client) -> None:
+        self.redis = redis
+        self.client = client
+        self.keys = Keys(client.settings.namespace)
+
+    async def reply(self, **fields: str | bytes) -> None:
+        """Append to the client's replies."""
+        said: dict[Any, Any] = dict(fields)
+        await self.redis.xadd(self.keys.replies(self.client.caller), said)
+
+    async def answer(self, entry: str, code: str = "") -> None:
+        """Answer a fact."""
+        await self.reply(type="fact.answered", fact=entry, ok="0" if code else "1", code=code, message=f"why {code}")
+
+    async def record(self, task_id: str, state: str, **fields: str | bytes) -> None:
+        """Write a task's record."""
+        said: dict[Any, Any] = {"state": state, "priority": "normal", "submitted_at": "9999999999999", **fields}
+        await self.redis.hset(self.keys.task(task_id), mapping=said)
+
+    async def consume(self, entry: str, stream: str = "in:tasks:normal") -> None:
+        """Take a submission out of its stream."""
+        await self.redis.xdel(self.keys.of(stream), entry)
+
+
+@pytest.fixture
+async def desk(
+    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Desk]:
+    """A client that looks at records often."""
+    monkeypatch.setattr(watcher, "LOOK_S", 0.05)
+    monkeypatch.setattr(watcher, "ROUND_S", 0.01)
+    async with Client(server.url, settings=settings) as client:
+        yield Desk(redis, client)
+
+
+async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(desk: Desk) -> None:
+    """The fact names the caller, and requires the capability named like the type."""
+    handle = await desk.client.submit("echo", {"n": 1}, priority="urgent", timeout=5)
+    entries: Any = await desk.redis.xrange(desk.keys.of("in:tasks:urgent"))
+    ((entry, fields),) = entries
+    fact = fact_of("in:tasks:urgent", fields, MIB)
+    assert isinstance(fact, TaskSubmitted)
+    assert (entry.decode(), caller_of(fields)) == (handle.entry_id, desk.client.caller)
+    assert (fact.task_id, fact.task_type, bytes(fact.payload)) == (handle.task_id, "echo", b'{"n":1}')
+    assert (fact.requirements, fact.timeout, fact.notify) == (Requirements(capabilities=("echo",)), 5, True)
+
+
+async def test_an_outcome_comes_through_the_replies(desk: Desk) -> None:
+    """The coordinator's word is enough; no record is needed."""
+    handle = await desk.client.submit("echo")
+    await desk.answer(handle.entry_id)
+    await handle.accepted(timeout=5)
+    assert not handle.done
+    await desk.reply(type="task.completed", task_id=handle.task_id, data=b'{"n":2}')
+    assert await handle.result(timeout=5) == {"n": 2}
+
+
+async def test_an_outcome_that_was_never_told_is_found_in_the_record(desk: Desk) -> None:
+    """Replies are a hint, records are the truth."""
+    good, bad, refused = [await desk.client.submit("echo") for _ in range(3)]
+    for handle in (good, bad, refused):
+        await desk.consume(handle.entry_id)
+    await desk.record(good.task_id, "completed", result=b"[1]")
+    await desk.record(bad.task_id, "failed", error=encode({"code": "no_luck", "message": "m"}), attempt="3")
+    await desk.record(refused.task_id, "refused", error=encode({"code": "backlog_full", "message": "full"}))
+    assert await good.result(timeout=5) == [1]
+    with pytest.raises(TaskFailed, match="at attempt 3: no_luck: m"):
+        await bad.result(timeout=5)
+    with pytest.raises(TaskRefused, match="full"):
+        await refused.accepted(timeout=5)
+
+
+async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(desk: Desk) -> None:
+    """The record still says refused, but of before: the new submission waits in its stream."""
+    await desk.record("again", "refused", submitted_at="1000", error=encode({"code": "backlog_full", "message": "f"}))
+    handle = await desk.client.submit("echo", task_id="again")
+    with pytest.raises(ResultTimeout, match="does a distributor run"):
+        await handle.result(timeout=0.3)
+
+
+async def test_a_task_that_vanished_is_said_to_be_gone(desk: Desk) -> None:
+    """Neither in its stream nor recorded: Redis lost it, and nobody waits for ever."""
+    handle = await desk.client.submit("echo")
+    waiting = asyncio.create_task(handle.result(timeout=10))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), 0.2)  # while it lies in its stream it is awaited
+    await desk.consume(handle.entry_id)
+    with pytest.raises(TaskNotFound, match="lost its data"):
+        await waiting
+
+
+async def test_an_answer_may_come_before_the_entry_id_is_known(desk: Desk) -> None:
+    """Two connections: the answer is kept until the append has told which entry it is about."""
+    client = desk.client
+    await client.submit("echo")  # begins to read replies
+    stream = desk.keys.of("in:tasks:normal")
+    added: Any = await desk.redis.xadd(stream, {"type": "x"})
+    entry = added.decode()
+    await desk.answer(entry, "id_conflict")
+    last = (await client.submit("echo")).entry_id
+    await desk.answer(last)
+    await wait_until(lambda: client.watcher._answers._early, "the answer is here")
+    answer = await client.watcher.answer(entry)
+    assert isinstance(answer.error, IdConflict)
+
+
+async def test_an_outcome_of_another_submission_with_the_same_id_is_not_taken_for_this_ones(desk: Desk) -> None:
+    """Two submissions of one client under one id: each waits for its own answer first."""
+    first = await desk.client.submit("echo", 1, task_id="same")
+    second = await desk.client.submit("echo", 2, task_id="same")
+    await desk.answer(first.entry_id)
+    await desk.reply(type="task.completed", task_id="same", data=b"1")
+    assert await first.result(timeout=5) == 1
+    await desk.answer(second.entry_id, "id_conflict")
+    with pytest.raises(IdConflict):
+        await second.result(timeout=5)
+    handles = [handle async for handle in desk.client.as_completed([first, second], timeout=5)]
+    assert set(handles) == {first, second}
+
+
+async def test_as_completed_gives_up_when_nothing_ends(desk: Desk) -> None:
+    """The patience is for the next one."""
+    handles = await desk.client.submit_many([TaskSpec(task_type="echo")] * 3)
+    await desk.reply(type="task.completed", task_id=handles[2].task_id, data=b"1")
+    completed = desk.client.as_completed(handles, timeout=0.2)
+    assert await anext(completed) is handles[2]
+    with pytest.raises(ResultTimeout, match="none of 2 tasks"):
+        await anext(completed)
+
+
+async def test_a_cancel_says_what_the_coordinator_said(desk: Desk) -> None:
+    """Pending is no error; silence is said as such."""
+    client = desk.client
+    assert await client.cancel("t-1", wait=0.05) == "sent"
+    asking = asyncio.create_task(client.cancel("t-2", "why not"))
+
+    async def requests() -> list[Any]:
+        found: Any = await desk.redis.xrange(desk.keys.of("in:requests"))
+        return found if len(found) == 2 else []
+
+    entries = await wait_until(requests, "the request is there")
+    await desk.answer(entries[-1][0].decode(), "pending")
+    assert await asking == "pending"
+
+
+async def test_a_client_that_is_not_open_says_so(settings: Settings) -> None:
+    """The remedy is in the message."""
+    with pytest.raises(ConfigError, match="async with"):
+        await Client(settings=settings).submit("echo")
+
+
+async def test_no_server_is_said_so(settings: Settings, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With where it was looked for, and what to do."""
+    from coord import connection
+
+    real = connection.wait_for_server
+    monkeypatch.setattr("coord.sdk.client.wait_for_server", lambda redis, url: real(redis, url, limit_s=0.1))
+    with pytest.raises(ServerUnavailable, match="coord up"):
+        await Client(f"redis://127.0.0.1:{unused_port}", settings=settings).open()
+
+
+def test_a_task_requires_what_was_said_and_nothing_else() -> None:
+    """The capability named like the type only where nothing is said; capabilities go on top of requirements."""
+
+    def required(**given: Any) -> Requirements:
+        fact = task_append(TaskSpec(task_type="echo", **given), "", MIB).fact
+        assert isinstance(fact, TaskSubmitted)
+        return fact.requirements
+
+    assert required().capabilities == ("echo",)
+    assert required(capabilities=[]).capabilities == ()
+    assert required(capabilities=["gpu"]).capabilities == ("gpu",)
+    assert required(requirements={"tags": ["fast"]}) == Requirements(tags=("fast",))
+    both = required(requirements=Requirements(capabilities=("a",), agent_id="x"), capabilities=("b", "a"))
+    assert both == Requirements(capabilities=("a", "b"), agent_id="x")
+
+
+def test_times_need_an_offset() -> None:
+    """A moment without one would mean another time on another machine."""
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    assert task_append(TaskSpec(task_type="echo", deadline=soon), "", MIB)
+    with pytest.raises(FactInvalid, match="deadline"):
+        task_append(TaskSpec(task_type="echo", deadline=soon.replace(tzinfo=None)), "", MIB)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"task_type": ""}, "task_type"),
+        ({"retry": {"max_atempts": 1}}, "max_atempts"),
+        ({"requirements": {"min_health_score": 2}}, "min_health_score"),
+        ({"payload": float, "task_type": "echo"}, "JSON"),
+        ({"strategy": 7}, "strategy"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(given: dict[str, Any], error: str) -> None:
+    """By the rules of the fact itself."""
+    with pytest.raises(FactInvalid, match=error):
+        task_append(TaskSpec(**{"task_type": "echo", **given}), "", MIB)
+
+
+def test_the_limit_counts_the_whole_entry() -> None:
+    """What the worker would refuse is refused here."""
+    with pytest.raises(FactTooLarge):
+        task_append(TaskSpec(task_type="echo", payload="x" * 2_000), "", 2_000)
+
+
+def test_a_message_goes_to_the_lane_of_its_priority() -> None:
+    """Urgent and critical share one."""
+    said = {"message_id": "m", "sender_id": "s", "receiver_id": "r", "payload": {"n": 1}}
+    one = message_append(said, "urgent", "me", MIB)
+    assert (one.stream, one.caller) == ("in:messages:critical", "me")
+    assert isinstance(one.fact, MessageSent)
+    assert one.fact.payload == msgspec.Raw(b'{"n":1}')
+    with pytest.raises(FactInvalid, match="priority"):
+        message_append(said, "soon", "", MIB)

@@ -1,0 +1,160 @@
+"""The link: answers in order, lasting commands until they are answered, shared by the agents of a loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from coord.config import Settings
+from coord.connection import connect
+from coord.embedded import EmbeddedServer
+from coord.errors import ConfigError
+from coord.sdk import link as link_module
+from coord.sdk.ending import end
+from coord.sdk.link import Link, shared
+from coord.sdk.wire import ConnectionLost, ErrorAnswer, pack
+from tests.conftest import FAST
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+async def link(server: EmbeddedServer, redis: Redis) -> AsyncIterator[Link]:
+    """An open one."""
+    link = Link(server.url, Settings())
+    await link.open()
+    yield link
+    await link.close()
+
+
+async def test_answers_go_to_their_commands_in_order(link: Link) -> None:
+    """Many commands in one turn; an error answer is an answer."""
+    got: list[tuple[int, Any]] = []
+    for n in range(100):
+        link.send(pack(("ECHO", str(n))), lambda about, answer: got.append((about, answer)), n)
+    link.send(pack(("NOSUCH",)), lambda about, answer: got.append((about, answer)), 100)
+    await wait_until(lambda: len(got) == 101, "all are answered")
+    assert got[:100] == [(n, str(n).encode()) for n in range(100)]
+    assert isinstance(got[100][1], ErrorAnswer)
+
+
+async def test_a_callback_that_raises_does_not_misplace_the_answers_after_it(link: Link) -> None:
+    """One defect is one defect."""
+    got: list[Any] = []
+
+    def bad(_about: Any, _answer: Any) -> None:
+        raise RuntimeError("defect")
+
+    link.send(pack(("ECHO", "a")), bad)
+    link.send(pack(("ECHO", "b")), lambda _about, answer: got.append(answer))
+    await wait_until(lambda: got == [b"b"], "the second is answered")
+
+
+async def test_after_a_lost_connection_only_lasting_commands_are_sent_again(link: Link, redis: Redis) -> None:
+    """The others are told that they are lost: sent or not, carried out or not."""
+    got: dict[str, Any] = {}
+    ups: list[int] = []
+    link.on_up.append(lambda: ups.append(1))
+    link.send(pack(("XREAD", "BLOCK", "60000", "STREAMS", "nothing", "$")), got.__setitem__, "blocking")
+    link.send_lasting(pack(("XADD", "s", "*", "f", "v")), got.__setitem__, "lasting")
+    link.send(pack(("ECHO", "x")), got.__setitem__, "once")
+
+    async def is_blocked() -> bool:
+        return any(client["cmd"] == "xread" for client in await redis.client_list())
+
+    await wait_until(is_blocked, "the read blocks")
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await wait_until(lambda: len(got) == 3, "all are answered")
+    assert isinstance(got["blocking"], ConnectionLost)
+    assert isinstance(got["once"], ConnectionLost)
+    assert isinstance(got["lasting"], bytes)
+    assert (link.is_up, ups) == (True, [1])
+    assert await redis.xlen("s") == 1
+
+
+async def test_what_the_server_refuses_for_now_is_sent_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full server refuses a report; when there is room again it takes it."""
+    monkeypatch.setattr(link_module, "REFUSED_WAIT_S", 0.02)
+    running = EmbeddedServer.start(tmp_path / "own", extra=FAST)
+    redis = connect(running.url, Settings())
+    link = Link(running.url, Settings())
+    got: list[Any] = []
+    try:
+        await link.open()
+        await redis.config_set("maxmemory", 1)
+        link.send_lasting(pack(("XADD", "s", "*", "f", "v")), lambda _about, answer: got.append(answer))
+
+        async def is_refused() -> bool:
+            stats: Any = await redis.info("errorstats")
+            return int(stats.get("errorstat_OOM", {}).get("count", 0)) >= 2
+
+        await wait_until(is_refused, "it was refused twice")
+        assert got == []
+        await redis.config_set("maxmemory", 0)
+        await wait_until(lambda: got, "it is taken")
+        assert isinstance(got[0], bytes)
+    finally:
+        await link.close()
+        await redis.aclose()
+        running.stop(force=True)
+
+
+async def test_an_error_that_no_repeating_mends_is_an_answer(link: Link, redis: Redis) -> None:
+    """It must not be repeated for ever."""
+    await redis.set("s", "no stream")
+    got: list[Any] = []
+    link.send_lasting(pack(("XADD", "s", "*", "f", "v")), lambda _about, answer: got.append(answer))
+    await wait_until(lambda: got, "it is answered")
+    assert "WRONGTYPE" in str(got[0])
+
+
+async def test_a_silent_server_is_given_up(server: EmbeddedServer, redis: Redis) -> None:
+    """A half-open connection says nothing: after the patience it is replaced."""
+    link = Link(server.url, Settings(read_block_ms=10, answer_timeout_s=0.2))
+    got: list[Any] = []
+    await link.open()
+    link.send(pack(("XREAD", "BLOCK", "60000", "STREAMS", "nothing", "$")), lambda _about, answer: got.append(answer))
+    await wait_until(lambda: got, "it was given up")
+    assert isinstance(got[0], ConnectionLost)
+    await wait_until(lambda: link.is_up, "it is back")
+    await link.close()
+
+
+async def test_the_last_to_leave_closes_a_shared_link(server: EmbeddedServer, redis: Redis) -> None:
+    """Those of one loop and one cell share one; one that fails to open is not kept."""
+    settings = Settings()
+    first, second = await asyncio.gather(*(shared().join(server.url, settings) for _ in range(2)))
+    assert first is second
+    ups = [second.is_up]
+    for link in (first, second):
+        await shared().leave(link)
+        ups.append(second.is_up)
+    assert ups == [True, True, False]
+    with pytest.raises(ConfigError):
+        await shared().join("redis://user:wrong@" + "/var/none", settings)
+    third = await shared().join(server.url, settings)
+    assert third is not first
+    await shared().leave(third)
+
+
+async def test_a_task_that_swallows_a_cancel_is_cancelled_again() -> None:
+    """As one does that waits through asyncio.wait_for before Python 3.12, in the wrong moment."""
+    swallowed: list[int] = []
+
+    async def deaf() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed.append(1)
+                if len(swallowed) == 3:
+                    raise
+
+    task = asyncio.create_task(deaf())
+    await asyncio.wait([task], timeout=0.01)
+    await end(task, None)
+    assert task.cancelled()
+    assert len(swallowed) == 3

@@ -1,0 +1,98 @@
+"""Agents as a process: signals. The test plays the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.models.facts import AgentDeregistered, AgentRegistered, TaskCompleted, TaskReleased
+from tests.unit.sdk_house import House, house_on
+from tests.waiting import wait_until
+
+SCRIPT = """
+import asyncio, time
+from coord import Agent, run
+
+first, second = Agent("first", drain_timeout=0.2), Agent("second")
+
+@first.task("hang")
+async def hang(task):
+    await asyncio.Event().wait()
+
+@first.task("grind")
+def grind(task):
+    time.sleep(60)
+
+@second.task("echo")
+async def echo(task):
+    return task.payload
+
+run(first, second)
+"""
+
+
+@pytest.fixture
+async def house(redis: Redis, settings: Settings) -> AsyncIterator[House]:
+    """A house whose registry answers."""
+    async with house_on(redis, settings) as house:
+        yield house
+
+
+@pytest.fixture
+async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Two agents in one process, registered."""
+    script = tmp_path / "agents.py"
+    script.write_text(SCRIPT)
+    environment = {
+        **os.environ,
+        "COORD_REDIS_URL": server.url,
+        "COORD_NAMESPACE": house.settings.namespace,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, str(script), env=environment)
+    await house.wait_for("in:registry", AgentRegistered, 2)
+    yield process
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+async def test_sigterm_drains_all_agents_of_the_process(process: asyncio.subprocess.Process, house: House) -> None:
+    """What hangs is cancelled after the grace and given back; both leave; the process ends well."""
+    await house.assign("second", "echo")
+    await house.wait_for("in:reports", TaskCompleted)
+    await house.assign("first", "hang")
+
+    async def is_claimed() -> bool:
+        return await house.inbox("first") == 0
+
+    await wait_until(is_claimed, "the task is claimed")
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    await house.wait_for("in:reports", TaskReleased)
+    await house.wait_for("in:registry", AgentDeregistered, 2)
+
+
+async def test_a_thread_that_does_not_end_does_not_hold_the_process(
+    process: asyncio.subprocess.Process, house: House
+) -> None:
+    """Its task is given back and the process ends, saying so by its exit code."""
+    await house.assign("first", "grind")
+
+    async def is_claimed() -> bool:
+        return await house.inbox("first") == 0
+
+    await wait_until(is_claimed, "the task is claimed")
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 20) == 1
+    await house.wait_for("in:reports", TaskReleased)
+    await house.wait_for("in:registry", AgentDeregistered, 2)
