@@ -104,7 +104,7 @@ local words = {}
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[12])) do
   local word = guarded(wake, id)
   if has_failed(word) then
-    call('ZADD', P .. 'alarms', int(now + PUT_OFF), id)
+    alarms[id] = int(now + PUT_OFF)
   end
   words[#words + 1] = word
 end

@@ -18,6 +18,8 @@ async def cell(redis_or_fake: Redis, settings: Settings) -> AsyncIterator[Cell]:
     made = Cell(redis_or_fake, settings)
     await made.begin()
     yield made
+    # Scripts build every key from the namespace and take none from outside.
+    assert all([key.startswith(made.keys.prefix.encode()) async for key in made.redis.scan_iter(count=1000)])
     if not made.broken:
         await assert_ledger(made.redis, made.keys, trimmed=made.trimmed)
         await assert_keys_end(made.redis, made.keys)

@@ -129,6 +129,7 @@ async def test_a_full_backlog_refuses(cell: Cell) -> None:
     assert await cell.counter("refused:urgent") == 1
     assert await cell.counter("submitted:urgent") == 2
     assert await cell.last_answer() == "backlog_full"
+    assert (await cell.logged())[-1] == "task.refused"
     assert await cell.is_consumed("in:tasks:urgent")
 
 
@@ -202,6 +203,15 @@ async def test_a_cancel_that_came_first_wins(cell: Cell) -> None:
     assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
     assert await cell.answers() == [("t1", "task.cancelled"), (submission.entry, "ok")]
     assert await cell.admit(submission) == ["DUPLICATE"]
+
+
+async def test_a_cancel_takes_a_refused_task_that_is_submitted_again(cell: Cell) -> None:
+    """The second submission is on its way while the cancel comes: cancelled, and refused no more."""
+    await cell.admit(await cell.submission(), nearly_full=True)
+    again = await cell.submission()
+    assert await cell.cancel() == "PENDING"
+    assert await cell.admit(again) == ["CANCELLED"]
+    assert await cell.redis.zcard(cell.keys.of("tasks:refused")) == 0
 
 
 async def test_a_cancel_does_not_take_what_is_submitted_after_it(cell: Cell) -> None:

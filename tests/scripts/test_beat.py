@@ -153,6 +153,8 @@ async def test_a_beat_on_its_way_costs_no_health(cell: Cell) -> None:
 
     agent = await cell.agent()
     assert (agent.rev, agent.health_score) == (1, 1.0)
+    beats = await cell.redis.hget(cell.keys.agent("a1"), "beats")
+    assert len(beats.split(b",")) == 10
 
 
 async def test_a_large_batch_with_a_broken_record(cell: Cell) -> None:

@@ -79,9 +79,10 @@ async def test_the_same_entry_twice_changes_nothing(cell: Cell) -> None:
 async def test_an_earlier_status_that_comes_later_changes_nothing(cell: Cell) -> None:
     """Status and registration are last-writer-wins among themselves, by entry id."""
     await cell.register()
-    early = Change(await cell.append("in:registry"), "", "a1", "i1", "error", {})
+    early = Change(await cell.append("in:registry"), "c1", "a1", "i1", "error", {})
     await cell.change(status="busy")
     assert await cell.word(cell.scripts.change([early])) == "STALE"
+    assert await cell.last_answer() == "ok"
     agent = await cell.agent()
     assert agent.status == "busy"
 

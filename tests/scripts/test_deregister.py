@@ -60,9 +60,10 @@ async def test_a_replaced_process_does_not_take_its_successor_along(cell: Cell) 
 async def test_an_earlier_departure_that_comes_later_changes_nothing(cell: Cell) -> None:
     """Who left and came back stays, whichever entry was handled first."""
     await cell.register()
-    early = Departure(await cell.append("in:registry"), "", "a1", "i1")
+    early = Departure(await cell.append("in:registry"), "c1", "a1", "i1")
     await cell.register()
     assert await cell.word(cell.scripts.deregister([early])) == "STALE"
+    assert await cell.last_answer() == "ok"
     agent = await cell.agent()
     assert agent.status == "active"
 

@@ -203,6 +203,21 @@ async def test_a_broken_key_fails_its_own_placement_only(cell: Cell, broken: str
     await cell.redis.delete(cell.keys.of(broken))
 
 
+async def test_tasks_that_could_not_be_assigned_keep_their_place(cell: Cell) -> None:
+    """⚠ Nothing is ever nowhere: what was popped for an agent that failed is back in its queue, in its order."""
+    await cell.register("bad", capacity=9)
+    for n in range(3):
+        await cell.submit(f"t{n}")
+        cell.now += 1
+    before = await cell.redis.zrange(cell.keys.queue("p1"), 0, -1, withscores=True)
+    await cell.redis.set(cell.keys.inbox("bad", "normal"), "x")
+    answer = await cell.run(cell.scripts.dispatch([await cell.placement("bad") for _ in range(3)]))
+    assert {word[:6] for word in answer.words} == {"ERROR "}
+    assert answer.pools["p1"][0] == 3
+    assert await cell.redis.zrange(cell.keys.queue("p1"), 0, -1, withscores=True) == before
+    await cell.redis.delete(cell.keys.inbox("bad", "normal"))
+
+
 async def test_a_large_batch(cell: Cell) -> None:
     """256 placements with explanations of their own in one call."""
     await cell.register(capacity=200)

@@ -38,6 +38,13 @@ async def test_a_coordinator_that_was_away_kills_nobody(cell: Cell) -> None:
     assert (agent.status, agent.health_score) == ("active", 1.0)
 
 
+async def test_the_clock_begins_with_the_first_sign_of_life(cell: Cell) -> None:
+    """An agent that registers before any tick has its patience from then on."""
+    await cell.register(interval_ms=5_000)
+    answer = await expire(cell, 3_600_000)
+    assert (answer.observed, answer.stale) == (START + 2_000, 0)
+
+
 async def test_the_clock_stands_while_older_beats_wait(cell: Cell) -> None:
     """⚠ While a sign of life from before the last tick is unread, nobody grows older; then the clock goes on."""
     await cell.register(interval_ms=5_000)
@@ -66,11 +73,14 @@ async def test_three_missed_beats_and_an_agent_is_stale(cell: Cell) -> None:
     await run_clock(cell, 14_000)
     agent = await cell.agent()
     assert (agent.status, agent.term) == ("active", 1)
+    rev = agent.rev
 
     assert (await expire(cell, 1_000)).stale == 1
 
     agent = await cell.agent()
     assert (agent.status, agent.term, agent.health_score, agent.load) == ("stale", 2, 0.0, 1)
+    assert agent.rev == rev + 1
+    assert await cell.redis.zscore(cell.keys.of("agents:departed"), "a1") == cell.now
     assert await cell.redis.scard(cell.keys.of("agents:active")) == 0
     assert [one["data"] for one in await cell.stream("in:losses")] == ['{"agent_id":"a1","term":1}']
     assert (await cell.logged("agents"))[-1] == "agent.lost"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coord.models.tasks import Priority
-from coord.transitions import Call
+from coord.transitions import Call, CancelRequest, Submission
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.scripts.cell import Cell
 
@@ -70,18 +70,22 @@ class Walk:
             await self.cell.run(self.cell.scripts.expire())
 
     async def submit(self) -> None:
-        """New, known, conflicting, delayed, with a deadline, or too many."""
+        """New, known, conflicting, delayed, with a deadline, too many; up to three in a batch, of one task perhaps."""
+        batch = [await self.submission() for _ in range(self.random.randint(1, 3))]
+        pools = {one.pool: b"{}" for one in batch}
+        await self.run(self.cell.scripts.admit(batch, pools, nearly_full=self.random.random() < 0.1))
+
+    async def submission(self) -> Submission:
+        """Any submission."""
         choose = self.random.choice
         options = {name: ms for name, ms in (("timeout", 3_000), ("max_attempts", 2)) if self.random.random() < 0.3}
         if self.random.random() < 0.2:
             options["deadline"] = self.cell.now + choose([1_000, 20_000])
         run_at = self.cell.now + choose([0, 1_000]) if self.random.random() < 0.3 else None
-        one = await self.cell.submission(
+        return await self.cell.submission(
             choose(TASKS), priority=choose(list(Priority)), pool=choose(POOLS), digest=choose(["d1", "d1", "d2"]),
             run_at=run_at, caller="c1", notify=choose([True, False]), body=b"x" * self.random.randrange(50), **options,
         )  # fmt: skip
-        full = self.random.random() < 0.1
-        await self.run(self.cell.scripts.admit([one], {one.pool: b"{}"}, nearly_full=full))
 
     async def dispatch(self) -> None:
         """Up to four placements in one call, some on a stale plan."""
@@ -106,17 +110,23 @@ class Walk:
             await self.cell.claim(self.random.choice(held))
 
     async def report(self) -> None:
-        """Under a lease of now or of long ago."""
-        if self.leases:
+        """Up to four in a batch, of one lease perhaps, under leases of now or of long ago."""
+        batch = []
+        for _ in range(self.random.randint(1, 4) if self.leases else 0):
             recent = self.leases[-6:] if self.random.random() < 0.8 else self.leases
             task, lease = self.random.choice(recent)
             kind = self.random.choice(["started", "progressed", "completed", "failed", "released"])
-            one = await self.cell.reported(kind, task, lease, data=b"1", retryable=self.random.random() < 0.7)
-            await self.run(self.cell.scripts.settle([one]))
+            batch.append(await self.cell.reported(kind, task, lease, data=b"1", retryable=self.random.random() < 0.7))
+        if batch:
+            await self.run(self.cell.scripts.settle(batch))
 
     async def cancel(self) -> None:
-        """Of any task."""
-        await self.cell.cancel(self.random.choice(TASKS), caller="c2")
+        """Of any two tasks, which may be the same."""
+        batch = []
+        for _ in range(2):
+            entry = await self.cell.append("in:requests")
+            batch.append(CancelRequest(entry, self.random.choice(TASKS), "c2", "why"))
+        await self.run(self.cell.scripts.cancel(batch))
 
     async def wake(self) -> None:
         """What is due, often some time later."""
@@ -124,9 +134,9 @@ class Walk:
         await self.cell.wake()
 
     async def reclaim(self) -> None:
-        """What an agent had in some term."""
-        loss = await self.cell.loss(self.random.choice(AGENTS), self.random.randint(1, 4))
-        await self.run(self.cell.scripts.reclaim([loss]))
+        """What two agents, or one of them twice, had in some term."""
+        batch = [await self.cell.loss(self.random.choice(AGENTS), self.random.randint(1, 4)) for _ in range(2)]
+        await self.run(self.cell.scripts.reclaim(batch))
 
     async def repeat(self) -> None:
         """A call of before, again: its answer was lost."""

@@ -21,6 +21,7 @@ async def test_a_new_agent_is_active_indexed_and_expected(cell: Cell) -> None:
     assert (agent.status, agent.term, agent.rev, agent.health_score) == ("active", 1, 1, 1.0)
     assert (agent.incarnation, agent.heartbeat_interval, agent.capacity, agent.version) == ("i1", 5.0, 2, "2")
     assert await cell.redis.smembers(cell.keys.of("agents:active")) == {b"a1"}
+    assert await cell.redis.smembers(cell.keys.of("agents:all")) == {b"a1"}
     assert await facet(cell, "capability", "echo") == await facet(cell, "status", "active") == {"a1"}
     assert await cell.redis.zscore(cell.keys.of("agents:expiry"), "a1") == START + 15_000
     assert await cell.logged("agents") == ["agent.registered"]

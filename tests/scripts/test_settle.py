@@ -103,8 +103,9 @@ async def test_a_report_under_an_earlier_lease_changes_nothing(cell: Cell) -> No
     await cell.wake()
     await cell.dispatch("a2", pool="p-t1")
 
-    assert await cell.complete(lease=old) == "DUPLICATE"
+    assert await cell.complete(lease=old, caller="a1") == "DUPLICATE"
 
+    assert await cell.last_answer("a1") == "ok"
     task = await cell.task()
     assert (task.state, task.agent_id) == ("assigned", "a2")
     assert await cell.counter("reports_duplicate") == 1

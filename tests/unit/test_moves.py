@@ -80,16 +80,6 @@ def test_every_name_is_local(name: str) -> None:
     assert not re.search(r"^\s*function\s+\w", source, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", lua.NAMES)
-def test_no_key_is_taken_from_outside(name: str) -> None:
-    """Every key begins with the namespace: a command's first argument after its name is built from ``P``."""
-    text = lua.load(name).text
-    commands = re.findall(r"\bp?call\('([A-Z]+)'(?:, '([A-Z]+)')?, ([^,)]+)", text)
-    assert commands
-    for command, subcommand, key in commands:
-        assert key.strip() in {"key", "stream"} or key.startswith("P .."), f"{command} {subcommand} {key}"
-
-
 def test_the_shebang_is_the_first_line_and_is_left_out_for_fakeredis() -> None:
     """The server reads the flags from the first line; comments do not travel."""
     source = lua.load("admit")
