@@ -6,6 +6,7 @@ date one agent at a time, so that a choice among 10,000 agents costs what one am
 
 from __future__ import annotations
 
+import heapq
 from abc import ABC, abstractmethod
 from random import Random
 from typing import ClassVar
@@ -48,7 +49,9 @@ class LeastConnections(Strategy):
         super().__init__(random)
         self._at: dict[str, int] = {}
         self._buckets: dict[int, dict[str, None]] = {}
-        self._least = 0
+        # The loads that have, or lately had, a bucket: they may lie far apart, for agents report what they like.
+        self._loads: list[int] = []
+        self._heaped: set[int] = set()
 
     def offer(self, agent: FleetAgent) -> None:
         load = agent.load + agent.outside_load
@@ -62,7 +65,9 @@ class LeastConnections(Strategy):
         if bucket is None:
             bucket = self._buckets[load] = {}
         bucket[agent.agent_id] = None
-        self._least = min(self._least, load)
+        if load not in self._heaped:
+            self._heaped.add(load)
+            heapq.heappush(self._loads, load)
 
     def withdraw(self, agent_id: str) -> None:
         load = self._at.pop(agent_id, None)
@@ -76,17 +81,15 @@ class LeastConnections(Strategy):
     def choose(self) -> str | None:
         if not self._at:
             return None
-        while self._least not in self._buckets:
-            self._least += 1
-        return next(iter(self._buckets[self._least]))
+        while self._loads[0] not in self._buckets:
+            self._heaped.discard(heapq.heappop(self._loads))
+        return next(iter(self._buckets[self._loads[0]]))
 
     def _take_out(self, agent_id: str, load: int) -> None:
         bucket = self._buckets[load]
         del bucket[agent_id]
         if not bucket:
             del self._buckets[load]
-            if not self._buckets:
-                self._least = 0
 
 
 class RoundRobin(Strategy):

@@ -1,0 +1,300 @@
+"""Placement: hard requirements never bend, room is never overrun, and each strategy chooses as it says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coord.models.agents import FleetAgent
+from coord.models.tasks import Pool, Requirements
+from coord.placement import STRATEGIES, Strategy, strategy_named, unmet
+from coord.placement.strategies import LeastConnections, RandomChoice, RoundRobin
+from coord.queries import WaitingPool
+from workers.planner import Planner
+from workers.view import View
+
+FIT = FleetAgent(
+    agent_id="a1",
+    agent_type="worker",
+    capabilities=frozenset({"echo", "sum"}),
+    services=frozenset({"http"}),
+    tags=frozenset({"gpu"}),
+    labels={"zone": "b", "tier": "1"},
+    health_score=0.7,
+)
+ALL = Requirements(
+    agent_type="worker",
+    capabilities=("echo", "sum"),
+    services=("http",),
+    tags=("gpu",),
+    labels={"zone": "b"},
+    agent_id="a1",
+    min_health_score=0.7,
+)
+#: The requirement -> a change of the agent that breaks this one alone.
+BREAKS: dict[str, dict[str, Any]] = {
+    "active": {"active": False},
+    "agent_id": {"agent_id": "a2"},
+    "agent_type": {"agent_type": "monitor"},
+    "capabilities": {"capabilities": frozenset({"echo"})},
+    "services": {"services": frozenset()},
+    "tags": {"tags": frozenset({"cpu"})},
+    "labels": {"labels": {"zone": "c", "tier": "1"}},
+    "health": {"health_score": 0.69},
+}
+
+
+def test_an_agent_that_meets_everything_may_be_chosen() -> None:
+    """Exactly what is required, and exactly at the health threshold, is enough."""
+    assert unmet(FIT, ALL, 0.7) is None
+    assert unmet(FIT, Requirements(), 0.7) is None
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_requirement_is_named_when_it_is_not_met(name: str) -> None:
+    """An agent that fails one requirement is not chosen, and the answer says which."""
+    assert unmet(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
+
+
+def test_a_tasks_own_health_can_only_be_stricter() -> None:
+    """The fleet's threshold holds for every task, whatever it says itself."""
+    assert unmet(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
+    assert unmet(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
+
+
+def test_a_label_that_is_missing_is_not_met() -> None:
+    """A label must be there with the value; another label with that value is none."""
+    assert unmet(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
+    assert unmet(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) == "labels"
+
+
+# Random fleets.
+
+WORDS = ("x", "y", "z")
+
+
+def some(random: Random, most: int = 3) -> frozenset[str]:
+    """Some of the words."""
+    return frozenset(random.sample(WORDS, random.randint(0, most)))
+
+
+def random_agent(random: Random, number: int) -> FleetAgent:
+    """Any agent."""
+    return FleetAgent(
+        agent_id=f"a{number}",
+        agent_type=random.choice(WORDS),
+        capabilities=some(random),
+        services=some(random),
+        tags=some(random),
+        labels={name: random.choice(WORDS) for name in some(random)},
+        capacity=random.choice((0, 1, 1, 2, 5)),
+        health_score=random.choice((0.0, 0.3, 0.5, 0.8, 1.0)),
+        rev=random.randint(1, 9),
+        active=random.random() < 0.8,
+        load=random.choice((0, 0, 0, 1, 3, 9)),
+        outside_load=random.choice((0, 0, 2, 1_000_000)),
+    )
+
+
+def random_requirements(random: Random) -> Requirements:
+    """Any requirements, mild enough that some agent may meet them."""
+    return Requirements(
+        agent_type=random.choice((None, None, *WORDS)),
+        capabilities=tuple(some(random, 1)),
+        services=tuple(some(random, 1)),
+        tags=tuple(some(random, 1)) if random.random() < 0.5 else (),
+        labels={random.choice(WORDS): random.choice(WORDS)} if random.random() < 0.2 else {},
+        agent_id=random.choice((None, None, None, None, "a0", "a9")),
+        min_health_score=random.choice((0.0, 0.0, 0.5, 0.9)),
+    )
+
+
+def fits(agent: FleetAgent, wanted: Requirements, threshold: float) -> bool:
+    """The same as ``unmet``, told otherwise."""
+    return (
+        agent.active
+        and agent.health_score >= threshold
+        and agent.health_score >= wanted.min_health_score
+        and (wanted.agent_type is None or agent.agent_type == wanted.agent_type)
+        and (wanted.agent_id is None or agent.agent_id == wanted.agent_id)
+        and all(one in agent.capabilities for one in wanted.capabilities)
+        and all(one in agent.services for one in wanted.services)
+        and all(one in agent.tags for one in wanted.tags)
+        and all(agent.labels.get(name) == value for name, value in wanted.labels.items())
+    )
+
+
+def check_a_random_case(seed: int) -> None:
+    """Plan twice on a random fleet, with a change in between: nobody unfit, nobody above capacity, no room unused."""
+    random = Random(seed)
+    threshold = random.choice((0.0, 0.5))
+    fleet = {one.agent_id: one for one in (random_agent(random, number) for number in range(random.randint(0, 6)))}
+    loads = {agent_id: one.load for agent_id, one in fleet.items()}
+    view = View(threshold, random.choice(sorted(STRATEGIES)), random)
+    view.replace({agent_id: msgspec.structs.replace(one) for agent_id, one in fleet.items()})
+    planner = Planner(view)
+    pools = {
+        f"p{number}": Pool("t", random_requirements(random), random.choice((None, *STRATEGIES)))
+        for number in range(random.randint(1, 4))
+    }
+    lengths = {pool: random.choice((1, 3, 40)) for pool in pools}
+    planner.replace(1, [WaitingPool(pool, one, lengths[pool], random.random()) for pool, one in pools.items()])
+    planned: Counter[str] = Counter()
+    served: Counter[str] = Counter()
+    for _ in range(2):
+        most = random.choice((3, 256))
+        placements = planner.plan(most)
+        assert len(placements) <= most
+        for placement in placements:
+            agent = fleet[placement.agent_id]
+            assert fits(agent, pools[placement.pool].requirements, threshold)
+            assert placement.rev == agent.rev
+            planned[agent.agent_id] += 1
+            served[placement.pool] += 1
+            assert loads[agent.agent_id] + planned[agent.agent_id] <= agent.capacity
+            assert served[placement.pool] <= lengths[placement.pool]
+        if len(placements) < most:
+            for pool, one in pools.items():
+                room = any(
+                    fits(agent, one.requirements, threshold) and loads[agent_id] + planned[agent_id] < agent.capacity
+                    for agent_id, agent in fleet.items()
+                )
+                assert not room or served[pool] == lengths[pool]
+        assert len({placement.lease for placement in placements}) == len(placements)
+        if fleet:
+            changed = random.choice(sorted(fleet))
+            fleet[changed] = msgspec.structs.replace(random_agent(random, int(changed[1:])), rev=99)
+            loads[changed] = fleet[changed].load
+            view.update([changed], {changed: msgspec.structs.replace(fleet[changed])})
+
+
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(seed=st.integers(0, 2**48))
+def test_no_plan_breaks_a_requirement_or_a_capacity(seed: int) -> None:
+    """5,000 random fleets: see ``check_a_random_case``."""
+    check_a_random_case(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_no_plan_breaks_a_requirement_or_a_capacity_in_the_long_run() -> None:
+    """The same for 100,000."""
+    for seed in range(100_000):
+        check_a_random_case(seed)
+
+
+# The strategies, one by one.
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**48))
+def test_offer_withdraw_and_choose_against_a_naive_model(name: str, seed: int) -> None:
+    """After any operations: room if and only if somebody is offered, and only such a one is chosen."""
+    random = Random(seed)
+    strategy = STRATEGIES[name](Random(seed))
+    naive: dict[str, FleetAgent] = {}
+    for _ in range(120):
+        agent = FleetAgent(agent_id=f"a{random.randrange(6)}", agent_type="worker")
+        match random.randrange(4):
+            case 0 | 1:
+                agent.load, agent.outside_load = random.randrange(5), random.choice((0, 0, 10**6))
+                naive[agent.agent_id] = agent
+                strategy.offer(agent)
+            case 2:
+                naive.pop(agent.agent_id, None)
+                strategy.withdraw(agent.agent_id)
+            case _:
+                chosen = strategy.choose()
+                assert (chosen is None) == (not naive)
+                assert chosen is None or chosen in naive
+                if chosen and name == "least_connections":
+                    least = min(one.load + one.outside_load for one in naive.values())
+                    assert naive[chosen].load + naive[chosen].outside_load == least
+        assert strategy.has_room == bool(naive)
+
+
+def agents(count: int, **fields: int) -> list[FleetAgent]:
+    """``count`` equal agents."""
+    return [FleetAgent(agent_id=f"a{number}", agent_type="worker", **fields) for number in range(count)]  # type: ignore[arg-type]
+
+
+def take(strategy: Strategy, fleet: list[FleetAgent], count: int) -> list[str]:
+    """The next ones, each then offered with one task more."""
+    by_id = {one.agent_id: one for one in fleet}
+    chosen: list[str] = []
+    for _ in range(count):
+        agent_id = strategy.choose()
+        assert agent_id is not None
+        chosen.append(agent_id)
+        by_id[agent_id].load += 1
+        strategy.offer(by_id[agent_id])
+    return chosen
+
+
+def test_least_connections_fills_from_the_least_and_equals_take_turns() -> None:
+    """Loads from outside count; agents that are equal come one after the other."""
+    fleet = agents(3)
+    fleet[2].outside_load = 2
+    strategy = LeastConnections(Random(1))
+    for one in fleet:
+        strategy.offer(one)
+    assert take(strategy, fleet, 7) == ["a0", "a1", "a0", "a1", "a2", "a0", "a1"]
+
+
+def test_least_connections_bears_loads_that_lie_far_apart() -> None:
+    """An agent that reports a load beyond all reason is chosen last, and choosing it takes no longer."""
+    strategy = LeastConnections(Random(1))
+    for load in (10**15, -(10**15), 3):
+        strategy.offer(FleetAgent(agent_id=f"a{load}", agent_type="worker", outside_load=load))
+    for expected in ("a-1000000000000000", "a3", "a1000000000000000"):
+        assert strategy.choose() == expected
+        strategy.withdraw(expected)
+    assert strategy.choose() is None
+
+
+def test_least_connections_remembers_no_more_loads_than_there_were() -> None:
+    """Loads that come and go do not pile up."""
+    strategy = LeastConnections(Random(1))
+    strategy.offer(FleetAgent(agent_id="still", agent_type="worker"))
+    for number in range(10_000):
+        strategy.offer(FleetAgent(agent_id="moving", agent_type="worker", load=1 + number % 7))
+    assert len(strategy._loads) <= 8
+
+
+def test_round_robin_goes_around() -> None:
+    """Each in turn whatever its load; one that was away comes last."""
+    fleet = agents(3)
+    strategy = RoundRobin(Random(1))
+    for one in fleet:
+        strategy.offer(one)
+    assert take(strategy, fleet, 4) == ["a0", "a1", "a2", "a0"]
+    strategy.withdraw("a1")
+    assert take(strategy, fleet, 2) == ["a2", "a0"]
+    strategy.offer(fleet[1])
+    assert take(strategy, fleet, 3) == ["a2", "a0", "a1"]
+
+
+def test_random_is_fair() -> None:
+    """With a seed, so that it is the same each time: nobody is chosen a tenth more than its share."""
+    fleet = agents(5)
+    strategy = RandomChoice(Random(42))
+    for one in fleet:
+        strategy.offer(one)
+    strategy.withdraw("a0")
+    counted = Counter(take(strategy, fleet, 20_000))
+    assert set(counted) == {"a1", "a2", "a3", "a4"}
+    assert all(abs(count - 5_000) < 500 for count in counted.values())
+
+
+def test_strategies_are_found_by_name() -> None:
+    """Each under the name that a task or a setting may say."""
+    assert strategy_named("round_robin") is RoundRobin
+    assert strategy_named("no such") is None
+    assert all(cls.name == name for name, cls in STRATEGIES.items())
