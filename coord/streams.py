@@ -67,11 +67,21 @@ class Consumer:
     async def make_groups(self) -> None:
         """Make the group on every stream, from the beginning (never ``$``: what waits there already is work)."""
         for key in self.streams:
+            if await self._has_group(key):
+                continue
             try:
                 await self.redis.xgroup_create(key, self.kind, id="0", mkstream=True)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+
+    async def _has_group(self, key: str) -> bool:
+        """Whether the group is there: a server out of memory refuses to make even one that exists."""
+        try:
+            groups = await self.redis.xinfo_groups(key)
+        except ResponseError:  # no such key
+            return False
+        return any(group["name"] == self.kind.encode() for group in groups)
 
     async def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
         """New entries, at most ``count`` of each stream, in the streams' order; waits ``block_ms`` at most."""
