@@ -29,6 +29,8 @@ _FLEET_FIELDS = (
     "metric:active_connections",
     "metric:pending_tasks",
 )
+#: An agent may report any number as its load from outside; above this, or below 0, none says more.
+OUTSIDE_LOAD_MAX = 1_000_000
 _pool = msgspec.json.Decoder(Pool)
 
 
@@ -180,8 +182,10 @@ async def waiting_pools(redis: Redis, keys: Keys, known: Mapping[str, Pool]) -> 
 class LogWindow(Struct, frozen=True):
     """What a log stream holds: entry ids, ``0-0`` for none."""
 
-    trimmed_to: str  #: everything up to here was deleted
+    first: str  #: the oldest that is still there
     last: str  #: the latest that was ever appended
+    length: int
+    added: int  #: how many were ever appended; trimming leaves it, flushing begins it anew
 
 
 async def log_window(redis: Redis, key: str) -> LogWindow:
@@ -189,8 +193,9 @@ async def log_window(redis: Redis, key: str) -> LogWindow:
     try:
         info = await redis.xinfo_stream(key)
     except ResponseError:  # no such key
-        return LogWindow("0-0", "0-0")
-    return LogWindow(_text(info["max-deleted-entry-id"]), _text(info["last-generated-id"]))
+        return LogWindow("0-0", "0-0", 0, 0)
+    first = _text(info["first-entry"][0]) if info["first-entry"] else "0-0"
+    return LogWindow(first, _text(info["last-generated-id"]), int(info["length"]), int(info["entries-added"]))
 
 
 async def settings(redis: Redis, keys: Keys) -> dict[str, str]:
@@ -319,5 +324,5 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         rev=int(rev or 0),
         active=active,
         load=load,
-        outside_load=int(float(connections or 0) + float(pending or 0)),
+        outside_load=int(min(max(float(connections or 0) + float(pending or 0), 0), OUTSIDE_LOAD_MAX)),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Any, ClassVar
@@ -28,11 +29,12 @@ from coord.models.facts import (
 )
 from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Pool, Priority, TaskSubmitted
 from coord.placement import STRATEGIES
-from coord.transitions import Call, CancelRequest, Loss, Report, Submission, TaskBatch
+from coord.transitions import Call, CancelRequest, Loss, Submission, TaskBatch
+from workers.arguments import MESSAGE_KEPT, options_of, report_of, run_at_of
 from workers.cell import Cell
 from workers.follower import Follower
 from workers.planner import Planner
-from workers.service import Failure, Service, Tick, Told, failures_of
+from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of
 from workers.view import View
 
 log = logs.get_logger()
@@ -41,8 +43,8 @@ log = logs.get_logger()
 UNHEARD_S = 0.05
 #: Agents whose true loads are read at once.
 REREAD = 1_000
-#: Characters of a failure's message that are kept.
-MESSAGE_KEPT = 2_000
+#: A server that refused an assignment for want of memory is asked again after so many seconds.
+FULL_S = 1.0
 
 
 class Distributor(Service):
@@ -60,6 +62,7 @@ class Distributor(Service):
         self.follower = Follower(cell, self._on_fleet)
         self._losses: dict[str, Told[Any]] = {}
         self._nearly_full = False
+        self._refused_at = -FULL_S
         self._wanted: set[str] = set()
         self._kicked = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
@@ -79,10 +82,17 @@ class Distributor(Service):
             if told:
                 calls.append(handler(self, told))
                 told_of.append(told)
-        placements = self.planner.plan(self.cell.settings.batch)
+        placements = self.planner.plan(self.cell.settings.batch) if self._may_place() else []
         if placements:
             calls.append(self.cell.scripts.dispatch(placements))
-        answers: list[TaskBatch] = await self.cell.scripts.run(*calls)
+        try:
+            answers: list[TaskBatch] = await self.cell.scripts.run(*calls)
+        except BaseException as error:
+            self.planner.unanswered(placements)
+            # Reports are settled all the same, which makes room; assignments would take it, so they wait a while.
+            if isinstance(error, redis_errors.OutOfMemoryError):
+                self._refused_at = time.monotonic()
+            raise
         failures: list[Failure] = []
         for told, answer in zip(told_of, answers, strict=False):
             self.planner.hear(answer)
@@ -90,13 +100,13 @@ class Distributor(Service):
             failures += failures_of(told, answer.words)
         if placements:
             self._wanted |= self.planner.answered(placements, answers[-1])
-        if self._wanted or self.planner.is_ready():
+        if self._wanted or self._can_place():
             self._kicked.set()
         return failures
 
     def settle(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
-        return self.cell.scripts.settle([_report(one) for one in batch])
+        return self.cell.scripts.settle([report_of(one) for one in batch])
 
     def reclaim(self, batch: list[Told[AgentLost]]) -> Call[TaskBatch]:
         """``reclaim`` for a batch of ``AgentLost``."""
@@ -134,7 +144,7 @@ class Distributor(Service):
             for word in answer.words:
                 if word.startswith("ERROR"):
                     log.error("task.wake_failed", why=word)
-        if self.planner.is_ready():
+        if self._can_place():
             self._kicked.set()
 
     async def look_again(self) -> None:
@@ -145,13 +155,18 @@ class Distributor(Service):
         starved = self.planner.starved_groups()
         if starved and (unheard := self.view.unheard(starved, UNHEARD_S, REREAD)):
             self.view.hear(await queries.loads(cell.redis, cell.keys, unheard))
-        if self.planner.is_ready():
+        if self._can_place():
             self._kicked.set()
 
     async def read_pools(self) -> None:
         """The table of waiting pools as it is; now and then even when nothing says that it moved."""
         rev, pools = await queries.waiting_pools(self.cell.redis, self.cell.keys, self.planner.definitions)
         self.planner.replace(rev, pools)
+        if self.planner.broken:
+            log.error("placement.failed", agents=sorted(self.planner.broken)[:20])
+            self._wanted |= self.planner.broken
+            self.planner.broken.clear()
+            self._kicked.set()
 
     async def retry_losses(self) -> None:
         """Losses that had to wait for older reports, or whose agent had very much."""
@@ -166,7 +181,7 @@ class Distributor(Service):
         cell = self.cell
         found = await queries.settings(cell.redis, cell.keys)
         strategy = found.get("strategy", cell.settings.strategy)
-        threshold = float(found.get("health_threshold", cell.settings.health_threshold))
+        threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
         if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
             log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
             self._kicked.set()
@@ -192,9 +207,7 @@ class Distributor(Service):
         """End what ``start`` began."""
         await self.follower.stop()
         if self._pumping is not None:
-            self._pumping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._pumping
+            await end_tasks(self._pumping)
 
     def ticks(self) -> dict[str, Tick]:
         """What is done by the clock."""
@@ -209,11 +222,20 @@ class Distributor(Service):
                 if self._wanted:
                     wanted, self._wanted = self._wanted, set()
                     self.view.update(wanted, await queries.fleet(self.cell.redis, self.cell.keys, wanted))
-                if self.planner.is_ready():
+                if self._can_place():
                     await self.handle([])
             except (redis_errors.RedisError, OSError) as error:
                 log.warning("worker.interrupted", error=str(error) or type(error).__name__)
                 self.disturbed()
+            except Exception:
+                log.exception("placement.failed")
+                self.disturbed()
+
+    def _may_place(self) -> bool:
+        return time.monotonic() - self._refused_at >= FULL_S
+
+    def _can_place(self) -> bool:
+        return self._may_place() and self.planner.is_ready()
 
     async def _on_fleet(self, changed: set[str]) -> None:
         rows = await queries.fleet(self.cell.redis, self.cell.keys, changed)
@@ -225,10 +247,10 @@ class Distributor(Service):
             if isinstance(one.fact, AgentLost):
                 if word in {"WAIT", "MORE"}:
                     self._losses[one.entry.id] = one
-                    self.held.add(one.entry.id)
+                    self.held.add((one.entry.stream, one.entry.id))
                 else:
                     self._losses.pop(one.entry.id, None)
-                    self.held.discard(one.entry.id)
+                    self.held.discard((one.entry.stream, one.entry.id))
 
     def _submission(self, told: Told[TaskSubmitted]) -> tuple[Submission, bytes]:
         entry, fact, caller = told
@@ -238,7 +260,7 @@ class Distributor(Service):
             self.planner.define(pool_id, pool)
         priority = Priority(entry.stream.rpartition(":")[2])
         submitted_at = int(entry.id.partition("-")[0])
-        run_at = _run_at(fact, submitted_at)
+        run_at = run_at_of(fact, submitted_at)
         submission = Submission(
             entry=entry.id,
             priority=priority.value,
@@ -251,64 +273,17 @@ class Distributor(Service):
             caller=caller,
             notify=fact.notify,
             body=entry.fields[b"data"],
-            options=_options(fact),
+            options=options_of(fact),
         )
         return submission, definition
 
 
-def _run_at(fact: TaskSubmitted, submitted_at: int) -> int | None:
-    if fact.delay:
-        return submitted_at + int(fact.delay * 1000)
-    if fact.run_at is not None:
-        return max(submitted_at, int(fact.run_at.timestamp() * 1000))
-    return None
-
-
-def _options(fact: TaskSubmitted) -> dict[str, int]:
-    options: dict[str, int] = {}
-    if fact.deadline is not None:
-        options["deadline"] = int(fact.deadline.timestamp() * 1000)
-    if fact.timeout is not None:
-        options["timeout"] = int(fact.timeout * 1000)
-    if fact.retry.max_attempts is not None:
-        options["max_attempts"] = fact.retry.max_attempts
-    if fact.retry.backoff is not None:
-        options["backoff_ms"] = int(fact.retry.backoff * 1000)
-    if fact.retry.backoff_max is not None:
-        options["backoff_max_ms"] = int(fact.retry.backoff_max * 1000)
-    return options
-
-
-def _report(told: Told[Any]) -> Report:
-    entry, fact, caller = told
-    match fact:
-        case TaskCompleted():
-            return Report(
-                entry=entry.id, kind="completed", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                started_ms_ago=fact.started_ms_ago, data=bytes(fact.result),
-            )  # fmt: skip
-        case TaskStarted():
-            return Report(
-                entry=entry.id, kind="started", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                started_ms_ago=fact.started_ms_ago,
-            )  # fmt: skip
-        case TaskProgressed():
-            return Report(
-                entry=entry.id, kind="progressed", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                data=bytes(fact.progress),
-            )  # fmt: skip
-        case TaskFailed():
-            return Report(
-                entry=entry.id, kind="failed", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                started_ms_ago=fact.started_ms_ago, code=fact.code, message=fact.message[:MESSAGE_KEPT],
-                retryable=fact.retryable,
-            )  # fmt: skip
-        case TaskReleased():
-            return Report(
-                entry=entry.id, kind="released", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                code="released", message=fact.reason[:MESSAGE_KEPT],
-            )  # fmt: skip
-    raise TypeError(f"{type(fact).__name__} is no report")
+def _share(raw: str, otherwise: float) -> float:
+    """A share (0..1) as an operator has set it; what is none must not stop the placing."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(raw)) <= 1:
+            return value
+    return otherwise
 
 
 HANDLERS: dict[tuple[type[Fact], ...], Callable[[Distributor, list[Told[Any]]], Call[TaskBatch]]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from redis import exceptions as redis_errors
 from coord import logs, queries
 from coord.models.agents import FleetAgent
 from workers.cell import Cell
+from workers.service import end_tasks
 
 log = logs.get_logger()
 
@@ -30,6 +30,7 @@ class Follower:
         self._changed = changed
         self._key = cell.keys.of("log:agents")
         self._cursor: str | None = None
+        self._added = 0  # entries that the log had ever had at the cursor
         self._task: asyncio.Task[None] | None = None
         self._checked_at = 0.0
 
@@ -40,14 +41,12 @@ class Follower:
     async def stop(self) -> None:
         """End."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_tasks(self._task)
 
     async def resync(self) -> dict[str, FleetAgent]:
         """A snapshot of the fleet, and the cursor set to a moment before it was taken."""
         window = await queries.log_window(self.cell.redis, self._key)
-        self._cursor = window.last
+        self._cursor, self._added = window.last, window.added
         return await queries.fleet(self.cell.redis, self.cell.keys)
 
     async def _follow(self) -> None:
@@ -62,33 +61,47 @@ class Follower:
                 log.warning("fleet.interrupted", error=str(error) or type(error).__name__)
                 self._lose_track()
                 await asyncio.sleep(0.2)
+            except Exception:
+                # Whatever it was: a view that nobody follows any more would be the worse for it.
+                log.exception("fleet.failed")
+                self._lose_track()
+                await asyncio.sleep(0.2)
 
     async def _read(self, cursor: str) -> None:
         command = ("XREAD", "COUNT", COUNT, "BLOCK", int(CHECK_S * 1000), "STREAMS", self._key, cursor)
         answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command)
         changed: set[str] = set()
+        began, count = cursor, 0
         for batches in (answer or {}).values():
             for batch in batches:
                 for entry_id, fields in batch:
                     cursor = entry_id.decode()
+                    count += 1
                     if agent_id := (fields or {}).get(b"agent_id"):
                         changed.add(agent_id.decode())
         if changed:
             await self._changed(changed)
-        if self._cursor is not None:
-            self._cursor = cursor
+        if self._cursor == began:  # else there was a resync meanwhile
+            self._cursor, self._added = cursor, self._added + count
 
     async def _check(self) -> None:
-        """A log whose end is before the cursor, or whose start is after it, was flushed, rewound or trimmed."""
+        """Whether entries went unread, because the log was flushed, rewound, or trimmed beyond the cursor."""
         now = asyncio.get_running_loop().time()
         if now - self._checked_at < CHECK_S or self._cursor is None:
             return
         self._checked_at = now
+        cursor = self._cursor
         window = await queries.log_window(self.cell.redis, self._key)
-        at = _order(self._cursor)
-        if _order(window.last) < at or (at != (0, 0) and _order(window.trimmed_to) > at):
-            log.warning("fleet.resync", cursor=self._cursor, first=window.trimmed_to, last=window.last)
+        if self._cursor == cursor and self._is_lost(window, _order(cursor)):
+            log.warning("fleet.resync", cursor=cursor, first=window.first, last=window.last)
             self._lose_track()
+
+    def _is_lost(self, window: queries.LogWindow, at: tuple[int, int]) -> bool:
+        added = window.added - self._added
+        if _order(window.last) <= at:
+            return _order(window.last) < at or added != 0
+        # All that is there is unread once the first of it is; before that, only that there must be something.
+        return added != window.length if _order(window.first) > at else added < 1
 
     def _lose_track(self) -> None:
         self._cursor = None

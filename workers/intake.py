@@ -28,7 +28,8 @@ BURIED_BYTES = 4096
 #: Characters of the reason that are kept.
 REASON_KEPT = 1000
 
-#: Errors that say nothing about an entry: the server is away, loading, full, failing over, or lost its scripts.
+#: Errors that say nothing about an entry: the server is away, loading, full, failing over, lost its scripts, or
+#: its operator took a permission away.
 PASSING = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -36,6 +37,7 @@ PASSING = (
     redis_errors.ReadOnlyError,
     redis_errors.OutOfMemoryError,
     redis_errors.ClusterDownError,
+    redis_errors.NoPermissionError,
     OSError,
 )
 PASSING_WORDS = (
@@ -53,7 +55,10 @@ PASSING_WORDS = (
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error will pass by itself, so that no entry is to blame for it."""
-    return isinstance(error, PASSING) or any(word in str(error) for word in PASSING_WORDS)
+    if isinstance(error, PASSING):
+        return True
+    # The words count in the server's mouth only: another error may quote what a caller wrote.
+    return isinstance(error, redis_errors.RedisError) and any(word in str(error) for word in PASSING_WORDS)
 
 
 class Intake:
@@ -66,17 +71,17 @@ class Intake:
         self.lag_ms = 0  #: how old the last one was
         self._scripts = service.cell.scripts
         self._max_bytes = service.cell.settings.max_entry_bytes
-        self._tries: dict[str, int] = {}
+        self._tries: dict[tuple[str, str], int] = {}
 
-    async def handle(self, entries: Sequence[Entry]) -> bool:
-        """A batch in one round trip, then its failures one by one; False when something is left for later.
+    async def handle(self, entries: Sequence[Entry]) -> None:
+        """A batch in one round trip, then its failures one by one.
 
         Raises:
             redis.exceptions.RedisError: a passing one; everything that it concerned is still pending.
         """
         told = await self._decode(entries)
         if not told:
-            return True
+            return
         try:
             failures = await self.service.handle(told)
         except Exception as error:
@@ -87,20 +92,23 @@ class Intake:
         self._count(told, len(failures))
         if failures:
             await self.handle_alone([failure.entry for failure in failures])
-        return not failures and not self.service.held
 
     async def handle_alone(self, entries: Sequence[Entry]) -> None:
         """Each entry by itself. Raises as ``handle``."""
         for entry in entries:
-            known = self._tries.get(entry.id)
+            one = (entry.stream, entry.id)
+            known = self._tries.get(one)
             tries = await self.consumer.count_try(entry, None if known is None else known + 1)
-            self._tries[entry.id] = tries
+            self._tries[one] = tries
             if tries > TRIES:
                 await self._bury([(entry, "entry_buried", "its worker ended three times while it was tried")])
                 continue
             why = await self._try(entry, tries)
-            if why is None:
-                self._tries.pop(entry.id, None)
+            if one in self.service.held:
+                # It waits for something else, which is no failing: the try is taken back.
+                self._tries[one] = await self.consumer.count_try(entry, tries - 1)
+            elif why is None:
+                self._tries.pop(one, None)
             elif tries >= TRIES:
                 await self._bury([(entry, "entry_buried", f"failed {tries} times by itself; last: {why}")])
 
@@ -113,7 +121,7 @@ class Intake:
             failures = await self.service.handle(told)
         except Exception as error:
             if is_passing(error):
-                self._tries[entry.id] = tries - 1
+                self._tries[entry.stream, entry.id] = tries - 1
                 raise
             log.exception("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries)
             return str(error) or type(error).__name__
@@ -153,7 +161,7 @@ class Intake:
         ]
         await self._scripts.run(self._scripts.bury(self.service.kind, burials))
         for burial in burials:
-            self._tries.pop(burial.entry, None)
+            self._tries.pop((burial.stream, burial.entry), None)
             log.warning(
                 "entry.buried", stream=burial.stream, entry=burial.entry, code=burial.code, reason=burial.reason
             )

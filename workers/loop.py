@@ -18,12 +18,14 @@ from coord import __version__, logs
 from coord.keys import CONSUMES
 from coord.streams import Consumer, Entry
 from workers.intake import Intake
-from workers.service import Service, Tick
+from workers.service import Service, Tick, end_tasks
 
 log = logs.get_logger()
 
 #: Between attempts to go on while the server is away: from the first to the last, in seconds.
 BACKOFF_S = (0.02, 1.0)
+#: What is due by the clock while nothing can be done is done this soon after, in seconds.
+UNREADY_S = 0.05
 
 
 class Loop:
@@ -39,6 +41,7 @@ class Loop:
         self._stopped = asyncio.Event()
         self._attention = asyncio.Event()  # cuts a waiting read short
         self._dirty = True  # nothing is known yet
+        self._has_begun = False
         self._disturbances = 0
         self._rounds: set[asyncio.Task[None]] = set()
         self._taken_over_at = 0.0
@@ -70,9 +73,7 @@ class Loop:
                     backoff = min(backoff * 2, longest)
             await self._leave()
         finally:
-            for task in [*ticking, *self._rounds]:
-                task.cancel()
-            await asyncio.gather(*ticking, *self._rounds, return_exceptions=True)
+            await end_tasks(*ticking, *self._rounds)
             await self.service.stop()
 
     async def _recover(self) -> None:
@@ -85,9 +86,24 @@ class Loop:
         self.service.held.clear()
         await self.service.resync()
         self._dirty = self._disturbances != before
-        while entries := await self.consumer.own_pending(self.cell.settings.batch):
-            if not await self.intake.handle(entries):
-                break
+        # What is pending at the start was left by an earlier process of this name, which one of them may have killed.
+        await self._handle_pending(alone=not self._has_begun)
+        self._has_begun = True
+
+    async def _handle_pending(self, *, alone: bool) -> None:
+        """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
+        seen: set[tuple[str, str]] = set()
+        while True:
+            found = await self.consumer.own_pending(self._count)
+            entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
+            if not entries:
+                return
+            seen.update((entry.stream, entry.id) for entry in entries)
+            if alone:
+                await self.intake.handle_alone(entries)
+                continue
+            for batch in self._batches(entries):
+                await self.intake.handle(batch)
 
     async def _take_over(self) -> None:
         """Now and then: what a sibling left unacknowledged, one entry at a time, for one of them may have killed it."""
@@ -97,7 +113,7 @@ class Loop:
         self._taken_over_at = time.monotonic()
         await self._finish_rounds()
         entries = await self.consumer.claim_idle(idle_ms, self.cell.settings.batch)
-        entries = [entry for entry in entries if entry.id not in self.service.held]
+        entries = [entry for entry in entries if (entry.stream, entry.id) not in self.service.held]
         if entries:
             log.info("worker.took_over", entries=len(entries))
             await self.intake.handle_alone(entries)
@@ -105,15 +121,12 @@ class Loop:
     async def _read_new(self) -> list[Entry]:
         reading = asyncio.ensure_future(self.consumer.read_new(self._count, self.cell.settings.read_block_ms))
         attention = asyncio.ensure_future(self._attention.wait())
-        await asyncio.wait({reading, attention}, return_when=asyncio.FIRST_COMPLETED)
-        attention.cancel()
-        if reading.done():
-            return reading.result()
-        # What a read that is cut off was about to bring stays pending, and is re-read as one's own.
-        reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError, redis_errors.RedisError, OSError):
-            await reading
-        return []
+        try:
+            await asyncio.wait({reading, attention}, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else []
+        finally:
+            # What a read that is cut off was about to bring stays pending, and is re-read as one's own.
+            await end_tasks(reading, attention)
 
     async def _begin(self, entries: list[Entry]) -> None:
         """Begin a round for each batch; at most ``depth`` rounds are in flight."""
@@ -158,8 +171,7 @@ class Loop:
         """Finish what was read, so that nobody has to wait until it counts as left behind."""
         await self._finish_rounds()
         with contextlib.suppress(redis_errors.RedisError, OSError):
-            if entries := await self.consumer.own_pending(self.cell.settings.batch):
-                await self.intake.handle(entries)
+            await self._handle_pending(alone=False)
 
     def _disturb(self) -> None:
         self._dirty = True
@@ -176,14 +188,17 @@ class Loop:
 
     async def _tick(self, name: str, tick: Tick) -> None:
         while True:
+            waits_s = tick.every_s
             try:
-                if not self._dirty:
+                if self._dirty:
+                    waits_s = min(waits_s, UNREADY_S)
+                else:
                     await tick.act()
             except (redis_errors.RedisError, OSError) as error:
                 self._interrupted(error)
             except Exception:
                 log.exception("tick.failed", tick=name)
-            await asyncio.sleep(tick.every_s)
+            await asyncio.sleep(waits_s)
 
     async def _say_present(self) -> None:
         fields: dict[str, str | int | float] = {

@@ -48,6 +48,8 @@ class Planner:
         #: The table's revision that is known here; when it rises by others' doing, the table is read again.
         self.pools_rev = -1
         self.is_stale = True
+        #: Agents that dispatch raised an error for; they are suspended until their rows are read again.
+        self.broken: set[str] = set()
         self._explanations: dict[tuple[str, int], bytes] = {}
 
     def forget(self) -> None:
@@ -80,8 +82,9 @@ class Planner:
             waiting = self.waiting[one.pool] = Waiting(one.definition, one.length, one.head)
             if one.pool in before:
                 waiting.planned = before[one.pool].planned
+        # What was heard while the table was being read may be newer than it.
+        self.is_stale = rev < self.pools_rev
         self.pools_rev = rev
-        self.is_stale = False
 
     def hear(self, batch: TaskBatch) -> None:
         """Take over what a script answered of pools and loads."""
@@ -135,12 +138,12 @@ class Planner:
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Take over what dispatch answered; the agents that are not as the view had them."""
         changed: set[str] = set()
+        self.unanswered(placements)
         for placement, word in zip(placements, batch.words, strict=True):
-            waiting = self.waiting.get(placement.pool)
-            if waiting is not None and waiting.planned:
-                waiting.planned -= 1
-            self.view.answered(placement.agent_id)
-            if word in {"CHANGED", "INACTIVE"}:
+            if word.startswith("ERROR"):
+                self.view.suspend(placement.agent_id)
+                self.broken.add(placement.agent_id)
+            elif word in {"CHANGED", "INACTIVE"}:
                 self.view.suspend(placement.agent_id)
                 changed.add(placement.agent_id)
         self.hear(batch)
@@ -149,6 +152,14 @@ class Planner:
             if waiting is not None and waiting.length == 0 and not waiting.planned:
                 del self.waiting[pool]
         return changed
+
+    def unanswered(self, placements: list[Placement]) -> None:
+        """These are planned no longer: answered now, or never, because their round trip failed."""
+        for placement in placements:
+            waiting = self.waiting.get(placement.pool)
+            if waiting is not None and waiting.planned:
+                waiting.planned -= 1
+            self.view.answered(placement.agent_id)
 
     def is_ready(self) -> bool:
         """Whether a plan would place anything."""

@@ -7,6 +7,7 @@ does not matter, and a beat that was handled twice counts once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -32,14 +33,16 @@ class Registry(Service):
     kind: ClassVar[str] = "registry"
 
     async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
-        """One call for each kind of fact in the batch, all in one round trip."""
+        """One call for each run of facts of a kind, all in one round trip.
+
+        In their order: a status that is handled after a refresh which it preceded would count as outdated.
+        """
         calls: list[Call[list[str]]] = []
         told_of: list[list[Told[Any]]] = []
-        for kind, handler in HANDLERS.items():
-            told = [one for one in batch if type(one.fact) is kind]
-            if told:
-                calls.append(handler(self, told))
-                told_of.append(told)
+        for kind, run in groupby(batch, key=lambda one: type(one.fact)):
+            told = list(run)
+            calls.append(HANDLERS[kind](self, told))
+            told_of.append(told)
         failures: list[Failure] = []
         for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
             failures += failures_of(told, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -44,8 +45,8 @@ class Service(ABC):
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        #: Ids of entries that are read, not consumed, and remembered here to be tried again soon.
-        self.held: set[str] = set()
+        #: Entries (stream, id) that are read, not consumed, and remembered here to be tried again soon.
+        self.held: set[tuple[str, str]] = set()
         #: Set by the loop: what runs beside it tells it of an error by calling this, and it re-reads what is its own.
         self.disturbed: Callable[[], None] = lambda: None
 
@@ -68,6 +69,19 @@ class Service(ABC):
 
     async def stop(self) -> None:  # noqa: B027 (the same)
         """End what ``start`` began."""
+
+
+async def end_tasks(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait until they have ended.
+
+    A cancel may get lost, so it is repeated: ``asyncio.wait_for`` of Python 3.11, through which redis-py sends,
+    swallows one that comes in the moment in which it is done.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.05)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def failures_of(batch: list[Told[Any]], words: list[str]) -> list[Failure]:

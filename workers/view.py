@@ -6,6 +6,7 @@ group when it meets the group's hard requirements; the group's strategy holds th
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterable, Mapping
 from random import Random
@@ -137,16 +138,11 @@ class View:
                 self._refresh(seat)
 
     def unheard(self, groups: Iterable[Group], for_s: float, most: int) -> list[str]:
-        """Agents of these groups whose load was last heard longer than ``for_s`` ago, at most ``most``."""
+        """Agents of these groups whose load was last heard longer than ``for_s`` ago: the ``most`` longest unheard."""
         before = time.monotonic() - for_s
-        found: dict[str, None] = {}
-        for group in groups:
-            for agent_id in group.eligible:
-                if self.seats[agent_id].heard_at < before:
-                    found[agent_id] = None
-                    if len(found) == most:
-                        return list(found)
-        return list(found)
+        heard_at = {agent_id: self.seats[agent_id].heard_at for group in groups for agent_id in group.eligible}
+        found = [agent_id for agent_id, at in heard_at.items() if at < before]
+        return found if len(found) <= most else heapq.nsmallest(most, found, key=heard_at.__getitem__)
 
     def _consider(self, seat: Seat, group: Group) -> None:
         if unmet(seat.agent, group.requirements, self.health_threshold) is None:
