@@ -1,0 +1,211 @@
+"""The table of waiting pools and the plan: whose turn it is, and what an answer says of what was planned."""
+
+from __future__ import annotations
+
+from random import Random
+
+from coord import codec
+from coord.models.agents import FleetAgent
+from coord.models.tasks import Pool, Requirements
+from coord.queries import WaitingPool
+from coord.transitions import TaskBatch
+from workers import planner as planner_module
+from workers.planner import TURN, Planner
+from workers.view import View
+
+ONE, TWO = Pool("one"), Pool("two", Requirements(tags=("gpu",)))
+
+
+def planner_of(*capacities: int) -> Planner:
+    """A planner on agents a0, a1 … of these capacities, all with the tag gpu."""
+    fleet = {
+        f"a{number}": FleetAgent(agent_id=f"a{number}", agent_type="worker", tags=frozenset({"gpu"}), capacity=capacity)
+        for number, capacity in enumerate(capacities)
+    }
+    view = View(0.5, "least_connections", Random(1))
+    view.replace(fleet)
+    return Planner(view)
+
+
+def heard(
+    *words: str, rev: int = 1, raised: int = 0, loads: dict[str, int] | None = None, **pools: tuple[int, float]
+) -> TaskBatch:
+    """What a script answers."""
+    return TaskBatch(list(words), loads or {}, pools, rev, raised)
+
+
+def test_a_table_that_is_read_is_not_stale() -> None:
+    """A table that was read is what there is."""
+    planner = planner_of(1)
+    planner.replace(7, [WaitingPool("p1", ONE, 3, 5.0)])
+    assert not planner.is_stale
+    assert (planner.pools_rev, planner.waiting["p1"].left) == (7, 3)
+
+
+def test_what_is_not_known_is_stale() -> None:
+    """At first, and again once everything was forgotten, there is nothing to go by."""
+    planner = planner_of(1)
+    assert planner.is_stale
+    planner.replace(7, [WaitingPool("p1", ONE, 3, 5.0)])
+    planner.forget()
+    assert planner.is_stale
+    assert not planner.waiting
+
+
+def test_a_revision_that_rose_by_others_doing_makes_the_table_stale() -> None:
+    """What one's own call raised is known; anything more is not."""
+    planner = planner_of(1)
+    planner.define("p1", ONE)
+    planner.replace(1, [])
+    planner.hear(heard(rev=2, raised=1, p1=(4, 9.0)))
+    assert not planner.is_stale
+    assert planner.waiting["p1"].length == 4
+    planner.hear(heard(rev=2))
+    assert not planner.is_stale
+    planner.hear(heard(rev=4, raised=1))
+    assert planner.is_stale
+
+
+def test_a_table_older_than_what_was_heard_stays_stale() -> None:
+    """A pool that came while the table was being read must not be forgotten for long."""
+    planner = planner_of(1)
+    planner.define("p1", ONE)
+    planner.replace(1, [])
+    planner.hear(heard(rev=2, raised=1, p1=(1, 9.0)))
+    planner.replace(1, [])
+    assert planner.is_stale
+    planner.replace(2, [WaitingPool("p1", ONE, 1, 9.0)])
+    assert not planner.is_stale
+
+
+def test_a_pool_nobody_knows_makes_the_table_stale() -> None:
+    """An answer that names a pool without a definition here: the table has it."""
+    planner = planner_of(1)
+    planner.replace(1, [])
+    planner.hear(heard(px=(1, 1.0)))
+    assert planner.is_stale
+    assert "px" not in planner.waiting
+
+
+def test_what_is_about_to_be_admitted_is_planned_in_the_same_round_trip() -> None:
+    """Expected tasks count as waiting; the answer then says how many there are."""
+    planner = planner_of(1, 1)
+    planner.define("p1", ONE)
+    planner.replace(1, [])
+    planner.expect("p1", 1, 50.0)
+    planner.expect("p1", 2, 40.0)
+    assert (planner.waiting["p1"].length, planner.waiting["p1"].head) == (3, 40.0)
+    placements = planner.plan(10)
+    assert [one.pool for one in placements] == ["p1", "p1"]
+    planner.hear(heard(rev=2, raised=1, p1=(3, 40.0)))
+    planner.answered(placements, heard("ASSIGNED", "ASSIGNED", rev=2, loads={"a0": 1, "a1": 1}, p1=(1, 50.0)))
+    assert planner.waiting["p1"].left == 1
+    assert planner.plan(10) == []
+    assert not planner.is_ready()
+    assert len(planner.starved_groups()) == 1
+    planner.hear(heard(rev=2, loads={"a1": 0}))
+    assert planner.is_ready()
+    assert [one.agent_id for one in planner.plan(10)] == ["a1"]
+
+
+def test_what_was_refused_is_not_waited_for() -> None:
+    """Expected tasks that were not admitted are not there, says the answer of dispatch."""
+    planner = planner_of(2)
+    planner.define("p1", ONE)
+    planner.replace(1, [])
+    planner.expect("p1", 2, 50.0)
+    placements = planner.plan(10)
+    planner.answered(placements, heard("EMPTY", "EMPTY", loads={"a0": 0}, p1=(0, 0.0)))
+    assert planner.waiting == {}
+    assert not planner.is_ready()
+    assert planner.view.seats["a0"].planned == 0
+
+
+def test_pools_take_turns_in_the_order_of_their_heads() -> None:
+    """The first head comes first, a turn at a time, so that a long pool does not take all the room."""
+    planner = planner_of(100)
+    planner.replace(1, [WaitingPool("late", TWO, 90, 20.0), WaitingPool("early", ONE, 90, 10.0)])
+    order = [one.pool for one in planner.plan(200)]
+    assert order[: 2 * TURN] == ["early"] * TURN + ["late"] * TURN
+    assert len(order) == 100
+    assert abs(order.count("early") - 50) <= TURN
+
+
+def test_a_pool_that_nobody_fits_keeps_no_other_waiting() -> None:
+    """It is starved, the next one is planned."""
+    planner = planner_of(2)
+    impossible = Pool("t", Requirements(capabilities=("none",)))
+    planner.replace(1, [WaitingPool("p1", impossible, 5, 1.0), WaitingPool("p2", ONE, 5, 2.0)])
+    assert [one.pool for one in planner.plan(10)] == ["p2", "p2"]
+
+
+def test_a_plan_counts_until_it_is_answered() -> None:
+    """Two plans in flight take different slots and different tasks."""
+    planner = planner_of(2, 2)
+    planner.replace(1, [WaitingPool("p1", ONE, 3, 1.0)])
+    first = planner.plan(2)
+    second = planner.plan(10)
+    assert (len(first), len(second), planner.waiting["p1"].left) == (2, 1, 0)
+    planner.answered(first, heard("ASSIGNED", "ASSIGNED", loads={"a0": 1, "a1": 1}, p1=(1, 1.0)))
+    assert planner.plan(10) == []
+    planner.answered(second, heard("ASSIGNED", loads={"a0": 2}, p1=(0, 0.0)))
+    assert planner.waiting == {}
+
+
+def test_what_each_word_says_of_an_agent() -> None:
+    """FULL mends the load; CHANGED and INACTIVE ask for the row; ERROR leaves it out; EMPTY says nothing of it."""
+    planner = planner_of(1, 1, 1, 1, 1)
+    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    placements = planner.plan(10)
+    by_agent = dict(
+        zip([one.agent_id for one in placements], ["FULL", "CHANGED", "INACTIVE", "ERROR x", "EMPTY"], strict=True)
+    )
+    loads = {agent_id: 1 if word == "FULL" else 0 for agent_id, word in by_agent.items()}
+    changed = planner.answered(placements, heard(*by_agent.values(), loads=loads, p1=(9, 1.0)))
+    assert {by_agent[one] for one in changed} == {"CHANGED", "INACTIVE"}
+    assert {by_agent[one] for one in planner.broken} == {"ERROR x"}
+    assert [by_agent[one.agent_id] for one in planner.plan(10)] == ["EMPTY"]
+
+
+def test_a_plan_whose_round_trip_failed_is_taken_back() -> None:
+    """What was never answered is room and waiting tasks again."""
+    planner = planner_of(2)
+    planner.replace(1, [WaitingPool("p1", ONE, 2, 1.0)])
+    planner.unanswered(planner.plan(10))
+    assert len(planner.plan(10)) == 2
+
+
+def test_answers_to_a_table_that_was_replaced_meanwhile() -> None:
+    """What is in flight stays planned through a new table, and is not counted below zero through a forgotten one."""
+    planner = planner_of(4)
+    planner.replace(1, [WaitingPool("p1", ONE, 4, 1.0)])
+    placements = planner.plan(2)
+    planner.replace(1, [WaitingPool("p1", ONE, 4, 1.0)])
+    assert planner.waiting["p1"].left == 2
+    planner.forget()
+    planner.replace(1, [WaitingPool("p1", ONE, 4, 1.0)])
+    planner.answered(placements, heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p1=(2, 1.0)))
+    assert planner.waiting["p1"].left == 2
+
+
+def test_leases_are_fresh_and_explanations_shared() -> None:
+    """Every lease is 16 hex digits of its own; the reason says strategy and number eligible."""
+    planner = planner_of(3)
+    planner.replace(1, [WaitingPool("p1", ONE, 3, 1.0)])
+    placements = planner.plan(10)
+    assert len({one.lease for one in placements}) == 3
+    assert all(len(one.lease) == 16 and int(one.lease, 16) >= 0 for one in placements)
+    assert {one.explanation for one in placements} == {codec.encode({"strategy": "least_connections", "eligible": 1})}
+
+
+def test_definitions_are_kept_to_a_number() -> None:
+    """The oldest is forgotten first; one that is defined again counts as new."""
+    planner = planner_of(1)
+    kept = planner_module.DEFINITIONS_KEPT
+    for number in range(kept):
+        planner.define(f"p{number}", ONE)
+    planner.define("p0", ONE)
+    planner.define("more", ONE)
+    assert len(planner.definitions) == kept
+    assert "p0" in planner.definitions
+    assert "p1" not in planner.definitions

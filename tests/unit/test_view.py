@@ -1,0 +1,149 @@
+"""A distributor's view of the fleet: what it hears, what it plans, whom it asks about."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from coord.models.agents import FleetAgent
+from coord.models.tasks import Pool, Requirements
+from workers import view as view_module
+from workers.view import View
+
+ANY = Pool("t")
+
+
+def agent(agent_id: str, **fields: object) -> FleetAgent:
+    """An agent of capacity 1, unless it says otherwise."""
+    return FleetAgent(agent_id=agent_id, agent_type="worker", **fields)  # type: ignore[arg-type]
+
+
+def view_of(*fleet: FleetAgent) -> View:
+    """A view of these."""
+    view = View(0.5, "least_connections", Random(1))
+    view.replace({one.agent_id: one for one in fleet})
+    return view
+
+
+def taken(view: View, pool: Pool = ANY) -> list[str]:
+    """Everybody who has room, until nobody has."""
+    found: list[str] = []
+    while one := view.take(view.group_of(pool)):
+        found.append(one.agent_id)
+        assert len(found) < 1000
+    return found
+
+
+def test_what_is_planned_takes_room_until_it_is_answered() -> None:
+    """A slot that is planned is no room; answered without a load, it is free again; a heard load takes it for good."""
+    view = view_of(agent("a", capacity=2))
+    assert taken(view) == ["a", "a"]
+    view.answered("a")
+    view.answered("a")
+    assert taken(view) == ["a", "a"]
+    view.answered("a")
+    view.answered("a")
+    view.hear({"a": 1})
+    assert taken(view) == ["a"]
+    view.hear({"a": 0})
+    assert taken(view) == ["a"]
+
+
+def test_answers_beyond_what_is_planned_change_nothing() -> None:
+    """An answer to a plan of before a new snapshot does not make room that is not there."""
+    view = view_of(agent("a", load=1))
+    view.answered("a")
+    view.answered("nobody")
+    view.hear({"nobody": 3})
+    assert taken(view) == []
+
+
+def test_a_suspended_agent_gets_nothing_until_its_row_is_read() -> None:
+    """Neither in groups that exist nor in new ones; what was planned for it stays planned."""
+    view = view_of(agent("a", capacity=3))
+    view.take(view.group_of(ANY))
+    view.suspend("a")
+    view.suspend("nobody")
+    assert taken(view) == []
+    assert taken(view, Pool("t", Requirements(agent_type="worker"))) == []
+    view.update(["a"], {"a": agent("a", capacity=3, rev=2)})
+    assert taken(view, Pool("t", Requirements(agent_type="worker"))) == ["a", "a"]
+
+
+def test_an_update_moves_an_agent_between_groups() -> None:
+    """A changed agent joins the groups whose requirements it now meets and leaves the others; a lost one leaves all."""
+    gpu = Pool("t", Requirements(tags=("gpu",)))
+    view = view_of(agent("a"), agent("b", tags=frozenset({"gpu"})))
+    assert view.group_of(gpu).eligible == {"b"}
+    view.update(["a", "b"], {"a": agent("a", tags=frozenset({"gpu"})), "b": agent("b")})
+    assert view.group_of(gpu).eligible == {"a"}
+    assert taken(view, gpu) == ["a"]
+    view.update(["a"], {})
+    assert view.group_of(gpu).eligible == set()
+    assert taken(view) == ["b"]
+    assert set(view.seats) == {"b"}
+
+
+def test_a_snapshot_forgets_what_was_planned() -> None:
+    """After an error nothing is known of what was planned, and the true loads tell."""
+    view = view_of(agent("a"))
+    assert taken(view) == ["a"]
+    view.replace({"a": agent("a"), "b": agent("b", load=1)})
+    assert taken(view) == ["a"]
+
+
+def test_configure_takes_effect_on_groups_that_exist() -> None:
+    """A new threshold or strategy makes all groups anew; the same again changes nothing."""
+    view = view_of(agent("a", health_score=0.6, capacity=2), agent("b", capacity=2))
+    assert view.group_of(ANY).eligible == {"a", "b"}
+    assert not view.configure(0.5, "least_connections")
+    assert view.configure(0.7, "round_robin")
+    group = view.group_of(ANY)
+    assert (group.eligible, group.strategy.name) == ({"b"}, "round_robin")
+    assert taken(view) == ["b", "b"]
+
+
+def test_a_pools_own_strategy_wins_and_an_unknown_one_does_not() -> None:
+    """A task's strategy holds for its pool; one that does not exist (any more) is the fleet's."""
+    view = view_of(agent("a"))
+    assert view.group_of(Pool("t", strategy="random")).strategy.name == "random"
+    assert view.group_of(Pool("t", strategy="gone")).strategy.name == "least_connections"
+
+
+def test_pools_with_the_same_requirements_share_a_group() -> None:
+    """A group is of requirements and strategy, not of task types."""
+    view = view_of(agent("a"))
+    assert view.group_of(Pool("t1")) is view.group_of(Pool("t2"))
+
+
+def test_groups_are_dropped_at_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was not used for longest goes, its agents forget it, and it is made again when it is needed."""
+    monkeypatch.setattr(view_module, "GROUPS_KEPT", 3)
+    view = view_of(agent("a", capacity=9))
+    pools = [Pool("t", Requirements(min_health_score=number / 10)) for number in range(4)]
+    first = [view.group_of(pool) for pool in pools[:3]]
+    assert view.group_of(pools[0]) is first[0]
+    view.group_of(pools[3])
+    assert view.group_of(pools[0]) is first[0]
+    assert len(view.seats["a"].groups) == len(view._groups) == 3
+    assert view.group_of(pools[1]) is not first[1]
+    view.update(["a"], {"a": agent("a", rev=2)})
+    assert taken(view, pools[1]) == ["a"]
+
+
+def test_everybody_is_asked_about_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More agents than are asked about at once: the longest unheard come first, so that nobody is left out."""
+    now = 100.0
+    monkeypatch.setattr("workers.view.time.monotonic", lambda: now)
+    view = view_of(*(agent(f"a{number}", load=1) for number in range(10)))
+    group = view.group_of(ANY)
+    assert view.unheard([group], 0.05, 4) == []
+    asked: list[str] = []
+    for _ in range(3):
+        now += 0.06
+        found = view.unheard([group], 0.05, 4)
+        assert len(found) == 4
+        asked += found
+        view.hear(dict.fromkeys(found, 1))
+    assert set(asked) == set(view.seats)

@@ -1,0 +1,104 @@
+"""The distributor's view follows the fleet: every change at once, a new snapshot when the log does not reach back."""
+
+from __future__ import annotations
+
+from coord.models.agents import AgentStatus
+from coord.models.facts import AgentDeregistered, AgentStatusChanged
+from coord.models.tasks import Requirements, TaskState
+from tests.running import RunningCell
+from tests.waiting import wait_until
+from tests.workers.raw import Caller, RawAgent, await_state, distributor, fleet
+from workers.view import View
+
+
+def view_of(cell: RunningCell) -> View:
+    """The view of the only distributor."""
+    (worker,) = cell.of_kind("distributor")
+    return distributor(worker).view
+
+
+async def test_the_view_follows_every_change(cell: RunningCell) -> None:
+    """Registration, other capabilities, a status, a departure: each is seen within moments."""
+    view = view_of(cell)
+    agent = RawAgent(cell.redis, cell.keys, "a0", 1)
+    caller = Caller(cell.redis, cell.keys)
+    await agent.register()
+    await wait_until(lambda: "a0" in view.seats, "it is seen", 1.0)
+    agent.capacity, agent.options = 7, {"capabilities": ("echo",)}
+    await agent.register()
+    await wait_until(lambda: view.seats["a0"].agent.capacity == 7, "its capacity is seen", 1.0)
+    assert view.seats["a0"].agent.capabilities == {"echo"}
+    await caller.tell("in:registry", AgentStatusChanged(agent_id="a0", status=AgentStatus.BUSY))
+    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen busy", 1.0)
+    await caller.tell("in:registry", AgentStatusChanged(agent_id="a0", status=AgentStatus.ACTIVE))
+    await wait_until(lambda: view.seats["a0"].agent.active, "it is seen back", 1.0)
+    await caller.tell("in:registry", AgentDeregistered(agent_id="a0"))
+    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen gone", 1.0)
+
+
+async def test_what_a_newcomer_can_is_used_at_once(cell: RunningCell, caller: Caller) -> None:
+    """A task that nobody could take goes to the first agent that comes and can."""
+    await fleet(cell, 2)
+    (told,) = await caller.submit(requirements=Requirements(capabilities=("rare",)))
+    await await_state(cell, told.task_id, TaskState.QUEUED)
+    agent = RawAgent(cell.redis, cell.keys, "rare-1", 1, options={"capabilities": ("rare",)})
+    await agent.register()
+    await agent.await_inbox()
+
+
+async def test_a_log_flushed_under_the_cursor_is_noticed(cell: RunningCell) -> None:
+    """A change that was told in entries which nobody will ever read is found, though newer ones follow them."""
+    await fleet(cell, 3)
+    view = view_of(cell)
+    await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
+    await _miss_a_change(cell, view, by="del")
+    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen", 5.0)
+
+
+async def test_a_log_trimmed_beyond_the_cursor_is_noticed(cell: RunningCell) -> None:
+    """The same for entries that were trimmed away before they were read."""
+    await fleet(cell, 3)
+    view = view_of(cell)
+    await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
+    await _miss_a_change(cell, view, by="trim")
+    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen", 5.0)
+
+
+async def test_a_row_that_cannot_be_read_does_not_end_the_following(cell: RunningCell) -> None:
+    """Whatever a record says, the view goes on following the others once it can be read again."""
+    await fleet(cell, 1)
+    view = view_of(cell)
+    await wait_until(lambda: "a0" in view.seats, "it is seen")
+    (worker,) = cell.of_kind("distributor")
+    follower = distributor(worker).follower
+    changed, raised = follower._changed, 0
+
+    async def fail_once(names: set[str]) -> None:
+        nonlocal raised
+        raised += 1
+        if raised == 1:
+            raise ValueError("a row that cannot be read")
+        await changed(names)
+
+    follower._changed = fail_once
+    await RawAgent(cell.redis, cell.keys, "a1").register()
+    await wait_until(lambda: "a1" in view.seats, "the next one is seen")
+    await RawAgent(cell.redis, cell.keys, "a2").register()
+    await wait_until(lambda: "a2" in view.seats, "and the one after it", 1.0)
+    assert raised == 2
+
+
+async def _miss_a_change(cell: RunningCell, view: View, *, by: str) -> None:
+    """A record changes, and the entry that tells of it is gone before it is read; others follow it."""
+    log = cell.keys.of("log:agents")
+    pipe = cell.redis.pipeline(transaction=True)
+    pipe.hset(cell.keys.agent("a1"), "capacity", 42)
+    told = {"type": "agent.changed", "agent_id": "a1"}
+    pipe.xadd(log, told)  # type: ignore[arg-type]
+    if by == "del":
+        pipe.delete(log)
+    else:
+        pipe.xtrim(log, maxlen=0, approximate=False)
+    pipe.xadd(log, {"type": "agent.changed", "agent_id": "a2"})
+    await pipe.execute()
+    assert view.seats["a1"].agent.capacity == 1

@@ -1,0 +1,323 @@
+"""The loop that every worker runs: whatever ends or fails beneath it, entries are handled and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+from typing import Any
+
+import pytest
+from redis import exceptions as redis_errors
+
+from coord.keys import CONSUMES
+from coord.models.facts import MessageSent
+from coord.models.tasks import TaskState
+from coord.streams import Append, Consumer, append
+from coord.transitions import Call, Scripts
+from tests.ledger import assert_ledger
+from tests.running import RunningCell, RunningWorker
+from tests.waiting import wait_until
+from tests.workers.raw import (
+    Caller,
+    await_count,
+    await_quiet,
+    await_state,
+    buried,
+    distributor,
+    fleet,
+    vanish,
+    working,
+)
+from workers.cell import Cell
+from workers.loop import Loop
+from workers.router import Router
+from workers.service import Failure, Told, end_tasks
+
+
+def hang(worker: RunningWorker) -> asyncio.Event:
+    """From now on the worker hangs in whatever it handles; the event says that it does."""
+    hangs = asyncio.Event()
+
+    async def handle(batch: list[Told[Any]]) -> list[Failure]:
+        hangs.set()
+        await asyncio.Event().wait()
+        return []
+
+    worker.loop.service.handle = handle  # type: ignore[method-assign]
+    return hangs
+
+
+async def pending(cell: RunningCell, kind: str) -> dict[str, int]:
+    """Entries read and not acknowledged, by consumer of a kind."""
+    found: dict[str, int] = {}
+    for stream in CONSUMES[kind]:
+        for one in await cell.redis.xinfo_consumers(cell.keys.of(stream), kind):
+            name = one["name"].decode()
+            found[name] = found.get(name, 0) + int(one["pending"])
+    return found
+
+
+async def test_what_a_vanished_sibling_left_is_taken_over(cell: RunningCell, caller: Caller) -> None:
+    """A worker that ends while it handles a batch leaves it pending; another one takes it over, entry by entry."""
+    (first,) = cell.of_kind("distributor")
+    hangs = hang(first)
+    told = await caller.submit(20)
+    await wait_until(hangs.is_set, "the first distributor hangs")
+    await vanish(first)
+    assert (await pending(cell, "distributor"))["distributor-2"] > 0
+    await cell.add("distributor")
+    for one in told:
+        assert (await caller.answer(one.entry))["ok"] == "1"
+    await await_quiet(cell)
+    assert set((await pending(cell, "distributor")).values()) == {0}
+    assert await buried(cell) == []
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_after_a_lost_connection_what_is_ones_own_is_read_again(cell: RunningCell, caller: Caller) -> None:
+    """An error in a round trip leaves its batch pending in one's own name; it is handled again without any try."""
+    (worker,) = cell.of_kind("distributor")
+    handle, errors = (
+        worker.loop.service.handle,
+        [redis_errors.ConnectionError("lost"), redis_errors.TimeoutError("late")],
+    )
+
+    async def fail_twice(batch: list[Told[Any]]) -> list[Failure]:
+        if batch and errors:
+            raise errors.pop()
+        return await handle(batch)
+
+    worker.loop.service.handle = fail_twice  # type: ignore[method-assign]
+    told = await caller.submit(300)
+    for one in told:
+        assert (await caller.answer(one.entry))["ok"] == "1"
+    assert not errors
+    assert worker.loop.intake._tries == {}
+    await await_quiet(cell)
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_connections_that_are_killed_all_along_lose_nothing(cell: RunningCell, caller: Caller) -> None:
+    """Every connection of every worker is cut again and again while tasks run: each task ends once all the same."""
+    agents = await fleet(cell, 3, capacity=4)
+    async with working(agents):
+        for _ in range(10):
+            await caller.submit(30)
+            await cell.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await await_count(cell, TaskState.COMPLETED, 300, 20)
+    await await_quiet(cell)
+    assert await buried(cell) == []
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_flushed_scripts_are_loaded_again(cell: RunningCell, caller: Caller) -> None:
+    """SCRIPT FLUSH in the middle costs a moment and no entry."""
+    agents = await fleet(cell, 2, capacity=4)
+    async with working(agents):
+        for _ in range(5):
+            await caller.submit(20)
+            await cell.redis.script_flush()
+        await await_count(cell, TaskState.COMPLETED, 100)
+    await await_quiet(cell)
+    assert await buried(cell) == []
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_after_flushall_new_facts_work_within_seconds(cell: RunningCell, caller: Caller) -> None:
+    """All is lost, groups included; they are made again at 0, and what is told from then on is handled."""
+    await fleet(cell, 3)
+    told = await caller.submit(10)
+    await caller.answer(told[-1].entry)
+    await cell.redis.flushall()
+    agents = await fleet(cell, 2)
+    async with working(agents):
+        new = await caller.submit(10, notify=True)
+        for one in new:
+            await await_state(cell, one.task_id, TaskState.COMPLETED, 5.0)
+    (worker,) = cell.of_kind("distributor")
+    view = distributor(worker).view
+    await wait_until(lambda: set(view.seats) == {"a0", "a1"}, "ghosts are gone")
+    await await_quiet(cell)
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_a_full_server_drains(cell: RunningCell, caller: Caller) -> None:
+    """Above maxmemory reports are settled and submissions refused, by a worker that has just begun as well.
+
+    What has to wait waits, is not blamed, and is handled once there is room.
+    """
+    (agent,) = await fleet(cell, 1, capacity=3)
+    told = await caller.submit(6)
+    claimed = [one for one in await agent.await_inbox(3) if await agent.claim(one)]
+    (distributor,) = cell.of_kind("distributor")
+    await distributor.stop()
+    await agent.complete(*claimed)
+    refused = await caller.submit(3)
+    (registry,) = cell.of_kind("registry")
+    await registry.stop()
+    agent.capacity = 5
+    registered = await agent.register()
+    try:
+        await cell.redis.config_set("maxmemory", "1mb")
+        await cell.add("distributor")
+        await cell.add("registry")
+        for done in claimed:
+            await await_state(cell, done.task_id, TaskState.COMPLETED)
+        for one in refused:
+            assert (await caller.answer(one.entry))["code"] == "backlog_full"
+        await wait_until(lambda: _waits(cell, "in:registry"), "the registration waits")
+    finally:
+        await cell.redis.config_set("maxmemory", "0")
+    assert (await Caller(cell.redis, cell.keys, "a0").answer(registered))["ok"] == "1"
+    async with working([agent]):
+        for one in told:
+            await await_state(cell, one.task_id, TaskState.COMPLETED)
+    await await_quiet(cell)
+    assert await buried(cell) == []
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_a_killer_entry_does_not_kill_one_name_for_ever(cell: RunningCell, caller: Caller) -> None:
+    """A worker that is started again under its name finds what killed it, one entry at a time, each try counted."""
+    (router,) = cell.of_kind("router")
+    await router.stop()
+    sent = [MessageSent(message_id=f"m{number}", sender_id="s", receiver_id="r") for number in range(5)]
+    appended = await append(cell.redis, cell.keys, [Append("in:messages:high", one, caller.id) for one in sent])
+    for life in range(5):
+        loop = Loop(Router(Cell.open(cell.url, cell.settings)), "same")
+        handle, dies = loop.service.handle, asyncio.Event()
+
+        async def die(batch: list[Told[Any]], handle: Any = handle, dies: asyncio.Event = dies) -> list[Failure]:
+            if any(one.fact.message_id == "m2" for one in batch):
+                dies.set()
+                await asyncio.Event().wait()
+            return list(await handle(batch))
+
+        loop.service.handle = die  # type: ignore[method-assign]
+        worker = RunningWorker(loop, asyncio.create_task(loop.run()), loop.cell)
+        if life < 4:
+            await wait_until(dies.is_set, f"life {life + 1} ends on the killer")
+            await vanish(worker)
+        else:
+            answer = await caller.answer(appended[2])
+            assert (answer["code"], dies.is_set()) == ("entry_buried", False)
+            await worker.stop()
+    assert [one["id"] for one in await buried(cell)] == [appended[2]]
+    await await_quiet(cell)
+
+
+async def test_a_clean_stop_finishes_what_was_read(cell: RunningCell, caller: Caller) -> None:
+    """After stop nothing is pending: a batch in flight is finished, so nobody has to take anything over."""
+    (worker,) = cell.of_kind("distributor")
+    handle, begun, go_on = worker.loop.service.handle, asyncio.Event(), asyncio.Event()
+
+    async def slow(batch: list[Told[Any]]) -> list[Failure]:
+        if batch:
+            begun.set()
+            await go_on.wait()
+        return await handle(batch)
+
+    worker.loop.service.handle = slow  # type: ignore[method-assign]
+    told = await caller.submit(50)
+    await wait_until(begun.is_set, "a batch is in flight")
+    worker.loop.stop()
+    go_on.set()
+    await worker.stop()
+    counted = await pending(cell, "distributor")
+    assert counted["distributor-2"] == 0
+    await cell.add("distributor")
+    for one in told:
+        assert (await caller.answer(one.entry))["ok"] == "1"
+
+
+async def test_presence_is_kept_up_and_ends_by_itself(cell: RunningCell, caller: Caller) -> None:
+    """Each worker says that it lives under a key that ends by itself, with what it has handled and how late it is."""
+    await caller.answer((await caller.submit())[0].entry)
+    for kind in CONSUMES:
+        (worker,) = cell.of_kind(kind)
+        key = cell.keys.worker(kind, worker.loop.name)
+        await wait_until(partial(_exists, cell, key), f"{kind} is present", 2.0)
+        assert 0 < await cell.redis.pttl(key) <= cell.settings.presence_ttl_s * 1000
+        assert set(await cell.redis.hkeys(key)) >= {
+            b"pid",
+            b"host",
+            b"started_at",
+            b"handled",
+            b"lag_ms",
+            b"progress_at",
+        }
+        assert await cell.redis.zscore(cell.keys.of(f"workers:{kind}"), worker.loop.name) is not None
+
+
+async def test_consumers_that_are_gone_and_hold_nothing_are_swept(
+    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer without presence and without anything pending is deleted; one that holds an entry stays."""
+    key = cell.keys.of("in:messages:low")
+    await wait_until(partial(_exists, cell, key), "the router has made its groups")
+    (router,) = cell.of_kind("router")
+    await router.stop()
+    holder = Consumer(cell.redis, cell.keys, "router", "holder", ["in:messages:low"])
+    await holder.make_groups()
+    await caller.tell("in:messages:low", MessageSent(message_id="m1", sender_id="s", receiver_id="r"))
+    await holder.read_new(1, None)
+    await cell.redis.xgroup_createconsumer(key, "router", "gone")
+    present = Scripts.present
+
+    def at_once(self: Scripts, *args: Any) -> Call[list[str]]:
+        call = present(self, *args)
+        call.args[3] = -1  # ms of idleness
+        return call
+
+    monkeypatch.setattr(Scripts, "present", at_once)
+    scripts = Scripts(cell.redis, cell.keys, cell.settings)
+    await scripts.run(scripts.present("router", "me", {}, CONSUMES["router"]))
+    names = {one["name"] for one in await cell.redis.xinfo_consumers(key, "router")}
+    assert b"gone" not in names
+    assert b"holder" in names
+
+
+async def test_a_cancel_that_is_swallowed_is_repeated() -> None:
+    """What runs beside the loop ends even if one cancel is lost on the way, as Python 3.11's wait_for may lose it."""
+    swallowed, begun = 0, asyncio.Event()
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        while True:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed == 3:
+                    raise
+
+    task = asyncio.create_task(deaf())
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await end_tasks(task)
+    assert swallowed == 3
+
+
+async def test_a_worker_stops_while_it_cannot_reach_its_server(cell: RunningCell, unused_port: int) -> None:
+    """A stop does not wait for a server that is away."""
+    away = Cell.open(f"redis://127.0.0.1:{unused_port}", cell.settings)
+    loop = Loop(Router(away), "lonely")
+    task = asyncio.create_task(loop.run())
+    await wait_until(lambda: loop._disturbances > 2, "it has tried a few times")
+    loop.stop()
+    async with asyncio.timeout(3):
+        await task
+    with contextlib.suppress(redis_errors.RedisError):
+        await away.redis.aclose()
+
+
+async def _exists(cell: RunningCell, key: str) -> bool:
+    return bool(await cell.redis.exists(key))
+
+
+async def _waits(cell: RunningCell, stream: str) -> bool:
+    """Whether an entry has been delivered and lies there still."""
+    (group,) = await cell.redis.xinfo_groups(cell.keys.of(stream))
+    return bool(group["pending"])
