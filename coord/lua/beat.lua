@@ -33,13 +33,17 @@ local function beat(i, metrics_at, count)
   end
   local key = P .. 'agent:' .. id
   local observed = observed_now()
+  local returned = agent.status == 'stale'
+  if returned then
+    -- As after a registration: what it missed while it was away is not held against it.
+    agent.registered_obs, agent.beats = int(observed), ''
+  end
   agent.beats, agent.beat_obs = last_ten(agent.beats, observed), int(observed)
   for j = metrics_at, metrics_at + count * 2 - 1, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
-  local returned = agent.status == 'stale'
   if returned then
-    set_status(agent, 'active')
+    set_status(agent, agent.resumes_as or 'active')
     call('ZREM', P .. 'agents:departed', id)
   end
   local moved = store_health(agent, observed)
@@ -48,7 +52,7 @@ local function beat(i, metrics_at, count)
   end
   expect(agent, observed)
   call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
-    'beat_obs', agent.beat_obs, 'health_score', agent.health_score, 'last_heartbeat', int(entry_ms(entry)),
+    'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score, 'last_heartbeat', int(entry_ms(entry)),
     unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
   if leases ~= '' then
     call('HSET', key, 'leases', leases)

@@ -38,12 +38,13 @@ local function lose(id)
     return 'GONE'
   end
   end_term(agent)
+  local before = agent.status
   set_status(agent, 'stale')
   agent.health_score = '0.000'
   rise(agent)
   call('ZADD', P .. 'agents:departed', NOW, id)
   call('HSET', P .. 'agent:' .. id, 'status', 'stale', 'term', agent.term, 'rev', agent.rev,
-    'health_score', agent.health_score)
+    'health_score', agent.health_score, 'resumes_as', before)
   log_agent('agent.lost', agent)
   return 'LOST'
 end

@@ -67,7 +67,9 @@ local function register(i, fields_at, fields_end)
   agent.heartbeat_interval = interval ~= '' and interval or nil
   agent.beat_obs = int(observed)
   index(agent, facets)
-  if is_new or replaces or returns then
+  if agent.status == 'stale' and not replaces then
+    set_status(agent, agent.resumes_as or 'active')
+  elseif is_new or replaces or returns then
     set_status(agent, 'active')
   end
   if store_health(agent, observed) or seen_differently then

@@ -108,9 +108,24 @@ async def test_a_stale_agent_comes_back_with_a_beat(cell: Cell) -> None:
     agent = await cell.agent()
     assert (agent.status, agent.term) == ("active", 2)
     assert agent.rev == lost.rev + 1
+    assert agent.health_score == 1.0, "what it missed while it was away is not held against it"
     assert await cell.redis.sismember(cell.keys.of("agents:active"), "a1")
     assert await cell.redis.zcard(cell.keys.of("agents:departed")) == 0
     assert (await cell.logged("agents"))[-2:] == ["agent.lost", "agent.returned"]
+
+
+@pytest.mark.parametrize("returns_by", ["beat", "registration"])
+async def test_a_stale_agent_comes_back_as_what_it_was(cell: Cell, returns_by: str) -> None:
+    """One that was drained before it fell silent is draining when it is back: nobody has resumed it."""
+    await cell.register(interval_ms=5_000)
+    await cell.change(status="draining")
+    await tick(cell, 16_000)
+    assert (await cell.agent()).status == "stale"
+
+    await (cell.beat() if returns_by == "beat" else cell.register(interval_ms=5_000))
+
+    assert (await cell.agent()).status == "draining"
+    assert await cell.redis.scard(cell.keys.of("agents:active")) == 0
 
 
 @pytest.mark.parametrize("status", ["busy", "maintenance", "error", "draining"])

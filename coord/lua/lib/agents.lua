@@ -13,7 +13,7 @@ end
 
 local AGENT = {
   'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'beat_id', 'digest', 'facets',
-  'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time',
+  'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
   'metric:cpu', 'metric:memory',
 }
 
