@@ -91,6 +91,7 @@ async def test_two_distributors_with_stale_views_never_stand_still(cell: Running
             await agent.claim(entry)
         await asyncio.gather(*(agent.complete(entry) for agent, entry in held))
     await await_count(cell, TaskState.COMPLETED, 24 * 8)
+    await await_count(cell, TaskState.ASSIGNED, 24)
     await await_quiet(cell)
     await assert_ledger(cell.redis, cell.keys)
 
