@@ -24,13 +24,14 @@ DEFINITIONS_KEPT = 10_000
 class Waiting:
     """A pool in which tasks wait, as last heard, less what is planned and not answered."""
 
-    __slots__ = ("definition", "head", "length", "planned")
+    __slots__ = ("definition", "group", "head", "length", "planned")
 
     def __init__(self, definition: Pool, length: int, head: float) -> None:
         self.definition = definition
         self.length = length
         self.head = head
         self.planned = 0
+        self.group: Group | None = None  #: the view's, as long as the view keeps it
 
     @property
     def left(self) -> int:
@@ -110,7 +111,7 @@ class Planner:
     def plan(self, most: int) -> list[Placement]:
         """At most ``most`` assignments; counted as planned until ``answered``."""
         order = sorted(
-            (waiting.head, pool, waiting, self.view.group_of(waiting.definition))
+            (waiting.head, pool, waiting, self._group_of(waiting))
             for pool, waiting in self.waiting.items()
             if waiting.left > 0
         ) if self.waiting else []  # fmt: skip
@@ -163,14 +164,18 @@ class Planner:
 
     def is_ready(self) -> bool:
         """Whether a plan would place anything."""
-        return any(
-            waiting.left > 0 and self.view.group_of(waiting.definition).has_room for waiting in self.waiting.values()
-        )
+        return any(waiting.left > 0 and self._group_of(waiting).has_room for waiting in self.waiting.values())
 
     def starved_groups(self) -> list[Group]:
         """The groups of pools that wait although nobody in the view has room."""
-        groups = (self.view.group_of(waiting.definition) for waiting in self.waiting.values() if waiting.left > 0)
+        groups = (self._group_of(waiting) for waiting in self.waiting.values() if waiting.left > 0)
         return [group for group in groups if not group.has_room]
+
+    def _group_of(self, waiting: Waiting) -> Group:
+        group = waiting.group
+        if group is None or group.is_dropped:
+            group = waiting.group = self.view.group_of(waiting.definition)
+        return group
 
     def _explain(self, group: Group) -> bytes:
         key = (group.strategy.name, len(group.eligible))

@@ -1,7 +1,8 @@
 """A distributor's view of the fleet: what placement plans on, never the authority.
 
 Loads are the true ones as last heard, plus what this distributor has planned and not had answered. An agent is in a
-group when it meets the group's hard requirements; the group's strategy holds those of its agents that have room.
+group when it meets the group's hard requirements; the group's strategy holds those of its agents that have room. An
+agent may be in many groups, so a group takes changes over when it is looked at, each agent once.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ GROUPS_KEPT = 10_000
 class Group:
     """The agents that meet one set of requirements, under one strategy."""
 
-    def __init__(self, requirements: Requirements, strategy: Strategy) -> None:
+    def __init__(self, view: View, requirements: Requirements, strategy: Strategy) -> None:
         self.requirements = requirements
         self.strategy = strategy
         self.eligible: set[str] = set()
+        self.is_dropped = False  #: the view has forgotten it: ask for it again
+        self.version = 0  #: of the view, when this group was last brought up to date
+        self._view = view
 
     @property
     def has_room(self) -> bool:
         """Whether any of its agents may be given a task now."""
+        self._view.bring_up_to_date(self)
         return self.strategy.has_room
 
 
@@ -56,10 +61,14 @@ class View:
         self.random = random
         self.seats: dict[str, Seat] = {}
         self._groups: dict[tuple[bytes, str], Group] = {}
+        self._version = 0
+        #: agent -> version of its last change, the latest change last.
+        self._changed: dict[str, int] = {}
 
     def replace(self, fleet: Mapping[str, FleetAgent]) -> None:
         """Begin anew from a snapshot; what was planned and not answered is forgotten."""
-        self._groups.clear()
+        self._drop_all()
+        self._changed.clear()
         self.seats = {agent_id: Seat(agent) for agent_id, agent in fleet.items()}
 
     def configure(self, health_threshold: float, strategy: str) -> bool:
@@ -67,7 +76,7 @@ class View:
         if (health_threshold, strategy) == (self.health_threshold, self.strategy):
             return False
         self.health_threshold, self.strategy = health_threshold, strategy
-        self._groups.clear()
+        self._drop_all()
         for seat in self.seats.values():
             seat.groups.clear()
         return True
@@ -79,6 +88,7 @@ class View:
             planned = 0
             if seat is not None:
                 planned = seat.planned
+                self._changed.pop(agent_id, None)
                 for group in seat.groups:
                     group.eligible.discard(agent_id)
                     group.strategy.withdraw(agent_id)
@@ -95,10 +105,11 @@ class View:
         key = (codec.encode(pool.requirements), name)
         group = self._groups.pop(key, None)
         if group is None:
-            group = Group(pool.requirements, STRATEGIES[name](self.random))
+            group = Group(self, pool.requirements, STRATEGIES[name](self.random))
+            group.version = self._version
             for seat in self.seats.values():
                 self._consider(seat, group)
-                self._refresh_in(seat, group)
+                _refresh_in(seat, group)
             if len(self._groups) >= GROUPS_KEPT:
                 self._drop(next(iter(self._groups)))
         self._groups[key] = group  # the latest used stands last
@@ -106,6 +117,7 @@ class View:
 
     def take(self, group: Group) -> FleetAgent | None:
         """The group's next agent, with one more task planned for it; None when nobody has room."""
+        self.bring_up_to_date(group)
         agent_id = group.strategy.choose()
         if agent_id is None:
             return None
@@ -149,21 +161,40 @@ class View:
             group.eligible.add(seat.agent.agent_id)
             seat.groups.append(group)
 
+    def bring_up_to_date(self, group: Group) -> None:
+        """Tell the group's strategy what has changed since it was last looked at."""
+        if group.version == self._version:
+            return
+        for agent_id in reversed(self._changed):
+            if self._changed[agent_id] <= group.version:
+                break
+            if agent_id in group.eligible:
+                _refresh_in(self.seats[agent_id], group)
+        group.version = self._version
+
     def _refresh(self, seat: Seat) -> None:
         seat.agent.load = seat.heard + seat.planned
-        for group in seat.groups:
-            self._refresh_in(seat, group)
-
-    def _refresh_in(self, seat: Seat, group: Group) -> None:
-        agent = seat.agent
-        if agent.agent_id not in group.eligible:
-            return
-        if agent.active and agent.load < agent.capacity:
-            group.strategy.offer(agent)
-        else:
-            group.strategy.withdraw(agent.agent_id)
+        self._version += 1
+        self._changed.pop(seat.agent.agent_id, None)
+        self._changed[seat.agent.agent_id] = self._version
 
     def _drop(self, key: tuple[bytes, str]) -> None:
         group = self._groups.pop(key)
+        group.is_dropped = True
         for agent_id in group.eligible:
             self.seats[agent_id].groups.remove(group)
+
+    def _drop_all(self) -> None:
+        for group in self._groups.values():
+            group.is_dropped = True
+        self._groups.clear()
+
+
+def _refresh_in(seat: Seat, group: Group) -> None:
+    agent = seat.agent
+    if agent.agent_id not in group.eligible:
+        return
+    if agent.active and agent.load < agent.capacity:
+        group.strategy.offer(agent)
+    else:
+        group.strategy.withdraw(agent.agent_id)
