@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 from msgspec import Struct
 from redis import exceptions as redis_errors
@@ -27,7 +27,7 @@ from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.sdk.answers import Answer
 from coord.sdk.handle import TaskHandle, Watch
-from coord.sdk.submission import TaskSpec, message_append, task_append
+from coord.sdk.submission import TaskOptions, TaskSpec, message_append, task_append
 from coord.sdk.watcher import Watcher
 from coord.streams import Append, append
 
@@ -118,7 +118,7 @@ class Client:
 
     # Tasks.
 
-    async def submit(self, task_type: str, payload: Any = None, **options: Any) -> TaskHandle:
+    async def submit(self, task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) -> TaskHandle:
         """Submit a task; returns when Redis has it.
 
         Args:

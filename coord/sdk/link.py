@@ -30,6 +30,8 @@ FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
 #: Before a lasting command that the server refused for now (out of memory, loading, …) is sent again.
 REFUSED_WAIT_S = 0.5
+#: What the other side has to take note that a connection ends.
+CLOSE_S = 1.0
 #: How error answers begin that another try may mend.
 FOR_NOW = (
     "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN",
@@ -106,8 +108,10 @@ class Link:
         if self._timer:
             self._timer.cancel()
         await end(self._opening, self._coming_back)
-        if self._wire:
-            self._wire.close()
+        wire = self._wire
+        if wire is not None:
+            wire.close()
+            await wire.wait_closed(CLOSE_S)
         self._waiting.clear()
         await self._redis.aclose()
 

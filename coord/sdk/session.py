@@ -132,7 +132,8 @@ class Session:
         if not await self.reports.flushed(FLUSH_S):
             log.error("reports.lost", agent_id=self._agent_id, reports=self.reports.unanswered)
         if self.failure is None:
-            await self.membership.leave(FLUSH_S if self._link.is_up else 0)
+            is_heard = self._link.is_up and self.membership.is_registered.is_set()
+            await self.membership.leave(FLUSH_S if is_heard else 0)
         await self.close()
         log.info("agent.left", agent_id=self._agent_id)
 

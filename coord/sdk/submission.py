@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from msgspec import Struct
 
@@ -38,6 +38,22 @@ class TaskSpec(Struct, kw_only=True):
     retry: Retry | Mapping[str, Any] | None = None
     strategy: str | None = None
     notify: bool = True  #: tell this client the outcome; without, ``result`` looks at the records
+
+
+class TaskOptions(TypedDict, total=False):
+    """The fields of ``TaskSpec`` besides type and payload, for ``Client.submit``."""
+
+    task_id: str | None
+    priority: str
+    capabilities: Iterable[str] | None
+    requirements: Requirements | Mapping[str, Any] | None
+    timeout: float | None
+    deadline: datetime | None
+    delay: float | None
+    run_at: datetime | None
+    retry: Retry | Mapping[str, Any] | None
+    strategy: str | None
+    notify: bool
 
 
 def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:

@@ -63,6 +63,7 @@ class Wire(asyncio.Protocol):
         self._out: list[bytes] = []
         self._heard_at = self._loop.time()
         self._closed = False
+        self._disconnected = asyncio.Event()
         # redis-py has no public way to hand a connection over; the version is pinned below 9 and tests open one.
         writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001
         self._transport = writer.transport
@@ -107,9 +108,17 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     def close(self) -> None:
-        """Close; the orders under way are lost."""
+        """Close, after what was said in this turn is out; the orders under way are lost."""
+        self._flush()
         self._transport.close()
         self._gone()
+
+    async def wait_closed(self, limit_s: float) -> None:
+        """Wait until the other side has heard of the end (under TLS that takes a round trip), but not for ever."""
+        try:
+            await asyncio.wait_for(self._disconnected.wait(), limit_s)
+        except TimeoutError:
+            self._transport.abort()
 
     def _flush(self) -> None:
         if self._out and not self._closed:
@@ -148,6 +157,7 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the orders under way back."""
         self._gone()
+        self._disconnected.set()
 
     def _gone(self) -> None:
         if self._closed:

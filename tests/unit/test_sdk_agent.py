@@ -340,6 +340,22 @@ async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_giv
     assert (report.lease, report.reason) == (lease, "the agent is shutting down")
 
 
+async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServer, redis: Redis) -> None:
+    """No registry runs: the start waits, and stopping it does not; what it says is said all the same."""
+    agent = Agent("a", url=server.url, settings=Settings(namespace="nobody"))
+    serving = asyncio.create_task(agent.serve())
+    stream = "{nobody}:in:registry"
+
+    async def has_said(count: int) -> bool:
+        return int(await redis.xlen(stream)) == count
+
+    await wait_until(lambda: has_said(1), "it has registered")
+    assert not agent.is_serving
+    await agent.stop()
+    await asyncio.wait_for(serving, 2)
+    await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
+
+
 async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: House) -> None:
     """By the server's time; it is deleted all the same."""
     got: list[str] = []

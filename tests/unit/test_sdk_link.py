@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from coord.config import Settings
@@ -121,6 +124,38 @@ async def test_a_silent_server_is_given_up(server: EmbeddedServer, redis: Redis)
     assert isinstance(got[0], ConnectionLost)
     await wait_until(lambda: link.is_up, "it is back")
     await link.close()
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_transport_is_taken_over_under_tls_too(
+    tmp_path: Path, redis_server_binary: Path, unused_port: int, loop_factory: Callable[[], Any]
+) -> None:
+    """redis-py makes the connection, with TLS and all; both event loops let the protocol be changed afterwards."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=coord-test"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*command.split(), *files], cwd=tmp_path, check=True, capture_output=True)
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    options = ["--tls-port", str(unused_port), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert]
+    server = EmbeddedServer.start(tmp_path / "d", binary=redis_server_binary, extra=[*FAST, *options])
+
+    async def talk() -> None:
+        link = Link(f"rediss://127.0.0.1:{unused_port}/0?ssl_ca_certs={cert}", Settings())
+        await link.open()
+        got: list[int] = []
+        large = "x" * 1_000_000
+        for _ in range(5):
+            link.send(pack(("ECHO", large)), lambda _about, answer: got.append(len(answer)))
+        await wait_until(lambda: got == [1_000_000] * 5, "all is answered")
+        link.drop()
+        await wait_until(lambda: link.is_up, "it is back")
+        await link.close()
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(talk())
+    finally:
+        server.stop(force=True)
 
 
 async def test_the_last_to_leave_closes_a_shared_link(server: EmbeddedServer, redis: Redis) -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from coord.models.facts import AgentDeregistered, AgentRegistered, TaskCompleted, TaskReleased
+from coord.models.facts import AgentDeregistered, AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
 from tests.unit.sdk_house import House, house_on
 from tests.waiting import wait_until
 
@@ -96,3 +96,18 @@ async def test_a_thread_that_does_not_end_does_not_hold_the_process(
     assert await asyncio.wait_for(process.wait(), 20) == 1
     await house.wait_for("in:reports", TaskReleased)
     await house.wait_for("in:registry", AgentDeregistered, 2)
+
+
+async def test_a_second_signal_ends_the_process_at_once(process: asyncio.subprocess.Process, house: House) -> None:
+    """Whoever does not want to wait for the drain says so twice."""
+    await house.assign("first", "grind")
+
+    async def is_claimed() -> bool:
+        return await house.inbox("first") == 0
+
+    await wait_until(is_claimed, "the task is claimed")
+    process.send_signal(signal.SIGTERM)
+    await house.wait_for("in:registry", AgentStatusChanged, 2)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 20) == 128 + signal.SIGTERM
+    assert not [fact for fact in await house.facts("in:reports") if isinstance(fact, TaskReleased)]
