@@ -28,6 +28,7 @@ from coord.connection import ServerReport, check_server, connect_worker, safe_ur
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
 from coord.keys import Keys
+from coord.sdk.ending import end
 
 #: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
 GIVEN_LIMIT_S = 10.0
@@ -144,9 +145,7 @@ class Cell:
             await Supervisor(programs, self._tell).run(self._stop)
             await keeping
         finally:
-            for task in speaking:
-                task.cancel()
-            await asyncio.gather(*speaking, return_exceptions=True)
+            await end(*speaking)
 
     def _announce(self, server: Server) -> None:
         try:

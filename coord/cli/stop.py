@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from coord.sdk.ending import end
+
 T = TypeVar("T")
 
 
@@ -41,12 +43,10 @@ class Stop:
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    task = asyncio.create_task(work)
-    waiting = asyncio.create_task(event.wait())
+    task: asyncio.Task[Any] = asyncio.create_task(work)
+    waiting: asyncio.Task[Any] = asyncio.create_task(event.wait())
     try:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        task.cancel()
-        waiting.cancel()
-        await asyncio.gather(task, waiting, return_exceptions=True)
+        await end(task, waiting)

@@ -90,7 +90,7 @@ class _Job:
                     return 130
                 code = self._report(found, outcomes)
                 if not self._options.once:
-                    self._console.print(self._fleet.hints(), soft_wrap=True)
+                    self._console.print(self._fleet.hints(), soft_wrap=True, markup=False)
                     await self._stop.asked.wait()
                     self._say("ending: agents finish what they hold, then coord up ends; Ctrl-C again ends all at once")
                 return code

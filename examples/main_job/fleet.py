@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -72,19 +73,6 @@ class Fleet:
                     return there
             await asyncio.sleep(LOOK_S)
 
-    def hints(self) -> str:
-        """What a person can do while it stays up."""
-        where = f"COORD_ENDPOINT_FILE={self.own_endpoint} " if self.own_endpoint else ""
-        python = Path(sys.executable)
-        program = KINDS[0].program
-        with contextlib.suppress(ValueError):
-            python, program = python.relative_to(Path.cwd()), program.relative_to(Path.cwd())
-        return (
-            "\nEverything stays up until Ctrl-C. Meanwhile, in another terminal:\n"
-            f"  {where}{python} {program} --id {KINDS[0].agents}-{self._agents + 1}    one more agent joins\n"
-            f"  tail -f {self.logs}/*.log    what the processes say"
-        )
-
     async def run(self, stop: Stop) -> None:
         """Keep everything running until asked to stop; then agents drain and leave, and after them `coord up` ends.
 
@@ -117,6 +105,20 @@ class Fleet:
             if endpoint and endpoint.pid == keeper.pids.get(COORD):
                 return endpoint.url
             await asyncio.sleep(LOOK_S)
+
+    def hints(self) -> str:
+        """What a person can do while it stays up."""
+        python, program = Path(sys.executable), KINDS[0].program
+        with contextlib.suppress(ValueError):
+            python, program = python.relative_to(Path.cwd()), program.relative_to(Path.cwd())
+        agent = shlex.join([str(python), str(program), "--id", f"{KINDS[0].agents}-{self._agents + 1}"])
+        if self.own_endpoint:
+            agent = f"COORD_ENDPOINT_FILE={shlex.quote(str(self.own_endpoint))} {agent}"
+        return (
+            "\nEverything stays up until Ctrl-C. Meanwhile, in another terminal:\n"
+            f"  {agent}  # one more agent joins\n"
+            f"  tail -f {shlex.quote(str(self.logs))}/*.log  # what the processes say"
+        )
 
     def last_words(self, name: str) -> str:
         """What a process said when it gave up: from its last line that begins with its name on."""

@@ -1,0 +1,310 @@
+"""The main job as a person runs it: real processes on a small folder; also when one is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from coord import Client
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.endpoint import read_endpoint
+from coord.models.tasks import TaskState
+from coord.queries import by_state
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+#: Nine processes start, on a machine that may have much else to do.
+JOB_S = 90.0
+
+#: About 8 ms of parsing, so that there is a middle to kill somebody in.
+SOURCE = '"""Module {n}."""\n\nimport os\n\n' + "\n".join(
+    f'def function_{n}(x):\n    """Docstring."""\n    return [x + {n} for _ in range(x)] or os.getpid()\n'
+    for n in range(120)
+)
+
+
+class Job:
+    """One run of the main job."""
+
+    def __init__(self, folder: Path, data: Path, *options: str, **environ: str) -> None:
+        self.data = data
+        self.report = data.with_suffix(".json")
+        self.log = data.with_suffix(".log")
+        command = [sys.executable, "-P", "-m", "examples.main_job", str(folder), "--data", str(data)]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [*command, "--report", str(self.report), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+            )
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
+
+    def find(self, *words: str) -> list[psutil.Process]:
+        """Its processes, however deep, that have these words in their command."""
+        found: list[psutil.Process] = []
+        for process in _below(self.process.pid):
+            try:
+                command = process.cmdline()
+            except psutil.Error:
+                continue
+            if all(any(word in part for part in command) for word in words):
+                found.append(process)
+        return found
+
+    async def ended(self) -> int:
+        """Wait for its end; the exit code."""
+        await wait_until(lambda: self.process.poll() is not None, "the main job has ended", JOB_S)
+        return int(self.process.returncode)
+
+    def results(self) -> dict[str, Any]:
+        """What it found, and which files it left out: nothing of who did what when."""
+        content = msgspec.json.decode(self.report.read_bytes())
+        return {"found": content["found"], "left_out": content["left_out"]}
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+class Start:
+    """Starts main jobs; whatever a test leaves running is ended with it."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self._tmp_path = tmp_path
+        self._all: list[Job] = []
+
+    def __call__(self, folder: Path, *options: str, name: str = "data") -> Job:
+        """Start one."""
+        job = Job(folder, self._tmp_path / name, *options)
+        self._all.append(job)
+        return job
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for job in self._all:
+            for process in _below(job.process.pid):
+                process.kill()
+            job.process.kill()
+            job.process.wait()
+            if server := EmbeddedServer.find(job.data / "redis"):
+                server.stop(force=True)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts main jobs with data folders of this test's own."""
+    starter = Start(tmp_path)
+    yield starter
+    starter.end()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many good files, and one of each other kind."""
+    root = tmp_path_factory.mktemp("folder")
+    (root / "pkg").mkdir()
+    for number in range(150):
+        (root / "pkg" / f"module_{number:03}.py").write_text(SOURCE.replace("{n}", str(number)))
+    (root / "copy.py").write_text((root / "pkg" / "module_007.py").read_text())
+    (root / "broken.py").write_text("def broken(:\n    pass\n")
+    (root / "notes.txt").write_text("plain words, plain words\n")
+    (root / "empty.py").write_text("")
+    (root / "binary.so").write_bytes(b"\x7fELF\0\0\0")
+    (root / "big.csv").write_text("1,2,3\n" * 200_000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """A run in which nothing happened to anybody; it has ended."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    job = Job(folder, place / "data", "--once", XDG_RUNTIME_DIR=str(place / "runtime"))
+    job.process.wait(JOB_S)
+    yield job
+    job.process.kill()
+
+
+#: Files times kinds: 154 texts and digests, 153 outlines.
+TASKS = 154 * 2 + 153
+
+
+def test_it_finds_what_is_there(undisturbed: Job, folder: Path) -> None:
+    """Every number, the duplicate, the failure with its reason; 0, since only an unparsable file has failed."""
+    job = undisturbed
+    assert job.process.returncode == 0
+    results = job.results()
+    assert results["left_out"] == {"binary": 1, "over 1 MiB": 1}
+    found = results["found"]
+    assert found["files"] == 154
+    assert found["empty_files"] == 1
+    assert found["bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in {".py", ".txt"})
+    assert found["python_files"] == 152
+    assert found["functions"] == 151 * 120
+    assert found["documented"] == 151 * 121
+    assert found["imports"] == [["os", 151]]
+    assert found["duplicates"] == [
+        {"bytes": (folder / "copy.py").stat().st_size, "paths": ["copy.py", "pkg/module_007.py"]}
+    ]
+    assert found["failures"] == [
+        {
+            "path": "broken.py",
+            "task_type": "python_outline",
+            "code": "unparsable",
+            "message": "broken.py:1: invalid syntax",
+        }
+    ]
+    expected = (
+        "154 text files, 461 tasks",
+        "left out: 1 binary, 1 over 1 MiB",
+        "461 of 461 tasks finished, 1 failed",
+        "1 failed: 1 unparsable",
+        "broken.py:1: invalid syntax",
+        "What each agent did",
+        "submitted → finished",
+        "461 tasks in",
+    )
+    assert [part for part in expected if part not in job.said] == []
+    assert "Traceback" not in job.said
+    assert _below(job.process.pid) == []
+    assert EmbeddedServer.find(job.data / "redis") is None
+
+
+def _agent(job: Job) -> int:
+    return job.find("--id", "outline-1")[0].pid
+
+
+def _distributor(job: Job) -> int:
+    return job.find("workers", "distributor")[0].pid
+
+
+def _coord_up(job: Job) -> int:
+    return job.find("coord.cli", "up")[0].pid
+
+
+def _redis(job: Job) -> int:
+    server = EmbeddedServer.find(job.data / "redis")
+    assert server is not None
+    return server.pid
+
+
+@pytest.mark.parametrize("victim", [_agent, _distributor, _coord_up, _redis])
+async def test_kill_9_in_the_middle_changes_only_the_time(
+    start: Start, folder: Path, undisturbed: Job, victim: Callable[[Job], int]
+) -> None:
+    """Whoever is killed: the same findings, every task with one outcome, and nothing left over in the counters."""
+    job = start(folder)
+    url = await _in_the_middle(job)
+    killed = victim(job)
+    os.kill(killed, signal.SIGKILL)
+    await wait_until(lambda: "Everything stays up" in job.said, "the job is done", JOB_S)
+    async with Client(url, settings=Settings()) as client:
+        counters = await client.counters()
+        assert {agent.load for agent in await client.agents()} == {0}
+    states = {state: count for state, count in by_state(counters).items() if count}
+    assert states == {TaskState.COMPLETED: TASKS - 1, TaskState.FAILED: 1}
+    assert counters["submitted:normal"] == TASKS
+    job.process.send_signal(signal.SIGINT)
+    assert await job.ended() == 0
+    assert job.results() == undisturbed.results()
+    assert "Traceback" not in job.said
+    assert f"(pid {killed}) has ended" in job.said + (job.data / "logs" / "coord-up.log").read_text()
+
+
+async def _in_the_middle(job: Job) -> str:
+    """Wait until some tasks are done and many are not; where Redis is."""
+    path = Settings().endpoint_path
+    await wait_until(lambda: read_endpoint(path) is not None, "coord up has announced itself", JOB_S)
+    endpoint = read_endpoint(path)
+    assert endpoint is not None
+    async with Client(endpoint.url, settings=Settings()) as client:
+
+        async def completed() -> int:
+            return by_state(await client.counters())[TaskState.COMPLETED]
+
+        done = await wait_until(completed, "the first task is done", JOB_S)
+        assert done < TASKS / 2, "too late to be the middle"
+    return endpoint.url
+
+
+async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path: Path) -> None:
+    """Without --once: the agent that it offers to start joins the fleet, and Ctrl-C ends everything with 0."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "a.py").write_text("x = 1\n")
+    job = start(folder)
+    await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
+    (line,) = (line for line in job.said.splitlines() if "one more agent joins" in line)
+    endpoint = read_endpoint(Settings().endpoint_path)
+    assert endpoint is not None
+    offered = shlex.split(line, comments=True)
+    more = await asyncio.create_subprocess_exec(*offered, stderr=subprocess.DEVNULL)
+    try:
+        async with Client(endpoint.url, settings=Settings()) as client:
+
+            async def joined() -> bool:
+                return "stats-3" in {agent.agent_id for agent in await client.agents()}
+
+            await wait_until(joined, "the agent has joined", JOB_S)
+    finally:
+        more.terminate()
+        await more.wait()
+    assert more.returncode == 0
+    processes = _below(job.process.pid)
+    job.process.send_signal(signal.SIGINT)
+    assert await job.ended() == 0
+    assert [process for process in processes if process.is_running()] == []
+
+
+async def test_killed_it_leaves_nobody_behind(start: Start, folder: Path) -> None:
+    """Agents, `coord up`, workers and Redis end by themselves when the main job is killed."""
+    job = start(folder)
+    await _in_the_middle(job)
+    processes = _below(job.process.pid)
+    server = psutil.Process(_redis(job))
+    job.process.kill()
+    job.process.wait()
+    await wait_until(lambda: not any(one.is_running() for one in [*processes, server]), "all have ended", JOB_S)
+
+
+async def test_two_at_once_need_two_data_folders(start: Start, folder: Path) -> None:
+    """The second one on the same folder says so and ends with 2; on its own it has an announcement of its own."""
+    first = start(folder, name="one")
+    await _in_the_middle(first)
+    refused = start(folder, "--once", name="one")
+    assert await refused.ended() == 2
+    assert "scripts/run: coord up gave up: another coord up" in refused.said
+    beside = start(folder, "--once", name="two")
+    assert await beside.ended() == 0
+    assert first.process.poll() is None
+
+
+async def test_nothing_to_do(start: Start, tmp_path: Path) -> None:
+    """A folder without text files is done at once; one that is none is an error."""
+    (tmp_path / "void").mkdir()
+    job = start(tmp_path / "void", "--once")
+    assert await job.ended() == 0
+    assert "0 text files, 0 tasks" in job.said
+    missing = start(tmp_path / "missing", "--once")
+    assert await missing.ended() == 2
+    assert f"scripts/run: {tmp_path / 'missing'} is not a folder" in missing.said
