@@ -143,9 +143,7 @@ class ResultTimeout(CoordError, TimeoutError):
 
 #: code -> class, for every error above.
 BY_CODE: dict[str, type[CoordError]] = {
-    cls.code: cls
-    for cls in list(globals().values())
-    if isinstance(cls, type) and issubclass(cls, CoordError)
+    cls.code: cls for cls in list(globals().values()) if isinstance(cls, type) and issubclass(cls, CoordError)
 }
 
 
