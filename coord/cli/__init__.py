@@ -15,13 +15,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the arguments name."""
-    from coord.cli.app import app  # after the interpreter knows how to answer an error
-
     try:
+        from coord.cli.app import app
+
         app()
     except CoordError as error:
         print(f"coord: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         # Whoever read the output has enough; without this, the interpreter complains when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,6 +32,8 @@ from coord.sdk.ending import end
 
 #: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
 GIVEN_LIMIT_S = 10.0
+#: A person who sees nothing for longer wonders whether it has stuck.
+SILENCE_S = 1.0
 #: Between two looks at whether the workers are there.
 LOOK_S = 0.05
 #: Workers that are not there by then are named.
@@ -113,12 +115,16 @@ class Cell:
             await wait_for_server(redis, url, limit_s=GIVEN_LIMIT_S)
             return await check_server(redis, settings)
 
+        waiting = f"waiting for Redis at {safe_url(url)}"
+        late = asyncio.get_running_loop().call_later(SILENCE_S, self._say, waiting)
         try:
             return await self._stop.unless_asked(check())
         except redis_errors.RedisError as error:
             raise ServerUnfit(
                 f"Redis at {safe_url(url)} refuses what coord needs: {error}; see to the rights of this user"
             ) from None
+        finally:
+            late.cancel()
 
     async def _run_workers(self, server: Server, redis: Redis, settings: Settings, report: ServerReport) -> None:
         programs = worker_programs(settings, self._plan.workers)

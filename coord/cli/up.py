@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from coord import __version__
-from coord.cli import cell
-from coord.cli.signals import stop_on_signals, stop_when_stdin_closes
-from coord.cli.stop import Stop
 from coord.config import Settings, load
 from coord.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from coord.cli import cell
 
 #: More of one kind on one machine is a typing error: a few saturate a Redis.
 MANY = 64
@@ -43,6 +44,8 @@ def up(
 
     Clients and agents of this user find it by themselves, through a file that says where Redis is.
     """
+    from coord.cli import cell  # a Redis client and more, which nobody should wait for who asks for the version
+
     if data is not None and redis_url is not None:
         raise ConfigError("--data is for the embedded server, --redis-url for one of your own; give one of them")
     settings = load(redis_url=redis_url, namespace=namespace)
@@ -54,6 +57,12 @@ def up(
 
 async def _run(plan: cell.Plan, *, watch_stdin: bool) -> bool:
     """Run the cell; whether it was ended urgently."""
+    from rich.console import Console
+
+    from coord.cli.cell import Cell
+    from coord.cli.signals import stop_on_signals, stop_when_stdin_closes
+    from coord.cli.stop import Stop
+
     stop = Stop()
     if watch_stdin:
         stop_when_stdin_closes(stop)
@@ -63,7 +72,7 @@ async def _run(plan: cell.Plan, *, watch_stdin: bool) -> bool:
         console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {_plain(sentence)}")
 
     with stop_on_signals(stop):
-        await cell.Cell(plan, stop, up=lambda found: _show(console, found), say=say).run()
+        await Cell(plan, stop, up=lambda found: _show(console, found), say=say).run()
     say("ended")
     return stop.urgent.is_set()
 

@@ -48,6 +48,8 @@ def main() -> int:
     except CoordError as error:
         print(f"scripts/run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before there was anything to end
+        return 130
 
 
 async def _run(options: argparse.Namespace, console: Console, found: Found) -> int:

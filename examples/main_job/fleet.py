@@ -156,15 +156,12 @@ class Fleet:
         return self.logs / f"{program.replace(' ', '-')}.log"
 
     def _tell(self, event: Event) -> None:
-        if event.what == "started":
+        if event.again_in_s is None:  # it has been started, or the whole job ends
             return
-        self.ends[event.name] += event.what == "ended"
-        again_in_s = event.again_in_s or 0.0
-        if again_in_s > TOLD_S:
+        self.ends[event.name] += 1
+        if event.again_in_s > TOLD_S:
             return
-        sentence = f"{event.name} (pid {event.pid}) has ended ({event.how})"
-        if event.again_in_s is not None:
-            sentence += f", starts again in {again_in_s:g} s"
-        if again_in_s == TOLD_S:
+        sentence = f"{event.name} (pid {event.pid}) has ended ({event.how}), starts again in {event.again_in_s:g} s"
+        if event.again_in_s == TOLD_S:
             sentence += f"; it keeps ending, its last words: {self.last_words(event.name)}"
         self._say(sentence)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import Endpoint, read_endpoint
 from tests.waiting import wait_until
 
+README = Path(__file__).parents[2] / "README.md"
 #: Processes start slowly on a machine with much to do.
 START_S = 60.0
 #: Workers have 10 s to drain, the server a little.
@@ -203,7 +206,7 @@ async def test_a_killed_server_is_started_again(start: Start) -> None:
 async def test_killed_it_leaves_no_worker_and_the_next_one_adopts_its_server(start: Start) -> None:
     """After kill -9 of `coord up` its workers end by themselves, its server stays, and the next `coord up` ends it."""
     first = start()
-    endpoint = await first.announced()
+    endpoint = await first.ready()
     await accepted(endpoint.url)
     workers = first.workers()
     server = EmbeddedServer.find(first.data)
@@ -215,7 +218,7 @@ async def test_killed_it_leaves_no_worker_and_the_next_one_adopts_its_server(sta
     assert read_endpoint(Settings().endpoint_path) is None
     second = start()
     assert (await second.announced()).url == endpoint.url
-    assert f"pid {server.pid}, found running" in second.said
+    await wait_until(lambda: f"pid {server.pid}, found running" in second.said, "it has said what it found")
     await accepted(endpoint.url)
     second.process.terminate()
     assert await second.ended() == 0
@@ -282,6 +285,7 @@ async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     server = EmbeddedServer.find(up.data)
     assert server is not None
     worker.suspend()
+    await wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it hangs")
     up.process.send_signal(signal.SIGINT)
     await wait_until(lambda: "ending: " in up.said, "it has heard")
     up.process.send_signal(signal.SIGINT)
@@ -293,7 +297,7 @@ async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
 async def test_it_ends_with_the_process_that_started_it(start: Start) -> None:
     """--watch-stdin: the pipe closes with whoever holds its other end."""
     up = start("--watch-stdin")
-    await up.announced()
+    await up.ready()
     workers = up.workers()
     assert up.process.stdin is not None
     up.process.stdin.close()
@@ -311,3 +315,19 @@ async def test_a_folder_called_workers_is_not_taken_for_ours(
     up = start()
     await accepted((await up.announced()).url)
     assert "not ours" not in up.said
+
+
+async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) -> None:
+    """What a newcomer copies from the first page runs as it stands there."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    agent, client = (tmp_path / "agent.py", tmp_path / "client.py")
+    for place, block in zip((agent, client), blocks, strict=True):
+        place.write_text(block)
+    up = start()
+    await up.announced()
+    serving = await asyncio.create_subprocess_exec(sys.executable, str(agent), stderr=asyncio.subprocess.DEVNULL)
+    asking = await asyncio.create_subprocess_exec(sys.executable, str(client), stdout=asyncio.subprocess.PIPE)
+    answer, _ = await asyncio.wait_for(asking.communicate(), START_S)
+    assert answer == b"{'text': 'A long story.'}\n"
+    serving.terminate()
+    assert await serving.wait() == 0
