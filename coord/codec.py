@@ -1,7 +1,7 @@
 """Between entries and facts: the only place where JSON is read or written.
 
-Whatever a caller may put into an entry ends in a fact or in ``FactInvalid``/``FactTooLarge`` naming the field; nothing
-else is raised for it.
+Whatever a caller may put into an entry ends in a fact or in ``FactInvalid``, ``FactTooLarge`` or ``IdInvalid`` naming
+the field; nothing else is raised for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from coord.models.tasks import Pool
 
 #: What msgspec raises for bad input: its own errors, and these two besides (deep nesting, invalid UTF-8).
 BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+#: Bytes that an entry's other fields may have beside its data.
+SLACK = 4096
 
 _encode = msgspec.json.Encoder().encode
 _encode_canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -67,7 +70,12 @@ def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
         raise FactInvalid("field 'data' is missing")
     if len(data) > max_bytes:
         raise FactTooLarge(f"field 'data': {len(data)} bytes are over the limit of {max_bytes}")
+    if sum(map(len, fields.values())) > max_bytes + SLACK:
+        raise FactTooLarge(f"the entry's fields together are over the limit of {max_bytes} bytes")
     try:
+        # What is passed on as it is (payloads, results) is not looked into, so its encoding is checked here.
+        if not data.isascii():
+            data.decode()
         fact: Fact = decoder.decode(data)
     except RecursionError:
         raise FactInvalid("field 'data' is nested too deeply") from None
@@ -87,7 +95,10 @@ def caller_of(fields: Mapping[bytes, bytes]) -> str:
 
 
 def digest_of(fact: Struct) -> str:
-    """24 hex digits that are the same for the same content, whatever the order of its keys."""
+    """24 hex digits that are the same for the same content, whatever the order of its keys.
+
+    What is opaque (a payload) counts byte by byte: another order of keys in there is other content.
+    """
     return blake2b(_encode_canonical(fact), digest_size=12).hexdigest()
 
 

@@ -22,7 +22,8 @@ agent:{id}                            hash    agent_id agent_type status version
                                               arrays) endpoints metadata labels location (JSON objects) capacity
                                               (tasks) weight heartbeat_interval (ms, absent: none declared)
                                               incarnation incarnations (the last eight, spaces between) term rev
-                                              resumes_as (its status before it turned stale)
+                                              resumes_as (its status before it turned stale) ask asked_at (the last
+                                              question for its leases, ms) suspects (leases missing from its list)
                                               registration_time last_heartbeat (ms) registered_obs beat_obs (observed
                                               ms) beats (observed ms of the last ten, commas between) health_score
                                               (0..1) leases (as last reported) fact_id beat_id (entry ids) digest (of

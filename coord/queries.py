@@ -133,9 +133,14 @@ async def fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None) -> 
         pipe.hmget(keys.agent(agent_id), _FLEET_FIELDS)
         pipe.sismember(keys.of("agents:active"), agent_id)
         pipe.scard(keys.inflight(agent_id))
-    answers = await pipe.execute()
+    answers = await pipe.execute(raise_on_error=False)
     rows: dict[str, FleetAgent] = {}
     for agent_id, fields, active, load in zip(wanted, answers[::3], answers[1::3], answers[2::3], strict=True):
+        wrong = next((one for one in (fields, active, load) if isinstance(one, Exception)), None)
+        if wrong is not None:
+            if "WRONGTYPE" not in str(wrong):
+                raise wrong
+            continue  # a key that is no agent's must not hide the others
         if fields[0] is not None:
             rows[agent_id] = _fleet_agent(agent_id, fields, active=bool(active), load=int(load))
     return rows

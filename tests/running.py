@@ -17,7 +17,7 @@ from workers.distributor import Distributor
 from workers.loop import Loop
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service
+from workers.service import Service, end_tasks
 
 KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
 
@@ -38,8 +38,7 @@ class RunningWorker:
 
     async def vanish(self) -> None:
         """End as if killed: whatever it had read stays pending."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        await end_tasks(self.task)
         await self.cell.redis.aclose()
 
 

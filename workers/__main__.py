@@ -24,7 +24,7 @@ from workers.distributor import Distributor
 from workers.loop import Loop
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service
+from workers.service import Service, end_tasks
 
 log = logs.get_logger()
 
@@ -39,20 +39,35 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
     """
     url = find_redis_url(settings)
     cell = Cell.open(url, settings, name=f"coord-{kind}-{name}")
+    loop = Loop(KINDS[kind](cell), name)
+    running = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(sig, loop.stop)
+    if watch_stdin:
+        running.add_reader(sys.stdin.fileno(), _stop_at_end, loop)
     try:
-        await wait_for_server(cell.redis, url)
-        await check_server(cell.redis, settings)
-        loop = Loop(KINDS[kind](cell), name)
-        running = asyncio.get_running_loop()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            running.add_signal_handler(sig, loop.stop)
-        if watch_stdin:
-            running.add_reader(sys.stdin.fileno(), _stop_at_end, loop)
+        if not await _reach(cell, loop):
+            return
         log.info("worker.started", kind=kind, name=name, redis=safe_url(url), namespace=settings.namespace)
         await loop.run()
         log.info("worker.stopped", kind=kind, name=name, handled=loop.intake.handled)
     finally:
         await cell.redis.aclose()
+
+
+async def _reach(cell: Cell, loop: Loop) -> bool:
+    """Wait for the server and look whether it is fit; False when asked to stop meanwhile."""
+    waiting = asyncio.create_task(wait_for_server(cell.redis, cell.url))
+    stopped = asyncio.create_task(loop.stopped())
+    try:
+        await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            return False
+        await waiting
+    finally:
+        await end_tasks(waiting, stopped)
+    await check_server(cell.redis, cell.settings)
+    return True
 
 
 def _stop_at_end(loop: Loop) -> None:

@@ -20,6 +20,7 @@ from coord.errors import FactInvalid
 from coord.models.facts import (
     AgentLost,
     Fact,
+    LeaseLost,
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
@@ -29,7 +30,7 @@ from coord.models.facts import (
 )
 from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Pool, Priority, TaskSubmitted
 from coord.placement import STRATEGIES
-from coord.transitions import Call, CancelRequest, Loss, Submission, TaskBatch
+from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
 from workers.arguments import MESSAGE_KEPT, options_of, report_of, run_at_of
 from workers.cell import Cell
 from workers.follower import Follower
@@ -60,7 +61,6 @@ class Distributor(Service):
         self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
         self.planner = Planner(self.view)
         self.follower = Follower(cell, self._on_fleet)
-        self._losses: dict[str, Told[Any]] = {}
         self._nearly_full = False
         self._refused_at = -FULL_S
         self._wanted: set[str] = set()
@@ -96,7 +96,7 @@ class Distributor(Service):
         failures: list[Failure] = []
         for told, answer in zip(told_of, answers, strict=False):
             self.planner.hear(answer)
-            self._remember_losses(told, answer.words)
+            self.hold(told, answer.words)
             failures += failures_of(told, answer.words)
         if placements:
             self._wanted |= self.planner.answered(placements, answers[-1])
@@ -114,6 +114,13 @@ class Distributor(Service):
         for entry, fact, _ in batch:
             losses.append(Loss(entry.id, fact.agent_id, fact.term))
         return self.cell.scripts.reclaim(losses)
+
+    def forfeit(self, batch: list[Told[LeaseLost]]) -> Call[TaskBatch]:
+        """``forfeit`` for a batch of ``LeaseLost``."""
+        losses: list[LeaseLoss] = []
+        for entry, fact, _ in batch:
+            losses.append(LeaseLoss(entry.id, fact.agent_id, fact.task_id, fact.lease))
+        return self.cell.scripts.forfeit(losses)
 
     def cancel(self, batch: list[Told[TaskCancelRequested]]) -> Call[TaskBatch]:
         """``cancel`` for a batch of ``TaskCancelRequested``."""
@@ -168,14 +175,6 @@ class Distributor(Service):
             self.planner.broken.clear()
             self._kicked.set()
 
-    async def retry_losses(self) -> None:
-        """Losses that had to wait for older reports, or whose agent had very much."""
-        told = list(self._losses.values())
-        if told:
-            (answer,) = await self.cell.scripts.run(self.reclaim(told))
-            self.planner.hear(answer)
-            self._remember_losses(told, answer.words)
-
     async def read_settings(self) -> None:
         """What operators have set, and how full the server is."""
         cell = self.cell
@@ -189,7 +188,6 @@ class Distributor(Service):
 
     async def resync(self) -> None:
         """A new snapshot of everything that is planned on."""
-        self._losses.clear()
         self._wanted.clear()
         self.planner.forget()
         await self.read_settings()
@@ -242,16 +240,6 @@ class Distributor(Service):
         self.view.update(changed, rows)
         self._kicked.set()
 
-    def _remember_losses(self, told: list[Told[Any]], words: list[str]) -> None:
-        for one, word in zip(told, words, strict=True):
-            if isinstance(one.fact, AgentLost):
-                if word in {"WAIT", "MORE"}:
-                    self._losses[one.entry.id] = one
-                    self.held.add((one.entry.stream, one.entry.id))
-                else:
-                    self._losses.pop(one.entry.id, None)
-                    self.held.discard((one.entry.stream, one.entry.id))
-
     def _submission(self, told: Told[TaskSubmitted]) -> tuple[Submission, bytes]:
         entry, fact, caller = told
         pool = Pool(fact.task_type, fact.requirements, fact.strategy)
@@ -289,9 +277,10 @@ def _share(raw: str, otherwise: float) -> float:
 HANDLERS: dict[tuple[type[Fact], ...], Callable[[Distributor, list[Told[Any]]], Call[TaskBatch]]] = {
     (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased): Distributor.settle,
     (AgentLost,): Distributor.reclaim,
+    (LeaseLost,): Distributor.forfeit,
     (TaskCancelRequested,): Distributor.cancel,
     (TaskSubmitted,): Distributor.admit,
 }
 
 #: What is done by the clock: seconds between two times.
-TICKS = {"wake": 0.1, "look_again": 0.05, "retry_losses": 0.05, "read_pools": 1.0, "read_settings": 1.0}
+TICKS = {"wake": 0.1, "look_again": 0.05, "try_held": 0.05, "read_pools": 1.0, "read_settings": 1.0}

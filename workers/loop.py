@@ -53,6 +53,10 @@ class Loop:
         self._stopped.set()
         self._attention.set()
 
+    async def stopped(self) -> None:
+        """Wait until ``stop`` is called."""
+        await self._stopped.wait()
+
     async def run(self) -> None:
         """The loop."""
         ticks = {**self.service.ticks(), "presence": Tick(self.cell.settings.presence_ttl_s / 3, self._say_present)}

@@ -17,11 +17,12 @@ from coord.keys import encode_facet
 from coord.models.facts import (
     AgentDeregistered,
     AgentHeartbeat,
+    AgentLeasesListed,
     AgentRegistered,
     AgentStatusChanged,
     Fact,
 )
-from coord.transitions import Beat, Call, Change, Departure, Registration
+from coord.transitions import Beat, Call, Change, Departure, LeaseList, Registration
 from workers.service import Failure, Service, Tick, Told, failures_of
 
 log = logs.get_logger()
@@ -45,6 +46,7 @@ class Registry(Service):
             told_of.append(told)
         failures: list[Failure] = []
         for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
+            self.hold(told, words)
             failures += failures_of(told, words)
         return failures
 
@@ -73,6 +75,13 @@ class Registry(Service):
         for entry, fact, caller in batch:
             departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation))
         return self.cell.scripts.deregister(departures)
+
+    def audit(self, batch: list[Told[AgentLeasesListed]]) -> Call[list[str]]:
+        """``audit`` for a batch of ``AgentLeasesListed``."""
+        lists: list[LeaseList] = []
+        for entry, fact, _ in batch:
+            lists.append(LeaseList(entry.id, fact.agent_id, fact.incarnation, fact.ask, fact.leases))
+        return self.cell.scripts.audit(lists)
 
     async def expire(self) -> None:
         """Tick the observed clock; say who was given up."""
@@ -140,7 +149,8 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[Told[Any]]], Call[list[str]]
     AgentStatusChanged: Registry.change,
     AgentHeartbeat: Registry.beat,
     AgentDeregistered: Registry.deregister,
+    AgentLeasesListed: Registry.audit,
 }
 
 #: What is done by the clock: seconds between two times.
-TICKS = {"expire": 0.5}
+TICKS = {"expire": 0.5, "try_held": 0.05}

@@ -45,8 +45,8 @@ class Service(ABC):
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        #: Entries (stream, id) that are read, not consumed, and remembered here to be tried again soon.
-        self.held: set[tuple[str, str]] = set()
+        #: Entries by (stream, id) that are read, not consumed, and remembered here to be tried again soon.
+        self.held: dict[tuple[str, str], Told[Any]] = {}
         #: Set by the loop: what runs beside it tells it of an error by calling this, and it re-reads what is its own.
         self.disturbed: Callable[[], None] = lambda: None
 
@@ -57,6 +57,20 @@ class Service(ABC):
     @abstractmethod
     def ticks(self) -> dict[str, Tick]:
         """What is done by the clock, by name."""
+
+    def hold(self, batch: list[Told[Any]], words: list[str]) -> None:
+        """Remember what its script put off (WAIT, MORE), and forget what it has done."""
+        for told, word in zip(batch, words, strict=True):
+            key = (told.entry.stream, told.entry.id)
+            if word in {"WAIT", "MORE"}:
+                self.held[key] = told
+            else:
+                self.held.pop(key, None)
+
+    async def try_held(self) -> None:
+        """Try again what was put off."""
+        if self.held:
+            await self.handle(list(self.held.values()))
 
     def check(self, fact: Fact) -> None:  # noqa: B027 (most know no more than the type does)
         """Look at a fact that fits its type, where this worker knows more; raises ``FactInvalid`` naming the field."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 NAMES = (
     "admit",
+    "audit",
     "beat",
     "bury",
     "cancel",
@@ -22,6 +23,7 @@ NAMES = (
     "deregister",
     "dispatch",
     "expire",
+    "forfeit",
     "present",
     "reclaim",
     "register",

@@ -1,5 +1,6 @@
 #!lua
--- Takes heartbeats: a sign of life, the load metrics, the number of leases held. Brings a stale agent back.
+-- Takes heartbeats: a sign of life, the load metrics, the number of leases held. Brings a stale agent back, and asks an
+-- agent for its leases when their number is not what it should be.
 -- include: base liveness agents
 -- ARGV[8] number of beats, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | number n of metrics | n times name | value
@@ -14,6 +15,18 @@ local function last_ten(beats, observed)
     end
   end
   return table.concat(kept, ',')
+end
+
+-- The number of leases that an agent says it holds beside the number that it should: where they differ it is asked which
+-- they are, unless it was asked a moment ago. (They differ for a moment whenever an assignment or a report is on its way.)
+local function compare(agent, leases, entry)
+  if leases == call('SCARD', P .. 'inflight:' .. agent.id) then
+    return
+  end
+  local pause = tonumber(agent.heartbeat_interval) or AGENT_TIMEOUT
+  if not agent.asked_at or now - tonumber(agent.asked_at) >= pause then
+    ask_for_leases(agent, entry)
+  end
 end
 
 local function beat(i, metrics_at, count)
@@ -56,6 +69,7 @@ local function beat(i, metrics_at, count)
     unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
   if leases ~= '' then
     call('HSET', key, 'leases', leases)
+    compare(agent, tonumber(leases), entry)
   end
   if returned then
     log_agent('agent.returned', agent)

@@ -9,22 +9,22 @@
 local MOST = tonumber(ARGV[8])
 local LANES = { 'critical', 'high', 'normal', 'low' }
 
--- Since anyone's last tick, at most 2 s, and nothing while signs of life older than that tick still wait to be read.
+-- Since anyone's last tick, at most 2 s, and never past the oldest sign of life that still waits to be read: what waited
+-- because nobody was there to read it is not held against whoever sent it.
 local function tick()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
   if not clock[1] then
     call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
     return now
   end
-  local observed, ticked_at = tonumber(clock[1]), tonumber(clock[2])
+  local observed, ticked_at, until_ms = tonumber(clock[1]), tonumber(clock[2]), now
   for _, stream in ipairs({ 'in:registry', 'in:beats' }) do
     local oldest = call('XRANGE', P .. stream, '-', '+', 'COUNT', 1)[1]
-    if oldest and entry_ms(oldest[1]) < ticked_at then
-      call('HSET', P .. 'clock', 'ticked_at', NOW)
-      return observed
+    if oldest then
+      until_ms = math.min(until_ms, (entry_ms(oldest[1])))
     end
   end
-  observed = observed + math.max(0, math.min(2000, now - ticked_at))
+  observed = observed + math.max(0, math.min(2000, until_ms - ticked_at))
   call('HSET', P .. 'clock', 'observed', int(observed), 'ticked_at', NOW)
   return observed
 end

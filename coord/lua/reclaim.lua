@@ -9,14 +9,6 @@
 -- Events in log:tasks: those of the end of an attempt
 local MOST = tonumber(ARGV[12])
 
-local function is_older(id, than)
-  local ms, seq = entry_ms(id)
-  local than_ms, than_seq = entry_ms(than)
-  return ms < than_ms or (ms == than_ms and seq < than_seq)
-end
-
-local oldest_report = call('XRANGE', P .. 'in:reports', '-', '+', 'COUNT', 1)[1]
-
 -- One broken task must not keep the others of its agent.
 local function take_back(agent_id, id, term)
   local task = load_rest(load_task(id))
@@ -34,7 +26,7 @@ end
 
 local function reclaim(i)
   local entry, agent_id, term = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
-  if oldest_report and is_older(oldest_report[1], entry) then
+  if reports_wait_before(entry) then
     return 'WAIT'
   end
   local taken, failed = 0, nil

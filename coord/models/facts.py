@@ -71,6 +71,15 @@ class AgentHeartbeat(Struct, frozen=True):
     leases: Annotated[int, Meta(ge=0)] | None = None  #: how many leases the agent holds
 
 
+class AgentLeasesListed(Struct, frozen=True):
+    """An agent says which leases it holds, as asked: each from before its claim is sent until its report is in."""
+
+    agent_id: Id
+    incarnation: Name
+    ask: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]  #: of the question that this answers
+    leases: Annotated[dict[Lease, Id], Meta(max_length=100_000)]  #: lease -> task id
+
+
 class TaskStarted(Struct, frozen=True):
     """The handler has been running for a while (a shorter one's outcome carries ``started_ms_ago`` alone)."""
 
@@ -129,6 +138,14 @@ class AgentLost(Struct, frozen=True):
     term: Annotated[int, Meta(ge=0)]
 
 
+class LeaseLost(Struct, frozen=True):
+    """The registry has found that an agent no longer holds a lease: the task goes to another."""
+
+    agent_id: Id
+    task_id: Id
+    lease: Lease
+
+
 class MessageSent(Struct, frozen=True):
     """Someone writes to an agent. The priority is the stream that it was appended to."""
 
@@ -142,6 +159,7 @@ class MessageSent(Struct, frozen=True):
     reply_to: Id | None = None  #: a message id
 
     def __post_init__(self) -> None:
+        not_reserved(self.message_id, "message_id")
         if self.message_type is not MessageType.DIRECT:
             raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only 'direct'")
 
@@ -151,6 +169,7 @@ Fact = (
     | AgentStatusChanged
     | AgentDeregistered
     | AgentHeartbeat
+    | AgentLeasesListed
     | TaskSubmitted
     | TaskStarted
     | TaskProgressed
@@ -159,6 +178,7 @@ Fact = (
     | TaskReleased
     | TaskCancelRequested
     | AgentLost
+    | LeaseLost
     | MessageSent
 )
 
@@ -168,6 +188,7 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentStatusChanged: "agent.status_changed",
     AgentDeregistered: "agent.deregistered",
     AgentHeartbeat: "agent.heartbeat",
+    AgentLeasesListed: "agent.leases_listed",
     TaskSubmitted: "task.submitted",
     TaskStarted: "task.started",
     TaskProgressed: "task.progressed",
@@ -176,6 +197,7 @@ TYPE_OF: dict[type[Struct], str] = {
     TaskReleased: "task.released",
     TaskCancelRequested: "task.cancel_requested",
     AgentLost: "agent.lost",
+    LeaseLost: "lease.lost",
     MessageSent: "message.sent",
 }
 
@@ -183,10 +205,10 @@ _REPORTS = (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased
 
 #: stream (without its namespace) -> the facts that it may carry. Nothing else is accepted from it.
 STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
-    "in:registry": (AgentRegistered, AgentStatusChanged, AgentDeregistered),
+    "in:registry": (AgentRegistered, AgentStatusChanged, AgentDeregistered, AgentLeasesListed),
     "in:beats": (AgentHeartbeat,),
     "in:reports": _REPORTS,
-    "in:losses": (AgentLost,),
+    "in:losses": (AgentLost, LeaseLost),
     "in:requests": (TaskCancelRequested,),
     **{f"in:tasks:{priority}": (TaskSubmitted,) for priority in Priority},
     **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from coord.models.ids import Id
+from coord.models.ids import Id, not_reserved
 
 
 class TaskState(StrEnum):
@@ -163,6 +163,7 @@ class TaskSubmitted(Struct, frozen=True):
     notify: bool = False  #: the outcome is appended to the caller's replies
 
     def __post_init__(self) -> None:
+        not_reserved(self.task_id, "task_id")
         if self.delay is not None and self.run_at is not None:
             raise ValueError("give delay or run_at, not both")
 

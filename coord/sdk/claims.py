@@ -69,6 +69,10 @@ class Claims:
         """Leases held: each from before its entry's deletion is sent until its report was answered."""
         return len(self._known) - self._unclaimed
 
+    def listed(self) -> dict[str, str]:
+        """The leases held, with their tasks: lease -> task id."""
+        return {lease: attempt.task_id for lease, attempt in self._known.items() if not attempt.is_unclaimed}
+
     @property
     def busy(self) -> int:
         """Attempts that are being claimed or run; never more than the capacity."""

@@ -18,7 +18,13 @@ from coord.errors import CoordError
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.agents import AgentStatus
-from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentHeartbeat,
+    AgentLeasesListed,
+    AgentRegistered,
+    AgentStatusChanged,
+)
 from coord.sdk.answers import Answer, Answers
 from coord.sdk.link import Link
 from coord.sdk.machine import load_metrics
@@ -86,6 +92,12 @@ class Membership:
         """Say how this agent is."""
         self._status = status
         self._say(AgentStatusChanged(self._fact.agent_id, status, self._fact.incarnation), self._heard)
+
+    def list_leases(self, ask: str, leases: dict[str, str]) -> None:
+        """Answer the question which leases this process holds: lease -> task id. Lost, it is asked again."""
+        fact = AgentLeasesListed(self._fact.agent_id, self._fact.incarnation, ask, leases)
+        flat = [part for field in codec.entry_of(fact).items() for part in field]
+        self._link.send(pack(("XADD", self._registry, "*", *flat)), _ignored)
 
     async def leave(self, limit_s: float) -> bool:
         """Leave, and wait for the answer; False if there was none within the limit."""
@@ -187,3 +199,7 @@ class Membership:
         )
         self._again = None
         self.register()
+
+
+def _ignored(_about: Any, _answer: Any) -> None:
+    pass

@@ -159,6 +159,9 @@ class Session:
         kind = fields[b"message_type"]
         if kind == b"task_assignment":
             self.claims.offer(lane, entry, fields)
+        elif kind == b"coordination" and fields.get(b"order") == b"list_leases":
+            self._link.send_lasting(pack(("XDEL", self._lanes[lane], entry)), _ignored)
+            self.membership.list_leases(fields[b"ask"].decode(), self.claims.listed())
         elif kind == b"coordination" and fields.get(b"order") == b"stop_task":
             self._link.send_lasting(pack(("XDEL", self._lanes[lane], entry)), _ignored)
             self._stop_task(fields[b"lease"].decode(), fields.get(b"reason", b"").decode("utf-8", "replace"))

@@ -110,7 +110,7 @@ async def test_a_loss_waits_behind_older_reports(cell: RunningCell, caller: Call
     await wait_until(lambda: _reads_only(cell, worker.loop.name), "the distributor reads losses alone")
     await agent.complete(entries[done.task_id], result="in time")
     await caller.tell("in:registry", AgentDeregistered(agent_id="a0"))
-    await wait_until(lambda: distributor(worker)._losses, "the loss waits")
+    await wait_until(lambda: distributor(worker).held, "the loss waits")
     before = await state(cell, done.task_id)
     assert before is not None
     assert before.state is TaskState.ASSIGNED
@@ -118,7 +118,7 @@ async def test_a_loss_waits_behind_older_reports(cell: RunningCell, caller: Call
     assert (await await_state(cell, done.task_id, TaskState.COMPLETED)).result == "in time"
     (attempt,) = (await await_state(cell, lost.task_id, TaskState.QUEUED)).attempts
     assert attempt.how == "agent_lost"
-    await wait_until(lambda: not distributor(worker)._losses, "the loss is done with")
+    await wait_until(lambda: not distributor(worker).held, "the loss is done with")
     await await_quiet(cell)
     assert await buried(cell) == []
     await assert_ledger(cell.redis, cell.keys)

@@ -14,6 +14,7 @@ end
 local AGENT = {
   'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'beat_id', 'digest', 'facets',
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
+  'ask', 'asked_at', 'suspects',
   'metric:cpu', 'metric:memory',
 }
 
@@ -152,4 +153,12 @@ end
 -- A sign of life: the agent is expected again within its patience.
 local function expect(agent, observed)
   call('ZADD', P .. 'agents:expiry', int(observed + patience(agent.heartbeat_interval)), agent.id)
+end
+
+-- Asks an agent which leases it holds. An answer counts only for the latest question, which its ask identifies.
+local function ask_for_leases(agent, ask)
+  agent.ask, agent.asked_at = ask, NOW
+  call('XADD', P .. 'inbox:' .. agent.id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
+    'order', 'list_leases', 'ask', ask)
+  call('HSET', P .. 'agent:' .. agent.id, 'ask', ask, 'asked_at', NOW)
 end

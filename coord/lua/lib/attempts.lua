@@ -100,7 +100,7 @@ end
 -- The ends of a claimed attempt that its agent does not know of yet: it is told to stop.
 local UNKNOWN_TO_AGENT = { timed_out = true, agent_lost = true, expired = true }
 
--- The one way in which an attempt ends without a result. `how`: failed, timed_out and agent_lost count against
+-- The one way in which an attempt ends without a result. `how`: failed, timed_out, agent_lost and lease_lost count against
 -- max_attempts; released and recalled do not, but are bounded; cancelled and expired end the task.
 local function end_attempt(task, how, code, message, retryable)
   load_rest(task)

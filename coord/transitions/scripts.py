@@ -1,4 +1,4 @@
-"""Every change of state: one typed function for each Lua script, and the only caller of them.
+"""One typed function for each Lua script, and the only caller of them.
 
 A function here builds a ``Call``; ``Scripts.run`` sends any number of calls in one round trip and gives back what
 each answers. A script that the server does not know (it was restarted, or its scripts were flushed) raises
@@ -9,180 +9,33 @@ never be repeated blindly, since it pops anew.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from msgspec import Struct
 from redis.asyncio import Redis
 
 from coord import lua
 from coord.config import Settings
 from coord.keys import Keys
-
-T = TypeVar("T")
-Arg = str | bytes | int
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One script with its arguments, and how its answer is read."""
-
-    script: str
-    args: list[Arg]
-    parse: Callable[[Any], T]
-
-
-class TaskBatch(Struct, frozen=True):
-    """What a script of tasks answers."""
-
-    words: list[str]  #: one for each entry, in their order
-    loads: dict[str, int]  #: agent -> tasks in flight, true at that moment, of each agent that was touched
-    pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
-    pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
-    raised: int  #: by how much this very call raised it
-    due: int = 0  #: wake only: alarms that are due and were left for the next call
-
-
-class Report(Struct, frozen=True):
-    """One agent's report for ``settle``."""
-
-    entry: str
-    kind: str  #: started, progressed, completed, failed, released
-    task_id: str
-    lease: str
-    caller: str = ""
-    started_ms_ago: int | None = None
-    data: bytes = b""
-    code: str = ""
-    message: str = ""
-    retryable: bool = False
-
-
-class Submission(Struct, frozen=True):
-    """One task for ``admit``."""
-
-    entry: str
-    priority: str
-    backlog_share: float
-    task_id: str
-    digest: str
-    pool: str
-    score: int
-    run_at: int | None
-    caller: str
-    notify: bool
-    body: bytes
-    options: dict[str, int]  #: deadline timeout max_attempts backoff_ms backoff_max_ms, where given
-
-
-class Placement(Struct, frozen=True):
-    """One planned assignment for ``dispatch``: the next task of ``pool`` to ``agent_id`` as of ``rev``."""
-
-    pool: str
-    agent_id: str
-    rev: int
-    lease: str
-    explanation: bytes  #: JSON, recorded with the task
-
-
-class Loss(Struct, frozen=True):
-    """One lost agent for ``reclaim``."""
-
-    entry: str
-    agent_id: str
-    term: int
-
-
-class CancelRequest(Struct, frozen=True):
-    """One request for ``cancel``."""
-
-    entry: str
-    task_id: str
-    caller: str
-    reason: str
-
-
-class Registration(Struct, frozen=True):
-    """One agent for ``register``."""
-
-    entry: str
-    caller: str
-    agent_id: str
-    incarnation: str
-    interval_ms: int | None
-    digest: str
-    facets: str
-    fields: dict[str, str | bytes | int | float]
-
-
-class Beat(Struct, frozen=True):
-    """One heartbeat for ``beat``."""
-
-    entry: str
-    caller: str
-    agent_id: str
-    incarnation: str
-    leases: int | None
-    metrics: dict[str, float]
-
-
-class Change(Struct, frozen=True):
-    """One change of status for ``change``."""
-
-    entry: str
-    caller: str
-    agent_id: str
-    incarnation: str
-    status: str
-    metrics: dict[str, float]
-
-
-class Departure(Struct, frozen=True):
-    """One agent for ``deregister``."""
-
-    entry: str
-    caller: str
-    agent_id: str
-    incarnation: str
-
-
-class Expiry(Struct, frozen=True):
-    """What ``expire`` answers."""
-
-    stale: int
-    repeated: int
-    forgotten: int
-    observed: int  #: ms on the observed clock
-
-
-class Delivery(Struct, frozen=True):
-    """One message for ``deliver``."""
-
-    entry: str
-    lane: str
-    caller: str
-    message_id: str
-    digest: str
-    sender_id: str
-    receiver_id: str
-    message_type: str
-    ttl_ms: int
-    payload: bytes
-    correlation_id: str
-    reply_to: str
-
-
-class Burial(Struct, frozen=True):
-    """One entry for ``bury``."""
-
-    stream: str
-    entry: str
-    kind: bytes
-    data: bytes
-    caller: str
-    code: str
-    reason: str
+from coord.transitions.batches import (
+    Arg,
+    Beat,
+    Burial,
+    Call,
+    CancelRequest,
+    Change,
+    Delivery,
+    Departure,
+    Expiry,
+    LeaseList,
+    LeaseLoss,
+    Loss,
+    Placement,
+    Registration,
+    Report,
+    Submission,
+    TaskBatch,
+)
 
 
 class Scripts:
@@ -285,6 +138,13 @@ class Scripts:
             args += (loss.entry, loss.agent_id, loss.term)
         return Call("reclaim", args, _task_batch)
 
+    def forfeit(self, losses: Sequence[LeaseLoss]) -> Call[TaskBatch]:
+        """Take back single tasks that their agents no longer hold; words OK, STALE, WAIT (call again)."""
+        args = [*self._limits(), len(losses)]
+        for loss in losses:
+            args += (loss.entry, loss.agent_id, loss.task_id, loss.lease)
+        return Call("forfeit", args, _task_batch)
+
     def wake(self, most: int = 1000) -> Call[TaskBatch]:
         """Do what is due by the clock, ``most`` alarms at a time; words QUEUED, RECALLED, TIMED_OUT and so on."""
         s = self.settings
@@ -316,6 +176,15 @@ class Scripts:
             leases: Arg = "" if b.leases is None else b.leases
             args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, *_metrics(b.metrics))
         return Call("beat", args, _words)
+
+    def audit(self, lists: Sequence[LeaseList]) -> Call[list[str]]:
+        """Compare agents' leases with the records; words OK, SUSPECTED, LOST, OUTDATED, WAIT (call again)."""
+        args = [*self._liveness(), len(lists)]
+        for one in lists:
+            args += (one.entry, one.agent_id, one.incarnation, one.ask, len(one.leases))
+            for lease, task_id in one.leases.items():
+                args += (task_id, lease)
+        return Call("audit", args, _words)
 
     def change(self, changes: Sequence[Change]) -> Call[list[str]]:
         """Change agents' status; words OK, UNKNOWN, SUPERSEDED, STALE."""

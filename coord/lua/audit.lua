@@ -1,0 +1,89 @@
+#!lua flags=allow-oom
+-- Compares the leases that agents list with those that the records say they hold. A claimed lease that is missing from
+-- two lists, the second asked for after the first was judged, is lost; one that no record knows is named back to its agent.
+-- include: base liveness agents
+-- ARGV[8] number of lists, then for each:
+--   entry id | agent id | incarnation | ask | number n of leases | n times task id | lease
+-- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (one was missing again); OUTDATED
+--   (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry older than the list,
+--   which may tell of finished work; not consumed); ERROR <why> (not consumed)
+local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
+
+local function words_of(text)
+  local found = {}
+  for word in string.gmatch(text or '', '%S+') do
+    found[word] = true
+  end
+  return found
+end
+
+-- Whether a lease should have been on a list: its task was assigned before the list was made, and its entry is gone from
+-- the inbox. (One that was claimed after the list was made looks the same; the second list will have it.)
+local function was_claimed(agent_id, id, listed_at)
+  local task = call('HMGET', P .. 'task:' .. id, 'state', 'agent_id', 'lease', 'entry', 'priority', 'assigned_at')
+  local is_held = (task[1] == 'assigned' or task[1] == 'running') and task[2] == agent_id
+  if not is_held or tonumber(task[6]) >= listed_at then
+    return nil
+  end
+  local lane = P .. 'inbox:' .. agent_id .. ':' .. LANE[task[5]]
+  if #call('XRANGE', lane, task[4], task[4]) > 0 then
+    return nil
+  end
+  return task[3]
+end
+
+local function name_back(agent_id, task_id, lease)
+  local task = call('HMGET', P .. 'task:' .. task_id, 'state', 'lease')
+  if task[2] ~= lease or (task[1] ~= 'assigned' and task[1] ~= 'running') then
+    call('XADD', P .. 'inbox:' .. agent_id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
+      'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', 'the coordinator does not know this lease')
+  end
+end
+
+local function audit(i, count)
+  local entry, id, incarnation, ask = unpack(ARGV, i, i + 3)
+  local agent = load_agent(id)
+  if not agent.known or agent.incarnation ~= incarnation or agent.ask ~= ask then
+    return 'OUTDATED'
+  elseif reports_wait_before(entry) then
+    return 'WAIT'
+  end
+  local listed = {}
+  for j = i + 5, i + 4 + count * 2, 2 do
+    listed[ARGV[j + 1]] = true
+    name_back(id, ARGV[j], ARGV[j + 1])
+  end
+  local suspected, missing, lost = words_of(agent.suspects), {}, false
+  for _, task_id in ipairs(call('SMEMBERS', P .. 'inflight:' .. id)) do
+    local lease = was_claimed(id, task_id, (entry_ms(entry)))
+    if lease and not listed[lease] then
+      if suspected[lease] then
+        call('XADD', P .. 'in:losses', '*', 'type', 'lease.lost', 'data',
+          '{"agent_id":"' .. id .. '","task_id":"' .. task_id .. '","lease":"' .. lease .. '"}')
+        lost = true
+      else
+        missing[#missing + 1] = lease
+      end
+    end
+  end
+  call('HSET', P .. 'agent:' .. id, 'suspects', table.concat(missing, ' '), 'ask', '')
+  if #missing > 0 then
+    ask_for_leases(agent, entry)
+  end
+  return lost and 'LOST' or #missing > 0 and 'SUSPECTED' or 'OK'
+end
+
+local words, done = {}, {}
+local at = 9
+for _ = 1, tonumber(ARGV[8]) do
+  local count = tonumber(ARGV[at + 4])
+  local word = guarded(audit, at, count)
+  words[#words + 1] = word
+  if not has_failed(word) and word ~= 'WAIT' then
+    done[#done + 1] = ARGV[at]
+  end
+  at = at + 5 + count * 2
+end
+consume('in:registry', 'registry', done)
+finish()
+return { words }

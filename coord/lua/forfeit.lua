@@ -1,0 +1,32 @@
+#!lua flags=allow-oom
+-- Takes back single tasks whose leases their agents no longer hold.
+-- include: base tasks attempts
+-- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
+-- ARGV[12] number of losses, then for each: entry id | agent id | task id | lease
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);
+--   WAIT (in:reports holds an entry older than the loss, which may tell of finished work; not consumed);
+--   ERROR <why> (not consumed)
+-- Events in log:tasks: those of the end of an attempt
+local function forfeit(i)
+  local entry, agent_id, id, lease = unpack(ARGV, i, i + 3)
+  if reports_wait_before(entry) then
+    return 'WAIT'
+  end
+  local task = load_task(id)
+  if not is_held(task) or task.agent_id ~= agent_id or task.lease ~= lease then
+    return 'STALE'
+  end
+  end_attempt(task, 'lease_lost', 'lease_lost', "agent '" .. agent_id .. "' no longer holds it", true)
+  return 'OK'
+end
+
+local words, done = {}, {}
+for i = 13, 12 + tonumber(ARGV[12]) * 4, 4 do
+  local word = guarded(forfeit, i)
+  words[#words + 1] = word
+  if not has_failed(word) and word ~= 'WAIT' then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:losses', 'distributor', done)
+return finish_tasks(words)

@@ -1,0 +1,192 @@
+"""What the scripts take and answer: one Struct for each kind of entry in a batch, and the call that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+T = TypeVar("T")
+Arg = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One script with its arguments, and how its answer is read."""
+
+    script: str
+    args: list[Arg]
+    parse: Callable[[Any], T]
+
+
+class TaskBatch(Struct, frozen=True):
+    """What a script of tasks answers."""
+
+    words: list[str]  #: one for each entry, in their order
+    loads: dict[str, int]  #: agent -> tasks in flight, true at that moment, of each agent that was touched
+    pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
+    pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
+    raised: int  #: by how much this very call raised it
+    due: int = 0  #: wake only: alarms that are due and were left for the next call
+
+
+class Report(Struct, frozen=True):
+    """One agent's report for ``settle``."""
+
+    entry: str
+    kind: str  #: started, progressed, completed, failed, released
+    task_id: str
+    lease: str
+    caller: str = ""
+    started_ms_ago: int | None = None
+    data: bytes = b""
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+
+
+class Submission(Struct, frozen=True):
+    """One task for ``admit``."""
+
+    entry: str
+    priority: str
+    backlog_share: float
+    task_id: str
+    digest: str
+    pool: str
+    score: int
+    run_at: int | None
+    caller: str
+    notify: bool
+    body: bytes
+    options: dict[str, int]  #: deadline timeout max_attempts backoff_ms backoff_max_ms, where given
+
+
+class Placement(Struct, frozen=True):
+    """One planned assignment for ``dispatch``: the next task of ``pool`` to ``agent_id`` as of ``rev``."""
+
+    pool: str
+    agent_id: str
+    rev: int
+    lease: str
+    explanation: bytes  #: JSON, recorded with the task
+
+
+class Loss(Struct, frozen=True):
+    """One lost agent for ``reclaim``."""
+
+    entry: str
+    agent_id: str
+    term: int
+
+
+class LeaseLoss(Struct, frozen=True):
+    """One lease that its agent no longer holds, for ``forfeit``."""
+
+    entry: str
+    agent_id: str
+    task_id: str
+    lease: str
+
+
+class LeaseList(Struct, frozen=True):
+    """The leases that an agent says it holds, for ``audit``."""
+
+    entry: str
+    agent_id: str
+    incarnation: str
+    ask: str
+    leases: dict[str, str]  #: lease -> task id
+
+
+class CancelRequest(Struct, frozen=True):
+    """One request for ``cancel``."""
+
+    entry: str
+    task_id: str
+    caller: str
+    reason: str
+
+
+class Registration(Struct, frozen=True):
+    """One agent for ``register``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+    interval_ms: int | None
+    digest: str
+    facets: str
+    fields: dict[str, str | bytes | int | float]
+
+
+class Beat(Struct, frozen=True):
+    """One heartbeat for ``beat``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+    leases: int | None
+    metrics: dict[str, float]
+
+
+class Change(Struct, frozen=True):
+    """One change of status for ``change``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+    status: str
+    metrics: dict[str, float]
+
+
+class Departure(Struct, frozen=True):
+    """One agent for ``deregister``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    incarnation: str
+
+
+class Expiry(Struct, frozen=True):
+    """What ``expire`` answers."""
+
+    stale: int
+    repeated: int
+    forgotten: int
+    observed: int  #: ms on the observed clock
+
+
+class Delivery(Struct, frozen=True):
+    """One message for ``deliver``."""
+
+    entry: str
+    lane: str
+    caller: str
+    message_id: str
+    digest: str
+    sender_id: str
+    receiver_id: str
+    message_type: str
+    ttl_ms: int
+    payload: bytes
+    correlation_id: str
+    reply_to: str
+
+
+class Burial(Struct, frozen=True):
+    """One entry for ``bury``."""
+
+    stream: str
+    entry: str
+    kind: bytes
+    data: bytes
+    caller: str
+    code: str
+    reason: str
