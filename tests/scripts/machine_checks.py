@@ -1,0 +1,83 @@
+"""What holds after every step of the state machine, whatever came before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from coord.models.tasks import HEAD_START_MS, TERMINAL, Priority, TaskState
+from tests.ledger import HELD, WAITING, Record, _assert_alarms, _assert_counters, _assert_ends, _assert_structures
+from tests.scripts.machine_server import TASK_STREAMS, Picture, header_moves
+
+ENDED = {str(state) for state in TERMINAL}
+#: What is told of an end, and must never be told otherwise.
+OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "lease")
+
+
+def assert_books(seen: Picture) -> None:
+    """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands."""
+    _assert_counters(seen.books, trimmed=False)
+    _assert_structures(seen.books)
+    _assert_alarms(seen.books)
+    _assert_ends(seen.books)
+    negative = {name: value for name, value in seen.books.counters.items() if value < 0}
+    assert not negative, f"counters below zero: {negative}"
+    held = Counter(one["lease"] for one in seen.books.records.values() if one["state"] in HELD)
+    assert all(count == 1 for count in held.values()), "one lease is valid for two tasks"
+    for task, one in seen.books.records.items():
+        if one["state"] in WAITING:
+            assert not {"lease", "agent_id", "term", "entry"} & set(one), f"{task} waits and has an agent"
+        ends = one["state"] in ENDED or one["state"] == TaskState.REFUSED
+        assert (seen.ttls[task] > 0) == ends, f"{task} is {one['state']} and has a TTL of {seen.ttls[task]}"
+
+
+def assert_moves(script: str, before: Picture, after: Picture) -> None:
+    """Every task went along edges that the script's header declares, and an outcome stays what it was."""
+    reachable = header_moves(script)
+    for task, was in before.books.records.items():
+        assert task in after.books.records, f"{script} lost {task}, which was {was['state']}"
+        if was["state"] in ENDED:
+            now = after.books.records[task]
+            assert all(was.get(name) == now.get(name) for name in OUTCOME), f"{script} changed the outcome of {task}"
+    for task in after.books.records:
+        one, other = before.state(task), after.state(task)
+        assert one == other or other in reachable.get(one, ()), f"{script} moved {task} from {one} to {other}"
+
+
+def assert_capacity(before: Picture, after: Picture) -> None:
+    """No load grows beyond the capacity of its agent (which may have declared a smaller one meanwhile)."""
+    for agent, tasks in after.books.inflight.items():
+        if len(tasks) > len(before.books.inflight.get(agent, ())):
+            assert len(tasks) <= int(after.agents[agent]["capacity"]), f"{agent} has {len(tasks)} tasks"
+
+
+def assert_order(before: Picture, after: Picture) -> None:
+    """Nobody overtakes a task of its pool that was submitted longer before it than the difference of head starts."""
+    for pool in before.books.queues:
+        waiting = {task: before.books.records[task] for task in before.books.queues[pool]}
+        popped = [one for task, one in waiting.items() if after.state(task) == "assigned"]
+        passed = [one for task, one in waiting.items() if after.state(task) == "queued"]
+        for first in popped:
+            for second in passed:
+                allowed = HEAD_START_MS[Priority(first["priority"])] - HEAD_START_MS[Priority(second["priority"])]
+                assert _begins(first) - _begins(second) <= allowed, f"{first} overtook {second}"
+
+
+def assert_visible(submitted: Mapping[str, list[str]], after: Picture) -> None:
+    """Every acknowledged submission has a record, or its fact still waits."""
+    for task, entries in submitted.items():
+        waits = any(entry in after.facts[stream] for entry in entries for stream in TASK_STREAMS)
+        assert waits or task in after.books.records, f"{task} was acknowledged and is nowhere"
+
+
+def assert_untouched(tasks: Iterable[str], before: Picture, after: Picture) -> None:
+    """Reports under dead or forged leases change nothing of these tasks."""
+    for task in tasks:
+        assert before.books.records.get(task) == after.books.records.get(task), f"a dead lease changed {task}"
+
+
+def _begins(record: Record) -> int:
+    """From when on a task may run for the first time, as its client said."""
+    return int(msgspec.json.decode(record["body"]).get("run_at") or record["submitted_at"])

@@ -1,0 +1,238 @@
+"""One namespace under the state machine: the real scripts without an event loop, and everything it holds at a glance.
+
+A script and a picture of what it left behind travel in one round trip, so that thousands of steps take seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from coord import lua
+from coord.config import Settings
+from coord.keys import CONSUMES, Keys
+from coord.models.tasks import Priority
+from coord.transitions import Call, Scripts
+from tests.ledger import GRAVEYARD, Books, Record
+from tests.scripts.cell import START
+
+#: Everything in a namespace but logs, replies and indexes of agents: name, type, content, TTL in ms.
+PICTURE = """
+local P, found = KEYS[1], {}
+for _, key in ipairs(redis.call('KEYS', P .. '*')) do
+  local name, kind, content = string.sub(key, #P + 1), redis.call('TYPE', key).ok, nil
+  if string.find(name, '^log:') or string.find(name, '^replies:') or string.find(name, '^agents:by:') then
+    kind = 'none'
+  elseif kind == 'hash' then
+    content = redis.call('HGETALL', key)
+  elseif kind == 'set' then
+    content = redis.call('SMEMBERS', key)
+  elseif kind == 'zset' then
+    content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  elseif kind == 'stream' then
+    content = redis.call('XRANGE', key, '-', '+')
+  end
+  if content then
+    found[#found + 1] = { name, kind, content, redis.call('PTTL', key) }
+  end
+end
+return found
+"""
+#: Every key as it is dumped, with the moment at which it ends (-1: never).
+SNAPSHOT = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', KEYS[1] .. '*')) do
+  found[#found + 1] = { key, redis.call('DUMP', key), redis.call('PEXPIRETIME', key) }
+end
+return found
+"""
+#: In place of a script's ``call``: the one that KEYS[2] counts down to raises an error, all the others work.
+FAILING_CALL = """
+local calls_left = tonumber(KEYS[2])
+local function call(...)
+  calls_left = calls_left - 1
+  if calls_left == 0 then
+    error({ err = 'ERR fails on purpose at ' .. table.concat({ ... }, ' ', 1, 2) })
+  end
+  return redis.call(...)
+end
+"""
+TASK_STREAMS = [f"in:tasks:{priority}" for priority in Priority]
+CALL = "local call = redis.call\n"
+
+Snapshot = list[tuple[bytes, bytes, int]]
+
+
+@dataclass
+class Picture:
+    """A namespace at one moment."""
+
+    books: Books
+    agents: dict[str, Record]
+    active: set[str]  #: agents that may be given work
+    facts: dict[str, dict[str, Record]]  #: ingress stream -> entry -> its fields
+    ttls: dict[str, int]  #: task -> ms that its record lives on, -1 for ever
+
+    def waiting(self, stream: str) -> list[str]:
+        """The entries of an ingress stream that are not consumed, oldest first."""
+        return list(self.facts.get(stream, ()))
+
+    def state(self, task_id: str) -> str:
+        """A task's state; ``none`` without a record."""
+        record = self.books.records.get(task_id)
+        return "none" if record is None else record["state"]
+
+
+class MachineServer:
+    """The scripts of one namespace on a server that nobody else uses meanwhile. ``now`` is the time that they see."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.redis: Any = Redis.from_url(url, protocol=3)
+        self.keys = Keys(settings.namespace)
+        self.settings = settings
+        self.scripts = Scripts(cast("Any", None), self.keys, settings)  # builds calls; this class sends them
+        self.failing: dict[str, str] = {}
+        for name, source in self.scripts._sources.items():
+            self.redis.script_load(source.text)
+            assert source.text.count(CALL) == 1
+            self.failing[name] = self.redis.script_load(source.text.replace(CALL, FAILING_CALL))
+        self._picture = self.redis.script_load(PICTURE)
+        self._snapshot = self.redis.script_load(SNAPSHOT)
+
+    def begin(self) -> None:
+        """An empty namespace with every group, at ``START``."""
+        self.now = START
+        self._sequence = itertools.count(100, 100)  # a script may append a few in between
+        self.redis.flushall()
+        pipe = self.redis.pipeline(transaction=False)
+        for kind, streams in CONSUMES.items():
+            for stream in streams:
+                pipe.xgroup_create(self.keys.of(stream), kind, id="0", mkstream=True)
+        pipe.execute()
+
+    def close(self) -> None:
+        """End the connection."""
+        self.redis.close()
+
+    def append(self, stream: str, kind: str) -> str:
+        """An entry of ``now`` in an ingress stream, not yet read; its id."""
+        entry = f"{self.now}-{next(self._sequence)}"
+        self.redis.execute_command("XADD", self.keys.of(stream), entry, "type", kind, "data", "{}")
+        return entry
+
+    def delete(self, agent_id: str, lane: str, entries: list[str]) -> int:
+        """What a claim sends; how many entries of the inbox were still there."""
+        return int(self.redis.xdel(self.keys.inbox(agent_id, lane), *entries))
+
+    def run(self, call: Call[Any], reads: tuple[str, ...], fail_at: int = 0) -> tuple[Any, Picture]:
+        """Read what is new in the streams, run a script; its answer, or what it raised, and what it left behind.
+
+        ``fail_at`` counts the script's calls of commands: that one raises an error.
+        """
+        scripts, pipe = self.scripts, self.redis.pipeline(transaction=False)
+        for stream in reads:
+            group = next(kind for kind, streams in CONSUMES.items() if stream in streams)
+            pipe.execute_command("XREADGROUP", "GROUP", group, "w1", "STREAMS", self.keys.of(stream), ">")
+        # What a script appends there comes after this id, and so bears the machine's time instead of the server's.
+        pipe.execute_command("XSETID", self.keys.of("in:losses"), f"{self.now}-{next(self._sequence)}")
+        sha, keys = scripts._sources[call.script].sha, [self.keys.prefix]
+        if fail_at:
+            sha, keys = self.failing[call.script], [*keys, str(fail_at)]
+        pipe.execute_command("EVALSHA", sha, len(keys), *keys, self.now, *scripts._common, *call.args)
+        pipe.execute_command("EVALSHA", self._picture, 1, self.keys.prefix)
+        *_, answer, raw = pipe.execute(raise_on_error=False)
+        picture = _picture_of(raw)
+        if isinstance(answer, ResponseError):
+            assert "fails on purpose" in str(answer), f"{call.script} raised {answer}"
+            return answer, picture
+        return call.parse(answer), picture
+
+    def picture(self) -> Picture:
+        """Everything as it lies there."""
+        return _picture_of(self.redis.evalsha(self._picture, 1, self.keys.prefix))
+
+    def snapshot(self) -> Snapshot:
+        """The whole namespace, with TTLs, groups and pending entries."""
+        return [tuple(one) for one in self.redis.evalsha(self._snapshot, 1, self.keys.prefix)]
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """The namespace as it was, and nothing else."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.flushall()
+        for key, dumped, ends_at in snapshot:
+            pipe.execute_command("RESTORE", key, max(0, ends_at), dumped, "ABSTTL")
+        pipe.execute()
+
+    def pending(self, stream: str) -> int:
+        """Entries of an ingress stream that were read and not acknowledged."""
+        (group,) = self.redis.xinfo_groups(self.keys.of(stream))
+        return int(group["pending"])
+
+
+def header_moves(script: str) -> Mapping[str, frozenset[str]]:
+    """Where a script may bring a task, by where it was: along any path of the edges that its header declares."""
+    edges = lua.moves(script)
+    reached: dict[str, frozenset[str]] = {}
+    for start in {before for before, _ in edges}:
+        found: set[str] = set()
+        ahead = [start]
+        while ahead:
+            here = ahead.pop()
+            new = {after for before, after in edges if before == here} - found
+            found |= new
+            ahead += new
+        reached[start] = frozenset(found)
+    return reached
+
+
+def _picture_of(raw: Any) -> Picture:
+    if isinstance(raw, Exception):
+        raise raw
+    kinds = {b"hash": _fields, b"set": _names, b"zset": _scores, b"stream": _entries}
+    groups: dict[str, dict[str, Any]] = {head: {} for head in ("task", "queue", "inflight", "inbox", "agent", "in")}
+    single: dict[str, Any] = {}
+    ttls: dict[str, int] = {}
+    for raw_name, kind, content, ttl in raw:
+        name: str = raw_name.decode()
+        head, _, rest = name.partition(":")
+        group = groups.get(head)
+        if group is None:
+            single[name] = kinds[kind](content)
+            continue
+        group[rest] = kinds[kind](content)
+        if head == "task":
+            ttls[rest] = int(ttl)
+    books = Books(
+        counters={name: int(value) for name, value in single.get("counters", {}).items()},
+        records=groups["task"],
+        queues=groups["queue"],
+        inflight=groups["inflight"],
+        inboxes=groups["inbox"],
+        pools=set(single.get("pools", ())),
+        alarms=single.get("alarms", {}),
+        graves={index: set(single.get(index, ())) for index in set(GRAVEYARD.values())},
+    )
+    facts = {f"in:{name}": entries for name, entries in groups["in"].items()}
+    return Picture(books, groups["agent"], single.get("agents:active", set()), facts, ttls)
+
+
+def _names(flat: list[bytes]) -> set[str]:
+    return {one.decode() for one in flat}
+
+
+def _fields(flat: list[bytes]) -> Record:
+    texts = [one.decode() for one in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _scores(flat: list[bytes]) -> dict[str, float]:
+    return {one.decode(): float(score) for one, score in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _entries(raw: list[Any]) -> dict[str, Record]:
+    return {entry.decode(): _fields(fields) for entry, fields in raw}

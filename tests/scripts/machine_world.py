@@ -1,0 +1,220 @@
+"""The cell under the state machine and how things are done in it; the rules that say what happens are elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from hypothesis.stateful import RuleBasedStateMachine
+from redis.exceptions import ResponseError
+
+from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
+from coord.transitions import (
+    Beat,
+    Call,
+    CancelRequest,
+    Change,
+    Departure,
+    Loss,
+    Placement,
+    Registration,
+    Report,
+    Submission,
+    TaskBatch,
+)
+from tests.ledger import HELD
+from tests.scripts.machine_agents import Distributor, Held, Process
+from tests.scripts.machine_checks import (
+    assert_books,
+    assert_capacity,
+    assert_moves,
+    assert_order,
+    assert_untouched,
+    assert_visible,
+)
+from tests.scripts.machine_server import TASK_STREAMS, MachineServer, Snapshot
+
+#: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
+HANDLERS = ("admit", "settle", "cancel", "reclaim")
+
+
+class World(RuleBasedStateMachine):
+    """One cell and everyone who acts on it."""
+
+    def __init__(self, server: MachineServer) -> None:
+        super().__init__()
+        self.server = server
+        server.begin()
+        self.scripts = server.scripts
+        self.seen = server.picture()
+        self.numbers = itertools.count(1)
+        self.distributors = [Distributor(), Distributor()]
+        self.processes: list[Process] = []
+        self.leases: list[Held] = []  #: all that there ever were
+        self.facts: dict[str, Any] = {}  #: entry -> what its worker makes of it
+        self.submitted: dict[str, list[str]] = {}  #: acknowledged: task -> its entries
+        self.repeatable: list[tuple[Call[Any], tuple[str, ...]]] = []
+        self.kept: tuple[Snapshot, dict[str, list[str]]] | None = None
+        self.fail_at = 0
+
+    # What is appended.
+
+    def append(self, stream: str, kind: str) -> str:
+        """A fact, acknowledged."""
+        entry = self.server.append(stream, kind)
+        self.seen.facts[stream][entry] = {}
+        return entry
+
+    def submission(
+        self, task: str, priority: Priority, pool: str, *, digest: str, delay: int, options: dict[str, int]
+    ) -> str:
+        """A submission, appended; its entry."""
+        now = self.server.now
+        entry = self.append(f"in:tasks:{priority}", "task.submitted")
+        run_at = now + delay if delay else None
+        score = (run_at or now) - HEAD_START_MS[priority]
+        body = msgspec.json.encode({"task": task, "run_at": run_at})
+        self.facts[entry] = Submission(
+            entry, priority, BACKLOG_SHARE[priority], task, digest, pool, score, run_at, "c1", True, body, options
+        )
+        self.submitted.setdefault(task, []).append(entry)
+        return entry
+
+    def request(self, task: str) -> None:
+        """A request to cancel, appended."""
+        entry = self.append("in:requests", "task.cancel_requested")
+        self.facts[entry] = CancelRequest(entry, task, "c2", "not needed")
+
+    def say(self, kind: str, held: Held) -> None:
+        """A report, appended; most of the leases under which something fails may be tried again."""
+        entry = self.append("in:reports", f"task.{kind}")
+        retryable = int(held.lease, 16) % 4 > 0
+        self.facts[entry] = Report(entry, kind, *held, caller="a1", data=b"1", code="boom", retryable=retryable)
+
+    # What agents do.
+
+    def awake(self, which: int, *, holding: bool = False) -> list[Process]:
+        """A process that is not paused (and has claimed something), if there is one."""
+        found = [one for one in self.processes if not one.is_paused and (one.claimed or not holding)]
+        return [found[which % len(found)]] if found else []
+
+    def start(self, agent: str, *, has_incarnation: bool, capacity: int) -> None:
+        """A process of an agent, perhaps beside another one of the same id."""
+        incarnation = f"i{next(self.numbers)}" if has_incarnation else ""
+        self.processes.append(Process(agent, incarnation, capacity))
+        self.register(self.processes[-1])
+
+    def register(self, process: Process) -> None:
+        """It says who it is, and ends if it is told that it is nobody any more."""
+        entry = self.append("in:registry", "agent.registered")
+        one = Registration(
+            entry, "", process.agent_id, process.incarnation, process.interval_ms, f"d{process.capacity}",
+            "type:worker", {"agent_type": "worker", "capacity": process.capacity},
+        )  # fmt: skip
+        if self.run(self.scripts.register([one]), "in:registry") == ["SUPERSEDED"]:
+            self.processes.remove(process)
+
+    def change(self, process: Process, status: str) -> None:
+        """It drains, comes back or leaves."""
+        entry = self.append("in:registry", "agent.status_changed")
+        if status == "inactive":
+            gone = Departure(entry, "", process.agent_id, process.incarnation)
+            self.run(self.scripts.deregister([gone]), "in:registry")
+        else:
+            changed = Change(entry, "", process.agent_id, process.incarnation, status, {})
+            self.run(self.scripts.change([changed]), "in:registry")
+
+    def beat(self) -> None:
+        """Every process that is not paused gives a sign of life, and does as it is answered."""
+        beating = [one for one in self.processes if not one.is_paused]
+        beats = []
+        for one in beating:
+            entry = self.append("in:beats", "agent.heartbeat")
+            beats.append(Beat(entry, "", one.agent_id, one.incarnation, len(one.claimed), {}))
+        words = self.run(self.scripts.beat(beats), "in:beats") if beats else []
+        for process, word in zip(beating, words, strict=True):
+            if word == "SUPERSEDED":
+                self.processes.remove(process)
+            elif word == "UNKNOWN":
+                self.register(process)
+
+    def look(self, process: Process, most: int) -> None:
+        """It looks into its inbox and claims at most so many."""
+        for held, kind in process.look(self.seen):
+            self.say(kind, held)
+        self.claim(process, most)
+
+    def claim(self, process: Process, most: int) -> None:
+        """It claims what it has seen, and gives back what is in doubt."""
+        for held in process.claim(self.server, most):
+            self.say("released", held)
+        self.seen = self.server.picture()
+
+    # What workers do.
+
+    def admit(self, batch: Sequence[str], *, nearly_full: bool = False) -> None:
+        """``admit`` for a batch of entries."""
+
+        def call(facts: Sequence[Submission]) -> Call[TaskBatch]:
+            return self.scripts.admit(facts, {one.pool: b"{}" for one in facts}, nearly_full=nearly_full)
+
+        self.handle(batch, call, *TASK_STREAMS)
+
+    def settle(self, batch: Sequence[str]) -> None:
+        """``settle`` for a batch of entries; reports under dead or forged leases must change nothing."""
+        facts: list[Report] = [self.facts[entry] for entry in batch]
+        before = self.seen
+        self.handle(batch, self.scripts.settle, "in:reports")
+        alive = {one.task_id for one in facts if before.books.records.get(one.task_id, {}).get("lease") == one.lease}
+        assert_untouched({one.task_id for one in facts} - alive, before, self.seen)
+
+    def reclaim(self, batch: Sequence[str]) -> None:
+        """``reclaim`` for a batch of entries."""
+        for entry in batch:
+            told = msgspec.json.decode(self.seen.facts["in:losses"][entry]["data"])
+            self.facts[entry] = Loss(entry, told["agent_id"], told["term"])
+        self.handle(batch, self.scripts.reclaim, "in:losses")
+
+    def cancel(self, batch: Sequence[str]) -> None:
+        """``cancel`` for a batch of entries."""
+        self.handle(batch, self.scripts.cancel, "in:requests")
+
+    def dispatch(self, pools: Sequence[str], seats: Sequence[tuple[str, int]]) -> None:
+        """``dispatch`` of the next task of each pool to the agent beside it, as of its rev, under fresh leases."""
+        plan = [
+            Placement(pool, agent, rev, f"{next(self.numbers):016x}", b"{}")
+            for pool, (agent, rev) in zip(pools, seats, strict=False)
+        ]
+        if plan:
+            self.run(self.scripts.dispatch(plan))
+            records = self.seen.books.records
+            self.leases += [Held(task, one["lease"]) for task, one in records.items() if one["state"] in HELD]
+            self.leases = list(dict.fromkeys(self.leases))
+
+    def handle(self, batch: Sequence[str], make: Callable[[Any], Call[Any]], *streams: str) -> None:
+        """As the worker's loop does: a batch, and what failed in it once more by itself."""
+        facts = [self.facts[entry] for entry in batch]
+        answer = self.run(make(facts), *streams)
+        for n, fact in enumerate(facts):
+            if isinstance(answer, ResponseError) or answer.words[n].startswith("ERROR"):
+                again = self.run(make([fact]), *streams)
+                assert not again.words[0].startswith("ERROR"), again.words
+
+    def run(self, call: Call[Any], *streams: str) -> Any:
+        """One script, and everything that must hold after it."""
+        if call.script in HANDLERS:
+            self.repeatable.append((call, streams))
+        fail_at = 0
+        if call.script in {*HANDLERS, "dispatch", "wake"}:
+            fail_at, self.fail_at = self.fail_at, 0
+        before = self.seen
+        answer, self.seen = self.server.run(call, streams, fail_at)
+        assert_moves(call.script, before, self.seen)
+        assert_capacity(before, self.seen)
+        assert_books(self.seen)
+        assert_visible(self.submitted, self.seen)
+        if call.script == "dispatch":
+            assert_order(before, self.seen)
+        return answer
