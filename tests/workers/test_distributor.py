@@ -132,7 +132,7 @@ async def test_a_cancel_in_the_same_batch_as_its_task_wins(cell: RunningCell, ca
 
 async def test_a_delayed_task_waits_and_an_overdue_one_expires(cell: RunningCell, caller: Caller) -> None:
     """A delay keeps a task scheduled until then; a deadline ends one that nobody took."""
-    (delayed,) = await caller.submit(delay=0.3)
+    (delayed,) = await caller.submit(delay=2.0)
     (late,) = await caller.submit(
         requirements=Requirements(capabilities=("nobody-has",)),
         deadline=datetime.now(UTC) + timedelta(seconds=0.2),
