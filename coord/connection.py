@@ -173,7 +173,7 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
             return
         if loop.time() + wait_s >= deadline:
             raise ServerUnavailable(
-                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why}. "
+                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
                 "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
             )
         await asyncio.sleep(wait_s)

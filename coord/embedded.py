@@ -23,6 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
+import psutil
 
 from coord.endpoint import process_started, write_private
 from coord.errors import DataFolderInUse, ServerUnavailable
@@ -184,6 +185,8 @@ class EmbeddedServer:
             *CONFIG,
             *("--dir", str(folder), "--logfile", str(logfile), "--unixsocket", str(socket_path)),
             *("--port", str(args.port or 0), "--bind", "127.0.0.1"),
+            # Half of the machine: a full server refuses new tasks, a full machine ends the server.
+            *("--maxmemory", str(psutil.virtual_memory().total // 2)),
             *args.extra,
         ]
         with logfile.open("ab") as log:

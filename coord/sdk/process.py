@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from coord import logs
-from coord.errors import ConfigError
+from coord.errors import ConfigError, CoordError
 from coord.logs import get_logger
 from coord.sdk.agent import Agent
 
@@ -22,15 +22,19 @@ def run(*agents: Agent) -> None:
     They share one event loop (uvloop where there is one) and what they write. Blocks.
 
     Raises:
-        AgentSuperseded: a newer process took the id of one of them; the others were drained.
-        ServerUnavailable: no Redis answers.
+        SystemExit: what they may not go on with, in one line: no Redis answers (``ServerUnavailable``), or a newer
+            process took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its
+            cause; whoever wants to handle it serves the agents with ``Agent.serve``.
     """
     if not agents:
         raise ConfigError("name at least one agent to run")
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     logs.configure(agents[0].settings, service=f"agent {names}")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(agents))
+        try:
+            runner.run(_serve(agents))
+        except CoordError as error:
+            raise SystemExit(f"{names}: {error}") from error
         if any(agent.has_abandoned for agent in agents):
             # A thread cannot be ended, and the interpreter would wait for it: what it held was given back.
             log.warning("agent.leaves_handlers_behind")

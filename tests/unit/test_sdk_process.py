@@ -111,3 +111,17 @@ async def test_a_second_signal_ends_the_process_at_once(process: asyncio.subproc
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 20) == 128 + signal.SIGTERM
     assert not [fact for fact in await house.facts("in:reports") if isinstance(fact, TaskReleased)]
+
+
+async def test_an_agent_that_cannot_run_says_why_in_one_line(tmp_path: Path) -> None:
+    """Never a traceback for something a user did: an address that is none ends the program with one line."""
+    script = tmp_path / "agent.py"
+    script.write_text("from coord import Agent, run\nrun(Agent('alone', url='http://127.0.0.1:1'))\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"Traceback" not in said
+    assert said.decode().splitlines()[-1].startswith("alone: 'http://127.0.0.1:1' is not a Redis URL")
