@@ -24,7 +24,7 @@ Lease = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Explanation = Annotated[str, Meta(max_length=4096)]
 
 
-class AgentRegistered(Struct, frozen=True):
+class AgentRegistered(Struct, frozen=True, omit_defaults=True):
     """An agent says what it is. Again with the same incarnation, or with none, it is a refresh."""
 
     agent_id: Id
@@ -46,7 +46,7 @@ class AgentRegistered(Struct, frozen=True):
         not_reserved(self.agent_id, "agent_id")
 
 
-class AgentStatusChanged(Struct, frozen=True):
+class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
     """An agent, or someone for it, says how it is; metrics are merged into those it gave before."""
 
     agent_id: Id
@@ -55,14 +55,14 @@ class AgentStatusChanged(Struct, frozen=True):
     load_metrics: Metrics = {}
 
 
-class AgentDeregistered(Struct, frozen=True):
+class AgentDeregistered(Struct, frozen=True, omit_defaults=True):
     """An agent leaves. What it still had in flight is given to others."""
 
     agent_id: Id
     incarnation: Name = ""
 
 
-class AgentHeartbeat(Struct, frozen=True):
+class AgentHeartbeat(Struct, frozen=True, omit_defaults=True):
     """An agent lives. The only fact that may be lost."""
 
     agent_id: Id
@@ -71,7 +71,7 @@ class AgentHeartbeat(Struct, frozen=True):
     leases: Annotated[int, Meta(ge=0)] | None = None  #: how many leases the agent holds
 
 
-class AgentLeasesListed(Struct, frozen=True):
+class AgentLeasesListed(Struct, frozen=True, omit_defaults=True):
     """An agent says which leases it holds, as asked: each from before its claim is sent until its report is in."""
 
     agent_id: Id
@@ -80,7 +80,7 @@ class AgentLeasesListed(Struct, frozen=True):
     leases: Annotated[dict[Lease, Id], Meta(max_length=100_000)]  #: lease -> task id
 
 
-class TaskStarted(Struct, frozen=True):
+class TaskStarted(Struct, frozen=True, omit_defaults=True):
     """The handler has been running for a while (a shorter one's outcome carries ``started_ms_ago`` alone)."""
 
     task_id: Id
@@ -88,7 +88,7 @@ class TaskStarted(Struct, frozen=True):
     started_ms_ago: Annotated[int, Meta(ge=0)] = 0  #: before this entry was appended
 
 
-class TaskProgressed(Struct, frozen=True):
+class TaskProgressed(Struct, frozen=True, omit_defaults=True):
     """The handler reports how far it is; any JSON."""
 
     task_id: Id
@@ -96,7 +96,7 @@ class TaskProgressed(Struct, frozen=True):
     progress: msgspec.Raw = _NO_PAYLOAD
 
 
-class TaskCompleted(Struct, frozen=True):
+class TaskCompleted(Struct, frozen=True, omit_defaults=True):
     """The handler ended well; the result is any JSON."""
 
     task_id: Id
@@ -105,7 +105,7 @@ class TaskCompleted(Struct, frozen=True):
     started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
 
 
-class TaskFailed(Struct, frozen=True):
+class TaskFailed(Struct, frozen=True, omit_defaults=True):
     """The handler failed. ``retryable`` false ends the task whatever attempts are left."""
 
     task_id: Id
@@ -116,7 +116,7 @@ class TaskFailed(Struct, frozen=True):
     started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
 
 
-class TaskReleased(Struct, frozen=True):
+class TaskReleased(Struct, frozen=True, omit_defaults=True):
     """The agent gives the task back unfinished; it does not count as an attempt."""
 
     task_id: Id
@@ -124,21 +124,21 @@ class TaskReleased(Struct, frozen=True):
     reason: Explanation = ""
 
 
-class TaskCancelRequested(Struct, frozen=True):
+class TaskCancelRequested(Struct, frozen=True, omit_defaults=True):
     """A client no longer wants the task."""
 
     task_id: Id
     reason: Explanation = ""
 
 
-class AgentLost(Struct, frozen=True):
+class AgentLost(Struct, frozen=True, omit_defaults=True):
     """The registry has given an agent up: what it had in this term, and in earlier ones, goes to others."""
 
     agent_id: Id
     term: Annotated[int, Meta(ge=0)]
 
 
-class LeaseLost(Struct, frozen=True):
+class LeaseLost(Struct, frozen=True, omit_defaults=True):
     """The registry has found that an agent no longer holds a lease: the task goes to another."""
 
     agent_id: Id
@@ -146,7 +146,7 @@ class LeaseLost(Struct, frozen=True):
     lease: Lease
 
 
-class MessageSent(Struct, frozen=True):
+class MessageSent(Struct, frozen=True, omit_defaults=True):
     """Someone writes to an agent. The priority is the stream that it was appended to."""
 
     message_id: Id

@@ -147,7 +147,7 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     strategy: str | None = None
 
 
-class TaskSubmitted(Struct, frozen=True):
+class TaskSubmitted(Struct, frozen=True, omit_defaults=True):
     """A client wants a task done. Its priority is the stream that it was appended to."""
 
     task_id: Id
