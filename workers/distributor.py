@@ -34,7 +34,7 @@ from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, 
 from workers.arguments import MESSAGE_KEPT, options_of, report_of, run_at_of
 from workers.cell import Cell
 from workers.follower import Follower
-from workers.planner import Planner
+from workers.planner import DEFINITIONS_KEPT, Planner
 from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of
 from workers.view import View
 
@@ -46,6 +46,8 @@ UNHEARD_S = 0.05
 REREAD = 1_000
 #: A server that refused an assignment for want of memory is asked again after so many seconds.
 FULL_S = 1.0
+#: stream of submissions -> priority, the share of the backlog at which it is refused, its head start in ms.
+_BY_STREAM = {f"in:tasks:{one}": (one.value, BACKLOG_SHARE[one], HEAD_START_MS[one]) for one in Priority}
 
 
 class Distributor(Service):
@@ -61,6 +63,7 @@ class Distributor(Service):
         self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
         self.planner = Planner(self.view)
         self.follower = Follower(cell, self._on_fleet)
+        self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self._nearly_full = False
         self._refused_at = -FULL_S
         self._wanted: set[str] = set()
@@ -242,21 +245,18 @@ class Distributor(Service):
 
     def _submission(self, told: Told[TaskSubmitted]) -> tuple[Submission, bytes]:
         entry, fact, caller = told
-        pool = Pool(fact.task_type, fact.requirements, fact.strategy)
-        pool_id, definition = codec.pool_of(pool)
-        if pool_id not in self.planner.definitions:
-            self.planner.define(pool_id, pool)
-        priority = Priority(entry.stream.rpartition(":")[2])
+        pool, definition = self._pool_of(fact)
+        priority, share, head_start = _BY_STREAM[entry.stream]
         submitted_at = int(entry.id.partition("-")[0])
         run_at = run_at_of(fact, submitted_at)
         submission = Submission(
             entry=entry.id,
-            priority=priority.value,
-            backlog_share=BACKLOG_SHARE[priority],
+            priority=priority,
+            backlog_share=share,
             task_id=fact.task_id,
             digest=codec.digest_of(fact),
-            pool=pool_id,
-            score=(submitted_at if run_at is None else run_at) - HEAD_START_MS[priority],
+            pool=pool,
+            score=(submitted_at if run_at is None else run_at) - head_start,
             run_at=run_at,
             caller=caller,
             notify=fact.notify,
@@ -264,6 +264,18 @@ class Distributor(Service):
             options=options_of(fact),
         )
         return submission, definition
+
+    def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
+        """The task's pool and its definition; the planner gets to know it."""
+        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
+        found = self._pools.get(key)
+        if found is None:
+            if len(self._pools) >= DEFINITIONS_KEPT:
+                self._pools.clear()
+            found = self._pools[key] = codec.pool_of(Pool(fact.task_type, fact.requirements, fact.strategy))
+        if found[0] not in self.planner.definitions:
+            self.planner.define(found[0], Pool(fact.task_type, fact.requirements, fact.strategy))
+        return found
 
 
 def _share(raw: str, otherwise: float) -> float:
