@@ -156,7 +156,8 @@ for _ = 1, count do
   end
   at = at + 12 + options * 2
 end
+local told = finish_tasks(words)
 for stream, ids in pairs(done) do
   consume(stream, 'distributor', ids)
 end
-return finish_tasks(words)
+return told

@@ -69,5 +69,6 @@ for i = 14, 13 + tonumber(ARGV[13]) * 4, 4 do
     done[#done + 1] = ARGV[i]
   end
 end
+local told = finish_tasks(words)
 consume('in:requests', 'distributor', done)
-return finish_tasks(words)
+return told

@@ -60,5 +60,6 @@ for i = 14, 13 + tonumber(ARGV[13]) * 3, 3 do
     done[#done + 1] = ARGV[i]
   end
 end
+local told = finish_tasks(words)
 consume('in:losses', 'distributor', done)
-return finish_tasks(words)
+return told

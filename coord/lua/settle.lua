@@ -79,5 +79,6 @@ for i = 13, 12 + tonumber(ARGV[12]) * 10, 10 do
     done[#done + 1] = ARGV[i]
   end
 end
+local told = finish_tasks(words)
 consume('in:reports', 'distributor', done)
-return finish_tasks(words)
+return told

@@ -108,10 +108,11 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0
   end
   words[#words + 1] = word
 end
+local told = finish_tasks(words)
+-- What was done is counted before anything is forgotten, which may meet keys that nobody has proved yet.
 forget('tasks:terminal', LIMITS.terminal_ttl, tonumber(ARGV[13]))
 forget('tasks:dead', LIMITS.dead_ttl, tonumber(ARGV[13]))
 forget('tasks:refused', ARGV[15], tonumber(ARGV[14]))
-forget_tombstones()
-local told = finish_tasks(words)
+guarded(forget_tombstones)
 told[6] = int(call('ZCOUNT', P .. 'alarms', '-inf', NOW))
 return told

@@ -27,6 +27,8 @@ class Process:
         self.read: dict[Held, tuple[str, str]] = {}  #: assignments that it knows of: lane and entry
         self.claimed: list[Held] = []
         self.finished: dict[Held, str] = {}  #: what it reported as an outcome
+        self.asks: list[str] = []  #: questions for its leases that it has not answered yet
+        self.answered: set[str] = set()
 
     def look(self, seen: Picture) -> list[tuple[Held, str]]:
         """Read every lane from the start; answers what it is assigned and has finished already, to be told again."""
@@ -34,8 +36,11 @@ class Process:
         self.read.clear()
         for lane in Lane:
             for entry, fields in seen.books.inboxes.get(f"{self.agent_id}:{lane}", {}).items():
+                if fields.get("order") == "list_leases":
+                    self.ask(fields["ask"])
+                    continue
                 held = Held(fields["task_id"], fields["lease"])
-                if fields["message_type"] != "task_assignment":
+                if fields.get("order") == "stop_task":
                     self.stop(held)
                 elif fields["incarnation"] != self.incarnation or held in self.claimed:
                     continue
@@ -44,6 +49,12 @@ class Process:
                 else:
                     self.read[held] = (lane, entry)
         return again
+
+    def ask(self, ask: str) -> None:
+        """It was asked which leases it holds; without incarnation it cannot tell."""
+        if self.incarnation and ask not in self.answered:
+            self.answered.add(ask)
+            self.asks.append(ask)
 
     def claim(self, server: MachineServer, most: int) -> list[Held]:
         """Delete entries of one lane at once; a batch of which one was gone is in doubt, and wholly given back."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -11,16 +12,22 @@ from coord.models.tasks import HEAD_START_MS, TERMINAL, Priority, TaskState
 from tests.ledger import HELD, WAITING, Record, _assert_alarms, _assert_counters, _assert_ends, _assert_structures
 from tests.scripts.machine_server import TASK_STREAMS, Picture, header_moves
 
+T = TypeVar("T")
 ENDED = {str(state) for state in TERMINAL}
 #: What is told of an end, and must never be told otherwise.
 OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "lease")
 
 
-def assert_books(seen: Picture) -> None:
-    """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands."""
+def assert_books(seen: Picture, put_off: Mapping[str, float]) -> None:
+    """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands.
+
+    ``put_off``: tasks that wake could not handle, with the moment at which it tries again.
+    """
     _assert_counters(seen.books, trimmed=False)
     _assert_structures(seen.books)
-    _assert_alarms(seen.books)
+    alarms, records = seen.books.alarms, seen.books.records
+    put_off = {task: at for task, at in put_off.items() if alarms.get(task) == at}
+    _assert_alarms(seen.books._replace(alarms=_without(alarms, put_off), records=_without(records, put_off)))
     _assert_ends(seen.books)
     negative = {name: value for name, value in seen.books.counters.items() if value < 0}
     assert not negative, f"counters below zero: {negative}"
@@ -72,10 +79,22 @@ def assert_visible(submitted: Mapping[str, list[str]], after: Picture) -> None:
         assert waits or task in after.books.records, f"{task} was acknowledged and is nowhere"
 
 
+def assert_kept(held: Iterable[tuple[str, str]], how: str, before: Picture, after: Picture) -> None:
+    """None of these leases, which an agent holds as it says, was ended like this."""
+    for task, lease in held:
+        was, now = before.books.records.get(task, {}), after.books.records.get(task, {})
+        if was.get("lease") == lease and now.get("lease") != lease:
+            assert f'"how":"{how}"' not in now["attempts"].split("\n")[0], f"{task} was healthy and ended as {how}"
+
+
 def assert_untouched(tasks: Iterable[str], before: Picture, after: Picture) -> None:
     """Reports under dead or forged leases change nothing of these tasks."""
     for task in tasks:
         assert before.books.records.get(task) == after.books.records.get(task), f"a dead lease changed {task}"
+
+
+def _without(of: Mapping[str, T], tasks: Container[str]) -> dict[str, T]:
+    return {task: one for task, one in of.items() if task not in tasks}
 
 
 def _begins(record: Record) -> int:

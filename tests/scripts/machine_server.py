@@ -51,19 +51,34 @@ for _, key in ipairs(redis.call('KEYS', KEYS[1] .. '*')) do
 end
 return found
 """
-#: In place of a script's ``call``: the one that KEYS[2] counts down to raises an error, all the others work.
-FAILING_CALL = """
-local calls_left = tonumber(KEYS[2])
-local function call(...)
-  calls_left = calls_left - 1
-  if calls_left == 0 then
-    error({ err = 'ERR fails on purpose at ' .. table.concat({ ... }, ' ', 1, 2) })
+#: In front of a script: of the keys that it touches, KEYS[2] counts down to the one that is broken, as if it were of a
+#: wrong type. Every command on it raises an error during this call, but for those that work on any type.
+FAILING = """
+local redis_call, met, keys_left, broken = redis.call, {}, tonumber(KEYS[2]), nil
+local on_any_type = { DEL = true, PEXPIRE = true }
+local function is_broken(command, key)
+  if key and not on_any_type[command] and not met[key] then
+    met[key], keys_left = true, keys_left - 1
+    broken = broken or keys_left == 0 and key
   end
-  return redis.call(...)
+  return broken and key == broken and not on_any_type[command]
+end
+local function failing_call(command, key, ...)
+  if is_broken(command, key) then
+    error({ err = 'WRONGTYPE on purpose: ' .. command .. ' ' .. key })
+  end
+  return redis_call(command, key, ...)
+end
+local function failing_pcall(command, key, ...)
+  -- Only dispatch reads records like this; one that cannot be read is no waiting task, and is dropped with the pop.
+  met[key] = met[key] or command == 'HMGET'
+  if is_broken(command, key) then
+    return { err = 'WRONGTYPE on purpose: ' .. command .. ' ' .. key }
+  end
+  return redis.pcall(command, key, ...)
 end
 """
 TASK_STREAMS = [f"in:tasks:{priority}" for priority in Priority]
-CALL = "local call = redis.call\n"
 
 Snapshot = list[tuple[bytes, bytes, int]]
 
@@ -99,8 +114,7 @@ class MachineServer:
         self.failing: dict[str, str] = {}
         for name, source in self.scripts._sources.items():
             self.redis.script_load(source.text)
-            assert source.text.count(CALL) == 1
-            self.failing[name] = self.redis.script_load(source.text.replace(CALL, FAILING_CALL))
+            self.failing[name] = self.redis.script_load(failing(source.text))
         self._picture = self.redis.script_load(PICTURE)
         self._snapshot = self.redis.script_load(SNAPSHOT)
 
@@ -132,7 +146,7 @@ class MachineServer:
     def run(self, call: Call[Any], reads: tuple[str, ...], fail_at: int = 0) -> tuple[Any, Picture]:
         """Read what is new in the streams, run a script; its answer, or what it raised, and what it left behind.
 
-        ``fail_at`` counts the script's calls of commands: that one raises an error.
+        ``fail_at`` counts the keys that the script touches: this one is broken while it runs.
         """
         scripts, pipe = self.scripts, self.redis.pipeline(transaction=False)
         for stream in reads:
@@ -148,7 +162,7 @@ class MachineServer:
         *_, answer, raw = pipe.execute(raise_on_error=False)
         picture = _picture_of(raw)
         if isinstance(answer, ResponseError):
-            assert "fails on purpose" in str(answer), f"{call.script} raised {answer}"
+            assert "on purpose" in str(answer), f"{call.script} raised {answer}"
             return answer, picture
         return call.parse(answer), picture
 
@@ -172,6 +186,14 @@ class MachineServer:
         """Entries of an ingress stream that were read and not acknowledged."""
         (group,) = self.redis.xinfo_groups(self.keys.of(stream))
         return int(group["pending"])
+
+
+def failing(text: str) -> str:
+    """A script to which one key is broken."""
+    shebang, body = text.split("\n", 1)
+    assert "redis.call" in body
+    body = body.replace("redis.call", "failing_call").replace("redis.pcall", "failing_pcall")
+    return f"{shebang}\n{FAILING}\n{body}"
 
 
 def header_moves(script: str) -> Mapping[str, frozenset[str]]:

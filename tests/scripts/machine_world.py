@@ -17,6 +17,8 @@ from coord.transitions import (
     CancelRequest,
     Change,
     Departure,
+    LeaseList,
+    LeaseLoss,
     Loss,
     Placement,
     Registration,
@@ -29,6 +31,7 @@ from tests.scripts.machine_agents import Distributor, Held, Process
 from tests.scripts.machine_checks import (
     assert_books,
     assert_capacity,
+    assert_kept,
     assert_moves,
     assert_order,
     assert_untouched,
@@ -37,7 +40,7 @@ from tests.scripts.machine_checks import (
 from tests.scripts.machine_server import TASK_STREAMS, MachineServer, Snapshot
 
 #: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
-HANDLERS = ("admit", "settle", "cancel", "reclaim")
+HANDLERS = ("admit", "settle", "cancel", "reclaim", "forfeit")
 
 
 class World(RuleBasedStateMachine):
@@ -58,6 +61,7 @@ class World(RuleBasedStateMachine):
         self.repeatable: list[tuple[Call[Any], tuple[str, ...]]] = []
         self.kept: tuple[Snapshot, dict[str, list[str]]] | None = None
         self.fail_at = 0
+        self.put_off: dict[str, float] = {}  #: what wake could not handle: when it tries again
 
     # What is appended.
 
@@ -132,7 +136,8 @@ class World(RuleBasedStateMachine):
         beats = []
         for one in beating:
             entry = self.append("in:beats", "agent.heartbeat")
-            beats.append(Beat(entry, "", one.agent_id, one.incarnation, len(one.claimed), {}))
+            leases = len(one.claimed) if one.incarnation else None
+            beats.append(Beat(entry, "", one.agent_id, one.incarnation, leases, {}))
         words = self.run(self.scripts.beat(beats), "in:beats") if beats else []
         for process, word in zip(beating, words, strict=True):
             if word == "SUPERSEDED":
@@ -144,6 +149,10 @@ class World(RuleBasedStateMachine):
         """It looks into its inbox and claims at most so many."""
         for held, kind in process.look(self.seen):
             self.say(kind, held)
+        while process.asks:
+            entry = self.append("in:registry", "agent.leases_listed")
+            leases = {held.lease: held.task_id for held in process.claimed}
+            self.facts[entry] = LeaseList(entry, process.agent_id, process.incarnation, process.asks.pop(), leases)
         self.claim(process, most)
 
     def claim(self, process: Process, most: int) -> None:
@@ -171,11 +180,24 @@ class World(RuleBasedStateMachine):
         assert_untouched({one.task_id for one in facts} - alive, before, self.seen)
 
     def reclaim(self, batch: Sequence[str]) -> None:
-        """``reclaim`` for a batch of entries."""
-        for entry in batch:
-            told = msgspec.json.decode(self.seen.facts["in:losses"][entry]["data"])
-            self.facts[entry] = Loss(entry, told["agent_id"], told["term"])
-        self.handle(batch, self.scripts.reclaim, "in:losses")
+        """``reclaim`` for the lost agents in a batch of entries, ``forfeit`` for the lost leases in it."""
+        told = {entry: self.seen.facts["in:losses"][entry] for entry in batch}
+        for entry, fields in told.items():
+            loss = Loss if fields["type"] == "agent.lost" else LeaseLoss
+            self.facts[entry] = loss(entry, **msgspec.json.decode(fields["data"]))
+        self.handle(
+            [entry for entry in batch if isinstance(self.facts[entry], Loss)], self.scripts.reclaim, "in:losses"
+        )
+        leases = [entry for entry in batch if isinstance(self.facts[entry], LeaseLoss)]
+        before = self.seen
+        self.handle(leases, self.scripts.forfeit, "in:losses")
+        for process in self.processes:
+            if before.agents[process.agent_id]["incarnation"] == process.incarnation != "":
+                assert_kept(process.claimed, "lease_lost", before, self.seen)
+
+    def audit(self, batch: Sequence[str]) -> None:
+        """``audit`` for a batch of entries."""
+        self.run(self.scripts.audit([self.facts[entry] for entry in batch]), "in:registry")
 
     def cancel(self, batch: Sequence[str]) -> None:
         """``cancel`` for a batch of entries."""
@@ -213,7 +235,10 @@ class World(RuleBasedStateMachine):
         answer, self.seen = self.server.run(call, streams, fail_at)
         assert_moves(call.script, before, self.seen)
         assert_capacity(before, self.seen)
-        assert_books(self.seen)
+        if call.script == "wake" and fail_at:
+            again = self.server.now + 60_000
+            self.put_off |= {task: at for task, at in self.seen.books.alarms.items() if at == again}
+        assert_books(self.seen, self.put_off)
         assert_visible(self.submitted, self.seen)
         if call.script == "dispatch":
             assert_order(before, self.seen)

@@ -203,6 +203,21 @@ async def test_a_broken_key_fails_its_own_placement_only(cell: Cell, broken: str
     await cell.redis.delete(cell.keys.of(broken))
 
 
+async def test_a_broken_log_does_not_undo_an_assignment(cell: Cell) -> None:
+    """⚠ What cannot be told of is done all the same: no task is given to two agents, none waits that was given."""
+    for agent in ("a1", "a2"):
+        await cell.register(agent)
+    await cell.submit("t1")
+    await cell.submit("t2")
+    await cell.redis.set(cell.keys.of("log:tasks"), "x")
+
+    answer = await cell.run(cell.scripts.dispatch([await cell.placement("a1"), await cell.placement("a2")]))
+
+    assert answer.words == ["ASSIGNED", "ASSIGNED"]
+    assert (await cell.load("a1"), await cell.load("a2"), answer.pools["p1"][0]) == (1, 1, 0)
+    await cell.redis.delete(cell.keys.of("log:tasks"))
+
+
 async def test_tasks_that_could_not_be_assigned_keep_their_place(cell: Cell) -> None:
     """⚠ Nothing is ever nowhere: what was popped for an agent that failed is back in its queue, in its order."""
     await cell.register("bad", capacity=9)

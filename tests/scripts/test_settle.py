@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.exceptions import ResponseError
 
 from coord.transitions import Report
 from tests.scripts.cell import START, Cell
@@ -188,6 +189,23 @@ async def test_a_broken_key_fails_its_own_report_only(cell: Cell, broken: str) -
     if kept:
         await cell.redis.restore(cell.keys.of(broken), 0, kept)
     assert await cell.word(cell.scripts.settle([batch[1]])) == "OK"
+
+
+async def test_a_stream_that_broke_meanwhile_does_not_undo_the_outcome(cell: Cell) -> None:
+    """⚠ Books are brought up to date before facts are acknowledged: what could not be acknowledged is a duplicate."""
+    await cell.register()
+    await cell.assign()
+    report = await cell.reported("completed", data=b"1")
+    kept = await cell.redis.dump(cell.keys.of("in:reports"))
+    await cell.redis.set(cell.keys.of("in:reports"), "x")
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await cell.scripts.run(cell.scripts.settle([report]))
+
+    assert (await cell.state(), await cell.load(), await cell.counter("completed:normal")) == ("completed", 0, 1)
+    await cell.redis.restore(cell.keys.of("in:reports"), 0, kept, replace=True)
+    assert await cell.word(cell.scripts.settle([report])) == "DUPLICATE"
+    assert await cell.is_consumed("in:reports")
 
 
 async def test_a_broken_caller_does_not_undo_the_outcome(cell: Cell) -> None:

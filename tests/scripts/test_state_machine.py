@@ -1,8 +1,8 @@
 """The real scripts under any order of events that hypothesis can think of, checked after every single step.
 
 Clients, agents, distributors and registries act in small steps, late, twice, and on stale knowledge; the server fails
-over and loses what was written since a snapshot. What is checked is in ``machine_checks``: moves, leases, capacity,
-the ledger, outcomes, order. At the end everything can be brought to one.
+over and loses what was written since a snapshot; a script is cut off by an error. What is checked is in
+``machine_checks``: moves, leases, capacity, the ledger, outcomes, order. At the end everything can be brought to one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,20 @@ SOME = st.integers(0, 99)
 REPORTS = ["started", "progressed", "completed", "completed", "failed", "released"]
 OPTIONS: list[dict[str, int]] = [{}, {}, {"timeout": 3_000}, {"max_attempts": 2}, {"deadline": 90_000}]
 JUMPS = [1, 1, 100, 1_000, 2_000, 5_000, 11_000, 61_000, 400_000]
-LIVES = ["start", "start", "unnamed", "refresh", "crash", "pause", "pause", "draining", "active", "active", "inactive"]
+LIVES = [
+    "start",
+    "start",
+    "unnamed",
+    "refresh",
+    "crash",
+    "pause",
+    "pause",
+    "forget",
+    "draining",
+    "active",
+    "active",
+    "inactive",
+]
 
 
 def some(of: Sequence[Any], first: int, most: int) -> list[Any]:
@@ -122,6 +135,12 @@ class Machine(World):
         """Losses, some long after the agent came back."""
         self.reclaim(some(self.seen.waiting("in:losses"), first, most))
 
+    @precondition(lambda self: self.seen.facts["in:registry"])
+    @rule(first=SOME, most=st.integers(1, 2))
+    def audit_some(self, first: int, most: int) -> None:
+        """Lists of leases, made a while ago."""
+        self.audit(some(self.seen.waiting("in:registry"), first, most))
+
     @precondition(lambda self: self.seen.facts["in:requests"])
     @rule(first=SOME, most=st.integers(1, 3))
     def cancel_some(self, first: int, most: int) -> None:
@@ -141,9 +160,14 @@ class Machine(World):
         call, streams = self.repeatable[-1 - which % len(self.repeatable)]
         self.run(call, *streams)
 
+    @rule(keys=st.integers(1, 20))
+    def fail(self, keys: int) -> None:
+        """The next script of tasks finds this one of the keys that it touches broken; afterwards it is whole again."""
+        self.fail_at = keys
+
     @rule(which=SOME, what=st.sampled_from(LIVES))
     def live(self, which: int, what: str) -> None:
-        """A process starts, says again who it is, crashes, is paused or goes on, drains, comes back, or leaves."""
+        """A process starts, says who it is, crashes, pauses or goes on, forgets what it has, drains, or leaves."""
         if what in {"start", "unnamed"} or not self.processes:
             if len(self.processes) < 5:
                 self.start(AGENTS[which % 2], has_incarnation=what != "unnamed", capacity=1 + which % 3)
@@ -153,17 +177,24 @@ class Machine(World):
             self.register(process)
         elif what == "crash":
             self.processes.remove(process)
+        elif what == "forget":
+            process.claimed.clear()
         elif what == "pause":
             process.is_paused = not process.is_paused
         else:
             self.change(process, what)
 
-    @rule(ticks=st.integers(1, 3))
-    def tick(self, ticks: int) -> None:
+    @rule(ticks=st.integers(1, 3), answered=st.booleans())
+    def tick(self, ticks: int, answered: bool) -> None:
         """Two seconds at a time: whoever is not paused beats, and who has not for long is given up."""
         for _ in range(ticks):
             self.server.now += 2_000
             self.beat()
+            for process in self.processes if answered else ():
+                if not process.is_paused:
+                    self.look(process, 0)
+            if answered:
+                self.audit(self.seen.waiting("in:registry"))
             self.run(self.scripts.expire())
 
     @precondition(lambda self: any(self.seen.books.inboxes.values()) or any(one.read for one in self.processes))
@@ -244,6 +275,7 @@ class Machine(World):
         """Every fact that waits, in the order in which a distributor takes them."""
         waiting = self.seen.waiting
         self.settle(waiting("in:reports"))
+        self.audit(waiting("in:registry"))
         if waiting("in:losses"):
             self.reclaim(waiting("in:losses"))
         self.cancel(waiting("in:requests"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from coord import queries
 from coord.models.tasks import Pool
@@ -232,6 +233,41 @@ async def test_a_broken_task_stands_in_nobodys_way(cell: Cell, broken: str) -> N
     if kept:
         await cell.redis.restore(cell.keys.of(broken), 0, kept)
     cell.now += 60_000
+    assert await cell.wake() == ["QUEUED"]
+
+
+@pytest.mark.parametrize("broken", ["tombstones", "in:tasks:low"])
+async def test_what_cannot_be_forgotten_does_not_undo_what_was_due(cell: Cell, broken: str) -> None:
+    """⚠ A broken key that only forgetting meets: what was due is done and counted before."""
+    await cell.submit("t1", run_at=START + 1)
+    await cell.append("in:tasks:low")
+    await cell.cancel("unknown")
+    kept = await cell.redis.dump(cell.keys.of(broken))
+    await cell.redis.set(cell.keys.of(broken), "x")
+    cell.now += 1
+
+    assert await cell.wake() == ["QUEUED"]
+
+    assert await cell.counter("queued:normal") == 1
+    await cell.redis.restore(cell.keys.of(broken), 0, kept, replace=True)
+
+
+@pytest.mark.parametrize("broken", ["counters", "pools", "alarms", "tasks:terminal", "tasks:dead", "tasks:refused"])
+async def test_a_broken_index_leaves_everything_as_it_is(cell: Cell, broken: str) -> None:
+    """⚠ What every batch writes to is of its type, or nothing is begun: mended, the same is due still."""
+    await cell.submit("t1", run_at=START + 1)
+    kept = await cell.redis.dump(cell.keys.of(broken))
+    await cell.redis.set(cell.keys.of(broken), "x")
+    cell.now += 1
+    before = await cell.dump()
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await cell.scripts.run(cell.scripts.wake())
+
+    assert await cell.dump() == before
+    await cell.redis.delete(cell.keys.of(broken))
+    if kept:
+        await cell.redis.restore(cell.keys.of(broken), 0, kept)
     assert await cell.wake() == ["QUEUED"]
 
 

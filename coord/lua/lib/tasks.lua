@@ -33,14 +33,31 @@ local function is_held(task)
   return task.state == 'assigned' or task.state == 'running'
 end
 
+-- Like a reply, it tells of what has been done: where it cannot be written, that must not count as failed, or dispatch
+-- would give one task to two agents.
 local function log_task(kind, id, ...)
-  log('log:tasks', 'type', kind, 'task_id', id, ...)
+  pcall(log, 'log:tasks', 'type', kind, 'task_id', id, ...)
 end
 
 -- A move of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority.
+local counter_names = {}
+local function counter(state, priority)
+  local of_state = counter_names[state]
+  if not of_state then
+    of_state = {}
+    counter_names[state] = of_state
+  end
+  local name = of_state[priority]
+  if not name then
+    name = state .. ':' .. priority
+    of_state[priority] = name
+  end
+  return name
+end
+
 local function move(priority, from, to)
-  bump(from .. ':' .. priority, -1)
-  bump(to .. ':' .. priority, 1)
+  bump(counter(from, priority), -1)
+  bump(counter(to, priority), 1)
 end
 
 -- Pools whose queue changes, and their definition where this script knows it; touching one proves its type.
@@ -122,6 +139,9 @@ end
 -- What every batch may write to is of its type, or nothing is begun.
 for _, index in ipairs({ 'alarms', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
   call('ZCARD', P .. index)
+end
+for _, hash in ipairs({ 'counters', 'pools' }) do
+  call('HLEN', P .. hash)
 end
 
 -- Closes a batch: what it answers is {words, loads, pools, pools_rev, by how much this call raised it}.
