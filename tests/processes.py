@@ -136,6 +136,17 @@ class House:
         await wait_until(active, f"{agent_id} is active", 20)
         return process
 
+    def stepped_worker(self, kind: str, name: str, step: str, nth: int, number: str = "SIGKILL") -> Process:
+        """A worker that is struck at a step of its loop, see ``stepped_worker.py``; it reads four entries at a time."""
+        script = str(ROOT / "tests" / "system" / "stepped_worker.py")
+        return self.start(name, "-P", script, step, number, str(nth), kind, "--name", name, COORD_BATCH="4")
+
+    def stepped_agent(self, agent_id: str, step: str, nth: int, capacity: int) -> Process:
+        """An agent that dies at a step of a task's way, see ``stepped_agent.py``."""
+        script = str(ROOT / "tests" / "system" / "stepped_agent.py")
+        beats = {"COORD_HEARTBEAT_INTERVAL_S": "0.25"}
+        return self.start(agent_id, "-P", script, step, str(nth), agent_id, str(capacity), **beats)
+
     async def submit(self, count: int, seconds: float = 0.0) -> list[str]:
         """Submit ``count`` echoes that take so long; their ids."""
         specs = [{"task_type": "echo", "payload": {"s": seconds}, "requirements": {"capabilities": ["echo"]}}] * count
