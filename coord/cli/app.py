@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coord.cli.fsck import fsck
 from coord.cli.up import up
 from coord.cli.version import show_version, version
 
@@ -28,5 +29,5 @@ def _options(
     """Options before the command."""
 
 
-for command in (up, version):
+for command in (up, fsck, version):
     app.command()(command)

@@ -1,0 +1,163 @@
+"""``coord fsck``: every kind of damage is found, a sound cell is sound, and a busy one raises no false alarm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from coord.fsck import examine
+from tests.scripts.cell import START, Cell
+
+Damage = Callable[[Any, Any], Awaitable[Any]]
+
+
+async def _copy_lease(redis: Any, keys: Any) -> None:
+    lease = await redis.hget(keys.task("held"), "lease")
+    await redis.hset(keys.task("claimed"), "lease", lease)
+
+
+#: What a damage of the cell that ``filled`` makes is found as.
+DAMAGES: dict[str, tuple[Damage, set[str]]] = {
+    "a submission counted twice": (
+        lambda r, k: r.hincrby(k.of("counters"), "submitted:normal", 1),
+        {"counters.sum"},
+    ),
+    "a gauge that drifted, and its counterpart": (
+        lambda r, k: r.hset(k.of("counters"), mapping={"queued:low": -1, "completed:low": 1}),
+        {"counters.negative", "counters.state"},
+    ),
+    "an end that was not counted": (
+        lambda r, k: r.hset(k.of("counters"), mapping={"completed:normal": 0, "queued:normal": 3}),
+        {"counters.state"},
+    ),
+    "a counter that is no number": (
+        lambda r, k: r.hset(k.of("counters"), "backlog_bytes", "many"),
+        {"counters.value", "counters.backlog_bytes"},
+    ),
+    "a size that drifted": (
+        lambda r, k: r.hincrby(k.of("counters"), "backlog_bytes", 7),
+        {"counters.backlog_bytes"},
+    ),
+    "a record that was lost": (
+        lambda r, k: r.delete(k.task("held")),
+        {"counters.state", "inflight.orphan", "inbox.orphan", "alarm.orphan"},
+    ),
+    "a state that nobody knows": (
+        lambda r, k: r.hset(k.task("done"), "state", "finished"),
+        {"task.unknown", "grave.orphan"},  # its total may be above what is left: old records are forgotten
+    ),
+    "a waiting task in no queue": (lambda r, k: r.zrem(k.queue("p1"), "first"), {"queue.missing"}),
+    "a queue that names a stranger": (lambda r, k: r.zadd(k.queue("p1"), {"stranger": 1}), {"queue.orphan"}),
+    "a task in its queue at another score": (lambda r, k: r.zadd(k.queue("p1"), {"first": 1}), {"queue.moment"}),
+    "a queue without its row": (lambda r, k: r.hdel(k.of("pools"), "p1"), {"pool.missing"}),
+    "a row without its queue": (lambda r, k: r.hset(k.of("pools"), "p9", "{}"), {"pool.orphan"}),
+    "a held task that no load counts": (lambda r, k: r.srem(k.inflight("a1"), "held"), {"inflight.missing"}),
+    "a load that nobody holds": (lambda r, k: r.sadd(k.inflight("a2"), "stranger"), {"inflight.orphan"}),
+    "an assignment of another lease": (lambda r, k: r.hset(k.task("held"), "lease", "f" * 16), {"inbox.orphan"}),
+    "an assignment of nobody's task": (
+        lambda r, k: r.xadd(k.inbox("a1", "low"), {"message_type": "task_assignment", "task_id": "x", "lease": "y"}),
+        {"inbox.orphan"},
+    ),
+    "two tasks under one lease": (_copy_lease, {"lease.shared"}),
+    "a waiting task with a lease": (lambda r, k: r.hset(k.task("first"), "lease", "f" * 16), {"lease.waiting"}),
+    "a task that nobody will wake": (lambda r, k: r.zrem(k.of("alarms"), "later"), {"alarm.missing"}),
+    "an alarm of nobody's": (lambda r, k: r.zadd(k.of("alarms"), {"done": 1}), {"alarm.orphan"}),
+    "an alarm at another moment": (lambda r, k: r.zadd(k.of("alarms"), {"later": 1}), {"alarm.moment"}),
+    "an end that is not listed": (lambda r, k: r.zrem(k.of("tasks:terminal"), "done"), {"grave.missing"}),
+    "a listed end without a record": (
+        lambda r, k: r.zadd(k.of("tasks:dead"), {"stranger": START}),
+        {"grave.orphan"},
+    ),
+    "an ended task that would stay for ever": (lambda r, k: r.persist(k.task("done")), {"ttl.missing"}),
+    "a waiting task that would vanish": (lambda r, k: r.pexpire(k.task("first"), 60_000), {"ttl.unexpected"}),
+    "a key that nobody knows": (lambda r, k: r.set(k.of("scratch"), "x"), {"ttl.missing"}),
+    "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c1"), {"a": "b"}), {"ttl.missing"}),
+    "a record of another type": (
+        lambda r, k: r.set(k.task("stranger"), "x"),
+        {"type.wrong"},
+    ),
+    "a queue of another type": (lambda r, k: r.set(k.queue("p9"), "x"), {"type.wrong", "pool.missing"}),
+}
+
+
+async def filled(cell: Cell) -> None:
+    """A cell with a task in each kind of place."""
+    await cell.register(capacity=3)
+    await cell.register("a2")
+    await cell.assign("done")
+    await cell.complete("done")
+    await cell.assign("broken")
+    await cell.fail("broken", retryable=False)
+    await cell.assign("claimed")
+    await cell.assign("held", claimed=False)
+    await cell.submit("first")
+    await cell.submit("second")
+    await cell.submit("later", run_at=cell.now + 60_000)
+
+
+async def test_a_sound_cell_is_sound(cell: Cell) -> None:
+    """A task in each kind of place, and nothing to find, at a look or at several."""
+    await filled(cell)
+    for quiet in (True, False):
+        report = await examine(cell.redis, cell.keys, quiet=quiet)
+        assert report.findings == []
+        assert (report.tasks, report.compared) == (7, True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_each_kind_of_damage_is_found(cell: Cell, damage: str) -> None:
+    """One thing is broken at a time; that, and only that, is told."""
+    await filled(cell)
+    cell.broken = True
+    act, codes = DAMAGES[damage]
+    await act(cell.redis, cell.keys)
+    report = await examine(cell.redis, cell.keys, quiet=True)
+    assert {one.code for one in report.findings} == codes
+
+
+async def test_records_that_ended_may_be_forgotten_unless_told_otherwise(cell: Cell) -> None:
+    """Totals are for ever and records are not; a test that forgets none may ask for both to be the same."""
+    await filled(cell)
+    cell.trimmed = True
+    await cell.redis.delete(cell.keys.task("done"))
+    await cell.redis.zrem(cell.keys.of("tasks:terminal"), "done")
+    assert (await examine(cell.redis, cell.keys, quiet=True)).findings == []
+    (found,) = (await examine(cell.redis, cell.keys, quiet=True, trimmed=False)).findings
+    assert (found.code, found.message) == ("counters.state", "completed:normal is 1 above the records")
+
+
+@asynccontextmanager
+async def _at_work(cell: Cell) -> AsyncIterator[None]:
+    """Tasks come and go for as long as this lasts."""
+
+    stopped = asyncio.Event()
+
+    async def work() -> None:
+        number = 0
+        while not stopped.is_set():
+            number += 1
+            await cell.assign(f"w{number}")
+            await cell.complete(f"w{number}")
+
+    working = asyncio.create_task(work())
+    try:
+        yield
+    finally:
+        stopped.set()
+        await working
+
+
+# Fakeredis answers without ever letting another task run.
+@pytest.mark.parametrize("redis_or_fake", ["valkey", "redis7"], indirect=True)
+async def test_a_cell_at_work_raises_no_false_alarm(cell: Cell) -> None:
+    """Tasks move while they are read; what is truly broken meanwhile is found all the same."""
+    await filled(cell)
+    async with _at_work(cell):
+        assert (await examine(cell.redis, cell.keys)).findings == []
+        await cell.redis.srem(cell.keys.inflight("a1"), "claimed")
+        assert [one.code for one in (await examine(cell.redis, cell.keys)).findings] == ["inflight.missing"]
+    cell.broken = True
