@@ -46,8 +46,8 @@ CONFIG: tuple[str, ...] = (
     "--maxmemory-policy", "noeviction",  # a full server says so instead of forgetting tasks
     "--hash-max-listpack-value", "1024",  # a queued task's record takes 684 bytes instead of 1,021
     "--hash-max-listpack-entries", "128",
-    "--stream-node-max-bytes", "16kb",  # entries are deleted one by one: small nodes are given back sooner
-    "--stream-node-max-entries", "128",
+    "--stream-node-max-bytes", "4kb",  # small nodes are appended to at less cost, and given back sooner
+    "--stream-node-max-entries", "64",
     "--proto-max-bulk-len", "8mb",  # an entry is 1 MiB at most; the default lets one command take 512 MiB
     "--unixsocketperm", "700",
 )  # fmt: skip

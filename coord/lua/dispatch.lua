@@ -26,7 +26,7 @@ local function load_agent(id)
     agents[id] = {
       active = call('SISMEMBER', P .. 'agents:active', id) == 1,
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
-      load = call('SCARD', inflight), inflight = inflight, inbox = P .. 'inbox:' .. id .. ':',
+      load = call('SCARD', inflight), inflight = inflight, lanes = {},
     }
   end
   return agents[id]
@@ -79,7 +79,9 @@ local function assign(i, task)
   local _, priority, attempt, timeout, deadline, body = unpack(task.values)
   attempt = int((tonumber(attempt) or 0) + 1)
   timeout = tonumber(timeout) or (agent.incarnation == '' and UNLISTED_TIMEOUT)
-  local entry = call('XADD', agent.inbox .. LANE[priority], '*', 'message_type', 'task_assignment',
+  local lane = agent.lanes[priority] or P .. 'inbox:' .. agent_id .. ':' .. LANE[priority]
+  agent.lanes[priority] = lane
+  local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
   task.state, task.start_by, task.deadline = 'assigned', START_BY, deadline or nil
   if timeout then

@@ -9,7 +9,15 @@
 local MOST = tonumber(ARGV[8])
 local LANES = { 'critical', 'high', 'normal', 'low' }
 
--- Since anyone's last tick, at most 2 s, and never past the oldest sign of life that still waits to be read: what waited
+-- A server out of memory takes no beat.
+local function is_full()
+  local info = redis.pcall('INFO', 'memory')
+  local used = type(info) == 'string' and string.match(info, 'used_memory:(%d+)')
+  local most = used and tonumber(string.match(info, 'maxmemory:(%d+)')) or 0
+  return most > 0 and tonumber(used) > most
+end
+
+-- Since anyone's last tick, at most 2 s, nothing while no sign of life can be given, and never past the oldest sign of life that still waits to be read: what waited
 -- because nobody was there to read it is not held against whoever sent it.
 local function tick()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
@@ -24,7 +32,9 @@ local function tick()
       until_ms = math.min(until_ms, (entry_ms(oldest[1])))
     end
   end
-  observed = observed + math.max(0, math.min(2000, until_ms - ticked_at))
+  if not is_full() then
+    observed = observed + math.max(0, math.min(2000, until_ms - ticked_at))
+  end
   call('HSET', P .. 'clock', 'observed', int(observed), 'ticked_at', NOW)
   return observed
 end

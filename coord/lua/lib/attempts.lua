@@ -19,18 +19,28 @@ local function tell_to_stop(agent, task_id, lease, reason)
     'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', reason)
 end
 
--- Takes the agent off a task, and with it the task's inbox entry, if it is still there; answers the entry's lane.
-local lanes = {}
-local function unassign(task)
-  local agent, lane = task.agent_id, P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority]
-  local inflight = P .. 'inflight:' .. agent
-  if not lanes[lane] then
-    -- Both are proved to be of their types before anything of this task has changed.
-    call('XLEN', lane)
-    call('SCARD', inflight)
-    lanes[lane] = true
+-- An agent's keys that hold a task of a priority, proved to be of their types before anything of the task has changed.
+local places = {}
+local function place_of(agent, priority)
+  local of_agent = places[agent]
+  if not of_agent then
+    of_agent = { inflight = P .. 'inflight:' .. agent }
+    call('SCARD', of_agent.inflight)
+    places[agent] = of_agent
   end
-  touched_agents[agent] = true
+  local lane = of_agent[priority]
+  if not lane then
+    lane = P .. 'inbox:' .. agent .. ':' .. LANE[priority]
+    call('XLEN', lane)
+    of_agent[priority] = lane
+  end
+  return of_agent.inflight, lane
+end
+
+-- Takes the agent off a task, and with it the task's inbox entry, if it is still there; answers the entry's lane.
+local function unassign(task)
+  local inflight, lane = place_of(task.agent_id, task.priority)
+  touched_agents[task.agent_id] = true
   gather('XDEL', lane, task.entry)
   gather('SREM', inflight, task.id)
   return lane

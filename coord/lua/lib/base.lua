@@ -114,8 +114,9 @@ end
 -- Entries in a log, which is trimmed once a batch.
 local logs = {}
 local function log(name, ...)
-  call('XADD', P .. name, '*', ...)
-  logs[name] = true
+  local key = logs[name] or P .. name
+  call('XADD', key, '*', ...)
+  logs[name] = key
 end
 
 -- Acknowledges and deletes consumed entries: a stream's length is its true backlog.
@@ -128,8 +129,8 @@ end
 
 -- Writes the counters and trims what was added to; the last thing that a script does.
 local function finish()
-  for name in pairs(logs) do
-    call('XTRIM', P .. name, 'MAXLEN', '~', LOG_MAX)
+  for _, key in pairs(logs) do
+    call('XTRIM', key, 'MAXLEN', '~', LOG_MAX)
   end
   for name, by in pairs(bumps) do
     if by ~= 0 then
