@@ -129,6 +129,12 @@ class ServerUnavailable(CoordError):
     code = "server_unavailable"
 
 
+class ServerFull(CoordError):
+    """The Redis server is out of memory and takes nothing new; try again later."""
+
+    code = "server_full"
+
+
 class DataFolderInUse(CoordError):
     """Another server has the data folder open."""
 

@@ -17,8 +17,8 @@ local function is_full()
   return most > 0 and tonumber(used) > most
 end
 
--- Since anyone's last tick, at most 2 s, nothing while no sign of life can be given, and never past the oldest sign of life that still waits to be read: what waited
--- because nobody was there to read it is not held against whoever sent it.
+-- Since anyone's last tick, at most 2 s, nothing while no sign of life can be given, and never past the oldest one that
+-- still waits to be read: what waited because nobody was there to read it is not held against whoever sent it.
 local function tick()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
   if not clock[1] then

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from coord import config, queries
 from coord.config import Settings
 from coord.connection import connect, find_redis_url, wait_for_server
-from coord.errors import AgentNotFound, ConfigError, ResultTimeout, ServerUnavailable, TaskNotFound
+from coord.errors import AgentNotFound, ConfigError, ResultTimeout, ServerFull, ServerUnavailable, TaskNotFound
 from coord.keys import Keys
 from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
@@ -130,6 +130,7 @@ class Client:
 
         Raises:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
+            ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
         """
         spec = TaskSpec(task_type=task_type, payload={} if payload is None else payload, **options)
         return (await self.submit_many([spec]))[0]
@@ -309,6 +310,11 @@ class Client:
             raise ServerUnavailable(
                 f"Redis did not answer, so it may have the entry or not: {error}. "
                 "Repeating it with the same task_id or message_id is safe"
+            ) from error
+        except redis_errors.OutOfMemoryError as error:
+            raise ServerFull(
+                f"Redis is full: {error} Try again later, with the same task_id or message_id: "
+                "of several, some may have been taken"
             ) from error
 
     async def _answer(self, entry: str, timeout: float) -> Answer | None:
