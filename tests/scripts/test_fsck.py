@@ -133,7 +133,6 @@ async def test_records_that_ended_may_be_forgotten_unless_told_otherwise(cell: C
 @asynccontextmanager
 async def _at_work(cell: Cell) -> AsyncIterator[None]:
     """Tasks come and go for as long as this lasts."""
-
     stopped = asyncio.Event()
 
     async def work() -> None:
