@@ -1,0 +1,190 @@
+"""What is said twice has one effect, and whoever is restarted in order costs nobody an attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from coord import Client, queries
+from coord.keys import CONSUMES
+from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost
+from coord.models.tasks import TaskState
+from coord.streams import Append, append
+from tests.ledger import assert_keys_end, assert_ledger
+from tests.processes import House, Process, house
+from tests.waiting import wait_until
+
+ENDS = ("task.completed", "task.failed", "task.cancelled", "task.expired")
+#: Does what its payload says.
+MANY_SIDED = """
+import asyncio, sys
+from coord import Agent, NonRetryable, Release
+agent = Agent(sys.argv[1], capacity=4)
+
+@agent.task("many_sided")
+async def many_sided(task):
+    await task.progress({"at": 1})
+    await asyncio.sleep(task.payload.get("s", 0.15))
+    if task.payload["does"] == "fail":
+        raise ValueError("as told")
+    if task.payload["does"] == "release" and task.attempt == 1:
+        raise Release("as told")
+    return task.payload["does"]
+
+agent.run()
+"""
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[House]:
+    """A house with a server and nobody in it."""
+    async with house(tmp_path) as built:
+        yield built
+
+
+async def test_a_write_is_repeated_by_the_retry(at: House) -> None:
+    """The answer to an XADD is lost, so the client appends again by itself: two entries, one effect."""
+    await at.worker("registry")
+    await at.agent("a1")
+    async with forgetful_proxy(at) as url, Client(url, settings=at.client.settings) as client:
+        handle = await client.submit("echo", {"s": 0}, notify=True)
+        assert await at.redis.xlen(at.keys.tasks_in("normal")) == 2
+        receipt = asyncio.create_task(client.send("a1", {"n": 1}, message_id="hello"))
+        await wait_until(lambda: _has_entries(at, at.keys.messages_in("normal"), 2), "the message was repeated")
+        await asyncio.gather(at.worker("distributor"), at.worker("router"))
+        assert (await handle.result(timeout=10))["by"] == "a1"
+        assert (await receipt).message_id == "hello"
+    await at.assert_in_order([handle.task_id])
+    counted = await queries.counters(at.redis, at.keys)
+    assert (queries.submitted(counted), counted["messages_delivered"]) == (1, 1)
+
+
+async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
+    """Each entry that a worker reads comes once more: nothing is counted twice, tried twice or told twice."""
+    workers = [at.stepped_worker(kind, f"{kind}-double", "double", 0) for kind in CONSUMES]
+    agent = at.start("many", "-P", "-c", MANY_SIDED, "many", COORD_HEARTBEAT_INTERVAL_S="0.25")
+    await wait_until(lambda: at.redis.sismember(at.keys.of("agents:active"), "many"), "the agent is active", 20)
+    leaver = await at.agent("leaver")
+    leaver.send(signal.SIGTERM)
+    retry = {"max_attempts": 2, "backoff": 0.05}
+    work, fail, release = [
+        (await at.client.submit("many_sided", {"does": does}, retry=retry)).task_id
+        for does in ("work", "fail", "release")
+    ]
+    slow = (await at.client.submit("many_sided", {"does": "work", "s": 60})).task_id
+    await wait_until(lambda: _is(at, slow, state=TaskState.RUNNING), "the slow one runs")
+    lease = (await at.client.task(slow)).lease or ""
+    said = [
+        Append("in:losses", LeaseLost("many", slow, lease)),
+        Append("in:registry", AgentLeasesListed("many", "unknown", "1-1", {})),
+    ]
+    await append(at.redis, at.keys, said)
+    await wait_until(lambda: _is(at, slow, state=TaskState.RUNNING, failures=1), "it was taken back and runs again")
+    await at.client.send("many", {"n": 1}, message_id="hello")
+    await wait_until(lambda: _is(at, work, state=TaskState.COMPLETED, failures=0, releases=0), "the work is done")
+    await wait_until(lambda: _is(at, fail, state=TaskState.FAILED, failures=2, releases=0), "two attempts failed")
+    await wait_until(lambda: _is(at, release, state=TaskState.COMPLETED, failures=0, releases=1), "one was given back")
+    agent.kill()
+    await wait_until(lambda: _is(at, slow, state=TaskState.QUEUED, failures=2), "it is lost with its agent")
+    assert await at.client.cancel(slow) == "accepted"
+    assert await leaver.ended() == 0, leaver.told()
+    await at.settle_down()
+    log = await at.redis.execute_command("XRANGE", at.keys.of("log:tasks"), "-", "+")
+    told = Counter((fields[b"task_id"].decode(), fields[b"type"].decode()) for _, fields in log)
+    ends = {(work, "task.completed"), (fail, "task.failed"), (release, "task.completed"), (slow, "task.cancelled")}
+    assert {one: count for one, count in told.items() if one[1] in ENDS} == dict.fromkeys(ends, 1)
+    assert await _is(at, slow, failures=2, attempt=2)
+    assert (await queries.counters(at.redis, at.keys))["messages_delivered"] == 1
+    doubled = {line for one in workers for line in one.log.read_text().splitlines() if line.startswith("doubled ")}
+    assert doubled == {f"doubled {kind}" for kind in TYPE_OF.values()}
+    assert all(one.alive for one in workers)
+    await assert_ledger(at.redis, at.keys)
+    await assert_keys_end(at.redis, at.keys)
+
+
+async def test_everybody_is_restarted_under_load(at: House) -> None:
+    """SIGTERM and a new start, one after the other: no task fails, and no attempt counts as failed."""
+    names = [(kind, f"{kind}-{number}") for kind in CONSUMES for number in (1, 2)]
+    people: dict[str, Process] = {}
+    for kind, name in names:
+        people[name] = await at.worker(kind, name)
+    for name in ("a1", "a2"):
+        people[name] = await at.agent(name, capacity=4)
+    ids: list[str] = []
+    is_over = asyncio.Event()
+    load = asyncio.create_task(_keep_submitting(at, ids, is_over))
+    for kind, name in [*names, ("agent", "a1"), ("agent", "a2")]:
+        people[name].send(signal.SIGTERM)
+        assert await people[name].ended(20) == 0, people[name].told()
+        people[name] = await (at.agent(name, capacity=4) if kind == "agent" else at.worker(kind, name))
+    is_over.set()
+    await load
+    await at.all_end(len(ids))
+    await at.assert_in_order(ids)
+    assert len(ids) > 50
+    records = [one for one in await queries.tasks(at.redis, at.keys, ids) if one]
+    assert {one.failures for one in records} == {0}
+    assert {attempt.how for one in records for attempt in one.attempts} <= {"released", "recalled"}
+    assert (await queries.counters(at.redis, at.keys)).get("retried", 0) == 0
+
+
+@asynccontextmanager
+async def forgetful_proxy(at: House) -> AsyncIterator[str]:
+    """The URL of a way to the server that cuts the connection before the first answer to each kind of fact."""
+    left = {b"task.submitted", b"message.sent"}
+
+    async def serve(here: asyncio.StreamReader, to_here: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_unix_connection(at.server.socket_path)
+        is_cut = asyncio.Event()
+
+        async def ask() -> None:
+            while data := await here.read(65_536):
+                for kind in [one for one in left if one in data]:
+                    left.discard(kind)
+                    is_cut.set()
+                to_there.write(data)
+            to_there.close()
+
+        async def answer() -> None:
+            while (data := await there.read(65_536)) and not is_cut.is_set():
+                to_here.write(data)
+            to_here.close()
+            to_there.close()
+
+        await asyncio.gather(ask(), answer(), return_exceptions=True)
+
+    path = at.folder / "proxy.sock"
+    server = await asyncio.start_unix_server(serve, path)
+    try:
+        yield f"unix://{path}"
+    finally:
+        server.close()
+    assert not left, "no answer was lost"
+
+
+async def _keep_submitting(at: House, ids: list[str], is_over: asyncio.Event) -> None:
+    """Keep about thirty tasks waiting or at work."""
+    while not is_over.is_set():
+        ids += await at.submit(10, seconds=0.05)
+        await wait_until(partial(_are_done, at, len(ids) - 30), "the work goes on", 30)
+
+
+async def _are_done(at: House, count: int) -> bool:
+    return await at.count(TaskState.COMPLETED) >= count
+
+
+async def _has_entries(at: House, key: str, count: int) -> bool:
+    return bool(await at.redis.xlen(key) == count)
+
+
+async def _is(at: House, task_id: str, **expected: object) -> bool:
+    """Whether a task's record says so."""
+    record = await queries.task(at.redis, at.keys, task_id)
+    return record is not None and all(getattr(record, name) == value for name, value in expected.items())
