@@ -16,6 +16,7 @@
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
 local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1', ARGV[15]
+local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
 local definitions = {}
 local at = 17
 for _ = 1, tonumber(ARGV[16]) do
@@ -101,7 +102,7 @@ local function admit(i, options)
   fields[#fields + 1] = 'body'
   fields[#fields + 1] = body
   local state = 'queued'
-  local cancelled_at = tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
+  local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
   if cancelled_at and ms <= cancelled_at then
     state = 'cancelled'
@@ -134,8 +135,8 @@ local function admit(i, options)
     enqueue(id, pool, score)
   end
   waiting, bytes = waiting + 1, bytes + #body
-  bump('submitted:' .. priority, 1)
-  bump(state .. ':' .. priority, 1)
+  bump(counter('submitted', priority), 1)
+  bump(counter(state, priority), 1)
   bump('backlog_bytes', #body)
   log_task('task.' .. state, id, 'priority', priority)
   answer(caller, entry)

@@ -43,7 +43,8 @@ local function cancel(i)
     answer(caller, entry, 'task_finished', "task '" .. id .. "' is " .. task.state .. ' already')
     return 'FINISHED'
   end
-  -- Deleting the entry is the claim: with 1 the agent has not begun and never will.
+  -- Deleting the entry is the claim: with 1 the agent has not begun and never will, and the attempt has to end here.
+  call('SCARD', P .. 'inflight:' .. task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     end_attempt(task, 'cancelled', 'task_cancelled', reason, false)
     answer(caller, entry)

@@ -31,7 +31,8 @@ local function wake_held(task)
     return 'CANCELLED'
   end
   if past(task.start_by) or (task.state == 'assigned' and past(task.timeout_at)) then
-    -- Deleting the entry is the claim: who gets 1 owns the task.
+    -- Deleting the entry is the claim: who gets 1 owns the task, and has to be able to end the attempt.
+    call('SCARD', P .. 'inflight:' .. task.agent_id)
     if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
       end_attempt(task, 'recalled', 'not_started', 'its agent did not start it in time', true)
       return 'RECALLED'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from coord.errors import CoordError, from_code
@@ -21,11 +21,11 @@ class Answer(NamedTuple):
         return from_code(self.code, self.message)
 
 
-def read_answer(fields: Mapping[bytes, bytes]) -> tuple[str, Answer]:
-    """The fact's entry id and the answer that an entry of type ``fact.answered`` holds."""
+def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[str], Answer]:
+    """The entry ids of facts, and the answer to each of them, that an entry of type ``fact.answered`` holds."""
     code = fields.get(b"code", b"").decode("utf-8", "replace")
     message = fields.get(b"message", b"").decode("utf-8", "replace")
-    return fields[b"fact"].decode(), Answer(fields.get(b"ok") == b"1", code, message)
+    return fields[b"fact"].decode().split(), Answer(fields.get(b"ok") == b"1", code, message)
 
 
 class Answers:
@@ -50,8 +50,12 @@ class Answers:
         if len(self._awaited) > self._kept:
             del self._awaited[next(iter(self._awaited))]
 
-    def arrived(self, entry: str, answer: Answer) -> None:
-        """An answer was read."""
+    def arrived(self, entries: Iterable[str], answer: Answer) -> None:
+        """An answer to one or more facts was read."""
+        for entry in entries:
+            self._arrived(entry, answer)
+
+    def _arrived(self, entry: str, answer: Answer) -> None:
         take = self._awaited.pop(entry, None)
         if take is not None:
             take(answer)

@@ -62,7 +62,7 @@ class Records:
         told = []
         for one in await self.stream(f"replies:{caller}"):
             if one["type"] == "fact.answered":
-                told.append((one["fact"], "ok" if one["ok"] == "1" else one["code"]))
+                told += [(fact, "ok" if one["ok"] == "1" else one["code"]) for fact in one["fact"].split()]
             else:
                 told.append((one["task_id"], one["type"]))
         return told

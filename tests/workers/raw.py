@@ -86,7 +86,7 @@ class Caller:
         """The answer to a fact, waited for."""
 
         async def answered() -> Fields | None:
-            return next((one for one in await self.replies() if one.get("fact") == entry), None)
+            return next((one for one in await self.replies() if entry in one.get("fact", "").split()), None)
 
         found = await wait_until(answered, f"{entry} is answered")
         assert found is not None

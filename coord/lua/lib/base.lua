@@ -55,16 +55,22 @@ local function reply(caller, ...)
   redis.pcall('XADD', P .. 'replies:' .. caller, 'MAXLEN', '~', REPLIES_MAX, '*', ...)
 end
 
--- The answer to one fact: ok, or an error's code and message.
+-- The answer to one fact: ok, or an error's code and message. A batch's ok answers to one caller go out together.
+local accepted = {}
 local function answer(caller, fact, code, message)
   if caller == '' then
     return
   end
   if code then
     reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '0', 'code', code, 'message', message)
-  else
-    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '1')
+    return
   end
+  local facts = accepted[caller]
+  if not facts then
+    facts = {}
+    accepted[caller] = facts
+  end
+  facts[#facts + 1] = fact
 end
 
 -- Runs one entry's bookkeeping; what it raises becomes its word, and the rest of the batch goes on.
@@ -136,6 +142,9 @@ local function finish()
     if by ~= 0 then
       call('HINCRBY', P .. 'counters', name, int(by))
     end
+  end
+  for caller, facts in pairs(accepted) do
+    reply(caller, 'type', 'fact.answered', 'fact', table.concat(facts, ' '), 'ok', '1')
   end
   for caller in pairs(repliers) do
     call('PEXPIRE', P .. 'replies:' .. caller, REPLIES_TTL)
