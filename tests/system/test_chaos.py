@@ -155,7 +155,8 @@ def _told(crowd: Crowd, records: Sequence[TaskRecord], ran: Counter[tuple[str, .
     return (
         f"{len(records)} tasks, {ran.total()} executions, {ran.total() - len(executed)} of them not the first of "
         f"their task; attempts that ran and did not count: {dict(ended)} (of them {final_failures} the last of a "
-        f"failed task); attempts lost before they ran: {unrun}; strikes: {dict(crowd.strikes)}; ends: {dict(crowd.ended)}"
+        f"failed task); attempts lost before they ran: {unrun}; "
+        f"strikes: {dict(crowd.strikes)}; ends: {dict(crowd.ended)}"
     )
 
 
