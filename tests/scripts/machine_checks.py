@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from coord.models.tasks import HEAD_START_MS, TERMINAL, Priority, TaskState
+from coord.models.tasks import HEAD_START_MS, LANE, TERMINAL, Priority, TaskState
+from coord.transitions import LeaseLoss, Loss, Report
 from tests.ledger import HELD, WAITING, Record, _assert_alarms, _assert_counters, _assert_ends, _assert_structures
 from tests.scripts.machine_server import TASK_STREAMS, Picture, header_moves
 
@@ -79,6 +80,41 @@ def assert_visible(submitted: Mapping[str, list[str]], after: Picture) -> None:
         assert waits or task in after.books.records, f"{task} was acknowledged and is nowhere"
 
 
+def assert_claims(script: str, before: Picture, after: Picture) -> None:
+    """A claimed task is neither recalled nor cancelled at once: only one whose inbox entry was still there."""
+    for task, was in before.books.records.items():
+        now = after.books.records[task]
+        if was["state"] in HELD and was.get("attempts") != now.get("attempts"):
+            how = msgspec.json.decode(now["attempts"].partition("\n")[0])["how"]
+            if how == "recalled" or (how, script) == ("cancelled", "cancel"):
+                lane = f"{was['agent_id']}:{LANE[Priority(was['priority'])]}"
+                assert was["entry"] in before.books.inboxes.get(lane, {}), f"{task} was claimed and is {how}"
+
+
+def assert_terms(losses: Iterable[Loss], before: Picture, after: Picture) -> None:
+    """Of an agent that was lost, only what it was given in the term that ended or before was taken back."""
+    ended = {one.agent_id: one.term for one in sorted(losses, key=lambda one: one.term)}
+    for task, was in before.books.records.items():
+        if was["state"] in HELD and was["lease"] != after.books.records[task].get("lease"):
+            assert int(was["term"]) <= ended.get(was["agent_id"], -1), (
+                f"{task} was given in a later term, and taken back"
+            )
+
+
+def assert_heard(
+    losses: Sequence[Loss | LeaseLoss], reports: Iterable[Report], before: Picture, after: Picture
+) -> None:
+    """Nothing was taken back from an agent while a report of it waited that is older than every loss of that agent."""
+    for report in reports:
+        was = before.books.records.get(report.task_id, {})
+        if was.get("lease") == report.lease and was["state"] in HELD:
+            later = [one for one in losses if one.agent_id == was["agent_id"]]
+            if later and all(_order(report.entry) < _order(one.entry) for one in later):
+                assert after.books.records[report.task_id] == was, (
+                    f"{report.task_id} was taken back before it was heard"
+                )
+
+
 def assert_kept(held: Iterable[tuple[str, str]], how: str, before: Picture, after: Picture) -> None:
     """None of these leases, which an agent holds as it says, was ended like this."""
     for task, lease in held:
@@ -95,6 +131,11 @@ def assert_untouched(tasks: Iterable[str], before: Picture, after: Picture) -> N
 
 def _without(of: Mapping[str, T], tasks: Container[str]) -> dict[str, T]:
     return {task: one for task, one in of.items() if task not in tasks}
+
+
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, sequence = entry.partition("-")
+    return int(ms), int(sequence)
 
 
 def _begins(record: Record) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 from redis import Redis
@@ -122,6 +123,7 @@ class MachineServer:
         """An empty namespace with every group, at ``START``."""
         self.now = START
         self._sequence = itertools.count(100, 100)  # a script may append a few in between
+        self._unsent: list[tuple[Any, ...]] = []
         self.redis.flushall()
         pipe = self.redis.pipeline(transaction=False)
         for kind, streams in CONSUMES.items():
@@ -134,10 +136,18 @@ class MachineServer:
         self.redis.close()
 
     def append(self, stream: str, kind: str) -> str:
-        """An entry of ``now`` in an ingress stream, not yet read; its id."""
+        """An entry of ``now`` in an ingress stream, not yet read; its id. It travels with what is sent next."""
         entry = f"{self.now}-{next(self._sequence)}"
-        self.redis.execute_command("XADD", self.keys.of(stream), entry, "type", kind, "data", "{}")
+        self._unsent.append(("XADD", self.keys.of(stream), entry, "type", kind, "data", "{}"))
         return entry
+
+    def _pipeline(self) -> Any:
+        """A round trip, which begins with what was appended."""
+        pipe = self.redis.pipeline(transaction=False)
+        for command in self._unsent:
+            pipe.execute_command(*command)
+        self._unsent.clear()
+        return pipe
 
     def delete(self, agent_id: str, lane: str, entries: list[str]) -> int:
         """What a claim sends; how many entries of the inbox were still there."""
@@ -148,10 +158,11 @@ class MachineServer:
 
         ``fail_at`` counts the keys that the script touches: this one is broken while it runs.
         """
-        scripts, pipe = self.scripts, self.redis.pipeline(transaction=False)
-        for stream in reads:
-            group = next(kind for kind, streams in CONSUMES.items() if stream in streams)
-            pipe.execute_command("XREADGROUP", "GROUP", group, "w1", "STREAMS", self.keys.of(stream), ">")
+        scripts, pipe = self.scripts, self._pipeline()
+        if reads:
+            group = next(kind for kind, streams in CONSUMES.items() if reads[0] in streams)
+            named = [self.keys.of(stream) for stream in reads]
+            pipe.execute_command("XREADGROUP", "GROUP", group, "w1", "STREAMS", *named, *([">"] * len(named)))
         # What a script appends there comes after this id, and so bears the machine's time instead of the server's.
         pipe.execute_command("XSETID", self.keys.of("in:losses"), f"{self.now}-{next(self._sequence)}")
         sha, keys = scripts._sources[call.script].sha, [self.keys.prefix]
@@ -168,15 +179,20 @@ class MachineServer:
 
     def picture(self) -> Picture:
         """Everything as it lies there."""
-        return _picture_of(self.redis.evalsha(self._picture, 1, self.keys.prefix))
+        return _picture_of(self._evaluate(self._picture))
 
     def snapshot(self) -> Snapshot:
         """The whole namespace, with TTLs, groups and pending entries."""
-        return [tuple(one) for one in self.redis.evalsha(self._snapshot, 1, self.keys.prefix)]
+        return [(key, dumped, ends_at) for key, dumped, ends_at in self._evaluate(self._snapshot)]
+
+    def _evaluate(self, sha: str) -> Any:
+        pipe = self._pipeline()
+        pipe.execute_command("EVALSHA", sha, 1, self.keys.prefix)
+        return pipe.execute()[-1]
 
     def restore(self, snapshot: Snapshot) -> None:
         """The namespace as it was, and nothing else."""
-        pipe = self.redis.pipeline(transaction=False)
+        pipe = self._pipeline()
         pipe.flushall()
         for key, dumped, ends_at in snapshot:
             pipe.execute_command("RESTORE", key, max(0, ends_at), dumped, "ABSTTL")
@@ -196,6 +212,7 @@ def failing(text: str) -> str:
     return f"{shebang}\n{FAILING}\n{body}"
 
 
+@cache
 def header_moves(script: str) -> Mapping[str, frozenset[str]]:
     """Where a script may bring a task, by where it was: along any path of the edges that its header declares."""
     edges = lua.moves(script)

@@ -31,9 +31,12 @@ from tests.scripts.machine_agents import Distributor, Held, Process
 from tests.scripts.machine_checks import (
     assert_books,
     assert_capacity,
+    assert_claims,
+    assert_heard,
     assert_kept,
     assert_moves,
     assert_order,
+    assert_terms,
     assert_untouched,
     assert_visible,
 )
@@ -96,6 +99,10 @@ class World(RuleBasedStateMachine):
         entry = self.append("in:reports", f"task.{kind}")
         retryable = int(held.lease, 16) % 4 > 0
         self.facts[entry] = Report(entry, kind, *held, caller="a1", data=b"1", code="boom", retryable=retryable)
+
+    def reports(self) -> list[Report]:
+        """The reports that wait."""
+        return [self.facts[entry] for entry in self.seen.waiting("in:reports")]
 
     # What agents do.
 
@@ -185,12 +192,17 @@ class World(RuleBasedStateMachine):
         for entry, fields in told.items():
             loss = Loss if fields["type"] == "agent.lost" else LeaseLoss
             self.facts[entry] = loss(entry, **msgspec.json.decode(fields["data"]))
-        self.handle(
-            [entry for entry in batch if isinstance(self.facts[entry], Loss)], self.scripts.reclaim, "in:losses"
-        )
+        agents = [entry for entry in batch if isinstance(self.facts[entry], Loss)]
         leases = [entry for entry in batch if isinstance(self.facts[entry], LeaseLoss)]
         before = self.seen
+        self.handle(agents, self.scripts.reclaim, "in:losses")
+        assert_terms([self.facts[entry] for entry in agents], before, self.seen)
+        lost = [self.facts[entry] for entry in leases]
+        assert_heard([self.facts[entry] for entry in batch], self.reports(), before, self.seen)
+        before = self.seen
         self.handle(leases, self.scripts.forfeit, "in:losses")
+        alive = {one.task_id for one in lost if before.books.records.get(one.task_id, {}).get("lease") == one.lease}
+        assert_untouched({one.task_id for one in lost} - alive, before, self.seen)
         for process in self.processes:
             if before.agents[process.agent_id]["incarnation"] == process.incarnation != "":
                 assert_kept(process.claimed, "lease_lost", before, self.seen)
@@ -235,6 +247,7 @@ class World(RuleBasedStateMachine):
         answer, self.seen = self.server.run(call, streams, fail_at)
         assert_moves(call.script, before, self.seen)
         assert_capacity(before, self.seen)
+        assert_claims(call.script, before, self.seen)
         if call.script == "wake" and fail_at:
             again = self.server.now + 60_000
             self.put_off |= {task: at for task, at in self.seen.books.alarms.items() if at == again}

@@ -136,6 +136,19 @@ async def test_capacity_is_free_at_once(cell: Cell) -> None:
     assert (answer.loads, answer.pools, answer.raised) == ({"a1": 0}, {"p1": (0, 0.0)}, 1)
 
 
+async def test_a_cancel_that_fails_leaves_the_assignment(cell: Cell) -> None:
+    """⚠ The inbox entry is deleted only where the attempt can be ended, or an agent would be told for nothing."""
+    await cell.register()
+    await cell.assign(claimed=False)
+    kept = await cell.redis.dump(cell.keys.inflight("a1"))
+    await cell.redis.set(cell.keys.inflight("a1"), "x")
+    call = cell.scripts.cancel([CancelRequest(await cell.append("in:requests"), "t1", "", "not needed")])
+    assert (await cell.word(call)).startswith("ERROR ")
+    assert [one["task_id"] for one in await cell.stream("inbox:a1:normal")] == ["t1"]
+    await cell.redis.restore(cell.keys.inflight("a1"), 0, kept, replace=True)
+    assert await cell.word(call) == "CANCELLED"
+
+
 @pytest.mark.parametrize("broken", ["task:t1", "inbox:a2:normal", "queue:bad"])
 async def test_a_broken_key_fails_its_own_request_only(cell: Cell, broken: str) -> None:
     """⚠ A wrong type in the middle of a batch: the others are cancelled and counted, the failing one stays pending."""

@@ -1,8 +1,19 @@
 """The real scripts under any order of events that hypothesis can think of, checked after every single step.
 
 Clients, agents, distributors and registries act in small steps, late, twice, and on stale knowledge; the server fails
-over and loses what was written since a snapshot; a script is cut off by an error. What is checked is in
-``machine_checks``: moves, leases, capacity, the ledger, outcomes, order. At the end everything can be brought to one.
+over and loses what was written since a snapshot. What is checked is in ``machine_checks``: moves, leases, capacity, the
+ledger, outcomes, order. At the end everything can be brought to one.
+
+Failing in the middle. Redis carries a script out whole or not at all, whatever is killed; what can still raise an error
+in the middle of one is a key of a wrong type. So ``fail`` breaks one key for one call, and the promise is: whatever
+that key is, the books balance after the call, and after what failed was tried again by itself. A script looks at what
+it shares (counters, indexes) before it begins, at what belongs to one entry before it changes anything for it, and what
+tells of it (logs, replies, orders to stop) cannot fail it. Not promised, and not tried here:
+
+* that a command fails on a key that the same call has found to be of its type: between two writes of one task, its
+  record says one thing and its queue or its agent's set another;
+* a task whose own record cannot be read when dispatch pops it: it is dropped with the pop, for there is no such task;
+* an alarm that wake could not handle rings again in a minute, so it is not the record's earliest moment until then.
 """
 
 from __future__ import annotations
@@ -248,6 +259,8 @@ class Machine(World):
         self.processes.clear()
         for agent in AGENTS:
             self.start(agent, has_incarnation=True, capacity=3)
+        # What they get now is theirs, though the losses of those before them are still to be heard of.
+        self.dispatch_some(which=0, first=0, most=99, blind=0, fresh=True, claimed=False)
         self.finish_facts()
         for _ in range(40):
             if self.open_tasks():

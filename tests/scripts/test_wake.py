@@ -236,6 +236,21 @@ async def test_a_broken_task_stands_in_nobodys_way(cell: Cell, broken: str) -> N
     assert await cell.wake() == ["QUEUED"]
 
 
+async def test_a_recall_that_fails_leaves_the_assignment(cell: Cell) -> None:
+    """⚠ The inbox entry is deleted only where the attempt can be ended, or nobody would have the task."""
+    await cell.register()
+    await cell.assign(claimed=False)
+    kept = await cell.redis.dump(cell.keys.inflight("a1"))
+    await cell.redis.set(cell.keys.inflight("a1"), "x")
+    cell.now += 60_000
+    (word,) = await cell.wake()
+    assert word.startswith("ERROR ")
+    assert [one["task_id"] for one in await cell.stream("inbox:a1:normal")] == ["t1"]
+    await cell.redis.restore(cell.keys.inflight("a1"), 0, kept, replace=True)
+    cell.now += 60_000
+    assert await cell.wake() == ["RECALLED"]
+
+
 @pytest.mark.parametrize("broken", ["tombstones", "in:tasks:low"])
 async def test_what_cannot_be_forgotten_does_not_undo_what_was_due(cell: Cell, broken: str) -> None:
     """⚠ A broken key that only forgetting meets: what was due is done and counted before."""
