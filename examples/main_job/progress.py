@@ -62,8 +62,7 @@ class Live:
         self._finished[name] += 1
         self._failed += not outcome.is_done
         if self._console.is_terminal:
-            note = f"{self._rate():,.0f}/s, {self._submitted - self._finished.total():,} under way"
-            self._progress.update(self._bars[name], advance=1, note=note)
+            self._progress.update(self._bars[name], advance=1, note=f"{self._finished[name] / self._elapsed():,.0f}/s")
         elif time.monotonic() - self._said_at >= LINE_S:
             self._line()
 
@@ -75,4 +74,7 @@ class Live:
         )
 
     def _rate(self) -> float:
-        return self._finished.total() / max(0.001, time.monotonic() - self._begin)
+        return self._finished.total() / self._elapsed()
+
+    def _elapsed(self) -> float:
+        return max(0.001, time.monotonic() - self._begin)
