@@ -111,16 +111,15 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
 
 async def test_everybody_is_restarted_under_load(at: House) -> None:
     """SIGTERM and a new start, one after the other: no task fails, and no attempt counts as failed."""
-    names = [(kind, f"{kind}-{number}") for kind in CONSUMES for number in (1, 2)]
-    people: dict[str, Process] = {}
-    for kind, name in names:
-        people[name] = await at.worker(kind, name)
-    for name in ("a1", "a2"):
-        people[name] = await at.agent(name, capacity=4)
+    names = [*((kind, f"{kind}-1") for kind in CONSUMES), ("distributor", "distributor-2")]
+    agents = ["a1", "a2"]
+    workers = await asyncio.gather(*(at.worker(*one) for one in names))
+    started = [*workers, *await asyncio.gather(*(at.agent(name, capacity=4) for name in agents))]
+    people: dict[str, Process] = {one.name: one for one in started}
     ids: list[str] = []
     is_over = asyncio.Event()
     load = asyncio.create_task(_keep_submitting(at, ids, is_over))
-    for kind, name in [*names, ("agent", "a1"), ("agent", "a2")]:
+    for kind, name in [*names, *(("agent", name) for name in agents)]:
         people[name].send(signal.SIGTERM)
         assert await people[name].ended(20) == 0, people[name].told()
         people[name] = await (at.agent(name, capacity=4) if kind == "agent" else at.worker(kind, name))

@@ -35,10 +35,10 @@ async def at(tmp_path: Path) -> AsyncIterator[House]:
     ("kind", "names"),
     [
         ("distributor", SAME),
-        ("distributor", OTHER),
         ("registry", OTHER),
-        ("router", SAME),
+        pytest.param("distributor", OTHER, marks=pytest.mark.long),
         pytest.param("registry", SAME, marks=pytest.mark.long),
+        pytest.param("router", SAME, marks=pytest.mark.long),
         pytest.param("router", OTHER, marks=pytest.mark.long),
     ],
 )
