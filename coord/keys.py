@@ -26,7 +26,8 @@ agent:{id}                            hash    agent_id agent_type status version
                                               question for its leases, ms) suspects (leases missing from its list)
                                               registration_time last_heartbeat (ms) registered_obs beat_obs (observed
                                               ms) beats (observed ms of the last ten, commas between) health_score
-                                              (0..1) leases (as last reported) fact_id beat_id (entry ids) digest (of
+                                              (0..1) leases (as last reported) fact_id registered_id beat_id (ids of the
+                                              last status, registration and beat that counted) digest (of
                                               what eligibility can see) facets (spaces between) metric:{name} (one
                                               load metric). No TTL while the agent is here; forgotten with its
                                               ``agents:departed`` entry

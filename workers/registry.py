@@ -1,7 +1,8 @@
 """The registry: who is alive, and what they can do.
 
-Any number of registries share the work. Facts are last-writer-wins by entry id, so the order in which they are handled
-does not matter, and a beat that was handled twice counts once.
+Any number of registries share the work. Facts are last-writer-wins by entry id, registrations, statuses and beats each
+among themselves, so it does not matter which registry was quicker. (A status or a beat that overtakes its agent's first
+registration is answered ``unknown_agent``, and an agent registers again.)
 """
 
 from __future__ import annotations

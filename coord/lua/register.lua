@@ -41,7 +41,11 @@ local function register(i, fields_at, fields_end)
   if incarnation ~= '' and was_superseded(agent, incarnation) then
     answer(caller ~= '' and caller or id, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
-  elseif not is_later(entry, agent.fact_id) then
+  end
+  -- Registrations are last-writer-wins among themselves, and so are statuses. A status that another registry handled
+  -- first holds, and what the registration says besides holds as well; but nobody is brought back who left after it.
+  local is_late = not is_later(entry, agent.fact_id)
+  if not is_later(entry, agent.registered_id) or (is_late and agent.status == 'inactive') then
     answer(caller, entry)
     return 'STALE'
   end
@@ -54,7 +58,7 @@ local function register(i, fields_at, fields_end)
     end
     end_term(agent)
   end
-  local returns = agent.status == 'inactive' or agent.status == 'stale'
+  local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
   local seen_differently = is_new or replaces or returns or agent.digest ~= digest
   if is_new or replaces or returns then
     agent.registered_obs, agent.beats, agent.health_score = int(observed), '', nil
@@ -67,7 +71,9 @@ local function register(i, fields_at, fields_end)
   agent.heartbeat_interval = interval ~= '' and interval or nil
   agent.beat_obs = int(observed)
   index(agent, facets)
-  if agent.status == 'stale' and not replaces then
+  if is_late then
+    set_status(agent, agent.status)
+  elseif agent.status == 'stale' and not replaces then
     set_status(agent, agent.resumes_as or 'active')
   elseif is_new or replaces or returns then
     set_status(agent, 'active')
@@ -84,7 +90,8 @@ local function register(i, fields_at, fields_end)
     call('HSET', key, 'heartbeat_interval', interval)
   end
   call('HSET', key, 'agent_id', id, 'status', agent.status, 'incarnation', agent.incarnation or '',
-    'incarnations', agent.incarnations or '', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry, 'digest', digest,
+    'incarnations', agent.incarnations or '', 'term', agent.term, 'rev', agent.rev, 'fact_id', is_late and agent.fact_id or entry,
+    'registered_id', entry, 'digest', digest,
     'facets', facets, 'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'beats', agent.beats or '',
     'health_score', agent.health_score, 'registration_time', agent.registration_time, 'last_heartbeat', NOW,
     unpack(ARGV, fields_at, fields_end))

@@ -120,6 +120,29 @@ async def test_the_same_entry_twice_changes_nothing(cell: Cell) -> None:
     assert await cell.dump() == before
 
 
+async def test_a_status_that_overtook_a_registration_holds_and_so_does_the_rest(cell: Cell) -> None:
+    """⚠ Two registries: one handles the status first, the other then the registration that was sent before it."""
+    await cell.register(incarnation="i1", digest="old", capacity=1)
+    early = await cell.registration(incarnation="i1", digest="new", capacity=9)
+    await cell.change(status="draining")
+
+    assert await cell.word(cell.scripts.register([early])) == "REFRESHED"
+
+    agent = await cell.agent()
+    assert (agent.status, agent.capacity) == ("draining", 9)
+    assert await cell.redis.scard(cell.keys.of("agents:active")) == 0
+
+
+async def test_a_registration_does_not_bring_back_who_left_after_it(cell: Cell) -> None:
+    """A departure that was handled first is the last word."""
+    await cell.register(incarnation="i1")
+    early = await cell.registration(incarnation="i1", capacity=9)
+    await cell.deregister()
+
+    assert await cell.word(cell.scripts.register([early])) == "STALE"
+    assert (await cell.agent()).status == "inactive"
+
+
 async def test_an_earlier_registration_that_comes_later_changes_nothing(cell: Cell) -> None:
     """Facts are last-writer-wins by entry id, whichever worker was quicker."""
     early = await cell.registration(incarnation="i1", digest="old", caller="c1")

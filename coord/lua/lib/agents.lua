@@ -12,7 +12,7 @@ local function observed_now()
 end
 
 local AGENT = {
-  'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'beat_id', 'digest', 'facets',
+  'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'registered_id', 'beat_id', 'digest', 'facets',
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
   'ask', 'asked_at', 'suspects',
   'metric:cpu', 'metric:memory',
