@@ -4,51 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
-from coord import Agent, Message, Task
-from coord.config import Settings
-from coord.embedded import EmbeddedServer
-from coord.errors import AgentSuperseded, ConfigError, FactInvalid, IdInvalid
-from coord.models.agents import AgentStatus
+from coord import Agent, Task
+from coord.errors import AgentSuperseded
 from coord.models.facts import (
     AgentDeregistered,
     AgentHeartbeat,
     AgentRegistered,
-    AgentStatusChanged,
     TaskCompleted,
     TaskFailed,
     TaskProgressed,
     TaskReleased,
     TaskStarted,
 )
-from tests.unit.sdk_house import House, house_on
+from tests.unit.sdk_house import House
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-async def house(redis: Redis, settings: Settings) -> AsyncIterator[House]:
-    """A house whose registry answers."""
-    async with house_on(redis, settings) as house:
-        yield house
-
-
-@pytest.fixture
-async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
-    """An agent for two tasks at a time that echoes; started by the test."""
-    agent = Agent("a", url=server.url, settings=house.settings, capacity=2, heartbeat_interval=0.1)
-
-    @agent.task("echo")
-    async def echo(task: Task) -> Any:
-        return task.payload
-
-    yield agent
-    house.answers.clear()
-    await agent.stop(grace=0.5)
 
 
 async def test_a_short_task_is_claimed_run_and_reported_in_one_word(agent: Agent, house: House) -> None:
@@ -237,200 +209,3 @@ async def test_errors_are_described_within_limits(agent: Agent, house: House) ->
     assert (len(said["long"]), said["odd"], said["mute"], said["exit"]) == (
         2_000, "ValueError: ?", "Mute", "SystemExit: 3",
     )  # fmt: skip
-
-
-async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> None:
-    """All connections are cut: what runs goes on, is reported once it is back; nothing is run twice."""
-    release = asyncio.Event()
-    runs: list[str] = []
-
-    @agent.task("hold")
-    async def hold(task: Task) -> str:
-        runs.append(task.lease)
-        await release.wait()
-        return "kept"
-
-    await agent.start()
-    leases = [await house.assign("a", "hold") for _ in range(2)]
-    remembered = await house.assign("a", "hold")
-    await wait_until(lambda: len(runs) == 2, "both run")
-    await house.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    release.set()
-    reports = await house.wait_for("in:reports", TaskCompleted, 3)
-    assert {report.lease for report in reports} == {*leases, remembered}
-    assert sorted(runs) == sorted([*leases, remembered])
-    registered = await house.wait_for("in:registry", AgentRegistered, 2)
-    assert registered[0] == registered[1]
-
-
-async def test_a_server_that_was_away_finds_all_reports_when_it_is_back(tmp_path: Any, settings: Settings) -> None:
-    """Redis dies while a handler runs: the handler ends meanwhile, the report waits and arrives."""
-    running = EmbeddedServer.start(tmp_path / "own")
-    redis = Redis.from_url(running.url, protocol=3)
-    release, ended = asyncio.Event(), asyncio.Event()
-    agent = Agent("a", url=running.url, settings=settings, heartbeat_interval=0.1)
-
-    @agent.task("hold")
-    async def hold(task: Task) -> str:
-        await release.wait()
-        ended.set()
-        return "kept"
-
-    async with house_on(redis, settings) as house:
-        try:
-            await agent.start()
-            lease = await house.assign("a", "hold")
-            await wait_until(lambda: agent.running == 1, "it runs")
-            running.kill()
-            release.set()
-            await ended.wait()
-            assert agent.leases == 1
-            running.restart()
-            (report,) = await house.wait_for("in:reports", TaskCompleted)
-            assert (report.lease, bytes(report.result)) == (lease, b'"kept"')
-            await wait_until(lambda: agent.leases == 0, "the lease is free")
-        finally:
-            await agent.stop(grace=0)
-            await redis.aclose()
-            running.stop(force=True)
-
-
-async def test_it_leaves_in_order(agent: Agent, house: House) -> None:
-    """It says that it drains, finishes what runs, reports it, deregisters; in this order."""
-    release = asyncio.Event()
-
-    @agent.task("hold")
-    async def hold(task: Task) -> str:
-        await release.wait()
-        return "done"
-
-    await agent.start()
-    await house.assign("a", "hold")
-    await wait_until(lambda: agent.running == 1, "it runs")
-    stopping = asyncio.create_task(agent.stop())
-    (changed,) = await house.wait_for("in:registry", AgentStatusChanged)
-    assert changed.status == AgentStatus.DRAINING
-    late = await house.assign("a", "echo")
-    (released,) = await house.wait_for("in:reports", TaskReleased)
-    assert released.lease == late
-    release.set()
-    await stopping
-    assert [type(fact) for fact in await house.facts("in:registry")] == [
-        AgentRegistered,
-        AgentStatusChanged,
-        AgentDeregistered,
-    ]
-    await house.wait_for("in:reports", TaskCompleted)
-
-
-async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_given_back(
-    agent: Agent, house: House
-) -> None:
-    """The grace of a drain is bounded."""
-
-    @agent.task("hang")
-    async def hang(task: Task) -> None:
-        await asyncio.Event().wait()
-
-    await agent.start()
-    lease = await house.assign("a", "hang")
-    await wait_until(lambda: agent.running == 1, "it runs")
-    await agent.stop(grace=0.05)
-    (report,) = await house.wait_for("in:reports", TaskReleased)
-    assert (report.lease, report.reason) == (lease, "the agent is shutting down")
-
-
-async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServer, redis: Redis) -> None:
-    """No registry runs: the start waits, and stopping it does not; what it says is said all the same."""
-    agent = Agent("a", url=server.url, settings=Settings(namespace="nobody"))
-    serving = asyncio.create_task(agent.serve())
-    stream = "{nobody}:in:registry"
-
-    async def has_said(count: int) -> bool:
-        return int(await redis.xlen(stream)) == count
-
-    await wait_until(lambda: has_said(1), "it has registered")
-    assert not agent.is_serving
-    await agent.stop()
-    await asyncio.wait_for(serving, 2)
-    await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
-
-
-async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: House) -> None:
-    """By the server's time; it is deleted all the same."""
-    got: list[str] = []
-
-    @agent.on_message
-    async def hear(message: Message) -> None:
-        got.append(message.payload)
-
-    await agent.start()
-    await house.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
-    await house.deliver("a", "fresh", expires_at=int(time.time() * 1000) + 60_000)
-
-    async def empty() -> bool:
-        return await house.inbox("a") == 0
-
-    await wait_until(empty, "both are deleted")
-    assert got == ["fresh"]
-
-
-async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, house: House) -> None:
-    """Also when more of them wait than are held in memory."""
-    got: list[str] = []
-
-    @agent.on_message
-    async def hear(message: Message) -> None:
-        got.append(message.payload)
-
-    soon = int(time.time() * 1000) + 60_000
-    for n in range(100):
-        await house.deliver("a", f"low-{n:03d}", expires_at=soon, lane="low")
-    await house.deliver("a", "critical", expires_at=soon, lane="critical")
-    await agent.start()
-    await wait_until(lambda: len(got) == 101, "all are handled")
-    assert got == ["critical", *(f"low-{n:03d}" for n in range(100))]
-
-
-async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House) -> None:
-    """It would only fill the inbox."""
-    await agent.start()
-    await house.deliver("a", "unheard", expires_at=int(time.time() * 1000) + 60_000)
-
-    async def empty() -> bool:
-        return await house.inbox("a") == 0
-
-    await wait_until(empty, "it is deleted")
-
-
-async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServer, house: House) -> None:
-    """Three agents have four connections: one each for reading, one for all to write."""
-    agents = [Agent(f"a{n}", url=server.url, settings=house.settings) for n in range(3)]
-
-    async def connections() -> int:
-        return len(await house.redis.client_list())
-
-    before = await connections()
-    for agent in agents:
-        await agent.start()
-    assert await connections() - before == 4
-    await asyncio.gather(*(agent.stop() for agent in agents))
-
-    async def all_closed() -> bool:
-        return await connections() == before
-
-    await wait_until(all_closed, "all are closed")
-
-
-def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
-    """A typo is found where it was made, not when the registry buries the fact."""
-    with pytest.raises(IdInvalid, match="agent_id"):
-        Agent("no spaces", settings=settings)
-    with pytest.raises(FactInvalid, match="agent_type"):
-        Agent("a", agent_type="wurker", settings=settings)
-    with pytest.raises(FactInvalid, match="capacity"):
-        Agent("a", capacity=0, settings=settings)
-    agent = Agent("a", settings=settings)
-    agent.task("echo")(lambda task: task)
-    with pytest.raises(ConfigError, match="already"):
-        agent.task("echo")(lambda task: task)

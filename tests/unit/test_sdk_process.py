@@ -10,12 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
-from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.facts import AgentDeregistered, AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
-from tests.unit.sdk_house import House, house_on
+from tests.unit.sdk_house import House
 from tests.waiting import wait_until
 
 SCRIPT = """
@@ -38,13 +36,6 @@ async def echo(task):
 
 run(first, second)
 """
-
-
-@pytest.fixture
-async def house(redis: Redis, settings: Settings) -> AsyncIterator[House]:
-    """A house whose registry answers."""
-    async with house_on(redis, settings) as house:
-        yield house
 
 
 @pytest.fixture

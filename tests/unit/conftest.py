@@ -1,0 +1,35 @@
+"""What the tests of the SDK share: a played coordinator, and an agent that the test starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from coord import Agent, Task
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from tests.unit.sdk_house import House, house_on
+
+
+@pytest.fixture
+async def house(redis: Redis, settings: Settings) -> AsyncIterator[House]:
+    """A house whose registry answers."""
+    async with house_on(redis, settings) as house:
+        yield house
+
+
+@pytest.fixture
+async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
+    """An agent for two tasks at a time that echoes; started by the test."""
+    agent = Agent("a", url=server.url, settings=house.settings, capacity=2, heartbeat_interval=0.1)
+
+    @agent.task("echo")
+    async def echo(task: Task) -> Any:
+        return task.payload
+
+    yield agent
+    house.answers.clear()
+    await agent.stop(grace=0.5)
