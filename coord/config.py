@@ -23,7 +23,6 @@ PREFIX = "COORD_"
 #: Names that the predecessor's installations already set; the ``COORD_`` name wins where both are given.
 ALIASES = {
     "AITBC_REDIS_URL": "redis_url",
-    "AITBC_COORDINATOR_PORT": "gateway_port",
     "AITBC_LOG_LEVEL": "log_level",
 }
 
@@ -43,7 +42,6 @@ Bytes = Annotated[int, Meta(ge=KIB)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Namespace = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
-Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,8 +149,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_bytes: Bytes = GIB
     #: Entries of each log stream (MAXLEN ~): about 64 MiB at 600 bytes each.
     log_entries: Count = 100_000
-    #: Messages remembered per agent.
-    history_entries: Count = 1_000
     #: Answers waiting for one caller …
     replies_entries: Count = 10_000
     #: … and how long after the last one.
@@ -166,13 +162,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inbox_critical_extra: CountOrZero = 1_000
     #: A message's life unless it says otherwise.
     message_ttl_s: Seconds = 300.0
-
-    # The gateway.
-
-    #: Its TCP port on loopback; the predecessor's.
-    gateway_port: Port = 9_001
-    #: How long a request waits for the coordinator's answer before it is told "accepted".
-    gateway_wait_s: Seconds = 2.0
 
     @property
     def endpoint_path(self) -> Path:
