@@ -17,15 +17,16 @@ local function words_of(text)
   return found
 end
 
--- Whether a lease should have been on a list: its task was assigned before the list was made, and its entry is gone from
--- the inbox. (One that was claimed after the list was made looks the same; the second list will have it.)
-local function was_claimed(agent_id, id, listed_at)
-  local task = call('HMGET', P .. 'task:' .. id, 'state', 'agent_id', 'lease', 'entry', 'priority', 'assigned_at')
-  local is_held = (task[1] == 'assigned' or task[1] == 'running') and task[2] == agent_id
-  if not is_held or tonumber(task[6]) >= listed_at then
+-- Whether a lease should have been on a list: its task was assigned in this term and before the list was made, and its
+-- entry is gone from the inbox. (One that was claimed after the list was made looks the same; the second list will have
+-- it. What an earlier term left is reclaimed, not audited.)
+local function was_claimed(agent, id, listed_at)
+  local task = call('HMGET', P .. 'task:' .. id, 'state', 'agent_id', 'lease', 'entry', 'priority', 'assigned_at', 'term')
+  local is_held = (task[1] == 'assigned' or task[1] == 'running') and task[2] == agent.id
+  if not is_held or tonumber(task[6]) >= listed_at or tonumber(task[7]) < tonumber(agent.term) then
     return nil
   end
-  local lane = P .. 'inbox:' .. agent_id .. ':' .. LANE[task[5]]
+  local lane = P .. 'inbox:' .. agent.id .. ':' .. LANE[task[5]]
   if #call('XRANGE', lane, task[4], task[4]) > 0 then
     return nil
   end
@@ -55,7 +56,7 @@ local function audit(i, count)
   end
   local suspected, missing, lost = words_of(agent.suspects), {}, false
   for _, task_id in ipairs(call('SMEMBERS', P .. 'inflight:' .. id)) do
-    local lease = was_claimed(id, task_id, (entry_ms(entry)))
+    local lease = was_claimed(agent, task_id, (entry_ms(entry)))
     if lease and not listed[lease] then
       if suspected[lease] then
         call('XADD', P .. 'in:losses', '*', 'type', 'lease.lost', 'data',

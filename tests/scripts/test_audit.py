@@ -134,6 +134,16 @@ async def test_what_was_assigned_after_the_list_was_made_is_not_missing(cell: Ce
     assert await cell.word(cell.scripts.audit([LeaseList(entry, "a1", "i1", ask, {})])) == "OK"
 
 
+async def test_what_an_earlier_term_left_is_not_missing(cell: Cell) -> None:
+    """A new process lists nothing of what the one before held: that is reclaimed as lost with its term."""
+    await holding(cell)
+    await cell.register(incarnation="i2", interval_ms=5_000)
+    cell.now += 1_000
+    await cell.beat(incarnation="i2", leases=0)
+    assert await listed(cell, incarnation="i2") == "OK"
+    assert await losses(cell) == ["agent.lost"]
+
+
 async def test_what_is_not_claimed_is_not_missing(cell: Cell) -> None:
     """An assignment that lies in the inbox is nobody's lease yet; only its start timeout takes it back."""
     await cell.register(interval_ms=5_000)
