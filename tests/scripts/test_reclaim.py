@@ -102,6 +102,19 @@ async def test_it_waits_for_older_reports(cell: Cell) -> None:
     assert await cell.is_consumed("in:losses")
 
 
+async def test_it_waits_for_reports_of_the_same_millisecond(cell: Cell) -> None:
+    """⚠ Ids of two streams within one ms cannot be ordered: whatever their sequence, the report may have come first."""
+    await cell.register()
+    await cell.assign()
+    loss = await cell.loss()
+    report = await cell.reported("completed", data=b"1")
+    assert report.entry.partition("-")[0] == loss.entry.partition("-")[0]
+    assert await cell.word(cell.scripts.reclaim([loss])) == "WAIT"
+    assert await cell.word(cell.scripts.settle([report])) == "OK"
+    assert await cell.word(cell.scripts.reclaim([loss])) == "OK"
+    assert await cell.state() == "completed"
+
+
 async def test_it_does_not_wait_for_newer_reports(cell: Cell) -> None:
     """Reports keep coming; only those from before the loss matter."""
     await cell.register()

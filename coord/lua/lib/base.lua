@@ -26,19 +26,15 @@ local function entry_ms(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Whether in:reports holds an entry older than this one: it may tell of work that is finished, so it is read first.
+-- Whether in:reports holds an entry that may be older than this one: it may tell of work that is finished, so it is read
+-- first. Ids of two streams within one ms cannot be ordered.
 local oldest_report
 local function reports_wait_before(entry)
   if oldest_report == nil then
     local first = call('XRANGE', P .. 'in:reports', '-', '+', 'COUNT', 1)[1]
-    oldest_report = first and first[1] or false
+    oldest_report = first and entry_ms(first[1]) or false
   end
-  if not oldest_report then
-    return false
-  end
-  local ms, seq = entry_ms(oldest_report)
-  local than_ms, than_seq = entry_ms(entry)
-  return ms < than_ms or (ms == than_ms and seq < than_seq)
+  return oldest_report and oldest_report <= entry_ms(entry)
 end
 
 -- Counters are gathered and written once at the end of the batch.
