@@ -1,11 +1,11 @@
 """The command ``coord``: one command is one file, one call and what is printed of it.
 
-What a person did wrong is answered with one line and the next step, on standard error, and exit code 2.
+What went wrong is told in one line with the next step, on standard error; ``coord.cli.exits`` says what each exit code
+means, ``coord.cli.voice`` how a command is written.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 from coord.errors import CoordError
@@ -15,16 +15,18 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the arguments name."""
+    from coord.cli.exits import ExitCode, exit_code, sentence
+
     try:
         from coord.cli.app import app
 
         app()
     except CoordError as error:
-        print(f"coord: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(sentence(error), file=sys.stderr)
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the output has enough; without this, the interpreter complains when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        from coord.cli.writing import has_enough
+
+        raise has_enough(sys.stdout) from None

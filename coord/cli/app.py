@@ -9,14 +9,9 @@ import typer
 from coord.cli.fsck import fsck
 from coord.cli.up import up
 from coord.cli.version import show_version, version
+from coord.cli.voice import register, root
 
-app = typer.Typer(
-    name="coord",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = root()
 
 
 @app.callback(help="Coordinates fleets of agents on Redis Streams: chooses the best agent for each task.")
@@ -30,4 +25,4 @@ def _options(
 
 
 for command in (up, fsck, version):
-    app.command()(command)
+    register(app, command)

@@ -43,6 +43,11 @@ def up(
     """Start Redis (unless one is given) and the workers, keep them running, and end them on Ctrl-C.
 
     Clients and agents of this user find it by themselves, through a file that says where Redis is.
+
+    Examples:
+        coord up
+        coord up --distributors 4 --data ~/coord-data
+        coord up --redis-url redis://127.0.0.1:6379/0 --namespace staging
     """
     from coord.cli import cell  # a Redis client and more, which nobody should wait for who asks for the version
 

@@ -35,6 +35,8 @@ from coord.streams import Append, append
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
+#: Seconds to wait for a server at the start, unless told otherwise: one that is restarted beside it is there by then.
+REACH_S = 30.0
 #: How long the router may take to answer for a message.
 RECEIPT_S = 10.0
 
@@ -55,12 +57,14 @@ class Client:
     Args:
         url: where Redis is; default: see ``coord.connection.find_redis_url``.
         settings: default: from the environment.
+        reach_s: how long to go on trying while nobody answers there, or while the server is loading.
     """
 
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         self.settings = settings if settings is not None else config.load()
         self.caller = new_id()  #: where the answers to this client go
         self._url = url
+        self._reach_s = reach_s
         self._keys = Keys(self.settings.namespace)
         self._redis: Redis | None = None
         self._watcher: Watcher | None = None
@@ -77,7 +81,7 @@ class Client:
         url = self._url or find_redis_url(self.settings)
         redis = connect(url, self.settings)
         try:
-            await wait_for_server(redis, url)
+            await wait_for_server(redis, url, limit_s=self._reach_s)
         except BaseException:
             await redis.aclose()
             raise
@@ -108,6 +112,11 @@ class Client:
         if self._redis is None:
             raise ConfigError("the client is not open: use it as `async with Client() as client`")
         return self._redis
+
+    @property
+    def keys(self) -> Keys:
+        """The names of the cell's keys, for reading."""
+        return self._keys
 
     @property
     def watcher(self) -> Watcher:

@@ -1,0 +1,62 @@
+"""Asking a cell: one coroutine with an open ``Client``, and errors that a person can do something about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from coord.config import Settings, load
+from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
+
+if TYPE_CHECKING:
+    from redis.exceptions import RedisError
+
+    from coord import Client
+
+T = TypeVar("T")
+
+#: Seconds to wait for the server: a person sits there, and a script that wants longer tries again.
+REACH_S = 5.0
+
+
+def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None, namespace: str | None = None) -> T:
+    """Run ``work`` with an open client; what it returns.
+
+    Args:
+        work: a function of the client, such as ``lambda client: client.task(task_id)``; Ctrl-C cancels it.
+        redis_url: the option of that name.
+        namespace: the option of that name.
+
+    Raises:
+        CoordError: a setting does not fit, Redis cannot be reached or refuses, or what ``work`` raised.
+    """
+    settings = load(redis_url=redis_url, namespace=namespace)
+    return asyncio.run(_ask(work, settings))
+
+
+async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
+    from redis.exceptions import RedisError
+
+    from coord import Client
+    from coord.connection import find_redis_url, safe_url
+
+    url = find_redis_url(settings)
+    async with Client(url, settings=settings, reach_s=REACH_S) as client:
+        try:
+            return await work(client)
+        except RedisError as error:
+            raise _explained(error, safe_url(url)) from error
+
+
+def _explained(error: RedisError, url: str) -> CoordError:
+    from redis import exceptions
+
+    said = str(error).rstrip(".")
+    if isinstance(error, exceptions.NoPermissionError):
+        return ServerUnfit(f"Redis at {url} refuses this user: {said}; see to its rights")
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return ServerFull(f"Redis at {url} is full: {said}; try again later")
+    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
+        return ServerUnavailable(f"Redis at {url} went away: {said}; try again when it is back")
+    return ServerUnfit(f"Redis at {url} answered: {said}; `coord fsck` checks what lies there")

@@ -1,0 +1,138 @@
+"""Printing: JSON for programs, tables and fields for people, the same when piped but for colours.
+
+What comes from outside (ids, payloads, reasons) is shown with its control characters spelt out, so that no agent can
+paint on an operator's terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+#: A value that is shown to a person is cut after so many characters; ``--json`` shows all of it.
+SHOWN = 2_000
+#: Columns of a table that is piped: as many as it wants, so that nothing is cut.
+PIPED_COLUMNS = 100_000
+
+
+def write_json(value: Any) -> None:
+    """One JSON document; indented for a person's eyes, on one line for a program's."""
+    said = msgspec.json.encode(value)
+    _write((msgspec.json.format(said, indent=2) if sys.stdout.isatty() else said).decode() + "\n")
+
+
+def write_json_line(value: Any) -> None:
+    """One object of a stream of data: always one line."""
+    _write(msgspec.json.encode(value).decode() + "\n")
+
+
+def write_line(text: str = "") -> None:
+    """One line of text, control characters spelt out."""
+    _write(plain(text) + "\n")
+
+
+def hint(text: str) -> None:
+    """One line beside the data: on standard error."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()) -> None:
+    """A table with a header line, columns aligned; on a terminal, a cell that is too wide goes on below itself.
+
+    Args:
+        columns: their names.
+        rows: one value for each column; see ``shown``.
+        right: the columns whose values stand at the right: numbers.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    aligned = frozenset(right)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in aligned else "left")
+    for row in rows:
+        table.add_row(*(Text(shown(value)) for value in row))
+    _write_rich(table)
+
+
+def write_fields(fields: Mapping[str, Any]) -> None:
+    """One record: a line for each field that has a value, its name first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        if (text := shown(value)) != "":
+            table.add_row(Text(name), Text(text))
+    _write_rich(table)
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it: text as it is, nothing for None, anything else as JSON; cut after ``SHOWN``."""
+    if value is None:
+        return ""
+    text = plain(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters; --json shows all)"
+
+
+def plain(text: str) -> str:
+    """``text`` with every control character spelt out, the ends of lines too."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def moment(ms: int | None) -> str:
+    """A moment, given in milliseconds since 1970, in the local time zone: 2026-01-31 12:00:00.123; '' for None."""
+    if ms is None:
+        return ""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(ms // 1000))}.{ms % 1000:03d}"
+
+
+def duration(ms: float | None) -> str:
+    """A length of time, given in milliseconds: 12 ms, 3.4 s, 5 min 6 s, 7 h 8 min, 9 d 10 h; '' for None."""
+    if ms is None:
+        return ""
+    minutes, seconds = divmod(int(ms // 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {seconds} s"
+    return f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms"
+
+
+def _write_rich(what: Any) -> None:
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, markup=False, emoji=False, width=None if terminal else PIPED_COLUMNS)
+    with console.capture() as captured:
+        console.print(what)
+    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise has_enough(sys.stdout) from None
+
+
+def has_enough(stream: TextIO) -> SystemExit:
+    """Whoever read the output wants no more, as ``head`` does: the quiet end to raise then."""
+    # Without this, the interpreter complains when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return SystemExit(0)

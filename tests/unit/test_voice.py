@@ -1,0 +1,145 @@
+"""The common voice of all commands: how values, tables and errors look, and what exit codes mean."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from coord import errors
+from coord.cli.exits import ExitCode, exit_code, sentence
+from coord.cli.writing import (
+    SHOWN,
+    duration,
+    moment,
+    plain,
+    shown,
+    write_fields,
+    write_json,
+    write_json_line,
+    write_line,
+    write_table,
+)
+
+
+@pytest.mark.parametrize(
+    ("ms", "said"),
+    [
+        (None, ""),
+        (0, "0 ms"),
+        (999.4, "999 ms"),
+        (1_000, "1.0 s"),
+        (59_940, "59.9 s"),
+        (61_000, "1 min 1 s"),
+        (3_599_999, "59 min 59 s"),
+        (7_380_000, "2 h 3 min"),
+        (183_600_000, "2 d 3 h"),
+    ],
+)
+def test_a_length_of_time(ms: float | None, said: str) -> None:
+    """The two largest units that matter."""
+    assert duration(ms) == said
+
+
+def test_a_moment_is_local_time() -> None:
+    """With milliseconds; nothing for none."""
+    assert moment(None) == ""
+    assert moment(1_700_000_000_045).endswith(".045")
+    assert len(moment(1_700_000_000_045)) == len("2023-11-14 22:13:20.045")
+
+
+def test_what_comes_from_outside_cannot_paint_on_the_terminal() -> None:
+    """Escape sequences, line ends and marks that turn the direction of writing are spelt out; letters stay."""
+    assert plain("Grüße, 世界") == "Grüße, 世界"
+    assert plain("a\x1b[2Jb\nc\u202e") == r"a\x1b[2Jb\nc\u202e"
+
+
+def test_a_long_value_is_cut_and_says_so() -> None:
+    """The whole is in --json."""
+    assert shown({"a": [1, None]}) == '{"a":[1,null]}'
+    assert shown(None) == ""
+    assert shown("x" * SHOWN) == "x" * SHOWN
+    assert shown("x" * (SHOWN + 1)) == "x" * SHOWN + f"… ({SHOWN + 1:,} characters; --json shows all)"
+
+
+def test_a_piped_table_has_its_ids_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """However narrow the terminal is; markup of rich's is text; nothing trails."""
+    long = "0" * 128
+    write_table(("task", "n", "why"), [(long, 1, "[red]no[/]"), ("b", 100, None)], right=["n"])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{'task':<128}    n  why",
+        f"{long}    1  [red]no[/]",
+        f"{'b':<128}  100",
+    ]
+
+
+def test_a_record_shows_what_has_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each field."""
+    write_fields({"task": "t1", "error": None, "payload": {"text": "a\nb"}})
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["task", "t1"],
+        ["payload", r'{"text":"a\nb"}'],
+    ]
+
+
+def test_json_is_one_line_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    """A document, a line of a stream, and text."""
+    write_json({"a": "ü\n"})
+    write_json_line([1])
+    write_line("x\ty")
+    said = capsys.readouterr().out.splitlines()
+    assert [msgspec.json.decode(line) for line in said[:2]] == [{"a": "ü\n"}, [1]]
+    assert said[2:] == [r"x\ty"]
+
+
+def test_every_error_has_an_exit_code() -> None:
+    """Answers are 1, what cannot be done is 2, what is open is 3; an error that nobody thought of cannot be done."""
+    assert exit_code(errors.TaskNotFound("")) is ExitCode.NO
+    assert exit_code(errors.ServerUnavailable("")) is ExitCode.CANNOT
+    assert exit_code(errors.ResultTimeout("")) is ExitCode.OPEN
+    assert exit_code(errors.CoordError("")) is ExitCode.CANNOT
+
+
+def test_an_error_names_the_next_step() -> None:
+    """In the same line."""
+    assert sentence(errors.AgentNotFound("Agent 'x' not found")) == (
+        "coord: Agent 'x' not found; `coord agents list` shows which there are"
+    )
+    assert sentence(errors.ConfigError("give one")) == "coord: give one"
+
+
+def test_who_reads_only_the_first_line_hears_no_complaint() -> None:
+    """``coord … | head -1`` ends with 0 and nothing on standard error."""
+    program = "import sys; from coord.cli.writing import write_line; sys.stdin.read(); [write_line('x') for _ in '12']"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    """``coord --show-completion`` prints a script, and the script's question is answered with the commands."""
+    environ = {"_COORD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "coord fs", "PATH": ""}
+    environ |= {"COMP_WORDS": "coord fs", "COMP_CWORD": "1", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    program = "import sys; sys.argv = ['coord']; from coord.cli import main; main()"
+    told = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)
+    assert "fsck" in told.stdout
+
+
+def test_a_command_that_asks_nothing_loads_no_client() -> None:
+    """Start-up stays quick: what is slow to import is imported by the command that needs it."""
+    program = (
+        "import sys, coord.cli.app\n"
+        "print([m for m in ('redis', 'rich', 'uvloop', 'structlog', 'psutil', 'coord.sdk') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
