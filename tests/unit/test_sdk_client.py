@@ -188,14 +188,10 @@ async def test_a_client_that_is_not_open_says_so(settings: Settings) -> None:
         await Client(settings=settings).submit("echo")
 
 
-async def test_no_server_is_said_so(settings: Settings, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_server_is_said_so(settings: Settings, unused_port: int) -> None:
     """With where it was looked for, and what to do."""
-    from coord import connection
-
-    real = connection.wait_for_server
-    monkeypatch.setattr("coord.sdk.client.wait_for_server", lambda redis, url: real(redis, url, limit_s=0.1))
     with pytest.raises(ServerUnavailable, match="coord up"):
-        await Client(f"redis://127.0.0.1:{unused_port}", settings=settings).open()
+        await Client(f"redis://127.0.0.1:{unused_port}", settings=settings, reach_s=0.1).open()
 
 
 def test_a_task_requires_what_was_said_and_nothing_else() -> None:
