@@ -44,6 +44,10 @@ Namespace = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 
 
+#: What an operator may set while the workers run (``setting.set``); it holds over what their environment says.
+LIVE = ("health_threshold", "strategy")
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of one process; ``_ms`` is milliseconds, ``_s`` seconds, ``_bytes`` bytes.
 
@@ -211,6 +215,17 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     settings = Settings(**values)
     _check_together(settings)
     return settings
+
+
+def live_text(name: str, value: object) -> str:
+    """The value of a setting of ``LIVE`` as it is kept in ``settings``.
+
+    Raises:
+        ConfigError: it cannot be set live, or the value does not fit; names those that can, or what is expected.
+    """
+    if name not in LIVE:
+        raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
+    return _text(_convert(name, name, value))
 
 
 def variable_of(field: str) -> str:

@@ -63,6 +63,12 @@ class TaskAlreadyFinished(CoordError):
     code = "task_finished"
 
 
+class TaskNotDead(CoordError):
+    """The task is no dead letter: only a failed one can be replayed or purged."""
+
+    code = "task_not_dead"
+
+
 class TaskFailed(CoordError):
     """The task used up its attempts, or failed in a way that no retry mends."""
 
@@ -109,6 +115,30 @@ class MessageExpired(CoordError):
     """The message's time to live passed before it was delivered."""
 
     code = "message_expired"
+
+
+class MessageNotFound(CoordError):
+    """No message has this id, or its record was forgotten."""
+
+    code = "message_not_found"
+
+
+class MessageNotDead(CoordError):
+    """The message was delivered: only a dead one can be replayed or purged."""
+
+    code = "message_not_dead"
+
+
+class EntryNotFound(CoordError):
+    """No buried entry has this id."""
+
+    code = "entry_not_found"
+
+
+class EntryTruncated(CoordError):
+    """The buried entry was not kept whole, so it cannot be replayed."""
+
+    code = "entry_truncated"
 
 
 class EntryBuried(CoordError):

@@ -12,6 +12,19 @@ import msgspec
 from msgspec import Meta, Struct
 
 from coord.models.agents import AgentStatus, AgentType, Location
+from coord.models.control import (
+    CONTROL_FACTS,
+    AgentDrained,
+    AgentRemoved,
+    AgentResumed,
+    DeadPurged,
+    EntriesPurged,
+    EntryReplayed,
+    MessageReplayed,
+    SettingSet,
+    StrategySet,
+    TaskReplayed,
+)
 from coord.models.ids import Id, not_reserved
 from coord.models.messages import MessageType
 from coord.models.tasks import Lane, Priority, Seconds, TaskSubmitted, Text
@@ -180,6 +193,16 @@ Fact = (
     | AgentLost
     | LeaseLost
     | MessageSent
+    | AgentDrained
+    | AgentResumed
+    | AgentRemoved
+    | StrategySet
+    | SettingSet
+    | TaskReplayed
+    | MessageReplayed
+    | EntryReplayed
+    | DeadPurged
+    | EntriesPurged
 )
 
 #: The word on the wire for each fact.
@@ -199,6 +222,16 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentLost: "agent.lost",
     LeaseLost: "lease.lost",
     MessageSent: "message.sent",
+    AgentDrained: "agent.drained",
+    AgentResumed: "agent.resumed",
+    AgentRemoved: "agent.removed",
+    StrategySet: "strategy.set",
+    SettingSet: "setting.set",
+    TaskReplayed: "task.replayed",
+    MessageReplayed: "message.replayed",
+    EntryReplayed: "entry.replayed",
+    DeadPurged: "dead.purged",
+    EntriesPurged: "entries.purged",
 }
 
 _REPORTS = (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased)
@@ -212,4 +245,5 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "in:requests": (TaskCancelRequested,),
     **{f"in:tasks:{priority}": (TaskSubmitted,) for priority in Priority},
     **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},
+    **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }

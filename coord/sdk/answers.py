@@ -14,6 +14,7 @@ class Answer(NamedTuple):
     ok: bool
     code: str = ""
     message: str = ""
+    data: bytes = b"null"  #: JSON, for facts whose answer says more
 
     @property
     def error(self) -> CoordError:
@@ -25,7 +26,9 @@ def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[str], Answer]:
     """The entry ids of facts, and the answer to each of them, that an entry of type ``fact.answered`` holds."""
     code = fields.get(b"code", b"").decode("utf-8", "replace")
     message = fields.get(b"message", b"").decode("utf-8", "replace")
-    return fields[b"fact"].decode().split(), Answer(fields.get(b"ok") == b"1", code, message)
+    return fields[b"fact"].decode().split(), Answer(
+        fields.get(b"ok") == b"1", code, message, fields.get(b"data", b"null")
+    )
 
 
 class Answers:

@@ -27,6 +27,7 @@ from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.sdk.answers import Answer
 from coord.sdk.handle import TaskHandle, Watch
+from coord.sdk.operator import Operator
 from coord.sdk.submission import TaskOptions, TaskSpec, message_append, task_append
 from coord.sdk.watcher import Watcher
 from coord.streams import Append, append
@@ -51,8 +52,10 @@ class Receipt(Struct, frozen=True):
     entry_id: str  #: of the fact
 
 
-class Client:
+class Client(Operator):
     """One connection to a cell for any number of coroutines; use it as ``async with Client() as client``.
+
+    What only operators need (``drain``, ``retry``, ``set_strategy`` and so on) is inherited from ``Operator``.
 
     Args:
         url: where Redis is; default: see ``coord.connection.find_redis_url``.

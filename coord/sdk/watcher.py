@@ -67,6 +67,10 @@ class Watcher:
             watch = self._watches[task_id] = Watch(task_id, LOOK_S if told else FIRST_LOOK_S)
         return watch
 
+    def begin_anew(self, task_id: str) -> None:
+        """The task's outcome is known and will be another one: who watches it from now on waits for that."""
+        self._watches.pop(task_id, None)
+
     def answer(self, entry: str) -> asyncio.Future[Answer]:
         """The answer to the fact that was appended as ``entry``."""
         self.start()
