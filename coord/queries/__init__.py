@@ -1,0 +1,36 @@
+"""Reading state: records for callers, and what a distributor plans on. Nothing here writes.
+
+One file per noun; callers take the functions from here.
+"""
+
+from __future__ import annotations
+
+from coord.queries.agent_records import agent, agent_ids, agents
+from coord.queries.fleet_view import fleet, loads
+from coord.queries.log_windows import LogWindow, log_window
+from coord.queries.message_records import message
+from coord.queries.pool_table import WaitingPool, waiting_pools
+from coord.queries.server_state import Memory, memory, settings
+from coord.queries.task_records import task, tasks
+from coord.queries.totals import by_state, counters, submitted
+
+__all__ = [
+    "LogWindow",
+    "Memory",
+    "WaitingPool",
+    "agent",
+    "agent_ids",
+    "agents",
+    "by_state",
+    "counters",
+    "fleet",
+    "loads",
+    "log_window",
+    "memory",
+    "message",
+    "settings",
+    "submitted",
+    "task",
+    "tasks",
+    "waiting_pools",
+]
