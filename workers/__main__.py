@@ -76,13 +76,18 @@ def _stop_at_end(loop: Loop) -> None:
         loop.stop()
 
 
-def main() -> int:
-    """Read the command line and the settings, and work."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command line may say."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Run one worker until SIGTERM.")
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("--name", default="", help="its name among its kind; default: host, pid and a random part")
     parser.add_argument("--watch-stdin", action="store_true", help="end when standard input ends, as a child should")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Read the command line and the settings, and work."""
+    options = arguments().parse_args()
     try:
         settings = config.load()
         logs.configure(settings, service=f"coord-{options.kind}")
