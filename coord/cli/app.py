@@ -10,6 +10,7 @@ from coord.cli.fsck import fsck
 from coord.cli.up import up
 from coord.cli.version import show_version, version
 from coord.cli.voice import register, root
+from coord.cli.worker import worker
 
 app = root()
 
@@ -24,5 +25,5 @@ def _options(
     """Options before the command."""
 
 
-for command in (up, fsck, version):
+for command in (up, worker, fsck, version):
     register(app, command)

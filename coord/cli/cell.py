@@ -1,7 +1,8 @@
-"""One cell on this machine: a Redis server and its workers, brought up, kept up and taken down in order.
+"""One cell on this machine: a Redis server, its workers, a gateway and agents, brought up, kept up and taken down.
 
-Workers are processes (``python -m workers KIND``) and are never imported. They end by themselves when this process
-is gone, as they watch their standard input; the server stays then, and the next ``coord up`` adopts it.
+Workers are processes (``python -m workers KIND``) and are never imported. They, the gateway and the agents end by
+themselves when this process is gone, as they watch their standard input; the server stays then, and the next
+``coord up`` adopts it. In order, those who call end first: what agents report at their end is still read.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import asyncio
 import contextlib
 import math
 import os
-import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
+from coord import __version__
 from coord.cli.folder import default_data_dir
+from coord.cli.log import Log, last_words
+from coord.cli.programs import gateway_program, kind_of, logged_environ, worker_programs
 from coord.cli.server import Embedded, Given, Server
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings
 from coord.connection import ServerReport, check_server, connect_worker, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
@@ -38,6 +41,12 @@ SILENCE_S = 1.0
 LOOK_S = 0.05
 #: Workers that are not there by then are named.
 READY_LIMIT_S = 15.0
+#: From this end in a row on, the line about it tells what the program said last.
+KEEPS_ENDING = 3
+#: So many ends in a row are told one by one; at the longest wait of 5 s, as many again take a minute.
+TOLD_ENDS = 12
+#: Characters of a program's last words.
+WORDS_KEPT = 500
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,35 +57,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path | None
     #: kind of worker -> how many.
     workers: Mapping[str, int]
-
-
-class Up(msgspec.Struct, frozen=True, kw_only=True):
-    """What was brought up, to be shown before the workers have said that they are there."""
-
-    url: str
-    origin: str
-    report: ServerReport
-    data_dir: Path | None
-    namespace: str
-    endpoint: Path
-    workers: tuple[str, ...]
+    #: Where the gateway listens on the loopback; None: there is none.
+    gateway_port: int | None = None
+    #: Agents to start; their ``environ`` is what they have besides ours.
+    agents: tuple[Program, ...] = ()
 
 
 class Cell:
-    """A server and its workers.
+    """A server and all that runs on it.
 
     Args:
         plan: what to bring up.
         stop: when to end it.
-        up: called with what was brought up, before the workers have said that they are there.
-        say: called with one sentence at a time, for people.
+        log: where everything is said.
     """
 
-    def __init__(self, plan: Plan, stop: Stop, *, up: Callable[[Up], None], say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, stop: Stop, log: Log) -> None:
         self._plan = plan
         self._stop = stop
-        self._show = up
-        self._say = say
+        self._log = log
         self._endpoint = plan.settings.endpoint_path
 
     async def run(self) -> None:
@@ -93,10 +92,10 @@ class Cell:
             async with connect_worker(server.url, settings) as redis:
                 report = await self._check(redis, settings, server.url)
                 if report is not None:
-                    await self._run_workers(server, redis, settings, report)
+                    await self._run(server, redis, settings, report)
         finally:
             remove_endpoint(self._endpoint)
-            await server.end(self._stop, self._say)
+            await server.end(self._stop, self._log.say)
 
     async def _begin(self, server: Server) -> None:
         """Wait for the server even when asked to stop, but not when urgently: a large folder takes minutes to load."""
@@ -115,8 +114,8 @@ class Cell:
             await wait_for_server(redis, url, limit_s=GIVEN_LIMIT_S)
             return await check_server(redis, settings)
 
-        waiting = f"waiting for Redis at {safe_url(url)}"
-        late = asyncio.get_running_loop().call_later(SILENCE_S, self._say, waiting)
+        waiting = ("redis.awaited", f"waiting for Redis at {safe_url(url)}")
+        late = asyncio.get_running_loop().call_later(SILENCE_S, self._log.say, *waiting)
         try:
             return await self._stop.unless_asked(check())
         except redis_errors.RedisError as error:
@@ -126,32 +125,62 @@ class Cell:
         finally:
             late.cancel()
 
-    async def _run_workers(self, server: Server, redis: Redis, settings: Settings, report: ServerReport) -> None:
-        programs = worker_programs(settings, self._plan.workers)
+    async def _run(self, server: Server, redis: Redis, settings: Settings, report: ServerReport) -> None:
+        workers = worker_programs(settings, self._plan.workers)
+        gateway = None if self._plan.gateway_port is None else gateway_program(settings, self._plan.gateway_port)
+        environ = logged_environ(settings)
+        agents = [msgspec.structs.replace(one, environ={**environ, **one.environ}) for one in self._plan.agents]
         self._announce(server)
-        self._show(
-            Up(
-                url=safe_url(server.url),
-                origin=server.origin,
-                report=report,
-                data_dir=server.data_dir,
-                namespace=settings.namespace,
-                endpoint=self._endpoint,
-                workers=tuple(program.name for program in programs),
-            )
-        )
-        keeping = asyncio.create_task(server.keep(self._stop, self._say, lambda: self._announce(server)))
-        # Without the server there is nothing to keep the workers for.
+        self._show(server, report, workers, gateway)
+        keeping = asyncio.create_task(server.keep(self._stop, self._log.say, lambda: self._announce(server)))
+        # Without the server there is nothing to keep the others for.
         keeping.add_done_callback(lambda _: self._stop.ask_once())
         speaking = [
-            asyncio.create_task(self._say_when_ready(redis, Keys(settings.namespace), programs)),
+            asyncio.create_task(self._say_when_ready(redis, Keys(settings.namespace), workers)),
             asyncio.create_task(self._say_when_asked()),
         ]
         try:
-            await Supervisor(programs, self._tell).run(self._stop)
+            await self._supervise(workers, [*([gateway] if gateway else []), *agents])
             await keeping
         finally:
             await end(*speaking)
+
+    async def _supervise(self, workers: list[Program], callers: list[Program]) -> None:
+        """Keep all running; asked to stop, end the callers, then the workers."""
+        last = Stop()
+        working = asyncio.create_task(self._supervisor(workers).run(last))
+        working.add_done_callback(lambda _: self._stop.ask_once())
+        hurrying = asyncio.create_task(_hand_on(self._stop, last))
+        try:
+            await self._supervisor(callers).run(self._stop)
+        finally:
+            last.ask_once()
+            try:
+                await working
+            finally:
+                await end(hurrying)
+
+    def _supervisor(self, programs: list[Program]) -> Supervisor:
+        return Supervisor(programs, self._tell, hear=self._log.hear)
+
+    def _show(self, server: Server, report: ServerReport, workers: list[Program], gateway: Program | None) -> None:
+        rows: dict[str, str | list[str]] = {
+            "redis": f"{safe_url(server.url)} ({report.product} {report.version}, {server.origin})"
+        }
+        if server.data_dir is not None:
+            rows["data"] = str(server.data_dir)
+        rows["durability"] = report.durability
+        if report.warnings:
+            rows["warning"] = list(report.warnings)
+        if self._plan.settings.namespace != Settings().namespace:
+            rows["namespace"] = self._plan.settings.namespace
+        rows["workers"] = [program.name for program in workers] or "none here"
+        if gateway is not None:
+            rows["gateway"] = f"http://127.0.0.1:{self._plan.gateway_port}"
+        if self._plan.agents:
+            rows["agents"] = [program.name for program in self._plan.agents]
+        rows["announced"] = str(self._endpoint)
+        self._log.show(f"coord {__version__}", rows)
 
     def _announce(self, server: Server) -> None:
         try:
@@ -163,13 +192,12 @@ class Cell:
             ) from None
 
     def _tell(self, event: Event) -> None:
-        if event.what == "ended":
-            self._say(f"{event.name} (pid {event.pid}) has ended ({event.how}), starts again in {event.again_in_s:g} s")
-        elif event.what == "failed":
-            self._say(f"{event.name} could not be started ({event.how}), tried again in {event.again_in_s:g} s")
-        elif event.what == "killed":
+        fields = {"name": event.name, "pid": event.pid, "code": event.code, "again_in_s": event.again_in_s}
+        if event.what == "killed":
             why = "was killed" if self._stop.urgent.is_set() else "did not end in time, so it was killed"
-            self._say(f"{event.name} (pid {event.pid}) {why}")
+            self._log.say("process.killed", f"{event.name} (pid {event.pid}) {why}", level="warning", **fields)
+        elif event.what in {"ended", "failed"} and is_told(event):
+            self._log.say(f"process.{event.what}", sentence_of(event), level="warning", **fields)
 
     async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[Program]) -> None:
         """Ready is when every worker has said that it is there."""
@@ -178,47 +206,44 @@ class Cell:
         missing = [program.name for program in programs]
         while missing:
             with contextlib.suppress(redis_errors.RedisError, OSError):
-                missing = [name for name in missing if not await redis.exists(keys.worker(_kind(name), name))]
+                missing = [name for name in missing if not await redis.exists(keys.worker(kind_of(name), name))]
             if missing and loop.time() > late_at:
                 late_at = math.inf
-                self._say(f"not there yet: {', '.join(missing)}; their own lines say why")
+                self._log.say(
+                    "up.late", f"not there yet: {', '.join(missing)}; their own lines say why", level="warning"
+                )
             if missing:
                 await asyncio.sleep(LOOK_S)
-        self._say("ready: clients and agents of this user find it by themselves; Ctrl-C ends it")
+        self._log.say("up.ready", "ready: clients and agents of this user find it by themselves; Ctrl-C ends it")
 
     async def _say_when_asked(self) -> None:
         await self._stop.asked.wait()
-        self._say("ending: workers finish what they hold; Ctrl-C again ends them at once")
+        self._log.say("up.ending", "ending: all finish what they hold; Ctrl-C again ends them at once")
 
 
-def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[Program]:
-    """The processes of the workers: so many of each kind, with names that no other ``coord up`` gives.
-
-    A worker takes up what its own name has pending, so two with one name would do the same work twice: those of a
-    killed ``coord up`` may still be ending when the next one starts.
-    """
-    mark = secrets.token_hex(2)
-    environ = child_environ(settings)
-    names = [(kind, f"{kind}-{number}-{mark}") for kind, count in workers.items() for number in range(1, count + 1)]
-    return [
-        Program(
-            name=name,
-            # -P: a folder called workers where the command is typed is not ours.
-            command=(sys.executable, "-P", "-m", "workers", kind, "--name", name, "--watch-stdin"),
-            environ=environ,
-        )
-        for kind, name in names
-    ]
+async def _hand_on(first: Stop, last: Stop) -> None:
+    """What becomes urgent for the one is so for the other."""
+    await first.urgent.wait()
+    last.ask()
+    last.ask()
 
 
-def _kind(name: str) -> str:
-    return name.partition("-")[0]
+def is_told(event: Event) -> bool:
+    """Whether an end is worth a line: each of the first, then one a minute, or a broken program would fill the log."""
+    return event.ends <= TOLD_ENDS or event.ends % TOLD_ENDS == 0
 
 
-def child_environ(settings: Settings) -> dict[str, str]:
-    """This process's environment with exactly these settings in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return kept | to_environ(settings)
+def sentence_of(event: Event) -> str:
+    """How a program ended, when it starts again, and, once it keeps ending, what it said last."""
+    if event.what == "failed":
+        said = f"{event.name} could not be started ({event.how}), tried again in {event.again_in_s:g} s"
+    else:
+        said = f"{event.name} (pid {event.pid}) has ended ({event.how}), starts again in {event.again_in_s:g} s"
+    if event.ends >= KEEPS_ENDING:
+        said += f"; it has ended {event.ends} times in a row"
+        words = last_words(event.last_line)
+        said += f", its last words: {words[:WORDS_KEPT]}" if words else " and has said nothing"
+    return said
 
 
 def _server(plan: Plan) -> Server:

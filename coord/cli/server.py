@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from coord.cli.folder import Claim, unusable
+from coord.cli.log import Say
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Timing, backoff
 from coord.embedded import EmbeddedServer
@@ -34,11 +35,11 @@ class Server(Protocol):
         """Make it run."""
         ...
 
-    async def keep(self, stop: Stop, say: Callable[[str], None], moved: Callable[[], None]) -> None:
+    async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
         """Keep it running until ``stop``; ``moved`` is called when its ``url`` has changed."""
         ...
 
-    async def end(self, stop: Stop, say: Callable[[str], None]) -> None:
+    async def end(self, stop: Stop, say: Say) -> None:
         """End it, if it is ours to end."""
         ...
 
@@ -55,11 +56,11 @@ class Given:
     async def begin(self) -> None:
         """It runs, or ``wait_for_server`` says that it does not."""
 
-    async def keep(self, stop: Stop, say: Callable[[str], None], moved: Callable[[], None]) -> None:
+    async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
         """Workers find it again by themselves."""
         await stop.asked.wait()
 
-    async def end(self, stop: Stop, say: Callable[[str], None]) -> None:
+    async def end(self, stop: Stop, say: Say) -> None:
         """It stays."""
 
 
@@ -92,7 +93,7 @@ class Embedded:
         self._server, self.url = server, server.url
         self.origin = f"pid {server.pid}, {'found running' if server.adopted else 'started'}"
 
-    async def keep(self, stop: Stop, say: Callable[[str], None], moved: Callable[[], None]) -> None:
+    async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
         """Start it again when it has died, later and later while that fails."""
         server = self._running
         timing = Timing()
@@ -104,23 +105,30 @@ class Embedded:
             if loop.time() - since >= timing.well_s:
                 waits = backoff(timing)
             wait_s = next(waits)
-            say(f"the Redis server (pid {server.pid}) has ended, starts again in {wait_s:g} s")
+            say(
+                "redis.ended",
+                f"the Redis server (pid {server.pid}) has ended, starts again in {wait_s:g} s",
+                level="warning",
+            )
             if await stop.asked_within(wait_s):
                 return
             try:
                 await asyncio.to_thread(server.restart)
             except (CoordError, OSError) as error:
-                say(f"it did not start: {error}")
+                say("redis.failed", f"the Redis server did not start: {error}", level="error")
                 continue
             since = loop.time()
             self._is_ours = True
             self._claim.record(server.pid)
-            say(f"the Redis server runs again, pid {server.pid}; nothing that it had acknowledged is lost")
+            say(
+                "redis.restarted",
+                f"the Redis server runs again, pid {server.pid}; nothing that it had acknowledged is lost",
+            )
             if server.url != self.url:
                 self.url = server.url
                 moved()
 
-    async def end(self, stop: Stop, say: Callable[[str], None]) -> None:
+    async def end(self, stop: Stop, say: Say) -> None:
         """Shut it down once its data is on disk; asked urgently, at once: what it acknowledged is with the system."""
         if self._server is not None:
             if self._is_ours:
@@ -131,7 +139,7 @@ class Embedded:
                 await stopping
                 self._claim.record(None)
             else:
-                say(f"the Redis server (pid {self._server.pid}) was not started by coord up, so it stays")
+                say("redis.left", f"the Redis server (pid {self._server.pid}) was not started by coord up, so it stays")
         self._claim.release()
 
     @property

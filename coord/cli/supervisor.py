@@ -1,7 +1,8 @@
 """Keeps programs running: each is started again when it ends, later and later while it keeps ending at once.
 
-A program is a process of its own. Its standard input is a pipe that nobody writes to: when this process is gone,
-however it went, the pipe closes, and a program that watches it (``--watch-stdin``) ends by itself.
+A program is a process of its own, and leads a process group of its own. Its standard input is a pipe that nobody
+writes to: when this process is gone, however it went, the pipe closes, and a program that watches it
+(``--watch-stdin``, or one on a leash) ends by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from coord.cli.output import Output
 from coord.cli.stop import Stop
 
 
@@ -42,6 +44,10 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     log: Path | None = None
     #: Exit codes that no restart mends, such as 2 for a wrong option.
     final_codes: frozenset[int] = frozenset()
+    #: Where it runs; None: where this process does.
+    folder: Path | None = None
+    #: Its own time to finish what it holds; None: the supervisor's.
+    drain_s: float | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +59,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     code: int | None = None  #: exit code; negative: the signal that ended it
     again_in_s: float | None = None  #: when it is started again; None: it is not
     reason: str = ""
+    ends: int = 0  #: how often in a row it has ended without having been well before
+    last_line: str = ""  #: what it wrote last, where its output is heard
 
     @property
     def how(self) -> str:
@@ -89,14 +97,22 @@ class Supervisor:
     Args:
         programs: what to run; their names are unique.
         tell: called with each event, in the event loop.
+        hear: called with a program's name and each line that it writes, for those without a ``log``; None: their
+            output goes where this process's own goes.
         timing: other waits than the usual, for tests.
     """
 
     def __init__(
-        self, programs: Sequence[Program], tell: Callable[[Event], None], *, timing: Timing | None = None
+        self,
+        programs: Sequence[Program],
+        tell: Callable[[Event], None],
+        *,
+        hear: Callable[[str, str], None] | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._programs = tuple(programs)
         self._tell = tell
+        self._hear = hear
         self._timing = timing or Timing()
         self._running: dict[str, Process] = {}
 
@@ -113,6 +129,9 @@ class Supervisor:
         Raises:
             GaveUp: a program ended with one of its final codes; the others have been ended.
         """
+        if not self._programs:
+            await stop.asked.wait()
+            return
         kept = [asyncio.create_task(self._keep(program, stop), name=program.name) for program in self._programs]
         try:
             done, rest = await asyncio.wait(kept, return_when=asyncio.FIRST_EXCEPTION)
@@ -128,29 +147,31 @@ class Supervisor:
 
     async def _keep(self, program: Program, stop: Stop) -> None:
         loop = asyncio.get_running_loop()
-        waits = backoff(self._timing)
+        waits, ends = backoff(self._timing), 0
         while not stop.asked.is_set():
             begin = loop.time()
-            pid, code, reason = await self._live(program, stop)
+            event = await self._live(program, stop)
             if stop.asked.is_set():
                 return
             if loop.time() - begin >= self._timing.well_s:
-                waits = backoff(self._timing)
-            is_final = code in program.final_codes
-            again_in_s = None if is_final else next(waits)
-            what = "failed" if pid is None else "ended"
-            event = Event(name=program.name, what=what, pid=pid, code=code, again_in_s=again_in_s, reason=reason)
+                waits, ends = backoff(self._timing), 0
+            is_final = event.code in program.final_codes
+            ends += 1
+            event = msgspec.structs.replace(event, again_in_s=None if is_final else next(waits), ends=ends)
             self._tell(event)
             if is_final:
                 raise GaveUp(program, event)
-            await stop.asked_within(again_in_s or 0)
+            await stop.asked_within(event.again_in_s or 0)
 
-    async def _live(self, program: Program, stop: Stop) -> tuple[int | None, int | None, str]:
-        """One life of a program: its pid, exit code, and why it could not be started."""
+    async def _live(self, program: Program, stop: Stop) -> Event:
+        """One life of a program: how it ended, or why it could not be started."""
+        output = self._output(program)
         try:
-            process = await _start(program)
+            process = await _start(program, output)
         except OSError as error:
-            return None, None, str(error)
+            if output is not None:
+                await output.close()
+            return Event(name=program.name, what="failed", reason=str(error))
         self._running[program.name] = process
         self._tell(Event(name=program.name, what="started", pid=process.pid))
         ended = asyncio.create_task(process.wait())
@@ -158,48 +179,69 @@ class Supervisor:
         try:
             await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                await self._drain(process, ended, stop)
-            return process.pid, await ended, ""
+                await self._drain(program, process, ended, stop)
+            code = await ended
         finally:
             asked.cancel()
-            if process.returncode is None:
-                _signal(process, signal.SIGKILL)
+            # Of an orderly end it is known that it left nobody behind; of any other it is not.
+            if process.returncode != 0:
+                _kill_group(process)
             await ended
             del self._running[program.name]
+            if output is not None:
+                await output.close()
+        last_line = output.last if output is not None else ""
+        return Event(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
 
-    async def _drain(self, process: Process, ended: asyncio.Task[int], stop: Stop) -> None:
-        """Return when the process is gone or out of time; SIGKILL is left to the caller."""
-        _signal(process, signal.SIGTERM)
+    def _output(self, program: Program) -> Output | None:
+        hear = self._hear
+        if hear is None or program.log is not None:
+            return None
+        return Output(lambda line: hear(program.name, line))
+
+    async def _drain(self, program: Program, process: Process, ended: asyncio.Task[int], stop: Stop) -> None:
+        """Return when the process is gone or out of time; then its whole group is killed."""
+        _terminate(process)
         urgent = asyncio.create_task(stop.urgent.wait())
+        drain_s = self._timing.drain_s if program.drain_s is None else program.drain_s
         try:
-            await asyncio.wait({ended, urgent}, timeout=self._timing.drain_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, urgent}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             urgent.cancel()
         if not ended.done():
-            _signal(process, signal.SIGKILL)
-            name = next(name for name, other in self._running.items() if other is process)
-            self._tell(Event(name=name, what="killed", pid=process.pid))
+            _kill_group(process)
+            self._tell(Event(name=program.name, what="killed", pid=process.pid))
 
 
-async def _start(program: Program) -> Process:
+async def _start(program: Program, output: Output | None) -> Process:
     log = program.log.open("ab") if program.log else None
+    writing = await output.open() if output is not None else None
     try:
         return await asyncio.create_subprocess_exec(
             *program.command,
             env=dict(program.environ),
+            cwd=program.folder,
             stdin=PIPE,
-            stdout=log,
-            stderr=STDOUT if log else None,
+            stdout=log or writing,
+            stderr=STDOUT if log or writing is not None else None,
             # Ctrl-C at the terminal reaches this process alone, which then ends the programs in order.
             process_group=0,
         )
     finally:
         if log:
             log.close()
+        if writing is not None:
+            os.close(writing)
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
-    # Not process.send_signal: it would reap a process that has just ended, before its exit code is read elsewhere.
+def _terminate(process: Process) -> None:
+    # Not process.terminate: it would reap a process that has just ended, before its exit code is read elsewhere.
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, number)
+            os.kill(process.pid, signal.SIGTERM)
+
+
+def _kill_group(process: Process) -> None:
+    """The program and what it has started, also when it is gone itself."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

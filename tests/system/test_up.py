@@ -34,6 +34,8 @@ class Up:
         self.data = folder
         self.log = log
         command = [sys.executable, "-m", "coord.cli", "up", *arguments]
+        if "--port" not in arguments:
+            command.append("--no-gateway")  # its usual port may be in use
         if "--redis-url" not in arguments:
             command += ["--data", str(folder)]
         with log.open("ab") as out:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from coord import __version__
-from coord.cli import cell, main
+from coord.cli import cell, main, programs
 from coord.cli.folder import Claim, default_data_dir
 from coord.config import Settings
 from coord.endpoint import write_endpoint
@@ -182,7 +182,7 @@ def test_workers_get_these_settings_and_no_others(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COORD_NAMESPACE", "outside")
     monkeypatch.setenv("AITBC_REDIS_URL", "redis://outside")
     monkeypatch.setenv("KEPT", "yes")
-    environ = cell.child_environ(Settings(redis_url="redis://inside", batch=7))
+    environ = programs.child_environ(Settings(redis_url="redis://inside", batch=7))
     assert {name for name in environ if name.startswith(("COORD_", "AITBC_"))} == {"COORD_REDIS_URL", "COORD_BATCH"}
     assert (environ["COORD_REDIS_URL"], environ["KEPT"]) == ("redis://inside", "yes")
 
@@ -190,7 +190,7 @@ def test_workers_get_these_settings_and_no_others(monkeypatch: pytest.MonkeyPatc
 def test_workers_names_are_their_own() -> None:
     """Two `coord up` on one Redis give no two workers one name: a worker takes up what its name has pending."""
     counts = {"registry": 1, "distributor": 2}
-    first, second = (cell.worker_programs(Settings(), counts) for _ in range(2))
+    first, second = (programs.worker_programs(Settings(), counts) for _ in range(2))
     assert [program.name.rpartition("-")[0] for program in first] == ["registry-1", "distributor-1", "distributor-2"]
     assert not {program.name for program in first} & {program.name for program in second}
     assert all("--watch-stdin" in program.command for program in first)
