@@ -5,9 +5,10 @@ Standard output stays free for what a command was asked for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -38,7 +39,7 @@ def configure(settings: Settings, *, service: str) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lenient(sys.stderr))),
         cache_logger_on_first_use=False,  # a logger made at import time must follow a later configure
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -57,6 +58,21 @@ def configure(settings: Settings, *, service: str) -> None:
 def get_logger(**fields: Any) -> FilteringBoundLogger:
     """A logger; ``fields`` go on each of its lines. Use: ``log.info("task.assigned", task_id=…)``."""
     return cast("FilteringBoundLogger", structlog.get_logger(**fields))
+
+
+class _Lenient:
+    """A stream whose reader may be gone: a line that nobody can hear is no reason to drop work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _Service:

@@ -248,6 +248,8 @@ def _known(fields: tuple[str, ...]) -> str:
 def _expected(field: str, value: object, said: str) -> str:
     if field == "type":
         return f"{value!r} is none; expected one of {', '.join(AgentType)}"
+    if field in {"command", "program"} and not isinstance(value, str | list):
+        return f"expected a line of words or a list of them, got {value!r}"
     what = said.partition(" - at ")[0].replace("`", "").replace("Expected", "expected")
     inside = said.partition(f"$.{field}")[2].rstrip("`")
     return f"{what}{f' (at {inside})' if inside else ''}"

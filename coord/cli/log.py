@@ -8,7 +8,6 @@ its fields, and any other line of a program is an ``output`` with its ``text``.
 from __future__ import annotations
 
 import datetime as dt
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Protocol, TextIO
 
 import msgspec
 
+from coord.cli.writing import has_enough, plain
 from coord.config import Settings
 
 #: ``coord up`` itself, where lines are named by who speaks.
@@ -24,6 +24,8 @@ OURSELVES = "coord"
 SHOWN_ELSEWHERE = frozenset({"timestamp", "level", "event", "service", "process", "exception"})
 #: What rich draws around an error.
 FRAME = " \t│|"
+#: Rows that name those whose lines will be heard.
+SPEAKERS = ("workers", "agents")
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -68,8 +70,7 @@ class Log(ABC):
             self._out.flush()
         except BrokenPipeError:
             self._is_read = False
-            # Else the interpreter would try again to write what is left, and complain when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            has_enough(self._out)
             self._gone()
         except OSError:  # a full disk, a terminal that was closed: no reason to end the work
             pass
@@ -143,9 +144,9 @@ class ConsoleLog(Log):
 
         self._width = max(self._width, len(process))
         text = Text(f"{clock}  ", style="dim").append(f"{process:<{self._width}}  ", style="cyan")
-        text.append(printable(what), style=STYLES.get(level, "default"))
+        text.append(plain(what), style=STYLES.get(level, "default"))
         if fields:
-            text.append(f"  {printable(fields)}", style="default")
+            text.append(f"  {plain(fields)}", style="default")
         self._print(text)
 
     def _print(self, text: Any) -> None:
@@ -179,11 +180,6 @@ def last_words(line: str) -> str:
     exception = str(found.get("exception", "")).strip()
     error = exception.splitlines()[-1] if exception else found.get("error")
     return f"{found['event']}: {error}" if error else str(found["event"])
-
-
-def printable(text: str) -> str:
-    """Text in which nothing moves the cursor or changes colours: what programs write is not for our terminal."""
-    return "".join(one if one.isprintable() else "\ufffd" if one != "\t" else " " for one in text)
 
 
 def _ours(event: str, level: str) -> dict[str, Any]:

@@ -6,9 +6,7 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,127 +15,11 @@ import pytest
 from coord import Client
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from coord.endpoint import Endpoint, read_endpoint
+from coord.endpoint import read_endpoint
+from tests.coord_up import END_S, START_S, Start, accepted, runs
 from tests.waiting import wait_until
 
 README = Path(__file__).parents[2] / "README.md"
-#: Processes start slowly on a machine with much to do.
-START_S = 60.0
-#: Workers have 10 s to drain, the server a little.
-END_S = 30.0
-
-
-class Up:
-    """One `coord up`, what it has written, and its processes."""
-
-    def __init__(self, folder: Path, *arguments: str, log: Path, **environ: str) -> None:
-        self.data = folder
-        self.log = log
-        command = [sys.executable, "-m", "coord.cli", "up", *arguments]
-        if "--port" not in arguments:
-            command.append("--no-gateway")  # its usual port may be in use
-        if "--redis-url" not in arguments:
-            command += ["--data", str(folder)]
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=os.environ | environ
-            )
-
-    @property
-    def said(self) -> str:
-        """What it and its workers have written so far."""
-        return self.log.read_text()
-
-    def workers(self) -> dict[str, psutil.Process]:
-        """Its workers by name."""
-        try:
-            children = psutil.Process(self.process.pid).children()
-        except psutil.NoSuchProcess:
-            return {}
-        return {name: child for child in children if (name := _worker_name(child))}
-
-    def endpoint(self) -> Endpoint | None:
-        """What it has announced."""
-        found = read_endpoint(Settings().endpoint_path)
-        return found if found and found.pid == self.process.pid else None
-
-    async def announced(self) -> Endpoint:
-        """Wait for the announcement, which comes when the server is there and fit."""
-        await wait_until(lambda: self._lives() and self.endpoint() is not None, "it has announced itself", START_S)
-        found = self.endpoint()
-        assert found is not None
-        return found
-
-    async def ready(self) -> Endpoint:
-        """Wait until every worker works."""
-        found = await self.announced()
-        await wait_until(lambda: self._lives() and "ready: " in self.said, "every worker is there", START_S)
-        return found
-
-    async def worker(self, kind: str) -> tuple[str, psutil.Process]:
-        """Wait for a worker of a kind: its name and process."""
-        await wait_until(lambda: any(name.startswith(kind) for name in self.workers()), f"a {kind} runs", START_S)
-        return next(item for item in self.workers().items() if item[0].startswith(kind))
-
-    async def ended(self) -> int:
-        """Wait for its end; the exit code."""
-        await wait_until(lambda: self.process.poll() is not None, "coord up has ended", END_S)
-        return int(self.process.returncode)
-
-    def _lives(self) -> bool:
-        assert self.process.poll() is None, f"coord up has ended:\n{self.said}"
-        return True
-
-
-def _worker_name(process: psutil.Process) -> str:
-    try:
-        command = process.cmdline()
-    except psutil.Error:
-        return ""
-    return command[command.index("--name") + 1] if "workers" in command and "--name" in command else ""
-
-
-class Start:
-    """Starts `coord up`; whatever a test leaves running is ended with it."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self._tmp_path = tmp_path
-        self._all: list[Up] = []
-
-    def __call__(self, *arguments: str, folder: str = "data", **environ: str) -> Up:
-        """Start one with these options and variables."""
-        up = Up(self._tmp_path / folder, *arguments, log=self._tmp_path / f"up-{len(self._all)}.log", **environ)
-        self._all.append(up)
-        return up
-
-    def end(self) -> None:
-        """Kill what is left: workers first, so that none is left for want of a parent."""
-        for up in self._all:
-            for worker in up.workers().values():
-                worker.kill()
-            up.process.kill()
-            up.process.communicate()
-            if server := EmbeddedServer.find(up.data):
-                server.stop(force=True)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts `coord up` on folders of this test's own."""
-    starter = Start(tmp_path)
-    yield starter
-    starter.end()
-
-
-async def accepted(url: str, **settings: str) -> None:
-    """A task is taken: somebody does the distributor's work."""
-    async with Client(url, settings=Settings(**settings)) as client:  # type: ignore[arg-type]
-        await (await client.submit("anything")).accepted(START_S)
-
-
-def runs(pid: int) -> bool:
-    """Whether there is such a process, and it is not only waiting to be buried."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 async def test_it_starts_everything_and_ends_everything(start: Start) -> None:

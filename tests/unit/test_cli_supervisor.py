@@ -11,11 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
+from coord.cli.output import LONGEST_BYTES
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, GaveUp, Program, Supervisor, Timing, backoff
+from tests.coord_up import runs
 from tests.waiting import wait_until
 
 QUICK = Timing(first_s=0.02, longest_s=0.1, well_s=5.0, drain_s=5.0)
@@ -41,10 +44,12 @@ class Run:
 
 
 @asynccontextmanager
-async def running(*programs: Program, timing: Timing = QUICK) -> AsyncIterator[Run]:
+async def running(
+    *programs: Program, timing: Timing = QUICK, hear: Callable[[str, str], None] | None = None
+) -> AsyncIterator[Run]:
     """Run programs; whatever the test does, none is left at its end."""
     stop, events = Stop(), list[Event]()
-    supervisor = Supervisor(programs, events.append, timing=timing)
+    supervisor = Supervisor(programs, events.append, timing=timing, hear=hear)
     task = asyncio.create_task(supervisor.run(stop))
     try:
         yield Run(supervisor, stop, events, task)
@@ -86,6 +91,53 @@ async def test_one_that_ends_at_once_is_started_later_and_later() -> None:
         await wait_until(lambda: len(run.seen("ended")) >= 5, "it has ended five times")
     assert [event.again_in_s for event in run.seen("ended")][:5] == [0.02, 0.04, 0.08, 0.1, 0.1]
     assert {event.how for event in run.seen("ended")} == {"exit code 3"}
+
+
+async def test_what_programs_write_is_heard_line_by_line() -> None:
+    """Both streams, under the program's name, the last words too; how it ended says what came last."""
+    heard: list[tuple[str, str]] = []
+    script = "printf 'one\\n\\ntwo\\377 \\n'; echo three >&2; printf 'no end'; exit 3"
+    async with running(shell(script, name="a"), hear=lambda *line: heard.append(line)) as run:
+        await wait_until(lambda: run.seen("ended"), "it has ended")
+        first = run.seen("ended")[0]
+    assert heard[:4] == [("a", "one"), ("a", "two\ufffd"), ("a", "three"), ("a", "no end")]
+    assert (first.last_line, first.ends) == ("no end", 1)
+
+
+async def test_a_line_without_an_end_is_heard_in_pieces() -> None:
+    """So a program that never ends one does not fill our memory."""
+    heard: list[str] = []
+    script = f"head -c {LONGEST_BYTES * 2 + 5} /dev/zero | tr '\\0' x"
+    async with running(shell(script), hear=lambda _, line: heard.append(line), timing=Timing(first_s=600)) as run:
+        await wait_until(lambda: run.seen("ended"), "it has ended")
+    assert [len(line) for line in heard] == [LONGEST_BYTES, LONGEST_BYTES, 5]
+
+
+async def test_a_grandchild_that_holds_the_output_holds_nothing_up() -> None:
+    """The program has ended, so it is started again; what it left behind is killed with its group."""
+    heard: list[str] = []
+    async with running(shell("sleep 600 & echo $!; exit 1"), hear=lambda _, line: heard.append(line)) as run:
+        await wait_until(lambda: len(run.seen("ended")) >= 2, "it has ended twice")
+    await wait_until(lambda: not any(runs(int(pid)) for pid in heard), "what it left behind is gone")
+
+
+async def test_a_program_has_a_folder_and_a_time_to_drain_of_its_own(tmp_path: Path) -> None:
+    """Both are its own, not the supervisor's."""
+    heard: list[str] = []
+    program = msgspec.structs.replace(shell(f"pwd; {DEAF}"), folder=tmp_path, drain_s=0.05)
+    async with running(program, hear=lambda _, line: heard.append(line), timing=Timing(drain_s=600)) as run:
+        await wait_until(lambda: "deaf" in heard, "it no longer listens")
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 5)
+    assert heard[0] == str(tmp_path.resolve())
+    assert len(run.seen("killed")) == 1
+
+
+async def test_with_nothing_to_run_it_waits() -> None:
+    """A `coord up` may have no worker of its own."""
+    async with running() as run:
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 5)
 
 
 async def test_one_that_lived_long_enough_begins_anew() -> None:

@@ -1,0 +1,101 @@
+"""`coord up --agents FILE`: agents that are started, kept running and ended with the cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from coord import Client
+from coord.config import Settings
+from coord.models.agents import AgentStatus
+from tests.coord_up import END_S, START_S, Start, Up, runs
+from tests.waiting import wait_until
+
+AGENT = """
+import os, sys
+from coord import Agent
+
+agent = Agent(sys.argv[1], capacity=2)
+
+
+@agent.task("greet")
+async def greet(task):
+    return {"by": sys.argv[1], "says": os.environ["GREETING"], "in": os.getcwd(), "pid": os.getpid()}
+
+
+agent.run()
+"""
+FILE = """
+[agents.greeter]
+command = ["{python}", "greeter.py", "{id}"]
+count = 2
+folder = "below"
+env = { GREETING = "hello from {id}" }
+"""
+
+
+def described(folder: Path) -> Path:
+    """A file that describes two agents, and what it needs."""
+    (folder / "below").mkdir()
+    (folder / "below" / "greeter.py").write_text(AGENT)
+    (folder / "agents.toml").write_text(FILE)
+    return folder / "agents.toml"
+
+
+async def active(url: str, *agent_ids: str) -> None:
+    """These agents, and no others, may be given work."""
+    async with Client(url, settings=Settings()) as client:
+
+        async def they_are() -> bool:
+            return {one.agent_id for one in await client.agents() if one.status is AgentStatus.ACTIVE} == set(agent_ids)
+
+        await wait_until(they_are, f"{agent_ids} are active", START_S)
+
+
+def agents_of(up: Up) -> list[psutil.Process]:
+    """The processes of the agents, below their leashes."""
+    below = psutil.Process(up.process.pid).children(recursive=True)
+    return [one for one in below if one.is_running() and "greeter.py" in one.cmdline() and "-P" not in one.cmdline()]
+
+
+async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_path: Path) -> None:
+    """Each under its id, in its folder, with its variables; started again when it dies; drained before the workers."""
+    up = start("--agents", str(described(tmp_path)))
+    endpoint = await up.ready()
+    await active(endpoint.url, "greeter-1", "greeter-2")
+    async with Client(endpoint.url, settings=Settings()) as client:
+        first = await (await client.submit("greet")).result(timeout=START_S)
+        assert first["says"] == f"hello from {first['by']}"
+        assert first["in"] == str(tmp_path / "below")
+        psutil.Process(first["pid"]).kill()
+        end = await wait_until(lambda: up.told("process.ended"), "its end is told", START_S)
+        assert end[0]["message"].startswith(f"{first['by']} (pid ")
+        await wait_until(lambda: len(up.told("agent.registered", first["by"])) == 2, "it is there again", START_S)
+        greeted = await client.submit_many([{"task_type": "greet"}] * 20)
+        assert len([await one.result(timeout=START_S) for one in greeted]) == 20
+    up.process.terminate()
+    assert await up.ended() == 0
+    events = [line["event"] for line in up.lines()]
+    assert events.count("agent.left") == 2
+    assert max(at for at, event in enumerate(events) if event == "agent.left") < events.index("worker.stopped")
+
+
+async def test_killed_it_leaves_no_agent(start: Start, tmp_path: Path) -> None:
+    """The leash of each closes with `coord up`, and the agent is asked to end."""
+    up = start("--agents", str(described(tmp_path)))
+    await active((await up.ready()).url, "greeter-1", "greeter-2")
+    agents = await wait_until(lambda: agents_of(up), "their processes are found")
+    assert len(agents) == 2
+    up.process.kill()
+    await wait_until(lambda: not any(runs(one.pid) for one in agents), "the agents have ended", END_S)
+
+
+async def test_a_file_with_a_slip_starts_nothing(start: Start, tmp_path: Path) -> None:
+    """One line that names it; not even the server was started."""
+    file = described(tmp_path)
+    file.write_text(FILE.replace("count", "cuont"))
+    up = start("--agents", str(file))
+    assert await up.ended() == 2
+    assert up.said == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean count?\n"
+    assert not up.data.exists()

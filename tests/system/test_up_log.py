@@ -1,0 +1,112 @@
+"""The log of `coord up`: one stream of all its processes, for a person on a terminal, else JSON lines."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import threading
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from coord.embedded import EmbeddedServer
+from tests.coord_up import START_S, Start
+from tests.waiting import wait_until
+
+
+async def test_piped_every_line_is_an_object_that_says_who_speaks(start: Start) -> None:
+    """What `coord up` says has its sentence, what workers log keeps its fields; all are told apart by ``process``."""
+    up = start()
+    await up.ready()
+    workers = set(up.workers())
+    up.process.terminate()
+    assert await up.ended() == 0
+    lines = up.lines()
+    assert all({"timestamp", "level", "event", "process"} <= line.keys() for line in lines)
+    (ready,) = up.told("up.ready")
+    assert ready["message"].startswith("ready: ")
+    (started,) = up.told("up.started")
+    assert (started["data"], set(started["workers"])) == (str(up.data), workers)
+    for name in workers:
+        (begun,), (stopped,) = up.told("worker.started", name), up.told("worker.stopped", name)
+        assert (begun["name"], stopped["kind"]) == (name, name.partition("-")[0])
+    assert {line["process"] for line in lines} == {"coord", *workers}
+    assert lines[-1]["event"] == "up.ended"
+
+
+async def test_on_a_terminal_a_person_can_read_it(start: Start, tmp_path: Path) -> None:
+    """Time, name, what: no JSON; every process in one column."""
+    master, slave = pty.openpty()
+    seen = tmp_path / "screen"
+    seen.touch()
+    reader = threading.Thread(target=_copy, args=(master, seen), daemon=True)
+    reader.start()
+    up = start(out=slave, COLUMNS="80", TERM="xterm-256color")
+    os.close(slave)
+
+    def screen() -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", seen.read_text(errors="replace"))
+
+    await wait_until(lambda: "ready: " in screen(), "it says that it is ready", START_S)
+    workers = up.workers()
+    up.process.terminate()
+    assert await up.ended() == 0
+    reader.join(10)
+    lines = screen().splitlines()
+    assert lines[0].startswith("coord ")
+    width = max(map(len, workers))
+    for name in workers:
+        pattern = rf"\d\d:\d\d:\d\d  {name:<{width}}  worker\.started  kind={name.partition('-')[0]} name={name} .*"
+        assert [line for line in lines if re.fullmatch(pattern, line)], f"{pattern} in {lines}"
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d  {'coord':<{width}}  ended", lines[-1])
+    assert not [line for line in lines if line.startswith("{")]
+
+
+async def test_a_worker_that_keeps_dying_is_tried_later_and_later_and_it_is_said_why(
+    start: Start, tmp_path: Path
+) -> None:
+    """What it says last stands in the line about its end; once the cause is mended, it is there again by itself."""
+    server = EmbeddedServer.start(tmp_path / "given")
+    try:
+        up = start("--redis-url", server.url)
+        await up.ready()
+        name, worker = await up.worker("distributor")
+        async with Redis.from_url(server.url) as redis:
+            await redis.config_set("maxmemory-policy", "allkeys-lru")
+            worker.kill()
+            await wait_until(lambda: len(up.told("process.ended")) >= 4, "it has ended four times", START_S)
+            ends = up.told("process.ended")[:4]
+            assert [end["again_in_s"] for end in ends] == [0.1, 0.2, 0.4, 0.8]
+            assert [end["code"] for end in ends] == [-9, 2, 2, 2]
+            assert {end["name"] for end in ends} == {name}
+            why = "its last words: python -m workers: maxmemory-policy is allkeys-lru"
+            assert [why in end["message"] for end in ends] == [False, False, True, True]
+            assert "it has ended 3 times in a row" in ends[2]["message"]
+            await redis.config_set("maxmemory-policy", "noeviction")
+        await wait_until(lambda: len(up.told("worker.started", name)) == 2, "it works again", START_S)
+    finally:
+        server.stop(force=True)
+
+
+async def test_it_ends_in_order_when_nobody_reads_on(start: Start) -> None:
+    """`coord up | head -1` leaves nothing running."""
+    reading, writing = os.pipe()
+    up = start(out=writing)
+    os.close(writing)
+    await up.announced()
+    os.close(reading)
+    assert await up.ended() == 0
+    assert EmbeddedServer.find(up.data) is None
+
+
+def _copy(master: int, to: Path) -> None:
+    with to.open("ab", 0) as file:
+        while True:
+            try:
+                content = os.read(master, 65536)
+            except OSError:  # Linux says so when the other end is closed
+                return
+            if not content:
+                return
+            file.write(content)

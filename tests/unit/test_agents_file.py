@@ -1,0 +1,151 @@
+"""The file of `coord up --agents`: what it starts, and that a slip in it is named with its table and field."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from coord.cli.agents_file import read_agents
+from coord.cli.supervisor import Program
+from coord.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "agents.toml"
+LEASH = (sys.executable, "-P", "-m", "coord.cli.leash")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where the file is; beside it lie a script that may be executed and one that may not."""
+    (tmp_path / "ocr.sh").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "ocr.sh").chmod(0o755)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "sub").mkdir()
+    return tmp_path / "agents.toml"
+
+
+def read(file: Path, content: str) -> list[Program]:
+    """The programs of a file with this content."""
+    file.write_text(content)
+    return read_agents(file)
+
+
+def test_a_command_is_started_as_often_as_asked_each_with_its_id(file: Path) -> None:
+    """In its words and its variables; on a leash, in the file's folder."""
+    programs = read(
+        file,
+        """
+        [agents.stats]
+        command = "{python} stats.py --id '{id}' {other}"
+        count = 2
+        env = { NUMBER = "{number} of 2", COORD_CAPACITY = "3" }
+        drain = 2.5
+        """,
+    )
+    assert [program.name for program in programs] == ["stats-1", "stats-2"]
+    assert programs[1] == Program(
+        name="stats-2",
+        command=(*LEASH, "2.5", sys.executable, "stats.py", "--id", "stats-2", "{other}"),
+        environ={"NUMBER": "2 of 2", "COORD_CAPACITY": "3"},
+        folder=file.parent,
+        drain_s=2.5,
+    )
+
+
+def test_a_program_is_started_through_coord_agent(file: Path) -> None:
+    """Its words are its own; what it can do becomes options."""
+    (program,) = read(
+        file,
+        """
+        [agents.ocr]
+        program = ["./ocr.sh", "{lang}", "{id}"]
+        type = "specialist"
+        capabilities = ["ocr", "scan"]
+        tags = ["gpu"]
+        labels = { zone = "a=b" }
+        capacity = 2
+        timeout = 90
+        keep_alive = true
+        """,
+    )
+    options = [
+        "--id", "ocr", "--type", "specialist", "--capability", "ocr", "--capability", "scan", "--tag", "gpu",
+        "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--keep-alive",
+    ]  # fmt: skip
+    agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
+    assert program.command == (*LEASH, "10", *agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
+    assert program.name == "ocr"
+
+
+def test_the_folder_is_below_the_file(file: Path) -> None:
+    """And so are the programs."""
+    (program,) = read(file, '[agents.a]\ncommand = "../ocr.sh"\nfolder = "sub"')
+    assert program.folder == file.parent / "sub"
+
+
+def test_the_example_is_right() -> None:
+    """The file that the help names can be used as it is."""
+    assert [program.name for program in read_agents(EXAMPLE)] == ["stats-1", "stats-2", "sorter"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("agents = ", "is not TOML: Invalid value (at end of document)"),
+        ("", "describes no agent; expected tables called [agents.NAME]"),
+        ("[agents]", "describes no agent; expected tables called [agents.NAME]"),
+        ("[agent.x]\ncommand = 'cat'", "[agent] is not known; expected tables called [agents.NAME]"),
+        ("[agents]\nx = 1", "[agents.x]: expected a table [agents.x] with a command or a program"),
+        ("[agents.x]", "[agents.x]: name a command (an agent that speaks coord) or a program (any other), one of them"),
+        ("[agents.x]\ncommand = 'cat'\nprogram = 'cat'", "[agents.x]: name a command"),
+        ("[agents.x]\ncommnd = 'cat'", "[agents.x] commnd: is not a field; did you mean command?"),
+        ("[agents.x]\nzzz = 1", "[agents.x] zzz: is not a field; known are command, program, count"),
+        ("[agents.x]\ncommand = 7", "[agents.x] command: expected a line of words or a list of them, got 7"),
+        ("[agents.x]\ncommand = []", "[agents.x] command: expected array of length >= 1"),
+        ("[agents.x]\ncommand = ''", "[agents.x] command: is empty"),
+        (
+            '[agents.x]\ncommand = "a \'b"',
+            '[agents.x] command: No closing quotation: "a \'b"; a list of words needs no',
+        ),
+        ("[agents.x]\ncommand = 'cat'\ncount = 0", "[agents.x] count: expected int >= 1"),
+        ("[agents.x]\ncommand = 'cat'\ncount = 1000", "[agents.x] count: expected int <= 256"),
+        ("[agents.x]\ncommand = 'cat'\ncount = '2'", "[agents.x] count: expected int, got str"),
+        ("[agents.x]\ncommand = 'cat'\ncount = 2", "[agents.x] command: 2 processes would be one agent; write {id}"),
+        ("[agents.x]\ncommand = 'cat'\nenv = { A = 1 }", "[agents.x] env: expected str, got int (at [...])"),
+        (
+            "[agents.x]\ncommand = 'cat'\nenv = { COORD_CAPACTY = '1' }",
+            "[agents.x] env: COORD_CAPACTY is not a setting; did you mean COORD_CAPACITY?",
+        ),
+        ("[agents.x]\ncommand = 'cat'\ndrain = 0", "[agents.x] drain: expected float > 0.0"),
+        ("[agents.x]\ncommand = 'cat'\nfolder = 'no'", "/no is not a folder"),
+        ("[agents.x]\ncommand = 'cat'\ncapacity = 2", "[agents.x] capacity: is for a program; a command tells"),
+        ("[agents.x]\ncommand = 'no-such-program'", "[agents.x] command: no program 'no-such-program' on PATH"),
+        ("[agents.x]\ncommand = 'ocr.sh'", "[agents.x] command: no program 'ocr.sh' on PATH; for the one in "),
+        ("[agents.x]\ncommand = './no.sh'", "[agents.x] command: there is no file "),
+        ("[agents.x]\nprogram = './notes.txt'", "notes.txt may not be executed; try chmod +x "),
+        ("[agents.x]\nprogram = 'cat'", "[agents.x] capabilities: say what it can do"),
+        ("[agents.x]\nprogram = 'cat'\ncapabilities = 'ocr'", "[agents.x] capabilities: expected array, got str"),
+        ("[agents.x]\nprogram = 'cat'\ntype = 'ocr'", "[agents.x] type: 'ocr' is none; expected one of coordinator, "),
+        ("[agents.'a b']\ncommand = 'cat'", "[agents.a b]: the name, which is the agent's id, must be 1 to 128"),
+        ("[agents.register]\ncommand = 'cat'", "is reserved for a path of the gateway"),
+        (
+            "[agents.a]\ncommand = 'echo {id}'\ncount = 2\n[agents.a-1]\ncommand = 'cat'",
+            "two agents would be called a-1; rename one of the tables",
+        ),
+    ],
+)
+def test_a_slip_is_named_with_its_table_and_field(file: Path, content: str, says: str) -> None:
+    """One line: which file, where in it, what is expected."""
+    with pytest.raises(ConfigError) as error:
+        read(file, content)
+    told = str(error.value)
+    assert told.startswith(str(file))
+    assert says in told
+    assert "\n" not in told
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """It says which."""
+    with pytest.raises(ConfigError, match=r"cannot read .*/none.toml: No such file"):
+        read_agents(tmp_path / "none.toml")

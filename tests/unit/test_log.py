@@ -1,0 +1,156 @@
+"""The two forms of the log of `coord up`, line by line."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from coord.cli import log
+from coord.cli.cell import is_told, sentence_of
+from coord.cli.log import ConsoleLog, JsonLog, last_words, open_log, read_line
+from coord.cli.supervisor import Event
+from coord.config import Settings
+
+WORKER = '{"event":"worker.took_over","entries":3,"level":"info","timestamp":"2026-01-31T12:00:00Z","service":"x"}'
+FAILED = '{"event":"tick.failed","level":"error","exception":"Traceback:\\n  x\\nValueError: no"}'
+
+
+@pytest.fixture(autouse=True)
+def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wall clock says 00:00:00, whatever it is asked."""
+    monkeypatch.setattr(log, "_clock", lambda _: "00:00:00")
+
+
+def console(speak: Callable[[ConsoleLog], None]) -> list[str]:
+    """What a person sees."""
+    out = io.StringIO()
+    speak(ConsoleLog(out, lambda: None))
+    return out.getvalue().splitlines()
+
+
+def objects(speak: Callable[[JsonLog], None]) -> list[dict[str, object]]:
+    """What a program reads, without the moment."""
+    out = io.StringIO()
+    speak(JsonLog(out, lambda: None))
+    found = [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
+    assert all(one.pop("timestamp").endswith("Z") for one in found)
+    return found
+
+
+def test_a_worker_s_line_keeps_its_fields_and_gets_its_name() -> None:
+    """In JSON one more field, for a person a column."""
+    assert objects(lambda log: log.hear("router-1", WORKER)) == [
+        {"event": "worker.took_over", "entries": 3, "level": "info", "service": "x", "process": "router-1"}
+    ]
+    assert console(lambda log: log.hear("router-1", WORKER)) == ["00:00:00  router-1  worker.took_over  entries=3"]
+
+
+def test_a_line_that_is_no_event_is_an_output() -> None:
+    """A traceback, a print, JSON of another kind: nothing is lost, nothing is taken for what it is not."""
+    for line in ("Killed", "{broken", '{"event":7}', "[1]", "{" * 100_000):
+        assert objects(lambda log, line=line: log.hear("p", line)) == [  # type: ignore[misc]
+            {"event": "output", "level": "info", "process": "p", "text": line}
+        ]
+    assert console(lambda log: log.hear("p", "Killed")) == ["00:00:00  p      Killed"]
+
+
+def test_an_exception_follows_its_line() -> None:
+    """A person reads it as it was printed."""
+    assert console(lambda log: log.hear("registry-1", FAILED)) == [
+        "00:00:00  registry-1  tick.failed",
+        "          registry-1    Traceback:",
+        "          registry-1      x",
+        "          registry-1    ValueError: no",
+    ]
+
+
+def test_no_program_paints_on_the_terminal() -> None:
+    """Escapes are spelt out; brackets are brackets."""
+    (line,) = console(lambda log: log.hear("p", "\x1b[2J[bold]x"))
+    assert line == r"00:00:00  p      \x1b[2J[bold]x"
+
+
+def test_what_was_brought_up() -> None:
+    """A row each; a warning each; the column of names is as wide as the widest name from the start."""
+    rows: dict[str, str | list[str]] = {"redis": "r", "warning": ["w1", "w2"], "workers": ["registry-1", "router-12"]}
+
+    def speak(log: log.Log) -> None:
+        log.show("coord 1", rows)
+        log.say("up.ready", "ready", pid=None)
+
+    assert console(speak) == [
+        "coord 1", "redis      r", "warning    w1", "warning    w2", "workers    registry-1, router-12",
+        "00:00:00  coord       ready",
+    ]  # fmt: skip
+    ours = {"level": "info", "process": "coord"}
+    assert objects(speak) == [
+        {**ours, "event": "up.started", "message": "coord 1", **rows},
+        {**ours, "event": "up.ready", "message": "ready", "pid": None},
+    ]
+
+
+@pytest.mark.parametrize(("log_format", "kind"), [("auto", JsonLog), ("json", JsonLog), ("console", ConsoleLog)])
+def test_the_form_is_chosen_by_the_setting(log_format: str, kind: type[log.Log]) -> None:
+    """``auto`` where nobody sits at a terminal, as in a test: JSON."""
+    assert type(open_log(msgspec.structs.replace(Settings(), log_format=log_format), lambda: None)) is kind
+
+
+def test_a_full_disk_ends_nothing_and_a_closed_pipe_is_told_once() -> None:
+    """Losing lines is no reason to lose work; a reader that went away wants the end."""
+    gone: list[bool] = []
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+        JsonLog(full, lambda: gone.append(True)).say("a", "b")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # what is left in its buffer goes there
+    assert gone == []
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        piped = JsonLog(pipe, lambda: gone.append(True))
+        piped.say("a", "b")
+        piped.say("a", "b")
+    assert gone == [True]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ValueError: no", "ValueError: no"),
+        ("│ No such command 'x'.   │", "No such command 'x'."),
+        (FAILED, "tick.failed: ValueError: no"),
+        ('{"event":"worker.interrupted","error":"gone"}', "worker.interrupted: gone"),
+        (WORKER, "worker.took_over"),
+        ("", ""),
+    ],
+)
+def test_last_words(line: str, words: str) -> None:
+    """An exception's last line, an event with its error, or the line itself."""
+    assert last_words(line) == words
+
+
+def test_the_line_about_an_end_says_why_once_it_repeats() -> None:
+    """The first ends need no explanation: the program's own lines stand above."""
+    event = Event(name="p", what="ended", pid=7, code=1, again_in_s=0.1, ends=1, last_line="no disk")
+    assert sentence_of(event) == "p (pid 7) has ended (exit code 1), starts again in 0.1 s"
+    repeated = msgspec.structs.replace(event, ends=3)
+    assert sentence_of(repeated).endswith("; it has ended 3 times in a row, its last words: no disk")
+    silent = msgspec.structs.replace(repeated, last_line="")
+    assert sentence_of(silent).endswith("; it has ended 3 times in a row and has said nothing")
+    missing = Event(name="p", what="failed", again_in_s=5, ends=1, reason="not there")
+    assert sentence_of(missing) == "p could not be started (not there), tried again in 5 s"
+
+
+def test_a_program_that_never_works_does_not_fill_the_log() -> None:
+    """Each of its first ends is told, then one in twelve: one a minute at the longest wait."""
+    event = Event(name="p", what="ended", again_in_s=5)
+    told = [ends for ends in range(1, 61) if is_told(msgspec.structs.replace(event, ends=ends))]
+    assert told == [*range(1, 13), 24, 36, 48, 60]
+
+
+def test_an_object_without_a_word_for_its_event_is_none() -> None:
+    """Only what is shaped like a log line is read as one."""
+    assert read_line('{"event":"a"}') == {"event": "a"}
+    assert read_line('{"other":"a"}') is None
