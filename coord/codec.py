@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +31,44 @@ _DECODERS: dict[str, dict[bytes, msgspec.json.Decoder[Any]]] = {
     for stream, classes in STREAM_FACTS.items()
 }
 _ID_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+
+
+class Assignment(NamedTuple):
+    """Who has, or had, a task: one field of its record, its parts with spaces between. Times are ms since 1970."""
+
+    lease: str
+    agent_id: str
+    entry: str  #: in the agent's inbox
+    term: int  #: of the agent
+    attempt: int
+    assigned_at: int
+    start_by: int | None  #: until it is claimed; None: it was claimed, and need not have started
+    timeout_at: int | None  #: None: it may take any time
+    placement: str  #: JSON: why this agent
+
+
+def assignment_of(raw: str) -> Assignment:
+    """The parts of a record's ``assignment``; raises ``ValueError`` when it is none."""
+    lease, agent_id, entry, term, attempt, assigned_at, start_by, timeout_at, placement = raw.split(" ", 8)
+    return Assignment(
+        lease,
+        agent_id,
+        entry,
+        int(term),
+        int(attempt),
+        int(assigned_at),
+        int(start_by) or None,
+        int(timeout_at) or None,
+        placement,
+    )
+
+
+def unpack_assignment(record: Mapping[str, str]) -> dict[str, str]:
+    """A task's fields with the parts of its ``assignment`` beside them; raises ``ValueError`` when that is none."""
+    if "assignment" not in record:
+        return dict(record)
+    parts = assignment_of(record["assignment"])._asdict()
+    return {**record, **{name: str(value) for name, value in parts.items() if value is not None}}
 
 
 def encode(value: Any) -> bytes:

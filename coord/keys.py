@@ -47,11 +47,13 @@ Tasks, written by the distributor
 ====================================  ======  ==============================================================
 task:{id}                             hash    body (the JSON as submitted) digest state priority pool score
                                               submitted_at; once they apply: run_at deadline timeout (ms)
-                                              max_attempts backoff_ms backoff_max_ms caller attempt failures releases
-                                              agent_id term lease entry (inbox id) assigned_at start_by timeout_at
-                                              started_at cancel_at cancel_by progress placement attempts (one JSON
-                                              object a line) result error (JSON) finished_at. TTL from its end on:
-                                              24 h, failed ones 7 days, refused ones 1 h
+                                              max_attempts backoff_ms backoff_max_ms caller attempt (those before
+                                              this assignment) failures releases assignment (lease agent_id entry
+                                              term attempt assigned_at start_by timeout_at placement, spaces between,
+                                              0 for no limit; entry: inbox id, placement: JSON) started_at cancel_at
+                                              cancel_by progress attempts (one JSON object a line) result error (JSON)
+                                              finished_at. TTL from its end on: 24 h, failed ones 7 days, refused
+                                              ones 1 h
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a

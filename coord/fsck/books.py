@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
+from coord.codec import unpack_assignment
 from coord.config import Settings
 from coord.keys import Keys
 from coord.models.tasks import Priority, TaskState
@@ -32,8 +33,7 @@ GRAVEYARD: Mapping[str, str] = MappingProxyType(
 )
 #: What is read of a task's record: a payload or a result of 1 MiB stays where it is.
 FIELDS = (
-    "state", "priority", "pool", "score", "agent_id", "lease", "entry",
-    "run_at", "deadline", "start_by", "timeout_at", "cancel_by",
+    "state", "priority", "pool", "score", "assignment", "run_at", "deadline", "cancel_by",
 )  # fmt: skip
 #: Commands in one round trip: some milliseconds of the server's time.
 CHUNK = 500
@@ -53,7 +53,7 @@ class Books(NamedTuple):
     """Everything that a cell knows of its tasks."""
 
     counters: dict[str, int]
-    records: dict[str, Record]  #: by task id: ``FIELDS``, and of the body only ``body_bytes``
+    records: dict[str, Record]  #: by task id: ``FIELDS``, the parts of the assignment, of the body only ``body_bytes``
     queues: dict[str, dict[str, float]]  #: by pool
     inflight: dict[str, set[str]]  #: by agent
     inboxes: dict[str, dict[str, Record]]  #: by ``agent:lane``
@@ -132,11 +132,18 @@ class _Reader:
                 one = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
                 if not one:
                     continue  # it ended while the names were read
-                if one.get("state") in set(TaskState) and one.get("priority") in set(Priority):
-                    found[task] = one | {"body_bytes": str(size)}
-                else:
+                if one.get("state") not in set(TaskState) or one.get("priority") not in set(Priority):
                     self._is_odd("task.unknown", f"task:{task}", "it has no known state and priority")
+                    continue
+                found[task] = self._unpacked(task, one) | {"body_bytes": str(size)}
         return found
+
+    def _unpacked(self, task: str, one: Record) -> Record:
+        try:
+            return unpack_assignment(one)
+        except ValueError:
+            self._is_odd("assignment.value", f"task:{task}", "its assignment cannot be read")
+            return one
 
     async def _pools(self, queues: dict[str, dict[str, float]]) -> set[str]:
         """The table of pools; a queue and its row are looked at in one moment, as they come and go together."""

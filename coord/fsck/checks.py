@@ -16,7 +16,7 @@ DUE: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "scheduled": ("deadline", "run_at"),
     "queued": ("deadline",),
     "assigned": ("deadline", "start_by", "timeout_at", "cancel_by"),
-    "running": ("deadline", "start_by", "timeout_at", "cancel_by"),
+    "running": ("deadline", "timeout_at", "cancel_by"),
 })  # fmt: skip
 #: Of a task that a structure should name, and of one that it should not.
 SAYS: Mapping[str, tuple[str, str]] = MappingProxyType({

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Admits a batch of submitted tasks: records each and puts it where it waits. The same id twice has one effect.
--- include: base tasks attempts
+-- include: base records tasks attempts
 -- moves: none>queued none>scheduled none>refused none>cancelled
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled
 -- ARGV[12] backlog limit, tasks
@@ -74,12 +74,12 @@ local function admit(i, options)
     answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later')
     return 'REFUSED'
   end
-  local ms = entry_ms(entry)
+  local submitted_at = string.match(entry, '^%d+')
   local room = tonumber(share)
   if FULL or waiting + 1 > MAX_TASKS * room or bytes + #body > MAX_BYTES * room then
     local why = FULL and 'the server is nearly full' or 'the backlog is full'
     call('DEL', key)
-    call('HSET', key, 'state', 'refused', 'digest', digest, 'priority', priority, 'submitted_at', int(ms),
+    call('HSET', key, 'state', 'refused', 'digest', digest, 'priority', priority, 'submitted_at', submitted_at,
       'entry', entry, 'error', error_json('backlog_full', why))
     call('PEXPIRE', key, REFUSED_TTL)
     call('ZADD', P .. 'tasks:refused', NOW, id)
@@ -89,7 +89,7 @@ local function admit(i, options)
     return 'REFUSED'
   end
   local task = { id = id, key = key, priority = priority, pool = pool, caller = notify == '1' and caller ~= '' and caller or nil }
-  local fields = { 'priority', priority, 'digest', digest, 'pool', pool, 'score', score, 'submitted_at', int(ms) }
+  local fields = { 'priority', priority, 'digest', digest, 'pool', pool, 'score', score, 'submitted_at', submitted_at }
   for j = i + 12, i + 11 + options * 2, 2 do
     task[ARGV[j]] = ARGV[j + 1]
     fields[#fields + 1] = ARGV[j]
@@ -104,7 +104,7 @@ local function admit(i, options)
   local state = 'queued'
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
-  if cancelled_at and ms <= cancelled_at then
+  if cancelled_at and tonumber(submitted_at) <= cancelled_at then
     state = 'cancelled'
   elseif run_at ~= '' and tonumber(run_at) > now then
     state, task.run_at = 'scheduled', run_at
@@ -148,9 +148,9 @@ local count = tonumber(ARGV[at])
 at = at + 1
 for _ = 1, count do
   local options = tonumber(ARGV[at + 11])
-  local word = guarded(admit, at, options)
+  local word, failed = guarded(admit, at, options)
   words[#words + 1] = word
-  if not has_failed(word) then
+  if not failed then
     local stream = 'in:tasks:' .. ARGV[at + 1]
     done[stream] = done[stream] or {}
     table.insert(done[stream], ARGV[at])

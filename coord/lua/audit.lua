@@ -1,13 +1,12 @@
 #!lua flags=allow-oom
 -- Compares the leases that agents list with those that the records say they hold. A claimed lease that is missing from
 -- two lists, the second asked for after the first was judged, is lost; one that no record knows is named back to its agent.
--- include: base liveness agents
+-- include: base liveness agents records
 -- ARGV[8] number of lists, then for each:
 --   entry id | agent id | incarnation | ask | number n of leases | n times task id | lease
 -- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (one was missing again); OUTDATED
 --   (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry older than the list,
 --   which may tell of finished work; not consumed); ERROR <why> (not consumed)
-local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
 local function words_of(text)
   local found = {}
@@ -21,21 +20,21 @@ end
 -- entry is gone from the inbox. (One that was claimed after the list was made looks the same; the second list will have
 -- it. What an earlier term left is reclaimed, not audited.)
 local function was_claimed(agent, id, listed_at)
-  local task = call('HMGET', P .. 'task:' .. id, 'state', 'agent_id', 'lease', 'entry', 'priority', 'assigned_at', 'term')
-  local is_held = (task[1] == 'assigned' or task[1] == 'running') and task[2] == agent.id
-  if not is_held or tonumber(task[6]) >= listed_at or tonumber(task[7]) < tonumber(agent.term) then
+  local task = load_rest(load_task(id))
+  local is_own = is_held(task) and task.agent_id == agent.id
+  if not is_own or tonumber(task.assigned_at) >= listed_at or tonumber(task.term) < tonumber(agent.term) then
     return nil
   end
-  local lane = P .. 'inbox:' .. agent.id .. ':' .. LANE[task[5]]
-  if #call('XRANGE', lane, task[4], task[4]) > 0 then
+  local lane = P .. 'inbox:' .. agent.id .. ':' .. LANE[task.priority]
+  if #call('XRANGE', lane, task.entry, task.entry) > 0 then
     return nil
   end
-  return task[3]
+  return task.lease
 end
 
 local function name_back(agent_id, task_id, lease)
-  local task = call('HMGET', P .. 'task:' .. task_id, 'state', 'lease')
-  if task[2] ~= lease or (task[1] ~= 'assigned' and task[1] ~= 'running') then
+  local task = load_task(task_id)
+  if task.lease ~= lease or not is_held(task) then
     call('XADD', P .. 'inbox:' .. agent_id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
       'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', 'the coordinator does not know this lease')
   end
@@ -78,9 +77,9 @@ local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local count = tonumber(ARGV[at + 4])
-  local word = guarded(audit, at, count)
+  local word, failed = guarded(audit, at, count)
   words[#words + 1] = word
-  if not has_failed(word) and word ~= 'WAIT' then
+  if not failed and word ~= 'WAIT' then
     done[#done + 1] = ARGV[at]
   end
   at = at + 5 + count * 2

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
--- include: base tasks attempts
+-- include: base records tasks attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- ARGV[12] ms of grace for an agent to stop
 -- ARGV[13] number of requests, then for each: entry id | task id | caller or '' | reason
@@ -50,8 +50,8 @@ local function cancel(i)
     answer(caller, entry)
     return 'CANCELLED'
   end
+  load_rest(task)
   if not task.cancel_at then
-    load_rest(task)
     task.cancel_at, task.cancel_by = NOW, int(now + GRACE)
     set_alarm(task)
     call('HSET', P .. 'task:' .. id, 'cancel_at', NOW, 'cancel_by', task.cancel_by)
@@ -64,9 +64,9 @@ end
 
 local words, done = {}, {}
 for i = 14, 13 + tonumber(ARGV[13]) * 4, 4 do
-  local word = guarded(cancel, i)
+  local word, failed = guarded(cancel, i)
   words[#words + 1] = word
-  if not has_failed(word) then
+  if not failed then
     done[#done + 1] = ARGV[i]
   end
 end

@@ -53,9 +53,9 @@ local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local count = tonumber(ARGV[at + 5])
-  local word = guarded(change, at, at + 6, count)
+  local word, failed = guarded(change, at, at + 6, count)
   words[#words + 1] = word
-  if not has_failed(word) then
+  if not failed then
     done[#done + 1] = ARGV[at]
   end
   at = at + 6 + count * 2

@@ -91,9 +91,9 @@ end
 
 local words, done = {}, {}
 for i = 11, 10 + tonumber(ARGV[10]) * 12, 12 do
-  local word = guarded(deliver, i)
+  local word, failed = guarded(deliver, i)
   words[#words + 1] = word
-  if not has_failed(word) then
+  if not failed then
     local stream = 'in:messages:' .. ARGV[i + 1]
     done[stream] = done[stream] or {}
     table.insert(done[stream], ARGV[i])

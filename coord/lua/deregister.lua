@@ -33,9 +33,9 @@ end
 
 local words, done = {}, {}
 for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
-  local word = guarded(deregister, i)
+  local word, failed = guarded(deregister, i)
   words[#words + 1] = word
-  if not has_failed(word) then
+  if not failed then
     done[#done + 1] = ARGV[i]
   end
 end

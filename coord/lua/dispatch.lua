@@ -1,6 +1,6 @@
 #!lua
 -- Assigns waiting tasks to agents as planned; the only authority over who gets what.
--- include: base tasks
+-- include: base records tasks
 -- moves: queued>assigned
 -- ARGV[5]  ms within which an agent has to claim what it is assigned
 -- ARGV[6]  ms that bound an attempt of an agent without incarnation, whose leases cannot be listed
@@ -77,24 +77,22 @@ local function assign(i, task)
   local agent_id, lease, explanation = ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
   local agent = agents[agent_id]
   local _, priority, attempt, timeout, deadline, body = unpack(task.values)
-  attempt = int((tonumber(attempt) or 0) + 1)
+  attempt = attempt and int(tonumber(attempt) + 1) or '1'
   timeout = tonumber(timeout) or (agent.incarnation == '' and UNLISTED_TIMEOUT)
   local lane = agent.lanes[priority] or P .. 'inbox:' .. agent_id .. ':' .. LANE[priority]
   agent.lanes[priority] = lane
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
-  task.state, task.start_by, task.deadline = 'assigned', START_BY, deadline or nil
-  if timeout then
-    task.timeout_at = int(now + timeout)
-    call('HSET', task.key, 'state', 'assigned', 'lease', lease, 'agent_id', agent_id, 'term', agent.term, 'entry', entry,
-      'attempt', attempt, 'assigned_at', NOW, 'start_by', START_BY, 'placement', explanations[tonumber(explanation)],
-      'timeout_at', task.timeout_at)
-  else
-    call('HSET', task.key, 'state', 'assigned', 'lease', lease, 'agent_id', agent_id, 'term', agent.term, 'entry', entry,
-      'attempt', attempt, 'assigned_at', NOW, 'start_by', START_BY, 'placement', explanations[tonumber(explanation)])
-  end
+  local timeout_at = timeout and int(now + timeout) or '0'
+  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, agent.term, attempt, NOW,
+    START_BY, timeout_at, explanations[tonumber(explanation)]))
   gather('SADD', agent.inflight, task.id)
-  set_alarm(task)
+  if deadline or timeout then
+    task.state, task.start_by, task.deadline, task.timeout_at = 'assigned', START_BY, deadline or nil, timeout and timeout_at
+    set_alarm(task)
+  else
+    alarms[task.id] = START_BY
+  end
   move(priority, 'queued', 'assigned')
   bump('backlog_bytes', -#body)
   log_task('task.assigned', task.id, 'agent_id', agent_id, 'attempt', attempt)
@@ -107,8 +105,8 @@ for i = first, last, 5 do
   words[#words + 1] = guarded(accept, i)
 end
 for pool in pairs(wanted) do
-  local word = guarded(pop, pool) or ''
-  popped[pool].failed = has_failed(word) and word or nil
+  local word, failed = guarded(pop, pool)
+  popped[pool].failed = failed and word or nil
 end
 for i = first, last, 5 do
   local n = (i - first) / 5 + 1
@@ -116,8 +114,9 @@ for i = first, last, 5 do
     local tasks = popped[ARGV[i]]
     local task = tasks[tasks.next]
     if task then
-      words[n] = guarded(assign, i, task)
-      if not has_failed(words[n]) then
+      local word, failed = guarded(assign, i, task)
+      words[n] = word
+      if not failed then
         tasks.next = tasks.next + 1
       end
     else

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes back single tasks whose leases their agents no longer hold.
--- include: base tasks attempts
+-- include: base records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] number of losses, then for each: entry id | agent id | task id | lease
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);
@@ -22,9 +22,9 @@ end
 
 local words, done = {}, {}
 for i = 13, 12 + tonumber(ARGV[12]) * 4, 4 do
-  local word = guarded(forfeit, i)
+  local word, failed = guarded(forfeit, i)
   words[#words + 1] = word
-  if not has_failed(word) and word ~= 'WAIT' then
+  if not failed and word ~= 'WAIT' then
     done[#done + 1] = ARGV[i]
   end
 end

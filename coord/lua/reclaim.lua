@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes back what lost agents had in flight, in the term that ended and in earlier ones.
--- include: base tasks attempts
+-- include: base records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] tasks taken back at most for one loss in one call
 -- ARGV[13] number of losses, then for each: entry id | agent id | term that ended
@@ -29,20 +29,20 @@ local function reclaim(i)
   if reports_wait_before(entry) then
     return 'WAIT'
   end
-  local taken, failed = 0, nil
+  local taken, broken = 0, nil
   for _, id in ipairs(call('SMEMBERS', P .. 'inflight:' .. agent_id)) do
     if taken == MOST then
-      return failed or 'MORE'
+      return broken or 'MORE'
     end
-    local word = guarded(take_back, agent_id, id, term)
-    if has_failed(word) then
-      failed = word
+    local word, failed = guarded(take_back, agent_id, id, term)
+    if failed then
+      broken = word
     elseif word == 'TAKEN' then
       taken = taken + 1
     end
   end
-  if failed then
-    return failed
+  if broken then
+    return broken
   end
   -- Nothing is left of this loss; unless a later one waits, the tick need not announce it again.
   local current = tonumber(call('HGET', P .. 'agent:' .. agent_id, 'term') or '0')
@@ -54,7 +54,7 @@ end
 
 local words, done = {}, {}
 for i = 14, 13 + tonumber(ARGV[13]) * 3, 3 do
-  local word = guarded(reclaim, i)
+  local word, failed = guarded(reclaim, i)
   words[#words + 1] = word
   if word == 'OK' then
     done[#done + 1] = ARGV[i]

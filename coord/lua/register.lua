@@ -108,9 +108,9 @@ local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local count = tonumber(ARGV[at + 7])
-  local word = guarded(register, at, at + 8, at + 7 + count * 2)
+  local word, failed = guarded(register, at, at + 8, at + 7 + count * 2)
   words[#words + 1] = word
-  if not has_failed(word) then
+  if not failed then
     done[#done + 1] = ARGV[at]
   end
   at = at + 8 + count * 2

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Settles a batch of agents' reports. A report counts only with its task's current lease.
--- include: base tasks attempts
+-- include: base records tasks attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] number of reports, then for each:
 --   entry id | started, progressed, completed, failed, released | task id | lease | caller or ''
---   | ms since it started or '' | result or progress, opaque JSON | code | message | 1: may be retried
+--   | ms at which it started or '' | result or progress, opaque JSON; of failed and released also: code | message
+--   | 1: may be retried
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
 --   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
@@ -20,11 +21,10 @@ local function started(task, at)
     return
   end
   load_rest(task)
-  task.state, task.start_by = 'running', nil
-  call('HDEL', task.key, 'start_by')
+  task.state = 'running'
   if task.timeout then
     task.timeout_at = int(tonumber(at) + tonumber(task.timeout))
-    call('HSET', task.key, 'timeout_at', task.timeout_at)
+    save_assignment(task)
   end
   set_alarm(task)
   call('HSET', task.key, 'state', 'running', 'started_at', at)
@@ -33,7 +33,7 @@ local function started(task, at)
 end
 
 local function settle(i)
-  local entry, kind, id, lease, caller, ago, data, code, message, retryable = unpack(ARGV, i, i + 9)
+  local entry, kind, id, lease, caller, at, data = unpack(ARGV, i, i + 6)
   local task = load_task(id)
   if task.lease ~= lease then
     if task.state and string.find(call('HGET', task.key, 'attempts') or '', lease, 1, true) then
@@ -50,11 +50,11 @@ local function settle(i)
     answer(caller, entry)
     return 'DUPLICATE'
   end
-  local at = ago ~= '' and int(entry_ms(entry) - tonumber(ago)) or nil
+  at = at ~= '' and at or nil
   if kind == 'completed' then
     completed(task, at, data)
   elseif kind == 'started' then
-    started(task, at or int(entry_ms(entry)))
+    started(task, at)
   elseif kind == 'progressed' then
     if call('HGET', task.key, 'progress') ~= data then
       call('HSET', task.key, 'progress', data)
@@ -65,19 +65,23 @@ local function settle(i)
       load_rest(task)
       task.started_at = at
     end
+    local code, message, retryable = unpack(ARGV, i + 7, i + 9)
     end_attempt(task, kind, code, message, retryable == '1')
   end
   answer(caller, entry)
   return 'OK'
 end
 
+local HAS_REASON = { failed = true, released = true }
 local words, done = {}, {}
-for i = 13, 12 + tonumber(ARGV[12]) * 10, 10 do
-  local word = guarded(settle, i)
-  words[#words + 1] = word
-  if not has_failed(word) then
-    done[#done + 1] = ARGV[i]
+local next_report = 13
+for n = 1, tonumber(ARGV[12]) do
+  local word, failed = guarded(settle, next_report)
+  words[n] = word
+  if not failed then
+    done[#done + 1] = ARGV[next_report]
   end
+  next_report = next_report + (HAS_REASON[ARGV[next_report + 1]] and 10 or 7)
 end
 local told = finish_tasks(words)
 consume('in:reports', 'distributor', done)

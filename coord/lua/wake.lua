@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Does what is due by the clock: run times, start and attempt timeouts, deadlines, cancel graces; and forgets old records.
--- include: base tasks attempts
+-- include: base records tasks attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
@@ -21,7 +21,6 @@ local PUT_OFF = 60000
 
 -- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
 local function wake_held(task)
-  local key = task.key
   if past(task.deadline) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
     return 'EXPIRED'
@@ -30,7 +29,7 @@ local function wake_held(task)
     end_attempt(task, 'cancelled', 'task_cancelled', 'its agent did not stop it in time', false)
     return 'CANCELLED'
   end
-  if past(task.start_by) or (task.state == 'assigned' and past(task.timeout_at)) then
+  if task.state == 'assigned' and (past(task.start_by) or past(task.timeout_at)) then
     -- Deleting the entry is the claim: who gets 1 owns the task, and has to be able to end the attempt.
     call('SCARD', P .. 'inflight:' .. task.agent_id)
     if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
@@ -38,7 +37,7 @@ local function wake_held(task)
       return 'RECALLED'
     end
     task.start_by = nil
-    call('HDEL', key, 'start_by')
+    save_assignment(task)
   end
   if past(task.timeout_at) then
     end_attempt(task, 'timed_out', 'timed_out', 'the attempt took longer than its timeout', true)
@@ -103,8 +102,8 @@ end
 
 local words = {}
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[12])) do
-  local word = guarded(wake, id)
-  if has_failed(word) then
+  local word, failed = guarded(wake, id)
+  if failed then
     alarms[id] = int(now + PUT_OFF)
   end
   words[#words + 1] = word

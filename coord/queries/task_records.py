@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from redis.asyncio import Redis
 
+from coord.codec import assignment_of
 from coord.keys import Keys
 from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
 from coord.queries.fields import decoded, hash_of, int_of, json_of
@@ -33,6 +34,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
     error = json_of(raw.get("error"))
     # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
     lines = [line for line in raw.get("attempts", "").split("\n") if line]
+    held = assignment_of(raw["assignment"]) if "assignment" in raw else None
     return TaskRecord(
         task_id=task_id,
         state=TaskState(raw["state"]),
@@ -41,20 +43,20 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
         payload=body.get("payload"),
         submitted_at=int(raw.get("submitted_at", 0)),
         pool=raw.get("pool", ""),
-        attempt=int(raw.get("attempt", 0)),
+        attempt=held.attempt if held else int(raw.get("attempt", 0)),
         failures=int(raw.get("failures", 0)),
         releases=int(raw.get("releases", 0)),
         run_at=int_of(raw.get("run_at")),
         deadline=int_of(raw.get("deadline")),
-        agent_id=raw.get("agent_id"),
-        term=int_of(raw.get("term")),
-        lease=raw.get("lease"),
-        assigned_at=int_of(raw.get("assigned_at")),
+        agent_id=held.agent_id if held else None,
+        term=held.term if held else None,
+        lease=held.lease if held else None,
+        assigned_at=held.assigned_at if held else None,
         started_at=int_of(raw.get("started_at")),
         finished_at=int_of(raw.get("finished_at")),
         cancel_requested_at=int_of(raw.get("cancel_at")),
         progress=json_of(raw.get("progress")),
-        placement=json_of(raw.get("placement")),
+        placement=json_of(held.placement) if held else None,
         attempts=tuple(msgspec.json.decode(line, type=AttemptRecord) for line in reversed(lines)),
         result=json_of(raw.get("result")),
         error=msgspec.convert(error, TaskError) if isinstance(error, dict) else None,

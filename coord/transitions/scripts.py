@@ -87,9 +87,9 @@ class Scripts:
         """Settle agents' reports; words OK, DUPLICATE, STALE."""
         args = [*self._limits(), len(reports)]
         for r in reports:
-            ago: Arg = "" if r.started_ms_ago is None else r.started_ms_ago
-            retryable = "1" if r.retryable else "0"
-            args += (r.entry, r.kind, r.task_id, r.lease, r.caller, ago, r.data, r.code, r.message, retryable)
+            args += (r.entry, r.kind, r.task_id, r.lease, r.caller, _started_at(r), r.data)
+            if r.kind in {"failed", "released"}:
+                args += (r.code, r.message, "1" if r.retryable else "0")
         return Call("settle", args, _task_batch)
 
     def admit(
@@ -270,3 +270,11 @@ def _task_batch(raw: Any) -> TaskBatch:
         raised=int(raised),
         due=int(raw[5]) if len(raw) > 5 else 0,
     )
+
+
+def _started_at(report: Report) -> Arg:
+    """When the attempt started, in ms; empty where the report does not say."""
+    ago = report.started_ms_ago
+    if ago is None and report.kind != "started":
+        return ""
+    return int(report.entry.partition("-")[0]) - (ago or 0)

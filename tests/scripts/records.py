@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from coord import queries
+from coord.codec import unpack_assignment
 from coord.keys import Keys
 from coord.models.agents import AgentRecord
 from coord.models.tasks import TaskRecord
@@ -36,9 +37,12 @@ class Records:
         return record
 
     async def fields(self, task_id: str, *names: str) -> list[str | None]:
-        """Fields of a task's record as they lie there."""
-        values = await self.redis.hmget(self.keys.task(task_id), names)
-        return [None if value is None else value.decode() for value in values]
+        """Fields of a task's record as they lie there, or parts of its assignment."""
+        raw = {
+            key.decode(): value.decode() for key, value in (await self.redis.hgetall(self.keys.task(task_id))).items()
+        }
+        record = unpack_assignment(raw)
+        return [record.get(name) for name in names]
 
     async def load(self, agent_id: str = "a1") -> int:
         """Tasks in flight on an agent."""

@@ -139,7 +139,14 @@ async def test_a_start_restarts_the_timeout(cell: Cell) -> None:
     cell.now += 20_000
     await cell.report("started")
     assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 50_000
-    assert await cell.fields("t1", "start_by") == [None]
+
+
+async def test_a_started_task_is_not_recalled(cell: Cell) -> None:
+    """What runs without a timeout has nothing due any more."""
+    await cell.register(incarnation="i1")
+    await cell.assign()
+    await cell.report("started")
+    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") is None
 
 
 @pytest.mark.parametrize("kind", ["failed", "released"])

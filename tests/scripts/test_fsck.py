@@ -16,8 +16,13 @@ Damage = Callable[[Any, Any], Awaitable[Any]]
 
 
 async def _copy_lease(redis: Any, keys: Any) -> None:
-    lease = await redis.hget(keys.task("held"), "lease")
-    await redis.hset(keys.task("claimed"), "lease", lease)
+    lease = (await redis.hget(keys.task("held"), "assignment")).split()[0]
+    await _set_lease(redis, keys, "claimed", lease.decode())
+
+
+async def _set_lease(redis: Any, keys: Any, task: str, lease: str) -> None:
+    raw = await redis.hget(keys.task(task), "assignment") or b"- a1 1-1 1 1 1 0 0 {}"
+    await redis.hset(keys.task(task), "assignment", " ".join([lease, *raw.decode().split(" ")[1:]]))
 
 
 #: What a damage of the cell that ``filled`` makes is found as.
@@ -57,13 +62,17 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a row without its queue": (lambda r, k: r.hset(k.of("pools"), "p9", "{}"), {"pool.orphan"}),
     "a held task that no load counts": (lambda r, k: r.srem(k.inflight("a1"), "held"), {"inflight.missing"}),
     "a load that nobody holds": (lambda r, k: r.sadd(k.inflight("a2"), "stranger"), {"inflight.orphan"}),
-    "an assignment of another lease": (lambda r, k: r.hset(k.task("held"), "lease", "f" * 16), {"inbox.orphan"}),
+    "an assignment of another lease": (lambda r, k: _set_lease(r, k, "held", "f" * 16), {"inbox.orphan"}),
     "an assignment of nobody's task": (
         lambda r, k: r.xadd(k.inbox("a1", "low"), {"message_type": "task_assignment", "task_id": "x", "lease": "y"}),
         {"inbox.orphan"},
     ),
     "two tasks under one lease": (_copy_lease, {"lease.shared"}),
-    "a waiting task with a lease": (lambda r, k: r.hset(k.task("first"), "lease", "f" * 16), {"lease.waiting"}),
+    "a waiting task with a lease": (lambda r, k: _set_lease(r, k, "first", "f" * 16), {"lease.waiting"}),
+    "an assignment that cannot be read": (
+        lambda r, k: r.hset(k.task("claimed"), "assignment", "x"),
+        {"assignment.value", "inflight.missing", "inflight.orphan", "alarm.orphan"},
+    ),
     "a task that nobody will wake": (lambda r, k: r.zrem(k.of("alarms"), "later"), {"alarm.missing"}),
     "an alarm of nobody's": (lambda r, k: r.zadd(k.of("alarms"), {"done": 1}), {"alarm.orphan"}),
     "an alarm at another moment": (lambda r, k: r.zadd(k.of("alarms"), {"later": 1}), {"alarm.moment"}),

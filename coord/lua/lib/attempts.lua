@@ -91,8 +91,8 @@ local function reschedule(task, delay, counter, count)
   task.state, task.run_at = 'scheduled', int(now + delay)
   task.start_by, task.timeout_at, task.cancel_by = nil, nil, nil
   set_alarm(task)
-  call('HSET', key, 'state', 'scheduled', 'run_at', task.run_at, counter, count)
-  call('HDEL', key, 'lease', 'agent_id', 'term', 'entry', 'assigned_at', 'started_at', 'start_by', 'timeout_at', 'progress')
+  call('HSET', key, 'state', 'scheduled', 'run_at', task.run_at, 'attempt', task.attempt, counter, count)
+  call('HDEL', key, 'assignment', 'started_at', 'progress')
   move(task.priority, from, 'scheduled')
   bump('backlog_bytes', call('HSTRLEN', key, 'body'))
 end

@@ -10,7 +10,7 @@ local call = redis.call
 
 -- A whole number as a string, never in the exponent form.
 local function int(number)
-  return string.format('%.0f', number)
+  return string.format('%d', math.floor(number + 0.5))
 end
 
 local now = tonumber(ARGV[1])
@@ -69,17 +69,14 @@ local function answer(caller, fact, code, message)
   facts[#facts + 1] = fact
 end
 
--- Runs one entry's bookkeeping; what it raises becomes its word, and the rest of the batch goes on.
+-- Runs one entry's bookkeeping: its word, and whether it failed; what it raises becomes its word, and the rest of the batch
+-- goes on.
 local function guarded(handle, ...)
   local ok, word = pcall(handle, ...)
   if ok then
-    return word
+    return word, false
   end
-  return 'ERROR ' .. (type(word) == 'table' and word.err or tostring(word))
-end
-
-local function has_failed(word)
-  return string.sub(word, 1, 6) == 'ERROR '
+  return 'ERROR ' .. (type(word) == 'table' and word.err or tostring(word)), true
 end
 
 -- Writes to what the entries of a batch share are gathered and done once: command -> key -> arguments. Their number is

@@ -1,42 +1,12 @@
--- What the scripts of tasks share: the record, the ledger, queues and pools, loads, alarms.
-local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
-
--- The fields that every report needs, and those that only a failure, an alarm or a cancel needs.
-local HOT = { 'state', 'lease', 'agent_id', 'entry', 'priority', 'caller', 'cancel_at' }
-local COLD = {
-  'releases', 'failures', 'attempt', 'term', 'pool', 'score', 'run_at', 'deadline', 'timeout', 'max_attempts',
-  'backoff_ms', 'backoff_max_ms', 'assigned_at', 'started_at', 'start_by', 'timeout_at', 'cancel_by', 'attempts',
-}
-
-local function read(into, names)
-  local values = call('HMGET', into.key, unpack(names))
-  for i = 1, #names do
-    into[names[i]] = values[i] or nil
-  end
-  return into
-end
-
--- The hot half of a task's record; state is nil when there is none.
-local function load_task(id)
-  return read({ id = id, key = P .. 'task:' .. id }, HOT)
-end
-
-local function load_rest(task)
-  if not task.whole then
-    read(task, COLD)
-    task.whole = true
-  end
-  return task
-end
-
-local function is_held(task)
-  return task.state == 'assigned' or task.state == 'running'
-end
+-- What the scripts of tasks share: the ledger, queues and pools, loads, alarms.
 
 -- Like a reply, it tells of what has been done: where it cannot be written, that must not count as failed, or dispatch
 -- would give one task to two agents.
+local LOG_TASKS = P .. 'log:tasks'
 local function log_task(kind, id, ...)
-  pcall(log, 'log:tasks', 'type', kind, 'task_id', id, ...)
+  if type(redis.pcall('XADD', LOG_TASKS, '*', 'type', kind, 'task_id', id, ...)) == 'string' then
+    logs['log:tasks'] = LOG_TASKS
+  end
 end
 
 -- A move of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority.
@@ -131,7 +101,7 @@ local function set_alarm(task)
   if state == 'scheduled' then
     due = sooner(due, task.run_at)
   elseif state == 'assigned' or state == 'running' then
-    due = sooner(sooner(sooner(due, task.start_by), task.timeout_at), task.cancel_by)
+    due = sooner(sooner(sooner(due, state == 'assigned' and task.start_by), task.timeout_at), task.cancel_by)
   end
   alarms[task.id] = due and int(due) or false
 end

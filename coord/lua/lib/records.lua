@@ -1,0 +1,57 @@
+-- A task's record: where its work lies, and what of it is read when.
+local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
+
+-- Who has a task is one field of its record, because what is written a task is what it costs, field by field: lease, agent,
+-- inbox entry, term, attempt, assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
+local ASSIGNMENT = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$'
+local function pack_assignment(lease, agent_id, entry, term, attempt, assigned_at, start_by, timeout_at, placement)
+  return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at .. ' ' .. start_by
+    .. ' ' .. timeout_at .. ' ' .. placement
+end
+
+local function save_assignment(task)
+  task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.term, task.attempt, task.assigned_at,
+    task.start_by or '0', task.timeout_at or '0', task.placement)
+  call('HSET', task.key, 'assignment', task.assignment)
+end
+
+-- What of a task's record every report needs; state is nil when there is none, lease when no agent has or had it.
+local function load_task(id)
+  local key = P .. 'task:' .. id
+  local values = call('HMGET', key, 'state', 'assignment', 'priority', 'caller')
+  local assignment = values[2]
+  local task = { id = id, key = key, state = values[1] or nil, priority = values[3] or nil, caller = values[4] or nil }
+  if assignment then
+    task.assignment = assignment
+    task.lease, task.agent_id, task.entry = string.match(assignment, '^(%S+) (%S+) (%S+)')
+  end
+  return task
+end
+
+-- What only a failure, an alarm or a cancel needs.
+local REST = {
+  'releases', 'failures', 'attempt', 'pool', 'score', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
+  'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts',
+}
+local function load_rest(task)
+  if task.whole then
+    return task
+  end
+  local values = call('HMGET', task.key, unpack(REST))
+  for i = 1, #REST do
+    task[REST[i]] = values[i] or nil
+  end
+  if task.assignment then
+    local _
+    _, _, _, task.term, task.attempt, task.assigned_at, task.start_by, task.timeout_at, task.placement =
+      string.match(task.assignment, ASSIGNMENT)
+    task.start_by = task.start_by ~= '0' and task.start_by or nil
+    task.timeout_at = task.timeout_at ~= '0' and task.timeout_at or nil
+  end
+  task.whole = true
+  return task
+end
+
+local function is_held(task)
+  return task.state == 'assigned' or task.state == 'running'
+end
