@@ -7,6 +7,7 @@ the field; nothing else is raised for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -81,9 +82,9 @@ def decode_json(raw: bytes) -> Any:
     return msgspec.json.decode(raw)
 
 
-def entry_of(fact: Struct, *, caller: str = "") -> dict[str, bytes | str]:
+def entry_of(fact: Struct, *, caller: str = "", data: bytes | None = None) -> dict[str, bytes | str]:
     """The fields of the entry that tells ``fact``; ``caller`` is where the answer goes, empty for none."""
-    fields: dict[str, bytes | str] = {"type": TYPE_OF[type(fact)], "data": _encode(fact)}
+    fields: dict[str, bytes | str] = {"type": TYPE_OF[type(fact)], "data": _encode(fact) if data is None else data}
     if caller:
         fields["caller"] = caller
     return fields
@@ -126,10 +127,12 @@ def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
 
 def caller_of(fields: Mapping[bytes, bytes]) -> str:
     """The caller that an entry names, or '' when it names none that may be a caller id."""
-    raw = fields.get(b"caller", b"")
-    if raw and len(raw) <= 128 and _ID_BYTES.issuperset(raw):
-        return raw.decode()
-    return ""
+    return _caller(fields.get(b"caller", b""))
+
+
+@lru_cache(4096)
+def _caller(raw: bytes) -> str:
+    return raw.decode() if raw and len(raw) <= 128 and _ID_BYTES.issuperset(raw) else ""
 
 
 def digest_of(fact: Struct) -> str:

@@ -34,6 +34,7 @@ class Append(NamedTuple):
     stream: str  #: without the namespace
     fact: Struct
     caller: str = ""  #: where the answer goes; empty for none
+    data: bytes | None = None  #: the fact's JSON, where it was made already
 
 
 async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[str]:
@@ -43,12 +44,12 @@ async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[st
         redis.exceptions.RedisError: the first error that any of them had; others may have been appended.
     """
     pipe = redis.pipeline(transaction=False)
-    for stream, fact, caller in appends:
+    for stream, fact, caller, data in appends:
         command: list[Any] = ["XADD", keys.of(stream)]
         if stream == "in:beats":
             command += ["MAXLEN", "~", BEATS_KEPT]
         command.append("*")
-        for name, value in codec.entry_of(fact, caller=caller).items():
+        for name, value in codec.entry_of(fact, caller=caller, data=data).items():
             command += (name, value)
         pipe.execute_command(*command)
     return [entry.decode() for entry in await pipe.execute()]

@@ -12,8 +12,13 @@ from coord import codec
 from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
 from coord.models.ids import check_id, new_id
-from coord.models.tasks import LANE, Lane, Priority, Requirements, Retry, TaskSubmitted
+from coord.models.tasks import LANE, Priority, Requirements, Retry, TaskSubmitted
 from coord.streams import Append
+
+_PRIORITIES = {priority.value: priority for priority in Priority}
+_STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
+#: The fields of a spec that are said only when they are given.
+_OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry")
 
 
 class TaskSpec(Struct, kw_only=True):
@@ -64,26 +69,22 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
         FactInvalid: anything else does not; the message names it.
         FactTooLarge: it is over ``max_bytes``.
     """
-    try:
-        priority = Priority(spec.priority)
-    except ValueError:
-        raise FactInvalid(f"priority {spec.priority!r} is none of {', '.join(Priority)}") from None
+    priority = _priority(spec.priority)
     task_id = check_id(spec.task_id, "task_id") if spec.task_id is not None else new_id()
     said = {
         "task_id": task_id,
         "task_type": spec.task_type,
         "payload": spec.payload,
         "requirements": _requirements(spec),
-        "strategy": spec.strategy,
-        "timeout": spec.timeout,
-        "deadline": spec.deadline,
-        "delay": spec.delay,
-        "run_at": spec.run_at,
-        "retry": spec.retry if spec.retry is not None else {},
-        "notify": spec.notify,
     }
-    stream = f"in:tasks:{priority}"
-    return Append(stream, _checked(stream, TaskSubmitted, said, max_bytes), caller)
+    for name in _OPTIONS:
+        if (value := getattr(spec, name)) is not None:
+            said[name] = value
+    if spec.notify:
+        said["notify"] = True
+    stream = _STREAMS[priority]
+    fact, data = _checked(stream, TaskSubmitted, said, max_bytes)
+    return Append(stream, fact, caller, data)
 
 
 def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: int) -> Append:
@@ -91,14 +92,19 @@ def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: 
 
     Raises: as ``task_append``.
     """
-    try:
-        lane = Lane(LANE[Priority(priority)])
-    except ValueError:
-        raise FactInvalid(f"priority {priority!r} is none of {', '.join(Priority)}") from None
+    lane = LANE[_priority(priority)]
     for field in ("message_id", "sender_id", "receiver_id"):
         check_id(said[field], field)
     stream = f"in:messages:{lane}"
-    return Append(stream, _checked(stream, MessageSent, said, max_bytes), caller)
+    fact, data = _checked(stream, MessageSent, {k: v for k, v in said.items() if v is not None}, max_bytes)
+    return Append(stream, fact, caller, data)
+
+
+def _priority(given: str) -> Priority:
+    try:
+        return _PRIORITIES[given]
+    except (KeyError, TypeError):
+        raise FactInvalid(f"priority {given!r} is none of {', '.join(Priority)}") from None
 
 
 def _requirements(spec: TaskSpec) -> Any:
@@ -112,10 +118,10 @@ def _requirements(spec: TaskSpec) -> Any:
     return said
 
 
-def _checked(stream: str, kind: type[Struct], said: dict[str, Any], max_bytes: int) -> Fact:
+def _checked(stream: str, kind: type[Struct], said: dict[str, Any], max_bytes: int) -> tuple[Fact, bytes]:
     try:
         data = codec.encode(said)
     except Exception as error:
         # Whatever an object of the caller's raises when it is encoded: a TypeError, an overflow, its own.
         raise FactInvalid(f"payload: cannot be made JSON: {error}") from error
-    return codec.fact_of(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes)
+    return codec.fact_of(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data
