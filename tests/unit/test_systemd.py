@@ -43,14 +43,13 @@ def environment() -> dict[str, str]:
 @pytest.mark.parametrize("kind", CONSUMES)
 @pytest.mark.parametrize("number", ["", "-1", "-12"])
 def test_a_worker_of_each_kind_can_be_started_in_any_number(kind: str, number: str) -> None:
-    """The shell of the unit takes the number off; what it runs is taken by the workers' own parser."""
+    """The shell of the unit takes the number off; what it runs is taken by coord's own parser."""
     shell, option, script, zero = words(FOLDER / "coord-worker@.service", kind + number)
     shown = script.replace("exec ", "printf '%s\\n' ", 1)
     said = subprocess.run([shell, option, shown, zero], capture_output=True, text=True, check=True).stdout
     command = said.splitlines()
-    assert command[0] == f"{BIN}python"
-    assert command[-1] == kind
-    parse(["python", *[word for word in command[1:] if word != "-P"]])
+    assert command == [f"{BIN}coord", "worker", kind]
+    assert parse(command) == ["coord", "worker"]
 
 
 def test_the_environment_is_taken() -> None:

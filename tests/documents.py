@@ -1,0 +1,97 @@
+"""What stands in a Markdown document: its blocks of code, the commands in them, and its links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+#: Words that end one command and begin another.
+BETWEEN = frozenset({"|", "||", "&", "&&", ";"})
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; ``line`` is that of its first line of code."""
+
+    language: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a block: ``NAME=VALUE`` before it, its words, and what is redirected left out."""
+
+    variables: dict[str, str]
+    words: list[str]
+    line: int
+
+
+def blocks(document: Path) -> list[Block]:
+    """Every fenced block of a document."""
+    text = document.read_text()
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [Block(one[1], one[2], text[: one.start(2)].count("\n") + 1) for one in found]
+
+
+def commands(document: Path) -> list[Command]:
+    """Every command in the blocks that a person types: all of an ``sh`` block, ``$`` lines of a ``console`` block."""
+    return [
+        command
+        for block in blocks(document)
+        if block.language in {"sh", "console"}
+        for line in typed(block)
+        for command in _split(line, block.line)
+    ]
+
+
+def typed(block: Block) -> list[str]:
+    """The lines that a person types; a line that goes on after a backslash is one."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    if block.language == "console":
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def inline(document: Path) -> list[str]:
+    """Every piece of inline code."""
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`([^`\n]+)`", prose)
+
+
+def links(document: Path) -> list[str]:
+    """Every link to a place in this repository, without its fragment."""
+    found = re.findall(r"\]\(([^)]+)\)", document.read_text())
+    return [one.partition("#")[0] for one in found if "://" not in one and not one.startswith("#")]
+
+
+def _split(line: str, number: int) -> list[Command]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    found: list[Command] = []
+    words: list[str] = []
+    skip = False
+    for word in [*lexer, ";"]:
+        if word in BETWEEN:
+            if words:
+                found.append(_command(words, number))
+            words = []
+        elif set(word) <= set("<>&"):
+            skip = True  # what follows is a file
+        elif skip:
+            skip = False
+        else:
+            words.append(word)
+    return found
+
+
+def _command(words: list[str], number: int) -> Command:
+    variables: dict[str, str] = {}
+    rest = list(words)
+    while rest and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", rest[0], re.DOTALL):
+        name, _, value = rest.pop(0).partition("=")
+        variables[name] = value
+    return Command(variables, rest, number)
