@@ -10,6 +10,8 @@ from coord.keys import Keys
 
 #: Records read in one round trip.
 CHUNK = 2_000
+#: Where a moment stands in a record's assignment; commits before there was one have a field of that name.
+IN_ASSIGNMENT = {"assigned_at": 5}
 
 
 def ended(server: redis.Redis, keys: Keys) -> list[bytes]:
@@ -39,7 +41,9 @@ def _chunks(task_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str) -> Iterator[int]:
     pipe = server.pipeline(transaction=False)
     for task_id in task_ids:
-        pipe.execute_command("HGET", keys.task(task_id.decode()), field)
-    for value in pipe.execute():
+        pipe.execute_command("HMGET", keys.task(task_id.decode()), field, "assignment")
+    for value, assignment in pipe.execute():
         if value:
             yield int(value)
+        elif assignment and field in IN_ASSIGNMENT:
+            yield int(assignment.split()[IN_ASSIGNMENT[field]])
