@@ -157,7 +157,7 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
     while True:
         try:
             async with asyncio.timeout_at(deadline):
-                await redis.ping()
+                await _ping_once(redis)
         except redis_errors.BusyLoadingError:
             why = "it is loading its data"
         except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
@@ -178,6 +178,18 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
             )
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * 2, 1.0)
+
+
+async def _ping_once(redis: Redis) -> None:
+    """PING over a connection of its own: a caller's client would repeat it, and keep the reason of the failure."""
+    connection = redis.connection_pool.make_connection()
+    connection.retry = Retry(NoBackoff(), 0)
+    try:
+        await connection.connect()
+        await connection.send_command("PING")
+        await connection.read_response()
+    finally:
+        await connection.disconnect(nowait=True)
 
 
 def _caused_by(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

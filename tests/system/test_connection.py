@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -209,10 +209,11 @@ async def test_a_server_that_forbids_config_is_judged_by_info(redis: Redis, serv
     assert any("CONFIG is forbidden" in warning for warning in report.warnings)
 
 
-async def test_nobody_there_is_said_with_the_next_step(unused_port: int) -> None:
-    """The error names the URL without its password, the reason, and what to do."""
+@pytest.mark.parametrize("connecting", [connect, connect_worker])
+async def test_nobody_there_is_said_with_the_next_step(connecting: Callable[..., Redis], unused_port: int) -> None:
+    """The error names the URL without its password, the reason, and what to do; also if the client repeats itself."""
     url = f"redis://ann:hidden@127.0.0.1:{unused_port}"
-    async with connect_worker(url, Settings()) as redis:
+    async with connecting(url, Settings()) as redis:
         with pytest.raises(ServerUnavailable, match=r"ann:\*\*\*@127\.0\.0\.1.*Connect call failed.*coord up"):
             await wait_for_server(redis, url, limit_s=0.1)
 
