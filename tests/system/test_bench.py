@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from tests.waiting import wait_until
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
@@ -42,23 +44,29 @@ def test_an_unknown_row_is_answered_with_the_known_ones() -> None:
     assert "no row 'drian'; there are floor, drain" in done.stderr
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a measurement ends the servers, workers and agents that it had started."""
-    bench = subprocess.Popen(
-        [BENCH, "--rows", "drain", "--json", tmp_path / "bench.json"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    started: list[psutil.Process] = []
-    deadline = time.monotonic() + 60
-    while not any(_is_worker(one) for one in started):
-        assert time.monotonic() < deadline, "no worker was started"
+    bench = _start(tmp_path / "bench.json")
+
+    def has_started() -> list[psutil.Process]:
+        assert bench.poll() is None, "it has ended"
         started = psutil.Process(bench.pid).children(recursive=True)
-        time.sleep(0.05)
-    bench.send_signal(signal.SIGINT)
-    assert bench.wait(60) == 130
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert alive == []
+        return started if any(_is_worker(one) for one in started) else []
+
+    try:
+        started = await wait_until(has_started, "a worker is started", 120)
+        bench.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(bench.wait, 120) == 130
+        await wait_until(lambda: not any(one.is_running() for one in started), "nothing of it is left", 30)
+    finally:
+        bench.kill()
+        bench.wait()
+
+
+def _start(file: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [BENCH, "--rows", "drain", "--json", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def _is_worker(process: psutil.Process) -> bool:
