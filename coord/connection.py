@@ -8,6 +8,7 @@ second one harmless, so they may; a worker's dispatch would put two tasks under 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
@@ -23,11 +24,17 @@ from redis.maint_notifications import MaintNotificationsConfig
 from coord.config import MIB, Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
+from coord.keys import Keys
 from coord.packing import PACKING
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 #: Tries after the first for a caller: with full jitter up to 1 s each, a fail-over of a few seconds goes unseen.
 CALLER_RETRIES = 6
+#: What a server answers that is not the primary of our keys, or not any more. The address may lead to the one that is
+#: by now, so the connection is closed as if it had been lost; of a server that is demoted nobody else closes it.
+DEMOTED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.ClusterDownError)
+#: Lost in these ways, a command of a caller's is repeated.
+LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
 #: Sockets per client; a call beyond waits for one instead of failing.
 MAX_CONNECTIONS = 64
 #: Above this, one command can take a noticeable part of a server's memory.
@@ -73,12 +80,26 @@ def connect(url: str, settings: Settings, *, retries: int = CALLER_RETRIES, name
         ConfigError: the URL is no Redis URL; names it, without its password.
     """
     backoff = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
-    return _client(url, settings, Retry(backoff, retries), name)
+    return _client(url, settings, Retry(backoff, retries, LOST), name)
 
 
 def connect_worker(url: str, settings: Settings, *, name: str | None = None) -> Redis:
     """A client that sends each command at most once: any lost answer is an error. Else like ``connect``."""
-    return _client(url, settings, Retry(NoBackoff(), 0), name)
+    return _client(url, settings, Retry(NoBackoff(), 0, LOST), name)
+
+
+def is_demoted(error: BaseException) -> bool:
+    """Whether an error says that the server is not the primary of our keys, or not any more."""
+    return isinstance(error, DEMOTED) or "UNBLOCKED" in str(error)
+
+
+async def close_idle(redis: Redis) -> None:
+    """Close connections that nobody uses at the moment, so that the next ones go where the address leads now.
+
+    For a server that was demoted: it still answers reads, perhaps for ever with what was true then.
+    """
+    with contextlib.suppress(redis_errors.RedisError, OSError):
+        await redis.connection_pool.disconnect(inuse_connections=False)
 
 
 def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
@@ -206,7 +227,8 @@ async def check_server(redis: Redis, settings: Settings) -> ServerReport:
     """Ask the server what it is; one that would lose or mistreat tasks is refused.
 
     Raises:
-        ServerUnfit: too old, evicting (unless ``allow_eviction``), or a replica; says what to change.
+        ServerUnfit: too old, evicting (unless ``allow_eviction``), a replica, or a node of a cluster that does not have
+            the namespace's slot; says what to change.
     """
     info = await redis.info()
     config: dict[str, str] | None
@@ -215,7 +237,22 @@ async def check_server(redis: Redis, settings: Settings) -> ServerReport:
         config = {_text(key): _text(value) for key, value in answer.items()}
     except redis_errors.ResponseError:  # managed servers forbid or rename CONFIG
         config = None
-    return judge(info, config, allow_eviction=settings.allow_eviction)
+    report = judge(info, config, allow_eviction=settings.allow_eviction)
+    if report.cluster_enabled:
+        await _check_slot(redis, settings.namespace)
+    return report
+
+
+async def _check_slot(redis: Redis, namespace: str) -> None:
+    try:
+        await redis.exists(Keys(namespace).of("settings"))
+    except redis_errors.MovedError as error:
+        raise ServerUnfit(
+            f"this node of the cluster does not have the slot of namespace {namespace!r}; {error.host}:{error.port} "
+            "has it: point COORD_REDIS_URL there, best with an address that follows a fail-over"
+        ) from None
+    except redis_errors.ClusterDownError:
+        pass  # for now; workers wait
 
 
 def judge(info: Mapping[str, object], config: Mapping[str, str] | None, *, allow_eviction: bool) -> ServerReport:

@@ -226,7 +226,7 @@ class Distributor(Service):
                 if self._can_place():
                     await self.handle([])
             except (redis_errors.RedisError, OSError) as error:
-                log.warning("worker.interrupted", error=str(error) or type(error).__name__)
+                log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}")
                 self.disturbed()
             except Exception:
                 log.exception("placement.failed")

@@ -9,6 +9,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from coord import logs, queries
+from coord.connection import close_idle, is_demoted
 from coord.models.agents import FleetAgent
 from workers.cell import Cell
 from workers.service import end_tasks
@@ -47,7 +48,9 @@ class Follower:
         """A snapshot of the fleet, and the cursor set to a moment before it was taken."""
         window = await queries.log_window(self.cell.redis, self._key)
         self._cursor, self._added = window.last, window.added
-        return await queries.fleet(self.cell.redis, self.cell.keys)
+        fleet = await queries.fleet(self.cell.redis, self.cell.keys)
+        log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
+        return fleet
 
     async def _follow(self) -> None:
         while True:
@@ -58,7 +61,9 @@ class Follower:
                 await self._read(self._cursor)
                 await self._check()
             except (redis_errors.RedisError, OSError) as error:
-                log.warning("fleet.interrupted", error=str(error) or type(error).__name__)
+                log.warning("fleet.interrupted", error=f"{type(error).__name__}: {error}")
+                if is_demoted(error):
+                    await close_idle(self.cell.redis)
                 self._lose_track()
                 await asyncio.sleep(0.2)
             except Exception:

@@ -28,8 +28,8 @@ BURIED_BYTES = 4096
 #: Characters of the reason that are kept.
 REASON_KEPT = 1000
 
-#: Errors that say nothing about an entry: the server is away, loading, full, failing over, lost its scripts, or
-#: its operator took a permission away.
+#: Errors that say nothing about an entry: the server is away, loading, full, failing over, lost its scripts or its slot
+#: (AskError is MovedError's base), or its operator took a permission away.
 PASSING = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -37,6 +37,8 @@ PASSING = (
     redis_errors.ReadOnlyError,
     redis_errors.OutOfMemoryError,
     redis_errors.ClusterDownError,
+    redis_errors.AskError,
+    redis_errors.TryAgainError,
     redis_errors.NoPermissionError,
     OSError,
 )

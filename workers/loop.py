@@ -15,6 +15,7 @@ import time
 from redis import exceptions as redis_errors
 
 from coord import __version__, logs
+from coord.connection import close_idle, is_demoted
 from coord.keys import CONSUMES
 from coord.streams import Consumer, Entry
 from workers.intake import Intake
@@ -43,6 +44,7 @@ class Loop:
         self._dirty = True  # nothing is known yet
         self._has_begun = False
         self._disturbances = 0
+        self._is_demoted = False  # the server, by the last errors
         self._rounds: set[asyncio.Task[None]] = set()
         self._taken_over_at = 0.0
         self._started_at = int(time.time() * 1000)
@@ -83,6 +85,9 @@ class Loop:
     async def _recover(self) -> None:
         """After an error: make sure that groups and scripts exist, then handle what was read and not acknowledged."""
         await self._finish_rounds()
+        if self._is_demoted:
+            self._is_demoted = False
+            await close_idle(self.cell.redis)
         before = self._disturbances
         self._attention.clear()
         await self.cell.scripts.load()
@@ -183,7 +188,8 @@ class Loop:
         self._attention.set()
 
     def _interrupted(self, error: Exception) -> None:
-        log.warning("worker.interrupted", error=(str(error) or type(error).__name__)[-300:])
+        log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}"[-300:])
+        self._is_demoted = self._is_demoted or is_demoted(error)
         self._disturb()
 
     async def _pause(self, seconds: float) -> None:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from coord import config, queries
 from coord.config import Settings
-from coord.connection import connect, find_redis_url, wait_for_server
+from coord.connection import DEMOTED, connect, find_redis_url, wait_for_server
 from coord.errors import AgentNotFound, ConfigError, ResultTimeout, ServerFull, ServerUnavailable, TaskNotFound
 from coord.keys import Keys
 from coord.models.agents import AgentRecord
@@ -322,6 +322,12 @@ class Client(Operator):
             raise ServerUnavailable(
                 f"Redis did not answer, so it may have the entry or not: {error}. "
                 "Repeating it with the same task_id or message_id is safe"
+            ) from error
+        except DEMOTED as error:
+            raise ServerUnavailable(
+                f"the server takes no writes of this namespace, so it may have a part or nothing: {error}. "
+                "Repeating it with the same task_id or message_id is safe; a fail-over is over when the address in "
+                "COORD_REDIS_URL leads to the new primary"
             ) from error
         except redis_errors.OutOfMemoryError as error:
             raise ServerFull(

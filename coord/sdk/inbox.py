@@ -79,8 +79,14 @@ class Inbox:
 
     def _came_up(self) -> None:
         self._cursors = [b"0"] * len(self._streams)
+        # A deletion of nothing: a replica, which would answer reads for ever, refuses it.
+        self._link.send(pack(("XDEL", self._streams[0], "0-1")), self._proved)
         self._up()
         self._ask()
+
+    def _proved(self, _about: Any, answer: Any) -> None:
+        if isinstance(answer, ErrorAnswer):
+            self._link.drop_demoted(answer)
 
     def _ask(self) -> None:
         if not self._is_closed:
@@ -91,9 +97,7 @@ class Inbox:
             return  # reading begins anew when the connection is back
         if isinstance(answer, ErrorAnswer):
             log.warning("inbox.refused", agent_id=self._agent_id, error=str(answer))
-            if str(answer).startswith("UNBLOCKED"):  # the server became a replica
-                self._link.drop()
-            else:
+            if not self._link.drop_demoted(answer):
                 asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._ask)
             return
         if answer:

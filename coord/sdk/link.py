@@ -34,8 +34,11 @@ REFUSED_WAIT_S = 0.5
 CLOSE_S = 1.0
 #: How error answers begin that another try may mend.
 FOR_NOW = (
-    "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN",
+    "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS",
+    "TRYAGAIN",
 )  # fmt: skip
+#: How those of a server begin that is not the primary of our keys, or not any more.
+DEMOTED = ("READONLY", "MOVED", "CLUSTERDOWN", "UNBLOCKED")
 
 
 class Link:
@@ -57,6 +60,7 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._is_demoted = False  # the server that the last connection led to
 
     async def open(self) -> None:
         """Connect for the first time; several callers may wait for it.
@@ -102,6 +106,19 @@ class Link:
         if self._wire is not None:
             self._wire.close()
 
+    def drop_demoted(self, error: Exception) -> bool:
+        """If an error answer says that this server is no primary (any more), give it up; whether it was so.
+
+        The address leads to the new one by now, or will in a moment: the next attempt waits a little.
+        """
+        if not str(error).startswith(DEMOTED):
+            return False
+        if self._wire is not None:
+            log.warning("redis.demoted", url=safe_url(self.url), error=str(error))
+            self._is_demoted = True
+            self._wire.close()
+        return True
+
     async def close(self) -> None:
         """Close for good; what was not answered is dropped."""
         self._is_closed = True
@@ -132,9 +149,8 @@ class Link:
         if not str(error).startswith(FOR_NOW):
             order.done(order.about, error)
             return
-        if str(error).startswith("READONLY") and self._wire is not None:
-            self._waiting.append(order)
-            self._wire.close()  # a fail-over: the address may lead to the new primary by now
+        if self.drop_demoted(error):
+            self._waiting.insert(0, order)  # before those that came after it, which are lost with the connection
             return
         log.warning("redis.refused", error=str(error))
         asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._send_again, order)
@@ -158,6 +174,9 @@ class Link:
     async def _come_back(self) -> None:
         wait_s = FIRST_WAIT_S
         said = ""
+        if self._is_demoted:
+            self._is_demoted = False
+            await asyncio.sleep(REFUSED_WAIT_S * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
         while True:
             try:
                 wire = await Wire.open(self._redis, self._refused, self._lost)

@@ -16,7 +16,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord.config import Settings
-from coord.connection import connect
+from coord.connection import close_idle, connect, is_demoted
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import TERMINAL, TaskState
@@ -135,6 +135,9 @@ class Watcher:
                 except (redis_errors.RedisError, OSError) as error:
                     log.debug("replies.away", error=str(error))
                     cursor = b"0"
+                    if is_demoted(error):
+                        await close_idle(redis)
+                        await close_idle(self._redis)
                     await asyncio.sleep(AWAY_WAIT_S)
                     continue
                 for entry, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:

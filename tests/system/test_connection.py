@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coord.config import Settings
 from coord.connection import (
     check_server,
+    close_idle,
     connect,
     connect_worker,
     wait_for_server,
@@ -238,6 +239,41 @@ async def test_refused_credentials_are_not_waited_for(server: EmbeddedServer) ->
         with pytest.raises(ConfigError, match="refuses the user or password") as caught:
             await wait_for_server(redis, url, limit_s=60)
     assert "wrong@" not in str(caught.value)
+
+
+async def test_a_worker_leaves_a_demoted_server_and_repeats_nothing(tmp_path: Path) -> None:
+    """The refusal is an error, and its connection is closed: the next one goes where the address leads by then."""
+    server = EmbeddedServer.start(tmp_path / "d", extra=("--appendonly", "no"))
+    async with connect(server.url, Settings()) as watcher, connect_worker(server.url, Settings(), name="w") as redis:
+        await redis.ping()
+        await watcher.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(ReadOnlyError):
+            await redis.set("k", "v")
+        assert "w" not in {client["name"] for client in await watcher.client_list()}
+        assert (await watcher.info("errorstats"))["errorstat_READONLY"]["count"] == 1
+        await redis.ping()
+        await close_idle(redis)
+        assert "w" not in {client["name"] for client in await watcher.client_list()}
+    server.stop(force=True)
+
+
+async def test_a_caller_s_command_is_repeated_until_the_address_leads_to_a_primary(tmp_path: Path) -> None:
+    """A demoted server refuses it again and again; then it is taken."""
+    server = EmbeddedServer.start(tmp_path / "d", extra=("--appendonly", "no"))
+    settings = Settings()
+    async with connect(server.url, settings) as watcher, connect(server.url, settings, retries=10_000) as redis:
+        await watcher.execute_command("REPLICAOF", "127.0.0.1", "1")
+        setting = asyncio.ensure_future(redis.set("k", "v"))
+
+        async def refused_twice() -> bool:
+            stats = await watcher.info("errorstats")
+            return bool(stats.get("errorstat_READONLY", {}).get("count", 0) >= 2)
+
+        await wait_until(refused_twice, "it is refused twice")
+        assert not setting.done()
+        await watcher.execute_command("REPLICAOF", "NO", "ONE")
+        assert await setting
+    server.stop(force=True)
 
 
 @pytest.fixture(scope="module")

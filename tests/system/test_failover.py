@@ -1,193 +1,311 @@
-"""A fail-over that loses the last writes, and a server in cluster mode: everybody goes on by itself.
+"""The primary changes under load, and loses the last writes or none: everybody goes on by himself.
 
-coord is told one address. Here it is a port that is led to whoever the sentinel names, which stands for what people put
-in front of a pair: a virtual address, a DNS name, a proxy that asks the sentinels. Connections are cut when it moves.
+coord is told one address. Here it is a port that is led to whoever is the primary, which stands for what people put in
+front of a pair: a virtual address, a DNS name, a proxy that asks the sentinels.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
+import os
+import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisError
 
-from coord import Client, queries
-from coord.config import Settings
-from coord.connection import connect
-from coord.embedded import EmbeddedServer
-from coord.errors import CoordError
-from coord.fsck import examine
-from coord.keys import Keys
-from coord.models.tasks import TERMINAL, TaskState
-from tests.processes import House, Process
-from tests.system.failover_pair import Pair, pair
+from coord import queries
+from coord.keys import CONSUMES
+from coord.models.facts import TaskCompleted
+from coord.models.tasks import TaskState
+from coord.sdk.answers import Answer, read_answer
+from coord.sdk.handle import TaskHandle
+from coord.streams import Append, append
+from tests.processes import Process
+from tests.system.failover_cell import (
+    RESUMES_S,
+    CellHouse,
+    Letters,
+    Load,
+    cell_at,
+    events_of,
+    heard_by,
+)
+from tests.system.failover_pair import Pair, SentinelPair, cluster_pair, plain_pair, sentinel_pair, take_over
 from tests.waiting import wait_until
 
-#: Within which everything goes on by itself once a new primary is named, in seconds.
-RESUMES_S = 10.0
-
-
-class CellHouse(House):
-    """A house with a namespace of its own."""
-
-    def start(self, name: str, *command: str, **environ: str) -> Process:
-        """Start a process in this namespace."""
-        return super().start(name, *command, **{"COORD_NAMESPACE": self.keys.namespace} | environ)
-
-
-@contextlib.asynccontextmanager
-async def _cell(server: object, url: str, folder: Path, namespace: str) -> AsyncIterator[CellHouse]:
-    folder.mkdir(exist_ok=True)
-    settings = msgspec.structs.replace(Settings(), namespace=namespace)
-    redis = connect(url, settings, retries=0)
-    built: CellHouse | None = None
-    try:
-        async with Client(url, settings=settings) as client:
-            built = CellHouse(cast("EmbeddedServer", server), folder, redis, client, Keys(namespace))
-            yield built
-    finally:
-        for process in built.processes if built is not None else ():
-            process.kill()
-        await redis.aclose()
+#: Between an agent's beats where no silence may be held against it: three of them are above any change of primaries.
+PATIENT_S = 3.0
+RARE = {"capabilities": ["rare"]}
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Pair]:
+async def two(tmp_path: Path) -> AsyncIterator[SentinelPair]:
     """A primary, its replica, a sentinel, and the address in front."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [int(probe.getsockname()[1]) for probe in probes]
-    async with pair(tmp_path, (ports[0], ports[1], ports[2], ports[3])) as running:
+    async with sentinel_pair(tmp_path) as running:
         yield running
 
 
-class Load:
-    """Submits small batches as long as it lasts; ``acknowledged`` are the ids that it was told are in."""
-
-    def __init__(self, at: House) -> None:
-        self.at = at
-        self.acknowledged: list[str] = []
-        self._stopped = asyncio.Event()
-        self._task = asyncio.create_task(self._submit())
-
-    async def stop(self) -> None:
-        """Submit no more."""
-        self._stopped.set()
-        await self._task
-
-    async def more(self, count: int) -> int:
-        """Wait until so many more are acknowledged; how many there are."""
-        wanted = len(self.acknowledged) + count
-        await wait_until(lambda: len(self.acknowledged) >= wanted, f"{count} more are acknowledged", 20)
-        return len(self.acknowledged)
-
-    async def _submit(self) -> None:
-        while not self._stopped.is_set():
-            with contextlib.suppress(CoordError, RedisError, OSError):
-                self.acknowledged += await self.at.submit(5, 0.02)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), 0.02)
+@pytest.fixture
+async def at(two: SentinelPair, tmp_path: Path) -> AsyncIterator[CellHouse]:
+    """A cell on the pair, with nobody in it."""
+    async with cell_at(two, two.url, tmp_path / "house", "failover") as built:
+        yield built
 
 
-async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: Pair, tmp_path: Path) -> None:
+async def workers(at: CellHouse) -> list[Process]:
+    """One of each kind, and a second distributor."""
+    return [await at.worker(kind) for kind in (*CONSUMES, "distributor")]
+
+
+async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPair, at: CellHouse) -> None:
     """What was lost is lost whole, what was replicated ends once, and no process is restarted or told anything."""
-    async with _cell(two, two.url, tmp_path / "house", "failover") as at:
-        people = [await at.worker(kind) for kind in ("registry", "distributor", "distributor")]
-        people += [await at.agent(f"a{number}", capacity=4) for number in (1, 2, 3)]
+    people = [*await workers(at), *[await at.listener(f"a{number}") for number in (1, 2, 3)]]
+    load = Load(at)
+    await load.more(200)
+    safe = list(load.acknowledged)
+    await two.cut()
+    cut_at = await load.more(5)  # a batch may have been on its way when the link was cut
+    lost_until = await load.more(100)
+    lost = load.acknowledged[cut_at:lost_until]
+    await _promote(two)
+    resumed = await load.more(50)
+    await at.are_completed(load.acknowledged[resumed - 20 : resumed])
+    await load.stop()
+    await at.assert_one_outcome_each()
+    assert all(one.alive for one in people)
+    records = await queries.tasks(at.redis, at.keys, safe)
+    assert [one.state if one else None for one in records] == [TaskState.COMPLETED] * len(safe)
+    assert [one for one in await queries.tasks(at.redis, at.keys, lost) if one] == []
+
+
+async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing(
+    two: SentinelPair, at: CellHouse, tmp_path: Path
+) -> None:
+    """An agent that came, a task that it did and one that it began are forgotten: it comes, does and begins them again.
+
+    The distributors look at the fleet anew, and who waits for a result gets the one that counts.
+    """
+    people = await workers(at)
+    distributors = [one for one in people if one.name.startswith("distributor")]
+    gate = tmp_path / "gate"
+    done = await at.client.submit("echo", {"s": 0}, requirements=RARE, notify=True)
+    begun = await at.client.submit("echo", {"s": 0, "until": str(gate)}, requirements=RARE, notify=True)
+    await begun.accepted(timeout=20)
+    await two.cut()
+    late = await at.listener("late", "rare")
+    first = await done.result(timeout=20)
+    await wait_until(lambda: _is(at, begun.task_id, TaskState.RUNNING), "the other one runs")
+    lease = await _lease(at, begun)
+    ghost = await at.client.submit("echo", {"s": 0}, requirements=RARE)
+    await ghost.result(timeout=20)
+    seen = {one.name: len(events_of(one, "fleet.snapshot")) for one in distributors}
+
+    await _promote(two)
+    await wait_until(lambda: _is(at, done.task_id, TaskState.COMPLETED), "what was done is done again", RESUMES_S)
+    await wait_until(lambda: _is(at, begun.task_id, TaskState.RUNNING), "what was begun is begun again", RESUMES_S)
+    assert await _answer_to_report(at, begun, lease) == "stale_lease"
+    assert await _is(at, begun.task_id, TaskState.RUNNING)
+    assert await _lease(at, begun) != lease
+    gate.touch()
+    assert await begun.result(timeout=20) == first
+    await wait_until(lambda: _stale_reports(at, 2), "its own late report has come, and was not known either")
+    for one in distributors:
+        assert len(events_of(one, "fleet.snapshot")) > seen[one.name], one.told()
+    assert await queries.task(at.redis, at.keys, ghost.task_id) is None
+    assert all(one.alive for one in [*people, late])
+    await at.assert_one_outcome_each()
+
+
+async def test_messages_are_handled_at_least_once_through_a_fail_over(two: SentinelPair, at: CellHouse) -> None:
+    """Each that its sender got a receipt for, but for those of the lost second, which is lost whole."""
+    people = await workers(at)
+    listeners = [await at.listener("a1"), await at.listener("a2")]
+    letters = Letters(at, "a1", "a2")
+    await letters.more(40)
+    await two.cut()
+    cut_at = await letters.more(1)  # one may have been on its way
+    safe = letters.acknowledged[: cut_at - 1]
+    await letters.more(10)
+    await _promote(two)
+    resumed = await letters.more(2)  # the first may have been the old primary's last
+    await letters.more(40)
+    await letters.stop()
+    sent = {*safe, *letters.acknowledged[resumed:]}
+    await wait_until(lambda: sent <= heard_by(*listeners), "every message is handled", 20)
+    assert all(one.alive for one in [*people, *listeners])
+    assert await at.redis.zcard(at.keys.of("messages:dead")) == 0
+    left = [await at.redis.xlen(at.keys.inbox(agent, "normal")) for agent in ("a1", "a2")]
+    assert left == [0, 0]
+
+
+async def test_an_old_primary_that_was_only_paused_does_no_harm(tmp_path: Path) -> None:
+    """It comes back as a primary, with connections that nobody has cut, until the sentinel makes it a replica.
+
+    What it took meanwhile is lost, as it must be; everything else ends once, by the same processes.
+    """
+    async with (
+        sentinel_pair(tmp_path, cuts=False) as two,
+        cell_at(two, two.url, tmp_path / "house", "paused") as at,
+    ):
+        people = [*await workers(at), await at.listener("a1"), await at.listener("a2")]
         load = Load(at)
-        await load.more(200)
+        await load.more(100)
         safe = list(load.acknowledged)
-        await two.cut()
-        cut_at = await load.more(5)  # a batch may have been on its way when the link was cut
-        lost_until = await load.more(100)
-        lost = load.acknowledged[cut_at:lost_until]
-        two.primary.kill()
-        await wait_until(lambda: two.front.target == two.ports[1], "the replica is promoted", 30)
-        resumed = await load.more(50)
-        await _is_completed(at, load.acknowledged[resumed - 20 : resumed])
-        await load.stop()
-        await wait_until(lambda: _all_have_ended(at), "every visible task has ended", 30)
-        await at.settle_down()
-        assert all(one.alive for one in people)
-        records = await queries.tasks(at.redis, at.keys, safe)
-        assert [one.state if one else None for one in records] == [TaskState.COMPLETED] * len(safe)
-        assert [one for one in await queries.tasks(at.redis, at.keys, lost) if one] == []
-        await _assert_one_outcome_each(at)
-
-
-async def test_two_cells_on_a_server_in_cluster_mode(tmp_path: Path) -> None:
-    """A cell's keys share a slot, so that its scripts run there; the other cell sees nothing of it."""
-    server = EmbeddedServer.start(tmp_path / "data", extra=("--cluster-enabled", "yes"), port=_port())
-    try:
-        async with connect(server.url, Settings()) as redis:
-            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            await wait_until(lambda: _cluster_is_ok(redis), "the slots are served")
-        async with (
-            _cell(server, server.url, tmp_path / "one", "one") as one,
-            _cell(server, server.url, tmp_path / "two", "two") as two,
-        ):
-            for at in (one, two):
-                await at.worker("registry")
-                await at.worker("distributor")
-                await at.agent("a1")
-            ids = {at.keys.namespace: await at.submit(200) for at in (one, two)}
-            for at in (one, two):
-                await at.all_end(200)
-                await at.assert_in_order(ids[at.keys.namespace])
-                assert (await examine(at.redis, at.keys, quiet=True, trimmed=False)).tasks == 200
-    finally:
-        server.stop(force=True)
-
-
-async def _is_completed(at: House, ids: list[str]) -> None:
-    async def completed() -> bool:
+        async with two.direct(0) as old:
+            await old.execute_command("WAIT", 1, 5000)
+        os.kill(two.primary.pid, signal.SIGSTOP)
         try:
-            records = await queries.tasks(at.redis, at.keys, ids)
-        except (RedisError, OSError):
-            return False
-        return all(one and one.state == TaskState.COMPLETED for one in records)
-
-    await wait_until(completed, "what was submitted to the new primary is done", RESUMES_S)
-
-
-async def _all_have_ended(at: House) -> bool:
-    counted = await queries.counters(at.redis, at.keys)
-    waiting = [await at.redis.xlen(at.keys.tasks_in("normal")), await at.redis.xlen(at.keys.of("in:reports"))]
-    return not any(waiting) and sum(queries.by_state(counted)[one] for one in TERMINAL) == queries.submitted(counted)
+            await wait_until(lambda: two.front.target == two.ports[1], "the replica is promoted", 60)
+        finally:
+            os.kill(two.primary.pid, signal.SIGCONT)
+        await wait_until(lambda: two.follows(0), "the old primary is a replica of the new one", 60)
+        resumed = await load.more(50)
+        await at.are_completed(load.acknowledged[resumed - 20 : resumed])
+        await load.stop()
+        await at.are_completed(safe)
+        await at.assert_one_outcome_each()
+        assert all(one.alive for one in people)
 
 
-async def _assert_one_outcome_each(at: House) -> None:
-    """By the log of the surviving server; its books balance and nothing is in flight."""
-    log = await at.redis.execute_command("XRANGE", at.keys.of("log:tasks"), "-", "+")
-    ended = [fields[b"task_id"] for _, fields in log if fields[b"type"].decode().removeprefix("task.") in TERMINAL]
-    assert len(ended) == len(set(ended))
-    report = await examine(at.redis, at.keys, quiet=True, trimmed=False)
-    assert report.findings == []
-    assert report.tasks == len(ended)
-    assert await at.redis.exists(at.keys.of("dead:in")) == 0
+async def test_a_cluster_s_replica_takes_over_and_the_old_primary_returns(tmp_path: Path) -> None:
+    """Two cells on a server in cluster mode: both go on by themselves, without the lost second, and see nothing else.
+
+    The killed primary comes back as a replica, and its lost second is gone there too.
+    """
+    async with (
+        cluster_pair(tmp_path) as two,
+        cell_at(two, two.url, tmp_path / "one", "one") as one,
+        cell_at(two, two.url, tmp_path / "two", "two") as other,
+    ):
+        cells = (one, other)
+        people = [await at.worker(kind) for at in cells for kind in CONSUMES]
+        people += [await at.listener("a1") for at in cells]
+        loads = [Load(at) for at in cells]
+        for load in loads:
+            await load.more(100)
+        safe = [list(load.acknowledged) for load in loads]
+        await two.cut()
+        cut_at = [await load.more(5) for load in loads]
+        lost = [load.acknowledged[cut:until] for load, cut in zip(loads, cut_at, strict=True)
+                for until in [await load.more(50)]]  # fmt: skip
+        two.primary.kill()
+        await take_over(two)
+        for at, load in zip(cells, loads, strict=True):
+            resumed = await load.more(50)
+            await at.are_completed(load.acknowledged[resumed - 20 : resumed])
+        two.primary.restart()
+        for load in loads:
+            await load.more(20)
+            await load.stop()
+        for at, kept, gone in zip(cells, safe, lost, strict=True):
+            await at.are_completed(kept)
+            await at.assert_one_outcome_each()
+            assert [one for one in await queries.tasks(at.redis, at.keys, gone) if one] == []
+        assert all(one.alive for one in people)
+        await wait_until(lambda: two.follows(0), "the old primary is a replica that has caught up", 60)
+        async with two.direct(0) as old, two.direct(1) as new:
+            assert await old.dbsize() == await new.dbsize()
 
 
-async def _cluster_is_ok(redis: Redis) -> bool:
-    return b"cluster_state:ok" in await redis.execute_command("CLUSTER", "INFO")
+@pytest.mark.parametrize("mode", ["replication", "cluster"])
+async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, mode: str) -> None:
+    """For maintenance: nothing is lost, no attempt fails, and nobody stays with the demoted server.
+
+    Nobody cuts the connections to it: it refuses writes, or says that its slots have moved, and still answers reads.
+    """
+    pairs = cluster_pair if mode == "cluster" else plain_pair
+    async with pairs(tmp_path, cuts=False) as two, cell_at(two, two.url, tmp_path / "house", mode) as at:
+        people = [*await workers(at), *[await at.listener(name, interval_s=PATIENT_S) for name in ("a1", "a2")]]
+        load, letters = Load(at), Letters(at, "a1", "a2")
+        await load.more(100)
+        await letters.more(10)
+        await _change_places(two, mode)
+        for traffic in (load, letters):
+            await traffic.more(20)
+            await traffic.stop()
+        await at.are_completed(load.acknowledged, 30)
+        await at.assert_one_outcome_each()
+        wanted = set(letters.acknowledged)
+        await wait_until(lambda: wanted <= heard_by(*people), "every message is handled", 20)
+        assert all(one.alive for one in people)
+        records = await queries.tasks(at.redis, at.keys, load.acknowledged)
+        assert {one.failures for one in records if one} == {0}
+        async with two.direct(0) as old:
+            names = {one["name"] for one in await old.client_list(_type="normal")}
+        assert [one for one in names if one.startswith("coord-")] == [], "a worker stays with the demoted server"
 
 
-def _port() -> int:
-    """A free port; its cluster bus takes the one 10,000 above."""
-    for port in range(21_000, 40_000):
-        with socket.socket() as one, socket.socket() as other:
-            try:
-                one.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
+async def test_a_worker_says_which_node_of_a_cluster_has_its_slot(tmp_path: Path) -> None:
+    """One that is pointed at another node ends with 2, and names the node that it should be pointed at."""
+    async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "house", "astray") as at:
+        async with two.direct(0) as owner, two.direct(1) as other:
+            await other.execute_command("CLUSTER", "RESET", "SOFT")  # a primary without slots
+            me = next(one for one in (await owner.execute_command("CLUSTER", "NODES")).split(b"\n") if b"myself" in one)
+            host, port, bus = re.split(rb"[:@,]", me.split()[1])[:3]
+            await other.execute_command("CLUSTER", "MEET", host, port, bus)
+
+            async def knows() -> bool:
+                try:
+                    await other.exists("{astray}:settings")
+                except MovedError:
+                    return True
+                except RedisError:
+                    pass
+                return False
+
+            await wait_until(knows, "it knows who has the slot", 30)
+        await two.front.lead_to(two.ports[1])
+        astray = at.start("astray", "-P", "-m", "workers", "registry")
+        assert await astray.ended(30) == 2
+        assert f"does not have the slot of namespace 'astray'; 127.0.0.1:{two.ports[0]} has it" in astray.told()
+
+
+async def _promote(two: SentinelPair) -> None:
+    """Kill the primary, and wait until the address leads to the other one."""
+    two.primary.kill()
+    await wait_until(lambda: two.front.target == two.ports[1], "the replica is promoted", 60)
+
+
+async def _change_places(two: Pair, mode: str) -> None:
+    """The replica becomes the primary once it has everything; the address follows a moment later."""
+    words = ("CLUSTER", "FAILOVER") if mode == "cluster" else ("FAILOVER", "TO", "127.0.0.1", two.ports[1])
+    async with two.direct(1 if mode == "cluster" else 0) as asked:
+        await asked.execute_command(*words)
+    await wait_until(lambda: two.follows(0), "they have changed places", 30)
+    await two.front.lead_to(two.ports[1])
+
+
+async def _is(at: CellHouse, task_id: str, state: TaskState) -> bool:
+    try:
+        record = await queries.task(at.redis, at.keys, task_id)
+    except (RedisError, OSError):
+        return False
+    return record is not None and record.state == state
+
+
+async def _lease(at: CellHouse, handle: TaskHandle) -> str:
+    record = await handle.record()
+    assert record.lease is not None
+    return record.lease
+
+
+async def _answer_to_report(at: CellHouse, handle: TaskHandle, lease: str) -> str:
+    """What is answered to who reports under a lease: ok, or an error's code."""
+    fact = TaskCompleted(handle.task_id, lease, msgspec.Raw(b'{"by":"the lost second"}'))
+    (entry,) = await append(at.redis, at.keys, [Append("in:reports", fact, "late-caller")])
+
+    async def answer() -> Answer | None:
+        found = await at.redis.execute_command("XRANGE", at.keys.replies("late-caller"), "-", "+")
+        told = [read_answer(fields) for _, fields in found]
+        return next((one for facts, one in told if entry in facts), None)
+
+    found = await wait_until(answer, "the report is answered")
+    assert found is not None
+    return "ok" if found.ok else found.code
+
+
+async def _stale_reports(at: CellHouse, count: int) -> bool:
+    return (await queries.counters(at.redis, at.keys)).get("reports_stale", 0) >= count

@@ -105,6 +105,52 @@ async def test_what_the_server_refuses_for_now_is_sent_again(tmp_path: Any, monk
         running.stop(force=True)
 
 
+async def test_a_demoted_server_is_left_and_what_it_refused_is_sent_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may keep connections open for ever. What waited goes out in its order once the address leads to a primary."""
+    monkeypatch.setattr(link_module, "REFUSED_WAIT_S", 0.02)
+    running = EmbeddedServer.start(tmp_path / "own", extra=FAST)
+    redis = connect(running.url, Settings())
+    link = Link(running.url, Settings())
+    ups: list[int] = []
+    got: list[tuple[int, Any]] = []
+    try:
+        await link.open()
+        link.on_up.append(lambda: ups.append(1))
+        await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        for n in range(3):
+            link.send_lasting(pack(("XADD", "s", "*", "n", n)), lambda about, answer: got.append((about, answer)), n)
+        await wait_until(lambda: len(ups) >= 2, "it came back twice")
+        assert got == []
+        await redis.execute_command("REPLICAOF", "NO", "ONE")
+        await wait_until(lambda: len(got) == 3, "all are taken")
+        assert [n for n, _ in got] == [0, 1, 2]
+        assert [entry[b"n"] for _, entry in await redis.execute_command("XRANGE", "s", "-", "+")] == [b"0", b"1", b"2"]
+    finally:
+        await link.close()
+        await redis.aclose()
+        running.stop(force=True)
+
+
+@pytest.mark.parametrize("word", ["MOVED 14041 127.0.0.1:7001", "CLUSTERDOWN The cluster is down"])
+async def test_a_cluster_s_redirection_is_no_answer(link: Link, redis: Redis, word: str) -> None:
+    """It says where the slot went, not that an agent may not speak: the command is sent again on a new connection."""
+    code, _, message = word.partition(" ")
+    # A script in place of a cluster: it answers so once, and then as the primary would.
+    script = f"""
+    if redis.call('INCR', 'asked') == 1 then return redis.error_reply('{code} {message}') end
+    return redis.call('XADD', 's', '*', 'f', 'v')"""
+    ups: list[int] = []
+    got: list[Any] = []
+    link.on_up.append(lambda: ups.append(1))
+    link.send_lasting(pack(("EVAL", script, 0)), lambda _about, answer: got.append(answer))
+    await wait_until(lambda: got, "it is answered")
+    assert isinstance(got[0], bytes)
+    assert ups == [1]
+    assert await redis.xlen("s") == 1
+
+
 async def test_an_error_that_no_repeating_mends_is_an_answer(link: Link, redis: Redis) -> None:
     """It must not be repeated for ever."""
     await redis.set("s", "no stream")

@@ -64,6 +64,24 @@ async def test_a_log_trimmed_beyond_the_cursor_is_noticed(cell: RunningCell) -> 
     await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen", 5.0)
 
 
+async def test_a_log_rewound_under_the_cursor_is_noticed(cell: RunningCell) -> None:
+    """The log is what it was a while ago, as after a fail-over, and so are the records: the view becomes that too."""
+    await fleet(cell, 3)
+    view = view_of(cell)
+    await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
+    log = cell.keys.of("log:agents")
+    earlier = await cell.redis.dump(log)
+    assert earlier is not None
+    agent = RawAgent(cell.redis, cell.keys, "a1", 42)
+    await agent.register()
+    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change is seen")
+    pipe = cell.redis.pipeline(transaction=True)
+    pipe.hset(cell.keys.agent("a1"), "capacity", 1)
+    pipe.restore(log, 0, earlier, replace=True)
+    await pipe.execute()
+    await wait_until(lambda: view.seats["a1"].agent.capacity == 1, "the change is not seen any more")
+
+
 async def test_a_row_that_cannot_be_read_does_not_end_the_following(cell: RunningCell) -> None:
     """Whatever a record says, the view goes on following the others once it can be read again."""
     await fleet(cell, 1)
