@@ -36,6 +36,8 @@ from tests.system.failover_cell import (
 from tests.system.failover_pair import Pair, SentinelPair, cluster_pair, plain_pair, sentinel_pair, take_over
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 #: Between an agent's beats where no silence may be held against it: three of them are above any change of primaries.
 PATIENT_S = 3.0
 RARE = {"capabilities": ["rare"]}
