@@ -95,12 +95,16 @@ class House:
 
     def start(self, name: str, *command: str, **environ: str) -> Process:
         """Start ``python COMMAND`` with these variables besides the usual ones."""
+        return self.start_program(name, sys.executable, *command, **environ)
+
+    def start_program(self, name: str, *command: str, **environ: str) -> Process:
+        """Start any program, as ``start``."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("COORD_")}
         environ = kept | MOMENTS | {"COORD_REDIS_URL": self.server.url, "PYTHONPATH": str(ROOT)} | environ
         log = self.folder / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(
-                [sys.executable, *command],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -1,0 +1,235 @@
+"""Agents in other languages, written from docs/protocol.md alone, do what the SDK's do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from coord import queries
+from coord.errors import TaskFailed
+from coord.keys import CONSUMES
+from coord.models.agents import AgentStatus, AgentType
+from coord.models.facts import AgentRegistered
+from coord.models.tasks import TaskState
+from coord.sdk.handle import TaskHandle
+from coord.streams import Append, append
+from tests.ledger import assert_keys_end, assert_ledger
+from tests.processes import House, Process, house
+from tests.system.foreign import LANGUAGES, PATIENT, Language, start, until_active
+from tests.waiting import wait_until
+
+WITH_INCARNATION = [one for one in LANGUAGES if one.has_incarnation]
+each = pytest.mark.parametrize("language", LANGUAGES, ids=lambda one: one.name)
+each_with_incarnation = pytest.mark.parametrize("language", WITH_INCARNATION, ids=lambda one: one.name)
+#: Only an agent that obeys ends a cancelled task while a test runs.
+NO_FORCE = {"COORD_CANCEL_GRACE_MS": "600000"}
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[House]:
+    """A house with a worker of each kind."""
+    async with house(tmp_path) as built:
+        await asyncio.gather(*(built.worker(kind, **PATIENT, **NO_FORCE) for kind in CONSUMES))
+        yield built
+
+
+def drop(path: Path, content: bytes = b"dropped") -> dict[str, Any]:
+    """Put a whole file in its place; what an agent makes of it."""
+    whole = path.with_suffix(".part")
+    whole.write_bytes(content)
+    whole.rename(path)
+    return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
+
+
+async def submit(at: House, path: Path, agent_id: str | None = None) -> TaskHandle:
+    """Have a file's fingerprint taken, by this agent if one is named."""
+    requirements = {"capabilities": ["digest"]} | ({"agent_id": agent_id} if agent_id else {})
+    return await at.client.submit("digest", {"path": str(path)}, requirements=requirements)
+
+
+async def until_state(at: House, handle: TaskHandle, *states: TaskState) -> None:
+    """Wait until a task is in one of these states."""
+
+    async def found() -> bool:
+        record = await queries.task(at.redis, at.keys, handle.task_id)
+        return record is not None and record.state in states
+
+    await wait_until(found, f"{handle} is {' or '.join(states)}", 30)
+
+
+async def assert_gone(at: House, process: Process) -> None:
+    """It ended well, said good-bye, and left nothing in its lanes."""
+    assert await process.ended(60) == 0, process.told()
+    assert (await at.client.agent(process.name)).status == AgentStatus.INACTIVE
+    for lane in ("critical", "high", "normal", "low"):
+        assert await at.redis.xlen(at.keys.inbox(process.name, lane)) == 0
+
+
+async def test_three_languages_share_the_work(at: House, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Tasks for whoever is free and for each by name; what cannot be done fails at once and for good."""
+    people = [await start(at, request.config, language, f"{language.name}-1") for language in LANGUAGES]
+    wanted: dict[TaskHandle, dict[str, Any]] = {}
+    for n in range(30):
+        path = tmp_path / f"file {n} é"  # a space and what is no ASCII
+        found = drop(path, b"\x00x" * n)
+        named = people[n % 3].name if n < 9 else None
+        wanted[await submit(at, path, named)] = found
+    for handle, found in wanted.items():
+        assert await handle.result(timeout=60) == found
+    failing = [await submit(at, tmp_path, one.name) for one in people]
+    for handle in failing:
+        with pytest.raises(TaskFailed, match="unreadable"):
+            await handle.result(timeout=60)
+    records = [await handle.record() for handle in (*wanted, *failing)]
+    assert {(one.attempt, one.failures) for one in records} == {(1, 0), (1, 1)}
+    assert all(one.started_at for one in records if one.state == TaskState.COMPLETED)
+    assert all(one.attempts[0].started_at for one in records if one.state == TaskState.FAILED)
+    assert set(Counter(one.agent_id for one in records)) == {one.name for one in people}
+    for one in people:
+        one.send(signal.SIGTERM)
+    for one in people:
+        await assert_gone(at, one)
+    log = await at.redis.execute_command("XRANGE", at.keys.of("log:tasks"), "-", "+")
+    assert Counter(f[b"type"] for _, f in log if f[b"type"] in {b"task.completed", b"task.failed"}) == {
+        b"task.completed": 30,
+        b"task.failed": 3,
+    }
+    await assert_balanced(at)
+
+
+@each
+async def test_a_life(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """A task is cancelled midway and another takes its place; a message is answered; SIGTERM lets what runs end."""
+    agent = await start(at, request.config, language, "a-1")
+    first = await submit(at, tmp_path / "never")
+    await until_state(at, first, TaskState.RUNNING)
+    timeout_at = await at.redis.hget(at.keys.task(first.task_id), "timeout_at")
+    assert (timeout_at is None) == language.has_incarnation  # whose leases can be listed needs no limit
+    assert await at.client.cancel(first.task_id, "no more\nneeded", wait=30) == "accepted"
+    await until_state(at, first, TaskState.CANCELLED)
+
+    await append(at.redis, at.keys, [Append("in:registry", AgentRegistered("asker", AgentType.MONITOR))])
+    await wait_until(lambda: at.redis.exists(at.keys.agent("asker")), "the asker is known")
+    sent = await at.client.send("a-1", {"hello": ["wörld", 1]}, sender_id="asker", message_id="m-1")
+    inbox = at.keys.inbox("asker", "normal")
+    await wait_until(lambda: at.redis.xlen(inbox), "the message is answered", 30)
+    ((_, answer),) = await at.redis.execute_command("XRANGE", inbox, "-", "+")
+    assert (answer[b"sender_id"], answer[b"reply_to"]) == (b"a-1", sent.message_id.encode())
+    assert await queries.message(at.redis, at.keys, answer[b"id"].decode())
+    assert json.loads(answer[b"data"]) == {"hello": ["wörld", 1]}
+    last = await submit(at, tmp_path / "late")
+    await until_state(at, last, TaskState.RUNNING)
+    agent.send(signal.SIGTERM)
+    await wait_until(lambda: _has_status(at, "a-1", AgentStatus.DRAINING), "it drains", 30)
+    later = await submit(at, tmp_path / "late")
+    found = drop(tmp_path / "late")
+    await assert_gone(at, agent)
+    assert await last.result(timeout=30) == found
+    assert (await last.record()).attempt == 1
+    assert (await later.record()).state == TaskState.QUEUED  # nobody is left
+    assert await at.client.cancel(later.task_id, wait=30) == "accepted"
+    await assert_balanced(at)
+
+
+@each
+async def test_redis_is_away(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """Work goes on without Redis and is told once it is back; a server that forgot everything is told anew."""
+    agent = await start(at, request.config, language, "a-1")
+    task = await submit(at, tmp_path / "one")
+    await until_state(at, task, TaskState.RUNNING)
+    at.server.stop(force=True)
+    found = drop(tmp_path / "one")
+    await wait_until(lambda: "away" in agent.told(), "it has noticed", 30)
+    at.server.restart()
+    await wait_until(lambda: _answers(at), "the server is back", 30)
+    await until_state(at, task, TaskState.COMPLETED)
+    after = await submit(at, tmp_path / "one")
+    await until_state(at, after, TaskState.COMPLETED)
+    for handle in (task, after):
+        record = await handle.record()
+        assert (record.result, record.attempt, record.failures) == (found, 1, 0)
+    await assert_balanced(at)
+    await at.redis.flushall()
+    await until_active(at, agent)
+    fresh = await submit(at, tmp_path / "one")
+    await until_state(at, fresh, TaskState.COMPLETED)
+    agent.send(signal.SIGTERM)
+    await assert_gone(at, agent)
+    await assert_balanced(at)
+
+
+@each_with_incarnation
+async def test_a_newer_process(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """It takes the id over: what the older one runs is done by the newer, and the older one ends with an error."""
+    old = await start(at, request.config, language, "a-1")
+    task = await submit(at, tmp_path / "one")
+    await until_state(at, task, TaskState.RUNNING)
+    new = await start(at, request.config, language, "a-1")
+    assert await old.ended(60) == 1
+    assert "superseded" in old.told()
+    found = drop(tmp_path / "one")
+    assert await task.result(timeout=60) == found
+    record = await task.record()
+    assert (record.attempt, record.attempts[0].how) == (2, "agent_lost")
+    new.send(signal.SIGTERM)
+    await assert_gone(at, new)
+    await assert_balanced(at)
+
+
+@each_with_incarnation
+async def test_leases_are_listed(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """A task that the agent does not know it has is lost after two lists; what it does hold is not."""
+    agent = await start(at, request.config, language, "a-1")
+    task = await submit(at, tmp_path / "one")
+    await until_state(at, task, TaskState.RUNNING)
+    agent.send(signal.SIGSTOP)
+    await at.redis.client_kill_filter(_type="normal", skipme=True)  # or the next entry is in its socket already
+    await wait_until(lambda: _answers(at), "the server answers", 30)
+    forgotten = await submit(at, tmp_path / "one")
+    await until_state(at, forgotten, TaskState.ASSIGNED)
+    (entry,) = [
+        entry for entry, _ in await at.redis.execute_command("XRANGE", at.keys.inbox("a-1", "normal"), "-", "+")
+    ]
+    assert await at.redis.xdel(at.keys.inbox("a-1", "normal"), entry) == 1  # as a claim that nobody remembers
+    agent.send(signal.SIGCONT)
+
+    async def tried_twice() -> bool:
+        record = await forgotten.record()
+        return record.attempt == 2 and record.attempts[0].how == "lease_lost"
+
+    await wait_until(tried_twice, "the lease is lost and the task is placed again", 60)
+    found = drop(tmp_path / "one")
+    assert [await one.result(timeout=60) for one in (task, forgotten)] == [found, found]
+    assert (await task.record()).attempt == 1
+    agent.send(signal.SIGTERM)
+    await assert_gone(at, agent)
+    await assert_balanced(at)
+
+
+async def assert_balanced(at: House) -> None:
+    """Every fact was taken, the books balance, and nothing is in flight."""
+    await at.settle_down()
+    assert await at.redis.exists(at.keys.of("dead:in")) == 0
+    assert [key async for key in at.redis.scan_iter(match=at.keys.inflight("*"))] == []
+    await assert_ledger(at.redis, at.keys)
+    await assert_keys_end(at.redis, at.keys)
+
+
+async def _answers(at: House) -> bool:
+    try:
+        return bool(await at.redis.ping())
+    except RedisError:
+        return False
+
+
+async def _has_status(at: House, agent_id: str, status: AgentStatus) -> bool:
+    return (await at.client.agent(agent_id)).status == status
