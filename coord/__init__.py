@@ -18,6 +18,7 @@ _HOME = {
     "Message": ("coord.models.messages", "AgentMessage"),
     "NonRetryable": ("coord.sdk.task", "NonRetryable"),
     "Release": ("coord.sdk.task", "Release"),
+    "Retryable": ("coord.sdk.task", "Retryable"),
     "Task": ("coord.sdk.task", "Task"),
     "TaskHandle": ("coord.sdk.handle", "TaskHandle"),
     "TaskSpec": ("coord.sdk.submission", "TaskSpec"),

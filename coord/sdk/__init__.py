@@ -5,6 +5,17 @@ from coord.sdk.client import Client, Receipt
 from coord.sdk.handle import TaskHandle
 from coord.sdk.process import run
 from coord.sdk.submission import TaskSpec
-from coord.sdk.task import NonRetryable, Release, Task
+from coord.sdk.task import NonRetryable, Release, Retryable, Task
 
-__all__ = ["Agent", "Client", "NonRetryable", "Receipt", "Release", "Task", "TaskHandle", "TaskSpec", "run"]
+__all__ = [
+    "Agent",
+    "Client",
+    "NonRetryable",
+    "Receipt",
+    "Release",
+    "Retryable",
+    "Task",
+    "TaskHandle",
+    "TaskSpec",
+    "run",
+]

@@ -7,7 +7,7 @@ itself after Redis was away without losing what it runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -73,7 +73,10 @@ class Agent:
         self.settings = settings if settings is not None else config.load()
         self.drain_timeout = drain_timeout
         self.handlers: dict[str, Handler] = {}
+        self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
+        self._before: list[Callable[[], Awaitable[None]]] = []
+        self._after: list[Callable[[], Awaitable[None]]] = []
         self._url = url
         self._capabilities = tuple(capabilities)
         self._declared: dict[str, Any] = {
@@ -102,7 +105,7 @@ class Agent:
         """Decorates the handler of a task type: sync (it runs in a thread) or async, see ``read_handler``.
 
         What it returns is the result, any JSON. What it raises is a failure, tried again unless it is
-        ``NonRetryable``; ``Release`` gives the task back.
+        ``NonRetryable``; ``Retryable`` says with which code, ``Release`` gives the task back.
         """
         if callable(task_type):
             raise ConfigError("name the task type: @agent.task('summarize')")
@@ -114,6 +117,27 @@ class Agent:
             return function
 
         return register
+
+    def any_task(self, function: F) -> F:
+        """Decorates the handler of every task whose type has none of its own.
+
+        It makes the agent no more capable: it gets what its ``capabilities`` (and other properties) fit, whatever the
+        type.
+        """
+        if self.fallback is not None:
+            raise ConfigError(f"agent '{self.agent_id}' has a handler for any task already")
+        self.fallback = read_handler(function)
+        return function
+
+    def on_start(self, function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Decorates what is awaited each time before the agent registers: make ready here what handlers share."""
+        self._before.append(function)
+        return function
+
+    def on_stop(self, function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Decorates what is awaited when the agent has left and no handler runs, also if it could not start."""
+        self._after.append(function)
+        return function
 
     def on_message(self, function: F) -> F:
         """Decorates a handler of messages (``Message``): sync or async; several are called in order."""
@@ -174,6 +198,7 @@ class Agent:
             self.has_abandoned = self.has_abandoned or session.runner.has_abandoned
             if self._session is session:
                 self._session = None
+                await self._clean_up()
 
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called; cancelled, it drains with no grace.
@@ -197,12 +222,19 @@ class Agent:
         session = await Session.open(self, self._url or find_redis_url(self.settings))
         self._session = session
         try:
+            for function in self._before:
+                await function()
             await session.begin()
         except BaseException:
             self._session = None
             await session.close()
+            await self._clean_up()
             raise
         return session
+
+    async def _clean_up(self) -> None:
+        for function in reversed(self._after):
+            await function()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once. Blocks."""

@@ -34,8 +34,8 @@ REMEMBERED = 1_000
 REMEMBERED_BYTES = 8 * 1024 * 1024
 #: … and so long.
 REMEMBERED_S = 300.0
-#: The longest error message that travels; what is above is cut.
-LONGEST_MESSAGE = 2_000
+#: The longest error message that travels, as long as its fact may have it; what is above is cut.
+LONGEST_MESSAGE = 4_096
 
 _encode = codec.encode
 

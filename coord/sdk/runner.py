@@ -15,7 +15,7 @@ from coord.logs import get_logger
 from coord.sdk.attempt import Attempt
 from coord.sdk.handlers import Handler
 from coord.sdk.reports import Reports
-from coord.sdk.task import NonRetryable, Release, Task
+from coord.sdk.task import NonRetryable, Release, Retryable, Task
 
 log = get_logger()
 
@@ -38,12 +38,18 @@ class Runner:
     """The handlers of one agent process. ``ended`` is called after each attempt, when its report is on its way."""
 
     def __init__(
-        self, agent_id: str, handlers: Mapping[str, Handler], threads: ThreadPoolExecutor, reports: Reports
+        self,
+        agent_id: str,
+        handlers: Mapping[str, Handler],
+        fallback: Handler | None,
+        threads: ThreadPoolExecutor,
+        reports: Reports,
     ) -> None:
         self.ended: Callable[[], None] = lambda: None
         self.has_abandoned = False
         self._agent_id = agent_id
         self._handlers = handlers
+        self._fallback = fallback  #: for task types that have no handler
         self._threads = threads
         self._reports = reports
         self._loop = asyncio.get_running_loop()
@@ -65,7 +71,7 @@ class Runner:
         try:
             assigned = _assigned(attempt.raw)
             attempt.task_type, attempt.raw = assigned.task_type, assigned.payload
-            handler = self._handlers.get(assigned.task_type)
+            handler = self._handlers.get(assigned.task_type, self._fallback)
             if handler is not None and handler.decode is not None:
                 payload = handler.decode(assigned.payload)
                 args = (payload, task) if handler.takes_task else (payload,)
@@ -163,6 +169,8 @@ class Runner:
             reports.released(attempt, error.reason or "released by its handler")
         elif isinstance(error, NonRetryable):
             reports.failed(attempt, error.code, error.message, retryable=False)
+        elif isinstance(error, Retryable):
+            reports.failed(attempt, error.code, error.message, retryable=True)
         else:
             log.warning(
                 "task.handler_failed",

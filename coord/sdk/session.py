@@ -56,7 +56,7 @@ class Session:
         self._is_draining = False
         self._is_closed = False
         self.reports = Reports(link, keys, settings.max_entry_bytes)
-        self.runner = Runner(agent_id, agent.handlers, self._threads, self.reports)
+        self.runner = Runner(agent_id, agent.handlers, agent.fallback, self._threads, self.reports)
         self.inbox = Inbox(
             agent_id, url, settings, take=self._take, answered=self._answered, read=self._read, up=self._up
         )

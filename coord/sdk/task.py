@@ -1,4 +1,4 @@
-"""A task as its handler sees it, and the two exceptions with which a handler says more than "it failed"."""
+"""A task as its handler sees it, and the exceptions with which a handler says more than "it failed"."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ from coord.sdk.attempt import Attempt
 
 class NonRetryable(Exception):
     """Raise it in a handler: the task fails for good, with this code and message, whatever attempts are left."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(f"{code}: {message}" if message else code)
+        self.code = code
+        self.message = message
+
+
+class Retryable(Exception):
+    """Raise it in a handler: this attempt failed, with this code and message; it is tried again if attempts are left.
+
+    Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log.
+    """
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
@@ -65,6 +77,11 @@ class Task:
         if self._payload is msgspec.UNSET:
             self._payload = decode_json(bytes(self._attempt.raw))
         return self._payload
+
+    @property
+    def payload_json(self) -> bytes:
+        """The same as the client sent it: JSON, not looked into."""
+        return bytes(self._attempt.raw)
 
     @property
     def cancelled(self) -> bool:

@@ -189,13 +189,13 @@ async def test_progress_is_recorded_the_newest_last(agent: Agent, house: House) 
 
 
 async def test_errors_are_described_within_limits(agent: Agent, house: House) -> None:
-    """A message is cut at 2,000 characters, halves of surrogate pairs are replaced, a broken __str__ is survived."""
+    """A message is cut at 4,096 characters, halves of surrogate pairs are replaced, a broken __str__ is survived."""
 
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
 
-    errors = {"long": ValueError("x" * 5_000), "odd": ValueError("\ud800"), "mute": Mute(), "exit": SystemExit(3)}
+    errors = {"long": ValueError("x" * 9_000), "odd": ValueError("\ud800"), "mute": Mute(), "exit": SystemExit(3)}
 
     @agent.task("raise")
     async def fail(task: Task) -> None:
@@ -207,5 +207,5 @@ async def test_errors_are_described_within_limits(agent: Agent, house: House) ->
         await house.assign("a", "raise", name)
         said[name] = (await house.wait_for("in:reports", TaskFailed, count))[-1].message
     assert (len(said["long"]), said["odd"], said["mute"], said["exit"]) == (
-        2_000, "ValueError: ?", "Mute", "SystemExit: 3",
+        4_096, "ValueError: ?", "Mute", "SystemExit: 3",
     )  # fmt: skip
