@@ -26,8 +26,11 @@ ALIASES = {
     "AITBC_LOG_LEVEL": "log_level",
 }
 
-#: Variables of scripts, not of the running program: ``scripts/venv`` reads COORD_PYTHON.
-FOREIGN = frozenset({"COORD_PYTHON"})
+#: Variables that are no settings: ``scripts/venv`` reads COORD_PYTHON, and a program that an agent runs is told of its
+#: task; a ``coord`` that it runs in turn must not take them for mistakes.
+FOREIGN = frozenset(
+    {"COORD_PYTHON", "COORD_AGENT_ID", "COORD_TASK_ID", "COORD_TASK_TYPE", "COORD_ATTEMPT", "COORD_PROGRESS_FD"}
+)
 
 KIB = 1024
 MIB = 1024 * KIB

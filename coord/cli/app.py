@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coord.cli.agent import agent
 from coord.cli.fsck import fsck
 from coord.cli.up import up
 from coord.cli.version import show_version, version
@@ -27,3 +28,4 @@ def _options(
 
 for command in (up, worker, fsck, version):
     register(app, command)
+register(app, agent, runs_another=True)

@@ -71,17 +71,21 @@ def group(name: str, told: str) -> typer.Typer:
     return typer.Typer(name=name, help=told, add_completion=False, **_SETTINGS)
 
 
-def register(app: typer.Typer, command: Callable[..., None], name: str | None = None) -> None:
+def register(
+    app: typer.Typer, command: Callable[..., None], name: str | None = None, *, runs_another: bool = False
+) -> None:
     """Make a function a command of ``app``; its docstring is the help, the lines under ``Examples:`` are shown last.
 
     Args:
         app: what ``root`` or ``group`` made.
         command: the function; ``_`` in its name is typed ``-``.
         name: as it is typed, where the function cannot be called so.
+        runs_another: its first argument and all that follows is another program's command, options too.
     """
     told, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
-    app.command(name, help=told, epilog=_epilog(lines) if lines else None)(command)
+    settings = {"allow_interspersed_args": False} if runs_another else None
+    app.command(name, help=told, epilog=_epilog(lines) if lines else None, context_settings=settings)(command)
 
 
 def _epilog(lines: list[str]) -> str:

@@ -1,0 +1,86 @@
+"""Puts it together: an agent whose handler is a program."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from coord.config import Settings, to_environ
+from coord.errors import ConfigError
+from coord.programs.command import Command, Limits
+from coord.programs.kept import KeptPrograms
+from coord.programs.once import EachTask
+from coord.programs.outcome import Output
+from coord.sdk.agent import Agent
+
+#: What a program has to end after SIGTERM; less than a cancelled handler has, which is five seconds.
+GRACE_S = 3.0
+LONGEST_GRACE_S = 4.5
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a program is run."""
+
+    task_types: tuple[str, ...] = ()  #: the only ones that are taken; none: all
+    keep_alive: bool = False
+    timeout_s: float | None = None  #: for one attempt, besides what the task itself says
+    grace_s: float = GRACE_S  #: between SIGTERM and SIGKILL
+    output: Output = Output.AUTO
+
+
+def program_agent(
+    agent_id: str, words: Sequence[str], settings: Settings, options: Options, **declared: Any
+) -> Agent:  # fmt: skip
+    """An agent that runs a program for its tasks.
+
+    Args:
+        agent_id: as ``Agent``.
+        words: the program and its arguments, see ``coord.programs.arguments``.
+        settings: the program finds them in its environment, so that a ``coord`` of its own finds the same cell.
+        options: how it is run.
+        declared: what else ``Agent`` takes.
+
+    Raises:
+        ConfigError: the program cannot be run, an argument does not fit, or the agent could do nothing.
+    """
+    if not declared.get("capabilities") and not options.task_types:
+        raise ConfigError("say what the program can do: --capability NAME (as often as needed), or --task-type NAME")
+    if options.timeout_s is not None and not 0 < options.timeout_s < math.inf:
+        raise ConfigError(f"timeout must be a finite number of seconds above 0, not {options.timeout_s}")
+    command = Command(words, os.environ | to_environ(settings))
+    limits = Limits(timeout_s=options.timeout_s, grace_s=options.grace_s, output_bytes=settings.max_entry_bytes)
+    agent = Agent(agent_id, settings=settings, **declared)
+    capacity = agent.fact("").capacity or settings.capacity
+    _check_files(capacity)
+    programs: EachTask | KeptPrograms
+    if options.keep_alive:
+        if command.arguments.fields:
+            raise ConfigError(
+                f"a program that is kept is started before there is a task: {{{command.arguments.fields[0]}}} "
+                "has no value then; it reads the payload from its lines"
+            )
+        programs = KeptPrograms(command, agent_id, limits, capacity)
+    else:
+        programs = EachTask(command, agent_id, limits, options.output)
+    agent.on_start(programs.start)
+    agent.on_stop(programs.stop)
+    for task_type in options.task_types:
+        agent.task(task_type)(programs.handle)
+    if not options.task_types:
+        agent.any_task(programs.handle)
+    return agent
+
+
+def _check_files(capacity: int) -> None:
+    """Four pipes for each program, four more while one is being started, and what the agent has open itself."""
+    needed, (limit, _) = 4 * capacity + 64, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise ConfigError(
+            f"a capacity of {capacity} needs {needed} open files, and the limit is {limit}; "
+            f"raise it with `ulimit -n {needed}`"
+        )

@@ -1,0 +1,209 @@
+"""Programs that are kept and speak JSON lines, the well-behaved and the others; no server is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from coord.codec import decode_json, encode
+from coord.programs import kept as kept_module
+from coord.sdk.task import NonRetryable, Release, Retryable
+from tests.unit.programs_house import Asked, kept, lives, script, written
+from tests.waiting import wait_until
+
+#: Reads tasks; the payload's ``do`` is what it does with one.
+PROGRAM = """
+import json, os, signal, sys, time
+{begin}
+def say(**fields):
+    print(json.dumps(fields), flush=True)
+
+for line in sys.stdin:
+    task = json.loads(line)
+    payload, me = task["payload"], task["task_id"]
+    exec(payload.get("do") or "say(task_id=me, result=payload)")
+"""
+
+
+def program(tmp_path: Path, begin: str = "") -> list[str]:
+    """The words to run it with."""
+    return [sys.executable, script(tmp_path / "kept.py", PROGRAM.replace("{begin}", begin))]
+
+
+def plain(result: Any) -> Any:
+    """A result as its reader sees it."""
+    assert isinstance(result, Raw)
+    return decode_json(bytes(result))
+
+
+async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None:
+    """It is told id, type, payload (in one line, however it was submitted) and attempt."""
+    async with kept(*program(tmp_path)) as programs:
+        say = "say(task_id=me, result=[os.getpid(), task])"
+        first = plain(await programs.handle(Asked({"do": say}, task_id="one").task))
+        raw = b'{\n "do": ' + encode(say) + b',\n "text": "a\\nb"\n}'
+        second = plain(await programs.handle(Asked(raw=raw, task_id="two").task))
+    assert first[0] == second[0]
+    assert first[1] == {"task_id": "one", "task_type": "demo", "payload": {"do": say}, "attempt": 2}
+    assert second[1]["payload"] == {"do": say, "text": "a\nb"}
+    assert not lives(first[0])
+
+
+@pytest.mark.parametrize(
+    ("do", "raised", "code", "message"),
+    [
+        ("say(task_id=me, error={})", Retryable, "program_failed", ""),
+        ("say(task_id=me, error=dict(message='no', code='bad_page', retryable=False))", NonRetryable, "bad_page", "no"),
+        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "does not fit"),
+        ("say(task_id=me)", NonRetryable, "answer_invalid", "none of result, error, release and progress"),
+        ("say(task_id=me, error=dict(message=7))", NonRetryable, "answer_invalid", "$.error.message"),
+        ("print('x' * 2_000_000, flush=True)", NonRetryable, "result_too_large", "a line of more than 1048576 bytes"),
+    ],
+)
+async def test_it_says_how_a_task_failed(tmp_path: Path, do: str, raised: type[Any], code: str, message: str) -> None:
+    """With everything or nothing; the next task goes on with the same process."""
+    async with kept(*program(tmp_path)) as programs:
+        before = plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid())"}).task))
+        with pytest.raises(raised) as caught:
+            await programs.handle(Asked({"do": do}).task)
+        assert caught.value.code == code
+        assert message in caught.value.message
+        after = plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid())"}).task))
+        assert before == after
+
+
+async def test_it_gives_a_task_back(tmp_path: Path) -> None:
+    """With its reason."""
+    async with kept(*program(tmp_path)) as programs:
+        with pytest.raises(Release, match="no room"):
+            await programs.handle(Asked({"do": "say(task_id=me, release='no room')"}).task)
+
+
+async def test_it_tells_progress(tmp_path: Path) -> None:
+    """Any JSON; of many the newest is the last."""
+    asked = Asked({"do": "for n in range(1000): say(task_id=me, progress=n)\nsay(task_id=me, result=1)"})
+    async with kept(*program(tmp_path)) as programs:
+        await programs.handle(asked.task)
+    assert asked.progress[-1] == 999
+    assert len(asked.progress) < 500
+
+
+NOISE = """
+print("loading", flush=True)
+sys.stdout.buffer.write(b"\\xff\\x00{\\n[1]\\n{}\\n{broken\\n" + b"z" * 500_000 + b"\\n{'a': 1}\\n")
+sys.stdout.flush()
+print('{"task_id": 7, "result": 0}', '{"task_id": "another", "result": 0}', "null", "", sep="\\n", flush=True)
+"""
+
+
+async def test_noise_is_passed_over(tmp_path: Path) -> None:
+    """Before, between and after answers: text, bad bytes, other JSON, answers to other tasks, long lines."""
+    async with kept(*program(tmp_path, begin=NOISE)) as programs:
+        do = f"{NOISE}\nsay(task_id=me, result=payload['n'])\n{NOISE}"
+        for number in range(3):
+            assert plain(await programs.handle(Asked({"n": number, "do": do}).task)) == number
+
+
+async def test_a_death_fails_the_task_and_the_next_has_another_process(tmp_path: Path) -> None:
+    """Retryably, with how it ended and what it said last."""
+    async with kept(*program(tmp_path)) as programs:
+        with pytest.raises(Retryable, match=r"program_died: .*: exit code 3: bye"):
+            await programs.handle(Asked({"do": "print('bye', file=sys.stderr); sys.exit(3)"}).task)
+        with pytest.raises(Retryable, match=r"program_died: .*: killed by SIGKILL, and nothing"):
+            await programs.handle(Asked({"do": "os.kill(os.getpid(), signal.SIGKILL)"}).task)
+        assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
+
+
+async def test_an_answer_right_before_its_end_counts(tmp_path: Path) -> None:
+    """Though its end may be seen first."""
+    do = "say(task_id=me, result=1); os._exit(1)"
+    for _ in range(5):
+        async with kept(*program(tmp_path)) as programs:
+            assert plain(await programs.handle(Asked({"do": do}).task)) == 1
+
+
+async def test_one_that_cannot_live_fails_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task waits for it for ever, and it is started again later and later."""
+    monkeypatch.setattr(kept_module, "LONGEST_WAIT_S", 0.2)
+    starts = tmp_path / "starts"
+    async with kept("sh", "-c", f"echo >>{starts}; echo no model >&2; exit 1") as programs:
+        for _ in range(3):
+            with pytest.raises(Retryable, match=r"program_died: .*exit code 1: no model"):
+                await programs.handle(Asked().task)
+    assert starts.read_text().count("\n") >= 3
+
+
+async def test_one_that_is_gone_fails_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file may be back one day."""
+    monkeypatch.setattr(kept_module, "LONGEST_WAIT_S", 0.1)
+    path = script(tmp_path / "program", "#!/bin/sh\nread -r line\n")
+    async with kept(path) as programs:
+        with pytest.raises(Retryable, match="program_died"):
+            await programs.handle(Asked().task)
+        (tmp_path / "program").unlink()
+
+        async def how_it_fails() -> str:
+            with pytest.raises(Retryable) as raised:
+                await programs.handle(Asked().task)
+            return str(raised.value.code)
+
+        async def not_started() -> bool:  # one that was started before it was gone may still fail a task its own way
+            return await how_it_fails() == "not_started"
+
+        await wait_until(not_started, "a task fails since the program is gone", 30)
+
+
+@pytest.mark.parametrize("do", ["time.sleep(1000)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)"])
+async def test_a_cancel_ends_it_and_the_next_task_has_another(tmp_path: Path, do: str) -> None:
+    """SIGTERM, then SIGKILL; only then has the handler ended."""
+    pid = tmp_path / "pid"
+    told = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
+    async with kept(*program(tmp_path), grace_s=0.3) as programs:
+        handling = asyncio.create_task(programs.handle(Asked({"do": f"{told}\n{do}"}).task))
+        await wait_until(lambda: written(pid), "it runs", 30)
+        handling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handling
+        assert not lives(written(pid))
+        assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
+
+
+async def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
+    """With a retryable failure."""
+    async with kept(*program(tmp_path), timeout_s=0.5) as programs:
+        with pytest.raises(Retryable, match=r"timed_out: the program had not answered after 0.5 s"):
+            await programs.handle(Asked({"do": "time.sleep(1000)"}).task)
+
+
+async def test_as_many_work_at_a_time_as_there_are(tmp_path: Path) -> None:
+    """Each has its own task, and the others wait for a free one."""
+    start = f"open({str(tmp_path)!r} + '/' + me, 'w').close()\n"
+    wait = (
+        start + f"while len(os.listdir({str(tmp_path)!r})) < 4: time.sleep(0.01)\nsay(task_id=me, result=os.getpid())"
+    )
+    async with kept(*program(tmp_path), count=3) as programs:
+        tasks = [Asked({"do": wait}, task_id=f"t{n}").task for n in range(3)]
+        pids = {plain(one) for one in await asyncio.gather(*(programs.handle(task) for task in tasks))}
+        assert len(pids) == 3
+        say = {"do": "say(task_id=me, result=os.getpid())"}
+        more = await asyncio.gather(*(programs.handle(Asked(say, task_id=f"m{n}").task) for n in range(20)))
+        assert {plain(one) for one in more} <= pids
+
+
+async def test_at_the_end_it_sees_the_end_of_its_input(tmp_path: Path) -> None:
+    """It may leave by itself; one that does not is ended."""
+    pid = tmp_path / "pid"
+    good = script(tmp_path / "good", f"#!/bin/sh\necho $$ >{pid}\ncat >/dev/null\necho bye >{tmp_path}/bye\n")
+    async with kept(good):
+        await wait_until(lambda: written(pid), "it runs", 30)
+    assert (tmp_path / "bye").read_text() == "bye\n"
+    pid.unlink()
+    deaf = script(tmp_path / "deaf", f"#!/bin/sh\ntrap '' TERM\necho $$ >{pid}\nsleep 1000\nsleep 1000\n")
+    async with kept(deaf, grace_s=0.2):
+        await wait_until(lambda: written(pid), "it runs", 30)
+    assert not lives(written(pid))
