@@ -100,9 +100,9 @@ MESSAGE_STREAMS: tuple[str, ...] = tuple(f"in:messages:{lane}" for lane in Lane)
 
 #: kind of worker -> the streams it consumes, most pressing first: within one read, each has its bounded share.
 CONSUMES: dict[str, tuple[str, ...]] = {
-    "registry": ("in:registry", "in:beats"),
-    "distributor": ("in:reports", "in:losses", "in:requests", *TASK_STREAMS),
-    "router": MESSAGE_STREAMS,
+    "registry": ("in:registry", "in:control:registry", "in:beats"),
+    "distributor": ("in:reports", "in:losses", "in:control:distributor", "in:requests", *TASK_STREAMS),
+    "router": ("in:control:router", *MESSAGE_STREAMS),
 }
 
 #: Keys that live without a TTL (a test holds every other key to one); a ``*`` stands for one variable part.

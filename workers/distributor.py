@@ -17,6 +17,7 @@ from redis import exceptions as redis_errors
 
 from coord import codec, logs, queries
 from coord.errors import FactInvalid
+from coord.models.control import DeadPurged, EntryReplayed, SettingSet, StrategySet, TaskReplayed
 from coord.models.facts import (
     AgentLost,
     Fact,
@@ -31,6 +32,7 @@ from coord.models.facts import (
 from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Pool, Priority, TaskSubmitted
 from coord.placement import STRATEGIES
 from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
+from workers import control
 from workers.arguments import MESSAGE_KEPT, options_of, report_of, run_at_of
 from workers.cell import Cell
 from workers.follower import Follower
@@ -71,14 +73,16 @@ class Distributor(Service):
         self._pumping: asyncio.Task[None] | None = None
 
     def check(self, fact: Fact) -> None:
-        """A task may only name a strategy that exists."""
+        """A task and an operator may only name a strategy that exists."""
+        if isinstance(fact, StrategySet | SettingSet):
+            control.check_setting(fact)
         if isinstance(fact, TaskSubmitted) and fact.strategy is not None and fact.strategy not in STRATEGIES:
             known = ", ".join(sorted(STRATEGIES))
             raise FactInvalid(f"field 'data': strategy {fact.strategy!r} is not one of {known} - at `$.strategy`")
 
     async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
         """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
-        calls: list[Call[TaskBatch]] = []
+        calls: list[Call[Any]] = []
         told_of: list[list[Told[Any]]] = []
         for kinds, handler in HANDLERS.items():
             told = [one for one in batch if type(one.fact) in kinds]
@@ -89,7 +93,7 @@ class Distributor(Service):
         if placements:
             calls.append(self.cell.scripts.dispatch(placements))
         try:
-            answers: list[TaskBatch] = await self.cell.scripts.run(*calls)
+            answers: list[Any] = await self.cell.scripts.run(*calls)
         except BaseException as error:
             self.planner.unanswered(placements)
             # Reports are settled all the same, which makes room; assignments would take it, so they wait a while.
@@ -98,14 +102,23 @@ class Distributor(Service):
             raise
         failures: list[Failure] = []
         for told, answer in zip(told_of, answers, strict=False):
-            self.planner.hear(answer)
-            self.hold(told, answer.words)
-            failures += failures_of(told, answer.words)
+            words = self._hear(answer)
+            self.hold(told, words)
+            failures += failures_of(told, words)
         if placements:
             self._wanted |= self.planner.answered(placements, answers[-1])
         if self._wanted or self._can_place():
             self._kicked.set()
+        if any(isinstance(one.fact, StrategySet | SettingSet) for one in batch):
+            await self.read_settings()
         return failures
+
+    def _hear(self, answer: TaskBatch | list[str]) -> list[str]:
+        """Take over what a script answered; its words."""
+        if isinstance(answer, list):
+            return answer
+        self.planner.hear(answer)
+        return answer.words
 
     def settle(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
@@ -143,6 +156,26 @@ class Distributor(Service):
             if submission.run_at is None and not self._nearly_full:
                 self.planner.expect(submission.pool, 1, submission.score)
         return self.cell.scripts.admit(submissions, pools, nearly_full=self._nearly_full)
+
+    def configure(self, batch: list[Told[StrategySet | SettingSet]]) -> Call[list[str]]:
+        """``configure`` for a batch of settings."""
+        return control.configure(self.cell.scripts, batch)
+
+    def replay(self, batch: list[Told[TaskReplayed]]) -> Call[TaskBatch]:
+        """``replay`` for a batch of ``TaskReplayed``."""
+        return control.replay(self.cell.scripts, batch)
+
+    def unbury(self, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+        """``unbury`` for a batch of ``EntryReplayed``."""
+        return control.unbury(self.cell.scripts, self.kind, batch)
+
+    def purge(self, batch: list[Told[DeadPurged]]) -> Call[list[str]]:
+        """``purge`` for a batch of ``DeadPurged``."""
+        return control.purge(self.cell.scripts, self.kind, "tasks", batch)
+
+    def presence(self) -> dict[str, str]:
+        """What its environment says of the settings that may be set live."""
+        return queries.environment_of(self.cell.settings)
 
     async def wake(self) -> None:
         """Do what is due by the clock."""
@@ -286,10 +319,14 @@ def _share(raw: str, otherwise: float) -> float:
     return otherwise
 
 
-HANDLERS: dict[tuple[type[Fact], ...], Callable[[Distributor, list[Told[Any]]], Call[TaskBatch]]] = {
+HANDLERS: dict[tuple[type[Fact], ...], Callable[[Distributor, list[Told[Any]]], Call[Any]]] = {
     (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased): Distributor.settle,
     (AgentLost,): Distributor.reclaim,
     (LeaseLost,): Distributor.forfeit,
+    (StrategySet, SettingSet): Distributor.configure,
+    (TaskReplayed,): Distributor.replay,
+    (EntryReplayed,): Distributor.unbury,
+    (DeadPurged,): Distributor.purge,
     (TaskCancelRequested,): Distributor.cancel,
     (TaskSubmitted,): Distributor.admit,
 }

@@ -25,6 +25,8 @@ log = logs.get_logger()
 TRIES = 3
 #: Bytes of a buried entry that are kept.
 BURIED_BYTES = 4096
+#: Bytes of its type that are.
+BURIED_TYPE_BYTES = 128
 #: Characters of the reason that are kept.
 REASON_KEPT = 1000
 
@@ -153,8 +155,9 @@ class Intake:
             Burial(
                 stream=entry.stream,
                 entry=entry.id,
-                kind=entry.fields.get(b"type", b"")[:128],
+                kind=entry.fields.get(b"type", b"")[:BURIED_TYPE_BYTES],
                 data=entry.fields.get(b"data", b"")[:BURIED_BYTES],
+                whole=_is_kept_whole(entry),
                 caller=codec.caller_of(entry.fields),
                 code=code,
                 reason=reason[:REASON_KEPT],
@@ -171,3 +174,9 @@ class Intake:
     def _count(self, told: Sequence[Told[Any]], failed: int) -> None:
         self.handled += len(told) - failed
         self.lag_ms = max(0, int(time.time() * 1000) - int(told[-1].entry.id.partition("-")[0]))
+
+
+def _is_kept_whole(entry: Entry) -> bool:
+    """Whether what is buried of an entry is all of it, so that it may be replayed."""
+    kind, data = entry.fields.get(b"type"), entry.fields.get(b"data")
+    return kind is not None and len(kind) <= BURIED_TYPE_BYTES and data is not None and len(data) <= BURIED_BYTES

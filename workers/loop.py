@@ -218,6 +218,7 @@ class Loop:
             "handled": self.intake.handled,
             "lag_ms": self.intake.lag_ms,
             "version": __version__,
+            **self.service.presence(),
         }
         scripts = self.cell.scripts
         await scripts.run(scripts.present(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from coord import codec, logs
 from coord.keys import encode_facet
+from coord.models.control import AgentDrained, AgentRemoved, AgentResumed, EntriesPurged, EntryReplayed
 from coord.models.facts import (
     AgentDeregistered,
     AgentHeartbeat,
@@ -24,6 +25,7 @@ from coord.models.facts import (
     Fact,
 )
 from coord.transitions import Beat, Call, Change, Departure, LeaseList, Registration
+from workers import control
 from workers.service import Failure, Service, Tick, Told, failures_of
 
 log = logs.get_logger()
@@ -41,9 +43,9 @@ class Registry(Service):
         """
         calls: list[Call[list[str]]] = []
         told_of: list[list[Told[Any]]] = []
-        for kind, run in groupby(batch, key=lambda one: type(one.fact)):
+        for handler, run in groupby(batch, key=lambda one: HANDLERS[type(one.fact)]):
             told = list(run)
-            calls.append(HANDLERS[kind](self, told))
+            calls.append(handler(self, told))
             told_of.append(told)
         failures: list[Failure] = []
         for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
@@ -83,6 +85,22 @@ class Registry(Service):
         for entry, fact, _ in batch:
             lists.append(LeaseList(entry.id, fact.agent_id, fact.incarnation, fact.ask, fact.leases))
         return self.cell.scripts.audit(lists)
+
+    def drain(self, batch: list[Told[AgentDrained | AgentResumed]]) -> Call[list[str]]:
+        """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``."""
+        return control.drain(self.cell.scripts, batch)
+
+    def remove(self, batch: list[Told[AgentRemoved]]) -> Call[list[str]]:
+        """``deregister`` for a batch of ``AgentRemoved``."""
+        return control.remove(self.cell.scripts, batch)
+
+    def unbury(self, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+        """``unbury`` for a batch of ``EntryReplayed``."""
+        return control.unbury(self.cell.scripts, self.kind, batch)
+
+    def purge(self, batch: list[Told[EntriesPurged]]) -> Call[list[str]]:
+        """``purge`` for a batch of ``EntriesPurged``: of every stream, as they are nobody's work any more."""
+        return control.purge(self.cell.scripts, self.kind, "entries", batch)
 
     async def expire(self) -> None:
         """Tick the observed clock; say who was given up."""
@@ -151,6 +169,11 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[Told[Any]]], Call[list[str]]
     AgentHeartbeat: Registry.beat,
     AgentDeregistered: Registry.deregister,
     AgentLeasesListed: Registry.audit,
+    AgentDrained: Registry.drain,
+    AgentResumed: Registry.drain,
+    AgentRemoved: Registry.remove,
+    EntryReplayed: Registry.unbury,
+    EntriesPurged: Registry.purge,
 }
 
 #: What is done by the clock: seconds between two times.

@@ -5,11 +5,15 @@ One batch in flight at a time and one router for each lane keep a sender's messa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any, ClassVar
 
 from coord import codec
-from coord.models.facts import MessageSent
-from coord.transitions import Delivery
+from coord.models.control import DeadPurged, EntryReplayed, MessageReplayed
+from coord.models.facts import Fact, MessageSent
+from coord.transitions import Call, Delivery
+from workers import control
 from workers.service import Failure, Service, Tick, Told, failures_of
 
 
@@ -19,10 +23,33 @@ class Router(Service):
     kind: ClassVar[str] = "router"
 
     async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+        """One call for each run of facts of a kind, all in one round trip and in their order."""
+        calls: list[Call[list[str]]] = []
+        told_of: list[list[Told[Any]]] = []
+        for kind, run in groupby(batch, key=lambda one: type(one.fact)):
+            told = list(run)
+            calls.append(HANDLERS[kind](self, told))
+            told_of.append(told)
+        failures: list[Failure] = []
+        for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
+            failures += failures_of(told, words)
+        return failures
+
+    def deliver(self, batch: list[Told[MessageSent]]) -> Call[list[str]]:
         """``deliver`` for a batch of ``MessageSent``."""
-        scripts = self.cell.scripts
-        (words,) = await scripts.run(scripts.deliver([self._delivery(one) for one in batch]))
-        return failures_of(batch, words)
+        return self.cell.scripts.deliver([self._delivery(one) for one in batch])
+
+    def redeliver(self, batch: list[Told[MessageReplayed]]) -> Call[list[str]]:
+        """``redeliver`` for a batch of ``MessageReplayed``."""
+        return control.redeliver(self.cell.scripts, batch, self.cell.settings.message_ttl_s)
+
+    def unbury(self, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+        """``unbury`` for a batch of ``EntryReplayed``."""
+        return control.unbury(self.cell.scripts, self.kind, batch)
+
+    def purge(self, batch: list[Told[DeadPurged]]) -> Call[list[str]]:
+        """``purge`` for a batch of ``DeadPurged``."""
+        return control.purge(self.cell.scripts, self.kind, "messages", batch)
 
     def ticks(self) -> dict[str, Tick]:
         """Nothing is done by the clock."""
@@ -45,3 +72,11 @@ class Router(Service):
             correlation_id=fact.correlation_id or "",
             reply_to=fact.reply_to or "",
         )
+
+
+HANDLERS: dict[type[Fact], Callable[[Router, list[Told[Any]]], Call[list[str]]]] = {
+    MessageSent: Router.deliver,
+    MessageReplayed: Router.redeliver,
+    EntryReplayed: Router.unbury,
+    DeadPurged: Router.purge,
+}

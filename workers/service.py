@@ -72,6 +72,10 @@ class Service(ABC):
         if self.held:
             await self.handle(list(self.held.values()))
 
+    def presence(self) -> dict[str, str]:
+        """What this worker tells of itself in its presence, beside what each does."""
+        return {}
+
     def check(self, fact: Fact) -> None:  # noqa: B027 (most know no more than the type does)
         """Look at a fact that fits its type, where this worker knows more; raises ``FactInvalid`` naming the field."""
 

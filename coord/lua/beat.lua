@@ -56,7 +56,7 @@ local function beat(i, metrics_at, count)
     agent[ARGV[j]] = ARGV[j + 1]
   end
   if returned then
-    set_status(agent, agent.resumes_as or 'active')
+    set_status(agent, status_before_silence(agent))
     call('ZREM', P .. 'agents:departed', id)
   end
   local moved = store_health(agent, observed)

@@ -4,16 +4,20 @@
 -- ARGV[5] entries that dead:in holds at most (MAXLEN ~)
 -- ARGV[6] the consumer group
 -- ARGV[7] number of entries, then for each:
---   stream (without namespace) | entry id | type | data, cut to 4 KiB | caller or '' | code | reason
+--   stream (without namespace) | entry id | type | data, cut to 4 KiB | 1: nothing was cut | caller or '' | code | reason
 -- Returns the number buried
 local stream_ids = {}
 local buried = 0
-for i = 8, 7 + tonumber(ARGV[7]) * 7, 7 do
-  local stream, entry, kind, data, caller, code, reason = unpack(ARGV, i, i + 6)
+for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do
+  local stream, entry, kind, data, whole, caller, code, reason = unpack(ARGV, i, i + 7)
   -- An entry that someone else buried meanwhile is gone from its stream: it is not told of twice.
   if call('XRANGE', P .. stream, entry, entry)[1] then
-    call('XADD', P .. 'dead:in', 'MAXLEN', '~', ARGV[5], '*', 'stream', stream, 'id', entry, 'type', kind, 'data', data,
-      'code', code, 'reason', reason)
+    local fields = { 'stream', stream, 'id', entry, 'type', kind, 'data', data, 'whole', whole, 'code', code, 'reason', reason }
+    if caller ~= '' then
+      fields[#fields + 1] = 'caller'
+      fields[#fields + 1] = caller
+    end
+    call('XADD', P .. 'dead:in', 'MAXLEN', '~', ARGV[5], '*', unpack(fields))
     bump('buried', 1)
     buried = buried + 1
     answer(caller, entry, code, reason)

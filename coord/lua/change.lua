@@ -24,6 +24,7 @@ local function change(i, metrics_at, count)
   for j = metrics_at, metrics_at + count * 2 - 1, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
+  status = own_status(agent, status)
   local changed = agent.status ~= status
   if changed then
     if status == 'inactive' or status == 'stale' then

@@ -1,9 +1,17 @@
 #!lua flags=allow-oom
 -- Lets agents leave: nothing new for them, what they still have goes to others, their data stays for a while.
 -- include: base liveness agents
--- ARGV[8] number of agents, then for each: entry id | caller or '' | agent id | incarnation or ''
+-- ARGV[8] the stream (without namespace): in:registry, or in:control:registry for an operator's word
+-- ARGV[9] number of agents, then for each: entry id | caller or '' | agent id | incarnation or ''
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE; ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
+local STREAM = ARGV[8]
+
+-- Ids of two streams within one ms cannot be ordered: an operator's word counts as the later one.
+local function may_be_later(entry, than)
+  return STREAM ~= 'in:registry' and entry_ms(entry) == entry_ms(than)
+end
+
 local function deregister(i)
   local entry, caller, id, incarnation = unpack(ARGV, i, i + 3)
   local agent = load_agent(id)
@@ -14,7 +22,7 @@ local function deregister(i)
   elseif strange then
     answer(caller, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
     return 'SUPERSEDED'
-  elseif not is_later(entry, agent.fact_id) then
+  elseif not is_later(entry, agent.fact_id) and not may_be_later(entry, agent.fact_id) then
     answer(caller, entry)
     return 'STALE'
   end
@@ -32,13 +40,13 @@ local function deregister(i)
 end
 
 local words, done = {}, {}
-for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
+for i = 10, 9 + tonumber(ARGV[9]) * 4, 4 do
   local word, failed = guarded(deregister, i)
   words[#words + 1] = word
   if not failed then
     done[#done + 1] = ARGV[i]
   end
 end
-consume('in:registry', 'registry', done)
+consume(STREAM, 'registry', done)
 finish()
 return { words }

@@ -74,9 +74,9 @@ local function register(i, fields_at, fields_end)
   if is_late then
     set_status(agent, agent.status)
   elseif agent.status == 'stale' and not replaces then
-    set_status(agent, agent.resumes_as or 'active')
+    set_status(agent, status_before_silence(agent))
   elseif is_new or replaces or returns then
-    set_status(agent, 'active')
+    set_status(agent, own_status(agent, 'active'))
   end
   if store_health(agent, observed) or seen_differently then
     rise(agent)

@@ -6,7 +6,8 @@ The life of a task, documented once:
 * ``queued``: may run now and waits for an eligible agent with room;
 * ``assigned``: pushed to an agent's inbox under a lease;
 * ``running``: its agent has said that it started;
-* ``completed``, ``failed``, ``cancelled``, ``expired``: the outcome, recorded once;
+* ``completed``, ``failed``, ``cancelled``, ``expired``: the outcome, recorded once; a failed task is a dead letter,
+  which an operator may replay: it is ``queued`` again;
 * ``refused``: never admitted, because the backlog was full; it may be submitted again.
 """
 
@@ -52,7 +53,7 @@ MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyTy
         _S.ASSIGNED: frozenset({_S.RUNNING, _S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
         _S.RUNNING: frozenset({_S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
         _S.COMPLETED: frozenset(),
-        _S.FAILED: frozenset(),
+        _S.FAILED: frozenset({_S.QUEUED}),  # replayed by an operator; the only outcome that is not the last word
         _S.CANCELLED: frozenset(),
         _S.EXPIRED: frozenset(),
     }
@@ -211,6 +212,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: int | None = None
     finished_at: int | None = None
     cancel_requested_at: int | None = None
+    replayed_at: int | None = None  #: when an operator last set it going again, after it had failed
     progress: Any = None
     placement: Any = None
     attempts: tuple[AttemptRecord, ...] = ()

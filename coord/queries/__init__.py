@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from coord.queries.agent_records import agent, agent_ids, agents
 from coord.queries.fleet_view import fleet, loads
+from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
 from coord.queries.message_records import message
 from coord.queries.pool_table import WaitingPool, waiting_pools
@@ -15,6 +16,7 @@ from coord.queries.task_records import task, tasks
 from coord.queries.totals import by_state, counters, submitted
 
 __all__ = [
+    "LiveSetting",
     "LogWindow",
     "Memory",
     "WaitingPool",
@@ -23,7 +25,9 @@ __all__ = [
     "agents",
     "by_state",
     "counters",
+    "environment_of",
     "fleet",
+    "live_settings",
     "loads",
     "log_window",
     "memory",

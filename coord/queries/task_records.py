@@ -55,6 +55,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
         started_at=int_of(raw.get("started_at")),
         finished_at=int_of(raw.get("finished_at")),
         cancel_requested_at=int_of(raw.get("cancel_at")),
+        replayed_at=int_of(raw.get("replay_id", "").partition("-")[0]),
         progress=json_of(raw.get("progress")),
         placement=json_of(held.placement) if held else None,
         attempts=tuple(msgspec.json.decode(line, type=AttemptRecord) for line in reversed(lines)),

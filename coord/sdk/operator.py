@@ -13,11 +13,10 @@ from typing import Any, Literal
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord import codec, config
+from coord import codec, config, queries
 from coord.config import Settings
 from coord.errors import EntryNotFound, FactInvalid, ResultTimeout
 from coord.keys import CONSUMES, Keys
-from coord.live import LiveSetting, live_settings
 from coord.models.agents import AgentStatus
 from coord.models.control import (
     AgentDrained,
@@ -84,9 +83,9 @@ class Operator(ABC):
         config.live_text(name, value if value is not None else getattr(self.settings, name, None))
         await self._control("distributor", SettingSet(name, value), wait)
 
-    async def live_settings(self) -> list[LiveSetting]:
+    async def live_settings(self) -> list[queries.LiveSetting]:
         """Each setting that can be set live: its value, where that comes from, and what holds otherwise."""
-        return await live_settings(self.redis, self._keys, self.settings)
+        return await queries.live_settings(self.redis, self._keys, self.settings)
 
     # Agents.
 

@@ -187,6 +187,77 @@ class Burial(Struct, frozen=True):
     entry: str
     kind: bytes
     data: bytes
+    whole: bool  #: nothing was cut off, so it may be appended anew as it is
     caller: str
     code: str
     reason: str
+
+
+class Replay(Struct, frozen=True):
+    """One failed task for ``replay``."""
+
+    entry: str
+    task_id: str
+    caller: str
+
+
+class SettingChange(Struct, frozen=True):
+    """One setting for ``configure``; without a value it is given back to the distributors' environment."""
+
+    entry: str
+    caller: str
+    name: str
+    value: str | None
+
+
+class Draining(Struct, frozen=True):
+    """One agent for ``drain``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    begins: bool
+
+
+class Redelivery(Struct, frozen=True):
+    """One dead message for ``redeliver``."""
+
+    entry: str
+    caller: str
+    message_id: str
+    ttl_ms: int
+
+
+class Exhumation(Struct, frozen=True):
+    """One buried entry for ``unbury``."""
+
+    entry: str
+    caller: str
+    dead_id: str
+
+
+class Purge(Struct, frozen=True):
+    """One request for ``purge``: a dead letter, or those that died ``age_ms`` before the request or earlier."""
+
+    entry: str
+    caller: str
+    dead_id: str
+    age_ms: int | None
+
+
+def read_words(raw: Any) -> list[str]:
+    """The words that a script answers."""
+    return [word.decode() for word in raw[0]]
+
+
+def read_task_batch(raw: Any) -> TaskBatch:
+    """What a script of tasks answers."""
+    words, loads, pools, rev, raised = raw[:5]
+    return TaskBatch(
+        words=[word.decode() for word in words],
+        loads={loads[i].decode(): int(loads[i + 1]) for i in range(0, len(loads), 2)},
+        pools={pools[i].decode(): (int(pools[i + 1]), float(pools[i + 2])) for i in range(0, len(pools), 3)},
+        pools_rev=int(rev),
+        raised=int(raised),
+        due=int(raw[5]) if len(raw) > 5 else 0,
+    )

@@ -35,10 +35,13 @@ from coord.transitions.batches import (
     Report,
     Submission,
     TaskBatch,
+    read_task_batch,
+    read_words,
 )
+from coord.transitions.control import ControlScripts
 
 
-class Scripts:
+class Scripts(ControlScripts):
     """The scripts on one connection.
 
     ``bare`` is for a server that does not know the ``#!lua`` line (fakeredis). ``now`` (ms) replaces the server's
@@ -90,7 +93,7 @@ class Scripts:
             args += (r.entry, r.kind, r.task_id, r.lease, r.caller, _started_at(r), r.data)
             if r.kind in {"failed", "released"}:
                 args += (r.code, r.message, "1" if r.retryable else "0")
-        return Call("settle", args, _task_batch)
+        return Call("settle", args, read_task_batch)
 
     def admit(
         self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
@@ -117,7 +120,7 @@ class Scripts:
             args += (t.caller, "1" if t.notify else "0", t.body, len(t.options))
             for name, value in t.options.items():
                 args += (name, value)
-        return Call("admit", args, _task_batch)
+        return Call("admit", args, read_task_batch)
 
     def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
         """Assign waiting tasks as planned; words ASSIGNED, EMPTY, INACTIVE, CHANGED, FULL. Never repeat a call."""
@@ -129,35 +132,35 @@ class Scripts:
         args.append(len(placements))
         for p in placements:
             args += (p.pool, p.agent_id, p.rev, p.lease, explanations[p.explanation])
-        return Call("dispatch", args, _task_batch)
+        return Call("dispatch", args, read_task_batch)
 
     def reclaim(self, losses: Sequence[Loss]) -> Call[TaskBatch]:
         """Take back what lost agents had; words OK, WAIT, MORE (the last two: call again)."""
         args = [*self._limits(), 1000, len(losses)]
         for loss in losses:
             args += (loss.entry, loss.agent_id, loss.term)
-        return Call("reclaim", args, _task_batch)
+        return Call("reclaim", args, read_task_batch)
 
     def forfeit(self, losses: Sequence[LeaseLoss]) -> Call[TaskBatch]:
         """Take back single tasks that their agents no longer hold; words OK, STALE, WAIT (call again)."""
         args = [*self._limits(), len(losses)]
         for loss in losses:
             args += (loss.entry, loss.agent_id, loss.task_id, loss.lease)
-        return Call("forfeit", args, _task_batch)
+        return Call("forfeit", args, read_task_batch)
 
     def wake(self, most: int = 1000) -> Call[TaskBatch]:
         """Do what is due by the clock, ``most`` alarms at a time; words QUEUED, RECALLED, TIMED_OUT and so on."""
         s = self.settings
         refused_ms = int(s.refused_ttl_s * 1000)
         args = [*self._limits(), most, s.terminal_entries, s.refused_entries, refused_ms]
-        return Call("wake", args, _task_batch)
+        return Call("wake", args, read_task_batch)
 
     def cancel(self, requests: Sequence[CancelRequest]) -> Call[TaskBatch]:
         """Cancel tasks; words CANCELLED, STOPPING, FINISHED, NOT_FOUND, PENDING."""
         args = [*self._limits(), self.settings.cancel_grace_ms, len(requests)]
         for r in requests:
             args += (r.entry, r.task_id, r.caller, r.reason)
-        return Call("cancel", args, _task_batch)
+        return Call("cancel", args, read_task_batch)
 
     def register(self, registrations: Sequence[Registration]) -> Call[list[str]]:
         """Register agents; words REGISTERED, REFRESHED, SUPERSEDED, STALE."""
@@ -167,7 +170,7 @@ class Scripts:
             args += (r.entry, r.caller, r.agent_id, r.incarnation, interval, r.digest, r.facets, len(r.fields))
             for name, value in r.fields.items():
                 args += (name, _number(value) if isinstance(value, float) else value)
-        return Call("register", args, _words)
+        return Call("register", args, read_words)
 
     def beat(self, beats: Sequence[Beat]) -> Call[list[str]]:
         """Take heartbeats; words OK, UNKNOWN, SUPERSEDED, STALE."""
@@ -175,7 +178,7 @@ class Scripts:
         for b in beats:
             leases: Arg = "" if b.leases is None else b.leases
             args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, *_metrics(b.metrics))
-        return Call("beat", args, _words)
+        return Call("beat", args, read_words)
 
     def audit(self, lists: Sequence[LeaseList]) -> Call[list[str]]:
         """Compare agents' leases with the records; words OK, SUSPECTED, LOST, OUTDATED, WAIT (call again)."""
@@ -184,21 +187,22 @@ class Scripts:
             args += (one.entry, one.agent_id, one.incarnation, one.ask, len(one.leases))
             for lease, task_id in one.leases.items():
                 args += (task_id, lease)
-        return Call("audit", args, _words)
+        return Call("audit", args, read_words)
 
     def change(self, changes: Sequence[Change]) -> Call[list[str]]:
         """Change agents' status; words OK, UNKNOWN, SUPERSEDED, STALE."""
         args = [*self._liveness(), len(changes)]
         for c in changes:
             args += (c.entry, c.caller, c.agent_id, c.incarnation, c.status, *_metrics(c.metrics))
-        return Call("change", args, _words)
+        return Call("change", args, read_words)
 
-    def deregister(self, departures: Sequence[Departure]) -> Call[list[str]]:
-        """Let agents leave; words OK, UNKNOWN, SUPERSEDED, STALE."""
-        args = [*self._liveness(), len(departures)]
+    def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
+        """Let agents leave; words OK, UNKNOWN, SUPERSEDED, STALE. ``by_operator``: the facts are an operator's."""
+        stream = "in:control:registry" if by_operator else "in:registry"
+        args = [*self._liveness(), stream, len(departures)]
         for d in departures:
             args += (d.entry, d.caller, d.agent_id, d.incarnation)
-        return Call("deregister", args, _words)
+        return Call("deregister", args, read_words)
 
     def expire(self, most: int = 256) -> Call[Expiry]:
         """Tick the observed clock and do what follows from it, ``most`` agents at a time."""
@@ -207,20 +211,17 @@ class Scripts:
 
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
         """Deliver direct messages; words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL."""
-        s = self.settings
-        dead_ms = int(s.dead_ttl_s * 1000)
-        limits: list[Arg] = [s.inbox_entries, s.inbox_critical_extra, 3_600_000, dead_ms, s.dead_in_entries]
-        args = [*limits, len(deliveries)]
+        args = [*self._inbox_limits(), len(deliveries)]
         for d in deliveries:
             args += (d.entry, d.lane, d.caller, d.message_id, d.digest, d.sender_id, d.receiver_id, d.message_type)
             args += (d.ttl_ms, d.payload, d.correlation_id, d.reply_to)
-        return Call("deliver", args, _words)
+        return Call("deliver", args, read_words)
 
     def bury(self, group: str, burials: Sequence[Burial]) -> Call[int]:
         """Bury entries; the number that was still there."""
         args: list[Arg] = [self.settings.dead_in_entries, group, len(burials)]
         for b in burials:
-            args += (b.stream, b.entry, b.kind, b.data, b.caller, b.code, b.reason)
+            args += (b.stream, b.entry, b.kind, b.data, "1" if b.whole else "0", b.caller, b.code, b.reason)
         return Call("bury", args, int)
 
     def present(
@@ -240,10 +241,6 @@ class Scripts:
         seed = random.getrandbits(31)  # the jitter of backoff; nothing secret hangs on it
         return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, ttl, dead_ttl, seed]
 
-    def _liveness(self) -> list[Arg]:
-        s = self.settings
-        return [s.missed_beats, int(s.agent_timeout_s * 1000), 5000]
-
 
 def _metrics(metrics: dict[str, float]) -> list[Arg]:
     args: list[Arg] = [len(metrics)]
@@ -254,22 +251,6 @@ def _metrics(metrics: dict[str, float]) -> list[Arg]:
 
 def _number(value: float) -> str:
     return repr(value)
-
-
-def _words(raw: Any) -> list[str]:
-    return [word.decode() for word in raw[0]]
-
-
-def _task_batch(raw: Any) -> TaskBatch:
-    words, loads, pools, rev, raised = raw[:5]
-    return TaskBatch(
-        words=[word.decode() for word in words],
-        loads={loads[i].decode(): int(loads[i + 1]) for i in range(0, len(loads), 2)},
-        pools={pools[i].decode(): (int(pools[i + 1]), float(pools[i + 2])) for i in range(0, len(pools), 3)},
-        pools_rev=int(rev),
-        raised=int(raised),
-        due=int(raw[5]) if len(raw) > 5 else 0,
-    )
 
 
 def _started_at(report: Report) -> Arg:

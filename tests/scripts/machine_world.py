@@ -10,7 +10,7 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine
 from redis.exceptions import ResponseError
 
-from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
+from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority, TaskState
 from coord.transitions import (
     Beat,
     Call,
@@ -22,6 +22,7 @@ from coord.transitions import (
     Loss,
     Placement,
     Registration,
+    Replay,
     Report,
     Submission,
     TaskBatch,
@@ -36,6 +37,7 @@ from tests.scripts.machine_checks import (
     assert_kept,
     assert_moves,
     assert_order,
+    assert_story,
     assert_terms,
     assert_untouched,
     assert_visible,
@@ -43,7 +45,7 @@ from tests.scripts.machine_checks import (
 from tests.scripts.machine_server import TASK_STREAMS, MachineServer, Snapshot
 
 #: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
-HANDLERS = ("admit", "settle", "cancel", "reclaim", "forfeit")
+HANDLERS = ("admit", "settle", "cancel", "reclaim", "forfeit", "replay")
 
 
 class World(RuleBasedStateMachine):
@@ -93,6 +95,11 @@ class World(RuleBasedStateMachine):
         """A request to cancel, appended."""
         entry = self.append("in:requests", "task.cancel_requested")
         self.facts[entry] = CancelRequest(entry, task, "c2", "not needed")
+
+    def request_replay_of(self, task: str) -> None:
+        """An operator's request to try a failed task again, appended."""
+        entry = self.append("in:control:distributor", "task.replayed")
+        self.facts[entry] = Replay(entry, task, "c3")
 
     def say(self, kind: str, held: Held) -> None:
         """A report, appended; most of the leases under which something fails may be tried again."""
@@ -215,6 +222,13 @@ class World(RuleBasedStateMachine):
         """``cancel`` for a batch of entries."""
         self.handle(batch, self.scripts.cancel, "in:requests")
 
+    def replay(self, batch: Sequence[str]) -> None:
+        """``replay`` for a batch of entries; only what had failed is touched."""
+        before = self.seen
+        self.handle(batch, self.scripts.replay, "in:control:distributor")
+        tasks = {self.facts[entry].task_id for entry in batch}
+        assert_untouched({task for task in tasks if before.state(task) != TaskState.FAILED}, before, self.seen)
+
     def dispatch(self, pools: Sequence[str], seats: Sequence[tuple[str, int]]) -> None:
         """``dispatch`` of the next task of each pool to the agent beside it, as of its rev, under fresh leases."""
         plan = [
@@ -248,6 +262,7 @@ class World(RuleBasedStateMachine):
         assert_moves(call.script, before, self.seen)
         assert_capacity(before, self.seen)
         assert_claims(call.script, before, self.seen)
+        assert_story(before, self.seen)
         if call.script == "wake" and fail_at:
             again = self.server.now + 60_000
             self.put_off |= {task: at for task, at in self.seen.books.alarms.items() if at == again}

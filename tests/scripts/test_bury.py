@@ -9,7 +9,7 @@ from tests.scripts.cell import Cell
 async def burial(cell: Cell, stream: str = "in:reports", *, caller: str = "c1", data: bytes = b"{") -> Burial:
     """A burial of an entry that was appended."""
     entry = await cell.append(stream)
-    return Burial(stream, entry, b"task.started", data, caller, "fact_invalid", "field 'data': truncated")
+    return Burial(stream, entry, b"task.started", data, True, caller, "fact_invalid", "field 'data': truncated")
 
 
 async def test_an_entry_is_buried(cell: Cell) -> None:
@@ -23,6 +23,8 @@ async def test_an_entry_is_buried(cell: Cell) -> None:
         b"id": one.entry.encode(),
         b"type": b"task.started",
         b"data": b"\xff\x00not text",
+        b"whole": b"1",
+        b"caller": b"c1",
         b"code": b"fact_invalid",
         b"reason": b"field 'data': truncated",
     }

@@ -41,20 +41,7 @@ SOME = st.integers(0, 99)
 REPORTS = ["started", "progressed", "completed", "completed", "failed", "released"]
 OPTIONS: list[dict[str, int]] = [{}, {}, {"timeout": 3_000}, {"max_attempts": 2}, {"deadline": 90_000}]
 JUMPS = [1, 1, 100, 1_000, 2_000, 5_000, 11_000, 61_000, 400_000]
-LIVES = [
-    "start",
-    "start",
-    "unnamed",
-    "refresh",
-    "crash",
-    "pause",
-    "pause",
-    "forget",
-    "draining",
-    "active",
-    "active",
-    "inactive",
-]
+LIVES = [*["start", "pause", "active"] * 2, "unnamed", "refresh", "crash", "forget", "draining", "inactive"]
 
 
 def some(of: Sequence[Any], first: int, most: int) -> list[Any]:
@@ -157,6 +144,23 @@ class Machine(World):
     def cancel_some(self, first: int, most: int) -> None:
         """Requests in any order."""
         self.cancel(some(self.seen.waiting("in:requests"), first, most))
+
+    @precondition(lambda self: "failed" in map(self.seen.state, self.submitted))
+    @rule(which=SOME, times=st.sampled_from([1, 1, 2]), at_once=st.booleans())
+    def request_replay(self, which: int, times: int, at_once: bool) -> None:
+        """An operator sets a failed task going again, twice when the client repeats the write, or any other task."""
+        failed = [task for task in self.submitted if self.seen.state(task) == "failed"]
+        tasks = failed if which % 4 else list(self.submitted)
+        for _ in range(times):
+            self.request_replay_of(tasks[which % len(tasks)])
+        if at_once:
+            self.replay(self.seen.waiting("in:control:distributor")[-times:])
+
+    @precondition(lambda self: self.seen.facts["in:control:distributor"])
+    @rule(first=SOME, most=st.integers(1, 3))
+    def replay_some(self, first: int, most: int) -> None:
+        """Operators' requests in any order, some long after."""
+        self.replay(some(self.seen.waiting("in:control:distributor"), first, most))
 
     @rule(later=st.sampled_from(JUMPS), most=st.sampled_from([1, 1000, 1000]))
     def wake(self, later: int, most: int) -> None:
@@ -291,6 +295,7 @@ class Machine(World):
         self.audit(waiting("in:registry"))
         if waiting("in:losses"):
             self.reclaim(waiting("in:losses"))
+        self.replay(waiting("in:control:distributor"))
         self.cancel(waiting("in:requests"))
         self.admit([entry for stream in TASK_STREAMS for entry in waiting(stream)])
 

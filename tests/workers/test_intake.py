@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 
 from coord import codec
 from coord.config import Settings
-from coord.keys import CONSUMES, Keys
+from coord.keys import CONSUMES, MESSAGE_STREAMS, TASK_STREAMS, Keys
 from coord.models import facts
 from coord.models.agents import AgentType
+from coord.models.control import AgentDrained, MessageReplayed, TaskReplayed
 from coord.models.ids import new_id
 from coord.models.tasks import TaskSubmitted
 from coord.streams import Append, Consumer, append
@@ -34,11 +35,14 @@ GOOD: dict[str, msgspec.Struct] = {
     "in:reports": facts.TaskStarted(task_id="none", lease=LEASE),
     "in:losses": facts.AgentLost(agent_id="nobody", term=1),
     "in:requests": facts.TaskCancelRequested(task_id="none"),
+    "in:control:registry": AgentDrained(agent_id="nobody"),
+    "in:control:distributor": TaskReplayed(task_id="none"),
+    "in:control:router": MessageReplayed(message_id="none"),
 }
-GOOD |= {stream: TaskSubmitted(task_id=f"good-{stream[9:]}", task_type="t") for stream in CONSUMES["distributor"][3:]}
+GOOD |= {stream: TaskSubmitted(task_id=f"good-{stream[9:]}", task_type="t") for stream in TASK_STREAMS}
 GOOD |= {
     stream: facts.MessageSent(message_id=f"good-{stream[12:]}", sender_id="s", receiver_id="r")
-    for stream in CONSUMES["router"]
+    for stream in MESSAGE_STREAMS
 }
 DEEP = b'{"task_id":"d","agent_id":"d","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BIG = b'{"x":"' + b"x" * (1 << 20) + b'"}'
@@ -97,6 +101,7 @@ async def test_poison_in_every_ingress_stream_is_buried_and_told(
                 "",
                 "stale_lease",
                 "task_not_found",
+                "message_not_found",
                 "agent_not_found",
                 "unknown_agent",
             }

@@ -14,6 +14,7 @@ end
 local AGENT = {
   'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'registered_id', 'beat_id', 'digest', 'facets',
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
+  'drained_from', 'drain_id',
   'ask', 'asked_at', 'suspects',
   'metric:cpu', 'metric:memory',
 }
@@ -110,6 +111,23 @@ local function log_agent(kind, agent, ...)
     'status', agent.status, 'health_score', agent.health_score, ...)
 end
 
+-- What an agent says of itself; while an operator drains it, that is kept for afterwards.
+local function own_status(agent, status)
+  if not agent.drained_from or status == 'inactive' or status == 'stale' then
+    return status
+  end
+  if agent.drained_from ~= status then
+    agent.drained_from = status
+    call('HSET', P .. 'agent:' .. agent.id, 'drained_from', status)
+  end
+  return 'draining'
+end
+
+-- The status of one that was silent and is back.
+local function status_before_silence(agent)
+  return agent.drained_from and 'draining' or agent.resumes_as or 'active'
+end
+
 -- Moves an agent to a status: its index, and whether it is placeable (a member of agents:active).
 local function set_status(agent, status)
   if agent.status and agent.status ~= status then
@@ -120,6 +138,10 @@ local function set_status(agent, status)
     call('SADD', P .. 'agents:active', agent.id)
   else
     call('SREM', P .. 'agents:active', agent.id)
+  end
+  if status == 'inactive' and agent.drained_from then
+    agent.drained_from = nil
+    call('HDEL', P .. 'agent:' .. agent.id, 'drained_from')
   end
   agent.status = status
 end

@@ -69,6 +69,13 @@ local function answer(caller, fact, code, message)
   facts[#facts + 1] = fact
 end
 
+-- An answer that says more than ok: `data` is JSON.
+local function answer_with(caller, fact, data)
+  if caller ~= '' then
+    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '1', 'data', data)
+  end
+end
+
 -- Runs one entry's bookkeeping: its word, and whether it failed; what it raises becomes its word, and the rest of the batch
 -- goes on.
 local function guarded(handle, ...)

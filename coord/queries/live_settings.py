@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from coord.config import LIVE, Settings, live_text, variable_of
 from coord.keys import Keys
-from coord.queries import settings as read_settings
+from coord.queries.server_state import settings as read_settings
 
 #: In a distributor's presence: what its environment says of each setting.
 PRESENCE_PREFIX = "setting:"

@@ -1,0 +1,29 @@
+#!lua flags=allow-oom
+-- Sets what distributors obey while they run, or gives it back to their environment.
+-- include: base
+-- ARGV[5] number of settings, then for each: entry id | caller or '' | name | 1: set, 0: given back | value
+-- Returns {words}. Words: OK; ERROR <why> (not consumed)
+-- Events in log:tasks: setting.changed
+local function configure(i)
+  local entry, caller, name, is_set, value = unpack(ARGV, i, i + 4)
+  if is_set == '1' then
+    call('HSET', P .. 'settings', name, value)
+  else
+    call('HDEL', P .. 'settings', name)
+  end
+  log('log:tasks', 'type', 'setting.changed', 'name', name, 'value', value)
+  answer(caller, entry)
+  return 'OK'
+end
+
+local words, done = {}, {}
+for i = 6, 5 + tonumber(ARGV[5]) * 5, 5 do
+  local word, failed = guarded(configure, i)
+  words[#words + 1] = word
+  if not failed then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:control:distributor', 'distributor', done)
+finish()
+return { words }

@@ -1,0 +1,65 @@
+#!lua
+-- Drains agents on an operator's word, and ends that. What an agent says of itself meanwhile is kept, and holds afterwards.
+-- It is no sign of life: who is stale stays so.
+-- include: base liveness agents
+-- ARGV[8] number of requests, then for each: entry id | caller or '' | agent id | 1: drain, 0: resume
+-- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later word of an operator came first);
+--   ERROR <why> (not consumed). An answer of ok says {"status":status}, as it is now
+-- Events in log:agents: agent.changed
+local function begin(agent)
+  if not agent.drained_from then
+    agent.drained_from = agent.status == 'stale' and (agent.resumes_as or 'active') or agent.status
+    call('HSET', P .. 'agent:' .. agent.id, 'drained_from', agent.drained_from)
+  end
+  return agent.status == 'stale' and 'stale' or 'draining'
+end
+
+local function resume(agent)
+  local own = agent.drained_from
+  if not own then
+    return agent.status
+  end
+  agent.drained_from = nil
+  call('HDEL', P .. 'agent:' .. agent.id, 'drained_from')
+  if agent.status == 'stale' then
+    call('HSET', P .. 'agent:' .. agent.id, 'resumes_as', own)
+    return 'stale'
+  end
+  return own
+end
+
+local function drain(i)
+  local entry, caller, id, begins = unpack(ARGV, i, i + 3)
+  local agent = load_agent(id)
+  if not agent.known or agent.status == 'inactive' then
+    answer(caller, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
+    return 'UNKNOWN'
+  elseif not is_later(entry, agent.drain_id) then
+    answer_with(caller, entry, '{"status":"' .. agent.status .. '"}')
+    return 'STALE'
+  end
+  local before = agent.status
+  local status = begins == '1' and begin(agent) or begins ~= '1' and resume(agent)
+  if status ~= before then
+    set_status(agent, status)
+    store_health(agent, observed_now())
+    rise(agent)
+    log_agent('agent.changed', agent)
+  end
+  call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'rev', agent.rev, 'health_score', agent.health_score,
+    'drain_id', entry)
+  answer_with(caller, entry, '{"status":"' .. agent.status .. '"}')
+  return 'OK'
+end
+
+local words, done = {}, {}
+for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
+  local word, failed = guarded(drain, i)
+  words[#words + 1] = word
+  if not failed then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:control:registry', 'registry', done)
+finish()
+return { words }

@@ -1,0 +1,53 @@
+#!lua
+-- Delivers dead messages anew on an operator's request, as if they had been sent now.
+-- include: base messages
+-- ARGV[5] to ARGV[9] as in the part of messages
+-- ARGV[10] number of requests, then for each: entry id | caller or '' | message id | ttl, ms
+-- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this reason);
+--   ERROR <why> (not consumed)
+-- Events in log:messages: message.delivered, message.dead
+local function redeliver(i)
+  local entry, caller, id, ttl = unpack(ARGV, i, i + 3)
+  local key = P .. 'message:' .. id
+  local values = call('HMGET', key, 'status', 'sender_id', 'receiver_id', 'message_type', 'priority', 'body',
+    'correlation_id', 'reply_to')
+  local status, sender, receiver, kind, lane, payload, correlation, reply_to = unpack(values, 1, 8)
+  if not status then
+    answer(caller, entry, 'message_not_found', "Message '" .. id .. "' not found")
+    return 'NOT_FOUND'
+  elseif status ~= 'dead' then
+    answer(caller, entry, 'message_not_dead', "message '" .. id .. "' is " .. status .. '; only a dead one can be replayed')
+    return 'NOT_DEAD'
+  end
+  local sent_at = entry_ms(entry)
+  local expires_at = sent_at + tonumber(ttl)
+  local word, code, reason = undeliverable(lane, receiver, expires_at)
+  if word then
+    call('HSET', key, 'reason', reason)
+    log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
+    answer(caller, entry, code, reason)
+    return word
+  end
+  call('ZREM', P .. 'messages:dead', id)
+  hand_over({
+    id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
+    expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
+  })
+  call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(expires_at), 'reason', '')
+  call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))
+  bump('messages_replayed', 1)
+  answer(caller, entry)
+  return 'DELIVERED'
+end
+
+local words, done = {}, {}
+for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
+  local word, failed = guarded(redeliver, i)
+  words[#words + 1] = word
+  if not failed then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:control:router', 'router', done)
+finish()
+return { words }

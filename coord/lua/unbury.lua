@@ -1,0 +1,58 @@
+#!lua flags=allow-oom
+-- Appends buried entries anew to the streams that they came from, on an operator's request.
+-- include: base
+-- ARGV[5] the kind of worker that was told
+-- ARGV[6] number of streams that it reads, then each of them (without namespace)
+-- then the number of requests, then for each: entry id | caller or '' | id of the entry in dead:in
+-- Returns {words}. Words: OK; NOT_FOUND; FOREIGN (another kind of worker reads its stream); TRUNCATED (it was not kept
+--   whole); ERROR <why> (not consumed). An answer of ok says {"entry_id":id}: of the new entry, in its stream
+local KIND = ARGV[5]
+local streams = {}
+local at = 7
+for _ = 1, tonumber(ARGV[6]) do
+  streams[ARGV[at]] = true
+  at = at + 1
+end
+
+local function unbury(i)
+  local entry, caller, dead = unpack(ARGV, i, i + 2)
+  local found = call('XRANGE', P .. 'dead:in', dead, dead)[1]
+  if not found then
+    answer(caller, entry, 'entry_not_found', "entry '" .. dead .. "' is not in dead:in")
+    return 'NOT_FOUND'
+  end
+  local fields = {}
+  for j = 1, #found[2], 2 do
+    fields[found[2][j]] = found[2][j + 1]
+  end
+  local stream = fields.stream or ''
+  if not streams[stream] then
+    answer(caller, entry, 'entry_not_found', "entry '" .. dead .. "' is of " .. stream .. ', which no ' .. KIND .. ' reads')
+    return 'FOREIGN'
+  elseif fields.whole ~= '1' then
+    answer(caller, entry, 'entry_truncated', "entry '" .. dead .. "' was not kept whole, so it cannot be replayed; whoever "
+      .. 'appended it has to do so again')
+    return 'TRUNCATED'
+  end
+  local anew = { 'type', fields.type, 'data', fields.data }
+  if fields.caller then
+    anew[5], anew[6] = 'caller', fields.caller
+  end
+  local id = call('XADD', P .. stream, '*', unpack(anew))
+  call('XDEL', P .. 'dead:in', dead)
+  bump('unburied', 1)
+  answer_with(caller, entry, '{"entry_id":"' .. id .. '"}')
+  return 'OK'
+end
+
+local words, done = {}, {}
+for i = at + 1, at + tonumber(ARGV[at]) * 3, 3 do
+  local word, failed = guarded(unbury, i)
+  words[#words + 1] = word
+  if not failed then
+    done[#done + 1] = ARGV[i]
+  end
+end
+consume('in:control:' .. KIND, KIND, done)
+finish()
+return { words }
