@@ -3,7 +3,7 @@
 -- include: base
 -- ARGV[5] number of settings, then for each: entry id | caller or '' | name | 1: set, 0: given back | value
 -- Returns {words}. Words: OK; ERROR <why> (not consumed)
--- Events in log:tasks: setting.changed
+-- Events in log:control: setting.changed
 local function configure(i)
   local entry, caller, name, is_set, value = unpack(ARGV, i, i + 4)
   if is_set == '1' then
@@ -11,7 +11,7 @@ local function configure(i)
   else
     call('HDEL', P .. 'settings', name)
   end
-  log('log:tasks', 'type', 'setting.changed', 'name', name, 'value', value)
+  log('log:control', 'type', 'setting.changed', 'name', name, 'value', value, 'caller', caller)
   answer(caller, entry)
   return 'OK'
 end

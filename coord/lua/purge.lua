@@ -7,11 +7,11 @@
 -- ARGV[8] number of requests, then for each: entry id | caller or '' | id of the one or '' | ms since it died, or ''
 -- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; ERROR <why> (not consumed). An answer of ok says {"purged":n,"left":n}:
 --   how many were forgotten, and how many more of that age there are
--- Events in log:tasks and log:messages: dead.purged
+-- Events in log:control: dead.purged
 local OF, MOST = ARGV[5], tonumber(ARGV[7])
 local RECORDS = {
-  tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed', log = 'log:tasks' },
-  messages = { index = 'messages:dead', head = 'message', state = 'status', dead = 'dead', log = 'log:messages' },
+  tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed' },
+  messages = { index = 'messages:dead', head = 'message', state = 'status', dead = 'dead' },
 }
 
 -- Records that an index names.
@@ -81,7 +81,7 @@ local function purge(i)
     answer(caller, entry, left, message)
     return purged
   end
-  log(of and of.log or 'log:tasks', 'type', 'dead.purged', 'of', OF, 'id', id, 'purged', int(purged))
+  log('log:control', 'type', 'dead.purged', 'of', OF, 'id', id, 'purged', int(purged), 'caller', caller)
   answer_with(caller, entry, '{"purged":' .. int(purged) .. ',"left":' .. int(left) .. '}')
   return 'OK'
 end

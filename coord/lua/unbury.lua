@@ -6,6 +6,7 @@
 -- then the number of requests, then for each: entry id | caller or '' | id of the entry in dead:in
 -- Returns {words}. Words: OK; NOT_FOUND; FOREIGN (another kind of worker reads its stream); TRUNCATED (it was not kept
 --   whole); ERROR <why> (not consumed). An answer of ok says {"entry_id":id}: of the new entry, in its stream
+-- Events in log:control: entry.replayed
 local KIND = ARGV[5]
 local streams = {}
 local at = 7
@@ -41,6 +42,7 @@ local function unbury(i)
   local id = call('XADD', P .. stream, '*', unpack(anew))
   call('XDEL', P .. 'dead:in', dead)
   bump('unburied', 1)
+  log('log:control', 'type', 'entry.replayed', 'stream', stream, 'id', id, 'caller', caller)
   answer_with(caller, entry, '{"entry_id":"' .. id .. '"}')
   return 'OK'
 end

@@ -24,7 +24,7 @@ async def test_a_setting_is_set_and_given_back(cell: Cell) -> None:
     assert await configure(cell, strategy="round_robin") == ["OK"]
     assert await configure(cell, health_threshold=None) == ["OK"]
     assert await queries.settings(cell.redis, cell.keys) == {"strategy": "round_robin"}
-    assert await cell.logged() == ["setting.changed"] * 4
+    assert await cell.logged("control") == ["setting.changed"] * 4
     assert [one for _, one in await cell.answers("op")] == ["ok"] * 4
     assert await cell.is_consumed("in:control:distributor")
 

@@ -69,6 +69,9 @@ async def test_one_is_forgotten(cell: Cell, of: Of, dead: list[str]) -> None:
     assert await purge(cell, of, dead[1]) == "OK"
     assert list(await died_at(cell, of)) == [dead[0], *dead[2:]]
     assert await told(cell) == (1, 0)
+    assert [(one["type"], one["of"], one["caller"]) for one in await cell.stream("log:control")] == [
+        ("dead.purged", of, "op")
+    ]
     assert await cell.is_consumed(f"in:control:{TOLD[of]}")
     if of != "entries":
         assert not await cell.redis.exists(cell.keys.of(f"{of[:-1]}:{dead[1]}"))

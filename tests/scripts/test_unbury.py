@@ -44,6 +44,7 @@ async def test_an_entry_is_appended_anew_as_it_was(cell: Cell, caller: str) -> N
     assert await cell.redis.xlen(cell.keys.of("dead:in")) == 0
     assert await cell.is_consumed("in:control:distributor")
     assert await cell.counter("unburied") == 1
+    assert await cell.logged("control") == ["entry.replayed"]
 
 
 async def test_what_was_cut_is_not_appended(cell: Cell) -> None:

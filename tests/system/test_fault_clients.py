@@ -14,6 +14,19 @@ import pytest
 
 from coord import Client, queries
 from coord.keys import CONSUMES
+from coord.models.agents import AgentStatus
+from coord.models.control import (
+    AgentDrained,
+    AgentRemoved,
+    AgentResumed,
+    DeadPurged,
+    EntriesPurged,
+    EntryReplayed,
+    MessageReplayed,
+    SettingSet,
+    StrategySet,
+    TaskReplayed,
+)
 from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
@@ -40,6 +53,22 @@ async def many_sided(task):
 
 agent.run()
 """
+
+
+def by_operators(task_id: str) -> list[Append]:
+    """Each fact of an operator; ``task_id`` is of a task that has completed."""
+    return [
+        Append("in:control:registry", AgentDrained("many")),
+        Append("in:control:registry", AgentResumed("many")),
+        Append("in:control:registry", AgentRemoved("leaver")),
+        Append("in:control:registry", EntriesPurged(older_than=3_600.0)),
+        Append("in:control:distributor", StrategySet("round_robin")),
+        Append("in:control:distributor", SettingSet("health_threshold", 0.4)),
+        Append("in:control:distributor", TaskReplayed(task_id)),
+        Append("in:control:distributor", DeadPurged(task_id)),
+        Append("in:control:router", MessageReplayed("hello")),
+        Append("in:control:router", EntryReplayed("1-1")),
+    ]
 
 
 @pytest.fixture
@@ -91,6 +120,9 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
     await wait_until(lambda: _is(at, work, state=TaskState.COMPLETED, failures=0, releases=0), "the work is done")
     await wait_until(lambda: _is(at, fail, state=TaskState.FAILED, failures=2, releases=0), "two attempts failed")
     await wait_until(lambda: _is(at, release, state=TaskState.COMPLETED, failures=0, releases=1), "one was given back")
+    await append(at.redis, at.keys, by_operators(work))
+    await wait_until(lambda: _is_consumed(at), "operators have been heard, twice")
+    assert (await at.client.agent("many")).status is AgentStatus.ACTIVE
     agent.kill()
     await wait_until(lambda: _is(at, slow, state=TaskState.QUEUED, failures=2), "it is lost with its agent")
     assert await at.client.cancel(slow) == "accepted"
@@ -187,3 +219,13 @@ async def _is(at: House, task_id: str, **expected: object) -> bool:
     """Whether a task's record says so."""
     record = await queries.task(at.redis, at.keys, task_id)
     return record is not None and all(getattr(record, name) == value for name, value in expected.items())
+
+
+async def _is_consumed(at: House) -> bool:
+    """Whether each control stream has had every fact twice, and nothing of it is left."""
+    wanted = Counter(one.stream for one in by_operators(""))
+    for stream, count in wanted.items():
+        window = await queries.log_window(at.redis, at.keys.of(stream))
+        if (window.added, window.length) != (2 * count, 0):
+            return False
+    return True
