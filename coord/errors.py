@@ -45,6 +45,12 @@ class IdConflict(CoordError):
     code = "id_conflict"
 
 
+class CursorInvalid(CoordError):
+    """A cursor was not given by the list that it is used for."""
+
+    code = "cursor_invalid"
+
+
 class TaskNotFound(CoordError):
     """No task has this id."""
 

@@ -12,13 +12,15 @@ from coord.queries.log_windows import LogWindow, log_window
 from coord.queries.message_records import message
 from coord.queries.pool_table import WaitingPool, waiting_pools
 from coord.queries.server_state import Memory, memory, settings
-from coord.queries.task_records import task, tasks
+from coord.queries.task_pages import TaskPage, task_page
+from coord.queries.task_records import task, task_headers, tasks
 from coord.queries.totals import by_state, counters, submitted
 
 __all__ = [
     "LiveSetting",
     "LogWindow",
     "Memory",
+    "TaskPage",
     "WaitingPool",
     "agent",
     "agent_ids",
@@ -35,6 +37,8 @@ __all__ = [
     "settings",
     "submitted",
     "task",
+    "task_headers",
+    "task_page",
     "tasks",
     "waiting_pools",
 ]

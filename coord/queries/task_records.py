@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import assignment_of
+from coord.codec import BAD_JSON, assignment_of
 from coord.keys import Keys
 from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
 from coord.queries.fields import decoded, hash_of, int_of, json_of
+
+#: What a list shows: everything that is small, so that a page of tasks with large payloads is no large answer.
+_HEADER = (
+    "state", "priority", "pool", "submitted_at", "attempt", "failures", "releases", "run_at", "deadline", "assignment",
+    "started_at", "finished_at", "cancel_at", "error",
+)  # fmt: skip
+#: Bodies, of up to 1 MiB each, that are read in one round trip to learn the type of their pool's tasks.
+_BODIES = 16
+
+
+class _Typed(Struct):
+    """The one field of a task's body, or a pool's definition, that is looked for."""
+
+    task_type: str = ""
+
+
+_typed = msgspec.json.Decoder(_Typed)
 
 
 async def task(redis: Redis, keys: Keys, task_id: str) -> TaskRecord | None:
@@ -26,6 +44,46 @@ async def tasks(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[TaskR
         pipe.hgetall(keys.task(task_id))
     answers = await pipe.execute()
     return [_task_record(one, raw) if raw else None for one, raw in zip(task_ids, answers, strict=True)]
+
+
+async def task_headers(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[TaskRecord | None]:
+    """The records of many tasks, in order, without payload, result, progress and attempts."""
+    pipe = redis.pipeline(transaction=False)
+    for task_id in task_ids:
+        pipe.execute_command("HMGET", keys.task(task_id), *_HEADER)
+    records: list[TaskRecord | None] = []
+    pools: dict[str, str] = {}
+    for task_id, values in zip(task_ids, await pipe.execute(), strict=True):
+        raw = {name.encode(): value for name, value in zip(_HEADER, values, strict=True) if value is not None}
+        record = _task_record(task_id, raw) if raw else None
+        records.append(record)
+        if record is not None and record.pool:
+            pools[record.pool] = task_id
+    types = await _task_types(redis, keys, pools)
+    return [one and msgspec.structs.replace(one, task_type=types.get(one.pool, "")) for one in records]
+
+
+async def _task_types(redis: Redis, keys: Keys, pools: Mapping[str, str]) -> dict[str, str]:
+    """The type of the tasks of each pool, given one of them: told by the pool's definition, else by that one's body."""
+    if not pools:
+        return {}
+    definitions = await redis.execute_command("HMGET", keys.of("pools"), *pools)
+    types = {pool: _type_in(raw) for pool, raw in zip(pools, definitions, strict=True) if raw}
+    unknown = [pool for pool in pools if pool not in types]
+    for at in range(0, len(unknown), _BODIES):
+        some = unknown[at : at + _BODIES]
+        pipe = redis.pipeline(transaction=False)
+        for pool in some:
+            pipe.execute_command("HGET", keys.task(pools[pool]), "body")
+        types |= {pool: _type_in(raw) for pool, raw in zip(some, await pipe.execute(), strict=True)}
+    return types
+
+
+def _type_in(raw: bytes | None) -> str:
+    try:
+        return _typed.decode(raw or b"{}").task_type
+    except BAD_JSON:
+        return ""
 
 
 def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
