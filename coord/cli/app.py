@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 from coord.cli.agent import agent
+from coord.cli.events import events
 from coord.cli.fsck import fsck
+from coord.cli.messages import messages
+from coord.cli.queues import queues
+from coord.cli.tasks import tasks
 from coord.cli.up import up
 from coord.cli.version import show_version, version
 from coord.cli.voice import register, root
@@ -26,6 +30,18 @@ def _options(
     """Options before the command."""
 
 
-for command in (up, worker, fsck, version):
+for command in (
+    up,
+    worker,
+    queues,
+    events,
+    fsck,
+    version,
+):
     register(app, command)
 register(app, agent, runs_another=True)
+for commands in (
+    tasks,
+    messages,
+):
+    app.add_typer(commands)

@@ -21,13 +21,18 @@ class ExitCode(IntEnum):
 #: Errors that are answers: the cell was asked, and this is what it said.
 _NO: tuple[type[CoordError], ...] = (
     errors.AgentNotFound,
+    errors.EntryNotFound,
+    errors.EntryTruncated,
     errors.IdConflict,
     errors.MessageExpired,
+    errors.MessageNotDead,
+    errors.MessageNotFound,
     errors.MessageUndeliverable,
     errors.TaskAlreadyFinished,
     errors.TaskCancelled,
     errors.TaskExpired,
     errors.TaskFailed,
+    errors.TaskNotDead,
     errors.TaskNotFound,
     errors.TaskRefused,
 )
@@ -35,6 +40,7 @@ _NO: tuple[type[CoordError], ...] = (
 #: What to do next, where the error itself does not say it.
 _NEXT: dict[type[CoordError], str] = {
     errors.AgentNotFound: "`coord agents list` shows which there are",
+    errors.MessageNotFound: "`coord messages list` shows which there are (records end with their time to live)",
     errors.TaskNotFound: "`coord tasks list` shows which there are (finished ones are kept for a day)",
     errors.TaskAlreadyFinished: "`coord tasks show` shows its outcome",
 }

@@ -9,22 +9,28 @@ from coord.queries.agent_records import agent, agent_ids, agents
 from coord.queries.fleet_view import fleet, loads
 from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
-from coord.queries.message_records import message
+from coord.queries.message_records import MessagePage, message, message_page
 from coord.queries.pool_table import WaitingPool, waiting_pools
 from coord.queries.server_state import Memory, memory, settings
 from coord.queries.task_pages import TaskPage, task_page
 from coord.queries.task_records import task, task_headers, tasks
 from coord.queries.totals import by_state, counters, submitted
+from coord.queries.waiting import Backlog, PoolBacklog, PriorityBacklog, backlog
 
 __all__ = [
+    "Backlog",
     "LiveSetting",
     "LogWindow",
     "Memory",
+    "MessagePage",
+    "PoolBacklog",
+    "PriorityBacklog",
     "TaskPage",
     "WaitingPool",
     "agent",
     "agent_ids",
     "agents",
+    "backlog",
     "by_state",
     "counters",
     "environment_of",
@@ -34,6 +40,7 @@ __all__ = [
     "log_window",
     "memory",
     "message",
+    "message_page",
     "settings",
     "submitted",
     "task",

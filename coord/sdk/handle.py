@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from coord.codec import BAD_JSON, decode_json
+from coord.codec import BAD_JSON, decode_json, encode
 from coord.errors import (
     CoordError,
     ResultTimeout,
@@ -80,6 +80,13 @@ class TaskHandle:
     def done(self) -> bool:
         """Whether the outcome is known here."""
         return self._watch.outcome.done()
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the task ended, or that this submission was turned down (``refused``); None until it is known here."""
+        if self._answer is not None and self._answer.done() and not (answer := self._answer.result()).ok:
+            return Outcome(TaskState.REFUSED, encode({"code": answer.code, "message": answer.message}))
+        return self._watch.outcome.result() if self.done else None
 
     async def accepted(self, timeout: float | None = None) -> None:
         """Return when the coordinator has taken the task.

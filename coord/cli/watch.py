@@ -1,0 +1,175 @@
+"""``coord tasks watch``: what becomes of tasks, until all of them have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coord.cli.asking import ask
+from coord.cli.exits import ExitCode
+from coord.cli.voice import AsJson, Namespace, RedisUrl
+from coord.cli.writing import duration, plain, shown, write_json_line, write_line
+from coord.errors import ResultTimeout, TaskNotFound
+from coord.models.tasks import TERMINAL, TaskRecord, TaskState
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from coord import Client
+
+#: Seconds between two looks at the records.
+LOOK_S = 0.2
+#: Records read in one round trip.
+CHUNK = 100
+#: Rows of the live table: those that have not ended come first.
+ROWS = 30
+_ENDED = TERMINAL | {TaskState.REFUSED}
+#: How each state looks on a terminal.
+_STYLE = {TaskState.RUNNING: "cyan", TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.EXPIRED: "red"}
+
+
+def watch(
+    task_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks.", show_default=False)],
+    *,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Wait no longer.")] = None,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Follow tasks until they have ended: a live table on a terminal, otherwise a line for each change.
+
+    With --json each line is the task's record as of then. Exit code 0: all are completed; 1: one is not; 3: the time
+    was over, and they go on.
+
+    Examples:
+        coord tasks watch report-7
+        coord tasks watch $(coord tasks submit ocr '{"page": 1}') --json | jq -c '[.state, .progress]'
+    """
+    wanted = list(dict.fromkeys(task_ids))
+
+    async def follow(client: Client) -> list[TaskRecord]:
+        display = _Live() if sys.stdout.isatty() and not json else _Lines(json=json)
+        try:
+            async with asyncio.timeout(timeout):
+                return await _follow(client, wanted, display)
+        except TimeoutError:
+            raise ResultTimeout(f"not all of them ended within {timeout:g} s; they go on") from None
+        finally:
+            display.end()
+
+    records = ask(follow, redis_url=redis_url, namespace=namespace)
+    if any(one.state is not TaskState.COMPLETED for one in records):
+        raise typer.Exit(ExitCode.NO)
+
+
+async def _follow(client: Client, task_ids: list[str], display: _Lines | _Live) -> list[TaskRecord]:
+    from coord import queries
+    from coord.models.ids import check_id
+
+    open_ = [check_id(one, "task_id") for one in task_ids]
+    seen: dict[str, TaskRecord] = {}
+    while True:
+        missing: list[str] = []
+        for at in range(0, len(open_), CHUNK):
+            some = open_[at : at + CHUNK]
+            for task_id, record in zip(some, await queries.tasks(client.redis, client.keys, some), strict=True):
+                if record is None:
+                    missing.append(task_id)
+                elif record != seen.get(task_id):
+                    seen[task_id] = record
+                    display.changed(record)
+        if missing:
+            raise TaskNotFound(f"{_named(missing)} not found: unknown, forgotten, or not taken by a distributor yet")
+        open_ = [one for one in open_ if seen[one].state not in _ENDED]
+        display.looked(list(seen.values()))
+        if not open_:
+            return list(seen.values())
+        await asyncio.sleep(LOOK_S)
+
+
+def _named(task_ids: list[str]) -> str:
+    first = f"Task '{task_ids[0]}'"
+    return first if len(task_ids) == 1 else f"{first} and {len(task_ids) - 1} more"
+
+
+class _Lines:
+    """A line for each change."""
+
+    def __init__(self, *, json: bool) -> None:
+        self._json = json
+        self._said: dict[str, str] = {}
+
+    def changed(self, record: TaskRecord) -> None:
+        if self._json:
+            write_json_line(record)
+            return
+        said = _sentence(record)
+        if said != self._said.get(record.task_id):
+            self._said[record.task_id] = said
+            write_line(f"{record.task_id}  {said}")
+
+    def looked(self, records: list[TaskRecord]) -> None:
+        """Nothing is shown of a look."""
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
+class _Live:
+    """A table that is drawn anew with each look."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self._live = Live(auto_refresh=False)
+        self._live.start()
+
+    def changed(self, record: TaskRecord) -> None:
+        """All changes are drawn together."""
+
+    def looked(self, records: list[TaskRecord]) -> None:
+        self._live.update(_table(records), refresh=True)
+
+    def end(self) -> None:
+        self._live.stop()
+
+
+def _sentence(record: TaskRecord) -> str:
+    """``running on ocr-1, attempt 2: {"page":3}``."""
+    parts: list[str] = [str(record.state)]
+    if record.agent_id:
+        parts.append(f"on {record.agent_id}")
+    if record.attempt > 1:
+        parts.append(f"at attempt {record.attempt}")
+    if record.finished_at is not None:
+        parts.append(f"after {duration(record.finished_at - record.submitted_at)}")
+    detail = _detail(record)
+    return " ".join(parts) + (f": {detail}" if detail else "")
+
+
+def _detail(record: TaskRecord) -> str:
+    if record.error is not None:
+        return shown(f"{record.error.code}: {record.error.message}")
+    told: Any = record.result if record.state is TaskState.COMPLETED else record.progress
+    return shown(told)
+
+
+def _table(records: list[TaskRecord]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("task", "state", "agent", "attempt"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("progress, result or error", overflow="ellipsis", no_wrap=True)
+    ordered = sorted(records, key=lambda one: one.state in _ENDED)
+    for one in ordered[:ROWS]:
+        state = Text(one.state, style=_STYLE.get(one.state, ""))
+        cells = (plain(one.task_id), state, plain(one.agent_id or ""), str(one.attempt or ""), _detail(one))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+    if len(ordered) > ROWS:
+        table.add_row(Text(f"and {len(ordered) - ROWS} more", style="dim"))
+    return table

@@ -1,0 +1,82 @@
+"""What waits: by priority, and by pool."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from coord.keys import Keys
+from coord.models.tasks import Pool, Priority, TaskState
+from coord.queries.fields import text_of
+from coord.queries.pool_table import waiting_pools
+from coord.queries.totals import counters
+
+#: The states that have not ended, in the order of the fields of ``PriorityBacklog``.
+_LIVING = (TaskState.SCHEDULED, TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING)
+
+
+class PriorityBacklog(Struct, frozen=True):
+    """The tasks of one priority that have not ended."""
+
+    priority: Priority
+    submitted: int  #: entries that no distributor has handled yet
+    scheduled: int
+    queued: int
+    assigned: int
+    running: int
+
+
+class PoolBacklog(Struct, frozen=True):
+    """A pool in which tasks wait: they are interchangeable."""
+
+    pool: str
+    definition: Pool
+    length: int  #: tasks that wait
+    head: str  #: the task that is placed next
+    head_priority: Priority | None  #: None when the head has gone on meanwhile
+    head_age: int | None  #: ms since the head was submitted
+
+
+class Backlog(Struct, frozen=True):
+    """Everything that has not ended."""
+
+    priorities: tuple[PriorityBacklog, ...]  #: most pressing first
+    pools: tuple[PoolBacklog, ...]  #: whose head is placed next first
+
+
+async def backlog(redis: Redis, keys: Keys) -> Backlog:
+    """What waits, is scheduled and is in flight; the parts are read one after another while the cell works."""
+    counted = await counters(redis, keys)
+    pipe = redis.pipeline(transaction=False)
+    for priority in Priority:
+        pipe.xlen(keys.tasks_in(priority))
+    pipe.time()
+    *submitted, (seconds, micros) = await pipe.execute()
+    now = int(seconds) * 1000 + int(micros) // 1000
+    priorities = tuple(
+        PriorityBacklog(
+            priority,
+            int(waits),
+            *(counted.get(f"{state}:{priority}", 0) for state in _LIVING),
+        )
+        for priority, waits in zip(Priority, submitted, strict=True)
+    )
+    return Backlog(priorities, await _pools(redis, keys, now))
+
+
+async def _pools(redis: Redis, keys: Keys, now: int) -> tuple[PoolBacklog, ...]:
+    _, pools = await waiting_pools(redis, keys, {})
+    pools.sort(key=lambda one: one.head)
+    pipe = redis.pipeline(transaction=False)
+    for one in pools:
+        pipe.zrange(keys.queue(one.pool), 0, 0)
+    heads = [text_of(head[0]) if head else "" for head in await pipe.execute()]
+    pipe = redis.pipeline(transaction=False)
+    for head in heads:
+        pipe.hmget(keys.task(head), "priority", "submitted_at")
+    found: list[PoolBacklog] = []
+    for one, head, (priority, at) in zip(pools, heads, await pipe.execute(), strict=True):
+        known = Priority(text_of(priority)) if priority else None
+        age = max(0, now - int(at)) if at else None
+        found.append(PoolBacklog(one.pool, one.definition, one.length, head, known, age))
+    return tuple(found)
