@@ -16,6 +16,7 @@ import typer
 from coord.cli.voice import Namespace, RedisUrl
 from coord.config import load
 from coord.errors import ConfigError, CoordError
+from coord.models.agents import AgentType
 
 _NO_ID = re.compile(r"[^A-Za-z0-9._@-]+")
 
@@ -41,7 +42,7 @@ def agent(
     id: Annotated[  # noqa: A002 -- the option's name
         str | None, typer.Option(metavar="ID", help="The agent's id.", show_default="from program, host and process")
     ] = None,
-    type: Annotated[str, typer.Option(metavar="TYPE", help="The agent's type.")] = "worker",  # noqa: A002 -- same
+    type: Annotated[AgentType, typer.Option(help="The agent's type.")] = AgentType.WORKER,  # noqa: A002 -- same
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A tag; as often as needed.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; as often as needed.")] = None,
     service: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A service; as often as needed.")] = None,
@@ -97,7 +98,7 @@ def agent(
         command,
         settings,
         options,
-        agent_type=type,
+        agent_type=type.value,
         capabilities=capability or (),
         services=service or (),
         tags=tag or (),

@@ -1,0 +1,406 @@
+"""`coord agent` as people run it: the real command, real workers, and programs of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from coord import Client, TaskHandle
+from coord.endpoint import write_endpoint
+from coord.models.tasks import TaskRecord, TaskState
+from tests.ledger import assert_ledger
+from tests.running import RunningCell
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+#: Processes start slowly on a machine with much to do.
+LONG_S = 60.0
+
+
+class AgentProcess:
+    """One `coord agent`, its log, and the programs that it has running."""
+
+    def __init__(self, agent_id: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.agent_id = agent_id
+        self.process = process
+        self._log = log
+
+    @property
+    def said(self) -> str:
+        """What it has logged."""
+        return self._log.read_text(errors="replace")
+
+    def programs(self) -> list[psutil.Process]:
+        """Every process, also one that left its group, that was started for it; not those waiting to be buried."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                is_ours = process.environ().get("COORD_AGENT_ID") == self.agent_id
+            except psutil.Error:
+                continue
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    async def no_programs(self) -> None:
+        """Wait until none is left."""
+        await wait_until(lambda: not self.programs(), "no program is left", LONG_S)
+
+    async def ended(self) -> int:
+        """Its exit code."""
+        return await asyncio.wait_for(self.process.wait(), LONG_S)
+
+
+class Fleet:
+    """A cell, a client, and agents that end with the test."""
+
+    def __init__(self, cell: RunningCell, client: Client, folder: Path) -> None:
+        self.cell = cell
+        self.client = client
+        self.folder = folder
+        self._agents: list[AgentProcess] = []
+        self._count = 0
+
+    async def agent(self, *arguments: str, url: str | None = None, **environ: str) -> AgentProcess:
+        """Start `coord agent`, and wait until it may be given work; it can do "demo"."""
+        self._count += 1
+        agent_id = f"programs-{self._count}"
+        agent = await self._start(agent_id, "--id", agent_id, "--capability", "demo", *arguments, **environ)
+        key = self.cell.keys.of("agents:active")
+
+        async def is_active() -> bool:
+            assert agent.process.returncode is None, agent.said
+            return bool(await self.cell.redis.sismember(key, agent_id))
+
+        await wait_until(is_active, "the agent is active", LONG_S)
+        return agent
+
+    async def _start(self, agent_id: str, *arguments: str, **environ: str) -> AgentProcess:
+        log = self.folder / f"{agent_id}.log"
+        usual = {name: value for name, value in os.environ.items() if not name.startswith("COORD_")}
+        usual |= {"COORD_NAMESPACE": self.cell.settings.namespace, "PYTHONPATH": str(ROOT), "COORD_LOG_LEVEL": "debug"}
+        environ = usual | ({} if "COORD_ENDPOINT_FILE" in environ else {"COORD_REDIS_URL": self.cell.url}) | environ
+        with log.open("wb") as out:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "coord.cli", "agent", *arguments,
+                env=environ, cwd=self.folder, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
+            )  # fmt: skip
+        agent = AgentProcess(agent_id, process, log)
+        self._agents.append(agent)
+        return agent
+
+    async def submit(self, payload: Any, attempts: int = 1, **options: Any) -> TaskHandle:
+        """Submit a task for whoever can do "demo"."""
+        handle = await self.client.submit(
+            "any", payload, capabilities=["demo"], retry={"max_attempts": attempts, "backoff": 0.01}, **options
+        )
+        await handle.accepted(LONG_S)
+        return handle
+
+    async def outcome(self, handle: TaskHandle) -> TaskRecord:
+        """Its record, once it has ended."""
+
+        async def has_ended() -> bool:
+            return (await self.client.task(handle.task_id)).finished_at is not None
+
+        await wait_until(has_ended, f"task {handle.task_id} has ended", LONG_S)
+        return await self.client.task(handle.task_id)
+
+    async def end(self) -> None:
+        """Kill what is left."""
+        for agent in self._agents:
+            if agent.process.returncode is None:
+                agent.process.kill()
+                await agent.process.wait()
+            for program in agent.programs():
+                program.kill()
+
+
+@pytest.fixture
+async def fleet(cell: RunningCell, tmp_path: Path) -> AsyncIterator[Fleet]:
+    """A cell at work and whoever talks to it."""
+    async with Client(cell.url, settings=cell.settings) as client:
+        fleet = Fleet(cell, client, tmp_path)
+        yield fleet
+        await fleet.end()
+
+
+def pid_of(path: Path) -> int:
+    """The process id that a program has written; 0 until it has."""
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.endswith("\n") else 0
+
+
+async def test_a_thousand_tasks_by_a_pipeline(fleet: Fleet) -> None:
+    """A shell, cat and wc for each: every result is right, and the books balance."""
+    agent = await fleet.agent("--capacity", "4", "--", "sh", "-c", "cat | wc -w")
+    specs = [
+        {"task_type": "any", "payload": "word " * (number % 50 + 1), "requirements": {"capabilities": ["demo"]}}
+        for number in range(1_000)
+    ]
+    handles = await fleet.client.submit_many(specs)
+    results = await asyncio.gather(*(handle.result(timeout=LONG_S * 2) for handle in handles))
+    # A JSON text of n words and a space before the closing quote: that quote is a word of its own.
+    assert results == [number % 50 + 2 for number in range(1_000)]
+    agent.process.terminate()
+    assert await agent.ended() == 0
+    assert agent.programs() == []
+    await assert_ledger(fleet.cell.redis, fleet.cell.keys)
+
+
+#: What each program does, and what its task ends with: the result, or a failure's code and how its message begins.
+PROGRAMS: dict[str, tuple[str, Any]] = {
+    "json": ("echo '{\"pages\": [1, 2]}'", {"pages": [1, 2]}),
+    "text": ("echo two; echo lines", "two\nlines"),
+    "silent": ("exit 0", None),
+    "stdin": ("cat", {"how": "stdin"}),
+    "deaf": ("echo done", "done"),
+    "closes stdin": ("exec <&-; echo done", "done"),
+    "stderr": ("head -c 3000000 /dev/zero >&2; echo done", "done"),
+    "child": ("sleep 1000 & echo done", "done"),
+    "dies at once": ("kill -KILL $$", ("killed", "killed by SIGKILL, and nothing on standard error")),
+    "crashes": ("echo half way >&2; kill -SEGV $$", ("killed", "killed by SIGSEGV: half way")),
+    "fails": ("echo page 3 is missing >&2; exit 3", ("exit_3", "exit code 3: page 3 is missing")),
+    "bad data": ("echo no image >&2; exit 65", ("exit_65", "exit code 65: no image")),
+    "unknown command": ("nobody-has-this", ("exit_127", "exit code 127 (not found): ")),
+    "10 MiB": ("head -c 10485760 /dev/zero", ("result_too_large", "the program wrote more than 1048576 bytes")),
+    "endless": ("yes", ("result_too_large", "the program wrote more than 1048576 bytes")),
+    "endless, deaf": ("trap '' TERM; yes; yes; yes", ("result_too_large", "the program wrote more than")),
+    "garbage": ("head -c 100000 /dev/urandom; printf '\\377'", ("result_invalid", "standard output is not UTF-8")),
+    "chatty": ("yes | head -n 100000 >&3; echo done", "done"),
+    "daemon": ("setsid sleep 1000 & echo done", "done"),
+}
+
+
+async def test_programs_of_every_kind_end_their_tasks(fleet: Fleet) -> None:
+    """Each as it should, all at the same time, and none keeps the agent from the others or from the next."""
+    cases = "".join(f'"{how}") {code} ;;\n' for how, (code, _) in PROGRAMS.items())
+    script = fleet.folder / "programs.sh"
+    script.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}esac\n')
+    script.chmod(0o755)
+    agent = await fleet.agent("--grace", "0.5", "--", "./programs.sh", "{how}")
+    handles = {how: await fleet.submit({"how": how}) for how in PROGRAMS}
+    missing = await fleet.submit({"hov": "json"})
+    found: dict[str, Any] = {}
+    for how, handle in handles.items():
+        record = await fleet.outcome(handle)
+        found[how] = record.result if record.error is None else (record.error.code, record.error.message)
+    expected: dict[str, Any] = {}
+    for how, (_, end) in PROGRAMS.items():
+        is_failure = isinstance(end, tuple)
+        has_begin = is_failure and isinstance(found[how], tuple) and found[how][1].startswith(end[1])
+        expected[how] = (end[0], found[how][1]) if has_begin else end
+    assert found == expected
+    error = (await fleet.outcome(missing)).error
+    assert error is not None
+    assert (error.code, error.message) == ("field_missing", "the payload has no field 'how', which is argument 1")
+    assert await (await fleet.submit({"how": "json"})).result(timeout=LONG_S) == {"pages": [1, 2]}
+    for program in agent.programs():  # the daemon alone has left its group, and so outlives its task
+        assert program.cmdline() == ["sleep", "1000"]
+        program.kill()
+    assert "Traceback" not in agent.said
+
+
+async def test_a_task_may_be_tried_again_or_elsewhere(fleet: Fleet) -> None:
+    """Exit code 75 counts as no attempt; another code does, and its next try may do better."""
+    code = 'echo "attempt $COORD_ATTEMPT" >&2; case "$COORD_ATTEMPT" in 1) exit 75;; 2) exit 1;; *) echo done;; esac'
+    await fleet.agent("--", "sh", "-c", code)
+    record = await fleet.outcome(await fleet.submit({}, attempts=2))
+    assert (record.result, record.attempt, record.failures, record.releases) == ("done", 3, 1, 1)
+    told = [(one.how, one.message) for one in record.attempts]
+    assert sorted(told) == [("failed", "exit code 1: attempt 2"), ("released", "exit code 75: attempt 1")]
+
+
+DEAF = "trap '' TERM; (trap '' TERM; sleep 1000; sleep 1000) & echo $$ >pid; sleep 1000; sleep 1000"
+POLITE = "trap 'echo bye >cleaned; exit 1' TERM; sleep 1000 & echo $$ >pid; wait"
+
+
+@pytest.mark.parametrize("code", [DEAF, POLITE])
+async def test_a_cancel_reaches_the_program(fleet: Fleet, code: str) -> None:
+    """SIGTERM, then SIGKILL for it and its children; the task is cancelled, and the agent goes on."""
+    agent = await fleet.agent("--grace", "0.5", "--", "sh", "-c", 'eval "$1"', "sh", "{code}")
+    handle = await fleet.submit({"code": code})
+    await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
+    assert await fleet.client.cancel(handle.task_id, wait=LONG_S) == "accepted"
+    await agent.no_programs()
+    record = await fleet.outcome(handle)
+    assert record.state is TaskState.CANCELLED
+    assert (fleet.folder / "cleaned").exists() == (code == POLITE)
+    assert await (await fleet.submit({"code": "echo next"})).result(timeout=LONG_S) == "next"
+
+
+async def test_one_attempt_is_bounded(fleet: Fleet) -> None:
+    """By --timeout on the agent's side, and by the task's own timeout on the coordinator's."""
+    agent = await fleet.agent("--timeout", "0.5", "--grace", "0.5", "--", "sleep", "{s}")
+    error = (await fleet.outcome(await fleet.submit({"s": 1000}))).error
+    assert error is not None
+    assert (error.code, error.message) == ("timed_out", "the program had not ended after 0.5 s")
+    await agent.no_programs()
+
+
+async def test_a_task_timeout_ends_the_program(fleet: Fleet) -> None:
+    """The coordinator gives the attempt up, and its program does not run on."""
+    agent = await fleet.agent("--grace", "0.5", "--", "sh", "-c", DEAF)
+    handle = await fleet.submit({}, timeout=0.5)
+    await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
+    record = await fleet.outcome(handle)
+    assert record.error is not None
+    assert record.error.code == "timed_out"
+    await agent.no_programs()
+
+
+async def test_sigterm_drains(fleet: Fleet) -> None:
+    """What runs is finished and told, then the agent has left."""
+    agent = await fleet.agent("--", "sh", "-c", "echo $$ >pid; while ! test -e go; do sleep 0.01; done; echo done")
+    handle = await fleet.submit({})
+    await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
+    agent.process.terminate()
+    await wait_until(lambda: "agent.draining" in agent.said, "it drains", LONG_S)
+    (fleet.folder / "go").touch()
+    assert await agent.ended() == 0
+    assert (await fleet.outcome(handle)).result == "done"
+
+
+@pytest.mark.parametrize("options", [(), ("--keep-alive",)])
+async def test_what_does_not_end_in_time_is_ended_and_given_back(fleet: Fleet, options: tuple[str, ...]) -> None:
+    """After the drain's time: SIGTERM, SIGKILL, the task released, nothing left."""
+    command = ["--", "sh", "-c", DEAF]
+    agent = await fleet.agent("--drain-timeout", "0.2", "--grace", "0.5", "--capacity", "1", *options, *command)
+    handle = await fleet.submit({})
+    await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
+
+    async def runs() -> bool:
+        return (await fleet.client.task(handle.task_id)).state is TaskState.RUNNING
+
+    await wait_until(runs, "the task is said to run", LONG_S)
+    agent.process.terminate()
+    assert await agent.ended() == 0
+    assert agent.programs() == []
+
+    async def is_released() -> bool:
+        return (await fleet.client.task(handle.task_id)).releases == 1
+
+    await wait_until(is_released, "the task is given back", LONG_S)
+    assert "Traceback" not in agent.said
+
+
+@pytest.mark.parametrize("options", [(), ("--keep-alive",)])
+async def test_kill_9_of_the_agent_leaves_no_program(fleet: Fleet, options: tuple[str, ...]) -> None:
+    """Not even one that ignores SIGTERM, nor its children."""
+    agent = await fleet.agent("--grace", "0.5", "--capacity", "2", *options, "--", "sh", "-c", DEAF)
+    await fleet.submit({})
+    await wait_until(lambda: pid_of(fleet.folder / "pid") and len(agent.programs()) >= 3, "it runs", LONG_S)
+    agent.process.kill()
+    await agent.ended()
+    await agent.no_programs()
+
+
+KEPT = """#!{python}
+import json, os, signal, sys, time
+print("loading the model", flush=True)
+for line in sys.stdin:
+    task = json.loads(line)
+    how = task["payload"]["how"]
+    answer = {"task_id": task["task_id"]}
+    if how == "hang":
+        open("pid", "w").write(f"{os.getpid()}\\n")
+        time.sleep(1000)
+    if how == "die" and task["attempt"] == 1:
+        sys.exit("no memory")
+    print(json.dumps(answer | {"progress": 0.5}), flush=True)
+    print(json.dumps(answer | {"result": {"how": how, "pid": os.getpid()}}), flush=True)
+"""
+
+
+async def test_a_kept_program_works_dies_and_is_cancelled(fleet: Fleet) -> None:
+    """One process for all its tasks; another one after a death or a cancel, and the task that died is tried again."""
+    script = fleet.folder / "kept.py"
+    script.write_text(KEPT.replace("{python}", sys.executable))
+    script.chmod(0o755)
+    agent = await fleet.agent("--keep-alive", "--capacity", "1", "--grace", "0.5", "--", "./kept.py")
+    handles = [await fleet.submit({"how": "well"}) for _ in range(50)]
+    first = {(await handle.result(timeout=LONG_S))["pid"] for handle in handles}
+    assert len(first) == 1
+    died = await fleet.outcome(await fleet.submit({"how": "die"}, attempts=2))
+    assert (died.failures, died.result["how"]) == (1, "die")
+    assert died.attempts[0].message.endswith("exit code 1: no memory")
+    assert died.result["pid"] not in first
+    hanging = await fleet.submit({"how": "hang"})
+    await wait_until(lambda: pid_of(fleet.folder / "pid"), "it hangs", LONG_S)
+    assert await fleet.client.cancel(hanging.task_id, wait=LONG_S) == "accepted"
+    assert (await fleet.outcome(hanging)).state is TaskState.CANCELLED
+    last = await (await fleet.submit({"how": "well"})).result(timeout=LONG_S)
+    assert last["pid"] not in {died.result["pid"], *first}
+    agent.process.terminate()
+    assert await agent.ended() == 0
+    assert agent.programs() == []
+
+
+async def test_it_finds_redis_by_itself_and_takes_one_type_alone(fleet: Fleet) -> None:
+    """Through the endpoint file of a running `coord up`; the type is a capability too."""
+    path = fleet.folder / "endpoint.json"
+    write_endpoint(path, fleet.cell.url, None, fleet.cell.settings.namespace)
+    await fleet.agent("--task-type", "shout", "--", "tr", "a-z", "A-Z", COORD_ENDPOINT_FILE=str(path))
+    assert await (await fleet.client.submit("shout", "hello")).result(timeout=LONG_S) == "HELLO"
+    error = (await fleet.outcome(await fleet.submit("hello"))).error
+    assert error is not None
+    assert error.code == "no_handler"
+
+
+async def test_a_program_may_be_coord_itself(fleet: Fleet) -> None:
+    """What it is told of its task is no setting, and it finds the same cell."""
+    await fleet.agent("--", sys.executable, "-m", "coord.cli", "fsck", "--json")
+    report = await (await fleet.submit({})).result(timeout=LONG_S)
+    assert report["findings"] == []
+
+
+@asynccontextmanager
+async def said(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
+    """The exit code of a `coord agent` that ends by itself, and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coord.cli", "agent", *arguments,
+        env=os.environ | {"COLUMNS": "200"}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    yield process.returncode, out.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--capability x -- ./missing", "coord: program ./missing does not exist\n"),
+        ("--capability x -- /etc/passwd", "coord: program /etc/passwd is not executable; chmod +x /etc/passwd\n"),
+        ("-- cat", "coord: say what the program can do: --capability NAME (as often as needed), or --task-type NAME\n"),
+        ("--capability x --id a/b -- cat", "coord: agent_id must be 1 to 128 characters"),
+        ("--capability x --label zone -- cat", "coord: --label 'zone': expected KEY=VALUE, such as --label zone=a\n"),
+        ("--capability x --redis-url http://h -- cat", "coord: 'http://h' is not a Redis URL"),
+        ("--capability x --type none -- cat", "'none' is not one of 'coordinator', 'worker'"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_one_line(arguments: str, says: str) -> None:
+    """At the start, with exit code 2 and the next step."""
+    async with said(*arguments.split()) as (code, out):
+        assert code == 2
+        assert says in out
+        assert "Traceback" not in out
+
+
+async def test_a_second_signal_ends_it_at_once_and_its_programs(fleet: Fleet) -> None:
+    """Whoever does not want to wait for the drain says so twice."""
+    agent = await fleet.agent("--grace", "0.5", "--", "sh", "-c", DEAF)
+    await fleet.submit({})
+    await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
+    agent.process.terminate()
+    await wait_until(lambda: "agent.draining" in agent.said, "it drains", LONG_S)
+    agent.process.terminate()
+    assert await agent.ended() == 128 + signal.SIGTERM
+    await agent.no_programs()
