@@ -33,7 +33,9 @@ def configure(settings: Settings, *, service: str) -> None:
     ]
     render: list[Processor]
     if settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty()):
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Not rich's: it shows what every variable holds, payloads and secrets too, in a page for each failure.
+        trace = structlog.dev.plain_traceback
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=trace)]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
     structlog.configure(

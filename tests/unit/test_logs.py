@@ -75,3 +75,17 @@ def test_a_person_gets_readable_lines(capsys: pytest.CaptureFixture[str]) -> Non
     get_logger().info("task.assigned", task_id="t1")
     assert "task.assigned" in (line := capsys.readouterr().err)
     assert not line.startswith("{")
+
+
+def test_a_person_s_traceback_shows_code_and_no_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a variable holds may be a payload, or a secret; a failure is a few lines, not a page."""
+    configure(Settings(log_format="console"), service="x")
+    payload = {"password": "hunter" + "2"}
+    try:
+        payload["user"]
+    except KeyError:
+        get_logger().exception("task.handler_failed")
+    said = capsys.readouterr().err
+    assert 'payload["user"]' in said
+    assert "hunter2" not in said
+    assert len(said.splitlines()) < 10
