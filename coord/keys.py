@@ -13,6 +13,7 @@ in:reports                            stream  what agents say of the tasks that 
 in:requests                           stream  what clients ask about tasks: cancel
 in:losses                             stream  agents given up, appended by the registry's own scripts
 in:messages:{lane}                    stream  messages to agents
+in:control:{kind}                     stream  what operators tell the workers of a kind
 ====================================  ======  ==============================================================
 
 Agents, written by the registry
@@ -22,7 +23,9 @@ agent:{id}                            hash    agent_id agent_type status version
                                               arrays) endpoints metadata labels location (JSON objects) capacity
                                               (tasks) weight heartbeat_interval (ms, absent: none declared)
                                               incarnation incarnations (the last eight, spaces between) term rev
-                                              resumes_as (its status before it turned stale) ask asked_at (the last
+                                              resumes_as (its status before it turned stale) drained_from (what it says
+                                              of itself while an operator drains it) drain_id (the operator's last word
+                                              that counted) ask asked_at (the last
                                               question for its leases, ms) suspects (leases missing from its list)
                                               registration_time last_heartbeat (ms) registered_obs beat_obs (observed
                                               ms) beats (observed ms of the last ten, commas between) health_score
@@ -52,14 +55,15 @@ task:{id}                             hash    body (the JSON as submitted) diges
                                               term attempt assigned_at start_by timeout_at placement, spaces between,
                                               0 for no limit; entry: inbox id, placement: JSON) started_at cancel_at
                                               cancel_by progress attempts (one JSON object a line) result error (JSON)
-                                              finished_at. TTL from its end on: 24 h, failed ones 7 days, refused
-                                              ones 1 h
+                                              finished_at replay_id (the request that last set it going again). TTL
+                                              from its end on: 24 h, failed ones 7 days, refused ones 1 h
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
                                               requeue made it, then any waiting task's body tells it
 alarms                                zset    task -> the earliest moment at which something is due
-tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms at which it ended
+tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms at which it ended. A failed
+                                              one leaves it when it is replayed or purged
 tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
@@ -73,8 +77,9 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               then task_id lease attempt incarnation, or id sender_id timestamp
                                               expires_at and what the message carries. Forgotten with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
-                                              expires_at reason. TTL: the message's own, at least 1 h
-messages:dead                         zset    message -> ms; undeliverable or expired
+                                              expires_at reason; of a dead one correlation_id reply_to. TTL: the
+                                              message's own, at least 1 h; of a dead one 7 days
+messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed or purged
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks. TTL 1 h
 ====================================  ======  ==============================================================
 
@@ -82,10 +87,13 @@ Running
 
 ====================================  ======  ==============================================================
 settings                              hash    what operators change live: strategy, health_threshold
-worker:{kind}:{name}                  hash    presence: pid host started_at handled progress_at lag_ms version. TTL 15 s
+worker:{kind}:{name}                  hash    presence: pid host started_at handled progress_at lag_ms version; of a
+                                              distributor setting:{name} (what its environment says). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
-dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) code reason
+dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) whole (1: that
+                                              is all of it, so it may be replayed) caller code reason
 log:agents, log:tasks, log:messages   stream  what happened; capped
+log:control                           stream  settings changed, dead letters purged, entries replayed; capped
 ====================================  ======  ==============================================================
 """
 

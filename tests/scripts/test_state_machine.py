@@ -54,9 +54,17 @@ class Machine(World):
 
     @initialize()
     def begin(self) -> None:
-        """Two agents are there, and three tasks."""
+        """Two agents are there, a task that has failed for good, and three that wait."""
         for agent in AGENTS:
             self.start(agent, has_incarnation=True, capacity=2)
+        once = {"max_attempts": 1}
+        self.admit([self.submission(TASKS[3], Priority.LOW, "p2", digest="d1", delay=0, options=once)])
+        self.dispatch_some(which=0, first=0, most=1, blind=0, fresh=True, claimed=True)
+        for process in self.awake(0, holding=True):
+            held = process.claimed[0]
+            self.say("failed", held)
+            process.finish(held, "failed")
+        self.settle(self.seen.waiting("in:reports"))
         self.admit([self.submission(one, Priority.LOW, "p1", digest="d1", delay=0, options={}) for one in TASKS[:3]])
 
     @rule(

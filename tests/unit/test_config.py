@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from coord.config import Settings, load, to_environ, variable_of
+from coord.config import Settings, live_text, load, to_environ, variable_of
 from coord.errors import ConfigError
 
 
@@ -103,3 +104,33 @@ def test_the_endpoint_file_is_found_without_being_set(monkeypatch: pytest.Monkey
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setenv("HOME", "/home/ann")
     assert Settings().endpoint_path == Path("/home/ann/.local/state/coord/endpoint.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("strategy", "random", "random"),
+        ("health_threshold", 0.25, "0.25"),
+        ("health_threshold", 1, "1.0"),
+        ("health_threshold", "0.5", "0.5"),
+    ],
+)
+def test_what_may_be_set_live(name: str, value: object, text: str) -> None:
+    """As it is kept; read back, it is the same."""
+    assert live_text(name, value) == text
+    assert live_text(name, text) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("batch", 1, "'batch' cannot be set live, only health_threshold, strategy"),
+        ("health_threshold", -0.1, "health_threshold=-0.1: expected float >= 0"),
+        ("health_threshold", float("nan"), "health_threshold=nan: expected"),
+        ("strategy", "No Such", "strategy='No Such': expected"),
+    ],
+)
+def test_what_may_not_be_set_live(name: str, value: object, words: str) -> None:
+    """The message names the setting, the value and what is expected."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        live_text(name, value)
