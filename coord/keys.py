@@ -62,8 +62,8 @@ queue:{pool}                          zset    task -> aged priority: submitted m
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
                                               requeue made it, then any waiting task's body tells it
 alarms                                zset    task -> the earliest moment at which something is due
-tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms at which it ended. A failed
-                                              one leaves it when it is replayed or purged
+tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms at which it ended; a
+                                              failed one until it is replayed or purged
 tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
