@@ -23,6 +23,7 @@ PREFIX = "COORD_"
 #: Names that the predecessor's installations already set; the ``COORD_`` name wins where both are given.
 ALIASES = {
     "AITBC_REDIS_URL": "redis_url",
+    "AITBC_COORDINATOR_PORT": "gateway_port",
     "AITBC_LOG_LEVEL": "log_level",
 }
 
@@ -45,6 +46,7 @@ Bytes = Annotated[int, Meta(ge=KIB)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Namespace = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 #: What an operator may set while the workers run (``setting.set``); it holds over what their environment says.
@@ -169,6 +171,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inbox_critical_extra: CountOrZero = 1_000
     #: A message's life unless it says otherwise.
     message_ttl_s: Seconds = 300.0
+
+    # The HTTP gateway.
+
+    #: The address that it binds: this machine's own unless ``gateway_allow_open`` says that others may come.
+    gateway_host: str = "127.0.0.1"
+    #: Its port; 0: any free one.
+    gateway_port: Port = 9001
+    #: Bind an address that other machines reach. Off: there is no authentication yet, so who reaches it may do all.
+    gateway_allow_open: bool = False
+    #: How long a write waits for the worker's answer before it is called accepted.
+    gateway_wait_s: Seconds = 2.0
+    #: How long Redis may take before a request is answered 503: below what HTTP clients usually wait.
+    gateway_redis_s: Seconds = 5.0
+    #: How long a body may take to arrive.
+    gateway_body_s: Seconds = 30.0
+    #: Requests at once; what is above is answered 503, so that memory is bounded.
+    gateway_requests: Count = 1_000
 
     @property
     def endpoint_path(self) -> Path:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError, ResponseError
 
 from coord import codec
+from coord.connection import DEMOTED
 from coord.keys import Keys
 
 #: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
@@ -37,22 +39,43 @@ class Append(NamedTuple):
     data: bytes | None = None  #: the fact's JSON, where it was made already
 
 
+def command_of(keys: Keys, one: Append) -> tuple[Any, ...]:
+    """The command that appends a fact."""
+    fields = (part for field in codec.entry_of(one.fact, caller=one.caller, data=one.data).items() for part in field)
+    trim = ("MAXLEN", "~", BEATS_KEPT) if one.stream == "in:beats" else ()
+    return ("XADD", keys.of(one.stream), *trim, "*", *fields)
+
+
 async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[str]:
     """Append facts in one round trip; their entry ids, in order.
 
     Raises:
         redis.exceptions.RedisError: the first error that any of them had; others may have been appended.
     """
+    return [entry.decode() for entry in await _pipeline(redis, [command_of(keys, one) for one in appends]).execute()]
+
+
+async def append_each(redis: Redis, commands: Sequence[tuple[Any, ...]]) -> list[str | RedisError]:
+    """Send commands of ``command_of`` in one round trip; the entry id or the error of each, in order.
+
+    Raises:
+        redis.exceptions.RedisError: of the round trip itself; any of the facts may have been appended.
+    """
+    told = await _pipeline(redis, commands).execute(raise_on_error=False)
+    turned_away = [place for place, one in enumerate(told) if isinstance(one, DEMOTED)]
+    if turned_away:
+        # Not the primary any more: repeated as if the connection had been lost, until the address leads to the new one.
+        again = await _pipeline(redis, [commands[place] for place in turned_away]).execute()
+        for place, entry in zip(turned_away, again, strict=True):
+            told[place] = entry
+    return [one.decode() if isinstance(one, bytes) else one for one in told]
+
+
+def _pipeline(redis: Redis, commands: Iterable[tuple[Any, ...]]) -> Pipeline:
     pipe = redis.pipeline(transaction=False)
-    for stream, fact, caller, data in appends:
-        command: list[Any] = ["XADD", keys.of(stream)]
-        if stream == "in:beats":
-            command += ["MAXLEN", "~", BEATS_KEPT]
-        command.append("*")
-        for name, value in codec.entry_of(fact, caller=caller, data=data).items():
-            command += (name, value)
+    for command in commands:
         pipe.execute_command(*command)
-    return [entry.decode() for entry in await pipe.execute()]
+    return pipe
 
 
 class Consumer:

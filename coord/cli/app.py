@@ -9,6 +9,7 @@ import typer
 from coord.cli.agent import agent
 from coord.cli.events import events
 from coord.cli.fsck import fsck
+from coord.cli.gateway import gateway
 from coord.cli.messages import messages
 from coord.cli.queues import queues
 from coord.cli.tasks import tasks
@@ -33,6 +34,7 @@ def _options(
 for command in (
     up,
     worker,
+    gateway,
     queues,
     events,
     fsck,

@@ -16,6 +16,7 @@ from coord.queries.task_pages import TaskPage, task_page
 from coord.queries.task_records import task, task_headers, tasks
 from coord.queries.totals import by_state, counters, submitted
 from coord.queries.waiting import Backlog, PoolBacklog, PriorityBacklog, backlog
+from coord.queries.worker_counts import workers_present
 
 __all__ = [
     "Backlog",
@@ -48,4 +49,5 @@ __all__ = [
     "task_page",
     "tasks",
     "waiting_pools",
+    "workers_present",
 ]

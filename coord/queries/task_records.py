@@ -88,7 +88,8 @@ def _type_in(raw: bytes | None) -> str:
 
 def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
     raw = decoded(raw_fields)
-    body = json_of(raw.get("body")) or {}
+    said = json_of(raw.get("body"))
+    body = said if isinstance(said, dict) else {}  # a payload may hold a number that is beyond ours, such as 1e999
     error = json_of(raw.get("error"))
     # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
     lines = [line for line in raw.get("attempts", "").split("\n") if line]

@@ -13,13 +13,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
 from msgspec import Struct
-from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import config, queries
 from coord.config import Settings
-from coord.connection import DEMOTED, connect, find_redis_url, wait_for_server
-from coord.errors import AgentNotFound, ConfigError, ResultTimeout, ServerFull, ServerUnavailable, TaskNotFound
+from coord.connection import connect, find_redis_url, wait_for_server
+from coord.errors import AgentNotFound, ConfigError, ResultTimeout, TaskNotFound
 from coord.keys import Keys
 from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
@@ -28,9 +27,10 @@ from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.sdk.answers import Answer
 from coord.sdk.handle import TaskHandle, Watch
 from coord.sdk.operator import Operator
-from coord.sdk.submission import TaskOptions, TaskSpec, message_append, task_append
+from coord.sdk.outbox import Outbox
+from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, task_append
 from coord.sdk.watcher import Watcher
-from coord.streams import Append, append
+from coord.streams import Append
 
 #: Tasks appended in one round trip at most …
 BATCH = 500
@@ -41,7 +41,16 @@ REACH_S = 30.0
 #: How long the router may take to answer for a message.
 RECEIPT_S = 10.0
 
+NOT_OPEN = "the client is not open: use it as `async with Client() as client`"
+
 CancelAnswer = Literal["accepted", "pending", "sent"]
+
+
+class Told(Struct, frozen=True):
+    """A fact is in its stream."""
+
+    entry_id: str  #: milliseconds since 1970 on the server's clock, a dash, a number
+    answered: bool  #: its worker has taken it; else it waits for one
 
 
 class Receipt(Struct, frozen=True):
@@ -70,6 +79,7 @@ class Client(Operator):
         self._reach_s = reach_s
         self._keys = Keys(self.settings.namespace)
         self._redis: Redis | None = None
+        self._outbox: Outbox | None = None
         self._watcher: Watcher | None = None
 
     async def open(self) -> None:
@@ -89,12 +99,15 @@ class Client(Operator):
             await redis.aclose()
             raise
         self._redis = redis
+        self._outbox = Outbox(redis, self._keys)
         self._watcher = Watcher(redis, url, self.settings, self.caller)
 
     async def close(self) -> None:
         """Disconnect. What was submitted goes on."""
-        redis, watcher = self._redis, self._watcher
-        self._redis = self._watcher = None
+        redis, outbox, watcher = self._redis, self._outbox, self._watcher
+        self._redis = self._outbox = self._watcher = None
+        if outbox is not None:
+            await outbox.close()
         if watcher is not None:
             await watcher.close()
         if redis is not None:
@@ -113,7 +126,7 @@ class Client(Operator):
     def redis(self) -> Redis:
         """The connection, for reading."""
         if self._redis is None:
-            raise ConfigError("the client is not open: use it as `async with Client() as client`")
+            raise ConfigError(NOT_OPEN)
         return self._redis
 
     @property
@@ -125,7 +138,7 @@ class Client(Operator):
     def watcher(self) -> Watcher:
         """What waits for outcomes and answers."""
         if self._watcher is None:
-            raise ConfigError("the client is not open: use it as `async with Client() as client`")
+            raise ConfigError(NOT_OPEN)
         return self._watcher
 
     # Tasks.
@@ -315,25 +328,25 @@ class Client(Operator):
         """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
         return await queries.counters(self.redis, self._keys)
 
+    async def tell(self, stream: str, fact: Struct, *, wait: float) -> Told:
+        """Append one fact and wait ``wait`` seconds for what its worker says of it; 0: do not wait.
+
+        Raises:
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
+            CoordError: what the worker said, if it did not take the fact.
+            ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
+        """
+        same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
+        (entry,) = await self._append([Append(stream, same, self.caller, data)])
+        answer = await self._answer(entry, wait) if wait > 0 else None
+        if answer is not None and not answer.ok:
+            raise answer.error
+        return Told(entry, answer is not None)
+
     async def _append(self, batch: Sequence[Append]) -> list[str]:
-        try:
-            return await append(self.redis, self._keys, batch)
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
-            raise ServerUnavailable(
-                f"Redis did not answer, so it may have the entry or not: {error}. "
-                "Repeating it with the same task_id or message_id is safe"
-            ) from error
-        except DEMOTED as error:
-            raise ServerUnavailable(
-                f"the server takes no writes of this namespace, so it may have a part or nothing: {error}. "
-                "Repeating it with the same task_id or message_id is safe; a fail-over is over when the address in "
-                "COORD_REDIS_URL leads to the new primary"
-            ) from error
-        except redis_errors.OutOfMemoryError as error:
-            raise ServerFull(
-                f"Redis is full: {error} Try again later, with the same task_id or message_id: "
-                "of several, some may have been taken"
-            ) from error
+        if self._outbox is None:
+            raise ConfigError(NOT_OPEN)
+        return await self._outbox.append(batch)
 
     async def _answer(self, entry: str, timeout: float) -> Answer | None:
         future = self.watcher.answer(entry)

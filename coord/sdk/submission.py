@@ -83,7 +83,7 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     if spec.notify:
         said["notify"] = True
     stream = _STREAMS[priority]
-    fact, data = _checked(stream, TaskSubmitted, said, max_bytes)
+    fact, data = checked(stream, TaskSubmitted, said, max_bytes)
     return Append(stream, fact, caller, data)
 
 
@@ -96,7 +96,7 @@ def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: 
     for field in ("message_id", "sender_id", "receiver_id"):
         check_id(said[field], field)
     stream = f"in:messages:{lane}"
-    fact, data = _checked(stream, MessageSent, {k: v for k, v in said.items() if v is not None}, max_bytes)
+    fact, data = checked(stream, MessageSent, {k: v for k, v in said.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 
 
@@ -118,7 +118,11 @@ def _requirements(spec: TaskSpec) -> Any:
     return said
 
 
-def _checked(stream: str, kind: type[Struct], said: dict[str, Any], max_bytes: int) -> tuple[Fact, bytes]:
+def checked(stream: str, kind: type[Struct], said: Struct | dict[str, Any], max_bytes: int) -> tuple[Fact, bytes]:
+    """The fact of type ``kind`` that has these fields, as the worker will read it, and its JSON.
+
+    Raises: as ``task_append``.
+    """
     try:
         data = codec.encode(said)
     except Exception as error:

@@ -1,0 +1,151 @@
+"""What a caller is told when something is wrong: one body for all, and which HTTP status each error code has.
+
+    {"status": "error", "code": "agent_not_found", "message": "Agent 'x' not found", "detail": "Agent 'x' not found",
+     "timestamp": "2026-01-01T00:00:00.000+00:00"}
+
+``detail`` is a sentence, or where a body does not fit a list of ``{"loc": ["body", "agent_id"], "msg": …, "type": …}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import falcon
+from falcon.asgi import App, Request, Response
+from msgspec import Struct
+
+from coord import codec, logs
+from coord.errors import CoordError
+from coord.gateway.times import now
+
+log = logs.get_logger()
+
+#: Error code -> HTTP status; every code of ``coord.errors`` is here, then those that only HTTP has.
+STATUS: dict[str, int] = {
+    "error": 500,
+    "config_invalid": 503,
+    "fact_invalid": 422,
+    "fact_too_large": 413,
+    "id_invalid": 422,
+    "id_conflict": 409,
+    "task_not_found": 404,
+    "backlog_full": 503,
+    "task_finished": 409,
+    "task_failed": 409,
+    "task_cancelled": 409,
+    "task_expired": 409,
+    "agent_not_found": 404,
+    "unknown_agent": 404,
+    "superseded": 409,
+    "message_undeliverable": 409,
+    "message_expired": 409,
+    "message_not_found": 404,
+    "message_not_dead": 409,
+    "task_not_dead": 409,
+    "entry_buried": 422,
+    "entry_not_found": 404,
+    "entry_truncated": 409,
+    "server_unfit": 503,
+    "server_unavailable": 503,
+    "server_full": 503,
+    "data_folder_in_use": 503,
+    "result_timeout": 504,
+    "invalid_priority": 400,
+    "cross_origin": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "body_timeout": 408,
+    "body_too_large": 413,
+    "body_invalid": 422,
+    "content_type_invalid": 422,
+    "idempotency_key_invalid": 422,
+    "idempotency_key_reused": 422,
+    "nested_too_deeply": 422,
+    "overloaded": 503,
+    "internal": 500,
+}
+
+#: Seconds after which to try again, for the codes that pass by themselves.
+RETRY_AFTER: dict[str, int] = {"overloaded": 1, "server_unavailable": 1, "config_invalid": 5, "server_full": 5}
+#: The same for the other 503s, such as a full backlog.
+RETRY_AFTER_S = 5
+
+
+class Problem(Struct, frozen=True):
+    """One thing that does not fit in a request."""
+
+    loc: list[str | int]  #: the way to it: ``["body", "capabilities", 0]``
+    msg: str
+    type: str  #: missing, type_error, value_error, json_invalid
+
+
+class Fault(CoordError):
+    """A request that is refused before any fact is made of it."""
+
+    def __init__(self, code: str, message: str, problems: list[Problem] | None = None) -> None:
+        super().__init__(message)
+        self.name = code
+        self.problems = problems
+
+
+class ErrorBody(Struct, frozen=True, kw_only=True):
+    """The body of every answer that is no success."""
+
+    status: str = "error"
+    code: str
+    message: str
+    detail: str | list[Problem]
+    timestamp: str
+
+
+def install(app: App[Request, Response]) -> None:
+    """Let ``app`` answer whatever is raised in it, or by falcon, with an ``ErrorBody``."""
+    app.set_error_serializer(_serialize)
+    app.add_error_handler(Exception, _defect)
+    app.add_error_handler(falcon.HTTPError, _http_error)
+    app.add_error_handler(CoordError, _refused)
+    app.add_error_handler(RecursionError, _too_deep)
+
+
+def refuse(resp: Response, code: str, message: str, problems: list[Problem] | None = None) -> None:
+    """Make ``resp`` the answer for this error."""
+    status = STATUS.get(code, 500)
+    resp.status = status
+    resp.content_type = falcon.MEDIA_JSON
+    if status == 422 and not problems:
+        problems = [Problem(["body"], message, "value_error")]
+    resp.data = codec.encode(ErrorBody(code=code, message=message, detail=problems or message, timestamp=now()))
+    if status == 503:
+        resp.set_header("Retry-After", str(RETRY_AFTER.get(code, RETRY_AFTER_S)))
+
+
+async def _refused(_req: Request, resp: Response, error: CoordError, _params: Mapping[str, Any]) -> None:
+    code, problems = (error.name, error.problems) if isinstance(error, Fault) else (error.code, None)
+    refuse(resp, code, str(error), problems)
+
+
+async def _http_error(req: Request, resp: Response, error: falcon.HTTPError, _params: Mapping[str, Any]) -> None:
+    for name, value in dict(error.headers or {}).items():
+        resp.set_header(name, value)
+    _serialize(req, resp, error)
+
+
+def _serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
+    """What falcon itself refuses: a path that is not there, a method that the path does not take, a broken header."""
+    if isinstance(error, falcon.HTTPNotFound):
+        refuse(resp, "not_found", f"no such path: {req.path[:200]}")
+    elif isinstance(error, falcon.HTTPMethodNotAllowed):
+        refuse(resp, "method_not_allowed", f"{req.path[:200]} does not take {req.method}")
+    else:
+        refuse(resp, "body_invalid", error.description or error.title or "the request is not understood")
+
+
+async def _too_deep(_req: Request, resp: Response, _error: RecursionError, _params: Mapping[str, Any]) -> None:
+    refuse(resp, "nested_too_deeply", "nested too deeply")
+
+
+async def _defect(req: Request, resp: Response, error: Exception, _params: Mapping[str, Any]) -> None:
+    """A fault of ours: the log has its trace, the caller has not."""
+    log.error("gateway.defect", method=req.method, path=req.path, error=repr(error), exc_info=error)
+    refuse(resp, "internal", "the gateway has failed; its log says how")

@@ -1,0 +1,55 @@
+"""A real HTTP client for tests: one request, from a thread, so that the test's own loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class HttpAnswer(NamedTuple):
+    """What came back; status 0: nothing did."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+class HttpCaller:
+    """Calls one gateway on this machine."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def get(self, path: str, **headers: str) -> HttpAnswer:
+        """GET; underscores in the names of headers are hyphens."""
+        return await asyncio.to_thread(self._call, "GET", path, None, headers)
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> HttpAnswer:
+        """POST this as JSON, or nothing."""
+        data = None if body is None else json.dumps(body).encode()
+        return await asyncio.to_thread(self._call, "POST", path, data, {"Content-Type": "application/json"} | headers)
+
+    async def is_up(self) -> bool:
+        """Whether the process answers."""
+        return (await self.get("/health/live")).status == 200
+
+    async def is_healthy(self) -> bool:
+        """Whether Redis and all workers are there."""
+        return (await self.get("/health")).status == 200
+
+    def _call(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]) -> HttpAnswer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        request = urllib.request.Request(url, data=data, headers=named, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 -- the same
+                return HttpAnswer(answer.status, dict(answer.headers), json.loads(answer.read()))
+        except urllib.error.HTTPError as error:
+            with error:
+                return HttpAnswer(error.code, dict(error.headers), json.loads(error.read()))
+        except OSError:
+            return HttpAnswer(0, {}, None)
