@@ -21,9 +21,10 @@ from coord.gateway.times import now
 
 log = logs.get_logger()
 
-#: Error code -> HTTP status; every code of ``coord.errors`` is here, then those that only HTTP has.
+#: The status of a code that is not below: a worker's refusal.
+REFUSED = 422
+#: Error code -> HTTP status: those of ``coord.errors`` that a path here can meet, then those that only HTTP has.
 STATUS: dict[str, int] = {
-    "error": 500,
     "config_invalid": 503,
     "fact_invalid": 422,
     "fact_too_large": 413,
@@ -32,24 +33,15 @@ STATUS: dict[str, int] = {
     "task_not_found": 404,
     "backlog_full": 503,
     "task_finished": 409,
-    "task_failed": 409,
-    "task_cancelled": 409,
-    "task_expired": 409,
     "agent_not_found": 404,
     "unknown_agent": 404,
     "superseded": 409,
-    "message_undeliverable": 409,
-    "message_expired": 409,
     "message_not_found": 404,
-    "message_not_dead": 409,
-    "task_not_dead": 409,
     "entry_buried": 422,
     "entry_not_found": 404,
-    "entry_truncated": 409,
     "server_unfit": 503,
     "server_unavailable": 503,
     "server_full": 503,
-    "data_folder_in_use": 503,
     "result_timeout": 504,
     "invalid_priority": 400,
     "cross_origin": 403,
@@ -110,7 +102,7 @@ def install(app: App[Request, Response]) -> None:
 
 def refuse(resp: Response, code: str, message: str, problems: list[Problem] | None = None) -> None:
     """Make ``resp`` the answer for this error."""
-    status = STATUS.get(code, 500)
+    status = STATUS.get(code, REFUSED)
     resp.status = status
     resp.content_type = falcon.MEDIA_JSON
     if status == 422 and not problems:
