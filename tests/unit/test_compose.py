@@ -41,9 +41,9 @@ def seconds(duration: str) -> float:
     return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
-def test_the_file_has_a_service_for_each_kind_of_worker() -> None:
-    """And for the server; all of them stay up."""
-    assert {"valkey", *CONSUMES} <= set(SERVICES)
+def test_the_file_has_a_service_for_each_process() -> None:
+    """Each kind of worker, the gateway, the server; all of them stay up."""
+    assert set(SERVICES) == {"valkey", "gateway", *CONSUMES}
     assert {service["restart"] for service in SERVICES.values()} == {"unless-stopped"}
 
 
@@ -126,10 +126,16 @@ def test_valkey_is_reached_from_inside_only() -> None:
     assert project()["networks"]["cell"] == {"internal": True}
 
 
-def test_ports_are_published_on_the_loopback_only() -> None:
-    """Whatever is published."""
-    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
-    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+def test_the_gateway_alone_is_published_and_on_the_loopback() -> None:
+    """It listens where its port leads, and it can be reached: an internal network publishes nothing."""
+    gateway = SERVICES["gateway"]
+    settings = config.load(gateway["environment"])
+    assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
+        "gateway": [f"127.0.0.1:9001:{settings.gateway_port}"]
+    }
+    assert (settings.gateway_host, settings.gateway_allow_open) == ("0.0.0.0", True)  # noqa: S104 (in a container)
+    networks = project()["networks"]
+    assert [name for name in gateway["networks"] if not (networks[name] or {}).get("internal")] == ["edge"]
 
 
 def test_valkey_has_the_options_of_coord_up() -> None:

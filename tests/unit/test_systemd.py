@@ -52,6 +52,20 @@ def test_a_worker_of_each_kind_can_be_started_in_any_number(kind: str, number: s
     assert parse(command) == ["coord", "worker"]
 
 
+def test_the_gateway_is_started() -> None:
+    """Its command is taken by coord's own parser; unless told otherwise it binds the loopback."""
+    assert parse(words(FOLDER / "coord-gateway.service", "")) == ["coord", "gateway"]
+    assert config.load(environment()).gateway_host == "127.0.0.1"
+
+
+def test_all_have_the_same_rights() -> None:
+    """What hardens one hardens the others."""
+    hardening = re.compile(r"^(?:Protect|Private|Restrict|System|Lock|Dynamic|NoNew|Cap|UMask).*$", re.MULTILINE)
+    first, *others = [hardening.findall(unit.read_text()) for unit in UNITS]
+    assert len(first) > 10
+    assert all(other == first for other in others)
+
+
 def test_the_environment_is_taken() -> None:
     """By the loader of the settings; every unit reads that file."""
     assert config.load(environment()).redis_url == "redis://127.0.0.1:6379/0"
