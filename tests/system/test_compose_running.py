@@ -52,7 +52,7 @@ async def valkey(folder: Path, port: int) -> AsyncIterator[str]:
 async def test_valkey_keeps_what_it_acknowledged_and_refuses_what_it_cannot_hold(
     tmp_path: Path, unused_port: int
 ) -> None:
-    """Append-only file, synced every second; no eviction; a limit; no command that takes 512 MiB: nothing to warn of."""
+    """Append-only file, synced every second; no eviction; a limit; no command takes 512 MiB: nothing to warn of."""
     async with valkey(tmp_path, unused_port) as url, connect(url, Settings(), retries=0) as redis:
         report = await check_server(redis, Settings())
     assert report.warnings == []
