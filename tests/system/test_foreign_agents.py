@@ -167,6 +167,23 @@ async def test_redis_is_away(at: House, tmp_path: Path, language: Language, requ
     await assert_balanced(at)
 
 
+@each
+async def test_a_process_dies(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """The next one of this name is given what it had, as a second attempt."""
+    dead = await start(at, request.config, language, "a-1")
+    task = await submit(at, tmp_path / "one")
+    await until_state(at, task, TaskState.RUNNING)
+    dead.kill()
+    fresh = await start(at, request.config, language, "a-1")
+    await wait_until(lambda: _was_lost(at, task), "the first attempt is lost", 30)
+    found = drop(tmp_path / "one")
+    assert await task.result(timeout=60) == found
+    assert (await task.record()).attempt == 2
+    fresh.send(signal.SIGTERM)
+    await assert_gone(at, fresh)
+    await assert_balanced(at)
+
+
 @each_with_incarnation
 async def test_a_newer_process(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
     """It takes the id over: what the older one runs is done by the newer, and the older one ends with an error."""
@@ -182,6 +199,34 @@ async def test_a_newer_process(at: House, tmp_path: Path, language: Language, re
     assert (record.attempt, record.attempts[0].how) == (2, "agent_lost")
     new.send(signal.SIGTERM)
     await assert_gone(at, new)
+    await assert_balanced(at)
+
+
+@each_with_incarnation
+async def test_a_claim_in_doubt(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """An entry that was gone when the agent claimed it is not begun, and given back."""
+    agent = await start(at, request.config, language, "a-1")
+    first = [await submit(at, tmp_path / "one") for _ in range(4)]
+    for handle in first:
+        await until_state(at, handle, TaskState.RUNNING)
+    # Somebody says that it has room for one more than it thinks, so that it reads an assignment and does not claim it.
+    fact = AgentRegistered("a-1", AgentType.WORKER, capabilities=("digest",), capacity=5, heartbeat_interval=1)
+    await append(at.redis, at.keys, [Append("in:registry", fact)])
+    doubtful = await submit(at, tmp_path / "two")
+    await until_state(at, doubtful, TaskState.ASSIGNED)
+    lane = at.keys.inbox("a-1", "normal")
+    ((entry, _),) = await at.redis.execute_command("XRANGE", lane, "-", "+")
+    await at.client.send("a-1", {}, sender_id="nobody")
+    await wait_until(lambda: _length_is(at, lane, 1), "it has read so far, for the message behind is handled", 30)
+    assert await at.redis.xdel(lane, entry) == 1
+    found = drop(tmp_path / "one")
+    for handle in first:
+        assert await handle.result(timeout=60) == found
+    found = drop(tmp_path / "two", b"two")
+    assert await doubtful.result(timeout=60) == found
+    assert [(one.how, one.message) for one in (await doubtful.record()).attempts] == [("released", "claim in doubt")]
+    agent.send(signal.SIGTERM)
+    await assert_gone(at, agent)
     await assert_balanced(at)
 
 
@@ -222,6 +267,14 @@ async def assert_balanced(at: House) -> None:
     assert [key async for key in at.redis.scan_iter(match=at.keys.inflight("*"))] == []
     await assert_ledger(at.redis, at.keys)
     await assert_keys_end(at.redis, at.keys)
+
+
+async def _was_lost(at: House, handle: TaskHandle) -> bool:
+    return [one.how for one in (await at.client.task(handle.task_id)).attempts] == ["agent_lost"]
+
+
+async def _length_is(at: House, key: str, length: int) -> bool:
+    return bool(await at.redis.xlen(key) == length)
 
 
 async def _answers(at: House) -> bool:

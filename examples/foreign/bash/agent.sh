@@ -20,7 +20,7 @@ replies="${prefix}replies:$caller"
 heard=0-0      # the last answer that was read
 job='' job_lease='' job_task=''
 draining='' status_entry='' left_entry=''
-link=new       # up, away
+link=new       # later: up, or away
 give_up_at=''  # in seconds of this shell's life, once it is leaving
 
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "neither redis-cli nor valkey-cli is here" >&2; exit 1; }
@@ -39,6 +39,7 @@ tell() { # stream type fact [caller NAME]
     until redis XADD "$prefix$1" '*' type "$2" data "$3" "${@:4}"; do
         sleep 0.5
         [[ $give_up_at ]] && ((SECONDS > give_up_at)) && return 1
+        kill -0 $$ || return 1 # said by the work of an agent that is gone
     done
 }
 
@@ -68,7 +69,10 @@ digest() { # task lease path
     local begun sum size
     begun=$(now_ms)
     report task.started "$1" "$2"
-    until [[ ! $3 || -e $3 ]]; do sleep 0.05; done
+    until [[ ! $3 || -e $3 ]]; do
+        kill -0 $$ || return # the agent is gone, and with it the lease
+        sleep 0.05
+    done
     if sum=$(sha256sum <"$3") && size=$(stat -Lc %s -- "$3"); then
         report task.completed "$1" "$2" "$(jq -cn --arg sum "${sum%% *}" --argjson size "$size" \
             --argjson ago "$(($(now_ms) - begun))" '{result: {sha256: $sum, bytes: $size}, started_ms_ago: $ago}')"
@@ -165,6 +169,8 @@ rest() {
         link=away
         sleep 0.2
     elif [[ $link != up ]]; then # after each connect it says what it is, and reads from the beginning
+        # What a process before this one had begun, this one knows nothing of: it is for others.
+        [[ $link == new ]] && tell in:registry agent.deregistered "{\"agent_id\":\"$id\"}" >/dev/null
         link=up
         heard=0-0
         register
