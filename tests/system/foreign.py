@@ -89,9 +89,10 @@ LANGUAGES = (
 )
 
 
-async def start(at: House, config: pytest.Config, language: Language, agent_id: str) -> Process:
+async def start(at: House, config: pytest.Config, language: Language, agent_id: str, **environ: str) -> Process:
     """One of the agents, once it is active."""
-    process = at.start_program(agent_id, *language.command(config), agent_id, COORD_HEARTBEAT_INTERVAL_S="1")
+    environ = {"COORD_HEARTBEAT_INTERVAL_S": "1"} | environ
+    process = at.start_program(agent_id, *language.command(config), agent_id, **environ)
     await until_active(at, process)
     return process
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -162,6 +163,26 @@ async def test_redis_is_away(at: House, tmp_path: Path, language: Language, requ
     await until_active(at, agent)
     fresh = await submit(at, tmp_path / "one")
     await until_state(at, fresh, TaskState.COMPLETED)
+    agent.send(signal.SIGTERM)
+    await assert_gone(at, agent)
+    await assert_balanced(at)
+
+
+@each
+async def test_redis_is_silent(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """A server that takes connections and answers nothing is noticed, and nothing that was said to it is missing."""
+    agent = await start(at, request.config, language, "a-1", COORD_ANSWER_TIMEOUT_S="1")
+    task = await submit(at, tmp_path / "one")
+    await until_state(at, task, TaskState.RUNNING)
+    os.kill(at.server.pid, signal.SIGSTOP)
+    try:
+        found = drop(tmp_path / "one")
+        await wait_until(lambda: "away" in agent.told(), "it has noticed", 60)
+    finally:
+        os.kill(at.server.pid, signal.SIGCONT)
+    assert await task.result(timeout=60) == found
+    after = await submit(at, tmp_path / "one")
+    assert await after.result(timeout=60) == found
     agent.send(signal.SIGTERM)
     await assert_gone(at, agent)
     await assert_balanced(at)

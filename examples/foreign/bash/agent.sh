@@ -13,6 +13,7 @@ id=$1
 url=${COORD_REDIS_URL:-redis://127.0.0.1:6379}
 prefix="{${COORD_NAMESPACE:-coord}}:"
 interval=${COORD_HEARTBEAT_INTERVAL_S:-5}
+answer=${COORD_ANSWER_TIMEOUT_S:-10}
 grace=30
 lanes=("${prefix}inbox:$id:critical" "${prefix}inbox:$id:high" "${prefix}inbox:$id:normal" "${prefix}inbox:$id:low")
 caller="$id.$$.$RANDOM" # so whatever is answered there is for this process
@@ -30,7 +31,7 @@ case $url in
 esac
 
 # One command; fails when there is no answer, or an error. (redis-cli repeats a command once if its connection breaks.)
-redis() { timeout 15 "$cli" "${server[@]}" -e "$@" 2>/dev/null; }
+redis() { timeout "$((${answer%.*} + 1))" "$cli" "${server[@]}" -e "$@" 2>/dev/null; }
 
 now_ms() { echo "$((${EPOCHREALTIME/[.,]/} / 1000))"; }
 

@@ -12,6 +12,7 @@ const agentId = process.argv[2];
 const url = process.env.COORD_REDIS_URL ?? 'redis://127.0.0.1:6379';
 const prefix = `{${process.env.COORD_NAMESPACE ?? 'coord'}}:`;
 const intervalMs = 1000 * Number(process.env.COORD_HEARTBEAT_INTERVAL_S ?? 5);
+const answerMs = 1000 * Number(process.env.COORD_ANSWER_TIMEOUT_S ?? 10);
 const CAPACITY = 4;
 const BLOCK_MS = 1000;
 // What running work has to end once the agent is told to; and what the last words have to reach the registry.
@@ -32,12 +33,16 @@ const answers = new Map(); // entry id of a fact of ours -> '' or an error's cod
 let isDraining = false;
 let aheadMs = 0; // of the server's clock before performance.now()
 
-// One connection that blocks in reads, one for everything else. They come back by themselves; what was under way is
-// rejected, and nothing is kept to be sent later behind our back.
+// One connection that blocks in reads, one for everything else. They come back by themselves, also from a server that
+// said nothing for too long; what was under way is rejected, and nothing is kept to be sent later behind our back.
 function connection() {
-  const socket = { socketTimeout: 15_000, ...(url.startsWith('unix://') && { path: decodeURI(url.slice(7)) }) };
+  const socket = {
+    socketTimeout: BLOCK_MS + answerMs,
+    reconnectStrategy: (tries) => Math.min(50 * 2 ** tries, 1000),
+    ...(url.startsWith('unix://') && { path: decodeURI(url.slice(7)) }),
+  };
   const client = createClient({
-    ...(!socket.path && { url }), socket, RESP: 2, disableOfflineQueue: true, pingInterval: 5000,
+    ...(!socket.path && { url }), socket, RESP: 2, disableOfflineQueue: true, pingInterval: answerMs / 2,
   });
   client.on('error', () => {}); // the commands say it too
   return client;

@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as RedisSilent
 URL = os.environ.get("COORD_REDIS_URL", "redis://127.0.0.1:6379")
 PREFIX = "{" + os.environ.get("COORD_NAMESPACE", "coord") + "}:"
 INTERVAL_S = float(os.environ.get("COORD_HEARTBEAT_INTERVAL_S", "5"))
+ANSWER_S = float(os.environ.get("COORD_ANSWER_TIMEOUT_S", "10"))
 LANES = ("critical", "high", "normal", "low")
 CAPACITY = 4
 BLOCK_MS = 1_000
@@ -73,8 +74,9 @@ class Agent:
         self.lanes = [f"{PREFIX}inbox:{agent_id}:{lane}" for lane in LANES]
         self.replies = f"{PREFIX}replies:{self.caller}"
         # redis-py would repeat a command whose answer it missed; a claim that is repeated is in doubt.
+        limit_s = BLOCK_MS / 1000 + ANSWER_S
         self.redis = Redis.from_url(
-            URL, decode_responses=True, protocol=2, socket_timeout=15, retry=Retry(NoBackoff(), 0)
+            URL, decode_responses=True, protocol=2, socket_timeout=limit_s, retry=Retry(NoBackoff(), 0)
         )
         self.waiting: dict[str, Attempt] = {}  # by lease: read, and not claimed yet
         self.held: dict[str, Attempt] = {}  # by lease: from before the claim is sent until its report is answered
