@@ -1,0 +1,204 @@
+"""``coord tasks submit --file``: a thousand lines at once, a wrong one found before any is submitted, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coord import queries
+from coord.cli.bulk import Ended, Summary
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.models.tasks import TaskState
+from tests.system.live_cell import LiveCell, Said, command_runner, live_cell
+from tests.waiting import wait_until
+
+#: typer 0.21 imports names from click that click 8.5 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+
+Coord = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def live(server: EmbeddedServer) -> Iterator[LiveCell]:
+    """One cell for all tests of this file."""
+    with live_cell(server.url, Settings(namespace="clifile")) as cell:
+        yield cell
+
+
+@pytest.fixture
+def coord(live: LiveCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Coord:
+    """Runs ``coord`` on the cell."""
+    return command_runner(live, monkeypatch, capsys)
+
+
+def written(path: Path, *lines: str) -> str:
+    """A file of these lines."""
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+def submitted(live: LiveCell) -> int:
+    """How many tasks the cell has ever taken."""
+    return queries.submitted(live.do(live.client.counters()))
+
+
+def test_a_thousand_tasks(coord: Coord, live: LiveCell, tmp_path: Path) -> None:
+    """Each has its outcome in the results, with its line; the summary counts them; a failed one makes it end with 1."""
+    lines = [
+        '{"task_type": "%s", "payload": {"n": %d}}' % ("boom" if n % 100 == 0 else "echo", n)  # noqa: UP031 -- JSON's braces
+        for n in range(1, 1001)
+    ]
+    before = submitted(live)
+    results = tmp_path / "results.jsonl"
+    said = coord(
+        "tasks",
+        "submit",
+        "--file",
+        written(tmp_path / "tasks.jsonl", *lines),
+        "--wait",
+        "--results",
+        str(results),
+        "--json",
+    )
+    assert said.code == 1
+    summary = msgspec.json.decode(said.out, type=Summary)
+    assert (summary.lines, summary.submitted, summary.states, summary.open) == (
+        1000,
+        1000,
+        {"completed": 990, "failed": 10},
+        0,
+    )
+    assert summary.latency is not None
+    assert summary.latency.p50 <= summary.latency.p95 <= summary.latency.longest <= summary.seconds
+    assert submitted(live) - before == 1000
+
+    decoder = msgspec.json.Decoder(Ended)
+    ended = {one.line: one for one in map(decoder.decode, results.read_bytes().splitlines())}
+    assert sorted(ended) == list(range(1, 1001))
+    for number, one in ended.items():
+        if number % 100 == 0:
+            assert (one.state, msgspec.json.decode(one.error)["code"]) == ("failed", "it_broke")
+        else:
+            assert (one.state, msgspec.json.decode(one.result)) == ("completed", {"n": number})
+    assert said.err.splitlines()[0].startswith("line 100 (task ")
+    assert "failed: it_broke: by design" in said.err
+    assert len(said.err.splitlines()) == 6
+
+
+def test_the_summary_as_text(coord: Coord, tmp_path: Path) -> None:
+    """What the command line says holds for lines that do not; empty lines are none."""
+    path = written(tmp_path / "t.jsonl", "{}", "", '{"payload": 1, "priority": "urgent"}')
+    said = coord("tasks", "submit", "echo", "--file", path, "--wait", "--priority", "low")
+    assert said.code == 0
+    shown = dict(line.split(maxsplit=1) for line in said.out.splitlines())
+    assert (shown["tasks"], shown["completed"]) == ("2", "2")
+    assert "a second" in shown["took"]
+    assert shown["latency"].startswith("half within ")
+
+
+def test_without_waiting_it_ends_when_all_are_taken(coord: Coord, tmp_path: Path) -> None:
+    """An id that was used for something else is refused, and named by its line."""
+    coord("tasks", "submit", "nobody", "--id", "taken")
+    path = written(
+        tmp_path / "t.jsonl",
+        '{"task_type": "echo"}',
+        '{"task_type": "echo", "task_id": "taken", "payload": {"other": 1}}',
+    )
+    said = coord("tasks", "submit", "--file", path, "--json")
+    assert said.code == 1
+    summary = msgspec.json.decode(said.out, type=Summary)
+    assert (summary.states, summary.latency) == ({"accepted": 1, "refused": 1}, None)
+    assert said.err.startswith("line 2 (task taken) ")
+    assert "used before with other content" in said.err or "submitted before with other content" in said.err
+    coord("tasks", "cancel", "taken")
+
+
+def test_nobody_takes_them(coord: Coord, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They wait for a distributor: 3."""
+    monkeypatch.setattr("coord.cli.bulk.ACCEPT_S", 0.05)
+    path = written(tmp_path / "t.jsonl", *['{"task_type": "echo"}'] * 3)
+    said = coord("tasks", "submit", "--file", path, "--json", "--namespace", "deserted-file")
+    assert said.code == 3
+    summary = msgspec.json.decode(said.out, type=Summary)
+    assert (summary.submitted, summary.open) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 3: Input data was truncated"),
+        ("[]", "line 3: Expected 'object', got 'array'"),
+        ('{"payload": 1}', "line 3: it has no task_type"),
+        ('{"task_type": "echo", "tymeout": 3}', "line 3: unknown field 'tymeout'; did you mean 'timeout'?"),
+        ('{"task_type": "echo", "timeout": "x"}', "line 3: Expected 'float | null', got 'str' - at '$.timeout'"),
+        ('{"task_type": "echo", "timeout": -1}', "$.timeout"),
+        ('{"task_type": "echo", "priority": "asap"}', "line 3: priority 'asap' is none of urgent"),
+        ('{"task_type": "echo", "task_id": "a b"}', "line 3: task_id must be 1 to 128 characters"),
+        ('{"task_type": "echo", "deadline": "soon"}', "$.deadline"),
+        ('{"task_type": "echo", "payload": "\xff"}', "line 3: "),
+        ('{"task_type": "echo", "payload": "%s"}' % ("x" * 1_100_000), "line 3: "),
+        ("x" * 1_200_000, "line 3: it is longer than 1048576 bytes"),
+    ],
+)
+def test_a_wrong_line_is_named_and_nothing_submitted(
+    coord: Coord, live: LiveCell, tmp_path: Path, line: str, says: str
+) -> None:
+    """Although the lines before it would do."""
+    before = submitted(live)
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"task_type": "echo"}\n\n' + line.encode("latin-1") + b'\n{"task_type": "echo"}\n')
+    said = coord("tasks", "submit", "--file", str(path))
+    assert (said.code, said.out) == (2, "")
+    assert f"coord: {path} line 3: " in said.err
+    assert says in said.err
+    assert said.err.endswith("nothing was submitted\n")
+    assert submitted(live) == before
+
+
+def test_ctrl_c_says_what_goes_on(live: LiveCell, tmp_path: Path) -> None:
+    """The tasks do; what has ended is in the results already; 130. The tasks come through standard input here."""
+    lines = ['{"task_type": "echo"}', *['{"task_type": "gate", "payload": {"gate": "ctrl-c"}}'] * 3]
+    results = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "coord.cli", "tasks", "submit", "--file", "-", "--wait", "--results", str(results)]
+
+    async def counted(state: TaskState, wanted: int) -> None:
+        async def there() -> bool:
+            return queries.by_state(await live.client.counters())[state] == wanted
+
+        await wait_until(there, f"{wanted} are {state}", 60)
+
+    completed = queries.by_state(live.do(live.client.counters()))[TaskState.COMPLETED]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | live.environ,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("\n".join(lines))
+        process.stdin.close()
+        process.stdin = None
+        live.do(counted(TaskState.RUNNING, 3))
+        live.do(counted(TaskState.COMPLETED, completed + 1))
+        live.do(wait_until(results.exists, "the results file is there", 60))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.startswith("interrupted: ")
+    assert " that were submitted go on by themselves, 0 were not submitted" in err
+    states = Counter(msgspec.json.decode(line, type=Ended).state for line in results.read_bytes().splitlines())
+    assert set(states) <= {"completed"}
+    live.open_gate("ctrl-c")
+    live.do(counted(TaskState.RUNNING, 0))

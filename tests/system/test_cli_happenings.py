@@ -1,0 +1,157 @@
+"""``coord messages`` and ``coord events`` on a cell at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.models.events import Event
+from coord.models.messages import MessageRecord, MessageStatus
+from coord.queries import MessagePage
+from coord.sdk import Receipt
+from tests.system.live_cell import LiveCell, Said, command_runner, live_cell
+
+#: typer 0.21 imports names from click that click 8.5 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+
+Coord = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def live(server: EmbeddedServer) -> Iterator[LiveCell]:
+    """One cell for all tests of this file."""
+    with live_cell(server.url, Settings(namespace="clihappenings")) as cell:
+        yield cell
+
+
+@pytest.fixture
+def coord(live: LiveCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Coord:
+    """Runs ``coord`` on the cell."""
+    return command_runner(live, monkeypatch, capsys)
+
+
+def events_in(said: Said) -> list[Event]:
+    """The events that a command printed as JSON, one a line."""
+    decoder = msgspec.json.Decoder(Event)
+    return [decoder.decode(line) for line in said.out.splitlines()]
+
+
+def test_a_message_is_sent_listed_and_shown(coord: Coord) -> None:
+    """Its id alone is printed; with --json the receipt, the page, the record."""
+    said = coord(
+        "messages", "send", "cli-agent", '{"text": "hi"}', "--id", "m1", "--sender", "ops", "--priority", "high",
+        "--ttl", "60", "--correlation-id", "c1", "--reply-to", "m0",
+    )  # fmt: skip
+    assert said == Said(0, "m1\n", "")
+    receipt = msgspec.json.decode(coord("messages", "send", "cli-agent", "--id", "m2", "--json").out, type=Receipt)
+    assert (receipt.message_id, receipt.receiver_id) == ("m2", "cli-agent")
+
+    page = msgspec.json.decode(coord("messages", "list", "--agent", "ops", "--json").out, type=MessagePage)
+    assert [(one.message_id, one.status, one.payload) for one in page.messages] == [
+        ("m1", MessageStatus.DELIVERED, None)
+    ]
+    rows = coord("messages", "list", "--limit", "1")
+    assert rows.out.splitlines()[1].split()[0] == "m2"
+    following = coord("messages", "list", "--cursor", rows.err.split()[-1]).out
+    assert following.splitlines()[1].split()[:5] == ["m1", "direct", "high", "ops", "cli-agent"]
+
+    record = msgspec.json.decode(coord("messages", "show", "m1", "--json").out, type=MessageRecord)
+    assert (record.payload, record.expires_at - record.sent_at) == ({"text": "hi"}, 60_000)
+    shown = dict(line.split(maxsplit=1) for line in coord("messages", "show", "m1").out.splitlines())
+    assert (shown["from"], shown["status"], shown["payload"]) == ("ops", "delivered", '{"text":"hi"}')
+
+
+def test_a_message_that_cannot_be_delivered(coord: Coord) -> None:
+    """The answer is no; its record says why."""
+    said = coord("messages", "send", "nobody", "--id", "lost")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("coord: Agent 'nobody' not found; `coord agents list`")
+    page = msgspec.json.decode(coord("messages", "list", "--status", "dead", "--json").out, type=MessagePage)
+    assert [(one.message_id, one.reason) for one in page.messages] == [("lost", "Agent 'nobody' not found")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["messages", "show", "ghost"], 1, "Message 'ghost' not found; `coord messages list`"),
+        (["messages", "send", "a b", "{}"], 2, "receiver_id must be 1 to 128 characters"),
+        (["messages", "send", "cli-agent", "{"], 2, "PAYLOAD is not JSON"),
+        (["messages", "send", "cli-agent", "--ttl", "-1"], 2, "ttl"),
+        (["messages", "list", "--cursor", "x"], 2, "leave it out"),
+        (["events", "--since", "yesterday"], 2, "--since 'yesterday' is neither a moment"),
+    ],
+)
+def test_a_slip_is_named(coord: Coord, arguments: list[str], code: int, says: str) -> None:
+    """In one line, with the next step."""
+    said = coord(*arguments)
+    assert (said.code, said.out) == (code, "")
+    assert says in said.err
+
+
+def test_nobody_delivers_it(coord: Coord) -> None:
+    """Without a router the message waits: 3."""
+    said = coord("messages", "send", "someone", "--wait", "0.05", "--namespace", "deserted-messages")
+    assert said.code == 3
+    assert "the message waits for one" in said.err
+
+
+def test_what_happened_to_a_task(coord: Coord) -> None:
+    """In order, filtered by task; as text and as JSON; from an event's id on."""
+    coord("tasks", "submit", "boom", "--id", "story", "--wait")
+    asked = ("events", "--since", "0", "--no-follow", "--task", "story")
+    told = events_in(coord(*asked, "--json"))
+    assert [one.type for one in told] == ["task.queued", "task.assigned", "task.failed"]
+    assert told[-1].fields["message"] == "by design"
+    lines = coord(*asked).out.splitlines()
+    assert [line.split()[2] for line in lines] == [one.type for one in told]
+    assert 'message="by design"' in lines[-1]
+    after = events_in(coord("events", "--since", told[-1].id, "--no-follow", "--task", "story", "--json"))
+    assert after == []
+    assert events_in(coord("events", "--since", "2h", "--no-follow", "--task", "story", "--json")) == told
+    assert events_in(coord("events", "--no-follow", "--json")) == []
+
+
+def test_events_are_filtered_by_type_and_agent(coord: Coord) -> None:
+    """A type may have a star; an agent's are its own, its tasks' and its messages'."""
+    coord("tasks", "submit", "echo", "--id", "seen", "--wait")
+    coord("messages", "send", "cli-agent", "--id", "for-agent")
+    asked = ("events", "--since", "0", "--no-follow", "--json")
+    everything = events_in(coord(*asked))
+    assert {one.log for one in everything} >= {"agents", "tasks", "messages"}
+    assert [one.id for one in everything] == sorted((one.id for one in everything), key=_order)
+    some = events_in(coord(*asked, "--type", "task.comp*", "--type", "agent.registered"))
+    assert {one.type for one in some} == {"task.completed", "agent.registered"}
+    of_agent = events_in(coord(*asked, "--agent", "cli-agent"))
+    assert {"agent.registered", "task.assigned", "message.delivered"} <= {one.type for one in of_agent}
+    assert events_in(coord(*asked, "--agent", "ghost")) == []
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, number = entry_id.partition("-")
+    return int(ms), int(number)
+
+
+def test_following_until_ctrl_c(coord: Coord, live: LiveCell) -> None:
+    """Events come as they happen, a line each; Ctrl-C ends it with 130 and no complaint."""
+    command = [sys.executable, "-m", "coord.cli", "events", "--since", "0", "--type", "task.completed", "--json"]
+    coord("tasks", "submit", "echo", "--id", "before", "--wait")
+    with subprocess.Popen(
+        command, env=os.environ | live.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "before" not in process.stdout.readline():
+            pass
+        coord("tasks", "submit", "echo", "--id", "meanwhile", "--wait")
+        assert msgspec.json.decode(process.stdout.readline(), type=Event).fields["task_id"] == "meanwhile"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == ""

@@ -1,0 +1,295 @@
+"""``coord tasks`` on a cell at work: what is printed for people and for programs, and what the exit code says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coord import queries
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
+from coord.queries import TaskPage
+from tests.system.live_cell import LiveCell, Said, command_runner, live_cell
+from tests.waiting import wait_until
+
+#: typer 0.21 imports names from click that click 8.5 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+
+Coord = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def live(server: EmbeddedServer) -> Iterator[LiveCell]:
+    """One cell for all tests of this file."""
+    with live_cell(server.url, Settings(namespace="clitasks")) as cell:
+        yield cell
+
+
+@pytest.fixture
+def coord(live: LiveCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Coord:
+    """Runs ``coord`` on the cell."""
+    return command_runner(live, monkeypatch, capsys)
+
+
+def record_in(said: Said) -> TaskRecord:
+    """The record that a command printed as JSON."""
+    return msgspec.json.decode(said.out, type=TaskRecord)
+
+
+def wait_for_state(live: LiveCell, task_id: str, state: TaskState) -> TaskRecord:
+    """Wait until a task is in a state; its record then."""
+
+    async def found() -> TaskRecord | None:
+        record = await queries.task(live.client.redis, live.keys, task_id)
+        return record if record is not None and record.state is state else None
+
+    async def wait() -> TaskRecord:
+        record = await wait_until(found, f"{task_id} is {state}", 60)
+        assert record is not None
+        return record
+
+    return live.do(wait())
+
+
+def test_a_submitted_task_is_told_by_its_id_alone(coord: Coord, live: LiveCell) -> None:
+    """So that a script may keep it; the coordinator has it then."""
+    said = coord("tasks", "submit", "echo", '{"n": 1}')
+    assert (said.code, said.err) == (0, "")
+    record = record_in(coord("tasks", "show", said.out.strip(), "--json"))
+    assert (record.task_type, record.payload) == ("echo", {"n": 1})
+    again = coord("tasks", "submit", "echo", "--id", "named", "--json")
+    assert msgspec.json.decode(again.out)["accepted"] is True
+    assert coord("tasks", "submit", "echo", "--id", "named").out == "named\n"
+
+
+def test_waiting_prints_the_result(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON, whatever it is; with --json the whole record. The payload may come from standard input."""
+    assert coord("tasks", "submit", "echo", '"text"', "--wait") == Said(0, '"text"\n', "")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'[1, {"a": null}]\n')))
+    record = record_in(coord("tasks", "submit", "echo", "-", "--wait", "--json"))
+    assert (record.state, record.result) == (TaskState.COMPLETED, [1, {"a": None}])
+
+
+def test_a_task_that_fails_ends_with_1(coord: Coord) -> None:
+    """Its code and message stand on standard error; with --json in the record."""
+    said = coord("tasks", "submit", "boom", "--wait")
+    assert (said.code, said.out) == (1, "")
+    assert "failed: it_broke: by design" in said.err
+    said = coord("tasks", "submit", "boom", "--wait", "--json")
+    assert said.code == 1
+    error = record_in(said).error
+    assert error is not None
+    assert (error.code, error.message) == ("it_broke", "by design")
+
+
+def test_time_to_wait_is_over(coord: Coord, live: LiveCell) -> None:
+    """That is 3, and no failure: the task goes on, and the next step is named."""
+    said = coord("tasks", "submit", "gate", '{"gate": "late"}', "--id", "late", "--wait", "--wait-timeout", "0.2")
+    assert (said.code, said.out) == (3, "")
+    assert "coord tasks watch late" in said.err
+    said = coord("tasks", "watch", "late", "--timeout", "0.2")
+    assert said.code == 3
+    assert "they go on" in said.err
+    live.open_gate("late")
+    wait_for_state(live, "late", TaskState.COMPLETED)
+
+
+def test_every_option_reaches_the_record(coord: Coord) -> None:
+    """What an agent must have, when it runs, how often it is tried."""
+    said = coord(
+        "tasks", "submit", "plan", "{}", "--id", "planned", "--priority", "high", "--capability", "a", "--capability",
+        "b", "--agent-type", "worker", "--service", "s", "--tag", "t", "--label", "zone=eu", "--agent", "someone",
+        "--min-health", "0.9", "--strategy", "random", "--timeout", "60", "--delay", "3600", "--deadline", "2h",
+        "--max-attempts", "5", "--backoff", "2",
+    )  # fmt: skip
+    assert said == Said(0, "planned\n", "")
+    record = record_in(coord("tasks", "show", "planned", "--json"))
+    assert (record.state, record.priority) == (TaskState.SCHEDULED, Priority.HIGH)
+    assert record.run_at is not None
+    assert record.deadline is not None
+    assert round((record.run_at - record.submitted_at) / 60_000) == 60
+    assert round((record.deadline - record.submitted_at) / 60_000) == 120
+    text = coord("tasks", "show", "planned").out
+    assert "scheduled" in text
+    assert coord("tasks", "cancel", "planned").code == 0
+
+
+def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
+    """``coord queues``: what an agent must have, how many wait, and which is next."""
+    for name in ("w1", "w2"):
+        coord("tasks", "submit", "nobody", "--id", name, "--priority", "low", "--tag", "gpu", "--label", "zone=eu")
+    found = msgspec.json.decode(coord("queues", "--json").out, type=queries.Backlog)
+    (pool,) = [one for one in found.pools if one.definition.task_type == "nobody"]
+    wanted = Requirements(capabilities=("nobody",), tags=("gpu",), labels={"zone": "eu"})
+    assert (pool.length, pool.head, pool.head_priority, pool.definition.requirements) == (2, "w1", Priority.LOW, wanted)
+    assert next(one.queued for one in found.priorities if one.priority is Priority.LOW) == 2
+    lines = coord("queues").out.splitlines()
+    assert [line.split() for line in lines if line.startswith("low ")] == [["low", "0", "0", "2", "0", "0"]]
+    (line,) = [line for line in lines if "nobody" in line]
+    assert "capabilities nobody; tags gpu; labels zone=eu" in line
+    for name in ("w1", "w2"):
+        coord("tasks", "cancel", name)
+    assert "no task waits" in coord("queues").out
+
+
+def test_lists(coord: Coord, live: LiveCell) -> None:
+    """By state, type and agent; ids whole; the next page is a command."""
+    for n in range(3):
+        coord("tasks", "submit", "echo", "--id", f"{'x' * 100}-{n}", "--wait")
+    said = coord("tasks", "list", "--state", "completed", "--type", "echo", "--agent", "cli-agent", "--limit", "2")
+    header, *rows = said.out.splitlines()
+    assert header.split()[:4] == ["task", "type", "state", "priority"]
+    assert [row.split()[0] for row in rows] == [f"{'x' * 100}-2", f"{'x' * 100}-1"]
+    cursor = said.err.split()[-1]
+    page = msgspec.json.decode(
+        coord(
+            "tasks", "list", "--state", "completed", "--type", "echo", "--limit", "1", "--cursor", cursor, "--json"
+        ).out,
+        type=TaskPage,
+    )
+    assert [one.task_id for one in page.tasks] == [f"{'x' * 100}-0"]
+    empty = coord("tasks", "list", "--agent", "ghost", "--json")
+    assert msgspec.json.decode(empty.out, type=TaskPage) == TaskPage((), None)
+    said = coord("tasks", "list", "--cursor", "nonsense")
+    assert said.code == 2
+    assert "leave it out" in said.err
+
+
+def test_an_unknown_task(coord: Coord) -> None:
+    """The answer is no, whatever is asked about it; the next step is named."""
+    for command in ("show", "watch", "cancel", "retry"):
+        said = coord("tasks", command, "ghost")
+        assert (said.code, said.out) == (1, "")
+        assert "coord: Task 'ghost' not found" in said.err
+        assert "`coord tasks list`" in said.err
+
+
+def test_a_cancelled_task(coord: Coord) -> None:
+    """One that waits ends at once; one that has ended stays as it is."""
+    coord("tasks", "submit", "nobody", "--id", "unwanted")
+    assert coord("tasks", "cancel", "unwanted", "--reason", "no more").code == 0
+    text = coord("tasks", "show", "unwanted").out
+    assert "task_cancelled: no more" in text
+    coord("tasks", "submit", "echo", "--id", "done", "--wait")
+    said = coord("tasks", "cancel", "done", "--json")
+    assert said.code == 1
+    assert "`coord tasks show`" in said.err
+    coord("tasks", "submit", "nobody", "--id", "unwanted-2")
+    answer = msgspec.json.decode(coord("tasks", "cancel", "unwanted-2", "--json").out)
+    assert answer == {"task_id": "unwanted-2", "answer": "accepted"}
+
+
+def test_a_failed_task_is_tried_again(coord: Coord) -> None:
+    """Under its id, with its story kept; one that has not failed is not."""
+    coord("tasks", "submit", "boom", "--id", "again", "--wait")
+    assert "again" in coord("tasks", "retry", "again").out
+    said = coord("tasks", "watch", "again", "--json")
+    assert said.code == 1
+    last = msgspec.json.decode(said.out.splitlines()[-1], type=TaskRecord)
+    assert (last.state, len(last.attempts)) == (TaskState.FAILED, 2)
+    table = coord("tasks", "show", "again").out
+    assert table.count("it_broke") == 3
+    coord("tasks", "submit", "echo", "--id", "fine", "--wait")
+    assert coord("tasks", "retry", "fine").code == 1
+
+
+def test_watching_tells_each_change_until_all_have_ended(coord: Coord, live: LiveCell) -> None:
+    """A line for a change, as it comes, none for what stays as it is; 0 when all are completed."""
+    for name in ("g1", "g2"):
+        coord("tasks", "submit", "gate", f'{{"gate": "{name}"}}', "--id", name)
+        wait_for_state(live, name, TaskState.RUNNING)
+    with subprocess.Popen(
+        [sys.executable, "-m", "coord.cli", "tasks", "watch", "g1", "g2", "g1"],
+        env=os.environ | live.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        first = {process.stdout.readline() for _ in range(2)}
+        assert first == {f'{one}  running on cli-agent: {{"at":"{one}"}}\n' for one in ("g1", "g2")}
+        live.open_gate("g2")
+        assert process.stdout.readline().startswith("g2  completed on cli-agent after ")
+        live.open_gate("g1")
+        assert process.stdout.readline().startswith("g1  completed on cli-agent after ")
+        assert process.stdout.readline() == ""
+        assert process.wait(60) == 0
+
+
+def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
+    """``watch`` redraws it; ids are whole, and the last picture stays."""
+    coord("tasks", "submit", "boom", "--id", "shown-live", "--wait")
+    terminal, end = pty.openpty()
+    environ = os.environ | live.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "coord.cli", "tasks", "watch", "shown-live"]
+    with subprocess.Popen(command, env=environ, stdin=end, stdout=end, stderr=end) as process:
+        os.close(end)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while more := os.read(terminal, 65_536):
+                said += more
+        assert process.wait(60) == 1
+        os.close(terminal)
+    assert b"shown-live" in said
+    assert b"it_broke: by design" in said
+    assert b"\x1b[" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["submit"], ["give a TYPE"]),
+        (["submit", "echo", "n: 1"], ["PAYLOAD is not JSON", "'\"text\"'"]),
+        (["submit", "echo", "{}", "--label", "zone"], ["--label 'zone' is not NAME=VALUE"]),
+        (["submit", "echo", "{}", "--deadline", "soon"], ["--deadline 'soon'", "2030-01-31"]),
+        (["submit", "echo", "{}", "--timeout", "-1"], ["timeout"]),
+        (["submit", "echo", "{}", "--id", "a/b"], ["task_id must be 1 to 128 characters"]),
+        (["submit", "echo", "{}", "--priority", "asap"], ["--priority", "urgent"]),
+        (["submit", "echo", "{}", "--results", "r"], ["--results is for --file"]),
+        (["submit", "--file", "t", "--results", "r"], ["give --wait too"]),
+        (["submit", "echo", "{}", "--file", "t"], ["PAYLOAD is for one task"]),
+        (["submit", "--file", "/nowhere"], ["cannot read /nowhere: No such file"]),
+        (["list", "--state", "over"], ["--state", "completed"]),
+        (["show", "a b"], ["task_id must be 1 to 128 characters"]),
+    ],
+)
+def test_a_slip_is_named(coord: Coord, arguments: list[str], says: list[str]) -> None:
+    """In one line that names the field; exit code 2."""
+    said = coord("tasks", *arguments)
+    assert (said.code, said.out) == (2, "")
+    assert [part for part in says if part not in said.err] == []
+
+
+def test_nobody_takes_it(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a distributor the id is printed all the same, with exit code 3 and a word on standard error."""
+    monkeypatch.setattr("coord.cli.submit.ACCEPT_S", 0.05)
+    said = coord("tasks", "submit", "echo", "--id", "early", "--namespace", "deserted")
+    assert (said.code, said.out) == (3, "early\n")
+    assert "it waits for one" in said.err
+
+
+def test_help_shows_examples(coord: Coord) -> None:
+    """Every command of the group has some."""
+    for command in ("submit", "show", "list", "watch", "cancel", "retry"):
+        said = coord("tasks", command, "--help")
+        assert said.code == 0
+        assert f"coord tasks {command}" in said.out.partition("Examples:")[2]
+
+
+def test_the_file_of_a_task_is_not_written_where_it_cannot_be(coord: Coord, tmp_path: Path) -> None:
+    """Before anything is submitted."""
+    (tmp_path / "t.jsonl").write_text('{"task_type": "echo"}\n')
+    said = coord(
+        "tasks", "submit", "--file", str(tmp_path / "t.jsonl"), "--wait", "--results", str(tmp_path / "no" / "r")
+    )
+    assert said.code == 2
+    assert "--results: cannot write" in said.err
