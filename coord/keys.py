@@ -87,8 +87,9 @@ Running
 
 ====================================  ======  ==============================================================
 settings                              hash    what operators change live: strategy, health_threshold
-worker:{kind}:{name}                  hash    presence: pid host started_at handled progress_at lag_ms version; of a
-                                              distributor setting:{name} (what its environment says). TTL 15 s
+worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
+                                              lag_ms progress_at (when it said so) idle_ms (since its loop came round)
+                                              and a distributor's setting:{name} (what its environment says). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) whole (1: that
                                               is all of it, so it may be replayed) caller code reason

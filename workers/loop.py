@@ -48,6 +48,8 @@ class Loop:
         self._rounds: set[asyncio.Task[None]] = set()
         self._taken_over_at = 0.0
         self._started_at = int(time.time() * 1000)
+        self._round_at = time.monotonic()  # when it last came round
+        self._said = (time.monotonic(), 0)  # when presence was last said, and how many entries were handled by then
         service.disturbed = self._disturb
 
     def stop(self) -> None:
@@ -67,6 +69,7 @@ class Loop:
         try:
             await self.service.start()
             while not self._stopped.is_set():
+                self._round_at = time.monotonic()
                 try:
                     if self._dirty:
                         await self._recover()
@@ -211,12 +214,17 @@ class Loop:
             await asyncio.sleep(waits_s)
 
     async def _say_present(self) -> None:
+        said_at, handled = self._said
+        now = time.monotonic()
+        self._said = (now, self.intake.handled)
         fields: dict[str, str | int | float] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started_at": self._started_at,
             "handled": self.intake.handled,
+            "per_s": round((self.intake.handled - handled) / (now - said_at), 1) if now > said_at else 0,
             "lag_ms": self.intake.lag_ms,
+            "idle_ms": int((now - self._round_at) * 1000),
             "version": __version__,
             **self.service.presence(),
         }

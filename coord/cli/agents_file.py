@@ -40,6 +40,9 @@ from coord.models.ids import check_id
 #: More processes of one table are a typing error: an agent takes many tasks at once by its capacity.
 MANY = 256
 
+#: Of the time to drain: what ``coord agent`` needs to end its programs and to say good-bye.
+LEAVING_S = 5.0
+
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
@@ -57,8 +60,8 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "."
     #: Besides those of ``coord up``.
     env: dict[str, str] = {}
-    #: Seconds to finish what it holds when it is to end; then it is killed.
-    drain: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    #: Seconds to finish what it holds when it is to end; then it is killed. An agent of the SDK takes up to 30.
+    drain: Annotated[float, Meta(gt=0, le=3600)] = 35.0
 
     # For a program: what it can do. (A command says that itself.)
 
@@ -158,9 +161,7 @@ class _Reader:
                 "--",
                 *(line or ()),
             ]
-        # On a leash: it may know nothing of standard input, and must not outlive a coord up that was killed.
-        leash = [sys.executable, "-P", "-m", "coord.cli.leash", f"{table.drain:g}"]
-        return Program(name=agent_id, command=(*leash, *command), environ=environ, folder=folder, drain_s=table.drain)
+        return Program(name=agent_id, command=tuple(command), environ=environ, folder=folder, drain_s=table.drain)
 
     def _table(self, raw: dict[str, Any]) -> AgentTable:
         known = AgentTable.__struct_fields__
@@ -217,7 +218,7 @@ class _Reader:
 
 def _options(table: AgentTable, agent_id: str) -> list[str]:
     """``coord agent``'s options."""
-    options = ["--id", agent_id]
+    options = ["--id", agent_id, "--drain-timeout", f"{max(0.0, table.drain - LEAVING_S):g}"]
     if table.type is not None:
         options += ["--type", table.type]
     for name, values in (

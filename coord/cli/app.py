@@ -7,11 +7,16 @@ from typing import Annotated
 import typer
 
 from coord.cli.agent import agent
+from coord.cli.agents import agents
+from coord.cli.dead import dead
 from coord.cli.events import events
 from coord.cli.fsck import fsck
 from coord.cli.gateway import gateway
 from coord.cli.messages import messages
+from coord.cli.ps import ps
 from coord.cli.queues import queues
+from coord.cli.settings import settings
+from coord.cli.strategy import strategy
 from coord.cli.tasks import tasks
 from coord.cli.up import up
 from coord.cli.version import show_version, version
@@ -35,6 +40,7 @@ for command in (
     up,
     worker,
     gateway,
+    ps,
     queues,
     events,
     fsck,
@@ -44,6 +50,10 @@ for command in (
 register(app, agent, runs_another=True)
 for commands in (
     tasks,
+    agents,
     messages,
+    strategy,
+    settings,
+    dead,
 ):
     app.add_typer(commands)

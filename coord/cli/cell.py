@@ -1,8 +1,9 @@
 """One cell on this machine: a Redis server, its workers, a gateway and agents, brought up, kept up and taken down.
 
-Workers are processes (``python -m workers KIND``) and are never imported. They, the gateway and the agents end by
-themselves when this process is gone, as they watch their standard input; the server stays then, and the next
-``coord up`` adopts it. In order, those who call end first: what agents report at their end is still read.
+Workers are processes (``python -m workers KIND``) and are never imported. When this process is gone, however it went,
+they and the gateway end by themselves, as they watch their standard input, and agents, who need not, are ended by the
+leash that holds them; the server stays, and the next ``coord up`` adopts it. In order, those who call end first: what
+agents report at their end is still read.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from coord.connection import ServerReport, check_server, connect_worker, safe_ur
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
 from coord.keys import Keys
+from coord.programs.guard import Guard
 from coord.sdk.ending import end
 
 #: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
@@ -148,20 +150,26 @@ class Cell:
     async def _supervise(self, workers: list[Program], callers: list[Program]) -> None:
         """Keep all running; asked to stop, end the callers, then the workers."""
         last = Stop()
-        working = asyncio.create_task(self._supervisor(workers).run(last))
+        working = asyncio.create_task(Supervisor(workers, self._tell, hear=self._log.hear).run(last))
         working.add_done_callback(lambda _: self._stop.ask_once())
         hurrying = asyncio.create_task(_hand_on(self._stop, last))
+        guard = Guard(max(one.drain_s or 0 for one in callers)) if callers else None
+
+        def tell(event: Event) -> None:
+            if guard is not None and event.pid is not None:
+                (guard.hold if event.what == "started" else guard.release)(event.pid)
+            self._tell(event)
+
         try:
-            await self._supervisor(callers).run(self._stop)
+            await Supervisor(callers, tell, hear=self._log.hear).run(self._stop)
         finally:
             last.ask_once()
             try:
                 await working
             finally:
                 await end(hurrying)
-
-    def _supervisor(self, programs: list[Program]) -> Supervisor:
-        return Supervisor(programs, self._tell, hear=self._log.hear)
+                if guard is not None:
+                    await asyncio.to_thread(guard.close)
 
     def _show(self, server: Server, report: ServerReport, workers: list[Program], gateway: Program | None) -> None:
         rows: dict[str, str | list[str]] = {

@@ -2,7 +2,7 @@
 
 A program is a process of its own, and leads a process group of its own. Its standard input is a pipe that nobody
 writes to: when this process is gone, however it went, the pipe closes, and a program that watches it
-(``--watch-stdin``, or one on a leash) ends by itself.
+(``--watch-stdin``) ends by itself.
 """
 
 from __future__ import annotations

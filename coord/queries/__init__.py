@@ -6,6 +6,7 @@ One file per noun; callers take the functions from here.
 from __future__ import annotations
 
 from coord.queries.agent_records import agent, agent_ids, agents
+from coord.queries.dead_letters import count_dead, dead_entries, dead_entry, dead_messages, dead_tasks
 from coord.queries.fleet_view import fleet, loads
 from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
@@ -17,6 +18,7 @@ from coord.queries.task_records import task, task_headers, tasks
 from coord.queries.totals import by_state, counters, submitted
 from coord.queries.waiting import Backlog, PoolBacklog, PriorityBacklog, backlog
 from coord.queries.worker_counts import workers_present
+from coord.queries.worker_presence import Presence, presence
 
 __all__ = [
     "Backlog",
@@ -25,6 +27,7 @@ __all__ = [
     "Memory",
     "MessagePage",
     "PoolBacklog",
+    "Presence",
     "PriorityBacklog",
     "TaskPage",
     "WaitingPool",
@@ -33,7 +36,12 @@ __all__ = [
     "agents",
     "backlog",
     "by_state",
+    "count_dead",
     "counters",
+    "dead_entries",
+    "dead_entry",
+    "dead_messages",
+    "dead_tasks",
     "environment_of",
     "fleet",
     "live_settings",
@@ -42,6 +50,7 @@ __all__ = [
     "memory",
     "message",
     "message_page",
+    "presence",
     "settings",
     "submitted",
     "task",

@@ -54,9 +54,8 @@ async def active(url: str, *agent_ids: str) -> None:
 
 
 def agents_of(up: Up) -> list[psutil.Process]:
-    """The processes of the agents, below their leashes."""
-    below = psutil.Process(up.process.pid).children(recursive=True)
-    return [one for one in below if one.is_running() and "greeter.py" in one.cmdline() and "-P" not in one.cmdline()]
+    """The processes of the agents."""
+    return [one for one in psutil.Process(up.process.pid).children() if "greeter.py" in one.cmdline()]
 
 
 async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_pat
 
 
 async def test_killed_it_leaves_no_agent(start: Start, tmp_path: Path) -> None:
-    """The leash of each closes with `coord up`, and the agent is asked to end."""
+    """They know nothing of it: the leash that holds them sees it go, and asks them to end."""
     up = start("--agents", str(described(tmp_path)))
     await active((await up.ready()).url, "greeter-1", "greeter-2")
     agents = await wait_until(lambda: agents_of(up), "their processes are found")
@@ -99,3 +98,33 @@ async def test_a_file_with_a_slip_starts_nothing(start: Start, tmp_path: Path) -
     assert await up.ended() == 2
     assert up.said == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean count?\n"
     assert not up.data.exists()
+
+
+async def test_a_program_that_knows_nothing_of_coord_works(start: Start, tmp_path: Path) -> None:
+    """Its payload is its input, its output the result; killed with its agent, it is there again."""
+    (tmp_path / "agents.toml").write_text(
+        """
+        [agents.sorter]
+        program = ["sort", "--reverse"]
+        capabilities = ["sort"]
+        tags = ["text"]
+        labels = { zone = "here" }
+        capacity = 2
+        timeout = 60
+        env = { LC_ALL = "C" }
+        """
+    )
+    up = start("--agents", str(tmp_path / "agents.toml"))
+    endpoint = await up.ready()
+    await active(endpoint.url, "sorter")
+    async with Client(endpoint.url, settings=Settings()) as client:
+        record = await client.agent("sorter")
+        assert (record.capabilities, record.tags, record.labels) == (("sort",), ("text",), {"zone": "here"})
+        assert record.capacity == 2
+        sorted_ = await client.submit("sort", {"a": "b"})
+        assert await sorted_.result(timeout=START_S) == {"a": "b"}
+        (begun,) = [one for one in psutil.Process(up.process.pid).children() if "--capability" in one.cmdline()]
+        begun.kill()
+        assert await (await client.submit("sort", [1, 2])).result(timeout=2 * START_S) == [1, 2]
+    up.process.terminate()
+    assert await up.ended() == 0

@@ -12,7 +12,6 @@ from coord.cli.supervisor import Program
 from coord.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "agents.toml"
-LEASH = (sys.executable, "-P", "-m", "coord.cli.leash")
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def read(file: Path, content: str) -> list[Program]:
 
 
 def test_a_command_is_started_as_often_as_asked_each_with_its_id(file: Path) -> None:
-    """In its words and its variables; on a leash, in the file's folder."""
+    """In its words and its variables, in the file's folder."""
     programs = read(
         file,
         """
@@ -46,7 +45,7 @@ def test_a_command_is_started_as_often_as_asked_each_with_its_id(file: Path) -> 
     assert [program.name for program in programs] == ["stats-1", "stats-2"]
     assert programs[1] == Program(
         name="stats-2",
-        command=(*LEASH, "2.5", sys.executable, "stats.py", "--id", "stats-2", "{other}"),
+        command=(sys.executable, "stats.py", "--id", "stats-2", "{other}"),
         environ={"NUMBER": "2 of 2", "COORD_CAPACITY": "3"},
         folder=file.parent,
         drain_s=2.5,
@@ -70,11 +69,12 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
         """,
     )
     options = [
-        "--id", "ocr", "--type", "specialist", "--capability", "ocr", "--capability", "scan", "--tag", "gpu",
+        "--id", "ocr", "--drain-timeout", "30", "--type", "specialist", "--capability", "ocr", "--capability", "scan",
+        "--tag", "gpu",
         "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--keep-alive",
     ]  # fmt: skip
     agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
-    assert program.command == (*LEASH, "10", *agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
+    assert program.command == (*agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
     assert program.name == "ocr"
 
 

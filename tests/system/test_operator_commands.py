@@ -1,0 +1,301 @@
+"""`coord agents`, `coord dead`: looking at a live cell, and changing it, each with its JSON and its screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from coord import queries
+from coord.embedded import EmbeddedServer
+from coord.errors import CoordError
+from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.dead import DeadEntry, DeadLetter
+from coord.models.ids import new_id
+from coord.models.messages import MessageRecord
+from coord.models.tasks import TaskRecord
+from tests.living import LIMIT_S, Living, Said, living, run_coord
+from tests.waiting import wait_until
+
+#: typer 0.21 imports names from click that click 8.5 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+
+Coord = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def lives(server: EmbeddedServer) -> Iterator[Living]:
+    """One cell for all these tests, with one agent that can echo and one that cannot."""
+    with living(server.url) as found:
+        found.agent("echo-1", tags=["here"], labels={"zone": "a"}, capacity=3)
+        found.agent("spare-1", agent_type="specialist", capabilities=["ocr"])
+        yield found
+
+
+@pytest.fixture
+def coord(lives: Living, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Coord:
+    """Runs a command on the cell."""
+    return lambda *arguments: run_coord(capsys, monkeypatch, *arguments, *lives.options)
+
+
+def failed_task(lives: Living, why: str = "no reason") -> str:
+    """A task that has failed; its id."""
+
+    async def fail() -> str:
+        handle = await lives.client.submit("echo", {"fail": why})
+        with pytest.raises(CoordError):
+            await handle.result(timeout=LIMIT_S)
+        return handle.task_id
+
+    return lives.do(fail())
+
+
+def dead_message(lives: Living) -> str:
+    """A message to nobody; its id."""
+
+    async def send() -> str:
+        message_id = new_id()
+        with pytest.raises(CoordError):
+            await lives.client.send(f"nobody-{message_id}", {"n": 1}, sender_id="ann", message_id=message_id)
+        return message_id
+
+    return lives.do(send())
+
+
+def buried_entry(lives: Living) -> str:
+    """An entry that no worker can handle; its id in dead:in."""
+
+    async def bury() -> str:
+        stream = lives.cell.keys.tasks_in("low")
+        command = ("XADD", stream, "*", "type", "task.submitted", "data", '{"task_id":7}')
+        entry: bytes = await lives.cell.redis.execute_command(*command)
+
+        async def buried() -> str:
+            found = await queries.dead_entries(lives.cell.redis, lives.cell.keys, 100)
+            entries = [await queries.dead_entry(lives.cell.redis, lives.cell.keys, one.id) for one in found]
+            return next((one.entry_id for one in entries if one and one.id == entry.decode()), "")
+
+        return await wait_until(buried, "it is buried", LIMIT_S)
+
+    return lives.do(bury())
+
+
+# Agents.
+
+
+def test_agents_are_listed_and_chosen(coord: Coord) -> None:
+    """As the records that they are; by status, type and what they can do."""
+    found = msgspec.json.decode(coord("agents", "list", "--json").out, type=list[AgentRecord])
+    assert [(one.agent_id, one.capacity, one.tags) for one in found] == [("echo-1", 3, ("here",)), ("spare-1", 8, ())]
+    assert [one["agent_id"] for one in coord("agents", "list", "--type", "specialist", "--json").json] == ["spare-1"]
+    assert [one["agent_id"] for one in coord("agents", "list", "--capability", "echo", "--json").json] == [
+        "echo-1",
+        "spare-1",
+    ]
+    both = ("--capability", "echo", "--capability", "ocr")
+    assert [one["agent_id"] for one in coord("agents", "list", *both, "--json").json] == ["spare-1"]
+    assert coord("agents", "list", "--status", "error", "--json").json == []
+
+
+def test_the_screen_of_agents(coord: Coord) -> None:
+    """A line each; a sentence for none."""
+    header, *rows = coord("agents", "list").out.splitlines()
+    assert header.split() == ["AGENT", "TYPE", "STATUS", "HEALTH", "LOAD", "CAPABILITIES", "LAST", "BEAT"]
+    assert [row.split()[:3] for row in rows] == [["echo-1", "worker", "active"], ["spare-1", "specialist", "active"]]
+    assert coord("agents", "list", "--status", "error").out == "no agents\n"
+
+
+def test_one_agent(coord: Coord) -> None:
+    """All that is recorded, under names that a person reads."""
+    assert coord("agents", "show", "echo-1", "--json").json["labels"] == {"zone": "a"}
+    lines = dict(line.split(maxsplit=1) for line in coord("agents", "show", "echo-1").out.splitlines())
+    assert (lines["agent"], lines["capabilities"], lines["labels"]) == ("echo-1", "echo", '{"zone":"a"}')
+
+
+@pytest.mark.parametrize("command", ["show", "drain", "resume", "remove"])
+def test_an_agent_that_is_not_there(coord: Coord, command: str) -> None:
+    """The answer is no: exit code 1, and where to look."""
+    said = coord("agents", command, "nobody")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == "coord: Agent 'nobody' not found; `coord agents list` shows which there are\n"
+
+
+def test_an_agent_is_drained_and_resumed(lives: Living, coord: Coord) -> None:
+    """It gets nothing new until it is resumed; what it says of itself counts then."""
+    assert coord("agents", "drain", "spare-1").out == "spare-1: draining\n"
+    assert coord("agents", "show", "spare-1", "--json").json["status"] == "draining"
+    assert coord("agents", "resume", "spare-1", "--json").json == [{"agent_id": "spare-1", "status": "active"}]
+
+    async def active() -> bool:
+        return (await lives.client.agent("spare-1")).status is AgentStatus.ACTIVE
+
+    lives.until(active, "it is active again")
+
+
+def test_an_agent_is_removed(lives: Living, coord: Coord) -> None:
+    """One after the other; its record stays, as of one that left."""
+    for agent_id in ("leaver-1", "leaver-2"):
+        agent = lives.agent(agent_id)
+        lives.do(agent.stop(grace=0))
+    assert coord("agents", "remove", "leaver-1", "leaver-2").out == "leaver-1: inactive\nleaver-2: inactive\n"
+    assert coord("agents", "show", "leaver-1", "--json").json["status"] == "inactive"
+
+
+# Dead letters.
+
+
+def test_dead_letters_are_listed(lives: Living, coord: Coord) -> None:
+    """Each kind with what it was and why it died, newest first."""
+    task, message, entry = failed_task(lives, "no disk"), dead_message(lives), buried_entry(lives)
+    found = msgspec.json.decode(coord("dead", "list", "--json").out, type=list[DeadLetter])
+    by_id = {one.id: one for one in found}
+    assert (by_id[task].kind, by_id[task].what, by_id[task].code) == ("task", "echo", "asked_to")
+    assert by_id[task].reason == "no disk"
+    assert (by_id[message].kind, by_id[message].what) == ("message", f"ann to nobody-{message}")
+    assert f"nobody-{message}' not found" in by_id[message].reason
+    assert (by_id[entry].kind, by_id[entry].what) == ("entry", "in:tasks:low task.submitted")
+    assert "task_id" in by_id[entry].reason
+    only = coord("dead", "list", "--kind", "task", "--limit", "1", "--json").json
+    assert [one["id"] for one in only] == [task]
+
+
+def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
+    """A line each, and a hint when there are more than were asked for."""
+    first, second = failed_task(lives, "early"), failed_task(lives, "late\nand more")
+    header, *rows = coord("dead", "list").out.splitlines()
+    assert header.split() == ["KIND", "ID", "DIED", "WHAT", "CODE", "WHY"]
+    ids = [row.split()[1] for row in rows]
+    assert ids.index(second) < ids.index(first)
+    assert rows[ids.index(second)].endswith(r"late\nand more")
+    said = coord("dead", "list", "--kind", "task", "--limit", "1")
+    assert said.err.endswith("of kind task; --limit shows more than 1\n")
+
+
+def test_one_dead_letter(lives: Living, coord: Coord) -> None:
+    """The whole record, whichever kind it is."""
+    task, message, entry = failed_task(lives), dead_message(lives), buried_entry(lives)
+    assert msgspec.json.decode(coord("dead", "show", "task", task, "--json").out, type=TaskRecord).task_id == task
+    told = msgspec.json.decode(coord("dead", "show", "message", message, "--json").out, type=MessageRecord)
+    assert told.payload == {"n": 1}
+    buried = msgspec.json.decode(coord("dead", "show", "entry", entry, "--json").out, type=DeadEntry)
+    assert (buried.stream, buried.data, buried.is_whole) == ("in:tasks:low", {"task_id": 7}, True)
+    lines = dict(line.split(maxsplit=1) for line in coord("dead", "show", "entry", entry).out.splitlines())
+    assert (lines["code"], lines["data"]) == ("fact_invalid", '{"task_id":7}')
+
+
+def test_a_task_is_replayed(lives: Living, coord: Coord) -> None:
+    """It is tried again with fresh attempts."""
+    task = failed_task(lives)
+    assert coord("dead", "replay", "task", task).out == f"task {task}: replayed\n"
+
+    async def failed_again() -> bool:
+        record = await lives.client.task(task)
+        return record.state == "failed" and record.replayed_at is not None
+
+    lives.until(failed_again, "it has failed again")
+
+
+def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
+    """Once its receiver is there, it is delivered as if it had been sent now."""
+    message = dead_message(lives)
+    said = coord("dead", "replay", "message", message)
+    assert (said.code, said.out) == (1, "")
+    assert f"'nobody-{message}' not found" in said.err
+    lives.agent(f"nobody-{message}")
+    done = coord("dead", "replay", "message", message, "--ttl", "10m", "--json").json
+    assert done == [{"kind": "message", "id": message, "replayed_as": message}]
+    assert coord("dead", "show", "message", message).code == 1
+
+
+def test_an_entry_is_replayed(lives: Living, coord: Coord) -> None:
+    """It goes through its stream once more, and is judged by its worker anew."""
+    entry = buried_entry(lives)
+    (done,) = coord("dead", "replay", "entry", entry, "--json").json
+    assert (done["kind"], done["id"]) == ("entry", entry)
+
+    async def buried_again() -> bool:
+        found = await queries.dead_entries(lives.cell.redis, lives.cell.keys, 100)
+        entries = [await queries.dead_entry(lives.cell.redis, lives.cell.keys, one.id) for one in found]
+        return done["replayed_as"] in [one.id for one in entries if one]
+
+    lives.until(buried_again, "it is buried again")
+
+
+@pytest.mark.parametrize("kind", ["task", "message", "entry"])
+def test_one_is_purged_and_then_all(lives: Living, coord: Coord, kind: str) -> None:
+    """One by its id, the others by their age."""
+    make = {"task": failed_task, "message": dead_message, "entry": buried_entry}[kind]
+    first, _ = make(lives), make(lives)
+    assert coord("dead", "purge", kind, first).out == f"1 {kind} letter purged\n"
+    assert coord("dead", "show", kind, first).code == 1
+    assert coord("dead", "purge", kind, "--older-than", "7d", "--json").json == {"kind": kind, "purged": 0}
+    assert coord("dead", "purge", kind, "--older-than", "0", "--json").json["purged"] >= 1
+    assert coord("dead", "list", "--kind", kind).out == "no dead letters\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["dead", "show", "task", "none"], 1, "Task 'none' not found"),
+        (["dead", "show", "message", "none"], 1, "message 'none' is no dead letter; `coord dead list` shows which are"),
+        (["dead", "show", "entry", "1-1"], 1, "entry '1-1' is not in dead:in"),
+        (["dead", "show", "entry", "x"], 2, "ID: 'x' is not the id of an entry, such as 1769860800000-0"),
+        (["dead", "replay", "task", "none"], 1, "Task 'none' not found"),
+        (["dead", "replay", "task", "none", "--ttl", "5"], 2, "--ttl is for messages"),
+        (["dead", "replay", "message", "none", "--ttl", "x"], 2, "--ttl: 'x' is not a length of time"),
+        (["dead", "purge", "task"], 2, "name either one ID or --older-than TIME (0 for all)"),
+        (["dead", "purge", "task", "t", "--older-than", "0"], 2, "name either one ID or --older-than TIME"),
+        (
+            ["dead", "purge", "task", "--older-than", "ever"],
+            2,
+            "--older-than: 'ever' is not a length of time; write it",
+        ),
+        (["dead", "list", "--kind", "letter"], 2, "'letter' is not one of 'task', 'message', 'entry'"),
+        (["agents", "drain", "a b"], 2, "agent_id must be 1 to 128 characters"),
+    ],
+)
+def test_a_slip_is_told_in_one_line(coord: Coord, arguments: list[str], code: int, says: str) -> None:
+    """What is wrong, and the exit code that says whose fault it is."""
+    said = coord(*arguments)
+    assert (said.code, said.out) == (code, "")
+    assert says in " ".join(said.err.replace("│", " ").split())
+
+
+# Settings.
+
+
+def test_the_strategy_is_shown_and_set(coord: Coord) -> None:
+    """Live, for every distributor, until it is given back."""
+    assert coord("strategy", "show").out == "strategy: least_connections (the default)\n"
+    assert coord("strategy", "set", "round_robin").out == "strategy: round_robin\n"
+    found = coord("strategy", "show", "--json").json
+    assert (found["value"], found["source"]) == ("round_robin", "live")
+    assert coord("settings", "reset", "strategy").out == "strategy: least_connections (the default)\n"
+
+
+def test_a_setting_is_shown_and_set(coord: Coord) -> None:
+    """With what holds otherwise beside it."""
+    assert coord("settings", "set", "health_threshold", "0.7").out == "health_threshold: 0.7 (set live)\n"
+    header, *rows = coord("settings", "show").out.splitlines()
+    assert header.split() == ["SETTING", "VALUE", "SET", "BY", "OTHERWISE", "DEFAULT", "VARIABLE"]
+    assert rows[0].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
+    assert [one["name"] for one in coord("settings", "show", "--json").json] == ["health_threshold", "strategy"]
+    assert coord("settings", "reset", "health_threshold", "--json").json["source"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["strategy", "set", "best"], "round_robin"),
+        (["settings", "set", "batch", "7"], "'batch' cannot be set live, only health_threshold, strategy"),
+        (["settings", "set", "health_threshold", "2"], "health_threshold='2': expected float <= 1.0"),
+        (["settings", "show", "batch"], "'batch' cannot be set live, only health_threshold, strategy"),
+        (["settings", "reset", "batch"], "'batch' cannot be set live, only health_threshold, strategy"),
+    ],
+)
+def test_a_setting_that_does_not_fit(coord: Coord, arguments: list[str], says: str) -> None:
+    """Exit code 2, and what would fit."""
+    said = coord(*arguments)
+    assert (said.code, said.out) == (2, "")
+    assert says in said.err
