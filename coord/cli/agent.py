@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
+from coord.cli import given
 from coord.cli.voice import Namespace, RedisUrl
 from coord.config import load
-from coord.errors import ConfigError, CoordError
+from coord.errors import CoordError
 from coord.models.agents import AgentType
 
 _NO_ID = re.compile(r"[^A-Za-z0-9._@-]+")
@@ -44,7 +45,7 @@ def agent(
     ] = None,
     type: Annotated[AgentType, typer.Option(help="The agent's type.")] = AgentType.WORKER,  # noqa: A002 -- same
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A tag; as often as needed.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; as often as needed.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; as often as needed.")] = None,
     service: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A service; as often as needed.")] = None,
     capacity: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Tasks at a time.", show_default="COORD_CAPACITY, 8")
@@ -102,7 +103,7 @@ def agent(
         capabilities=capability or (),
         services=service or (),
         tags=tag or (),
-        labels=_labels(label or ()),
+        labels=given.pairs(label or (), "--label"),
         capacity=capacity,
         heartbeat_interval=heartbeat_interval,
         drain_timeout=drain_timeout,
@@ -122,15 +123,3 @@ def default_id(command: Sequence[str]) -> str:
     """
     program, host = (_NO_ID.sub("-", name)[:48] for name in (PurePath(command[0]).name, socket.gethostname()))
     return f"{program}-{host}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def _labels(given: Sequence[str]) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for one in given:
-        key, equals, value = one.partition("=")
-        if not key or not equals:
-            raise ConfigError(f"--label {one!r}: expected KEY=VALUE, such as --label zone=a")
-        if key in labels:
-            raise ConfigError(f"--label {key} is given twice")
-        labels[key] = value
-    return labels

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from coord import Client
 from tests.coord_up import Start
+from tests.running import RunningCell
+from tests.system.program_fleet import Fleet
 
 
 @pytest.fixture
@@ -16,3 +19,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     starter = Start(tmp_path)
     yield starter
     starter.end()
+
+
+@pytest.fixture
+async def fleet(cell: RunningCell, tmp_path: Path) -> AsyncIterator[Fleet]:
+    """A cell at work and whoever talks to it."""
+    async with Client(cell.url, settings=cell.settings) as client:
+        fleet = Fleet(cell, client, tmp_path)
+        yield fleet
+        await fleet.end()

@@ -11,127 +11,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from coord import Client, TaskHandle
 from coord.endpoint import write_endpoint
-from coord.models.tasks import TaskRecord, TaskState
+from coord.models.tasks import TaskState
 from tests.ledger import assert_ledger
-from tests.running import RunningCell
+from tests.system.program_fleet import LONG_S, Fleet
 from tests.waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
-#: Processes start slowly on a machine with much to do.
-LONG_S = 60.0
-
-
-class AgentProcess:
-    """One `coord agent`, its log, and the programs that it has running."""
-
-    def __init__(self, agent_id: str, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.agent_id = agent_id
-        self.process = process
-        self._log = log
-
-    @property
-    def said(self) -> str:
-        """What it has logged."""
-        return self._log.read_text(errors="replace")
-
-    def programs(self) -> list[psutil.Process]:
-        """Every process, also one that left its group, that was started for it; not those waiting to be buried."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                is_ours = process.environ().get("COORD_AGENT_ID") == self.agent_id
-            except psutil.Error:
-                continue
-            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
-
-    async def no_programs(self) -> None:
-        """Wait until none is left."""
-        await wait_until(lambda: not self.programs(), "no program is left", LONG_S)
-
-    async def ended(self) -> int:
-        """Its exit code."""
-        return await asyncio.wait_for(self.process.wait(), LONG_S)
-
-
-class Fleet:
-    """A cell, a client, and agents that end with the test."""
-
-    def __init__(self, cell: RunningCell, client: Client, folder: Path) -> None:
-        self.cell = cell
-        self.client = client
-        self.folder = folder
-        self._agents: list[AgentProcess] = []
-        self._count = 0
-
-    async def agent(self, *arguments: str, url: str | None = None, **environ: str) -> AgentProcess:
-        """Start `coord agent`, and wait until it may be given work; it can do "demo"."""
-        self._count += 1
-        agent_id = f"programs-{self._count}"
-        agent = await self._start(agent_id, "--id", agent_id, "--capability", "demo", *arguments, **environ)
-        key = self.cell.keys.of("agents:active")
-
-        async def is_active() -> bool:
-            assert agent.process.returncode is None, agent.said
-            return bool(await self.cell.redis.sismember(key, agent_id))
-
-        await wait_until(is_active, "the agent is active", LONG_S)
-        return agent
-
-    async def _start(self, agent_id: str, *arguments: str, **environ: str) -> AgentProcess:
-        log = self.folder / f"{agent_id}.log"
-        usual = {name: value for name, value in os.environ.items() if not name.startswith("COORD_")}
-        usual |= {"COORD_NAMESPACE": self.cell.settings.namespace, "PYTHONPATH": str(ROOT), "COORD_LOG_LEVEL": "debug"}
-        environ = usual | ({} if "COORD_ENDPOINT_FILE" in environ else {"COORD_REDIS_URL": self.cell.url}) | environ
-        with log.open("wb") as out:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "coord.cli", "agent", *arguments,
-                env=environ, cwd=self.folder, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
-            )  # fmt: skip
-        agent = AgentProcess(agent_id, process, log)
-        self._agents.append(agent)
-        return agent
-
-    async def submit(self, payload: Any, attempts: int = 1, **options: Any) -> TaskHandle:
-        """Submit a task for whoever can do "demo"."""
-        handle = await self.client.submit(
-            "any", payload, capabilities=["demo"], retry={"max_attempts": attempts, "backoff": 0.01}, **options
-        )
-        await handle.accepted(LONG_S)
-        return handle
-
-    async def outcome(self, handle: TaskHandle) -> TaskRecord:
-        """Its record, once it has ended."""
-
-        async def has_ended() -> bool:
-            return (await self.client.task(handle.task_id)).finished_at is not None
-
-        await wait_until(has_ended, f"task {handle.task_id} has ended", LONG_S)
-        return await self.client.task(handle.task_id)
-
-    async def end(self) -> None:
-        """Kill what is left."""
-        for agent in self._agents:
-            if agent.process.returncode is None:
-                agent.process.kill()
-                await agent.process.wait()
-            for program in agent.programs():
-                program.kill()
-
-
-@pytest.fixture
-async def fleet(cell: RunningCell, tmp_path: Path) -> AsyncIterator[Fleet]:
-    """A cell at work and whoever talks to it."""
-    async with Client(cell.url, settings=cell.settings) as client:
-        fleet = Fleet(cell, client, tmp_path)
-        yield fleet
-        await fleet.end()
 
 
 def pid_of(path: Path) -> int:
@@ -349,7 +235,9 @@ async def test_it_finds_redis_by_itself_and_takes_one_type_alone(fleet: Fleet) -
     """Through the endpoint file of a running `coord up`; the type is a capability too."""
     path = fleet.folder / "endpoint.json"
     write_endpoint(path, fleet.cell.url, None, fleet.cell.settings.namespace)
-    await fleet.agent("--task-type", "shout", "--", "tr", "a-z", "A-Z", COORD_ENDPOINT_FILE=str(path))
+    await fleet.agent(
+        "--task-type", "shout", "--", "tr", "a-z", "A-Z", COORD_ENDPOINT_FILE=str(path), COORD_REDIS_URL=""
+    )
     assert await (await fleet.client.submit("shout", "hello")).result(timeout=LONG_S) == "HELLO"
     error = (await fleet.outcome(await fleet.submit("hello"))).error
     assert error is not None
@@ -381,7 +269,7 @@ async def said(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
         ("--capability x -- /etc/passwd", "coord: program /etc/passwd is not executable; chmod +x /etc/passwd\n"),
         ("-- cat", "coord: say what the program can do: --capability NAME (as often as needed), or --task-type NAME\n"),
         ("--capability x --id a/b -- cat", "coord: agent_id must be 1 to 128 characters"),
-        ("--capability x --label zone -- cat", "coord: --label 'zone': expected KEY=VALUE, such as --label zone=a\n"),
+        ("--capability x --label zone -- cat", "coord: --label 'zone' is not NAME=VALUE, such as --label zone=eu\n"),
         ("--capability x --redis-url http://h -- cat", "coord: 'http://h' is not a Redis URL"),
         ("--capability x --type none -- cat", "'none' is not one of 'coordinator', 'worker'"),
     ],

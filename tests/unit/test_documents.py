@@ -13,7 +13,7 @@ from tests.documents import ROOT, Command, blocks, commands, inline, links
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: The documents whose commands a newcomer types.
-TYPED = [ROOT / "README.md", ROOT / "docs" / "operating.md"]
+TYPED = [ROOT / "README.md", ROOT / "docs" / "operating.md", ROOT / "docs" / "programs.md"]
 #: Programs of others that a document may name.
 OTHERS = frozenset({"cat", "chmod", "cd", "curl", "docker", "git", "install", "pip", "redis-cli", "systemctl"})
 #: In inline code: words of a command that stand for something.
