@@ -198,6 +198,18 @@ async def test_dead_letters_are_purged(client: Client, make_agent: MakeAgent, ce
         await client.purge("entry", buried["in:reports"], wait=PATIENT_S)
 
 
+async def test_many_dead_letters_are_purged_by_one_call(client: Client, cell: RunningCell) -> None:
+    """Redis is asked for a thousand at a time, and the caller for nothing more; it is told the sum."""
+    pipe = cell.redis.pipeline(transaction=False)
+    for _ in range(1_500):
+        pipe.xadd(cell.keys.of("in:requests"), {"type": "no.such", "data": "{}"})
+    await pipe.execute()
+    await wait_until(lambda: _buried(cell, 1_500), "all are buried", PATIENT_S)
+    assert await client.purge("entry", older_than=0, wait=PATIENT_S) == 1_500
+    steps = (await queries.log_window(cell.redis, cell.keys.of("in:control:registry"))).added
+    assert steps == 2
+
+
 async def test_what_does_not_fit_is_said_before_anything_is_appended(client: Client, cell: RunningCell) -> None:
     """A slip of an operator does not end among the dead letters."""
     with pytest.raises(IdInvalid, match="agent_id"):
