@@ -284,6 +284,8 @@ def _expected(field: str, said: str) -> str:
     if field == "namespace":
         return "expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
     hint = _TYPES[field]
+    if hint == Share:
+        return "expected a number from 0 to 1"
     if getattr(hint, "__origin__", None) is Literal:
         return "expected one of " + ", ".join(hint.__args__)
     return said.replace("`", "").replace("Expected", "expected").replace(", got str", ", in digits")

@@ -79,6 +79,9 @@ class Operator(ABC):
         Raises:
             ConfigError: it cannot be set live, or the value does not fit; says what does.
         """
+        if name == "strategy" and value is not None:
+            await self.set_strategy(str(value), wait=wait)
+            return
         # By the worker's own rule, so that a slip is told at once and does not end among the dead letters.
         config.live_text(name, value if value is not None else getattr(self.settings, name, None))
         await self._control("distributor", SettingSet(name, value), wait)

@@ -122,7 +122,9 @@ async def test_what_distributors_obey_is_set_while_they_run(client: Client) -> N
     }
     with pytest.raises(ConfigError, match="'best' is not one of least_connections, random, round_robin"):
         await client.set_strategy("best", wait=PATIENT_S)
-    with pytest.raises(ConfigError, match="health_threshold=2: expected"):
+    with pytest.raises(ConfigError, match="'A B' is not one of least_connections, random, round_robin"):
+        await client.set_setting("strategy", "A B", wait=PATIENT_S)
+    with pytest.raises(ConfigError, match="health_threshold=2: expected a number from 0 to 1"):
         await client.set_setting("health_threshold", 2, wait=PATIENT_S)
     with pytest.raises(ConfigError, match="only health_threshold, strategy"):
         await client.set_setting("patience", 2, wait=PATIENT_S)

@@ -57,7 +57,7 @@ def test_values_are_read_as_their_type(environ: dict[str, str], field: str, valu
         ({"COORD_batch": "1"}, ["COORD_batch", "COORD_BATCH"]),
         ({"COORD_BATCH": "many"}, ["COORD_BATCH", "'many'", "int"]),
         ({"COORD_BATCH": "0"}, ["COORD_BATCH", "'0'", ">= 1"]),
-        ({"COORD_HEALTH_THRESHOLD": "1.5"}, ["COORD_HEALTH_THRESHOLD", "'1.5'", "<= 1"]),
+        ({"COORD_HEALTH_THRESHOLD": "1.5"}, ["COORD_HEALTH_THRESHOLD", "'1.5'", "from 0 to 1"]),
         ({"COORD_PRESENCE_TTL_S": "nan"}, ["COORD_PRESENCE_TTL_S", "'nan'"]),
         ({"COORD_PRESENCE_TTL_S": "inf"}, ["COORD_PRESENCE_TTL_S", "'inf'"]),
         ({"COORD_LOG_LEVEL": "loud"}, ["COORD_LOG_LEVEL", "'loud'", "debug, info, warning, error"]),
@@ -125,7 +125,7 @@ def test_what_may_be_set_live(name: str, value: object, text: str) -> None:
     ("name", "value", "words"),
     [
         ("batch", 1, "'batch' cannot be set live, only health_threshold, strategy"),
-        ("health_threshold", -0.1, "health_threshold=-0.1: expected float >= 0"),
+        ("health_threshold", -0.1, "health_threshold=-0.1: expected a number from 0 to 1"),
         ("health_threshold", float("nan"), "health_threshold=nan: expected"),
         ("strategy", "No Such", "strategy='No Such': expected"),
     ],

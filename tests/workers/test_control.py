@@ -81,8 +81,8 @@ async def _says(cell: RunningCell, name: str, otherwise: tuple[str, ...]) -> boo
         (SettingSet("strategy", "best"), "strategy 'best' is not one of least_connections, random, round_robin"),
         (SettingSet("batch", 7.0), "'batch' cannot be set live, only health_threshold, strategy"),
         (SettingSet("batch", None), "'batch' cannot be set live, only health_threshold, strategy"),
-        (SettingSet("health_threshold", 1.5), "health_threshold=1.5: expected float <= 1"),
-        (SettingSet("health_threshold", "high"), "health_threshold='high': expected float"),
+        (SettingSet("health_threshold", 1.5), "health_threshold=1.5: expected a number from 0 to 1"),
+        (SettingSet("health_threshold", "high"), "health_threshold='high': expected a number from 0 to 1"),
     ],
 )
 async def test_what_cannot_be_set_is_answered_with_what_can(
