@@ -137,11 +137,10 @@ class _Run:
         """Submit everything, and wait if that was asked for."""
         self._progress.begin("ended" if self._plan.wait else "submitted", self._count)
         try:
-            async with asyncio.timeout(self._plan.wait_timeout if self._plan.wait else None):
-                for batch in self._batches(file):
-                    await self._submit(batch)
-                while self._open:
-                    self._note(await self._ended.get())
+            for batch in self._batches(file):
+                await self._submit(batch)
+            while self._open:
+                await self._next()
         except TimeoutError:
             self._progress.end()
             hint(f"not all ended within {self._plan.wait_timeout:g} s: {self._what_goes_on()}")
@@ -184,7 +183,7 @@ class _Run:
             self._open[handle] = one.number, began, waiting
             handle.when_ended(self._ended.put_nowait)
         while not self._ended.empty() or len(self._open) > WINDOW - BATCH:
-            self._note(await self._ended.get())
+            await self._next()
 
     async def _accept(self, batch: list[Numbered], handles: list[TaskHandle]) -> None:
         """Wait until a distributor has said of each whether it is taken."""
@@ -202,6 +201,12 @@ class _Run:
             else:
                 raise error
         self._progress.to(self._submitted)
+
+    async def _next(self) -> None:
+        """Note the next task that ends; raises ``TimeoutError`` when the time to wait is over."""
+        limit = self._plan.wait_timeout
+        left = None if limit is None else self._began + limit - time.monotonic()
+        self._note(await asyncio.wait_for(self._ended.get(), left))
 
     def _note(self, handle: TaskHandle) -> None:
         outcome = handle.outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,10 +54,7 @@ def watch(
     async def follow(client: Client) -> list[TaskRecord]:
         display = _Live() if sys.stdout.isatty() and not json else _Lines(json=json)
         try:
-            async with asyncio.timeout(timeout):
-                return await _follow(client, wanted, display)
-        except TimeoutError:
-            raise ResultTimeout(f"not all of them ended within {timeout:g} s; they go on") from None
+            return await _follow(client, wanted, display, timeout)
         finally:
             display.end()
 
@@ -65,12 +63,15 @@ def watch(
         raise typer.Exit(ExitCode.NO)
 
 
-async def _follow(client: Client, task_ids: list[str], display: _Lines | _Live) -> list[TaskRecord]:
+async def _follow(
+    client: Client, task_ids: list[str], display: _Lines | _Live, timeout: float | None
+) -> list[TaskRecord]:
     from coord import queries
     from coord.models.ids import check_id
 
     open_ = [check_id(one, "task_id") for one in task_ids]
     seen: dict[str, TaskRecord] = {}
+    began = time.monotonic()
     while True:
         missing: list[str] = []
         for at in range(0, len(open_), CHUNK):
@@ -87,6 +88,8 @@ async def _follow(client: Client, task_ids: list[str], display: _Lines | _Live) 
         display.looked(list(seen.values()))
         if not open_:
             return list(seen.values())
+        if timeout is not None and time.monotonic() - began >= timeout:
+            raise ResultTimeout(f"{len(open_)} of {len(task_ids)} did not end within {timeout:g} s; they go on")
         await asyncio.sleep(LOOK_S)
 
 

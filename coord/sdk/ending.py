@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 #: Between two cancels of a task that goes on.
 AGAIN_S = 0.05
 
 
-async def end(*tasks: asyncio.Task[None] | None) -> None:
+async def end(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks and wait until they have ended, whatever with.
 
     One cancel is not enough: before Python 3.12, ``asyncio.wait_for`` loses one that comes in the moment in which what

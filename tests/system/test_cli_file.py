@@ -132,6 +132,17 @@ def test_nobody_takes_them(coord: Coord, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (summary.submitted, summary.open) == (3, 3)
 
 
+def test_the_time_to_wait_for_a_file_is_over(coord: Coord, live: LiveCell, tmp_path: Path) -> None:
+    """What goes on is counted: 3, and no failure."""
+    path = written(tmp_path / "t.jsonl", *['{"task_type": "gate", "payload": {"gate": "slow"}}'] * 2)
+    said = coord("tasks", "submit", "--file", path, "--wait", "--wait-timeout", "0.2", "--json")
+    assert said.code == 3
+    assert "2 that were submitted go on by themselves, 0 were not submitted" in said.err
+    summary = msgspec.json.decode(said.out, type=Summary)
+    assert (summary.states, summary.open) == ({}, 2)
+    live.open_gate("slow")
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -1,0 +1,91 @@
+"""``queries.message_page`` and ``queries.backlog``: what lists and ``coord queues`` show."""
+
+from __future__ import annotations
+
+import pytest
+
+from coord import queries
+from coord.errors import CursorInvalid
+from coord.models.messages import MessageStatus
+from coord.models.tasks import Pool, Priority
+from coord.queries import MessagePage, PriorityBacklog, message_records
+from tests.scripts.cell import Cell
+
+
+async def ids(cell: Cell, limit: int = 100, **asked: object) -> list[str]:
+    """The ids of all pages."""
+    found: list[str] = []
+    cursor = None
+    while True:
+        page: MessagePage = await queries.message_page(cell.redis, cell.keys, limit=limit, cursor=cursor, **asked)  # type: ignore[arg-type] # tests name them
+        assert len(page.messages) <= limit
+        found += [one.message_id for one in page.messages]
+        cursor = page.next
+        if cursor is None:
+            return found
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+async def test_messages_with_the_last_first(cell: Cell, limit: int) -> None:
+    """Each once, however long the pages; by agent and by status."""
+    await cell.register("a1")
+    await cell.register("a2")
+    for name, receiver in (("m1", "a1"), ("m2", "a2"), ("m3", "ghost"), ("m4", "a1")):
+        await cell.deliver(name, receiver=receiver)
+        cell.now += 1
+    assert await ids(cell, limit) == ["m4", "m3", "m2", "m1"]
+    assert await ids(cell, limit, agent_id="a1") == ["m4", "m1"]
+    assert await ids(cell, limit, agent_id="s1", status=MessageStatus.DELIVERED) == ["m4", "m2", "m1"]
+    assert await ids(cell, limit, status=MessageStatus.DEAD) == ["m3"]
+
+
+async def test_a_message_whose_record_has_ended_is_not_listed(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page looks at so much of the log and no more; its cursor goes on."""
+    monkeypatch.setattr(message_records, "STEP", 2)
+    monkeypatch.setattr(message_records, "BUDGET", 4)
+    await cell.register("a1")
+    for n in range(6):
+        await cell.deliver(f"m{n}")
+    await cell.redis.delete(*(cell.keys.message(f"m{n}") for n in range(1, 6)))
+    first = await queries.message_page(cell.redis, cell.keys)
+    assert first.messages == ()
+    assert first.next is not None
+    assert await ids(cell) == ["m0"]
+
+
+async def test_a_cursor_of_another_list(cell: Cell) -> None:
+    """It is said so."""
+    with pytest.raises(CursorInvalid, match="leave it out"):
+        await queries.message_page(cell.redis, cell.keys, cursor="held:a1:t1")
+
+
+async def test_what_waits(cell: Cell) -> None:
+    """By priority with what is in flight and not yet taken; by pool, the one that is served next first."""
+    await cell.register()
+    await cell.assign("held")
+    await cell.submit("later", run_at=cell.now + 60_000)
+    await cell.submit("low", priority="low", pool="p-low")
+    await cell.submit("urgent", priority="urgent", pool="p-urgent")
+    await cell.submit("urgent-2", priority="urgent", pool="p-urgent")
+    await cell.submission("unread", priority="high")
+    found = await queries.backlog(cell.redis, cell.keys)
+    assert found.priorities == (
+        PriorityBacklog(Priority.URGENT, 0, 0, 2, 0, 0),
+        PriorityBacklog(Priority.CRITICAL, 0, 0, 0, 0, 0),
+        PriorityBacklog(Priority.HIGH, 1, 0, 0, 0, 0),
+        PriorityBacklog(Priority.NORMAL, 0, 1, 0, 1, 0),
+        PriorityBacklog(Priority.LOW, 0, 0, 1, 0, 0),
+    )
+    assert [(one.pool, one.definition, one.length, one.head, one.head_priority) for one in found.pools] == [
+        ("p-urgent", Pool("echo"), 2, "urgent", Priority.URGENT),
+        ("p-low", Pool("echo"), 1, "low", Priority.LOW),
+    ]
+    # The cell's clock is set by hand and ahead of the server's: a head is never younger than nothing.
+    assert [one.head_age for one in found.pools] == [0, 0]
+
+
+async def test_nothing_waits(cell: Cell) -> None:
+    """Every priority is named all the same."""
+    found = await queries.backlog(cell.redis, cell.keys)
+    assert [one.priority for one in found.priorities] == list(Priority)
+    assert found.pools == ()
