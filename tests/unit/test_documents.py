@@ -13,9 +13,14 @@ from tests.documents import ROOT, Command, blocks, commands, inline, links
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: The documents whose commands a newcomer types.
-TYPED = [ROOT / "README.md", ROOT / "docs" / "operating.md", ROOT / "docs" / "programs.md"]
+TYPED = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("getting-started", "http", "operating", "programs")),
+]
 #: Programs of others that a document may name.
-OTHERS = frozenset({"cat", "chmod", "cd", "curl", "docker", "git", "install", "pip", "redis-cli", "systemctl"})
+OTHERS = frozenset({
+    ".", "cat", "cd", "chmod", "curl", "docker", "git", "install", "pip", "printf", "redis-cli", "systemctl",
+})  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")
 
