@@ -49,11 +49,14 @@ class Guard:
         assert self._warden.stdin is not None  # noqa: S101 -- for the type checker: it was started with a pipe
         try:
             os.write(self._warden.stdin.fileno(), line.encode())
-        except OSError as error:  # somebody killed it, or stopped it and the pipe is full
+        except (OSError, ValueError) as error:  # somebody killed it, or stopped it and the pipe is full; or see below
             log.warning("warden.lost", pid=self._warden.pid, error=str(error))
             self._warden.kill()
             self._warden.communicate()
-            self._warden = self._start()
+            try:
+                self._warden = self._start()
+            except OSError as why:  # tried again with the next line: programs without a guard are better than none
+                log.error("warden.missing", error=str(why))  # noqa: TRY400 -- the reason says it all
 
     def _start(self) -> subprocess.Popen[bytes]:
         warden = subprocess.Popen(

@@ -28,7 +28,7 @@ from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.life import Life
-from coord.programs.process import keep_files
+from coord.programs.process import prepare
 from coord.sdk.ending import end
 from coord.sdk.task import NonRetryable, Retryable, Task
 
@@ -56,7 +56,7 @@ class KeptPrograms:
 
     async def start(self) -> None:
         """Start them all; before the first task."""
-        keep_files()
+        prepare()
         self._guard = Guard(self._limits.grace_s)
         self._free = asyncio.LifoQueue()
         self._slots = [_Slot(self._command, self._agent_id, self._limits, self._guard) for _ in range(self._count)]

@@ -101,8 +101,13 @@ class Life:
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._task, self._progress = task, Progress(task)
         self._program.write(line)
+        closed = self._program.stdin_closed
         try:
-            await asyncio.wait([answer, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([answer, self._ended, closed], return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and not self._ended.done():
+                # It has ended, or will take nothing more; what it has said meanwhile is still to be read.
+                await self._program.end(self._limits.grace_s)
+                await self._ended
         finally:
             self._progress.close()
         self._task = None

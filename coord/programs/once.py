@@ -13,7 +13,7 @@ from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.outcome import Output, check, result
-from coord.programs.process import Program, keep_files
+from coord.programs.process import Program, prepare
 from coord.programs.progress import Progress
 from coord.sdk.task import NonRetryable, Release, Retryable, Task
 
@@ -32,7 +32,7 @@ class EachTask:
 
     async def start(self) -> None:
         """Make ready; before the first task."""
-        keep_files()
+        prepare()
         self._guard = Guard(self._limits.grace_s)
 
     async def stop(self) -> None:

@@ -27,6 +27,9 @@ TAIL_BYTES = 3_900
 #: Where the program finds the pipe for its progress.
 PROGRESS_FD = 3
 
+#: Exit code 255: of a program that ended unseen.
+UNKNOWN_STATUS = 255 << 8
+
 #: Pipes are moved above these numbers, so that putting them in their places cannot close one another.
 _ABOVE = 10
 #: Signals that Python, or a shell in the background, has its children ignore.
@@ -102,9 +105,14 @@ class Program:
         """Whether its first process has ended."""
         return self._exited.is_set()
 
+    @property
+    def stdin_closed(self) -> asyncio.Future[None]:
+        """Done once nobody reads its standard input any more."""
+        return self._stdin.lost
+
     def write(self, data: bytes) -> None:
         """Write to its standard input, whether it reads that or not."""
-        if not self._is_gone:
+        if not self._stdin.transport.is_closing():
             self._stdin.transport.write(data)
 
     def close_stdin(self) -> None:
@@ -172,10 +180,13 @@ class Program:
 
     def _watch(self) -> None:
         status = None
-        if hasattr(os, "waitid"):
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        else:  # macOS before Python 3.13; the number is free from here on, a moment too early
-            _, status = os.waitpid(self.pid, 0)
+        try:
+            if hasattr(os, "waitid"):
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            else:  # macOS before Python 3.13; the number is free from here on, a moment too early
+                _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # somebody else has buried it: see ``prepare``
+            status = UNKNOWN_STATUS
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._has_ended, status)
 
@@ -219,7 +230,7 @@ class _Stdin(asyncio.BaseProtocol):
     transport: asyncio.WriteTransport
 
     def __init__(self) -> None:
-        self._is_lost = False
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def open(cls, number: int) -> _Stdin:
@@ -229,10 +240,11 @@ class _Stdin(asyncio.BaseProtocol):
         return stdin
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
+        if not self.lost.done():
+            self.lost.set_result(None)
 
     def close(self) -> None:
-        if not self._is_lost:
+        if not self.lost.done():
             self.transport.abort()
 
 
@@ -245,17 +257,22 @@ def _moved(ours: int, theirs: int) -> tuple[int, int]:
 
 def _spawn(path: str, words: Sequence[str], environ: Mapping[str, str], theirs: Mapping[int, int]) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, number, place) for place, number in theirs.items()]
-    spawn = partial(
-        os.posix_spawn, path, list(words), environ, file_actions=actions, setsigmask=(), setsigdef=_USUAL
-    )  # fmt: skip
+    encoded = [word.encode("utf-8", "surrogateescape") for word in words]  # as JSON is, whatever the locale
+    spawn = partial(os.posix_spawn, path, encoded, environ, file_actions=actions, setsigmask=(), setsigdef=_USUAL)
     try:
         return spawn(setsid=True)
     except NotImplementedError:  # a C library that cannot; a program that asks the terminal would be stopped by it
         return spawn(setpgroup=0)
 
 
-def keep_files() -> None:
-    """See to it that what this process has inherited goes to no program: whoever waits for its end would wait on."""
+def prepare() -> None:
+    """Make this process fit to start programs, whatever it has inherited.
+
+    Its files go to no program, or whoever waits for their end would wait on. And children are buried by us alone: a
+    parent that ignores SIGCHLD would have the system bury them, and nobody would learn how they ended.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 -- names, of which one is gone once they are listed
         if number > 2:
             with contextlib.suppress(OSError):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from msgspec import Raw
 
 from coord.codec import decode_json, encode
@@ -117,6 +122,42 @@ async def test_a_death_fails_the_task_and_the_next_has_another_process(tmp_path:
         with pytest.raises(Retryable, match=r"program_died: .*: killed by SIGKILL, and nothing"):
             await programs.handle(Asked({"do": "os.kill(os.getpid(), signal.SIGKILL)"}).task)
         assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("do", ["os.close(0)\ntime.sleep(1000)", "os.close(0)\nos.close(1)\ntime.sleep(1000)"])
+def test_one_that_closes_its_input_takes_nothing_more(
+    tmp_path: Path, do: str, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """So it is taken as ended, its task fails retryably, and the next has another process. The loops differ in this."""
+
+    async def story() -> None:
+        async with kept(*program(tmp_path), grace_s=0.3) as programs:
+            with pytest.raises(Retryable, match=r"program_died: .*: killed by SIGTERM"):
+                await programs.handle(Asked({"do": do}).task)
+            assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(story())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_that_has_ended_while_idle_costs_one_try_at_most(
+    tmp_path: Path, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Its end is seen before the next task, or fails that one retryably."""
+
+    async def story() -> None:
+        async with kept(*program(tmp_path)) as programs:
+            pid = plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid())"}).task))
+            os.kill(pid, signal.SIGKILL)
+            await wait_until(lambda: not lives(pid), "it has ended", 30)
+            with contextlib.suppress(Retryable):
+                await programs.handle(Asked({"n": 1}).task)
+            assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(story())
 
 
 async def test_an_answer_right_before_its_end_counts(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from coord.config import MIB
 from coord.programs import process
 from coord.programs.outcome import Output
 from coord.sdk.task import NonRetryable, Release, Retryable
-from tests.unit.programs_house import Asked, each, lives, script, written
+from tests.documents import ROOT
+from tests.unit.programs_house import LONG_S, Asked, each, lives, script, written
 from tests.waiting import wait_until
 
 
@@ -232,6 +234,29 @@ async def test_signals_are_as_usual_in_it() -> None:
     """Python ignores the one that ends the head of a pipeline; its programs must not."""
     async with each("sh", "-c", "yes | head -n 1") as programs:
         assert await programs.handle(Asked().task) == "y"
+
+
+def test_a_parent_that_ignores_its_children_s_end_changes_nothing() -> None:
+    """How they end is learnt all the same."""
+    code = """
+import asyncio
+from coord.sdk.task import Retryable
+from tests.documents import ROOT
+from tests.unit.programs_house import Asked, each
+
+async def main():
+    async with each("sh", "-c", "exit 3") as programs:
+        try:
+            await programs.handle(Asked().task)
+        except Retryable as error:
+            print(error.code)
+
+asyncio.run(main())
+"""
+    command = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", sys.executable, "-c", code]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LONG_S, check=True)
+    assert done.stdout.splitlines()[-1] == "exit_3"
 
 
 def open_files() -> int:
