@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from coord import __version__
 from coord.cli.folder import default_data_dir
 from coord.cli.log import Log, last_words
-from coord.cli.programs import gateway_program, kind_of, logged_environ, worker_programs
+from coord.cli.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
 from coord.cli.server import Embedded, Given, Server
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
@@ -41,7 +41,9 @@ GIVEN_LIMIT_S = 10.0
 SILENCE_S = 1.0
 #: Between two looks at whether the workers are there.
 LOOK_S = 0.05
-#: Workers that are not there by then are named.
+#: How long the gateway may take to say that it is ready; it needs milliseconds.
+ANSWER_S = 2.0
+#: Who is not there by then is named.
 READY_LIMIT_S = 15.0
 #: From this end in a row on, the line about it tells what the program said last.
 KEEPS_ENDING = 3
@@ -59,8 +61,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path | None
     #: kind of worker -> how many.
     workers: Mapping[str, int]
-    #: Where the gateway listens on the loopback; None: there is none.
-    gateway_port: int | None = None
+    #: Whether there is a gateway, where the settings say.
+    gateway: bool = False
     #: Agents to start; their ``environ`` is what they have besides ours.
     agents: tuple[Program, ...] = ()
 
@@ -129,11 +131,11 @@ class Cell:
 
     async def _run(self, server: Server, redis: Redis, settings: Settings, report: ServerReport) -> None:
         workers = worker_programs(settings, self._plan.workers)
-        gateway = None if self._plan.gateway_port is None else gateway_program(settings, self._plan.gateway_port)
+        gateways = [gateway_program(settings)] if self._plan.gateway else []
         environ = logged_environ(settings)
         agents = [msgspec.structs.replace(one, environ={**environ, **one.environ}) for one in self._plan.agents]
         self._announce(server)
-        self._show(server, report, workers, gateway)
+        self._show(server, report, workers)
         keeping = asyncio.create_task(server.keep(self._stop, self._log.say, lambda: self._announce(server)))
         # Without the server there is nothing to keep the others for.
         keeping.add_done_callback(lambda _: self._stop.ask_once())
@@ -142,7 +144,7 @@ class Cell:
             asyncio.create_task(self._say_when_asked()),
         ]
         try:
-            await self._supervise(workers, [*([gateway] if gateway else []), *agents])
+            await self._supervise(workers, [*gateways, *agents])
             await keeping
         finally:
             await end(*speaking)
@@ -153,10 +155,11 @@ class Cell:
         working = asyncio.create_task(Supervisor(workers, self._tell, hear=self._log.hear).run(last))
         working.add_done_callback(lambda _: self._stop.ask_once())
         hurrying = asyncio.create_task(_hand_on(self._stop, last))
-        guard = Guard(max(one.drain_s or 0 for one in callers)) if callers else None
+        agents = {one.name for one in self._plan.agents}
+        guard = Guard(max(one.drain_s or 0 for one in self._plan.agents)) if agents else None
 
         def tell(event: Event) -> None:
-            if guard is not None and event.pid is not None:
+            if guard is not None and event.pid is not None and event.name in agents:
                 (guard.hold if event.what == "started" else guard.release)(event.pid)
             self._tell(event)
 
@@ -171,7 +174,7 @@ class Cell:
                 if guard is not None:
                     await asyncio.to_thread(guard.close)
 
-    def _show(self, server: Server, report: ServerReport, workers: list[Program], gateway: Program | None) -> None:
+    def _show(self, server: Server, report: ServerReport, workers: list[Program]) -> None:
         rows: dict[str, str | list[str]] = {
             "redis": f"{safe_url(server.url)} ({report.product} {report.version}, {server.origin})"
         }
@@ -183,8 +186,8 @@ class Cell:
         if self._plan.settings.namespace != Settings().namespace:
             rows["namespace"] = self._plan.settings.namespace
         rows["workers"] = [program.name for program in workers] or "none here"
-        if gateway is not None:
-            rows["gateway"] = f"http://127.0.0.1:{self._plan.gateway_port}"
+        if self._plan.gateway:
+            rows["gateway"] = f"http://{place}" if (place := _gateway_place(self._plan.settings)) else "on a free port"
         if self._plan.agents:
             rows["agents"] = [program.name for program in self._plan.agents]
         rows["announced"] = str(self._endpoint)
@@ -208,13 +211,13 @@ class Cell:
             self._log.say(f"process.{event.what}", sentence_of(event), level="warning", **fields)
 
     async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[Program]) -> None:
-        """Ready is when every worker has said that it is there."""
+        """Ready is when every worker has said that it is there, and the gateway answers."""
         loop = asyncio.get_running_loop()
         late_at = loop.time() + READY_LIMIT_S
-        missing = [program.name for program in programs]
+        missing = [program.name for program in programs] + ([GATEWAY] if self._plan.gateway else [])
         while missing:
-            with contextlib.suppress(redis_errors.RedisError, OSError):
-                missing = [name for name in missing if not await redis.exists(keys.worker(kind_of(name), name))]
+            with contextlib.suppress(redis_errors.RedisError, OSError):  # a TimeoutError is one
+                missing = [name for name in missing if not await self._is_there(redis, keys, name)]
             if missing and loop.time() > late_at:
                 late_at = math.inf
                 self._log.say(
@@ -224,9 +227,21 @@ class Cell:
                 await asyncio.sleep(LOOK_S)
         self._log.say("up.ready", "ready: clients and agents of this user find it by themselves; Ctrl-C ends it")
 
+    async def _is_there(self, redis: Redis, keys: Keys, name: str) -> bool:
+        if name != GATEWAY:
+            return bool(await redis.exists(keys.worker(kind_of(name), name)))
+        settings = self._plan.settings
+        # A free port is one that it has chosen itself, and tells in its own line.
+        return not settings.gateway_port or await answers(settings.gateway_host, settings.gateway_port)
+
     async def _say_when_asked(self) -> None:
         await self._stop.asked.wait()
         self._log.say("up.ending", "ending: all finish what they hold; Ctrl-C again ends them at once")
+
+
+def _gateway_place(settings: Settings) -> str:
+    host = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
+    return f"{host}:{settings.gateway_port}" if settings.gateway_port else ""
 
 
 async def _hand_on(first: Stop, last: Stop) -> None:
@@ -234,6 +249,17 @@ async def _hand_on(first: Stop, last: Stop) -> None:
     await first.urgent.wait()
     last.ask()
     last.ask()
+
+
+async def answers(host: str, port: int) -> bool:
+    """Whether a gateway there is ready; raises ``OSError`` where nobody answers in time."""
+    async with asyncio.timeout(ANSWER_S):
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            return b" 200 " in await reader.readline()
+        finally:
+            writer.close()
 
 
 def is_told(event: Event) -> bool:

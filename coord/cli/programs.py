@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import secrets
 import sys
@@ -15,6 +14,8 @@ from coord.config import ALIASES, PREFIX, Settings, to_environ
 
 #: What the gateway is called in the log.
 GATEWAY = "gateway"
+#: It gives the requests under way 10 s by itself.
+GATEWAY_DRAIN_S = 15.0
 
 
 def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[Program]:
@@ -49,12 +50,10 @@ def kind_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def gateway_program(settings: Settings, port: int) -> Program | None:
-    """The gateway on ``port`` of the loopback, or None where this installation has none."""
-    if importlib.util.find_spec("coord.gateway") is None:
-        return None
-    command = (sys.executable, "-P", "-m", "coord.cli", "gateway", "--port", str(port), "--watch-stdin")
-    return Program(name=GATEWAY, command=command, environ=logged_environ(settings))
+def gateway_program(settings: Settings) -> Program:
+    """The gateway, where the settings say."""
+    command = (sys.executable, "-P", "-m", "coord.cli", "gateway", "--watch-stdin")
+    return Program(name=GATEWAY, command=command, environ=logged_environ(settings), drain_s=GATEWAY_DRAIN_S)
 
 
 def logged_environ(settings: Settings) -> dict[str, str]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 #: More of one kind on one machine is a typing error: a few saturate a Redis.
 MANY = 64
-#: The port that the predecessor's callers know.
-GATEWAY_PORT = 9001
 
 
 def up(
@@ -36,7 +34,9 @@ def up(
     routers: Annotated[int, typer.Option(min=0, max=MANY, help="How many routers.")] = 1,
     namespace: Namespace = None,
     gateway: Annotated[bool, typer.Option(help="Also answer HTTP, on the loopback.")] = True,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = GATEWAY_PORT,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port of the gateway; 0: any.", show_default="9001")
+    ] = None,
     agents: Annotated[
         Path | None,
         typer.Option(
@@ -63,13 +63,15 @@ def up(
 
     if data is not None and redis_url is not None:
         raise ConfigError("--data is for the embedded server, --redis-url for one of your own; give one of them")
-    settings = load(redis_url=redis_url, namespace=namespace)
+    if port is not None and not gateway:
+        raise ConfigError("--port is the gateway's, and --no-gateway leaves it out; give one of them")
+    settings = load(redis_url=redis_url, namespace=namespace, gateway_port=port)
     workers = {"registry": registries, "distributor": distributors, "router": routers}
     plan = cell.Plan(
         settings=settings,
         data_dir=data,
         workers=workers,
-        gateway_port=port if gateway else None,
+        gateway=gateway,
         agents=tuple(read_agents(agents)) if agents is not None else (),
     )
     if asyncio.run(_run(plan, watch_stdin=watch_stdin)):

@@ -133,9 +133,11 @@ class Fleet:
     def _coord_up(self) -> Program:
         # A Redis that the environment names is used; else one on a data folder of our own.
         data = [] if self._settings.redis_url else ["--data", str(self._folder / "redis")]
+        # The port is that of the person's own `coord up` then.
+        gateway = ["--no-gateway"] if self.own_endpoint else []
         return Program(
             name=COORD,
-            command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data),
+            command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data, *gateway),
             environ=self._environ,
             log=self._log(COORD),
             final_codes=frozenset({2}),

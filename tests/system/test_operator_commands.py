@@ -289,7 +289,7 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
     [
         (["strategy", "set", "best"], "round_robin"),
         (["settings", "set", "batch", "7"], "'batch' cannot be set live, only health_threshold, strategy"),
-        (["settings", "set", "health_threshold", "2"], "health_threshold='2': expected float <= 1.0"),
+        (["settings", "set", "health_threshold", "2"], "health_threshold='2': expected a number from 0 to 1"),
         (["settings", "show", "batch"], "'batch' cannot be set live, only health_threshold, strategy"),
         (["settings", "reset", "batch"], "'batch' cannot be set live, only health_threshold, strategy"),
     ],

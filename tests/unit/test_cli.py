@@ -69,6 +69,8 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
         (["up", "--redis-url", "localhost"], ["'://localhost'", "is not a Redis URL", "redis://"]),
         (["up", "--redis-url", "redis://h:99999"], ["is not a Redis URL", "redis://"]),
         (["up", "--data", "x", "--redis-url", "redis://h"], ["--data", "--redis-url", "one of them"]),
+        (["up", "--port", "8080", "--no-gateway"], ["--port", "--no-gateway", "one of them"]),
+        (["up", "--port", "80800"], ["--port", "0<=x<=65535"]),
         (["up", "--namespace", "a b"], ["COORD_NAMESPACE='a b'", "1 to 64 characters"]),
         (["up", "--registries", "-1"], ["--registries", "0<=x<=64"]),
         (["up", "--distributors", "many"], ["--distributors", "integer"]),

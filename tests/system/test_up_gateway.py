@@ -1,0 +1,53 @@
+"""`coord up` and its gateway: started, told of, and tried again while its port is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import urllib.request
+from typing import Any
+
+import msgspec
+
+from tests.coord_up import START_S, Start, accepted
+from tests.waiting import wait_until
+
+
+def get(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    """The status and body of an answer."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=START_S) as answer:
+        return answer.status, msgspec.json.decode(answer.read())
+
+
+async def test_it_answers_when_coord_up_is_ready(start: Start, unused_port: int) -> None:
+    """Its place is told, its lines are in the one log, and it ends with the rest."""
+    up = start("--port", str(unused_port))
+    await up.ready()
+    status, body = await asyncio.to_thread(get, unused_port, "/health")
+    assert (status, body["status"]) == (200, "healthy")
+    (started,) = up.told("up.started")
+    assert started["gateway"] == f"http://127.0.0.1:{unused_port}"
+    (own,) = up.told("gateway.started", "gateway")
+    assert own["url"] == started["gateway"]
+    up.process.terminate()
+    assert await up.ended() == 0
+    events = [line["event"] for line in up.lines()]
+    assert events.index("gateway.stopped") < events.index("worker.stopped")
+
+
+async def test_a_port_in_use_is_said_and_the_gateway_comes_once_it_is_free(start: Start) -> None:
+    """The rest works meanwhile; nobody has to start anything again."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        up = start("--port", str(port))
+        await accepted((await up.announced()).url)
+        await wait_until(lambda: len(up.told("process.ended")) >= 3, "it has ended three times", START_S)
+        third = up.told("process.ended")[2]
+        assert f"coord: cannot listen on 127.0.0.1 port {port}: Address already in use" in third["message"]
+        assert third["name"] == "gateway"
+        assert up.told("up.ready") == []
+    await up.ready()
+    status, _ = await asyncio.to_thread(get, port, "/health")
+    assert status == 200
