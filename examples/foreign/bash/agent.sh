@@ -26,7 +26,7 @@ give_up_at=''  # in seconds of this shell's life, once it is leaving
 
 cli=$(command -v redis-cli || command -v valkey-cli) || { echo "neither redis-cli nor valkey-cli is here" >&2; exit 1; }
 case $url in
-    unix://*) server=(-s "${url#unix://}") ;;
+    unix://*) path=${url#unix://} server=(-s "$(printf '%b' "${path//%/\\x}")") ;; # %20 is a space
     *) server=(-u "$url") ;;
 esac
 
