@@ -131,9 +131,9 @@ class TaskHandle:
             return decode_json(outcome.data)
         raise await self._error(outcome)
 
-    async def cancel(self, reason: str = "") -> str:
+    async def cancel(self, reason: str = "", *, wait: float = 2.0) -> str:
         """Cancel the task; see ``Client.cancel``."""
-        return await self._client.cancel(self.task_id, reason)
+        return await self._client.cancel(self.task_id, reason, wait=wait)
 
     async def record(self) -> TaskRecord:
         """What is recorded of the task; raises ``TaskNotFound`` until the coordinator has taken it."""

@@ -20,6 +20,8 @@ def settings(namespace: str) -> Settings:
 async def test_a_refused_task_is_told_and_may_be_submitted_again(client: Client, make_agent: MakeAgent) -> None:
     """Low ones are refused first; the record says refused; when there is room, the same task is done."""
     filling = await client.submit_many([{"task_type": "fill"}] * 8)
+    for handle in filling:
+        await handle.accepted(timeout=10)  # a distributor has two batches under way, of which either may be first
     refused = await client.submit("fill", priority="low", task_id="late")
     with pytest.raises(TaskRefused, match="backlog"):
         await refused.result(timeout=10)

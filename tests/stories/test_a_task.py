@@ -140,9 +140,10 @@ async def test_a_delayed_task_is_not_begun_before_its_time(client: Client, make_
         return "done"
 
     await agent.start()
+    tomorrow = await client.submit("later", delay=86_400)
     handle = await client.submit("later", delay=0.5)
-    await handle.accepted(timeout=10)
-    assert (await handle.record()).state == TaskState.SCHEDULED
+    await tomorrow.accepted(timeout=10)
+    assert (await tomorrow.record()).state == TaskState.SCHEDULED
     assert await handle.result(timeout=10) == "done"
     record = await handle.record()
     assert record.started_at is not None

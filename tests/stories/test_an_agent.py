@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 from coord import Client, Task
+from coord.config import Settings
 from coord.errors import AgentSuperseded
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until
+
+
+@pytest.fixture
+def settings(namespace: str) -> Settings:
+    """Nobody's silence counts here: a busy machine is silent for longer than a few beats of these agents."""
+    return Settings(namespace=namespace, missed_beats=1_000)
 
 
 async def test_an_agent_is_in_the_fleet_while_it_serves(client: Client, make_agent: MakeAgent) -> None:

@@ -171,7 +171,7 @@ async def test_a_cancel_says_what_the_coordinator_said(desk: Desk) -> None:
     """Pending is no error; silence is said as such."""
     client = desk.client
     assert await client.cancel("t-1", wait=0.05) == "sent"
-    asking = asyncio.create_task(client.cancel("t-2", "why not"))
+    asking = asyncio.create_task(client.cancel("t-2", "why not", wait=20))
 
     async def requests() -> list[Any]:
         found: Any = await desk.redis.xrange(desk.keys.of("in:requests"))

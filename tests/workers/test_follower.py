@@ -23,17 +23,17 @@ async def test_the_view_follows_every_change(cell: RunningCell) -> None:
     agent = RawAgent(cell.redis, cell.keys, "a0", 1)
     caller = Caller(cell.redis, cell.keys)
     await agent.register()
-    await wait_until(lambda: "a0" in view.seats, "it is seen", 1.0)
+    await wait_until(lambda: "a0" in view.seats, "it is seen")
     agent.capacity, agent.options = 7, {"capabilities": ("echo",)}
     await agent.register()
-    await wait_until(lambda: view.seats["a0"].agent.capacity == 7, "its capacity is seen", 1.0)
+    await wait_until(lambda: view.seats["a0"].agent.capacity == 7, "its capacity is seen")
     assert view.seats["a0"].agent.capabilities == {"echo"}
     await caller.tell("in:registry", AgentStatusChanged(agent_id="a0", status=AgentStatus.BUSY))
-    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen busy", 1.0)
+    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen busy")
     await caller.tell("in:registry", AgentStatusChanged(agent_id="a0", status=AgentStatus.ACTIVE))
-    await wait_until(lambda: view.seats["a0"].agent.active, "it is seen back", 1.0)
+    await wait_until(lambda: view.seats["a0"].agent.active, "it is seen back")
     await caller.tell("in:registry", AgentDeregistered(agent_id="a0"))
-    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen gone", 1.0)
+    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen gone")
 
 
 async def test_what_a_newcomer_can_is_used_at_once(cell: RunningCell, caller: Caller) -> None:
@@ -52,7 +52,7 @@ async def test_a_log_flushed_under_the_cursor_is_noticed(cell: RunningCell) -> N
     view = view_of(cell)
     await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
     await _miss_a_change(cell, view, by="del")
-    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen", 5.0)
+    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen")
 
 
 async def test_a_log_trimmed_beyond_the_cursor_is_noticed(cell: RunningCell) -> None:
@@ -61,7 +61,7 @@ async def test_a_log_trimmed_beyond_the_cursor_is_noticed(cell: RunningCell) -> 
     view = view_of(cell)
     await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
     await _miss_a_change(cell, view, by="trim")
-    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen", 5.0)
+    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen")
 
 
 async def test_a_log_rewound_under_the_cursor_is_noticed(cell: RunningCell) -> None:
@@ -102,7 +102,7 @@ async def test_a_row_that_cannot_be_read_does_not_end_the_following(cell: Runnin
     await RawAgent(cell.redis, cell.keys, "a1").register()
     await wait_until(lambda: "a1" in view.seats, "the next one is seen")
     await RawAgent(cell.redis, cell.keys, "a2").register()
-    await wait_until(lambda: "a2" in view.seats, "and the one after it", 1.0)
+    await wait_until(lambda: "a2" in view.seats, "and the one after it")
     assert raised == 2
 
 

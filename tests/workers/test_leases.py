@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+import pytest
+
 from coord import Agent
+from coord.config import Settings
 from coord.models.facts import AgentHeartbeat, AgentLeasesListed
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
@@ -15,6 +19,12 @@ from tests.waiting import wait_until
 from tests.workers.raw import Caller, RawAgent, await_quiet, await_state, fleet
 
 INTERVAL_S = 0.2
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nobody's silence counts here: a busy machine is silent for longer than a few of these intervals."""
+    return msgspec.structs.replace(settings, missed_beats=1_000)
 
 
 async def tell(agent: RawAgent, stream: str, fact: Any) -> None:

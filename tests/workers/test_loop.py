@@ -237,7 +237,7 @@ async def test_presence_is_kept_up_and_ends_by_itself(cell: RunningCell, caller:
     for kind in CONSUMES:
         (worker,) = cell.of_kind(kind)
         key = cell.keys.worker(kind, worker.loop.name)
-        await wait_until(partial(_exists, cell, key), f"{kind} is present", 2.0)
+        await wait_until(partial(_exists, cell, key), f"{kind} is present")
         assert 0 < await cell.redis.pttl(key) <= cell.settings.presence_ttl_s * 1000
         assert set(await cell.redis.hkeys(key)) >= {
             b"pid",
