@@ -72,7 +72,7 @@ class Process:
         self.popen.kill()
         self.popen.wait(10)
 
-    async def ended(self, timeout: float = 10.0) -> int:
+    async def ended(self, timeout: float = 30.0) -> int:
         """Its exit code, once it has ended by itself."""
         await wait_until(lambda: self.popen.poll() is not None, f"{self.name} has ended\n{self.told()}", timeout)
         return self.popen.wait()
@@ -125,7 +125,7 @@ class House:
             assert process.alive, process.told()
             return bool(await self.redis.exists(self.keys.worker(kind, name)))
 
-        await wait_until(present, f"{name} is present", 20)
+        await wait_until(present, f"{name} is present", 60)
         return process
 
     async def agent(self, agent_id: str, capacity: int = 8, *, interval_s: float = 0.25) -> Process:
@@ -137,7 +137,7 @@ class House:
             assert process.alive, process.told()
             return bool(await self.redis.sismember(self.keys.of("agents:active"), agent_id))
 
-        await wait_until(active, f"{agent_id} is active", 20)
+        await wait_until(active, f"{agent_id} is active", 60)
         return process
 
     def stepped_worker(self, kind: str, name: str, step: str, nth: int, number: str = "SIGKILL") -> Process:
@@ -163,7 +163,7 @@ class House:
         except (RedisError, OSError):
             return -1
 
-    async def all_end(self, count: int, timeout: float = 20.0) -> None:
+    async def all_end(self, count: int, timeout: float = 60.0) -> None:
         """Wait until so many tasks have ended."""
 
         async def ended() -> bool:

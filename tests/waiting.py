@@ -14,10 +14,10 @@ POLL_S = 0.01
 
 
 @overload
-async def wait_until(predicate: Callable[[], Awaitable[T]], what: str, timeout: float = 10.0) -> T: ...
+async def wait_until(predicate: Callable[[], Awaitable[T]], what: str, timeout: float = 30.0) -> T: ...
 @overload
-async def wait_until(predicate: Callable[[], T], what: str, timeout: float = 10.0) -> T: ...
-async def wait_until(predicate: Callable[[], Any], what: str, timeout: float = 10.0) -> Any:
+async def wait_until(predicate: Callable[[], T], what: str, timeout: float = 30.0) -> T: ...
+async def wait_until(predicate: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
     """Look until ``predicate`` (sync or async) is true and return what it said.
 
     Args:

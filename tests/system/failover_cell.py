@@ -58,7 +58,7 @@ class CellHouse(House):
         """An agent that can echo and hears messages, once it is active."""
         beats = {"COORD_HEARTBEAT_INTERVAL_S": str(interval_s)}
         process = self.start(agent_id, "-P", "-c", AGENT, agent_id, "4", *capabilities, **beats)
-        await wait_until(lambda: self.is_active(agent_id), f"{agent_id} is active", 20)
+        await wait_until(lambda: self.is_active(agent_id), f"{agent_id} is active", 60)
         return process
 
     async def is_active(self, agent_id: str) -> bool:

@@ -128,7 +128,7 @@ async def test_a_program_has_a_folder_and_a_time_to_drain_of_its_own(tmp_path: P
     async with running(program, hear=lambda _, line: heard.append(line), timing=Timing(drain_s=600)) as run:
         await wait_until(lambda: "deaf" in heard, "it no longer listens")
         run.stop.ask()
-        await asyncio.wait_for(run.task, 5)
+        await asyncio.wait_for(run.task, 30)
     assert heard[0] == str(tmp_path.resolve())
     assert len(run.seen("killed")) == 1
 
@@ -137,7 +137,7 @@ async def test_with_nothing_to_run_it_waits() -> None:
     """A `coord up` may have no worker of its own."""
     async with running() as run:
         run.stop.ask()
-        await asyncio.wait_for(run.task, 5)
+        await asyncio.wait_for(run.task, 30)
 
 
 async def test_one_that_lived_long_enough_begins_anew() -> None:
@@ -161,7 +161,7 @@ async def test_asked_to_stop_it_lets_programs_drain() -> None:
     async with running(shell(OBEDIENT, name="a"), shell(OBEDIENT, name="b")) as run:
         await wait_until(lambda: len(run.supervisor.pids) == 2, "both run")
         run.stop.ask()
-        await asyncio.wait_for(run.task, 5)
+        await asyncio.wait_for(run.task, 30)
     assert [event.what for event in run.events] == ["started", "started"]
 
 
@@ -172,7 +172,7 @@ async def test_one_that_does_not_drain_in_time_is_killed(tmp_path: Path) -> None
     async with running(shell(DEAF, log=log), timing=timing) as run:
         await wait_until(has_said(log, "deaf"), "it no longer listens")
         run.stop.ask()
-        await asyncio.wait_for(run.task, 5)
+        await asyncio.wait_for(run.task, 30)
     assert len(run.seen("killed")) == 1
 
 
@@ -184,7 +184,7 @@ async def test_asked_twice_it_does_not_wait(tmp_path: Path) -> None:
         await wait_until(has_said(log, "deaf"), "it no longer listens")
         run.stop.ask()
         run.stop.ask()
-        await asyncio.wait_for(run.task, 5)
+        await asyncio.wait_for(run.task, 30)
     assert len(run.seen("killed")) == 1
 
 
@@ -193,14 +193,14 @@ async def test_a_stop_cuts_the_wait_before_a_restart_short() -> None:
     async with running(shell("exit 1"), timing=Timing(first_s=600)) as run:
         await wait_until(lambda: run.seen("ended"), "it has ended")
         run.stop.ask()
-        await asyncio.wait_for(run.task, 5)
+        await asyncio.wait_for(run.task, 30)
 
 
 async def test_a_final_code_ends_all() -> None:
     """What no restart mends is raised, after the others have drained."""
     async with running(shell("exit 2", name="a", final=frozenset({2})), shell(OBEDIENT, name="b")) as run:
         with pytest.raises(GaveUp, match="a ended with exit code 2"):
-            await asyncio.wait_for(run.task, 5)
+            await asyncio.wait_for(run.task, 30)
     assert run.seen("ended")[-1].again_in_s is None
 
 

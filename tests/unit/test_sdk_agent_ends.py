@@ -138,7 +138,7 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
     await wait_until(lambda: has_said(1), "it has registered")
     assert not agent.is_serving
     await agent.stop()
-    await asyncio.wait_for(serving, 2)
+    await asyncio.wait_for(serving, 30)
     await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
 
 

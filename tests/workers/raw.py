@@ -231,7 +231,7 @@ async def state(cell: RunningCell, task_id: str) -> TaskRecord | None:
     return await queries.task(cell.redis, cell.keys, task_id)
 
 
-async def await_state(cell: RunningCell, task_id: str, wanted: TaskState, timeout: float = 10.0) -> TaskRecord:
+async def await_state(cell: RunningCell, task_id: str, wanted: TaskState, timeout: float = 30.0) -> TaskRecord:
     """A task's record, once the task is as wanted."""
 
     async def reached() -> TaskRecord | None:
@@ -243,7 +243,7 @@ async def await_state(cell: RunningCell, task_id: str, wanted: TaskState, timeou
     return found
 
 
-async def await_count(cell: RunningCell, wanted: TaskState, count: int, timeout: float = 10.0) -> None:
+async def await_count(cell: RunningCell, wanted: TaskState, count: int, timeout: float = 30.0) -> None:
     """Wait until so many tasks are in a state."""
 
     async def reached() -> bool:
@@ -252,7 +252,7 @@ async def await_count(cell: RunningCell, wanted: TaskState, count: int, timeout:
     await wait_until(reached, f"{count} tasks are {wanted}", timeout)
 
 
-async def await_quiet(cell: RunningCell, timeout: float = 10.0) -> None:
+async def await_quiet(cell: RunningCell, timeout: float = 30.0) -> None:
     """Wait until every ingress stream is empty."""
 
     async def empty() -> bool:
