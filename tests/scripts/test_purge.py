@@ -132,3 +132,13 @@ async def test_the_books_balance_afterwards(cell: Cell, of: Of, dead: list[str])
     assert await died_at(cell, of) == {}
     if of == "tasks":
         assert await cell.counter("failed:normal") == await cell.counter("submitted:normal") == 5
+
+
+@each_record
+async def test_what_an_index_names_wrongly_lives_on(cell: Cell, of: Of, dead: list[str]) -> None:
+    """⚠ An index that a fail-over left behind its records must not cost a task that waits, or a message that came."""
+    await (cell.submit("alive") if of == "tasks" else cell.deliver("alive"))
+    await cell.redis.zadd(cell.keys.of(f"{of}:dead"), {"alive": cell.now})
+    assert await purge(cell, of, age_ms=0) == "OK"
+    assert await died_at(cell, of) == {}
+    assert await cell.redis.exists(cell.keys.of(f"{of[:-1]}:alive"))
