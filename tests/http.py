@@ -7,6 +7,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from email.message import Message
 from typing import Any, NamedTuple
 
 
@@ -14,7 +15,7 @@ class HttpAnswer(NamedTuple):
     """What came back; status 0: nothing did."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  #: names in lower case
     body: Any
 
 
@@ -37,6 +38,10 @@ class HttpCaller:
         """Whether the process answers."""
         return (await self.get("/health/live")).status == 200
 
+    async def is_ready(self) -> bool:
+        """Whether it has found Redis."""
+        return (await self.get("/health/ready")).status == 200
+
     async def is_healthy(self) -> bool:
         """Whether Redis and all workers are there."""
         return (await self.get("/health")).status == 200
@@ -47,9 +52,13 @@ class HttpCaller:
         request = urllib.request.Request(url, data=data, headers=named, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 -- the same
-                return HttpAnswer(answer.status, dict(answer.headers), json.loads(answer.read()))
+                return HttpAnswer(answer.status, _lower(answer.headers), json.loads(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
-                return HttpAnswer(error.code, dict(error.headers), json.loads(error.read()))
+                return HttpAnswer(error.code, _lower(error.headers), json.loads(error.read()))
         except OSError:
             return HttpAnswer(0, {}, None)
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): str(value) for name, value in headers.items()}

@@ -35,8 +35,6 @@ async def read_body(req: Request, limit: int, seconds: float) -> bytes:
         Fault: it is over ``limit`` bytes, not JSON by its content type, or not here after ``seconds``.
     """
     declared = req.content_length
-    if declared is not None and declared > limit and req.get_header("Expect"):
-        raise _too_large(limit)  # it waits to be asked for its body
     try:
         async with asyncio.timeout(seconds):
             body = await _read(req, limit)

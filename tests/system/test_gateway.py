@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from coord.keys import CONSUMES
+from coord.models.tasks import TaskState
 from tests.http import HttpAnswer, HttpCaller
 from tests.processes import House, Process, house
 from tests.waiting import wait_until
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- what is refused
 ECHO = {"task_type": "echo", "s": 0, "required_capabilities": ["echo"]}
 
 
@@ -30,13 +35,13 @@ def http(unused_port: int) -> HttpCaller:
     return HttpCaller(unused_port)
 
 
-async def gateway(at: House, http: HttpCaller, **environ: str) -> Process:
-    """A gateway, once it answers."""
+async def gateway(at: House, http: HttpCaller, *, is_alone: bool = False, **environ: str) -> Process:
+    """A gateway, once it has found Redis, or once it answers where there is none."""
     process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", "--port", str(http.port), **environ)
 
     async def up() -> bool:
         assert process.alive, process.told()
-        return await http.is_up()
+        return await (http.is_up() if is_alone else http.is_ready())
 
     await wait_until(up, "the gateway answers", 30)
     return process
@@ -92,3 +97,249 @@ async def test_a_task_goes_through_http_to_an_agent_and_back(at: House, http: Ht
         assert times == sorted(times)
         assert (await http.get(f"/v1/tasks/{task_id}/status")).body["task"] == task
     await at.assert_in_order(ids)
+
+
+async def test_an_agent_registers_and_beats(at: House, http: HttpCaller) -> None:
+    """What it says is read back; it is placeable, and a beat changes its status where it says another."""
+    await full_house(at, http)
+    said = {
+        "agent_id": "a1",
+        "agent_type": "worker",
+        "capabilities": ["ocr"],
+        "endpoints": {"http": "http://10.0.0.5:8000"},
+        "metadata": {"deep": {"n": [1, None]}},
+        "tags": ["fast"],
+        "labels": {"rack": "7"},
+        "location": {"lat": 1.5, "region": "eu"},
+        "capacity": 3,
+        "chain_id": 7,
+        "island_id": "i1",
+    }
+    assert assert_written(await http.post("/v1/agents/register", said), "agent_id") == "a1"
+    answer = await http.get("/agents/a1")
+    agent = answer.body["agent"]
+    same = ("agent_id", "agent_type", "capabilities", "endpoints", "metadata", "tags", "capacity")
+    assert {name: agent[name] for name in same} == {name: said[name] for name in same}
+    assert agent["labels"] == {"rack": "7", "chain_id": "7", "island_id": "i1"}
+    assert (agent["location"]["region"], agent["status"], agent["health_score"]) == ("eu", "active", 1.0)
+    assert "incarnation" not in agent
+    assert await at.redis.sismember(at.keys.of("agents:active"), "a1")
+    for body, status in (
+        (None, "active"),
+        ({"load_metrics": {"cpu": 0.25}}, "active"),
+        ({"status": "busy", "load_metrics": {"cpu": 0.5}, "running": ["t1"]}, "busy"),
+        (None, "busy"),
+        ({"status": "active"}, "active"),
+        ({"status": "draining"}, "draining"),
+        ({"status": "active"}, "draining"),  # a beat ends no draining
+        ({"status": "inactive"}, "inactive"),
+    ):
+        assert_written(await http.post("/agents/a1/heartbeat", body), "agent_id")
+        agent = (await http.get("/v1/agents/a1")).body["agent"]
+        assert agent["status"] == status
+    assert agent["load_metrics"] == {"cpu": 0.5}
+    for path in ("/agents/a1/heartbeat", "/agents/nobody/heartbeat"):  # it left; it never was
+        answer = await http.post(path)
+        assert (answer.status, answer.body["code"]) == (404, "agent_not_found")
+    assert (await http.get("/agents/nobody")).status == 404
+    assert_written(await http.post("/agents/register", said | {"capacity": 5}), "agent_id")
+    assert (await http.get("/agents/a1")).body["agent"]["capacity"] == 5
+
+
+async def test_without_workers_a_write_is_accepted_and_waits(at: House, http: HttpCaller) -> None:
+    """202 with where to look; the worker that comes later finds it. Health names what is missing."""
+    await gateway(at, http, COORD_GATEWAY_WAIT_S="0.2")
+    health = await http.get("/health")
+    assert (health.status, health.body["status"]) == (503, "unhealthy")
+    assert {name: one["status"] for name, one in health.body["checks"].items()} == {
+        "redis": "ok",
+        "registry": "failed",
+        "distributor": "failed",
+        "router": "failed",
+    }
+    assert (await http.get("/health/ready")).status == 200
+    answer = await http.post("/v1/tasks/submit", {"task_data": ECHO})
+    assert (answer.status, answer.body["status"]) == (202, "accepted")
+    where = answer.headers["location"]
+    assert where == f"/v1/tasks/{answer.body['task_id']}"
+    assert (await http.get(where)).status == 404
+    assert (await http.post("/agents/register", {"agent_id": "a9", "agent_type": "worker"})).status == 202
+    await asyncio.gather(*(at.worker(kind) for kind in CONSUMES))
+    await wait_until(http.is_healthy, "all is healthy", 20)
+    await wait_until(lambda: _is_found(http, where), "the task is known", 20)
+    await wait_until(lambda: _is_found(http, "/agents/a9"), "the agent is known", 20)
+    asked = await http.post("/tasks/submit", {"task_data": ECHO}, Prefer="respond-async")
+    assert (asked.status, asked.headers["location"]) == (202, f"/tasks/{asked.body['task_id']}")
+    await at.agent("a1")
+    await at.assert_in_order([str((await ended(http, one.body["task_id"]))["task_id"]) for one in (answer, asked)])
+
+
+async def test_the_same_submission_twice_is_one_task(at: House, http: HttpCaller) -> None:
+    """By its key in every gateway, by its own id; other content is said to be other content."""
+    await full_house(at, http)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        second = HttpCaller(probe.getsockname()[1])
+    await gateway(at, second)
+    await at.agent("a1")
+    body = {"task_data": ECHO, "priority": "low"}
+    ids = {
+        assert_written(await one.post(path, body, Idempotency_Key="k-1"), "task_id")
+        for one in (http, second)
+        for path in ("/tasks/submit", "/v1/tasks/submit")
+    }
+    assert len(ids) == 1
+    other = {"task_data": ECHO | {"n": 2}}
+    third = await second.post("/tasks/submit", other, Idempotency_Key="k-1")
+    assert (third.status, third.body["code"]) == (422, "idempotency_key_reused")
+    await second.post("/tasks/submit", other, Idempotency_Key="k-2")
+    again = await http.post("/tasks/submit", body, Idempotency_Key="k-2")  # this gateway has not seen the key
+    assert (again.status, again.body["code"]) == (422, "idempotency_key_reused")
+    named = {"task_data": ECHO | {"task_id": "mine"}}
+    assert {assert_written(await http.post("/tasks/submit", named), "task_id") for _ in range(2)} == {"mine"}
+    conflict = await http.post("/tasks/submit", {"task_data": ECHO | {"task_id": "mine", "n": 1}})
+    assert (conflict.status, conflict.body["code"]) == (409, "id_conflict")
+    await at.all_end(3)
+    assert await at.count(TaskState.COMPLETED) == 3
+
+
+async def test_redis_stands_still_and_the_gateway_says_so(at: House, http: HttpCaller) -> None:
+    """503 for what needs Redis, also for health; all of it again when Redis goes on, with the same process."""
+    process = await gateway(at, http, COORD_GATEWAY_REDIS_S="0.5", COORD_GATEWAY_WAIT_S="0.5")
+    await asyncio.gather(*(at.worker(kind) for kind in CONSUMES))
+    await wait_until(http.is_healthy, "all is healthy", 20)
+    os.kill(at.server.pid, signal.SIGSTOP)
+    try:
+        health = await http.get("/health")
+        assert (health.status, health.body["checks"]["redis"]["status"]) == (503, "failed")
+        assert (await http.get("/health/live")).status == 200
+        answers = await asyncio.gather(
+            *(http.post("/tasks/submit", {"task_data": ECHO}, Idempotency_Key=f"k{n}") for n in range(20)),
+            http.get("/tasks/t1"),
+            http.post("/agents/a1/heartbeat"),
+        )
+    finally:
+        os.kill(at.server.pid, signal.SIGCONT)
+    assert {(one.status, one.body["code"]) for one in answers} == {(503, "server_unavailable")}
+    assert {one.headers["retry-after"] for one in answers} == {"1"}
+    assert "task_data.task_id" in answers[0].body["message"]
+    await wait_until(http.is_healthy, "all is healthy again", 30)
+    for number in range(20):  # whether Redis had it or not, the same key makes one task of it
+        await _submitted(http, f"k{number}")
+    await at.agent("a1")
+    await at.all_end(20)
+    assert await at.count(TaskState.COMPLETED) == 20
+    assert process.alive
+
+
+async def test_redis_is_killed_and_the_gateway_goes_on_with_the_next(at: House, http: HttpCaller) -> None:
+    """It may even have been started while Redis was away."""
+    early = await full_house(at, http)
+    at.server.kill()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        second = HttpCaller(probe.getsockname()[1])
+    late = await gateway(at, second, is_alone=True)
+    for one in (http, second):
+        answer = await one.post("/tasks/submit", {"task_data": ECHO}, Idempotency_Key="k")
+        assert (answer.status, answer.body["code"]) == (503, "server_unavailable")
+        assert (await one.get("/health")).status == 503
+    at.server.restart()
+    await at.agent("a1")
+    ids = {await _submitted(one, "k") for one in (http, second)}
+    assert len(ids) == 1
+    for one in (http, second):
+        await wait_until(one.is_healthy, "all is healthy again", 30)
+    await ended(second, ids.pop())
+    assert early.alive
+    assert late.alive
+
+
+async def test_on_sigterm_requests_under_way_are_answered(at: House, http: HttpCaller) -> None:
+    """One that waits for its worker is told that it is accepted; then the process ends with 0."""
+    process = await gateway(at, http, COORD_GATEWAY_WAIT_S="3")
+    waiting = asyncio.create_task(http.post("/tasks/submit", {"task_data": ECHO}))
+    await wait_until(lambda: at.redis.xlen(at.keys.of("in:tasks:normal")), "the task is in its stream")
+    process.send(signal.SIGTERM)
+    assert (await waiting).status == 202
+    assert await process.ended(30) == 0
+    assert not await http.is_up()
+    assert "gateway.stopped" in process.told()
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"COORD_GATEWAY_HOST": EVERYWHERE}, "COORD_GATEWAY_ALLOW_OPEN=true"),
+        ({"COORD_REDIS_URL": "nonsense"}, "is not a Redis URL"),
+        ({"AITBC_COORDINATOR_PORT": "99999"}, "AITBC_COORDINATOR_PORT"),
+    ],
+)
+async def test_what_cannot_be_started_as_asked_is_one_line(at: House, environ: dict[str, str], told: str) -> None:
+    """Exit code 2, what is wrong, and no trace."""
+    process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", **environ)
+    assert await process.ended(30) == 2
+    assert told in process.told()
+    assert "Traceback" not in process.told()
+
+
+async def test_the_predecessors_variable_names_the_port(at: House, http: HttpCaller) -> None:
+    """Its installations start unchanged."""
+    environ = {"AITBC_COORDINATOR_PORT": str(http.port)}
+    at.start("gateway", "-P", "-m", "coord.cli", "gateway", **environ)
+    await wait_until(http.is_up, "the gateway answers", 30)
+
+
+async def test_callers_that_misbehave_harm_nobody(at: House, http: HttpCaller) -> None:
+    """Garbage, half a body, a body that never ends, one that is too large: the next caller is served."""
+    process = await gateway(at, http, COORD_GATEWAY_BODY_S="0.3")
+    head = b"POST /tasks/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    size = 3 * 1024 * 1024
+    for sent, answer in (
+        (b"\x16\x03\x01\x02\x00garbage\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000, b"400"),
+        (head + b"Content-Length: 100\r\n\r\n{", b"408"),
+        (head + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", b"408"),
+        (head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (head + b"Content-Length: %d\r\n\r\n" % size + b"x" * size, b"413"),
+        (head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size + b"x" * size + b"\r\n0\r\n\r\n", b"413"),
+        (head + b"Content-Length: -1\r\n\r\n", b"400"),
+    ):
+        assert await _said_to(http.port, sent) == answer, sent[:200]
+    gone = head + b"Content-Length: 19\r\n\r\n" + b'{"task_data": {'
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
+    writer.write(gone)
+    writer.transport.abort()
+    assert await reader.read() == b""
+    assert (await http.get("/health/ready")).status == 200
+    assert await at.redis.keys(at.keys.of("in:tasks:*")) == []
+    assert "gateway.defect" not in process.told()
+    assert process.alive
+
+
+async def _said_to(port: int, sent: bytes) -> bytes:
+    """The status in the answer to these bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(sent)
+        line = await asyncio.wait_for(reader.readline(), 30)
+    finally:
+        writer.transport.abort()
+    return line.split()[1] if line else b""
+
+
+async def _is_found(http: HttpCaller, path: str) -> bool:
+    return (await http.get(path)).status == 200
+
+
+async def _submitted(http: HttpCaller, key: str) -> str:
+    """The id of a task that is submitted under this key until it is taken."""
+
+    async def submit() -> HttpAnswer | None:
+        answer = await http.post("/tasks/submit", {"task_data": ECHO}, Idempotency_Key=key)
+        assert answer.status in {200, 202, 503}, answer
+        return answer if answer.status < 300 else None
+
+    answer = await wait_until(submit, "the task is taken", 40)
+    assert answer is not None
+    return str(answer.body["task_id"])
