@@ -10,17 +10,23 @@ from typing import Any
 
 import msgspec
 
-from coord.config import Settings, to_environ
+from coord.config import ALIASES, PREFIX, Settings, to_environ
 from coord.errors import ConfigError
+from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.kept import KeptPrograms
 from coord.programs.once import EachTask
 from coord.programs.outcome import Output
 from coord.sdk.agent import Agent
+from coord.sdk.task import NonRetryable, Release, Retryable, Task
+
+log = get_logger()
 
 #: What a program has to end after SIGTERM; less than a cancelled handler has, which is five seconds.
 GRACE_S = 3.0
 LONGEST_GRACE_S = 4.5
+#: Of a failure's message, in the log.
+SHORT = 600
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +58,7 @@ def program_agent(
         raise ConfigError("say what the program can do: --capability NAME (as often as needed), or --task-type NAME")
     if options.timeout_s is not None and not 0 < options.timeout_s < math.inf:
         raise ConfigError(f"timeout must be a finite number of seconds above 0, not {options.timeout_s}")
-    command = Command(words, os.environ | to_environ(settings))
+    command = Command(words, _environ(settings))
     limits = Limits(timeout_s=options.timeout_s, grace_s=options.grace_s, output_bytes=settings.max_entry_bytes)
     agent = Agent(agent_id, settings=settings, **declared)
     capacity = agent.fact("").capacity or settings.capacity
@@ -69,11 +75,34 @@ def program_agent(
         programs = EachTask(command, agent_id, limits, options.output)
     agent.on_start(programs.start)
     agent.on_stop(programs.stop)
+
+    async def handle(task: Task) -> Any:
+        try:
+            return await programs.handle(task)
+        except (NonRetryable, Retryable, Release) as error:
+            log.warning(
+                "program.failed",
+                task_id=task.task_id, task_type=task.task_type, attempt=task.attempt,
+                outcome=type(error).__name__, error=_short(str(error)),
+            )  # fmt: skip
+            raise
+
     for task_type in options.task_types:
-        agent.task(task_type)(programs.handle)
+        agent.task(task_type)(handle)
     if not options.task_types:
-        agent.any_task(programs.handle)
+        agent.any_task(handle)
     return agent
+
+
+def _environ(settings: Settings) -> dict[str, str]:
+    """This process's environment with exactly these settings in it."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
+    return others | to_environ(settings)
+
+
+def _short(told: str) -> str:
+    """For a line of the log; the task's record has all of it."""
+    return told if len(told) <= SHORT else f"{told[: SHORT // 3]} … {told[-SHORT // 3 * 2 :]}"
 
 
 def _check_files(capacity: int) -> None:

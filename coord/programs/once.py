@@ -15,7 +15,7 @@ from coord.programs.guard import Guard
 from coord.programs.outcome import Output, check, result
 from coord.programs.process import Program, prepare
 from coord.programs.progress import Progress
-from coord.sdk.task import NonRetryable, Release, Retryable, Task
+from coord.sdk.task import NonRetryable, Retryable, Task
 
 log = get_logger()
 
@@ -42,17 +42,6 @@ class EachTask:
 
     async def handle(self, task: Task) -> Any:
         """Run the command for one task; cancelled, it ends the program before it returns."""
-        try:
-            return await self._run(task)
-        except (NonRetryable, Retryable, Release) as error:
-            log.warning(
-                "program.failed",
-                task_id=task.task_id, task_type=task.task_type, attempt=task.attempt,
-                outcome=type(error).__name__, error=str(error),
-            )  # fmt: skip
-            raise
-
-    async def _run(self, task: Task) -> Any:
         command, limits = self._command, self._limits
         assert self._guard is not None  # noqa: S101 -- for the type checker: the agent starts it first
         words = _words(command, task)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from structlog.testing import capture_logs
 
 from coord.codec import encode
 from coord.config import Settings, load
@@ -178,6 +179,40 @@ def test_its_environment_tells_of_the_task() -> None:
         "COORD_ATTEMPT": "2", "COORD_PROGRESS_FD": "3",
     }  # fmt: skip
     assert load(environ).namespace == "n"
+
+
+async def test_a_program_finds_the_settings_of_its_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that hold, and not what an option has overruled."""
+    monkeypatch.setenv("COORD_NAMESPACE", "of-the-environment")
+    monkeypatch.setenv("AITBC_REDIS_URL", "redis://of-the-environment")
+    settings = Settings(redis_url="redis://127.0.0.1:7000")
+    show = 'echo "$COORD_NAMESPACE|$COORD_REDIS_URL|$AITBC_REDIS_URL|$HOME"'
+    agent = program_agent("a", ["sh", "-c", show], settings, Options(), capabilities=["c"])
+    assert agent.fallback is not None
+    for function in agent._before:
+        await function()
+    assert await agent.fallback.call(Asked().task) == f"|redis://127.0.0.1:7000||{os.environ['HOME']}"
+    for function in agent._after:
+        await function()
+
+
+async def test_failures_are_logged_briefly() -> None:
+    """With the end of what was said, which says the most."""
+    agent = program_agent(
+        "a", ["sh", "-c", "seq 1000 >&2; exit 1"], Settings(), Options(), capabilities=["c"]
+    )  # fmt: skip
+    assert agent.fallback is not None
+    for function in agent._before:
+        await function()
+    with capture_logs() as events, pytest.raises(Retryable) as raised:
+        await agent.fallback.call(Asked().task)
+    assert len(raised.value.message) > 3_000
+    (event,) = (event for event in events if event["event"] == "program.failed")
+    assert event["error"].startswith("exit_1: exit code 1: … ")
+    assert event["error"].endswith("999\n1000")
+    assert len(event["error"]) < 700
+    for function in agent._after:
+        await function()
 
 
 @pytest.mark.parametrize(
