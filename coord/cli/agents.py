@@ -48,8 +48,8 @@ def list_agents(
     if json:
         write_json(found)
     elif found:
-        columns = ("AGENT", "TYPE", "STATUS", "HEALTH", "LOAD", "CAPABILITIES", "LAST BEAT")
-        write_table(columns, [_row(one) for one in found], right=("HEALTH", "LOAD"))
+        columns = ("agent", "type", "status", "health", "load", "capabilities", "last beat")
+        write_table(columns, [_row(one) for one in found], right=("health", "load"))
     else:
         write_line("no agents")
 

@@ -60,7 +60,7 @@ def list_dead(
         write_json(letters)
         return
     if letters:
-        columns = ("KIND", "ID", "DIED", "WHAT", "CODE", "WHY")
+        columns = ("kind", "id", "died", "what", "code", "why")
         rows = [(one.kind, one.id, moment(one.died_at), one.what, one.code, one.reason) for one in letters]
         write_table(columns, rows)
     else:

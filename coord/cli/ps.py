@@ -24,8 +24,8 @@ LOOK_S = 0.5
 #: Between two pictures of --watch.
 WATCH_S = 2.0
 
-COLUMNS = ("KIND", "NAME", "HOST", "PID", "VERSION", "AGE", "HANDLED", "PER S", "LAG", "PROGRESS")
-NUMBERS = ("PID", "AGE", "HANDLED", "PER S", "LAG", "PROGRESS")
+COLUMNS = ("kind", "name", "host", "pid", "version", "age", "handled", "per s", "lag", "progress")
+NUMBERS = ("pid", "age", "handled", "per s", "lag", "progress")
 
 
 def ps(

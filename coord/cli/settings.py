@@ -81,7 +81,7 @@ def show_settings(name: str | None, *, json: bool, redis_url: str | None, namesp
         write_json(found if name is None else found[0])
         return
     if name is None:
-        columns = ("SETTING", "VALUE", "SET BY", "OTHERWISE", "DEFAULT", "VARIABLE")
+        columns = ("setting", "value", "set by", "otherwise", "default", "variable")
         rows = [
             (one.name, one.value, one.source, " | ".join(one.otherwise), one.default, one.variable) for one in found
         ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 from msgspec import Struct
 from redis.asyncio import Redis
@@ -30,6 +30,7 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
+from coord.models.dead import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.sdk.answers import Answer
@@ -40,9 +41,7 @@ from coord.streams import Append
 #: How long a worker may take to answer, in seconds.
 ANSWER_S = 10.0
 
-#: What a dead letter is: a failed task, a message that could not be delivered, an entry that could not be handled.
-DeadKind = Literal["task", "message", "entry"]
-_KINDS = ("task", "message", "entry")
+_KINDS = get_args(DeadKind)
 
 
 class Operator(ABC):

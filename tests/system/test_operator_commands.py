@@ -101,7 +101,7 @@ def test_agents_are_listed_and_chosen(coord: Coord) -> None:
 def test_the_screen_of_agents(coord: Coord) -> None:
     """A line each; a sentence for none."""
     header, *rows = coord("agents", "list").out.splitlines()
-    assert header.split() == ["AGENT", "TYPE", "STATUS", "HEALTH", "LOAD", "CAPABILITIES", "LAST", "BEAT"]
+    assert header.split() == ["agent", "type", "status", "health", "load", "capabilities", "last", "beat"]
     assert [row.split()[:3] for row in rows] == [["echo-1", "worker", "active"], ["spare-1", "specialist", "active"]]
     assert coord("agents", "list", "--status", "error").out == "no agents\n"
 
@@ -164,7 +164,7 @@ def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
     """A line each, and a hint when there are more than were asked for."""
     first, second = failed_task(lives, "early"), failed_task(lives, "late\nand more")
     header, *rows = coord("dead", "list").out.splitlines()
-    assert header.split() == ["KIND", "ID", "DIED", "WHAT", "CODE", "WHY"]
+    assert header.split() == ["kind", "id", "died", "what", "code", "why"]
     ids = [row.split()[1] for row in rows]
     assert ids.index(second) < ids.index(first)
     assert rows[ids.index(second)].endswith(r"late\nand more")
@@ -278,7 +278,7 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
     """With what holds otherwise beside it."""
     assert coord("settings", "set", "health_threshold", "0.7").out == "health_threshold: 0.7 (set live)\n"
     header, *rows = coord("settings", "show").out.splitlines()
-    assert header.split() == ["SETTING", "VALUE", "SET", "BY", "OTHERWISE", "DEFAULT", "VARIABLE"]
+    assert header.split() == ["setting", "value", "set", "by", "otherwise", "default", "variable"]
     assert rows[0].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
     assert [one["name"] for one in coord("settings", "show", "--json").json] == ["health_threshold", "strategy"]
     assert coord("settings", "reset", "health_threshold", "--json").json["source"] == "default"

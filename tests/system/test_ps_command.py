@@ -63,7 +63,7 @@ def test_the_screen(coord: Callable[..., Said]) -> None:
     """A table that a person can read."""
     found = coord("ps")
     header, *rows = found.out.splitlines()
-    assert header.split() == ["KIND", "NAME", "HOST", "PID", "VERSION", "AGE", "HANDLED", "PER", "S", "LAG", "PROGRESS"]
+    assert header.split() == ["kind", "name", "host", "pid", "version", "age", "handled", "per", "s", "lag", "progress"]
     assert [row.split()[:2] for row in rows if row.endswith(" ago")] == [
         ["registry", "registry-1"], ["distributor", "distributor-2"], ["router", "router-3"],
     ]  # fmt: skip

@@ -15,11 +15,11 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 #: The documents whose commands a newcomer types.
 TYPED = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("getting-started", "http", "operating", "programs")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("command-line", "getting-started", "http", "operating", "programs")),
 ]
 #: Programs of others that a document may name.
 OTHERS = frozenset({
-    ".", "cat", "cd", "chmod", "curl", "docker", "git", "install", "pip", "printf", "redis-cli", "systemctl",
+    ".", "cat", "cd", "chmod", "curl", "docker", "git", "install", "jq", "pip", "printf", "redis-cli", "systemctl",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")
