@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from msgspec import Raw
 from structlog.testing import capture_logs
 
+from coord import Agent, Task
 from coord.codec import encode
 from coord.config import Settings, load
 from coord.errors import ConfigError
@@ -181,6 +184,19 @@ def test_its_environment_tells_of_the_task() -> None:
     assert load(environ).namespace == "n"
 
 
+@asynccontextmanager
+async def prepared(agent: Agent) -> AsyncIterator[Callable[[Task], Awaitable[Any]]]:
+    """The handler of an agent that needs no server for this."""
+    assert agent.fallback is not None
+    for function in agent._before:
+        await function()
+    try:
+        yield agent.fallback.call
+    finally:
+        for function in agent._after:
+            await function()
+
+
 async def test_a_program_finds_the_settings_of_its_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that hold, and not what an option has overruled."""
     monkeypatch.setenv("COORD_NAMESPACE", "of-the-environment")
@@ -188,12 +204,8 @@ async def test_a_program_finds_the_settings_of_its_agent(monkeypatch: pytest.Mon
     settings = Settings(redis_url="redis://127.0.0.1:7000")
     show = 'echo "$COORD_NAMESPACE|$COORD_REDIS_URL|$AITBC_REDIS_URL|$HOME"'
     agent = program_agent("a", ["sh", "-c", show], settings, Options(), capabilities=["c"])
-    assert agent.fallback is not None
-    for function in agent._before:
-        await function()
-    assert await agent.fallback.call(Asked().task) == f"|redis://127.0.0.1:7000||{os.environ['HOME']}"
-    for function in agent._after:
-        await function()
+    async with prepared(agent) as handle:
+        assert await handle(Asked().task) == f"|redis://127.0.0.1:7000||{os.environ['HOME']}"
 
 
 async def test_failures_are_logged_briefly() -> None:
@@ -201,18 +213,15 @@ async def test_failures_are_logged_briefly() -> None:
     agent = program_agent(
         "a", ["sh", "-c", "seq 1000 >&2; exit 1"], Settings(), Options(), capabilities=["c"]
     )  # fmt: skip
-    assert agent.fallback is not None
-    for function in agent._before:
-        await function()
-    with capture_logs() as events, pytest.raises(Retryable) as raised:
-        await agent.fallback.call(Asked().task)
+    async with prepared(agent) as handle:
+        with capture_logs() as events, pytest.raises(Retryable) as raised:
+            await handle(Asked().task)
     assert len(raised.value.message) > 3_000
     (event,) = (event for event in events if event["event"] == "program.failed")
-    assert event["error"].startswith("exit_1: exit code 1: … ")
+    assert event["error"].startswith("exit_1: exit code 1: 1\n2\n")
+    assert " … " in event["error"]
     assert event["error"].endswith("999\n1000")
     assert len(event["error"]) < 700
-    for function in agent._after:
-        await function()
 
 
 @pytest.mark.parametrize(
