@@ -75,14 +75,16 @@ async def test_a_worker_that_keeps_dying_is_tried_later_and_later_and_it_is_said
         async with Redis.from_url(server.url) as redis:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
             worker.kill()
-            await wait_until(lambda: len(up.told("process.ended")) >= 4, "it has ended four times", START_S)
-            ends = up.told("process.ended")[:4]
-            assert [end["again_in_s"] for end in ends] == [0.1, 0.2, 0.4, 0.8]
-            assert [end["code"] for end in ends] == [-9, 2, 2, 2]
-            assert {end["name"] for end in ends} == {name}
-            why = "its last words: python -m workers: maxmemory-policy is allkeys-lru"
-            assert [why in end["message"] for end in ends] == [False, False, True, True]
-            assert "it has ended 3 times in a row" in ends[2]["message"]
+            why = "times in a row, its last words: python -m workers: maxmemory-policy is allkeys-lru"
+
+            def told_why() -> bool:
+                return any(why in end["message"] for end in up.told("process.ended"))
+
+            await wait_until(told_why, "it is said why it dies", START_S)
+            first, *others = up.told("process.ended")
+            assert (first["code"], {end["code"] for end in others}) == (-9, {2})
+            assert {end["name"] for end in (first, *others)} == {name}
+            assert max(end["again_in_s"] for end in others) > first["again_in_s"]
             await redis.config_set("maxmemory-policy", "noeviction")
         await wait_until(lambda: len(up.told("worker.started", name)) == 2, "it works again", START_S)
     finally:
