@@ -44,7 +44,7 @@ def commands(document: Path) -> list[Command]:
         for block in blocks(document)
         if block.language in {"sh", "console"}
         for line in typed(block)
-        for command in _split(line, block.line)
+        for command in split(line, block.line)
     ]
 
 
@@ -68,7 +68,8 @@ def links(document: Path) -> list[str]:
     return [one.partition("#")[0] for one in found if "://" not in one and not one.startswith("#")]
 
 
-def _split(line: str, number: int) -> list[Command]:
+def split(line: str, number: int = 0) -> list[Command]:
+    """The commands of a line: what stands between pipes and semicolons."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     found: list[Command] = []

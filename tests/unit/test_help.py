@@ -1,0 +1,65 @@
+"""What the help shows: each example is taken by its command's own parser, each command has its line on the page."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from coord.cli.exits import ExitCode
+from tests.commands import is_known, parse
+from tests.documents import ROOT, commands, inline, split
+
+PAGE = ROOT / "docs" / "command-line.md"
+
+
+def every_command() -> Iterator[tuple[str, Any]]:
+    """``coord tasks list`` and its click command, for all that there are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # typer 0.21 imports what click 8.5 calls deprecated
+        import typer
+
+        from coord.cli.app import app
+
+        waiting: list[tuple[str, Any]] = [("coord", typer.main.get_command(app))]
+        while waiting:
+            name, command = waiting.pop(0)
+            if hasattr(command, "commands"):
+                waiting += [(f"{name} {sub}", found) for sub, found in command.commands.items()]
+            else:
+                yield name, command
+
+
+COMMANDS = dict(every_command())
+
+
+def examples(name: str) -> list[str]:
+    """The examples of a command's help, as they are shown."""
+    lines = (COMMANDS[name].epilog or "").replace(r"\[", "[").splitlines()
+    return [line.strip() for line in lines if line.strip() not in {"", "Examples:"}]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_its_examples_are_taken(name: str) -> None:
+    """Each is a call of this command, by itself or in a pipe; what ``$(…)`` prints, or xargs hands on, is some id."""
+    assert COMMANDS[name].help
+    for example in examples(name):
+        line = re.sub(r"xargs (?:-\S+ )*(.*)", r"\1 some-id", re.sub(r"\$\([^)]*\)", "some-id", example))
+        ours = [one.words for one in split(line) if is_known(one.words)]
+        assert name in {" ".join(parse(words)) for words in ours}, example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_it_has_its_line_on_the_page(name: str) -> None:
+    """docs/command-line.md names every command, in its text or in a block."""
+    named = [*inline(PAGE), *(" ".join(one.words) for one in commands(PAGE))]
+    assert [code for code in named if code == name or code.startswith(f"{name} ")]
+
+
+def test_the_page_explains_every_exit_code() -> None:
+    """All of them, and no other."""
+    rows = re.findall(r"^\| (\d+) \|", PAGE.read_text(), re.MULTILINE)
+    assert [int(row) for row in rows] == [int(code) for code in ExitCode]
