@@ -21,6 +21,8 @@ log = logs.get_logger()
 
 #: What requests under way may take when the gateway ends: longer than any wait that it does itself.
 END_S = 10
+#: How long a connection may idle between two requests: above what clients keep theirs for, so that they close first.
+IDLE_S = 75
 #: Connections that wait to be taken.
 BACKLOG = 2_048
 
@@ -95,6 +97,7 @@ def _config(desk: Desk, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=END_S,
     )
 

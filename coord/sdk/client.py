@@ -337,7 +337,7 @@ class Client(Operator):
             ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
         """
         same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
-        (entry,) = await self._append([Append(stream, same, self.caller, data)])
+        (entry,) = await self._append([Append(stream, same, self.caller if wait > 0 else "", data)])
         answer = await self._answer(entry, wait) if wait > 0 else None
         if answer is not None and not answer.ok:
             raise answer.error

@@ -53,7 +53,7 @@ TASKS = some(
 @pytest.fixture
 async def http(cell: RunningCell, settings: Settings) -> AsyncIterator[testing.ASGIConductor]:
     """A caller of an app that has found the cell."""
-    found = msgspec.structs.replace(settings, redis_url=cell.url)
+    found = msgspec.structs.replace(settings, redis_url=cell.url, gateway_wait_s=30, gateway_redis_s=30)
     desk = Desk(found)
     desk.open(lambda error: pytest.fail(str(error)))
     async with testing.ASGIConductor(make_app(desk, found)) as conductor:
