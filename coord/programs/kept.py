@@ -38,7 +38,7 @@ log = get_logger()
 FIRST_WAIT_S = 0.1
 #: … up to here, so that one that cannot run does not take the machine with it.
 LONGEST_WAIT_S = 10.0
-#: A program that lived this long was well: its next end counts as the first one.
+#: A program that lived this long, or answered, was well: its next end counts as the first one.
 WELL_S = 10.0
 
 
@@ -97,6 +97,10 @@ class _Slot:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 life = await asyncio.shield(self._life)
+                if life.has_exited:  # while it had nothing to do: its end is no failure of this task
+                    await life.over()
+                    self._forget(life)
+                    life = await asyncio.shield(self._life)
                 return await life.ask(task, _line(task))
         except TimeoutError:
             said = f"the program had not answered after {self._limits.timeout_s:g} s"
@@ -127,6 +131,8 @@ class _Slot:
                 why = await life.over()
                 is_ours = life.is_ended_by_us
                 self._forget(life)
+                if life.has_answered:
+                    wait_s = FIRST_WAIT_S
             if is_ours or self._loop.time() - begun >= WELL_S:
                 wait_s = FIRST_WAIT_S
             if not is_ours:

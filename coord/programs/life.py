@@ -53,6 +53,7 @@ class Life:
 
     def __init__(self, limits: Limits) -> None:
         self.is_ended_by_us = False
+        self.has_answered = False  #: any task
         self._program: Program
         self._ended: asyncio.Task[int]
         self._lines = Lines(limits.output_bytes + SLACK, self._line, self._too_long)
@@ -76,6 +77,11 @@ class Life:
     def has_open_task(self) -> bool:
         """Whether it was given a task and has not answered."""
         return self._task is not None
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether its first process has ended; it may still have something to say."""
+        return self._program.has_exited
 
     @property
     def is_over(self) -> bool:
@@ -113,6 +119,7 @@ class Life:
         self._task = None
         if not answer.done():
             raise Retryable("program_died", f"the program ended without an answer: {self._how(self._ended.result())}")
+        self.has_answered = True
         outcome = answer.result()
         if isinstance(outcome, Exception):
             raise outcome

@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from coord.codec import decode_json, encode
 from coord.programs import kept as kept_module
+from coord.programs.life import Life
 from coord.sdk.task import NonRetryable, Release, Retryable
 from tests.unit.programs_house import Asked, kept, lives, script, written
 from tests.waiting import wait_until
@@ -166,6 +167,24 @@ async def test_an_answer_right_before_its_end_counts(tmp_path: Path) -> None:
     for _ in range(5):
         async with kept(*program(tmp_path)) as programs:
             assert plain(await programs.handle(Asked({"do": do}).task)) == 1
+
+
+async def test_one_may_end_after_each_answer(tmp_path: Path) -> None:
+    """No task suffers for it, and it is started again soon each time: it was well."""
+    async with kept(*program(tmp_path)) as programs:
+        (slot,) = programs._slots
+        pids = set()
+        for _ in range(8):  # with waits that double it would be half a minute
+            pids.add(
+                plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid()); sys.exit()"}).task))
+            )
+            life = slot._life
+
+            def is_seen(life: asyncio.Future[Life] = life) -> bool:
+                return not life.done() or life.result().has_exited
+
+            await wait_until(is_seen, "its end is seen", 30)
+    assert len(pids) == 8
 
 
 async def test_one_that_cannot_live_fails_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
