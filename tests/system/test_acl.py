@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
 from redis.asyncio import Redis
@@ -90,6 +92,29 @@ async def test_workers_an_agent_and_a_client_do_their_work(cell: RunningCell, un
         assert await asyncio.wait_for(heard.get(), 20) == "message"
     assert not await cell.redis.execute_command("SISMEMBER", cell.keys.of("agents:active"), AGENT)
     assert (await check_server(cell.redis, SETTINGS)).policy == "noeviction"
+
+
+LOOKS = (
+    "ps",
+    "queues",
+    "events --since 0 --no-follow",
+    "fsck",
+    "tasks list",
+    "agents list",
+    "messages list",
+    "dead list",
+)
+CHANGES = ("strategy set round_robin", "settings set health_threshold 0.4")
+
+
+@pytest.mark.parametrize("command", [*LOOKS, *CHANGES])
+async def test_an_operator_works_as_the_workers_do(cell: RunningCell, unused_port: int, command: str) -> None:
+    """Commands that look, and some that change something, with their user."""
+    url = url_of(unused_port, WORKER)
+    words = (sys.executable, "-m", "coord.cli", *command.split(), "--redis-url", url)
+    process = await asyncio.create_subprocess_exec(*words, stdout=PIPE, stderr=STDOUT)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, out.decode()
 
 
 @pytest.mark.parametrize(
