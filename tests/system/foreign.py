@@ -32,6 +32,7 @@ class Language(NamedTuple):
     name: str
     command: Callable[[pytest.Config], list[str]]  #: without the agent's id; skips or fails where something is missing
     has_incarnation: bool
+    library: str  #: how its connections call themselves
 
 
 def _python(_config: pytest.Config) -> list[str]:
@@ -83,9 +84,9 @@ def _missing(reason: str) -> NoReturn:
 
 
 LANGUAGES = (
-    Language("python", _python, has_incarnation=True),
-    Language("javascript", _javascript, has_incarnation=True),
-    Language("bash", _bash, has_incarnation=False),
+    Language("python", _python, has_incarnation=True, library="redis-py"),
+    Language("javascript", _javascript, has_incarnation=True, library="node-redis"),
+    Language("bash", _bash, has_incarnation=False, library="redis-cli"),
 )
 
 

@@ -189,6 +189,39 @@ async def test_redis_is_silent(at: House, tmp_path: Path, language: Language, re
 
 
 @each
+async def test_redis_refuses(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+    """Full for a while, then no primary for a while: what was refused is said again, then on new connections."""
+    agent = await start(at, request.config, language, "a-1")
+    task = await submit(at, tmp_path / "one")
+    await until_state(at, task, TaskState.RUNNING)
+    maximum = int((await at.redis.info("memory"))["maxmemory"])
+    before = await _refused(at)
+    await at.redis.config_set("maxmemory", "1")
+    found = drop(tmp_path / "one")
+    await wait_until(lambda: _refused_more(at, before + 2), "the outcome was refused", 60)
+    await at.redis.config_set("maxmemory", maximum)
+    assert await task.result(timeout=60) == found
+
+    connections = await _connections(at, language)
+    assert bool(connections) == language.has_incarnation  # redis-cli makes one for each command
+    before = await _refused(at)
+    await at.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    await wait_until(lambda: _refused_more(at, before + 2), "a beat was refused", 60)
+
+    async def has_left() -> bool:
+        return not connections & await _connections(at, language)
+
+    await wait_until(has_left, "it has left the server that was demoted", 60)
+    await at.redis.execute_command("REPLICAOF", "NO", "ONE")
+    await wait_until(lambda: _answers(at), "the server answers", 30)
+    after = await submit(at, tmp_path / "one")
+    assert await after.result(timeout=60) == found
+    agent.send(signal.SIGTERM)
+    await assert_gone(at, agent)
+    await assert_balanced(at)
+
+
+@each
 async def test_a_newer_process(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
     """It is given what the older one had, as a second attempt; an older one that still lives ends with an error."""
     old = await start(at, request.config, language, "a-1")
@@ -264,6 +297,20 @@ async def assert_balanced(at: House) -> None:
     assert [key async for key in at.redis.scan_iter(match=at.keys.inflight("*"))] == []
     await assert_ledger(at.redis, at.keys)
     await assert_keys_end(at.redis, at.keys)
+
+
+async def _refused(at: House) -> int:
+    """Appends that the server refused: agents and clients append by XADD, workers in scripts."""
+    return int((await at.redis.info("commandstats"))["cmdstat_xadd"]["rejected_calls"])
+
+
+async def _refused_more(at: House, than: int) -> bool:
+    return await _refused(at) > than
+
+
+async def _connections(at: House, language: Language) -> set[str]:
+    """The agent's connections, by the name of its library; coord's own say none."""
+    return {one["id"] for one in await at.redis.client_list() if one.get("lib-name", "").startswith(language.library)}
 
 
 async def _was_lost(at: House, handle: TaskHandle) -> bool:

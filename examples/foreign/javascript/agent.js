@@ -49,11 +49,22 @@ function connection() {
 }
 const [reader, writer] = [connection(), connection()];
 
+// A server that is no primary any more keeps its connections: they are made anew, for the address may lead elsewhere.
+let renewing;
+function leaveDemoted({ message }) {
+  if (!/^(READONLY|MOVED|CLUSTERDOWN|UNBLOCKED)/.test(message)) return undefined;
+  renewing ??= (async () => {
+    for (const client of [reader, writer]) if (client.isOpen) client.destroy();
+    await Promise.all([reader.connect(), writer.connect()]);
+  })().finally(() => { renewing = undefined; });
+  return renewing;
+}
+
 // What it says.
 
 // An answer of the server that another try will not mend.
 function isFinal(error) {
-  const forNow = /^(OOM|LOADING|BUSY|MISCONF|READONLY|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|TRYAGAIN)/;
+  const forNow = /^(OOM|LOADING|BUSY|MISCONF|READONLY|MOVED|ASK|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|TRYAGAIN)/;
   return /^[A-Z]+ /.test(error.message) && !forNow.test(error.message);
 }
 
@@ -68,6 +79,7 @@ async function tell(stream, type, fact, withCaller = false) {
       return entry;
     } catch (error) {
       if (isFinal(error)) giveUp(`${stream}: ${error.message}`);
+      await leaveDemoted(error);
       await sleep(500);
     }
   }
@@ -123,6 +135,7 @@ async function read() {
     } catch (error) {
       console.error(`${agentId}: Redis is away: ${error.message}`);
       cursors = undefined;
+      await leaveDemoted(error);
       await sleep(200);
     }
   }

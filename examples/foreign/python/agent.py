@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redis import exceptions as errors
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisAway
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisSilent
 
 URL = os.environ.get("COORD_REDIS_URL", "redis://127.0.0.1:6379")
 PREFIX = "{" + os.environ.get("COORD_NAMESPACE", "coord") + "}:"
@@ -37,8 +35,15 @@ BLOCK_MS = 1_000
 GRACE_S, FAREWELL_S = 30.0, 10.0
 #: Outcomes that are remembered, in case a fail-over brings their assignments back.
 REMEMBERED = 1_000
-#: How error answers begin that another try may mend.
-FOR_NOW = ("OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
+#: The server is no primary any more.
+DEMOTED = (errors.ReadOnlyError, errors.MovedError, errors.ClusterDownError)
+#: What another try may mend: no answer, or an error that passes …
+PASSING = (
+    OSError, errors.ConnectionError, errors.TimeoutError, errors.OutOfMemoryError, errors.AskError,
+    errors.TryAgainError, errors.MasterDownError, *DEMOTED,
+)  # fmt: skip
+#: … or one that begins so.
+FOR_NOW = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 
 Fields = dict[str, str]
 
@@ -84,6 +89,7 @@ class Agent:
         self.answers: dict[str, str] = {}  # entry id of a fact of ours -> "" or an error's code
         self.news = asyncio.Condition()
         self.jobs: set[asyncio.Task[None]] = set()
+        self.failure: asyncio.Future[None] | None = None  # of a job
         self.is_draining = False
         self.ahead_ms = 0.0  # of the server's clock before time.monotonic
 
@@ -95,15 +101,20 @@ class Agent:
         while True:
             try:
                 entry = str(await self.redis.xadd(PREFIX + stream, fields))  # type: ignore[arg-type] # str is a field
-            except (RedisAway, RedisSilent, OSError):
-                await asyncio.sleep(0.5)
-            except ResponseError as error:
-                if not str(error).startswith(FOR_NOW):
+            except (errors.RedisError, OSError) as error:
+                is_passing = isinstance(error, PASSING) or str(error).startswith(FOR_NOW)
+                if not is_passing or isinstance(error, errors.AuthenticationError):
                     raise GivenUp(f"{stream}: {error}") from error
+                await self.leave_demoted(error)
                 await asyncio.sleep(0.5)
             else:
                 self.ahead_ms = int(entry.partition("-")[0]) - time.monotonic() * 1000
                 return entry
+
+    async def leave_demoted(self, error: Exception) -> None:
+        """Connect anew if the server is no primary any more: the address may lead elsewhere by now."""
+        if isinstance(error, DEMOTED) or "UNBLOCKED" in str(error):
+            await self.redis.connection_pool.disconnect()
 
     async def register(self) -> str:
         """Say what it is; the same incarnation again is a refresh."""
@@ -118,7 +129,7 @@ class Agent:
         while True:
             fact = {"agent_id": self.agent_id, "incarnation": self.incarnation, "leases": len(self.held)}
             fields: dict[Any, Any] = {"type": "agent.heartbeat", "data": json.dumps(fact), "caller": self.caller}
-            with suppress(RedisError, OSError):
+            with suppress(errors.RedisError, OSError):
                 await self.redis.xadd(PREFIX + "in:beats", fields, maxlen=100_000, approximate=True)
             await asyncio.sleep(INTERVAL_S)
 
@@ -141,9 +152,10 @@ class Agent:
                     await self.register()
                     cursors = dict.fromkeys([*self.lanes, self.replies], "0")
                 streams: Any = await self.redis.xread(cursors, count=64, block=BLOCK_MS)
-            except (RedisError, OSError) as error:
+            except (errors.RedisError, OSError) as error:
                 print(f"{self.agent_id}: Redis is away: {error}", file=sys.stderr)
                 cursors = {}
+                await self.leave_demoted(error)
                 await asyncio.sleep(0.2)
                 continue
             for stream, entries in streams:  # in the order in which they were asked for
@@ -184,7 +196,7 @@ class Agent:
             self.start(self.list_leases(fields["ask"]))
         elif kind == "direct":
             await self.answer(fields)
-        with suppress(RedisError, OSError):  # or it is read again, which does no harm
+        with suppress(errors.RedisError, OSError):  # or it is read again, which does no harm
             await self.redis.xdel(self.lanes[lane], entry)
 
     def offer(self, one: Attempt) -> None:
@@ -222,7 +234,13 @@ class Agent:
         """Run something beside the reading."""
         task = asyncio.create_task(job)
         self.jobs.add(task)
-        task.add_done_callback(self.jobs.discard)
+        task.add_done_callback(self.ended)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Whatever a job could not cope with ends the agent."""
+        self.jobs.discard(task)
+        if self.failure and not self.failure.done() and not task.cancelled() and (error := task.exception()):
+            self.failure.set_exception(error)
 
     def claim(self) -> None:
         """Begin what is remembered, highest lane first, as far as there is room."""
@@ -243,7 +261,7 @@ class Agent:
         kind = "task.released"
         try:
             is_ours = await self.redis.xdel(self.lanes[one.lane], one.entry) == 1
-        except (RedisError, OSError):
+        except (errors.RedisError, OSError):
             is_ours = False  # it was deleted or not: nobody can tell
         if not is_ours or one.stop_reason or self.is_draining:
             fact["reason"] = one.stop_reason or ("the agent is draining" if is_ours else "claim in doubt")
@@ -295,16 +313,19 @@ class Agent:
         told_to_end = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, told_to_end.set)
+        self.failure = asyncio.get_running_loop().create_future()
         beating, reading = asyncio.create_task(self.beat()), asyncio.create_task(self.read())
-        ending = asyncio.create_task(told_to_end.wait())
-        await asyncio.wait([ending, reading], return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            draining = asyncio.create_task(self.drain())
+        fatal: list[asyncio.Future[None]] = [reading, self.failure]
+        ending: asyncio.Future[Any] = asyncio.create_task(told_to_end.wait())
+        await asyncio.wait([ending, *fatal], return_when=asyncio.FIRST_COMPLETED)
+        if told_to_end.is_set():
             limit = GRACE_S + 3 * FAREWELL_S  # Redis may be away for longer
-            await asyncio.wait([draining, reading], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            draining: asyncio.Future[None] = asyncio.create_task(self.drain())
+            await asyncio.wait([draining, *fatal], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         beating.cancel()
-        if reading.done():
-            reading.result()  # raises why it must stop
+        for one in fatal:
+            if one.done():
+                one.result()  # raises why it must stop
         reading.cancel()
         await self.redis.aclose()
 
