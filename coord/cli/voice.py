@@ -83,6 +83,8 @@ def register(
         runs_another: its first argument and all that follows is another program's command, options too.
     """
     told, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
+    # A paragraph is as wide as the reader's terminal, not as the source.
+    told = "\n\n".join(" ".join(paragraph.split()) for paragraph in told.split("\n\n"))
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     settings = {"allow_interspersed_args": False} if runs_another else None
     app.command(name, help=told, epilog=_epilog(lines) if lines else None, context_settings=settings)(command)

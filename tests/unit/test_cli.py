@@ -196,3 +196,10 @@ def test_workers_names_are_their_own() -> None:
     assert [program.name.rpartition("-")[0] for program in first] == ["registry-1", "distributor-1", "distributor-2"]
     assert not {program.name for program in first} & {program.name for program in second}
     assert all("--watch-stdin" in program.command for program in first)
+
+
+def test_the_help_tells_of_each_argument_in_paragraphs(coord: Coord) -> None:
+    """What an argument is stands beside it; a paragraph is as wide as the terminal."""
+    told = coord("dead", "replay", "--help").out
+    assert "As `coord dead list` shows them." in told
+    assert "a task with fresh attempts, a message as if sent now, an entry in its stream." in " ".join(told.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -89,3 +90,15 @@ def test_a_person_s_traceback_shows_code_and_no_values(capsys: pytest.CaptureFix
     assert 'payload["user"]' in said
     assert "hunter2" not in said
     assert len(said.splitlines()) < 10
+
+
+def test_a_reader_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose `coord up` was killed goes on until it has finished what it holds."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as closed:
+        monkeypatch.setattr("sys.stderr", closed)
+        configure(Settings(), service="x")
+        get_logger().info("worker.stopped")
+        logging.getLogger("redis").warning("gone")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), closed.fileno())  # what is left in its buffer goes there
