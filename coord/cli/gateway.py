@@ -24,9 +24,13 @@ def gateway(
 ) -> None:
     """Answer HTTP requests for callers that do not speak Redis, until Ctrl-C.
 
-    It may be started before Redis, and answers 503 until that is there. There is no authentication yet, so it binds
-    an address of this machine alone unless COORD_GATEWAY_ALLOW_OPEN=true says otherwise. The log is readable on a
-    terminal, else JSON lines. Exit code 0: it was asked to end; 2: it could not be started as asked.
+    It may be started before Redis, and answers 503 until that is there.
+
+    There is no authentication yet: it binds this machine's own addresses unless COORD_GATEWAY_ALLOW_OPEN=true.
+
+    The log is readable on a terminal, else JSON lines.
+
+    Exit code 0: it was asked to end; 2: it could not be started as asked.
 
     Examples:
         coord gateway
