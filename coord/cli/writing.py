@@ -7,6 +7,7 @@ paint on an operator's terminal.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +46,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
     """A table with a header line, columns aligned; on a terminal, a cell that is too wide goes on below itself.
 
     Args:
-        columns: their names.
+        columns: their names; the first is what one copies, an id, and stays in one piece unless it takes half a screen.
         rows: one value for each column; see ``shown``.
         right: the columns whose values stand at the right: numbers.
     """
@@ -54,10 +55,13 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     aligned = frozenset(right)
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in aligned else "left")
-    for row in rows:
-        table.add_row(*(Text(shown(value)) for value in row))
+    cells = [[shown(value) for value in row] for row in rows]
+    longest = max((len(row[0]) for row in cells), default=0)
+    for number, column in enumerate(columns):
+        whole = number == 0 and longest * 2 <= shutil.get_terminal_size().columns
+        table.add_column(column, overflow="fold", no_wrap=whole, justify="right" if column in aligned else "left")
+    for row in cells:
+        table.add_row(*map(Text, row))
     _write_rich(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -73,6 +74,22 @@ def test_a_piped_table_has_its_ids_whole(capsys: pytest.CaptureFixture[str]) -> 
         f"{long}    1  [red]no[/]",
         f"{'b':<128}  100",
     ]
+
+
+@pytest.mark.parametrize(("length", "whole"), [(36, True), (128, False)])
+def test_an_id_stays_whole_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, length: int, *, whole: bool
+) -> None:
+    """What is beside it goes on below itself; an id that takes half a screen does too, and nothing is lost."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    long = "x" * length
+    write_table(("task", "why"), [(long, "y" * 200)])
+    said = capsys.readouterr().out
+    assert (long in said) is whole
+    assert (said.count("x"), said.count("y") - 1) == (length, 200)
+    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 80 for line in said.splitlines())
 
 
 def test_a_record_shows_what_has_a_value(capsys: pytest.CaptureFixture[str]) -> None:
