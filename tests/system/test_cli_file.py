@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +106,27 @@ def test_the_summary_as_text(coord: Coord, tmp_path: Path) -> None:
     assert (shown["tasks"], shown["completed"]) == ("2", "2")
     assert "a second" in shown["took"]
     assert shown["latency"].startswith("half within ")
+
+
+def test_a_terminal_shows_a_bar(live: LiveCell, tmp_path: Path) -> None:
+    """On standard error, with what went wrong above it; the summary on standard output is as it ever is."""
+    path = written(tmp_path / "t.jsonl", *['{"task_type": "boom"}'] * 2)
+    terminal, end = pty.openpty()
+    environ = os.environ | live.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "coord.cli", "tasks", "submit", "--file", path, "--wait", "--json"]
+    with subprocess.Popen(command, env=environ, stdin=end, stdout=subprocess.PIPE, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while more := os.read(terminal, 65_536):
+                shown += more
+        os.close(terminal)
+        assert process.stdout is not None
+        assert msgspec.json.decode(process.stdout.read(), type=Summary).states == {"failed": 2}
+        assert process.wait(60) == 1
+    assert b"ended" in shown
+    assert re.search(rb"[012]/2", shown)
+    assert b"failed: it_broke: by design" in shown
 
 
 def test_without_waiting_it_ends_when_all_are_taken(coord: Coord, tmp_path: Path) -> None:
