@@ -19,8 +19,8 @@ TYPED = [
 ]
 #: Programs of others that a document may name.
 OTHERS = frozenset({
-    ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "pip", "printf", "redis-cli", "seq",
-    "systemctl",
+    ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "kill", "pip", "printf", "redis-cli",
+    "seq", "sleep", "systemctl",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")
