@@ -6,6 +6,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from coord.connection import is_demoted
 from coord.queries.fields import text_of
 
 
@@ -19,10 +20,13 @@ class LogWindow(Struct, frozen=True):
 
 
 async def log_window(redis: Redis, key: str) -> LogWindow:
-    """What the log stream ``key`` (a full key) holds."""
+    """What the log stream ``key`` (a full key) holds; raises what a server that was demoted answers."""
     try:
         info = await redis.xinfo_stream(key)
-    except ResponseError:  # no such key
+    except ResponseError as error:
+        if is_demoted(error):  # it has not the log, which says nothing about the log
+            raise
+        # no such key
         return LogWindow("0-0", "0-0", 0, 0)
     first = text_of(info["first-entry"][0]) if info["first-entry"] else "0-0"
     return LogWindow(first, text_of(info["last-generated-id"]), int(info["length"]), int(info["entries-added"]))

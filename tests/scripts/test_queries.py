@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from redis.exceptions import MovedError
+
 from coord import queries
 from coord.models.agents import FleetAgent, Location
 from coord.models.tasks import TaskState
@@ -22,6 +25,21 @@ async def test_what_is_not_there(cell: Cell) -> None:
     assert await queries.counters(redis, keys) == {}
     assert await queries.settings(redis, keys) == {}
     assert await queries.waiting_pools(redis, keys, {}) == (0, [])
+
+
+async def test_a_log_whose_slot_has_moved_is_not_taken_for_an_empty_one(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who follows it would tell of a loss that there was not; a log that is not there is empty."""
+    log = cell.keys.of("log:agents")
+    assert (await queries.log_window(cell.redis, log)).length == 0
+
+    async def moved(_key: str) -> None:
+        raise MovedError("14041 127.0.0.1:7001")
+
+    monkeypatch.setattr(cell.redis, "xinfo_stream", moved)
+    with pytest.raises(MovedError):
+        await queries.log_window(cell.redis, log)
 
 
 async def test_an_agent_with_everything(cell: Cell) -> None:
