@@ -50,7 +50,7 @@ class Pair:
     async def cut(self) -> None:
         """From here on the replica gets no more writes: it is cut off, and may not synchronise again."""
         async with self.direct(0) as redis:
-            await redis.execute_command("WAIT", 1, 5000)
+            assert await redis.execute_command("WAIT", 1, 60_000) == 1, "the replica does not keep up"
             await redis.execute_command("ACL", "SETUSER", "default", "-psync", "-sync")
             await redis.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
@@ -106,7 +106,7 @@ async def plain_pair(folder: Path, *, cuts: bool = True) -> AsyncIterator[Pair]:
         await forwarder.begin()
         stack.push_async_callback(forwarder.finish)
         built = Pair(primary, replica, (first, second), forwarder)
-        await wait_until(lambda: built.follows(1), "the replica has caught up", 30)
+        await wait_until(lambda: built.follows(1), "the replica has caught up", 60)
         yield built
 
 
@@ -123,7 +123,7 @@ async def sentinel_pair(folder: Path, *, cuts: bool = True) -> AsyncIterator[Sen
         sentinel = Redis(port=watching, protocol=3)
         stack.push_async_callback(sentinel.aclose)
         built = SentinelPair(two.primary, two.replica, two.ports, two.front, sentinel)
-        await wait_until(lambda: _knows_replica(sentinel), "the sentinel knows the replica", 30)
+        await wait_until(lambda: _knows_replica(sentinel), "the sentinel knows the replica", 60)
         following = asyncio.create_task(built.follow())
         stack.push_async_callback(end, following)
         yield built
@@ -154,9 +154,9 @@ async def cluster_pair(folder: Path, *, cuts: bool = True) -> AsyncIterator[Pair
                 found = [await one.execute_command("CLUSTER", "INFO") for one in (primary, replica)]
                 return all(b"cluster_state:ok" in info and b"cluster_known_nodes:2" in info for info in found)
 
-            await wait_until(met, "the nodes have met and serve the slots", 30)
+            await wait_until(met, "the nodes have met and serve the slots", 60)
             await replica.execute_command("CLUSTER", "REPLICATE", name)
-        await wait_until(lambda: built.follows(1), "the replica has caught up", 30)
+        await wait_until(lambda: built.follows(1), "the replica has caught up", 60)
         yield built
 
 
@@ -171,7 +171,7 @@ async def take_over(pair: Pair) -> None:
             except RedisError:
                 return False
 
-        await wait_until(takes_writes, "the replica is promoted and takes writes", 30)
+        await wait_until(takes_writes, "the replica is promoted and takes writes", 60)
     await pair.front.lead_to(pair.ports[1])
 
 

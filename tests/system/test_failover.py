@@ -36,7 +36,7 @@ from tests.system.failover_cell import (
 from tests.system.failover_pair import Pair, SentinelPair, cluster_pair, plain_pair, sentinel_pair, take_over
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 #: Between an agent's beats where no silence may be held against it: three of them are above any change of primaries.
 PATIENT_S = 3.0
@@ -95,14 +95,14 @@ async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing
     gate = tmp_path / "gate"
     done = await at.client.submit("echo", {"s": 0}, requirements=RARE, notify=True)
     begun = await at.client.submit("echo", {"s": 0, "until": str(gate)}, requirements=RARE, notify=True)
-    await begun.accepted(timeout=20)
+    await begun.accepted(timeout=60)
     await two.cut()
     late = await at.listener("late", "rare")
-    first = await done.result(timeout=20)
+    first = await done.result(timeout=60)
     await wait_until(lambda: _is(at, begun.task_id, TaskState.RUNNING), "the other one runs")
     lease = await _lease(at, begun)
     ghost = await at.client.submit("echo", {"s": 0}, requirements=RARE)
-    await ghost.result(timeout=20)
+    await ghost.result(timeout=60)
     seen = {one.name: len(events_of(one, "fleet.snapshot")) for one in distributors}
 
     await _promote(two)
@@ -112,7 +112,7 @@ async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing
     assert await _is(at, begun.task_id, TaskState.RUNNING)
     assert await _lease(at, begun) != lease
     gate.touch()
-    assert await begun.result(timeout=20) == first
+    assert await begun.result(timeout=60) == first
     await wait_until(lambda: _stale_reports(at, 2), "its own late report has come, and was not known either")
     for one in distributors:
         assert len(events_of(one, "fleet.snapshot")) > seen[one.name], one.told()
@@ -127,16 +127,15 @@ async def test_messages_are_handled_at_least_once_through_a_fail_over(two: Senti
     listeners = [await at.listener("a1"), await at.listener("a2")]
     letters = Letters(at, "a1", "a2")
     await letters.more(40)
+    safe = list(letters.acknowledged)
     await two.cut()
-    cut_at = await letters.more(1)  # one may have been on its way
-    safe = letters.acknowledged[: cut_at - 1]
     await letters.more(10)
     await _promote(two)
     resumed = await letters.more(2)  # the first may have been the old primary's last
     await letters.more(40)
     await letters.stop()
     sent = {*safe, *letters.acknowledged[resumed:]}
-    await wait_until(lambda: sent <= heard_by(*listeners), "every message is handled", 20)
+    await wait_until(lambda: sent <= heard_by(*listeners), "every message is handled", 60)
     assert all(one.alive for one in [*people, *listeners])
     assert await at.redis.zcard(at.keys.of("messages:dead")) == 0
     left = [await at.redis.xlen(at.keys.inbox(agent, "normal")) for agent in ("a1", "a2")]
@@ -157,7 +156,7 @@ async def test_an_old_primary_that_was_only_paused_does_no_harm(tmp_path: Path) 
         await load.more(100)
         safe = list(load.acknowledged)
         async with two.direct(0) as old:
-            await old.execute_command("WAIT", 1, 5000)
+            assert await old.execute_command("WAIT", 1, 60_000) == 1
         os.kill(two.primary.pid, signal.SIGSTOP)
         try:
             await wait_until(lambda: two.front.target == two.ports[1], "the replica is promoted", 60)
@@ -228,10 +227,10 @@ async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, m
         for traffic in (load, letters):
             await traffic.more(20)
             await traffic.stop()
-        await at.are_completed(load.acknowledged, 30)
+        await at.are_completed(load.acknowledged)
         await at.assert_one_outcome_each()
         wanted = set(letters.acknowledged)
-        await wait_until(lambda: wanted <= heard_by(*people), "every message is handled", 20)
+        await wait_until(lambda: wanted <= heard_by(*people), "every message is handled", 60)
         assert all(one.alive for one in people)
         records = await queries.tasks(at.redis, at.keys, load.acknowledged)
         assert {one.failures for one in records if one} == {0}
@@ -258,7 +257,7 @@ async def test_a_worker_says_which_node_of_a_cluster_has_its_slot(tmp_path: Path
                     pass
                 return False
 
-            await wait_until(knows, "it knows who has the slot", 30)
+            await wait_until(knows, "it knows who has the slot", 60)
         await two.front.lead_to(two.ports[1])
         astray = at.start("astray", "-P", "-m", "workers", "registry")
         assert await astray.ended(30) == 2
@@ -276,7 +275,7 @@ async def _change_places(two: Pair, mode: str) -> None:
     words = ("CLUSTER", "FAILOVER") if mode == "cluster" else ("FAILOVER", "TO", "127.0.0.1", two.ports[1])
     async with two.direct(1 if mode == "cluster" else 0) as asked:
         await asked.execute_command(*words)
-    await wait_until(lambda: two.follows(0), "they have changed places", 30)
+    await wait_until(lambda: two.follows(0), "they have changed places", 60)
     await two.front.lead_to(two.ports[1])
 
 
