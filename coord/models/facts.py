@@ -31,6 +31,8 @@ from coord.models.tasks import Lane, Priority, Seconds, TaskSubmitted, Text
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
 Name = Annotated[str, Meta(max_length=128)]
+#: Kept with spaces between, so none may be in it.
+Incarnation = Annotated[str, Meta(max_length=128, pattern=r"^\S*\Z")]
 Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
 Metrics = Annotated[dict[Text, float], Meta(max_length=64)]
 Lease = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
@@ -42,7 +44,7 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
 
     agent_id: Id
     agent_type: AgentType
-    incarnation: Name = ""  #: drawn once per agent process; empty for a caller that has none
+    incarnation: Incarnation = ""  #: drawn once per agent process; empty for a caller that has none
     capabilities: Names = ()
     services: Names = ()
     endpoints: dict[Text, str] = {}
@@ -64,7 +66,7 @@ class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
 
     agent_id: Id
     status: AgentStatus
-    incarnation: Name = ""
+    incarnation: Incarnation = ""
     load_metrics: Metrics = {}
 
 
@@ -72,14 +74,14 @@ class AgentDeregistered(Struct, frozen=True, omit_defaults=True):
     """An agent leaves. What it still had in flight is given to others."""
 
     agent_id: Id
-    incarnation: Name = ""
+    incarnation: Incarnation = ""
 
 
 class AgentHeartbeat(Struct, frozen=True, omit_defaults=True):
     """An agent lives. The only fact that may be lost."""
 
     agent_id: Id
-    incarnation: Name = ""
+    incarnation: Incarnation = ""
     load_metrics: Metrics = {}
     leases: Annotated[int, Meta(ge=0)] | None = None  #: how many leases the agent holds
 
@@ -88,7 +90,7 @@ class AgentLeasesListed(Struct, frozen=True, omit_defaults=True):
     """An agent says which leases it holds, as asked: each from before its claim is sent until its report is in."""
 
     agent_id: Id
-    incarnation: Name
+    incarnation: Incarnation
     ask: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]  #: of the question that this answers
     leases: Annotated[dict[Lease, Id], Meta(max_length=100_000)]  #: lease -> task id
 

@@ -31,6 +31,7 @@ _PATTERNS = {
     ID_PATTERN: "id",
     inspect.type_info(Lease).pattern: "lease",  # type: ignore[attr-defined] # a str with a pattern
     r"^[0-9]{1,20}-[0-9]{1,20}\Z": "entry id",
+    r"^\S*\Z": "text 0-128 without spaces",
 }
 
 
