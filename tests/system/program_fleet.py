@@ -100,6 +100,16 @@ class Fleet:
         self._agents.append(agent)
         return agent
 
+    async def coord(self, *arguments: str) -> str:
+        """Run another command of `coord` on the cell, which ends well; what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "coord.cli", *arguments, env=self.environ(), cwd=self.folder,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said, _ = await asyncio.wait_for(process.communicate(), LONG_S * 4)
+        assert process.returncode == 0, said.decode()
+        return said.decode()
+
     async def submit(self, payload: Any, attempts: int = 1, **options: Any) -> TaskHandle:
         """Submit a task for whoever can do "demo"."""
         handle = await self.client.submit(

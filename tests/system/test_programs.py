@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from coord.endpoint import write_endpoint
@@ -19,6 +21,8 @@ from tests.ledger import assert_ledger
 from tests.system.program_fleet import LONG_S, Fleet
 from tests.waiting import wait_until
 
+FILE_COUNTS = Path(__file__).parents[2] / "examples" / "programs" / "file_counts.sh"
+
 
 def pid_of(path: Path) -> int:
     """The process id that a program has written; 0 until it has."""
@@ -26,21 +30,29 @@ def pid_of(path: Path) -> int:
     return int(text) if text.endswith("\n") else 0
 
 
-async def test_a_thousand_tasks_by_a_pipeline(fleet: Fleet) -> None:
-    """A shell, cat and wc for each: every result is right, and the books balance."""
-    agent = await fleet.agent("--capacity", "4", "--", "sh", "-c", "cat | wc -w")
-    specs = [
-        {"task_type": "any", "payload": "word " * (number % 50 + 1), "requirements": {"capabilities": ["demo"]}}
-        for number in range(1_000)
-    ]
-    handles = await fleet.client.submit_many(specs)
-    results = await asyncio.gather(*(handle.result(timeout=LONG_S * 2) for handle in handles))
-    # A JSON text of n words and a space before the closing quote: that quote is a word of its own.
-    assert results == [number % 50 + 2 for number in range(1_000)]
+async def test_a_thousand_files_by_a_shell_agent(fleet: Fleet) -> None:
+    """Submitted as lines of a file and waited for, counted by a program that knows nothing of coord: all are right."""
+    library = Path(os.__file__).parent
+    files = [path for path in sorted(library.rglob("*.py")) if path.is_file()][:1_000]
+    assert len(files) == 1_000
+    agent = await fleet.agent("--capability", "file_counts", "--capacity", "4", "--", str(FILE_COUNTS), "{path}")
+    lines, results = fleet.folder / "tasks.jsonl", fleet.folder / "results.jsonl"
+    lines.write_bytes(b"".join(encode({"task_type": "file_counts", "payload": {"path": str(one)}}) for one in files))
+    said = await fleet.coord("tasks", "submit", "--file", str(lines), "--wait", "--results", str(results))
+    assert re.search(r"completed +1,000\n", said), said
+    counted = {
+        one["line"]: one["result"]["bytes"] for one in map(msgspec.json.decode, results.read_bytes().splitlines())
+    }
+    assert counted == {number: path.stat().st_size for number, path in enumerate(files, 1)}
     agent.process.terminate()
     assert await agent.ended() == 0
     assert agent.programs() == []
     await assert_ledger(fleet.cell.redis, fleet.cell.keys)
+
+
+def encode(line: Any) -> bytes:
+    """A line of JSON."""
+    return msgspec.json.encode(line) + b"\n"
 
 
 #: What each program does, and what its task ends with: the result, or a failure's code and how its message begins.
