@@ -18,7 +18,7 @@ from tests.commands import parse
 FOLDER = Path(__file__).parents[2] / "examples" / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
 #: Where the units expect coord's environment.
-BIN = "/opt/coord/bin/"
+BIN = "/usr/local/lib/coord/bin/"
 
 
 def values(unit: Path, name: str) -> list[str]:
