@@ -246,7 +246,7 @@ def test_the_usual_id_is_one() -> None:
     """Made of the program's and the host's names, whatever is in them; two agents never have the same."""
     from coord.cli.agent import default_id
 
-    name = default_id(["/opt/some où/" + "x" * 200 + " (1).sh"])
+    name = default_id(["/srv/some où/" + "x" * 200 + " (1).sh"])
     assert check_id(name, "agent_id") == name
     assert default_id(["cat"]) != default_id(["cat"])
     assert default_id(["/bin/cat"]).startswith("cat-")
