@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
 from coord import codec
 from coord.connection import DEMOTED
 from coord.keys import Keys
+from coord.packing import exchange
 
 #: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
 BEATS_KEPT = 100_000
@@ -52,30 +52,26 @@ async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[st
     Raises:
         redis.exceptions.RedisError: the first error that any of them had; others may have been appended.
     """
-    return [entry.decode() for entry in await _pipeline(redis, [command_of(keys, one) for one in appends]).execute()]
+    pipe = redis.pipeline(transaction=False)
+    for one in appends:
+        pipe.execute_command(*command_of(keys, one))
+    return [entry.decode() for entry in await pipe.execute()]
 
 
-async def append_each(redis: Redis, commands: Sequence[tuple[Any, ...]]) -> list[str | RedisError]:
-    """Send commands of ``command_of`` in one round trip; the entry id or the error of each, in order.
+async def append_each(redis: Redis, packed: Sequence[bytes]) -> list[str | RedisError]:
+    """Send packed commands of ``command_of`` in one round trip; the entry id or the error of each, in order.
 
     Raises:
         redis.exceptions.RedisError: of the round trip itself; any of the facts may have been appended.
     """
-    told = await _pipeline(redis, commands).execute(raise_on_error=False)
+    told = await exchange(redis, packed)
     turned_away = [place for place, one in enumerate(told) if isinstance(one, DEMOTED)]
     if turned_away:
         # Not the primary any more: repeated as if the connection had been lost, until the address leads to the new one.
-        again = await _pipeline(redis, [commands[place] for place in turned_away]).execute()
+        again = await exchange(redis, [packed[place] for place in turned_away], to_raise=True)
         for place, entry in zip(turned_away, again, strict=True):
             told[place] = entry
     return [one.decode() if isinstance(one, bytes) else one for one in told]
-
-
-def _pipeline(redis: Redis, commands: Iterable[tuple[Any, ...]]) -> Pipeline:
-    pipe = redis.pipeline(transaction=False)
-    for command in commands:
-        pipe.execute_command(*command)
-    return pipe
 
 
 class Consumer:

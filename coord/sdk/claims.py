@@ -16,10 +16,10 @@ from typing import Any
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import Lane
+from coord.packing import pack
 from coord.sdk.attempt import Attempt
 from coord.sdk.link import Link
 from coord.sdk.reports import Reports
-from coord.sdk.wire import pack
 
 log = get_logger()
 

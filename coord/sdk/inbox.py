@@ -15,8 +15,9 @@ from coord.config import Settings
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import Lane
+from coord.packing import pack
 from coord.sdk.link import Link
-from coord.sdk.wire import ConnectionLost, ErrorAnswer, pack
+from coord.sdk.wire import ConnectionLost, ErrorAnswer
 
 log = get_logger()
 

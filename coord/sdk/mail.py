@@ -17,10 +17,10 @@ from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
+from coord.packing import pack
 from coord.sdk.ending import end
 from coord.sdk.handlers import is_async
 from coord.sdk.link import Link
-from coord.sdk.wire import pack
 
 log = get_logger()
 

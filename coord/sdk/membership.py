@@ -25,10 +25,11 @@ from coord.models.facts import (
     AgentRegistered,
     AgentStatusChanged,
 )
+from coord.packing import pack
 from coord.sdk.answers import Answer, Answers
 from coord.sdk.link import Link
 from coord.sdk.machine import load_metrics
-from coord.sdk.wire import ConnectionLost, ErrorAnswer, pack
+from coord.sdk.wire import ConnectionLost, ErrorAnswer
 from coord.streams import BEATS_KEPT
 
 log = get_logger()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from coord.connection import DEMOTED
 from coord.errors import CoordError, ServerFull, ServerUnavailable
 from coord.keys import Keys
+from coord.packing import pack
 from coord.sdk.ending import end
 from coord.streams import Append, append_each, command_of
 
@@ -29,7 +30,7 @@ FACT_BYTES = 1024 * 1024
 class _Parcel(NamedTuple):
     """What one call appends; it travels in one piece."""
 
-    commands: list[tuple[Any, ...]]
+    packed: list[bytes]
     size: int
     entries: asyncio.Future[list[str]]
 
@@ -51,10 +52,9 @@ class Outbox:
             ServerFull: it is out of memory; some of them may have been taken.
             redis.exceptions.RedisError: it refuses them.
         """
-        commands = [command_of(self._keys, one) for one in batch]
-        size = sum(len(part) for command in commands for part in command if isinstance(part, str | bytes))
+        packed = [pack(command_of(self._keys, one)) for one in batch]
         entries: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Parcel(commands, size, entries))
+        self._waiting.append(_Parcel(packed, sum(map(len, packed)), entries))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send())
         return await entries
@@ -69,7 +69,7 @@ class Outbox:
     async def _send(self) -> None:
         while parcels := self._next():
             try:
-                told = await append_each(self._redis, [command for one in parcels for command in one.commands])
+                told = await append_each(self._redis, [command for one in parcels for command in one.packed])
             except Exception as error:  # noqa: BLE001 -- whatever it is, those who wait for it must hear of it
                 for parcel in parcels:
                     _fail(parcel, _translated(error))
@@ -79,7 +79,7 @@ class Outbox:
             else:
                 rest = iter(told)
                 for parcel in parcels:
-                    _deliver(parcel, [next(rest) for _ in parcel.commands])
+                    _deliver(parcel, [next(rest) for _ in parcel.packed])
 
     def _next(self) -> list[_Parcel]:
         """What goes in one round trip: at least one parcel while there is any."""
@@ -89,7 +89,7 @@ class Outbox:
             if self._waiting[0].entries.done():
                 self._waiting.popleft()  # its caller has given up
                 continue
-            facts += len(self._waiting[0].commands)
+            facts += len(self._waiting[0].packed)
             size += self._waiting[0].size
             if parcels and (facts > FACTS or size > FACT_BYTES):
                 break

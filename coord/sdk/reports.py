@@ -22,9 +22,10 @@ from coord.models.facts import (
     TaskReleased,
     TaskStarted,
 )
+from coord.packing import pack
 from coord.sdk.attempt import Attempt
 from coord.sdk.link import Link
-from coord.sdk.wire import ErrorAnswer, pack
+from coord.sdk.wire import ErrorAnswer
 
 log = get_logger()
 

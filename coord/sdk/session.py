@@ -12,6 +12,7 @@ from coord.logs import get_logger
 from coord.models.agents import AgentStatus
 from coord.models.ids import new_id
 from coord.models.tasks import Lane
+from coord.packing import pack
 from coord.sdk.answers import Answers, read_answer
 from coord.sdk.claims import Claims
 from coord.sdk.inbox import Fields, Inbox
@@ -20,7 +21,6 @@ from coord.sdk.mail import Mail
 from coord.sdk.membership import Membership
 from coord.sdk.reports import Reports
 from coord.sdk.runner import Runner
-from coord.sdk.wire import pack
 
 if TYPE_CHECKING:
     from coord.sdk.agent import Agent

@@ -20,9 +20,6 @@ from coord.logs import get_logger
 
 log = get_logger()
 
-#: Packs a command: a tuple of str, bytes, int or float.
-pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
-
 #: What an error answer is an instance of.
 ErrorAnswer: type[Exception] = hiredis.ReplyError
 

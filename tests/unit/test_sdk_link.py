@@ -16,10 +16,11 @@ from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError
+from coord.packing import pack
 from coord.sdk import link as link_module
 from coord.sdk.ending import end
 from coord.sdk.link import Link, shared
-from coord.sdk.wire import ConnectionLost, ErrorAnswer, pack
+from coord.sdk.wire import ConnectionLost, ErrorAnswer
 from tests.conftest import FAST
 from tests.waiting import wait_until
 

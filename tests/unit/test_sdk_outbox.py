@@ -31,11 +31,11 @@ class Post:
         self.trips: list[int] = []  #: facts in each
         self.may_go = asyncio.Event()
 
-    async def __call__(self, redis: Redis, commands: Sequence[tuple[Any, ...]]) -> Any:
+    async def __call__(self, redis: Redis, packed: Sequence[bytes]) -> Any:
         """``append_each``, later."""
-        self.trips.append(len(commands))
+        self.trips.append(len(packed))
         await self.may_go.wait()
-        return await append_each(redis, commands)
+        return await append_each(redis, packed)
 
 
 @pytest.fixture
