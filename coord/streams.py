@@ -41,9 +41,13 @@ class Append(NamedTuple):
 
 def command_of(keys: Keys, one: Append) -> tuple[Any, ...]:
     """The command that appends a fact."""
-    fields = (part for field in codec.entry_of(one.fact, caller=one.caller, data=one.data).items() for part in field)
-    trim = ("MAXLEN", "~", BEATS_KEPT) if one.stream == "in:beats" else ()
-    return ("XADD", keys.of(one.stream), *trim, "*", *fields)
+    command: list[Any] = ["XADD", keys.of(one.stream)]
+    if one.stream == "in:beats":
+        command += ("MAXLEN", "~", BEATS_KEPT)
+    command.append("*")
+    for field in codec.entry_of(one.fact, caller=one.caller, data=one.data).items():
+        command += field
+    return tuple(command)
 
 
 async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[str]:

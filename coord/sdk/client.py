@@ -349,7 +349,7 @@ class Client(Operator):
         return await self._outbox.append(batch)
 
     async def _answer(self, entry: str, timeout: float) -> Answer | None:
-        future = self.watcher.answer(entry)
+        future = self.watcher.answer(entry).future()
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec import Struct
+
 from coord.codec import BAD_JSON, decode_json, encode
 from coord.errors import (
     CoordError,
@@ -19,6 +21,7 @@ from coord.errors import (
 )
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.sdk.answers import Answer
+from coord.sdk.later import Later
 
 if TYPE_CHECKING:
     from coord.sdk.client import Client
@@ -31,33 +34,32 @@ class Outcome(NamedTuple):
     data: bytes = b"null"  #: the result, or the error, as JSON
 
 
-class Watch:
+class Watch(Struct, eq=False, weakref=True):
     """What is known of one task's outcome; shared by all handles of the task in this client."""
 
-    __slots__ = (
-        "__weakref__",
-        "entry",
-        "interval_s",
-        "look_at",
-        "outcome",
-        "stream",
-        "submissions",
-        "taken",
-        "task_id",
-        "waiters",
-    )
+    task_id: str
+    interval_s: float  #: until the next look
+    submissions: int = 0  #: of the task by this client
+    stream: str = ""  #: that it was submitted on
+    entry: str = ""  #: of its last submission by this client; empty for a task of someone else's
+    waiters: int = 0  #: who wait for the outcome now; only then its record is looked at
+    look_at: float = 0.0  #: when, on the loop's clock
+    _outcome: Later[Outcome] | None = None
+    _taken: Later[bool] | None = None
 
-    def __init__(self, task_id: str, interval_s: float) -> None:
-        self.task_id = task_id
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        #: Set when a record was seen, or an outcome that can be of nothing but the one submission.
-        self.taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.submissions = 0  #: of the task by this client
-        self.stream = ""  #: that it was submitted on
-        self.entry = ""  #: of its last submission by this client; empty for a task of someone else's
-        self.waiters = 0  #: who wait for the outcome now; only then its record is looked at
-        self.look_at = 0.0  #: when, on the loop's clock
-        self.interval_s = interval_s  #: until the next look
+    @property
+    def outcome(self) -> Later[Outcome]:
+        """How it ended, once that is known."""
+        if self._outcome is None:
+            self._outcome = Later()
+        return self._outcome
+
+    @property
+    def taken(self) -> Later[bool]:
+        """Told when a record was seen, or an outcome that can be of nothing but the one submission."""
+        if self._taken is None:
+            self._taken = Later()
+        return self._taken
 
 
 class TaskHandle:
@@ -65,7 +67,7 @@ class TaskHandle:
 
     __slots__ = ("_answer", "_client", "_watch", "entry_id")
 
-    def __init__(self, client: Client, watch: Watch, entry_id: str, answer: asyncio.Future[Answer] | None) -> None:
+    def __init__(self, client: Client, watch: Watch, entry_id: str, answer: Later[Answer] | None) -> None:
         self._client = client
         self._watch = watch
         self._answer = answer
@@ -79,14 +81,15 @@ class TaskHandle:
     @property
     def done(self) -> bool:
         """Whether the outcome is known here."""
-        return self._watch.outcome.done()
+        return self._watch.outcome.is_here
 
     @property
     def outcome(self) -> Outcome | None:
         """How the task ended, or that this submission was turned down (``refused``); None until it is known here."""
-        if self._answer is not None and self._answer.done() and not (answer := self._answer.result()).ok:
+        answer = self._answer.value if self._answer is not None else None
+        if answer is not None and not answer.ok:
             return Outcome(TaskState.REFUSED, encode({"code": answer.code, "message": answer.message}))
-        return self._watch.outcome.result() if self.done else None
+        return self._watch.outcome.value
 
     async def accepted(self, timeout: float | None = None) -> None:
         """Return when the coordinator has taken the task.
@@ -99,11 +102,12 @@ class TaskHandle:
         if self._answer is None:
             return
         await self._client.watcher.wait(self._watch, (self._answer, self._watch.taken), timeout, "accepted")
-        if self._answer.done():
-            if not self._answer.result().ok:
-                raise self._answer.result().error
-        elif self.done and self._watch.outcome.result().state not in TERMINAL:
-            raise await self._error(self._watch.outcome.result())
+        answer, outcome = self._answer.value, self._watch.outcome.value
+        if answer is not None:
+            if not answer.ok:
+                raise answer.error
+        elif outcome is not None and outcome.state not in TERMINAL:
+            raise await self._error(outcome)
 
     async def result(self, timeout: float | None = None) -> Any:
         """The task's result.
@@ -126,7 +130,7 @@ class TaskHandle:
             await self.accepted(timeout)
             timeout = None if timeout is None else max(0.0, timeout - (loop.time() - begun))
         await self._client.watcher.wait(self._watch, (self._watch.outcome,), timeout, "finished")
-        outcome = self._watch.outcome.result()
+        outcome = await self._watch.outcome.future()
         if outcome.state == TaskState.COMPLETED:
             return decode_json(outcome.data)
         raise await self._error(outcome)
@@ -151,9 +155,9 @@ class TaskHandle:
 
     def when_ended(self, tell: Callable[[TaskHandle], None]) -> None:
         """Call ``tell`` when the outcome is known or the submission was turned down; perhaps twice."""
-        self._watch.outcome.add_done_callback(lambda _outcome: tell(self))
+        self._watch.outcome.future().add_done_callback(lambda _outcome: tell(self))
         if self._answer is not None:
-            self._answer.add_done_callback(lambda answer: None if answer.result().ok else tell(self))
+            self._answer.future().add_done_callback(lambda answer: None if answer.result().ok else tell(self))
 
     async def _error(self, outcome: Outcome) -> CoordError:
         try:

@@ -23,6 +23,7 @@ from coord.models.tasks import TERMINAL, TaskState
 from coord.sdk.answers import Answer, Answers, read_answer
 from coord.sdk.ending import end
 from coord.sdk.handle import Outcome, Watch, timed_out
+from coord.sdk.later import Later
 
 log = get_logger()
 
@@ -63,7 +64,7 @@ class Watcher:
         """The watch on a task; ``told``: its outcome will be in the replies. To be called before it is submitted."""
         self.start()
         watch = self._watches.get(task_id)
-        if watch is None or (watch.outcome.done() and watch.outcome.result().state not in TERMINAL):
+        if watch is None or ((outcome := watch.outcome.value) is not None and outcome.state not in TERMINAL):
             watch = self._watches[task_id] = Watch(task_id, LOOK_S if told else FIRST_LOOK_S)
         return watch
 
@@ -71,12 +72,12 @@ class Watcher:
         """The task's outcome is known and will be another one: who watches it from now on waits for that."""
         self._watches.pop(task_id, None)
 
-    def answer(self, entry: str) -> asyncio.Future[Answer]:
+    def answer(self, entry: str) -> Later[Answer]:
         """The answer to the fact that was appended as ``entry``."""
         self.start()
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers.expect(entry, lambda answer: None if future.done() else future.set_result(answer))
-        return future
+        answer: Later[Answer] = Later()
+        self._answers.expect(entry, answer.tell)
+        return answer
 
     def start(self) -> None:
         """Begin to read, unless it has begun."""
@@ -88,16 +89,15 @@ class Watcher:
         tasks, self._tasks = self._tasks, []
         await end(*tasks)
 
-    async def wait(
-        self, watch: Watch, futures: Sequence[asyncio.Future[Any]], timeout: float | None, what: str
-    ) -> None:
+    async def wait(self, watch: Watch, wanted: Sequence[Later[Any]], timeout: float | None, what: str) -> None:
         """Wait for the first of these, which the replies or a look at the record of ``watch`` will resolve.
 
         Raises:
             ResultTimeout: not within ``timeout`` seconds.
         """
-        if any(future.done() for future in futures):
+        if any(one.is_here for one in wanted):
             return
+        futures = [one.future() for one in wanted]
         self.begin_waiting(watch)
         try:
             done, _ = await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -223,16 +223,15 @@ class Watcher:
             # Of this submission or a later one, not of an earlier one that this one replaces.
             if int(submitted_at or 0) >= _ms(watch.entry):
                 _ended(watch, Outcome(TaskState.REFUSED, error or b"null"), is_sure=True)
-        elif not watch.taken.done():
-            watch.taken.set_result(None)
+        else:
+            watch.taken.tell(True)
 
 
 def _ended(watch: Watch, outcome: Outcome, *, is_sure: bool) -> None:
     """Note the outcome; ``is_sure``: nobody needs to wait for the answers to the submissions any more."""
-    if not watch.outcome.done():
-        watch.outcome.set_result(outcome)
-    if is_sure and not watch.taken.done():
-        watch.taken.set_result(None)
+    watch.outcome.tell(outcome)
+    if is_sure:
+        watch.taken.tell(True)
 
 
 def _ms(entry: str) -> int:

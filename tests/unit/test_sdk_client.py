@@ -139,7 +139,7 @@ async def test_an_answer_may_come_before_the_entry_id_is_known(desk: Desk) -> No
     last = (await client.submit("echo")).entry_id
     await desk.answer(last)
     await wait_until(lambda: client.watcher._answers._early, "the answer is here")
-    answer = await client.watcher.answer(entry)
+    answer = await client.watcher.answer(entry).future()
     assert isinstance(answer.error, IdConflict)
 
 

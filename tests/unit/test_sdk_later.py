@@ -1,0 +1,42 @@
+"""A value that comes once reaches whoever asks for it, before or after."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from coord.sdk.handle import Watch
+from coord.sdk.later import Later
+
+
+async def test_it_is_there_for_those_who_ask_before_and_after() -> None:
+    """All get the first value; later ones change nothing."""
+    value: Later[str] = Later()
+    early = [value.future(), value.future()]
+    assert (value.is_here, value.value) == (False, None)
+    value.tell("first")
+    value.tell("second")
+    assert (value.is_here, value.value) == (True, "first")
+    assert [await one for one in (*early, value.future())] == ["first"] * 3
+
+
+async def test_who_gives_up_does_not_take_it_from_those_who_ask_later() -> None:
+    """A wait that was cancelled, before the value comes or with nobody left."""
+    value: Later[int] = Later()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(value.future(), 0.01)
+    again = value.future()
+    value.tell(7)
+    assert await again == 7
+    gone: Later[int] = Later()
+    gone.future().cancel()
+    gone.tell(8)
+    assert gone.value == await gone.future() == 8
+
+
+def test_what_nobody_waits_for_is_nothing_for_the_collector_of_cycles() -> None:
+    """A bulk of tasks leaves one watch each: visiting them again and again was a fifth of the client's work."""
+    assert not gc.is_tracked(Later())
+    assert not gc.is_tracked(Watch("t1", 3.0))
