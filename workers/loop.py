@@ -41,6 +41,7 @@ class Loop:
         self._count = self.cell.settings.batch
         self._stopped = asyncio.Event()
         self._attention = asyncio.Event()  # cuts a waiting read short
+        self._attending: asyncio.Task[bool] | None = None  # waits for it
         self._dirty = True  # nothing is known yet
         self._has_begun = False
         self._disturbances = 0
@@ -82,7 +83,7 @@ class Loop:
                     backoff = min(backoff * 2, longest)
             await self._leave()
         finally:
-            await end_tasks(*ticking, *self._rounds)
+            await end_tasks(*ticking, *self._rounds, *([self._attending] if self._attending else []))
             await self.service.stop()
 
     async def _recover(self) -> None:
@@ -132,13 +133,15 @@ class Loop:
 
     async def _read_new(self) -> list[Entry]:
         reading = asyncio.ensure_future(self.consumer.read_new(self._count, self.cell.settings.read_block_ms))
-        attention = asyncio.ensure_future(self._attention.wait())
+        if self._attending is None or self._attending.done():
+            self._attending = asyncio.create_task(self._attention.wait())
         try:
-            await asyncio.wait({reading, attention}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, self._attending}, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else []
         finally:
             # What a read that is cut off was about to bring stays pending, and is re-read as one's own.
-            await end_tasks(reading, attention)
+            if not reading.done():
+                await end_tasks(reading)
 
     async def _begin(self, entries: list[Entry]) -> None:
         """Begin a round for each batch; at most ``depth`` rounds are in flight."""

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from coord import lua
 from coord.config import Settings
 from coord.keys import Keys
+from coord.packing import exchange, pack
 from coord.transitions.batches import (
     Arg,
     Beat,
@@ -79,11 +80,11 @@ class Scripts(ControlScripts):
         if not calls:
             return []
         now: Arg = "" if self.now is None else self.now
-        pipe = self.redis.pipeline(transaction=False)
-        for call in calls:
-            sha = self._sources[call.script].sha
-            pipe.execute_command("EVALSHA", sha, 1, self.keys.prefix, now, *self._common, *call.args)
-        answers = await pipe.execute()
+        prefix, common = self.keys.prefix, self._common
+        packed = [
+            pack(("EVALSHA", self._sources[call.script].sha, 1, prefix, now, *common, *call.args)) for call in calls
+        ]
+        answers = await exchange(self.redis, packed, to_raise=True)
         return [call.parse(answer) for call, answer in zip(calls, answers, strict=True)]
 
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coord.config import Settings
@@ -24,6 +24,7 @@ from coord.connection import (
 )
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
+from coord.packing import exchange, pack
 from tests.waiting import wait_until
 
 
@@ -334,3 +335,25 @@ async def test_a_killed_server_is_an_error_and_then_a_new_connection(tmp_path: P
 
 async def _blocked_clients(redis: Redis) -> int:
     return int((await redis.info("clients"))["blocked_clients"])
+
+
+async def test_an_exchange_reads_every_answer_before_it_raises(redis_or_fake: Redis) -> None:
+    """The first error of several commands is raised, the others are carried out, and no answer is left for the next."""
+    commands = [("SET", "k", "1"), ("HGET", "k", "f"), ("INCR", "k")]
+    with pytest.raises(ResponseError):
+        await exchange(redis_or_fake, [pack(one) for one in commands], to_raise=True)
+    assert await exchange(redis_or_fake, [pack(("GET", "k")), pack(("XLEN", "s"))], to_raise=True) == [b"2", 0]
+
+
+async def test_an_exchange_with_a_replica_closes_its_connection(server: EmbeddedServer) -> None:
+    """The address may lead to the primary by the next, which connects anew; a worker repeats nothing by itself."""
+    redis = connect_worker(server.url, Settings())
+    who, refused = pack(("CLIENT", "ID")), pack(("EVAL", "return redis.error_reply('READONLY No')", 0))
+    try:
+        (first,) = await exchange(redis, [who], to_raise=True)
+        with pytest.raises(ReadOnlyError):
+            await exchange(redis, [refused], to_raise=True)
+        (second,) = await exchange(redis, [who], to_raise=True)
+        assert second != first
+    finally:
+        await redis.aclose()
