@@ -6,15 +6,16 @@ the field; nothing else is raised for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import astuple
 
-from coord.errors import FactInvalid, FactTooLarge
+from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import STREAM_FACTS, TYPE_OF, Fact
 from coord.models.tasks import Pool
 
@@ -31,7 +32,53 @@ _DECODERS: dict[str, dict[bytes, msgspec.json.Decoder[Any]]] = {
     stream: {TYPE_OF[cls].encode(): msgspec.json.Decoder(cls) for cls in classes}
     for stream, classes in STREAM_FACTS.items()
 }
-_ID_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_ID_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
+_ID_BYTES = frozenset(_ID_ALPHABET)
+_LEASE_ALPHABET = b"0123456789abcdef"
+
+
+class _Plain(NamedTuple):
+    """How a fact about a task is decoded without the patterns of its id and its lease."""
+
+    fact: type[Any]
+    decode: Callable[[bytes], Struct]
+    has_lease: bool
+
+
+def _plain_of(fact: type[Struct]) -> _Plain | None:
+    """None for a fact that does not begin with a task's id: only those are many."""
+    types = get_type_hints(fact, include_extras=True)
+    names = fact.__struct_fields__
+    if names[0] != "task_id":
+        return None
+    has_lease = names[1:2] == ("lease",)
+    types["task_id"] = Annotated[str, Meta(min_length=1, max_length=128)]
+    if has_lease:
+        types["lease"] = Annotated[str, Meta(min_length=16, max_length=16)]
+    needed = len(names) - len(fact.__struct_defaults__)
+    fields: list[Any] = [(name, types[name]) for name in names[:needed]]
+    fields += [(name, types[name], given) for name, given in zip(names[needed:], fact.__struct_defaults__, strict=True)]
+    twin = msgspec.defstruct(fact.__name__, fields)
+    return _Plain(fact, msgspec.json.Decoder(twin).decode, has_lease)
+
+
+#: stream -> type -> how it is decoded without patterns, where that is known.
+_PLAIN: dict[str, dict[bytes, _Plain]] = {
+    stream: {TYPE_OF[cls].encode(): plain for cls in classes if (plain := _plain_of(cls)) is not None}
+    for stream, classes in STREAM_FACTS.items()
+}
+
+
+class Read(Protocol):
+    """An entry as it was read from a stream."""
+
+    @property
+    def stream(self) -> str:
+        """Without the namespace."""
+
+    @property
+    def fields(self) -> Mapping[bytes, bytes]:
+        """As they are in the entry."""
 
 
 class Assignment(NamedTuple):
@@ -107,10 +154,7 @@ def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
     data = fields.get(b"data")
     if data is None:
         raise FactInvalid("field 'data' is missing")
-    if len(data) > max_bytes:
-        raise FactTooLarge(f"field 'data': {len(data)} bytes are over the limit of {max_bytes}")
-    if sum(map(len, fields.values())) > max_bytes + SLACK:
-        raise FactTooLarge(f"the entry's fields together are over the limit of {max_bytes} bytes")
+    _check_size(fields, data, max_bytes)
     try:
         # What is passed on as it is (payloads, results) is not looked into, so its encoding is checked here.
         if not data.isascii():
@@ -123,6 +167,58 @@ def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
     except msgspec.DecodeError as error:
         raise FactInvalid(f"field 'data': {error}") from None
     return fact
+
+
+def facts_of(entries: Sequence[Read], max_bytes: int) -> list[Fact | CoordError]:
+    """What each entry tells, or why it tells nothing: ``fact_of`` for a batch, at less than half its cost.
+
+    A pattern costs msgspec more than all the rest of a small fact. So ids and leases are decoded by their lengths
+    alone, and the alphabet of a whole batch of them is looked at in one go. Whatever is not plainly right is decoded
+    once more with the patterns, which decide and name the field.
+    """
+    found: list[Fact | CoordError] = []
+    ids: list[str] = []
+    leases: list[str] = []
+    for entry in entries:
+        fields = entry.fields
+        plain = _PLAIN[entry.stream].get(fields.get(b"type", b""))
+        if plain is None:
+            found.append(_fact_or_error(entry, max_bytes))
+            continue
+        try:
+            data = fields[b"data"]
+            _check_size(fields, data, max_bytes)
+            if not data.isascii():
+                data.decode()
+            values = astuple(plain.decode(data))
+            found.append(plain.fact(*values))
+            ids.append(values[0])
+            if plain.has_lease:
+                leases.append(values[1])
+        except Exception:  # noqa: BLE001 -- whatever it is, the other way meets it too and names it
+            found.append(_fact_or_error(entry, max_bytes))
+    if _is_of("".join(ids), _ID_ALPHABET) and _is_of("".join(leases), _LEASE_ALPHABET):
+        return found
+    return [_fact_or_error(entry, max_bytes) for entry in entries]
+
+
+def _check_size(fields: Mapping[bytes, bytes], data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise FactTooLarge(f"field 'data': {len(data)} bytes are over the limit of {max_bytes}")
+    # Beside its data an entry has its type, which is known by now; only others can be long.
+    if len(fields) > 2 and sum(map(len, fields.values())) > max_bytes + SLACK:
+        raise FactTooLarge(f"the entry's fields together are over the limit of {max_bytes} bytes")
+
+
+def _fact_or_error(entry: Read, max_bytes: int) -> Fact | CoordError:
+    try:
+        return fact_of(entry.stream, entry.fields, max_bytes)
+    except CoordError as error:
+        return error
+
+
+def _is_of(text: str, alphabet: bytes) -> bool:
+    return text.isascii() and not text.encode().translate(None, alphabet)
 
 
 def caller_of(fields: Mapping[bytes, bytes]) -> str:

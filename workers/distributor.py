@@ -56,6 +56,7 @@ class Distributor(Service):
     """Admits tasks, places them, settles what becomes of them."""
 
     kind: ClassVar[str] = "distributor"
+    checked: ClassVar[frozenset[type[Fact]]] = frozenset({StrategySet, SettingSet, TaskSubmitted})
     #: Each round trip's own facts are fenced by leases and ids, so their order does not matter. Four keep the server at
     #: work while this process packs and unpacks: the drain gains about a tenth over two; more were not tried.
     depth: ClassVar[int] = 4
@@ -85,11 +86,10 @@ class Distributor(Service):
         """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
         calls: list[Call[Any]] = []
         told_of: list[list[Told[Any]]] = []
-        for kinds, handler in HANDLERS.items():
-            told = [one for one in batch if type(one.fact) in kinds]
-            if told:
-                calls.append(handler(self, told))
-                told_of.append(told)
+        by_handler = _by_handler(batch)
+        for handler, told in by_handler.items():
+            calls.append(handler(self, told))
+            told_of.append(told)
         placements = self.planner.plan(self.cell.settings.batch) if self._may_place() else []
         if placements:
             calls.append(self.cell.scripts.dispatch(placements))
@@ -110,7 +110,7 @@ class Distributor(Service):
             self._wanted |= self.planner.answered(placements, answers[-1])
         if self._wanted or self._can_place():
             self._kicked.set()
-        if any(isinstance(one.fact, StrategySet | SettingSet) for one in batch):
+        if Distributor.configure in by_handler:
             await self.read_settings()
         return failures
 
@@ -320,16 +320,32 @@ def _share(raw: str, otherwise: float) -> float:
     return otherwise
 
 
-HANDLERS: dict[tuple[type[Fact], ...], Callable[[Distributor, list[Told[Any]]], Call[Any]]] = {
-    (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased): Distributor.settle,
-    (AgentLost,): Distributor.reclaim,
-    (LeaseLost,): Distributor.forfeit,
-    (StrategySet, SettingSet): Distributor.configure,
-    (TaskReplayed,): Distributor.replay,
-    (EntryReplayed,): Distributor.unbury,
-    (DeadPurged,): Distributor.purge,
-    (TaskCancelRequested,): Distributor.cancel,
-    (TaskSubmitted,): Distributor.admit,
+def _by_handler(batch: list[Told[Any]]) -> dict[Handler, list[Told[Any]]]:
+    """The facts of a batch that each handler is for, in the order of their calls."""
+    found: dict[Handler, list[Told[Any]]] = {handler: [] for handler in HANDLERS.values()}
+    for one in batch:
+        found[HANDLERS[type(one.fact)]].append(one)
+    return {handler: told for handler, told in found.items() if told}
+
+
+Handler = Callable[[Distributor, list[Told[Any]]], Call[Any]]
+
+#: In the order of the calls in a round trip.
+HANDLERS: dict[type[Fact], Handler] = {
+    TaskStarted: Distributor.settle,
+    TaskProgressed: Distributor.settle,
+    TaskCompleted: Distributor.settle,
+    TaskFailed: Distributor.settle,
+    TaskReleased: Distributor.settle,
+    AgentLost: Distributor.reclaim,
+    LeaseLost: Distributor.forfeit,
+    StrategySet: Distributor.configure,
+    SettingSet: Distributor.configure,
+    TaskReplayed: Distributor.replay,
+    EntryReplayed: Distributor.unbury,
+    DeadPurged: Distributor.purge,
+    TaskCancelRequested: Distributor.cancel,
+    TaskSubmitted: Distributor.admit,
 }
 
 #: What is done by the clock: seconds between two times.

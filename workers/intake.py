@@ -138,14 +138,18 @@ class Intake:
     async def _decode(self, entries: Sequence[Entry]) -> list[Told[Any]]:
         told: list[Told[Any]] = []
         bad: list[tuple[Entry, str, str]] = []
-        for entry in entries:
+        service, checked = self.service, self.service.checked
+        for entry, fact in zip(entries, codec.facts_of(entries, self._max_bytes), strict=True):
             try:
-                fact = codec.fact_of(entry.stream, entry.fields, self._max_bytes)
-                self.service.check(fact)
+                if isinstance(fact, CoordError):
+                    raise fact
+                if type(fact) in checked:
+                    service.check(fact)
             except CoordError as error:
                 bad.append((entry, error.code, str(error)))
             else:
-                told.append(Told(entry, fact, codec.caller_of(entry.fields)))
+                caller = codec.caller_of(entry.fields) if b"caller" in entry.fields else ""
+                told.append(Told(entry, fact, caller))
         if bad:
             await self._bury(bad)
         return told

@@ -13,6 +13,9 @@ from workers.cell import Cell
 
 F = TypeVar("F")
 
+#: The words of scripts that put an entry off.
+PUT_OFF = frozenset({"WAIT", "MORE"})
+
 
 class Told(NamedTuple, Generic[F]):
     """A fact with the entry that told it."""
@@ -40,6 +43,8 @@ class Service(ABC):
     """One kind of worker: what it does with a batch of facts, and what by the clock."""
 
     kind: ClassVar[str]
+    #: The facts that ``check`` looks at.
+    checked: ClassVar[frozenset[type[Fact]]] = frozenset()
     #: Batches in flight at once. More than one only where the order of batches does not matter.
     depth: ClassVar[int] = 1
 
@@ -60,9 +65,11 @@ class Service(ABC):
 
     def hold(self, batch: list[Told[Any]], words: list[str]) -> None:
         """Remember what its script put off (WAIT, MORE), and forget what it has done."""
+        if not self.held and PUT_OFF.isdisjoint(words):
+            return
         for told, word in zip(batch, words, strict=True):
             key = (told.entry.stream, told.entry.id)
-            if word in {"WAIT", "MORE"}:
+            if word in PUT_OFF:
                 self.held[key] = told
             else:
                 self.held.pop(key, None)
