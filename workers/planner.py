@@ -7,6 +7,7 @@ view. Pools are served in the order of their first task's score, a few at a time
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 
 from coord import codec
@@ -120,12 +121,13 @@ class Planner:
             still = []
             for turn in order:
                 _, pool, waiting, group = turn
+                why = self._explain(group)
                 for _ in range(min(TURN, waiting.left, most - len(placed))):
                     agent = self.view.take(group)
                     if agent is None:
                         break
                     waiting.planned += 1
-                    placed.append((pool, agent.agent_id, agent.rev, self._explain(group)))
+                    placed.append((pool, agent.agent_id, agent.rev, why))
                 else:
                     if waiting.left > 0:
                         still.append(turn)
@@ -141,6 +143,8 @@ class Planner:
         changed: set[str] = set()
         self.unanswered(placements)
         for placement, word in zip(placements, batch.words, strict=True):
+            if word == "ASSIGNED":
+                continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)
                 self.broken.add(placement.agent_id)
@@ -156,11 +160,12 @@ class Planner:
 
     def unanswered(self, placements: list[Placement]) -> None:
         """These are planned no longer: answered now, or never, because their round trip failed."""
-        for placement in placements:
-            waiting = self.waiting.get(placement.pool)
-            if waiting is not None and waiting.planned:
-                waiting.planned -= 1
-            self.view.answered(placement.agent_id)
+        for pool, count in Counter([placement.pool for placement in placements]).items():
+            waiting = self.waiting.get(pool)
+            if waiting is not None:
+                waiting.planned = max(0, waiting.planned - count)
+        for agent_id, count in Counter([placement.agent_id for placement in placements]).items():
+            self.view.answered(agent_id, count)
 
     def is_ready(self) -> bool:
         """Whether a plan would place anything."""

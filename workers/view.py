@@ -124,13 +124,16 @@ class View:
         seat = self.seats[agent_id]
         seat.planned += 1
         self._refresh(seat)
+        # This group need not look for what has changed before the next is taken from it.
+        _offer_in(seat.agent, group)
+        group.version = self._version
         return seat.agent
 
-    def answered(self, agent_id: str) -> None:
-        """One planned task of the agent has been answered, whatever the answer; its true load is heard apart."""
+    def answered(self, agent_id: str, count: int = 1) -> None:
+        """So many planned tasks of the agent have been answered, whatever the answer; its true load is heard apart."""
         seat = self.seats.get(agent_id)
         if seat is not None and seat.planned:
-            seat.planned -= 1
+            seat.planned = max(0, seat.planned - count)
             self._refresh(seat)
 
     def suspend(self, agent_id: str) -> None:
@@ -173,10 +176,11 @@ class View:
         group.version = self._version
 
     def _refresh(self, seat: Seat) -> None:
-        seat.agent.load = seat.heard + seat.planned
+        agent, changed = seat.agent, self._changed
+        agent.load = seat.heard + seat.planned
         self._version += 1
-        self._changed.pop(seat.agent.agent_id, None)
-        self._changed[seat.agent.agent_id] = self._version
+        changed.pop(agent.agent_id, None)
+        changed[agent.agent_id] = self._version
 
     def _drop(self, key: tuple[bytes, str]) -> None:
         group = self._groups.pop(key)
@@ -191,9 +195,11 @@ class View:
 
 
 def _refresh_in(seat: Seat, group: Group) -> None:
-    agent = seat.agent
-    if agent.agent_id not in group.eligible:
-        return
+    if seat.agent.agent_id in group.eligible:
+        _offer_in(seat.agent, group)
+
+
+def _offer_in(agent: FleetAgent, group: Group) -> None:
     if agent.active and agent.load < agent.capacity:
         group.strategy.offer(agent)
     else:
