@@ -6,8 +6,9 @@ A report appended twice is harmless: the second finds its lease settled and gets
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Raw
 
@@ -41,13 +42,6 @@ LONGEST_MESSAGE = 4_096
 _encode = codec.encode
 
 
-class Finished(NamedTuple):
-    """An outcome that was told."""
-
-    at: float
-    packed: bytes
-
-
 class Reports:
     """An agent's reports; ``answered`` is called with each attempt whose outcome Redis has."""
 
@@ -58,7 +52,10 @@ class Reports:
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
         self._unanswered = 0
-        self._finished: dict[str, Finished] = {}
+        #: By lease: the outcomes that were told, packed, the oldest first; and when each was told. (An OrderedDict
+        #: knows its first; a dict would look for it among the places of all that were deleted before.)
+        self._finished: OrderedDict[str, bytes] = OrderedDict()
+        self._finished_at: deque[float] = deque()
         self._finished_bytes = 0
         self._flushed = asyncio.Event()
         self._flushed.set()
@@ -109,10 +106,10 @@ class Reports:
 
     def tell_again(self, lease: str) -> bool:
         """Tell the outcome that this lease had once more; False if none is remembered."""
-        finished = self._finished.get(lease)
-        if finished is None:
+        packed = self._finished.get(lease)
+        if packed is None:
             return False
-        self._link.send_lasting(finished.packed, _ignored)
+        self._link.send_lasting(packed, _ignored)
         return True
 
     async def flushed(self, limit_s: float) -> bool:
@@ -132,20 +129,27 @@ class Reports:
             self._flushed.clear()
         self._unanswered += 1
         self._link.send_lasting(packed, self._told, attempt)
-        now = self._loop.time()
-        self._finished[attempt.lease] = Finished(now, packed)
-        self._finished_bytes += len(packed)
-        self._forget(now)
+        self._remember(attempt.lease, packed)
 
-    def _forget(self, now: float) -> None:
-        finished = self._finished
-        while finished:
-            lease = next(iter(finished))
-            at, packed = finished[lease]
-            if len(finished) <= REMEMBERED and self._finished_bytes <= REMEMBERED_BYTES and at > now - REMEMBERED_S:
-                return
-            del finished[lease]
-            self._finished_bytes -= len(packed)
+    def _remember(self, lease: str, packed: bytes) -> None:
+        finished, told_at = self._finished, self._finished_at
+        if lease in finished:
+            return  # the first outcome is the one that counts
+        now = self._loop.time()
+        finished[lease] = packed
+        told_at.append(now)
+        self._finished_bytes += len(packed)
+        while finished and self._has_too_much(now):
+            _, oldest = finished.popitem(last=False)
+            told_at.popleft()
+            self._finished_bytes -= len(oldest)
+
+    def _has_too_much(self, now: float) -> bool:
+        return (
+            len(self._finished) > REMEMBERED
+            or self._finished_bytes > REMEMBERED_BYTES
+            or self._finished_at[0] <= now - REMEMBERED_S
+        )
 
     def _told(self, attempt: Attempt, answer: Any) -> None:
         if isinstance(answer, ErrorAnswer):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import hiredis
+from msgspec import Struct
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
@@ -30,7 +31,7 @@ class ConnectionLost(Exception):
     """Given to a callback instead of an answer: the command was sent or not, was carried out or not."""
 
 
-class Order(NamedTuple):
+class Order(Struct, frozen=True):
     """A command under way."""
 
     done: Callable[[Any, Any], None]  #: called as ``done(about, answer)``
