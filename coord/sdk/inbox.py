@@ -107,21 +107,20 @@ class Inbox:
                 self._hand_on(lane, answer.get(name, ()))
             for entry, flat in answer.get(replies, ()):
                 self._cursors[-1] = entry
-                self._guarded(self._answered, _fields(flat))
+                try:
+                    self._answered(_fields(flat))
+                except Exception:
+                    log.exception("inbox.not_understood", agent_id=self._agent_id)
             self._read()
         self._ask()
 
     def _hand_on(self, lane: int, entries: Any) -> None:
         for entry, flat in entries:
             self._cursors[lane] = entry
-            self._guarded(self._take, lane, entry, _fields(flat))
-
-    def _guarded(self, take: Callable[..., None], *args: Any) -> None:
-        """An entry that cannot be understood must not keep us from the next."""
-        try:
-            take(*args)
-        except Exception:
-            log.exception("inbox.not_understood", agent_id=self._agent_id)
+            try:  # one that cannot be understood must not keep us from the next
+                self._take(lane, entry, _fields(flat))
+            except Exception:
+                log.exception("inbox.not_understood", agent_id=self._agent_id)
 
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:

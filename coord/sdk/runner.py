@@ -54,6 +54,7 @@ class Runner:
         self._reports = reports
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._tell = self.progress
         self._running: dict[str, Attempt] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._all_ended: asyncio.Event | None = None
@@ -66,7 +67,7 @@ class Runner:
     def start(self, attempt: Attempt) -> None:
         """Run the handler of a claimed attempt."""
         attempt.started_at = self._loop.time()
-        task: Any = Task(attempt, self.progress)
+        task: Any = Task(attempt, self._tell)
         args: tuple[Any, ...] = (task,)
         try:
             assigned = _assigned(attempt.raw)
