@@ -90,6 +90,9 @@ class Distributor(Service):
         for handler, told in by_handler.items():
             calls.append(handler(self, told))
             told_of.append(told)
+        room = self.planner.expect_room(
+            [one.fact.lease for one in by_handler.get(Distributor.settle, ()) if type(one.fact) in ENDINGS]
+        )
         placements = self.planner.plan(self.cell.settings.batch) if self._may_place() else []
         if placements:
             calls.append(self.cell.scripts.dispatch(placements))
@@ -97,10 +100,12 @@ class Distributor(Service):
             answers: list[Any] = await self.cell.scripts.run(*calls)
         except BaseException as error:
             self.planner.unanswered(placements)
+            self.planner.room_answered(room)
             # Reports are settled all the same, which makes room; assignments would take it, so they wait a while.
             if isinstance(error, redis_errors.OutOfMemoryError):
                 self._refused_at = time.monotonic()
             raise
+        self.planner.room_answered(room)
         failures: list[Failure] = []
         for told, answer in zip(told_of, answers, strict=False):
             words = self._hear(answer)
@@ -327,6 +332,9 @@ def _by_handler(batch: list[Told[Any]]) -> dict[Handler, list[Told[Any]]]:
         found[HANDLERS[type(one.fact)]].append(one)
     return {handler: told for handler, told in found.items() if told}
 
+
+#: The reports that end a lease.
+ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
 
 Handler = Callable[[Distributor, list[Told[Any]]], Call[Any]]
 

@@ -20,6 +20,8 @@ from workers.view import Group, View
 TURN = 16
 #: Pool definitions remembered at most, so that a pool that comes and goes need not be read again.
 DEFINITIONS_KEPT = 10_000
+#: Leases remembered at most: another distributor may be told of the end of any.
+LEASES_KEPT = 50_000
 
 
 class Waiting:
@@ -52,6 +54,7 @@ class Planner:
         self.is_stale = True
         #: Agents that dispatch raised an error for; they are suspended until their rows are read again.
         self.broken: set[str] = set()
+        self._leases: dict[str, str] = {}  # lease -> agent, of those given from here whose end has not been seen
         self._explanations: dict[tuple[str, int], bytes] = {}
 
     def forget(self) -> None:
@@ -144,6 +147,7 @@ class Planner:
         self.unanswered(placements)
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
+                self._leases[placement.lease] = placement.agent_id
                 continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)
@@ -151,12 +155,29 @@ class Planner:
             elif word in {"CHANGED", "INACTIVE"}:
                 self.view.suspend(placement.agent_id)
                 changed.add(placement.agent_id)
+        while len(self._leases) > LEASES_KEPT:
+            del self._leases[next(iter(self._leases))]
         self.hear(batch)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
             if waiting is not None and waiting.length == 0 and not waiting.planned:
                 del self.waiting[pool]
         return changed
+
+    def expect_room(self, leases: Iterable[str]) -> Counter[str]:
+        """These leases are about to end, in the same round trip as the plan; the slots of each agent.
+
+        Known are those that were given from here and have not ended.
+        """
+        room = Counter([agent_id for lease in leases if (agent_id := self._leases.pop(lease, None)) is not None])
+        for agent_id, count in room.items():
+            self.view.free(agent_id, count)
+        return room
+
+    def room_answered(self, room: Counter[str]) -> None:
+        """The round trip is over; what came of it is heard as true loads."""
+        for agent_id, count in room.items():
+            self.view.free(agent_id, -count)
 
     def unanswered(self, placements: list[Placement]) -> None:
         """These are planned no longer: answered now, or never, because their round trip failed."""

@@ -42,13 +42,14 @@ class Group:
 class Seat:
     """One agent in the view."""
 
-    __slots__ = ("agent", "groups", "heard", "heard_at", "planned")
+    __slots__ = ("agent", "freed", "groups", "heard", "heard_at", "planned")
 
     def __init__(self, agent: FleetAgent) -> None:
         self.agent = agent
         self.heard = agent.load
         self.heard_at = time.monotonic()
         self.planned = 0
+        self.freed = 0  #: slots that round trips under way make free
         self.groups: list[Group] = []
 
 
@@ -136,6 +137,13 @@ class View:
             seat.planned = max(0, seat.planned - count)
             self._refresh(seat)
 
+    def free(self, agent_id: str, count: int) -> None:
+        """So many tasks of the agent end in a round trip that is about to be sent; negative: it is over."""
+        seat = self.seats.get(agent_id)
+        if seat is not None:
+            seat.freed = max(0, seat.freed + count)
+            self._refresh(seat)
+
     def suspend(self, agent_id: str) -> None:
         """Plan nothing for an agent until its row is read again: it is not what the view thought."""
         seat = self.seats.get(agent_id)
@@ -177,7 +185,7 @@ class View:
 
     def _refresh(self, seat: Seat) -> None:
         agent, changed = seat.agent, self._changed
-        agent.load = seat.heard + seat.planned
+        agent.load = max(0, seat.heard + seat.planned - seat.freed)
         self._version += 1
         changed.pop(agent.agent_id, None)
         changed[agent.agent_id] = self._version

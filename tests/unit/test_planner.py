@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
@@ -209,3 +211,43 @@ def test_definitions_are_kept_to_a_number() -> None:
     assert len(planner.definitions) == kept
     assert "p0" in planner.definitions
     assert "p1" not in planner.definitions
+
+
+def test_slots_that_the_same_round_trip_makes_free_are_planned_on() -> None:
+    """Until it is answered; then what was heard counts, and a lease that was given elsewhere tells nothing."""
+    planner = planner_of(1, 1)
+    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    first = planner.plan(10)
+    planner.answered(first, heard("ASSIGNED", "ASSIGNED", loads={"a0": 1, "a1": 1}, p1=(7, 1.0)))
+    assert not planner.is_ready()
+    ended = first[0]
+    room = planner.expect_room([ended.lease, "0" * 16])
+    (again,) = planner.plan(10)
+    assert again.agent_id == ended.agent_id
+    planner.room_answered(room)
+    planner.hear(heard(loads={ended.agent_id: 0}))
+    planner.answered([again], heard("ASSIGNED", loads={ended.agent_id: 1}, p1=(6, 1.0)))
+    assert not planner.is_ready()
+    assert not planner.expect_room([ended.lease])  # its end was told once
+
+
+def test_slots_of_a_round_trip_that_failed_are_not_free() -> None:
+    """Whether they are is heard as a load, or read."""
+    planner = planner_of(1)
+    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    (first,) = planner.plan(10)
+    planner.answered([first], heard("ASSIGNED", loads={"a0": 1}, p1=(8, 1.0)))
+    planner.room_answered(planner.expect_room([first.lease]))
+    assert not planner.is_ready()
+    planner.hear(heard(loads={"a0": 0}))
+    assert planner.is_ready()
+
+
+def test_leases_whose_end_is_told_elsewhere_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first."""
+    monkeypatch.setattr(planner_module, "LEASES_KEPT", 1)
+    planner = planner_of(2)
+    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    older, newer = planner.plan(10)
+    planner.answered([older, newer], heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p1=(7, 1.0)))
+    assert planner.expect_room([older.lease, newer.lease]) == {"a0": 1}

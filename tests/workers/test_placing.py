@@ -288,3 +288,24 @@ def _health(view: View) -> float:
 async def _beat(cell: RunningCell, **metrics: float) -> None:
     fact: msgspec.Struct = AgentHeartbeat(agent_id="a0", load_metrics=metrics)
     await append(cell.redis, cell.keys, [Append("in:beats", fact)])
+
+
+async def test_a_report_and_the_next_assignment_share_a_round_trip(cell: RunningCell, caller: Caller) -> None:
+    """The slot that a report makes free has its next task before the report is answered."""
+    (agent,) = await fleet(cell, 1)
+    (worker,) = cell.of_kind("distributor")
+    sent: list[list[str]] = []
+    scripts = distributor(worker).cell.scripts
+    run = type(scripts).run
+
+    async def seen(*calls: Any) -> list[Any]:
+        sent.append([call.script for call in calls])
+        return await run(scripts, *calls)
+
+    scripts.run = seen  # type: ignore[method-assign]
+    await caller.submit(2)
+    await agent.await_inbox()
+    await agent.work_once()
+    await await_count(cell, TaskState.COMPLETED, 1)
+    await await_count(cell, TaskState.ASSIGNED, 1)
+    assert ["settle", "dispatch"] in sent
