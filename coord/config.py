@@ -156,7 +156,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_tasks: Count = 100_000
     #: The same limit in bytes of waiting tasks' bodies.
     max_backlog_bytes: Bytes = GIB
-    #: Entries of each log stream (MAXLEN ~): about 64 MiB at 600 bytes each.
+    #: Entries of each log stream (MAXLEN ~): about 64 MiB at 600 bytes each. Of log:tasks, events, many to an entry.
     log_entries: Count = 100_000
     #: Answers waiting for one caller …
     replies_entries: Count = 10_000

@@ -67,7 +67,8 @@ tasks:terminal, tasks:dead            zset    completed, cancelled, expired; fai
 tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
-                                              not), submitted:{priority} and other totals; backlog_bytes; pools_rev
+                                              not), submitted:{priority} and other totals; backlog_bytes; pools_rev;
+                                              task_events (ever written to log:tasks)
 ====================================  ======  ==============================================================
 
 Delivery
@@ -93,7 +94,10 @@ worker:{kind}:{name}                  hash    presence: pid host version started
 workers:{kind}                        zset    name -> ms of its last presence
 dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) whole (1: that
                                               is all of it, so it may be replayed) caller code reason
-log:agents, log:tasks, log:messages   stream  what happened; capped
+log:agents, log:messages              stream  what happened; capped
+log:tasks                             stream  what happened; capped by events. The events of one kind in a batch are one
+                                              entry: each field holds a value for each task, with spaces between. seq:
+                                              the number of its last event since the cell began
 log:control                           stream  settings changed, dead letters purged, entries replayed; capped
 ====================================  ======  ==============================================================
 """

@@ -13,8 +13,20 @@ from coord.fsck import Books, Finding, read_books
 from coord.fsck.books import GRAVEYARD, HELD, WAITING, Record
 from coord.fsck.checks import alarms, ends, gauges, lifetimes, structures, sums
 from coord.keys import Keys
+from coord.models.events import Event
+from coord.sdk.feed import events
 
-__all__ = ["GRAVEYARD", "HELD", "WAITING", "Books", "Record", "assert_keys_end", "assert_ledger", "read_books"]
+__all__ = [
+    "GRAVEYARD",
+    "HELD",
+    "WAITING",
+    "Books",
+    "Record",
+    "assert_keys_end",
+    "assert_ledger",
+    "events_of_tasks",
+    "read_books",
+]
 
 
 async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> None:
@@ -36,6 +48,11 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
 async def assert_keys_end(redis: Any, keys: Keys) -> None:
     """Fail if a key that should end by itself has no TTL, or one of a living thing has one."""
     _assert_none(lifetimes(await read_books(redis, keys, Settings())))
+
+
+async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
+    """What the log tells of tasks, oldest first."""
+    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log == "tasks"]
 
 
 def _assert_counters(books: Books, *, trimmed: bool) -> None:

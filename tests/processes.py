@@ -22,7 +22,7 @@ from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.keys import Keys
 from coord.models.tasks import TERMINAL, TaskState
-from tests.ledger import assert_keys_end, assert_ledger
+from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -185,8 +185,8 @@ class House:
         await self.settle_down()
         records = await queries.tasks(self.redis, self.keys, ids)
         assert Counter(one.state if one else None for one in records) == {state: len(ids)}
-        log = await self.redis.execute_command("XRANGE", self.keys.of("log:tasks"), "-", "+")
-        outcomes = Counter(fields[b"task_id"] for _, fields in log if fields[b"type"].decode() == f"task.{state}")
+        log = await events_of_tasks(self.redis, self.keys)
+        outcomes = Counter(one.fields["task_id"] for one in log if one.type == f"task.{state}")
         assert set(outcomes.values()) == {1}
         assert len(outcomes) == len(ids)
         assert [key async for key in self.redis.scan_iter(match=self.keys.inflight("*"))] == []

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Admits a batch of submitted tasks: records each and puts it where it waits. The same id twice has one effect.
--- include: base records tasks attempts
+-- include: base records tasklog tasks attempts
 -- moves: none>queued none>scheduled none>refused none>cancelled
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled
 -- ARGV[12] backlog limit, tasks
@@ -138,7 +138,7 @@ local function admit(i, options)
   bump(counter('submitted', priority), 1)
   bump(counter(state, priority), 1)
   bump('backlog_bytes', #body)
-  log_task('task.' .. state, id, 'priority', priority)
+  log_each('task.' .. state, id, 'priority', priority)
   answer(caller, entry)
   return string.upper(state)
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
--- include: base records tasks attempts
+-- include: base records tasklog tasks attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- ARGV[12] ms of grace for an agent to stop
 -- ARGV[13] number of requests, then for each: entry id | task id | caller or '' | reason

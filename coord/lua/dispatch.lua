@@ -1,12 +1,14 @@
 #!lua
 -- Assigns waiting tasks to agents as planned; the only authority over who gets what.
--- include: base records tasks
+-- include: base records tasklog tasks
 -- moves: queued>assigned
 -- ARGV[5]  ms within which an agent has to claim what it is assigned
 -- ARGV[6]  ms that bound an attempt of an agent without incarnation, whose leases cannot be listed
 -- ARGV[7]  number of explanations, then each (opaque JSON)
--- then the number of placements, then for each:
---   pool | agent id | the agent's rev as the plan saw it | lease (16 hex digits, fresh) | index of its explanation
+-- then the number of groups of placements that share all this, then for each:
+--   pool | agent id | the agent's rev as the plan saw it | index of its explanation | number of its placements
+-- then the number of placements, then for each, in the order in which they get tasks:
+--   index of its group | lease (16 hex digits, fresh)
 -- Returns {words, loads, pools, pools_rev, raised}. Words: ASSIGNED; EMPTY (nothing waits in the pool); INACTIVE, CHANGED,
 --   FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned
@@ -20,34 +22,32 @@ end
 
 local agents = {}
 local function load_agent(id)
-  if not agents[id] then
-    local inflight = P .. 'inflight:' .. id
+  local agent = agents[id]
+  if not agent then
     local values = call('HMGET', P .. 'agent:' .. id, 'rev', 'capacity', 'term', 'incarnation')
-    agents[id] = {
+    agent = {
       active = call('SISMEMBER', P .. 'agents:active', id) == 1,
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
-      load = call('SCARD', inflight), inflight = inflight, lanes = {},
+      load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {},
     }
+    agents[id] = agent
   end
-  return agents[id]
+  return agent
 end
 
--- First who may be given a task, then as many tasks of each pool as that makes, popped at once.
+-- First who may be given how many tasks, then as many tasks of each pool as that makes, popped at once.
 local wanted = {}
-local function accept(i)
-  local pool, agent_id, rev = unpack(ARGV, i, i + 2)
-  local agent = load_agent(agent_id)
-  touched_agents[agent_id] = true
+local function accept(group)
+  local agent = load_agent(group.agent_id)
   if not agent.active then
     return 'INACTIVE'
-  elseif agent.rev ~= rev then
+  elseif agent.rev ~= group.rev then
     return 'CHANGED'
-  elseif agent.load >= agent.capacity then
-    return 'FULL'
   end
-  agent.load = agent.load + 1
-  wanted[pool] = (wanted[pool] or 0) + 1
-  return 'ASSIGNED'
+  group.room = math.min(group.count, math.max(0, agent.capacity - agent.load))
+  agent.load = agent.load + group.room
+  wanted[group.pool] = (wanted[group.pool] or 0) + group.room
+  return 'FULL'
 end
 
 -- The next tasks of a pool, in their order.
@@ -73,8 +73,8 @@ local function pop(pool)
   end
 end
 
-local function assign(i, task)
-  local agent_id, lease, explanation = ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
+local function assign(group, lease, task)
+  local agent_id = group.agent_id
   local agent = agents[agent_id]
   local _, priority, attempt, timeout, deadline, body = unpack(task.values)
   attempt = attempt and int(tonumber(attempt) + 1) or '1'
@@ -85,7 +85,7 @@ local function assign(i, task)
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
   local timeout_at = timeout and int(now + timeout) or '0'
   call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, agent.term, attempt, NOW,
-    START_BY, timeout_at, explanations[tonumber(explanation)]))
+    START_BY, timeout_at, group.explanation))
   gather('SADD', agent.inflight, task.id)
   if deadline or timeout then
     task.state, task.start_by, task.deadline, task.timeout_at = 'assigned', START_BY, deadline or nil, timeout and timeout_at
@@ -95,34 +95,42 @@ local function assign(i, task)
   end
   move(priority, 'queued', 'assigned')
   bump('backlog_bytes', -#body)
-  log_task('task.assigned', task.id, 'agent_id', agent_id, 'attempt', attempt)
+  log_each('task.assigned', task.id, 'agent_id', agent_id, 'attempt', attempt)
   return 'ASSIGNED'
 end
 
-local words = {}
-local first, last = at + 1, at + tonumber(ARGV[at]) * 5
-for i = first, last, 5 do
-  words[#words + 1] = guarded(accept, i)
+local groups = {}
+for n = 1, tonumber(ARGV[at]) do
+  local pool, agent_id, rev, explanation, count = unpack(ARGV, at + 1, at + 5)
+  local group = { pool = pool, agent_id = agent_id, rev = rev, explanation = explanations[tonumber(explanation)],
+    count = tonumber(count), room = 0 }
+  -- What is said to those for whom there is no room.
+  group.otherwise = guarded(accept, group)
+  groups[n] = group
+  at = at + 5
 end
 for pool in pairs(wanted) do
   local word, failed = guarded(pop, pool)
   popped[pool].failed = failed and word or nil
 end
-for i = first, last, 5 do
-  local n = (i - first) / 5 + 1
-  if words[n] == 'ASSIGNED' then
-    local tasks = popped[ARGV[i]]
+local words = {}
+for n = 1, tonumber(ARGV[at + 1]) do
+  local group, lease = groups[tonumber(ARGV[at + 2 * n])], ARGV[at + 2 * n + 1]
+  local word, failed = group.otherwise, false
+  if group.room > 0 then
+    group.room = group.room - 1
+    local tasks = popped[group.pool]
     local task = tasks[tasks.next]
     if task then
-      local word, failed = guarded(assign, i, task)
-      words[n] = word
+      word, failed = guarded(assign, group, lease, task)
       if not failed then
         tasks.next = tasks.next + 1
       end
     else
-      words[n] = tasks.failed or 'EMPTY'
+      word = tasks.failed or 'EMPTY'
     end
   end
+  words[n] = word
 end
 -- Nothing is ever nowhere: what could not be assigned waits on.
 for pool, tasks in pairs(popped) do

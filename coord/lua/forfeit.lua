@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes back single tasks whose leases their agents no longer hold.
--- include: base records tasks attempts
+-- include: base records tasklog tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] number of losses, then for each: entry id | agent id | task id | lease
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);

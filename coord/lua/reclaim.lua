@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes back what lost agents had in flight, in the term that ended and in earlier ones.
--- include: base records tasks attempts
+-- include: base records tasklog tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] tasks taken back at most for one loss in one call
 -- ARGV[13] number of losses, then for each: entry id | agent id | term that ended
@@ -14,8 +14,8 @@ local function take_back(agent_id, id, term)
   local task = load_rest(load_task(id))
   if not is_held(task) or task.agent_id ~= agent_id then
     -- Its record is gone or says otherwise (flushed, or a fail-over rewound it): the set must not go on counting it.
-    touched_agents[agent_id] = true
-    call('SREM', P .. 'inflight:' .. agent_id, id)
+    load_of(agent_id)
+    gather('SREM', P .. 'inflight:' .. agent_id, id)
     return 'FOREIGN'
   elseif (tonumber(task.term) or 0) > term then
     return 'LATER'

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Sets failed tasks going again on an operator's request: the same id, fresh attempts, the story of the earlier ones kept.
--- include: base records tasks
+-- include: base records tasklog tasks
 -- moves: failed>queued
 -- ARGV[5] to ARGV[9] head start in ms of urgent, critical, high, normal and low tasks
 -- ARGV[10] number of requests, then for each: entry id | task id | caller or ''
@@ -40,7 +40,7 @@ local function replay(i)
   move(task.priority, 'failed', 'queued')
   bump('backlog_bytes', call('HSTRLEN', task.key, 'body'))
   bump('replayed', 1)
-  log_task('task.replayed', id, 'priority', task.priority)
+  log_each('task.replayed', id, 'priority', task.priority)
   answer(caller, entry)
   return 'REPLAYED'
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Settles a batch of agents' reports. A report counts only with its task's current lease.
--- include: base records tasks attempts
+-- include: base records tasklog tasks attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[12] number of reports, then for each:
@@ -13,7 +13,7 @@
 local function completed(task, started, result)
   unassign(task)
   close(task, 'completed', 'result', result, LIMITS.terminal_ttl, 'tasks:terminal', started)
-  log_task('task.completed', task.id, 'agent_id', task.agent_id)
+  log_each('task.completed', task.id, 'agent_id', task.agent_id)
 end
 
 local function started(task, at)
@@ -29,7 +29,7 @@ local function started(task, at)
   set_alarm(task)
   call('HSET', task.key, 'state', 'running', 'started_at', at)
   move(task.priority, 'assigned', 'running')
-  log_task('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
+  log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
 local function settle(i)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Does what is due by the clock: run times, start and attempt timeouts, deadlines, cancel graces; and forgets old records.
--- include: base records tasks attempts
+-- include: base records tasklog tasks attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
@@ -65,7 +65,7 @@ local function wake(id)
       call('HSET', P .. 'task:' .. id, 'state', 'queued')
       call('HDEL', P .. 'task:' .. id, 'run_at')
       move(task.priority, 'scheduled', 'queued')
-      log_task('task.queued', id, 'priority', task.priority)
+      log_each('task.queued', id, 'priority', task.priority)
       return 'QUEUED'
     end
   end

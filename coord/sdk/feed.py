@@ -120,17 +120,17 @@ async def _step(redis: Redis, keys: Keys, places: Mapping[str, Place], block_ms:
         command += ["BLOCK", block_ms]
     command += ["STREAMS", *(keys.of(f"log:{log}") for log in LOGS), *(places[log].cursor for log in LOGS)]
     answer: dict[bytes, Any] = await redis.execute_command(*command) or {}
-    read: dict[str, list[Event]] = {}
+    read: dict[str, list[tuple[str, Mapping[bytes, bytes]]]] = {}
     for log in LOGS:
         batches = answer.get(keys.of(f"log:{log}").encode(), ())
-        read[log] = [_event(log, entry_id, fields or {}) for batch in batches for entry_id, fields in batch]
+        read[log] = [(entry_id.decode(), fields or {}) for batch in batches for entry_id, fields in batch]
     # A log that has more to tell holds the others back: their later entries are read again in the next step.
-    fence = min((order(some[-1].id) for some in read.values() if len(some) >= COUNT), default=None)
+    fence = min((order(some[-1][0]) for some in read.values() if len(some) >= COUNT), default=None)
     for log, some in read.items():
-        told = [event for event in some if fence is None or order(event.id) <= fence]
+        told = [(entry_id, fields) for entry_id, fields in some if fence is None or order(entry_id) <= fence]
         if told:
-            places[log].advance(told[-1].id, len(told))
-            found += told
+            places[log].advance(told[-1][0], len(told))
+            found += (event for entry_id, fields in told for event in _events(log, entry_id, fields))
     found.sort(key=lambda event: order(event.id))
     return found
 
@@ -139,6 +139,12 @@ async def _windows(redis: Redis, keys: Keys) -> dict[str, LogWindow]:
     return {log: await queries.log_window(redis, keys.of(f"log:{log}")) for log in LOGS}
 
 
-def _event(log: str, entry_id: bytes, raw: Mapping[bytes, bytes]) -> Event:
+def _events(log: str, entry_id: str, raw: Mapping[bytes, bytes]) -> list[Event]:
+    """What an entry tells: of the tasks of a batch, each of its fields holds as many values, a space between them."""
     fields = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in raw.items()}
-    return Event(log, entry_id.decode(), fields.pop("type", ""), fields)
+    kind = fields.pop("type", "")
+    fields.pop("seq", None)
+    if " " not in fields.get("task_id", ""):
+        return [Event(log, entry_id, kind, fields)]
+    told = zip(*(values.split(" ") for values in fields.values()), strict=False)
+    return [Event(log, entry_id, kind, dict(zip(fields, values, strict=True))) for values in told]

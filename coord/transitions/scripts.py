@@ -126,13 +126,23 @@ class Scripts(ControlScripts):
     def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
         """Assign waiting tasks as planned; words ASSIGNED, EMPTY, INACTIVE, CHANGED, FULL. Never repeat a call."""
         explanations: dict[bytes, int] = {}
+        groups: dict[tuple[str, str, int, bytes], int] = {}
+        sizes: list[int] = []
+        leases: list[Arg] = []
         for p in placements:
-            explanations.setdefault(p.explanation, len(explanations) + 1)
+            key = (p.pool, p.agent_id, p.rev, p.explanation)
+            group = groups.setdefault(key, len(sizes) + 1)
+            if group > len(sizes):
+                sizes.append(0)
+                explanations.setdefault(p.explanation, len(explanations) + 1)
+            sizes[group - 1] += 1
+            leases += (group, p.lease)
         s = self.settings
         args: list[Arg] = [s.start_timeout_ms, s.default_timeout_no_incarnation_ms, len(explanations), *explanations]
-        args.append(len(placements))
-        for p in placements:
-            args += (p.pool, p.agent_id, p.rev, p.lease, explanations[p.explanation])
+        args.append(len(groups))
+        for (pool, agent_id, rev, explanation), size in zip(groups, sizes, strict=True):
+            args += (pool, agent_id, rev, explanations[explanation], size)
+        args += (len(placements), *leases)
         return Call("dispatch", args, read_task_batch)
 
     def reclaim(self, losses: Sequence[Loss]) -> Call[TaskBatch]:

@@ -44,6 +44,6 @@ def _admitting_s(stage: Stage) -> float:
     """From the first submission to the last admission, as the log tells them."""
     log = stage.keys.of("log:tasks")
     last = stage.redis.execute_command("XREVRANGE", log, "+", "-", "COUNT", 1)[0]
-    first = stage.redis.execute_command("XRANGE", log, "-", "+", "COUNT", 1)[0][1][b"task_id"].decode()
+    first = stage.redis.execute_command("XRANGE", log, "-", "+", "COUNT", 1)[0][1][b"task_id"].split()[0].decode()
     begin = stage.redis.execute_command("HGET", stage.keys.task(first), "submitted_at")
     return max(1.0, float(last[0].partition(b"-")[0]) - float(begin)) / 1000

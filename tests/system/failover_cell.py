@@ -21,6 +21,7 @@ from coord.errors import CoordError
 from coord.fsck import examine
 from coord.keys import Keys
 from coord.models.tasks import TERMINAL, TaskState
+from tests.ledger import events_of_tasks
 from tests.processes import House, Process
 from tests.waiting import wait_until
 
@@ -86,8 +87,8 @@ class CellHouse(House):
         """Once every visible task has ended: by the log of the surviving server; its books balance."""
         await wait_until(self._all_have_ended, "every visible task has ended", 60)
         await self.settle_down()
-        log = await self.redis.execute_command("XRANGE", self.keys.of("log:tasks"), "-", "+")
-        ended = [fields[b"task_id"] for _, fields in log if fields[b"type"].decode().removeprefix("task.") in TERMINAL]
+        log = await events_of_tasks(self.redis, self.keys)
+        ended = [one.fields["task_id"] for one in log if one.type.removeprefix("task.") in TERMINAL]
         assert len(ended) == len(set(ended))
         report = await examine(self.redis, self.keys, quiet=True, trimmed=False)
         assert report.findings == []

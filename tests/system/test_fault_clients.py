@@ -30,7 +30,7 @@ from coord.models.control import (
 from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
-from tests.ledger import assert_keys_end, assert_ledger
+from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.processes import House, Process, house
 from tests.waiting import wait_until
 
@@ -128,8 +128,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
     assert await at.client.cancel(slow) == "accepted"
     assert await leaver.ended() == 0, leaver.told()
     await at.settle_down()
-    log = await at.redis.execute_command("XRANGE", at.keys.of("log:tasks"), "-", "+")
-    told = Counter((fields[b"task_id"].decode(), fields[b"type"].decode()) for _, fields in log)
+    told = Counter((one.fields["task_id"], one.type) for one in await events_of_tasks(at.redis, at.keys))
     ends = {(work, "task.completed"), (fail, "task.failed"), (release, "task.completed"), (slow, "task.cancelled")}
     assert {one: count for one, count in told.items() if one[1] in ENDS} == dict.fromkeys(ends, 1)
     assert await _is(at, slow, failures=2, attempt=2)

@@ -23,7 +23,7 @@ from coord.models.facts import AgentRegistered
 from coord.models.tasks import TaskState
 from coord.sdk.handle import TaskHandle
 from coord.streams import Append, append
-from tests.ledger import assert_keys_end, assert_ledger
+from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.processes import House, Process, house
 from tests.system.foreign import LANGUAGES, PATIENT, Language, start, until_active
 from tests.waiting import wait_until
@@ -99,11 +99,8 @@ async def test_three_languages_share_the_work(at: House, tmp_path: Path, request
         one.send(signal.SIGTERM)
     for one in people:
         await assert_gone(at, one)
-    log = await at.redis.execute_command("XRANGE", at.keys.of("log:tasks"), "-", "+")
-    assert Counter(f[b"type"] for _, f in log if f[b"type"] in {b"task.completed", b"task.failed"}) == {
-        b"task.completed": 30,
-        b"task.failed": 3,
-    }
+    ends = Counter(one.type for one in await events_of_tasks(at.redis, at.keys))
+    assert (ends["task.completed"], ends["task.failed"]) == (30, 3)
     await assert_balanced(at)
 
 

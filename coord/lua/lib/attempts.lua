@@ -24,25 +24,26 @@ local places = {}
 local function place_of(agent, priority)
   local of_agent = places[agent]
   if not of_agent then
-    of_agent = { inflight = P .. 'inflight:' .. agent }
-    call('SCARD', of_agent.inflight)
+    load_of(agent)
+    of_agent = { inflight = P .. 'inflight:' .. agent, waits = {} }
     places[agent] = of_agent
   end
   local lane = of_agent[priority]
   if not lane then
     lane = P .. 'inbox:' .. agent .. ':' .. LANE[priority]
-    call('XLEN', lane)
+    of_agent.waits[lane] = call('XLEN', lane) > 0
     of_agent[priority] = lane
   end
-  return of_agent.inflight, lane
+  return of_agent, lane
 end
 
 -- Takes the agent off a task, and with it the task's inbox entry, if it is still there; answers the entry's lane.
 local function unassign(task)
-  local inflight, lane = place_of(task.agent_id, task.priority)
-  touched_agents[task.agent_id] = true
-  gather('XDEL', lane, task.entry)
-  gather('SREM', inflight, task.id)
+  local place, lane = place_of(task.agent_id, task.priority)
+  if place.waits[lane] then
+    gather('XDEL', lane, task.entry)
+  end
+  gather('SREM', place.inflight, task.id)
   return lane
 end
 

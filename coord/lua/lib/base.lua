@@ -109,12 +109,18 @@ end
 local function write_gathered()
   for command, of_command in pairs(gathered) do
     for key, list in pairs(of_command) do
+      local count = 0
       for i = 1, #list, 1000 do
-        call(command, key, unpack(list, i, math.min(i + 999, #list)))
+        count = count + call(command, key, unpack(list, i, math.min(i + 999, #list)))
       end
+      of_command[key] = count
     end
   end
-  gathered = {}
+end
+
+-- How many of the gathered writes of a command changed its key; to be asked when they are written.
+local function written(command, key)
+  return gathered[command] and gathered[command][key] or 0
 end
 
 -- Entries in a log, which is trimmed once a batch.

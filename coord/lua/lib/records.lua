@@ -9,6 +9,8 @@ local function pack_assignment(lease, agent_id, entry, term, attempt, assigned_a
     .. ' ' .. timeout_at .. ' ' .. placement
 end
 
+local find, sub = string.find, string.sub
+
 local function save_assignment(task)
   task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.term, task.attempt, task.assigned_at,
     task.start_by or '0', task.timeout_at or '0', task.placement)
@@ -19,13 +21,16 @@ end
 local function load_task(id)
   local key = P .. 'task:' .. id
   local values = call('HMGET', key, 'state', 'assignment', 'priority', 'caller')
-  local assignment = values[2]
-  local task = { id = id, key = key, state = values[1] or nil, priority = values[3] or nil, caller = values[4] or nil }
+  local assignment, lease, agent_id, entry = values[2] or nil, nil, nil, nil
   if assignment then
-    task.assignment = assignment
-    task.lease, task.agent_id, task.entry = string.match(assignment, '^(%S+) (%S+) (%S+)')
+    -- The first three parts, without a pattern, which would cost as much as a command.
+    local first = find(assignment, ' ', 1, true)
+    local second = find(assignment, ' ', first + 1, true)
+    lease, agent_id = sub(assignment, 1, first - 1), sub(assignment, first + 1, second - 1)
+    entry = sub(assignment, second + 1, find(assignment, ' ', second + 1, true) - 1)
   end
-  return task
+  return { id = id, key = key, state = values[1] or nil, priority = values[3] or nil, caller = values[4] or nil,
+    assignment = assignment, lease = lease, agent_id = agent_id, entry = entry }
 end
 
 -- What only a failure, an alarm or a cancel needs.

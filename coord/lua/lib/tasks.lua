@@ -1,14 +1,5 @@
 -- What the scripts of tasks share: the ledger, queues and pools, loads, alarms.
 
--- Like a reply, it tells of what has been done: where it cannot be written, that must not count as failed, or dispatch
--- would give one task to two agents.
-local LOG_TASKS = P .. 'log:tasks'
-local function log_task(kind, id, ...)
-  if type(redis.pcall('XADD', LOG_TASKS, '*', 'type', kind, 'task_id', id, ...)) == 'string' then
-    logs['log:tasks'] = LOG_TASKS
-  end
-end
-
 -- A move of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority.
 local counter_names = {}
 local function counter(state, priority)
@@ -73,16 +64,24 @@ local function finish_pools()
   return told
 end
 
--- Agents whose load changed, with their true load: the number of tasks assigned and not settled.
-local touched_agents = {}
+-- Agents whose load changes, with the load before: the number of tasks assigned and not settled. What is gathered for an
+-- agent's set changes it, so it need not be counted again; counting it before has proved its type.
+local loads = {}
+local function load_of(agent)
+  local load = loads[agent]
+  if not load then
+    load = call('SCARD', P .. 'inflight:' .. agent)
+    loads[agent] = load
+  end
+  return load
+end
+
 local function finish_loads()
   local told = {}
-  for agent in pairs(touched_agents) do
-    local load = redis.pcall('SCARD', P .. 'inflight:' .. agent)
-    if type(load) == 'number' then
-      told[#told + 1] = agent
-      told[#told + 1] = int(load)
-    end
+  for agent, load in pairs(loads) do
+    local key = P .. 'inflight:' .. agent
+    told[#told + 1] = agent
+    told[#told + 1] = load + written('SADD', key) - written('SREM', key)
   end
   return told
 end
@@ -126,6 +125,7 @@ local function finish_tasks(words)
   write_gathered()
   local pools = finish_pools()
   local loads = finish_loads()
+  write_log()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
   return { words, loads, pools, rev, int(bumps.pools_rev or 0) }

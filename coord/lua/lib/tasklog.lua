@@ -1,0 +1,87 @@
+-- The log of tasks: what happened to them, told when all else of the batch is done.
+
+-- What happens to every task is gathered: the events of one kind in a batch are one entry, whose fields hold the values in
+-- order, a space between them; with one event it looks like any other entry. Such values are words: not empty, without
+-- spaces. Of one task, a batch has such events in the order of GATHERED at most.
+local GATHERED = { 'task.queued', 'task.scheduled', 'task.replayed', 'task.assigned', 'task.started', 'task.completed' }
+local gathered_events, log_entries = {}, {}
+local function log_each(kind, id, field, value, field2, value2)
+  local of_kind = gathered_events[kind]
+  if not of_kind then
+    of_kind = { count = 0, ids = {}, field = field, values = {}, field2 = field2, values2 = {} }
+    gathered_events[kind] = of_kind
+  end
+  local n = of_kind.count + 1
+  of_kind.count, of_kind.ids[n], of_kind.values[n], of_kind.values2[n] = n, id, value, value2
+end
+
+local function close_gathered()
+  for _, kind in ipairs(next(gathered_events) and GATHERED or {}) do
+    local of_kind = gathered_events[kind]
+    if of_kind then
+      local entry = { 'type', kind, 'task_id', table.concat(of_kind.ids, ' '), of_kind.field, table.concat(of_kind.values, ' ') }
+      if of_kind.field2 then
+        entry[7], entry[8] = of_kind.field2, table.concat(of_kind.values2, ' ')
+      end
+      entry.count = of_kind.count
+      log_entries[#log_entries + 1] = entry
+    end
+  end
+  gathered_events = {}
+end
+
+-- An event that says more than words; it comes after what was gathered before it.
+local function log_task(kind, id, ...)
+  close_gathered()
+  log_entries[#log_entries + 1] = { count = 1, 'type', kind, 'task_id', id, ... }
+end
+
+-- Forgets the oldest events beyond LOG_MAX, by the number (seq) of each entry's last event.
+local LOG_TASKS, MOST_FORGOTTEN = P .. 'log:tasks', 256
+local function seq_of(entry)
+  local fields = entry and entry[2]
+  return fields and tonumber(fields[#fields]) or 0
+end
+
+local function forget_events(until_seq)
+  if type(redis.pcall('XTRIM', LOG_TASKS, 'MAXLEN', '~', LOG_MAX)) ~= 'number' then
+    return
+  end
+  local first = call('XRANGE', LOG_TASKS, '-', '+', 'COUNT', 2)
+  local seq = seq_of(first[1])
+  if not first[2] or seq > until_seq then
+    return
+  end
+  local each = math.max(1, seq_of(first[2]) - seq)
+  local some = call('XRANGE', LOG_TASKS, '-', '+', 'COUNT', math.min(MOST_FORGOTTEN, math.ceil((until_seq - seq) / each) + 1))
+  for i = #some, 2, -1 do
+    if seq_of(some[i - 1]) <= until_seq then
+      call('XTRIM', LOG_TASKS, 'MINID', some[i][1])
+      break
+    end
+  end
+end
+
+-- Writes the entries. Like a reply, the log tells of what has been done: where it cannot be written, that must not count
+-- as failed, or dispatch would give one task to two agents. What is to be forgotten is looked for once in 256 events.
+local function write_log()
+  close_gathered()
+  local told = 0
+  for _, entry in ipairs(log_entries) do
+    told = told + entry.count
+  end
+  if told == 0 then
+    return
+  end
+  local last = call('HINCRBY', P .. 'counters', 'task_events', told)
+  local seq = last - told
+  for _, entry in ipairs(log_entries) do
+    seq = seq + entry.count
+    local n = #entry
+    entry[n + 1], entry[n + 2] = 'seq', int(seq)
+    redis.pcall('XADD', LOG_TASKS, '*', unpack(entry))
+  end
+  if math.floor(last / 256) ~= math.floor((last - told) / 256) then
+    forget_events(last - tonumber(LOG_MAX))
+  end
+end
