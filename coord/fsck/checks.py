@@ -121,9 +121,9 @@ def lifetimes(books: Books) -> Iterator[Finding]:
     for name, ttl in books.ttls.items():
         if name.startswith("task:"):
             state = books.records.get(name[5:], {}).get("state")
-            if state is None:
-                continue
-            is_ending = state in GRAVEYARD
+            if state is None or (state in GRAVEYARD and state != TaskState.REFUSED):
+                continue  # gone meanwhile, or forgotten by the index of its end
+            is_ending = state == TaskState.REFUSED
         else:
             is_ending = not any(fnmatchcase(name, pattern) for pattern in WITHOUT_TTL)
         if is_ending and ttl == -1:

@@ -3,11 +3,11 @@
 -- include: base records tasklog tasks attempts
 -- moves: none>queued none>scheduled none>refused none>cancelled
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled
--- ARGV[12] backlog limit, tasks
--- ARGV[13] backlog limit, bytes
--- ARGV[14] 1: the server is nearly full, refuse everything
--- ARGV[15] ms that a refused record is kept
--- ARGV[16] number of pools named below, then for each: pool | definition (opaque JSON)
+-- ARGV[10] backlog limit, tasks
+-- ARGV[11] backlog limit, bytes
+-- ARGV[12] 1: the server is nearly full, refuse everything
+-- ARGV[13] ms that a refused record is kept
+-- ARGV[14] number of pools named below, then for each: pool | definition (opaque JSON)
 -- then the number of tasks, then for each:
 --   entry id | priority | share of the backlog at which it is refused | task id | digest | pool | score | run at, ms, or ''
 --   | caller of the fact or '' | 1: tell it the outcome | body (opaque JSON) | number n of options | n times name | value
@@ -15,11 +15,11 @@
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
-local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14] == '1', ARGV[15]
+local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1', ARGV[13]
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
 local definitions = {}
-local at = 17
-for _ = 1, tonumber(ARGV[16]) do
+local at = 15
+for _ = 1, tonumber(ARGV[14]) do
   definitions[ARGV[at]] = ARGV[at + 1]
   at = at + 2
 end

@@ -2,12 +2,12 @@
 -- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
 -- include: base records tasklog tasks attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
--- ARGV[12] ms of grace for an agent to stop
--- ARGV[13] number of requests, then for each: entry id | task id | caller or '' | reason
+-- ARGV[10] ms of grace for an agent to stop
+-- ARGV[11] number of requests, then for each: entry id | task id | caller or '' | reason
 -- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
 --   outcome); NOT_FOUND; PENDING (its submission may still be on its way); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
-local GRACE = tonumber(ARGV[12])
+local GRACE = tonumber(ARGV[10])
 
 local function awaited(entry)
   local ms = entry_ms(entry)
@@ -63,7 +63,7 @@ local function cancel(i)
 end
 
 local words, done = {}, {}
-for i = 14, 13 + tonumber(ARGV[13]) * 4, 4 do
+for i = 12, 11 + tonumber(ARGV[11]) * 4, 4 do
   local word, failed = guarded(cancel, i)
   words[#words + 1] = word
   if not failed then

@@ -2,7 +2,7 @@
 -- Takes back single tasks whose leases their agents no longer hold.
 -- include: base records tasklog tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
--- ARGV[12] number of losses, then for each: entry id | agent id | task id | lease
+-- ARGV[10] number of losses, then for each: entry id | agent id | task id | lease
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);
 --   WAIT (in:reports holds an entry older than the loss, which may tell of finished work; not consumed);
 --   ERROR <why> (not consumed)
@@ -21,7 +21,7 @@ local function forfeit(i)
 end
 
 local words, done = {}, {}
-for i = 13, 12 + tonumber(ARGV[12]) * 4, 4 do
+for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
   local word, failed = guarded(forfeit, i)
   words[#words + 1] = word
   if not failed and word ~= 'WAIT' then

@@ -2,12 +2,12 @@
 -- Takes back what lost agents had in flight, in the term that ended and in earlier ones.
 -- include: base records tasklog tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
--- ARGV[12] tasks taken back at most for one loss in one call
--- ARGV[13] number of losses, then for each: entry id | agent id | term that ended
+-- ARGV[10] tasks taken back at most for one loss in one call
+-- ARGV[11] number of losses, then for each: entry id | agent id | term that ended
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss, which may
 --   tell of finished work; not consumed); MORE (call again; not consumed); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
-local MOST = tonumber(ARGV[12])
+local MOST = tonumber(ARGV[10])
 
 -- One broken task must not keep the others of its agent.
 local function take_back(agent_id, id, term)
@@ -53,7 +53,7 @@ local function reclaim(i)
 end
 
 local words, done = {}, {}
-for i = 14, 13 + tonumber(ARGV[13]) * 3, 3 do
+for i = 12, 11 + tonumber(ARGV[11]) * 3, 3 do
   local word, failed = guarded(reclaim, i)
   words[#words + 1] = word
   if word == 'OK' then

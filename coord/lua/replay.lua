@@ -32,7 +32,6 @@ local function replay(i)
   enqueue(id, task.pool, score)
   task.state = 'queued'
   set_alarm(task)
-  call('PERSIST', task.key)
   call('HSET', task.key, 'state', 'queued', 'score', score, 'attempt', task.attempt or '0', 'replay_id', entry)
   call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'failures', 'releases', 'error', 'finished_at', 'cancel_at',
     'cancel_by')

@@ -3,7 +3,7 @@
 -- include: base records tasklog tasks attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled
--- ARGV[12] number of reports, then for each:
+-- ARGV[10] number of reports, then for each:
 --   entry id | started, progressed, completed, failed, released | task id | lease | caller or ''
 --   | ms at which it started or '' | result or progress, opaque JSON; of failed and released also: code | message
 --   | 1: may be retried
@@ -12,7 +12,7 @@
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
 local function completed(task, started, result)
   unassign(task)
-  close(task, 'completed', 'result', result, LIMITS.terminal_ttl, 'tasks:terminal', started)
+  close(task, 'completed', 'result', result, 'tasks:terminal', started)
   log_each('task.completed', task.id, 'agent_id', task.agent_id)
 end
 
@@ -74,8 +74,8 @@ end
 
 local HAS_REASON = { failed = true, released = true }
 local words, done = {}, {}
-local next_report = 13
-for n = 1, tonumber(ARGV[12]) do
+local next_report = 11
+for n = 1, tonumber(ARGV[10]) do
   local word, failed = guarded(settle, next_report)
   words[n] = word
   if not failed then

@@ -4,12 +4,14 @@
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
--- ARGV[12] alarms handled at most
--- ARGV[13] terminal records kept at most, completed and failed apart
--- ARGV[14] refused records kept at most
+-- ARGV[10] alarms handled at most
+-- ARGV[11] terminal records kept at most, completed and failed apart
+-- ARGV[12] refused records kept at most
+-- ARGV[13] ms that a completed, cancelled or expired record is kept
+-- ARGV[14] ms that a failed record is kept
 -- ARGV[15] ms that a refused record is kept
 -- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
---   GONE (no such task), ERROR <why> (tried again in a minute); due: alarms that are due and were left for the next call
+--   GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
 local function past(at)
   at = tonumber(at)
@@ -73,16 +75,19 @@ local function wake(id)
   return 'KEPT'
 end
 
--- Forgets records by age (their keys end by themselves) and by count, a bounded number at a time.
+-- Forgets records by age and by count, a bounded number at a time; answers how many are left to forget.
 local function forget(index, ttl, most)
-  call('ZREMRANGEBYSCORE', P .. index, '-inf', int(now - tonumber(ttl)))
-  local over = call('ZCARD', P .. index) - most
-  if over > 0 then
-    local popped = call('ZPOPMIN', P .. index, math.min(over, 1000))
-    for i = 1, #popped, 2 do
-      call('DEL', P .. 'task:' .. popped[i])
-    end
+  local too_old = call('ZCOUNT', P .. index, '-inf', int(now - tonumber(ttl)))
+  local over = math.max(too_old, call('ZCARD', P .. index) - tonumber(most))
+  if over <= 0 then
+    return 0
   end
+  local popped, keys = call('ZPOPMIN', P .. index, math.min(over, 1000)), {}
+  for i = 1, #popped, 2 do
+    keys[#keys + 1] = P .. 'task:' .. popped[i]
+  end
+  call('DEL', unpack(keys))
+  return over - #keys
 end
 
 -- A cancel that came before its task waits only while a submission older than it may still be in a stream.
@@ -101,7 +106,7 @@ local function forget_tombstones()
 end
 
 local words = {}
-for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[12])) do
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[10])) do
   local word, failed = guarded(wake, id)
   if failed then
     alarms[id] = int(now + PUT_OFF)
@@ -110,9 +115,8 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0
 end
 local told = finish_tasks(words)
 -- What was done is counted before anything is forgotten, which may meet keys that nobody has proved yet.
-forget('tasks:terminal', LIMITS.terminal_ttl, tonumber(ARGV[13]))
-forget('tasks:dead', LIMITS.dead_ttl, tonumber(ARGV[13]))
-forget('tasks:refused', ARGV[15], tonumber(ARGV[14]))
+local left = forget('tasks:terminal', ARGV[13], ARGV[11]) + forget('tasks:dead', ARGV[14], ARGV[11])
+  + forget('tasks:refused', ARGV[15], ARGV[12])
 guarded(forget_tombstones)
-told[6] = int(call('ZCOUNT', P .. 'alarms', '-inf', NOW))
+told[6] = int(left + call('ZCOUNT', P .. 'alarms', '-inf', NOW))
 return told

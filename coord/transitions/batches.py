@@ -29,7 +29,7 @@ class TaskBatch(Struct, frozen=True):
     pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
     pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
     raised: int  #: by how much this very call raised it
-    due: int = 0  #: wake only: alarms that are due and were left for the next call
+    due: int = 0  #: wake only: what is due and was left for the next call
 
 
 class Report(Struct, frozen=True):

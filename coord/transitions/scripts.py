@@ -162,8 +162,8 @@ class Scripts(ControlScripts):
     def wake(self, most: int = 1000) -> Call[TaskBatch]:
         """Do what is due by the clock, ``most`` alarms at a time; words QUEUED, RECALLED, TIMED_OUT and so on."""
         s = self.settings
-        refused_ms = int(s.refused_ttl_s * 1000)
-        args = [*self._limits(), most, s.terminal_entries, s.refused_entries, refused_ms]
+        kept = [int(seconds * 1000) for seconds in (s.terminal_ttl_s, s.dead_ttl_s, s.refused_ttl_s)]
+        args = [*self._limits(), most, s.terminal_entries, s.refused_entries, *kept]
         return Call("wake", args, read_task_batch)
 
     def cancel(self, requests: Sequence[CancelRequest]) -> Call[TaskBatch]:
@@ -248,9 +248,8 @@ class Scripts(ControlScripts):
 
     def _limits(self) -> list[Arg]:
         s = self.settings
-        ttl, dead_ttl = int(s.terminal_ttl_s * 1000), int(s.dead_ttl_s * 1000)
         seed = random.getrandbits(31)  # the jitter of backoff; nothing secret hangs on it
-        return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, ttl, dead_ttl, seed]
+        return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, seed]
 
 
 def _metrics(metrics: dict[str, float]) -> list[Arg]:

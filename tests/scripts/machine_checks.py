@@ -37,8 +37,8 @@ def assert_books(seen: Picture, put_off: Mapping[str, float]) -> None:
     for task, one in seen.books.records.items():
         if one["state"] in WAITING:
             assert not {"lease", "agent_id", "term", "entry"} & set(one), f"{task} waits and has an agent"
-        ends = one["state"] in ENDED or one["state"] == TaskState.REFUSED
-        assert (seen.ttls[task] > 0) == ends, f"{task} is {one['state']} and has a TTL of {seen.ttls[task]}"
+        is_refused = one["state"] == TaskState.REFUSED
+        assert (seen.ttls[task] > 0) == is_refused, f"{task} is {one['state']} and has a TTL of {seen.ttls[task]}"
 
 
 def assert_moves(script: str, before: Picture, after: Picture) -> None:

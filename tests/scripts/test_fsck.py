@@ -81,7 +81,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: r.zadd(k.of("tasks:dead"), {"stranger": START}),
         {"grave.orphan"},
     ),
-    "an ended task that would stay for ever": (lambda r, k: r.persist(k.task("done")), {"ttl.missing"}),
+    "a refused task that would stay for ever": (lambda r, k: r.persist(k.task("refused")), {"ttl.missing"}),
     "a waiting task that would vanish": (lambda r, k: r.pexpire(k.task("first"), 60_000), {"ttl.unexpected"}),
     "a key that nobody knows": (lambda r, k: r.set(k.of("scratch"), "x"), {"ttl.missing"}),
     "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c1"), {"a": "b"}), {"ttl.missing"}),
@@ -103,6 +103,7 @@ async def filled(cell: Cell) -> None:
     await cell.fail("broken", retryable=False)
     await cell.assign("claimed")
     await cell.assign("held", claimed=False)
+    await cell.admit(await cell.submission("refused"), nearly_full=True)
     await cell.submit("first")
     await cell.submit("second")
     await cell.submit("later", run_at=cell.now + 60_000)
@@ -114,7 +115,7 @@ async def test_a_sound_cell_is_sound(cell: Cell) -> None:
     for quiet in (True, False):
         report = await examine(cell.redis, cell.keys, quiet=quiet)
         assert report.findings == []
-        assert (report.tasks, report.compared) == (7, True)
+        assert (report.tasks, report.compared) == (8, True)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -30,7 +30,7 @@ async def test_a_task_starts_and_completes(cell: Cell) -> None:
     assert await cell.last_answer("a1") == "ok"
     kinds = ["task.queued", "task.assigned", "task.started", "task.progressed", "task.completed"]
     assert await cell.logged() == kinds
-    assert 0 < await cell.redis.pttl(cell.keys.task("t1")) <= 86_400_000
+    assert await cell.redis.zscore(cell.keys.of("tasks:terminal"), "t1") == START + 1_000
     assert await cell.is_consumed("in:reports")
 
 

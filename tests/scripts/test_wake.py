@@ -306,22 +306,36 @@ async def test_ended_tasks_are_forgotten_by_count(cell: Cell) -> None:
 
 
 async def test_ended_tasks_are_forgotten_by_age(cell: Cell) -> None:
-    """Their keys end by themselves; the lists of them follow."""
-    cell.trimmed = cell.broken = True
+    """Records and their places in the lists go together."""
+    cell.trimmed = True
     await cell.register()
     await cell.assign("t1")
     await cell.complete("t1")
     await cell.assign("t2")
     await cell.fail("t2", retryable=False)
     await cell.admit(await cell.submission("t3"), nearly_full=True)
-    ended = {"tasks:refused": 3_600_000, "tasks:terminal": DAY, "tasks:dead": 7 * DAY}
-    for index, ttl in ended.items():
-        cell.now = START + ttl - 1
+    ended = {"t3": ("tasks:refused", 3_600_000), "t1": ("tasks:terminal", DAY), "t2": ("tasks:dead", 7 * DAY)}
+    for task, (index, kept_ms) in ended.items():
+        cell.now = START + kept_ms - 1
         await cell.wake()
         assert await cell.redis.zcard(cell.keys.of(index)) == 1
+        assert await cell.redis.exists(cell.keys.task(task)) == 1
         cell.now += 1
         await cell.wake()
         assert await cell.redis.zcard(cell.keys.of(index)) == 0
+        assert await cell.redis.exists(cell.keys.task(task)) == 0
+
+
+async def test_ended_tasks_are_forgotten_a_bounded_number_at_a_time(cell: Cell) -> None:
+    """What is left is counted, so that wake is called again at once: forgetting keeps up with what ends."""
+    cell.trimmed = cell.broken = True
+    await cell.redis.zadd(cell.keys.of("tasks:terminal"), {f"t{n}": START for n in range(1_500)})
+    await cell.redis.hset(cell.keys.task("t1499"), "state", "completed")
+    cell.now += DAY
+    assert (await cell.run(cell.scripts.wake())).due == 500
+    assert (await cell.run(cell.scripts.wake())).due == 0
+    assert await cell.redis.zcard(cell.keys.of("tasks:terminal")) == 0
+    assert await cell.redis.exists(cell.keys.task("t1499")) == 0
 
 
 async def test_tombstones_wait_as_long_as_they_may_be_needed(cell: Cell) -> None:

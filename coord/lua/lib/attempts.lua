@@ -3,14 +3,12 @@
 -- ARGV[6]  ms of backoff before the second attempt
 -- ARGV[7]  ms, ceiling of the backoff
 -- ARGV[8]  releases before a task counts as failed
--- ARGV[9]  ms that a completed, cancelled or expired record is kept
--- ARGV[10] ms that a failed record is kept
--- ARGV[11] seed of the jitter
+-- ARGV[9]  seed of the jitter
 local LIMITS = {
   max_attempts = tonumber(ARGV[5]), backoff = tonumber(ARGV[6]), backoff_max = tonumber(ARGV[7]),
-  max_releases = tonumber(ARGV[8]), terminal_ttl = ARGV[9], dead_ttl = ARGV[10],
+  max_releases = tonumber(ARGV[8]),
 }
-math.randomseed(tonumber(ARGV[11]))
+math.randomseed(tonumber(ARGV[9]))
 
 -- Tells an agent, on its critical lane, to stop what it runs under a lease. The lease is the fence and this a courtesy:
 -- where it cannot be written, the attempt ends all the same.
@@ -48,9 +46,8 @@ local function unassign(task)
 end
 
 -- Ends a task for good. `body` is its result or its error as JSON, kept under `field`; `started` is when it started, if
--- that was not recorded before.
-local function close(task, to, field, body, ttl, graveyard, started)
-  call('PEXPIRE', task.key, ttl)
+-- that was not recorded before. The record stays until wake forgets it by the `graveyard`, which orders ends by time.
+local function close(task, to, field, body, graveyard, started)
   if started then
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body, 'started_at', started)
   else
@@ -99,12 +96,12 @@ local function reschedule(task, delay, counter, count)
 end
 
 local function cancelled(task, reason)
-  close(task, 'cancelled', 'error', error_json('task_cancelled', reason), LIMITS.terminal_ttl, 'tasks:terminal')
+  close(task, 'cancelled', 'error', error_json('task_cancelled', reason), 'tasks:terminal')
   log_task('task.cancelled', task.id, 'agent_id', task.agent_id or '', 'reason', reason)
 end
 
 local function expired(task)
-  close(task, 'expired', 'error', error_json('task_expired', 'its deadline passed'), LIMITS.terminal_ttl, 'tasks:terminal')
+  close(task, 'expired', 'error', error_json('task_expired', 'its deadline passed'), 'tasks:terminal')
   log_task('task.expired', task.id, 'agent_id', task.agent_id or '')
 end
 
@@ -150,7 +147,7 @@ local function end_attempt(task, how, code, message, retryable)
     end
     call('HSET', task.key, 'failures', int(failures))
   end
-  close(task, 'failed', 'error', error_json(code, message), LIMITS.dead_ttl, 'tasks:dead')
+  close(task, 'failed', 'error', error_json(code, message), 'tasks:dead')
   log_task('task.failed', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,
     'message', message)
 end

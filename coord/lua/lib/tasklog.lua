@@ -16,7 +16,7 @@ local function log_each(kind, id, field, value, field2, value2)
 end
 
 local function close_gathered()
-  for _, kind in ipairs(next(gathered_events) and GATHERED or {}) do
+  for _, kind in ipairs(GATHERED) do
     local of_kind = gathered_events[kind]
     if of_kind then
       local entry = { 'type', kind, 'task_id', table.concat(of_kind.ids, ' '), of_kind.field, table.concat(of_kind.values, ' ') }
