@@ -52,19 +52,22 @@ task:{id}                             hash    body (the JSON as submitted) diges
                                               submitted_at; once they apply: run_at deadline timeout (ms)
                                               max_attempts backoff_ms backoff_max_ms caller attempt (those before
                                               this assignment) failures releases assignment (lease agent_id entry
-                                              term attempt assigned_at start_by timeout_at placement, spaces between,
-                                              0 for no limit; entry: inbox id, placement: JSON) started_at cancel_at
-                                              cancel_by progress attempts (one JSON object a line) result error (JSON)
-                                              finished_at replay_id (the request that last set it going again). No
+                                              rings term attempt assigned_at start_by timeout_at placement, spaces
+                                              between, 0 for no limit; entry: inbox id, rings: 1 when it may have an
+                                              alarm, placement: JSON) started_at cancel_at cancel_by progress
+                                              attempts (one JSON object a line) result error (JSON) finished_at
+                                              replay_id (the request that last set it going again). No
                                               TTL, but of refused ones: 1 h
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
                                               requeue made it, then any waiting task's body tells it
 alarms                                zset    task -> the earliest moment at which something is due
-tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms at which it ended. A record
-                                              is forgotten with its place here: after 24 h, failed ones after 7 days,
-                                              or when there are too many. A replayed or purged one leaves at once
+unclaimed                             zset    agent -> ms at which wake looks whether it has claimed its tasks, the
+                                              earliest ``start_by`` of what it may not have claimed or sooner
+tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms of its end. Record
+                                              and place are forgotten together: after 24 h, failed ones after 7 days, or
+                                              when there are too many. A replayed or purged one leaves at once
 tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
@@ -132,6 +135,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "queue:*",
     "pools",
     "alarms",
+    "unclaimed",
     "tasks:*",
     "tombstones",
     "counters",

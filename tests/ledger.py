@@ -11,7 +11,7 @@ from typing import Any
 from coord.config import Settings
 from coord.fsck import Books, Finding, read_books
 from coord.fsck.books import GRAVEYARD, HELD, WAITING, Record
-from coord.fsck.checks import alarms, ends, gauges, lifetimes, structures, sums
+from coord.fsck.checks import alarms, claims, ends, gauges, lifetimes, structures, sums
 from coord.keys import Keys
 from coord.models.events import Event
 from coord.sdk.feed import events
@@ -64,7 +64,7 @@ def _assert_structures(books: Books) -> None:
 
 
 def _assert_alarms(books: Books) -> None:
-    _assert_none(alarms(books))
+    _assert_none([*alarms(books), *claims(books)])
 
 
 def _assert_ends(books: Books) -> None:

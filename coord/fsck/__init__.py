@@ -14,13 +14,13 @@ from msgspec import Struct
 
 from coord.config import Settings
 from coord.fsck.books import Books, Finding, read_books
-from coord.fsck.checks import alarms, ends, gauges, leases, lifetimes, structures, sums
+from coord.fsck.checks import alarms, claims, ends, gauges, leases, lifetimes, structures, sums
 from coord.keys import Keys
 
 __all__ = ["Books", "Finding", "Report", "examine", "read_books"]
 
 #: What is looked at task by task and key by key; ``gauges``, the totals, only mean something when nothing moves.
-SINGLE = (sums, structures, leases, alarms, ends, lifetimes)
+SINGLE = (sums, structures, leases, alarms, claims, ends, lifetimes)
 #: Looks at a cell that moves: what at least three have seen is there. Totals are compared in looks during which none of
 #: them moved, in two at least; where there are no two such, no more than five are taken.
 LOOKS, LOOKS_MOST = 3, 5

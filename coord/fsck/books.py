@@ -60,6 +60,7 @@ class Books(NamedTuple):
     pools: set[str]
     alarms: dict[str, float]
     graves: dict[str, set[str]]  #: by index
+    unclaimed: dict[str, float]  #: by agent
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     odd: Sequence[Finding] = ()  #: what could not be read
     still: bool = True  #: no counter moved while the records were read
@@ -101,6 +102,7 @@ class _Reader:
             pools=await self._pools(queues),
             alarms=await self._zset("alarms"),
             graves=graves,
+            unclaimed=await self._zset("unclaimed"),
             ttls=await self._ttls(sorted(names)),
             odd=self.odd,
             still=before == after,

@@ -15,7 +15,7 @@ from coord.models.tasks import LANE, TERMINAL, Priority, TaskState
 DUE: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "scheduled": ("deadline", "run_at"),
     "queued": ("deadline",),
-    "assigned": ("deadline", "start_by", "timeout_at", "cancel_by"),
+    "assigned": ("deadline", "timeout_at", "cancel_by"),
     "running": ("deadline", "timeout_at", "cancel_by"),
 })  # fmt: skip
 #: Of a task that a structure should name, and of one that it should not.
@@ -105,6 +105,13 @@ def alarms(books: Books) -> Iterator[Finding]:
         if due := [float(one[name]) for name in DUE.get(one["state"], ()) if name in one]:
             wanted[task] = min(due)
     yield from _differ("alarm", "alarms", wanted, books.alarms)
+
+
+def claims(books: Books) -> Iterator[Finding]:
+    """Whoever has a task that it may not have claimed is looked after."""
+    given = {one["agent_id"] for one in books.records.values() if one["state"] == "assigned" and "start_by" in one}
+    for agent in sorted(given - set(books.unclaimed)):
+        yield Finding("unclaimed.missing", "unclaimed", f"{agent} has an assigned task and is not there")
 
 
 def ends(books: Books) -> Iterator[Finding]:

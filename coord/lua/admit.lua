@@ -135,30 +135,28 @@ local function admit(i, options)
     enqueue(id, pool, score)
   end
   waiting, bytes = waiting + 1, bytes + #body
-  bump(counter('submitted', priority), 1)
-  bump(counter(state, priority), 1)
+  move(priority, 'submitted', state)
   bump('backlog_bytes', #body)
   log_each('task.' .. state, id, 'priority', priority)
   answer(caller, entry)
   return string.upper(state)
 end
 
-local words, done = {}, {}
-local count = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, count do
-  local options = tonumber(ARGV[at + 11])
-  local word, failed = guarded(admit, at, options)
-  words[#words + 1] = word
-  if not failed then
-    local stream = 'in:tasks:' .. ARGV[at + 1]
-    done[stream] = done[stream] or {}
-    table.insert(done[stream], ARGV[at])
+local next_task, done = at + 1, {}
+local words = guard_each(tonumber(ARGV[at]), function()
+  local i, options = next_task, tonumber(ARGV[next_task + 11])
+  next_task = i + 12 + options * 2
+  local word = admit(i, options)
+  local ids = done[ARGV[i + 1]]
+  if not ids then
+    ids = {}
+    done[ARGV[i + 1]] = ids
   end
-  at = at + 12 + options * 2
-end
+  ids[#ids + 1] = ARGV[i]
+  return word
+end)
 local told = finish_tasks(words)
-for stream, ids in pairs(done) do
-  consume(stream, 'distributor', ids)
+for priority, ids in pairs(done) do
+  consume('in:tasks:' .. priority, 'distributor', ids)
 end
 return told

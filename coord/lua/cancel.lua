@@ -52,8 +52,9 @@ local function cancel(i)
   end
   load_rest(task)
   if not task.cancel_at then
-    task.cancel_at, task.cancel_by = NOW, int(now + GRACE)
+    task.cancel_at, task.cancel_by, task.rings = NOW, int(now + GRACE), '1'
     set_alarm(task)
+    save_assignment(task)
     call('HSET', P .. 'task:' .. id, 'cancel_at', NOW, 'cancel_by', task.cancel_by)
     tell_to_stop(task.agent_id, id, task.lease, reason)
     log_task('task.cancel_requested', id, 'agent_id', task.agent_id)

@@ -84,14 +84,14 @@ local function assign(group, lease, task)
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
   local timeout_at = timeout and int(now + timeout) or '0'
-  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, agent.term, attempt, NOW,
-    START_BY, timeout_at, group.explanation))
+  local rings = (deadline or timeout) and '1' or '0'
+  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, rings, agent.term, attempt,
+    NOW, START_BY, timeout_at, group.explanation))
   gather('SADD', agent.inflight, task.id)
-  if deadline or timeout then
-    task.state, task.start_by, task.deadline, task.timeout_at = 'assigned', START_BY, deadline or nil, timeout and timeout_at
+  agent.is_given = true
+  if rings == '1' then
+    task.state, task.deadline, task.timeout_at = 'assigned', deadline or nil, timeout and timeout_at
     set_alarm(task)
-  else
-    alarms[task.id] = START_BY
   end
   move(priority, 'queued', 'assigned')
   bump('backlog_bytes', -#body)
@@ -113,24 +113,31 @@ for pool in pairs(wanted) do
   local word, failed = guarded(pop, pool)
   popped[pool].failed = failed and word or nil
 end
-local words = {}
-for n = 1, tonumber(ARGV[at + 1]) do
-  local group, lease = groups[tonumber(ARGV[at + 2 * n])], ARGV[at + 2 * n + 1]
-  local word, failed = group.otherwise, false
-  if group.room > 0 then
-    group.room = group.room - 1
-    local tasks = popped[group.pool]
-    local task = tasks[tasks.next]
-    if task then
-      word, failed = guarded(assign, group, lease, task)
-      if not failed then
-        tasks.next = tasks.next + 1
-      end
-    else
-      word = tasks.failed or 'EMPTY'
-    end
+local words = guard_each(tonumber(ARGV[at + 1]), function(n)
+  local group = groups[tonumber(ARGV[at + 2 * n])]
+  if group.room == 0 then
+    return group.otherwise
   end
-  words[n] = word
+  group.room = group.room - 1
+  local tasks = popped[group.pool]
+  local task = tasks[tasks.next]
+  if not task then
+    return tasks.failed or 'EMPTY'
+  end
+  local word = assign(group, ARGV[at + 2 * n + 1], task)
+  tasks.next = tasks.next + 1
+  return word
+end)
+-- What they were given has to be claimed.
+local given = {}
+for id, agent in pairs(agents) do
+  if agent.is_given then
+    given[#given + 1] = START_BY
+    given[#given + 1] = id
+  end
+end
+for i = 1, #given, 1000 do
+  call('ZADD', P .. 'unclaimed', 'LT', unpack(given, i, math.min(i + 999, #given)))
 end
 -- Nothing is ever nowhere: what could not be assigned waits on.
 for pool, tasks in pairs(popped) do

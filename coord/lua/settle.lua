@@ -73,16 +73,14 @@ local function settle(i)
 end
 
 local HAS_REASON = { failed = true, released = true }
-local words, done = {}, {}
-local next_report = 11
-for n = 1, tonumber(ARGV[10]) do
-  local word, failed = guarded(settle, next_report)
-  words[n] = word
-  if not failed then
-    done[#done + 1] = ARGV[next_report]
-  end
-  next_report = next_report + (HAS_REASON[ARGV[next_report + 1]] and 10 or 7)
-end
+local next_report, done = 11, {}
+local words = guard_each(tonumber(ARGV[10]), function()
+  local i = next_report
+  next_report = i + (HAS_REASON[ARGV[i + 1]] and 10 or 7)
+  local word = settle(i)
+  done[#done + 1] = ARGV[i]
+  return word
+end)
 local told = finish_tasks(words)
 consume('in:reports', 'distributor', done)
 return told

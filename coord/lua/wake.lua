@@ -4,7 +4,7 @@
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
--- ARGV[10] alarms handled at most
+-- ARGV[10] alarms handled at most, and agents looked after that may not have claimed what they were given
 -- ARGV[11] terminal records kept at most, completed and failed apart
 -- ARGV[12] refused records kept at most
 -- ARGV[13] ms that a completed, cancelled or expired record is kept
@@ -13,6 +13,7 @@
 -- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
 --   GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
+local words = {}
 local function past(at)
   at = tonumber(at)
   return at and at <= now
@@ -20,6 +21,20 @@ end
 
 -- ms by which an alarm that raised an error is put off, so that broken records cannot crowd out the others.
 local PUT_OFF = 60000
+
+-- Takes an unclaimed task back; nil when its agent has claimed it.
+local function recall(task)
+  -- Deleting the entry is the claim: who gets 1 owns the task, and has to be able to end the attempt.
+  load_of(task.agent_id)
+  if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
+    end_attempt(task, 'recalled', 'not_started', 'its agent did not start it in time', true)
+    return 'RECALLED'
+  end
+  if task.start_by then
+    task.start_by = nil
+    save_assignment(task)
+  end
+end
 
 -- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
 local function wake_held(task)
@@ -31,17 +46,10 @@ local function wake_held(task)
     end_attempt(task, 'cancelled', 'task_cancelled', 'its agent did not stop it in time', false)
     return 'CANCELLED'
   end
-  if task.state == 'assigned' and (past(task.start_by) or past(task.timeout_at)) then
-    -- Deleting the entry is the claim: who gets 1 owns the task, and has to be able to end the attempt.
-    call('SCARD', P .. 'inflight:' .. task.agent_id)
-    if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
-      end_attempt(task, 'recalled', 'not_started', 'its agent did not start it in time', true)
+  if past(task.timeout_at) then
+    if task.state == 'assigned' and recall(task) then
       return 'RECALLED'
     end
-    task.start_by = nil
-    save_assignment(task)
-  end
-  if past(task.timeout_at) then
     end_attempt(task, 'timed_out', 'timed_out', 'the attempt took longer than its timeout', true)
     return 'TIMED_OUT'
   end
@@ -75,6 +83,35 @@ local function wake(id)
   return 'KEPT'
 end
 
+-- One of an agent's tasks: recalled when it should have been claimed; answers when it has to be, if that is yet to come.
+local function check_claim(agent_id, id)
+  local task = load_rest(load_task(id))
+  if task.state ~= 'assigned' or task.agent_id ~= agent_id or not task.start_by then
+    return nil
+  elseif not past(task.start_by) then
+    return tonumber(task.start_by)
+  end
+  words[#words + 1] = recall(task) or 'KEPT'
+end
+
+-- Looks after what an agent may not have claimed, and at which moment to look again.
+local function check_claims(agent_id)
+  local again
+  for _, id in ipairs(call('SMEMBERS', P .. 'inflight:' .. agent_id)) do
+    local at, failed = guarded(check_claim, agent_id, id)
+    if failed then
+      words[#words + 1] = at
+      at = now + PUT_OFF
+    end
+    again = at and math.min(again or at, at) or again
+  end
+  if again then
+    call('ZADD', P .. 'unclaimed', int(again), agent_id)
+  else
+    call('ZREM', P .. 'unclaimed', agent_id)
+  end
+end
+
 -- Forgets records by age and by count, a bounded number at a time; answers how many are left to forget.
 local function forget(index, ttl, most)
   local too_old = call('ZCOUNT', P .. index, '-inf', int(now - tonumber(ttl)))
@@ -105,7 +142,6 @@ local function forget_tombstones()
   call('ZREMRANGEBYSCORE', P .. 'tombstones', '-inf', '(' .. int(oldest))
 end
 
-local words = {}
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[10])) do
   local word, failed = guarded(wake, id)
   if failed then
@@ -113,10 +149,17 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0
   end
   words[#words + 1] = word
 end
+for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', NOW, 'LIMIT', 0, ARGV[10])) do
+  local word, failed = guarded(check_claims, agent_id)
+  if failed then
+    words[#words + 1] = word
+    call('ZADD', P .. 'unclaimed', int(now + PUT_OFF), agent_id)
+  end
+end
 local told = finish_tasks(words)
 -- What was done is counted before anything is forgotten, which may meet keys that nobody has proved yet.
 local left = forget('tasks:terminal', ARGV[13], ARGV[11]) + forget('tasks:dead', ARGV[14], ARGV[11])
   + forget('tasks:refused', ARGV[15], ARGV[12])
 guarded(forget_tombstones)
-told[6] = int(left + call('ZCOUNT', P .. 'alarms', '-inf', NOW))
+told[6] = int(left + call('ZCOUNT', P .. 'alarms', '-inf', NOW) + call('ZCOUNT', P .. 'unclaimed', '-inf', NOW))
 return told

@@ -22,14 +22,20 @@ OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "l
 def assert_books(seen: Picture, put_off: Mapping[str, float]) -> None:
     """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands.
 
-    ``put_off``: tasks that wake could not handle, with the moment at which it tries again.
+    ``put_off``: tasks and agents that wake could not handle, with the moment at which it tries again.
     """
     _assert_counters(seen.books, trimmed=False)
     _assert_structures(seen.books)
     alarms, records = seen.books.alarms, seen.books.records
-    put_off = {task: at for task, at in put_off.items() if alarms.get(task) == at}
+    put_off = {one: at for one, at in put_off.items() if at in {alarms.get(one), seen.books.unclaimed.get(one)}}
     _assert_alarms(seen.books._replace(alarms=_without(alarms, put_off), records=_without(records, put_off)))
     _assert_ends(seen.books)
+    for task, one in records.items():
+        if one["state"] == TaskState.ASSIGNED and "start_by" in one:
+            looks_at = seen.books.unclaimed[one["agent_id"]]
+            assert looks_at in {put_off.get(one["agent_id"]), min(looks_at, float(one["start_by"]))}, (
+                f"{task} is forgotten"
+            )
     negative = {name: value for name, value in seen.books.counters.items() if value < 0}
     assert not negative, f"counters below zero: {negative}"
     held = Counter(one["lease"] for one in seen.books.records.values() if one["state"] in HELD)

@@ -255,6 +255,7 @@ def _picture_of(raw: Any) -> Picture:
         inboxes=groups["inbox"],
         pools=set(single.get("pools", ())),
         alarms=single.get("alarms", {}),
+        unclaimed=single.get("unclaimed", {}),
         graves={index: set(single.get(index, ())) for index in set(GRAVEYARD.values())},
     )
     facts = {f"in:{name}": entries for name, entries in groups["in"].items()}

@@ -66,7 +66,7 @@ class World(RuleBasedStateMachine):
         self.repeatable: list[tuple[Call[Any], tuple[str, ...]]] = []
         self.kept: tuple[Snapshot, dict[str, list[str]]] | None = None
         self.fail_at = 0
-        self.put_off: dict[str, float] = {}  #: what wake could not handle: when it tries again
+        self.put_off: dict[str, float] = {}  #: tasks and agents that wake could not handle: when it tries again
 
     # What is appended.
 
@@ -265,7 +265,8 @@ class World(RuleBasedStateMachine):
         assert_story(before, self.seen)
         if call.script == "wake" and fail_at:
             again = self.server.now + 60_000
-            self.put_off |= {task: at for task, at in self.seen.books.alarms.items() if at == again}
+            due = self.seen.books.alarms | self.seen.books.unclaimed
+            self.put_off |= {one: at for one, at in due.items() if at == again}
         assert_books(self.seen, self.put_off)
         assert_visible(self.submitted, self.seen)
         if call.script == "dispatch":

@@ -30,7 +30,8 @@ async def test_a_task_is_assigned(cell: Cell, priority: Priority) -> None:
         "incarnation": "i1",
     }
     assert await cell.load() == 1
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 60_000
+    assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 60_000
+    assert await cell.redis.exists(cell.keys.of("alarms")) == 0
     assert await cell.counter("backlog_bytes") == 0
     assert (await cell.logged())[-1] == "task.assigned"
 

@@ -21,7 +21,7 @@ async def _copy_lease(redis: Any, keys: Any) -> None:
 
 
 async def _set_lease(redis: Any, keys: Any, task: str, lease: str) -> None:
-    raw = await redis.hget(keys.task(task), "assignment") or b"- a1 1-1 1 1 1 0 0 {}"
+    raw = await redis.hget(keys.task(task), "assignment") or b"- a1 1-1 0 1 1 1 0 0 {}"
     await redis.hset(keys.task(task), "assignment", " ".join([lease, *raw.decode().split(" ")[1:]]))
 
 
@@ -49,7 +49,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "a record that was lost": (
         lambda r, k: r.delete(k.task("held")),
-        {"counters.state", "inflight.orphan", "inbox.orphan", "alarm.orphan"},
+        {"counters.state", "inflight.orphan", "inbox.orphan"},
     ),
     "a state that nobody knows": (
         lambda r, k: r.hset(k.task("done"), "state", "finished"),
@@ -71,10 +71,11 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a waiting task with a lease": (lambda r, k: _set_lease(r, k, "first", "f" * 16), {"lease.waiting"}),
     "an assignment that cannot be read": (
         lambda r, k: r.hset(k.task("claimed"), "assignment", "x"),
-        {"assignment.value", "inflight.missing", "inflight.orphan", "alarm.orphan"},
+        {"assignment.value", "inflight.missing", "inflight.orphan"},
     ),
     "a task that nobody will wake": (lambda r, k: r.zrem(k.of("alarms"), "later"), {"alarm.missing"}),
     "an alarm of nobody's": (lambda r, k: r.zadd(k.of("alarms"), {"done": 1}), {"alarm.orphan"}),
+    "an agent that nobody looks after": (lambda r, k: r.delete(k.of("unclaimed")), {"unclaimed.missing"}),
     "an alarm at another moment": (lambda r, k: r.zadd(k.of("alarms"), {"later": 1}), {"alarm.moment"}),
     "an end that is not listed": (lambda r, k: r.zrem(k.of("tasks:terminal"), "done"), {"grave.missing"}),
     "a listed end without a record": (

@@ -71,6 +71,46 @@ async def test_an_unclaimed_task_is_recalled(cell: Cell) -> None:
     assert not await cell.redis.exists(cell.keys.inflight("a1"))
 
 
+async def test_an_agent_is_looked_after_for_the_earliest_of_its_tasks(cell: Cell) -> None:
+    """What was given later has its own time; what is claimed or runs is nothing to wait for."""
+    await cell.register(capacity=4)
+    await cell.assign("t1")
+    cell.now += 20_000
+    await cell.assign("t2", claimed=False)
+    await cell.assign("t3")
+    assert await cell.report("started", "t3") == "OK"
+    assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 60_000
+    cell.now = START + 60_000
+    assert await cell.wake() == ["KEPT"]
+    assert (await cell.state("t1"), await cell.state("t2")) == ("assigned", "assigned")
+    assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 80_000
+    cell.now = START + 80_000
+    assert await cell.wake() == ["RECALLED"]
+    assert await cell.state("t2") == "scheduled"
+    assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
+
+
+async def test_a_shorter_start_timeout_is_kept(cell: Cell) -> None:
+    """A task that has to be claimed sooner than what its agent was given before is looked after in its own time."""
+    await cell.register()
+    await cell.assign("t1")
+    cell.change_settings(start_timeout_ms=5_000)
+    await cell.assign("t2", claimed=False)
+    cell.now += 5_000
+    assert await cell.wake() == ["RECALLED"]
+    assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 60_000
+
+
+async def test_an_agent_that_left_is_looked_after_no_longer(cell: Cell) -> None:
+    """Its place is given up when its time has come."""
+    await cell.register()
+    await cell.assign()
+    await cell.complete()
+    cell.now += 60_000
+    assert await cell.wake() == []
+    assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
+
+
 async def test_recalls_are_bounded(cell: Cell) -> None:
     """A task that nobody ever claims ends as a dead letter."""
     cell.change_settings(max_releases=1)
@@ -93,7 +133,7 @@ async def test_a_claimed_task_is_left_alone_by_the_start_timeout(cell: Cell) -> 
     cell.now += 60_000
     assert await cell.wake() == ["KEPT"]
     assert await cell.state() == "assigned"
-    assert await cell.redis.zcard(cell.keys.of("alarms")) == 0
+    assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
     cell.now += DAY
     assert await cell.wake() == []
     assert await cell.complete() == "OK"
@@ -267,7 +307,9 @@ async def test_what_cannot_be_forgotten_does_not_undo_what_was_due(cell: Cell, b
     await cell.redis.restore(cell.keys.of(broken), 0, kept, replace=True)
 
 
-@pytest.mark.parametrize("broken", ["counters", "pools", "alarms", "tasks:terminal", "tasks:dead", "tasks:refused"])
+@pytest.mark.parametrize(
+    "broken", ["counters", "pools", "alarms", "unclaimed", "tasks:terminal", "tasks:dead", "tasks:refused"]
+)
 async def test_a_broken_index_leaves_everything_as_it_is(cell: Cell, broken: str) -> None:
     """⚠ What every batch writes to is of its type, or nothing is begun: mended, the same is due still."""
     await cell.submit("t1", run_at=START + 1)

@@ -53,7 +53,9 @@ local function close(task, to, field, body, graveyard, started)
   else
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body)
   end
-  alarms[task.id] = false
+  if task.rings ~= '0' then
+    alarms[task.id] = false
+  end
   gather('ZADD', P .. graveyard, NOW, task.id)
   move(task.priority, task.state, to)
   if task.caller then

@@ -78,12 +78,34 @@ end
 
 -- Runs one entry's bookkeeping: its word, and whether it failed; what it raises becomes its word, and the rest of the batch
 -- goes on.
+local function error_word(why)
+  return 'ERROR ' .. (type(why) == 'table' and why.err or tostring(why))
+end
+
 local function guarded(handle, ...)
   local ok, word = pcall(handle, ...)
   if ok then
     return word, false
   end
-  return 'ERROR ' .. (type(word) == 'table' and word.err or tostring(word)), true
+  return error_word(word), true
+end
+
+-- The same for each of `count` entries: their words, and which have failed. What runs is left only when one has.
+local function guard_each(count, handle)
+  local words, failed, n = {}, {}, 0
+  local function go_on()
+    while n < count do
+      n = n + 1
+      words[n] = handle(n)
+    end
+  end
+  while n < count do
+    local ok, why = pcall(go_on)
+    if not ok then
+      words[n], failed[n] = error_word(why), true
+    end
+  end
+  return words, failed
 end
 
 -- Writes to what the entries of a batch share are gathered and done once: command -> key -> arguments. Their number is

@@ -2,17 +2,18 @@
 local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
 -- Who has a task is one field of its record, because what is written a task is what it costs, field by field: lease, agent,
--- inbox entry, term, attempt, assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
-local ASSIGNMENT = '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$'
-local function pack_assignment(lease, agent_id, entry, term, attempt, assigned_at, start_by, timeout_at, placement)
-  return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at .. ' ' .. start_by
-    .. ' ' .. timeout_at .. ' ' .. placement
+-- inbox entry, 1 when the task may have an alarm (0: it has none), term, attempt, assigned at, to be started by, to be ended
+-- by (ms; 0: no limit), placement (opaque JSON).
+local ASSIGNMENT = '^(%S+) (%S+) (%S+) %S (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$'
+local function pack_assignment(lease, agent_id, entry, rings, term, attempt, assigned_at, start_by, timeout_at, placement)
+  return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. rings .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at
+    .. ' ' .. start_by .. ' ' .. timeout_at .. ' ' .. placement
 end
 
 local find, sub = string.find, string.sub
 
 local function save_assignment(task)
-  task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.term, task.attempt, task.assigned_at,
+  task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.rings, task.term, task.attempt, task.assigned_at,
     task.start_by or '0', task.timeout_at or '0', task.placement)
   call('HSET', task.key, 'assignment', task.assignment)
 end
@@ -21,16 +22,17 @@ end
 local function load_task(id)
   local key = P .. 'task:' .. id
   local values = call('HMGET', key, 'state', 'assignment', 'priority', 'caller')
-  local assignment, lease, agent_id, entry = values[2] or nil, nil, nil, nil
+  local assignment, lease, agent_id, entry, rings = values[2] or nil, nil, nil, nil, nil
   if assignment then
-    -- The first three parts, without a pattern, which would cost as much as a command.
+    -- The first four parts, without a pattern, which would cost as much as a command.
     local first = find(assignment, ' ', 1, true)
     local second = find(assignment, ' ', first + 1, true)
     lease, agent_id = sub(assignment, 1, first - 1), sub(assignment, first + 1, second - 1)
-    entry = sub(assignment, second + 1, find(assignment, ' ', second + 1, true) - 1)
+    local third = find(assignment, ' ', second + 1, true)
+    entry, rings = sub(assignment, second + 1, third - 1), sub(assignment, third + 1, third + 1)
   end
   return { id = id, key = key, state = values[1] or nil, priority = values[3] or nil, caller = values[4] or nil,
-    assignment = assignment, lease = lease, agent_id = agent_id, entry = entry }
+    assignment = assignment, lease = lease, agent_id = agent_id, entry = entry, rings = rings }
 end
 
 -- What only a failure, an alarm or a cancel needs.

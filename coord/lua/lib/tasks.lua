@@ -1,24 +1,32 @@
 -- What the scripts of tasks share: the ledger, queues and pools, loads, alarms.
 
--- A move of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority.
-local counter_names = {}
-local function counter(state, priority)
-  local of_state = counter_names[state]
-  if not of_state then
-    of_state = {}
-    counter_names[state] = of_state
+-- Moves of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority. They are counted
+-- by from, to and priority, and become counters when the batch is done.
+local moves = {}
+local function move(priority, from, to)
+  local of_from = moves[from]
+  if not of_from then
+    of_from = {}
+    moves[from] = of_from
   end
-  local name = of_state[priority]
-  if not name then
-    name = state .. ':' .. priority
-    of_state[priority] = name
+  local of_to = of_from[to]
+  if not of_to then
+    of_to = {}
+    of_from[to] = of_to
   end
-  return name
+  of_to[priority] = (of_to[priority] or 0) + 1
 end
 
-local function move(priority, from, to)
-  bump(counter(from, priority), -1)
-  bump(counter(to, priority), 1)
+local function count_moves()
+  for from, of_from in pairs(moves) do
+    for to, of_to in pairs(of_from) do
+      for priority, count in pairs(of_to) do
+        -- A task comes from `submitted`, a total: it is there for good.
+        bump(from .. ':' .. priority, from == 'submitted' and count or -count)
+        bump(to .. ':' .. priority, count)
+      end
+    end
+  end
 end
 
 -- Pools whose queue changes, and their definition where this script knows it; touching one proves its type.
@@ -86,7 +94,9 @@ local function finish_loads()
   return told
 end
 
--- The alarm of a task is the earliest of what may become due in its state; the last word on it in a batch counts.
+-- The alarm of a task is the earliest of what may become due in its state; the last word on it in a batch counts. That an
+-- assigned task has to be claimed is no matter of its own alarm: most are claimed within milliseconds, so its agent stands
+-- in `unclaimed`, where wake looks after all that the agent has.
 local alarms = {}
 local ALIVE = { scheduled = true, queued = true, assigned = true, running = true }
 local function sooner(due, at)
@@ -100,13 +110,13 @@ local function set_alarm(task)
   if state == 'scheduled' then
     due = sooner(due, task.run_at)
   elseif state == 'assigned' or state == 'running' then
-    due = sooner(sooner(sooner(due, state == 'assigned' and task.start_by), task.timeout_at), task.cancel_by)
+    due = sooner(sooner(due, task.timeout_at), task.cancel_by)
   end
   alarms[task.id] = due and int(due) or false
 end
 
 -- What every batch may write to is of its type, or nothing is begun.
-for _, index in ipairs({ 'alarms', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
+for _, index in ipairs({ 'alarms', 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
   call('ZCARD', P .. index)
 end
 for _, hash in ipairs({ 'counters', 'pools' }) do
@@ -125,6 +135,7 @@ local function finish_tasks(words)
   write_gathered()
   local pools = finish_pools()
   local loads = finish_loads()
+  count_moves()
   write_log()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
