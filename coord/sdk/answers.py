@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -40,8 +41,9 @@ class Answers:
 
     def __init__(self, kept: int = 1_000) -> None:
         self._kept = kept
-        self._awaited: dict[str, Callable[[Answer], None]] = {}
-        self._early: dict[str, Answer] = {}
+        # Ordered ones know their first; a dict would look for it among the places of all that were deleted before.
+        self._awaited: OrderedDict[str, Callable[[Answer], None]] = OrderedDict()
+        self._early: OrderedDict[str, Answer] = OrderedDict()
 
     def expect(self, entry: str, take: Callable[[Answer], None]) -> None:
         """Call ``take`` with the answer to the fact that was appended as ``entry``; at once if it is here."""
@@ -51,7 +53,7 @@ class Answers:
             return
         self._awaited[entry] = take
         if len(self._awaited) > self._kept:
-            del self._awaited[next(iter(self._awaited))]
+            self._awaited.popitem(last=False)
 
     def arrived(self, entries: Iterable[str], answer: Answer) -> None:
         """An answer to one or more facts was read."""
@@ -65,4 +67,4 @@ class Answers:
             return
         self._early[entry] = answer
         if len(self._early) > self._kept:
-            del self._early[next(iter(self._early))]
+            self._early.popitem(last=False)

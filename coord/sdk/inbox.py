@@ -125,4 +125,4 @@ class Inbox:
 
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
     pairs = iter(flat)
-    return dict(zip(pairs, pairs, strict=True))
+    return dict(zip(pairs, pairs, strict=False))  # the server says both of each; to check it takes half as long again

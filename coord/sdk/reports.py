@@ -39,6 +39,9 @@ REMEMBERED_S = 300.0
 #: The longest error message that travels, as long as its fact may have it; what is above is cut.
 LONGEST_MESSAGE = 4_096
 
+#: What ends an attempt.
+OUTCOMES = (TaskCompleted, TaskFailed, TaskReleased)
+
 _encode = codec.encode
 
 
@@ -51,6 +54,9 @@ class Reports:
         self._stream = keys.of("in:reports")
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
+        #: By kind of outcome: the command that tells it, packed but for its last word, which is the fact.
+        self._heads = {TYPE_OF[fact]: _head(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
+        self._taken = self._told  # bound once
         self._unanswered = 0
         #: By lease: the outcomes that were told, packed, the oldest first; and when each was told. (An OrderedDict
         #: knows its first; a dict would look for it among the places of all that were deleted before.)
@@ -78,7 +84,7 @@ class Reports:
             message = f"the result has {len(raw)} bytes; with its report it may have {self._max_bytes}"
             self.failed(attempt, "result_too_large", message, retryable=False)
             return
-        self._outcome(attempt, "task.completed", data)
+        self._outcome(attempt, TYPE_OF[TaskCompleted], data)
 
     def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool) -> None:
         """It failed."""
@@ -124,11 +130,11 @@ class Reports:
         return int((self._loop.time() - attempt.started_at) * 1000)
 
     def _outcome(self, attempt: Attempt, kind: str, data: bytes) -> None:
-        packed = pack(("XADD", self._stream, "*", "type", kind, "data", data))
+        packed = b"%b$%d\r\n%b\r\n" % (self._heads[kind], len(data), data)
         if not self._unanswered:
             self._flushed.clear()
         self._unanswered += 1
-        self._link.send_lasting(packed, self._told, attempt)
+        self._link.send_lasting(packed, self._taken, attempt)
         self._remember(attempt.lease, packed)
 
     def _remember(self, lease: str, packed: bytes) -> None:
@@ -139,17 +145,12 @@ class Reports:
         finished[lease] = packed
         told_at.append(now)
         self._finished_bytes += len(packed)
-        while finished and self._has_too_much(now):
+        while finished and (
+            len(finished) > REMEMBERED or self._finished_bytes > REMEMBERED_BYTES or told_at[0] <= now - REMEMBERED_S
+        ):
             _, oldest = finished.popitem(last=False)
             told_at.popleft()
             self._finished_bytes -= len(oldest)
-
-    def _has_too_much(self, now: float) -> bool:
-        return (
-            len(self._finished) > REMEMBERED
-            or self._finished_bytes > REMEMBERED_BYTES
-            or self._finished_at[0] <= now - REMEMBERED_S
-        )
 
     def _told(self, attempt: Attempt, answer: Any) -> None:
         if isinstance(answer, ErrorAnswer):
@@ -159,6 +160,10 @@ class Reports:
         if not self._unanswered:
             self._flushed.set()
         self.answered(attempt)
+
+
+def _head(stream: str, kind: str) -> bytes:
+    return pack(("XADD", stream, "*", "type", kind, "data", b"")).removesuffix(b"$0\r\n\r\n")
 
 
 def _ignored(_about: Any, _answer: Any) -> None:
