@@ -1,0 +1,28 @@
+"""An answer meets the fact that it is about, whichever comes first; what never meets is let go, the oldest first."""
+
+from __future__ import annotations
+
+from coord.sdk.answers import Answer, Answers
+
+
+def test_an_answer_is_given_once_whichever_comes_first() -> None:
+    """The id of the fact, or the answer to it."""
+    answers, told = Answers(), list[Answer]()
+    answers.expect("1-1", told.append)
+    answers.arrived(["1-1", "1-2"], Answer(ok=True))
+    assert len(told) == 1
+    answers.expect("1-2", told.append)
+    answers.arrived(["1-1"], Answer(ok=False))
+    assert [one.ok for one in told] == [True, True]
+
+
+def test_no_more_are_kept_than_was_said() -> None:
+    """Of those awaited and of those that came early, the newest."""
+    answers, told = Answers(3), list[Answer]()
+    for number in range(10):
+        answers.expect(f"1-{number}", told.append)
+    answers.arrived([f"1-{number}" for number in range(10)], Answer(ok=True))
+    assert len(told) == 3
+    for number in range(10):
+        answers.expect(f"1-{number}", told.append)
+    assert len(told) == 6  # 4 to 6 came early and were kept; 0 to 3 were let go, 7 to 9 had met
