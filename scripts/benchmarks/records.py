@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import redis
 
+from coord import codec
 from coord.keys import Keys
 
 #: Records read in one round trip.
 CHUNK = 2_000
-#: Where a moment stands in a record's assignment; commits before there was one have a field of that name.
-IN_ASSIGNMENT = {"assigned_at": 5}
 
 
 def ended(server: redis.Redis, keys: Keys) -> list[bytes]:
@@ -45,5 +44,5 @@ def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str
     for value, assignment in pipe.execute():
         if value:
             yield int(value)
-        elif assignment and field in IN_ASSIGNMENT:
-            yield int(assignment.split()[IN_ASSIGNMENT[field]])
+        elif assignment:  # by the measured tree's own codec; commits before there was one have a field of that name
+            yield getattr(codec.assignment_of(assignment.decode()), field)
