@@ -114,12 +114,32 @@ def assignment_of(raw: str) -> Assignment:
     )
 
 
-def unpack_assignment(record: Mapping[str, str]) -> dict[str, str]:
-    """A task's fields with the parts of its ``assignment`` beside them; raises ``ValueError`` when that is none."""
-    if "assignment" not in record:
-        return dict(record)
-    parts = assignment_of(record["assignment"])._asdict()
-    return {**record, **{name: str(value) for name, value in parts.items() if value is not None}}
+class SubmissionRecord(NamedTuple):
+    """What was submitted, but for its body: one field of a task's record, its parts with spaces between."""
+
+    priority: str
+    caller: str  #: whom its outcome is told; empty: nobody
+    more: bool  #: whether the record may have fields that most have not, such as ``deadline`` and ``attempt``
+    submitted_at: int  #: ms since 1970
+    score: str  #: its place in its pool's queue
+    pool: str
+    digest: str
+
+
+def submission_of(raw: str) -> SubmissionRecord:
+    """The parts of a record's ``submission``; raises ``ValueError`` when it is none."""
+    priority, caller, more, submitted_at, score, pool, digest = raw.split(" ")
+    return SubmissionRecord(priority, caller, more != "0", int(submitted_at), score, pool, digest)
+
+
+def unpack_record(record: Mapping[str, str]) -> dict[str, str]:
+    """A task's fields with the parts of its ``submission`` and ``assignment``; raises ``ValueError`` when one is none."""
+    parts: dict[str, Any] = {}
+    if "submission" in record:
+        parts |= submission_of(record["submission"])._asdict()
+    if "assignment" in record:
+        parts |= assignment_of(record["assignment"])._asdict()
+    return {**record, **{name: str(value) for name, value in parts.items() if value not in {None, ""}}}
 
 
 def encode(value: Any) -> bytes:

@@ -48,16 +48,18 @@ clock                                 hash    observed (ms), ticked_at (ms)
 Tasks, written by the distributor
 
 ====================================  ======  ==============================================================
-task:{id}                             hash    body (the JSON as submitted) digest state priority pool score
-                                              submitted_at; once they apply: run_at deadline timeout (ms)
-                                              max_attempts backoff_ms backoff_max_ms caller attempt (those before
-                                              this assignment) failures releases assignment (lease agent_id entry
-                                              rings term attempt assigned_at start_by timeout_at placement, spaces
-                                              between, 0 for no limit; entry: inbox id, rings: 1 when it may have an
-                                              alarm, placement: JSON) started_at cancel_at cancel_by progress
-                                              attempts (one JSON object a line) result error (JSON) finished_at
-                                              replay_id (the request that last set it going again). No
-                                              TTL, but of refused ones: 1 h
+task:{id}                             hash    state, submission (priority caller more submitted_at score pool digest,
+                                              spaces between; caller: empty, or told the outcome; more: 1 when there
+                                              are fields of the next kind), body (the JSON as submitted); when the task
+                                              has them: run_at deadline timeout (ms) max_attempts backoff_ms
+                                              backoff_max_ms attempt (those before this assignment) failures releases;
+                                              once they apply: assignment (lease agent_id entry rings term attempt
+                                              assigned_at start_by timeout_at placement, spaces between, 0 for no limit;
+                                              entry: inbox id, rings: 1 when it may have an alarm, placement: JSON)
+                                              started_at cancel_at cancel_by progress attempts (one JSON object a line)
+                                              result error (JSON) finished_at replay_id (the request that last set it
+                                              going again) entry (of a refused submission). No TTL, but of refused
+                                              ones: 1 h
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from coord.codec import unpack_assignment
+from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import Keys
 from coord.models.tasks import Priority, TaskState
@@ -33,7 +33,7 @@ GRAVEYARD: Mapping[str, str] = MappingProxyType(
 )
 #: What is read of a task's record: a payload or a result of 1 MiB stays where it is.
 FIELDS = (
-    "state", "priority", "pool", "score", "assignment", "run_at", "deadline", "cancel_by",
+    "state", "submission", "assignment", "run_at", "deadline", "cancel_by",
 )  # fmt: skip
 #: Commands in one round trip: some milliseconds of the server's time.
 CHUNK = 500
@@ -134,17 +134,21 @@ class _Reader:
                 one = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
                 if not one:
                     continue  # it ended while the names were read
+                one = self._unpacked(task, one)
                 if one.get("state") not in set(TaskState) or one.get("priority") not in set(Priority):
                     self._is_odd("task.unknown", f"task:{task}", "it has no known state and priority")
                     continue
-                found[task] = self._unpacked(task, one) | {"body_bytes": str(size)}
+                found[task] = one | {"body_bytes": str(size)}
         return found
 
     def _unpacked(self, task: str, one: Record) -> Record:
         try:
-            return unpack_assignment(one)
+            return unpack_record(one)
         except ValueError:
-            self._is_odd("assignment.value", f"task:{task}", "its assignment cannot be read")
+            self._is_odd("assignment.value", f"task:{task}", "its submission or assignment cannot be read")
+        try:
+            return unpack_record({name: value for name, value in one.items() if name != "assignment"})
+        except ValueError:
             return one
 
     async def _pools(self, queues: dict[str, dict[str, float]]) -> set[str]:

@@ -58,29 +58,31 @@ local ENDED = { completed = true, failed = true, cancelled = true, expired = tru
 local function admit(i, options)
   local entry, priority, share, id, digest, pool, score, run_at, caller, notify, body = unpack(ARGV, i, i + 10)
   local key = P .. 'task:' .. id
-  local known = call('HMGET', key, 'state', 'digest', 'entry')
-  if known[1] and known[1] ~= 'refused' then
-    if known[2] ~= digest then
+  local known = call('HGET', key, 'state')
+  if known and known ~= 'refused' then
+    if load_rest(load_task(id)).digest ~= digest then
       answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content")
       return 'CONFLICT'
     end
     answer(caller, entry)
-    if notify == '1' and caller ~= '' and ENDED[known[1]] then
-      repeat_outcome(caller, id, known[1])
+    if notify == '1' and caller ~= '' and ENDED[known] then
+      repeat_outcome(caller, id, known)
     end
     return 'DUPLICATE'
   end
-  if known[3] == entry then
+  if known and call('HGET', key, 'entry') == entry then
     answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later')
     return 'REFUSED'
   end
-  local submitted_at = string.match(entry, '^%d+')
+  local submitted_at = string.sub(entry, 1, string.find(entry, '-', 1, true) - 1)
+  local task = { id = id, key = key, priority = priority, pool = pool, submitted_at = submitted_at, score = score,
+    digest = digest, more = options > 0 and '1' or '0', caller = notify == '1' and caller ~= '' and caller or nil }
   local room = tonumber(share)
   if FULL or waiting + 1 > MAX_TASKS * room or bytes + #body > MAX_BYTES * room then
     local why = FULL and 'the server is nearly full' or 'the backlog is full'
     call('DEL', key)
-    call('HSET', key, 'state', 'refused', 'digest', digest, 'priority', priority, 'submitted_at', submitted_at,
-      'entry', entry, 'error', error_json('backlog_full', why))
+    call('HSET', key, 'state', 'refused', 'submission', pack_submission(task), 'entry', entry,
+      'error', error_json('backlog_full', why))
     call('PEXPIRE', key, REFUSED_TTL)
     call('ZADD', P .. 'tasks:refused', NOW, id)
     bump('refused:' .. priority, 1)
@@ -88,16 +90,11 @@ local function admit(i, options)
     answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
     return 'REFUSED'
   end
-  local task = { id = id, key = key, priority = priority, pool = pool, caller = notify == '1' and caller ~= '' and caller or nil }
-  local fields = { 'priority', priority, 'digest', digest, 'pool', pool, 'score', score, 'submitted_at', submitted_at }
+  local fields = { 'submission', pack_submission(task) }
   for j = i + 12, i + 11 + options * 2, 2 do
     task[ARGV[j]] = ARGV[j + 1]
     fields[#fields + 1] = ARGV[j]
     fields[#fields + 1] = ARGV[j + 1]
-  end
-  if task.caller then
-    fields[#fields + 1] = 'caller'
-    fields[#fields + 1] = caller
   end
   fields[#fields + 1] = 'body'
   fields[#fields + 1] = body
@@ -112,7 +109,7 @@ local function admit(i, options)
     fields[#fields + 1] = run_at
   end
   if state == 'cancelled' then
-    forget_refusal(known[1], id)
+    forget_refusal(known, id)
     call('HSET', key, 'state', 'queued', unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
@@ -129,7 +126,7 @@ local function admit(i, options)
   if task.deadline or state == 'scheduled' then
     set_alarm(task)
   end
-  forget_refusal(known[1], id)
+  forget_refusal(known, id)
   call('HSET', key, 'state', state, unpack(fields))
   if state == 'queued' then
     enqueue(id, pool, score)

@@ -63,7 +63,7 @@ local function pop(pool)
     end
     for i = 1, #found, 2 do
       local key = P .. 'task:' .. found[i]
-      local values = redis.pcall('HMGET', key, 'state', 'priority', 'attempt', 'timeout', 'deadline', 'body')
+      local values = redis.pcall('HMGET', key, 'state', 'submission', 'body')
       -- A name of what is no waiting task (a fail-over may leave one) is dropped with the pop.
       if values[1] == 'queued' then
         tasks[#tasks + 1] = { id = found[i], key = key, score = found[i + 1], values = values }
@@ -76,9 +76,15 @@ end
 local function assign(group, lease, task)
   local agent_id = group.agent_id
   local agent = agents[agent_id]
-  local _, priority, attempt, timeout, deadline, body = unpack(task.values)
-  attempt = attempt and int(tonumber(attempt) + 1) or '1'
-  timeout = tonumber(timeout) or (agent.incarnation == '' and UNLISTED_TIMEOUT)
+  local submission, body = task.values[2], task.values[3]
+  local first = string.find(submission, ' ', 1, true)
+  local second = string.find(submission, ' ', first + 1, true)
+  local priority, attempt, timeout, deadline = string.sub(submission, 1, first - 1), '1', nil, nil
+  if string.sub(submission, second + 1, second + 1) == '1' then
+    local more = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
+    attempt, timeout, deadline = more[1] and int(tonumber(more[1]) + 1) or '1', tonumber(more[2] or nil), more[3]
+  end
+  timeout = timeout or (agent.incarnation == '' and UNLISTED_TIMEOUT)
   local lane = agent.lanes[priority] or P .. 'inbox:' .. agent_id .. ':' .. LANE[priority]
   agent.lanes[priority] = lane
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',

@@ -28,11 +28,12 @@ local function replay(i)
     return 'EXPIRED'
   end
   -- It waits as if submitted now: with the score of its first submission, a replay of many would overtake everybody.
-  local score = int(entry_ms(entry) - tonumber(HEAD_START[task.priority]))
-  enqueue(id, task.pool, score)
+  task.score, task.more = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
+  enqueue(id, task.pool, task.score)
   task.state = 'queued'
   set_alarm(task)
-  call('HSET', task.key, 'state', 'queued', 'score', score, 'attempt', task.attempt or '0', 'replay_id', entry)
+  call('HSET', task.key, 'state', 'queued', 'submission', pack_submission(task), 'attempt', task.attempt or '0',
+    'replay_id', entry)
   call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'failures', 'releases', 'error', 'finished_at', 'cancel_at',
     'cancel_by')
   gather('ZREM', P .. 'tasks:dead', id)

@@ -8,14 +8,14 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, assignment_of
+from coord.codec import BAD_JSON, assignment_of, submission_of
 from coord.keys import Keys
 from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
 from coord.queries.fields import decoded, hash_of, int_of, json_of
 
 #: What a list shows: everything that is small, so that a page of tasks with large payloads is no large answer.
 _HEADER = (
-    "state", "priority", "pool", "submitted_at", "attempt", "failures", "releases", "run_at", "deadline", "assignment",
+    "state", "submission", "attempt", "failures", "releases", "run_at", "deadline", "assignment",
     "started_at", "finished_at", "cancel_at", "error",
 )  # fmt: skip
 #: Bodies, of up to 1 MiB each, that are read in one round trip to learn the type of their pool's tasks.
@@ -93,15 +93,16 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
     error = json_of(raw.get("error"))
     # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
     lines = [line for line in raw.get("attempts", "").split("\n") if line]
+    submitted = submission_of(raw["submission"])
     held = assignment_of(raw["assignment"]) if "assignment" in raw else None
     return TaskRecord(
         task_id=task_id,
         state=TaskState(raw["state"]),
-        priority=Priority(raw["priority"]),
+        priority=Priority(submitted.priority),
         task_type=body.get("task_type", ""),
         payload=body.get("payload"),
-        submitted_at=int(raw.get("submitted_at", 0)),
-        pool=raw.get("pool", ""),
+        submitted_at=submitted.submitted_at,
+        pool=submitted.pool,
         attempt=held.attempt if held else int(raw.get("attempt", 0)),
         failures=int(raw.get("failures", 0)),
         releases=int(raw.get("releases", 0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from coord.codec import submission_of
 from coord.keys import Keys
 from coord.models.tasks import Pool, Priority, TaskState
 from coord.queries.fields import text_of
@@ -73,10 +74,11 @@ async def _pools(redis: Redis, keys: Keys, now: int) -> tuple[PoolBacklog, ...]:
     heads = [text_of(head[0]) if head else "" for head in await pipe.execute()]
     pipe = redis.pipeline(transaction=False)
     for head in heads:
-        pipe.hmget(keys.task(head), "priority", "submitted_at")
+        pipe.hget(keys.task(head), "submission")
     found: list[PoolBacklog] = []
-    for one, head, (priority, at) in zip(pools, heads, await pipe.execute(), strict=True):
-        known = Priority(text_of(priority)) if priority else None
-        age = max(0, now - int(at)) if at else None
+    for one, head, raw in zip(pools, heads, await pipe.execute(), strict=True):
+        submitted = submission_of(text_of(raw)) if raw else None
+        known = Priority(submitted.priority) if submitted else None
+        age = max(0, now - submitted.submitted_at) if submitted else None
         found.append(PoolBacklog(one.pool, one.definition, one.length, head, known, age))
     return tuple(found)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
+from coord.codec import submission_of
 from coord.config import Settings
 from coord.connection import close_idle, connect, is_demoted
 from coord.keys import Keys
@@ -210,18 +211,18 @@ class Watcher:
     async def _states(self, watches: list[Watch]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
         for watch in watches:
-            pipe.hmget(self._keys.task(watch.task_id), "state", "submitted_at", "result", "error")
+            pipe.hmget(self._keys.task(watch.task_id), "state", "submission", "result", "error")
         return list(await pipe.execute()) if watches else []
 
     def _found(self, watch: Watch, values: list[bytes | None]) -> None:
-        state, submitted_at, result, error = values
+        state, submission, result, error = values
         if state is None:
             return
         if state.decode() in TERMINAL:
             _ended(watch, Outcome(state.decode(), result or error or b"null"), is_sure=True)
         elif state.decode() == TaskState.REFUSED:
             # Of this submission or a later one, not of an earlier one that this one replaces.
-            if int(submitted_at or 0) >= _ms(watch.entry):
+            if submission is None or submission_of(submission.decode()).submitted_at >= _ms(watch.entry):
                 _ended(watch, Outcome(TaskState.REFUSED, error or b"null"), is_sure=True)
         else:
             watch.taken.tell(True)

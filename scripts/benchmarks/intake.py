@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from . import records
 from .drain import roomy, type_names
 from .stage import Stage
 
@@ -44,6 +45,6 @@ def _admitting_s(stage: Stage) -> float:
     """From the first submission to the last admission, as the log tells them."""
     log = stage.keys.of("log:tasks")
     last = stage.redis.execute_command("XREVRANGE", log, "+", "-", "COUNT", 1)[0]
-    first = stage.redis.execute_command("XRANGE", log, "-", "+", "COUNT", 1)[0][1][b"task_id"].split()[0].decode()
-    begin = stage.redis.execute_command("HGET", stage.keys.task(first), "submitted_at")
-    return max(1.0, float(last[0].partition(b"-")[0]) - float(begin)) / 1000
+    first = stage.redis.execute_command("XRANGE", log, "-", "+", "COUNT", 1)[0][1][b"task_id"].split()[0]
+    (begin,) = records.times(stage.redis, stage.keys, [first], "submitted_at")
+    return max(1.0, float(last[0].partition(b"-")[0]) - begin) / 1000

@@ -40,9 +40,12 @@ def _chunks(task_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str) -> Iterator[int]:
     pipe = server.pipeline(transaction=False)
     for task_id in task_ids:
-        pipe.execute_command("HMGET", keys.task(task_id.decode()), field, "assignment")
-    for value, assignment in pipe.execute():
+        pipe.execute_command("HMGET", keys.task(task_id.decode()), field, "submission", "assignment")
+    for value, submission, assignment in pipe.execute():
+        # By the measured tree's own codec; commits before there was one have a field of that name.
         if value:
             yield int(value)
-        elif assignment:  # by the measured tree's own codec; commits before there was one have a field of that name
+        elif field == "submitted_at":
+            yield codec.submission_of(submission.decode()).submitted_at
+        elif assignment:
             yield getattr(codec.assignment_of(assignment.decode()), field)

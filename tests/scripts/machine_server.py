@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from coord import lua
-from coord.codec import unpack_assignment
+from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
 from coord.models.tasks import Priority
@@ -249,7 +249,7 @@ def _picture_of(raw: Any) -> Picture:
             ttls[rest] = int(ttl)
     books = Books(
         counters={name: int(value) for name, value in single.get("counters", {}).items()},
-        records={task: unpack_assignment(one) for task, one in groups["task"].items()},
+        records={task: unpack_record(one) for task, one in groups["task"].items()},
         queues=groups["queue"],
         inflight=groups["inflight"],
         inboxes=groups["inbox"],

@@ -7,7 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from coord import queries
-from coord.codec import unpack_assignment
+from coord.codec import unpack_record
 from coord.keys import Keys
 from coord.models.agents import AgentRecord
 from coord.models.tasks import TaskRecord
@@ -41,7 +41,7 @@ class Records:
         raw = {
             key.decode(): value.decode() for key, value in (await self.redis.hgetall(self.keys.task(task_id))).items()
         }
-        record = unpack_assignment(raw)
+        record = unpack_record(raw)
         return [record.get(name) for name in names]
 
     async def load(self, agent_id: str = "a1") -> int:

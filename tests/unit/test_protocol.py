@@ -137,7 +137,7 @@ def test_records_have_what_is_promised() -> None:
     """States and priorities are all there; the data dictionary knows each field."""
     task = {words(cells[0])[0]: words(cells[1]) for cells in tables("`task:{id}`")[0]}
     assert set(task["state"]) == values(TaskState)
-    assert set(task["priority"]) == values(Priority)
+    assert set(task["submission"]) == values(Priority)
     dictionary = keys.__doc__ or ""
     of_task = dictionary[dictionary.index("task:{id}") : dictionary.index("inflight:{agent}")]
     of_agent = dictionary[dictionary.index("agent:{id}") : dictionary.index("agents:active")]

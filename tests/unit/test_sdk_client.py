@@ -51,9 +51,11 @@ class Desk:
         """Answer a fact."""
         await self.reply(type="fact.answered", fact=entry, ok="0" if code else "1", code=code, message=f"why {code}")
 
-    async def record(self, task_id: str, state: str, **fields: str | bytes) -> None:
+    async def record(
+        self, task_id: str, state: str, *, submitted_at: int = 9_999_999_999_999, **fields: str | bytes
+    ) -> None:
         """Write a task's record."""
-        said: dict[Any, Any] = {"state": state, "priority": "normal", "submitted_at": "9999999999999", **fields}
+        said: dict[Any, Any] = {"state": state, "submission": f"normal  0 {submitted_at} 0 p1 d1", **fields}
         await self.redis.hset(self.keys.task(task_id), mapping=said)
 
     async def consume(self, entry: str, stream: str = "in:tasks:normal") -> None:
@@ -111,7 +113,7 @@ async def test_an_outcome_that_was_never_told_is_found_in_the_record(desk: Desk)
 
 async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(desk: Desk) -> None:
     """The record still says refused, but of before: the new submission waits in its stream."""
-    await desk.record("again", "refused", submitted_at="1000", error=encode({"code": "backlog_full", "message": "f"}))
+    await desk.record("again", "refused", submitted_at=1_000, error=encode({"code": "backlog_full", "message": "f"}))
     handle = await desk.client.submit("echo", task_id="again")
     with pytest.raises(ResultTimeout, match="does a distributor run"):
         await handle.result(timeout=0.3)

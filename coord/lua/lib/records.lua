@@ -1,9 +1,17 @@
 -- A task's record: where its work lies, and what of it is read when.
 local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
--- Who has a task is one field of its record, because what is written a task is what it costs, field by field: lease, agent,
--- inbox entry, 1 when the task may have an alarm (0: it has none), term, attempt, assigned at, to be started by, to be ended
--- by (ms; 0: no limit), placement (opaque JSON).
+-- What is written for a task is what it costs, field by field. So what was submitted is one field of its record: priority,
+-- caller that its outcome is told to (or nothing), 1 when the record has fields of what it may also have (0: it has none),
+-- submitted at, score, pool, digest.
+local SUBMISSION = '^(%S+) (%S*) (%S) (%S+) (%S+) (%S+) (%S+)$'
+local function pack_submission(task)
+  return task.priority .. ' ' .. (task.caller or '') .. ' ' .. task.more .. ' ' .. task.submitted_at .. ' ' .. task.score .. ' '
+    .. task.pool .. ' ' .. task.digest
+end
+
+-- Another one is who has it: lease, agent, inbox entry, 1 when the task may have an alarm (0: it has none), term, attempt,
+-- assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
 local ASSIGNMENT = '^(%S+) (%S+) (%S+) %S (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$'
 local function pack_assignment(lease, agent_id, entry, rings, term, attempt, assigned_at, start_by, timeout_at, placement)
   return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. rings .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at
@@ -19,25 +27,31 @@ local function save_assignment(task)
 end
 
 -- What of a task's record every report needs; state is nil when there is none, lease when no agent has or had it.
+-- Parts are found without patterns, which would cost as much as a command.
 local function load_task(id)
   local key = P .. 'task:' .. id
-  local values = call('HMGET', key, 'state', 'assignment', 'priority', 'caller')
-  local assignment, lease, agent_id, entry, rings = values[2] or nil, nil, nil, nil, nil
+  local values = call('HMGET', key, 'state', 'submission', 'assignment')
+  local submission, assignment = values[2], values[3]
+  local priority, caller, lease, agent_id, entry, rings
+  if submission then
+    local first = find(submission, ' ', 1, true)
+    local second = find(submission, ' ', first + 1, true)
+    priority, caller = sub(submission, 1, first - 1), second > first + 1 and sub(submission, first + 1, second - 1) or nil
+  end
   if assignment then
-    -- The first four parts, without a pattern, which would cost as much as a command.
     local first = find(assignment, ' ', 1, true)
     local second = find(assignment, ' ', first + 1, true)
-    lease, agent_id = sub(assignment, 1, first - 1), sub(assignment, first + 1, second - 1)
     local third = find(assignment, ' ', second + 1, true)
+    lease, agent_id = sub(assignment, 1, first - 1), sub(assignment, first + 1, second - 1)
     entry, rings = sub(assignment, second + 1, third - 1), sub(assignment, third + 1, third + 1)
   end
-  return { id = id, key = key, state = values[1] or nil, priority = values[3] or nil, caller = values[4] or nil,
-    assignment = assignment, lease = lease, agent_id = agent_id, entry = entry, rings = rings }
+  return { id = id, key = key, state = values[1] or nil, submission = submission, priority = priority, caller = caller,
+    assignment = assignment or nil, lease = lease, agent_id = agent_id, entry = entry, rings = rings }
 end
 
 -- What only a failure, an alarm or a cancel needs.
 local REST = {
-  'releases', 'failures', 'attempt', 'pool', 'score', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
+  'releases', 'failures', 'attempt', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
   'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts',
 }
 local function load_rest(task)
@@ -48,8 +62,11 @@ local function load_rest(task)
   for i = 1, #REST do
     task[REST[i]] = values[i] or nil
   end
+  local _
+  if task.submission then
+    _, _, task.more, task.submitted_at, task.score, task.pool, task.digest = string.match(task.submission, SUBMISSION)
+  end
   if task.assignment then
-    local _
     _, _, _, task.term, task.attempt, task.assigned_at, task.start_by, task.timeout_at, task.placement =
       string.match(task.assignment, ASSIGNMENT)
     task.start_by = task.start_by ~= '0' and task.start_by or nil
