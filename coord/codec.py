@@ -133,7 +133,7 @@ def submission_of(raw: str) -> SubmissionRecord:
 
 
 def unpack_record(record: Mapping[str, str]) -> dict[str, str]:
-    """A task's fields with the parts of its ``submission`` and ``assignment``; raises ``ValueError`` when one is none."""
+    """A task's fields with the parts of ``submission`` and ``assignment``; raises ``ValueError`` when one is none."""
     parts: dict[str, Any] = {}
     if "submission" in record:
         parts |= submission_of(record["submission"])._asdict()
