@@ -54,11 +54,28 @@ local function forget_refusal(state, id)
 end
 
 local ENDED = { completed = true, failed = true, cancelled = true, expired = true }
+local EVENT, WORD = { queued = 'task.queued', scheduled = 'task.scheduled' }, { queued = 'QUEUED', scheduled = 'SCHEDULED' }
 
-local function admit(i, options)
-  local entry, priority, share, id, digest, pool, score, run_at, caller, notify, body = unpack(ARGV, i, i + 10)
-  local key = P .. 'task:' .. id
-  local known = call('HGET', key, 'state')
+-- Where each task begins, and its record. Most batches are all of new tasks: that is asked once, not for each.
+local starts, keys, are_known = {}, {}, false
+do
+  local i = at + 1
+  for n = 1, tonumber(ARGV[at]) do
+    starts[n], keys[n] = i, P .. 'task:' .. ARGV[i + 3]
+    i = i + 12 + tonumber(ARGV[i + 11]) * 2
+  end
+  for i = 1, #keys, 1000 do
+    are_known = are_known or call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) > 0
+  end
+end
+local written_here = {}
+
+local function admit(n)
+  local i, key = starts[n], keys[n]
+  local entry, priority, share, id, digest, pool, score, run_at, caller, notify, body, options = unpack(ARGV, i, i + 11)
+  options = tonumber(options)
+  local known = (are_known or written_here[key]) and call('HGET', key, 'state')
+  written_here[key] = true
   if known and known ~= 'refused' then
     if load_rest(load_task(id)).digest ~= digest then
       answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content")
@@ -90,14 +107,12 @@ local function admit(i, options)
     answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
     return 'REFUSED'
   end
-  local fields = { 'submission', pack_submission(task) }
+  local fields = { 'submission', pack_submission(task), 'body', body }
   for j = i + 12, i + 11 + options * 2, 2 do
     task[ARGV[j]] = ARGV[j + 1]
     fields[#fields + 1] = ARGV[j]
     fields[#fields + 1] = ARGV[j + 1]
   end
-  fields[#fields + 1] = 'body'
-  fields[#fields + 1] = body
   local state = 'queued'
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
@@ -134,22 +149,21 @@ local function admit(i, options)
   waiting, bytes = waiting + 1, bytes + #body
   move(priority, 'submitted', state)
   bump('backlog_bytes', #body)
-  log_each('task.' .. state, id, 'priority', priority)
+  log_each(EVENT[state], id, 'priority', priority)
   answer(caller, entry)
-  return string.upper(state)
+  return WORD[state]
 end
 
-local next_task, done = at + 1, {}
-local words = guard_each(tonumber(ARGV[at]), function()
-  local i, options = next_task, tonumber(ARGV[next_task + 11])
-  next_task = i + 12 + options * 2
-  local word = admit(i, options)
-  local ids = done[ARGV[i + 1]]
+local done = {}
+local words = guard_each(#starts, function(n)
+  local word = admit(n)
+  local entry, priority = ARGV[starts[n]], ARGV[starts[n] + 1]
+  local ids = done[priority]
   if not ids then
     ids = {}
-    done[ARGV[i + 1]] = ids
+    done[priority] = ids
   end
-  ids[#ids + 1] = ARGV[i]
+  ids[#ids + 1] = entry
   return word
 end)
 local told = finish_tasks(words)

@@ -20,13 +20,13 @@ for i = 1, tonumber(ARGV[7]) do
   at = at + 1
 end
 
-local agents = {}
+local agents, are_active = {}, {}
 local function load_agent(id)
   local agent = agents[id]
   if not agent then
     local values = call('HMGET', P .. 'agent:' .. id, 'rev', 'capacity', 'term', 'incarnation')
     agent = {
-      active = call('SISMEMBER', P .. 'agents:active', id) == 1,
+      active = are_active[id] == 1,
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
       load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {},
     }
@@ -105,15 +105,23 @@ local function assign(group, lease, task)
   return 'ASSIGNED'
 end
 
-local groups = {}
+local groups, named = {}, {}
 for n = 1, tonumber(ARGV[at]) do
   local pool, agent_id, rev, explanation, count = unpack(ARGV, at + 1, at + 5)
-  local group = { pool = pool, agent_id = agent_id, rev = rev, explanation = explanations[tonumber(explanation)],
+  groups[n] = { pool = pool, agent_id = agent_id, rev = rev, explanation = explanations[tonumber(explanation)],
     count = tonumber(count), room = 0 }
+  named[n] = agent_id
+  at = at + 5
+end
+for i = 1, #named, 1000 do
+  local some = { unpack(named, i, math.min(i + 999, #named)) }
+  for n, is_member in ipairs(call('SMISMEMBER', P .. 'agents:active', unpack(some))) do
+    are_active[some[n]] = is_member
+  end
+end
+for _, group in ipairs(groups) do
   -- What is said to those for whom there is no room.
   group.otherwise = guarded(accept, group)
-  groups[n] = group
-  at = at + 5
 end
 for pool in pairs(wanted) do
   local word, failed = guarded(pop, pool)

@@ -57,7 +57,7 @@ return found
 #: wrong type. Every command on it raises an error during this call, but for those that work on any type.
 FAILING = """
 local redis_call, met, keys_left, broken = redis.call, {}, tonumber(KEYS[2]), nil
-local on_any_type = { DEL = true, PEXPIRE = true }
+local on_any_type = { DEL = true, EXISTS = true, PEXPIRE = true }
 local function is_broken(command, key)
   if key and not on_any_type[command] and not met[key] then
     met[key], keys_left = true, keys_left - 1
