@@ -29,7 +29,7 @@ from coord.models.facts import (
     TaskReleased,
     TaskStarted,
 )
-from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Pool, Priority, TaskSubmitted
+from coord.models.tasks import HEAD_START_MS, Pool, Priority, TaskSubmitted
 from coord.placement import STRATEGIES
 from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
 from workers import control
@@ -48,8 +48,8 @@ UNHEARD_S = 0.05
 REREAD = 1_000
 #: A server that refused an assignment for want of memory is asked again after so many seconds.
 FULL_S = 1.0
-#: stream of submissions -> priority, the share of the backlog at which it is refused, its head start in ms.
-_BY_STREAM = {f"in:tasks:{one}": (one.value, BACKLOG_SHARE[one], HEAD_START_MS[one]) for one in Priority}
+#: stream of submissions -> priority, its head start in ms.
+_BY_STREAM = {f"in:tasks:{one}": (one.value, HEAD_START_MS[one]) for one in Priority}
 
 
 class Distributor(Service):
@@ -285,13 +285,12 @@ class Distributor(Service):
     def _submission(self, told: Told[TaskSubmitted]) -> tuple[Submission, bytes]:
         entry, fact, caller = told
         pool, definition = self._pool_of(fact)
-        priority, share, head_start = _BY_STREAM[entry.stream]
+        priority, head_start = _BY_STREAM[entry.stream]
         submitted_at = int(entry.id.partition("-")[0])
         run_at = run_at_of(fact, submitted_at)
         submission = Submission(
             entry=entry.id,
             priority=priority,
-            backlog_share=share,
             task_id=fact.task_id,
             digest=codec.digest_of(fact),
             pool=pool,

@@ -7,19 +7,22 @@
 -- ARGV[11] backlog limit, bytes
 -- ARGV[12] 1: the server is nearly full, refuse everything
 -- ARGV[13] ms that a refused record is kept
--- ARGV[14] number of pools named below, then for each: pool | definition (opaque JSON)
+-- ARGV[14] to ARGV[18] share of the backlog at which urgent, critical, high, normal and low tasks are refused
+-- ARGV[19] number of pools named below, then for each: pool | definition (opaque JSON)
 -- then the number of tasks, then for each:
---   entry id | priority | share of the backlog at which it is refused | task id | digest | pool | score | run at, ms, or ''
---   | caller of the fact or '' | 1: tell it the outcome | body (opaque JSON) | number n of options | n times name | value
+--   entry id | priority | task id | pool | score | run at, ms, or '' | caller of the fact or '' | submission (as in its record)
+--   | body (opaque JSON) | number n of options | n times name | value
 -- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
 local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1', ARGV[13]
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
+local SHARE = { urgent = tonumber(ARGV[14]), critical = tonumber(ARGV[15]), high = tonumber(ARGV[16]),
+  normal = tonumber(ARGV[17]), low = tonumber(ARGV[18]) }
 local definitions = {}
-local at = 15
-for _ = 1, tonumber(ARGV[14]) do
+local at = 20
+for _ = 1, tonumber(ARGV[19]) do
   definitions[ARGV[at]] = ARGV[at + 1]
   at = at + 2
 end
@@ -61,8 +64,8 @@ local starts, keys, are_known = {}, {}, false
 do
   local i = at + 1
   for n = 1, tonumber(ARGV[at]) do
-    starts[n], keys[n] = i, P .. 'task:' .. ARGV[i + 3]
-    i = i + 12 + tonumber(ARGV[i + 11]) * 2
+    starts[n], keys[n] = i, P .. 'task:' .. ARGV[i + 2]
+    i = i + 10 + tonumber(ARGV[i + 9]) * 2
   end
   for i = 1, #keys, 1000 do
     are_known = are_known or call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) > 0
@@ -72,17 +75,16 @@ local written_here = {}
 
 local function admit(n)
   local i, key = starts[n], keys[n]
-  local entry, priority, share, id, digest, pool, score, run_at, caller, notify, body, options = unpack(ARGV, i, i + 11)
-  options = tonumber(options)
+  local entry, priority, id, pool, score, run_at, caller, submission, body, options = unpack(ARGV, i, i + 9)
   local known = (are_known or written_here[key]) and call('HGET', key, 'state')
   written_here[key] = true
   if known and known ~= 'refused' then
-    if load_rest(load_task(id)).digest ~= digest then
+    if digest_of(call('HGET', key, 'submission')) ~= digest_of(submission) then
       answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content")
       return 'CONFLICT'
     end
     answer(caller, entry)
-    if notify == '1' and caller ~= '' and ENDED[known] then
+    if caller ~= '' and ENDED[known] and caller == caller_of(submission) then
       repeat_outcome(caller, id, known)
     end
     return 'DUPLICATE'
@@ -91,15 +93,11 @@ local function admit(n)
     answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later')
     return 'REFUSED'
   end
-  local submitted_at = string.sub(entry, 1, string.find(entry, '-', 1, true) - 1)
-  local task = { id = id, key = key, priority = priority, pool = pool, submitted_at = submitted_at, score = score,
-    digest = digest, more = options > 0 and '1' or '0', caller = notify == '1' and caller ~= '' and caller or nil }
-  local room = tonumber(share)
+  local room = SHARE[priority]
   if FULL or waiting + 1 > MAX_TASKS * room or bytes + #body > MAX_BYTES * room then
     local why = FULL and 'the server is nearly full' or 'the backlog is full'
     call('DEL', key)
-    call('HSET', key, 'state', 'refused', 'submission', pack_submission(task), 'entry', entry,
-      'error', error_json('backlog_full', why))
+    call('HSET', key, 'state', 'refused', 'submission', submission, 'entry', entry, 'error', error_json('backlog_full', why))
     call('PEXPIRE', key, REFUSED_TTL)
     call('ZADD', P .. 'tasks:refused', NOW, id)
     bump('refused:' .. priority, 1)
@@ -107,19 +105,14 @@ local function admit(n)
     answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
     return 'REFUSED'
   end
-  local fields = { 'submission', pack_submission(task), 'body', body }
-  for j = i + 12, i + 11 + options * 2, 2 do
-    task[ARGV[j]] = ARGV[j + 1]
-    fields[#fields + 1] = ARGV[j]
-    fields[#fields + 1] = ARGV[j + 1]
-  end
+  local fields = { 'submission', submission, 'body', body, unpack(ARGV, i + 10, i + 9 + tonumber(options) * 2) }
   local state = 'queued'
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
-  if cancelled_at and tonumber(submitted_at) <= cancelled_at then
+  if cancelled_at and entry_ms(entry) <= cancelled_at then
     state = 'cancelled'
   elseif run_at ~= '' and tonumber(run_at) > now then
-    state, task.run_at = 'scheduled', run_at
+    state = 'scheduled'
     fields[#fields + 1] = 'run_at'
     fields[#fields + 1] = run_at
   end
@@ -129,17 +122,19 @@ local function admit(n)
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
     call('ZREM', P .. 'tombstones', id)
-    task.state = 'queued'
-    cancelled(task, 'cancelled before it was admitted')
+    cancelled(load_task(id), 'cancelled before it was admitted')
     answer(caller, entry)
     return 'CANCELLED'
   end
-  task.state = state
   if state == 'queued' then
     touch_pool(pool, definitions[pool])
   end
-  if task.deadline or state == 'scheduled' then
-    set_alarm(task)
+  if options ~= '0' or state == 'scheduled' then
+    local deadline
+    for j = i + 10, i + 9 + tonumber(options) * 2, 2 do
+      deadline = ARGV[j] == 'deadline' and ARGV[j + 1] or deadline
+    end
+    set_alarm({ id = id, state = state, run_at = run_at, deadline = deadline })
   end
   forget_refusal(known, id)
   call('HSET', key, 'state', state, unpack(fields))

@@ -34,7 +34,7 @@ _typed = msgspec.json.Decoder(_Typed)
 async def task(redis: Redis, keys: Keys, task_id: str) -> TaskRecord | None:
     """A task's record, or None."""
     raw = await hash_of(redis, keys.task(task_id))
-    return _task_record(task_id, raw) if raw else None
+    return _task_record(task_id, raw)
 
 
 async def tasks(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[TaskRecord | None]:
@@ -43,7 +43,7 @@ async def tasks(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[TaskR
     for task_id in task_ids:
         pipe.hgetall(keys.task(task_id))
     answers = await pipe.execute()
-    return [_task_record(one, raw) if raw else None for one, raw in zip(task_ids, answers, strict=True)]
+    return [_task_record(one, raw) for one, raw in zip(task_ids, answers, strict=True)]
 
 
 async def task_headers(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> list[TaskRecord | None]:
@@ -55,7 +55,7 @@ async def task_headers(redis: Redis, keys: Keys, task_ids: Sequence[str]) -> lis
     pools: dict[str, str] = {}
     for task_id, values in zip(task_ids, await pipe.execute(), strict=True):
         raw = {name.encode(): value for name, value in zip(_HEADER, values, strict=True) if value is not None}
-        record = _task_record(task_id, raw) if raw else None
+        record = _task_record(task_id, raw)
         records.append(record)
         if record is not None and record.pool:
             pools[record.pool] = task_id
@@ -86,8 +86,10 @@ def _type_in(raw: bytes | None) -> str:
         return ""
 
 
-def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord:
+def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord | None:
     raw = decoded(raw_fields)
+    if "submission" not in raw:  # none, or one that a version before the first release has left behind
+        return None
     said = json_of(raw.get("body"))
     body = said if isinstance(said, dict) else {}  # a payload may hold a number that is beyond ours, such as 1e999
     error = json_of(raw.get("error"))

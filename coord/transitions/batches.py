@@ -52,7 +52,6 @@ class Submission(Struct, frozen=True):
 
     entry: str
     priority: str
-    backlog_share: float
     task_id: str
     digest: str
     pool: str

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from coord import lua
 from coord.config import Settings
 from coord.keys import Keys
+from coord.models.tasks import BACKLOG_SHARE, Priority
 from coord.packing import exchange, pack
 from coord.transitions.batches import (
     Arg,
@@ -110,6 +111,7 @@ class Scripts(ControlScripts):
             s.max_backlog_bytes,
             "1" if nearly_full else "0",
             int(s.refused_ttl_s * 1000),
+            *(str(BACKLOG_SHARE[priority]) for priority in Priority),
             len(pools),
         ]
         for pool, definition in pools.items():
@@ -117,8 +119,8 @@ class Scripts(ControlScripts):
         args.append(len(submissions))
         for t in submissions:
             run_at: Arg = "" if t.run_at is None else t.run_at
-            args += (t.entry, t.priority, str(t.backlog_share), t.task_id, t.digest, t.pool, t.score, run_at)
-            args += (t.caller, "1" if t.notify else "0", t.body, len(t.options))
+            args += (t.entry, t.priority, t.task_id, t.pool, t.score, run_at, t.caller, _submission(t), t.body)
+            args.append(len(t.options))
             for name, value in t.options.items():
                 args += (name, value)
         return Call("admit", args, read_task_batch)
@@ -261,6 +263,12 @@ def _metrics(metrics: dict[str, float]) -> list[Arg]:
 
 def _number(value: float) -> str:
     return repr(value)
+
+
+def _submission(t: Submission) -> str:
+    submitted_at = t.entry.partition("-")[0]
+    told, more = t.caller if t.notify else "", 1 if t.options else 0
+    return f"{t.priority} {told} {more} {submitted_at} {t.score} {t.pool} {t.digest}"
 
 
 def _started_at(report: Report) -> Arg:

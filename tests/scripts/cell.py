@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from coord import lua
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
-from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, LANE, Priority, TaskRecord
+from coord.models.tasks import HEAD_START_MS, LANE, Priority, TaskRecord
 from coord.streams import Consumer
 from coord.transitions import (
     Beat,
@@ -186,8 +186,7 @@ class Cell(Records):
         entry = await self.append(f"in:tasks:{priority}", "task.submitted", at=at)
         named = Priority(priority)
         score = (run_at or int(entry.split("-")[0])) - HEAD_START_MS[named]
-        share = BACKLOG_SHARE[named]
-        return Submission(entry, priority, share, task_id, digest, pool, score, run_at, caller, notify, body, options)
+        return Submission(entry, priority, task_id, digest, pool, score, run_at, caller, notify, body, options)
 
     async def admit(self, *submissions: Submission, nearly_full: bool = False) -> list[str]:
         """Admit submissions; the words."""

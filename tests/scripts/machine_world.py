@@ -10,7 +10,7 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine
 from redis.exceptions import ResponseError
 
-from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority, TaskState
+from coord.models.tasks import HEAD_START_MS, Priority, TaskState
 from coord.transitions import (
     Beat,
     Call,
@@ -85,9 +85,7 @@ class World(RuleBasedStateMachine):
         run_at = now + delay if delay else None
         score = (run_at or now) - HEAD_START_MS[priority]
         body = msgspec.json.encode({"task": task, "run_at": run_at})
-        self.facts[entry] = Submission(
-            entry, priority, BACKLOG_SHARE[priority], task, digest, pool, score, run_at, "c1", True, body, options
-        )
+        self.facts[entry] = Submission(entry, priority, task, digest, pool, score, run_at, "c1", True, body, options)
         self.submitted.setdefault(task, []).append(entry)
         return entry
 

@@ -18,6 +18,14 @@ local function pack_assignment(lease, agent_id, entry, rings, term, attempt, ass
     .. ' ' .. start_by .. ' ' .. timeout_at .. ' ' .. placement
 end
 
+local function digest_of(submission)
+  return string.match(submission, '%S+$')
+end
+
+local function caller_of(submission)
+  return string.match(submission, '^%S+ (%S*)')
+end
+
 local find, sub = string.find, string.sub
 
 local function save_assignment(task)
