@@ -7,8 +7,8 @@ from msgspec import Struct
 #: The logs, as in ``log:agents``; events of one ms are told in this order.
 LOGS = ("control", "agents", "tasks", "messages")
 
-#: Told in place of entries that were trimmed away before they were read; ``missed`` says how many, where it is known. An
-#: entry may tell of a batch of tasks.
+#: Told in place of entries that were trimmed away before they were read; ``missed`` says how many, where it is known.
+#: An entry may tell of a batch of tasks.
 TRIMMED = "log.trimmed"
 #: Told when a log begins anew, because Redis was emptied or lost its last moments.
 RESET = "log.reset"
