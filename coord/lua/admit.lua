@@ -129,6 +129,8 @@ local function admit(n)
   if state == 'queued' then
     touch_pool(pool, definitions[pool])
   end
+  forget_refusal(known, id)
+  call('HSET', key, 'state', state, unpack(fields))
   if options ~= '0' or state == 'scheduled' then
     local deadline
     for j = i + 10, i + 9 + tonumber(options) * 2, 2 do
@@ -136,8 +138,6 @@ local function admit(n)
     end
     set_alarm({ id = id, state = state, run_at = run_at, deadline = deadline })
   end
-  forget_refusal(known, id)
-  call('HSET', key, 'state', state, unpack(fields))
   if state == 'queued' then
     enqueue(id, pool, score)
   end
