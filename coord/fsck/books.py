@@ -174,7 +174,7 @@ class _Reader:
         return found
 
     async def _grave(self, index: str, records: Mapping[str, Record]) -> set[str]:
-        """An index of ended tasks, without those that have had their time: their records end by themselves."""
+        """An index of ended tasks, without those whose record is gone in time: refused ones end by a TTL."""
         seconds, _ = await self.redis.time()
         oldest_ms = (int(seconds) - self.kept_s[index]) * 1000
         listed = await self._zset(index)
