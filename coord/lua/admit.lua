@@ -9,9 +9,12 @@
 -- ARGV[13] ms that a refused record is kept
 -- ARGV[14] to ARGV[18] share of the backlog at which urgent, critical, high, normal and low tasks are refused
 -- ARGV[19] number of pools named below, then for each: pool | definition (opaque JSON)
+-- then the number of groups of tasks that share this, then for each:
+--   priority | pool | caller of the fact or '' | number of options | name of each
 -- then the number of tasks, then for each:
---   entry id | priority | task id | pool | score | run at, ms, or '' | caller of the fact or '' | submission (as in its record)
---   | body (opaque JSON) | number n of options | n times name | value
+--   index of its group | entry id | task id | score | submission (as in its record) | body (opaque JSON)
+--   | value of each option of its group
+-- Options are fields of the record, in ms or as counts. A task of which `run_at` is still to come is scheduled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
@@ -59,13 +62,22 @@ end
 local ENDED = { completed = true, failed = true, cancelled = true, expired = true }
 local EVENT, WORD = { queued = 'task.queued', scheduled = 'task.scheduled' }, { queued = 'QUEUED', scheduled = 'SCHEDULED' }
 
+local groups = {}
+at = at + 1
+for n = 1, tonumber(ARGV[at - 1]) do
+  local priority, pool, caller, options = unpack(ARGV, at, at + 3)
+  groups[n] = { priority = priority, pool = pool, caller = caller, names = { unpack(ARGV, at + 4, at + 3 + tonumber(options)) } }
+  at = at + 4 + tonumber(options)
+end
+
 -- Where each task begins, and its record. Most batches are all of new tasks: that is asked once, not for each.
-local starts, keys, are_known = {}, {}, false
+local starts, group_of, keys, are_known = {}, {}, {}, false
 do
   local i = at + 1
   for n = 1, tonumber(ARGV[at]) do
-    starts[n], keys[n] = i, P .. 'task:' .. ARGV[i + 2]
-    i = i + 10 + tonumber(ARGV[i + 9]) * 2
+    local group = groups[tonumber(ARGV[i])]
+    starts[n], group_of[n], keys[n] = i, group, P .. 'task:' .. ARGV[i + 2]
+    i = i + 6 + #group.names
   end
   for i = 1, #keys, 1000 do
     are_known = are_known or call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) > 0
@@ -73,9 +85,27 @@ do
 end
 local written_here = {}
 
+-- What a task of a group with options has beside what all have: its fields, and what its alarm hangs on.
+local function options_of(names, i)
+  local fields, run_at, deadline = {}, nil, nil
+  for n, name in ipairs(names) do
+    local value = ARGV[i + n]
+    if name == 'run_at' then
+      run_at = tonumber(value) > now and value or nil
+    else
+      deadline = name == 'deadline' and value or deadline
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
+  return fields, run_at, deadline
+end
+
+local NONE = {}
 local function admit(n)
-  local i, key = starts[n], keys[n]
-  local entry, priority, id, pool, score, run_at, caller, submission, body, options = unpack(ARGV, i, i + 9)
+  local i, key, group = starts[n], keys[n], group_of[n]
+  local entry, id, score, submission, body = unpack(ARGV, i + 1, i + 5)
+  local priority, pool, caller = group.priority, group.pool, group.caller
   local known = (are_known or written_here[key]) and call('HGET', key, 'state')
   written_here[key] = true
   if known and known ~= 'refused' then
@@ -105,20 +135,19 @@ local function admit(n)
     answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
     return 'REFUSED'
   end
-  local fields = { 'submission', submission, 'body', body, unpack(ARGV, i + 10, i + 9 + tonumber(options) * 2) }
-  local state = 'queued'
+  local fields, run_at, deadline, has_options = NONE, nil, nil, group.names[1] ~= nil
+  if has_options then
+    fields, run_at, deadline = options_of(group.names, i + 5)
+  end
+  local state = run_at and 'scheduled' or 'queued'
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
   if cancelled_at and entry_ms(entry) <= cancelled_at then
     state = 'cancelled'
-  elseif run_at ~= '' and tonumber(run_at) > now then
-    state = 'scheduled'
-    fields[#fields + 1] = 'run_at'
-    fields[#fields + 1] = run_at
   end
   if state == 'cancelled' then
     forget_refusal(known, id)
-    call('HSET', key, 'state', 'queued', unpack(fields))
+    call('HSET', key, 'state', 'queued', 'submission', submission, 'body', body, unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
     call('ZREM', P .. 'tombstones', id)
@@ -130,12 +159,12 @@ local function admit(n)
     touch_pool(pool, definitions[pool])
   end
   forget_refusal(known, id)
-  call('HSET', key, 'state', state, unpack(fields))
-  if options ~= '0' or state == 'scheduled' then
-    local deadline
-    for j = i + 10, i + 9 + tonumber(options) * 2, 2 do
-      deadline = ARGV[j] == 'deadline' and ARGV[j + 1] or deadline
-    end
+  if state == 'scheduled' then
+    fields[#fields + 1] = 'run_at'
+    fields[#fields + 1] = run_at
+  end
+  call('HSET', key, 'state', state, 'submission', submission, 'body', body, unpack(fields))
+  if has_options then
     set_alarm({ id = id, state = state, run_at = run_at, deadline = deadline })
   end
   if state == 'queued' then
@@ -152,7 +181,7 @@ end
 local done = {}
 local words = guard_each(#starts, function(n)
   local word = admit(n)
-  local entry, priority = ARGV[starts[n]], ARGV[starts[n] + 1]
+  local entry, priority = ARGV[starts[n] + 1], group_of[n].priority
   local ids = done[priority]
   if not ids then
     ids = {}

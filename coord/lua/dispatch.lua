@@ -6,13 +6,14 @@
 -- ARGV[6]  ms that bound an attempt of an agent without incarnation, whose leases cannot be listed
 -- ARGV[7]  number of explanations, then each (opaque JSON)
 -- then the number of groups of placements that share all this, then for each:
---   pool | agent id | the agent's rev as the plan saw it | index of its explanation | number of its placements
--- then the number of placements, then for each, in the order in which they get tasks:
---   index of its group | lease (16 hex digits, fresh)
--- Returns {words, loads, pools, pools_rev, raised}. Words: ASSIGNED; EMPTY (nothing waits in the pool); INACTIVE, CHANGED,
---   FULL (the agent is not as the plan saw it); ERROR <why>
+--   pool | agent id | the agent's rev as the plan saw it | index of its explanation
+--   | a lease (16 hex digits, fresh) for each placement, without anything between them
+-- They get their tasks in turn: the first placement of each group, then the second of each that has one, and so on.
+-- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (nothing waits in the pool);
+--   INACTIVE, CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned
 local START_BY, UNLISTED_TIMEOUT = int(now + tonumber(ARGV[5])), tonumber(ARGV[6])
+local LEASE = 16
 local explanations = {}
 local at = 8
 for i = 1, tonumber(ARGV[7]) do
@@ -28,7 +29,7 @@ local function load_agent(id)
     agent = {
       active = are_active[id] == 1,
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
-      load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {},
+      load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {}, is_given = false,
     }
     agents[id] = agent
   end
@@ -105,12 +106,13 @@ local function assign(group, lease, task)
   return 'ASSIGNED'
 end
 
-local groups, named = {}, {}
+local groups, named, count, longest = {}, {}, 0, 0
 for n = 1, tonumber(ARGV[at]) do
-  local pool, agent_id, rev, explanation, count = unpack(ARGV, at + 1, at + 5)
+  local pool, agent_id, rev, explanation, leases = unpack(ARGV, at + 1, at + 5)
   groups[n] = { pool = pool, agent_id = agent_id, rev = rev, explanation = explanations[tonumber(explanation)],
-    count = tonumber(count), room = 0 }
+    leases = leases, count = #leases / LEASE, taken = 0, room = 0 }
   named[n] = agent_id
+  count, longest = count + groups[n].count, math.max(longest, groups[n].count)
   at = at + 5
 end
 for i = 1, #named, 1000 do
@@ -127,8 +129,17 @@ for pool in pairs(wanted) do
   local word, failed = guarded(pop, pool)
   popped[pool].failed = failed and word or nil
 end
-local words = guard_each(tonumber(ARGV[at + 1]), function(n)
-  local group = groups[tonumber(ARGV[at + 2 * n])]
+local turns = {}
+for nth = 1, longest do
+  for _, group in ipairs(groups) do
+    if group.count >= nth then
+      turns[#turns + 1] = group
+    end
+  end
+end
+local words = guard_each(count, function(n)
+  local group = turns[n]
+  group.taken = group.taken + 1
   if group.room == 0 then
     return group.otherwise
   end
@@ -138,7 +149,8 @@ local words = guard_each(tonumber(ARGV[at + 1]), function(n)
   if not task then
     return tasks.failed or 'EMPTY'
   end
-  local word = assign(group, ARGV[at + 2 * n + 1], task)
+  local last = group.taken * LEASE
+  local word = assign(group, string.sub(group.leases, last - LEASE + 1, last), task)
   tasks.next = tasks.next + 1
   return word
 end)

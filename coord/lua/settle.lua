@@ -3,10 +3,10 @@
 -- include: base records tasklog tasks attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled
--- ARGV[10] number of reports, then for each:
---   entry id | started, progressed, completed, failed, released | task id | lease | caller or ''
---   | ms at which it started or '' | result or progress, opaque JSON; of failed and released also: code | message
---   | 1: may be retried
+-- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
+--   started, progressed, completed, failed, released | caller or '' | number of its reports, then for each:
+--     entry id | task id | lease | ms at which it started or '' | result or progress, opaque JSON; of failed and released
+--     also: code | message | 1: may be retried
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
 --   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
@@ -32,8 +32,8 @@ local function started(task, at)
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
-local function settle(i)
-  local entry, kind, id, lease, caller, at, data = unpack(ARGV, i, i + 6)
+local function settle(kind, caller, i)
+  local entry, id, lease, at, data = unpack(ARGV, i, i + 4)
   local task = load_task(id)
   if task.lease ~= lease then
     if task.state and string.find(call('HGET', task.key, 'attempts') or '', lease, 1, true) then
@@ -65,19 +65,24 @@ local function settle(i)
       load_rest(task)
       task.started_at = at
     end
-    local code, message, retryable = unpack(ARGV, i + 7, i + 9)
+    local code, message, retryable = unpack(ARGV, i + 5, i + 7)
     end_attempt(task, kind, code, message, retryable == '1')
   end
   answer(caller, entry)
   return 'OK'
 end
 
-local HAS_REASON = { failed = true, released = true }
+local WIDTH = { failed = 8, released = 8 }
+local kind, caller, left
 local next_report, done = 11, {}
 local words = guard_each(tonumber(ARGV[10]), function()
+  if not left or left == 0 then
+    kind, caller, left = ARGV[next_report], ARGV[next_report + 1], tonumber(ARGV[next_report + 2])
+    next_report = next_report + 3
+  end
   local i = next_report
-  next_report = i + (HAS_REASON[ARGV[i + 1]] and 10 or 7)
-  local word = settle(i)
+  next_report, left = i + (WIDTH[kind] or 5), left - 1
+  local word = settle(kind, caller, i)
   done[#done + 1] = ARGV[i]
   return word
 end)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from itertools import groupby, zip_longest
 from typing import Any
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from coord import lua
@@ -91,10 +93,13 @@ class Scripts(ControlScripts):
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:
         """Settle agents' reports; words OK, DUPLICATE, STALE."""
         args = [*self._limits(), len(reports)]
-        for r in reports:
-            args += (r.entry, r.kind, r.task_id, r.lease, r.caller, _started_at(r), r.data)
-            if r.kind in {"failed", "released"}:
-                args += (r.code, r.message, "1" if r.retryable else "0")
+        for (kind, caller), run in groupby(reports, key=lambda one: (one.kind, one.caller)):
+            alike = list(run)
+            args += (kind, caller, len(alike))
+            for r in alike:
+                args += (r.entry, r.task_id, r.lease, _started_at(r), r.data)
+                if kind in {"failed", "released"}:
+                    args += (r.code, r.message, "1" if r.retryable else "0")
         return Call("settle", args, read_task_batch)
 
     def admit(
@@ -116,36 +121,39 @@ class Scripts(ControlScripts):
         ]
         for pool, definition in pools.items():
             args += (pool, definition)
-        args.append(len(submissions))
+        groups: dict[tuple[str, ...], int] = {}
+        tasks: list[Arg] = []
         for t in submissions:
-            run_at: Arg = "" if t.run_at is None else t.run_at
-            args += (t.entry, t.priority, t.task_id, t.pool, t.score, run_at, t.caller, _submission(t), t.body)
-            args.append(len(t.options))
-            for name, value in t.options.items():
-                args += (name, value)
+            options = t.options if t.run_at is None else {**t.options, "run_at": t.run_at}
+            group = (t.priority, t.pool, t.caller, *options)
+            tasks += (groups.setdefault(group, len(groups) + 1), t.entry, t.task_id, t.score, _submission(t), t.body)
+            tasks += options.values()
+        args.append(len(groups))
+        for priority, pool, caller, *names in groups:
+            args += (priority, pool, caller, len(names), *names)
+        args += (len(submissions), *tasks)
         return Call("admit", args, read_task_batch)
 
     def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
         """Assign waiting tasks as planned; words ASSIGNED, EMPTY, INACTIVE, CHANGED, FULL. Never repeat a call."""
-        explanations: dict[bytes, int] = {}
-        groups: dict[tuple[str, str, int, bytes], int] = {}
-        sizes: list[int] = []
-        leases: list[Arg] = []
-        for p in placements:
-            key = (p.pool, p.agent_id, p.rev, p.explanation)
-            group = groups.setdefault(key, len(sizes) + 1)
-            if group > len(sizes):
-                sizes.append(0)
-                explanations.setdefault(p.explanation, len(explanations) + 1)
-            sizes[group - 1] += 1
-            leases += (group, p.lease)
+        groups: dict[tuple[str, str, int, bytes], list[int]] = {}
+        for place, p in enumerate(placements):
+            groups.setdefault((p.pool, p.agent_id, p.rev, p.explanation), []).append(place)
+        explanations = {one: n for n, one in enumerate(dict.fromkeys(explanation for *_, explanation in groups), 1)}
         s = self.settings
         args: list[Arg] = [s.start_timeout_ms, s.default_timeout_no_incarnation_ms, len(explanations), *explanations]
         args.append(len(groups))
-        for (pool, agent_id, rev, explanation), size in zip(groups, sizes, strict=True):
-            args += (pool, agent_id, rev, explanations[explanation], size)
-        args += (len(placements), *leases)
-        return Call("dispatch", args, read_task_batch)
+        for (pool, agent_id, rev, explanation), places in groups.items():
+            leases = "".join([placements[place].lease for place in places])
+            args += (pool, agent_id, rev, explanations[explanation], leases)
+        turns = [place for turn in zip_longest(*groups.values()) for place in turn if place is not None]
+
+        def parse(raw: Any) -> TaskBatch:
+            batch = read_task_batch(raw)
+            words = dict(zip(turns, batch.words, strict=True))
+            return replace(batch, words=[words[place] for place in range(len(placements))])
+
+        return Call("dispatch", args, parse)
 
     def reclaim(self, losses: Sequence[Loss]) -> Call[TaskBatch]:
         """Take back what lost agents had; words OK, WAIT, MORE (the last two: call again)."""
