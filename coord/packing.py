@@ -7,6 +7,7 @@ which was a quarter of a client's: ``exchange`` does that once for all answers t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -55,7 +56,9 @@ PACKING: dict[type[AbstractConnection], type[AbstractConnection]] = {
 }
 
 
-async def exchange(redis: Redis, packed: Sequence[bytes], *, to_raise: bool = False) -> list[Any]:
+async def exchange(
+    redis: Redis, packed: Sequence[bytes], *, to_raise: bool = False, sent: asyncio.Future[None] | None = None
+) -> list[Any]:
     """Send packed commands in one round trip; the answer or the error of each, in order.
 
     They are sent again as ``redis`` does, so they may run twice.
@@ -64,6 +67,7 @@ async def exchange(redis: Redis, packed: Sequence[bytes], *, to_raise: bool = Fa
         redis: a client of hiredis connections.
         packed: what ``pack`` made of each.
         to_raise: the first error that any of them had is raised; sent again if it is one that ``redis`` repeats.
+        sent: done when they have been sent, which is long before their answers when the server is busy.
 
     Raises:
         redis.exceptions.RedisError: of the round trip itself; any of the commands may have run.
@@ -73,6 +77,8 @@ async def exchange(redis: Redis, packed: Sequence[bytes], *, to_raise: bool = Fa
 
     async def once() -> list[Any]:
         await connection.send_packed_command(b"".join(packed))
+        if sent is not None and not sent.done():
+            sent.set_result(None)
         answers = await _answers(connection, len(packed))
         if to_raise and (error := next((one for one in answers if isinstance(one, ResponseError)), None)):
             raise error

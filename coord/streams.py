@@ -6,6 +6,7 @@ whatever dies in between, someone reads it again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -107,13 +108,16 @@ class Consumer:
             return False
         return any(group["name"] == self.kind.encode() for group in groups)
 
-    async def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
-        """New entries, at most ``count`` of each stream, in the streams' order; waits ``block_ms`` at most."""
+    async def read_new(self, count: int, block_ms: int | None, sent: asyncio.Future[None] | None = None) -> list[Entry]:
+        """New entries, at most ``count`` of each stream, in the streams' order; waits ``block_ms`` at most.
+
+        ``sent`` is done when the server has been asked.
+        """
         command: list[Any] = ["XREADGROUP", "GROUP", self.kind, self.name, "COUNT", count]
         if block_ms is not None:
             command += ["BLOCK", block_ms]
         command += ["STREAMS", *self.streams, *([">"] * len(self.streams))]
-        (answer,) = await exchange(self.redis, [pack(tuple(command))], to_raise=True)
+        (answer,) = await exchange(self.redis, [pack(tuple(command))], to_raise=True, sent=sent)
         return [
             Entry(stream, entry_id.decode(), _fields_of(pairs or ()))
             for key, stream in self.streams.items()

@@ -47,6 +47,7 @@ class Loop:
         self._disturbances = 0
         self._is_demoted = False  # the server, by the last errors
         self._rounds: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.Task[list[Entry]] | None = None  # the next read, where it has begun
         self._taken_over_at = 0.0
         self._started_at = int(time.time() * 1000)
         self._round_at = time.monotonic()  # when it last came round
@@ -83,11 +84,13 @@ class Loop:
                     backoff = min(backoff * 2, longest)
             await self._leave()
         finally:
+            await self._end_reading()
             await end_tasks(*ticking, *self._rounds, *([self._attending] if self._attending else []))
             await self.service.stop()
 
     async def _recover(self) -> None:
         """After an error: make sure that groups and scripts exist, then handle what was read and not acknowledged."""
+        await self._end_reading()
         await self._finish_rounds()
         if self._is_demoted:
             self._is_demoted = False
@@ -132,20 +135,43 @@ class Loop:
             await self.intake.handle_alone(entries)
 
     async def _read_new(self) -> list[Entry]:
-        reading = asyncio.ensure_future(self.consumer.read_new(self._count, self.cell.settings.read_block_ms))
+        if self._reading is None:
+            self._reading = self._read()
         if self._attending is None or self._attending.done():
             self._attending = asyncio.create_task(self._attention.wait())
+        reading = self._reading
         try:
             await asyncio.wait({reading, self._attending}, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else []
         finally:
-            # What a read that is cut off was about to bring stays pending, and is re-read as one's own.
-            if not reading.done():
-                await end_tasks(reading)
+            if reading.done():
+                self._reading = None
+            else:
+                await self._end_reading()
+
+    def _read(self, sent: asyncio.Future[None] | None = None) -> asyncio.Task[list[Entry]]:
+        return asyncio.create_task(self.consumer.read_new(self._count, self.cell.settings.read_block_ms, sent))
+
+    async def _read_ahead(self) -> None:
+        """Begin the next read; returns when the server has been asked."""
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reading = self._read(sent)
+        await asyncio.wait({self._reading, sent}, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _end_reading(self) -> None:
+        """What a read that is cut off was about to bring stays pending, and is re-read as one's own."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await end_tasks(reading)
 
     async def _begin(self, entries: list[Entry]) -> None:
         """Begin a round for each batch; at most ``depth`` rounds are in flight."""
-        for batch in self._batches(entries):
+        is_full = len(entries) >= self._count
+        batches = self._batches(entries)
+        # Behind a full read more waits: asked for now, it is here when the server is done with these.
+        if is_full and not self._stopped.is_set():
+            await self._read_ahead()
+        for batch in batches:
             while len(self._rounds) >= self.service.depth:
                 await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
             round_ = asyncio.create_task(self._round(batch))
@@ -185,6 +211,7 @@ class Loop:
     async def _leave(self) -> None:
         """Finish what was read, so that nobody has to wait until it counts as left behind."""
         await self._finish_rounds()
+        await self._end_reading()
         with contextlib.suppress(redis_errors.RedisError, OSError):
             await self._handle_pending(alone=False)
 

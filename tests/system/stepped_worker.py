@@ -43,12 +43,12 @@ class Trap:
         """Now."""
         os.kill(os.getpid(), self.number)
 
-    async def read_new(self, consumer: Consumer, count: int, block_ms: int | None) -> list[Entry]:
+    async def read_new(self, consumer: Consumer, *given: Any) -> list[Entry]:
         """``Consumer.read_new``."""
         if self.step == "before_read" and self.batches == self.nth:
             self.batches += 1
             self.strike()
-        entries = await _read_new(consumer, count, block_ms)
+        entries = await _read_new(consumer, *given)
         if entries:
             self.batches += 1
             if self.step == "after_read" and self.batches == self.nth:
@@ -95,9 +95,9 @@ if __name__ == "__main__":
     trap = Trap(sys.argv[1], signal.Signals[sys.argv[2]], int(sys.argv[3]))
     del sys.argv[1:4]
 
-    async def read_new(consumer: Consumer, count: int, block_ms: int | None) -> list[Entry]:
+    async def read_new(consumer: Consumer, *given: Any) -> list[Entry]:
         """In place of the method."""
-        return await trap.read_new(consumer, count, block_ms)
+        return await trap.read_new(consumer, *given)
 
     async def run(scripts: Scripts, *calls: Call[Any]) -> list[Any]:
         """In place of the method."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -110,9 +112,9 @@ async def test_a_loss_waits_behind_older_reports(
     streams = consumer.streams
     read_new, reads = consumer.read_new, []
 
-    async def counted(count: int, block_ms: int) -> list[Entry]:
-        reads.append(block_ms)
-        return await read_new(count, block_ms)
+    async def counted(*given: Any) -> list[Entry]:
+        reads.append(given)
+        return await read_new(*given)
 
     monkeypatch.setattr(consumer, "read_new", counted)
     consumer.streams = {key: name for key, name in streams.items() if name == "in:losses"}
