@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from typing import Any
 
 from redis import exceptions as redis_errors
 
@@ -156,7 +157,8 @@ class Loop:
         """Begin the next read; returns when the server has been asked."""
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reading = self._read(sent)
-        await asyncio.wait({self._reading, sent}, return_when=asyncio.FIRST_COMPLETED)
+        waits: list[asyncio.Future[Any]] = [self._reading, sent]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
 
     async def _end_reading(self) -> None:
         """What a read that is cut off was about to bring stays pending, and is re-read as one's own."""
