@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
 from coord.errors import CoordError, FactInvalid, FactTooLarge
-from coord.models.facts import STREAM_FACTS, TYPE_OF, Fact
+from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
 from coord.models.tasks import Pool
 
 #: What msgspec raises for bad input: its own errors, and these two besides (deep nesting, invalid UTF-8).
@@ -39,17 +39,25 @@ _LEASE_ALPHABET = b"0123456789abcdef"
 
 
 class _Plain(NamedTuple):
-    """How a fact about a task is decoded without the patterns of its id and its lease."""
+    """How a fact about a task, or about several, is decoded without the patterns of its ids and leases."""
 
     fact: type[Any]
+    twin: type[Struct]
     decode: Callable[[bytes], Struct]
     has_lease: bool
+    part: type[Any] | None = None  #: of a fact that is nothing but a list: what it lists
 
 
 def _plain_of(fact: type[Struct]) -> _Plain | None:
     """None for a fact that does not begin with a task's id: only those are many."""
     types = get_type_hints(fact, include_extras=True)
     names = fact.__struct_fields__
+    if fact in PARTS_OF:
+        part = _plain_of(PARTS_OF[fact])
+        assert part is not None  # noqa: S101 (it begins with the task's id)
+        bounds = types[names[0]].__metadata__[0]
+        twin = msgspec.defstruct(fact.__name__, [(names[0], Annotated[tuple[part.twin, ...], bounds])])  # type: ignore[name-defined]
+        return _Plain(fact, twin, msgspec.json.Decoder(twin).decode, part.has_lease, part.fact)
     if names[0] != "task_id":
         return None
     has_lease = names[1:2] == ("lease",)
@@ -60,7 +68,7 @@ def _plain_of(fact: type[Struct]) -> _Plain | None:
     fields: list[Any] = [(name, types[name]) for name in names[:needed]]
     fields += [(name, types[name], given) for name, given in zip(names[needed:], fact.__struct_defaults__, strict=True)]
     twin = msgspec.defstruct(fact.__name__, fields)
-    return _Plain(fact, msgspec.json.Decoder(twin).decode, has_lease)
+    return _Plain(fact, twin, msgspec.json.Decoder(twin).decode, has_lease)
 
 
 #: stream -> type -> how it is decoded without patterns, where that is known.
@@ -214,6 +222,13 @@ def facts_of(entries: Sequence[Read], max_bytes: int) -> list[Fact | CoordError]
             if not data.isascii():
                 data.decode()
             values = astuple(plain.decode(data))
+            if plain.part is not None:
+                parts = [plain.part(*astuple(one)) for one in values[0]]
+                found.append(plain.fact(tuple(parts)))
+                ids += [one.task_id for one in parts]
+                if plain.has_lease:
+                    leases += [one.lease for one in parts]
+                continue
             found.append(plain.fact(*values))
             ids.append(values[0])
             if plain.has_lease:

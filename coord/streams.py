@@ -7,7 +7,7 @@ whatever dies in between, someone reads it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from coord import codec
 from coord.connection import DEMOTED
 from coord.keys import Keys
+from coord.models.facts import PARTS_OF, TYPE_OF
 from coord.packing import exchange, pack
 
 #: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
@@ -29,6 +30,18 @@ class Entry(Struct, frozen=True, gc=False):
     stream: str  #: without the namespace
     id: str
     fields: dict[bytes, bytes]
+
+
+NONE: Mapping[str, int] = {}
+#: The types of facts that list others.
+_LISTS = {TYPE_OF[fact].encode() for fact in PARTS_OF}
+
+
+def count_of(entry: Entry) -> int:
+    """How many facts an entry tells, or more where one quotes the name of a field."""
+    if entry.fields.get(b"type") not in _LISTS:
+        return 1
+    return max(1, entry.fields.get(b"data", b"").count(b'"task_id"'))
 
 
 class Append(NamedTuple):
@@ -108,20 +121,43 @@ class Consumer:
             return False
         return any(group["name"] == self.kind.encode() for group in groups)
 
-    async def read_new(self, count: int, block_ms: int | None, sent: asyncio.Future[None] | None = None) -> list[Entry]:
-        """New entries, at most ``count`` of each stream, in the streams' order; waits ``block_ms`` at most.
+    async def read_new(
+        self,
+        count: int,
+        block_ms: int | None,
+        sent: asyncio.Future[None] | None = None,
+        fewer: Mapping[str, int] = NONE,
+    ) -> list[Entry]:
+        """New entries in the streams' order; waits ``block_ms`` at most.
 
-        ``sent`` is done when the server has been asked.
+        Args:
+            count: entries of each stream at most.
+            block_ms: None: what is there.
+            sent: done when the server has been asked.
+            fewer: stream -> entries of it at most, where that is less and there is something to read.
         """
-        command: list[Any] = ["XREADGROUP", "GROUP", self.kind, self.name, "COUNT", count]
-        if block_ms is not None:
-            command += ["BLOCK", block_ms]
-        command += ["STREAMS", *self.streams, *([">"] * len(self.streams))]
-        (answer,) = await exchange(self.redis, [pack(tuple(command))], to_raise=True, sent=sent)
+        of_count: dict[int, list[str]] = {}
+        for key, stream in self.streams.items():
+            of_count.setdefault(min(count, fewer.get(stream, count)), []).append(key)
+        if len(of_count) > 1:
+            commands = [self._reading(keys, most, None) for most, keys in of_count.items()]
+            answers = await exchange(self.redis, commands, to_raise=True, sent=sent)
+            if entries := self._entries(answers):
+                return entries
+        command = self._reading(list(self.streams), count, block_ms)
+        return self._entries(await exchange(self.redis, [command], to_raise=True, sent=sent))
+
+    def _reading(self, keys: Sequence[str], count: int, block_ms: int | None) -> bytes:
+        blocks = () if block_ms is None else ("BLOCK", block_ms)
+        new = [">"] * len(keys)
+        return pack(("XREADGROUP", "GROUP", self.kind, self.name, "COUNT", count, *blocks, "STREAMS", *keys, *new))
+
+    def _entries(self, answers: Sequence[Any]) -> list[Entry]:
+        found = {key: entries for answer in answers for key, entries in (answer or {}).items()}
         return [
             Entry(stream, entry_id.decode(), _fields_of(pairs or ()))
             for key, stream in self.streams.items()
-            for entry_id, pairs in (answer or {}).get(key.encode(), ())
+            for entry_id, pairs in found.get(key.encode(), ())
         ]
 
     async def own_pending(self, count: int) -> list[Entry]:

@@ -27,17 +27,19 @@ from coord.models.facts import (
     TaskFailed,
     TaskProgressed,
     TaskReleased,
+    TasksCompleted,
     TaskStarted,
+    parts_of,
 )
-from coord.models.tasks import HEAD_START_MS, Pool, Priority, TaskSubmitted
+from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
 from coord.placement import STRATEGIES
 from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
-from workers import control
-from workers.arguments import MESSAGE_KEPT, options_of, report_of, run_at_of
+from workers import control, reports
 from workers.cell import Cell
 from workers.follower import Follower
-from workers.planner import DEFINITIONS_KEPT, Planner
-from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of
+from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
+from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of, word_for_each
+from workers.submissions import submission_of
 from workers.view import View
 
 log = logs.get_logger()
@@ -48,15 +50,13 @@ UNHEARD_S = 0.05
 REREAD = 1_000
 #: A server that refused an assignment for want of memory is asked again after so many seconds.
 FULL_S = 1.0
-#: stream of submissions -> priority, its head start in ms.
-_BY_STREAM = {f"in:tasks:{one}": (one.value, HEAD_START_MS[one]) for one in Priority}
 
 
 class Distributor(Service):
     """Admits tasks, places them, settles what becomes of them."""
 
     kind: ClassVar[str] = "distributor"
-    checked: ClassVar[frozenset[type[Fact]]] = frozenset({StrategySet, SettingSet, TaskSubmitted})
+    checked: ClassVar[frozenset[type[Fact]]] = frozenset({StrategySet, SettingSet, TaskSubmitted, TasksSubmitted})
     #: Each round trip's own facts are fenced by leases and ids, so their order does not matter. Four keep the server at
     #: work while this process packs and unpacks: the drain gains about a tenth over two; more were not tried.
     depth: ClassVar[int] = 4
@@ -78,9 +78,10 @@ class Distributor(Service):
         """A task and an operator may only name a strategy that exists."""
         if isinstance(fact, StrategySet | SettingSet):
             control.check_setting(fact)
-        if isinstance(fact, TaskSubmitted) and fact.strategy is not None and fact.strategy not in STRATEGIES:
-            known = ", ".join(sorted(STRATEGIES))
-            raise FactInvalid(f"field 'data': strategy {fact.strategy!r} is not one of {known} - at `$.strategy`")
+        for one in parts_of(fact):
+            if isinstance(one, TaskSubmitted) and one.strategy is not None and one.strategy not in STRATEGIES:
+                known = ", ".join(sorted(STRATEGIES))
+                raise FactInvalid(f"field 'data': strategy {one.strategy!r} is not one of {known} - at `$.strategy`")
 
     async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
         """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
@@ -90,12 +91,12 @@ class Distributor(Service):
         for handler, told in by_handler.items():
             calls.append(handler(self, told))
             told_of.append(told)
-        room = self.planner.expect_room(
-            [one.fact.lease for one in by_handler.get(Distributor.settle, ()) if type(one.fact) in ENDINGS]
-        )
-        placements = self.planner.plan(self.cell.settings.batch) if self._may_place() else []
-        if placements:
-            calls.append(self.cell.scripts.dispatch(placements))
+        leases = reports.ending_leases(by_handler.get(Distributor.settle, []))
+        room = self.planner.expect_room(leases)
+        most = self.cell.settings.batch
+        placements = self.planner.plan(max(most, len(leases))) if self._may_place() else []
+        pieces = by_agents(placements, most)
+        calls += [self.cell.scripts.dispatch(piece) for piece in pieces]
         try:
             answers: list[Any] = await self.cell.scripts.run(*calls)
         except BaseException as error:
@@ -111,8 +112,8 @@ class Distributor(Service):
             words = self._hear(answer)
             self.hold(told, words)
             failures += failures_of(told, words)
-        if placements:
-            self._wanted |= self.planner.answered(placements, answers[-1])
+        for piece, answer in zip(pieces, answers[len(told_of) :], strict=True):
+            self._wanted |= self.planner.answered(piece, answer)
         if self._wanted or self._can_place():
             self._kicked.set()
         if Distributor.configure in by_handler:
@@ -128,7 +129,7 @@ class Distributor(Service):
 
     def settle(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
-        return self.cell.scripts.settle([report_of(one) for one in batch])
+        return reports.settle(self.cell.scripts, batch)
 
     def reclaim(self, batch: list[Told[AgentLost]]) -> Call[TaskBatch]:
         """``reclaim`` for a batch of ``AgentLost``."""
@@ -148,20 +149,22 @@ class Distributor(Service):
         """``cancel`` for a batch of ``TaskCancelRequested``."""
         requests: list[CancelRequest] = []
         for entry, fact, caller in batch:
-            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[:MESSAGE_KEPT]))
+            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[: reports.MESSAGE_KEPT]))
         return self.cell.scripts.cancel(requests)
 
-    def admit(self, batch: list[Told[TaskSubmitted]]) -> Call[TaskBatch]:
-        """``admit`` for a batch of ``TaskSubmitted``; the plan of this round trip counts on them already."""
+    def admit(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
+        """``admit`` for a batch of submissions; the plan of this round trip counts on them already."""
         submissions: list[Submission] = []
         pools: dict[str, bytes] = {}
         for told in batch:
-            submission, definition = self._submission(told)
-            submissions.append(submission)
-            pools[submission.pool] = definition
-            if submission.run_at is None and not self._nearly_full:
-                self.planner.expect(submission.pool, 1, submission.score)
-        return self.cell.scripts.admit(submissions, pools, nearly_full=self._nearly_full)
+            for fact in parts_of(told.fact):
+                pool, definition = self._pool_of(fact)
+                submission = submission_of(told, fact, pool)
+                submissions.append(submission)
+                pools[pool] = definition
+                if submission.run_at is None and not self._nearly_full:
+                    self.planner.expect(submission.pool, 1, submission.score)
+        return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=self._nearly_full))
 
     def configure(self, batch: list[Told[StrategySet | SettingSet]]) -> Call[list[str]]:
         """``configure`` for a batch of settings."""
@@ -282,27 +285,6 @@ class Distributor(Service):
         self.view.update(changed, rows)
         self._kicked.set()
 
-    def _submission(self, told: Told[TaskSubmitted]) -> tuple[Submission, bytes]:
-        entry, fact, caller = told
-        pool, definition = self._pool_of(fact)
-        priority, head_start = _BY_STREAM[entry.stream]
-        submitted_at = int(entry.id.partition("-")[0])
-        run_at = run_at_of(fact, submitted_at)
-        submission = Submission(
-            entry=entry.id,
-            priority=priority,
-            task_id=fact.task_id,
-            digest=codec.digest_of(fact),
-            pool=pool,
-            score=(submitted_at if run_at is None else run_at) - head_start,
-            run_at=run_at,
-            caller=caller,
-            notify=fact.notify,
-            body=entry.fields[b"data"],
-            options=options_of(fact),
-        )
-        return submission, definition
-
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """The task's pool and its definition; the planner gets to know it."""
         key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
@@ -332,9 +314,6 @@ def _by_handler(batch: list[Told[Any]]) -> dict[Handler, list[Told[Any]]]:
     return {handler: told for handler, told in found.items() if told}
 
 
-#: The reports that end a lease.
-ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
-
 Handler = Callable[[Distributor, list[Told[Any]]], Call[Any]]
 
 #: In the order of the calls in a round trip.
@@ -342,6 +321,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     TaskStarted: Distributor.settle,
     TaskProgressed: Distributor.settle,
     TaskCompleted: Distributor.settle,
+    TasksCompleted: Distributor.settle,
     TaskFailed: Distributor.settle,
     TaskReleased: Distributor.settle,
     AgentLost: Distributor.reclaim,
@@ -353,6 +333,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     DeadPurged: Distributor.purge,
     TaskCancelRequested: Distributor.cancel,
     TaskSubmitted: Distributor.admit,
+    TasksSubmitted: Distributor.admit,
 }
 
 #: What is done by the clock: seconds between two times.

@@ -15,6 +15,7 @@ from redis import exceptions as redis_errors
 
 from coord import codec, logs
 from coord.errors import CoordError
+from coord.models.facts import parts_of
 from coord.streams import Consumer, Entry
 from coord.transitions import Burial
 from workers.service import Failure, Service, Told
@@ -71,7 +72,7 @@ class Intake:
     def __init__(self, service: Service, consumer: Consumer) -> None:
         self.service = service
         self.consumer = consumer
-        self.handled = 0  #: entries since the start
+        self.handled = 0  #: facts since the start
         self.lag_ms = 0  #: how old the last one was
         self._scripts = service.cell.scripts
         self._max_bytes = service.cell.settings.max_entry_bytes
@@ -176,7 +177,7 @@ class Intake:
             )
 
     def _count(self, told: Sequence[Told[Any]], failed: int) -> None:
-        self.handled += len(told) - failed
+        self.handled += sum(len(parts_of(one.fact)) for one in told) - failed
         self.lag_ms = max(0, int(time.time() * 1000) - int(told[-1].entry.id.partition("-")[0]))
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from collections import Counter
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -18,7 +19,7 @@ from redis import exceptions as redis_errors
 from coord import __version__, logs
 from coord.connection import close_idle, is_demoted
 from coord.keys import CONSUMES
-from coord.streams import Consumer, Entry
+from coord.streams import Consumer, Entry, count_of
 from workers.intake import Intake
 from workers.service import Service, Tick, end_tasks
 
@@ -39,7 +40,7 @@ class Loop:
         self.name = name
         self.consumer = Consumer(self.cell.redis, self.cell.keys, service.kind, name, CONSUMES[service.kind])
         self.intake = Intake(service, self.consumer)
-        self._count = self.cell.settings.batch
+        self._fewer: dict[str, int] = {}  # stream -> entries to read of it next time, where that is less than a batch
         self._stopped = asyncio.Event()
         self._attention = asyncio.Event()  # cuts a waiting read short
         self._attending: asyncio.Task[bool] | None = None  # waits for it
@@ -111,7 +112,7 @@ class Loop:
         """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
-            found = await self.consumer.own_pending(self._count)
+            found = await self.consumer.own_pending(min(self._fewer.values(), default=self.cell.settings.batch))
             entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
             if not entries:
                 return
@@ -151,7 +152,9 @@ class Loop:
                 await self._end_reading()
 
     def _read(self, sent: asyncio.Future[None] | None = None) -> asyncio.Task[list[Entry]]:
-        return asyncio.create_task(self.consumer.read_new(self._count, self.cell.settings.read_block_ms, sent))
+        settings = self.cell.settings
+        reading = self.consumer.read_new(settings.batch, settings.read_block_ms, sent, self._fewer)
+        return asyncio.create_task(reading)
 
     async def _read_ahead(self) -> None:
         """Begin the next read; returns when the server has been asked."""
@@ -168,7 +171,8 @@ class Loop:
 
     async def _begin(self, entries: list[Entry]) -> None:
         """Begin a round for each batch; at most ``depth`` rounds are in flight."""
-        is_full = len(entries) >= self._count
+        read = Counter([entry.stream for entry in entries])
+        is_full = any(count >= self._fewer.get(stream, self.cell.settings.batch) for stream, count in read.items())
         batches = self._batches(entries)
         # Behind a full read more waits: asked for now, it is here when the server is done with these.
         if is_full and not self._stopped.is_set():
@@ -189,21 +193,31 @@ class Loop:
             self._interrupted(error)
 
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
-        """Batches of bounded number and bytes; also learns how many entries to read next time."""
+        """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
         settings = self.cell.settings
+        counts = [count_of(entry) for entry in entries]
+        facts = sum(counts)
+        share = facts / max(1, -(-facts // settings.batch))  # of like size
         batches: list[list[Entry]] = []
-        size, total = 0, 0
-        for entry in entries:
+        size = number = all_before = 0
+        of_stream: dict[str, tuple[int, int, int]] = {}  # entries, facts and bytes
+        for entry, count in zip(entries, counts, strict=True):
             weight = sum(map(len, entry.fields.values()))
-            total += weight
-            if not batches or len(batches[-1]) >= settings.batch or size + weight > settings.batch_bytes:
+            before = of_stream.get(entry.stream, (0, 0, 0))
+            of_stream[entry.stream] = (before[0] + 1, before[1] + count, before[2] + weight)
+            is_whole = all_before + count / 2 > share * len(batches) or number + count > settings.batch
+            if is_whole or size + weight > settings.batch_bytes:
                 batches.append([])
-                size = 0
+                size = number = 0
             batches[-1].append(entry)
             size += weight
-        if entries:
-            fitting = settings.batch_bytes * len(entries) // max(1, total)
-            self._count = max(1, min(settings.batch, fitting))
+            number += count
+            all_before += count
+        self._fewer = {
+            stream: max(1, min(settings.batch * read // told, settings.batch_bytes * read // max(1, total)))
+            for stream, (read, told, total) in of_stream.items()
+            if told > read or total * settings.batch > settings.batch_bytes * read
+        }
         return batches
 
     async def _finish_rounds(self) -> None:

@@ -212,3 +212,21 @@ class Planner:
             explained = codec.encode({"strategy": key[0], "eligible": key[1]})
             self._explanations[key] = explained
         return explained
+
+
+def by_agents(placements: list[Placement], most: int) -> list[list[Placement]]:
+    """In pieces of like size, at most ``most``, those of an agent together: what it gets at once wakes it once."""
+    if len(placements) <= most:
+        return [placements] if placements else []
+    share = len(placements) / -(-len(placements) // most)
+    of_agent: dict[str, list[Placement]] = {}
+    for placement in placements:
+        of_agent.setdefault(placement.agent_id, []).append(placement)
+    pieces: list[list[Placement]] = [[]]
+    for all_of_it in of_agent.values():
+        for at in range(0, len(all_of_it), most):
+            some, before = all_of_it[at : at + most], len(pieces[-1])
+            if before and (before + len(some) > most or before + len(some) / 2 > share):
+                pieces.append([])
+            pieces[-1] += some
+    return pieces

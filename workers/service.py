@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from coord.models.facts import Fact
+from msgspec.structs import replace
+
+from coord.models.facts import Fact, parts_of
 from coord.streams import Entry
+from coord.transitions import Call, TaskBatch
 from workers.cell import Cell
 
 F = TypeVar("F")
@@ -116,3 +119,23 @@ def failures_of(batch: list[Told[Any]], words: list[str]) -> list[Failure]:
         for one, word in zip(batch, words, strict=True)
         if word.startswith("ERROR ")
     ]
+
+
+def word_for_each(batch: Sequence[Told[Any]], call: Call[TaskBatch]) -> Call[TaskBatch]:
+    """A call of which each part of a fact is an item, answering a word for each entry."""
+    counts = [len(parts_of(one.fact)) for one in batch]
+    if max(counts) == 1:
+        return call
+
+    def parse(raw: Any) -> TaskBatch:
+        answer = call.parse(raw)
+        return replace(answer, words=fold_words(counts, answer.words))
+
+    return Call(call.script, call.args, parse)
+
+
+def fold_words(counts: Sequence[int], words: Sequence[str]) -> list[str]:
+    """The word of each entry that holds so many items: the first that failed, else the last."""
+    rest = iter(words)
+    of_entries = [[next(rest) for _ in range(count)] for count in counts]
+    return [next((word for word in of_entry if word.startswith("ERROR")), of_entry[-1]) for of_entry in of_entries]

@@ -14,6 +14,7 @@
 -- then the number of tasks, then for each:
 --   index of its group | entry id | task id | score | submission (as in its record) | body (opaque JSON)
 --   | value of each option of its group
+-- Tasks of one entry follow one another: it is consumed, and its caller answered, when all of them are admitted or turned down.
 -- Options are fields of the record, in ms or as counts. A task of which `run_at` is still to come is scheduled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
@@ -110,17 +111,16 @@ local function admit(n)
   written_here[key] = true
   if known and known ~= 'refused' then
     if digest_of(call('HGET', key, 'submission')) ~= digest_of(submission) then
-      answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content")
+      answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content", 'task_id', id)
       return 'CONFLICT'
     end
-    answer(caller, entry)
     if caller ~= '' and ENDED[known] and caller == caller_of(submission) then
       repeat_outcome(caller, id, known)
     end
     return 'DUPLICATE'
   end
   if known and call('HGET', key, 'entry') == entry then
-    answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later')
+    answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later', 'task_id', id)
     return 'REFUSED'
   end
   local room = SHARE[priority]
@@ -132,7 +132,7 @@ local function admit(n)
     call('ZADD', P .. 'tasks:refused', NOW, id)
     bump('refused:' .. priority, 1)
     log_task('task.refused', id, 'message', why)
-    answer(caller, entry, 'backlog_full', why .. '; submit the task again later')
+    answer(caller, entry, 'backlog_full', why .. '; submit the task again later', 'task_id', id)
     return 'REFUSED'
   end
   local fields, run_at, deadline, has_options = NONE, nil, nil, group.names[1] ~= nil
@@ -152,7 +152,6 @@ local function admit(n)
     bump('queued:' .. priority, 1)
     call('ZREM', P .. 'tombstones', id)
     cancelled(load_task(id), 'cancelled before it was admitted')
-    answer(caller, entry)
     return 'CANCELLED'
   end
   if state == 'queued' then
@@ -174,22 +173,31 @@ local function admit(n)
   move(priority, 'submitted', state)
   bump('backlog_bytes', #body)
   log_each(EVENT[state], id, 'priority', priority)
-  answer(caller, entry)
   return WORD[state]
 end
 
-local done = {}
-local words = guard_each(#starts, function(n)
-  local word = admit(n)
-  local entry, priority = ARGV[starts[n] + 1], group_of[n].priority
-  local ids = done[priority]
-  if not ids then
-    ids = {}
-    done[priority] = ids
+local words, failed = guard_each(#starts, admit)
+local TURNED_DOWN = { REFUSED = true, CONFLICT = true }
+local failing, answered, done = {}, {}, {}
+for n = 1, #starts do
+  if failed[n] then
+    failing[ARGV[starts[n] + 1]] = true
   end
-  ids[#ids + 1] = entry
-  return word
-end)
+end
+for n = 1, #starts do
+  local entry, group = ARGV[starts[n] + 1], group_of[n]
+  if not failing[entry] then
+    local ids = done[group.priority] or {}
+    done[group.priority] = ids
+    if ids[#ids] ~= entry then
+      ids[#ids + 1] = entry
+    end
+    if not TURNED_DOWN[words[n]] and answered[group.caller] ~= entry then
+      answer(group.caller, entry)
+      answered[group.caller] = entry
+    end
+  end
+end
 local told = finish_tasks(words)
 for priority, ids in pairs(done) do
   consume('in:tasks:' .. priority, 'distributor', ids)

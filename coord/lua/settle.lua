@@ -4,9 +4,11 @@
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled
 -- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
---   started, progressed, completed, failed, released | caller or '' | number of its reports, then for each:
---     entry id | task id | lease | ms at which it started or '' | result or progress, opaque JSON; of failed and released
---     also: code | message | 1: may be retried
+--   started, progressed, completed, failed, released | caller or '' | entry id, where one entry holds them all, or ''
+--   | number of its reports, then for each:
+--     entry id, where each has its own | task id | lease | ms at which it started or '' | result or progress, opaque JSON
+--     of failed and released also: code | message | 1: may be retried
+-- An entry that holds several is consumed, and its caller answered, when all of them are settled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
 --   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
@@ -32,8 +34,8 @@ local function started(task, at)
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
-local function settle(kind, caller, i)
-  local entry, id, lease, at, data = unpack(ARGV, i, i + 4)
+local function settle(kind, caller, entry, i)
+  local id, lease, at, data = unpack(ARGV, i, i + 3)
   local task = load_task(id)
   if task.lease ~= lease then
     if task.state and string.find(call('HGET', task.key, 'attempts') or '', lease, 1, true) then
@@ -65,25 +67,41 @@ local function settle(kind, caller, i)
       load_rest(task)
       task.started_at = at
     end
-    local code, message, retryable = unpack(ARGV, i + 5, i + 7)
+    local code, message, retryable = unpack(ARGV, i + 4, i + 6)
     end_attempt(task, kind, code, message, retryable == '1')
   end
   answer(caller, entry)
   return 'OK'
 end
 
-local WIDTH = { failed = 8, released = 8 }
-local kind, caller, left
-local next_report, done = 11, {}
+local WIDTH = { failed = 7, released = 7 }
+local run = { left = 0 }
+local at, done = 11, {}
 local words = guard_each(tonumber(ARGV[10]), function()
-  if not left or left == 0 then
-    kind, caller, left = ARGV[next_report], ARGV[next_report + 1], tonumber(ARGV[next_report + 2])
-    next_report = next_report + 3
+  if run.left == 0 then
+    local kind, caller, shared, count = unpack(ARGV, at, at + 3)
+    run = { kind = kind, caller = caller, shared = shared ~= '' and shared or nil, left = tonumber(count), failing = 0 }
+    at = at + 4
   end
-  local i = next_report
-  next_report, left = i + (WIDTH[kind] or 5), left - 1
-  local word = settle(kind, caller, i)
-  done[#done + 1] = ARGV[i]
+  local entry = run.shared
+  if not entry then
+    entry = ARGV[at]
+    at = at + 1
+  end
+  local i = at
+  at, run.left = i + (WIDTH[run.kind] or 4), run.left - 1
+  if not run.shared then
+    local word = settle(run.kind, run.caller, entry, i)
+    done[#done + 1] = entry
+    return word
+  end
+  run.failing = run.failing + 1
+  local word = settle(run.kind, '', entry, i)
+  run.failing = run.failing - 1
+  if run.left == 0 and run.failing == 0 then
+    answer(run.caller, entry)
+    done[#done + 1] = entry
+  end
   return word
 end)
 local told = finish_tasks(words)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import astuple
 
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.control import (
@@ -27,7 +28,7 @@ from coord.models.control import (
 )
 from coord.models.ids import Id, not_reserved
 from coord.models.messages import MessageType
-from coord.models.tasks import Lane, Priority, Seconds, TaskSubmitted, Text
+from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
 Name = Annotated[str, Meta(max_length=128)]
@@ -120,6 +121,12 @@ class TaskCompleted(Struct, frozen=True, omit_defaults=True):
     started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
 
 
+class TasksCompleted(Struct, frozen=True):
+    """Many handlers ended well: an agent that completes thousands a second tells of them in one entry."""
+
+    completed: Annotated[tuple[TaskCompleted, ...], Meta(min_length=1, max_length=256)]
+
+
 class TaskFailed(Struct, frozen=True, omit_defaults=True):
     """The handler failed. ``retryable`` false ends the task whatever attempts are left."""
 
@@ -186,9 +193,11 @@ Fact = (
     | AgentHeartbeat
     | AgentLeasesListed
     | TaskSubmitted
+    | TasksSubmitted
     | TaskStarted
     | TaskProgressed
     | TaskCompleted
+    | TasksCompleted
     | TaskFailed
     | TaskReleased
     | TaskCancelRequested
@@ -215,9 +224,11 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentHeartbeat: "agent.heartbeat",
     AgentLeasesListed: "agent.leases_listed",
     TaskSubmitted: "task.submitted",
+    TasksSubmitted: "tasks.submitted",
     TaskStarted: "task.started",
     TaskProgressed: "task.progressed",
     TaskCompleted: "task.completed",
+    TasksCompleted: "tasks.completed",
     TaskFailed: "task.failed",
     TaskReleased: "task.released",
     TaskCancelRequested: "task.cancel_requested",
@@ -236,7 +247,7 @@ TYPE_OF: dict[type[Struct], str] = {
     EntriesPurged: "entries.purged",
 }
 
-_REPORTS = (TaskStarted, TaskProgressed, TaskCompleted, TaskFailed, TaskReleased)
+_REPORTS = (TaskStarted, TaskProgressed, TaskCompleted, TasksCompleted, TaskFailed, TaskReleased)
 
 #: stream (without its namespace) -> the facts that it may carry. Nothing else is accepted from it.
 STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
@@ -245,7 +256,15 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "in:reports": _REPORTS,
     "in:losses": (AgentLost, LeaseLost),
     "in:requests": (TaskCancelRequested,),
-    **{f"in:tasks:{priority}": (TaskSubmitted,) for priority in Priority},
+    **{f"in:tasks:{priority}": (TaskSubmitted, TasksSubmitted) for priority in Priority},
     **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},
     **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }
+
+#: A fact that is nothing but a list of others: what it lists, in its only field.
+PARTS_OF: dict[type[Struct], type[Struct]] = {TasksCompleted: TaskCompleted, TasksSubmitted: TaskSubmitted}
+
+
+def parts_of(fact: Struct) -> tuple[Any, ...]:
+    """The facts that a fact lists; itself, where it is no such list."""
+    return astuple(fact)[0] if type(fact) in PARTS_OF else (fact,)

@@ -169,6 +169,12 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True):
             raise ValueError("give delay or run_at, not both")
 
 
+class TasksSubmitted(Struct, frozen=True):
+    """A client wants many tasks done: one entry costs Redis and the distributor little more than one of them."""
+
+    tasks: Annotated[tuple[TaskSubmitted, ...], Meta(min_length=1, max_length=256)]
+
+
 class TaskError(Struct, frozen=True, omit_defaults=True):
     """Why an attempt or a task failed."""
 

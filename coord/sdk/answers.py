@@ -16,6 +16,7 @@ class Answer(NamedTuple):
     code: str = ""
     message: str = ""
     data: bytes = b"null"  #: JSON, for facts whose answer says more
+    task_id: str = ""  #: the only one that it is about, of several in the fact
 
     @property
     def error(self) -> CoordError:
@@ -27,9 +28,14 @@ def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[str], Answer]:
     """The entry ids of facts, and the answer to each of them, that an entry of type ``fact.answered`` holds."""
     code = fields.get(b"code", b"").decode("utf-8", "replace")
     message = fields.get(b"message", b"").decode("utf-8", "replace")
+    task_id = fields.get(b"task_id", b"").decode()
     return fields[b"fact"].decode().split(), Answer(
-        fields.get(b"ok") == b"1", code, message, fields.get(b"data", b"null")
+        fields.get(b"ok") == b"1", code, message, fields.get(b"data", b"null"), task_id
     )
+
+
+#: Takes an answer; whether there may be more, since the fact tells of several tasks.
+Take = Callable[[Answer], bool | None]
 
 
 class Answers:
@@ -42,15 +48,14 @@ class Answers:
     def __init__(self, kept: int = 1_000) -> None:
         self._kept = kept
         # Ordered ones know their first; a dict would look for it among the places of all that were deleted before.
-        self._awaited: OrderedDict[str, Callable[[Answer], None]] = OrderedDict()
-        self._early: OrderedDict[str, Answer] = OrderedDict()
+        self._awaited: OrderedDict[str, Take] = OrderedDict()
+        self._early: OrderedDict[str, list[Answer]] = OrderedDict()
 
-    def expect(self, entry: str, take: Callable[[Answer], None]) -> None:
+    def expect(self, entry: str, take: Take) -> None:
         """Call ``take`` with the answer to the fact that was appended as ``entry``; at once if it is here."""
-        early = self._early.pop(entry, None)
-        if early is not None:
-            take(early)
-            return
+        for early in self._early.pop(entry, ()):
+            if not take(early):
+                return
         self._awaited[entry] = take
         if len(self._awaited) > self._kept:
             self._awaited.popitem(last=False)
@@ -61,10 +66,11 @@ class Answers:
             self._arrived(entry, answer)
 
     def _arrived(self, entry: str, answer: Answer) -> None:
-        take = self._awaited.pop(entry, None)
+        take = self._awaited.get(entry)
         if take is not None:
-            take(answer)
+            if not take(answer):
+                del self._awaited[entry]
             return
-        self._early[entry] = answer
+        self._early.setdefault(entry, []).append(answer)
         if len(self._early) > self._kept:
             self._early.popitem(last=False)

@@ -25,10 +25,10 @@ from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.sdk.answers import Answer
-from coord.sdk.handle import TaskHandle, Watch
+from coord.sdk.handle import TaskHandle
 from coord.sdk.operator import Operator
 from coord.sdk.outbox import Outbox
-from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, task_append
+from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, task_append, together
 from coord.sdk.watcher import Watcher
 from coord.streams import Append
 
@@ -186,14 +186,16 @@ class Client(Operator):
         watches = [self.watcher.watch(fact.task_id, told=fact.notify) for fact in facts]
         for watch in watches:
             watch.submissions += 1
-        entries = await self._append(batch)
-        return [
-            self._handle(watch, one.stream, entry) for watch, one, entry in zip(watches, batch, entries, strict=True)
-        ]
-
-    def _handle(self, watch: Watch, stream: str, entry: str) -> TaskHandle:
-        watch.stream, watch.entry = stream, entry
-        return TaskHandle(self, watch, entry, self.watcher.answer(entry))
+        parcels = together(batch, self.settings.max_entry_bytes)
+        handles: list[TaskHandle] = []
+        rest = iter(watches)
+        for parcel, entry in zip(parcels, await self._append([one.append for one in parcels]), strict=True):
+            some = [next(rest) for _ in range(parcel.tasks)]
+            answers = self.watcher.answers(entry, [watch.task_id for watch in some])
+            for watch, answer in zip(some, answers, strict=True):
+                watch.stream, watch.entry = parcel.append.stream, entry
+                handles.append(TaskHandle(self, watch, entry, answer))
+        return handles
 
     def handle(self, task_id: str) -> TaskHandle:
         """A handle of a task that was submitted before, by whomever; its result is waited for by looking."""

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, Struct, json
 
 from coord import codec
 from coord.keys import Keys
@@ -24,6 +24,7 @@ from coord.models.facts import (
     TaskStarted,
 )
 from coord.packing import pack
+from coord.sdk import completions
 from coord.sdk.attempt import Attempt
 from coord.sdk.link import Link
 from coord.sdk.wire import ErrorAnswer
@@ -41,6 +42,7 @@ LONGEST_MESSAGE = 4_096
 
 #: What ends an attempt.
 OUTCOMES = (TaskCompleted, TaskFailed, TaskReleased)
+COMPLETED = TYPE_OF[TaskCompleted]
 
 _encode = codec.encode
 
@@ -52,15 +54,17 @@ class Reports:
         self.answered: Callable[[Attempt], None] = lambda _attempt: None
         self._link = link
         self._stream = keys.of("in:reports")
+        self._completions = completions.shared(link, self._stream, max_bytes)
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
-        #: By kind of outcome: the command that tells it, packed but for its last word, which is the fact.
-        self._heads = {TYPE_OF[fact]: _head(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
+        #: By kind of outcome: the command that tells it, but for the fact itself.
+        self._heads = {TYPE_OF[fact]: completions.head_of(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
         self._taken = self._told  # bound once
         self._unanswered = 0
-        #: By lease: the outcomes that were told, packed, the oldest first; and when each was told. (An OrderedDict
+        #: By lease: the outcomes that were told, as JSON, the oldest first; and when each was told. (An OrderedDict
         #: knows its first; a dict would look for it among the places of all that were deleted before.)
         self._finished: OrderedDict[str, bytes] = OrderedDict()
+        self._kinds: dict[str, str] = {}  # of those that are not `task.completed`
         self._finished_at: deque[float] = deque()
         self._finished_bytes = 0
         self._flushed = asyncio.Event()
@@ -75,27 +79,29 @@ class Reports:
         """It ended well; a result that cannot travel is a failure that no retry mends."""
         try:
             raw = _encode(result)
+            data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
+            _check(data)
         except Exception as error:  # noqa: BLE001 -- whatever an object of the user's raises when it is encoded
             message = f"the result of type {type(result).__name__} is not JSON: {error}"
             self.failed(attempt, "result_invalid", message, retryable=False)
             return
-        data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
         if len(data) > self._max_bytes:
             message = f"the result has {len(raw)} bytes; with its report it may have {self._max_bytes}"
             self.failed(attempt, "result_too_large", message, retryable=False)
             return
-        self._outcome(attempt, TYPE_OF[TaskCompleted], data)
+        self._outcome(attempt, COMPLETED, data)
+        self._completions.add(data, self._taken, attempt)
 
     def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool) -> None:
         """It failed."""
         ago = self._ago(attempt) if attempt.started_at else None
         fact = TaskFailed(attempt.task_id, attempt.lease, _text(code, 128), _text(message), retryable, ago)
-        self._outcome(attempt, TYPE_OF[TaskFailed], _encode(fact))
+        self._send(attempt, TYPE_OF[TaskFailed], _encode(fact))
 
     def released(self, attempt: Attempt, reason: str) -> None:
         """It is given back unfinished."""
         fact = TaskReleased(attempt.task_id, attempt.lease, _text(reason))
-        self._outcome(attempt, TYPE_OF[TaskReleased], _encode(fact))
+        self._send(attempt, TYPE_OF[TaskReleased], _encode(fact))
 
     def started(self, attempt: Attempt) -> None:
         """It has been running for a while."""
@@ -112,10 +118,11 @@ class Reports:
 
     def tell_again(self, lease: str) -> bool:
         """Tell the outcome that this lease had once more; False if none is remembered."""
-        packed = self._finished.get(lease)
-        if packed is None:
+        data = self._finished.get(lease)
+        if data is None:
             return False
-        self._link.send_lasting(packed, _ignored)
+        head = self._heads[self._kinds.get(lease, COMPLETED)]
+        self._link.send_lasting(completions.command(head, data), _ignored)
         return True
 
     async def flushed(self, limit_s: float) -> bool:
@@ -129,26 +136,32 @@ class Reports:
     def _ago(self, attempt: Attempt) -> int:
         return int((self._loop.time() - attempt.started_at) * 1000)
 
+    def _send(self, attempt: Attempt, kind: str, data: bytes) -> None:
+        self._outcome(attempt, kind, data)
+        self._link.send_lasting(completions.command(self._heads[kind], data), self._taken, attempt)
+
     def _outcome(self, attempt: Attempt, kind: str, data: bytes) -> None:
-        packed = b"%b$%d\r\n%b\r\n" % (self._heads[kind], len(data), data)
+        """Count an outcome as told, and remember it."""
         if not self._unanswered:
             self._flushed.clear()
         self._unanswered += 1
-        self._link.send_lasting(packed, self._taken, attempt)
-        self._remember(attempt.lease, packed)
+        self._remember(attempt.lease, kind, data)
 
-    def _remember(self, lease: str, packed: bytes) -> None:
+    def _remember(self, lease: str, kind: str, data: bytes) -> None:
         finished, told_at = self._finished, self._finished_at
         if lease in finished:
             return  # the first outcome is the one that counts
         now = self._loop.time()
-        finished[lease] = packed
+        finished[lease] = data
+        if kind != COMPLETED:
+            self._kinds[lease] = kind
         told_at.append(now)
-        self._finished_bytes += len(packed)
+        self._finished_bytes += len(data)
         while finished and (
             len(finished) > REMEMBERED or self._finished_bytes > REMEMBERED_BYTES or told_at[0] <= now - REMEMBERED_S
         ):
-            _, oldest = finished.popitem(last=False)
+            forgotten, oldest = finished.popitem(last=False)
+            self._kinds.pop(forgotten, None)
             told_at.popleft()
             self._finished_bytes -= len(oldest)
 
@@ -162,8 +175,18 @@ class Reports:
         self.answered(attempt)
 
 
-def _head(stream: str, kind: str) -> bytes:
-    return pack(("XADD", stream, "*", "type", kind, "data", b"")).removesuffix(b"$0\r\n\r\n")
+class _Completed(Struct):
+    result: Raw
+
+
+_completed = json.Decoder(_Completed).decode
+
+
+def _check(data: bytes) -> None:
+    """Raise what the distributor would when it reads this: a ``Raw`` of the user's may hold anything."""
+    if not data.isascii():
+        data.decode()
+    _completed(data)
 
 
 def _ignored(_about: Any, _answer: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 from msgspec import Struct
 
@@ -12,8 +12,11 @@ from coord import codec
 from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
 from coord.models.ids import check_id, new_id
-from coord.models.tasks import LANE, Priority, Requirements, Retry, TaskSubmitted
+from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.streams import Append
+
+#: Tasks in one entry at most, and bytes of each of them.
+MOST, LONGEST = 64, 1_024
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
@@ -85,6 +88,48 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     stream = _STREAMS[priority]
     fact, data = checked(stream, TaskSubmitted, said, max_bytes)
     return Append(stream, fact, caller, data)
+
+
+class Parcel(NamedTuple):
+    """What is appended as one entry."""
+
+    append: Append
+    tasks: int
+
+
+def together(batch: Sequence[Append], max_bytes: int) -> list[Parcel]:
+    """Tasks that follow one another on a stream share an entry, which costs everyone little more than one of them.
+
+    An entry is taken whole or not at all, so what a worker might refuse that was taken here goes alone: a strategy of
+    its own, which the worker may not know, and whatever is long (nothing short nests too deep to be read in a list). No
+    id is twice in an entry, for an answer names the task that it is about. ``max_bytes``: what an entry may have.
+    """
+    most = min(MOST, max_bytes // (LONGEST + 1) - 1)
+    parcels: list[Parcel] = []
+    some: list[Append] = []
+    ids: set[str] = set()
+    for one in batch:
+        task = cast("TaskSubmitted", one.fact)
+        is_alone = len(one.data or b"") > LONGEST or task.strategy is not None
+        if some and (is_alone or len(some) >= most or one.stream != some[0].stream or task.task_id in ids):
+            parcels.append(_parcel_of(some))
+            some, ids = [], set()
+        if is_alone:
+            parcels.append(Parcel(one, 1))
+        else:
+            some.append(one)
+            ids.add(task.task_id)
+    if some:
+        parcels.append(_parcel_of(some))
+    return parcels
+
+
+def _parcel_of(some: list[Append]) -> Parcel:
+    if len(some) == 1:
+        return Parcel(some[0], 1)
+    fact = TasksSubmitted(tuple([cast("TaskSubmitted", one.fact) for one in some]))
+    data = b'{"tasks":[%b]}' % b",".join([one.data or b"" for one in some])
+    return Parcel(Append(some[0].stream, fact, some[0].caller, data), len(some))
 
 
 def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: int) -> Append:

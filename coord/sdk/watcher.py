@@ -75,10 +75,26 @@ class Watcher:
 
     def answer(self, entry: str) -> Later[Answer]:
         """The answer to the fact that was appended as ``entry``."""
+        return self.answers(entry, ("",))[0]
+
+    def answers(self, entry: str, task_ids: Sequence[str]) -> list[Later[Answer]]:
+        """What is answered of each of these tasks, all submitted in one ``entry``."""
         self.start()
-        answer: Later[Answer] = Later()
-        self._answers.expect(entry, answer.tell)
-        return answer
+        answers: list[Later[Answer]] = [Later() for _ in task_ids]
+        if len(answers) == 1:
+            self._answers.expect(entry, answers[0].tell)
+            return answers
+        waiting = dict(zip(task_ids, answers, strict=True))
+
+        def take(answer: Answer) -> bool:
+            about = [waiting.pop(answer.task_id, None)] if answer.task_id else list(waiting.values())
+            for one in about:
+                if one is not None:
+                    one.tell(answer)
+            return bool(answer.task_id and waiting)
+
+        self._answers.expect(entry, take)
+        return answers
 
     def start(self) -> None:
         """Begin to read, unless it has begun."""

@@ -35,7 +35,7 @@ class TaskBatch(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """One agent's report for ``settle``."""
 
-    entry: str
+    entry: str  #: consumed when all reports that follow one another in it are settled
     kind: str  #: started, progressed, completed, failed, released
     task_id: str
     lease: str

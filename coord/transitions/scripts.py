@@ -9,7 +9,7 @@ never be repeated blindly, since it pops anew.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, zip_longest
 from typing import Any
 
@@ -93,11 +93,13 @@ class Scripts(ControlScripts):
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:
         """Settle agents' reports; words OK, DUPLICATE, STALE."""
         args = [*self._limits(), len(reports)]
-        for (kind, caller), run in groupby(reports, key=lambda one: (one.kind, one.caller)):
-            alike = list(run)
-            args += (kind, caller, len(alike))
+        for (kind, caller, shared), run in groupby(_of_entries(reports), key=lambda one: one[0]):
+            alike = [report for _, report in run]
+            args += (kind, caller, shared, len(alike))
             for r in alike:
-                args += (r.entry, r.task_id, r.lease, _started_at(r), r.data)
+                if not shared:
+                    args.append(r.entry)
+                args += (r.task_id, r.lease, _started_at(r), r.data)
                 if kind in {"failed", "released"}:
                     args += (r.code, r.message, "1" if r.retryable else "0")
         return Call("settle", args, read_task_batch)
@@ -277,6 +279,14 @@ def _submission(t: Submission) -> str:
     submitted_at = t.entry.partition("-")[0]
     told, more = t.caller if t.notify else "", 1 if t.options else 0
     return f"{t.priority} {told} {more} {submitted_at} {t.score} {t.pool} {t.digest}"
+
+
+def _of_entries(reports: Sequence[Report]) -> Iterator[tuple[tuple[str, str, str], Report]]:
+    """Each report with its kind, its caller, and its entry where the report before or after it is of that as well."""
+    for place, r in enumerate(reports):
+        before, after = reports[place - 1 : place], reports[place + 1 : place + 2]
+        is_shared = (before and before[0].entry == r.entry) or (after and after[0].entry == r.entry)
+        yield (r.kind, r.caller, r.entry if is_shared else ""), r
 
 
 def _started_at(report: Report) -> Arg:

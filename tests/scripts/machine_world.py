@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 from hypothesis.stateful import RuleBasedStateMachine
+from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from coord.models.tasks import HEAD_START_MS, Priority, TaskState
@@ -43,6 +44,7 @@ from tests.scripts.machine_checks import (
     assert_visible,
 )
 from tests.scripts.machine_server import TASK_STREAMS, MachineServer, Snapshot
+from workers.service import fold_words
 
 #: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
 HANDLERS = ("admit", "settle", "cancel", "reclaim", "forfeit", "replay")
@@ -89,6 +91,15 @@ class World(RuleBasedStateMachine):
         self.submitted.setdefault(task, []).append(entry)
         return entry
 
+    def submissions(self, tasks: Sequence[str], pool: str, *, digest: str, delay: int) -> str:
+        """Several tasks in one entry, appended; the entry."""
+        entry = self.submission(tasks[0], Priority.NORMAL, pool, digest=digest, delay=delay, options={})
+        first: Submission = self.facts[entry]
+        self.facts[entry] = [replace(first, task_id=task) for task in tasks]
+        for task in tasks[1:]:
+            self.submitted.setdefault(task, []).append(entry)
+        return entry
+
     def request(self, task: str) -> None:
         """A request to cancel, appended."""
         entry = self.append("in:requests", "task.cancel_requested")
@@ -105,9 +116,15 @@ class World(RuleBasedStateMachine):
         retryable = int(held.lease, 16) % 4 > 0
         self.facts[entry] = Report(entry, kind, *held, caller="a1", data=b"1", code="boom", retryable=retryable)
 
-    def reports(self) -> list[Report]:
-        """The reports that wait."""
-        return [self.facts[entry] for entry in self.seen.waiting("in:reports")]
+    def say_together(self, held: Sequence[Held]) -> None:
+        """One entry in which several tasks are reported as completed."""
+        entry = self.append("in:reports", "tasks.completed")
+        self.facts[entry] = [Report(entry, "completed", *one, caller="a1", data=b"1") for one in held]
+
+    def reports(self, entries: Iterable[str]) -> list[Report]:
+        """The reports in these entries."""
+        told = [self.facts[entry] for entry in entries]
+        return [report for one in told for report in (one if isinstance(one, list) else [one])]
 
     # What agents do.
 
@@ -178,18 +195,24 @@ class World(RuleBasedStateMachine):
     def admit(self, batch: Sequence[str], *, nearly_full: bool = False) -> None:
         """``admit`` for a batch of entries."""
 
-        def call(facts: Sequence[Submission]) -> Call[TaskBatch]:
-            return self.scripts.admit(facts, {one.pool: b"{}" for one in facts}, nearly_full=nearly_full)
+        def call(facts: Sequence[Submission | list[Submission]]) -> Call[TaskBatch]:
+            lists = [one if isinstance(one, list) else [one] for one in facts]
+            every = [one for some in lists for one in some]
+            return folded(lists, self.scripts.admit(every, {one.pool: b"{}" for one in every}, nearly_full=nearly_full))
 
         self.handle(batch, call, *TASK_STREAMS)
 
     def settle(self, batch: Sequence[str]) -> None:
         """``settle`` for a batch of entries; reports under dead or forged leases must change nothing."""
-        facts: list[Report] = [self.facts[entry] for entry in batch]
+        facts = self.reports(batch)
         before = self.seen
-        self.handle(batch, self.scripts.settle, "in:reports")
+        self.handle(batch, self._settle, "in:reports")
         alive = {one.task_id for one in facts if before.books.records.get(one.task_id, {}).get("lease") == one.lease}
         assert_untouched({one.task_id for one in facts} - alive, before, self.seen)
+
+    def _settle(self, facts: Sequence[Report | list[Report]]) -> Call[TaskBatch]:
+        lists = [one if isinstance(one, list) else [one] for one in facts]
+        return folded(lists, self.scripts.settle([report for one in lists for report in one]))
 
     def reclaim(self, batch: Sequence[str]) -> None:
         """``reclaim`` for the lost agents in a batch of entries, ``forfeit`` for the lost leases in it."""
@@ -203,7 +226,9 @@ class World(RuleBasedStateMachine):
         self.handle(agents, self.scripts.reclaim, "in:losses")
         assert_terms([self.facts[entry] for entry in agents], before, self.seen)
         lost = [self.facts[entry] for entry in leases]
-        assert_heard([self.facts[entry] for entry in batch], self.reports(), before, self.seen)
+        assert_heard(
+            [self.facts[entry] for entry in batch], self.reports(self.seen.waiting("in:reports")), before, self.seen
+        )
         before = self.seen
         self.handle(leases, self.scripts.forfeit, "in:losses")
         alive = {one.task_id for one in lost if before.books.records.get(one.task_id, {}).get("lease") == one.lease}
@@ -270,3 +295,13 @@ class World(RuleBasedStateMachine):
         if call.script == "dispatch":
             assert_order(before, self.seen)
         return answer
+
+
+def folded(lists: Sequence[Sequence[Any]], call: Call[TaskBatch]) -> Call[TaskBatch]:
+    """A call of which each item of these entries is one, answering a word for each entry."""
+
+    def parse(raw: Any) -> TaskBatch:
+        answer = call.parse(raw)
+        return replace(answer, words=fold_words([len(one) for one in lists], answer.words))
+
+    return Call(call.script, call.args, parse)

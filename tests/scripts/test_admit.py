@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from coord import queries
 from coord.models.tasks import HEAD_START_MS, Priority
+from coord.transitions import Submission
 from tests.scripts.cell import START, Cell
 
 FAR = START + 3_600_000
@@ -261,3 +265,61 @@ async def test_a_large_batch(cell: Cell) -> None:
     assert await cell.admit(*batch) == ["QUEUED"] * 256
     for priority in priorities:
         assert await cell.is_consumed(f"in:tasks:{priority}")
+
+
+async def submitted_together(cell: Cell, *tasks: str, **options: Any) -> list[Submission]:
+    """One entry that submits several tasks, appended."""
+    first = await cell.submission(tasks[0], **options)
+    return [replace(first, task_id=task) for task in tasks]
+
+
+async def test_several_tasks_in_one_entry(cell: Cell) -> None:
+    """Each is recorded as by itself; the entry is consumed and answered once, among others of the batch."""
+    before = await cell.submission("t0", caller="c1")
+    together = await submitted_together(cell, "t1", "t2", "t3", caller="c1")
+    after = await cell.submission("t4", caller="c1", run_at=FAR)
+
+    assert await cell.admit(before, *together, after) == [*["QUEUED"] * 4, "SCHEDULED"]
+
+    assert [(await cell.task(one.task_id)).state for one in together] == ["queued"] * 3
+    assert await cell.counter("submitted:normal") == 5
+    assert await cell.is_consumed("in:tasks:normal")
+    assert await cell.answers() == [(one, "ok") for one in (before.entry, together[0].entry, after.entry)]
+
+
+async def test_those_of_an_entry_that_are_turned_down_are_named(cell: Cell) -> None:
+    """Another content under a known id, and no room in the backlog: each is told of its task, the others are taken."""
+    cell.change_settings(max_backlog_tasks=4)
+    await cell.submit("known", digest="other")
+    together = await submitted_together(cell, "known", "t1", "t2", "t3", caller="c1")
+
+    assert await cell.admit(*together) == ["CONFLICT", "QUEUED", "QUEUED", "REFUSED"]
+
+    told = [(one["ok"], one.get("code", ""), one.get("task_id", "")) for one in await cell.stream("replies:c1")]
+    assert told == [("0", "id_conflict", "known"), ("0", "backlog_full", "t3"), ("1", "", "")]
+    assert await cell.is_consumed("in:tasks:normal")
+
+
+async def test_an_entry_that_is_turned_down_whole_is_not_answered_ok(cell: Cell) -> None:
+    """Each of its tasks is told why, and that is all."""
+    together = await submitted_together(cell, "t1", "t2", caller="c1")
+    assert await cell.admit(*together, nearly_full=True) == ["REFUSED"] * 2
+    assert [one for _, one in await cell.answers()] == ["backlog_full"] * 2
+    assert await cell.is_consumed("in:tasks:normal")
+
+
+async def test_an_entry_of_which_one_fails_is_not_consumed(cell: Cell) -> None:
+    """⚠ The others are admitted, once: tried again, they are duplicates, and the entry goes when all of it is done."""
+    together = await submitted_together(cell, "t1", "t2", "t3", caller="c1")
+    await cell.redis.set(cell.keys.task("t2"), "no record")
+
+    words = await cell.admit(*together)
+    assert [word.split()[0] for word in words] == ["QUEUED", "ERROR", "QUEUED"]
+    assert await cell.left("in:tasks:normal") == [together[0].entry]
+    assert await cell.answers() == []
+
+    await cell.redis.delete(cell.keys.task("t2"))
+    assert await cell.admit(*together) == ["DUPLICATE", "QUEUED", "DUPLICATE"]
+    assert await cell.is_consumed("in:tasks:normal")
+    assert [one for _, one in await cell.answers()] == ["ok"]
+    assert await cell.counter("submitted:normal") == 3

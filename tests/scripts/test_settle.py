@@ -234,3 +234,66 @@ async def test_a_large_batch(cell: Cell) -> None:
     assert answer.words == ["OK"] * 256
     assert answer.loads == {"a1": 64}
     assert await cell.is_consumed("in:reports")
+
+
+async def told_together(cell: Cell, *tasks: str, caller: str = "a1") -> list[Report]:
+    """One entry that tells of several tasks as completed, appended."""
+    entry = await cell.append("in:reports", "tasks.completed")
+    return [Report(entry, "completed", one, await cell.lease(one), caller, data=b"1") for one in tasks]
+
+
+async def test_several_tasks_in_one_entry(cell: Cell) -> None:
+    """Each is settled as by itself; the entry is consumed and answered once, among others of the batch."""
+    await cell.register(capacity=4)
+    for task in ("t1", "t2", "t3", "t4"):
+        await cell.assign(task)
+    before, after = await cell.reported("started", "t1", caller="a1"), await cell.reported("failed", "t4", code="boom")
+    together = await told_together(cell, "t1", "t2", "t3")
+
+    answer = await cell.run(cell.scripts.settle([before, *together, after]))
+
+    assert answer.words == ["OK"] * 5
+    assert [(await cell.task(one)).state for one in ("t1", "t2", "t3")] == ["completed"] * 3
+    assert (await cell.task("t4")).failures == 1
+    assert await cell.is_consumed("in:reports")
+    assert await cell.answers("a1") == [(before.entry, "ok"), (together[0].entry, "ok")]
+
+
+async def test_a_stale_lease_among_several_changes_nothing(cell: Cell) -> None:
+    """It is counted; the others are settled, and the entry is taken."""
+    await cell.register()
+    await cell.assign("t1")
+    await cell.assign("t2")
+    one, two = await told_together(cell, "t1", "t2")
+    stale = Report(one.entry, "completed", "t2", "f" * 16, "a1", data=b"2")
+
+    assert (await cell.run(cell.scripts.settle([one, stale, two]))).words == ["OK", "STALE", "OK"]
+
+    assert (await cell.task("t2")).result == 1
+    assert await cell.counter("reports_stale") == 1
+    assert await cell.is_consumed("in:reports")
+    assert await cell.last_answer("a1") == "ok"
+
+
+async def test_an_entry_of_which_one_fails_is_not_consumed(cell: Cell) -> None:
+    """⚠ The others are settled, once: tried again, they are duplicates, and the entry goes when all of it is done."""
+    await cell.register(capacity=3)
+    for task in ("t1", "t2", "t3"):
+        await cell.assign(task)
+    together = await told_together(cell, "t1", "t2", "t3")
+    key = cell.keys.task("t2")
+    kept = await cell.redis.hgetall(key)
+    await cell.redis.delete(key)
+    await cell.redis.set(key, "no record")
+
+    words = (await cell.run(cell.scripts.settle(together))).words
+    assert [word.split()[0] for word in words] == ["OK", "ERROR", "OK"]
+    assert await cell.left("in:reports") == [together[0].entry]
+    assert await cell.answers("a1") == []
+
+    await cell.redis.delete(key)
+    await cell.redis.hset(key, mapping=kept)
+    assert (await cell.run(cell.scripts.settle(together))).words == ["DUPLICATE", "OK", "DUPLICATE"]
+    assert await cell.is_consumed("in:reports")
+    assert await cell.last_answer("a1") == "ok"
+    assert await cell.counter("completed:normal") == 3

@@ -93,6 +93,20 @@ class Machine(World):
         if at_once:
             self.admit([entry])
 
+    @rule(
+        first=SOME,
+        most=st.integers(2, 3),
+        pool=st.sampled_from(POOLS),
+        digest=st.sampled_from(["d1", "d1", "d2"]),
+        delay=st.sampled_from([0, 0, 1_000]),
+        at_once=st.booleans(),
+    )
+    def submit_together(self, *, first: int, most: int, pool: str, digest: str, delay: int, at_once: bool) -> None:
+        """A client submits several tasks in one entry: new ones, known ones, other content under a known id."""
+        entry = self.submissions(some(TASKS, first, most), pool, digest=digest, delay=delay)
+        if at_once:
+            self.admit([entry])
+
     @precondition(lambda self: self.submitted)
     @rule(which=st.integers(0, 9), at_once=st.booleans())
     def request_cancel(self, which: int, at_once: bool) -> None:
@@ -240,6 +254,21 @@ class Machine(World):
                 self.say(kind, held)
             if kind not in {"started", "progressed"}:
                 process.finish(held, kind)
+            if at_once:
+                self.settle(self.seen.waiting("in:reports")[-1:])
+
+    @precondition(lambda self: self.awake(0, holding=True))
+    @rule(
+        which=SOME, most=st.integers(1, 3), times=st.sampled_from([1, 1, 2]), stale=st.booleans(), at_once=st.booleans()
+    )
+    def report_together(self, *, which: int, most: int, times: int, stale: bool, at_once: bool) -> None:
+        """An agent tells in one entry of several tasks that it has completed, perhaps of a lease that it has lost."""
+        for process in self.awake(which, holding=True):
+            held = process.claimed[:most]
+            for _ in range(times):
+                self.say_together([*held, self.leases[0]] if stale else held)
+            for one in held:
+                process.finish(one, "completed")
             if at_once:
                 self.settle(self.seen.waiting("in:reports")[-1:])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coord import Client, queries
+from coord import Client, TaskSpec, queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.control import (
@@ -27,7 +27,7 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost
+from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost, TaskCompleted, TasksCompleted
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
@@ -107,6 +107,8 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
         (await at.client.submit("many_sided", {"does": does}, retry=retry)).task_id
         for does in ("work", "fail", "release")
     ]
+    specs = [TaskSpec(task_type="many_sided", payload={"does": "work", "s": 0}) for _ in range(3)]
+    quick = [handle.task_id for handle in await at.client.submit_many(specs)]
     slow = (await at.client.submit("many_sided", {"does": "work", "s": 60})).task_id
     await wait_until(lambda: _is(at, slow, state=TaskState.RUNNING), "the slow one runs")
     lease = (await at.client.task(slow)).lease or ""
@@ -120,7 +122,10 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
     await wait_until(lambda: _is(at, work, state=TaskState.COMPLETED, failures=0, releases=0), "the work is done")
     await wait_until(lambda: _is(at, fail, state=TaskState.FAILED, failures=2, releases=0), "two attempts failed")
     await wait_until(lambda: _is(at, release, state=TaskState.COMPLETED, failures=0, releases=1), "one was given back")
-    await append(at.redis, at.keys, by_operators(work))
+    for task in quick:
+        await wait_until(partial(_is, at, task, state=TaskState.COMPLETED), "what was submitted together is done")
+    again = TasksCompleted(tuple([TaskCompleted(one, (await at.client.task(one)).lease or "") for one in quick]))
+    await append(at.redis, at.keys, [Append("in:reports", again), *by_operators(work)])
     await wait_until(lambda: _is_consumed(at), "operators have been heard, twice")
     assert (await at.client.agent("many")).status is AgentStatus.ACTIVE
     agent.kill()
@@ -130,6 +135,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
     await at.settle_down()
     told = Counter((one.fields["task_id"], one.type) for one in await events_of_tasks(at.redis, at.keys))
     ends = {(work, "task.completed"), (fail, "task.failed"), (release, "task.completed"), (slow, "task.cancelled")}
+    ends |= {(task, "task.completed") for task in quick}
     assert {one: count for one, count in told.items() if one[1] in ENDS} == dict.fromkeys(ends, 1)
     assert await _is(at, slow, failures=2, attempt=2)
     assert (await queries.counters(at.redis, at.keys))["messages_delivered"] == 1

@@ -97,7 +97,7 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
 
     refused = await say(cell, "in:requests", "task.cancel_requested", {"task_id": "t-0"}, CALLER)
     error = await entry_of(cell, cell.keys.replies(CALLER), fact=refused, ok="0", code="task_not_found")
-    assert {*answer, *error} <= set(described("Answers")) <= {*answer, *error, "data"}
+    assert {*answer, *error} <= set(described("Answers")) <= {*answer, *error, "data", "task_id"}
 
 
 async def test_what_counts_as_the_same(cell: RunningCell) -> None:
@@ -106,11 +106,15 @@ async def test_what_counts_as_the_same(cell: RunningCell) -> None:
     same = '{"delay":600.0,"payload":{"n":1},"task_type":"wait","task_id":"t-9","timeout":null,"new":1}'
     other = '{"task_id":"t-9","task_type":"wait","payload":{"n": 1},"delay":600}'
     codes: list[str] = []
+    answer: dict[str, str] = {}
     for stream, data in [("in:tasks:low", task), ("in:tasks:high", same), ("in:tasks:low", other)]:
         command = ("XADD", cell.keys.of(stream), "*", "type", "task.submitted", "data", data, "caller", CALLER)
         fact = (await cell.redis.execute_command(*command)).decode()
-        codes.append((await entry_of(cell, cell.keys.replies(CALLER), fact=fact)).get("code", ""))
+        answer = await entry_of(cell, cell.keys.replies(CALLER), fact=fact)
+        codes.append(answer.get("code", ""))
     assert codes == ["", "", "id_conflict"]
+    assert answer["task_id"] == "t-9"
+    assert set(answer) <= set(described("Answers"))
 
 
 async def test_an_agent_without_incarnation(cell: RunningCell) -> None:

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Struct, inspect
 
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.facts import Lease
+from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
 from coord.models.messages import MessageType
-from coord.models.tasks import Requirements, Retry
+from coord.models.tasks import Requirements, Retry, TaskSubmitted
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
@@ -26,6 +26,8 @@ NAMED = {
     Location: "Location",
     Requirements: "Requirements",
     Retry: "Retry",
+    TaskCompleted: "task.completed",
+    TaskSubmitted: "task.submitted",
 }
 _PATTERNS = {
     ID_PATTERN: "id",
@@ -123,8 +125,8 @@ def worded(info: Any) -> str:
             said = ("integer" if isinstance(info, inspect.IntType) else "number") + _between(info)
         case inspect.StrType():
             said = _text(info)
-        case inspect.VarTupleType(item_type=item, max_length=most):
-            said = f"list of {worded(item)}" + _at_most(most)
+        case inspect.VarTupleType(item_type=item, min_length=least, max_length=most):
+            said = f"list of {worded(item)}" + (f", {least} to {most}" if least else _at_most(most))
         case inspect.DictType(key_type=key, value_type=value, max_length=most):
             said = f"object of {worded(key)} to {worded(value)}" + _at_most(most)
         case _:

@@ -15,7 +15,7 @@ from coord import codec
 from coord.codec import encode, fact_of
 from coord.config import MIB, Settings
 from coord.keys import Keys
-from coord.models.facts import AgentRegistered, Fact
+from coord.models.facts import AgentRegistered, Fact, TasksCompleted
 from coord.sdk.ending import end
 from tests.waiting import wait_until
 
@@ -73,8 +73,9 @@ class House:
         return list(found)
 
     async def facts(self, stream: str) -> list[Fact]:
-        """The same, decoded as the workers would."""
-        return [fact_of(stream, fields, MIB) for _id, fields in await self.entries(stream)]
+        """The same, decoded as the workers would; of what one entry tells of several tasks, each."""
+        told = [fact_of(stream, fields, MIB) for _id, fields in await self.entries(stream)]
+        return [one for fact in told for one in (fact.completed if isinstance(fact, TasksCompleted) else (fact,))]
 
     async def wait_for(self, stream: str, kind: type[F], count: int = 1) -> list[F]:
         """Wait until a stream holds so many facts of a kind; those."""

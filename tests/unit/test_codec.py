@@ -25,10 +25,11 @@ from coord.models.facts import (
     TaskFailed,
     TaskProgressed,
     TaskReleased,
+    TasksCompleted,
     TaskStarted,
 )
 from coord.models.ids import RESERVED
-from coord.models.tasks import Pool, Requirements, Retry, TaskSubmitted
+from coord.models.tasks import Pool, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.streams import Entry
 
 MAX = 1_048_576
@@ -311,11 +312,13 @@ TOLD = [
     ("in:reports", TaskStarted("t1", LEASE, 5)),
     ("in:reports", TaskProgressed("t1", LEASE, msgspec.Raw(b"[1]"))),
     ("in:reports", TaskCompleted("t1", LEASE, msgspec.Raw(b"1"), 3)),
+    ("in:reports", TasksCompleted((TaskCompleted("t1", LEASE), TaskCompleted("t2", LEASE, msgspec.Raw(b"1"), 3)))),
     ("in:reports", TaskFailed("t1", LEASE, "e", "m", retryable=False)),
     ("in:reports", TaskReleased("t1", LEASE, "why")),
     ("in:requests", TaskCancelRequested("t1", "why")),
     ("in:control:distributor", TaskReplayed("t1")),
     ("in:tasks:low", TaskSubmitted("t1", "echo", payload=msgspec.Raw(b'{"n":1}'), retry=Retry(max_attempts=2))),
+    ("in:tasks:low", TasksSubmitted((TaskSubmitted("t1", "echo"), TaskSubmitted("t2", "echo", msgspec.Raw(b"[]"))))),
     ("in:beats", AgentHeartbeat("a1")),
 ]
 
@@ -352,6 +355,46 @@ def test_a_lease_that_does_not_fit_is_named_in_a_batch_as_well(bad: str) -> None
     told = alike([entry("in:reports", "task.completed", data)])
     assert isinstance(told[0], tuple)
     assert "lease" in told[0][1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (b'{"task_id":"a b","lease":"%s"}', "$.completed[1].task_id"),
+        (b'{"task_id":"t1","lease":"x%s"}', "$.completed[1].lease"),
+        (b'{"task_id":"t1","lease":"%s","started_ms_ago":-1}', "$.completed[1].started_ms_ago"),
+        (b'{"task_id":"t1","lease":"%s","result":{]}', "byte"),
+        (b'"%s"', "$.completed[1]"),
+    ],
+)
+def test_one_that_does_not_fit_is_named_among_several(bad: bytes, named: str) -> None:
+    """The entry tells nothing then; others of the batch do."""
+    good = b'{"task_id":"t2","lease":"%s"}' % LEASE.encode()
+    entries = [entry("in:reports", "tasks.completed", b'{"completed":[%b]}' % one) for one in (
+        good, b",".join([good, bad % LEASE.encode(), good]), b",".join([good] * 256), b",".join([good] * 257), b"",
+    )]  # fmt: skip
+    told = alike(entries)
+    assert [isinstance(one, TasksCompleted) for one in told] == [True, False, True, False, False]
+    for error, name in ((told[1], named), (told[3], "$.completed"), (told[4], "$.completed")):
+        assert isinstance(error, tuple)
+        assert name in error[1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        (b'{"task_id":"a b","task_type":"echo"}', "$.tasks[0].task_id"),
+        (b'{"task_id":"submit","task_type":"echo"}', "'submit'"),
+        (b'{"task_id":"t1","task_type":"echo","delay":1,"run_at":"2026-01-01T00:00:00Z"}', "$.tasks[0]"),
+        (b'{"task_id":"t1"}', "$.tasks[0]"),
+    ],
+)
+def test_a_submission_that_does_not_fit_is_named_among_several(bad: bytes, named: str) -> None:
+    """As it is by itself, with its place."""
+    data = b'{"tasks":[%b,{"task_id":"t2","task_type":"echo"}]}' % bad
+    (told,) = alike([entry("in:tasks:low", "tasks.submitted", data)])
+    assert isinstance(told, tuple)
+    assert named in told[1]
 
 
 def test_sizes_in_a_batch() -> None:

@@ -10,9 +10,9 @@ from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
 from coord.queries import WaitingPool
-from coord.transitions import TaskBatch
+from coord.transitions import Placement, TaskBatch
 from workers import planner as planner_module
-from workers.planner import TURN, Planner
+from workers.planner import TURN, Planner, by_agents
 from workers.view import View
 
 ONE, TWO = Pool("one"), Pool("two", Requirements(tags=("gpu",)))
@@ -251,3 +251,32 @@ def test_leases_whose_end_is_told_elsewhere_are_forgotten(monkeypatch: pytest.Mo
     older, newer = planner.plan(10)
     planner.answered([older, newer], heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p1=(7, 1.0)))
     assert planner.expect_room([older.lease, newer.lease]) == {"a0": 1}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sizes"),
+    [
+        ([], []),
+        ([3, 3], [6]),
+        ([8] * 50, [200, 200]),
+        ([8] * 33, [136, 128]),
+        ([300], [256, 44]),
+        ([200, 200, 1], [200, 201]),
+        ([1] * 600, [200, 200, 200]),
+    ],
+)
+def test_what_is_sent_in_pieces_is_cut_between_agents(tasks: list[int], sizes: list[int]) -> None:
+    """Pieces of like size; what an agent gets is in one of them, in its order, and nothing is left out."""
+    planned = [
+        Placement("p1", f"a{agent}", 1, f"{nth:016x}", b"{}")
+        for nth in range(max(tasks, default=0))
+        for agent, count in enumerate(tasks)
+        if nth < count
+    ]
+    pieces = by_agents(planned, 256)
+    assert [len(piece) for piece in pieces] == sizes
+    for agent in {one.agent_id for one in planned if tasks[int(one.agent_id[1:])] <= 256}:
+        assert sum(agent in {one.agent_id for one in piece} for piece in pieces) == 1
+    for one in {placement.agent_id for placement in planned}:
+        together = [placement for piece in pieces for placement in piece if placement.agent_id == one]
+        assert together == [placement for placement in planned if placement.agent_id == one]

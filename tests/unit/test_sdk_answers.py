@@ -16,6 +16,23 @@ def test_an_answer_is_given_once_whichever_comes_first() -> None:
     assert [one.ok for one in told] == [True, True]
 
 
+def test_who_wants_more_is_given_what_came_early_and_what_comes_later() -> None:
+    """A fact that tells of several tasks is answered for those that were turned down, and then for the others."""
+    answers, told = Answers(), list[str]()
+
+    def take(answer: Answer) -> bool:
+        told.append(answer.task_id)
+        return bool(answer.task_id)
+
+    answers.arrived(["1-1"], Answer(ok=False, task_id="a"))
+    answers.arrived(["1-1"], Answer(ok=False, task_id="b"))
+    answers.expect("1-1", take)
+    answers.arrived(["1-1"], Answer(ok=False, task_id="c"))
+    answers.arrived(["1-1"], Answer(ok=True))
+    answers.arrived(["1-1"], Answer(ok=True))
+    assert told == ["a", "b", "c", ""]
+
+
 def test_no_more_are_kept_than_was_said() -> None:
     """Of those awaited and of those that came early, the newest."""
     answers, told = Answers(3), list[Answer]()

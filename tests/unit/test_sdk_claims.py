@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import hiredis
+import msgspec
 import pytest
 
+from coord.codec import fact_of
+from coord.config import MIB
 from coord.keys import Keys
+from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
 from coord.sdk.attempt import Attempt
 from coord.sdk.claims import Claims
 from coord.sdk.link import Link
@@ -54,7 +59,7 @@ class Desk:
         self.link = FakeLink()
         self.started: list[str] = []
         self.missed = 0
-        self.reports = Reports(self.link, KEYS, 10_000)
+        self.reports = Reports(self.link, KEYS, 100_000)
         self.claims = Claims(
             "a", "me", capacity, link=self.link, keys=KEYS, reports=self.reports, start=self._start, missed=self._missed
         )
@@ -64,6 +69,11 @@ class Desk:
 
     def _missed(self) -> None:
         self.missed += 1
+
+    async def completed(self, attempt: Attempt, result: Any) -> None:
+        """An attempt ends well; what is told of it goes out with all that ends in the same turn of the loop."""
+        self.reports.completed(attempt, result)
+        await asyncio.sleep(0)
 
     def offer(self, *leases: str, lane: int = 2, incarnation: str = "me") -> None:
         """Assignments as they are read."""
@@ -116,7 +126,7 @@ async def test_a_lease_is_held_from_before_its_deletion_until_its_report_is_answ
     desk.link.answer(2)
     attempt = desk.claims.known("a")
     assert attempt is not None
-    desk.reports.completed(attempt, 1)
+    await desk.completed(attempt, 1)
     assert desk.claims.leases == 2
     desk.link.answer(b"1-1")
     assert desk.claims.leases == 1
@@ -172,7 +182,7 @@ async def test_an_assignment_that_is_read_twice_is_taken_once(desk: Desk) -> Non
     desk.offer("a")
     attempt = desk.claims.known("a")
     assert attempt is not None
-    desk.reports.completed(attempt, 1)
+    await desk.completed(attempt, 1)
     desk.offer("a")
     desk.claims.claim()
     assert desk.started == ["a"]
@@ -186,7 +196,7 @@ async def test_a_finished_assignment_that_comes_back_gets_the_same_outcome(desk:
     desk.link.answer(1)
     attempt = desk.claims.known("a")
     assert attempt is not None
-    desk.reports.completed(attempt, {"n": 1})
+    await desk.completed(attempt, {"n": 1})
     (first,) = desk.link.commands(b"XADD")
     desk.link.answer(b"1-1")
     desk.offer("a")
@@ -222,6 +232,75 @@ async def test_a_draining_agent_gives_back_what_it_has_not_begun(desk: Desk) -> 
         "t-b",
         "t-d",
     ]
+
+
+def finished(desk: Desk, *results: Any) -> None:
+    """So many attempts end in one turn."""
+    for n, result in enumerate(results):
+        desk.reports.completed(Attempt(f"t{n}", f"{n:016x}", 1, lane=2, entry=b"1-1", raw=b""), result)
+
+
+async def test_what_is_completed_in_one_turn_is_told_together(desk: Desk) -> None:
+    """At most 64 in an entry, one by itself as ever; each is answered when its entry is."""
+    finished(desk, *range(129))
+    await asyncio.sleep(0)
+    told = desk.link.commands(b"XADD")
+    assert [one[3] for one in told] == [b"tasks.completed", b"tasks.completed", b"task.completed"]
+    facts = [fact_of("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in told]
+    lists = [fact.completed if isinstance(fact, TasksCompleted) else (fact,) for fact in facts]
+    assert [len(one) for one in lists] == [64, 64, 1]
+    assert [one.task_id for some in lists for one in some if isinstance(one, TaskCompleted)] == [
+        f"t{n}" for n in range(129)
+    ]
+    assert desk.reports.unanswered == 129
+    desk.link.answer(b"1-1", 0)
+    assert desk.reports.unanswered == 65
+    desk.link.answer(b"1-2")
+    assert desk.reports.unanswered == 64
+    desk.link.answer(b"1-3")
+    assert await desk.reports.flushed(1)
+
+
+async def test_what_is_long_or_no_success_is_told_alone(desk: Desk) -> None:
+    """A long result does not hold up the others, and a failure is a fact of another kind."""
+    finished(desk, "x" * 1_024, 1, msgspec.Raw(b"{"), 2, msgspec.Raw(b'"\xff"'), {1, object()})
+    await asyncio.sleep(0)
+    told = desk.link.commands(b"XADD")
+    kinds = [b"task.completed", *[b"task.failed"] * 3, b"tasks.completed"]
+    assert [one[3] for one in told] == kinds
+    assert all(b"result_invalid" in one[5] for one in told[1:4])
+    together = fact_of("in:reports", {b"type": b"tasks.completed", b"data": told[4][5]}, MIB)
+    assert isinstance(together, TasksCompleted)
+    assert [one.task_id for one in together.completed] == ["t1", "t3"]
+
+
+async def test_an_entry_that_is_refused_ends_the_wait_of_all_in_it(desk: Desk) -> None:
+    """No repeating mends it; nobody waits for it for ever."""
+    finished(desk, 1, 2)
+    await asyncio.sleep(0)
+    desk.link.answer(hiredis.ReplyError("NOPERM"))
+    assert await desk.reports.flushed(1)
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "released"])
+async def test_the_outcome_that_is_told_again_is_of_its_kind(desk: Desk, how: str) -> None:
+    """Alone, however it was told the first time."""
+    attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b"")
+    if how == "completed":
+        finished(desk, 1)
+        desk.reports.completed(attempt, 2)
+    elif how == "failed":
+        desk.reports.failed(attempt, "boom", "it broke", retryable=True)
+    else:
+        desk.reports.released(attempt, "full")
+    await asyncio.sleep(0)
+    before = len(desk.link.sent)
+    assert desk.reports.tell_again("f" * 16)
+    (again,) = desk.link.commands(b"XADD")[before:]
+    assert again[3] == f"task.{how}".encode()
+    fact = fact_of("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
+    assert isinstance(fact, TaskCompleted | TaskFailed | TaskReleased)
+    assert (fact.task_id, fact.lease) == ("t", "f" * 16)
 
 
 async def test_outcomes_are_remembered_within_bounds(desk: Desk) -> None:

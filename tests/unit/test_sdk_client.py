@@ -27,7 +27,7 @@ from coord.errors import (
     TaskRefused,
 )
 from coord.keys import Keys
-from coord.models.facts import MessageSent
+from coord.models.facts import MessageSent, parts_of
 from coord.models.tasks import Requirements, TaskSubmitted
 from coord.sdk import watcher
 from coord.sdk.submission import message_append, task_append
@@ -84,6 +84,71 @@ async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(desk: Des
     assert (entry.decode(), caller_of(fields)) == (handle.entry_id, desk.client.caller)
     assert (fact.task_id, fact.task_type, bytes(fact.payload)) == (handle.task_id, "echo", b'{"n":1}')
     assert (fact.requirements, fact.timeout, fact.notify) == (Requirements(capabilities=("echo",)), 5, True)
+
+
+async def submitted(desk: Desk, stream: str = "in:tasks:normal") -> list[list[str]]:
+    """The ids of the tasks in each entry of a stream."""
+    entries: Any = await desk.redis.xrange(desk.keys.of(stream))
+    facts = [fact_of(stream, fields, MIB) for _, fields in entries]
+    return [[one.task_id for one in parts_of(fact)] for fact in facts]
+
+
+async def test_many_submissions_share_entries(desk: Desk) -> None:
+    """At most 64 in one; what is long, names a strategy, or goes to another stream or has the same id does not join."""
+    specs = [TaskSpec(task_type="echo", task_id=f"t{n}") for n in range(130)]
+    specs += [TaskSpec(task_type="echo", task_id="long", payload="x" * 1_000), TaskSpec(task_type="echo", task_id="u1")]
+    specs += [TaskSpec(task_type="echo", task_id="s", strategy="random"), TaskSpec(task_type="echo", task_id="u2")]
+    specs += [TaskSpec(task_type="echo", task_id="high", priority="high"), TaskSpec(task_type="echo", task_id="u3")]
+    specs += [TaskSpec(task_type="echo", task_id="u3", payload=1)]
+    handles = await desk.client.submit_many(specs)
+    assert [handle.task_id for handle in handles] == [spec.task_id for spec in specs]
+    first = [f"t{n}" for n in range(130)]
+    alone = [["long"], ["u1"], ["s"], ["u2"], ["u3"], ["u3"]]
+    assert await submitted(desk) == [first[:64], first[64:128], first[128:], *alone]
+    assert await submitted(desk, "in:tasks:high") == [["high"]]
+    entries: Any = await desk.redis.xrange(desk.keys.of("in:tasks:normal"))
+    assert [handle.entry_id for handle in handles[::64]][:3] == [entry.decode() for entry, _ in entries[:3]]
+
+
+async def test_a_list_is_no_longer_than_an_entry_may_be(
+    server: EmbeddedServer, redis: Redis, settings: Settings
+) -> None:
+    """Where little fits, little travels together, or nothing does."""
+    for max_bytes, sizes in ((4_200, [3, 3, 1]), (2_000, [1] * 7)):
+        small = msgspec.structs.replace(settings, max_entry_bytes=max_bytes)
+        async with Client(server.url, settings=small) as client:
+            desk = Desk(redis, client)
+            await client.submit_many([TaskSpec(task_type="echo")] * 7)
+            assert [len(one) for one in await submitted(desk)] == sizes
+            await redis.delete(desk.keys.of("in:tasks:normal"))
+
+
+async def test_of_many_in_an_entry_each_has_its_own_answer(desk: Desk) -> None:
+    """One was turned down, early or late; the others were taken; nothing is mixed up."""
+    early, late, *rest = await desk.client.submit_many([TaskSpec(task_type="echo")] * 5)
+    entry = early.entry_id
+    told = {"type": "fact.answered", "fact": entry, "ok": "0", "code": "id_conflict", "message": "m"}
+    await desk.reply(**told, task_id=early.task_id)
+    with pytest.raises(IdConflict):
+        await early.accepted(timeout=5)
+    with pytest.raises(ResultTimeout):
+        await rest[0].accepted(timeout=0.05)
+    await desk.reply(**told, task_id=late.task_id)
+    await desk.answer(entry)
+    for handle in rest:
+        await handle.accepted(timeout=5)
+    with pytest.raises(IdConflict):
+        await late.accepted(timeout=5)
+    assert not desk.client.watcher._answers._awaited
+
+
+async def test_an_entry_that_was_buried_is_the_end_of_all_in_it(desk: Desk) -> None:
+    """None was taken, and each says so."""
+    handles = await desk.client.submit_many([TaskSpec(task_type="echo")] * 3)
+    await desk.answer(handles[0].entry_id, "fact_invalid")
+    for handle in handles:
+        with pytest.raises(FactInvalid):
+            await handle.result(timeout=5)
 
 
 async def test_an_outcome_comes_through_the_replies(desk: Desk) -> None:

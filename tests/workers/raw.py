@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from coord import queries
 from coord.keys import Keys
 from coord.models.agents import AgentType
-from coord.models.facts import AgentRegistered, TaskCompleted, TaskFailed, TaskReleased, TaskStarted
+from coord.models.facts import AgentRegistered, TaskCompleted, TaskFailed, TaskReleased, TasksCompleted, TaskStarted
 from coord.models.ids import new_id
 from coord.models.tasks import Lane, Priority, Requirements, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, append
@@ -173,6 +173,12 @@ class RawAgent:
         """Report results."""
         raw = msgspec.Raw(msgspec.json.encode(result))
         await self.report(*(TaskCompleted(task_id=one.task_id, lease=one.lease, result=raw) for one in finished))
+
+    async def complete_together(self, *finished: Assignment) -> str:
+        """Report results in one entry; its id."""
+        told = tuple(TaskCompleted(task_id=one.task_id, lease=one.lease) for one in finished)
+        (entry,) = await append(self.redis, self.keys, [Append("in:reports", TasksCompleted(told), self.agent_id)])
+        return entry
 
     async def fail(self, one: Assignment, *, retryable: bool = True, message: str = "no") -> None:
         """Report a failure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,8 @@ from coord.models.facts import TaskCancelRequested
 from coord.models.tasks import Lane, Priority, Requirements, Retry, TaskState
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
-from tests.workers.raw import Caller, await_count, await_quiet, await_state, fleet, working
+from tests.waiting import wait_until
+from tests.workers.raw import Caller, await_count, await_quiet, await_state, buried, fleet, working
 
 
 async def test_the_whole_life_of_a_task(cell: RunningCell, caller: Caller) -> None:
@@ -50,6 +52,41 @@ async def test_the_same_id_twice_has_one_effect(cell: RunningCell, caller: Calle
     assert (await caller.answer(other))["code"] == "id_conflict"
     assert queries.submitted(await queries.counters(cell.redis, cell.keys)) == 2
     await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_an_entry_may_tell_of_many_tasks(cell: RunningCell, caller: Caller) -> None:
+    """More than a batch holds, in a few entries: all are completed, and the agent is answered once for each entry."""
+    (agent,) = await fleet(cell, 1, capacity=600)
+    told = await caller.submit(600)
+    assignments = await agent.await_inbox(600)
+    assert all(await asyncio.gather(*(agent.claim(one) for one in assignments)))
+    entries = [await agent.complete_together(*assignments[at : at + 200]) for at in range(0, 600, 200)]
+    me = Caller(cell.redis, cell.keys, "a0")
+    assert [(await me.answer(entry))["ok"] for entry in entries] == ["1"] * 3
+    for one in told:
+        await await_state(cell, one.task_id, TaskState.COMPLETED)
+    await await_quiet(cell)
+    await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_what_fails_in_an_entry_of_many_is_buried_with_it_and_nothing_else_is_lost(
+    cell: RunningCell, caller: Caller
+) -> None:
+    """⚠ A record of a wrong type among three: two outcomes count once, the entry is buried after its tries."""
+    (agent,) = await fleet(cell, 1, capacity=3)
+    told = await caller.submit(3)
+    assignments = {one.task_id: one for one in await agent.await_inbox(3)}
+    assert all([await agent.claim(one) for one in assignments.values()])
+    key = cell.keys.task(told[1].task_id)
+    await cell.redis.delete(key)
+    await cell.redis.set(key, "no record")
+    entry = await agent.complete_together(*(assignments[one.task_id] for one in told))
+    (dead,) = await wait_until(lambda: buried(cell), "the entry is buried")
+    assert (dead["stream"], dead["id"], dead["code"]) == ("in:reports", entry, "entry_buried")
+    for one in (told[0], told[2]):
+        assert (await await_state(cell, one.task_id, TaskState.COMPLETED)).attempt == 1
+    counters = await queries.counters(cell.redis, cell.keys)
+    assert counters["completed:normal"] == 2
 
 
 async def test_a_failed_attempt_is_tried_again_elsewhere(cell: RunningCell, caller: Caller) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from redis import exceptions as redis_errors
 from coord.keys import CONSUMES
 from coord.models.facts import MessageSent
 from coord.models.tasks import TaskState
-from coord.streams import Append, Consumer, append
+from coord.streams import Append, Consumer, Entry, append
 from coord.transitions import Call, Scripts
 from tests.ledger import assert_ledger
 from tests.running import RunningCell, RunningWorker
@@ -321,3 +322,42 @@ async def _waits(cell: RunningCell, stream: str) -> bool:
     """Whether an entry has been delivered and lies there still."""
     (group,) = await cell.redis.xinfo_groups(cell.keys.of(stream))
     return bool(group["pending"])
+
+
+async def test_an_entry_weighs_what_it_tells(cell: RunningCell) -> None:
+    """Batches are of like size, counted in facts; so many entries are read next time as make a batch."""
+    (worker,) = cell.of_kind("distributor")
+    loop = worker.loop
+    listed = b",".join([b'{"task_id":"t","task_type":"echo"}'] * 64)
+    many = Entry("in:tasks:low", "1-1", {b"type": b"tasks.submitted", b"data": b'{"tasks":[%b]}' % listed})
+    quoting = Entry("in:tasks:low", "1-2", {b"type": b"task.submitted", b"data": listed})
+    broken = Entry("in:tasks:low", "1-3", {b"type": b"tasks.submitted"})
+    large = Entry("in:reports", "1-4", {b"type": b"task.completed", b"data": b"x" * (cell.settings.batch_bytes // 4)})
+    assert cell.settings.batch == 256
+
+    assert [len(one) for one in loop._batches([many] * 10)] == [3, 4, 3]
+    assert loop._fewer == {"in:tasks:low": 4}
+    assert [len(one) for one in loop._batches([quoting] * 400)] == [200, 200]
+    assert loop._fewer == {}
+    assert [len(one) for one in loop._batches([large] * 5 + [broken, many, quoting])] == [3, 5]
+    assert loop._fewer == {"in:reports": 3, "in:tasks:low": 11}
+    assert loop._batches([]) == []
+    assert loop._fewer == {}
+
+
+async def test_a_backlog_of_lists_does_not_keep_others_from_being_read(cell: RunningCell) -> None:
+    """Fewer entries of their stream are read at a time, not of every stream."""
+    consumer = Consumer(cell.redis, cell.keys, "router", "reader", ["in:messages:low", "in:messages:high"])
+    (router,) = cell.of_kind("router")
+    await vanish(router)
+    await consumer.make_groups()
+    for stream in ("in:messages:low", "in:messages:high"):
+        for _ in range(20):
+            await cell.redis.xadd(cell.keys.of(stream), {"type": "any"})
+    read = await consumer.read_new(16, 1, None, {"in:messages:low": 2})
+    assert Counter(entry.stream for entry in read) == {"in:messages:low": 2, "in:messages:high": 16}
+    read = await consumer.read_new(30, 1, None, {"in:messages:low": 3})
+    assert Counter(entry.stream for entry in read) == {"in:messages:low": 3, "in:messages:high": 4}
+    read = await consumer.read_new(30, 1, None, {"in:messages:low": 30})
+    assert Counter(entry.stream for entry in read) == {"in:messages:low": 15}
+    assert await consumer.read_new(30, 1, None, {"in:messages:low": 3}) == []

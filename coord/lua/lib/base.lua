@@ -53,12 +53,12 @@ end
 
 -- The answer to one fact: ok, or an error's code and message. A batch's ok answers to one caller go out together.
 local accepted = {}
-local function answer(caller, fact, code, message)
+local function answer(caller, fact, code, message, ...)
   if caller == '' then
     return
   end
   if code then
-    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '0', 'code', code, 'message', message)
+    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '0', 'code', code, 'message', message, ...)
     return
   end
   local facts = accepted[caller]

@@ -1,46 +1,34 @@
-"""What facts say, as the distributor's scripts take it."""
+"""Agents' reports on their way to ``settle``: an entry tells of one task, or of many that were completed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from coord.models.facts import TaskCompleted, TaskFailed, TaskProgressed, TaskReleased, TaskStarted
-from coord.models.tasks import TaskSubmitted
-from coord.transitions import Report
-from workers.service import Told
+from coord.models.facts import TaskCompleted, TaskFailed, TaskProgressed, TaskReleased, TaskStarted, parts_of
+from coord.streams import Entry
+from coord.transitions import Call, Report, Scripts, TaskBatch
+from workers.service import Told, word_for_each
 
 #: Characters of a failure's message that are kept.
 MESSAGE_KEPT = 2_000
+#: The reports that end a lease.
+ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
 
 
-def run_at_of(fact: TaskSubmitted, submitted_at: int) -> int | None:
-    """The moment before which a task must not run, in ms; None when it may at once."""
-    if fact.delay:
-        return submitted_at + int(fact.delay * 1000)
-    if fact.run_at is not None:
-        return max(submitted_at, int(fact.run_at.timestamp() * 1000))
-    return None
+def settle(scripts: Scripts, batch: Sequence[Told[Any]]) -> Call[TaskBatch]:
+    """``settle`` for a batch of entries; answers a word for each."""
+    reports = [_report_of(one.entry, part, one.caller) for one in batch for part in parts_of(one.fact)]
+    return word_for_each(batch, scripts.settle(reports))
 
 
-def options_of(fact: TaskSubmitted) -> dict[str, int]:
-    """The limits that a task names itself, in ms or as counts."""
-    options: dict[str, int] = {}
-    if fact.deadline is not None:
-        options["deadline"] = int(fact.deadline.timestamp() * 1000)
-    if fact.timeout is not None:
-        options["timeout"] = int(fact.timeout * 1000)
-    if fact.retry.max_attempts is not None:
-        options["max_attempts"] = fact.retry.max_attempts
-    if fact.retry.backoff is not None:
-        options["backoff_ms"] = int(fact.retry.backoff * 1000)
-    if fact.retry.backoff_max is not None:
-        options["backoff_max_ms"] = int(fact.retry.backoff_max * 1000)
-    return options
+def ending_leases(batch: Sequence[Told[Any]]) -> list[str]:
+    """The leases that these reports end, if they count."""
+    return [part.lease for one in batch for part in parts_of(one.fact) if type(part) in ENDINGS]
 
 
-def report_of(told: Told[Any]) -> Report:
+def _report_of(entry: Entry, fact: Any, caller: str) -> Report:
     """A report of whichever kind."""
-    entry, fact, caller = told
     match fact:
         case TaskCompleted():  # by position, which is quicker: most reports are of this kind
             return Report(
