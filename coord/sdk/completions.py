@@ -15,8 +15,9 @@ from coord.packing import pack
 from coord.sdk.attempt import Attempt
 from coord.sdk.link import Link
 
-#: Tasks told of in one entry at most.
-MOST = 64
+#: Tasks told of in one entry at most, as many as it may hold: the first entry wakes a distributor, which takes what is
+#: there then.
+MOST = 256
 #: What is longer is told alone: it gains little, and nothing so short nests so deep that the others could not be read.
 LONGEST = 1_024
 

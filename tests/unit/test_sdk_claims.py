@@ -59,7 +59,7 @@ class Desk:
         self.link = FakeLink()
         self.started: list[str] = []
         self.missed = 0
-        self.reports = Reports(self.link, KEYS, 100_000)
+        self.reports = Reports(self.link, KEYS, 1_000_000)
         self.claims = Claims(
             "a", "me", capacity, link=self.link, keys=KEYS, reports=self.reports, start=self._start, missed=self._missed
         )
@@ -241,22 +241,22 @@ def finished(desk: Desk, *results: Any) -> None:
 
 
 async def test_what_is_completed_in_one_turn_is_told_together(desk: Desk) -> None:
-    """At most 64 in an entry, one by itself as ever; each is answered when its entry is."""
-    finished(desk, *range(129))
+    """At most 256 in an entry, one by itself as ever; each is answered when its entry is."""
+    finished(desk, *range(513))
     await asyncio.sleep(0)
     told = desk.link.commands(b"XADD")
     assert [one[3] for one in told] == [b"tasks.completed", b"tasks.completed", b"task.completed"]
     facts = [fact_of("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in told]
     lists = [fact.completed if isinstance(fact, TasksCompleted) else (fact,) for fact in facts]
-    assert [len(one) for one in lists] == [64, 64, 1]
+    assert [len(one) for one in lists] == [256, 256, 1]
     assert [one.task_id for some in lists for one in some if isinstance(one, TaskCompleted)] == [
-        f"t{n}" for n in range(129)
+        f"t{n}" for n in range(513)
     ]
-    assert desk.reports.unanswered == 129
+    assert desk.reports.unanswered == 513
     desk.link.answer(b"1-1", 0)
-    assert desk.reports.unanswered == 65
+    assert desk.reports.unanswered == 257
     desk.link.answer(b"1-2")
-    assert desk.reports.unanswered == 64
+    assert desk.reports.unanswered == 256
     desk.link.answer(b"1-3")
     assert await desk.reports.flushed(1)
 
