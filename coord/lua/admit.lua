@@ -177,24 +177,22 @@ local function admit(n)
 end
 
 local words, failed = guard_each(#starts, admit)
+-- (Entries of two streams may have the same id.)
 local TURNED_DOWN = { REFUSED = true, CONFLICT = true }
-local failing, answered, done = {}, {}, {}
-for n = 1, #starts do
-  if failed[n] then
-    failing[ARGV[starts[n] + 1]] = true
-  end
-end
-for n = 1, #starts do
-  local entry, group = ARGV[starts[n] + 1], group_of[n]
-  if not failing[entry] then
-    local ids = done[group.priority] or {}
-    done[group.priority] = ids
-    if ids[#ids] ~= entry then
-      ids[#ids + 1] = entry
-    end
-    if not TURNED_DOWN[words[n]] and answered[group.caller] ~= entry then
-      answer(group.caller, entry)
-      answered[group.caller] = entry
+local done, n = {}, 1
+while n <= #starts do
+  local entry, priority, caller = ARGV[starts[n] + 1], group_of[n].priority, group_of[n].caller
+  local is_failing, is_taken = false, false
+  repeat
+    is_failing, is_taken = is_failing or failed[n], is_taken or not TURNED_DOWN[words[n]]
+    n = n + 1
+  until n > #starts or ARGV[starts[n] + 1] ~= entry or group_of[n].priority ~= priority
+  if not is_failing then
+    local ids = done[priority] or {}
+    done[priority] = ids
+    ids[#ids + 1] = entry
+    if is_taken then
+      answer(caller, entry)
     end
   end
 end

@@ -38,6 +38,16 @@ def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[str], Answer]:
 Take = Callable[[Answer], bool | None]
 
 
+def _both(one: Take, other: Take) -> Take:
+    """For two facts on two streams that were appended in one millisecond, and have the same entry id."""
+
+    def take(answer: Answer) -> bool:
+        wants = [each(answer) for each in (one, other)]
+        return any(wants)
+
+    return take
+
+
 class Answers:
     """Answers awaited and answers that came early; at most ``kept`` of each, so that lost ones do not pile up.
 
@@ -56,7 +66,8 @@ class Answers:
         for early in self._early.pop(entry, ()):
             if not take(early):
                 return
-        self._awaited[entry] = take
+        other = self._awaited.get(entry)
+        self._awaited[entry] = take if other is None else _both(other, take)
         if len(self._awaited) > self._kept:
             self._awaited.popitem(last=False)
 

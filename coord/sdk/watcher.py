@@ -75,15 +75,15 @@ class Watcher:
 
     def answer(self, entry: str) -> Later[Answer]:
         """The answer to the fact that was appended as ``entry``."""
-        return self.answers(entry, ("",))[0]
+        self.start()
+        answer: Later[Answer] = Later()
+        self._answers.expect(entry, answer.tell)
+        return answer
 
     def answers(self, entry: str, task_ids: Sequence[str]) -> list[Later[Answer]]:
         """What is answered of each of these tasks, all submitted in one ``entry``."""
         self.start()
         answers: list[Later[Answer]] = [Later() for _ in task_ids]
-        if len(answers) == 1:
-            self._answers.expect(entry, answers[0].tell)
-            return answers
         waiting = dict(zip(task_ids, answers, strict=True))
 
         def take(answer: Answer) -> bool:

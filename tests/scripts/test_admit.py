@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -323,3 +324,26 @@ async def test_an_entry_of_which_one_fails_is_not_consumed(cell: Cell) -> None:
     assert await cell.is_consumed("in:tasks:normal")
     assert [one for _, one in await cell.answers()] == ["ok"]
     assert await cell.counter("submitted:normal") == 3
+
+
+async def test_entries_of_two_streams_may_have_one_id(cell: Cell) -> None:
+    """⚠ Appended in one millisecond, each is consumed and answered by itself, and one that fails fails alone."""
+
+    async def submission(task_id: str, priority: str) -> Submission:
+        cell._sequence = itertools.count(7)
+        return await cell.submission(task_id, priority=priority, caller="c1")
+
+    low, high, urgent = [await submission(*one) for one in (("t1", "low"), ("t2", "high"), ("t3", "urgent"))]
+    assert low.entry == high.entry == urgent.entry
+    await cell.redis.set(cell.keys.task("t2"), "no record")
+
+    words = await cell.admit(low, high, urgent)
+
+    assert [word.split()[0] for word in words] == ["QUEUED", "ERROR", "QUEUED"]
+    assert await cell.left("in:tasks:high") == [high.entry]
+    assert await cell.is_consumed("in:tasks:low")
+    assert await cell.is_consumed("in:tasks:urgent")
+    assert await cell.answers() == [(low.entry, "ok")] * 2
+    await cell.redis.delete(cell.keys.task("t2"))
+    assert await cell.admit(high) == ["QUEUED"]
+    assert await cell.is_consumed("in:tasks:high")

@@ -142,6 +142,20 @@ async def test_of_many_in_an_entry_each_has_its_own_answer(desk: Desk) -> None:
     assert not desk.client.watcher._answers._awaited
 
 
+async def test_entries_of_two_streams_may_have_one_id(desk: Desk) -> None:
+    """⚠ Appended in one millisecond: an answer that names its task is of no other."""
+    client = desk.client
+    one, two = client.watcher.answers("9-0", ["a"])[0], client.watcher.answers("9-0", ["b"])[0]
+    told = {"type": "fact.answered", "fact": "9-0"}
+    await desk.reply(**told, ok="0", code="id_conflict", message="m", task_id="b")
+    await desk.reply(**told, ok="1")
+    await asyncio.wait_for(asyncio.gather(one.future(), two.future()), 5)
+    assert one.value is not None
+    assert two.value is not None
+    assert (one.value.ok, two.value.ok, two.value.code) == (True, False, "id_conflict")
+    assert not client.watcher._answers._awaited
+
+
 async def test_an_entry_that_was_buried_is_the_end_of_all_in_it(desk: Desk) -> None:
     """None was taken, and each says so."""
     handles = await desk.client.submit_many([TaskSpec(task_type="echo")] * 3)
