@@ -59,12 +59,21 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]  #: sentences for the operator; the server is usable all the same
 
 
-def find_redis_url(settings: Settings) -> str:
-    """Where Redis is: COORD_REDIS_URL, else a live ``coord up``'s endpoint file, else this machine's port 6379."""
-    if settings.redis_url:
-        return settings.redis_url
+def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
+    """Where the cell is, and the settings for it.
+
+    The server: ``url``, else COORD_REDIS_URL, else that of a live ``coord up`` by its endpoint file, else this
+    machine's port 6379. Who follows a ``coord up`` to its server means its cell: its namespace holds, unless the
+    settings name one other than the default.
+    """
+    if chosen := url or settings.redis_url:
+        return chosen, settings
     endpoint = read_endpoint(settings.endpoint_path)
-    return endpoint.url if endpoint else DEFAULT_URL
+    if endpoint is None:
+        return DEFAULT_URL, settings
+    if settings.namespace == Settings().namespace:
+        settings = msgspec.structs.replace(settings, namespace=endpoint.namespace)
+    return endpoint.url, settings
 
 
 def connect(url: str, settings: Settings, *, retries: int = CALLER_RETRIES, name: str | None = None) -> Redis:

@@ -17,7 +17,7 @@ import sys
 import uvloop
 
 from coord import config, logs
-from coord.connection import check_server, find_redis_url, safe_url, wait_for_server
+from coord.connection import check_server, locate, safe_url, wait_for_server
 from coord.errors import CoordError
 from coord.models.ids import check_id, new_id
 from workers.cell import Cell
@@ -41,7 +41,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
     Raises:
         CoordError: the server cannot be used, or is away.
     """
-    url = find_redis_url(settings)
+    url, settings = locate(settings)
     cell = Cell.open(url, settings, name=f"coord-{kind}-{name}")
     loop = Loop(KINDS[kind](cell), name)
     running = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ import psutil
 from redis.exceptions import RedisError
 
 from coord import config
-from coord.connection import connect_worker, find_redis_url, safe_url
+from coord.connection import connect_worker, locate, safe_url
 from coord.errors import CoordError
 from coord.keys import CONSUMES, Keys
 
@@ -24,11 +24,11 @@ from coord.keys import CONSUMES, Keys
 LIMIT_S = 5.0
 
 
-async def present_here(kind: str, settings: config.Settings) -> str:
+async def present_here(kind: str, url: str, settings: config.Settings) -> str:
     """The name of a worker of ``kind`` that has said from this host that it is there, its process alive; or ""."""
     host = socket.gethostname()
     keys = Keys(settings.namespace)
-    async with connect_worker(find_redis_url(settings), settings) as redis:
+    async with connect_worker(url, settings) as redis:
         names: list[bytes] = await redis.execute_command("ZRANGE", keys.of(f"workers:{kind}"), 0, -1)
         for name in map(bytes.decode, names):
             where, pid = await redis.execute_command("HMGET", keys.worker(kind, name), "host", "pid")
@@ -38,10 +38,11 @@ async def present_here(kind: str, settings: config.Settings) -> str:
 
 
 async def _look(kind: str, settings: config.Settings) -> tuple[bool, str]:
-    where = safe_url(find_redis_url(settings))
+    url, settings = locate(settings)
+    where = safe_url(url)
     try:
         async with asyncio.timeout(LIMIT_S):
-            name = await present_here(kind, settings)
+            name = await present_here(kind, url, settings)
     except (RedisError, OSError) as error:  # a TimeoutError is an OSError
         return False, f"Redis at {where} cannot be asked: {str(error) or type(error).__name__}"
     if not name:

@@ -52,9 +52,9 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
     from redis.exceptions import RedisError
 
     from coord import Client
-    from coord.connection import find_redis_url, safe_url
+    from coord.connection import locate, safe_url
 
-    url = find_redis_url(settings)
+    url, settings = locate(settings)
     async with Client(url, settings=settings, reach_s=REACH_S) as client:
         try:
             return await work(client)

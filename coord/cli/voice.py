@@ -46,7 +46,8 @@ RedisUrl = Annotated[
     typer.Option("--redis-url", metavar="URL", help="Where Redis is.", show_default="COORD_REDIS_URL, or coord up's"),
 ]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", metavar="NAME", help="First part of every key.", show_default="coord")
+    str | None,
+    typer.Option("--namespace", metavar="NAME", help="First part of every key.", show_default="coord, or coord up's"),
 ]
 
 _SETTINGS: dict[str, Any] = {

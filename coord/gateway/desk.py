@@ -16,7 +16,6 @@ from coord import Client, logs, queries
 from coord.config import Settings
 from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerUnavailable, UnknownAgent
 from coord.gateway.times import of_entry
-from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
@@ -126,8 +125,8 @@ class Desk:
 
     async def workers(self) -> dict[str, int]:
         """How many workers of each kind there are; raises what redis-py raises."""
-        keys = Keys(self.settings.namespace)
-        return await queries.workers_present(self.client.redis, keys, int(self.settings.presence_ttl_s * 1000))
+        client = self.client
+        return await queries.workers_present(client.redis, client.keys, int(self.settings.presence_ttl_s * 1000))
 
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:

@@ -47,7 +47,7 @@ async def serve(settings: Settings, asked: asyncio.Event, urgent: asyncio.Event)
         asyncio.create_task(_ask(asked, server, "should_exit")),
         asyncio.create_task(_ask(urgent, server, "force_exit")),
     ]
-    log.info("gateway.started", url=_url(listener), namespace=settings.namespace)
+    log.info("gateway.started", url=_url(listener))
     try:
         await server.serve(sockets=[listener])
     finally:

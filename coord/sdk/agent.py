@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from coord import codec, config
 from coord.config import Settings
-from coord.connection import find_redis_url
+from coord.connection import locate
 from coord.errors import ConfigError, FactInvalid
 from coord.models.agents import AgentStatus, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
@@ -41,7 +41,7 @@ class Agent:
         capacity: tasks at a time; default ``settings.capacity`` (8). Handlers that are not async have as many threads.
         heartbeat_interval: seconds; default ``settings.heartbeat_interval_s`` (5). After three missed it is lost.
         drain_timeout: seconds that handlers have to finish when the agent stops.
-        url: where Redis is; default: see ``coord.connection.find_redis_url``.
+        url: where Redis is; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
     Raises:
@@ -219,7 +219,7 @@ class Agent:
     async def _start(self) -> Session:
         if self._session is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running already")
-        session = await Session.open(self, self._url or find_redis_url(self.settings))
+        session = await Session.open(self, *locate(self.settings, self._url))
         self._session = session
         try:
             for function in self._before:

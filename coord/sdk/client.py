@@ -9,48 +9,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Unpack
 
 from msgspec import Struct
-from redis.asyncio import Redis
 
-from coord import config, queries
-from coord.config import Settings
-from coord.connection import connect, find_redis_url, wait_for_server
-from coord.errors import AgentNotFound, ConfigError, ResultTimeout, TaskNotFound
-from coord.keys import Keys
+from coord import queries
+from coord.errors import AgentNotFound, ResultTimeout, TaskNotFound
 from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
-from coord.sdk.answers import Answer
 from coord.sdk.handle import TaskHandle
 from coord.sdk.operator import Operator
-from coord.sdk.outbox import Outbox
-from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, task_append, together
-from coord.sdk.watcher import Watcher
+from coord.sdk.submission import TaskOptions, TaskSpec, message_append, task_append, together
 from coord.streams import Append
 
 #: Tasks appended in one round trip at most …
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
-#: Seconds to wait for a server at the start, unless told otherwise: one that is restarted beside it is there by then.
-REACH_S = 30.0
 #: How long the router may take to answer for a message.
 RECEIPT_S = 10.0
 
-NOT_OPEN = "the client is not open: use it as `async with Client() as client`"
-
 CancelAnswer = Literal["accepted", "pending", "sent"]
-
-
-class Told(Struct, frozen=True):
-    """A fact is in its stream."""
-
-    entry_id: str  #: milliseconds since 1970 on the server's clock, a dash, a number
-    answered: bool  #: its worker has taken it; else it waits for one
 
 
 class Receipt(Struct, frozen=True):
@@ -64,82 +45,9 @@ class Receipt(Struct, frozen=True):
 class Client(Operator):
     """One connection to a cell for any number of coroutines; use it as ``async with Client() as client``.
 
-    What only operators need (``drain``, ``retry``, ``set_strategy`` and so on) is inherited from ``Operator``.
-
-    Args:
-        url: where Redis is; default: see ``coord.connection.find_redis_url``.
-        settings: default: from the environment.
-        reach_s: how long to go on trying while nobody answers there, or while the server is loading.
+    ``url``, ``settings``, ``reach_s``: see ``Caller``, which opens and closes it. What only operators need
+    (``drain``, ``retry``, ``set_strategy`` and so on) is inherited from ``Operator``.
     """
-
-    def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
-        self.settings = settings if settings is not None else config.load()
-        self.caller = new_id()  #: where the answers to this client go
-        self._url = url
-        self._reach_s = reach_s
-        self._keys = Keys(self.settings.namespace)
-        self._redis: Redis | None = None
-        self._outbox: Outbox | None = None
-        self._watcher: Watcher | None = None
-
-    async def open(self) -> None:
-        """Connect.
-
-        Raises:
-            ServerUnavailable: no Redis answers.
-            ConfigError: the server refuses the credentials, or its certificate is not trusted.
-        """
-        if self._redis is not None:
-            return
-        url = self._url or find_redis_url(self.settings)
-        redis = connect(url, self.settings)
-        try:
-            await wait_for_server(redis, url, limit_s=self._reach_s)
-        except BaseException:
-            await redis.aclose()
-            raise
-        self._redis = redis
-        self._outbox = Outbox(redis, self._keys)
-        self._watcher = Watcher(redis, url, self.settings, self.caller)
-
-    async def close(self) -> None:
-        """Disconnect. What was submitted goes on."""
-        redis, outbox, watcher = self._redis, self._outbox, self._watcher
-        self._redis = self._outbox = self._watcher = None
-        if outbox is not None:
-            await outbox.close()
-        if watcher is not None:
-            await watcher.close()
-        if redis is not None:
-            await redis.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    @property
-    def redis(self) -> Redis:
-        """The connection, for reading."""
-        if self._redis is None:
-            raise ConfigError(NOT_OPEN)
-        return self._redis
-
-    @property
-    def keys(self) -> Keys:
-        """The names of the cell's keys, for reading."""
-        return self._keys
-
-    @property
-    def watcher(self) -> Watcher:
-        """What waits for outcomes and answers."""
-        if self._watcher is None:
-            raise ConfigError(NOT_OPEN)
-        return self._watcher
 
     # Tasks.
 
@@ -329,30 +237,3 @@ class Client(Operator):
     async def counters(self) -> dict[str, int]:
         """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
         return await queries.counters(self.redis, self._keys)
-
-    async def tell(self, stream: str, fact: Struct, *, wait: float) -> Told:
-        """Append one fact and wait ``wait`` seconds for what its worker says of it; 0: do not wait.
-
-        Raises:
-            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
-            CoordError: what the worker said, if it did not take the fact.
-            ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
-        """
-        same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
-        (entry,) = await self._append([Append(stream, same, self.caller if wait > 0 else "", data)])
-        answer = await self._answer(entry, wait) if wait > 0 else None
-        if answer is not None and not answer.ok:
-            raise answer.error
-        return Told(entry, answer is not None)
-
-    async def _append(self, batch: Sequence[Append]) -> list[str]:
-        if self._outbox is None:
-            raise ConfigError(NOT_OPEN)
-        return await self._outbox.append(batch)
-
-    async def _answer(self, entry: str, timeout: float) -> Answer | None:
-        future = self.watcher.answer(entry).future()
-        try:
-            return await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            return None

@@ -7,16 +7,13 @@ A fact that is appended twice, because Redis' answer was lost, does no harm: the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, get_args
 
 from msgspec import Struct
-from redis.asyncio import Redis
 
 from coord import codec, config, queries
-from coord.config import Settings
 from coord.errors import EntryNotFound, FactInvalid, ResultTimeout
-from coord.keys import CONSUMES, Keys
+from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.control import (
     AgentDrained,
@@ -34,8 +31,8 @@ from coord.models.dead import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.sdk.answers import Answer
+from coord.sdk.caller import Caller
 from coord.sdk.handle import TaskHandle
-from coord.sdk.watcher import Watcher
 from coord.streams import Append
 
 #: How long a worker may take to answer, in seconds.
@@ -44,7 +41,7 @@ ANSWER_S = 10.0
 _KINDS = get_args(DeadKind)
 
 
-class Operator(ABC):
+class Operator(Caller, ABC):
     """The part of ``Client`` that is for operators.
 
     Each method returns when a worker has done what it asks for. Beside what it says itself, each raises
@@ -52,10 +49,6 @@ class Operator(ABC):
     ``FactInvalid`` for what does not fit, and ``ServerUnavailable`` or ``ServerFull`` when Redis does not answer, or
     has no memory left.
     """
-
-    settings: Settings
-    caller: str
-    _keys: Keys
 
     # Settings.
 
@@ -207,25 +200,9 @@ class Operator(ABC):
 
     # How it is told.
 
-    @property
-    @abstractmethod
-    def redis(self) -> Redis:
-        """The connection, for reading."""
-
-    @property
-    @abstractmethod
-    def watcher(self) -> Watcher:
-        """What waits for outcomes and answers."""
-
     @abstractmethod
     def handle(self, task_id: str) -> TaskHandle:
         """A handle of a task."""
-
-    @abstractmethod
-    async def _append(self, batch: Sequence[Append]) -> list[str]: ...
-
-    @abstractmethod
-    async def _answer(self, entry: str, timeout: float) -> Answer | None: ...
 
     async def _control(self, kind: str, fact: Struct, wait: float) -> Answer:
         """Tell a kind of worker, and wait until one has answered that it is done."""

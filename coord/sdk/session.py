@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from coord.config import Settings
 from coord.errors import CoordError
 from coord.keys import Keys
 from coord.logs import get_logger
@@ -39,8 +40,8 @@ class Session:
     Made by ``open``; what it writes goes over ``link``, what it reads comes over a connection of its own.
     """
 
-    def __init__(self, agent: Agent, url: str, link: Link) -> None:
-        settings, agent_id = agent.settings, agent.agent_id
+    def __init__(self, agent: Agent, url: str, settings: Settings, link: Link) -> None:
+        agent_id = agent.agent_id
         keys = Keys(settings.namespace)
         fact = agent.fact(new_id())  # the incarnation: drawn once for each run
         capacity = fact.capacity or settings.capacity
@@ -91,11 +92,11 @@ class Session:
         link.on_up.append(self._read)
 
     @classmethod
-    async def open(cls, agent: Agent, url: str) -> Session:
+    async def open(cls, agent: Agent, url: str, settings: Settings) -> Session:
         """Connect; raises as ``Link.open``. The session is to be begun, and to be closed in any case."""
-        link = await shared().join(url, agent.settings)
+        link = await shared().join(url, settings)
         try:
-            return cls(agent, url, link)
+            return cls(agent, url, settings, link)
         except BaseException:
             await shared().leave(link)
             raise

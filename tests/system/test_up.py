@@ -16,6 +16,7 @@ from coord import Client
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
+from coord.queries import submitted
 from tests.coord_up import END_S, START_S, Start, accepted, runs
 from tests.waiting import wait_until
 
@@ -42,7 +43,7 @@ async def test_it_starts_everything_and_ends_everything(start: Start) -> None:
 
 
 async def test_as_many_of_each_as_asked(start: Start) -> None:
-    """The numbers are options; a namespace is announced with the place."""
+    """The numbers are options; a namespace is announced with the place, and whoever finds the place is in it."""
     up = start("--registries", "2", "--distributors", "3", "--routers", "0", "--namespace", "cell-2")
     endpoint = await up.announced()
     await wait_until(lambda: len(up.workers()) == 5, "all workers run")
@@ -51,6 +52,8 @@ async def test_as_many_of_each_as_asked(start: Start) -> None:
     ]  # fmt: skip
     assert endpoint.namespace == "cell-2"
     await accepted(endpoint.url, namespace="cell-2")
+    async with Client() as client:
+        assert submitted(await client.counters()) == 1
 
 
 async def test_a_killed_worker_is_started_again(start: Start) -> None:

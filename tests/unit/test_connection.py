@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coord.config import Settings
-from coord.connection import DEFAULT_URL, connect, find_redis_url, judge, safe_url
+from coord.connection import DEFAULT_URL, connect, judge, locate, safe_url
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, ServerUnfit
 
@@ -48,13 +48,25 @@ def test_a_password_is_never_shown() -> None:
 
 
 def test_redis_is_found_by_setting_then_endpoint_then_default(tmp_path: Path) -> None:
-    """COORD_REDIS_URL; else a live `coord up`; else this machine."""
+    """What is named; else COORD_REDIS_URL; else a live `coord up`; else this machine."""
     path = tmp_path / "e.json"
     here = Settings(endpoint_file=str(path))
-    assert find_redis_url(here) == DEFAULT_URL
+    assert locate(here) == (DEFAULT_URL, here)
     write_endpoint(path, "redis://127.0.0.1:7001/0", None, "coord")
-    assert find_redis_url(here) == "redis://127.0.0.1:7001/0"
-    assert find_redis_url(Settings(endpoint_file=str(path), redis_url="redis://r:1")) == "redis://r:1"
+    assert locate(here) == ("redis://127.0.0.1:7001/0", here)
+    told = Settings(endpoint_file=str(path), redis_url="redis://r:1")
+    assert locate(told) == ("redis://r:1", told)
+    assert locate(told, "redis://named:1") == ("redis://named:1", told)
+
+
+def test_the_namespace_of_a_coord_up_is_followed_with_its_server(tmp_path: Path) -> None:
+    """Whoever finds a `coord up` is in its cell; one's own namespace, or one's own server, stands over that."""
+    path = tmp_path / "e.json"
+    write_endpoint(path, "redis://127.0.0.1:7001/0", None, "theirs")
+    here = Settings(endpoint_file=str(path))
+    assert locate(here)[1].namespace == "theirs"
+    assert locate(Settings(endpoint_file=str(path), namespace="mine"))[1].namespace == "mine"
+    assert locate(here, "redis://named:1")[1].namespace == "coord"
 
 
 @pytest.mark.parametrize(

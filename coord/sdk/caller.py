@@ -1,0 +1,142 @@
+"""A caller: appends facts to a cell, and is told what its workers say of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from coord import config
+from coord.config import Settings
+from coord.connection import connect, locate, wait_for_server
+from coord.errors import ConfigError
+from coord.keys import Keys
+from coord.models.ids import new_id
+from coord.sdk.answers import Answer
+from coord.sdk.outbox import Outbox
+from coord.sdk.submission import checked
+from coord.sdk.watcher import Watcher
+from coord.streams import Append
+
+#: Seconds to wait for a server at the start, unless told otherwise: one that is restarted beside it is there by then.
+REACH_S = 30.0
+
+NOT_OPEN = "the client is not open: use it as `async with Client() as client`"
+
+
+class Told(Struct, frozen=True):
+    """A fact is in its stream."""
+
+    entry_id: str  #: milliseconds since 1970 on the server's clock, a dash, a number
+    answered: bool  #: its worker has taken it; else it waits for one
+
+
+class Caller:
+    """One connection to a cell, for any number of coroutines.
+
+    Args:
+        url: where Redis is; default: see ``coord.connection.locate``.
+        settings: default: from the environment.
+        reach_s: how long to go on trying while nobody answers there, or while the server is loading.
+    """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
+        self.settings = settings if settings is not None else config.load()
+        self.caller = new_id()  #: where the answers to this client go
+        self._url = url
+        self._reach_s = reach_s
+        self._keys = Keys(self.settings.namespace)
+        self._redis: Redis | None = None
+        self._outbox: Outbox | None = None
+        self._watcher: Watcher | None = None
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ServerUnavailable: no Redis answers.
+            ConfigError: the server refuses the credentials, or its certificate is not trusted.
+        """
+        if self._redis is not None:
+            return
+        url, settings = locate(self.settings, self._url)
+        redis = connect(url, settings)
+        try:
+            await wait_for_server(redis, url, limit_s=self._reach_s)
+        except BaseException:
+            await redis.aclose()
+            raise
+        self.settings, self._keys = settings, Keys(settings.namespace)
+        self._redis = redis
+        self._outbox = Outbox(redis, self._keys)
+        self._watcher = Watcher(redis, url, settings, self.caller)
+
+    async def close(self) -> None:
+        """Disconnect. What was submitted goes on."""
+        redis, outbox, watcher = self._redis, self._outbox, self._watcher
+        self._redis = self._outbox = self._watcher = None
+        if outbox is not None:
+            await outbox.close()
+        if watcher is not None:
+            await watcher.close()
+        if redis is not None:
+            await redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def redis(self) -> Redis:
+        """The connection, for reading."""
+        if self._redis is None:
+            raise ConfigError(NOT_OPEN)
+        return self._redis
+
+    @property
+    def keys(self) -> Keys:
+        """The names of the cell's keys, for reading."""
+        return self._keys
+
+    @property
+    def watcher(self) -> Watcher:
+        """What waits for outcomes and answers."""
+        if self._watcher is None:
+            raise ConfigError(NOT_OPEN)
+        return self._watcher
+
+    async def tell(self, stream: str, fact: Struct, *, wait: float) -> Told:
+        """Append one fact and wait ``wait`` seconds for what its worker says of it; 0: do not wait.
+
+        Raises:
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
+            CoordError: what the worker said, if it did not take the fact.
+            ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
+        """
+        same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
+        (entry,) = await self._append([Append(stream, same, self.caller if wait > 0 else "", data)])
+        answer = await self._answer(entry, wait) if wait > 0 else None
+        if answer is not None and not answer.ok:
+            raise answer.error
+        return Told(entry, answer is not None)
+
+    async def _append(self, batch: Sequence[Append]) -> list[str]:
+        if self._outbox is None:
+            raise ConfigError(NOT_OPEN)
+        return await self._outbox.append(batch)
+
+    async def _answer(self, entry: str, timeout: float) -> Answer | None:
+        future = self.watcher.answer(entry).future()
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            return None
