@@ -33,6 +33,7 @@ from tests.scripts.records import Records
 
 #: The moment at which every test begins, ms since 1970. In 2033: what scripts append by themselves bears an earlier id.
 START = 2_000_000_000_000
+DAY = 86_400_000  #: ms
 EXPLANATION = b'{"strategy":"test"}'
 
 

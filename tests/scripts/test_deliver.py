@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coord import queries
-from tests.scripts.cell import START, Cell
-
-DAY = 86_400_000
+from tests.scripts.cell import DAY, START, Cell
 
 
 async def test_a_message_is_delivered(cell: Cell) -> None:

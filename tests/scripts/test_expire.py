@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from coord.transitions import Expiry
-from tests.scripts.cell import START, Cell
-
-DAY = 86_400_000
+from tests.scripts.cell import DAY, START, Cell
 
 
 async def expire(cell: Cell, after: int = 0, *, most: int = 256) -> Expiry:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from coord import queries
-from coord.keys import Keys
+from coord.keys import CONSUMES, Keys
 from coord.models.agents import AgentType
 from coord.models.facts import AgentRegistered, TaskCompleted, TaskFailed, TaskReleased, TasksCompleted, TaskStarted
 from coord.models.ids import new_id
@@ -278,6 +278,16 @@ async def buried(cell: RunningCell) -> list[Fields]:
 async def entries(redis: Redis, key: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
     """All entries of a stream."""
     found: list[tuple[bytes, dict[bytes, bytes]]] = await redis.execute_command("XRANGE", key, "-", "+")
+    return found
+
+
+async def pending(cell: RunningCell, kind: str) -> dict[str, int]:
+    """Entries read and not acknowledged, by consumer of a kind."""
+    found: dict[str, int] = {}
+    for stream in CONSUMES[kind]:
+        for one in await cell.redis.xinfo_consumers(cell.keys.of(stream), kind):
+            name = one["name"].decode()
+            found[name] = found.get(name, 0) + int(one["pending"])
     return found
 
 

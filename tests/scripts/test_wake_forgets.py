@@ -1,0 +1,90 @@
+"""``wake``: what it forgets, which is ended tasks beyond their age or number, and tombstones that nothing needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scripts.cell import DAY, START, Cell
+
+
+@pytest.mark.parametrize("broken", ["tombstones", "in:tasks:low"])
+async def test_what_cannot_be_forgotten_does_not_undo_what_was_due(cell: Cell, broken: str) -> None:
+    """⚠ A broken key that only forgetting meets: what was due is done and counted before."""
+    await cell.submit("t1", run_at=START + 1)
+    await cell.append("in:tasks:low")
+    await cell.cancel("unknown")
+    kept = await cell.redis.dump(cell.keys.of(broken))
+    await cell.redis.set(cell.keys.of(broken), "x")
+    cell.now += 1
+
+    assert await cell.wake() == ["QUEUED"]
+
+    assert await cell.counter("queued:normal") == 1
+    await cell.redis.restore(cell.keys.of(broken), 0, kept, replace=True)
+
+
+async def test_ended_tasks_are_forgotten_by_count(cell: Cell) -> None:
+    """The oldest go first; completed, failed and refused ones are bounded each for itself."""
+    cell.change_settings(terminal_entries=2, refused_entries=1)
+    cell.trimmed = True
+    await cell.register(capacity=99)
+    for n in range(4):
+        cell.now += 1
+        await cell.assign(f"c{n}")
+        await cell.complete(f"c{n}")
+        await cell.assign(f"f{n}")
+        await cell.fail(f"f{n}", retryable=False)
+        await cell.admit(await cell.submission(f"r{n}"), nearly_full=True)
+    await cell.wake()
+
+    left = {name[5:] for name in await cell.dump() if name.startswith("task:")}
+    assert left == {"c2", "c3", "f2", "f3", "r3"}
+    assert await cell.counter("completed:normal") == 4
+
+
+async def test_ended_tasks_are_forgotten_by_age(cell: Cell) -> None:
+    """Records and their places in the lists go together."""
+    cell.trimmed = True
+    await cell.register()
+    await cell.assign("t1")
+    await cell.complete("t1")
+    await cell.assign("t2")
+    await cell.fail("t2", retryable=False)
+    await cell.admit(await cell.submission("t3"), nearly_full=True)
+    ended = {"t3": ("tasks:refused", 3_600_000), "t1": ("tasks:terminal", DAY), "t2": ("tasks:dead", 7 * DAY)}
+    for task, (index, kept_ms) in ended.items():
+        cell.now = START + kept_ms - 1
+        await cell.wake()
+        assert await cell.redis.zcard(cell.keys.of(index)) == 1
+        assert await cell.redis.exists(cell.keys.task(task)) == 1
+        cell.now += 1
+        await cell.wake()
+        assert await cell.redis.zcard(cell.keys.of(index)) == 0
+        assert await cell.redis.exists(cell.keys.task(task)) == 0
+
+
+async def test_ended_tasks_are_forgotten_a_bounded_number_at_a_time(cell: Cell) -> None:
+    """What is left is counted, so that wake is called again at once: forgetting keeps up with what ends."""
+    cell.trimmed = cell.broken = True
+    await cell.redis.zadd(cell.keys.of("tasks:terminal"), {f"t{n}": START for n in range(1_500)})
+    await cell.redis.hset(cell.keys.task("t1499"), "state", "completed")
+    cell.now += DAY
+    assert (await cell.run(cell.scripts.wake())).due == 500
+    assert (await cell.run(cell.scripts.wake())).due == 0
+    assert await cell.redis.zcard(cell.keys.of("tasks:terminal")) == 0
+    assert await cell.redis.exists(cell.keys.task("t1499")) == 0
+
+
+async def test_tombstones_wait_as_long_as_they_may_be_needed(cell: Cell) -> None:
+    """As long as any stream of submissions holds an entry older than the cancel."""
+    older = await cell.submission("other", priority="low")
+    cell.now += 5
+    assert await cell.cancel("t1") == "PENDING"
+    await cell.submission("newer", priority="high", at=cell.now + 1)
+    cell.now += 10
+    await cell.wake()
+    assert await cell.redis.zcard(cell.keys.of("tombstones")) == 1
+
+    await cell.admit(older)
+    await cell.wake()
+    assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
