@@ -14,12 +14,11 @@ from coord.models.facts import TYPE_OF, TaskCompleted, TasksCompleted
 from coord.packing import pack
 from coord.sdk.attempt import Attempt
 from coord.sdk.link import Link
+from coord.sdk.sharing import SHORT, most
 
 #: Tasks told of in one entry at most, as many as it may hold: the first entry wakes a distributor, which takes what is
 #: there then.
 MOST = 256
-#: What is longer is told alone: it gains little, and nothing so short nests so deep that the others could not be read.
-LONGEST = 1_024
 
 #: Called with an attempt and Redis' answer to the entry that told of it.
 Told = Callable[[Attempt, Any], None]
@@ -37,11 +36,11 @@ class Completions:
         self._facts: list[bytes] = []
         self._told: list[Told] = []
         self._attempts: list[Attempt] = []
-        self._most = min(MOST, max_bytes // (LONGEST + 1) - 1)  # a list, too, has to fit
+        self._most = most(MOST, max_bytes)
 
     def add(self, data: bytes, told: Told, attempt: Attempt) -> None:
         """Tell of this one with this turn's others; ``told(attempt, answer)`` gets Redis' answer to their entry."""
-        if len(data) > LONGEST or self._most < 2:
+        if len(data) > SHORT or self._most < 2:
             self._link.send_lasting(command(self._alone, data), told, attempt)
             return
         if not self._facts:

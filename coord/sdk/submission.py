@@ -13,10 +13,11 @@ from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
+from coord.sdk.sharing import SHORT, most
 from coord.streams import Append
 
-#: Tasks in one entry at most, and bytes of each of them.
-MOST, LONGEST = 64, 1_024
+#: Tasks in one entry at most.
+MOST = 64
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
@@ -104,14 +105,14 @@ def together(batch: Sequence[Append], max_bytes: int) -> list[Parcel]:
     its own, which the worker may not know, and whatever is long (nothing short nests too deep to be read in a list). No
     id is twice in an entry, for an answer names the task that it is about. ``max_bytes``: what an entry may have.
     """
-    most = min(MOST, max_bytes // (LONGEST + 1) - 1)
+    limit = most(MOST, max_bytes)
     parcels: list[Parcel] = []
     some: list[Append] = []
     ids: set[str] = set()
     for one in batch:
         task = cast("TaskSubmitted", one.fact)
-        is_alone = len(one.data or b"") > LONGEST or task.strategy is not None
-        if some and (is_alone or len(some) >= most or one.stream != some[0].stream or task.task_id in ids):
+        is_alone = len(one.data or b"") > SHORT or task.strategy is not None
+        if some and (is_alone or len(some) >= limit or one.stream != some[0].stream or task.task_id in ids):
             parcels.append(_parcel_of(some))
             some, ids = [], set()
         if is_alone:
