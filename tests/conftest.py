@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from redis.asyncio import Redis
 from coord.config import Settings
 from coord.connection import connect_worker
 from coord.embedded import EmbeddedServer
+from tests.ports import unused_port
 from tests.running import RunningCell, running_cell
 
 #: Data of a test run is worth nothing, so it is not written.
@@ -78,12 +78,10 @@ def debian_server(tmp_path_factory: pytest.TempPathFactory, redis_server_binary:
     running.stop(force=True)
 
 
-@pytest.fixture
-def unused_port() -> int:
+@pytest.fixture(name="unused_port")
+def _unused_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return unused_port()
 
 
 @pytest.fixture

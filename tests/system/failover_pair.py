@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError
 
 from coord.embedded import EmbeddedServer, find_binary
 from coord.sdk.ending import end
+from tests.ports import unused_ports
 from tests.system.forwarder import Forwarder
 from tests.waiting import wait_until
 
@@ -173,15 +173,6 @@ async def take_over(pair: Pair) -> None:
 
         await wait_until(takes_writes, "the replica is promoted and takes writes", 60)
     await pair.front.lead_to(pair.ports[1])
-
-
-def unused_ports(count: int) -> list[int]:
-    """Different TCP ports of 127.0.0.1 that nobody listens on at the moment."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _start_sentinel(config: Path) -> subprocess.Popen[bytes]:

@@ -5,6 +5,7 @@ What is missing on this machine skips a test locally and fails it in CI.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -58,22 +59,24 @@ def _javascript(config: pytest.Config) -> list[str]:
 
 
 def _installed(config: pytest.Config) -> Path:
-    """A folder with the agent and its packages: installed once for each ``package.json``, among pytest's own caches."""
+    """A folder with the agent and its packages: installed once for what they are, among pytest's own caches."""
     source = FOREIGN / "javascript"
-    package = (source / "package.json").read_bytes()
+    package, program = (source / "package.json").read_bytes(), (source / "agent.js").read_bytes()
     assert config.cache is not None
-    folder = config.cache.mkdir(f"foreign-{blake2b(package, digest_size=6).hexdigest()}")
-    if not (folder / "complete").exists():
-        (folder / "package.json").write_bytes(package)
-        npm = shutil.which("npm")
-        if npm is None:
-            _missing("no npm on PATH; apt-get install npm")
-        command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
-        if done.returncode:
-            _missing(f"npm could not install the packages (is this machine offline?): {done.stderr[-500:]}")
-        (folder / "complete").touch()
-    shutil.copy(source / "agent.js", folder)
+    folder = config.cache.mkdir(f"foreign-{blake2b(package + program, digest_size=6).hexdigest()}")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of one test run may come here at once
+        if not (folder / "complete").exists():
+            (folder / "package.json").write_bytes(package)
+            npm = shutil.which("npm")
+            if npm is None:
+                _missing("no npm on PATH; apt-get install npm")
+            command = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+            if done.returncode:
+                _missing(f"npm could not install the packages (is this machine offline?): {done.stderr[-500:]}")
+            shutil.copy(source / "agent.js", folder)
+            (folder / "complete").touch()
     return folder
 
 

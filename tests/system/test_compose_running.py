@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from asyncio.subprocess import Process
@@ -16,6 +15,7 @@ from pathlib import Path
 from coord.config import Settings
 from coord.connection import check_server, connect, wait_for_server
 from coord.embedded import find_binary
+from tests.ports import unused_ports
 from tests.unit.test_compose import OURS, SERVICES, seconds
 from tests.waiting import wait_until
 
@@ -62,7 +62,7 @@ async def test_valkey_keeps_what_it_acknowledged_and_refuses_what_it_cannot_hold
 
 async def test_every_service_becomes_healthy_and_ends_in_its_time(tmp_path: Path) -> None:
     """Each is started by its command in its environment, asked by its health check, and ended by SIGTERM with 0."""
-    server_port, gateway_port = two_ports()
+    server_port, gateway_port = unused_ports(2)
 
     def here(words: list[str]) -> list[str]:
         """The program is that of the environment in which the tests run; the port is one that is free."""
@@ -92,11 +92,3 @@ async def test_every_service_becomes_healthy_and_ends_in_its_time(tmp_path: Path
         for name, process in processes.items():
             async with asyncio.timeout(seconds(OURS[name]["stop_grace_period"])):
                 assert await process.wait() == 0, name
-
-
-def two_ports() -> tuple[int, int]:
-    """Two TCP ports of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as one, socket.socket() as other:
-        for probe in (one, other):
-            probe.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]

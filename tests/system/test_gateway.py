@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from coord.keys import CONSUMES
 from coord.models.tasks import TaskState
 from tests.http import HttpAnswer, HttpCaller
+from tests.ports import unused_port
 from tests.processes import House, Process, house
 from tests.system.gateway_house import PATIENT, gateway, lone_gateway
 from tests.waiting import wait_until
@@ -166,9 +166,7 @@ async def test_without_workers_a_write_is_accepted_and_waits(at: House, http: Ht
 async def test_the_same_submission_twice_is_one_task(at: House, http: HttpCaller) -> None:
     """By its key in every gateway, by its own id; other content is said to be other content."""
     await full_house(at, http)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        second = HttpCaller(probe.getsockname()[1])
+    second = HttpCaller(unused_port())
     await gateway(at, second, **PATIENT)
     await at.agent("a1")
     body = {"task_data": ECHO, "priority": "low"}
@@ -225,9 +223,7 @@ async def test_redis_is_killed_and_the_gateway_goes_on_with_the_next(at: House, 
     """It may even have been started while Redis was away."""
     early = await full_house(at, http)
     at.server.kill()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        second = HttpCaller(probe.getsockname()[1])
+    second = HttpCaller(unused_port())
     late = await lone_gateway(at, second)
     for one in (http, second):
         answer = await one.post("/tasks/submit", {"task_data": ECHO}, Idempotency_Key="k")
