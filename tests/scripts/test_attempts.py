@@ -109,6 +109,34 @@ async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
     assert [one.how for one in task.attempts] == ["released"] * 3
 
 
+async def test_what_is_given_back_rests_a_little_longer_each_time(cell: Cell) -> None:
+    """0.1 s, doubling up to 5 s: so that a task that nobody wants does not go round and round."""
+    await cell.register()
+    await cell.assign()
+    rests = []
+    for _ in range(8):
+        await cell.report("released", message="not now")
+        run_at = (await cell.task()).run_at
+        assert run_at is not None
+        rests.append(run_at - cell.now)
+        cell.now = run_at
+        await cell.wake()
+        await cell.dispatch(pool="p-t1")
+        assert await cell.claim()
+    assert rests == [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]
+
+
+async def test_progress_is_of_one_attempt(cell: Cell) -> None:
+    """The next attempt begins without what the one before had told."""
+    await cell.register()
+    await cell.assign()
+    await cell.report("started")
+    await cell.report("progressed", data=b'{"done":0.5}')
+    assert (await cell.task()).progress is not None
+    await cell.fail()
+    assert (await cell.task()).progress is None
+
+
 async def test_the_story_is_bounded(cell: Cell) -> None:
     """The last twenty attempts are told."""
     await cell.register()
@@ -132,12 +160,12 @@ async def test_any_message_is_told_as_it_was(cell: Cell) -> None:
 
 
 async def test_a_start_restarts_the_timeout(cell: Cell) -> None:
-    """An attempt's timeout runs from its start; the start timeout is over."""
+    """An attempt's timeout runs from its start, however late that is reported; the start timeout is over."""
     await cell.register()
     await cell.assign(timeout=30_000)
     cell.now += 20_000
-    await cell.report("started")
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 50_000
+    await cell.report("started", started_ms_ago=400)
+    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 49_600
 
 
 async def test_a_started_task_is_not_recalled(cell: Cell) -> None:

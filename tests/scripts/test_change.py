@@ -54,6 +54,19 @@ async def test_being_declared_gone_ends_the_term(cell: Cell, status: str) -> Non
     assert await cell.redis.zscore(cell.keys.of("agents:departed"), "a1") == START
 
 
+async def test_a_stale_agent_comes_back_with_a_status(cell: Cell) -> None:
+    """It is expected again, and no more among those that are forgotten after a while."""
+    await cell.register(interval_ms=5_000)
+    await cell.change(status="stale")
+    cell.now += 1_000
+
+    assert await cell.change(status="active") == "OK"
+
+    assert (await cell.agent()).status == "active"
+    assert await cell.redis.zscore(cell.keys.of("agents:departed"), "a1") is None
+    assert await cell.redis.zcard(cell.keys.of("agents:expiry")) == 1
+
+
 async def test_the_same_status_again_raises_nothing(cell: Cell) -> None:
     """Saying again what is known is a sign of life and no more."""
     await cell.register(interval_ms=5_000)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from coord.models.tasks import Lane
 from coord.transitions import Expiry
 from tests.scripts.cell import DAY, START, Cell
 
@@ -54,6 +57,27 @@ async def test_the_clock_stands_while_older_beats_wait(cell: Cell) -> None:
 
     await cell.redis.xdel(cell.keys.of("in:beats"), waiting)
     assert (await expire(cell, 1_000)).observed == START + 1_000
+
+
+async def test_the_clock_stands_while_the_server_is_full(cell: Cell) -> None:
+    """⚠ It refuses every beat then, and nobody is given up for that."""
+    if cell.bare:
+        pytest.skip("fakeredis has no INFO")
+    await expire(cell)
+    await cell.redis.config_set("maxmemory", 1)
+    try:
+        assert (await expire(cell, 2_000)).observed == START
+    finally:
+        await cell.redis.config_set("maxmemory", 0)
+    assert (await expire(cell, 2_000)).observed == START + 2_000
+
+
+async def test_between_ticks_the_clock_advances_by_two_seconds_at_most(cell: Cell) -> None:
+    """⚠ A sign of life long after the last tick is dated by what the clock may yet reach, not by the server's."""
+    await expire(cell)
+    cell.now += 3_600_000
+    await cell.register(interval_ms=5_000)
+    assert await cell.redis.zscore(cell.keys.of("agents:expiry"), "a1") == START + 2_000 + 15_000
 
 
 async def test_the_clock_never_passes_a_sign_of_life_that_waits(cell: Cell) -> None:
@@ -139,9 +163,10 @@ async def test_a_loss_is_not_announced_of_an_agent_that_is_back_at_work(cell: Ce
 
 
 async def test_departed_agents_are_forgotten(cell: Cell) -> None:
-    """After 30 days nothing is left of an agent: record, index, inbox."""
+    """After 30 days nothing is left of an agent: record, index, every lane of its inbox."""
     await cell.register(interval_ms=5_000)
-    await cell.deliver()
+    for lane in Lane:
+        assert await cell.deliver(f"m-{lane}", lane=lane) == "DELIVERED"
     await cell.deregister()
     assert (await expire(cell, 30 * DAY - 1)).forgotten == 0
 

@@ -88,6 +88,23 @@ async def test_it_may_fail_as_often_again(cell: Cell) -> None:
         assert len((await cell.task()).attempts) == 3 + 2 * again
 
 
+async def test_it_may_be_given_back_as_often_again(cell: Cell) -> None:
+    """Releases, too, are counted from the replay on."""
+    cell.change_settings(max_releases=1)
+    await cell.register()
+    await cell.assign()
+    for again in range(2):
+        for state in ("scheduled", "failed"):
+            await cell.report("released", message="not now")
+            assert await cell.state() == state, again
+            if state == "failed":
+                assert await replay(cell) == "REPLAYED"
+            cell.now += 60_000
+            await cell.wake()
+            assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
+            assert await cell.claim()
+
+
 async def test_a_late_report_under_its_old_lease_changes_nothing(cell: Cell) -> None:
     """The lease that failed stays settled: its outcome is the first one's, whatever the task does now."""
     await cell.register()
