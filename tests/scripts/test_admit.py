@@ -105,14 +105,16 @@ async def test_twice_in_one_batch_is_once(cell: Cell) -> None:
 
 
 async def test_submitting_what_has_ended_tells_the_outcome_again(cell: Cell) -> None:
-    """A client that was restarted and submits again with ``notify`` gets the recorded result."""
+    """A client that was restarted and submits again with ``notify`` gets the recorded result, and nobody else."""
     await cell.register()
     await cell.assign(caller="c0", notify=True)
     await cell.complete()
     assert (await cell.answers("c0"))[-1] == ("t1", "task.completed")
 
     assert await cell.submit(pool="p-t1", caller="c1", notify=True) == "DUPLICATE"
+    assert await cell.submit(pool="p-t1", caller="c2") == "DUPLICATE"
 
+    assert [one["type"] for one in await cell.stream("replies:c2")] == ["fact.answered"]
     told = (await cell.stream("replies:c1"))[0]
     assert (told["type"], told["task_id"], told["data"]) == ("task.completed", "t1", '{"ok":true}')
 

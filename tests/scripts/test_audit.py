@@ -108,6 +108,16 @@ async def test_the_same_list_twice_loses_nothing(cell: Cell) -> None:
     assert await losses(cell) == []
 
 
+async def test_a_question_that_was_answered_well_is_answered(cell: Cell) -> None:
+    """⚠ The list once more (a client repeats what it had no answer to) is judged no more: it is older than it says."""
+    lease = await holding(cell)
+    await cell.beat(leases=2)
+    first = await question(cell)
+    assert await listed(cell, ("t1", lease), ask=first) == "OK"
+    assert await listed(cell, ask=first) == "OUTDATED"
+    assert await questions(cell) == 1
+
+
 async def test_a_list_that_crossed_a_report_waits(cell: Cell) -> None:
     """⚠ A finished task is on no list any more; its report, which is older than the list, is read first."""
     lease = await holding(cell)
@@ -168,6 +178,18 @@ async def test_a_list_of_another_process_counts_for_nothing(cell: Cell) -> None:
     assert await listed(cell, incarnation="i0") == "OUTDATED"
     assert await losses(cell) == []
     assert await cell.is_consumed("in:registry")
+
+
+async def test_a_loss_of_an_earlier_lease_leaves_the_next_attempt_alone(cell: Cell) -> None:
+    """The task came back to the same agent, which holds it under another lease now."""
+    lease = await holding(cell)
+    await cell.report("released", message="not now")
+    cell.now += 1_000
+    await cell.wake()
+    assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
+    entry = await cell.append("in:losses", "lease.lost")
+    assert await cell.word(cell.scripts.forfeit([LeaseLoss(entry, "a1", "t1", lease)])) == "STALE"
+    assert (await cell.task()).state == "assigned"
 
 
 async def test_a_forfeited_lease_that_was_settled_meanwhile_changes_nothing(cell: Cell) -> None:

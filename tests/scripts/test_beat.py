@@ -156,6 +156,14 @@ async def test_rev_rises_when_health_moves_by_five_hundredths(cell: Cell) -> Non
     assert await cell.logged("agents") == ["agent.registered", "agent.health_moved"]
 
 
+@pytest.mark.parametrize(("load", "health"), [(0.6, 1.0), (0.61, 0.9), (0.8, 0.9), (0.81, 0.7)])
+async def test_a_load_costs_health_above_its_bounds(cell: Cell, load: float, health: float) -> None:
+    """Above 0.6 a tenth, above 0.8 three; not at them."""
+    await cell.register(interval_ms=5_000)
+    await cell.beat(cpu=load, memory=load)
+    assert (await cell.agent()).health_score == health
+
+
 async def test_a_beat_on_its_way_costs_no_health(cell: Cell) -> None:
     """An agent that beats on time keeps health 1 and its rev, also just after each beat was due."""
     await cell.register(interval_ms=2_000)

@@ -143,8 +143,9 @@ async def test_a_loss_is_announced_until_nothing_is_in_flight(cell: Cell) -> Non
     assert (await expire(cell, 4_000)).repeated == 0
     assert (await expire(cell, 1_000)).repeated == 1
     assert (await expire(cell, 1_000)).repeated == 0
+    assert (await expire(cell, 4_000)).repeated == 1, "and again"
     data = [one["data"] for one in await cell.stream("in:losses")]
-    assert data == ['{"agent_id":"a1","term":1}'] * 2
+    assert data == ['{"agent_id":"a1","term":1}'] * 3
 
     assert await cell.reclaim() == "OK"
     assert (await expire(cell, 10_000)).repeated == 0

@@ -87,7 +87,8 @@ async def test_an_outcome_is_recorded_once(cell: Cell) -> None:
     lease = await cell.lease()
     await cell.complete()
     for kind in ("completed", "failed", "released", "started", "progressed"):
-        assert await cell.report(kind, lease=lease, data=b'"late"', retryable=True) == "DUPLICATE"
+        assert await cell.report(kind, lease=lease, data=b'"late"', retryable=True, caller="a1") == "DUPLICATE"
+    assert len(await cell.answers("a1")) == 5, "each is answered"
     assert (await cell.task()).result == {"ok": True}
     assert await cell.counter("completed:normal") == 1
 
