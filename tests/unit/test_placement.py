@@ -68,6 +68,14 @@ def test_a_tasks_own_health_can_only_be_stricter() -> None:
     assert unmet(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
 
 
+@pytest.mark.parametrize("name", ["capabilities", "services", "tags"])
+def test_of_several_all_are_required(name: str) -> None:
+    """One of two is not enough; more than what is asked for does no harm."""
+    wanted = msgspec.convert({name: ["x", "y"]}, Requirements)
+    has = {have: msgspec.structs.replace(FIT, **{name: frozenset(have)}) for have in ("x", "xy", "xyz")}
+    assert [unmet(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [name, None, None]
+
+
 def test_a_label_that_is_missing_is_not_met() -> None:
     """A label must be there with the value; another label with that value is none."""
     assert unmet(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
@@ -278,6 +286,7 @@ def test_round_robin_goes_around() -> None:
     strategy.withdraw("a1")
     assert take(strategy, fleet, 2) == ["a2", "a0"]
     strategy.offer(fleet[1])
+    strategy.offer(fleet[2])  # its load has changed elsewhere, which is no turn
     assert take(strategy, fleet, 3) == ["a2", "a0", "a1"]
 
 
