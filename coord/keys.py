@@ -11,7 +11,7 @@ in:registry, in:beats                 stream  agents' facts; beats are capped, t
 in:tasks:{priority}                   stream  submissions, one stream for each priority
 in:reports                            stream  what agents say of the tasks that they hold
 in:requests                           stream  what clients ask about tasks: cancel
-in:losses                             stream  agents given up, appended by the registry's own scripts
+in:losses                             stream  agents given up and leases lost, appended by the registry's own scripts
 in:messages:{lane}                    stream  messages to agents
 in:control:{kind}                     stream  what operators tell the workers of a kind
 ====================================  ======  ==============================================================
@@ -20,7 +20,8 @@ Agents, written by the registry
 
 ====================================  ======  ==============================================================
 agent:{id}                            hash    agent_id agent_type status version capabilities services tags (JSON
-                                              arrays) endpoints metadata labels location (JSON objects) capacity
+                                              arrays) endpoints metadata labels location (JSON objects; a location may
+                                              be empty) capacity
                                               (tasks) weight heartbeat_interval (ms, absent: none declared)
                                               incarnation incarnations (the last eight, spaces between) term rev
                                               resumes_as (its status before it turned stale) drained_from (what it says
@@ -38,8 +39,8 @@ agents:active                         set     placeable: may be given work now
 agents:all                            set     every agent that has a record
 agents:expiry                         zset    agent -> observed ms at which it turns stale
 agents:departed                       zset    agent -> ms at which it left or turned stale
-agents:lost                           zset    agent -> ms at which its loss is announced again; gone when nothing of
-                                              its is in flight
+agents:lost                           zset    agent -> ms at which its loss is announced again; gone when what it had in
+                                              the terms that ended was taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
                                               value is percent-encoded
 clock                                 hash    observed (ms), ticked_at (ms)
@@ -73,24 +74,30 @@ tasks:terminal, tasks:dead            zset    completed, cancelled, expired; fai
 tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
-                                              not), submitted:{priority} and other totals; backlog_bytes; pools_rev;
-                                              task_events (ever written to log:tasks)
+                                              not); totals: submitted:{priority} retried released replayed
+                                              reports_duplicate reports_stale messages_delivered messages_dead
+                                              messages_replayed buried unburied; backlog_bytes; pools_rev; task_events
+                                              (ever written to log:tasks). Every script's, the registry's too
 ====================================  ======  ==============================================================
 
-Delivery
+Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
 
 ====================================  ======  ==============================================================
 inbox:{agent}:{lane}                  stream  no group: the agent reads and deletes. Fields: message_type, data (JSON),
-                                              then task_id lease attempt incarnation, or id sender_id timestamp
-                                              expires_at and what the message carries. Forgotten with its agent
+                                              then task_id lease attempt incarnation of an assignment; order, and ask or
+                                              task_id lease reason, of an order (list_leases, stop_task); id sender_id
+                                              receiver_id priority timestamp expires_at, and correlation_id reply_to
+                                              where it has them, of a message. Forgotten with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
                                               expires_at reason; of a dead one correlation_id reply_to. TTL: the
                                               message's own, at least 1 h; of a dead one 7 days
-messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed or purged
-replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks. TTL 1 h
+messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
+                                              forgotten: after 7 days, or when there are too many
+replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by whoever handled
+                                              them; 10,000. TTL 1 h
 ====================================  ======  ==============================================================
 
-Running
+Running, written by workers of every kind
 
 ====================================  ======  ==============================================================
 settings                              hash    what operators change live: strategy, health_threshold
@@ -99,7 +106,7 @@ worker:{kind}:{name}                  hash    presence: pid host version started
                                               and a distributor's setting:{name} (what its environment says). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) whole (1: that
-                                              is all of it, so it may be replayed) caller code reason
+                                              is all of it, so it may be replayed) caller code reason; 10,000
 log:agents, log:messages              stream  what happened; capped
 log:tasks                             stream  what happened; capped by events. The events of one kind in a batch are one
                                               entry: each field holds a value for each task, with spaces between. seq:

@@ -17,7 +17,7 @@ import sys
 import uvloop
 
 from coord import config, logs
-from coord.connection import check_server, locate, safe_url, wait_for_server
+from coord.connection import ServerReport, check_server, locate, safe_url, wait_for_server
 from coord.errors import CoordError
 from coord.models.ids import check_id, new_id
 from workers.cell import Cell
@@ -50,28 +50,31 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
     if watch_stdin:
         running.add_reader(sys.stdin.fileno(), _stop_at_end, loop)
     try:
-        if not await _reach(cell, loop):
+        report = await _reach(cell, loop)
+        if report is None:
             return
-        log.info("worker.started", kind=kind, name=name, redis=safe_url(url), namespace=settings.namespace)
+        for sentence in report.warnings:
+            log.warning("server.warning", said=sentence)
+        place = {"redis": safe_url(url), "namespace": settings.namespace, "durability": report.durability}
+        log.info("worker.started", kind=kind, name=name, **place)
         await loop.run()
         log.info("worker.stopped", kind=kind, name=name, handled=loop.intake.handled)
     finally:
         await cell.redis.aclose()
 
 
-async def _reach(cell: Cell, loop: Loop) -> bool:
-    """Wait for the server and look whether it is fit; False when asked to stop meanwhile."""
+async def _reach(cell: Cell, loop: Loop) -> ServerReport | None:
+    """Wait for the server, and look whether it is fit: what it is; None when asked to stop meanwhile."""
     waiting = asyncio.create_task(wait_for_server(cell.redis, cell.url))
     stopped = asyncio.create_task(loop.stopped())
     try:
         await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            return False
+            return None
         await waiting
     finally:
         await end_tasks(waiting, stopped)
-    await check_server(cell.redis, cell.settings)
-    return True
+    return await check_server(cell.redis, cell.settings)
 
 
 def _stop_at_end(loop: Loop) -> None:

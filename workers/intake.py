@@ -7,6 +7,7 @@ count: such an error is raised, and everything stays pending.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -108,17 +109,28 @@ class Intake:
             if tries > TRIES:
                 await self._bury([(entry, "entry_buried", "its worker ended three times while it was tried")])
                 continue
-            why = await self._try(entry, tries)
+            try:
+                why = await self._try(entry, tries)
+            except Exception as error:
+                if is_passing(error):
+                    await self._take_back(entry, tries)
+                raise
             if one in self.service.held:
-                # It waits for something else, which is no failing: the try is taken back.
-                self._tries[one] = await self.consumer.count_try(entry, tries - 1)
+                # It waits for something else, which is no failing.
+                await self._take_back(entry, tries)
             elif why is None:
                 self._tries.pop(one, None)
             elif tries >= TRIES:
                 await self._bury([(entry, "entry_buried", f"failed {tries} times by itself; last: {why}")])
 
+    async def _take_back(self, entry: Entry, tries: int) -> None:
+        """A try that was none: neither this process nor the next one, which asks the server, counts it."""
+        self._tries[entry.stream, entry.id] = tries - 1
+        with contextlib.suppress(redis_errors.RedisError, OSError):
+            await self.consumer.count_try(entry, tries - 1)
+
     async def _try(self, entry: Entry, tries: int) -> str | None:
-        """One entry by itself; why it failed, if it did. A passing error takes the try back and is raised."""
+        """One entry by itself; why it failed, if it did. A passing error is raised."""
         told = await self._decode([entry])
         if not told:
             return None
@@ -126,7 +138,6 @@ class Intake:
             failures = await self.service.handle(told)
         except Exception as error:
             if is_passing(error):
-                self._tries[entry.stream, entry.id] = tries - 1
                 raise
             log.exception("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries)
             return str(error) or type(error).__name__

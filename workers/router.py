@@ -52,8 +52,12 @@ class Router(Service):
         return control.purge(self.cell.scripts, self.kind, "messages", batch)
 
     def ticks(self) -> dict[str, Tick]:
-        """Nothing is done by the clock."""
-        return {}
+        """What is done by the clock."""
+        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+
+    async def forget_dead(self) -> None:
+        """Dead letters that are too old or too many are forgotten, also while no message comes."""
+        await self.cell.scripts.run(self.cell.scripts.deliver([]))
 
     def _delivery(self, told: Told[MessageSent]) -> Delivery:
         entry, fact, caller = told
@@ -80,3 +84,6 @@ HANDLERS: dict[type[Fact], Callable[[Router, list[Told[Any]]], Call[list[str]]]]
     EntryReplayed: Router.unbury,
     DeadPurged: Router.purge,
 }
+
+#: What is done by the clock: seconds between two times.
+TICKS = {"forget_dead": 60.0}

@@ -35,7 +35,7 @@ end
 local function name_back(agent_id, task_id, lease)
   local task = load_task(task_id)
   if task.lease ~= lease or not is_held(task) then
-    call('XADD', P .. 'inbox:' .. agent_id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
+    redis.pcall('XADD', P .. 'inbox:' .. agent_id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
       'order', 'stop_task', 'task_id', task_id, 'lease', lease, 'reason', 'the coordinator does not know this lease')
   end
 end
@@ -84,6 +84,6 @@ for _ = 1, tonumber(ARGV[8]) do
   end
   at = at + 5 + count * 2
 end
-consume('in:registry', 'registry', done)
 finish()
+consume('in:registry', 'registry', done)
 return { words }

@@ -91,6 +91,6 @@ for _ = 1, tonumber(ARGV[8]) do
   end
   at = at + 6 + count * 2
 end
-consume('in:beats', 'registry', done)
 finish()
+consume('in:beats', 'registry', done)
 return { words }

@@ -25,8 +25,8 @@ for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do
   stream_ids[stream] = stream_ids[stream] or {}
   table.insert(stream_ids[stream], entry)
 end
+finish()
 for stream, ids in pairs(stream_ids) do
   consume(stream, ARGV[6], ids)
 end
-finish()
 return buried

@@ -61,6 +61,6 @@ for _ = 1, tonumber(ARGV[8]) do
   end
   at = at + 6 + count * 2
 end
-consume('in:registry', 'registry', done)
 finish()
+consume('in:registry', 'registry', done)
 return { words }

@@ -24,6 +24,6 @@ for i = 6, 5 + tonumber(ARGV[5]) * 5, 5 do
     done[#done + 1] = ARGV[i]
   end
 end
-consume('in:control:distributor', 'distributor', done)
 finish()
+consume('in:control:distributor', 'distributor', done)
 return { words }

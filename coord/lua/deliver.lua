@@ -47,7 +47,7 @@ local function deliver(i)
   return word or 'DELIVERED'
 end
 
--- Dead letters are forgotten by age (their records end by themselves) and by count.
+-- Dead letters are forgotten by age (their records end by themselves) and by count; a call without messages does just that.
 local function forget_dead()
   call('ZREMRANGEBYSCORE', P .. 'messages:dead', '-inf', int(now - DEAD_KEPT))
   local over = call('ZCARD', P .. 'messages:dead') - DEAD_MOST
@@ -69,11 +69,11 @@ for i = 11, 10 + tonumber(ARGV[10]) * 12, 12 do
     table.insert(done[stream], ARGV[i])
   end
 end
+finish()
 for stream, ids in pairs(done) do
   consume(stream, 'router', ids)
 end
-if bumps.messages_dead then
+if bumps.messages_dead or tonumber(ARGV[10]) == 0 then
   forget_dead()
 end
-finish()
 return { words }

@@ -47,6 +47,6 @@ for i = 10, 9 + tonumber(ARGV[9]) * 4, 4 do
     done[#done + 1] = ARGV[i]
   end
 end
-consume(STREAM, 'registry', done)
 finish()
+consume(STREAM, 'registry', done)
 return { words }

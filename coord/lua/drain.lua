@@ -60,6 +60,6 @@ for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
     done[#done + 1] = ARGV[i]
   end
 end
-consume('in:control:registry', 'registry', done)
 finish()
+consume('in:control:registry', 'registry', done)
 return { words }

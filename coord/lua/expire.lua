@@ -9,12 +9,13 @@
 local MOST = tonumber(ARGV[8])
 local LANES = { 'critical', 'high', 'normal', 'low' }
 
--- A server out of memory takes no beat.
+-- A server out of memory takes no beat. (It counts as it does itself: without the buffers for replicas and its file.)
 local function is_full()
   local info = redis.pcall('INFO', 'memory')
   local used = type(info) == 'string' and string.match(info, 'used_memory:(%d+)')
   local most = used and tonumber(string.match(info, 'maxmemory:(%d+)')) or 0
-  return most > 0 and tonumber(used) > most
+  local uncounted = used and tonumber(string.match(info, 'mem_not_counted_for_evict:(%d+)')) or 0
+  return most > 0 and tonumber(used) - uncounted > most
 end
 
 -- Since anyone's last tick, at most 2 s, nothing while no sign of life can be given, and never past the oldest one that
@@ -43,11 +44,12 @@ local observed = tick()
 
 local function lose(id)
   local agent = load_agent(id)
-  call('ZREM', P .. 'agents:expiry', id)
   if not agent.known or agent.status == 'inactive' then
+    call('ZREM', P .. 'agents:expiry', id)
     return 'GONE'
   end
   end_term(agent)
+  call('ZREM', P .. 'agents:expiry', id)
   local before = agent.status
   set_status(agent, 'stale')
   agent.health_score = '0.000'

@@ -19,6 +19,7 @@ local function purge_record(of, id)
   local key = P .. of.head .. ':' .. id
   local state = call('HGET', key, of.state)
   if not state or state == 'refused' then
+    call('ZREM', P .. of.index, id) -- its record has ended by itself
     return 'NOT_FOUND', of.head .. '_not_found', (of.head == 'task' and 'Task ' or 'Message ') .. "'" .. id .. "' not found"
   elseif state ~= of.dead then
     return 'NOT_DEAD', of.head .. '_not_dead', of.head .. " '" .. id .. "' is " .. state .. ', no dead letter'
@@ -94,6 +95,6 @@ for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
     done[#done + 1] = ARGV[i]
   end
 end
-consume('in:control:' .. ARGV[6], ARGV[6], done)
 finish()
+consume('in:control:' .. ARGV[6], ARGV[6], done)
 return { words }

@@ -48,6 +48,6 @@ for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
     done[#done + 1] = ARGV[i]
   end
 end
-consume('in:control:router', 'router', done)
 finish()
+consume('in:control:router', 'router', done)
 return { words }

@@ -8,18 +8,22 @@
 --   one replaced; nothing changed); STALE (a later fact came first; nothing changed); ERROR <why> (not consumed)
 -- Events in log:agents: agent.registered, agent.changed
 local function index(agent, facets)
-  local wanted, had = {}, {}
+  local wanted = {}
   for facet in string.gmatch(facets, '%S+') do
     wanted[facet] = true
+    call('SADD', P .. 'agents:by:' .. facet, agent.id)
   end
   for facet in string.gmatch(agent.facets or '', '%S+') do
-    had[facet] = true
     if not wanted[facet] then
       call('SREM', P .. 'agents:by:' .. facet, agent.id)
     end
   end
-  for facet in pairs(wanted) do
-    call('SADD', P .. 'agents:by:' .. facet, agent.id)
+end
+
+-- The sets that it will be in, and those that it was in, are sets.
+local function prove_index(agent, facets)
+  for facet in string.gmatch(facets .. ' ' .. (agent.facets or ''), '%S+') do
+    call('SCARD', P .. 'agents:by:' .. facet)
   end
 end
 
@@ -50,6 +54,7 @@ local function register(i, fields_at, fields_end)
     return 'STALE'
   end
   local observed = observed_now()
+  prove_index(agent, facets)
   local is_new = not agent.known
   local replaces = agent.known and incarnation ~= '' and agent.incarnation ~= incarnation
   if replaces then
@@ -115,6 +120,6 @@ for _ = 1, tonumber(ARGV[8]) do
   end
   at = at + 8 + count * 2
 end
-consume('in:registry', 'registry', done)
 finish()
+consume('in:registry', 'registry', done)
 return { words }

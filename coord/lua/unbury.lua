@@ -55,6 +55,6 @@ for i = at + 1, at + tonumber(ARGV[at]) * 3, 3 do
     done[#done + 1] = ARGV[i]
   end
 end
-consume('in:control:' .. KIND, KIND, done)
 finish()
+consume('in:control:' .. KIND, KIND, done)
 return { words }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from coord.models.tasks import Lane
 from coord.transitions import Expiry
 from tests.scripts.cell import DAY, START, Cell
@@ -57,19 +55,6 @@ async def test_the_clock_stands_while_older_beats_wait(cell: Cell) -> None:
 
     await cell.redis.xdel(cell.keys.of("in:beats"), waiting)
     assert (await expire(cell, 1_000)).observed == START + 1_000
-
-
-async def test_the_clock_stands_while_the_server_is_full(cell: Cell) -> None:
-    """⚠ It refuses every beat then, and nobody is given up for that."""
-    if cell.bare:
-        pytest.skip("fakeredis has no INFO")
-    await expire(cell)
-    await cell.redis.config_set("maxmemory", 1)
-    try:
-        assert (await expire(cell, 2_000)).observed == START
-    finally:
-        await cell.redis.config_set("maxmemory", 0)
-    assert (await expire(cell, 2_000)).observed == START + 2_000
 
 
 async def test_between_ticks_the_clock_advances_by_two_seconds_at_most(cell: Cell) -> None:

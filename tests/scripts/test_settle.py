@@ -166,6 +166,18 @@ async def test_a_late_report_revives_no_agent(cell: Cell) -> None:
     assert await cell.redis.scard(cell.keys.of("agents:active")) == 0
 
 
+async def test_a_report_before_the_loss_is_read_revives_no_agent(cell: Cell) -> None:
+    """⚠ It counts, for the work is done; the agent has left all the same."""
+    await cell.register()
+    await cell.assign()
+    await cell.deregister()
+    assert await cell.complete() == "OK"
+    assert await cell.reclaim() == "OK"
+    assert await cell.state() == "completed"
+    assert (await cell.load(), (await cell.agent()).status) == (0, "inactive")
+    assert await cell.redis.scard(cell.keys.of("agents:active")) == 0
+
+
 @pytest.mark.parametrize("broken", ["task:t1", "inbox:a2:normal", "inflight:a2"])
 async def test_a_broken_key_fails_its_own_report_only(cell: Cell, broken: str) -> None:
     """⚠ A wrong type in the middle of a batch: three finished, three counted; the failing entry stays pending."""

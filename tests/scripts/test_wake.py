@@ -153,6 +153,18 @@ async def test_a_running_attempt_times_out(cell: Cell) -> None:
     assert await cell.complete(lease=lease) == "DUPLICATE"
 
 
+async def test_an_agent_that_cannot_be_told_to_stop_keeps_nothing(cell: Cell) -> None:
+    """⚠ The lease is the fence, and the order a courtesy: where it cannot be written, the attempt ends all the same."""
+    await cell.register()
+    await cell.assign(timeout=30_000)
+    lane = cell.keys.inbox("a1", "critical")
+    await cell.redis.set(lane, "x")
+    cell.now += 30_000
+    assert await cell.wake() == ["TIMED_OUT"]
+    await cell.redis.delete(lane)
+    assert (await cell.state(), await cell.load()) == ("scheduled", 0)
+
+
 async def test_a_claimed_attempt_times_out_before_it_was_reported_started(cell: Cell) -> None:
     """A claim does not stop the clock of the attempt."""
     await cell.register()
@@ -274,19 +286,20 @@ async def test_a_broken_task_stands_in_nobodys_way(cell: Cell, broken: str) -> N
     assert await cell.wake() == ["QUEUED"]
 
 
-async def test_a_recall_that_fails_leaves_the_assignment(cell: Cell) -> None:
+@pytest.mark.parametrize(("options", "after"), [({}, 60_000), ({"timeout": 1_000}, 1_000)], ids=["start", "timeout"])
+async def test_a_recall_that_fails_leaves_the_assignment(cell: Cell, options: dict[str, Any], after: int) -> None:
     """⚠ The inbox entry is deleted only where the attempt can be ended, or nobody would have the task."""
     await cell.register()
-    await cell.assign(claimed=False)
+    await cell.assign(claimed=False, **options)
     kept = await cell.redis.dump(cell.keys.inflight("a1"))
     await cell.redis.set(cell.keys.inflight("a1"), "x")
-    cell.now += 60_000
+    cell.now += after
     (word,) = await cell.wake()
     assert word.startswith("ERROR ")
     assert [one["task_id"] for one in await cell.stream("inbox:a1:normal")] == ["t1"]
     await cell.redis.restore(cell.keys.inflight("a1"), 0, kept, replace=True)
     cell.now += 60_000
-    assert await cell.wake() == ["RECALLED"]
+    assert "RECALLED" in await cell.wake()
 
 
 @pytest.mark.parametrize(

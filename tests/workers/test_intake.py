@@ -232,6 +232,23 @@ async def test_passing_errors_never_count_as_tries(redis: Redis, settings: Setti
     assert b"failed 3 times by itself; last: broken" in grave[b"reason"]
 
 
+@pytest.mark.parametrize("names", [("w1",), ("w1", "w2", "w3", "w4")], ids=["restarted", "siblings"])
+async def test_whoever_tries_an_entry_next_counts_no_passing_error(
+    redis: Redis, settings: Settings, names: tuple[str, ...]
+) -> None:
+    """⚠ A new process knows only what the server has counted: rolling restarts on a full server bury nobody."""
+    bench = Bench(redis, settings)
+    await bench.begin()
+    await bench.consumer.read_new(10, None)
+    for number in range(3 * TRIES):
+        bench = Bench(redis, settings, names[number % len(names)])
+        bench.stub.raises = [redis_errors.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")]
+        claimed = await bench.consumer.claim_idle(0, 10)
+        with pytest.raises(redis_errors.OutOfMemoryError):
+            await bench.intake.handle_alone(claimed)
+    assert await bench.graves() == []
+
+
 def test_what_a_caller_wrote_is_no_passing_error() -> None:
     """Only the server's words make an error pass: a Python error that quotes an entry must not keep it for ever."""
     assert not is_passing(ValueError("task 'LOADING' is odd"))

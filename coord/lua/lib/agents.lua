@@ -1,5 +1,18 @@
 -- What the scripts of agents share: the observed clock, the health score, the end of a term, and the log.
 
+-- What every batch may write to is of its type, or nothing is begun: a loss that is announced cannot be taken back.
+local STATUSES = { 'active', 'inactive', 'busy', 'stale', 'maintenance', 'error', 'draining' }
+for _, index in ipairs({ 'agents:expiry', 'agents:departed', 'agents:lost' }) do
+  call('ZCARD', P .. index)
+end
+for _, set in ipairs({ 'agents:active', 'agents:all' }) do
+  call('SCARD', P .. set)
+end
+for _, status in ipairs(STATUSES) do
+  call('SCARD', P .. 'agents:by:status:' .. status)
+end
+call('XLEN', P .. 'in:losses')
+
 -- The observed clock stands still while the coordinator or Redis is away, so that no healthy agent is given up for it:
 -- since the last tick it advances with the server's time, by 2 s at most.
 local function observed_now()
@@ -161,7 +174,8 @@ local function store_health(agent, observed)
   return true
 end
 
--- Ends the agent's term: whatever it has in flight is announced as lost, now and until it is taken back.
+-- Ends the agent's term: whatever it has in flight is announced as lost, now and until it is taken back. What comes after
+-- it must not fail, or the loss is announced of a term that goes on.
 local function end_term(agent)
   local ended = agent.term or '0'
   agent.term = int(tonumber(ended) + 1)
@@ -180,7 +194,7 @@ end
 -- Asks an agent which leases it holds. An answer counts only for the latest question, which its ask identifies.
 local function ask_for_leases(agent, ask)
   agent.ask, agent.asked_at = ask, NOW
-  call('XADD', P .. 'inbox:' .. agent.id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
+  redis.pcall('XADD', P .. 'inbox:' .. agent.id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
     'order', 'list_leases', 'ask', ask)
   call('HSET', P .. 'agent:' .. agent.id, 'ask', ask, 'asked_at', NOW)
 end

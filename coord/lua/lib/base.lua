@@ -37,7 +37,8 @@ local function reports_wait_before(entry)
   return oldest_report and oldest_report <= entry_ms(entry)
 end
 
--- Counters are gathered and written once at the end of the batch.
+-- Counters are gathered and written once at the end of the batch: that they can be is proved before it begins.
+call('HLEN', P .. 'counters')
 local bumps = {}
 local function bump(name, by)
   bumps[name] = (bumps[name] or 0) + by
@@ -145,11 +146,11 @@ local function written(command, key)
   return gathered[command] and gathered[command][key] or 0
 end
 
--- Entries in a log, which is trimmed once a batch.
+-- Entries in a log, which is trimmed once a batch. As with a reply, one that cannot be written undoes nothing.
 local logs = {}
 local function log(name, ...)
   local key = logs[name] or P .. name
-  call('XADD', key, '*', ...)
+  redis.pcall('XADD', key, '*', ...)
   logs[name] = key
 end
 
@@ -164,7 +165,7 @@ end
 -- Writes the counters and trims what was added to; the last thing that a script does.
 local function finish()
   for _, key in pairs(logs) do
-    call('XTRIM', key, 'MAXLEN', '~', LOG_MAX)
+    redis.pcall('XTRIM', key, 'MAXLEN', '~', LOG_MAX)
   end
   for name, by in pairs(bumps) do
     if by ~= 0 then

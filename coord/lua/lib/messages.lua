@@ -7,6 +7,9 @@
 local QUOTA, CRITICAL_EXTRA, KEPT = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local DEAD_KEPT, DEAD_MOST = tonumber(ARGV[8]), tonumber(ARGV[9])
 
+-- What every batch may write to is of its type, or nothing is begun.
+call('ZCARD', P .. 'messages:dead')
+
 local function log_message(kind, id, ...)
   log('log:messages', 'type', kind, 'message_id', id, ...)
 end

@@ -119,9 +119,7 @@ end
 for _, index in ipairs({ 'alarms', 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
   call('ZCARD', P .. index)
 end
-for _, hash in ipairs({ 'counters', 'pools' }) do
-  call('HLEN', P .. hash)
-end
+call('HLEN', P .. 'pools')
 
 -- Closes a batch: what it answers is {words, loads, pools, pools_rev, by how much this call raised it}.
 local function finish_tasks(words)
