@@ -3,6 +3,7 @@
 -- include: base records tasklog tasks attempts
 -- moves: none>queued none>scheduled none>refused none>cancelled
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled
+-- keys: task:{id} hash rw | tombstones zset rw | counters hash r | tasks:refused zset w | in:tasks:{priority} stream w
 -- ARGV[10] backlog limit, tasks
 -- ARGV[11] backlog limit, bytes
 -- ARGV[12] 1: the server is nearly full, refuse everything
@@ -19,6 +20,8 @@
 -- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
+-- Outcomes in replies:{caller}: task.cancelled, when a cancel came first; task.completed, task.failed, task.cancelled or
+--   task.expired again, when the caller of a task that has ended submits the same content anew
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
 local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1', ARGV[13]
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0

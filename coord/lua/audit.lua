@@ -2,11 +2,15 @@
 -- Compares the leases that agents list with those that the records say they hold. A claimed lease that is missing from
 -- two lists, the second asked for after the first was judged, is lost; one that no record knows is named back to its agent.
 -- include: base liveness agents records
+-- keys: inflight:{agent} set r | inbox:{agent}:{lane} stream rw | agent:{id} hash w | in:losses stream w
+-- keys: in:registry stream w
 -- ARGV[8] number of lists, then for each:
 --   entry id | agent id | incarnation | ask | number n of leases | n times task id | lease
 -- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (one was missing again); OUTDATED
 --   (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry older than the list,
 --   which may tell of finished work; not consumed); ERROR <why> (not consumed)
+-- Events in in:losses: lease.lost
+-- Orders in inbox:{agent}:critical: list_leases (a lease is missing), stop_task (no record knows the lease)
 
 local function words_of(text)
   local found = {}

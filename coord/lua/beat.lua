@@ -2,11 +2,13 @@
 -- Takes heartbeats: a sign of life, the load metrics, the number of leases held. Brings a stale agent back, and asks an
 -- agent for its leases when their number is not what it should be.
 -- include: base liveness agents
+-- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
 -- ARGV[8] number of beats, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | number n of metrics | n times name | value
 -- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
 --   beat came first); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.health_moved
+-- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
 local function last_ten(beats, observed)
   local kept = { int(observed) }
   for beat in string.gmatch(beats or '', '%d+') do

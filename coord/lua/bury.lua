@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
 -- Buries entries that cannot be handled: into dead:in with a reason, acknowledged, and the caller is told.
 -- include: base
+-- keys: in:* stream rw | dead:in stream w
 -- ARGV[5] entries that dead:in holds at most (MAXLEN ~)
 -- ARGV[6] the consumer group
 -- ARGV[7] number of entries, then for each:
 --   stream (without namespace) | entry id | type | data, cut to 4 KiB | 1: nothing was cut | caller or '' | code | reason
 -- Returns the number buried
+-- Events: none in a log; dead:in tells of what was buried
 local stream_ids = {}
 local buried = 0
 for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do

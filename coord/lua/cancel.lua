@@ -2,11 +2,14 @@
 -- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
 -- include: base records tasklog tasks attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
+-- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
+-- keys: inbox:{agent}:{lane} stream w | in:requests stream w
 -- ARGV[10] ms of grace for an agent to stop
 -- ARGV[11] number of requests, then for each: entry id | task id | caller or '' | reason
 -- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
 --   outcome); NOT_FOUND; PENDING (its submission may still be on its way); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
+-- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
 local GRACE = tonumber(ARGV[10])
 
 local function awaited(entry)

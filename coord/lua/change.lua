@@ -1,10 +1,12 @@
 #!lua
 -- Changes agents' status, and merges load metrics into those given before.
 -- include: base liveness agents
+-- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- ARGV[8] number of changes, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | status | number n of metrics | n times name | value
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); ERROR <why> (not consumed)
 -- Events in log:agents: agent.changed
+-- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
 local function change(i, metrics_at, count)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
   local agent = load_agent(id)

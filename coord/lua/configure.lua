@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Sets what distributors obey while they run, or gives it back to their environment.
 -- include: base
+-- keys: settings hash w | log:control stream w | in:control:{kind} stream w
 -- ARGV[5] number of settings, then for each: entry id | caller or '' | name | 1: set, 0: given back | value
 -- Returns {words}. Words: OK; ERROR <why> (not consumed)
 -- Events in log:control: setting.changed

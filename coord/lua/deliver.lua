@@ -1,6 +1,7 @@
 #!lua
 -- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
 -- include: base messages
+-- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[5] to ARGV[9] as in the part of messages
 -- ARGV[10] number of messages, then for each:
 --   entry id | lane | caller or '' | message id | digest | sender id | receiver id | message_type | ttl, ms

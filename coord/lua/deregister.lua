@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
 -- Lets agents leave: nothing new for them, what they still have goes to others, their data stays for a while.
 -- include: base liveness agents
+-- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
+-- keys: in:control:{kind} stream w
 -- ARGV[8] the stream (without namespace): in:registry, or in:control:registry for an operator's word
 -- ARGV[9] number of agents, then for each: entry id | caller or '' | agent id | incarnation or ''
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE; ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
+-- Events in in:losses: agent.lost (it left with tasks in flight)
 local STREAM = ARGV[8]
 
 -- Ids of two streams within one ms cannot be ordered: an operator's word counts as the later one.

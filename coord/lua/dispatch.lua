@@ -2,6 +2,8 @@
 -- Assigns waiting tasks to agents as planned; the only authority over who gets what.
 -- include: base records tasklog tasks
 -- moves: queued>assigned
+-- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
+-- keys: unclaimed zset w | inbox:{agent}:{lane} stream w
 -- ARGV[5]  ms within which an agent has to claim what it is assigned
 -- ARGV[6]  ms that bound an attempt of an agent without incarnation, whose leases cannot be listed
 -- ARGV[7]  number of explanations, then each (opaque JSON)

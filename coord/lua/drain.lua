@@ -2,6 +2,7 @@
 -- Drains agents on an operator's word, and ends that. What an agent says of itself meanwhile is kept, and holds afterwards.
 -- It is no sign of life: who is stale stays so.
 -- include: base liveness agents
+-- keys: agent:{id} hash w | in:control:{kind} stream w
 -- ARGV[8] number of requests, then for each: entry id | caller or '' | agent id | 1: drain, 0: resume
 -- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later word of an operator came first);
 --   ERROR <why> (not consumed). An answer of ok says {"status":status}, as it is now

@@ -2,10 +2,14 @@
 -- Ticks the observed clock, marks agents stale that missed their beats, announces losses that were not taken back yet,
 -- and forgets agents that left long ago.
 -- include: base liveness agents
+-- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
+-- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
+-- keys: agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w | log:agents stream w
 -- ARGV[8]  agents handled at most, in each part
 -- ARGV[9]  ms after which an agent that left is forgotten
 -- Returns {stale, repeated, forgotten, observed}: three numbers of agents, and the observed clock in ms
 -- Events in log:agents: agent.lost, agent.health_moved, agent.forgotten
+-- Events in in:losses: agent.lost (it turned stale with tasks in flight; again every ARGV[7] ms while it has any)
 local MOST = tonumber(ARGV[8])
 local LANES = { 'critical', 'high', 'normal', 'low' }
 

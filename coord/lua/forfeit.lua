@@ -2,11 +2,13 @@
 -- Takes back single tasks whose leases their agents no longer hold.
 -- include: base records tasklog tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
+-- keys: in:losses stream w
 -- ARGV[10] number of losses, then for each: entry id | agent id | task id | lease
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);
 --   WAIT (in:reports holds an entry older than the loss, which may tell of finished work; not consumed);
 --   ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
+-- Orders: none; the agent itself no longer lists the lease
 local function forfeit(i)
   local entry, agent_id, id, lease = unpack(ARGV, i, i + 3)
   if reports_wait_before(entry) then

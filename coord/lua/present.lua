@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Says that a worker lives, and sweeps out consumers of its kind that are gone and hold nothing.
 -- include: base
+-- keys: workers:{kind} zset rw | in:* stream rw | worker:{kind}:{name} hash w
 -- ARGV[5] kind
 -- ARGV[6] name
 -- ARGV[7] ms that the presence lasts

@@ -1,6 +1,8 @@
 #!lua flags=allow-oom
 -- Forgets dead letters on an operator's request: one, or the oldest of those that died long enough ago.
 -- include: base
+-- keys: task:{id} hash rw | tasks:dead zset rw | message:{id} hash rw | messages:dead zset rw | dead:in stream rw
+-- keys: log:control stream w | in:control:{kind} stream w
 -- ARGV[5] tasks, messages or entries
 -- ARGV[6] the kind of worker that was told
 -- ARGV[7] forgotten at most for one request

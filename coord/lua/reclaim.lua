@@ -2,11 +2,13 @@
 -- Takes back what lost agents had in flight, in the term that ended and in earlier ones.
 -- include: base records tasklog tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
+-- keys: agent:{id} hash r | inflight:{agent} set rw | agents:lost zset w | in:losses stream w
 -- ARGV[10] tasks taken back at most for one loss in one call
 -- ARGV[11] number of losses, then for each: entry id | agent id | term that ended
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss, which may
 --   tell of finished work; not consumed); MORE (call again; not consumed); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
+-- Orders in inbox:{agent}:critical: stop_task (of what was claimed: the agent may not know that it was given up)
 local MOST = tonumber(ARGV[10])
 
 -- One broken task must not keep the others of its agent.

@@ -1,6 +1,7 @@
 #!lua
 -- Delivers dead messages anew on an operator's request, as if they had been sent now.
 -- include: base messages
+-- keys: message:{id} hash rw | messages:dead zset w | in:control:{kind} stream w
 -- ARGV[5] to ARGV[9] as in the part of messages
 -- ARGV[10] number of requests, then for each: entry id | caller or '' | message id | ttl, ms
 -- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this reason);

@@ -1,12 +1,15 @@
 #!lua
 -- Registers agents. The same incarnation again, or none, is a refresh; a new one ends the term of the one before.
 -- include: base liveness agents
+-- keys: agent:{id} hash w | agents:all set w | agents:departed zset w | agents:by:{facet}:{value} set w
+-- keys: in:registry stream w
 -- ARGV[8] number of agents, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | heartbeat interval, ms, or '' | digest of what eligibility
 --   can see | facets, spaces between, each facet:value with the value encoded | number n of fields | n times name | value
 -- Returns {words}. Words: REGISTERED (new here, or a new incarnation); REFRESHED; SUPERSEDED (an incarnation that a newer
 --   one replaced; nothing changed); STALE (a later fact came first; nothing changed); ERROR <why> (not consumed)
 -- Events in log:agents: agent.registered, agent.changed
+-- Events in in:losses: agent.lost (a new incarnation, while the one before has tasks in flight)
 local function index(agent, facets)
   local wanted = {}
   for facet in string.gmatch(facets, '%S+') do

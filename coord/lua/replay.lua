@@ -2,6 +2,7 @@
 -- Sets failed tasks going again on an operator's request: the same id, fresh attempts, the story of the earlier ones kept.
 -- include: base records tasklog tasks
 -- moves: failed>queued
+-- keys: task:{id} hash rw | tasks:dead zset w | in:control:{kind} stream w
 -- ARGV[5] to ARGV[9] head start in ms of urgent, critical, high, normal and low tasks
 -- ARGV[10] number of requests, then for each: entry id | task id | caller or ''
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD

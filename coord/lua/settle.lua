@@ -3,6 +3,7 @@
 -- include: base records tasklog tasks attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled
+-- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w
 -- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
 --   started, progressed, completed, failed, released | caller or '' | entry id, where one entry holds them all, or ''
 --   | number of its reports, then for each:

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Appends buried entries anew to the streams that they came from, on an operator's request.
 -- include: base
+-- keys: dead:in stream rw | in:* stream w | log:control stream w | in:control:{kind} stream w
 -- ARGV[5] the kind of worker that was told
 -- ARGV[6] number of streams that it reads, then each of them (without namespace)
 -- then the number of requests, then for each: entry id | caller or '' | id of the entry in dead:in

@@ -4,6 +4,9 @@
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
+-- keys: in:tasks:{priority} stream r | inflight:{agent} set r | alarms zset rw | unclaimed zset rw | tombstones zset rw
+-- keys: tasks:terminal zset rw | tasks:dead zset rw | tasks:refused zset rw | task:{id} hash w
+-- keys: inbox:{agent}:{lane} stream w
 -- ARGV[10] alarms handled at most, and agents looked after that may not have claimed what they were given
 -- ARGV[11] terminal records kept at most, completed and failed apart
 -- ARGV[12] refused records kept at most
@@ -13,6 +16,7 @@
 -- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
 --   GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
+-- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, of what was claimed)
 local words = {}
 local function past(at)
   at = tonumber(at)

@@ -1,9 +1,15 @@
 -- The end of an attempt, the same for every script that can end one, and the end of a task.
+-- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | inflight:{agent} set w | tasks:terminal zset w
+-- keys: tasks:dead zset w
 -- ARGV[5]  max_attempts of a task that names none
 -- ARGV[6]  ms of backoff before the second attempt
 -- ARGV[7]  ms, ceiling of the backoff
 -- ARGV[8]  releases before a task counts as failed
 -- ARGV[9]  seed of the jitter
+-- Events in log:tasks: of the end of an attempt task.retried, task.failed, task.released, task.recalled, task.cancelled,
+--   task.expired; of that of a waiting task task.cancelled, task.expired
+-- Outcomes in replies:{caller}: task.completed, task.failed, task.cancelled, task.expired, to who asked for the outcome
+-- Orders in inbox:{agent}:critical: stop_task, to who cannot know of the end: timed out, lost, expired
 local LIMITS = {
   max_attempts = tonumber(ARGV[5]), backoff = tonumber(ARGV[6]), backoff_max = tonumber(ARGV[7]),
   max_releases = tonumber(ARGV[8]),

@@ -1,7 +1,11 @@
 -- What every script has: the namespace, the time, counters, answers, and entries handled one by one.
--- KEYS[1]  the namespace prefix, such as "{coord}:"; every key below is built from it, so all share its slot
+-- keys: in:reports stream r | counters hash w | replies:{caller} stream w
+-- KEYS[1]  the namespace prefix, such as "{coord}:"; every key below is built from it, so all share its slot.
+--   What a file itself names of them is in its `keys` lines: names and types as in coord/keys.py, r: it reads, w: it
+--   writes (or deletes); in:* stands for streams that are named in ARGV. What it has done by a part that it includes is
+--   in the header of that part.
 -- ARGV[1]  now, ms since 1970; empty: the server's TIME
--- ARGV[2]  entries kept in each log (MAXLEN ~), trimmed once a batch
+-- ARGV[2]  entries kept in each log (MAXLEN ~), trimmed once a batch; of log:tasks: events, looked after once in 256
 -- ARGV[3]  entries kept in each replies stream (MAXLEN ~)
 -- ARGV[4]  ms that a replies stream lives after its last entry
 local P = KEYS[1]

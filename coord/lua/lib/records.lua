@@ -1,4 +1,5 @@
 -- A task's record: where its work lies, and what of it is read when.
+-- keys: task:{id} hash rw
 local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
 -- What is written for a task is what it costs, field by field. So what was submitted is one field of its record: priority,

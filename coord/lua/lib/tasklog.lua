@@ -1,4 +1,5 @@
 -- The log of tasks: what happened to them, told when all else of the batch is done.
+-- keys: log:tasks stream rw | counters hash rw
 
 -- What happens to every task is gathered: the events of one kind in a batch are one entry, whose fields hold the values in
 -- order, a space between them; with one event it looks like any other entry. Such values are words: not empty, without

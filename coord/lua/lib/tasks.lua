@@ -1,4 +1,6 @@
 -- What the scripts of tasks share: the ledger, queues and pools, loads, alarms.
+-- keys: inflight:{agent} set r | counters hash r | unclaimed zset r | tasks:terminal zset r | tasks:dead zset r
+-- keys: tasks:refused zset r | queue:{pool} zset rw | pools hash rw | alarms zset rw
 
 -- Moves of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority. They are counted
 -- by from, to and priority, and become counters when the batch is done.
