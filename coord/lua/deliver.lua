@@ -3,7 +3,7 @@
 -- include: base messages
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[5] to ARGV[9] as in the part of messages
--- ARGV[10] number of messages, then for each:
+-- ARGV[10] number of messages (0: no more than dead letters are forgotten), then for each:
 --   entry id | lane | caller or '' | message id | digest | sender id | receiver id | message_type | ttl, ms
 --   | payload, opaque JSON | correlation id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such receiver),

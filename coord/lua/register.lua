@@ -1,7 +1,7 @@
 #!lua
 -- Registers agents. The same incarnation again, or none, is a refresh; a new one ends the term of the one before.
 -- include: base liveness agents
--- keys: agent:{id} hash w | agents:all set w | agents:departed zset w | agents:by:{facet}:{value} set w
+-- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
 -- ARGV[8] number of agents, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | heartbeat interval, ms, or '' | digest of what eligibility

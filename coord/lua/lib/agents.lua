@@ -1,7 +1,7 @@
 -- What the scripts of agents share: the observed clock, the health score, the end of a term, and the log.
--- keys: inflight:{agent} set r | clock hash rw | agent:{id} hash rw | agents:active set w | agents:expiry zset w
--- keys: agents:lost zset w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
--- keys: log:agents stream w
+-- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
+-- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
+-- keys: in:losses stream rw | inbox:{agent}:{lane} stream w | log:agents stream w
 
 -- What every batch may write to is of its type, or nothing is begun: a loss that is announced cannot be taken back.
 local STATUSES = { 'active', 'inactive', 'busy', 'stale', 'maintenance', 'error', 'draining' }

@@ -1,5 +1,5 @@
 -- What every script has: the namespace, the time, counters, answers, and entries handled one by one.
--- keys: in:reports stream r | counters hash w | replies:{caller} stream w
+-- keys: in:reports stream r | counters hash rw | replies:{caller} stream w
 -- KEYS[1]  the namespace prefix, such as "{coord}:"; every key below is built from it, so all share its slot.
 --   What a file itself names of them is in its `keys` lines: names and types as in coord/keys.py, r: it reads, w: it
 --   writes (or deletes); in:* stands for streams that are named in ARGV. What it has done by a part that it includes is
@@ -166,7 +166,7 @@ local function consume(stream, group, ids)
   end
 end
 
--- Writes the counters and trims what was added to; the last thing that a script does.
+-- Writes the counters and trims what was added to. Entries are consumed after it: where it fails, they stay.
 local function finish()
   for _, key in pairs(logs) do
     redis.pcall('XTRIM', key, 'MAXLEN', '~', LOG_MAX)

@@ -1,5 +1,5 @@
 -- What the scripts of messages share: whether one can be delivered, and its way into the inbox.
--- keys: agent:{id} hash r | inbox:{agent}:{lane} stream rw | log:messages stream w
+-- keys: agent:{id} hash r | messages:dead zset r | inbox:{agent}:{lane} stream rw | log:messages stream w
 -- ARGV[5] entries that an inbox lane holds at most
 -- ARGV[6] entries that the critical lane holds besides
 -- ARGV[7] ms that a message's record is kept at least
