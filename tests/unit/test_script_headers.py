@@ -1,0 +1,168 @@
+"""The headers of the Lua files: what goes in and out, and the keys that each touches, as in the data dictionary."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import NamedTuple
+
+import pytest
+
+from coord import keys, lua
+
+#: What must go on when the server is full, or a full server never drains: the scripts in a distributor's round trips,
+#: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
+#: The others bring something in: dispatch, which pushes, and what agents and senders say.
+ALLOW_OOM = {
+    "admit", "audit", "bury", "cancel", "configure", "deregister", "expire", "forfeit", "present", "purge", "reclaim",
+    "replay", "settle", "unbury", "wake",
+}  # fmt: skip
+PARTS = tuple(
+    sorted(one.name.removesuffix(".lua") for one in files("coord.lua.lib").iterdir() if one.name.endswith(".lua"))
+)
+FILES = (*lua.NAMES, *(f"lib/{part}" for part in PARTS))
+
+#: Name -> type, for each key of the data dictionary, and what a header calls the streams that a script is told in ARGV.
+DICTIONARY: dict[str, str] = {
+    name: kind
+    for names, kind in re.findall(r"^(\S+(?:, \S+)*) +(stream|hash|set|zset) ", keys.__doc__ or "", re.MULTILINE)
+    for name in names.split(", ")
+} | {"in:*": "stream"}
+
+#: The keys that a file builds of what is no quoted name: file, expression -> the keys. None where the names are quoted
+#: elsewhere in the file, or come from whoever calls the part.
+BUILT: dict[tuple[str, str], set[str]] = {
+    ("bury", "stream"): {"in:*"},
+    ("deliver", "stream"): set(),
+    ("deregister", "STREAM"): {"in:registry", "in:control:{kind}"},
+    ("expire", "index"): set(),
+    ("expire", "stream"): set(),
+    ("present", "ARGV[i]"): {"in:*"},
+    ("purge", "of.head"): {"task:{id}", "message:{id}"},
+    ("purge", "of.index"): set(),
+    ("unbury", "stream"): {"in:*"},
+    ("wake", "index"): set(),
+    ("lib/agents", "index"): set(),
+    ("lib/agents", "set"): set(),
+    ("lib/attempts", "graveyard"): set(),
+    ("lib/base", "name"): set(),
+    ("lib/base", "stream"): set(),
+    ("lib/tasks", "index"): set(),
+}
+
+#: What the commands do that stand right before a key; one that is missing here fails the test.
+READS = {
+    "EXISTS", "HGET", "HLEN", "HMGET", "HSTRLEN", "SCARD", "SMEMBERS", "SMISMEMBER", "XINFO", "XLEN", "XRANGE", "ZCARD",
+    "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
+}  # fmt: skip
+WRITES = {
+    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SADD", "SREM", "UNLINK", "XACK", "XADD", "XDEL", "XTRIM",
+    "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYSCORE",
+}  # fmt: skip
+LITERAL = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
+
+
+class Touched(NamedTuple):
+    """A key as a header names it."""
+
+    name: str
+    kind: str
+    mode: str
+
+
+def text_of(file: str) -> str:
+    """A script or a part as it lies there."""
+    return files("coord.lua").joinpath(f"{file}.lua").read_text(encoding="utf-8")
+
+
+def halves(file: str) -> tuple[str, str]:
+    """The header of a file, and its body without comments."""
+    lines = text_of(file).split("\n")
+    end = next(i for i, line in enumerate(lines) if not line.startswith(("#!", "--")))
+    body = re.sub(rf"({LITERAL})|--[^\n]*", r"\1", "\n".join(lines[end:]))
+    return "\n".join(lines[:end]), body
+
+
+def declared(header: str) -> list[Touched]:
+    """The keys that a header names, in its order."""
+    lines = re.findall(r"^-- keys: (.+)$", header, re.MULTILINE)
+    return [Touched(*entry.split(" ")) for line in lines for entry in line.split(" | ")]
+
+
+def key_of(literal: str) -> str | None:
+    """The key of the data dictionary that a quoted string names, or begins: ``inbox:`` is ``inbox:{agent}:{lane}``."""
+    for name in DICTIONARY:
+        fixed, variable, _ = name.partition("{")
+        if literal == name or (variable and literal.startswith(fixed)):
+            return name
+    return None
+
+
+def touched(file: str, body: str) -> set[str]:
+    """The keys that a body names: each quoted string that is or begins one, a loaded task's key, and what it builds."""
+    found = {name for literal in re.findall(LITERAL, body) if (name := key_of(literal[1:-1]))}
+    if re.search(r"\btask\.key\b", body):
+        found.add("task:{id}")
+    for expression in built(body):
+        found |= BUILT[file, expression]
+    return found
+
+
+def built(body: str) -> set[str]:
+    """What stands for a key's name where no quoted string does: behind the prefix, or handed to a function for keys."""
+    behind = re.findall(r"\bP \.\. ([A-Za-z_][\w.\[\]]*)", body)
+    handed = re.findall(r"(?<!function )\b(?:consume|log)\(([A-Za-z_][\w.\[\]]*)", body)
+    return {*behind, *handed}
+
+
+@pytest.mark.parametrize("name", lua.NAMES)
+def test_a_header_says_what_goes_in_and_out(name: str) -> None:
+    """The shebang, a sentence, the parts included, the keys, and what is returned."""
+    text = text_of(name)
+    lines = text.split("\n")
+    assert lines[0].startswith("#!lua")
+    assert lines[1].startswith("-- ")
+    assert "\n-- include: base" in text
+    assert "\n-- keys: " in text
+    assert "\n-- Returns " in text
+    assert ("allow-oom" in lines[0]) == (name in ALLOW_OOM)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_header_names_the_keys_that_its_body_touches(file: str) -> None:
+    """No more and no fewer; not what is touched by the parts that it includes."""
+    header, body = halves(file)
+    assert {one.name for one in declared(header)} == touched(file, body)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_keys_of_a_header_are_as_in_the_data_dictionary(file: str) -> None:
+    """Each once, with its type there, and what is done with it; in lines that can be read."""
+    header, _ = halves(file)
+    named = declared(header)
+    assert {one.name: one.kind for one in named} == {one.name: DICTIONARY.get(one.name) for one in named}
+    assert len({one.name for one in named}) == len(named)
+    assert {one.mode for one in named} <= {"r", "w", "rw"}
+    assert all(len(line) <= 120 for line in header.split("\n") if line.startswith("-- keys:"))
+    assert text_of(file).count("-- keys:") == header.count("\n-- keys:")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_header_says_what_the_commands_beside_a_key_do(file: str) -> None:
+    """A command right before a key's name reads it or writes it; more may be done through what holds a key."""
+    header, body = halves(file)
+    modes = {one.name: one.mode for one in declared(header)}
+    for command, literal in re.findall(r"\('([A-Z]+)', P \.\. '([^']*)'", body):
+        name = key_of(literal)
+        assert name, literal
+        assert command in READS | WRITES, command
+        assert command not in READS or "r" in modes[name], (command, name)
+        assert command not in WRITES or "w" in modes[name], (command, name)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_key_that_a_body_builds_is_one_of_the_data_dictionary(file: str) -> None:
+    """Also those whose names are not quoted where they are built: the table here says which those are."""
+    _, body = halves(file)
+    assert [name for name in re.findall(r"\bP \.\. '([^']*)'", body) if not key_of(name)] == []
+    assert built(body) == {expression for one, expression in BUILT if one == file}
