@@ -1,7 +1,8 @@
 """Loads the Lua scripts: each file with the shared parts that its ``include`` line names put in front of it.
 
 The shebang stays the first line, for the server reads the script's flags from it. Headers are data as well: a test
-compares the ``moves`` that they declare with ``coord.models.tasks.MOVES``.
+compares the ``moves`` that they declare with ``coord.models.tasks.MOVES``, and another their ``keys`` with what they
+touch.
 """
 
 from __future__ import annotations
