@@ -25,7 +25,10 @@ from coord.config import MIB, Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
 from coord.keys import Keys
+from coord.logs import get_logger
 from coord.packing import PACKING
+
+log = get_logger()
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 #: Tries after the first for a caller: with full jitter up to 1 s each, a fail-over of a few seconds goes unseen.
@@ -35,6 +38,8 @@ CALLER_RETRIES = 6
 DEMOTED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.ClusterDownError)
 #: Lost in these ways, a command of a caller's is repeated.
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
+#: Whoever waits longer for a server is told what for.
+QUIET_S = 2.0
 #: Sockets per client; a call beyond waits for one instead of failing.
 MAX_CONNECTIONS = 64
 #: Above this, one command can take a noticeable part of a server's memory.
@@ -182,7 +187,8 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
         ConfigError: the server refused the credentials, or its certificate is not trusted: waiting mends neither.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit_s
+    began = loop.time()
+    deadline, say_at = began + limit_s, began + QUIET_S
     wait_s = 0.02
     while True:
         try:
@@ -206,6 +212,9 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
                 f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
                 "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
             )
+        if loop.time() >= say_at:
+            say_at = deadline
+            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, hint="is `coord up` running?")
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * 2, 1.0)
 

@@ -59,7 +59,33 @@ def configure(settings: Settings, *, service: str) -> None:
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:
     """A logger; ``fields`` go on each of its lines. Use: ``log.info("task.assigned", task_id=…)``."""
-    return cast("FilteringBoundLogger", structlog.get_logger(**fields))
+    return cast("FilteringBoundLogger", _Guest(fields))
+
+
+class _Guest:
+    """Speaks as the process has configured structlog.
+
+    A program that has not (it uses a client, it serves agents by itself) is told warnings alone, on standard error:
+    what it prints is its own.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def __getattr__(self, name: str) -> Any:
+        if structlog.is_configured():
+            return getattr(structlog.get_logger(**self._fields), name)
+        return getattr(_quiet().bind(**self._fields), name)
+
+
+def _quiet() -> FilteringBoundLogger:
+    render = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    quiet = structlog.wrap_logger(
+        structlog.PrintLogger(cast("TextIO", _Lenient(sys.stderr))),
+        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), render],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
+    return cast("FilteringBoundLogger", quiet)
 
 
 class _Lenient:

@@ -171,6 +171,19 @@ async def test_nobody_there_is_said_with_the_next_step(connecting: Callable[...,
             await wait_for_server(redis, url, limit_s=0.1)
 
 
+async def test_who_waits_for_long_is_told_what_for(
+    unused_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, after two seconds: somebody who has forgotten `coord up` looks at a blank screen else."""
+    monkeypatch.setattr("coord.connection.QUIET_S", 0.05)
+    url = f"redis://127.0.0.1:{unused_port}"
+    with pytest.raises(ServerUnavailable):
+        await wait_for_server(connect_worker(url, Settings()), url, limit_s=0.4)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("redis.awaited") == err.count(url) == 1
+
+
 async def test_it_waits_for_a_server_that_comes_later(tmp_path: Path) -> None:
     """A server that starts a moment later is met."""
     server = EmbeddedServer.start(tmp_path / "d")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -41,6 +42,26 @@ def test_an_event_is_one_json_line_on_standard_error(capsys: pytest.CaptureFixtu
         "level": "info",
         "service": "distributor",
     }
+
+
+def test_a_program_that_configures_nothing_is_told_warnings_on_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its standard output is its own, and what happens all the time is no matter of its."""
+    log = get_logger(shard=1)
+    log.debug("replies.away")
+    log.info("agent.registered")
+    try:
+        int("odd")
+    except ValueError:
+        log.exception("message.handler_failed")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.match(r"\S+Z \[error    \] message.handler_failed +shard=1\nTraceback", err)
+    assert "ValueError: invalid literal" in err
+    structlog.configure(processors=[structlog.processors.JSONRenderer()])
+    log.info("agent.registered")
+    assert json.loads(capsys.readouterr().out) == {"event": "agent.registered", "shard": 1}, "as it says itself"
 
 
 def test_a_library_s_warning_takes_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
