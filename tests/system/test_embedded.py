@@ -55,13 +55,15 @@ async def test_it_starts_private_and_as_configured(folder: Path) -> None:
     """Unix socket only, owner only, AOF every second, no eviction; stop leaves no process and no socket."""
     server = EmbeddedServer.start(folder)
     async with client(server) as redis:
-        said = await redis.config_get("appendonly", "appendfsync", "maxmemory-policy", "port", "proto-max-bulk-len")
+        named = ("appendonly", "appendfsync", "maxmemory-policy", "port", "proto-max-bulk-len", "save")
+        said = await redis.config_get(*named)
     assert {_text(key): _text(value) for key, value in said.items()} == {
         "appendonly": "yes",
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
         "port": "0",
         "proto-max-bulk-len": str(8 * 1024 * 1024),
+        "save": "",
     }
     assert stat.S_IMODE(server.socket_path.stat().st_mode) == 0o700
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -151,13 +153,15 @@ def test_two_starts_at_once_make_one_server(folder: Path) -> None:
     owner.stop()
 
 
-async def test_a_server_that_is_still_loading_is_waited_for(folder: Path) -> None:
-    """Start returns when the data is loaded, for the one that started the server and for one that adopts it."""
+async def test_a_server_that_is_still_loading_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes, start returns when the data is loaded: for who started the server, and who adopts it."""
     server = EmbeddedServer.start(folder)
     async with client(server) as redis:
         for number in range(20):
             await redis.set(f"k{number}", "v")
     server.kill()
+    monkeypatch.setattr(embedded, "START_LIMIT_S", 0.2)
+    monkeypatch.setattr(embedded, "ADOPT_LIMIT_S", 0.2)
     # The server's own debug option: loading takes 20 ms for each key.
     slow = ("--key-load-delay", "20000")
     both = await asyncio.gather(*(asyncio.to_thread(EmbeddedServer.start, folder, extra=slow) for _ in range(2)))
@@ -196,6 +200,25 @@ async def test_a_long_or_odd_path_works(tmp_path: Path) -> None:
     async with client(short) as redis:
         assert await redis.ping()
     short.stop()
+
+
+def test_a_socket_is_put_into_no_folder_that_is_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a long path it lies elsewhere, in a folder that somebody may have made before."""
+    folder = tmp_path / ("long" * 30)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(embedded, "SOCKET_PATH_MAX", len(str(tmp_path)) + 60)
+    embedded._socket_path(folder).parent.chmod(0o755)
+    with pytest.raises(ServerUnavailable, match="open to others"):
+        EmbeddedServer.start(folder)
+
+
+async def test_what_is_asked_for_stands_over_what_is_usual(folder: Path) -> None:
+    """Arguments of one's own come last, so they win."""
+    server = EmbeddedServer.start(folder, extra=("--appendfsync", "always"))
+    async with client(server) as redis:
+        said = await redis.config_get("appendfsync")
+    assert [_text(value) for value in said.values()] == ["always"]
+    server.stop()
 
 
 async def test_a_stale_socket_and_record_do_not_hinder_a_start(folder: Path) -> None:

@@ -84,6 +84,13 @@ def test_a_server_that_is_too_old_is_refused(info: dict[str, str], product: str)
         judge({"maxmemory_policy": "noeviction"} | info, CONFIG, allow_eviction=False)
 
 
+def test_a_server_without_a_limit_is_warned_of() -> None:
+    """It would take the machine's memory instead of refusing new tasks."""
+    (said,) = judge(FIT | {"maxmemory": 0}, CONFIG, allow_eviction=False).warnings
+    assert "no maxmemory is set" in said
+    assert judge(FIT, CONFIG, allow_eviction=False).warnings == []
+
+
 def test_a_replica_is_refused() -> None:
     """Every write would fail there; the message names its primary."""
     with pytest.raises(ServerUnfit, match="replica of main:6379"):

@@ -31,6 +31,17 @@ from tests.waiting import wait_until
 from tests.workers.raw import Caller, await_quiet, await_state, buried, distributor, entries, fleet, working
 
 
+async def test_a_strategy_that_nobody_knows_stops_nobody(cell: RunningCell, caller: Caller) -> None:
+    """Set by a newer operator or by hand: the environment's holds."""
+    (view,) = [distributor(one).view for one in cell.of_kind("distributor")]
+    await cell.redis.hset(cell.keys.of("settings"), mapping={"strategy": "no_such", "health_threshold": "0.25"})
+    await wait_until(lambda: view.health_threshold == 0.25, "the settings are read")
+    assert view.strategy == "least_connections"
+    await fleet(cell, 1)
+    ((task_id, _),) = await caller.submit()
+    await await_state(cell, task_id, TaskState.ASSIGNED)
+
+
 async def settings_of(cell: RunningCell) -> dict[str, LiveSetting]:
     """The live settings by name, as a client with coord's defaults sees them."""
     found = await live_settings(cell.redis, cell.keys, Settings(namespace=cell.settings.namespace))

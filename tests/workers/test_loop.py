@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
 from redis import exceptions as redis_errors
 
 from coord.models.facts import MessageSent
@@ -83,6 +84,37 @@ async def test_after_a_lost_connection_what_is_ones_own_is_read_again(cell: Runn
     assert worker.loop.intake._tries == {}
     await await_quiet(cell)
     await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_what_goes_wrong_while_it_recovers_is_recovered_from(
+    cell: RunningCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view that lost track while a snapshot is taken is taken anew."""
+    (worker,) = cell.of_kind("router")
+    resynced = 0
+
+    async def resync() -> None:
+        nonlocal resynced
+        resynced += 1
+        if resynced == 1:
+            worker.loop.service.disturbed()
+
+    monkeypatch.setattr(worker.loop.service, "resync", resync)
+    worker.loop.service.disturbed()
+    await wait_until(lambda: resynced >= 2, "it has recovered again")
+
+
+async def test_what_was_deleted_while_it_was_pending_is_pending_no_more(cell: RunningCell, caller: Caller) -> None:
+    """Nobody can handle it, and a consumer that seemed to hold it would never be swept."""
+    (router,) = cell.of_kind("router")
+    await router.stop()
+    consumer = Consumer(cell.redis, cell.keys, "router", "w9", ["in:messages:low"])
+    await consumer.make_groups()
+    entry = await caller.tell("in:messages:low", MessageSent(message_id="m1", sender_id="s", receiver_id="r"))
+    assert [one.id for one in await consumer.read_new(10, None)] == [entry]
+    await cell.redis.xdel(cell.keys.of("in:messages:low"), entry)
+    assert await consumer.own_pending(10) == []
+    assert set((await pending(cell, "router")).values()) == {0}
 
 
 async def test_connections_that_are_killed_all_along_lose_nothing(cell: RunningCell, caller: Caller) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from coord.models.facts import AgentHeartbeat
 from coord.models.tasks import Requirements, TaskState
@@ -267,6 +268,33 @@ async def test_a_round_trip_that_fails_leaves_nothing_planned(cell: RunningCell,
     await wait_until(lambda: _all_busy(cell, agents), "the fleet is at work")
     await wait_until(lambda: not any(seat.planned for seat in service.view.seats.values()), "nothing is planned")
     assert raised == 3
+
+
+async def test_a_full_server_is_not_asked_for_room_at_once(
+    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """⚠ An assignment that it refuses fails its round trip, reports and all; so for a while none is tried."""
+    agents = await fleet(cell, 1)
+    (worker,) = cell.of_kind("distributor")
+    run, asked = worker.cell.scripts.run, 0
+
+    async def refuse_once(*calls: Any) -> list[Any]:
+        nonlocal asked
+        if any(call.script == "dispatch" for call in calls):
+            asked += 1
+            if asked == 1:
+                monkeypatch.setattr("workers.distributor.FULL_S", 86_400.0)
+                raise OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+        return await run(*calls)
+
+    object.__setattr__(worker.cell.scripts, "run", refuse_once)
+    (first,) = await caller.submit()
+    await wait_until(lambda: asked == 1, "an assignment is refused")
+    await caller.answer(first.entry)
+    assert (await caller.answer((await caller.submit())[0].entry))["ok"] == "1", "the rest goes on"
+    assert asked == 1
+    monkeypatch.setattr("workers.distributor.FULL_S", 0.0)
+    await wait_until(lambda: _all_busy(cell, agents), "it is asked again")
 
 
 async def _all_given(cell: RunningCell, agents: list[RawAgent]) -> bool:

@@ -58,6 +58,7 @@ async def test_an_agent_registers_beats_and_leaves(cell: RunningCell) -> None:
         {"zone": "a b:c"},
         1,
     )
+    assert await cell.redis.sismember(cell.keys.of("agents:by:label:zone%3Da%20b%3Ac"), "a0")
     beat = await me.tell("in:beats", AgentHeartbeat(agent_id="a0", load_metrics={"cpu": 0.5}, leases=0))
     assert (await me.answer(beat))["ok"] == "1"
     left = await me.tell("in:registry", AgentDeregistered(agent_id="a0"))

@@ -8,13 +8,16 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis import exceptions as redis_errors
 
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from coord.keys import CONSUMES
 from coord.models.facts import MessageSent
 from coord.streams import Consumer
 from coord.transitions import Call, Scripts
-from tests.running import RunningCell
+from tests.running import RunningCell, running_cell
 from tests.waiting import wait_until
 from tests.workers.raw import (
     Caller,
@@ -67,6 +70,24 @@ async def test_presence_is_kept_up_and_ends_by_itself(cell: RunningCell, caller:
             b"progress_at",
         }
         assert await cell.redis.zscore(cell.keys.of(f"workers:{kind}"), worker.loop.name) is not None
+
+
+async def test_presence_is_renewed_long_before_it_ends(server: EmbeddedServer, settings: Settings) -> None:
+    """A renewal that comes late, or is lost, makes no worker vanish."""
+    lasts_ms = 3_000
+    async with running_cell(server.url, replace(settings, presence_ttl_s=lasts_ms / 1000), ["router"]) as cell:
+        key = cell.keys.worker("router", "router-1")
+        left: list[int] = []
+        said: set[Any] = set()
+
+        async def renewed_twice() -> bool:
+            if said:
+                left.append(await cell.redis.pttl(key))
+            said.update(at for at in await cell.redis.hmget(key, "progress_at") if at)
+            return len(said) == 3
+
+        await wait_until(renewed_twice, "it has said so three times")
+        assert min(left) > lasts_ms / 6
 
 
 async def test_consumers_that_are_gone_and_hold_nothing_are_swept(
