@@ -18,14 +18,14 @@ from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
 from coord.config import Settings
 from coord.endpoint import read_endpoint
+from coord.errors import CoordError
 from coord.models.agents import AgentStatus
 from examples.main_job.kinds import KINDS
 
 COORD = "coord up"
 #: Between two looks at whether it has announced itself.
-LOOK_S = (
-    0.02  #: The wait before a restart up to which each end is told; a program that cannot run would fill the screen.
-)
+LOOK_S = 0.02
+#: The wait before a restart up to which each end is told; a program that cannot run would fill the screen.
 TOLD_S = 0.4
 #: From a cold start on a busy machine. The job begins with whoever is there: tasks wait for the others.
 GATHER_LIMIT_S = 15.0
@@ -57,6 +57,11 @@ class Fleet:
         self.agent_ids = [f"{kind.agents}-{number}" for kind in KINDS for number in range(1, agents + 1)]
         self._url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
+    @property
+    def has_own_cell(self) -> bool:
+        """Whether nobody else is in it: Redis has its data in our folder."""
+        return not self._settings.redis_url
+
     async def url(self) -> str:
         """Where Redis is, once our `coord up` has said so."""
         return await asyncio.shield(self._url)
@@ -78,10 +83,15 @@ class Fleet:
 
         Raises:
             GaveUp: `coord up` cannot run as it was asked to; ``last_words`` say why.
+            CoordError: the folder cannot be used.
         """
-        self.logs.mkdir(parents=True, exist_ok=True)
-        for log in self.logs.glob("*.log"):
-            log.unlink()
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            for log in self.logs.glob("*.log"):
+                log.unlink()
+        except OSError as error:
+            why = f"cannot keep data in {self._folder}: {error.strerror}"
+            raise CoordError(f"{why}; choose another folder with --data") from None
         last = Stop()
         keeper = Supervisor([self._coord_up()], self._tell)
         up = asyncio.create_task(keeper.run(last))
@@ -108,10 +118,8 @@ class Fleet:
 
     def hints(self) -> str:
         """What a person can do while it stays up."""
-        python, program = Path(sys.executable), KINDS[0].program
-        with contextlib.suppress(ValueError):
-            python, program = python.relative_to(Path.cwd()), program.relative_to(Path.cwd())
-        agent = shlex.join([str(python), str(program), "--id", f"{KINDS[0].agents}-{self._agents + 1}"])
+        # Whole paths: another terminal is somewhere else.
+        agent = shlex.join([sys.executable, str(KINDS[0].program), "--id", f"{KINDS[0].agents}-{self._agents + 1}"])
         if self.own_endpoint:
             agent = f"COORD_ENDPOINT_FILE={shlex.quote(str(self.own_endpoint))} {agent}"
         return (

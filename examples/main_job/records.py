@@ -19,10 +19,11 @@ AGAIN_S = 0.2
 
 
 class Records:
-    """The records of tasks, read in batches."""
+    """The records of tasks, read in batches by a task of ``group``, which ends it when it ends itself."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, group: asyncio.TaskGroup) -> None:
         self._client = client
+        self._group = group
         self._keys = Keys(client.settings.namespace)
         self._wanted: dict[str, asyncio.Future[TaskRecord | None]] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -33,7 +34,7 @@ class Records:
         if future is None:
             future = self._wanted[task_id] = asyncio.get_running_loop().create_future()
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
+            self._reading = self._group.create_task(self._read())
         return await future
 
     async def _read(self) -> None:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from coord.cli.writing import plain
 from examples.main_job.findings import Duplicates, Findings, Module
 from examples.main_job.timing import Timing
-from examples.main_job.walk import NOT_ENTERED, Found
+from examples.main_job.walk import Found
 
 #: Failures that are shown one by one; the rest is counted.
 FAILURES_SHOWN = 20
@@ -21,11 +22,12 @@ DUPLICATES_SHOWN = 5
 
 def show_found(console: Console, found: Found, tasks: int) -> None:
     """What the walk found, before any agent has seen it."""
-    console.print(f"[bold]{escape(str(found.root))}[/]: {len(found.files):,} text files, {tasks:,} tasks")
-    if found.left_out:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
-        folders = ", ".join(sorted(NOT_ENTERED))
-        console.print(f"left out: {reasons}; not entered: {folders}, hidden folders", soft_wrap=True)
+    files, tasks_ = _count(len(found.files), "text file"), _count(tasks, "task")
+    console.print(f"[bold]{_name(str(found.root))}[/]: {files}, {tasks_}", soft_wrap=True)
+    for what, counted in (("left out", found.left_out), ("not entered", found.not_entered)):
+        if counted:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
+            console.print(f"{what}: {reasons}", soft_wrap=True)
 
 
 def show_findings(console: Console, found: Findings) -> None:
@@ -67,7 +69,7 @@ def show_failures(console: Console, found: Findings) -> None:
     table = _table(f"{len(found.failures):,} failed: {counted}", "task", words="file: reason")
     for failure in found.failures[:FAILURES_SHOWN]:
         reason = failure.message if failure.path in failure.message else f"{failure.path}: {failure.message}"
-        table.add_row(failure.task_type, escape(reason))
+        table.add_row(failure.task_type, _name(reason))
     console.print(table)
     if len(found.failures) > FAILURES_SHOWN:
         console.print(f"… and {len(found.failures) - FAILURES_SHOWN} more; --report FILE writes them all")
@@ -95,14 +97,14 @@ def _biggest(modules: Sequence[Module]) -> Table:
     table = _table("Biggest modules", "file", "lines", "classes", "functions", "with docstring")
     for module in modules:
         documented = _share(module.documented, module.public)
-        table.add_row(escape(module.path), f"{module.lines:,}", str(module.classes), str(module.functions), documented)
+        table.add_row(_name(module.path), f"{module.lines:,}", str(module.classes), str(module.functions), documented)
     return table
 
 
 def _counted(title: str, what: str, count: str, rows: Sequence[tuple[str, int]]) -> Table:
     table = _table(title, what, count)
     for name, number in rows:
-        table.add_row(escape(name), f"{number:,}")
+        table.add_row(_name(name), f"{number:,}")
     return table
 
 
@@ -113,7 +115,7 @@ def _duplicates(groups: Sequence[Duplicates]) -> Table:
     table = _table(title, "files", "bytes each")
     for group in groups[:DUPLICATES_SHOWN]:
         more = len(group.paths) - 4
-        shown = [escape(path) for path in group.paths[:4]] + ([f"… and {more} more"] if more > 0 else [])
+        shown = [_name(path) for path in group.paths[:4]] + ([f"… and {more} more"] if more > 0 else [])
         table.add_row("\n".join(shown), f"{group.bytes:,}")
     return table
 
@@ -134,6 +136,15 @@ def _table(title: str, first: str, *numbers: str, words: str = "") -> Table:
     if words:
         table.add_column(words, overflow="fold")
     return table
+
+
+def _name(text: str) -> str:
+    """What comes from files: no control character reaches the terminal, and no markup is read in it."""
+    return escape(plain(text))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -17,6 +17,7 @@ from coord.errors import TaskCancelled, TaskExpired, TaskFailed, TaskNotFound, T
 from coord.models.ids import new_id
 from coord.models.tasks import TERMINAL
 from examples.main_job.kinds import Job
+from examples.main_job.leftovers import PREFIX
 from examples.main_job.outcome import Outcome
 from examples.main_job.progress import Live
 from examples.main_job.records import Records
@@ -49,9 +50,9 @@ class _Submitter:
         self._root = str(root)
         self._live = live
         self._group = group
-        self._records = Records(client)
+        self._records = Records(client, group)
         self._room = asyncio.Semaphore(WINDOW)
-        self._run = new_id()
+        self._run = f"{PREFIX}{new_id()}"
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         """Submit all, as room becomes free; each is followed by a task of its own."""

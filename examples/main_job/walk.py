@@ -30,7 +30,8 @@ class Found(msgspec.Struct, frozen=True):
 
     root: Path
     files: tuple[File, ...]  #: by path
-    left_out: dict[str, int]  #: reason -> how many files
+    left_out: dict[str, int]  #: reason -> how many files, or folders where it says so
+    not_entered: dict[str, int]  #: name, or ``hidden folders`` -> how many
 
 
 def default_folder() -> Path:
@@ -42,8 +43,18 @@ def walk(root: Path) -> Found:
     """Look at every file under ``root``, not following links."""
     files: list[File] = []
     left_out: Counter[str] = Counter()
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in NOT_ENTERED and not name.startswith(".")]
+    not_entered: Counter[str] = Counter()
+
+    def unreadable(_error: OSError) -> None:
+        left_out["unreadable folder"] += 1
+
+    for folder, subfolders, names in os.walk(root, onerror=unreadable):
+        for name in list(subfolders):
+            if name in NOT_ENTERED or name.startswith("."):
+                not_entered["hidden folders" if name.startswith(".") else name] += 1
+                subfolders.remove(name)
+            elif Path(folder, name).is_symlink():  # which is not followed either
+                left_out["link"] += 1
         for name in names:
             place = Path(folder, name)
             judged = _judge(place, place.relative_to(root).as_posix())
@@ -51,7 +62,7 @@ def walk(root: Path) -> Found:
                 files.append(judged)
             else:
                 left_out[judged] += 1
-    return Found(root, tuple(sorted(files)), dict(sorted(left_out.items())))
+    return Found(root, tuple(sorted(files)), dict(sorted(left_out.items())), dict(sorted(not_entered.items())))
 
 
 def _judge(place: Path, path: str) -> File | str:

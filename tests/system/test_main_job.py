@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import psutil
 import pytest
 
@@ -22,93 +20,15 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
 from coord.queries import by_state
+from tests.ledger import assert_ledger
+from tests.system.main_job import JOB_S, Job, Start, below
 from tests.waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
-#: Nine processes start, on a machine that may have much else to do.
-JOB_S = 90.0
 
 #: About 8 ms of parsing, so that there is a middle to kill somebody in.
 SOURCE = '"""Module {n}."""\n\nimport os\n\n' + "\n".join(
     f'def function_{n}(x):\n    """Docstring."""\n    return [x + {n} for _ in range(x)] or os.getpid()\n'
     for n in range(120)
 )
-
-
-class Job:
-    """One run of the main job."""
-
-    def __init__(self, folder: Path, data: Path, *options: str, **environ: str) -> None:
-        self.data = data
-        self.report = data.with_suffix(".json")
-        self.log = data.with_suffix(".log")
-        command = [sys.executable, "-P", "-m", "examples.main_job", str(folder), "--data", str(data)]
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [*command, "--report", str(self.report), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
-            )
-
-    @property
-    def said(self) -> str:
-        """What it has printed so far."""
-        return self.log.read_text()
-
-    def find(self, *words: str) -> list[psutil.Process]:
-        """Its processes, however deep, that have these words in their command."""
-        found: list[psutil.Process] = []
-        for process in _below(self.process.pid):
-            try:
-                command = process.cmdline()
-            except psutil.Error:
-                continue
-            if all(any(word in part for part in command) for word in words):
-                found.append(process)
-        return found
-
-    async def ended(self) -> int:
-        """Wait for its end; the exit code."""
-        await wait_until(lambda: self.process.poll() is not None, "the main job has ended", JOB_S)
-        return int(self.process.returncode)
-
-    def results(self) -> dict[str, Any]:
-        """What it found, and which files it left out: nothing of who did what when."""
-        content = msgspec.json.decode(self.report.read_bytes())
-        return {"found": content["found"], "left_out": content["left_out"]}
-
-
-def _below(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-class Start:
-    """Starts main jobs; whatever a test leaves running is ended with it."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self._tmp_path = tmp_path
-        self._all: list[Job] = []
-
-    def __call__(self, folder: Path, *options: str, name: str = "data") -> Job:
-        """Start one."""
-        job = Job(folder, self._tmp_path / name, *options)
-        self._all.append(job)
-        return job
-
-    def end(self) -> None:
-        """Kill what is left."""
-        for job in self._all:
-            for process in _below(job.process.pid):
-                process.kill()
-            job.process.kill()
-            job.process.wait()
-            if server := EmbeddedServer.find(job.data / "redis"):
-                server.stop(force=True)
 
 
 @pytest.fixture
@@ -186,7 +106,7 @@ def test_it_finds_what_is_there(undisturbed: Job, folder: Path) -> None:
     )
     assert [part for part in expected if part not in job.said] == []
     assert "Traceback" not in job.said
-    assert _below(job.process.pid) == []
+    assert below(job.process.pid) == []
     assert EmbeddedServer.find(job.data / "redis") is None
 
 
@@ -270,7 +190,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path
         more.terminate()
         await more.wait()
     assert more.returncode == 0
-    processes = _below(job.process.pid)
+    processes = below(job.process.pid)
     job.process.send_signal(signal.SIGINT)
     assert await job.ended() == 0
     assert [process for process in processes if process.is_running()] == []
@@ -280,11 +200,68 @@ async def test_killed_it_leaves_nobody_behind(start: Start, folder: Path) -> Non
     """Agents, `coord up`, workers and Redis end by themselves when the main job is killed."""
     job = start(folder)
     await _in_the_middle(job)
-    processes = _below(job.process.pid)
+    processes = below(job.process.pid)
     server = psutil.Process(_redis(job))
     job.process.kill()
     job.process.wait()
     await wait_until(lambda: not any(one.is_running() for one in [*processes, server]), "all have ended", JOB_S)
+
+
+async def test_what_a_killed_run_left_is_not_done_by_the_next(start: Start, folder: Path, tmp_path: Path) -> None:
+    """It is cancelled and said; what the next run shows is its own, and the books balance."""
+    job = start(folder, name="one")
+    await _in_the_middle(job)
+    processes = below(job.process.pid)
+    job.process.kill()
+    job.process.wait()
+    await wait_until(lambda: not any(one.is_running() for one in processes), "all have ended", JOB_S)
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "a.txt").write_text("one two\n")
+    after = start(few, name="one")
+    await wait_until(lambda: "what the processes say" in after.said, "the job is done", JOB_S)
+    assert re.search(r"cancelled [\d,]+ unfinished tasks of a run that was ended in the middle", after.said)
+    assert "2 tasks in " in after.said
+    endpoint = read_endpoint(Settings().endpoint_path)
+    assert endpoint is not None
+    async with Client(endpoint.url, settings=Settings()) as client:
+
+        async def ended() -> bool:
+            states = by_state(await client.counters())
+            return not any(states[state] for state in (TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING))
+
+        await wait_until(ended, "everything has ended", JOB_S)
+        await assert_ledger(client.redis, client.keys)
+
+
+async def test_ended_in_the_middle_it_says_so_and_nothing_else(start: Start, folder: Path) -> None:
+    """Ctrl-C amid the job: one sentence, no traceback, exit code 130."""
+    job = start(folder)
+    await _in_the_middle(job)
+    job.process.send_signal(signal.SIGINT)
+    assert await job.ended() == 130
+    assert "ending in the middle; Ctrl-C again ends all at once" in job.said
+    assert "Traceback" not in job.said
+    assert "never retrieved" not in job.said
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--data", "{file}"], "cannot keep data in {file}: Not a directory; choose another folder with --data"),
+        (["--report", "/no/such/folder/r.json"], "cannot write a report to '/no/such/folder/r.json'"),
+        (["--agents", "0"], "'0' is no number from 1 to 32"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_at_once(
+    start: Start, folder: Path, tmp_path: Path, options: list[str], why: str
+) -> None:
+    """Before any work: one sentence, exit code 2."""
+    (tmp_path / "file").write_text("")
+    job = start(folder, *(one.format(file=tmp_path / "file") for one in options), "--once")
+    assert await job.ended() == 2
+    assert why.format(file=tmp_path / "file") in job.said
+    assert "Traceback" not in job.said
 
 
 async def test_two_at_once_need_two_data_folders(start: Start, folder: Path) -> None:
@@ -305,6 +282,10 @@ async def test_nothing_to_do(start: Start, tmp_path: Path) -> None:
     job = start(tmp_path / "void", "--once")
     assert await job.ended() == 0
     assert "0 text files, 0 tasks" in job.said
+    assert "nothing to do" in job.said
     missing = start(tmp_path / "missing", "--once")
     assert await missing.ended() == 2
-    assert f"scripts/run: {tmp_path / 'missing'} is not a folder" in missing.said
+    assert f"scripts/run: '{tmp_path / 'missing'}' is not a folder" in missing.said
+    unset = start("", "--once")
+    assert await unset.ended() == 2
+    assert "scripts/run: '' is not a folder" in unset.said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,8 +125,8 @@ def test_a_file_has_a_fingerprint(tmp_path: Path) -> None:
     }
 
 
-def test_a_walk_takes_text_files_and_counts_the_rest(tmp_path: Path) -> None:
-    """Left out, with the reason: large, binary, links, pipes, names without an encoding; caches are not entered."""
+def test_a_walk_takes_text_files_and_counts_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out, with the reason: large, binary, links, pipes, odd names, locked folders; caches are not entered."""
     for name in ("b.txt", "a/c.py", "a/__pycache__/c.pyc", "site-packages/x.py", ".git/config", "empty"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("" if name == "empty" else "text\n")
@@ -136,9 +137,26 @@ def test_a_walk_takes_text_files_and_counts_the_rest(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(".")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / os.fsdecode(b"caf\xe9")).write_text("text")
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(folder: Any) -> Any:  # root may read everything
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     found = walk(tmp_path)
     assert found.files == (File("a/c.py", 5), File("b.txt", 5), File("empty", 0), File("largest", LARGEST))
-    assert found.left_out == {"binary": 1, "link": 1, "name not UTF-8": 1, "not a file": 1, "over 1 MiB": 1}
+    assert found.left_out == {
+        "binary": 1,
+        "link": 2,
+        "name not UTF-8": 1,
+        "not a file": 1,
+        "over 1 MiB": 1,
+        "unreadable folder": 1,
+    }
+    assert found.not_entered == {"__pycache__": 1, "hidden folders": 1, "site-packages": 1}
     assert [(job.kind.task_type, job.file.path) for job in jobs(found.files)][:3] == [
         ("text_stats", "a/c.py"),
         ("python_outline", "a/c.py"),

@@ -1,0 +1,98 @@
+"""The main job as a process of its own, for the tests that start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from coord.embedded import EmbeddedServer
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+#: Nine processes start, on a machine that may have much else to do.
+JOB_S = 90.0
+
+
+class Job:
+    """One run of the main job."""
+
+    def __init__(self, folder: Path | str, data: Path, *options: str, **environ: str) -> None:
+        self.data = data
+        self.report = data.with_suffix(".json")
+        self.log = data.with_suffix(".log")
+        command = [sys.executable, "-P", "-m", "examples.main_job", str(folder), "--data", str(data)]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [*command, "--report", str(self.report), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+            )
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
+
+    def find(self, *words: str) -> list[psutil.Process]:
+        """Its processes, however deep, that have these words in their command."""
+        found: list[psutil.Process] = []
+        for process in below(self.process.pid):
+            try:
+                command = process.cmdline()
+            except psutil.Error:
+                continue
+            if all(any(word in part for part in command) for word in words):
+                found.append(process)
+        return found
+
+    async def ended(self) -> int:
+        """Wait for its end; the exit code."""
+        await wait_until(lambda: self.process.poll() is not None, "the main job has ended", JOB_S)
+        return int(self.process.returncode)
+
+    def results(self) -> dict[str, Any]:
+        """What it found, and which files it left out: nothing of who did what when."""
+        content = msgspec.json.decode(self.report.read_bytes())
+        return {"found": content["found"], "left_out": content["left_out"]}
+
+
+def below(pid: int) -> list[psutil.Process]:
+    """Every process that it started, and those that these did."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+class Start:
+    """Starts main jobs; whatever a test leaves running is ended with it."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self._tmp_path = tmp_path
+        self._all: list[Job] = []
+
+    def __call__(self, folder: Path | str, *options: str, name: str = "data") -> Job:
+        """Start one."""
+        job = Job(folder, self._tmp_path / name, *options)
+        self._all.append(job)
+        return job
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for job in self._all:
+            for process in below(job.process.pid):
+                process.kill()
+            job.process.kill()
+            job.process.wait()
+            if server := EmbeddedServer.find(job.data / "redis"):
+                server.stop(force=True)
