@@ -37,13 +37,13 @@ RESERVED = frozenset(
 _ID = re.compile(ID_PATTERN)
 
 
-def check_id(value: str, field: str) -> str:
+def check_id(value: object, field: str) -> str:
     """Return ``value`` if it may be an id.
 
     Raises:
         IdInvalid: it does not fit, or is a reserved word; the message names ``field``.
     """
-    if not _ID.match(value):
+    if not isinstance(value, str) or not _ID.match(value):
         shown = repr(value)[:60]
         raise IdInvalid(f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, not {shown}")
     return not_reserved(value, field)

@@ -21,6 +21,7 @@ from coord.models.ids import check_id
 from coord.sdk.handlers import Handler, read_handler
 from coord.sdk.mail import MessageHandler
 from coord.sdk.session import Session
+from coord.sdk.submission import listed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,14 +79,14 @@ class Agent:
         self._before: list[Callable[[], Awaitable[None]]] = []
         self._after: list[Callable[[], Awaitable[None]]] = []
         self._url = url
-        self._capabilities = tuple(capabilities)
+        self._capabilities = listed(capabilities, "capabilities")
         self._declared: dict[str, Any] = {
             "agent_id": agent_id,
             "agent_type": agent_type,
-            "services": tuple(services),
+            "services": listed(services, "services"),
             "endpoints": dict(endpoints or {}),
             "metadata": dict(metadata or {}),
-            "tags": tuple(tags),
+            "tags": listed(tags, "tags"),
             "labels": dict(labels or {}),
             "version": version,
             "location": location,

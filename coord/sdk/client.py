@@ -21,7 +21,7 @@ from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.sdk.handle import TaskHandle
 from coord.sdk.operator import Operator
-from coord.sdk.submission import TaskOptions, TaskSpec, message_append, task_append, together
+from coord.sdk.submission import TaskOptions, TaskSpec, message_append, spec_of, task_append, together
 from coord.streams import Append
 
 #: Tasks appended in one round trip at most …
@@ -77,8 +77,7 @@ class Client(Operator):
         batch: list[Append] = []
         size = 0
         for given in specs:
-            spec = given if isinstance(given, TaskSpec) else TaskSpec(**given)
-            one = task_append(spec, self.caller, self.settings.max_entry_bytes)
+            one = task_append(spec_of(given), self.caller, self.settings.max_entry_bytes)
             batch.append(one)
             size += len(one.fact.payload) if isinstance(one.fact, TaskSubmitted) else 0
             if len(batch) >= BATCH or size >= BATCH_BYTES:

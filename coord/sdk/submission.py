@@ -153,14 +153,38 @@ def _priority(given: str) -> Priority:
         raise FactInvalid(f"priority {given!r} is none of {', '.join(Priority)}") from None
 
 
+def listed(given: Iterable[str], field: str) -> tuple[str, ...]:
+    """Several words; a single string is not taken for its letters, but refused with ``FactInvalid``."""
+    if isinstance(given, str):
+        raise FactInvalid(f"{field}: expected a list of words, such as [{given!r}], not {given!r}")
+    return tuple(given)
+
+
+def spec_of(given: TaskSpec | Mapping[str, Any]) -> TaskSpec:
+    """What somebody wants to submit, by itself or as a mapping of its fields.
+
+    Raises:
+        FactInvalid: it is neither, or has another field.
+    """
+    if isinstance(given, TaskSpec):
+        return given
+    if not isinstance(given, Mapping):
+        raise FactInvalid(f"expected a TaskSpec or a mapping of its fields, not {type(given).__name__}")
+    try:
+        return TaskSpec(**given)
+    except TypeError as error:
+        raise FactInvalid(f"task: {str(error).lower()}") from None
+
+
 def _requirements(spec: TaskSpec) -> Any:
+    capabilities = None if spec.capabilities is None else listed(spec.capabilities, "capabilities")
     if spec.requirements is None:
-        return {"capabilities": list(spec.capabilities) if spec.capabilities is not None else [spec.task_type]}
-    if spec.capabilities is None:
+        return {"capabilities": [spec.task_type] if capabilities is None else capabilities}
+    if capabilities is None:
         return spec.requirements
     given = spec.requirements
     said = dict(given) if isinstance(given, Mapping) else codec.decode_json(codec.encode(given))
-    said["capabilities"] = list(dict.fromkeys((*said.get("capabilities", ()), *spec.capabilities)))
+    said["capabilities"] = list(dict.fromkeys((*said.get("capabilities", ()), *capabilities)))
     return said
 
 

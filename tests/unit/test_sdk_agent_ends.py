@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from coord import Agent, Message, Task
 from coord.config import Settings
+from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid, IdInvalid
 from coord.models.agents import AgentStatus
@@ -52,7 +53,7 @@ async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> No
 async def test_a_server_that_was_away_finds_all_reports_when_it_is_back(tmp_path: Any, settings: Settings) -> None:
     """Redis dies while a handler runs: the handler ends meanwhile, the report waits and arrives."""
     running = EmbeddedServer.start(tmp_path / "own")
-    redis = Redis.from_url(running.url, protocol=3)
+    redis = connect(running.url, settings)  # which goes on as well when the server is back
     release, ended = asyncio.Event(), asyncio.Event()
     agent = Agent("a", url=running.url, settings=settings, heartbeat_interval=0.1)
 
@@ -212,6 +213,11 @@ def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
     """A typo is found where it was made, not when the registry buries the fact."""
     with pytest.raises(IdInvalid, match="agent_id"):
         Agent("no spaces", settings=settings)
+    with pytest.raises(IdInvalid, match="agent_id"):
+        Agent(5)  # type: ignore[arg-type]
+    for words in ("capabilities", "services", "tags"):
+        with pytest.raises(FactInvalid, match=f"{words}: expected a list of words"):
+            Agent("a", **{words: "echo"})  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="agent_type"):
         Agent("a", agent_type="wurker", settings=settings)
     with pytest.raises(FactInvalid, match="capacity"):

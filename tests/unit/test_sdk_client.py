@@ -30,7 +30,7 @@ from coord.keys import Keys
 from coord.models.facts import MessageSent, parts_of
 from coord.models.tasks import Requirements, TaskSubmitted
 from coord.sdk import watcher
-from coord.sdk.submission import message_append, task_append
+from coord.sdk.submission import message_append, spec_of, task_append
 from tests.waiting import wait_until
 
 
@@ -307,12 +307,24 @@ def test_times_need_an_offset() -> None:
         ({"requirements": {"min_health_score": 2}}, "min_health_score"),
         ({"payload": float, "task_type": "echo"}, "JSON"),
         ({"strategy": 7}, "strategy"),
+        ({"capabilities": "echo"}, r"capabilities: expected a list of words, such as \['echo'\], not 'echo'"),
+        ({"capabilities": "echo", "requirements": {}}, "capabilities: expected a list"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named(given: dict[str, Any], error: str) -> None:
     """By the rules of the fact itself."""
     with pytest.raises(FactInvalid, match=error):
         task_append(TaskSpec(**{"task_type": "echo", **given}), "", MIB)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [("echo", "a TaskSpec or a mapping of its fields, not str"), ({"task_type": "e", "x": 1}, "'x'")],
+)
+def test_what_is_no_task_is_refused(given: Any, error: str) -> None:
+    """Among many, too, it is said what does not fit."""
+    with pytest.raises(FactInvalid, match=error):
+        spec_of(given)
 
 
 def test_the_limit_counts_the_whole_entry() -> None:
