@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from coord import Agent, Task
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from tests.unit.sdk_desk import Desk
 from tests.unit.sdk_house import House, house_on
 
 
@@ -33,3 +34,9 @@ async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
     yield agent
     house.answers.clear()
     await agent.stop(grace=0.5)
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    """One for two tasks at a time."""
+    return Desk(2)

@@ -1,0 +1,75 @@
+"""Claims and reports at a desk without a server: what they send is noted, and the test answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from coord.keys import Keys
+from coord.sdk.attempt import Attempt
+from coord.sdk.claims import Claims
+from coord.sdk.link import Link
+from coord.sdk.reports import Reports
+from tests.unit.sdk_wire import read_command
+
+KEYS = Keys("t")
+
+
+class FakeLink(Link):
+    """Notes what is sent; the test answers."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.sent: list[tuple[list[bytes], Callable[[Any, Any], None], Any]] = []
+
+    @property
+    def is_up(self) -> bool:
+        """As the test says."""
+        return self.up
+
+    def send(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
+        """Note it."""
+        self.sent.append((read_command(packed), done, about))
+
+    send_lasting = send
+
+    def commands(self, name: bytes) -> list[list[bytes]]:
+        """What was sent so far under that name."""
+        return [command[1:] for command, _done, _about in self.sent if command[0] == name]
+
+    def answer(self, answer: Any, index: int = -1) -> None:
+        """Answer a command."""
+        _command, done, about = self.sent.pop(index)
+        done(about, answer)
+
+
+class Desk:
+    """Claims on a fake link."""
+
+    def __init__(self, capacity: int) -> None:
+        self.link = FakeLink()
+        self.started: list[str] = []
+        self.missed = 0
+        self.reports = Reports(self.link, KEYS, 1_000_000)
+        self.claims = Claims(
+            "a", "me", capacity, link=self.link, keys=KEYS, reports=self.reports, start=self._start, missed=self._missed
+        )
+
+    def _start(self, attempt: Attempt) -> None:
+        self.started.append(attempt.lease)
+
+    def _missed(self) -> None:
+        self.missed += 1
+
+    async def completed(self, attempt: Attempt, result: Any) -> None:
+        """An attempt ends well; what is told of it goes out with all that ends in the same turn of the loop."""
+        self.reports.completed(attempt, result)
+        await asyncio.sleep(0)
+
+    def offer(self, *leases: str, lane: int = 2, incarnation: str = "me") -> None:
+        """Assignments as they are read."""
+        for lease in leases:
+            fields = {b"task_id": b"t-" + lease.encode(), b"lease": lease.encode(), b"attempt": b"1", b"data": b"{}"}
+            fields[b"incarnation"] = incarnation.encode()
+            self.claims.offer(lane, f"{len(lease)}-{lease}".encode(), fields)

@@ -1,0 +1,93 @@
+"""Reports: together where they can be, of their own kind, and told again for as long as they are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import hiredis
+import msgspec
+import pytest
+
+from coord.codec import fact_of
+from coord.config import MIB
+from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
+from coord.sdk.attempt import Attempt
+from tests.unit.sdk_desk import Desk
+
+
+def finished(desk: Desk, *results: Any) -> None:
+    """So many attempts end in one turn."""
+    for n, result in enumerate(results):
+        desk.reports.completed(Attempt(f"t{n}", f"{n:016x}", 1, lane=2, entry=b"1-1", raw=b""), result)
+
+
+async def test_what_is_completed_in_one_turn_is_told_together(desk: Desk) -> None:
+    """At most 256 in an entry, one by itself as ever; each is answered when its entry is."""
+    finished(desk, *range(513))
+    await asyncio.sleep(0)
+    told = desk.link.commands(b"XADD")
+    assert [one[3] for one in told] == [b"tasks.completed", b"tasks.completed", b"task.completed"]
+    facts = [fact_of("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in told]
+    lists = [fact.completed if isinstance(fact, TasksCompleted) else (fact,) for fact in facts]
+    assert [len(one) for one in lists] == [256, 256, 1]
+    assert [one.task_id for some in lists for one in some if isinstance(one, TaskCompleted)] == [
+        f"t{n}" for n in range(513)
+    ]
+    assert desk.reports.unanswered == 513
+    desk.link.answer(b"1-1", 0)
+    assert desk.reports.unanswered == 257
+    desk.link.answer(b"1-2")
+    assert desk.reports.unanswered == 256
+    desk.link.answer(b"1-3")
+    assert await desk.reports.flushed(1)
+
+
+async def test_what_is_long_or_no_success_is_told_alone(desk: Desk) -> None:
+    """A long result does not hold up the others, and a failure is a fact of another kind."""
+    finished(desk, "x" * 1_024, 1, msgspec.Raw(b"{"), 2, msgspec.Raw(b'"\xff"'), {1, object()})
+    await asyncio.sleep(0)
+    told = desk.link.commands(b"XADD")
+    kinds = [b"task.completed", *[b"task.failed"] * 3, b"tasks.completed"]
+    assert [one[3] for one in told] == kinds
+    assert all(b"result_invalid" in one[5] for one in told[1:4])
+    together = fact_of("in:reports", {b"type": b"tasks.completed", b"data": told[4][5]}, MIB)
+    assert isinstance(together, TasksCompleted)
+    assert [one.task_id for one in together.completed] == ["t1", "t3"]
+
+
+async def test_an_entry_that_is_refused_ends_the_wait_of_all_in_it(desk: Desk) -> None:
+    """No repeating mends it; nobody waits for it for ever."""
+    finished(desk, 1, 2)
+    await asyncio.sleep(0)
+    desk.link.answer(hiredis.ReplyError("NOPERM"))
+    assert await desk.reports.flushed(1)
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "released"])
+async def test_the_outcome_that_is_told_again_is_of_its_kind(desk: Desk, how: str) -> None:
+    """Alone, however it was told the first time."""
+    attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b"")
+    if how == "completed":
+        finished(desk, 1)
+        desk.reports.completed(attempt, 2)
+    elif how == "failed":
+        desk.reports.failed(attempt, "boom", "it broke", retryable=True)
+    else:
+        desk.reports.released(attempt, "full")
+    await asyncio.sleep(0)
+    before = len(desk.link.sent)
+    assert desk.reports.tell_again("f" * 16)
+    (again,) = desk.link.commands(b"XADD")[before:]
+    assert again[3] == f"task.{how}".encode()
+    fact = fact_of("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
+    assert isinstance(fact, TaskCompleted | TaskFailed | TaskReleased)
+    assert (fact.task_id, fact.lease) == ("t", "f" * 16)
+
+
+async def test_outcomes_are_remembered_within_bounds(desk: Desk) -> None:
+    """The last thousand of them: memory does not grow with the work done."""
+    for n in range(1_005):
+        desk.reports.completed(Attempt("t", f"{n}", 1, lane=2, entry=b"1-1", raw=b""), n)
+    assert not desk.reports.tell_again("4")
+    assert desk.reports.tell_again("5")
