@@ -43,6 +43,7 @@ class House:
         lease: str | None = None,
         task_id: str | None = None,
         incarnation: str = "",
+        entry: str = "*",
     ) -> str:
         """Append an assignment as dispatch.lua does; its lease."""
         self._count += 1
@@ -51,13 +52,18 @@ class House:
         body = encode({"task_id": task_id, "task_type": task_type, "payload": {} if payload is None else payload})
         fields: dict[Any, Any] = {"message_type": "task_assignment", "data": body, "task_id": task_id, "lease": lease}
         fields |= {"attempt": "1", "incarnation": incarnation}
-        await self.redis.xadd(self.keys.inbox(agent_id, lane), fields)
+        await self.redis.xadd(self.keys.inbox(agent_id, lane), fields, id=entry)
         return lease
 
     async def order_stop(self, agent_id: str, lease: str, reason: str = "cancelled") -> None:
         """Append the order to stop a task as the scripts do."""
         fields: dict[Any, Any] = {"message_type": "coordination", "data": "{}", "order": "stop_task"}
         fields |= {"task_id": "any", "lease": lease, "reason": reason}
+        await self.redis.xadd(self.keys.inbox(agent_id, "critical"), fields)
+
+    async def order_list(self, agent_id: str, ask: str) -> None:
+        """Append the question which leases an agent holds as the scripts do."""
+        fields: dict[Any, Any] = {"message_type": "coordination", "data": "{}", "order": "list_leases", "ask": ask}
         await self.redis.xadd(self.keys.inbox(agent_id, "critical"), fields)
 
     async def deliver(self, agent_id: str, message_id: str, *, expires_at: int, lane: str = "normal") -> None:

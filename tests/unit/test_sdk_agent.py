@@ -12,6 +12,7 @@ from coord.errors import AgentSuperseded
 from coord.models.facts import (
     AgentDeregistered,
     AgentHeartbeat,
+    AgentLeasesListed,
     AgentRegistered,
     TaskCompleted,
     TaskFailed,
@@ -106,6 +107,26 @@ async def test_a_superseded_agent_stops_for_good(agent: Agent, house: House) -> 
     assert await house.inbox("a") == 1
 
 
+async def test_what_a_superseded_agent_runs_is_stopped_at_once(agent: Agent, house: House) -> None:
+    """Also if nobody serves it and would end it: its tasks are not its own any more, and are given back so."""
+    running = asyncio.Event()
+
+    @agent.task("hang")
+    async def hang(task: Task) -> None:
+        running.set()
+        await asyncio.Event().wait()
+
+    await agent.start()
+    lease = await house.assign("a", "hang")
+    await running.wait()
+    await house.wait_for("in:beats", AgentHeartbeat)
+    ((entry, _fields), *_rest) = await house.entries("in:beats")
+    await house.answer("a", entry.decode(), "superseded")
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert (report.lease, report.reason) == (lease, "because superseded")
+    assert agent.running == 0
+
+
 async def test_a_superseded_registration_ends_the_start(agent: Agent, house: House) -> None:
     """A process that came late finds that a newer one has its id."""
     house.answers["agent.registered"] = "superseded"
@@ -134,6 +155,28 @@ async def test_a_stop_order_cancels_its_handler_and_the_task_is_released(agent: 
     assert cleaned.is_set()
     await wait_until(lambda: agent.leases == 0, "the lease is free")
     assert await house.inbox("a", "critical") == 0
+
+
+async def test_it_is_asked_once_which_leases_it_holds(agent: Agent, house: House) -> None:
+    """It answers with what it runs, and deletes the question, which each reconnect would find again."""
+    release = asyncio.Event()
+
+    @agent.task("hold")
+    async def hold(task: Task) -> None:
+        await release.wait()
+
+    await agent.start()
+    lease = await house.assign("a", "hold", task_id="held")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    await house.order_list("a", "1-1")
+    (answer,) = await house.wait_for("in:registry", AgentLeasesListed)
+    assert (answer.ask, answer.leases) == ("1-1", {lease: "held"})
+
+    async def is_deleted() -> bool:
+        return await house.inbox("a", "critical") == 0
+
+    await wait_until(is_deleted, "the question is deleted")
+    release.set()
 
 
 async def test_a_stop_order_reaches_a_handler_before_its_first_step(agent: Agent, house: House) -> None:

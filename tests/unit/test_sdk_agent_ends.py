@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from coord.models.facts import (
     TaskCompleted,
     TaskReleased,
 )
+from coord.sdk.link import Link
 from tests.unit.sdk_house import House, house_on
+from tests.unit.sdk_wire import read_command
 from tests.waiting import wait_until
 
 
@@ -48,6 +51,18 @@ async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> No
     assert sorted(runs) == sorted([*leases, remembered])
     registered = await house.wait_for("in:registry", AgentRegistered, 2)
     assert registered[0] == registered[1]
+
+
+async def test_what_reappears_in_a_lane_after_a_reconnect_is_seen(agent: Agent, house: House) -> None:
+    """A fail-over may bring assignments back that are older than what was read last: each lane is read anew."""
+    await agent.start()
+    await house.assign("a", "echo")
+    await house.wait_for("in:reports", TaskCompleted)
+    await house.redis.delete(house.keys.inbox("a", "normal"))  # it forgets which ids it had
+    lease = await house.assign("a", "echo", entry="1-1")
+    await house.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    reports = await house.wait_for("in:reports", TaskCompleted, 2)
+    assert reports[1].lease == lease
 
 
 async def test_a_server_that_was_away_finds_all_reports_when_it_is_back(tmp_path: Any, settings: Settings) -> None:
@@ -108,6 +123,37 @@ async def test_it_leaves_in_order(agent: Agent, house: House) -> None:
         AgentDeregistered,
     ]
     await house.wait_for("in:reports", TaskCompleted)
+
+
+async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_leaves(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is gone from the inbox, so only the agent knows that it did not begin; who has left tells nothing."""
+    told: list[bytes] = []
+    send = Link.send_lasting
+
+    def noted(link: Link, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
+        told.append(read_command(packed)[4])
+        send(link, packed, done, about)
+
+    await agent.start()
+    session = agent._session
+    assert session is not None
+    monkeypatch.setattr(Link, "send_lasting", noted)
+    async with house.redis.pipeline(transaction=True) as both:
+        lease = await House(both, house.settings).assign("a", "echo")
+        both.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        await both.execute()
+    try:
+        await wait_until(lambda: agent.leases == 1, "it claims, and the server takes its time")
+        stopping = asyncio.create_task(agent.stop())
+        await wait_until(lambda: session.claims.is_draining, "it drains")
+    finally:
+        await house.redis.execute_command("CLIENT", "UNPAUSE")
+    await stopping
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert (report.lease, report.reason) == (lease, "the agent is draining")
+    assert told == [b"agent.status_changed", b"task.released", b"agent.deregistered"]
 
 
 async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_given_back(

@@ -38,20 +38,20 @@ async def test_a_batch_that_was_not_deleted_whole_is_given_back_whole(desk: Desk
 
 
 async def test_a_lease_is_held_from_before_its_deletion_until_its_report_is_answered(desk: Desk) -> None:
-    """What a beat counts: nothing that is only remembered, everything that may count somewhere."""
+    """What a beat counts and a list names: nothing that is only remembered, all that may count somewhere."""
     desk.offer("a", "b")
-    assert desk.claims.leases == 0
+    assert (desk.claims.leases, desk.claims.listed()) == (0, {})
     desk.claims.claim()
     desk.offer("c")
     desk.claims.claim()
-    assert desk.claims.leases == 2
+    assert (desk.claims.leases, desk.claims.listed()) == (2, {"a": "t-a", "b": "t-b"})
     desk.link.answer(2)
     attempt = desk.claims.known("a")
     assert attempt is not None
     await desk.completed(attempt, 1)
-    assert desk.claims.leases == 2
+    assert (desk.claims.leases, desk.claims.listed()) == (2, {"a": "t-a", "b": "t-b"})
     desk.link.answer(b"1-1")
-    assert desk.claims.leases == 1
+    assert (desk.claims.leases, desk.claims.listed()) == (1, {"b": "t-b"})
 
 
 async def test_what_is_above_the_capacity_is_remembered_and_claimed_when_there_is_room(desk: Desk) -> None:
@@ -73,6 +73,46 @@ async def test_higher_lanes_are_claimed_first(desk: Desk) -> None:
     desk.offer("c", lane=0)
     desk.claims.claim()
     assert desk.link.commands(b"XDEL") == [[b"{t}:inbox:a:critical", b"1-c"], [b"{t}:inbox:a:low", b"1-a"]]
+
+
+async def test_the_capacity_is_one_for_all_lanes(desk: Desk) -> None:
+    """There is room for one, and two lanes have one each: the higher one's is claimed, the other has to wait."""
+    desk.offer("a", "b")
+    desk.claims.claim()
+    desk.link.answer(2)
+    desk.offer("d", lane=3)
+    desk.offer("c", lane=0)
+    desk.claims.ended()
+    assert desk.link.commands(b"XDEL") == [[b"{t}:inbox:a:critical", b"1-c"]]
+    assert desk.claims.busy == 2
+    desk.link.answer(1)
+    assert desk.started == ["a", "b", "c"]
+    desk.claims.ended()
+    assert desk.link.commands(b"XDEL") == [[b"{t}:inbox:a:low", b"1-d"]]
+
+
+async def test_after_a_batch_in_doubt_the_next_is_claimed(desk: Desk) -> None:
+    """What was given back leaves its room to what is remembered, which nothing else might wake."""
+    desk.offer("a", "b")
+    desk.claims.claim()
+    desk.offer("c")
+    desk.link.answer(1)
+    assert desk.link.commands(b"XDEL") == [[b"{t}:inbox:a:normal", b"1-c"]]
+
+
+async def test_what_is_told_to_stop_while_it_is_being_claimed_does_not_start(desk: Desk) -> None:
+    """Its handler never runs: it is given back for the reason that it was told; the other of its batch starts."""
+    desk.offer("a", "b")
+    desk.claims.claim()
+    attempt = desk.claims.known("a")
+    assert attempt is not None
+    attempt.stop_reason = "its deadline passed"
+    desk.link.answer(2)
+    assert desk.started == ["b"]
+    (released,) = desk.link.commands(b"XADD")
+    assert released[3] == b"task.released"
+    assert b"its deadline passed" in released[5]
+    assert desk.claims.busy == 1
 
 
 async def test_more_than_can_be_remembered_is_left_in_the_inbox_and_read_again(desk: Desk) -> None:

@@ -12,12 +12,19 @@ from pathlib import Path
 import pytest
 
 from coord.embedded import EmbeddedServer
-from coord.models.facts import AgentDeregistered, AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentRegistered,
+    AgentStatusChanged,
+    TaskCompleted,
+    TaskReleased,
+    TaskStarted,
+)
 from tests.unit.sdk_house import House
 from tests.waiting import wait_until
 
 SCRIPT = """
-import asyncio, time
+import asyncio, os, time
 from coord import Agent, run
 
 first, second = Agent("first", drain_timeout=0.2), Agent("second")
@@ -29,6 +36,11 @@ async def hang(task):
 @first.task("grind")
 def grind(task):
     time.sleep(60)
+
+@second.task("wait")
+async def wait(task):
+    while not os.path.exists(task.payload):
+        await asyncio.sleep(0.01)
 
 @second.task("echo")
 async def echo(task):
@@ -71,6 +83,20 @@ async def test_sigterm_drains_all_agents_of_the_process(process: asyncio.subproc
     assert await asyncio.wait_for(process.wait(), 20) == 0
     await house.wait_for("in:reports", TaskReleased)
     await house.wait_for("in:registry", AgentDeregistered, 2)
+
+
+async def test_sigterm_lets_what_runs_come_to_its_end(
+    process: asyncio.subprocess.Process, house: House, tmp_path: Path
+) -> None:
+    """Each agent drains with its own grace: what is done within it is completed, not given back."""
+    gate = tmp_path / "gate"
+    await house.assign("second", "wait", str(gate))
+    await house.wait_for("in:reports", TaskStarted)
+    process.send_signal(signal.SIGTERM)
+    await house.wait_for("in:registry", AgentStatusChanged, 2)
+    gate.touch()
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert [type(fact) for fact in await house.facts("in:reports")] == [TaskStarted, TaskCompleted]
 
 
 async def test_a_thread_that_does_not_end_does_not_hold_the_process(

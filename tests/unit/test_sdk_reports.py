@@ -13,6 +13,7 @@ from coord.codec import fact_of
 from coord.config import MIB
 from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
 from coord.sdk.attempt import Attempt
+from coord.sdk.reports import REMEMBERED_S
 from tests.unit.sdk_desk import Desk
 
 
@@ -91,3 +92,15 @@ async def test_outcomes_are_remembered_within_bounds(desk: Desk) -> None:
         desk.reports.completed(Attempt("t", f"{n}", 1, lane=2, entry=b"1-1", raw=b""), n)
     assert not desk.reports.tell_again("4")
     assert desk.reports.tell_again("5")
+
+
+async def test_outcomes_are_remembered_for_a_while(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was told five minutes before another is forgotten with it, however few there are."""
+    loop = asyncio.get_running_loop()
+    desk.reports.completed(Attempt("t", "old", 1, lane=2, entry=b"1-1", raw=b""), 1)
+    later = loop.time() + REMEMBERED_S
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "time", lambda: later)
+        desk.reports.completed(Attempt("t", "new", 1, lane=2, entry=b"1-2", raw=b""), 2)
+    assert not desk.reports.tell_again("old")
+    assert desk.reports.tell_again("new")

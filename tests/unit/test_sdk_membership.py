@@ -1,0 +1,71 @@
+"""An agent's place in the fleet: what it says again to a registry that is silent or forgot it, and its idea of time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from coord import Agent
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.models.agents import AgentStatus
+from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.sdk import membership as membership_module
+from coord.sdk.answers import Answers
+from coord.sdk.membership import CLOCK_STEP_MS, Membership
+from tests.unit.sdk_desk import KEYS, FakeLink
+from tests.unit.sdk_house import House, house_on
+
+
+async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent, house: House) -> None:
+    """An agent in maintenance that registers again is in maintenance still, and gets nothing."""
+    await agent.start()
+    await agent.set_status(AgentStatus.MAINTENANCE)
+    await house.wait_for("in:registry", AgentStatusChanged)
+    await house.wait_for("in:beats", AgentHeartbeat)
+    ((entry, _fields), *_rest) = await house.entries("in:beats")
+    await house.answer("a", entry.decode(), "unknown_agent")
+    await house.wait_for("in:registry", AgentStatusChanged, 2)
+    said = await house.facts("in:registry")
+    assert [type(fact) for fact in said] == [AgentRegistered, AgentStatusChanged] * 2
+    assert [fact.status for fact in said if isinstance(fact, AgentStatusChanged)] == [AgentStatus.MAINTENANCE] * 2
+
+
+async def test_a_silent_registry_is_told_again_until_it_answers(
+    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was told may be gone with a server's data: it is told the same at intervals, and the start goes on."""
+    monkeypatch.setattr(membership_module, "PATIENCE_S", 0.05)
+    agent = Agent("a", url=server.url, settings=settings)
+    starting = asyncio.create_task(agent.start())
+    try:
+        first, *others = await House(redis, settings).wait_for("in:registry", AgentRegistered, 3)
+        assert others == [first] * len(others)
+        assert not starting.done()
+        async with house_on(redis, settings):
+            await starting
+            assert agent.is_serving
+            await agent.stop()
+    finally:
+        starting.cancel()
+
+
+async def test_its_idea_of_the_servers_clock_follows_a_step_back() -> None:
+    """After a fail-over the clock may be another: what the last entry's id tells is true, within what drifts."""
+    link = FakeLink()
+    membership = Membership(
+        AgentRegistered("a", "worker", incarnation="me"),
+        5.0,
+        link=link,
+        keys=KEYS,
+        answers=Answers(),
+        leases=lambda: 0,
+        failed=lambda _error: None,
+    )
+    for server_ms in (1_000_000_000, 900_000_000):
+        membership.register()
+        link.answer(f"{server_ms}-0".encode())
+        assert server_ms <= membership.now_ms() < server_ms + CLOCK_STEP_MS
+    membership.close()
