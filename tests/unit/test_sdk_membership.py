@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from coord import Agent
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from coord.models.agents import AgentStatus
+from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.sdk import membership as membership_module
 from coord.sdk.answers import Answers
@@ -56,7 +56,7 @@ async def test_its_idea_of_the_servers_clock_follows_a_step_back() -> None:
     """After a fail-over the clock may be another: what the last entry's id tells is true, within what drifts."""
     link = FakeLink()
     membership = Membership(
-        AgentRegistered("a", "worker", incarnation="me"),
+        AgentRegistered("a", AgentType.WORKER, incarnation="me"),
         5.0,
         link=link,
         keys=KEYS,
