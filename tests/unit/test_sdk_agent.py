@@ -179,15 +179,17 @@ async def test_it_is_asked_once_which_leases_it_holds(agent: Agent, house: House
     release.set()
 
 
-async def test_a_stop_order_reaches_a_handler_before_its_first_step(agent: Agent, house: House) -> None:
-    """Order and assignment are read at once: the task is released all the same, and the slot is free."""
-    lease = await house.assign("a", "echo", lane="low")
+async def test_a_stop_order_that_is_read_with_its_assignment_is_obeyed(agent: Agent, house: House) -> None:
+    """The handler never runs: the task is released for the order's reason, and the slot is free."""
+    lease = await house.assign("a", "echo", lane="critical")
     await house.order_stop("a", lease)
     await agent.start()
-    await wait_until(lambda: house.facts("in:reports"), "something is reported")
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert (report.lease, report.reason) == (lease, "cancelled")
     await wait_until(lambda: agent.leases == 0, "the lease is free")
     await house.assign("a", "echo")
     await house.wait_for("in:reports", TaskCompleted)
+    assert [type(fact) for fact in await house.facts("in:reports")] == [TaskReleased, TaskCompleted]
 
 
 async def test_what_it_cannot_understand_is_left_and_the_rest_goes_on(agent: Agent, house: House) -> None:

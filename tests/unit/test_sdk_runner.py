@@ -1,4 +1,4 @@
-"""The runner: what becomes of handlers that do not end in time."""
+"""The runner: what becomes of handlers that are told to stop, or do not end in time."""
 
 from __future__ import annotations
 
@@ -56,3 +56,23 @@ async def test_the_late_result_of_an_abandoned_handler_is_dropped(
     await asyncio.sleep(0)  # what is told goes out at the end of the turn
     runner.close()
     assert [one[3] for one in desk.link.commands(b"XADD")] == [b"task.released"]
+
+
+async def test_a_handler_that_is_stopped_before_its_first_step_is_given_back(
+    desk: Desk, threads: ThreadPoolExecutor
+) -> None:
+    """A coroutine that never began could not report its end: the slot would be taken for good."""
+
+    async def hang(task: Task) -> None:
+        await asyncio.Event().wait()
+
+    runner = Runner("a", {"hang": read_handler(hang)}, None, threads, desk.reports)
+    attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hang"}')
+    runner.start(attempt)
+    assert attempt.future is not None
+    handled = attempt.future
+    runner.stop(attempt, "cancelled")
+    await asyncio.wait([handled])
+    runner.close()
+    (told,) = desk.link.commands(b"XADD")
+    assert (told[3], b"cancelled" in told[5], runner.running) == (b"task.released", True, 0)
