@@ -49,7 +49,7 @@ def list_agents(
         write_json(found)
     elif found:
         columns = ("agent", "type", "status", "health", "load", "capabilities", "last beat")
-        write_table(columns, [_row(one) for one in found], right=("health", "load"))
+        write_table(columns, [_row(one) for one in found], right=("health", "load"), free="capabilities")
     else:
         write_line("no agents")
 

@@ -25,6 +25,8 @@ LOOK_S = 0.5
 WATCH_S = 2.0
 
 COLUMNS = ("kind", "name", "host", "pid", "version", "age", "handled", "per s", "lag", "progress")
+#: What a narrow terminal does without: --json has it, and who looks at one machine knows its name.
+SPARE = ("host", "version", "pid", "age")
 NUMBERS = ("pid", "age", "handled", "per s", "lag", "progress")
 
 
@@ -99,7 +101,7 @@ def _show(picture: Picture) -> None:
         for one in picture.workers
     ]
     if rows:
-        write_table(COLUMNS, rows, right=NUMBERS)
+        write_table(COLUMNS, rows, right=NUMBERS, spare=SPARE)
     else:
         write_line("no worker is there")
     for one in picture.backlogs:

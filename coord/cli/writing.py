@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import msgspec
@@ -42,27 +42,33 @@ def hint(text: str) -> None:
     print(plain(text), file=sys.stderr, flush=True)
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()) -> None:
-    """A table with a header line, columns aligned; on a terminal, a cell that is too wide goes on below itself.
+def write_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    right: Collection[str] = (),
+    free: str | None = None,
+    spare: Sequence[str] = (),
+) -> None:
+    """A table with a header line, columns aligned; on a terminal, what has no room in a line goes below it, indented.
 
     Args:
-        columns: their names; the first is what one copies, an id, and stays in one piece unless it takes half a screen.
-        rows: one value for each column; see ``shown``.
+        columns: their names.
+        rows: one value for each column; see ``shown``. In one piece, so that it can be copied, but for the free one.
         right: the columns whose values stand at the right: numbers.
+        free: the column that may be wrapped; default: the last.
+        spare: the columns that a narrow terminal does without, the most dispensable first.
     """
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    aligned = frozenset(right)
+    from coord.cli.table import lay_out
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
     cells = [[shown(value) for value in row] for row in rows]
-    longest = max((len(row[0]) for row in cells), default=0)
-    for number, column in enumerate(columns):
-        whole = number == 0 and longest * 2 <= shutil.get_terminal_size().columns
-        table.add_column(column, overflow="fold", no_wrap=whole, justify="right" if column in aligned else "left")
-    for row in cells:
-        table.add_row(*map(Text, row))
-    _write_rich(table)
+    header, *below = lay_out(columns, cells, width, right=right, free=free, spare=spare)
+    for line in header:
+        _write_rich(Text(line, style="bold"))
+    _write("".join(f"{line}\n" for lines in below for line in lines))
 
 
 def write_fields(fields: Mapping[str, Any]) -> None:
