@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 from coord import __version__
 from coord.cli.folder import default_data_dir
 from coord.cli.log import Log, last_words
+from coord.cli.place import is_ours, is_taken, url_of
 from coord.cli.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
 from coord.cli.server import Embedded, Given, Server
 from coord.cli.stop import Stop
@@ -41,8 +42,6 @@ GIVEN_LIMIT_S = 10.0
 SILENCE_S = 1.0
 #: Between two looks at whether the workers are there.
 LOOK_S = 0.05
-#: How long the gateway may take to say that it is ready; it needs milliseconds.
-ANSWER_S = 2.0
 #: Who is not there by then is named.
 READY_LIMIT_S = 15.0
 #: From this end in a row on, the line about it tells what the program said last.
@@ -81,6 +80,7 @@ class Cell:
         self._stop = stop
         self._log = log
         self._endpoint = plan.settings.endpoint_path
+        self._gateway_pid: int | None = None
 
     async def run(self) -> None:
         """Bring the cell up, keep it so until asked to stop, then end workers, server and announcement.
@@ -187,7 +187,7 @@ class Cell:
             rows["namespace"] = self._plan.settings.namespace
         rows["workers"] = [program.name for program in workers] or "none here"
         if self._plan.gateway:
-            rows["gateway"] = f"http://{place}" if (place := _gateway_place(self._plan.settings)) else "on a free port"
+            rows["gateway"] = _gateway_row(self._plan.settings)
         if self._plan.agents:
             rows["agents"] = [program.name for program in self._plan.agents]
         rows["announced"] = str(self._endpoint)
@@ -203,6 +203,8 @@ class Cell:
             ) from None
 
     def _tell(self, event: Event) -> None:
+        if event.name == GATEWAY and event.what in {"started", "ended"}:
+            self._gateway_pid = event.pid if event.what == "started" else None
         fields = {"name": event.name, "pid": event.pid, "code": event.code, "again_in_s": event.again_in_s}
         if event.what == "killed":
             why = "was killed" if self._stop.urgent.is_set() else "did not end in time, so it was killed"
@@ -230,18 +232,17 @@ class Cell:
     async def _is_there(self, redis: Redis, keys: Keys, name: str) -> bool:
         if name != GATEWAY:
             return bool(await redis.exists(keys.worker(kind_of(name), name)))
-        settings = self._plan.settings
-        # A free port is one that it has chosen itself, and tells in its own line.
-        return not settings.gateway_port or await answers(settings.gateway_host, settings.gateway_port)
+        return await is_ours(self._plan.settings, self._gateway_pid)
 
     async def _say_when_asked(self) -> None:
         await self._stop.asked.wait()
         self._log.say("up.ending", "ending: all finish what they hold; Ctrl-C again ends them at once")
 
 
-def _gateway_place(settings: Settings) -> str:
-    host = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
-    return f"{host}:{settings.gateway_port}" if settings.gateway_port else ""
+def _gateway_row(settings: Settings) -> str:
+    if settings.gateway_port and is_taken(settings):
+        return f"not yet: port {settings.gateway_port} is taken; --port 0 takes a free one"
+    return url_of(settings) or "on a free port"
 
 
 async def _hand_on(first: Stop, last: Stop) -> None:
@@ -249,17 +250,6 @@ async def _hand_on(first: Stop, last: Stop) -> None:
     await first.urgent.wait()
     last.ask()
     last.ask()
-
-
-async def answers(host: str, port: int) -> bool:
-    """Whether a gateway there is ready; raises ``OSError`` where nobody answers in time."""
-    async with asyncio.timeout(ANSWER_S):
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            writer.write(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            return b" 200 " in await reader.readline()
-        finally:
-            writer.close()
 
 
 def is_told(event: Event) -> bool:

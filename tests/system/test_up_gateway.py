@@ -49,8 +49,30 @@ async def test_a_port_in_use_is_said_and_the_gateway_comes_once_it_is_free(start
             return any(why in end["message"] for end in up.told("process.ended"))
 
         await wait_until(told_why, "it is said why it dies", START_S)
+        (started,) = up.told("up.started")
+        assert started["gateway"] == f"not yet: port {port} is taken; --port 0 takes a free one"
         assert {end["name"] for end in up.told("process.ended")} == {"gateway"}
         assert up.told("up.ready") == []
     await up.ready()
     status, _ = await asyncio.to_thread(get, port, "/health")
     assert status == 200
+
+
+async def test_another_s_gateway_on_the_port_is_not_taken_for_its_own(start: Start) -> None:
+    """It answers as ours would, so that nobody would notice; ready is not said."""
+    other = start("--port", "0")
+    await other.ready()
+    (own,) = other.told("gateway.started", "gateway")
+    port = own["url"].rpartition(":")[2]
+    up = start("--port", port, folder="second", COORD_ENDPOINT_FILE=str(other.log.with_name("second.json")))
+    await wait_until(lambda: len(up.told("worker.started")) == 3, "the workers are there", START_S)
+    await wait_until(lambda: len(up.told("process.ended", "coord")) >= 4, "its gateway has ended often", START_S)
+    assert up.told("up.ready") == []
+
+
+async def test_a_free_port_is_waited_for(start: Start) -> None:
+    """The gateway answers on the port that it chose when ready is said."""
+    up = start("--port", "0")
+    await up.ready()
+    events = [line["event"] for line in up.lines()]
+    assert events.index("gateway.started") < events.index("up.ready")
