@@ -12,11 +12,13 @@ from coord.cli.submit import submit
 from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.watch import watch
 from coord.cli.writing import duration, hint, moment, write_fields, write_json, write_line, write_table
+from coord.errors import TaskNotFound
 from coord.models.tasks import TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
     from coord.queries import TaskPage
+    from coord.sdk.client import CancelAnswer
 
 TaskId = Annotated[str, typer.Argument(help="The task.", show_default=False)]
 
@@ -160,19 +162,41 @@ def cancel(
     Examples:
         coord tasks cancel report-7 --reason "asked for twice"
     """
-    answer = ask(lambda client: client.cancel(task_id, reason), redis_url=redis_url, namespace=namespace)
+
+    async def work(client: Client) -> tuple[CancelAnswer, TaskState | None, bool]:
+        before = await _state(client, task_id)
+        answer = await client.cancel(task_id, reason)
+        return answer, await _state(client, task_id), before is TaskState.CANCELLED
+
+    answer, state, was_so = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_json({"task_id": task_id, "answer": answer})
     else:
         write_line(
             {
-                "accepted": f"{task_id} is cancelled, or its agent was told to stop",
+                "accepted": f"{task_id} {_outcome(state, was_so=was_so)}",
                 "pending": f"{task_id} is not known yet; it will be cancelled if it comes",
                 "sent": f"no distributor answered; the request to cancel {task_id} waits for one (coord ps)",
             }[answer]
         )
     if answer == "sent":
         raise typer.Exit(ExitCode.OPEN)
+
+
+async def _state(client: Client, task_id: str) -> TaskState | None:
+    try:
+        return (await client.task(task_id)).state
+    except TaskNotFound:
+        return None
+
+
+def _outcome(state: TaskState | None, *, was_so: bool) -> str:
+    """What an accepted cancel has come to, by the record."""
+    if state is TaskState.CANCELLED:
+        return "was cancelled already" if was_so else "is cancelled"
+    if state in {TaskState.ASSIGNED, TaskState.RUNNING}:
+        return f"is {state}; its agent was told to stop"
+    return "is to be cancelled" if state is None else f"is {state} by now"
 
 
 def retry(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:

@@ -177,7 +177,8 @@ def test_an_unknown_task(coord: Coord) -> None:
 def test_a_cancelled_task(coord: Coord) -> None:
     """One that waits ends at once; one that has ended stays as it is."""
     coord("tasks", "submit", "nobody", "--id", "unwanted")
-    assert coord("tasks", "cancel", "unwanted", "--reason", "no more").code == 0
+    assert coord("tasks", "cancel", "unwanted", "--reason", "no more").out == "unwanted is cancelled\n"
+    assert coord("tasks", "cancel", "unwanted").out == "unwanted was cancelled already\n"
     text = coord("tasks", "show", "unwanted").out
     assert "task_cancelled: no more" in text
     coord("tasks", "submit", "echo", "--id", "done", "--wait")

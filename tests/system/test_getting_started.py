@@ -26,6 +26,8 @@ LONG_S = 90.0
 STAYING = re.compile(r"python agent\.py|coord agent ")
 #: What kills the last of these in the middle of its work.
 KILLING = "sleep 3; kill -9 $!"
+#: Tasks that any agent of a kind may do share a pool.
+POOL = r"\b[0-9a-f]{16}\b"
 #: What only looks, so that it may be typed again until it shows what the document shows.
 LOOKING = re.compile(r"coord (ps|queues|events|fsck|agents list|tasks show) ?")
 
@@ -46,7 +48,7 @@ def shape(text: str) -> list[str]:
     """Text without what differs each time: ids, hosts, moments, lengths of time, numbers, widths of columns."""
     for pattern, word in (
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
-        (r"\b[0-9a-f]{16}\b", "POOL"),
+        (POOL, "POOL"),
         (r"-[0-9a-f]{4}\b(?!-)", "-MARK"),
         (rf"\blaptop\b|{re.escape(socket.gethostname())}", "HOST"),
         (r"\b\d+(\.\d+)? (ms|s|min|h)( \d+ (s|min))?\b", "TIME"),
@@ -130,7 +132,8 @@ async def newcomer(start: Start, tmp_path: Path, unused_port: int) -> AsyncItera
 
 @pytest.mark.timeout(400)
 async def test_what_is_typed_shows_what_the_document_shows(newcomer: Newcomer) -> None:
-    """In its order, each block as it stands there."""
+    """In its order, each block as it stands there; what is one pool there is one, and what are two are two."""
+    pools: set[tuple[str, str]] = set()
     for line, expected in lines():
         if STAYING.match(line):
             await newcomer.stay(line)
@@ -143,6 +146,9 @@ async def test_what_is_typed_shows_what_the_document_shows(newcomer: Newcomer) -
             said = await newcomer.types(line)
             fits = not expected or shape(said) == shape(expected)
             assert fits or LOOKING.match(line), f"{line}\n{said}instead of\n{expected}"
+            if fits and expected:
+                pools.update(zip(re.findall(POOL, expected), re.findall(POOL, said), strict=True))
             return fits
 
         await wait_until(shows, f"{line} shows what the document says", LONG_S)
+    assert len({told for told, _ in pools}) == len({real for _, real in pools}) == len(pools) > 1

@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from coord import __version__
-from coord.cli import cell, main, programs
+from coord.cli import cell, main, programs, tasks
 from coord.cli.folder import Claim, default_data_dir
 from coord.config import Settings
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
+from coord.models.tasks import TaskState
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
@@ -90,6 +91,22 @@ def test_a_mistyped_setting_is_answered_with_the_nearest(coord: Coord, monkeypat
     monkeypatch.setenv("COORD_REDIS_URI", "redis://h")
     said = coord("up")
     assert (said.code, said.err) == (2, "coord: COORD_REDIS_URI is not a setting; did you mean COORD_REDIS_URL?\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "was_so", "says"),
+    [
+        (TaskState.CANCELLED, False, "is cancelled"),
+        (TaskState.CANCELLED, True, "was cancelled already"),
+        (TaskState.RUNNING, False, "is running; its agent was told to stop"),
+        (TaskState.ASSIGNED, False, "is assigned; its agent was told to stop"),
+        (TaskState.COMPLETED, False, "is completed by now"),
+        (None, False, "is to be cancelled"),
+    ],
+)
+def test_what_has_become_of_a_cancel(state: TaskState | None, says: str, *, was_so: bool) -> None:
+    """One of the things that it may have come to, not all of them: the record tells which."""
+    assert tasks._outcome(state, was_so=was_so) == says
 
 
 def test_nobody_answers_at_the_url(coord: Coord, monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
