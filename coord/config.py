@@ -27,6 +27,9 @@ ALIASES = {
     "AITBC_LOG_LEVEL": "log_level",
 }
 
+#: Options of commands that are not called like their field.
+OPTIONS = {"gateway_host": "--host", "gateway_port": "--port"}
+
 #: Variables that are no settings: ``scripts/venv`` reads COORD_PYTHON, and a program that an agent runs is told of its
 #: task; a ``coord`` that it runs in turn must not take them for mistakes.
 FOREIGN = frozenset(
@@ -214,13 +217,13 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
         overrides: values by field name, validated like the variables.
 
     Raises:
-        ConfigError: names the variable, its value and what is expected; for an unknown one the nearest known.
+        ConfigError: names the variable or option, its value and what is expected; for an unknown one the nearest known.
     """
     source = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     for alias, field in ALIASES.items():
         if raw := source.get(alias, "").strip():
-            values[field] = _convert(alias, field, raw.lower() if field == "log_level" else raw)
+            values[field] = _convert(f"{alias}={raw!r}", field, raw.lower() if field == "log_level" else raw)
     for variable in sorted(source):
         if not variable.startswith(PREFIX) or variable in FOREIGN:
             continue
@@ -228,12 +231,12 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
         if field not in _TYPES or variable != variable_of(field):
             raise ConfigError(_unknown(variable))
         if raw := source[variable].strip():
-            values[field] = _convert(variable, field, raw)
+            values[field] = _convert(f"{variable}={raw!r}", field, raw)
     for field, value in overrides.items():
         if field not in _TYPES:
             raise ConfigError(_unknown(variable_of(field)))
         if value is not None:
-            values[field] = _convert(variable_of(field), field, value)
+            values[field] = _convert(f"{option_of(field)} {value!r}", field, value)
     settings = Settings(**values)
     _check_together(settings)
     return settings
@@ -247,12 +250,23 @@ def live_text(name: str, value: object) -> str:
     """
     if name not in LIVE:
         raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
-    return _text(_convert(name, name, value))
+    return _text(_convert(f"{name}={value!r}", name, value))
 
 
 def variable_of(field: str) -> str:
     """The environment variable of a field: ``batch_bytes`` → ``COORD_BATCH_BYTES``."""
     return PREFIX + field.upper()
+
+
+def option_of(field: str) -> str:
+    """The option of ``coord``'s commands for a field: ``namespace`` → ``--namespace``."""
+    return OPTIONS.get(field, "--" + field.replace("_", "-"))
+
+
+def source_of(field: str, value: str) -> str:
+    """The environment variable that gives a field this value, for messages; '' if none does."""
+    aliases = [alias for alias, one in ALIASES.items() if one == field]
+    return next((name for name in (variable_of(field), *aliases) if os.environ.get(name, "").strip() == value), "")
 
 
 def to_environ(settings: Settings) -> dict[str, str]:
@@ -270,13 +284,13 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _convert(variable: str, field: str, value: object) -> Any:
+def _convert(said: str, field: str, value: object) -> Any:
     try:
         converted = msgspec.convert(value, _TYPES[field], strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{variable}={value!r}: {_expected(field, str(error))}") from None
+        raise ConfigError(f"{said}: {_expected(field, str(error))}") from None
     if isinstance(converted, float) and not math.isfinite(converted):
-        raise ConfigError(f"{variable}={value!r}: expected a finite number")
+        raise ConfigError(f"{said}: expected a finite number")
     return converted
 
 
@@ -305,7 +319,9 @@ def _check_together(settings: Settings) -> None:
 
 
 def _unknown(variable: str) -> str:
-    known = [variable_of(field) for field in _TYPES]
-    near = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "known settings are the fields of coord.config.Settings"
+    # Without the prefix, which all have in common, so that it makes nothing alike.
+    said = variable.upper().removeprefix(PREFIX)
+    known = [field.upper() for field in _TYPES]
+    near = difflib.get_close_matches(said, known, n=1, cutoff=0.7) or [one for one in known if one.endswith(f"_{said}")]
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else "known settings are the fields of coord.config.Settings"
     return f"{variable} is not a setting; {hint}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,12 +20,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from coord.config import MIB, Settings
+from coord.config import MIB, Settings, source_of
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.packing import PACKING
+from coord.refusals import refusal
 
 log = get_logger()
 
@@ -117,7 +117,7 @@ async def close_idle(redis: Redis) -> None:
 
 
 def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
-    _check_url(url)
+    check_url(url)
     tcp = not url.startswith("unix://")
     pool = BlockingConnectionPool.from_url(
         url,
@@ -154,24 +154,25 @@ def safe_url(url: str) -> str:
     return f"{parts.scheme}://{shown}{parts.path}{'?***' if parts.query else ''}"
 
 
-def _check_url(url: str) -> None:
-    shown = f"{safe_url(url)!r} is not a Redis URL"
-    help_ = "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path/to/socket in COORD_REDIS_URL"
+def check_url(url: str, option: str = "") -> None:
+    """Raise ``ConfigError`` if this is no Redis URL; ``option``: how it was given, if not by a variable."""
+    variable = source_of("redis_url", url)
+    given = f"{option} " if option else f"{variable}=" if variable else ""
+    shown = f"{given}{safe_url(url)!r}"
+    help_ = "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path/to/socket"
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for one that is no number or too large
         parse_url(url)
     except ValueError as error:
-        raise ConfigError(f"{shown} ({error}); {help_}") from None
+        raise ConfigError(f"{shown} is not a Redis URL ({error}); {help_}") from None
     place = parts.path if parts.scheme == "unix" else parts.hostname
     database = "" if parts.scheme == "unix" else parts.path.strip("/")
     if not place or (database and not database.isdecimal()):
-        raise ConfigError(f"{shown}; {help_}")
-    for option in parse_qs(parts.query):
-        if option not in URL_OPTIONS:
-            raise ConfigError(
-                f"option {option!r} in {safe_url(url)!r} is not known; known are {', '.join(sorted(URL_OPTIONS))}"
-            )
+        raise ConfigError(f"{shown} is not a Redis URL; {help_}")
+    for name in parse_qs(parts.query):
+        if name not in URL_OPTIONS:
+            raise ConfigError(f"{shown}: option {name!r} is not known; known are {', '.join(sorted(URL_OPTIONS))}")
 
 
 async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
@@ -184,7 +185,8 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
 
     Raises:
         ServerUnavailable: nobody answered within the limit; says where, why, and what to do.
-        ConfigError: the server refused the credentials, or its certificate is not trusted: waiting mends neither.
+        ConfigError: the server refuses the credentials or has no such database, or its certificate is not trusted:
+            waiting mends none of it.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -196,14 +198,11 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
                 await _ping_once(redis)
         except redis_errors.BusyLoadingError:
             why = "it is loading its data"
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
-            if _caused_by(error, (redis_errors.AuthenticationError, redis_errors.AuthorizationError)):
-                raise ConfigError(f"Redis at {safe_url(url)} refuses the user or password: {error}") from error
-            if _caused_by(error, (ssl.SSLCertVerificationError,)):
-                raise ConfigError(
-                    f"Redis at {safe_url(url)} shows a certificate that is not trusted: {error}. "
-                    "Name its authority: rediss://…?ssl_ca_certs=/path/to/ca.pem"
-                ) from error
+        except (redis_errors.RedisError, OSError) as error:
+            if said := refusal(error, safe_url(url), has_password=bool(urlsplit(url).password)):
+                raise ConfigError(said) from error
+            if not isinstance(error, (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)):
+                raise
             why = str(error) or type(error).__name__
         else:
             return
@@ -229,16 +228,6 @@ async def _ping_once(redis: Redis) -> None:
         await connection.read_response()
     finally:
         await connection.disconnect(nowait=True)
-
-
-def _caused_by(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
-    """Whether the error is, or wraps, one of these: over a unix socket redis-py wraps even a refused password."""
-    current: BaseException | None = error
-    while current is not None:
-        if isinstance(current, kinds):
-            return True
-        current = current.__cause__ or current.__context__
-    return False
 
 
 async def check_server(redis: Redis, settings: Settings) -> ServerReport:

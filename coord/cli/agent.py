@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from coord.cli import given
+from coord.cli.options import settings_of
 from coord.cli.voice import Namespace, RedisUrl
-from coord.config import load
 from coord.errors import CoordError
 from coord.models.agents import AgentType
 
@@ -86,7 +86,7 @@ def agent(
     """
     from coord import programs
 
-    settings = load(redis_url=redis_url, namespace=namespace)
+    settings = settings_of(redis_url=redis_url, namespace=namespace)
     options = programs.Options(
         task_types=tuple(task_type or ()),
         keep_alive=keep_alive,

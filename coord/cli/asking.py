@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from coord.config import Settings, load
+from coord.cli.options import settings_of
+from coord.config import Settings
 from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None,
     Raises:
         CoordError: a setting does not fit, Redis cannot be reached or refuses, or what ``work`` raised.
     """
-    settings = load(redis_url=redis_url, namespace=namespace)
+    settings = settings_of(redis_url=redis_url, namespace=namespace)
     return asyncio.run(_ask(work, settings))
 
 

@@ -90,5 +90,6 @@ class Claim:
 
 def unusable(folder: Path, error: Exception) -> ConfigError:
     """The answer to a folder that the system refuses."""
-    why = getattr(error, "strerror", None) or str(error)
+    is_file = isinstance(error, FileExistsError)
+    why = "it is a file, not a folder" if is_file else getattr(error, "strerror", None) or str(error)
     return ConfigError(f"cannot keep data in {folder}: {why}; choose another folder with --data")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from coord.cli.options import settings_of
 from coord.cli.voice import Namespace, RedisUrl
-from coord.config import Settings, load
+from coord.config import Settings
 
 
 def gateway(
@@ -38,7 +39,7 @@ def gateway(
     """
     import uvloop  # with the rest below: nobody should wait for them who asks for the version
 
-    settings = load(gateway_host=host, gateway_port=port, redis_url=redis_url, namespace=namespace)
+    settings = settings_of(gateway_host=host, gateway_port=port, redis_url=redis_url, namespace=namespace)
     if uvloop.run(_run(settings, watch_stdin=watch_stdin)):
         raise typer.Exit(130)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coord.cli.options import settings_of
 from coord.cli.voice import Namespace
-from coord.config import load
 from coord.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def up(
         raise ConfigError("--data is for the embedded server, --redis-url for one of your own; give one of them")
     if port is not None and not gateway:
         raise ConfigError("--port is the gateway's, and --no-gateway leaves it out; give one of them")
-    settings = load(redis_url=redis_url, namespace=namespace, gateway_port=port)
+    settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
     workers = {"registry": registries, "distributor": distributors, "router": routers}
     plan = cell.Plan(
         settings=settings,

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from coord.cli.options import settings_of
 from coord.cli.voice import Namespace, RedisUrl
-from coord.config import load
 
 
 class Kind(StrEnum):
@@ -45,7 +45,7 @@ def worker(
     """
     from coord.cli.programs import child_environ, worker_command
 
-    environ = child_environ(load(redis_url=redis_url, namespace=namespace))
+    environ = child_environ(settings_of(redis_url=redis_url, namespace=namespace))
     sys.stdout.flush()
     # In place of this process: signals, exit code and memory are the worker's own.
     os.execve(sys.executable, worker_command(kind, name, watch_stdin=watch_stdin), environ)  # noqa: S606 (no shell)

@@ -206,6 +206,25 @@ async def test_refused_credentials_are_not_waited_for(server: EmbeddedServer) ->
     assert "wrong@" not in str(caught.value)
 
 
+async def test_a_server_that_asks_for_a_password_is_told_apart(tmp_path: Path) -> None:
+    """A URL without one is answered with where it belongs, over a socket and over TCP alike."""
+    server = EmbeddedServer.start(tmp_path / "d")
+    async with connect(server.url, Settings()) as owner:
+        await owner.config_set("requirepass", "open-sesame")
+        async with connect_worker(server.url, Settings()) as redis:
+            with pytest.raises(ConfigError, match=r"asks for a password: redis://:PASSWORD@host"):
+                await wait_for_server(redis, server.url, limit_s=60)
+    server.kill()
+
+
+async def test_a_database_that_is_not_there_is_not_waited_for(server: EmbeddedServer) -> None:
+    """The number is wrong, not the rights."""
+    url = f"{server.url}?db=99"
+    async with connect_worker(url, Settings()) as redis:
+        with pytest.raises(ConfigError, match="has no database of this number: DB index is out of range"):
+            await wait_for_server(redis, url, limit_s=60)
+
+
 async def test_a_worker_leaves_a_demoted_server_and_repeats_nothing(tmp_path: Path) -> None:
     """The refusal is an error, and its connection is closed: the next one goes where the address leads by then."""
     server = EmbeddedServer.start(tmp_path / "d", extra=("--appendonly", "no"))

@@ -67,12 +67,18 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["up", "--redis-url", "localhost"], ["'://localhost'", "is not a Redis URL", "redis://"]),
+        (
+            ["up", "--redis-url", "localhost"],
+            ["coord: --redis-url '://localhost' is not a Redis URL", "expected redis://"],
+        ),
         (["up", "--redis-url", "redis://h:99999"], ["is not a Redis URL", "redis://"]),
         (["up", "--data", "x", "--redis-url", "redis://h"], ["--data", "--redis-url", "one of them"]),
         (["up", "--port", "8080", "--no-gateway"], ["--port", "--no-gateway", "one of them"]),
         (["up", "--port", "80800"], ["--port", "0<=x<=65535"]),
-        (["up", "--namespace", "a b"], ["COORD_NAMESPACE='a b'", "1 to 64 characters"]),
+        (["up", "--namespace", "a b"], ["coord: --namespace 'a b': expected 1 to 64 characters"]),
+        (["ps", "--redis-url", "http://ann:secret@h"], ["coord: --redis-url 'http://ann:***@h' is not a Redis URL"]),
+        (["worker", "router", "--redis-url", "http://h"], ["coord: --redis-url 'http://h' is not a Redis URL"]),
+        (["gateway", "--namespace", "a:b"], ["coord: --namespace 'a:b': expected 1 to 64 characters"]),
         (["up", "--registries", "-1"], ["--registries", "0<=x<=64"]),
         (["up", "--distributors", "many"], ["--distributors", "integer"]),
         (["down"], ["No such command 'down'"]),
@@ -123,7 +129,8 @@ def test_a_file_where_the_folder_should_be(coord: Coord, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     said = coord("up", "--data", str(tmp_path / "file"))
     assert said.code == 2
-    assert f"cannot keep data in {tmp_path / 'file'}: File exists; choose another folder with --data" in said.err
+    why = "it is a file, not a folder; choose another folder with --data"
+    assert said.err == f"coord: cannot keep data in {tmp_path / 'file'}: {why}\n"
 
 
 def test_a_folder_in_use(coord: Coord, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from coord import config, embedded
-from coord.connection import _check_url
+from coord.connection import check_url
 from coord.keys import CONSUMES
 from tests.commands import parse
 
@@ -67,7 +67,7 @@ def test_its_environment_is_taken(name: str) -> None:
     """By the loader of the settings; it names the server of this file."""
     settings = config.load(OURS[name]["environment"])
     assert settings.redis_url == "redis://valkey:6379/0"
-    _check_url(settings.redis_url)
+    check_url(settings.redis_url)
     assert settings.log_format == "json"
 
 

@@ -55,6 +55,8 @@ def test_values_are_read_as_their_type(environ: dict[str, str], field: str, valu
         ({"COORD_NAMSPACE": "x"}, ["COORD_NAMSPACE", "COORD_NAMESPACE"]),
         ({"COORD_BACKOF_MS": "1"}, ["COORD_BACKOF_MS", "COORD_BACKOFF_MS"]),
         ({"COORD_batch": "1"}, ["COORD_batch", "COORD_BATCH"]),
+        ({"COORD_PORT": "80"}, ["COORD_PORT is not", "did you mean COORD_GATEWAY_PORT?"]),
+        ({"COORD_BEAT_S": "1"}, ["COORD_BEAT_S is not a setting; known settings are"]),
         ({"COORD_BATCH": "many"}, ["COORD_BATCH", "'many'", "int"]),
         ({"COORD_BATCH": "0"}, ["COORD_BATCH", "'0'", ">= 1"]),
         ({"COORD_HEALTH_THRESHOLD": "1.5"}, ["COORD_HEALTH_THRESHOLD", "'1.5'", "from 0 to 1"]),
@@ -78,8 +80,10 @@ def test_a_mistake_is_named(environ: dict[str, str], says: list[str]) -> None:
 def test_overrides_win_and_are_validated() -> None:
     """A command's option beats the environment; None means it was not given."""
     assert load({"COORD_BATCH": "8"}, batch=16, namespace=None).batch == 16
-    with pytest.raises(ConfigError, match="COORD_NAMESPACE"):
+    with pytest.raises(ConfigError, match=r"^--namespace 'a b': expected 1 to 64"):
         load({}, namespace="a b")
+    with pytest.raises(ConfigError, match=r"^--port 70000: "):
+        load({}, gateway_port=70_000)
     with pytest.raises(ConfigError, match="COORD_BATCHES is not a setting"):
         load({}, batches=1)
 

@@ -18,7 +18,7 @@ CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "COORD_REDIS_URL"),
+        ("", "expected redis://"),
         ("localhost:6379", "localhost"),
         ("http://h:1", "http://h:1"),
         ("redis://", "redis://"),
@@ -38,6 +38,15 @@ def test_a_bad_url_is_named(url: str, says: str) -> None:
         connect(url, Settings())
     assert says in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_bad_url_of_the_environment_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one may have forgotten that it is set; a URL that came another way has no variable."""
+    monkeypatch.setenv("COORD_REDIS_URL", "http://u:hidden@h:1")
+    with pytest.raises(ConfigError, match=r"^COORD_REDIS_URL='http://u:\*\*\*@h:1' is not a Redis URL"):
+        connect("http://u:hidden@h:1", Settings())
+    with pytest.raises(ConfigError, match=r"^'http://h:1' is not a Redis URL"):
+        connect("http://h:1", Settings())
 
 
 def test_a_password_is_never_shown() -> None:
