@@ -21,7 +21,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import __version__
-from coord.cli.folder import default_data_dir
+from coord.cli.folder import default_data_dir, refuse_foreign
 from coord.cli.log import Log, last_words
 from coord.cli.place import is_ours, is_taken, url_of
 from coord.cli.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
@@ -273,7 +273,9 @@ def sentence_of(event: Event) -> str:
 def _server(plan: Plan) -> Server:
     if plan.data_dir is None and plan.settings.redis_url:
         return Given(plan.settings.redis_url)
-    return Embedded(plan.data_dir or default_data_dir())
+    folder = plan.data_dir or default_data_dir()
+    refuse_foreign(folder)
+    return Embedded(folder)
 
 
 def _refuse_a_second(path: Path, plan: Plan) -> None:

@@ -32,6 +32,25 @@ def default_data_dir() -> Path:
     return base / "coord" / "data"
 
 
+#: What a data folder of coord has at least one of.
+OURS = ("appendonlydir", "server.json", "server.log", "up.json", "lock")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """See that the folder is coord's, empty, or not there yet: a server would put its files among somebody's own.
+
+    Raises:
+        ConfigError: it is full of something else.
+    """
+    try:
+        place = folder.expanduser().resolve()
+        found = {one.name for one in place.iterdir()}
+    except (OSError, RuntimeError):
+        return  # not there yet, or the claim says what is wrong with it
+    if found and found.isdisjoint(OURS):
+        raise ConfigError(f"{place} is not empty and no data folder of coord; choose another with --data")
+
+
 class Claim:
     """A data folder that is this process's own while it lives: the lock goes with the process, however that ends.
 

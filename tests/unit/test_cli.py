@@ -12,7 +12,7 @@ import pytest
 
 from coord import __version__
 from coord.cli import cell, main, programs, tasks
-from coord.cli.folder import Claim, default_data_dir
+from coord.cli.folder import Claim, default_data_dir, refuse_foreign
 from coord.config import Settings
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
@@ -131,6 +131,21 @@ def test_a_file_where_the_folder_should_be(coord: Coord, tmp_path: Path) -> None
     assert said.code == 2
     why = "it is a file, not a folder; choose another folder with --data"
     assert said.err == f"coord: cannot keep data in {tmp_path / 'file'}: {why}\n"
+
+
+def test_a_folder_full_of_something_else(coord: Coord, tmp_path: Path) -> None:
+    """Nothing is put among files that are not coord's; an empty folder and one of coord's own are taken."""
+    (tmp_path / "letter.txt").write_text("")
+    said = coord("up", "--data", str(tmp_path))
+    assert said.code == 2
+    assert said.err == f"coord: {tmp_path} is not empty and no data folder of coord; choose another with --data\n"
+    assert [one.name for one in tmp_path.iterdir()] == ["letter.txt"]
+    for name, file in (("empty", None), ("ours", "server.log")):
+        (tmp_path / name).mkdir()
+        if file:
+            (tmp_path / name / file).write_text("")
+        refuse_foreign(tmp_path / name)
+    refuse_foreign(tmp_path / "not-there-yet")
 
 
 def test_a_folder_in_use(coord: Coord, tmp_path: Path) -> None:
