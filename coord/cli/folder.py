@@ -44,7 +44,7 @@ def refuse_foreign(folder: Path) -> None:
     """
     try:
         place = folder.expanduser().resolve()
-        found = {one.name for one in place.iterdir()}
+        found = {one.name for one in place.iterdir() if not one.name.startswith(".")} - {"lost+found"}  # of a volume
     except (OSError, RuntimeError):
         return  # not there yet, or the claim says what is wrong with it
     if found and found.isdisjoint(OURS):
