@@ -14,19 +14,26 @@ from pathlib import Path
 from redis import exceptions as redis_errors
 
 from coord import Client
+from coord.cli.folder import Claim, unusable
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
+from coord.cli.writing import plain
 from coord.config import Settings
 from coord.endpoint import read_endpoint
-from coord.errors import CoordError
+from coord.errors import ConfigError, DataFolderInUse
 from coord.models.agents import AgentStatus
+from coord.sdk.ending import end
 from examples.main_job.kinds import KINDS
+from examples.main_job.tail import Tail
 
 COORD = "coord up"
 #: Between two looks at whether it has announced itself.
 LOOK_S = 0.02
 #: The wait before a restart up to which each end is told; a program that cannot run would fill the screen.
 TOLD_S = 0.4
+#: Between two looks at what `coord up` has said, and how many ends of one of its processes are told; its log has all.
+PASS_ON_S = 0.2
+TOLD_ENDS = 3
 #: From a cold start on a busy machine. The job begins with whoever is there: tasks wait for the others.
 GATHER_LIMIT_S = 15.0
 
@@ -55,16 +62,37 @@ class Fleet:
         #: How often each process has ended by itself.
         self.ends: Counter[str] = Counter()
         self.agent_ids = [f"{kind.agents}-{number}" for kind in KINDS for number in range(1, agents + 1)]
-        self._url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._url = ""
+        self._has_url = asyncio.Event()
+        self._claim: Claim | None = None
 
-    @property
-    def has_own_cell(self) -> bool:
-        """Whether nobody else is in it: Redis has its data in our folder."""
-        return not self._settings.redis_url
+    def claim(self) -> None:
+        """Take the folder for as long as this process lives, and make room for the logs.
+
+        Raises:
+            DataFolderInUse: another main job or ``coord up`` has it.
+            ConfigError: it cannot be made or written.
+        """
+        try:
+            self._claim = Claim(self._folder)
+            if not self._settings.redis_url:
+                Claim(self._folder / "redis").release()  # our `coord up` takes it for good
+        except ConfigError as error:
+            raise ConfigError(plain(str(error))) from None
+        except DataFolderInUse as error:
+            raise DataFolderInUse(plain(f"{error} (it may be another scripts/run)")) from None
+        try:
+            self.logs.mkdir(exist_ok=True)
+            for log in self.logs.glob("*.log"):
+                log.unlink()
+            self._log(COORD).touch()
+        except OSError as error:
+            raise ConfigError(plain(str(unusable(self._folder, error)))) from None
 
     async def url(self) -> str:
         """Where Redis is, once our `coord up` has said so."""
-        return await asyncio.shield(self._url)
+        await self._has_url.wait()
+        return self._url
 
     async def gather(self, client: Client) -> int:
         """Wait until all agents may be given work, for a while; how many are there."""
@@ -83,30 +111,37 @@ class Fleet:
 
         Raises:
             GaveUp: `coord up` cannot run as it was asked to; ``last_words`` say why.
-            CoordError: the folder cannot be used.
         """
-        try:
-            self.logs.mkdir(parents=True, exist_ok=True)
-            for log in self.logs.glob("*.log"):
-                log.unlink()
-        except OSError as error:
-            why = f"cannot keep data in {self._folder}: {error.strerror}"
-            raise CoordError(f"{why}; choose another folder with --data") from None
         last = Stop()
         keeper = Supervisor([self._coord_up()], self._tell)
         up = asyncio.create_task(keeper.run(last))
         # Without it, agents have nowhere to go.
         up.add_done_callback(lambda _: stop.ask_once())
+        passing_on = asyncio.create_task(self._pass_on())
         try:
             url = await stop.unless_asked(self._announced(keeper))
             if url is not None:
-                self._url.set_result(url)
+                self._url = url
+                self._has_url.set()
                 await Supervisor(self._agent_programs(url), self._tell).run(stop)
         finally:
             last.ask_once()
             if stop.urgent.is_set():
                 last.ask()
-            await up
+            try:
+                await up
+            finally:
+                await end(passing_on)
+
+    async def _pass_on(self) -> None:
+        """Tell of the ends of those processes that `coord up` keeps, as of our own."""
+        tail = Tail(self._log(COORD))
+        while True:
+            for one in tail.read():
+                self.ends[one.name] += 1
+                if self.ends[one.name] <= TOLD_ENDS:
+                    self._say(one.message)
+            await asyncio.sleep(PASS_ON_S)
 
     async def _announced(self, keeper: Supervisor) -> str:
         path = self.own_endpoint or self._settings.endpoint_path
@@ -118,8 +153,9 @@ class Fleet:
 
     def hints(self) -> str:
         """What a person can do while it stays up."""
-        # Whole paths: another terminal is somewhere else.
-        agent = shlex.join([sys.executable, str(KINDS[0].program), "--id", f"{KINDS[0].agents}-{self._agents + 1}"])
+        # Absolute, as another terminal is somewhere else; not resolved, or it would be the Python without our packages.
+        python, program = Path(sys.executable).absolute(), KINDS[0].program.absolute()
+        agent = shlex.join([str(python), str(program), "--id", f"{KINDS[0].agents}-{self._agents + 1}"])
         if self.own_endpoint:
             agent = f"COORD_ENDPOINT_FILE={shlex.quote(str(self.own_endpoint))} {agent}"
         return (

@@ -27,8 +27,7 @@ class Live:
         self._finished: Counter[str] = Counter()
         self._failed = 0
         self._submitted = 0
-        self._begin = time.monotonic()
-        self._said_at = self._begin
+        self._begin = self._said_at = time.monotonic()
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description:<15}"),
@@ -41,6 +40,7 @@ class Live:
         )
 
     def __enter__(self) -> Self:
+        self._begin = self._said_at = time.monotonic()
         self._progress.start()
         self._bars = {name: self._progress.add_task(name, total=total, note="") for name, total in self._totals.items()}
         return self
@@ -48,9 +48,16 @@ class Live:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Of an interrupted job the sentence about its end says how far it was: no bars, no line beside that.
+        self._progress.live.transient = error is not None
         self._progress.stop()
-        if not self._console.is_terminal and self._submitted:
+        if error is None and not self._console.is_terminal and self._submitted:
             self._line()
+
+    @property
+    def done(self) -> int:
+        """How many tasks have their outcome."""
+        return self._finished.total()
 
     def submitted(self, count: int) -> None:
         """So many more tasks were acknowledged."""

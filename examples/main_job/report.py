@@ -23,11 +23,12 @@ DUPLICATES_SHOWN = 5
 def show_found(console: Console, found: Found, tasks: int) -> None:
     """What the walk found, before any agent has seen it."""
     files, tasks_ = _count(len(found.files), "text file"), _count(tasks, "task")
-    console.print(f"[bold]{_name(str(found.root))}[/]: {files}, {tasks_}", soft_wrap=True)
+    whole = not console.is_terminal  # one line; a terminal's own line breaks are amid words
+    console.print(f"[bold]{_name(str(found.root))}[/]: {files}, {tasks_}", soft_wrap=whole)
     for what, counted in (("left out", found.left_out), ("not entered", found.not_entered)):
         if counted:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
-            console.print(f"{what}: {reasons}", soft_wrap=True)
+            console.print(f"{what}: {reasons}", soft_wrap=whole)
 
 
 def show_findings(console: Console, found: Findings) -> None:
@@ -83,6 +84,10 @@ def show_timing(console: Console, timing: Timing, ends: Mapping[str, int]) -> No
         restarts = str(ends.get(agent.agent_id, 0))
         agents.add_row(agent.agent_id, f"{agent.done:,}", f"{agent.failed:,}", busy, f"{agent.p50_ms:,}", restarts)
     console.print(agents)
+    shown = {agent.agent_id for agent in timing.agents}
+    others = ", ".join(f"{_name(name)} {count}" for name, count in sorted(ends.items()) if name not in shown)
+    if others:
+        console.print(f"also ended and restarted: {others}")
     spans = _table("How long a task took, in milliseconds", "from … to", "p50", "p95", "p99", "longest")
     for span in timing.spans:
         spans.add_row(span.what, *(f"{ms:,}" for ms in (span.p50, span.p95, span.p99, span.longest)))
@@ -136,6 +141,11 @@ def _table(title: str, first: str, *numbers: str, words: str = "") -> Table:
     if words:
         table.add_column(words, overflow="fold")
     return table
+
+
+def plain_lines(text: str) -> str:
+    """Text with every control character spelt out but for the ends of lines."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def _name(text: str) -> str:

@@ -13,14 +13,21 @@ from pathlib import Path
 from redis import exceptions as redis_errors
 
 from coord import Client, TaskHandle, TaskSpec
-from coord.errors import TaskCancelled, TaskExpired, TaskFailed, TaskNotFound, TaskRefused
-from coord.models.ids import new_id
+from coord.errors import (
+    ServerFull,
+    ServerUnavailable,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskNotFound,
+    TaskRefused,
+)
 from coord.models.tasks import TERMINAL
 from examples.main_job.kinds import Job
-from examples.main_job.leftovers import PREFIX
 from examples.main_job.outcome import Outcome
 from examples.main_job.progress import Live
 from examples.main_job.records import Records
+from examples.main_job.unfinished import Unfinished
 
 #: Tasks submitted and not finished at most: a second's work or two, far below the coordinator's limit.
 WINDOW = 2_000
@@ -29,30 +36,36 @@ CHUNK = 200
 #: Before another try while Redis is away, or has no room.
 AGAIN_S = 0.2
 
-AWAY = (redis_errors.RedisError, OSError)
+#: Redis is away, or has no room: what passes.
+AWAY = (redis_errors.RedisError, OSError, ServerUnavailable, ServerFull)
 
 
-async def submit_all(client: Client, root: Path, jobs: Sequence[Job], live: Live) -> list[Outcome]:
+async def submit_all(
+    client: Client, root: Path, jobs: Sequence[Job], live: Live, unfinished: Unfinished
+) -> list[Outcome]:
     """Every job's outcome, in the order in which they finished."""
     try:
         async with asyncio.TaskGroup() as group:
-            submitter = _Submitter(client, root, live, group)
+            submitter = _Submitter(client, root, live, unfinished, group)
             await submitter.submit(jobs)
     except ExceptionGroup as several:  # one failure is enough to say
         raise several.exceptions[0] from None
+    unfinished.forget()
     return submitter.outcomes
 
 
 class _Submitter:
-    def __init__(self, client: Client, root: Path, live: Live, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, client: Client, root: Path, live: Live, unfinished: Unfinished, group: asyncio.TaskGroup
+    ) -> None:
         self.outcomes: list[Outcome] = []
         self._client = client
         self._root = str(root)
         self._live = live
+        self._unfinished = unfinished
         self._group = group
         self._records = Records(client, group)
         self._room = asyncio.Semaphore(WINDOW)
-        self._run = f"{PREFIX}{new_id()}"
 
     async def submit(self, jobs: Sequence[Job]) -> None:
         """Submit all, as room becomes free; each is followed by a task of its own."""
@@ -60,6 +73,7 @@ class _Submitter:
             for _ in chunk:
                 await self._room.acquire()
             specs = [self._spec(job, number) for number, job in enumerate(chunk, begin)]
+            self._unfinished.submitting(begin + len(chunk))
             handles = await self._submitted(specs)
             self._live.submitted(len(chunk))
             for job, spec, handle in zip(chunk, specs, handles, strict=True):
@@ -67,7 +81,7 @@ class _Submitter:
 
     def _spec(self, job: Job, number: int) -> TaskSpec:
         payload = {"root": self._root, "path": job.file.path}
-        return TaskSpec(task_id=f"{self._run}-{number}", task_type=job.kind.task_type, payload=payload)
+        return TaskSpec(task_id=self._unfinished.task_id(number), task_type=job.kind.task_type, payload=payload)
 
     async def _submitted(self, specs: list[TaskSpec]) -> list[TaskHandle]:
         while True:

@@ -11,14 +11,23 @@ from typing import Any
 import msgspec
 import psutil
 
+from coord import Client
+from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.endpoint import read_endpoint
+from coord.models.tasks import TaskState
+from coord.queries import by_state
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-
-
 #: Nine processes start, on a machine that may have much else to do.
 JOB_S = 90.0
+
+#: About 8 ms of parsing, so that there is a middle to kill somebody in.
+SOURCE = '"""Module {n}."""\n\nimport os\n\n' + "\n".join(
+    f'def function_{n}(x):\n    """Docstring."""\n    return [x + {n} for _ in range(x)] or os.getpid()\n'
+    for n in range(120)
+)
 
 
 class Job:
@@ -96,3 +105,19 @@ class Start:
             job.process.wait()
             if server := EmbeddedServer.find(job.data / "redis"):
                 server.stop(force=True)
+
+
+async def in_the_middle(most: int) -> str:
+    """Wait until some tasks are done and fewer than ``most``; where Redis is."""
+    path = Settings().endpoint_path
+    await wait_until(lambda: read_endpoint(path) is not None, "coord up has announced itself", JOB_S)
+    endpoint = read_endpoint(path)
+    assert endpoint is not None
+    async with Client(endpoint.url, settings=Settings()) as client:
+
+        async def completed() -> int:
+            return by_state(await client.counters())[TaskState.COMPLETED]
+
+        done = await wait_until(completed, "the first task is done", JOB_S)
+        assert done < most, "too late to be the middle"
+    return endpoint.url

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -20,15 +20,8 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
 from coord.queries import by_state
-from tests.ledger import assert_ledger
-from tests.system.main_job import JOB_S, Job, Start, below
+from tests.system.main_job import JOB_S, SOURCE, Job, Start, below, in_the_middle
 from tests.waiting import wait_until
-
-#: About 8 ms of parsing, so that there is a middle to kill somebody in.
-SOURCE = '"""Module {n}."""\n\nimport os\n\n' + "\n".join(
-    f'def function_{n}(x):\n    """Docstring."""\n    return [x + {n} for _ in range(x)] or os.getpid()\n'
-    for n in range(120)
-)
 
 
 @pytest.fixture
@@ -134,7 +127,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
 ) -> None:
     """Whoever is killed: the same findings, every task with one outcome, and nothing left over in the counters."""
     job = start(folder)
-    url = await _in_the_middle(job)
+    url = await in_the_middle(TASKS // 2)
     killed = victim(job)
     os.kill(killed, signal.SIGKILL)
     await wait_until(lambda: "Everything stays up" in job.said, "the job is done", JOB_S)
@@ -148,23 +141,10 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     assert await job.ended() == 0
     assert job.results() == undisturbed.results()
     assert "Traceback" not in job.said
-    assert f"(pid {killed}) has ended" in job.said + (job.data / "logs" / "coord-up.log").read_text()
-
-
-async def _in_the_middle(job: Job) -> str:
-    """Wait until some tasks are done and many are not; where Redis is."""
-    path = Settings().endpoint_path
-    await wait_until(lambda: read_endpoint(path) is not None, "coord up has announced itself", JOB_S)
-    endpoint = read_endpoint(path)
-    assert endpoint is not None
-    async with Client(endpoint.url, settings=Settings()) as client:
-
-        async def completed() -> int:
-            return by_state(await client.counters())[TaskState.COMPLETED]
-
-        done = await wait_until(completed, "the first task is done", JOB_S)
-        assert done < TASKS / 2, "too late to be the middle"
-    return endpoint.url
+    (line,) = (line for line in job.said.splitlines() if f"(pid {killed}) has ended" in line)
+    assert ", starts again in " in line
+    ends = msgspec.json.decode(job.report.read_bytes())["ends"]
+    assert sum(ends.values()) == 1
 
 
 async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path: Path) -> None:
@@ -178,7 +158,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path
     endpoint = read_endpoint(Settings().endpoint_path)
     assert endpoint is not None
     offered = shlex.split(line, comments=True)
-    more = await asyncio.create_subprocess_exec(*offered, stderr=subprocess.DEVNULL)
+    more = await asyncio.create_subprocess_exec(*offered, cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         async with Client(endpoint.url, settings=Settings()) as client:
 
@@ -199,7 +179,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path
 async def test_killed_it_leaves_nobody_behind(start: Start, folder: Path) -> None:
     """Agents, `coord up`, workers and Redis end by themselves when the main job is killed."""
     job = start(folder)
-    await _in_the_middle(job)
+    await in_the_middle(TASKS // 2)
     processes = below(job.process.pid)
     server = psutil.Process(_redis(job))
     job.process.kill()
@@ -207,70 +187,17 @@ async def test_killed_it_leaves_nobody_behind(start: Start, folder: Path) -> Non
     await wait_until(lambda: not any(one.is_running() for one in [*processes, server]), "all have ended", JOB_S)
 
 
-async def test_what_a_killed_run_left_is_not_done_by_the_next(start: Start, folder: Path, tmp_path: Path) -> None:
-    """It is cancelled and said; what the next run shows is its own, and the books balance."""
-    job = start(folder, name="one")
-    await _in_the_middle(job)
-    processes = below(job.process.pid)
-    job.process.kill()
-    job.process.wait()
-    await wait_until(lambda: not any(one.is_running() for one in processes), "all have ended", JOB_S)
-    few = tmp_path / "few"
-    few.mkdir()
-    (few / "a.txt").write_text("one two\n")
-    after = start(few, name="one")
-    await wait_until(lambda: "what the processes say" in after.said, "the job is done", JOB_S)
-    assert re.search(r"cancelled [\d,]+ unfinished tasks of a run that was ended in the middle", after.said)
-    assert "2 tasks in " in after.said
-    endpoint = read_endpoint(Settings().endpoint_path)
-    assert endpoint is not None
-    async with Client(endpoint.url, settings=Settings()) as client:
-
-        async def ended() -> bool:
-            states = by_state(await client.counters())
-            return not any(states[state] for state in (TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING))
-
-        await wait_until(ended, "everything has ended", JOB_S)
-        await assert_ledger(client.redis, client.keys)
-
-
-async def test_ended_in_the_middle_it_says_so_and_nothing_else(start: Start, folder: Path) -> None:
-    """Ctrl-C amid the job: one sentence, no traceback, exit code 130."""
-    job = start(folder)
-    await _in_the_middle(job)
-    job.process.send_signal(signal.SIGINT)
-    assert await job.ended() == 130
-    assert "ending in the middle; Ctrl-C again ends all at once" in job.said
-    assert "Traceback" not in job.said
-    assert "never retrieved" not in job.said
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (["--data", "{file}"], "cannot keep data in {file}: Not a directory; choose another folder with --data"),
-        (["--report", "/no/such/folder/r.json"], "cannot write a report to '/no/such/folder/r.json'"),
-        (["--agents", "0"], "'0' is no number from 1 to 32"),
-    ],
-)
-async def test_what_cannot_be_done_is_said_at_once(
-    start: Start, folder: Path, tmp_path: Path, options: list[str], why: str
-) -> None:
-    """Before any work: one sentence, exit code 2."""
-    (tmp_path / "file").write_text("")
-    job = start(folder, *(one.format(file=tmp_path / "file") for one in options), "--once")
-    assert await job.ended() == 2
-    assert why.format(file=tmp_path / "file") in job.said
-    assert "Traceback" not in job.said
-
-
 async def test_two_at_once_need_two_data_folders(start: Start, folder: Path) -> None:
     """The second one on the same folder says so and ends with 2; on its own it has an announcement of its own."""
     first = start(folder, name="one")
-    await _in_the_middle(first)
+    await in_the_middle(TASKS // 2)
     refused = start(folder, "--once", name="one")
     assert await refused.ended() == 2
-    assert "scripts/run: coord up gave up: another coord up" in refused.said
+    assert "scripts/run: another coord up" in refused.said
+    assert f"(pid {first.process.pid}) runs on" in refused.said
+    assert "it may be another scripts/run" in refused.said
+    assert refused.said.count("text files") == 1, "the first one's; found out before the folder was walked"
+    assert (first.data / "logs" / "coord-up.log").read_text(), "the first one's logs are left alone"
     beside = start(folder, "--once", name="two")
     assert await beside.ended() == 0
     assert first.process.poll() is None
@@ -283,6 +210,7 @@ async def test_nothing_to_do(start: Start, tmp_path: Path) -> None:
     assert await job.ended() == 0
     assert "0 text files, 0 tasks" in job.said
     assert "nothing to do" in job.said
+    assert job.results()["found"]["files"] == 0
     missing = start(tmp_path / "missing", "--once")
     assert await missing.ended() == 2
     assert f"scripts/run: '{tmp_path / 'missing'}' is not a folder" in missing.said

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from coord import NonRetryable
 from coord.models.tasks import Priority, TaskError, TaskRecord, TaskState
@@ -14,8 +17,10 @@ from examples import content_digest, python_outline, text_stats
 from examples.main_job.findings import Duplicates, findings
 from examples.main_job.kinds import KINDS, Job, jobs
 from examples.main_job.outcome import Outcome
+from examples.main_job.report import show_failures, show_findings, show_found
+from examples.main_job.tail import Ended, Tail
 from examples.main_job.timing import percentile, timing
-from examples.main_job.walk import LARGEST, File, default_folder, walk
+from examples.main_job.walk import LARGEST, File, Found, default_folder, walk
 
 MODULE = b'''"""A module."""
 
@@ -219,6 +224,28 @@ def test_only_an_unparsable_file_is_a_failure_of_its_own() -> None:
     assert not outcome("f", 0, stats(1)).is_unparsable
 
 
+def test_no_name_of_a_file_paints_on_the_terminal() -> None:
+    """Control characters are spelt out in every table and line; what looks like markup is shown as it is."""
+    name = "a\x1b[2J\n[bold]:x:.py"
+    outcomes = [
+        *(outcome(f"{n}{name}", 0, stats(1)) for n in range(2)),
+        outcome(name, 1, python_outline.outline(MODULE)),
+        outcome(f"bad{name}", 1, TaskError("unparsable", "no\x07 more")),
+        *(outcome(f"{n}{name}", 2, {"sha256": "s", "bytes": 7}) for n in range(2)),
+    ]
+    console = Console(width=200, file=io.StringIO(), emoji=False)
+    with console.capture() as captured:
+        show_found(console, Found(Path("/x", name), (), {}, {}), 1)
+        show_findings(console, findings(outcomes))
+        show_failures(console, findings(outcomes))
+    said = captured.get()
+    assert "\x1b[2J" not in said
+    assert "\x07" not in said
+    assert said.count(r"a\x1b[2J\n[bold]:x:.py") == 5
+    assert r"bada\x1b[2J\n[bold]:x:.py: no\x07 more" in said
+    assert "0 text files, 1 task\n" in said
+
+
 def test_time_is_measured_from_the_records() -> None:
     """Spans by nearest rank; throughput from the first submission to the last outcome; work by agent."""
     moments = {"submitted_at": 1_000, "assigned_at": 1_010, "started_at": 1_015}
@@ -245,3 +272,18 @@ def test_percentiles_are_values_that_occurred() -> None:
     values = list(range(1, 101))
     assert [percentile(values, share) for share in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
     assert percentile([7], 0.5) == 7
+
+
+def test_ends_are_read_from_a_log_that_grows(tmp_path: Path) -> None:
+    """Each once, when its line is whole; what is no such line is passed by, and no log yet is none."""
+    log = tmp_path / "log"
+    tail = Tail(log)
+    assert tail.read() == []
+    first = Ended("process.ended", "router-1 has ended", "router-1")
+    line = msgspec.json.encode(first) + b"\n"
+    log.write_bytes(b'no json\n{"event":"up.ready"}\n[1]\n\xff\n' + line + line[:9])
+    assert tail.read() == [first]
+    with log.open("ab") as more:
+        more.write(line[9:] + b'{"event":"redis.ended","message":"gone"}\n')
+    assert tail.read() == [first, Ended("redis.ended", "gone", "redis")]
+    assert tail.read() == []

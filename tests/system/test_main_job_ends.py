@@ -1,0 +1,139 @@
+"""How a main job ends that cannot go on: at once with one line, or after it has put its things in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coord import Client
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.endpoint import read_endpoint
+from coord.fsck import examine
+from coord.models.tasks import TERMINAL, TaskState
+from coord.queries import by_state
+from tests.system.main_job import JOB_S, ROOT, SOURCE, Job, Start, below, in_the_middle
+from tests.waiting import wait_until
+
+#: Files of ``many``; each is three tasks.
+MANY = 400
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts main jobs with data folders of this test's own."""
+    starter = Start(tmp_path)
+    yield starter
+    starter.end()
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder with one file."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "a.py").write_text("x = 1\n")
+    return folder
+
+
+@pytest.mark.parametrize("where", ["file", "under_a_file", "logs_are_a_file", "no_such_home"])
+async def test_data_that_cannot_be_kept_is_said_at_once(start: Start, few: Path, tmp_path: Path, where: str) -> None:
+    """One line that names the folder and what to do, and exit code 2, before anything is started."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "logs_are_a_file").mkdir()
+    (tmp_path / "logs_are_a_file" / "logs").write_text("")
+    given = {"under_a_file": "file/below", "no_such_home": "~nobody-is-called-so/data"}.get(where, where)
+    data = given if given.startswith("~") else str(tmp_path / given)
+    job = start(few, "--once", "--data", data)
+    assert await job.ended() == 2
+    (line,) = job.said.splitlines()
+    assert line.startswith(f"scripts/run: cannot keep data in {data}: ")
+    assert line.endswith("; choose another folder with --data")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("",), "scripts/run: '' is not a folder"),
+        (("no\nsuch",), r"scripts/run: 'no\nsuch' is not a folder"),
+        ((".", "--report", "/proc/no/such"), "scripts/run: cannot write a report to '/proc/no/such': No such file"),
+        ((".", "--agents", "0"), "argument --agents: '0' is no number from 1 to 32"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_said_at_once(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    """In one line, with exit code 2, before the folder is walked or anything started."""
+    command = [sys.executable, "-P", "-m", "examples.main_job", "--once", "--data", str(tmp_path / "data"), *options]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder with work for long enough to be interrupted."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(MANY):
+        (folder / f"module_{number:03}.py").write_text(SOURCE.replace("{n}", str(number)))
+    return folder
+
+
+async def _the_next_run_has_only_its_own(start: Start, few: Path) -> Job:
+    """Run on another folder with the same data, and look at its tables and at the books."""
+    job = start(few)
+    await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
+    found = job.results()["found"]
+    assert (found["files"], found["python_files"], found["failures"]) == (1, 1, [])
+    assert "\n3 tasks in " in job.said
+    endpoint = read_endpoint(Settings().endpoint_path)
+    assert endpoint is not None
+    async with Client(endpoint.url, settings=Settings()) as client:
+        counters = await client.counters()
+        states = {state: count for state, count in by_state(counters).items() if count}
+        assert set(states) <= TERMINAL
+        assert states[TaskState.CANCELLED] > 0
+        assert sum(states.values()) == counters["submitted:normal"]
+        assert not (await examine(client.redis, client.keys)).findings
+    return job
+
+
+async def test_the_next_run_cancels_what_a_killed_one_has_left(start: Start, few: Path, many: Path) -> None:
+    """After kill -9 amid the job, the next run on that data says how many it cancels, and does its own tasks alone."""
+    killed = start(many)
+    await in_the_middle(MANY)
+    left = [*below(killed.process.pid)]
+    if server := EmbeddedServer.find(killed.data / "redis"):
+        left.append(psutil.Process(server.pid))
+    killed.process.kill()
+    killed.process.wait()
+    await wait_until(lambda: not any(one.is_running() for one in left), "all have ended", JOB_S)
+    job = await _the_next_run_has_only_its_own(start, few)
+    assert " unfinished tasks of a run that was ended in the middle" in job.said
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_run_cancels_what_it_has_submitted(
+    start: Start, few: Path, many: Path, sign: signal.Signals
+) -> None:
+    """It says how far it was, ends with 130 and no traceback, and the next run finds nothing to cancel."""
+    job = start(many)
+    await in_the_middle(MANY)
+    job.process.send_signal(sign)
+    assert await job.ended() == 130
+    assert f" of {MANY * 3:,} tasks were done" in job.said
+    assert " tasks that were not done" in job.said
+    again = await _the_next_run_has_only_its_own(start, few)
+    assert "unfinished tasks of a run" not in again.said
+    assert "Traceback" not in again.said
+    assert "never retrieved" not in again.said
