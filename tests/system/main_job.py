@@ -44,7 +44,8 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+                # Any port: other tests start main jobs at the same time, and so may a person.
+                env=os.environ | {"PYTHONPATH": str(ROOT), "COORD_GATEWAY_PORT": "0"} | environ,
             )
 
     @property
