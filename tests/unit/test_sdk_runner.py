@@ -52,7 +52,7 @@ async def test_the_late_result_of_an_abandoned_handler_is_dropped(
     assert (runner.has_abandoned, runner.running) == (True, 0)
     gate.set()
     may_end.set()
-    await asyncio.wait([handled])
+    await asyncio.gather(handled, return_exceptions=True)
     await asyncio.sleep(0)  # what is told goes out at the end of the turn
     runner.close()
     assert [one[3] for one in desk.link.commands(b"XADD")] == [b"task.released"]
@@ -72,7 +72,7 @@ async def test_a_handler_that_is_stopped_before_its_first_step_is_given_back(
     assert attempt.future is not None
     handled = attempt.future
     runner.stop(attempt, "cancelled")
-    await asyncio.wait([handled])
+    await asyncio.gather(handled, return_exceptions=True)
     runner.close()
     (told,) = desk.link.commands(b"XADD")
     assert (told[3], b"cancelled" in told[5], runner.running) == (b"task.released", True, 0)
