@@ -113,7 +113,6 @@ async def test_submitting_what_has_ended_tells_the_outcome_again(cell: Cell) -> 
 
     assert await cell.submit(pool="p-t1", caller="c1", notify=True) == "DUPLICATE"
     assert await cell.submit(pool="p-t1", caller="c2") == "DUPLICATE"
-
     assert [one["type"] for one in await cell.stream("replies:c2")] == ["fact.answered"]
     told = (await cell.stream("replies:c1"))[0]
     assert (told["type"], told["task_id"], told["data"]) == ("task.completed", "t1", '{"ok":true}')

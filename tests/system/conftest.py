@@ -10,6 +10,7 @@ import pytest
 from coord import Client
 from tests.coord_up import Start
 from tests.running import RunningCell
+from tests.system import main_job
 from tests.system.program_fleet import Fleet
 
 
@@ -17,6 +18,14 @@ from tests.system.program_fleet import Fleet
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts `coord up` on folders of this test's own."""
     starter = Start(tmp_path)
+    yield starter
+    starter.end()
+
+
+@pytest.fixture
+def start_job(tmp_path: Path) -> Iterator[main_job.Start]:
+    """Starts main jobs with data folders of this test's own."""
+    starter = main_job.Start(tmp_path)
     yield starter
     starter.end()
 

@@ -24,14 +24,6 @@ from tests.system.main_job import JOB_S, SOURCE, Job, Start, below, in_the_middl
 from tests.waiting import wait_until
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts main jobs with data folders of this test's own."""
-    starter = Start(tmp_path)
-    yield starter
-    starter.end()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many good files, and one of each other kind."""
@@ -123,10 +115,10 @@ def _redis(job: Job) -> int:
 
 @pytest.mark.parametrize("victim", [_agent, _distributor, _coord_up, _redis])
 async def test_kill_9_in_the_middle_changes_only_the_time(
-    start: Start, folder: Path, undisturbed: Job, victim: Callable[[Job], int]
+    start_job: Start, folder: Path, undisturbed: Job, victim: Callable[[Job], int]
 ) -> None:
     """Whoever is killed: the same findings, every task with one outcome, and nothing left over in the counters."""
-    job = start(folder)
+    job = start_job(folder)
     url = await in_the_middle(TASKS // 2)
     killed = victim(job)
     os.kill(killed, signal.SIGKILL)
@@ -147,12 +139,12 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     assert sum(ends.values()) == 1
 
 
-async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path: Path) -> None:
+async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_path: Path) -> None:
     """Without --once: the agent that it offers to start joins the fleet, and Ctrl-C ends everything with 0."""
     folder = tmp_path / "few"
     folder.mkdir()
     (folder / "a.py").write_text("x = 1\n")
-    job = start(folder)
+    job = start_job(folder)
     await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
     (line,) = (line for line in job.said.splitlines() if "one more agent joins" in line)
     endpoint = read_endpoint(Settings().endpoint_path)
@@ -176,9 +168,9 @@ async def test_it_stays_up_and_prints_commands_that_exist(start: Start, tmp_path
     assert [process for process in processes if process.is_running()] == []
 
 
-async def test_killed_it_leaves_nobody_behind(start: Start, folder: Path) -> None:
+async def test_killed_it_leaves_nobody_behind(start_job: Start, folder: Path) -> None:
     """Agents, `coord up`, workers and Redis end by themselves when the main job is killed."""
-    job = start(folder)
+    job = start_job(folder)
     await in_the_middle(TASKS // 2)
     processes = below(job.process.pid)
     server = psutil.Process(_redis(job))
@@ -187,33 +179,33 @@ async def test_killed_it_leaves_nobody_behind(start: Start, folder: Path) -> Non
     await wait_until(lambda: not any(one.is_running() for one in [*processes, server]), "all have ended", JOB_S)
 
 
-async def test_two_at_once_need_two_data_folders(start: Start, folder: Path) -> None:
+async def test_two_at_once_need_two_data_folders(start_job: Start, folder: Path) -> None:
     """The second one on the same folder says so and ends with 2; on its own it has an announcement of its own."""
-    first = start(folder, name="one")
+    first = start_job(folder, name="one")
     await in_the_middle(TASKS // 2)
-    refused = start(folder, "--once", name="one")
+    refused = start_job(folder, "--once", name="one")
     assert await refused.ended() == 2
     assert "scripts/run: another coord up" in refused.said
     assert f"(pid {first.process.pid}) runs on" in refused.said
     assert "it may be another scripts/run" in refused.said
     assert refused.said.count("text files") == 1, "the first one's; found out before the folder was walked"
     assert (first.data / "logs" / "coord-up.log").read_text(), "the first one's logs are left alone"
-    beside = start(folder, "--once", name="two")
+    beside = start_job(folder, "--once", name="two")
     assert await beside.ended() == 0
     assert first.process.poll() is None
 
 
-async def test_nothing_to_do(start: Start, tmp_path: Path) -> None:
+async def test_nothing_to_do(start_job: Start, tmp_path: Path) -> None:
     """A folder without text files is done at once; one that is none is an error."""
     (tmp_path / "void").mkdir()
-    job = start(tmp_path / "void", "--once")
+    job = start_job(tmp_path / "void", "--once")
     assert await job.ended() == 0
     assert "0 text files, 0 tasks" in job.said
     assert "nothing to do" in job.said
     assert job.results()["found"]["files"] == 0
-    missing = start(tmp_path / "missing", "--once")
+    missing = start_job(tmp_path / "missing", "--once")
     assert await missing.ended() == 2
     assert f"scripts/run: '{tmp_path / 'missing'}' is not a folder" in missing.said
-    unset = start("", "--once")
+    unset = start_job("", "--once")
     assert await unset.ended() == 2
     assert "scripts/run: '' is not a folder" in unset.said

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -27,14 +26,6 @@ MANY = 400
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts main jobs with data folders of this test's own."""
-    starter = Start(tmp_path)
-    yield starter
-    starter.end()
-
-
-@pytest.fixture
 def few(tmp_path: Path) -> Path:
     """A folder with one file."""
     folder = tmp_path / "few"
@@ -44,14 +35,16 @@ def few(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("where", ["file", "under_a_file", "logs_are_a_file", "no_such_home"])
-async def test_data_that_cannot_be_kept_is_said_at_once(start: Start, few: Path, tmp_path: Path, where: str) -> None:
+async def test_data_that_cannot_be_kept_is_said_at_once(
+    start_job: Start, few: Path, tmp_path: Path, where: str
+) -> None:
     """One line that names the folder and what to do, and exit code 2, before anything is started."""
     (tmp_path / "file").write_text("")
     (tmp_path / "logs_are_a_file").mkdir()
     (tmp_path / "logs_are_a_file" / "logs").write_text("")
     given = {"under_a_file": "file/below", "no_such_home": "~nobody-is-called-so/data"}.get(where, where)
     data = given if given.startswith("~") else str(tmp_path / given)
-    job = start(few, "--once", "--data", data)
+    job = start_job(few, "--once", "--data", data)
     assert await job.ended() == 2
     (line,) = job.said.splitlines()
     assert line.startswith(f"scripts/run: cannot keep data in {data}: ")
@@ -89,9 +82,9 @@ def many(tmp_path: Path) -> Path:
     return folder
 
 
-async def _the_next_run_has_only_its_own(start: Start, few: Path) -> Job:
+async def _the_next_run_has_only_its_own(start_job: Start, few: Path) -> Job:
     """Run on another folder with the same data, and look at its tables and at the books."""
-    job = start(few)
+    job = start_job(few)
     await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
     found = job.results()["found"]
     assert (found["files"], found["python_files"], found["failures"]) == (1, 1, [])
@@ -108,9 +101,9 @@ async def _the_next_run_has_only_its_own(start: Start, few: Path) -> Job:
     return job
 
 
-async def test_the_next_run_cancels_what_a_killed_one_has_left(start: Start, few: Path, many: Path) -> None:
+async def test_the_next_run_cancels_what_a_killed_one_has_left(start_job: Start, few: Path, many: Path) -> None:
     """After kill -9 amid the job, the next run on that data says how many it cancels, and does its own tasks alone."""
-    killed = start(many)
+    killed = start_job(many)
     await in_the_middle(MANY)
     left = [*below(killed.process.pid)]
     if server := EmbeddedServer.find(killed.data / "redis"):
@@ -118,22 +111,22 @@ async def test_the_next_run_cancels_what_a_killed_one_has_left(start: Start, few
     killed.process.kill()
     killed.process.wait()
     await wait_until(lambda: not any(one.is_running() for one in left), "all have ended", JOB_S)
-    job = await _the_next_run_has_only_its_own(start, few)
+    job = await _the_next_run_has_only_its_own(start_job, few)
     assert " unfinished tasks of a run that was ended in the middle" in job.said
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_run_cancels_what_it_has_submitted(
-    start: Start, few: Path, many: Path, sign: signal.Signals
+    start_job: Start, few: Path, many: Path, sign: signal.Signals
 ) -> None:
     """It says how far it was, ends with 130 and no traceback, and the next run finds nothing to cancel."""
-    job = start(many)
+    job = start_job(many)
     await in_the_middle(MANY)
     job.process.send_signal(sign)
     assert await job.ended() == 130
     assert f" of {MANY * 3:,} tasks were done" in job.said
     assert " tasks that were not done" in job.said
-    again = await _the_next_run_has_only_its_own(start, few)
+    again = await _the_next_run_has_only_its_own(start_job, few)
     assert "unfinished tasks of a run" not in again.said
     assert "Traceback" not in again.said
     assert "never retrieved" not in again.said
