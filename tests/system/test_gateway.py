@@ -262,7 +262,8 @@ async def test_on_sigterm_requests_under_way_are_answered(at: House, http: HttpC
 )
 async def test_what_cannot_be_started_as_asked_is_one_line(at: House, environ: dict[str, str], told: str) -> None:
     """Exit code 2, what is wrong, and no trace."""
-    process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", **environ)
+    any_port = {"COORD_GATEWAY_PORT": "0"}
+    process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", **any_port | environ)
     assert await process.ended(30) == 2
     assert told in process.told()
     assert "Traceback" not in process.told()
