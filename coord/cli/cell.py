@@ -28,6 +28,7 @@ from coord.cli.programs import GATEWAY, gateway_program, kind_of, logged_environ
 from coord.cli.server import Embedded, Given, Server
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
+from coord.cli.trouble import WAITING
 from coord.config import Settings
 from coord.connection import ServerReport, check_server, connect_worker, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
@@ -181,8 +182,10 @@ class Cell:
         if server.data_dir is not None:
             rows["data"] = str(server.data_dir)
         rows["durability"] = report.durability
-        if report.warnings:
-            rows["warning"] = list(report.warnings)
+        none_here = [kind for kind, count in self._plan.workers.items() if not count]
+        elsewhere = [f"no {kind} here: {WAITING[kind]} wait unless one runs elsewhere" for kind in none_here]
+        if warnings := [*report.warnings, *elsewhere]:
+            rows["warning"] = warnings
         if self._plan.settings.namespace != Settings().namespace:
             rows["namespace"] = self._plan.settings.namespace
         rows["workers"] = [program.name for program in workers] or "none here"

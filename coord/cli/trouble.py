@@ -15,6 +15,13 @@ WAITED_MS = 5_000
 #: A loop comes round every two seconds even when there is nothing to do.
 STILL_MS = 10_000
 
+#: What nobody does without a worker of a kind.
+WAITING = {
+    "registry": "registrations and heartbeats",
+    "distributor": "submitted tasks and results",
+    "router": "messages",
+}
+
 
 def is_late(backlog: StreamBacklog, now: int) -> bool:
     """Whether an entry has waited longer than it should."""
@@ -24,7 +31,7 @@ def is_late(backlog: StreamBacklog, now: int) -> bool:
 def warnings(found: Presence, before: Presence | None = None) -> list[str]:
     """What is wrong, a sentence each, with the next step; ``before``: half a second earlier."""
     told = [
-        f"no {kind} is there, so {', '.join(_streams(found, kind))} wait; start one: coord worker {kind}"
+        f"no {kind} is there, so {WAITING[kind]} wait; start one: coord worker {kind}"
         for kind in dict.fromkeys(one.kind for one in found.backlogs)
         if not any(worker.kind == kind for worker in found.workers)
     ]
@@ -48,7 +55,3 @@ def warnings(found: Presence, before: Presence | None = None) -> list[str]:
 def waited_ms(backlog: StreamBacklog, now: int) -> int:
     """How long the oldest entry of a stream has waited at ``now``, both in milliseconds."""
     return 0 if backlog.oldest_at is None else now - backlog.oldest_at
-
-
-def _streams(found: Presence, kind: str) -> list[str]:
-    return [one.stream for one in found.backlogs if one.kind == kind]

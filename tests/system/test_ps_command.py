@@ -79,10 +79,10 @@ def test_a_cell_without_workers(
     found = run_coord(capsys, monkeypatch, "ps", "--redis-url", server.url, "--namespace", namespace)
     assert (found.code, found.out) == (1, "no worker is there\n")
     registry, distributor, router = found.err.splitlines()
-    assert registry.startswith("warning: no registry is there, so in:registry, ")
-    assert registry.endswith("start one: coord worker registry")
-    assert distributor.endswith("start one: coord worker distributor")
-    assert router.endswith("start one: coord worker router")
+    no = "warning: no {0} is there, so {1} wait; start one: coord worker {0}"
+    assert registry == no.format("registry", "registrations and heartbeats")
+    assert distributor == no.format("distributor", "submitted tasks and results")
+    assert router == no.format("router", "messages")
 
 
 async def test_watch_goes_on_until_ctrl_c(lives: Living) -> None:

@@ -51,6 +51,8 @@ async def test_as_many_of_each_as_asked(start: Start) -> None:
         "distributor-1", "distributor-2", "distributor-3", "registry-1", "registry-2",
     ]  # fmt: skip
     assert endpoint.namespace == "cell-2"
+    (started,) = up.told("up.started")
+    assert started["warning"] == ["no router here: messages wait unless one runs elsewhere"]
     await accepted(endpoint.url, namespace="cell-2")
     async with Client() as client:
         assert submitted(await client.counters()) == 1
