@@ -14,7 +14,7 @@ from pathlib import Path
 from redis import exceptions as redis_errors
 
 from coord import Client
-from coord.cli.folder import Claim, unusable
+from coord.cli.folder import Claim, refuse_foreign, unusable
 from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
 from coord.cli.writing import plain
@@ -76,6 +76,7 @@ class Fleet:
         try:
             self._claim = Claim(self._folder)
             if not self._settings.redis_url:
+                refuse_foreign(self._folder / "redis")
                 Claim(self._folder / "redis").release()  # our `coord up` takes it for good
         except ConfigError as error:
             raise ConfigError(plain(str(error))) from None

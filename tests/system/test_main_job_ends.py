@@ -51,6 +51,17 @@ async def test_data_that_cannot_be_kept_is_said_at_once(
     assert line.endswith("; choose another folder with --data")
 
 
+async def test_a_folder_of_somebody_is_left_as_it_is(start_job: Start, few: Path, tmp_path: Path) -> None:
+    """Redis is not put among files that are not coord's, and nothing is written there."""
+    theirs = tmp_path / "data" / "redis"
+    theirs.mkdir(parents=True)
+    (theirs / "letter.txt").write_text("")
+    refused = start_job(few, "--once")
+    assert await refused.ended() == 2
+    assert "is not empty and no data folder of coord" in refused.said
+    assert [one.name for one in theirs.iterdir()] == ["letter.txt"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -92,9 +103,14 @@ async def _the_next_run_has_only_its_own(start_job: Start, few: Path) -> Job:
     endpoint = read_endpoint(Settings().endpoint_path)
     assert endpoint is not None
     async with Client(endpoint.url, settings=Settings()) as client:
+
+        async def ended() -> bool:
+            return {state for state, count in by_state(await client.counters()).items() if count} <= TERMINAL
+
+        # What the killed agents held is cancelled once they have had their time to obey.
+        await wait_until(ended, "every task has its outcome", JOB_S)
         counters = await client.counters()
-        states = {state: count for state, count in by_state(counters).items() if count}
-        assert set(states) <= TERMINAL
+        states = by_state(counters)
         assert states[TaskState.CANCELLED] > 0
         assert sum(states.values()) == counters["submitted:normal"]
         assert not (await examine(client.redis, client.keys)).findings
