@@ -24,11 +24,20 @@ from tests.living import LIMIT_S, Living, Said, living, run_coord
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
 
+NAMES = ("registry-1", "distributor-2", "router-3")
+
+
 @pytest.fixture(scope="module")
 def lives(server: EmbeddedServer) -> Iterator[Living]:
-    """One cell for all these tests."""
+    """One cell for all these tests, its workers there."""
     with living(server.url) as found:
         found.agent("echo-1")
+        workers = [found.cell.keys.worker(name.partition("-")[0], name) for name in NAMES]
+
+        async def are_there() -> bool:
+            return int(await found.cell.redis.exists(*workers)) == len(workers)
+
+        found.until(are_there, "the workers have said that they are there")
         yield found
 
 
