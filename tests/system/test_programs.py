@@ -282,7 +282,7 @@ async def said(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
         ("-- cat", "coord: say what the program can do: --capability NAME (as often as needed), or --task-type NAME\n"),
         ("--capability x --id a/b -- cat", "coord: agent_id must be 1 to 128 characters"),
         ("--capability x --label zone -- cat", "coord: --label 'zone' is not NAME=VALUE, such as --label zone=eu\n"),
-        ("--capability x --redis-url http://h -- cat", "coord: 'http://h' is not a Redis URL"),
+        ("--capability x --redis-url http://h -- cat", "coord: --redis-url 'http://h' is not a Redis URL"),
         ("--capability x --type none -- cat", "'none' is not one of 'coordinator', 'worker'"),
     ],
 )
