@@ -193,6 +193,7 @@ def _ignored(_about: Any, _answer: Any) -> None:
     pass
 
 
-def _text(text: str, longest: int = LONGEST_MESSAGE) -> str:
-    """Cut, and without halves of surrogate pairs, which are no UTF-8."""
+def _text(said: object, longest: int = LONGEST_MESSAGE) -> str:
+    """What a handler has said, whatever it is: cut, and without halves of surrogate pairs, which are no UTF-8."""
+    text = said if isinstance(said, str) else str(said)
     return text[:longest].encode("utf-8", "replace").decode()

@@ -76,8 +76,9 @@ class Runner:
             if handler is not None and handler.decode is not None:
                 payload = handler.decode(assigned.payload)
                 args = (payload, task) if handler.takes_task else (payload,)
-        except BAD_JSON as error:
-            self._reports.failed(attempt, "payload_invalid", f"payload: {error}", retryable=False)
+        except Exception as error:  # noqa: BLE001 -- a Struct's own checks may raise anything
+            why = str(error) if isinstance(error, BAD_JSON) else _described(error)
+            self._reports.failed(attempt, "payload_invalid", f"payload: {why}", retryable=False)
             self.ended()
             return
         if handler is None:
@@ -156,13 +157,25 @@ class Runner:
             self._returned(attempt, result)
 
     def _returned(self, attempt: Attempt, result: Any) -> None:
-        if attempt.lease in self._running:  # or it was abandoned
+        if attempt.lease not in self._running:  # it was abandoned
+            return
+        try:
             self._reports.completed(attempt, result)
-            self._ended(attempt)
+        except BaseException as error:  # noqa: BLE001 -- what is the user's may raise anything when it is encoded
+            said = f"the result of type {type(result).__name__} is not JSON: {_described(error)}"
+            self._reports.failed(attempt, "result_invalid", said, retryable=False)
+        self._ended(attempt)
 
     def _raised(self, attempt: Attempt, error: BaseException) -> None:
         if attempt.lease not in self._running:
             return
+        try:
+            self._tell_raised(attempt, error)
+        except BaseException:  # noqa: BLE001 -- an exception of the user's of which nothing can be said
+            self._reports.failed(attempt, "handler_failed", type(error).__name__, retryable=True)
+        self._ended(attempt)
+
+    def _tell_raised(self, attempt: Attempt, error: BaseException) -> None:
         reports = self._reports
         if attempt.stop_reason is not None:
             reports.released(attempt, attempt.stop_reason)
@@ -179,7 +192,6 @@ class Runner:
                 exc_info=error,
             )  # fmt: skip
             reports.failed(attempt, "handler_failed", _described(error), retryable=True)
-        self._ended(attempt)
 
     def _ended(self, attempt: Attempt) -> None:
         del self._running[attempt.lease]
@@ -241,5 +253,5 @@ def _in_thread(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Ba
 def _described(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 -- a __str__ of the user's may raise
+    except BaseException:  # noqa: BLE001 -- a __str__ of the user's may raise
         return type(error).__name__

@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
-from coord import Task
+from coord import NonRetryable, Release, Retryable, Task
 from coord.sdk.attempt import Attempt
 from coord.sdk.handlers import read_handler
 from coord.sdk.runner import Runner
 from tests.unit.sdk_desk import Desk
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -76,3 +78,66 @@ async def test_a_handler_that_is_stopped_before_its_first_step_is_given_back(
     runner.close()
     (told,) = desk.link.commands(b"XADD")
     assert (told[3], b"cancelled" in told[5], runner.running) == (b"task.released", True, 0)
+
+
+class Unspeakable(Exception):
+    """Of which nothing can be said."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class Checked(msgspec.Struct):
+    """A payload with a check of its own."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        raise KeyError(self.n)
+
+
+async def checked(payload: Checked) -> None:
+    """Never called."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (NonRetryable(404, "gone"), b"task.failed", b'"code":"404","message":"gone"'),  # type: ignore[arg-type]
+        (NonRetryable("bad", ValueError("x")), b"task.failed", b'"message":"x"'),  # type: ignore[arg-type]
+        (Retryable("bad", None), b"task.failed", b'"message":"None"'),  # type: ignore[arg-type]
+        (Release(ValueError("later")), b"task.released", b'"reason":"later"'),  # type: ignore[arg-type]
+        (Unspeakable(), b"task.failed", b'"message":"Unspeakable"'),
+    ],
+    ids=["code", "message", "none", "reason", "unspeakable"],
+)
+async def test_whatever_a_handler_raises_ends_its_attempt(
+    desk: Desk, threads: ThreadPoolExecutor, error: Exception, kind: bytes, says: bytes
+) -> None:
+    """The slot is free again, and the coordinator hears of it, whatever the exception was made of."""
+
+    async def handler(task: Task) -> None:
+        raise error
+
+    (told,) = await _outcomes(desk, threads, handler)
+    assert told[3] == kind
+    assert says in told[5]
+
+
+async def test_a_payload_whose_own_check_raises_fails_its_task_alone(desk: Desk, threads: ThreadPoolExecutor) -> None:
+    """Whatever it raises: the others of its batch are started."""
+    (told,) = await _outcomes(desk, threads, checked)
+    assert b'"code":"payload_invalid","message":"payload: KeyError: 1","retryable":false' in told[5]
+
+
+async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object]) -> list[list[bytes]]:
+    """What is told of one attempt, after which nothing runs."""
+    ended: list[bool] = []
+    runner = Runner("a", {"hold": read_handler(handler)}, None, threads, desk.reports)
+    runner.ended = lambda: ended.append(True)
+    runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":{"n":1}}'))
+    await wait_until(lambda: ended, "the slot is free")
+    assert runner.running == 0
+    await asyncio.sleep(0)  # what is told goes out at the end of the turn
+    runner.close()
+    return desk.link.commands(b"XADD")
