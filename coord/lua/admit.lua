@@ -70,7 +70,10 @@ local groups = {}
 at = at + 1
 for n = 1, tonumber(ARGV[at - 1]) do
   local priority, pool, caller, options = unpack(ARGV, at, at + 3)
-  groups[n] = { priority = priority, pool = pool, caller = caller, names = { unpack(ARGV, at + 4, at + 3 + tonumber(options)) } }
+  groups[n] = {
+    stream = 'in:tasks:' .. priority, priority = priority, pool = pool, caller = caller,
+    names = { unpack(ARGV, at + 4, at + 3 + tonumber(options)) },
+  }
   at = at + 4 + tonumber(options)
 end
 
@@ -109,12 +112,12 @@ local NONE = {}
 local function admit(n)
   local i, key, group = starts[n], keys[n], group_of[n]
   local entry, id, score, submission, body = unpack(ARGV, i + 1, i + 5)
-  local priority, pool, caller = group.priority, group.pool, group.caller
+  local stream, priority, pool, caller = group.stream, group.priority, group.pool, group.caller
   local known = (are_known or written_here[key]) and call('HGET', key, 'state')
   written_here[key] = true
   if known and known ~= 'refused' then
     if digest_of(call('HGET', key, 'submission')) ~= digest_of(submission) then
-      answer(caller, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content", 'task_id', id)
+      answer(caller, stream, entry, 'id_conflict', "task_id '" .. id .. "' was submitted before with other content", 'task_id', id)
       return 'CONFLICT'
     end
     if caller ~= '' and ENDED[known] and caller == caller_of(submission) then
@@ -123,7 +126,7 @@ local function admit(n)
     return 'DUPLICATE'
   end
   if known and call('HGET', key, 'entry') == entry then
-    answer(caller, entry, 'backlog_full', 'the task was refused; submit it again later', 'task_id', id)
+    answer(caller, stream, entry, 'backlog_full', 'the task was refused; submit it again later', 'task_id', id)
     return 'REFUSED'
   end
   local room = SHARE[priority]
@@ -135,7 +138,7 @@ local function admit(n)
     call('ZADD', P .. 'tasks:refused', NOW, id)
     bump('refused:' .. priority, 1)
     log_task('task.refused', id, 'message', why)
-    answer(caller, entry, 'backlog_full', why .. '; submit the task again later', 'task_id', id)
+    answer(caller, stream, entry, 'backlog_full', why .. '; submit the task again later', 'task_id', id)
     return 'REFUSED'
   end
   local fields, run_at, deadline, has_options = NONE, nil, nil, group.names[1] ~= nil
@@ -184,23 +187,23 @@ local words, failed = guard_each(#starts, admit)
 local TURNED_DOWN = { REFUSED = true, CONFLICT = true }
 local done, n = {}, 1
 while n <= #starts do
-  local entry, priority, caller = ARGV[starts[n] + 1], group_of[n].priority, group_of[n].caller
+  local entry, stream, caller = ARGV[starts[n] + 1], group_of[n].stream, group_of[n].caller
   local is_failing, is_taken = false, false
   repeat
     is_failing, is_taken = is_failing or failed[n], is_taken or not TURNED_DOWN[words[n]]
     n = n + 1
-  until n > #starts or ARGV[starts[n] + 1] ~= entry or group_of[n].priority ~= priority
+  until n > #starts or ARGV[starts[n] + 1] ~= entry or group_of[n].stream ~= stream
   if not is_failing then
-    local ids = done[priority] or {}
-    done[priority] = ids
+    local ids = done[stream] or {}
+    done[stream] = ids
     ids[#ids + 1] = entry
     if is_taken then
-      answer(caller, entry)
+      answer(caller, stream, entry)
     end
   end
 end
 local told = finish_tasks(words)
-for priority, ids in pairs(done) do
-  consume('in:tasks:' .. priority, 'distributor', ids)
+for stream, ids in pairs(done) do
+  consume(stream, 'distributor', ids)
 end
 return told

@@ -9,6 +9,8 @@
 --   beat came first); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.health_moved
 -- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
+local STREAM = 'in:beats'
+
 local function last_ten(beats, observed)
   local kept = { int(observed) }
   for beat in string.gmatch(beats or '', '%d+') do
@@ -37,13 +39,13 @@ local function beat(i, metrics_at, count)
   local to = caller ~= '' and caller or id
   local strange = stranger(agent, incarnation)
   if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
-    answer(to, entry, 'unknown_agent', "agent '" .. id .. "' is not registered")
+    answer(to, STREAM, entry, 'unknown_agent', "agent '" .. id .. "' is not registered")
     return 'UNKNOWN'
   elseif strange then
-    answer(to, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
+    answer(to, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.beat_id) then
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'STALE'
   end
   local key = P .. 'agent:' .. id
@@ -78,7 +80,7 @@ local function beat(i, metrics_at, count)
   elseif moved then
     log_agent('agent.health_moved', agent)
   end
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'OK'
 end
 
@@ -94,5 +96,5 @@ for _ = 1, tonumber(ARGV[8]) do
   at = at + 6 + count * 2
 end
 finish()
-consume('in:beats', 'registry', done)
+consume(STREAM, 'registry', done)
 return { words }

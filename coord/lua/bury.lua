@@ -22,7 +22,7 @@ for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do
     call('XADD', P .. 'dead:in', 'MAXLEN', '~', ARGV[5], '*', unpack(fields))
     bump('buried', 1)
     buried = buried + 1
-    answer(caller, entry, code, reason)
+    answer(caller, stream, entry, code, reason)
   end
   stream_ids[stream] = stream_ids[stream] or {}
   table.insert(stream_ids[stream], entry)

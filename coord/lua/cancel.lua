@@ -10,6 +10,7 @@
 --   outcome); NOT_FOUND; PENDING (its submission may still be on its way); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
 -- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
+local STREAM = 'in:requests'
 local GRACE = tonumber(ARGV[10])
 
 local function awaited(entry)
@@ -30,27 +31,27 @@ local function cancel(i)
   if not task.state or task.state == 'refused' then
     if awaited(entry) then
       call('ZADD', P .. 'tombstones', int(entry_ms(entry)), id)
-      answer(caller, entry, 'pending', "task '" .. id .. "' is not known yet; it will be cancelled if it comes")
+      answer(caller, STREAM, entry, 'pending', "task '" .. id .. "' is not known yet; it will be cancelled if it comes")
       return 'PENDING'
     end
-    answer(caller, entry, 'task_not_found', "Task '" .. id .. "' not found")
+    answer(caller, STREAM, entry, 'task_not_found', "Task '" .. id .. "' not found")
     return 'NOT_FOUND'
   elseif task.state == 'cancelled' then
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'CANCELLED'
   elseif task.state == 'queued' or task.state == 'scheduled' then
     end_waiting(task, 'cancelled', reason)
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'CANCELLED'
   elseif task.state ~= 'assigned' and task.state ~= 'running' then
-    answer(caller, entry, 'task_finished', "task '" .. id .. "' is " .. task.state .. ' already')
+    answer(caller, STREAM, entry, 'task_finished', "task '" .. id .. "' is " .. task.state .. ' already')
     return 'FINISHED'
   end
   -- Deleting the entry is the claim: with 1 the agent has not begun and never will, and the attempt has to end here.
   call('SCARD', P .. 'inflight:' .. task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     end_attempt(task, 'cancelled', 'task_cancelled', reason, false)
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'CANCELLED'
   end
   load_rest(task)
@@ -62,7 +63,7 @@ local function cancel(i)
     tell_to_stop(task.agent_id, id, task.lease, reason)
     log_task('task.cancel_requested', id, 'agent_id', task.agent_id)
   end
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'STOPPING'
 end
 
@@ -75,5 +76,5 @@ for i = 12, 11 + tonumber(ARGV[11]) * 4, 4 do
   end
 end
 local told = finish_tasks(words)
-consume('in:requests', 'distributor', done)
+consume(STREAM, 'distributor', done)
 return told

@@ -7,19 +7,21 @@
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); ERROR <why> (not consumed)
 -- Events in log:agents: agent.changed
 -- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
+local STREAM = 'in:registry'
+
 local function change(i, metrics_at, count)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
   local strange = stranger(agent, incarnation)
   if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
-    answer(to, entry, caller ~= '' and 'agent_not_found' or 'unknown_agent', "Agent '" .. id .. "' not found")
+    answer(to, STREAM, entry, caller ~= '' and 'agent_not_found' or 'unknown_agent', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
   elseif strange then
-    answer(to, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
+    answer(to, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) then
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'STALE'
   end
   local observed = observed_now()
@@ -48,7 +50,7 @@ local function change(i, metrics_at, count)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'term', agent.term, 'rev', agent.rev, 'fact_id', entry,
     'health_score', agent.health_score, 'beat_obs', agent.beat_obs, unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'OK'
 end
 
@@ -64,5 +66,5 @@ for _ = 1, tonumber(ARGV[8]) do
   at = at + 6 + count * 2
 end
 finish()
-consume('in:registry', 'registry', done)
+consume(STREAM, 'registry', done)
 return { words }

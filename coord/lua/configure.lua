@@ -5,6 +5,8 @@
 -- ARGV[5] number of settings, then for each: entry id | caller or '' | name | 1: set, 0: given back | value
 -- Returns {words}. Words: OK; ERROR <why> (not consumed)
 -- Events in log:control: setting.changed
+local STREAM = 'in:control:distributor'
+
 local function configure(i)
   local entry, caller, name, is_set, value = unpack(ARGV, i, i + 4)
   if is_set == '1' then
@@ -13,7 +15,7 @@ local function configure(i)
     call('HDEL', P .. 'settings', name)
   end
   log('log:control', 'type', 'setting.changed', 'name', name, 'value', value, 'caller', caller)
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'OK'
 end
 
@@ -26,5 +28,5 @@ for i = 6, 5 + tonumber(ARGV[5]) * 5, 5 do
   end
 end
 finish()
-consume('in:control:distributor', 'distributor', done)
+consume(STREAM, 'distributor', done)
 return { words }

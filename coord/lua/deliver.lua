@@ -11,14 +11,14 @@
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)
   local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to = unpack(ARGV, i, i + 11)
-  local key = P .. 'message:' .. id
+  local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
   local known = call('HGET', key, 'digest')
   if known then
     if known ~= digest then
-      answer(caller, entry, 'id_conflict', "message_id '" .. id .. "' was used before with other content")
+      answer(caller, stream, entry, 'id_conflict', "message_id '" .. id .. "' was used before with other content")
       return 'CONFLICT'
     end
-    answer(caller, entry)
+    answer(caller, stream, entry)
     return 'DUPLICATE'
   end
   local sent_at = entry_ms(entry)
@@ -29,13 +29,13 @@ local function deliver(i)
     call('ZADD', P .. 'messages:dead', NOW, id)
     bump('messages_dead', 1)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
-    answer(caller, entry, code, reason)
+    answer(caller, stream, entry, code, reason)
   else
     hand_over({
       id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
       expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
     })
-    answer(caller, entry)
+    answer(caller, stream, entry)
   end
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(expires_at),

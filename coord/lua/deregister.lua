@@ -20,13 +20,13 @@ local function deregister(i)
   local agent = load_agent(id)
   local strange = stranger(agent, incarnation)
   if not agent.known or strange == 'UNKNOWN' then
-    answer(caller, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
+    answer(caller, STREAM, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
   elseif strange then
-    answer(caller, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
+    answer(caller, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) and not may_be_later(entry, agent.fact_id) then
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'STALE'
   end
   if agent.status ~= 'inactive' then
@@ -38,7 +38,7 @@ local function deregister(i)
     call('HSET', P .. 'agent:' .. id, 'status', 'inactive', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry)
     log_agent('agent.deregistered', agent)
   end
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'OK'
 end
 

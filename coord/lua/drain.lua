@@ -7,6 +7,8 @@
 -- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later word of an operator came first);
 --   ERROR <why> (not consumed). An answer of ok says {"status":status}, as it is now
 -- Events in log:agents: agent.changed
+local STREAM = 'in:control:registry'
+
 local function begin(agent)
   if not agent.drained_from then
     agent.drained_from = agent.status == 'stale' and (agent.resumes_as or 'active') or agent.status
@@ -33,10 +35,10 @@ local function drain(i)
   local entry, caller, id, begins = unpack(ARGV, i, i + 3)
   local agent = load_agent(id)
   if not agent.known or agent.status == 'inactive' then
-    answer(caller, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
+    answer(caller, STREAM, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
   elseif not is_later(entry, agent.drain_id) then
-    answer_with(caller, entry, '{"status":"' .. agent.status .. '"}')
+    answer_with(caller, STREAM, entry, '{"status":"' .. agent.status .. '"}')
     return 'STALE'
   end
   local before = agent.status
@@ -49,7 +51,7 @@ local function drain(i)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'rev', agent.rev, 'health_score', agent.health_score,
     'drain_id', entry)
-  answer_with(caller, entry, '{"status":"' .. agent.status .. '"}')
+  answer_with(caller, STREAM, entry, '{"status":"' .. agent.status .. '"}')
   return 'OK'
 end
 
@@ -62,5 +64,5 @@ for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
   end
 end
 finish()
-consume('in:control:registry', 'registry', done)
+consume(STREAM, 'registry', done)
 return { words }

@@ -10,6 +10,7 @@
 -- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; ERROR <why> (not consumed). An answer of ok says {"purged":n,"left":n}:
 --   how many were forgotten, and how many more of that age there are
 -- Events in log:control: dead.purged
+local STREAM = 'in:control:' .. ARGV[6]
 local OF, MOST = ARGV[5], tonumber(ARGV[7])
 local RECORDS = {
   tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed' },
@@ -81,11 +82,11 @@ local function purge(i)
     purged, left, message = purge_entry(id)
   end
   if message then
-    answer(caller, entry, left, message)
+    answer(caller, STREAM, entry, left, message)
     return purged
   end
   log('log:control', 'type', 'dead.purged', 'of', OF, 'id', id, 'purged', int(purged), 'caller', caller)
-  answer_with(caller, entry, '{"purged":' .. int(purged) .. ',"left":' .. int(left) .. '}')
+  answer_with(caller, STREAM, entry, '{"purged":' .. int(purged) .. ',"left":' .. int(left) .. '}')
   return 'OK'
 end
 
@@ -98,5 +99,5 @@ for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
   end
 end
 finish()
-consume('in:control:' .. ARGV[6], ARGV[6], done)
+consume(STREAM, ARGV[6], done)
 return { words }

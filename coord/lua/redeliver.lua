@@ -7,6 +7,8 @@
 -- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this reason);
 --   ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
+local STREAM = 'in:control:router'
+
 local function redeliver(i)
   local entry, caller, id, ttl = unpack(ARGV, i, i + 3)
   local key = P .. 'message:' .. id
@@ -14,10 +16,10 @@ local function redeliver(i)
     'correlation_id', 'reply_to')
   local status, sender, receiver, kind, lane, payload, correlation, reply_to = unpack(values, 1, 8)
   if not status then
-    answer(caller, entry, 'message_not_found', "Message '" .. id .. "' not found")
+    answer(caller, STREAM, entry, 'message_not_found', "Message '" .. id .. "' not found")
     return 'NOT_FOUND'
   elseif status ~= 'dead' then
-    answer(caller, entry, 'message_not_dead', "message '" .. id .. "' is " .. status .. '; only a dead one can be replayed')
+    answer(caller, STREAM, entry, 'message_not_dead', "message '" .. id .. "' is " .. status .. '; only a dead one can be replayed')
     return 'NOT_DEAD'
   end
   local sent_at = entry_ms(entry)
@@ -26,7 +28,7 @@ local function redeliver(i)
   if word then
     call('HSET', key, 'reason', reason)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
-    answer(caller, entry, code, reason)
+    answer(caller, STREAM, entry, code, reason)
     return word
   end
   call('ZREM', P .. 'messages:dead', id)
@@ -37,7 +39,7 @@ local function redeliver(i)
   call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(expires_at), 'reason', '')
   call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))
   bump('messages_replayed', 1)
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'DELIVERED'
 end
 
@@ -50,5 +52,5 @@ for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
   end
 end
 finish()
-consume('in:control:router', 'router', done)
+consume(STREAM, 'router', done)
 return { words }

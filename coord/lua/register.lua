@@ -10,6 +10,8 @@
 --   one replaced; nothing changed); STALE (a later fact came first; nothing changed); ERROR <why> (not consumed)
 -- Events in log:agents: agent.registered, agent.changed
 -- Events in in:losses: agent.lost (a new incarnation, while the one before has tasks in flight)
+local STREAM = 'in:registry'
+
 local function index(agent, facets)
   local wanted = {}
   for facet in string.gmatch(facets, '%S+') do
@@ -46,14 +48,14 @@ local function register(i, fields_at, fields_end)
   local agent = load_agent(id)
   local key = P .. 'agent:' .. id
   if incarnation ~= '' and was_superseded(agent, incarnation) then
-    answer(caller ~= '' and caller or id, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
+    answer(caller ~= '' and caller or id, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   end
   -- Registrations are last-writer-wins among themselves, and so are statuses. A status that another registry handled
   -- first holds, and what the registration says besides holds as well; but nobody is brought back who left after it.
   local is_late = not is_later(entry, agent.fact_id)
   if not is_later(entry, agent.registered_id) or (is_late and agent.status == 'inactive') then
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'STALE'
   end
   local observed = observed_now()
@@ -108,7 +110,7 @@ local function register(i, fields_at, fields_end)
   elseif seen_differently then
     log_agent('agent.changed', agent)
   end
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return (is_new or replaces) and 'REGISTERED' or 'REFRESHED'
 end
 
@@ -124,5 +126,5 @@ for _ = 1, tonumber(ARGV[8]) do
   at = at + 8 + count * 2
 end
 finish()
-consume('in:registry', 'registry', done)
+consume(STREAM, 'registry', done)
 return { words }

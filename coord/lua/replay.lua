@@ -8,24 +8,25 @@
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
 --   (it has not failed); EXPIRED (its deadline has passed); ERROR <why> (not consumed)
 -- Events in log:tasks: task.replayed
+local STREAM = 'in:control:distributor'
 local HEAD_START = { urgent = ARGV[5], critical = ARGV[6], high = ARGV[7], normal = ARGV[8], low = ARGV[9] }
 
 local function replay(i)
   local entry, id, caller = unpack(ARGV, i, i + 2)
   local task = load_task(id)
   if task.state and call('HGET', task.key, 'replay_id') == entry then
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'DUPLICATE'
   elseif not task.state or task.state == 'refused' then
-    answer(caller, entry, 'task_not_found', "Task '" .. id .. "' not found")
+    answer(caller, STREAM, entry, 'task_not_found', "Task '" .. id .. "' not found")
     return 'NOT_FOUND'
   elseif task.state ~= 'failed' then
-    answer(caller, entry, 'task_not_dead', "task '" .. id .. "' is " .. task.state .. '; only a failed one can be replayed')
+    answer(caller, STREAM, entry, 'task_not_dead', "task '" .. id .. "' is " .. task.state .. '; only a failed one can be replayed')
     return 'NOT_DEAD'
   end
   load_rest(task)
   if task.deadline and tonumber(task.deadline) <= now then
-    answer(caller, entry, 'task_expired', "the deadline of task '" .. id .. "' has passed; submit it under a new id")
+    answer(caller, STREAM, entry, 'task_expired', "the deadline of task '" .. id .. "' has passed; submit it under a new id")
     return 'EXPIRED'
   end
   -- It waits as if submitted now: with the score of its first submission, a replay of many would overtake everybody.
@@ -42,7 +43,7 @@ local function replay(i)
   bump('backlog_bytes', call('HSTRLEN', task.key, 'body'))
   bump('replayed', 1)
   log_each('task.replayed', id, 'priority', task.priority)
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'REPLAYED'
 end
 
@@ -55,5 +56,5 @@ for i = 11, 10 + tonumber(ARGV[10]) * 3, 3 do
   end
 end
 local told = finish_tasks(words)
-consume('in:control:distributor', 'distributor', done)
+consume(STREAM, 'distributor', done)
 return told

@@ -13,6 +13,8 @@
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
 --   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
+local STREAM = 'in:reports'
+
 local function completed(task, started, result)
   unassign(task)
   close(task, 'completed', 'result', result, 'tasks:terminal', started)
@@ -41,16 +43,16 @@ local function settle(kind, caller, entry, i)
   if task.lease ~= lease then
     if task.state and string.find(call('HGET', task.key, 'attempts') or '', lease, 1, true) then
       bump('reports_duplicate', 1)
-      answer(caller, entry)
+      answer(caller, STREAM, entry)
       return 'DUPLICATE'
     end
     bump('reports_stale', 1)
-    answer(caller, entry, 'stale_lease', 'the lease of this task is not known; nothing changed')
+    answer(caller, STREAM, entry, 'stale_lease', 'the lease of this task is not known; nothing changed')
     return 'STALE'
   end
   if task.state ~= 'assigned' and task.state ~= 'running' then
     bump('reports_duplicate', 1)
-    answer(caller, entry)
+    answer(caller, STREAM, entry)
     return 'DUPLICATE'
   end
   at = at ~= '' and at or nil
@@ -71,7 +73,7 @@ local function settle(kind, caller, entry, i)
     local code, message, retryable = unpack(ARGV, i + 4, i + 6)
     end_attempt(task, kind, code, message, retryable == '1')
   end
-  answer(caller, entry)
+  answer(caller, STREAM, entry)
   return 'OK'
 end
 
@@ -100,11 +102,11 @@ local words = guard_each(tonumber(ARGV[10]), function()
   local word = settle(run.kind, '', entry, i)
   run.failing = run.failing - 1
   if run.left == 0 and run.failing == 0 then
-    answer(run.caller, entry)
+    answer(run.caller, STREAM, entry)
     done[#done + 1] = entry
   end
   return word
 end)
 local told = finish_tasks(words)
-consume('in:reports', 'distributor', done)
+consume(STREAM, 'distributor', done)
 return told

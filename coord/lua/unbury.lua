@@ -9,6 +9,7 @@
 --   whole); ERROR <why> (not consumed). An answer of ok says {"entry_id":id}: of the new entry, in its stream
 -- Events in log:control: entry.replayed
 local KIND = ARGV[5]
+local STREAM = 'in:control:' .. KIND
 local streams = {}
 local at = 7
 for _ = 1, tonumber(ARGV[6]) do
@@ -20,7 +21,7 @@ local function unbury(i)
   local entry, caller, dead = unpack(ARGV, i, i + 2)
   local found = call('XRANGE', P .. 'dead:in', dead, dead)[1]
   if not found then
-    answer(caller, entry, 'entry_not_found', "entry '" .. dead .. "' is not in dead:in")
+    answer(caller, STREAM, entry, 'entry_not_found', "entry '" .. dead .. "' is not in dead:in")
     return 'NOT_FOUND'
   end
   local fields = {}
@@ -29,10 +30,10 @@ local function unbury(i)
   end
   local stream = fields.stream or ''
   if not streams[stream] then
-    answer(caller, entry, 'entry_not_found', "entry '" .. dead .. "' is of " .. stream .. ', which no ' .. KIND .. ' reads')
+    answer(caller, STREAM, entry, 'entry_not_found', "entry '" .. dead .. "' is of " .. stream .. ', which no ' .. KIND .. ' reads')
     return 'FOREIGN'
   elseif fields.whole ~= '1' then
-    answer(caller, entry, 'entry_truncated', "entry '" .. dead .. "' was not kept whole, so it cannot be replayed; whoever "
+    answer(caller, STREAM, entry, 'entry_truncated', "entry '" .. dead .. "' was not kept whole, so it cannot be replayed; whoever "
       .. 'appended it has to do so again')
     return 'TRUNCATED'
   end
@@ -44,7 +45,7 @@ local function unbury(i)
   call('XDEL', P .. 'dead:in', dead)
   bump('unburied', 1)
   log('log:control', 'type', 'entry.replayed', 'stream', stream, 'id', id, 'caller', caller)
-  answer_with(caller, entry, '{"entry_id":"' .. id .. '"}')
+  answer_with(caller, STREAM, entry, '{"entry_id":"' .. id .. '"}')
   return 'OK'
 end
 
@@ -57,5 +58,5 @@ for i = at + 1, at + tonumber(ARGV[at]) * 3, 3 do
   end
 end
 finish()
-consume('in:control:' .. KIND, KIND, done)
+consume(STREAM, KIND, done)
 return { words }

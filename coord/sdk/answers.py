@@ -1,4 +1,4 @@
-"""Answers to facts: matched by the entry id of the fact, whichever arrives first, the id or the answer."""
+"""Answers to facts: matched by stream and entry id of the fact, whichever arrives first, the id or the answer."""
 
 from __future__ import annotations
 
@@ -24,28 +24,22 @@ class Answer(NamedTuple):
         return from_code(self.code, self.message)
 
 
-def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[str], Answer]:
-    """The entry ids of facts, and the answer to each of them, that an entry of type ``fact.answered`` holds."""
+#: A fact that was appended: its stream, without the namespace, and its entry id, which is unique in the stream only.
+Appended = tuple[str, str]
+
+
+def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[Appended], Answer]:
+    """The facts, and the answer to each of them, that an entry of type ``fact.answered`` tells of."""
+    stream = fields[b"stream"].decode()
     code = fields.get(b"code", b"").decode("utf-8", "replace")
     message = fields.get(b"message", b"").decode("utf-8", "replace")
     task_id = fields.get(b"task_id", b"").decode()
-    return fields[b"fact"].decode().split(), Answer(
-        fields.get(b"ok") == b"1", code, message, fields.get(b"data", b"null"), task_id
-    )
+    answer = Answer(fields.get(b"ok") == b"1", code, message, fields.get(b"data", b"null"), task_id)
+    return [(stream, entry) for entry in fields[b"fact"].decode().split()], answer
 
 
 #: Takes an answer; whether there may be more, since the fact tells of several tasks.
 Take = Callable[[Answer], bool | None]
-
-
-def _both(one: Take, other: Take) -> Take:
-    """For two facts on two streams that were appended in one millisecond, and have the same entry id."""
-
-    def take(answer: Answer) -> bool:
-        wants = [each(answer) for each in (one, other)]
-        return any(wants)
-
-    return take
 
 
 class Answers:
@@ -58,30 +52,29 @@ class Answers:
     def __init__(self, kept: int = 1_000) -> None:
         self._kept = kept
         # Ordered ones know their first; a dict would look for it among the places of all that were deleted before.
-        self._awaited: OrderedDict[str, Take] = OrderedDict()
-        self._early: OrderedDict[str, list[Answer]] = OrderedDict()
+        self._awaited: OrderedDict[Appended, Take] = OrderedDict()
+        self._early: OrderedDict[Appended, list[Answer]] = OrderedDict()
 
-    def expect(self, entry: str, take: Take) -> None:
-        """Call ``take`` with the answer to the fact that was appended as ``entry``; at once if it is here."""
-        for early in self._early.pop(entry, ()):
+    def expect(self, fact: Appended, take: Take) -> None:
+        """Call ``take`` with the answer to this fact; at once if it is here."""
+        for early in self._early.pop(fact, ()):
             if not take(early):
                 return
-        other = self._awaited.get(entry)
-        self._awaited[entry] = take if other is None else _both(other, take)
+        self._awaited[fact] = take
         if len(self._awaited) > self._kept:
             self._awaited.popitem(last=False)
 
-    def arrived(self, entries: Iterable[str], answer: Answer) -> None:
+    def arrived(self, facts: Iterable[Appended], answer: Answer) -> None:
         """An answer to one or more facts was read."""
-        for entry in entries:
-            self._arrived(entry, answer)
+        for fact in facts:
+            self._arrived(fact, answer)
 
-    def _arrived(self, entry: str, answer: Answer) -> None:
-        take = self._awaited.get(entry)
+    def _arrived(self, fact: Appended, answer: Answer) -> None:
+        take = self._awaited.get(fact)
         if take is not None:
             if not take(answer):
-                del self._awaited[entry]
+                del self._awaited[fact]
             return
-        self._early.setdefault(entry, []).append(answer)
+        self._early.setdefault(fact, []).append(answer)
         if len(self._early) > self._kept:
             self._early.popitem(last=False)

@@ -16,7 +16,7 @@ from coord.connection import connect, locate, wait_for_server
 from coord.errors import ConfigError
 from coord.keys import Keys
 from coord.models.ids import new_id
-from coord.sdk.answers import Answer
+from coord.sdk.answers import Answer, Appended
 from coord.sdk.outbox import Outbox
 from coord.sdk.submission import checked
 from coord.sdk.watcher import Watcher
@@ -124,7 +124,7 @@ class Caller:
         """
         same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
         (entry,) = await self._append([Append(stream, same, self.caller if wait > 0 else "", data)])
-        answer = await self._answer(entry, wait) if wait > 0 else None
+        answer = await self._answer((stream, entry), wait) if wait > 0 else None
         if answer is not None and not answer.ok:
             raise answer.error
         return Told(entry, answer is not None)
@@ -134,8 +134,8 @@ class Caller:
             raise ConfigError(NOT_OPEN)
         return await self._outbox.append(batch)
 
-    async def _answer(self, entry: str, timeout: float) -> Answer | None:
-        future = self.watcher.answer(entry).future()
+    async def _answer(self, fact: Appended, timeout: float) -> Answer | None:
+        future = self.watcher.answer(fact).future()
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:

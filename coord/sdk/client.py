@@ -98,9 +98,10 @@ class Client(Operator):
         rest = iter(watches)
         for parcel, entry in zip(parcels, await self._append([one.append for one in parcels]), strict=True):
             some = [next(rest) for _ in range(parcel.tasks)]
-            answers = self.watcher.answers(entry, [watch.task_id for watch in some])
+            stream = parcel.append.stream
+            answers = self.watcher.answers((stream, entry), [watch.task_id for watch in some])
             for watch, answer in zip(some, answers, strict=True):
-                watch.stream, watch.entry = parcel.append.stream, entry
+                watch.stream, watch.entry = stream, entry
                 handles.append(TaskHandle(self, watch, entry, answer))
         return handles
 
@@ -155,8 +156,9 @@ class Client(Operator):
             TaskAlreadyFinished: it has another outcome.
         """
         fact = TaskCancelRequested(check_id(task_id, "task_id"), reason[:4096])
-        (entry,) = await self._append([Append("in:requests", fact, self.caller)])
-        answer = await self._answer(entry, wait)
+        one = Append("in:requests", fact, self.caller)
+        (entry,) = await self._append([one])
+        answer = await self._answer((one.stream, entry), wait)
         if answer is None:
             return "sent"
         if answer.ok:
@@ -212,7 +214,7 @@ class Client(Operator):
         }
         one = message_append(said, priority, self.caller, self.settings.max_entry_bytes)
         (entry,) = await self._append([one])
-        answer = await self._answer(entry, timeout)
+        answer = await self._answer((one.stream, entry), timeout)
         if answer is None:
             raise ResultTimeout(f"no router answered within {timeout:g} s; the message waits for one")
         if not answer.ok:

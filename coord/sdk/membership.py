@@ -38,6 +38,8 @@ log = get_logger()
 PATIENCE_S = 10.0
 #: A difference of clocks that changes by more than this was set anew: another server after a fail-over.
 CLOCK_STEP_MS = 1_000
+#: Where an agent says who it is and how, and where it beats.
+REGISTRY, BEATS = "in:registry", "in:beats"
 
 
 class Membership:
@@ -61,8 +63,8 @@ class Membership:
         self._fact = fact
         self._interval_s = interval_s
         self._link = link
-        self._registry = keys.of("in:registry")
-        self._beats = keys.of("in:beats")
+        self._registry = keys.of(REGISTRY)
+        self._beats = keys.of(BEATS)
         self._answers = answers
         self._leases = leases
         self._failed = failed
@@ -135,7 +137,7 @@ class Membership:
             return
         if take == self._registered:
             self._is_registering = False
-        self._answers.expect(self._saw_time(answer), take)
+        self._answers.expect((REGISTRY, self._saw_time(answer)), take)
 
     def _saw_time(self, entry: bytes) -> str:
         text = entry.decode()
@@ -187,7 +189,7 @@ class Membership:
 
     def _beaten(self, _about: Any, answer: Any) -> None:
         if not isinstance(answer, ErrorAnswer | ConnectionLost):
-            self._answers.expect(self._saw_time(answer), self._heard)
+            self._answers.expect((BEATS, self._saw_time(answer)), self._heard)
 
     def _wait_for_registry(self) -> None:
         if self._again:

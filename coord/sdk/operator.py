@@ -209,7 +209,7 @@ class Operator(Caller, ABC):
         one = Append(f"in:control:{kind}", fact, self.caller)
         _check(one, self.settings.max_entry_bytes)
         (entry,) = await self._append([one])
-        answer = await self._answer(entry, wait)
+        answer = await self._answer((one.stream, entry), wait)
         if answer is None:
             raise ResultTimeout(f"no {kind} answered within {wait:g} s; the request waits for one")
         if not answer.ok:

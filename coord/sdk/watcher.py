@@ -21,7 +21,7 @@ from coord.connection import close_idle, connect, is_demoted
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.tasks import TERMINAL, TaskState
-from coord.sdk.answers import Answer, Answers, read_answer
+from coord.sdk.answers import Answer, Answers, Appended, read_answer
 from coord.sdk.ending import end
 from coord.sdk.handle import Outcome, Watch, timed_out
 from coord.sdk.later import Later
@@ -73,15 +73,15 @@ class Watcher:
         """The task's outcome is known and will be another one: who watches it from now on waits for that."""
         self._watches.pop(task_id, None)
 
-    def answer(self, entry: str) -> Later[Answer]:
-        """The answer to the fact that was appended as ``entry``."""
+    def answer(self, fact: Appended) -> Later[Answer]:
+        """The answer to a fact."""
         self.start()
         answer: Later[Answer] = Later()
-        self._answers.expect(entry, answer.tell)
+        self._answers.expect(fact, answer.tell)
         return answer
 
-    def answers(self, entry: str, task_ids: Sequence[str]) -> list[Later[Answer]]:
-        """What is answered of each of these tasks, all submitted in one ``entry``."""
+    def answers(self, fact: Appended, task_ids: Sequence[str]) -> list[Later[Answer]]:
+        """What is answered of each of these tasks, all submitted in one ``fact``."""
         self.start()
         answers: list[Later[Answer]] = [Later() for _ in task_ids]
         waiting = dict(zip(task_ids, answers, strict=True))
@@ -93,7 +93,7 @@ class Watcher:
                     one.tell(answer)
             return bool(answer.task_id and waiting)
 
-        self._answers.expect(entry, take)
+        self._answers.expect(fact, take)
         return answers
 
     def start(self) -> None:

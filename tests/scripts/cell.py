@@ -45,6 +45,7 @@ class Cell(Records):
         self.bare = isinstance(redis, fakeredis.FakeAsyncRedis)
         self.trimmed = False  #: records of ended tasks were forgotten in this test
         self.broken = False  #: this test leaves books that cannot balance
+        self.appended: set[tuple[str, str]] = set()  #: stream and entry id of every fact
         self._sequence = itertools.count(1)
         self._leases = itertools.count(1)
         self.settings = settings
@@ -109,9 +110,17 @@ class Cell(Records):
         entry = f"{self.now if at is None else at}-{next(self._sequence)}"
         key = self.keys.of(stream)
         await self.redis.xadd(key, {"type": kind, "data": "{}"}, id=entry)
+        self.appended.add((stream, entry))
         group = next(kind for kind, streams in CONSUMES.items() if stream in streams)
         await self.redis.xreadgroup(group, "w1", {key: ">"}, count=1000)
         return entry
+
+    async def answers(self, caller: str = "c1") -> list[tuple[str, str]]:
+        """As of any records; and each answer names the stream that its fact was appended to."""
+        for one in await self.stream(f"replies:{caller}"):
+            if one["type"] == "fact.answered":
+                assert {(one["stream"], fact) for fact in one["fact"].split()} <= self.appended
+        return await super().answers(caller)
 
     async def is_consumed(self, stream: str) -> bool:
         """Whether nothing is left of the stream's entries: neither the entry nor its place in the pending list."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from coord import queries
@@ -55,6 +57,20 @@ async def test_the_same_message_again_has_one_effect(cell: Cell) -> None:
     assert await cell.deliver(caller="c1") == "DUPLICATE"
     assert await cell.dump() == before
     assert [one for _, one in await cell.answers()] == ["ok"] * 3
+
+
+async def test_entries_of_two_lanes_may_have_one_id(cell: Cell) -> None:
+    """⚠ Appended in one millisecond: each answer names its stream, and those of two streams are not told as one."""
+    await cell.register()
+    cell._sequence = itertools.count(7)
+    high = await cell.delivery("m1", lane="high", caller="c1")
+    cell._sequence = itertools.count(7)
+    low = await cell.delivery("m2", lane="low", caller="c1")
+    other = await cell.delivery("m3", lane="high", caller="c1")
+    await cell.run(cell.scripts.deliver([high, low, other]))
+    told = {(one["stream"], one["fact"]) for one in await cell.stream("replies:c1")}
+    assert told == {("in:messages:low", low.entry), ("in:messages:high", f"{high.entry} {other.entry}")}
+    assert high.entry == low.entry
 
 
 async def test_other_content_under_a_known_id_is_a_conflict(cell: Cell) -> None:

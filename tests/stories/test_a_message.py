@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from coord import Client, Message
-from coord.errors import AgentNotFound, IdConflict
+from coord import Client, Message, Task, TaskHandle
+from coord.errors import AgentNotFound, IdConflict, TaskNotFound
+from coord.sdk.client import Receipt
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until
 
@@ -37,6 +40,32 @@ async def test_a_message_to_nobody_is_refused(client: Client) -> None:
     """The receipt tells the truth: there is no such receiver."""
     with pytest.raises(AgentNotFound):
         await client.send("nobody", "hello?")
+
+
+async def test_nobody_is_told_the_answer_to_anothers_fact(client: Client, make_agent: MakeAgent) -> None:
+    """⚠ Facts of several streams, appended at the same moment, often have the same entry id: each has its own answer."""
+    agent = make_agent("doer", capacity=100)
+
+    @agent.task("echo")
+    async def echo(task: Task) -> int:
+        return int(task.payload)
+
+    await agent.start()
+    same = 0
+    while same < 10:  # more than one in ten, as a rule
+        handle, sent, unsent, cancelled = await asyncio.gather(
+            client.submit("echo", 7),
+            client.send("doer", "yes"),
+            client.send("nobody", "no", priority="low"),
+            client.cancel("no-such-task"),
+            return_exceptions=True,
+        )
+        assert isinstance(handle, TaskHandle)
+        assert isinstance(sent, Receipt), sent
+        assert isinstance(unsent, AgentNotFound)
+        assert isinstance(cancelled, TaskNotFound) or cancelled == "pending"
+        assert await handle.result(timeout=20) == 7
+        same += handle.entry_id == sent.entry_id
 
 
 async def test_a_message_sent_twice_under_one_id_is_delivered_once(client: Client, make_agent: MakeAgent) -> None:

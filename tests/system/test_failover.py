@@ -301,7 +301,7 @@ async def _answer_to_report(at: CellHouse, handle: TaskHandle, lease: str) -> st
     async def answer() -> Answer | None:
         found = await at.redis.execute_command("XRANGE", at.keys.replies("late-caller"), "-", "+")
         told = [read_answer(fields) for _, fields in found]
-        return next((one for facts, one in told if entry in facts), None)
+        return next((one for facts, one in told if ("in:reports", entry) in facts), None)
 
     found = await wait_until(answer, "the report is answered")
     assert found is not None

@@ -96,9 +96,9 @@ class House:
         """Entries that lie in a lane."""
         return int(await self.redis.xlen(self.keys.inbox(agent_id, lane)))
 
-    async def answer(self, agent_id: str, entry: str, code: str = "") -> None:
+    async def answer(self, agent_id: str, stream: str, entry: str, code: str = "") -> None:
         """Answer a fact."""
-        fields: dict[Any, Any] = {"type": "fact.answered", "fact": entry, "ok": "0" if code else "1"}
+        fields: dict[Any, Any] = {"type": "fact.answered", "stream": stream, "fact": entry, "ok": "0" if code else "1"}
         if code:
             fields |= {"code": code, "message": f"because {code}"}
         await self.redis.xadd(self.keys.replies(agent_id), fields)
@@ -111,7 +111,7 @@ class House:
                     self._cursor = entry
                     fact = fact_of("in:registry", fields, MIB)
                     code = self.answers.get(fields[b"type"].decode(), "")
-                    await self.answer(codec.caller_of(fields), entry.decode(), code)
+                    await self.answer(codec.caller_of(fields), "in:registry", entry.decode(), code)
                     assert not isinstance(fact, AgentRegistered) or fact.incarnation
             except RedisConnectionError:
                 pass

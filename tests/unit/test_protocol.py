@@ -106,9 +106,7 @@ def _may_be_sent(message_type: str) -> bool:
 
 def test_every_code_is_explained() -> None:
     """In one table at least; and what is explained exists."""
-    answered = lua_codes(
-        r"answer\([^,()]+(?: and [^,()]+ or [^,()]+)?, entry, '([a-z_]+)'", r"return '[A-Z_]+', '([a-z_]+)'"
-    )
+    answered = lua_codes(r"answer\([^()]+, entry, '([a-z_]+)'", r"return '[A-Z_]+', '([a-z_]+)'")
     answered |= lua_codes(r"answer\(.*?, entry, .*? and '([a-z_]+)' or", r"answer\(.*?, entry, .*? or '([a-z_]+)',")
     intake = {"fact_invalid", "fact_too_large", "entry_buried"}
     assert len(answered) > 8, "the scripts say it in other words now"

@@ -33,7 +33,6 @@ DICTIONARY: dict[str, str] = {
 #: elsewhere in the file, or come from whoever calls the part.
 BUILT: dict[tuple[str, str], set[str]] = {
     ("bury", "stream"): {"in:*"},
-    ("deliver", "stream"): set(),
     ("deregister", "STREAM"): {"in:registry", "in:control:{kind}"},
     ("expire", "index"): set(),
     ("expire", "stream"): set(),
@@ -109,10 +108,14 @@ def touched(file: str, body: str) -> set[str]:
 
 
 def built(body: str) -> set[str]:
-    """What stands for a key's name where no quoted string does: behind the prefix, or handed to a function for keys."""
+    """What stands for a key's name where no quoted string does: behind the prefix, or handed to a function for keys.
+
+    Not what is set to a quoted string, which is there to be seen.
+    """
     behind = re.findall(r"\bP \.\. ([A-Za-z_][\w.\[\]]*)", body)
     handed = re.findall(r"(?<!function )\b(?:consume|log)\(([A-Za-z_][\w.\[\]]*)", body)
-    return {*behind, *handed}
+    named = re.findall(r"\b([A-Za-z_]\w*)(?:, \w+)* = '", body)
+    return {*behind, *handed} - {*named}
 
 
 @pytest.mark.parametrize("name", lua.NAMES)

@@ -79,7 +79,7 @@ async def test_an_unknown_agent_registers_again(agent: Agent, house: House) -> N
     await agent.start()
     await house.wait_for("in:beats", AgentHeartbeat)
     ((entry, _fields), *_rest) = await house.entries("in:beats")
-    await house.answer("a", entry.decode(), "unknown_agent")
+    await house.answer("a", "in:beats", entry.decode(), "unknown_agent")
     first, second, *_ = await house.wait_for("in:registry", AgentRegistered, 2)
     assert first == second
 
@@ -98,7 +98,7 @@ async def test_a_superseded_agent_stops_for_good(agent: Agent, house: House) -> 
     await running.wait()
     await house.wait_for("in:beats", AgentHeartbeat)
     ((entry, _fields), *_rest) = await house.entries("in:beats")
-    await house.answer("a", entry.decode(), "superseded")
+    await house.answer("a", "in:beats", entry.decode(), "superseded")
     with pytest.raises(AgentSuperseded, match="because superseded"):
         await serving
     assert (agent.running, agent.is_serving) == (0, False)
@@ -121,7 +121,7 @@ async def test_what_a_superseded_agent_runs_is_stopped_at_once(agent: Agent, hou
     await running.wait()
     await house.wait_for("in:beats", AgentHeartbeat)
     ((entry, _fields), *_rest) = await house.entries("in:beats")
-    await house.answer("a", entry.decode(), "superseded")
+    await house.answer("a", "in:beats", entry.decode(), "superseded")
     (report,) = await house.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.reason) == (lease, "because superseded")
     assert agent.running == 0

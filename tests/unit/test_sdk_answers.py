@@ -8,11 +8,11 @@ from coord.sdk.answers import Answer, Answers
 def test_an_answer_is_given_once_whichever_comes_first() -> None:
     """The id of the fact, or the answer to it."""
     answers, told = Answers(), list[Answer]()
-    answers.expect("1-1", told.append)
-    answers.arrived(["1-1", "1-2"], Answer(ok=True))
+    answers.expect(("s", "1-1"), told.append)
+    answers.arrived([("s", "1-1"), ("s", "1-2")], Answer(ok=True))
     assert len(told) == 1
-    answers.expect("1-2", told.append)
-    answers.arrived(["1-1"], Answer(ok=False))
+    answers.expect(("s", "1-2"), told.append)
+    answers.arrived([("s", "1-1")], Answer(ok=False))
     assert [one.ok for one in told] == [True, True]
 
 
@@ -24,12 +24,12 @@ def test_who_wants_more_is_given_what_came_early_and_what_comes_later() -> None:
         told.append(answer.task_id)
         return bool(answer.task_id)
 
-    answers.arrived(["1-1"], Answer(ok=False, task_id="a"))
-    answers.arrived(["1-1"], Answer(ok=False, task_id="b"))
-    answers.expect("1-1", take)
-    answers.arrived(["1-1"], Answer(ok=False, task_id="c"))
-    answers.arrived(["1-1"], Answer(ok=True))
-    answers.arrived(["1-1"], Answer(ok=True))
+    answers.arrived([("s", "1-1")], Answer(ok=False, task_id="a"))
+    answers.arrived([("s", "1-1")], Answer(ok=False, task_id="b"))
+    answers.expect(("s", "1-1"), take)
+    answers.arrived([("s", "1-1")], Answer(ok=False, task_id="c"))
+    answers.arrived([("s", "1-1")], Answer(ok=True))
+    answers.arrived([("s", "1-1")], Answer(ok=True))
     assert told == ["a", "b", "c", ""]
 
 
@@ -37,9 +37,9 @@ def test_no_more_are_kept_than_was_said() -> None:
     """Of those awaited and of those that came early, the newest."""
     answers, told = Answers(3), list[Answer]()
     for number in range(10):
-        answers.expect(f"1-{number}", told.append)
-    answers.arrived([f"1-{number}" for number in range(10)], Answer(ok=True))
+        answers.expect(("s", f"1-{number}"), told.append)
+    answers.arrived([("s", f"1-{number}") for number in range(10)], Answer(ok=True))
     assert len(told) == 3
     for number in range(10):
-        answers.expect(f"1-{number}", told.append)
+        answers.expect(("s", f"1-{number}"), told.append)
     assert len(told) == 6  # 4 to 6 came early and were kept; 0 to 3 were let go, 7 to 9 had met

@@ -47,9 +47,10 @@ class Desk:
         said: dict[Any, Any] = dict(fields)
         await self.redis.xadd(self.keys.replies(self.client.caller), said)
 
-    async def answer(self, entry: str, code: str = "") -> None:
+    async def answer(self, entry: str, code: str = "", *, stream: str = "in:tasks:normal") -> None:
         """Answer a fact."""
-        await self.reply(type="fact.answered", fact=entry, ok="0" if code else "1", code=code, message=f"why {code}")
+        said = {"stream": stream, "fact": entry, "ok": "0" if code else "1", "code": code, "message": f"why {code}"}
+        await self.reply(type="fact.answered", **said)
 
     async def record(
         self, task_id: str, state: str, *, submitted_at: int = 9_999_999_999_999, **fields: str | bytes
@@ -127,13 +128,13 @@ async def test_of_many_in_an_entry_each_has_its_own_answer(desk: Desk) -> None:
     """One was turned down, early or late; the others were taken; nothing is mixed up."""
     early, late, *rest = await desk.client.submit_many([TaskSpec(task_type="echo")] * 5)
     entry = early.entry_id
-    told = {"type": "fact.answered", "fact": entry, "ok": "0", "code": "id_conflict", "message": "m"}
-    await desk.reply(**told, task_id=early.task_id)
+    told = {"type": "fact.answered", "stream": "in:tasks:normal", "fact": entry, "ok": "0", "code": "id_conflict"}
+    await desk.reply(**told, message="m", task_id=early.task_id)
     with pytest.raises(IdConflict):
         await early.accepted(timeout=5)
     with pytest.raises(ResultTimeout):
         await rest[0].accepted(timeout=0.05)
-    await desk.reply(**told, task_id=late.task_id)
+    await desk.reply(**told, message="m", task_id=late.task_id)
     await desk.answer(entry)
     for handle in rest:
         await handle.accepted(timeout=5)
@@ -143,17 +144,19 @@ async def test_of_many_in_an_entry_each_has_its_own_answer(desk: Desk) -> None:
 
 
 async def test_entries_of_two_streams_may_have_one_id(desk: Desk) -> None:
-    """⚠ Appended in one millisecond: an answer that names its task is of no other."""
-    client = desk.client
-    one, two = client.watcher.answers("9-0", ["a"])[0], client.watcher.answers("9-0", ["b"])[0]
-    told = {"type": "fact.answered", "fact": "9-0"}
-    await desk.reply(**told, ok="0", code="id_conflict", message="m", task_id="b")
-    await desk.reply(**told, ok="1")
-    await asyncio.wait_for(asyncio.gather(one.future(), two.future()), 5)
-    assert one.value is not None
-    assert two.value is not None
-    assert (one.value.ok, two.value.ok, two.value.code) == (True, False, "id_conflict")
-    assert not client.watcher._answers._awaited
+    """⚠ Appended in one millisecond: what is answered to one is not taken for the other's."""
+    watcher, entry = desk.client.watcher, "9-0"
+    streams = ("in:tasks:normal", "in:messages:normal", "in:requests", "in:control:registry")
+    codes = ("", "agent_not_found", "pending", "")
+    await desk.answer(entry, codes[0], stream=streams[0])  # early
+    task, *others = [watcher.answer((stream, entry)) for stream in streams]
+    for stream, code in zip(streams[1:], codes[1:], strict=True):
+        await desk.answer(entry, code, stream=stream)
+    told = await asyncio.wait_for(asyncio.gather(task.future(), *(one.future() for one in others)), 5)
+    assert tuple(one.code for one in told) == codes
+    assert [one.ok for one in told] == [True, False, False, True]
+    assert not watcher._answers._awaited
+    assert not watcher._answers._early
 
 
 async def test_an_entry_that_was_buried_is_the_end_of_all_in_it(desk: Desk) -> None:
@@ -220,7 +223,7 @@ async def test_an_answer_may_come_before_the_entry_id_is_known(desk: Desk) -> No
     last = (await client.submit("echo")).entry_id
     await desk.answer(last)
     await wait_until(lambda: client.watcher._answers._early, "the answer is here")
-    answer = await client.watcher.answer(entry).future()
+    answer = await client.watcher.answer(("in:tasks:normal", entry)).future()
     assert isinstance(answer.error, IdConflict)
 
 
@@ -259,7 +262,7 @@ async def test_a_cancel_says_what_the_coordinator_said(desk: Desk) -> None:
         return found if len(found) == 2 else []
 
     entries = await wait_until(requests, "the request is there")
-    await desk.answer(entries[-1][0].decode(), "pending")
+    await desk.answer(entries[-1][0].decode(), "pending", stream="in:requests")
     assert await asking == "pending"
 
 

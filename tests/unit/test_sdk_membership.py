@@ -26,7 +26,7 @@ async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent
     await house.wait_for("in:registry", AgentStatusChanged)
     await house.wait_for("in:beats", AgentHeartbeat)
     ((entry, _fields), *_rest) = await house.entries("in:beats")
-    await house.answer("a", entry.decode(), "unknown_agent")
+    await house.answer("a", "in:beats", entry.decode(), "unknown_agent")
     await house.wait_for("in:registry", AgentStatusChanged, 2)
     said = await house.facts("in:registry")
     assert [type(fact) for fact in said] == [AgentRegistered, AgentStatusChanged] * 2

@@ -56,28 +56,34 @@ local function reply(caller, ...)
   redis.pcall('XADD', P .. 'replies:' .. caller, 'MAXLEN', '~', REPLIES_MAX, '*', ...)
 end
 
--- The answer to one fact: ok, or an error's code and message. A batch's ok answers to one caller go out together.
+-- The answer to one fact, which its stream and its entry id name together: ok, or an error's code and message. A batch's
+-- ok answers to one caller go out together, those of each stream.
 local accepted = {}
-local function answer(caller, fact, code, message, ...)
+local function answer(caller, stream, fact, code, message, ...)
   if caller == '' then
     return
   end
   if code then
-    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '0', 'code', code, 'message', message, ...)
+    reply(caller, 'type', 'fact.answered', 'stream', stream, 'fact', fact, 'ok', '0', 'code', code, 'message', message, ...)
     return
   end
-  local facts = accepted[caller]
+  local of_stream = accepted[stream]
+  if not of_stream then
+    of_stream = {}
+    accepted[stream] = of_stream
+  end
+  local facts = of_stream[caller]
   if not facts then
     facts = {}
-    accepted[caller] = facts
+    of_stream[caller] = facts
   end
   facts[#facts + 1] = fact
 end
 
 -- An answer that says more than ok: `data` is JSON.
-local function answer_with(caller, fact, data)
+local function answer_with(caller, stream, fact, data)
   if caller ~= '' then
-    reply(caller, 'type', 'fact.answered', 'fact', fact, 'ok', '1', 'data', data)
+    reply(caller, 'type', 'fact.answered', 'stream', stream, 'fact', fact, 'ok', '1', 'data', data)
   end
 end
 
@@ -176,8 +182,10 @@ local function finish()
       call('HINCRBY', P .. 'counters', name, int(by))
     end
   end
-  for caller, facts in pairs(accepted) do
-    reply(caller, 'type', 'fact.answered', 'fact', table.concat(facts, ' '), 'ok', '1')
+  for stream, of_stream in pairs(accepted) do
+    for caller, facts in pairs(of_stream) do
+      reply(caller, 'type', 'fact.answered', 'stream', stream, 'fact', table.concat(facts, ' '), 'ok', '1')
+    end
   end
   for caller in pairs(repliers) do
     call('PEXPIRE', P .. 'replies:' .. caller, REPLIES_TTL)

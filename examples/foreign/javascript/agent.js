@@ -29,7 +29,7 @@ const replies = `${prefix}replies:${caller}`;
 const waiting = new Map(); // lease -> attempt: read, and not claimed yet
 const held = new Map(); // lease -> attempt: from before the claim is sent until its report is answered
 const told = new Map(); // lease -> [type, fact]: the outcomes of late
-const answers = new Map(); // entry id of a fact of ours -> '' or an error's code
+const answers = new Map(); // entry id in in:registry of a fact of ours -> '' or an error's code
 let isDraining = false;
 let aheadMs = 0; // of the server's clock before performance.now()
 
@@ -142,9 +142,10 @@ async function read() {
 }
 
 // An answer to facts of this process.
-function hear({ fact, code = '', message }) {
+function hear({ stream, fact, code = '', message }) {
   if (code === 'unknown_agent') register();
   else if (code && code !== 'agent_not_found') giveUp(`${code}: ${message}`); // that one: it has left already
+  if (stream !== 'in:registry') return; // an entry id is unique in its stream only, and those are waited for
   for (const entry of fact.split(' ')) answers.set(entry, code);
   while (answers.size > REMEMBERED) answers.delete(answers.keys().next().value);
 }

@@ -86,7 +86,7 @@ class Agent:
         self.waiting: dict[str, Attempt] = {}  # by lease: read, and not claimed yet
         self.held: dict[str, Attempt] = {}  # by lease: from before the claim is sent until its report is answered
         self.told: dict[str, tuple[str, dict[str, Any]]] = {}  # by lease: the outcomes of late
-        self.answers: dict[str, str] = {}  # entry id of a fact of ours -> "" or an error's code
+        self.answers: dict[str, str] = {}  # entry id in in:registry of a fact of ours -> "" or an error's code
         self.news = asyncio.Condition()
         self.jobs: set[asyncio.Task[None]] = set()
         self.failure: asyncio.Future[None] | None = None  # of a job
@@ -175,7 +175,8 @@ class Agent:
         elif code not in ("", "agent_not_found"):  # that one says that it has left already
             raise GivenUp(f"{code}: {fields['message']}")
         async with self.news:
-            self.answers.update(dict.fromkeys(fields["fact"].split(), code))
+            if fields["stream"] == "in:registry":  # an entry id is unique in its stream only, and these are waited for
+                self.answers.update(dict.fromkeys(fields["fact"].split(), code))
             while len(self.answers) > REMEMBERED:
                 del self.answers[next(iter(self.answers))]
             self.news.notify_all()
