@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
 -- Admits a batch of submitted tasks: records each and puts it where it waits. The same id twice has one effect.
--- include: base records tasklog tasks attempts
--- moves: none>queued none>scheduled none>refused none>cancelled
--- moves: refused>queued refused>scheduled refused>refused refused>cancelled
+-- include: base records tasklog tasks ends
+-- moves: none>queued none>scheduled none>refused none>cancelled none>expired
+-- moves: refused>queued refused>scheduled refused>refused refused>cancelled refused>expired
 -- keys: task:{id} hash rw | tombstones zset rw | counters hash r | tasks:refused zset w | in:tasks:{priority} stream w
--- ARGV[10] backlog limit, tasks
--- ARGV[11] backlog limit, bytes
--- ARGV[12] 1: the server is nearly full, refuse everything
--- ARGV[13] ms that a refused record is kept
--- ARGV[14] to ARGV[18] share of the backlog at which urgent, critical, high, normal and low tasks are refused
--- ARGV[19] number of pools named below, then for each: pool | definition (opaque JSON)
+-- ARGV[5] backlog limit, tasks
+-- ARGV[6] backlog limit, bytes
+-- ARGV[7] 1: the server is nearly full, refuse everything
+-- ARGV[8] ms that a refused record is kept
+-- ARGV[9] to ARGV[13] share of the backlog at which urgent, critical, high, normal and low tasks are refused
+-- ARGV[14] number of pools named below, then for each: pool | definition (opaque JSON)
 -- then the number of groups of tasks that share this, then for each:
 --   priority | pool | caller of the fact or '' | number of options | name of each
 -- then the number of tasks, then for each:
@@ -17,19 +17,20 @@
 --   | value of each option of its group
 -- Tasks of one entry follow one another: it is consumed, and its caller answered, when all of them are admitted or turned down.
 -- Options are fields of the record, in ms or as counts. A task of which `run_at` is still to come is scheduled.
--- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first), REFUSED (no room),
+-- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first),
+--   EXPIRED (its deadline has passed), REFUSED (no room),
 --   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
--- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled
--- Outcomes in replies:{caller}: task.cancelled, when a cancel came first; task.completed, task.failed, task.cancelled or
+-- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled, task.expired
+-- Outcomes in replies:{caller}: task.cancelled, when a cancel came first; task.expired; task.completed, task.failed, task.cancelled or
 --   task.expired again, when the caller of a task that has ended submits the same content anew
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
-local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1', ARGV[13]
+local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8]
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
-local SHARE = { urgent = tonumber(ARGV[14]), critical = tonumber(ARGV[15]), high = tonumber(ARGV[16]),
-  normal = tonumber(ARGV[17]), low = tonumber(ARGV[18]) }
+local SHARE = { urgent = tonumber(ARGV[9]), critical = tonumber(ARGV[10]), high = tonumber(ARGV[11]),
+  normal = tonumber(ARGV[12]), low = tonumber(ARGV[13]) }
 local definitions = {}
-local at = 20
-for _ = 1, tonumber(ARGV[19]) do
+local at = 15
+for _ = 1, tonumber(ARGV[14]) do
   definitions[ARGV[at]] = ARGV[at + 1]
   at = at + 2
 end
@@ -148,17 +149,19 @@ local function admit(n)
   local state = run_at and 'scheduled' or 'queued'
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
-  if cancelled_at and entry_ms(entry) <= cancelled_at then
-    state = 'cancelled'
-  end
-  if state == 'cancelled' then
+  local is_cancelled = cancelled_at and entry_ms(entry) <= cancelled_at
+  if is_cancelled or (deadline and tonumber(deadline) <= now) then
     forget_refusal(known, id)
     call('HSET', key, 'state', 'queued', 'submission', submission, 'body', body, unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
-    call('ZREM', P .. 'tombstones', id)
-    cancelled(load_task(id), 'cancelled before it was admitted')
-    return 'CANCELLED'
+    if is_cancelled then
+      call('ZREM', P .. 'tombstones', id)
+      cancelled(load_task(id), 'cancelled before it was admitted')
+      return 'CANCELLED'
+    end
+    expired(load_task(id))
+    return 'EXPIRED'
   end
   if state == 'queued' then
     touch_pool(pool, definitions[pool])

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
--- include: base records tasklog tasks attempts
+-- include: base records tasklog tasks ends attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
 -- keys: inbox:{agent}:{lane} stream w | in:requests stream w

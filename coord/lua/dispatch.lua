@@ -1,7 +1,7 @@
 #!lua
 -- Assigns waiting tasks to agents as planned; the only authority over who gets what.
--- include: base records tasklog tasks
--- moves: queued>assigned
+-- include: base records tasklog tasks ends
+-- moves: queued>assigned queued>expired
 -- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
 -- keys: unclaimed zset w | inbox:{agent}:{lane} stream w
 -- ARGV[5]  ms within which an agent has to claim what it is assigned
@@ -11,9 +11,10 @@
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
 --   | a lease (16 hex digits, fresh) for each placement, without anything between them
 -- They get their tasks in turn: the first placement of each group, then the second of each that has one, and so on.
--- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (nothing waits in the pool);
+-- A task whose deadline has passed is nobody's: it expires.
+-- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no more waits in the pool, or it expired);
 --   INACTIVE, CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
--- Events in log:tasks: task.assigned
+-- Events in log:tasks: task.assigned, task.expired
 local START_BY, UNLISTED_TIMEOUT = int(now + tonumber(ARGV[5])), tonumber(ARGV[6])
 local LEASE = 16
 local explanations = {}
@@ -76,6 +77,7 @@ local function pop(pool)
   end
 end
 
+-- Assigns a task; nil when it has expired.
 local function assign(group, lease, task)
   local agent_id = group.agent_id
   local agent = agents[agent_id]
@@ -86,6 +88,10 @@ local function assign(group, lease, task)
   if string.sub(submission, second + 1, second + 1) == '1' then
     local more = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
     attempt, timeout, deadline = more[1] and int(tonumber(more[1]) + 1) or '1', tonumber(more[2] or nil), more[3]
+    if deadline and tonumber(deadline) <= now then
+      end_waiting(load_task(task.id), 'expired', '')
+      return nil
+    end
   end
   timeout = timeout or (agent.incarnation == '' and UNLISTED_TIMEOUT)
   local lane = agent.lanes[priority] or P .. 'inbox:' .. agent_id .. ':' .. LANE[priority]
@@ -146,14 +152,17 @@ local words = guard_each(count, function(n)
     return group.otherwise
   end
   group.room = group.room - 1
-  local tasks = popped[group.pool]
-  local task = tasks[tasks.next]
-  if not task then
-    return tasks.failed or 'EMPTY'
+  local tasks, last = popped[group.pool], group.taken * LEASE
+  local lease = string.sub(group.leases, last - LEASE + 1, last)
+  local word
+  while not word do
+    local task = tasks[tasks.next]
+    if not task then
+      return tasks.failed or 'EMPTY'
+    end
+    word = assign(group, lease, task)
+    tasks.next = tasks.next + 1
   end
-  local last = group.taken * LEASE
-  local word = assign(group, string.sub(group.leases, last - LEASE + 1, last), task)
-  tasks.next = tasks.next + 1
   return word
 end)
 -- What they were given has to be claimed.

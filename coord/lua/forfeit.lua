@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes back single tasks whose leases their agents no longer hold.
--- include: base records tasklog tasks attempts
+-- include: base records tasklog tasks ends attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: in:losses stream w
 -- ARGV[10] number of losses, then for each: entry id | agent id | task id | lease

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes back what lost agents had in flight, in the term that ended and in earlier ones.
--- include: base records tasklog tasks attempts
+-- include: base records tasklog tasks ends attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: agent:{id} hash r | inflight:{agent} set rw | agents:lost zset w | in:losses stream w
 -- ARGV[10] tasks taken back at most for one loss in one call

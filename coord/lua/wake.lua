@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Does what is due by the clock: run times, start and attempt timeouts, deadlines, cancel graces; and forgets old records.
--- include: base records tasklog tasks attempts
+-- include: base records tasklog tasks ends attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired

@@ -46,8 +46,8 @@ _S = TaskState
 #: Every legal move, from ``None`` (no record yet). The headers of ``coord/lua`` declare the same edges.
 MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyType(
     {
-        None: frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED, _S.CANCELLED}),
-        _S.REFUSED: frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED, _S.CANCELLED}),
+        None: frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED, _S.CANCELLED, _S.EXPIRED}),
+        _S.REFUSED: frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED, _S.CANCELLED, _S.EXPIRED}),
         _S.SCHEDULED: frozenset({_S.QUEUED, _S.CANCELLED, _S.EXPIRED}),
         _S.QUEUED: frozenset({_S.ASSIGNED, _S.CANCELLED, _S.EXPIRED}),
         _S.ASSIGNED: frozenset({_S.RUNNING, _S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),

@@ -107,13 +107,12 @@ class Scripts(ControlScripts):
     def admit(
         self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
     ) -> Call[TaskBatch]:
-        """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, DUPLICATE, CONFLICT.
+        """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, EXPIRED, DUPLICATE, CONFLICT.
 
         ``pools`` gives the definition of each pool that the submissions name; ``nearly_full`` refuses all of them.
         """
         s = self.settings
-        args = [
-            *self._limits(),
+        args: list[Arg] = [
             s.max_backlog_tasks,
             s.max_backlog_bytes,
             "1" if nearly_full else "0",

@@ -211,6 +211,25 @@ async def test_a_cancel_that_came_first_wins(cell: Cell) -> None:
     assert await cell.admit(submission) == ["DUPLICATE"]
 
 
+@pytest.mark.parametrize("run_at", [None, FAR])
+@pytest.mark.parametrize("was_refused", [False, True])
+async def test_a_deadline_that_has_passed_ends_it_at_once(cell: Cell, was_refused: bool, run_at: int | None) -> None:
+    """Nobody may be given it, not even for a moment; its caller is told both."""
+    options: dict[str, Any] = {"caller": "c1", "notify": True, "run_at": run_at, "deadline": START + 10}
+    if was_refused:
+        await cell.admit(await cell.submission(**options), nearly_full=True)
+    cell.now += 10
+    submission = await cell.submission(**options)
+
+    assert await cell.admit(submission) == ["EXPIRED"]
+
+    assert await cell.state() == "expired"
+    assert await cell.redis.exists(cell.keys.of("queue:p1"), cell.keys.of("alarms"), cell.keys.of("tasks:refused")) == 0
+    assert (await cell.answers())[-2:] == [("t1", "task.expired"), (submission.entry, "ok")]
+    assert (await cell.logged())[-1] == "task.expired"
+    assert await cell.admit(submission) == ["DUPLICATE"]
+
+
 async def test_a_cancel_takes_a_refused_task_that_is_submitted_again(cell: Cell) -> None:
     """The second submission is on its way while the cancel comes: cancelled, and refused no more."""
     await cell.admit(await cell.submission(), nearly_full=True)

@@ -149,6 +149,22 @@ async def test_a_timeout_bounds_the_attempt_from_its_assignment(cell: Cell) -> N
     assert await cell.redis.zscore(cell.keys.of("alarms"), "t2") == START + 10_000
 
 
+async def test_nobody_is_given_what_has_expired(cell: Cell) -> None:
+    """⚠ Its alarm may ring later than an agent has room: it ends, and the one behind it goes in its place."""
+    await cell.register(capacity=3)
+    await cell.submit("t1", deadline=START + 10, caller="c1", notify=True)
+    await cell.submit("t2", deadline=START + 11)
+    await cell.submit("t3")
+    cell.now += 10
+    answer = await cell.run(cell.scripts.dispatch([await cell.placement() for _ in range(3)]))
+    assert answer.words == ["ASSIGNED", "ASSIGNED", "EMPTY"]
+    assert (answer.loads, answer.pools["p1"]) == ({"a1": 2}, (0, 0.0))
+    assert [await cell.state(task) for task in ("t1", "t2", "t3")] == ["expired", "assigned", "assigned"]
+    assert await cell.last_answer() == "task.expired"
+    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") is None
+    assert await cell.counter("expired:normal") == 1
+
+
 async def test_an_agent_without_incarnation_has_a_default_timeout(cell: Cell) -> None:
     """Nothing else would show that a shell agent lost its task: one hour, unless the task says otherwise."""
     await cell.register(incarnation="")

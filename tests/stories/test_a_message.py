@@ -43,7 +43,7 @@ async def test_a_message_to_nobody_is_refused(client: Client) -> None:
 
 
 async def test_nobody_is_told_the_answer_to_anothers_fact(client: Client, make_agent: MakeAgent) -> None:
-    """⚠ Facts of several streams, appended at the same moment, often have the same entry id: each has its own answer."""
+    """⚠ Facts of several streams, told at the same moment, often have one entry id: each has its own answer."""
     agent = make_agent("doer", capacity=100)
 
     @agent.task("echo")

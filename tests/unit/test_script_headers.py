@@ -43,7 +43,7 @@ BUILT: dict[tuple[str, str], set[str]] = {
     ("wake", "index"): set(),
     ("lib/agents", "index"): set(),
     ("lib/agents", "set"): set(),
-    ("lib/attempts", "graveyard"): set(),
+    ("lib/ends", "graveyard"): set(),
     ("lib/base", "name"): set(),
     ("lib/base", "stream"): set(),
     ("lib/tasks", "index"): set(),

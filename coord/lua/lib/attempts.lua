@@ -1,14 +1,12 @@
--- The end of an attempt, the same for every script that can end one, and the end of a task.
--- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | inflight:{agent} set w | tasks:terminal zset w
--- keys: tasks:dead zset w
+-- The end of an attempt, the same for every script that can end one.
+-- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | inflight:{agent} set w | tasks:dead zset w
 -- ARGV[5]  max_attempts of a task that names none
 -- ARGV[6]  ms of backoff before the second attempt
 -- ARGV[7]  ms, ceiling of the backoff
 -- ARGV[8]  releases before a task counts as failed
 -- ARGV[9]  seed of the jitter
 -- Events in log:tasks: of the end of an attempt task.retried, task.failed, task.released, task.recalled, task.cancelled,
---   task.expired; of that of a waiting task task.cancelled, task.expired
--- Outcomes in replies:{caller}: task.completed, task.failed, task.cancelled, task.expired, to who asked for the outcome
+--   task.expired
 -- Orders in inbox:{agent}:critical: stop_task, to who cannot know of the end: timed out, lost, expired
 local LIMITS = {
   max_attempts = tonumber(ARGV[5]), backoff = tonumber(ARGV[6]), backoff_max = tonumber(ARGV[7]),
@@ -51,29 +49,6 @@ local function unassign(task)
   return lane
 end
 
--- Ends a task for good. `body` is its result or its error as JSON, kept under `field`; `started` is when it started, if
--- that was not recorded before. The record stays until wake forgets it by the `graveyard`, which orders ends by time.
-local function close(task, to, field, body, graveyard, started)
-  if started then
-    call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body, 'started_at', started)
-  else
-    call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body)
-  end
-  if task.rings ~= '0' then
-    alarms[task.id] = false
-  end
-  gather('ZADD', P .. graveyard, NOW, task.id)
-  move(task.priority, task.state, to)
-  if task.caller then
-    reply(task.caller, 'type', 'task.' .. to, 'task_id', task.id, 'data', body)
-  end
-end
-
--- The error of a task or an attempt, as it is recorded.
-local function error_json(code, message)
-  return cjson.encode({ code = code, message = message })
-end
-
 -- The story of an attempt that did not complete: one JSON object a line, the last twenty.
 local function tell_attempt(task, how, code, message)
   local line = cjson.encode({
@@ -103,16 +78,6 @@ local function reschedule(task, delay, counter, count)
   call('HDEL', key, 'assignment', 'started_at', 'progress')
   move(task.priority, from, 'scheduled')
   bump('backlog_bytes', call('HSTRLEN', key, 'body'))
-end
-
-local function cancelled(task, reason)
-  close(task, 'cancelled', 'error', error_json('task_cancelled', reason), 'tasks:terminal')
-  log_task('task.cancelled', task.id, 'agent_id', task.agent_id or '', 'reason', reason)
-end
-
-local function expired(task)
-  close(task, 'expired', 'error', error_json('task_expired', 'its deadline passed'), 'tasks:terminal')
-  log_task('task.expired', task.id, 'agent_id', task.agent_id or '')
 end
 
 -- The ends of a claimed attempt that its agent does not know of yet: it is told to stop.
@@ -160,18 +125,4 @@ local function end_attempt(task, how, code, message, retryable)
   close(task, 'failed', 'error', error_json(code, message), 'tasks:dead')
   log_task('task.failed', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,
     'message', message)
-end
-
--- Ends a task that no agent holds: `to` is cancelled or expired.
-local function end_waiting(task, to, reason)
-  load_rest(task)
-  if task.state == 'queued' then
-    unqueue(task.id, task.pool)
-  end
-  bump('backlog_bytes', -call('HSTRLEN', task.key, 'body'))
-  if to == 'expired' then
-    expired(task)
-  else
-    cancelled(task, reason)
-  end
 end
