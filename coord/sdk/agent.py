@@ -196,7 +196,7 @@ class Agent:
             await session.drain(self.drain_timeout if grace is None else grace)
         finally:
             await session.close()
-            self.has_abandoned = self.has_abandoned or session.runner.has_abandoned
+            self.has_abandoned = self.has_abandoned or session.has_abandoned
             if self._session is session:
                 self._session = None
                 await self._clean_up()

@@ -56,6 +56,14 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
+def call_caught(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+    """Call a handler in a thread; what it raises is returned, since a future cannot hold every kind of exception."""
+    try:
+        return call(*args), None
+    except BaseException as error:  # noqa: BLE001
+        return None, error
+
+
 def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
     """The parameter's annotation; one that stands as a string (``from __future__ import annotations``) is looked up."""
     said = parameter.annotation

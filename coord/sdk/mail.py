@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coord.codec import decode_json
+from coord.codec import BAD_JSON, decode_json
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
 from coord.packing import pack
 from coord.sdk.ending import end
-from coord.sdk.handlers import is_async
+from coord.sdk.handlers import call_caught, is_async
 from coord.sdk.link import Link
 
 log = get_logger()
@@ -43,19 +43,21 @@ class Mail:
         keys: Keys,
         *,
         handlers: Sequence[MessageHandler],
-        threads: Executor,
         now_ms: Callable[[], float],
     ) -> None:
         self._agent_id = agent_id
         self._link = link
         self._handlers = [(handler, is_async(handler)) for handler in handlers]
-        self._threads = threads
+        # A thread of its own: where handlers of tasks have them all, one of them may be waiting for a message.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{agent_id}-mail")
+        self._in_thread: asyncio.Future[Any] | None = None
         self._now_ms = now_ms
         self._streams = [keys.inbox(agent_id, lane) for lane in Lane]
         self._queues: list[deque[tuple[bytes, Fields | None]]] = [deque() for _ in Lane]
         self._known: set[tuple[int, bytes]] = set()
         self._held = 0
         self._is_closed = False
+        self.has_abandoned = False  #: a handler did not end when the mail was closed, and may still run
         self._pump: asyncio.Task[None] | None = None
 
     def take(self, lane: int, entry: bytes, fields: Fields) -> None:
@@ -78,7 +80,9 @@ class Mail:
         self._is_closed = True
         if self._pump is not None:
             await asyncio.wait([self._pump], timeout=grace_s)
+            self.has_abandoned = self._in_thread is not None
             await end(self._pump)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _handle_all(self) -> None:
         try:
@@ -86,16 +90,23 @@ class Mail:
                 entry, kept = self._queues[lane].popleft()
                 self._held -= kept is not None
                 fields = kept if kept is not None else await self._read_again(lane, entry)
-                if fields is not None:
-                    await self._handle(message_of(fields))
+                if fields is not None and (message := self._message(entry, fields)) is not None:
+                    await self._handle(message)
                 self._delete(lane, entry)
-        except Exception:
-            log.exception("sdk.defect")
         finally:
             self._pump = None
 
     def _next_lane(self) -> int | None:
         return next((lane for lane, queue in enumerate(self._queues) if queue), None)
+
+    def _message(self, entry: bytes, fields: Fields) -> AgentMessage | None:
+        try:
+            return message_of(fields)
+        except (KeyError, ValueError, *BAD_JSON) as error:
+            log.error(  # noqa: TRY400 -- what it says is enough
+                "message.unreadable", agent_id=self._agent_id, entry=entry.decode(), error=repr(error)
+            )
+            return None
 
     async def _handle(self, message: AgentMessage) -> None:
         for handler, is_coroutine in self._handlers:
@@ -103,18 +114,32 @@ class Mail:
                 if self._now_ms() >= message.expires_at:
                     log.info("message.expired", agent_id=self._agent_id, message_id=message.id)
                     return
-                try:
-                    if is_coroutine:
-                        await handler(message)
-                    else:
-                        await asyncio.get_running_loop().run_in_executor(self._threads, handler, message)
+                error = await (self._await(handler, message) if is_coroutine else self._call(handler, message))
+                if error is None:
                     break
-                except Exception:
-                    log.exception("message.handler_failed", agent_id=self._agent_id, message_id=message.id)
-                    if wait_s is None:
-                        log.error("message.given_up", agent_id=self._agent_id, message_id=message.id)  # noqa: TRY400
-                    else:
-                        await asyncio.sleep(wait_s)
+                log.error("message.handler_failed", agent_id=self._agent_id, message_id=message.id, exc_info=error)
+                if wait_s is None:
+                    log.error("message.given_up", agent_id=self._agent_id, message_id=message.id)
+                else:
+                    await asyncio.sleep(wait_s)
+
+    async def _await(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
+        """What an async handler raised, of whatever kind."""
+        try:
+            await handler(message)
+        except BaseException as error:
+            if self._is_closed and isinstance(error, asyncio.CancelledError):
+                raise  # it was given its time
+            return error
+        return None
+
+    async def _call(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
+        """The same of one that is called in a thread."""
+        self._in_thread = asyncio.get_running_loop().run_in_executor(self._thread, call_caught, handler, (message,))
+        error: BaseException | None
+        _, error = await self._in_thread
+        self._in_thread = None
+        return error
 
     async def _read_again(self, lane: int, entry: bytes) -> Fields | None:
         """The entry's fields, or None if it is gone or cannot be had now."""

@@ -13,7 +13,7 @@ import msgspec
 from coord.codec import BAD_JSON
 from coord.logs import get_logger
 from coord.sdk.attempt import Attempt
-from coord.sdk.handlers import Handler
+from coord.sdk.handlers import Handler, call_caught
 from coord.sdk.reports import Reports
 from coord.sdk.task import NonRetryable, Release, Retryable, Task
 
@@ -91,7 +91,7 @@ class Runner:
         if handler.is_async:
             attempt.future = self._loop.create_task(self._run(handler.call, args, attempt))
         else:
-            attempt.future = self._loop.run_in_executor(self._threads, _in_thread, handler.call, args)
+            attempt.future = self._loop.run_in_executor(self._threads, call_caught, handler.call, args)
             attempt.future.add_done_callback(lambda done: self._thread_ended(attempt, done))
 
     def stop(self, attempt: Attempt, reason: str) -> None:
@@ -240,14 +240,6 @@ class Runner:
             f"agent '{self._agent_id}' has no handler for task_type '{task_type}' (it has: {known}); add "
             f"@agent.task('{task_type}') to it, or submit with requirements that only fitting agents meet"
         )
-
-
-def _in_thread(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
-    """Run a handler in a thread; what it raises is returned, since a future cannot hold every kind of exception."""
-    try:
-        return call(*args), None
-    except BaseException as error:  # noqa: BLE001
-        return None, error
 
 
 def _described(error: BaseException) -> str:

@@ -86,7 +86,6 @@ class Session:
             link,
             keys,
             handlers=agent.message_handlers,
-            threads=self._threads,
             now_ms=self.membership.now_ms,
         )
         link.on_up.append(self._read)
@@ -105,6 +104,11 @@ class Session:
     def is_registered(self) -> bool:
         """Whether the registry has answered, and all is well."""
         return self.membership.is_registered.is_set() and self.failure is None and not self.ended.is_set()
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether a handler did not end when it was told to, and may still run in its thread."""
+        return self.runner.has_abandoned or self.mail.has_abandoned
 
     async def begin(self) -> None:
         """Register and read; returns when the registry has answered, or the session has ended."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from coord import Agent, Message, Task
+from coord import Agent, Task
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -187,53 +186,6 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
     await agent.stop()
     await asyncio.wait_for(serving, 30)
     await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
-
-
-async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: House) -> None:
-    """By the server's time; it is deleted all the same."""
-    got: list[str] = []
-
-    @agent.on_message
-    async def hear(message: Message) -> None:
-        got.append(message.payload)
-
-    await agent.start()
-    await house.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
-    await house.deliver("a", "fresh", expires_at=int(time.time() * 1000) + 60_000)
-
-    async def empty() -> bool:
-        return await house.inbox("a") == 0
-
-    await wait_until(empty, "both are deleted")
-    assert got == ["fresh"]
-
-
-async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, house: House) -> None:
-    """Also when more of them wait than are held in memory."""
-    got: list[str] = []
-
-    @agent.on_message
-    async def hear(message: Message) -> None:
-        got.append(message.payload)
-
-    soon = int(time.time() * 1000) + 60_000
-    for n in range(100):
-        await house.deliver("a", f"low-{n:03d}", expires_at=soon, lane="low")
-    await house.deliver("a", "critical", expires_at=soon, lane="critical")
-    await agent.start()
-    await wait_until(lambda: len(got) == 101, "all are handled")
-    assert got == ["critical", *(f"low-{n:03d}" for n in range(100))]
-
-
-async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House) -> None:
-    """It would only fill the inbox."""
-    await agent.start()
-    await house.deliver("a", "unheard", expires_at=int(time.time() * 1000) + 60_000)
-
-    async def empty() -> bool:
-        return await house.inbox("a") == 0
-
-    await wait_until(empty, "it is deleted")
 
 
 async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServer, house: House) -> None:

@@ -1,0 +1,153 @@
+"""Messages to an agent: in which order, how often, and what their handlers may do. The test plays the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from coord import Agent, Message, Task
+from coord.models.facts import TaskCompleted
+from coord.sdk import mail
+from tests.unit.sdk_house import House
+from tests.waiting import wait_until
+
+
+def in_a_minute() -> int:
+    """Ms since 1970."""
+    return int(time.time() * 1000) + 60_000
+
+
+async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: House) -> None:
+    """By the server's time; it is deleted all the same."""
+    got: list[str] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message.payload)
+
+    await agent.start()
+    await house.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
+    await house.deliver("a", "fresh", expires_at=in_a_minute())
+
+    async def empty() -> bool:
+        return await house.inbox("a") == 0
+
+    await wait_until(empty, "both are deleted")
+    assert got == ["fresh"]
+
+
+async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, house: House) -> None:
+    """Also when more of them wait than are held in memory."""
+    got: list[str] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message.payload)
+
+    soon = in_a_minute()
+    for n in range(100):
+        await house.deliver("a", f"low-{n:03d}", expires_at=soon, lane="low")
+    await house.deliver("a", "critical", expires_at=soon, lane="critical")
+    await agent.start()
+    await wait_until(lambda: len(got) == 101, "all are handled")
+    assert got == ["critical", *(f"low-{n:03d}" for n in range(100))]
+
+
+async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House) -> None:
+    """It would only fill the inbox."""
+    await agent.start()
+    await house.deliver("a", "unheard", expires_at=in_a_minute())
+
+    async def empty() -> bool:
+        return await house.inbox("a") == 0
+
+    await wait_until(empty, "it is deleted")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "error", [ValueError("odd"), StopIteration(1), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("own")]
+)
+async def test_whatever_its_handler_raises_a_message_is_tried_again_and_the_others_come(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch, error: BaseException, is_async: bool
+) -> None:
+    """⚠ Also what a future cannot hold, what would end the process, and a cancel that nobody asked for."""
+    monkeypatch.setattr(mail, "RETRY_WAITS_S", (0.0, 0.0))
+    got: list[str] = []
+
+    def hear(message: Message) -> None:
+        got.append(message.id)
+        if message.id == "bad":
+            raise error
+
+    async def hear_async(message: Message) -> None:
+        hear(message)
+
+    agent.on_message(hear_async if is_async else hear)
+    await agent.start()
+    for message_id in ("bad", "good"):
+        await house.deliver("a", message_id, expires_at=in_a_minute())
+
+    async def empty() -> bool:
+        return await house.inbox("a") == 0
+
+    await wait_until(empty, "both are deleted")
+    assert got == ["bad", "bad", "bad", "good"]
+
+
+async def test_a_message_comes_while_handlers_of_tasks_have_all_threads(agent: Agent, house: House) -> None:
+    """One of them may be waiting for it; and it is not kept waiting until it has expired."""
+    came = threading.Event()
+
+    @agent.task("wait")
+    def wait(task: Task) -> bool:
+        return came.wait(20)
+
+    @agent.on_message
+    def hear(message: Message) -> None:
+        came.set()
+
+    await agent.start()
+    for _ in range(2):
+        await house.assign("a", "wait")
+    await wait_until(lambda: agent.running == 2, "both threads are taken")
+    await house.deliver("a", "m1", expires_at=in_a_minute())
+    results = await house.wait_for("in:reports", TaskCompleted, 2)
+    assert [msgspec.json.decode(one.result) for one in results] == [True, True]
+
+
+async def test_a_message_that_cannot_be_read_is_no_hindrance(agent: Agent, house: House) -> None:
+    """Nobody but coord writes there; still it is told and dropped, and the next one is handled."""
+    got: list[Any] = []
+    agent.on_message(lambda message: got.append(message.payload))
+    await agent.start()
+    odd: dict[Any, Any] = {"message_type": "direct", "data": "{", "id": "odd"}
+    await house.redis.xadd(house.keys.inbox("a", "normal"), odd)
+    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await wait_until(lambda: got, "the next one is handled")
+    assert got == ["m1"]
+
+
+async def test_a_handler_of_messages_that_never_ends_is_left_behind(agent: Agent, house: House) -> None:
+    """A thread cannot be ended; whoever runs the agent is told that one is left."""
+    begun, over = threading.Event(), threading.Event()
+
+    @agent.on_message
+    def hear(message: Message) -> None:
+        begun.set()
+        over.wait(30)
+
+    await agent.start()
+    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await asyncio.to_thread(begun.wait, 10)
+    try:
+        await agent.stop(grace=0.05)
+        assert agent.has_abandoned
+        assert await house.inbox("a") == 1, "the next process handles it"
+    finally:
+        over.set()
