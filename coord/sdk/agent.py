@@ -18,10 +18,10 @@ from coord.errors import ConfigError, FactInvalid
 from coord.models.agents import AgentStatus, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
 from coord.models.ids import check_id
+from coord.sdk.arguments import listed
 from coord.sdk.handlers import Handler, read_handler
 from coord.sdk.mail import MessageHandler
 from coord.sdk.session import Session
-from coord.sdk.submission import listed
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from msgspec import Struct
 from redis.asyncio import Redis
@@ -17,15 +17,19 @@ from coord.errors import ConfigError
 from coord.keys import Keys
 from coord.models.ids import new_id
 from coord.sdk.answers import Answer, Appended
+from coord.sdk.arguments import check_place, seconds
 from coord.sdk.outbox import Outbox
 from coord.sdk.submission import checked
 from coord.sdk.watcher import Watcher
 from coord.streams import Append
 
+T = TypeVar("T")
+
 #: Seconds to wait for a server at the start, unless told otherwise: one that is restarted beside it is there by then.
 REACH_S = 30.0
 
 NOT_OPEN = "the client is not open: use it as `async with Client() as client`"
+OTHER_LOOP = "the client was opened in another event loop: open one in each loop that uses one"
 
 
 class Told(Struct, frozen=True):
@@ -45,23 +49,26 @@ class Caller:
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
+        check_place(url, settings)
         self.settings = settings if settings is not None else config.load()
         self.caller = new_id()  #: where the answers to this client go
         self._url = url
-        self._reach_s = reach_s
+        self._reach_s = seconds(reach_s, "reach_s")
         self._keys = Keys(self.settings.namespace)
         self._redis: Redis | None = None
         self._outbox: Outbox | None = None
         self._watcher: Watcher | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
         """Connect.
 
         Raises:
             ServerUnavailable: no Redis answers.
-            ConfigError: the server refuses the credentials, or its certificate is not trusted.
+            ConfigError: the server refuses the credentials, or its certificate is not trusted; or the client is open
+                in another event loop.
         """
-        if self._redis is not None:
+        if self._redis is not None and not self._forgets():
             return
         url, settings = locate(self.settings, self._url)
         redis = connect(url, settings)
@@ -71,12 +78,15 @@ class Caller:
             await redis.aclose()
             raise
         self.settings, self._keys = settings, Keys(settings.namespace)
+        self._loop = asyncio.get_running_loop()
         self._redis = redis
         self._outbox = Outbox(redis, self._keys)
         self._watcher = Watcher(redis, url, settings, self.caller)
 
     async def close(self) -> None:
-        """Disconnect. What was submitted goes on."""
+        """Disconnect; who waits for something is told so. What was submitted goes on."""
+        if self._redis is None or self._forgets():
+            return
         redis, outbox, watcher = self._redis, self._outbox, self._watcher
         self._redis = self._outbox = self._watcher = None
         if outbox is not None:
@@ -98,9 +108,7 @@ class Caller:
     @property
     def redis(self) -> Redis:
         """The connection, for reading."""
-        if self._redis is None:
-            raise ConfigError(NOT_OPEN)
-        return self._redis
+        return self._opened(self._redis)
 
     @property
     def keys(self) -> Keys:
@@ -110,9 +118,7 @@ class Caller:
     @property
     def watcher(self) -> Watcher:
         """What waits for outcomes and answers."""
-        if self._watcher is None:
-            raise ConfigError(NOT_OPEN)
-        return self._watcher
+        return self._opened(self._watcher)
 
     async def tell(self, stream: str, fact: Struct, *, wait: float) -> Told:
         """Append one fact and wait ``wait`` seconds for what its worker says of it; 0: do not wait.
@@ -122,6 +128,7 @@ class Caller:
             CoordError: what the worker said, if it did not take the fact.
             ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
         """
+        wait = seconds(wait, "wait")
         same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
         (entry,) = await self._append([Append(stream, same, self.caller if wait > 0 else "", data)])
         answer = await self._answer((stream, entry), wait) if wait > 0 else None
@@ -130,13 +137,30 @@ class Caller:
         return Told(entry, answer is not None)
 
     async def _append(self, batch: Sequence[Append]) -> list[str]:
-        if self._outbox is None:
-            raise ConfigError(NOT_OPEN)
-        return await self._outbox.append(batch)
+        return await self._opened(self._outbox).append(batch)
 
     async def _answer(self, fact: Appended, timeout: float) -> Answer | None:
-        future = self.watcher.answer(fact).future()
+        return await self.watcher.ask(fact, timeout)
+
+    def _opened(self, part: T | None) -> T:
+        if part is None:
+            raise ConfigError(NOT_OPEN)
         try:
-            return await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            return None
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
+            raise ConfigError(OTHER_LOOP)
+        return part
+
+    def _forgets(self) -> bool:
+        """Whether it was open in a loop that is closed, so that nothing is left to be disconnected in good order.
+
+        Raises:
+            ConfigError: it is open, in a loop that is not this one.
+        """
+        if self._loop is not None and self._loop.is_closed():
+            self._redis = self._outbox = self._watcher = None
+            return True
+        self._opened(self._redis)
+        return False

@@ -14,14 +14,15 @@ from typing import Any, Literal, Unpack
 from msgspec import Struct
 
 from coord import queries
-from coord.errors import AgentNotFound, ResultTimeout, TaskNotFound
+from coord.errors import AgentNotFound, CoordError, FactInvalid, ResultTimeout, TaskNotFound
 from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
-from coord.sdk.handle import TaskHandle
+from coord.sdk.arguments import seconds
+from coord.sdk.handle import TaskHandle, closed
 from coord.sdk.operator import Operator
-from coord.sdk.submission import TaskOptions, TaskSpec, message_append, spec_of, task_append, together
+from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, spec_of, task_append, together
 from coord.streams import Append
 
 #: Tasks appended in one round trip at most …
@@ -65,27 +66,32 @@ class Client(Operator):
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
             ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
         """
-        spec = TaskSpec(task_type=task_type, payload={} if payload is None else payload, **options)
-        return (await self.submit_many([spec]))[0]
+        spec = spec_of({"task_type": task_type, "payload": {} if payload is None else payload, **options})
+        return (await self._submit([task_append(spec, self.caller, self.settings.max_entry_bytes)]))[0]
 
     async def submit_many(self, specs: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskHandle]:
         """Submit many tasks, in bounded round trips; each is a ``TaskSpec`` or a mapping of its fields.
 
-        Raises: as ``submit``. Of the tasks before the one that does not fit, some may have been submitted.
+        Raises: as ``submit``. Where one does not fit, none is submitted; where Redis fails on the way, some may be, and
+            submitting all again with the same task ids is safe.
         """
-        handles: list[TaskHandle] = []
-        batch: list[Append] = []
-        size = 0
-        for given in specs:
-            one = task_append(spec_of(given), self.caller, self.settings.max_entry_bytes)
-            batch.append(one)
+        if not isinstance(specs, Iterable):
+            raise FactInvalid(f"specs: expected tasks, each a TaskSpec or a mapping, not {type(specs).__name__}")
+        batches: list[list[Append]] = []
+        size = BATCH_BYTES
+        for number, given in enumerate(specs):
+            try:
+                one = task_append(spec_of(given), self.caller, self.settings.max_entry_bytes)
+            except CoordError as error:
+                raise type(error)(f"specs[{number}]: {error}") from None
+            if size >= BATCH_BYTES or len(batches[-1]) >= BATCH:
+                if batches:
+                    await asyncio.sleep(0)  # others have their turn
+                batches.append([])
+                size = 0
+            batches[-1].append(one)
             size += len(one.fact.payload) if isinstance(one.fact, TaskSubmitted) else 0
-            if len(batch) >= BATCH or size >= BATCH_BYTES:
-                handles += await self._submit(batch)
-                batch, size = [], 0
-        if batch:
-            handles += await self._submit(batch)
-        return handles
+        return [handle for batch in batches for handle in await self._submit(batch)]
 
     async def _submit(self, batch: Sequence[Append]) -> list[TaskHandle]:
         # Watched before they are appended: an outcome may be told before the answer to the append is here.
@@ -116,8 +122,13 @@ class Client(Operator):
 
         Raises:
             ResultTimeout: the next one had no outcome within ``timeout`` seconds after the one before.
+            ConfigError: the client was closed meanwhile.
         """
         waiting = list(dict.fromkeys(handles))
+        for one in waiting:
+            if not isinstance(one, TaskHandle):
+                raise FactInvalid(f"handles: expected handles of tasks, not {type(one).__name__}")
+        timeout = None if timeout is None else seconds(timeout, "timeout")
         ready: asyncio.Queue[TaskHandle] = asyncio.Queue()
         ended: set[TaskHandle] = set()
 
@@ -132,9 +143,12 @@ class Client(Operator):
                 handle.when_ended(tell)
             for left in range(len(waiting), 0, -1):
                 try:
-                    yield await asyncio.wait_for(ready.get(), timeout)
+                    handle = await asyncio.wait_for(ready.get(), timeout)
                 except TimeoutError:
-                    raise ResultTimeout(f"none of {left} tasks ended within {timeout} s; they go on") from None
+                    raise ResultTimeout(f"none of {left} tasks ended within {timeout:g} s; they go on") from None
+                if handle.outcome is None:
+                    raise closed()
+                yield handle
 
     async def task(self, task_id: str) -> TaskRecord:
         """A task's record; raises ``TaskNotFound``."""
@@ -155,8 +169,12 @@ class Client(Operator):
             TaskNotFound: no such task.
             TaskAlreadyFinished: it has another outcome.
         """
-        fact = TaskCancelRequested(check_id(task_id, "task_id"), reason[:4096])
-        one = Append("in:requests", fact, self.caller)
+        wait = seconds(wait, "wait")
+        if not isinstance(reason, str):
+            raise FactInvalid(f"reason: expected text, not {type(reason).__name__}")
+        said = TaskCancelRequested(check_id(task_id, "task_id"), reason[:4096])
+        fact, data = checked("in:requests", TaskCancelRequested, said, self.settings.max_entry_bytes)
+        one = Append("in:requests", fact, self.caller, data)
         (entry,) = await self._append([one])
         answer = await self._answer((one.stream, entry), wait)
         if answer is None:
@@ -203,9 +221,10 @@ class Client(Operator):
             ResultTimeout: no router answered in time; the message waits for one.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
         """
+        timeout = seconds(timeout, "timeout")
         said = {
-            "message_id": message_id or new_id(),
-            "sender_id": sender_id or self.caller,
+            "message_id": new_id() if message_id is None else message_id,
+            "sender_id": self.caller if sender_id is None else sender_id,
             "receiver_id": receiver_id,
             "payload": {} if payload is None else payload,
             "ttl": ttl,

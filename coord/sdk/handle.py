@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,8 +11,10 @@ from msgspec import Struct
 
 from coord.codec import BAD_JSON, decode_json, encode
 from coord.errors import (
+    ConfigError,
     CoordError,
     ResultTimeout,
+    ServerUnavailable,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -21,6 +23,7 @@ from coord.errors import (
 )
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.sdk.answers import Answer
+from coord.sdk.arguments import seconds
 from coord.sdk.later import Later
 
 if TYPE_CHECKING:
@@ -98,10 +101,15 @@ class TaskHandle:
             TaskRefused: the backlog is full; submit the task again later.
             IdConflict: the id was used before with other content.
             ResultTimeout: no answer within ``timeout`` seconds; the submission waits for a distributor.
+            ConfigError: the client was closed meanwhile.
         """
+        patience = _Patience(timeout)
+        await self._accepted(patience)
+
+    async def _accepted(self, patience: _Patience) -> None:
         if self._answer is None:
             return
-        await self._client.watcher.wait(self._watch, (self._answer, self._watch.taken), timeout, "accepted")
+        await self._wait((self._answer, self._watch.taken), patience, "accepted", "does a distributor run?")
         answer, outcome = self._answer.value, self._watch.outcome.value
         if answer is not None:
             if not answer.ok:
@@ -122,18 +130,27 @@ class TaskHandle:
             IdConflict: the id was used before with other content.
             TaskNotFound: nothing is known of it, because its record was forgotten, or Redis lost its data.
             ResultTimeout: it had no outcome within ``timeout`` seconds; the task goes on.
+            ConfigError: the client was closed meanwhile.
         """
-        if self._answer is not None:
-            # First what became of this submission: the outcome may be of another one with the same id.
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
-            await self.accepted(timeout)
-            timeout = None if timeout is None else max(0.0, timeout - (loop.time() - begun))
-        await self._client.watcher.wait(self._watch, (self._watch.outcome,), timeout, "finished")
+        patience = _Patience(timeout)
+        # First what became of this submission: the outcome may be of another one with the same id.
+        await self._accepted(patience)
+        await self._wait((self._watch.outcome,), patience, "finished", "it goes on")
         outcome = await self._watch.outcome.future()
         if outcome.state == TaskState.COMPLETED:
             return decode_json(outcome.data)
         raise await self._error(outcome)
+
+    async def _wait(self, wanted: Sequence[Later[Any]], patience: _Patience, what: str, hint: str) -> None:
+        """Wait for the first of these; one that is here needs no client."""
+        if any(one.is_here for one in wanted):
+            return
+        try:
+            await self._client.watcher.wait(self._watch, wanted, patience.left)
+        except TimeoutError:
+            raise ResultTimeout(
+                f"task '{self.task_id}' was not {what} within {patience.timeout_s:g} s; {hint}"
+            ) from None
 
     async def cancel(self, reason: str = "", *, wait: float = 2.0) -> str:
         """Cancel the task; see ``Client.cancel``."""
@@ -168,8 +185,8 @@ class TaskHandle:
         if outcome.state == TaskState.FAILED:
             try:
                 record = await self.record()
-            except TaskNotFound:
-                tried = ""
+            except (TaskNotFound, ServerUnavailable, ConfigError):
+                tried = ""  # what was told of it is known all the same
             else:
                 tried = f" at attempt {record.attempt}" if record.attempt > 1 else ""
             return TaskFailed(f"task '{self.task_id}' failed{tried}: {code}: {message}")
@@ -185,7 +202,19 @@ class TaskHandle:
         return f"<TaskHandle {self.task_id}>"
 
 
-def timed_out(task_id: str, timeout: float, what: str) -> ResultTimeout:
-    """The error of a wait that was given up."""
-    hint = "does a distributor run?" if what == "accepted" else "it goes on"
-    return ResultTimeout(f"task '{task_id}' was not {what} within {timeout:g} s; {hint}")
+class _Patience:
+    """How long somebody waits, for one thing after the other."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout_s = 0.0 if timeout is None else seconds(timeout, "timeout")
+        self._until = None if timeout is None else asyncio.get_running_loop().time() + self.timeout_s
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None for ever."""
+        return None if self._until is None else max(0.0, self._until - asyncio.get_running_loop().time())
+
+
+def closed() -> ConfigError:
+    """What is told to those who wait while their client is closed."""
+    return ConfigError("the client was closed while this was waited for; what was submitted goes on")

@@ -33,6 +33,13 @@ class Later(Struct, Generic[T], eq=False):
         if self._future is not None and not self._future.done():
             self._future.set_result(value)
 
+    def give_up(self, error: Exception) -> None:
+        """It will not come for those who wait for it now: they are told why."""
+        future, self._future = self._future, None
+        if future is not None and not future.done():
+            future.set_exception(error)
+            future.exception()  # looked at, so that nobody warns of it
+
     def future(self) -> asyncio.Future[T]:
         """To wait for it with ``asyncio.wait``: all who do share it, so whoever cancels it gives up for all."""
         if self._future is None or self._future.cancelled():

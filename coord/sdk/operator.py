@@ -31,6 +31,7 @@ from coord.models.dead import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.sdk.answers import Answer
+from coord.sdk.arguments import check_finite, encoded, seconds
 from coord.sdk.caller import Caller
 from coord.sdk.handle import TaskHandle
 from coord.streams import Append
@@ -206,6 +207,7 @@ class Operator(Caller, ABC):
 
     async def _control(self, kind: str, fact: Struct, wait: float) -> Answer:
         """Tell a kind of worker, and wait until one has answered that it is done."""
+        wait = seconds(wait, "wait")
         one = Append(f"in:control:{kind}", fact, self.caller)
         _check(one, self.settings.max_entry_bytes)
         (entry,) = await self._append([one])
@@ -233,7 +235,8 @@ class Operator(Caller, ABC):
 
 def _check(one: Append, max_bytes: int) -> None:
     """By the worker's own rules, so that a slip is told at once and does not end among the dead letters."""
-    fields = {b"type": TYPE_OF[type(one.fact)].encode(), b"data": codec.encode(one.fact)}
+    check_finite(one.fact, "")
+    fields = {b"type": TYPE_OF[type(one.fact)].encode(), b"data": encoded(one.fact)}
     codec.fact_of(one.stream, fields, max_bytes)
 
 

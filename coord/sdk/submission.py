@@ -13,6 +13,7 @@ from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
+from coord.sdk.arguments import check_finite, check_known, encoded, listed
 from coord.sdk.sharing import SHORT, most
 from coord.streams import Append
 
@@ -30,8 +31,8 @@ class TaskSpec(Struct, kw_only=True):
 
     ``payload`` is any JSON, or whatever msgspec makes JSON of, such as a Struct. Where neither ``requirements`` nor
     ``capabilities`` are given, the task requires the capability named like its type, which an agent has that has a
-    handler for it. ``timeout`` (seconds) bounds one attempt; at ``deadline`` the task expires whatever its state;
-    ``delay`` (seconds) or ``run_at`` is when it may run first.
+    handler for it. Names that ``Requirements`` does not have are refused. ``timeout`` (seconds) bounds one attempt; at
+    ``deadline`` the task expires whatever its state; ``delay`` (seconds) or ``run_at`` is when it may run first.
     """
 
     task_type: str
@@ -83,9 +84,10 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     }
     for name in _OPTIONS:
         if (value := getattr(spec, name)) is not None:
+            check_finite(value, name)
             said[name] = value
-    if spec.notify:
-        said["notify"] = True
+    if spec.notify is not False:
+        said["notify"] = spec.notify
     stream = _STREAMS[priority]
     fact, data = checked(stream, TaskSubmitted, said, max_bytes)
     return Append(stream, fact, caller, data)
@@ -142,6 +144,7 @@ def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: 
     for field in ("message_id", "sender_id", "receiver_id"):
         check_id(said[field], field)
     stream = f"in:messages:{lane}"
+    check_finite(said.get("ttl"), "ttl")
     fact, data = checked(stream, MessageSent, {k: v for k, v in said.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 
@@ -151,13 +154,6 @@ def _priority(given: str) -> Priority:
         return _PRIORITIES[given]
     except (KeyError, TypeError):
         raise FactInvalid(f"priority {given!r} is none of {', '.join(Priority)}") from None
-
-
-def listed(given: Iterable[str], field: str) -> tuple[str, ...]:
-    """Several words; a single string is not taken for its letters, but refused with ``FactInvalid``."""
-    if isinstance(given, str):
-        raise FactInvalid(f"{field}: expected a list of words, such as [{given!r}], not {given!r}")
-    return tuple(given)
 
 
 def spec_of(given: TaskSpec | Mapping[str, Any]) -> TaskSpec:
@@ -178,24 +174,25 @@ def spec_of(given: TaskSpec | Mapping[str, Any]) -> TaskSpec:
 
 def _requirements(spec: TaskSpec) -> Any:
     capabilities = None if spec.capabilities is None else listed(spec.capabilities, "capabilities")
-    if spec.requirements is None:
-        return {"capabilities": [spec.task_type] if capabilities is None else capabilities}
-    if capabilities is None:
-        return spec.requirements
     given = spec.requirements
+    if given is None:
+        return {"capabilities": [spec.task_type] if capabilities is None else capabilities}
+    if not isinstance(given, Requirements | Mapping):
+        raise FactInvalid(f"requirements: expected Requirements or a mapping of its fields, not {type(given).__name__}")
+    check_known(given, Requirements, "requirements")
+    check_finite(given, "requirements")
+    if capabilities is None:
+        return given
     said = dict(given) if isinstance(given, Mapping) else codec.decode_json(codec.encode(given))
-    said["capabilities"] = list(dict.fromkeys((*said.get("capabilities", ()), *capabilities)))
+    required = listed(said.get("capabilities", ()), "requirements.capabilities")
+    said["capabilities"] = [*required, *(one for one in capabilities if one not in required)]
     return said
 
 
-def checked(stream: str, kind: type[Struct], said: Struct | dict[str, Any], max_bytes: int) -> tuple[Fact, bytes]:
+def checked(stream: str, kind: type[Struct], said: Struct | Mapping[str, Any], max_bytes: int) -> tuple[Fact, bytes]:
     """The fact of type ``kind`` that has these fields, as the worker will read it, and its JSON.
 
     Raises: as ``task_append``.
     """
-    try:
-        data = codec.encode(said)
-    except Exception as error:
-        # Whatever an object of the caller's raises when it is encoded: a TypeError, an overflow, its own.
-        raise FactInvalid(f"payload: cannot be made JSON: {error}") from error
+    data = encoded(said)
     return codec.fact_of(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data

@@ -23,7 +23,7 @@ from coord.logs import get_logger
 from coord.models.tasks import TERMINAL, TaskState
 from coord.sdk.answers import Answer, Answers, Appended, read_answer
 from coord.sdk.ending import end
-from coord.sdk.handle import Outcome, Watch, timed_out
+from coord.sdk.handle import Outcome, Watch, closed
 from coord.sdk.later import Later
 
 log = get_logger()
@@ -58,6 +58,7 @@ class Watcher:
         self._answers = Answers(ANSWERS_KEPT)
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._waited_for: dict[Watch, None] = {}
+        self._asked: dict[Later[Answer], None] = {}  #: those that are waited for, of no task's
         self._new_waiter = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,12 +74,22 @@ class Watcher:
         """The task's outcome is known and will be another one: who watches it from now on waits for that."""
         self._watches.pop(task_id, None)
 
-    def answer(self, fact: Appended) -> Later[Answer]:
-        """The answer to a fact."""
+    async def ask(self, fact: Appended, timeout: float) -> Answer | None:
+        """The answer to a fact; None when there was none within ``timeout`` seconds.
+
+        Raises:
+            ConfigError: the client was closed meanwhile.
+        """
         self.start()
         answer: Later[Answer] = Later()
         self._answers.expect(fact, answer.tell)
-        return answer
+        self._asked[answer] = None
+        try:
+            return await asyncio.wait_for(answer.future(), timeout)
+        except TimeoutError:
+            return None
+        finally:
+            del self._asked[answer]
 
     def answers(self, fact: Appended, task_ids: Sequence[str]) -> list[Later[Answer]]:
         """What is answered of each of these tasks, all submitted in one ``fact``."""
@@ -102,18 +113,22 @@ class Watcher:
             self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._look())]
 
     async def close(self) -> None:
-        """Stop reading."""
+        """Stop reading; whoever waits is told that the client was closed."""
         tasks, self._tasks = self._tasks, []
         await end(*tasks)
+        for watch in list(self._waited_for):
+            watch.outcome.give_up(closed())
+            watch.taken.give_up(closed())
+        for answer in list(self._asked):
+            answer.give_up(closed())
 
-    async def wait(self, watch: Watch, wanted: Sequence[Later[Any]], timeout: float | None, what: str) -> None:
+    async def wait(self, watch: Watch, wanted: Sequence[Later[Any]], timeout: float | None) -> None:
         """Wait for the first of these, which the replies or a look at the record of ``watch`` will resolve.
 
         Raises:
-            ResultTimeout: not within ``timeout`` seconds.
+            TimeoutError: not within ``timeout`` seconds.
+            ConfigError: the client was closed meanwhile.
         """
-        if any(one.is_here for one in wanted):
-            return
         futures = [one.future() for one in wanted]
         self.begin_waiting(watch)
         try:
@@ -121,10 +136,13 @@ class Watcher:
         finally:
             self.end_waiting(watch)
         if not done:
-            raise timed_out(watch.task_id, timeout or 0.0, what)
+            raise TimeoutError
+        for one in done:
+            one.result()
 
     def begin_waiting(self, watch: Watch) -> None:
         """Someone waits for it: its record is looked at from now on."""
+        self.start()
         watch.waiters += 1
         if watch.waiters == 1:
             watch.look_at = asyncio.get_running_loop().time() + watch.interval_s

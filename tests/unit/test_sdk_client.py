@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -18,7 +17,6 @@ from coord.embedded import EmbeddedServer
 from coord.errors import (
     ConfigError,
     FactInvalid,
-    FactTooLarge,
     IdConflict,
     ResultTimeout,
     ServerUnavailable,
@@ -26,42 +24,10 @@ from coord.errors import (
     TaskNotFound,
     TaskRefused,
 )
-from coord.keys import Keys
-from coord.models.facts import MessageSent, parts_of
+from coord.models.facts import parts_of
 from coord.models.tasks import Requirements, TaskSubmitted
-from coord.sdk import watcher
-from coord.sdk.submission import message_append, spec_of, task_append
+from tests.unit.sdk_client_desk import Desk, desk_on
 from tests.waiting import wait_until
-
-
-class Desk:
-    """One namespace, its client, and the test in the place of all workers."""
-
-    def __init__(self, redis: Redis, client: Client) -> None:
-        self.redis = redis
-        self.client = client
-        self.keys = Keys(client.settings.namespace)
-
-    async def reply(self, **fields: str | bytes) -> None:
-        """Append to the client's replies."""
-        said: dict[Any, Any] = dict(fields)
-        await self.redis.xadd(self.keys.replies(self.client.caller), said)
-
-    async def answer(self, entry: str, code: str = "", *, stream: str = "in:tasks:normal") -> None:
-        """Answer a fact."""
-        said = {"stream": stream, "fact": entry, "ok": "0" if code else "1", "code": code, "message": f"why {code}"}
-        await self.reply(type="fact.answered", **said)
-
-    async def record(
-        self, task_id: str, state: str, *, submitted_at: int = 9_999_999_999_999, **fields: str | bytes
-    ) -> None:
-        """Write a task's record."""
-        said: dict[Any, Any] = {"state": state, "submission": f"normal  0 {submitted_at} 0 p1 d1", **fields}
-        await self.redis.hset(self.keys.task(task_id), mapping=said)
-
-    async def consume(self, entry: str, stream: str = "in:tasks:normal") -> None:
-        """Take a submission out of its stream."""
-        await self.redis.xdel(self.keys.of(stream), entry)
 
 
 @pytest.fixture
@@ -69,10 +35,8 @@ async def desk(
     server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Desk]:
     """A client that looks at records often."""
-    monkeypatch.setattr(watcher, "LOOK_S", 0.05)
-    monkeypatch.setattr(watcher, "ROUND_S", 0.01)
-    async with Client(server.url, settings=settings) as client:
-        yield Desk(redis, client)
+    async with desk_on(server, redis, settings, monkeypatch) as desk:
+        yield desk
 
 
 async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(desk: Desk) -> None:
@@ -149,12 +113,11 @@ async def test_entries_of_two_streams_may_have_one_id(desk: Desk) -> None:
     streams = ("in:tasks:normal", "in:messages:normal", "in:requests", "in:control:registry")
     codes = ("", "agent_not_found", "pending", "")
     await desk.answer(entry, codes[0], stream=streams[0])  # early
-    task, *others = [watcher.answer((stream, entry)) for stream in streams]
+    asking = asyncio.gather(*(watcher.ask((stream, entry), 5) for stream in streams))
     for stream, code in zip(streams[1:], codes[1:], strict=True):
         await desk.answer(entry, code, stream=stream)
-    told = await asyncio.wait_for(asyncio.gather(task.future(), *(one.future() for one in others)), 5)
-    assert tuple(one.code for one in told) == codes
-    assert [one.ok for one in told] == [True, False, False, True]
+    told = [(one.ok, one.code) for one in await asking if one is not None]
+    assert told == [(not code, code) for code in codes]
     assert not watcher._answers._awaited
     assert not watcher._answers._early
 
@@ -223,7 +186,8 @@ async def test_an_answer_may_come_before_the_entry_id_is_known(desk: Desk) -> No
     last = (await client.submit("echo")).entry_id
     await desk.answer(last)
     await wait_until(lambda: client.watcher._answers._early, "the answer is here")
-    answer = await client.watcher.answer(("in:tasks:normal", entry)).future()
+    answer = await client.watcher.ask(("in:tasks:normal", entry), 5)
+    assert answer is not None
     assert isinstance(answer.error, IdConflict)
 
 
@@ -276,72 +240,3 @@ async def test_no_server_is_said_so(settings: Settings, unused_port: int) -> Non
     """With where it was looked for, and what to do."""
     with pytest.raises(ServerUnavailable, match="coord up"):
         await Client(f"redis://127.0.0.1:{unused_port}", settings=settings, reach_s=0.1).open()
-
-
-def test_a_task_requires_what_was_said_and_nothing_else() -> None:
-    """The capability named like the type only where nothing is said; capabilities go on top of requirements."""
-
-    def required(**given: Any) -> Requirements:
-        fact = task_append(TaskSpec(task_type="echo", **given), "", MIB).fact
-        assert isinstance(fact, TaskSubmitted)
-        return fact.requirements
-
-    assert required().capabilities == ("echo",)
-    assert required(capabilities=[]).capabilities == ()
-    assert required(capabilities=["gpu"]).capabilities == ("gpu",)
-    assert required(requirements={"tags": ["fast"]}) == Requirements(tags=("fast",))
-    both = required(requirements=Requirements(capabilities=("a",), agent_id="x"), capabilities=("b", "a"))
-    assert both == Requirements(capabilities=("a", "b"), agent_id="x")
-
-
-def test_times_need_an_offset() -> None:
-    """A moment without one would mean another time on another machine."""
-    soon = datetime.now(UTC) + timedelta(hours=1)
-    assert task_append(TaskSpec(task_type="echo", deadline=soon), "", MIB)
-    with pytest.raises(FactInvalid, match="deadline"):
-        task_append(TaskSpec(task_type="echo", deadline=soon.replace(tzinfo=None)), "", MIB)
-
-
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [
-        ({"task_type": ""}, "task_type"),
-        ({"retry": {"max_atempts": 1}}, "max_atempts"),
-        ({"requirements": {"min_health_score": 2}}, "min_health_score"),
-        ({"payload": float, "task_type": "echo"}, "JSON"),
-        ({"strategy": 7}, "strategy"),
-        ({"capabilities": "echo"}, r"capabilities: expected a list of words, such as \['echo'\], not 'echo'"),
-        ({"capabilities": "echo", "requirements": {}}, "capabilities: expected a list"),
-    ],
-)
-def test_a_field_that_does_not_fit_is_named(given: dict[str, Any], error: str) -> None:
-    """By the rules of the fact itself."""
-    with pytest.raises(FactInvalid, match=error):
-        task_append(TaskSpec(**{"task_type": "echo", **given}), "", MIB)
-
-
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [("echo", "a TaskSpec or a mapping of its fields, not str"), ({"task_type": "e", "x": 1}, "'x'")],
-)
-def test_what_is_no_task_is_refused(given: Any, error: str) -> None:
-    """Among many, too, it is said what does not fit."""
-    with pytest.raises(FactInvalid, match=error):
-        spec_of(given)
-
-
-def test_the_limit_counts_the_whole_entry() -> None:
-    """What the worker would refuse is refused here."""
-    with pytest.raises(FactTooLarge):
-        task_append(TaskSpec(task_type="echo", payload="x" * 2_000), "", 2_000)
-
-
-def test_a_message_goes_to_the_lane_of_its_priority() -> None:
-    """Urgent and critical share one."""
-    said = {"message_id": "m", "sender_id": "s", "receiver_id": "r", "payload": {"n": 1}}
-    one = message_append(said, "urgent", "me", MIB)
-    assert (one.stream, one.caller) == ("in:messages:critical", "me")
-    assert isinstance(one.fact, MessageSent)
-    assert one.fact.payload == msgspec.Raw(b'{"n":1}')
-    with pytest.raises(FactInvalid, match="priority"):
-        message_append(said, "soon", "", MIB)

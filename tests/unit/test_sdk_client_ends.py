@@ -1,0 +1,110 @@
+"""A client that is closed while others wait, or used where it was not opened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from coord import Client, TaskSpec
+from coord.config import Settings
+from coord.embedded import EmbeddedServer
+from coord.errors import ConfigError, FactInvalid, ResultTimeout
+from tests.unit.sdk_client_desk import Desk, desk_on
+from tests.waiting import wait_until
+
+CLOSED = "the client was closed while this was waited for"
+
+
+@pytest.fixture
+async def desk(
+    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Desk]:
+    """A client that looks at records often."""
+    async with desk_on(server, redis, settings, monkeypatch) as desk:
+        yield desk
+
+
+async def test_whoever_waits_is_told_that_the_client_was_closed(desk: Desk) -> None:
+    """For a result, for the first of several, for a task to be taken, for an answer: nobody waits for ever."""
+    client = desk.client
+    taken, waiting = await client.submit_many([TaskSpec(task_type="echo")] * 2)
+    await desk.answer(taken.entry_id)  # of both: they share an entry
+    await waiting.accepted(timeout=5)
+    other = await client.submit("echo")
+
+    async def first() -> None:
+        async for _ in client.as_completed([taken, waiting]):
+            pass
+
+    waits = [taken.result(), taken.result(timeout=60), first(), other.accepted(), client.cancel("t", wait=60)]
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await wait_until(lambda: taken._watch.waiters == 3 and client.watcher._asked, "all wait")
+    await client.close()
+    told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert [type(one) for one in told] == [ConfigError] * 5
+    assert all(CLOSED in str(one) for one in told)
+
+
+async def test_what_is_known_is_known_when_the_client_is_closed(desk: Desk) -> None:
+    """A result that came can still be asked for; one that did not says what is the matter."""
+    known, unknown = await desk.client.submit_many([TaskSpec(task_type="echo")] * 2)
+    await desk.answer(known.entry_id)
+    await desk.reply(type="task.completed", task_id=known.task_id, data=b"9")
+    assert await known.result(timeout=5) == 9
+    await desk.client.close()
+    assert await known.result() == 9
+    with pytest.raises(ConfigError, match="async with"):
+        await unknown.result()
+    await desk.client.close()
+
+
+async def test_a_handle_goes_on_with_a_client_that_was_opened_again(desk: Desk) -> None:
+    """What the replies told meanwhile is found in the record."""
+    handle = await desk.client.submit("echo")
+    await desk.client.close()
+    await desk.client.open()
+    await desk.record(handle.task_id, "completed", result=b"[1]")
+    assert await handle.result(timeout=10) == [1]
+
+
+async def test_a_timeout_is_told_as_it_was_given(desk: Desk) -> None:
+    """Not what was left of it; and what is no time is refused."""
+    handle = await desk.client.submit("echo")
+    await desk.answer(handle.entry_id)
+    with pytest.raises(ResultTimeout, match=r"was not finished within 0\.25 s; it goes on"):
+        await handle.result(timeout=0.25)
+    for odd in (float("nan"), float("inf"), "1", True):
+        with pytest.raises(FactInvalid, match="timeout: expected a number of seconds"):
+            await handle.result(timeout=odd)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its loop ended before it was closed
+def test_a_client_belongs_to_the_loop_that_it_was_opened_in(server: EmbeddedServer, settings: Settings) -> None:
+    """Elsewhere it says so; when that loop is over it may be opened again."""
+    client = Client(server.url, settings=settings)
+
+    async def use() -> None:
+        await client.submit("echo")
+
+    async def open_and_use_elsewhere() -> None:
+        await client.open()
+        with pytest.raises(ConfigError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, use())
+        with pytest.raises(ConfigError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client.close())
+        await use()
+
+    async def open_again() -> None:
+        with pytest.raises(ConfigError, match="another event loop"):
+            await use()
+        await client.open()
+        await use()
+        await client.close()
+
+    asyncio.run(open_and_use_elsewhere())
+    with pytest.raises(ConfigError, match="another event loop"):
+        client.handle("t1")
+    asyncio.run(open_again())
