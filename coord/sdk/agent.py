@@ -18,13 +18,16 @@ from coord.errors import ConfigError, FactInvalid
 from coord.models.agents import AgentStatus, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
 from coord.models.ids import check_id
-from coord.sdk.arguments import listed
-from coord.sdk.handlers import Handler, read_handler
+from coord.sdk.arguments import check_finite, check_place, check_text, encoded, listed, mapped, seconds
+from coord.sdk.ending import end
+from coord.sdk.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.sdk.mail import MessageHandler
 from coord.sdk.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: What an agent may say of itself; it leaves by ``stop``.
+STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
 #: What handlers have to finish when the agent is told to stop.
 DRAIN_TIMEOUT_S = 30.0
 
@@ -70,9 +73,10 @@ class Agent:
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
+        check_place(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else config.load()
-        self.drain_timeout = drain_timeout
+        self.drain_timeout = seconds(drain_timeout, "drain_timeout")
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
@@ -84,10 +88,10 @@ class Agent:
             "agent_id": agent_id,
             "agent_type": agent_type,
             "services": listed(services, "services"),
-            "endpoints": dict(endpoints or {}),
-            "metadata": dict(metadata or {}),
+            "endpoints": mapped(endpoints, "endpoints"),
+            "metadata": mapped(metadata, "metadata"),
             "tags": listed(tags, "tags"),
-            "labels": dict(labels or {}),
+            "labels": mapped(labels, "labels"),
             "version": version,
             "location": location,
             "capacity": self.settings.capacity if capacity is None else capacity,
@@ -96,20 +100,32 @@ class Agent:
                 self.settings.heartbeat_interval_s if heartbeat_interval is None else heartbeat_interval
             ),
         }
+        for field in ("location", "capacity", "weight", "heartbeat_interval"):
+            check_finite(self._declared[field], field)
         self._session: Session | None = None
+        self._starting: asyncio.Task[Session] | None = None
         self.has_abandoned = False  #: a handler did not end when the agent stopped, and may still run
         self.fact("")  # says now what does not fit
 
     # What it can do.
 
     def task(self, task_type: str) -> Callable[[F], F]:
-        """Decorates the handler of a task type: sync (it runs in a thread) or async, see ``read_handler``.
+        """Decorates the handler of a task type: sync (it runs in a thread) or async.
+
+        It takes the ``Task``; or, where its first parameter is annotated with what msgspec can decode (a Struct, a
+        dict, a dataclass), the payload as that, and then, if it has a second parameter, the ``Task``. A payload that
+        does not fit fails its task for good.
 
         What it returns is the result, any JSON. What it raises is a failure, tried again unless it is
         ``NonRetryable``; ``Retryable`` says with which code, ``Release`` gives the task back.
+
+        Raises:
+            FactInvalid: the type does not fit.
+            ConfigError: the function does not, or there is another one.
         """
         if callable(task_type):
             raise ConfigError("name the task type: @agent.task('summarize')")
+        check_text(task_type, "task_type")
 
         def register(function: F) -> F:
             if task_type in self.handlers:
@@ -132,16 +148,19 @@ class Agent:
 
     def on_start(self, function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """Decorates what is awaited each time before the agent registers: make ready here what handlers share."""
+        check_hook(function)
         self._before.append(function)
         return function
 
     def on_stop(self, function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """Decorates what is awaited when the agent has left and no handler runs, also if it could not start."""
+        check_hook(function)
         self._after.append(function)
         return function
 
     def on_message(self, function: F) -> F:
         """Decorates a handler of messages (``Message``): sync or async; several are called in order."""
+        check_message_handler(function)
         self.message_handlers.append(function)
         return function
 
@@ -149,7 +168,7 @@ class Agent:
         """What it registers as."""
         capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
         declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
-        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": _encoded(declared)}
+        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encoded(declared)}
         fact = codec.fact_of("in:registry", fields, self.settings.max_entry_bytes)
         assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
         if not fact.capacity:
@@ -179,21 +198,28 @@ class Agent:
         Raises:
             ServerUnavailable: no Redis answers.
             AgentSuperseded: a newer process has this agent id.
+            ConfigError: it runs already, or was stopped before it had started.
         """
-        await self._start()
+        if await self._start() is None:
+            raise ConfigError(f"agent '{self.agent_id}' was stopped before it had started")
 
     async def stop(self, *, grace: float | None = None) -> None:
         """Drain and leave: give unstarted work back, finish what runs, report, deregister, close.
+
+        One that is starting gives that up.
 
         Args:
             grace: seconds that handlers have to finish; default ``drain_timeout``. Then they are cancelled and their
                 tasks given back.
         """
+        grace = self.drain_timeout if grace is None else seconds(grace, "grace")
+        if self._session is None:
+            await end(self._starting)  # which may have been too late for it
         session = self._session
         if session is None:
             return
         try:
-            await session.drain(self.drain_timeout if grace is None else grace)
+            await session.drain(grace)
         finally:
             await session.close()
             self.has_abandoned = self.has_abandoned or session.has_abandoned
@@ -208,6 +234,8 @@ class Agent:
             AgentSuperseded: a newer process took this agent id; this one has stopped.
         """
         session = self._session or await self._start()
+        if session is None:
+            return
         try:
             await session.ended.wait()
         except asyncio.CancelledError:
@@ -217,14 +245,24 @@ class Agent:
             await self.stop(grace=0)
             raise session.failure
 
-    async def _start(self) -> Session:
-        if self._session is not None:
+    async def _start(self) -> Session | None:
+        """The session, once it is registered; None when ``stop`` came first."""
+        if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running already")
+        starting = self._starting = asyncio.create_task(self._begin())
+        try:
+            await asyncio.wait([starting])
+        finally:
+            self._starting = None
+            await end(starting)
+        return None if starting.cancelled() else starting.result()
+
+    async def _begin(self) -> Session:
         session = await Session.open(self, *locate(self.settings, self._url))
-        self._session = session
         try:
             for function in self._before:
                 await function()
+            self._session = session
             await session.begin()
         except BaseException:
             self._session = None
@@ -247,7 +285,9 @@ class Agent:
         """Say how it is: ``busy`` or ``maintenance`` gets nothing new, ``active`` does again."""
         if self._session is None:
             raise ConfigError(f"agent '{self.agent_id}' is not running")
-        self._session.membership.change_status(status)
+        if status not in STATUSES:
+            raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
+        self._session.membership.change_status(AgentStatus(status))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -257,10 +297,3 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-
-
-def _encoded(declared: dict[str, Any]) -> bytes:
-    try:
-        return codec.encode(declared)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise FactInvalid(f"metadata: {error}") from None

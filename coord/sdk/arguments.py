@@ -27,6 +27,16 @@ def listed(given: object, field: str) -> tuple[str, ...]:
     return tuple(given)
 
 
+def check_text(given: object, field: str, most: int = 128) -> None:
+    """Whether it is text of 1 to ``most`` characters.
+
+    Raises:
+        FactInvalid: it is not.
+    """
+    if not isinstance(given, str) or not 1 <= len(given) <= most:
+        raise FactInvalid(f"{field}: expected text of 1 to {most} characters, not {_shown(given)}")
+
+
 def mapped(given: object, field: str) -> dict[str, Any]:
     """Names with their values; None: there are none.
 

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from coord import logs
 from coord.errors import ConfigError, CoordError
@@ -22,12 +24,21 @@ def run(*agents: Agent) -> None:
     They share one event loop (uvloop where there is one) and what they write. Blocks.
 
     Raises:
+        ConfigError: it is called in an event loop or beside the main thread, or with no agent, or with one twice.
         SystemExit: what they may not go on with, in one line: no Redis answers (``ServerUnavailable``), or a newer
             process took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its
             cause; whoever wants to handle it serves the agents with ``Agent.serve``.
     """
     if not agents:
         raise ConfigError("name at least one agent to run")
+    for agent in agents:
+        if [other.agent_id for other in agents].count(agent.agent_id) > 1:
+            raise ConfigError(f"agent '{agent.agent_id}' is named twice: one process at a time has an agent id, once")
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("run() handles signals, so only the main thread can; elsewhere: asyncio.run(agent.serve())")
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ConfigError("run() has an event loop of its own; within one: await agent.serve()")
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     logs.configure(agents[0].settings, service=f"agent {names}")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from coord.errors import ConfigError
-from coord.sdk.handlers import read_handler
+from coord.sdk.handlers import check_hook, check_message_handler, read_handler
 
 if TYPE_CHECKING:
     from coord import Task
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 class Numbers(msgspec.Struct):
     """A payload."""
+
+    n: int
+
+
+@dataclasses.dataclass
+class Pair:
+    """Another payload."""
 
     n: int
 
@@ -70,6 +78,17 @@ def test_a_struct_that_was_defined_in_a_function_is_found() -> None:
     assert read_handler(payload).decode is not None
 
 
+def test_a_payload_may_be_whatever_msgspec_decodes() -> None:
+    """A dict, a dataclass, one of several; and with the Task behind it."""
+
+    def as_dict(payload: dict[str, int]) -> None: ...
+    def as_pair(payload: Pair, task: Task) -> None: ...
+    def as_either(payload: Numbers | None) -> None: ...
+
+    decoded = [read_handler(one).decode for one in (as_dict, as_pair, as_either)]
+    assert [decode(b'{"n":1}') for decode in decoded if decode] == [{"n": 1}, Pair(1), Numbers(1)]
+
+
 def test_any_other_signature_is_an_error() -> None:
     """Found when the handler is registered, not when the first task arrives."""
 
@@ -77,7 +96,47 @@ def test_any_other_signature_is_an_error() -> None:
     def three(a: Any, b: Any, c: Any) -> None: ...
     def two(a: Any, b: Any) -> None: ...
     def unknown(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    def unknown_attribute(a: msgspec.Nowhere) -> None: ...  # type: ignore[name-defined]
+    def odd(a: Called) -> None: ...
+    def keyword(task: Any, *, x: int) -> None: ...
 
-    for function, why in ((none, "must take"), (three, "must take"), (two, "Struct"), (unknown, "Nowhere")):
+    for function, why in (
+        (none, "must take"), (three, "must take"), (two, "Struct"), (unknown, "Nowhere"),
+        (unknown_attribute, "Nowhere"), (odd, "Called.*: annotate it with Task"), (keyword, "without x"),
+        (5, "a handler is a function, not 5"), (type, "say what"),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=why):
+            read_handler(function)  # type: ignore[arg-type]
+
+
+def test_a_handler_that_yields_is_an_error() -> None:
+    """It would seem to be done at once, with a result that is no JSON."""
+
+    def generator(task: Any) -> Any:
+        yield task
+
+    async def async_generator(task: Any) -> Any:
+        yield task
+
+    for function in (generator, async_generator):
+        with pytest.raises(ConfigError, match="yields: what a handler makes is what it returns"):
             read_handler(function)
+
+
+def test_a_handler_of_messages_takes_the_message() -> None:
+    """And a hook takes nothing, and is async."""
+
+    def none() -> None: ...
+    def one(message: Any) -> None: ...
+    def two(message: Any, more: Any) -> None: ...
+    async def hook() -> None: ...
+
+    check_message_handler(one)
+    check_message_handler([].append)
+    for handler in (none, two, 5):
+        with pytest.raises(ConfigError, match=r"must take the message|is a function"):
+            check_message_handler(handler)  # type: ignore[arg-type]
+    check_hook(hook)
+    for odd in (none, one, 5):
+        with pytest.raises(ConfigError, match="must be an async function that takes nothing"):
+            check_hook(odd)

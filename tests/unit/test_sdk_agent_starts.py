@@ -1,0 +1,93 @@
+"""An agent that is started twice, or stopped before it has started; and where it cannot be run."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coord import Agent, run
+from coord.config import Settings
+from coord.errors import ConfigError, FactInvalid
+from coord.models.facts import AgentRegistered
+from tests.unit.sdk_house import House
+
+
+async def test_of_two_starts_at_once_one_is_refused(agent: Agent, house: House) -> None:
+    """It has one place in the fleet, and one session."""
+    told = await asyncio.gather(agent.start(), agent.start(), return_exceptions=True)
+    assert told[0] is None
+    assert isinstance(told[1], ConfigError)
+    assert "is running already" in str(told[1])
+    assert len(await house.wait_for("in:registry", AgentRegistered)) == 1
+
+
+async def test_one_that_still_looks_for_redis_can_be_stopped(settings: Settings, unused_port: int) -> None:
+    """Whoever started it is told; who serves it just goes on; and it may be started again."""
+    agent = Agent("a", url=f"redis://127.0.0.1:{unused_port}", settings=settings)
+    starting = asyncio.create_task(agent.start())
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(agent.stop(), 5)
+    with pytest.raises(ConfigError, match="agent 'a' was stopped before it had started"):
+        await asyncio.wait_for(starting, 5)
+    serving = asyncio.create_task(agent.serve())
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(agent.stop(), 5)
+    await asyncio.wait_for(serving, 5)
+
+
+async def test_one_that_still_prepares_itself_can_be_stopped(agent: Agent, house: House) -> None:
+    """It cleans up, and nobody hears of it."""
+    done: list[str] = []
+    begun = asyncio.Event()
+
+    @agent.on_start
+    async def prepare() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    @agent.on_stop
+    async def clean_up() -> None:
+        done.append("cleaned up")
+
+    serving = asyncio.create_task(agent.serve())
+    await begun.wait()
+    await asyncio.wait_for(agent.stop(), 5)
+    await asyncio.wait_for(serving, 5)
+    assert done == ["cleaned up"]
+    assert not await house.facts("in:registry")
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_behind(agent: Agent, house: House) -> None:
+    """As with a time limit around it."""
+    begun = asyncio.Event()
+
+    @agent.on_start
+    async def prepare() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(agent.start(), 0.3)
+    assert begun.is_set()
+    assert (agent._session, agent._starting) == (None, None)
+
+
+async def test_it_runs_in_the_main_thread_and_in_its_own_loop(agent: Agent) -> None:
+    """Elsewhere it says what to do instead; and each id is there once."""
+    with pytest.raises(ConfigError, match=r"await agent\.serve"):
+        agent.run()
+    with pytest.raises(ConfigError, match="only the main thread"):
+        await asyncio.to_thread(agent.run)
+    with pytest.raises(ConfigError, match="agent 'a' is named twice"):
+        run(agent, agent)
+    with pytest.raises(ConfigError, match="name at least one agent"):
+        run()
+
+
+async def test_it_says_of_itself_only_what_it_may(agent: Agent) -> None:
+    """It leaves by being stopped, and others find out that it is stale."""
+    await agent.start()
+    for status in ("stale", "inactive", "tired", 5):
+        with pytest.raises(FactInvalid, match="status: expected one of active, busy, maintenance, error, draining"):
+            await agent.set_status(status)  # type: ignore[arg-type]
