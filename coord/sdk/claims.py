@@ -25,6 +25,7 @@ log = get_logger()
 
 IN_DOUBT = "claim_in_doubt"
 DRAINING = "the agent is draining"
+NO_SLOT = "no slot of the agent is free: handlers that were told to stop go on"
 
 
 class Claims:
@@ -47,6 +48,7 @@ class Claims:
         missed: Callable[[], None],
     ) -> None:
         self.is_draining = False
+        self.is_stuck = False  #: no slot will be free for long: what is assigned is given back
         self._agent_id = agent_id
         self._incarnation = incarnation.encode()
         self._capacity = capacity
@@ -100,8 +102,8 @@ class Claims:
         attempt = Attempt(task_id, lease, number, lane=lane, entry=entry, raw=fields[b"data"])
         self._known[lease] = attempt
         self._unclaimed += 1
-        if self.is_draining:
-            self._release(attempt, DRAINING)
+        if self.is_draining or self.is_stuck:
+            self._release(attempt, DRAINING if self.is_draining else NO_SLOT)
         else:
             self._remembered[lane].append(attempt)
 
@@ -147,9 +149,18 @@ class Claims:
     def drain(self) -> None:
         """Claim nothing from now on, and give back what is remembered."""
         self.is_draining = True
+        self._give_back_all(DRAINING)
+
+    def change_stuck(self, is_stuck: bool) -> None:
+        """Whether no slot will be free for long; then what is remembered is given back."""
+        self.is_stuck = is_stuck
+        if is_stuck:
+            self._give_back_all(NO_SLOT)
+
+    def _give_back_all(self, reason: str) -> None:
         for queue in self._remembered:
             while queue:
-                self._release(queue.popleft(), DRAINING)
+                self._release(queue.popleft(), reason)
 
     def _release(self, attempt: Attempt, reason: str) -> None:
         attempt.is_unclaimed = False

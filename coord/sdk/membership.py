@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coord import codec
 from coord.clock import now_ms
@@ -70,6 +71,7 @@ class Membership:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._status: AgentStatus | None = None
+        self._is_full = False
         self._timer: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._is_over = False
@@ -87,13 +89,29 @@ class Membership:
             return  # what waits for Redis to be back is enough
         self._is_registering = True
         self._say(self._fact, self._registered)
-        if self._status is not None:
-            self.change_status(self._status)
+        if self._status is not None or self._is_full:
+            self._say_status()
         self._wait_for_registry()
 
     def change_status(self, status: AgentStatus) -> None:
         """Say how this agent is."""
         self._status = status
+        self._say_status()
+
+    def change_room(self, room: int) -> None:
+        """Say how many tasks it can have at a time for now; with no room it is busy."""
+        if self._is_over:
+            return
+        was_full, self._is_full = self._is_full, room < 1
+        self._fact = replace(self._fact, capacity=max(1, room))
+        self._say(self._fact, self._heard)
+        if self._is_full != was_full:
+            self._say_status()
+
+    def _say_status(self) -> None:
+        status = self._status or AgentStatus.ACTIVE
+        if self._is_full and status == AgentStatus.ACTIVE:
+            status = AgentStatus.BUSY
         self._say(AgentStatusChanged(self._fact.agent_id, status, self._fact.incarnation), self._heard)
 
     def list_leases(self, ask: str, leases: dict[str, str]) -> None:

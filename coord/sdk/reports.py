@@ -80,7 +80,7 @@ class Reports:
         try:
             raw = _encode(result)
             data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
-            _check(data)
+            _check(data, "result", raw)
         except Exception as error:  # noqa: BLE001 -- whatever an object of the user's raises when it is encoded
             message = f"the result of type {type(result).__name__} is not JSON: {error}"
             self.failed(attempt, "result_invalid", message, retryable=False)
@@ -109,8 +109,12 @@ class Reports:
         self._link.send_lasting(pack(("XADD", self._stream, "*", "type", "task.started", "data", data)), _ignored)
 
     def progressed(self, attempt: Attempt, raw: bytes, done: Callable[[Any, Any], None]) -> bool:
-        """How far it is; may be lost. False when it is too large to travel."""
+        """How far it is; may be lost. False when it cannot travel: it is too large, or a ``Raw`` that is no JSON."""
         data = _encode(TaskProgressed(attempt.task_id, attempt.lease, Raw(raw)))
+        try:
+            _check(data, "progress", raw)
+        except (ValueError, *codec.BAD_JSON):
+            return False
         if len(data) > self._max_bytes:
             return False
         self._link.send(pack(("XADD", self._stream, "*", "type", "task.progressed", "data", data)), done, attempt)
@@ -175,18 +179,22 @@ class Reports:
         self.answered(attempt)
 
 
-class _Completed(Struct):
-    result: Raw
+class _Passed(Struct):
+    """What of a report is passed on as it is."""
+
+    result: Raw = Raw(b"")
+    progress: Raw = Raw(b"")
 
 
-_completed = json.Decoder(_Completed).decode
+_passed = json.Decoder(_Passed).decode
 
 
-def _check(data: bytes) -> None:
+def _check(data: bytes, field: str, raw: bytes) -> None:
     """Raise what the distributor would when it reads this: a ``Raw`` of the user's may hold anything."""
     if not data.isascii():
         data.decode()
-    _completed(data)
+    if bytes(getattr(_passed(data), field)) != raw.strip():
+        raise ValueError("it is more than one value")  # and would be read as other fields of its report
 
 
 def _ignored(_about: Any, _answer: Any) -> None:

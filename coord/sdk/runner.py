@@ -21,6 +21,8 @@ log = get_logger()
 
 #: A handler that has run for so long is reported as started; a shorter one's outcome tells of it.
 STARTED_S = 0.1
+#: What a handler that was told to stop may take before its slot counts as taken for longer.
+STUCK_S = 5.0
 SHUTTING_DOWN = "the agent is shutting down"
 
 
@@ -35,7 +37,11 @@ _assigned = msgspec.json.Decoder(_Assigned).decode
 
 
 class Runner:
-    """The handlers of one agent process. ``ended`` is called after each attempt, when its report is on its way."""
+    """The handlers of one agent process.
+
+    ``ended`` is called after each attempt, when its report is on its way; ``stuck`` with the number of handlers that go
+    on although they were told to stop, whenever it changes.
+    """
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class Runner:
         reports: Reports,
     ) -> None:
         self.ended: Callable[[], None] = lambda: None
+        self.stuck: Callable[[int], None] = lambda _count: None
         self.has_abandoned = False
         self._agent_id = agent_id
         self._handlers = handlers
@@ -56,6 +63,7 @@ class Runner:
         self._thread = threading.get_ident()
         self._tell = self.progress
         self._running: dict[str, Attempt] = {}
+        self._stuck: set[str] = set()  # leases
         self._sweeper: asyncio.TimerHandle | None = None
         self._all_ended: asyncio.Event | None = None
 
@@ -102,6 +110,7 @@ class Runner:
         if isinstance(attempt.future, asyncio.Task):
             # Not at once: a coroutine that is cancelled before its first step never gets to report its end.
             self._loop.call_soon(attempt.future.cancel)
+        self._loop.call_later(STUCK_S, self._look_if_stuck, attempt)
 
     def stop_all(self, reason: str) -> None:
         """Make everything stop that runs."""
@@ -193,9 +202,20 @@ class Runner:
             )  # fmt: skip
             reports.failed(attempt, "handler_failed", _described(error), retryable=True)
 
+    def _look_if_stuck(self, attempt: Attempt) -> None:
+        if attempt.lease in self._running:
+            log.warning(
+                "task.handler_goes_on", agent_id=self._agent_id, task_id=attempt.task_id, told=attempt.stop_reason
+            )
+            self._stuck.add(attempt.lease)
+            self.stuck(len(self._stuck))
+
     def _ended(self, attempt: Attempt) -> None:
         del self._running[attempt.lease]
         attempt.future = attempt.next_progress = None
+        if attempt.lease in self._stuck:
+            self._stuck.remove(attempt.lease)
+            self.stuck(len(self._stuck))
         self.ended()
         if self._all_ended is not None and not self._running:
             self._all_ended.set()
@@ -226,7 +246,7 @@ class Runner:
             return
         attempt.tells_progress = self._reports.progressed(attempt, raw, self._progress_told)
         if not attempt.tells_progress:
-            log.warning("task.progress_too_large", task_id=attempt.task_id, bytes=len(raw))
+            log.warning("task.progress_refused", task_id=attempt.task_id, bytes=len(raw), hint="too long, or no JSON")
 
     def _progress_told(self, attempt: Attempt, _answer: Any) -> None:
         attempt.tells_progress = False

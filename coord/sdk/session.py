@@ -71,7 +71,9 @@ class Session:
             start=self.runner.start,
             missed=self.inbox.rewind,
         )
+        self._capacity = capacity
         self.runner.ended = self.claims.ended
+        self.runner.stuck = self._stuck
         self.membership = Membership(
             fact,
             interval_s,
@@ -181,6 +183,11 @@ class Session:
             self.claims.give_back(attempt, reason)
         else:
             self.runner.stop(attempt, reason)
+
+    def _stuck(self, count: int) -> None:
+        """So many slots are taken for longer: nothing more is to be sent to them."""
+        self.membership.change_room(self._capacity - count)
+        self.claims.change_stuck(count >= self._capacity)
 
     def _answered(self, fields: Fields) -> None:
         if fields.get(b"type") == b"fact.answered":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from coord import Client, NonRetryable, Release, Task
+from coord import Client, NonRetryable, Release, Task, TaskSpec
 from coord.errors import TaskExpired, TaskFailed
 from coord.models.tasks import Retry
+from coord.sdk import runner
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until
 
@@ -128,3 +130,38 @@ async def test_an_attempt_that_takes_longer_than_its_timeout_is_stopped(client: 
     with pytest.raises(TaskFailed, match=r"at attempt \d+: timed_out"):
         await handle.result(timeout=20)
     await wait_until(lambda: begun and stopped == begun, "every handler that began was stopped")
+
+
+async def test_nothing_is_sent_to_slots_that_cannot_be_freed(
+    client: Client, make_agent: MakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler in a thread goes on when its attempt has timed out: the next task goes to an agent that has room."""
+    monkeypatch.setattr(runner, "STUCK_S", 0.1)
+    may_end = threading.Event()
+    stuck, free = make_agent("stuck", capacity=1), make_agent("free", capacity=1)
+
+    @stuck.task("work")
+    def hold(task: Task) -> str:
+        may_end.wait(60)
+        return "stuck"
+
+    await stuck.start()
+    held = await client.submit("work", timeout=0.3, retry={"max_attempts": 1})
+    with pytest.raises(TaskFailed, match="timed_out"):
+        await held.result(timeout=20)
+
+    async def is_busy() -> bool:
+        return (await client.agent("stuck")).status == "busy"
+
+    await wait_until(is_busy, "it says that it has no room")
+
+    @free.task("work")
+    async def work(task: Task) -> str:
+        return "free"
+
+    await free.start()
+    handles = await client.submit_many([TaskSpec(task_type="work")] * 5)
+    assert [await handle.result(timeout=20) for handle in handles] == ["free"] * 5
+    may_end.set()
+    await free.stop()
+    assert await (await client.submit("work")).result(timeout=20) == "stuck", "it has room again"

@@ -46,15 +46,26 @@ async def test_what_is_completed_in_one_turn_is_told_together(desk: Desk) -> Non
 
 async def test_what_is_long_or_no_success_is_told_alone(desk: Desk) -> None:
     """A long result does not hold up the others, and a failure is a fact of another kind."""
-    finished(desk, "x" * 1_024, 1, msgspec.Raw(b"{"), 2, msgspec.Raw(b'"\xff"'), {1, object()})
+    odd = [msgspec.Raw(b"{"), msgspec.Raw(b'"\xff"'), msgspec.Raw(b'1,"lease":"0000000000000000"')]
+    finished(desk, "x" * 1_024, 1, odd[0], 2, *odd[1:], {1, object()}, msgspec.Raw(b" 3\n"))
     await asyncio.sleep(0)
     told = desk.link.commands(b"XADD")
-    kinds = [b"task.completed", *[b"task.failed"] * 3, b"tasks.completed"]
+    kinds = [b"task.completed", *[b"task.failed"] * 4, b"tasks.completed"]
     assert [one[3] for one in told] == kinds
-    assert all(b"result_invalid" in one[5] for one in told[1:4])
-    together = fact_of("in:reports", {b"type": b"tasks.completed", b"data": told[4][5]}, MIB)
+    assert all(b"result_invalid" in one[5] for one in told[1:5])
+    together = fact_of("in:reports", {b"type": b"tasks.completed", b"data": told[5][5]}, MIB)
     assert isinstance(together, TasksCompleted)
-    assert [one.task_id for one in together.completed] == ["t1", "t3"]
+    results = {one.task_id: bytes(one.result) for one in together.completed}
+    assert results == {"t1": b"1", "t3": b"2", "t7": b"3"}
+
+
+async def test_progress_that_is_no_json_is_not_told(desk: Desk) -> None:
+    """The distributor could not read it, or would read something else."""
+    attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b"")
+    for raw in (b"{", b'"\xff"', b'1,"lease":"0000000000000000"', b'"' + b"x" * MIB + b'"'):
+        assert not desk.reports.progressed(attempt, raw, lambda _about, _answer: None)
+    assert not desk.link.commands(b"XADD")
+    assert desk.reports.progressed(attempt, b'{"half":true}', lambda _about, _answer: None)
 
 
 async def test_an_entry_that_is_refused_ends_the_wait_of_all_in_it(desk: Desk) -> None:

@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from coord import NonRetryable, Release, Retryable, Task
+from coord import Agent, NonRetryable, Release, Retryable, Task
+from coord.models.agents import AgentStatus
+from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
+from coord.sdk import runner as runner_module
 from coord.sdk.attempt import Attempt
 from coord.sdk.handlers import read_handler
 from coord.sdk.runner import Runner
 from tests.unit.sdk_desk import Desk
+from tests.unit.sdk_house import House
 from tests.waiting import wait_until
 
 
@@ -141,3 +145,56 @@ async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[.
     await asyncio.sleep(0)  # what is told goes out at the end of the turn
     runner.close()
     return desk.link.commands(b"XADD")
+
+
+async def test_slots_of_handlers_that_go_on_are_offered_to_nobody(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be ended: until it ends by itself its agent has less room, or is busy and gives back all."""
+    monkeypatch.setattr(runner_module, "STUCK_S", 0.05)
+    may_end = threading.Event()
+
+    @agent.task("hold")
+    def hold(task: Task) -> str:
+        may_end.wait(30)
+        return "late"
+
+    await agent.start()
+    leases = [await house.assign("a", "hold") for _ in range(2)]
+    await wait_until(lambda: agent.running == 2, "both run")
+    await house.order_stop("a", leases[0])
+    assert [one.capacity for one in await house.wait_for("in:registry", AgentRegistered, 2)] == [2, 1]
+    assert not [one for one in await house.facts("in:registry") if isinstance(one, AgentStatusChanged)]
+    third = await house.assign("a", "echo")
+    await house.order_stop("a", leases[1])
+    (released,) = await house.wait_for("in:reports", TaskReleased)
+    fourth = await house.assign("a", "echo")
+    released, again = await house.wait_for("in:reports", TaskReleased, 2)
+    assert [released.lease, again.lease] == [third, fourth]
+    assert "handlers that were told to stop go on" in released.reason
+    may_end.set()
+    said = await house.wait_for("in:registry", AgentStatusChanged, 2)
+    assert [one.status for one in said] == [AgentStatus.BUSY, AgentStatus.ACTIVE]
+    assert [one.capacity for one in await house.wait_for("in:registry", AgentRegistered, 5)] == [2, 1, 1, 1, 2]
+    await house.assign("a", "echo", 7)
+    await house.wait_for("in:reports", TaskCompleted)
+
+
+async def test_maintenance_stays_maintenance_whatever_its_handlers_do(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy is said in the place of active alone."""
+    monkeypatch.setattr(runner_module, "STUCK_S", 0.05)
+    may_end = threading.Event()
+    agent.task("hold")(lambda _task: may_end.wait(30))
+    await agent.start()
+    leases = [await house.assign("a", "hold") for _ in range(2)]
+    await wait_until(lambda: agent.running == 2, "both run")
+    await agent.set_status(AgentStatus.MAINTENANCE)
+    for lease in leases:
+        await house.order_stop("a", lease)
+    await house.wait_for("in:registry", AgentRegistered, 3)
+    may_end.set()
+    await house.wait_for("in:registry", AgentRegistered, 5)
+    said = await house.wait_for("in:registry", AgentStatusChanged, 3)
+    assert {one.status for one in said} == {AgentStatus.MAINTENANCE}
