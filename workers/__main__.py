@@ -110,7 +110,7 @@ def main() -> int:
         _collect_seldom()
         uvloop.run(work(options.kind, name, settings, watch_stdin=options.watch_stdin))
     except CoordError as error:
-        sys.stderr.write(f"python -m workers: {error}\n")
+        sys.stderr.write(f"coord: {error}\n")
         return 2
     return 0
 
