@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
 import msgspec
+from rich.text import Text
 
 from coord.cli.writing import has_enough, plain
 from coord.config import Settings
@@ -26,6 +28,8 @@ SHOWN_ELSEWHERE = frozenset({"timestamp", "level", "event", "service", "process"
 FRAME = " \t│|"
 #: Rows that name those whose lines will be heard.
 SPEAKERS = ("workers", "agents")
+#: Width of the names of rows.
+ROW = 11
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -115,17 +119,15 @@ class ConsoleLog(Log):
 
     def show(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
         """A row for each."""
-        from rich.text import Text
-
-        self._print(Text(title, style="bold"))
+        self._print(Text(), title, "bold")
         speakers = [
             name for row in ("workers", "gateway", "agents") if isinstance(rows.get(row), list) for name in rows[row]
         ]
         self._width = max(map(len, [OURSELVES, *speakers]))
         for name, value in rows.items():
             for one in value if name == "warning" else [value]:
-                text = Text(f"{name:<11}", style="yellow" if name == "warning" else "cyan")
-                self._print(text.append(one if isinstance(one, str) else ", ".join(one), style="default"))
+                head = Text(f"{name:<{ROW}}", style="yellow" if name == "warning" else "cyan")
+                self._print(head, one if isinstance(one, str) else ", ".join(one))
 
     def hear(self, process: str, line: str) -> None:
         """Time, name, event and fields; a traceback follows it."""
@@ -140,19 +142,21 @@ class ConsoleLog(Log):
             self._line(" " * 8, process, f"  {one}", level)
 
     def _line(self, clock: str, process: str, what: str, level: str, fields: str = "") -> None:
-        from rich.text import Text
-
         self._width = max(self._width, len(process))
-        text = Text(f"{clock}  ", style="dim").append(f"{process:<{self._width}}  ", style="cyan")
-        text.append(plain(what), style=STYLES.get(level, "default"))
-        if fields:
-            text.append(f"  {plain(fields)}", style="default")
-        self._print(text)
+        head = Text.assemble((f"{clock}  ", "dim"), (f"{process:<{self._width}}  ", "cyan"))
+        self._print(head, plain(f"{what}  {fields}" if fields else what), STYLES.get(level, ""))
 
-    def _print(self, text: Any) -> None:
-        with self._console.capture() as captured:
-            self._console.print(text, end="")
-        self._write(captured.get())
+    def _print(self, head: Text, body: str, style: str = "") -> None:
+        """On a terminal, what is longer than a line goes on below, between two words; in a file a line stays one."""
+        lines = [body]
+        if self._console.is_terminal:
+            room = max(20, self._console.width - head.cell_len)
+            lines = textwrap.wrap(body, room, break_long_words=False, break_on_hyphens=False) or lines
+        for line in lines:
+            with self._console.capture() as captured:
+                self._console.print(head, Text(line, style=style), sep="", end="")
+            self._write(captured.get())
+            head = Text(" " * head.cell_len)
 
 
 def open_log(settings: Settings, gone: Callable[[], None]) -> Log:

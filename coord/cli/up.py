@@ -23,19 +23,24 @@ def up(
     *,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the embedded Redis server.", show_default="~/.local/state/coord/data"),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of the embedded Redis server.",
+            show_default="coord/data in ~/.local/state",
+        ),
     ] = None,
     redis_url: Annotated[
         str | None,
-        typer.Option(help="Use this Redis instead of an embedded one.", show_default="COORD_REDIS_URL"),
+        typer.Option(metavar="URL", help="Use this Redis instead of an embedded one.", show_default="COORD_REDIS_URL"),
     ] = None,
-    registries: Annotated[int, typer.Option(min=0, max=MANY, help="How many registries.")] = 1,
-    distributors: Annotated[int, typer.Option(min=0, max=MANY, help="How many distributors.")] = 1,
-    routers: Annotated[int, typer.Option(min=0, max=MANY, help="How many routers.")] = 1,
+    registries: Annotated[int, typer.Option(metavar="N", min=0, max=MANY, help="How many registries.")] = 1,
+    distributors: Annotated[int, typer.Option(metavar="N", min=0, max=MANY, help="How many distributors.")] = 1,
+    routers: Annotated[int, typer.Option(metavar="N", min=0, max=MANY, help="How many routers.")] = 1,
     namespace: Namespace = None,
     gateway: Annotated[bool, typer.Option(help="Also answer HTTP, on the loopback.")] = True,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port of the gateway; 0: any.", show_default="9001")
+        int | None,
+        typer.Option(metavar="N", min=0, max=65_535, help="Port of the gateway; 0: any.", show_default="9001"),
     ] = None,
     agents: Annotated[
         Path | None,

@@ -49,6 +49,23 @@ def test_a_worker_s_line_keeps_its_fields_and_gets_its_name() -> None:
     assert console(lambda log: log.hear("router-1", WORKER)) == ["00:00:00  router-1  worker.took_over  entries=3"]
 
 
+def test_a_long_line_goes_on_below_its_beginning_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two words, so that what a person copies is whole; in a file a line stays one."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "dumb")  # it has 80 columns and no colours
+    path = "/a/path/that/is/longer/than/what/is/left" * 2
+    for out, lines in (
+        (Terminal(), ["00:00:00  coord  this one is told at", " " * 17 + path, " " * 17 + "the end"]),
+        (io.StringIO(), [f"00:00:00  coord  this one is told at {path} the end"]),
+    ):
+        ConsoleLog(out, lambda: None).say("x", f"this one is told at {path} the end")
+        assert out.getvalue().splitlines() == lines
+
+
 def test_a_line_that_is_no_event_is_an_output() -> None:
     """A traceback, a print, JSON of another kind: nothing is lost, nothing is taken for what it is not."""
     for line in ("Killed", "{broken", '{"event":7}', "[1]", "{" * 100_000):
