@@ -60,16 +60,20 @@ async def test_one_that_still_prepares_itself_can_be_stopped(agent: Agent, house
 
 async def test_a_start_that_is_given_up_leaves_nothing_behind(agent: Agent, house: House) -> None:
     """As with a time limit around it."""
-    begun = asyncio.Event()
+    done: list[str] = []
 
     @agent.on_start
     async def prepare() -> None:
-        begun.set()
+        done.append("began")
         await asyncio.Event().wait()
+
+    @agent.on_stop
+    async def clean_up() -> None:
+        done.append("cleaned up")
 
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(agent.start(), 0.3)
-    assert begun.is_set()
+    assert done == ["began", "cleaned up"]
     assert (agent._session, agent._starting) == (None, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -73,6 +74,20 @@ async def test_many_submissions_share_entries(desk: Desk) -> None:
     assert await submitted(desk, "in:tasks:high") == [["high"]]
     entries: Any = await desk.redis.xrange(desk.keys.of("in:tasks:normal"))
     assert [handle.entry_id for handle in handles[::64]][:3] == [entry.decode() for entry, _ in entries[:3]]
+
+
+async def test_where_one_of_many_does_not_fit_none_is_submitted(desk: Desk) -> None:
+    """It is said which; so whoever mends it submits all again, and loses no handle."""
+    specs: list[Any] = [TaskSpec(task_type="echo", payload="x" * 100_000) for _ in range(30)]
+    odds: list[Any] = [{"task_type": 5}, {"task_type": "e", "x": 1}, 5]
+    for odd in odds:
+        with pytest.raises(FactInvalid, match=re.escape("specs[30]: ")):
+            await desk.client.submit_many([*specs, odd])
+    with pytest.raises(FactInvalid, match="specs: expected tasks"):
+        await desk.client.submit_many(None)  # type: ignore[arg-type]
+    with pytest.raises(FactInvalid, match="unexpected keyword argument 'timeot'"):
+        await desk.client.submit("echo", timeot=5)  # type: ignore[call-arg]
+    assert await submitted(desk) == []
 
 
 async def test_a_list_is_no_longer_than_an_entry_may_be(

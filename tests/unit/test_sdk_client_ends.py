@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from coord import Client, TaskSpec
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from coord.errors import ConfigError, FactInvalid, ResultTimeout
+from coord.errors import ConfigError, FactInvalid, ResultTimeout, TaskFailed
 from tests.unit.sdk_client_desk import Desk, desk_on
 from tests.waiting import wait_until
 
@@ -54,8 +54,15 @@ async def test_what_is_known_is_known_when_the_client_is_closed(desk: Desk) -> N
     await desk.answer(known.entry_id)
     await desk.reply(type="task.completed", task_id=known.task_id, data=b"9")
     assert await known.result(timeout=5) == 9
+    failed = await desk.client.submit("echo")
+    await desk.answer(failed.entry_id)
+    await desk.reply(type="task.failed", task_id=failed.task_id, data=b'{"code":"no_luck","message":"m"}')
+    await wait_until(lambda: failed.done, "it has failed")
+    assert not desk.client.watcher._asked
     await desk.client.close()
     assert await known.result() == 9
+    with pytest.raises(TaskFailed, match="no_luck: m"):
+        await failed.result()
     with pytest.raises(ConfigError, match="async with"):
         await unknown.result()
     await desk.client.close()

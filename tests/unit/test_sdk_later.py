@@ -7,6 +7,7 @@ import gc
 
 import pytest
 
+from coord.errors import ConfigError
 from coord.sdk.handle import Watch
 from coord.sdk.later import Later
 
@@ -34,6 +35,28 @@ async def test_who_gives_up_does_not_take_it_from_those_who_ask_later() -> None:
     gone.future().cancel()
     gone.tell(8)
     assert gone.value == await gone.future() == 8
+
+
+async def test_who_waits_may_be_told_that_it_will_not_come() -> None:
+    """Those who wait now; who asks later may get it all the same. Nobody is warned where nobody waits."""
+    warned: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: warned.append(context))
+    value: Later[int] = Later()
+    value.give_up(ConfigError("closed"))
+    waiting = value.future()
+    value.give_up(ConfigError("closed"))
+    again = value.future()
+    value.tell(7)
+    with pytest.raises(ConfigError):
+        await waiting
+    assert await again == 7
+    value.give_up(ConfigError("closed"))
+    assert await value.future() == 7
+    unheard: Later[int] = Later()
+    unheard.future()
+    unheard.give_up(ConfigError("closed"))
+    gc.collect()
+    assert not warned
 
 
 def test_what_nobody_waits_for_is_nothing_for_the_collector_of_cycles() -> None:

@@ -151,3 +151,25 @@ async def test_a_handler_of_messages_that_never_ends_is_left_behind(agent: Agent
         assert await house.inbox("a") == 1, "the next process handles it"
     finally:
         over.set()
+
+
+async def test_one_that_rests_between_two_tries_is_not_left_behind(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing runs then; the message stays for the next process, and the mail's thread ends."""
+    monkeypatch.setattr(mail, "RETRY_WAITS_S", (30.0, 30.0))
+    tried: list[threading.Thread] = []
+
+    @agent.on_message
+    def hear(message: Message) -> None:
+        tried.append(threading.current_thread())
+        raise ValueError(message.id)
+
+    await agent.start()
+    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await wait_until(lambda: tried, "it was tried once")
+    await asyncio.sleep(0.05)
+    await agent.stop(grace=0.05)
+    assert not agent.has_abandoned
+    assert await house.inbox("a") == 1
+    await wait_until(lambda: not tried[0].is_alive(), "the thread has ended")

@@ -8,10 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Agent
-from coord.config import Settings
+from coord.codec import fact_of
+from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
-from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged, Fact
 from coord.sdk import membership as membership_module
 from coord.sdk.answers import Answers
 from coord.sdk.membership import CLOCK_STEP_MS, Membership
@@ -69,3 +70,31 @@ async def test_its_idea_of_the_servers_clock_follows_a_step_back() -> None:
         link.answer(f"{server_ms}-0".encode())
         assert server_ms <= membership.now_ms() < server_ms + CLOCK_STEP_MS
     membership.close()
+
+
+def facts_of(link: FakeLink) -> list[Fact]:
+    """What was said."""
+    return [fact_of("in:registry", {b"type": said[3], b"data": said[5]}, MIB) for said in link.commands(b"XADD")]
+
+
+async def test_one_without_room_says_so_again_to_a_registry_that_forgot_it() -> None:
+    """It registers with what room it has, one at least, and as busy; and once it has left it says nothing more."""
+    link = FakeLink()
+    membership = Membership(
+        AgentRegistered("a", AgentType.WORKER, incarnation="me", capacity=2),
+        5.0,
+        link=link,
+        keys=KEYS,
+        answers=Answers(),
+        leases=lambda: 0,
+        failed=lambda _error: None,
+    )
+    membership.change_room(0)
+    membership.register()
+    said = facts_of(link)
+    assert [type(fact) for fact in said] == [AgentRegistered, AgentStatusChanged] * 2
+    assert {fact.capacity for fact in said if isinstance(fact, AgentRegistered)} == {1}
+    assert {fact.status for fact in said if isinstance(fact, AgentStatusChanged)} == {AgentStatus.BUSY}
+    membership.close()
+    membership.change_room(2)
+    assert len(facts_of(link)) == 4
