@@ -58,7 +58,8 @@ async def test_what_is_known_is_known_when_the_client_is_closed(desk: Desk) -> N
     await desk.answer(failed.entry_id)
     await desk.reply(type="task.failed", task_id=failed.task_id, data=b'{"code":"no_luck","message":"m"}')
     await wait_until(lambda: failed.done, "it has failed")
-    assert not desk.client.watcher._asked
+    assert await desk.client.cancel("t", wait=0.01) == "sent"
+    assert not desk.client.watcher._asked, "what was asked is not kept"
     await desk.client.close()
     assert await known.result() == 9
     with pytest.raises(TaskFailed, match="no_luck: m"):
