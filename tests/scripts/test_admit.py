@@ -197,9 +197,11 @@ async def test_a_refused_task_may_be_refused_again(cell: Cell) -> None:
     assert await cell.counter("refused:normal") == 2
 
 
-async def test_a_cancel_that_came_first_wins(cell: Cell) -> None:
+@pytest.mark.parametrize("deadline", [None, START + 1])
+async def test_a_cancel_that_came_first_wins(cell: Cell, deadline: int | None) -> None:
     """A cancel handled before its task's submission waits as a tombstone and ends the task on admission."""
-    submission = await cell.submission(caller="c1", notify=True)
+    options: dict[str, Any] = {} if deadline is None else {"deadline": deadline}
+    submission = await cell.submission(caller="c1", notify=True, **options)
     cell.now += 1
     assert await cell.cancel(caller="c2") == "PENDING"
 
