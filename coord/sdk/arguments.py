@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from coord import codec
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
+
+T = TypeVar("T")
 
 
 def listed(given: object, field: str) -> tuple[str, ...]:
@@ -35,6 +37,20 @@ def check_text(given: object, field: str, most: int = 128) -> None:
     """
     if not isinstance(given, str) or not 1 <= len(given) <= most:
         raise FactInvalid(f"{field}: expected text of 1 to {most} characters, not {_shown(given)}")
+
+
+def all_of(given: object, kind: type[T], field: str) -> list[T]:
+    """Several objects of one kind.
+
+    Raises:
+        FactInvalid: it is no list, or has something else; names the type of that.
+    """
+    several: list[T] = []
+    for one in given if isinstance(given, Iterable) else [given]:
+        if not isinstance(one, kind):
+            raise FactInvalid(f"{field}: expected a list of {kind.__name__}, not {type(one).__name__}")
+        several.append(one)
+    return several
 
 
 def mapped(given: object, field: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
-from coord.sdk.arguments import seconds
+from coord.sdk.arguments import all_of, seconds
 from coord.sdk.handle import TaskHandle, closed
 from coord.sdk.operator import Operator
 from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, spec_of, task_append, together
@@ -124,10 +124,7 @@ class Client(Operator):
             ResultTimeout: the next one had no outcome within ``timeout`` seconds after the one before.
             ConfigError: the client was closed meanwhile.
         """
-        waiting = list(dict.fromkeys(handles))
-        for one in waiting:
-            if not isinstance(one, TaskHandle):
-                raise FactInvalid(f"handles: expected handles of tasks, not {type(one).__name__}")
+        waiting = dict.fromkeys(all_of(handles, TaskHandle, "handles"))
         timeout = None if timeout is None else seconds(timeout, "timeout")
         ready: asyncio.Queue[TaskHandle] = asyncio.Queue()
         ended: set[TaskHandle] = set()

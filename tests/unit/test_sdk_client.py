@@ -220,6 +220,13 @@ async def test_an_outcome_of_another_submission_with_the_same_id_is_not_taken_fo
     assert set(handles) == {first, second}
 
 
+async def test_as_completed_wants_handles(desk: Desk) -> None:
+    """Of what it was given instead, the type is named."""
+    for odd, name in ((["t1"], "str"), ([{}], "dict"), (5, "int"), (None, "NoneType")):
+        with pytest.raises(FactInvalid, match=f"handles: expected a list of TaskHandle, not {name}"):
+            await anext(desk.client.as_completed(odd))  # type: ignore[arg-type]
+
+
 async def test_as_completed_gives_up_when_nothing_ends(desk: Desk) -> None:
     """The patience is for the next one."""
     handles = await desk.client.submit_many([TaskSpec(task_type="echo")] * 3)
