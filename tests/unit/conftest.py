@@ -13,6 +13,7 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from tests.unit.sdk_desk import Desk
 from tests.unit.sdk_house import House, house_on
+from tests.unit.sdk_workers import PlayedWorkers, workers_of_a_client
 
 
 @pytest.fixture
@@ -40,3 +41,12 @@ async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
 async def desk() -> Desk:
     """One for two tasks at a time."""
     return Desk(2)
+
+
+@pytest.fixture
+async def workers(
+    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PlayedWorkers]:
+    """Those of a client, which looks at records often."""
+    async with workers_of_a_client(server, redis, settings, monkeypatch) as workers:
+        yield workers

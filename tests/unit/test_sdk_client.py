@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -27,67 +26,58 @@ from coord.errors import (
 )
 from coord.models.facts import parts_of
 from coord.models.tasks import Requirements, TaskSubmitted
-from tests.unit.sdk_client_desk import Desk, desk_on
+from tests.unit.sdk_workers import PlayedWorkers
 from tests.waiting import wait_until
 
 
-@pytest.fixture
-async def desk(
-    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Desk]:
-    """A client that looks at records often."""
-    async with desk_on(server, redis, settings, monkeypatch) as desk:
-        yield desk
-
-
-async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(desk: Desk) -> None:
+async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(workers: PlayedWorkers) -> None:
     """The fact names the caller, and requires the capability named like the type."""
-    handle = await desk.client.submit("echo", {"n": 1}, priority="urgent", timeout=5)
-    entries: Any = await desk.redis.xrange(desk.keys.of("in:tasks:urgent"))
+    handle = await workers.client.submit("echo", {"n": 1}, priority="urgent", timeout=5)
+    entries: Any = await workers.redis.xrange(workers.keys.of("in:tasks:urgent"))
     ((entry, fields),) = entries
     fact = fact_of("in:tasks:urgent", fields, MIB)
     assert isinstance(fact, TaskSubmitted)
-    assert (entry.decode(), caller_of(fields)) == (handle.entry_id, desk.client.caller)
+    assert (entry.decode(), caller_of(fields)) == (handle.entry_id, workers.client.caller)
     assert (fact.task_id, fact.task_type, bytes(fact.payload)) == (handle.task_id, "echo", b'{"n":1}')
     assert (fact.requirements, fact.timeout, fact.notify) == (Requirements(capabilities=("echo",)), 5, True)
 
 
-async def submitted(desk: Desk, stream: str = "in:tasks:normal") -> list[list[str]]:
+async def submitted(workers: PlayedWorkers, stream: str = "in:tasks:normal") -> list[list[str]]:
     """The ids of the tasks in each entry of a stream."""
-    entries: Any = await desk.redis.xrange(desk.keys.of(stream))
+    entries: Any = await workers.redis.xrange(workers.keys.of(stream))
     facts = [fact_of(stream, fields, MIB) for _, fields in entries]
     return [[one.task_id for one in parts_of(fact)] for fact in facts]
 
 
-async def test_many_submissions_share_entries(desk: Desk) -> None:
+async def test_many_submissions_share_entries(workers: PlayedWorkers) -> None:
     """At most 64 in one; what is long, names a strategy, or goes to another stream or has the same id does not join."""
     specs = [TaskSpec(task_type="echo", task_id=f"t{n}") for n in range(130)]
     specs += [TaskSpec(task_type="echo", task_id="long", payload="x" * 1_000), TaskSpec(task_type="echo", task_id="u1")]
     specs += [TaskSpec(task_type="echo", task_id="s", strategy="random"), TaskSpec(task_type="echo", task_id="u2")]
     specs += [TaskSpec(task_type="echo", task_id="high", priority="high"), TaskSpec(task_type="echo", task_id="u3")]
     specs += [TaskSpec(task_type="echo", task_id="u3", payload=1)]
-    handles = await desk.client.submit_many(specs)
+    handles = await workers.client.submit_many(specs)
     assert [handle.task_id for handle in handles] == [spec.task_id for spec in specs]
     first = [f"t{n}" for n in range(130)]
     alone = [["long"], ["u1"], ["s"], ["u2"], ["u3"], ["u3"]]
-    assert await submitted(desk) == [first[:64], first[64:128], first[128:], *alone]
-    assert await submitted(desk, "in:tasks:high") == [["high"]]
-    entries: Any = await desk.redis.xrange(desk.keys.of("in:tasks:normal"))
+    assert await submitted(workers) == [first[:64], first[64:128], first[128:], *alone]
+    assert await submitted(workers, "in:tasks:high") == [["high"]]
+    entries: Any = await workers.redis.xrange(workers.keys.of("in:tasks:normal"))
     assert [handle.entry_id for handle in handles[::64]][:3] == [entry.decode() for entry, _ in entries[:3]]
 
 
-async def test_where_one_of_many_does_not_fit_none_is_submitted(desk: Desk) -> None:
+async def test_where_one_of_many_does_not_fit_none_is_submitted(workers: PlayedWorkers) -> None:
     """It is said which; so whoever mends it submits all again, and loses no handle."""
     specs: list[Any] = [TaskSpec(task_type="echo", payload="x" * 100_000) for _ in range(30)]
     odds: list[Any] = [{"task_type": 5}, {"task_type": "e", "x": 1}, 5]
     for odd in odds:
         with pytest.raises(FactInvalid, match=re.escape("specs[30]: ")):
-            await desk.client.submit_many([*specs, odd])
+            await workers.client.submit_many([*specs, odd])
     with pytest.raises(FactInvalid, match="specs: expected tasks"):
-        await desk.client.submit_many(None)  # type: ignore[arg-type]
+        await workers.client.submit_many(None)  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="unexpected keyword argument 'timeot'"):
-        await desk.client.submit("echo", timeot=5)  # type: ignore[call-arg]
-    assert await submitted(desk) == []
+        await workers.client.submit("echo", timeot=5)  # type: ignore[call-arg]
+    assert await submitted(workers) == []
 
 
 async def test_a_list_is_no_longer_than_an_entry_may_be(
@@ -97,73 +87,73 @@ async def test_a_list_is_no_longer_than_an_entry_may_be(
     for max_bytes, sizes in ((4_200, [3, 3, 1]), (2_000, [1] * 7)):
         small = msgspec.structs.replace(settings, max_entry_bytes=max_bytes)
         async with Client(server.url, settings=small) as client:
-            desk = Desk(redis, client)
+            workers = PlayedWorkers(redis, client)
             await client.submit_many([TaskSpec(task_type="echo")] * 7)
-            assert [len(one) for one in await submitted(desk)] == sizes
-            await redis.delete(desk.keys.of("in:tasks:normal"))
+            assert [len(one) for one in await submitted(workers)] == sizes
+            await redis.delete(workers.keys.of("in:tasks:normal"))
 
 
-async def test_of_many_in_an_entry_each_has_its_own_answer(desk: Desk) -> None:
+async def test_of_many_in_an_entry_each_has_its_own_answer(workers: PlayedWorkers) -> None:
     """One was turned down, early or late; the others were taken; nothing is mixed up."""
-    early, late, *rest = await desk.client.submit_many([TaskSpec(task_type="echo")] * 5)
+    early, late, *rest = await workers.client.submit_many([TaskSpec(task_type="echo")] * 5)
     entry = early.entry_id
     told = {"type": "fact.answered", "stream": "in:tasks:normal", "fact": entry, "ok": "0", "code": "id_conflict"}
-    await desk.reply(**told, message="m", task_id=early.task_id)
+    await workers.reply(**told, message="m", task_id=early.task_id)
     with pytest.raises(IdConflict):
         await early.accepted(timeout=5)
     with pytest.raises(ResultTimeout):
         await rest[0].accepted(timeout=0.05)
-    await desk.reply(**told, message="m", task_id=late.task_id)
-    await desk.answer(entry)
+    await workers.reply(**told, message="m", task_id=late.task_id)
+    await workers.answer(entry)
     for handle in rest:
         await handle.accepted(timeout=5)
     with pytest.raises(IdConflict):
         await late.accepted(timeout=5)
-    assert not desk.client.watcher._answers._awaited
+    assert not workers.client.watcher._answers._awaited
 
 
-async def test_entries_of_two_streams_may_have_one_id(desk: Desk) -> None:
+async def test_entries_of_two_streams_may_have_one_id(workers: PlayedWorkers) -> None:
     """⚠ Appended in one millisecond: what is answered to one is not taken for the other's."""
-    watcher, entry = desk.client.watcher, "9-0"
+    watcher, entry = workers.client.watcher, "9-0"
     streams = ("in:tasks:normal", "in:messages:normal", "in:requests", "in:control:registry")
     codes = ("", "agent_not_found", "pending", "")
-    await desk.answer(entry, codes[0], stream=streams[0])  # early
+    await workers.answer(entry, codes[0], stream=streams[0])  # early
     asking = asyncio.gather(*(watcher.ask((stream, entry), 5) for stream in streams))
     for stream, code in zip(streams[1:], codes[1:], strict=True):
-        await desk.answer(entry, code, stream=stream)
+        await workers.answer(entry, code, stream=stream)
     told = [(one.ok, one.code) for one in await asking if one is not None]
     assert told == [(not code, code) for code in codes]
     assert not watcher._answers._awaited
     assert not watcher._answers._early
 
 
-async def test_an_entry_that_was_buried_is_the_end_of_all_in_it(desk: Desk) -> None:
+async def test_an_entry_that_was_buried_is_the_end_of_all_in_it(workers: PlayedWorkers) -> None:
     """None was taken, and each says so."""
-    handles = await desk.client.submit_many([TaskSpec(task_type="echo")] * 3)
-    await desk.answer(handles[0].entry_id, "fact_invalid")
+    handles = await workers.client.submit_many([TaskSpec(task_type="echo")] * 3)
+    await workers.answer(handles[0].entry_id, "fact_invalid")
     for handle in handles:
         with pytest.raises(FactInvalid):
             await handle.result(timeout=5)
 
 
-async def test_an_outcome_comes_through_the_replies(desk: Desk) -> None:
+async def test_an_outcome_comes_through_the_replies(workers: PlayedWorkers) -> None:
     """The coordinator's word is enough; no record is needed."""
-    handle = await desk.client.submit("echo")
-    await desk.answer(handle.entry_id)
+    handle = await workers.client.submit("echo")
+    await workers.answer(handle.entry_id)
     await handle.accepted(timeout=5)
     assert not handle.done
-    await desk.reply(type="task.completed", task_id=handle.task_id, data=b'{"n":2}')
+    await workers.reply(type="task.completed", task_id=handle.task_id, data=b'{"n":2}')
     assert await handle.result(timeout=5) == {"n": 2}
 
 
-async def test_an_outcome_that_was_never_told_is_found_in_the_record(desk: Desk) -> None:
+async def test_an_outcome_that_was_never_told_is_found_in_the_record(workers: PlayedWorkers) -> None:
     """Replies are a hint, records are the truth."""
-    good, bad, refused = [await desk.client.submit("echo") for _ in range(3)]
+    good, bad, refused = [await workers.client.submit("echo") for _ in range(3)]
     for handle in (good, bad, refused):
-        await desk.consume(handle.entry_id)
-    await desk.record(good.task_id, "completed", result=b"[1]")
-    await desk.record(bad.task_id, "failed", error=encode({"code": "no_luck", "message": "m"}), attempt="3")
-    await desk.record(refused.task_id, "refused", error=encode({"code": "backlog_full", "message": "full"}))
+        await workers.consume(handle.entry_id)
+    await workers.record(good.task_id, "completed", result=b"[1]")
+    await workers.record(bad.task_id, "failed", error=encode({"code": "no_luck", "message": "m"}), attempt="3")
+    await workers.record(refused.task_id, "refused", error=encode({"code": "backlog_full", "message": "full"}))
     assert await good.result(timeout=5) == [1]
     with pytest.raises(TaskFailed, match="at attempt 3: no_luck: m"):
         await bad.result(timeout=5)
@@ -171,84 +161,86 @@ async def test_an_outcome_that_was_never_told_is_found_in_the_record(desk: Desk)
         await refused.accepted(timeout=5)
 
 
-async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(desk: Desk) -> None:
+async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(workers: PlayedWorkers) -> None:
     """The record still says refused, but of before: the new submission waits in its stream."""
-    await desk.record("again", "refused", submitted_at=1_000, error=encode({"code": "backlog_full", "message": "f"}))
-    handle = await desk.client.submit("echo", task_id="again")
+    await workers.record("again", "refused", submitted_at=1_000, error=encode({"code": "backlog_full", "message": "f"}))
+    handle = await workers.client.submit("echo", task_id="again")
     with pytest.raises(ResultTimeout, match="does a distributor run"):
         await handle.result(timeout=0.3)
 
 
-async def test_a_task_that_vanished_is_said_to_be_gone(desk: Desk) -> None:
+async def test_a_task_that_vanished_is_said_to_be_gone(workers: PlayedWorkers) -> None:
     """Neither in its stream nor recorded: Redis lost it, and nobody waits for ever."""
-    handle = await desk.client.submit("echo")
+    handle = await workers.client.submit("echo")
     waiting = asyncio.create_task(handle.result(timeout=10))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(waiting), 0.2)  # while it lies in its stream it is awaited
-    await desk.consume(handle.entry_id)
+    await workers.consume(handle.entry_id)
     with pytest.raises(TaskNotFound, match="lost its data"):
         await waiting
 
 
-async def test_an_answer_may_come_before_the_entry_id_is_known(desk: Desk) -> None:
+async def test_an_answer_may_come_before_the_entry_id_is_known(workers: PlayedWorkers) -> None:
     """Two connections: the answer is kept until the append has told which entry it is about."""
-    client = desk.client
+    client = workers.client
     await client.submit("echo")  # begins to read replies
-    stream = desk.keys.of("in:tasks:normal")
-    added: Any = await desk.redis.xadd(stream, {"type": "x"})
+    stream = workers.keys.of("in:tasks:normal")
+    added: Any = await workers.redis.xadd(stream, {"type": "x"})
     entry = added.decode()
-    await desk.answer(entry, "id_conflict")
+    await workers.answer(entry, "id_conflict")
     last = (await client.submit("echo")).entry_id
-    await desk.answer(last)
+    await workers.answer(last)
     await wait_until(lambda: client.watcher._answers._early, "the answer is here")
     answer = await client.watcher.ask(("in:tasks:normal", entry), 5)
     assert answer is not None
     assert isinstance(answer.error, IdConflict)
 
 
-async def test_an_outcome_of_another_submission_with_the_same_id_is_not_taken_for_this_ones(desk: Desk) -> None:
+async def test_an_outcome_of_another_submission_with_the_same_id_is_not_taken_for_this_ones(
+    workers: PlayedWorkers,
+) -> None:
     """Two submissions of one client under one id: each waits for its own answer first."""
-    first = await desk.client.submit("echo", 1, task_id="same")
-    second = await desk.client.submit("echo", 2, task_id="same")
-    await desk.answer(first.entry_id)
-    await desk.reply(type="task.completed", task_id="same", data=b"1")
+    first = await workers.client.submit("echo", 1, task_id="same")
+    second = await workers.client.submit("echo", 2, task_id="same")
+    await workers.answer(first.entry_id)
+    await workers.reply(type="task.completed", task_id="same", data=b"1")
     assert await first.result(timeout=5) == 1
-    await desk.answer(second.entry_id, "id_conflict")
+    await workers.answer(second.entry_id, "id_conflict")
     with pytest.raises(IdConflict):
         await second.result(timeout=5)
-    handles = [handle async for handle in desk.client.as_completed([first, second], timeout=5)]
+    handles = [handle async for handle in workers.client.as_completed([first, second], timeout=5)]
     assert set(handles) == {first, second}
 
 
-async def test_as_completed_wants_handles(desk: Desk) -> None:
+async def test_as_completed_wants_handles(workers: PlayedWorkers) -> None:
     """Of what it was given instead, the type is named."""
     for odd, name in ((["t1"], "str"), ([{}], "dict"), (5, "int"), (None, "NoneType")):
         with pytest.raises(FactInvalid, match=f"handles: expected a list of TaskHandle, not {name}"):
-            await anext(desk.client.as_completed(odd))  # type: ignore[arg-type]
+            await anext(workers.client.as_completed(odd))  # type: ignore[arg-type]
 
 
-async def test_as_completed_gives_up_when_nothing_ends(desk: Desk) -> None:
+async def test_as_completed_gives_up_when_nothing_ends(workers: PlayedWorkers) -> None:
     """The patience is for the next one."""
-    handles = await desk.client.submit_many([TaskSpec(task_type="echo")] * 3)
-    await desk.reply(type="task.completed", task_id=handles[2].task_id, data=b"1")
-    completed = desk.client.as_completed(handles, timeout=0.2)
+    handles = await workers.client.submit_many([TaskSpec(task_type="echo")] * 3)
+    await workers.reply(type="task.completed", task_id=handles[2].task_id, data=b"1")
+    completed = workers.client.as_completed(handles, timeout=0.2)
     assert await anext(completed) is handles[2]
     with pytest.raises(ResultTimeout, match="none of 2 tasks"):
         await anext(completed)
 
 
-async def test_a_cancel_says_what_the_coordinator_said(desk: Desk) -> None:
+async def test_a_cancel_says_what_the_coordinator_said(workers: PlayedWorkers) -> None:
     """Pending is no error; silence is said as such."""
-    client = desk.client
+    client = workers.client
     assert await client.cancel("t-1", wait=0.05) == "sent"
     asking = asyncio.create_task(client.cancel("t-2", "why not", wait=20))
 
     async def requests() -> list[Any]:
-        found: Any = await desk.redis.xrange(desk.keys.of("in:requests"))
+        found: Any = await workers.redis.xrange(workers.keys.of("in:requests"))
         return found if len(found) == 2 else []
 
     entries = await wait_until(requests, "the request is there")
-    await desk.answer(entries[-1][0].decode(), "pending", stream="in:requests")
+    await workers.answer(entries[-1][0].decode(), "pending", stream="in:requests")
     assert await asking == "pending"
 
 

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from redis.asyncio import Redis
 
 from coord import Client, TaskSpec
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid, ResultTimeout, TaskFailed
-from tests.unit.sdk_client_desk import Desk, desk_on
+from tests.unit.sdk_workers import PlayedWorkers
 from tests.waiting import wait_until
 
 CLOSED = "the client was closed while this was waited for"
 
 
-@pytest.fixture
-async def desk(
-    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Desk]:
-    """A client that looks at records often."""
-    async with desk_on(server, redis, settings, monkeypatch) as desk:
-        yield desk
-
-
-async def test_whoever_waits_is_told_that_the_client_was_closed(desk: Desk) -> None:
+async def test_whoever_waits_is_told_that_the_client_was_closed(workers: PlayedWorkers) -> None:
     """For a result, for the first of several, for a task to be taken, for an answer: nobody waits for ever."""
-    client = desk.client
+    client = workers.client
     taken, waiting = await client.submit_many([TaskSpec(task_type="echo")] * 2)
-    await desk.answer(taken.entry_id)  # of both: they share an entry
+    await workers.answer(taken.entry_id)  # of both: they share an entry
     await waiting.accepted(timeout=5)
     other = await client.submit("echo")
 
@@ -48,40 +37,40 @@ async def test_whoever_waits_is_told_that_the_client_was_closed(desk: Desk) -> N
     assert all(CLOSED in str(one) for one in told)
 
 
-async def test_what_is_known_is_known_when_the_client_is_closed(desk: Desk) -> None:
+async def test_what_is_known_is_known_when_the_client_is_closed(workers: PlayedWorkers) -> None:
     """A result that came can still be asked for; one that did not says what is the matter."""
-    known, unknown = await desk.client.submit_many([TaskSpec(task_type="echo")] * 2)
-    await desk.answer(known.entry_id)
-    await desk.reply(type="task.completed", task_id=known.task_id, data=b"9")
+    known, unknown = await workers.client.submit_many([TaskSpec(task_type="echo")] * 2)
+    await workers.answer(known.entry_id)
+    await workers.reply(type="task.completed", task_id=known.task_id, data=b"9")
     assert await known.result(timeout=5) == 9
-    failed = await desk.client.submit("echo")
-    await desk.answer(failed.entry_id)
-    await desk.reply(type="task.failed", task_id=failed.task_id, data=b'{"code":"no_luck","message":"m"}')
+    failed = await workers.client.submit("echo")
+    await workers.answer(failed.entry_id)
+    await workers.reply(type="task.failed", task_id=failed.task_id, data=b'{"code":"no_luck","message":"m"}')
     await wait_until(lambda: failed.done, "it has failed")
-    assert await desk.client.cancel("t", wait=0.01) == "sent"
-    assert not desk.client.watcher._asked, "what was asked is not kept"
-    await desk.client.close()
+    assert await workers.client.cancel("t", wait=0.01) == "sent"
+    assert not workers.client.watcher._asked, "what was asked is not kept"
+    await workers.client.close()
     assert await known.result() == 9
     with pytest.raises(TaskFailed, match="no_luck: m"):
         await failed.result()
     with pytest.raises(ConfigError, match="async with"):
         await unknown.result()
-    await desk.client.close()
+    await workers.client.close()
 
 
-async def test_a_handle_goes_on_with_a_client_that_was_opened_again(desk: Desk) -> None:
+async def test_a_handle_goes_on_with_a_client_that_was_opened_again(workers: PlayedWorkers) -> None:
     """What the replies told meanwhile is found in the record."""
-    handle = await desk.client.submit("echo")
-    await desk.client.close()
-    await desk.client.open()
-    await desk.record(handle.task_id, "completed", result=b"[1]")
+    handle = await workers.client.submit("echo")
+    await workers.client.close()
+    await workers.client.open()
+    await workers.record(handle.task_id, "completed", result=b"[1]")
     assert await handle.result(timeout=10) == [1]
 
 
-async def test_a_timeout_is_told_as_it_was_given(desk: Desk) -> None:
+async def test_a_timeout_is_told_as_it_was_given(workers: PlayedWorkers) -> None:
     """Not what was left of it; and what is no time is refused."""
-    handle = await desk.client.submit("echo")
-    await desk.answer(handle.entry_id)
+    handle = await workers.client.submit("echo")
+    await workers.answer(handle.entry_id)
     with pytest.raises(ResultTimeout, match=r"was not finished within 0\.25 s; it goes on"):
         await handle.result(timeout=0.25)
     for odd in (float("nan"), float("inf"), "1", True):

@@ -20,6 +20,17 @@ from tests.unit.sdk_desk import KEYS, FakeLink
 from tests.unit.sdk_house import House, house_on
 
 
+def membership_on(link: FakeLink) -> Membership:
+    """Of an agent for two tasks at a time that holds none."""
+    fact = AgentRegistered("a", AgentType.WORKER, incarnation="me", capacity=2)
+    return Membership(fact, 5.0, link=link, keys=KEYS, answers=Answers(), leases=lambda: 0, failed=lambda _error: None)
+
+
+def facts_of(link: FakeLink) -> list[Fact]:
+    """What was said."""
+    return [fact_of("in:registry", {b"type": said[3], b"data": said[5]}, MIB) for said in link.commands(b"XADD")]
+
+
 async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent, house: House) -> None:
     """An agent in maintenance that registers again is in maintenance still, and gets nothing."""
     await agent.start()
@@ -56,15 +67,7 @@ async def test_a_silent_registry_is_told_again_until_it_answers(
 async def test_its_idea_of_the_servers_clock_follows_a_step_back() -> None:
     """After a fail-over the clock may be another: what the last entry's id tells is true, within what drifts."""
     link = FakeLink()
-    membership = Membership(
-        AgentRegistered("a", AgentType.WORKER, incarnation="me"),
-        5.0,
-        link=link,
-        keys=KEYS,
-        answers=Answers(),
-        leases=lambda: 0,
-        failed=lambda _error: None,
-    )
+    membership = membership_on(link)
     for server_ms in (1_000_000_000, 900_000_000):
         membership.register()
         link.answer(f"{server_ms}-0".encode())
@@ -72,23 +75,10 @@ async def test_its_idea_of_the_servers_clock_follows_a_step_back() -> None:
     membership.close()
 
 
-def facts_of(link: FakeLink) -> list[Fact]:
-    """What was said."""
-    return [fact_of("in:registry", {b"type": said[3], b"data": said[5]}, MIB) for said in link.commands(b"XADD")]
-
-
 async def test_one_without_room_says_so_again_to_a_registry_that_forgot_it() -> None:
     """It registers with what room it has, one at least, and as busy; and once it has left it says nothing more."""
     link = FakeLink()
-    membership = Membership(
-        AgentRegistered("a", AgentType.WORKER, incarnation="me", capacity=2),
-        5.0,
-        link=link,
-        keys=KEYS,
-        answers=Answers(),
-        leases=lambda: 0,
-        failed=lambda _error: None,
-    )
+    membership = membership_on(link)
     membership.change_room(0)
     membership.register()
     said = facts_of(link)

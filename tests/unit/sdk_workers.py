@@ -16,7 +16,7 @@ from coord.keys import Keys
 from coord.sdk import watcher
 
 
-class Desk:
+class PlayedWorkers:
     """One namespace, its client, and the test in the place of all workers."""
 
     def __init__(self, redis: Redis, client: Client) -> None:
@@ -47,11 +47,11 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_on(
+async def workers_of_a_client(
     server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[PlayedWorkers]:
     """A client that looks at records often."""
     monkeypatch.setattr(watcher, "LOOK_S", 0.05)
     monkeypatch.setattr(watcher, "ROUND_S", 0.01)
     async with Client(server.url, settings=settings) as client:
-        yield Desk(redis, client)
+        yield PlayedWorkers(redis, client)
