@@ -22,6 +22,8 @@ from coord.errors import CoordError
 
 #: A word: letters, with apostrophes inside (don't), of four characters at least, so that more than "the" shows.
 WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|['\u2019](?=[^\W\d_])){3,}")
+#: Characters of the longest one: what is longer is encoded or minified, and may be as long as its file.
+LONGEST = 60
 TOP = 10
 
 
@@ -37,7 +39,7 @@ def text_stats(content: bytes) -> dict[str, Any]:
     text = content.decode("utf-8", errors="replace")
     lines = text.splitlines()
     longest = max(range(len(lines)), key=lambda index: len(lines[index]), default=None)
-    words = Counter(word.lower() for word in WORD.findall(text))
+    words = Counter(word.lower() for word in WORD.findall(text) if len(word) <= LONGEST)
     return {
         "lines": len(lines),
         "blank_lines": sum(not line.strip() for line in lines),

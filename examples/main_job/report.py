@@ -15,8 +15,6 @@ from examples.main_job.findings import Duplicates, Findings, Module
 from examples.main_job.timing import Timing
 from examples.main_job.walk import Found
 
-#: Failures that are shown one by one; the rest is counted.
-FAILURES_SHOWN = 20
 DUPLICATES_SHOWN = 5
 
 
@@ -68,12 +66,10 @@ def show_failures(console: Console, found: Findings) -> None:
     codes = Counter(failure.code for failure in found.failures)
     counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
     table = _table(f"{len(found.failures):,} failed: {counted}", "task", words="file: reason")
-    for failure in found.failures[:FAILURES_SHOWN]:
+    for failure in found.failures:
         reason = failure.message if failure.path in failure.message else f"{failure.path}: {failure.message}"
         table.add_row(failure.task_type, _name(reason))
     console.print(table)
-    if len(found.failures) > FAILURES_SHOWN:
-        console.print(f"… and {len(found.failures) - FAILURES_SHOWN} more; --report FILE writes them all")
 
 
 def show_timing(console: Console, timing: Timing, ends: Mapping[str, int]) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
+from redis.asyncio import Redis
 
 from coord import Client
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
-from coord.models.tasks import TaskState
+from coord.keys import Keys
+from coord.models.tasks import TERMINAL, TaskState
 from coord.queries import by_state
+from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +110,17 @@ class Start:
             job.process.wait()
             if server := EmbeddedServer.find(job.data / "redis"):
                 server.stop(force=True)
+
+
+async def assert_books(redis: Redis, keys: Keys, tasks: int) -> None:
+    """Each of so many tasks ended once; counters add up, loads are zero, no key stays that should end."""
+    log = await events_of_tasks(redis, keys)
+    ends = Counter(one.fields["task_id"] for one in log if one.type.removeprefix("task.") in TERMINAL)
+    assert set(ends.values()) == {1}
+    assert len(ends) == tasks
+    assert [key async for key in redis.scan_iter(match=keys.inflight("*"))] == []
+    await assert_ledger(redis, keys)
+    await assert_keys_end(redis, keys)
 
 
 async def in_the_middle(most: int) -> str:

@@ -20,7 +20,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
 from coord.queries import by_state
-from tests.system.main_job import JOB_S, SOURCE, Job, Start, below, in_the_middle
+from tests.system.main_job import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
 from tests.waiting import wait_until
 
 
@@ -95,6 +95,36 @@ def test_it_finds_what_is_there(undisturbed: Job, folder: Path) -> None:
     assert EmbeddedServer.find(job.data / "redis") is None
 
 
+async def test_its_books_balance_when_it_has_ended(undisturbed: Job) -> None:
+    """What it leaves in its data folder: every task with one outcome, no load, no key that stays for ever."""
+    assert undisturbed.process.returncode == 0
+    server = EmbeddedServer.start(undisturbed.data / "redis")
+    try:
+        async with Client(server.url, settings=Settings()) as client:
+            await assert_books(client.redis, client.keys, TASKS)
+    finally:
+        server.stop(force=True)
+
+
+async def test_any_other_failure_ends_it_with_1(start_job: Start, tmp_path: Path) -> None:
+    """Files that are gone when their turn comes: each is told with its reason."""
+    folder = tmp_path / "going"
+    folder.mkdir()
+    files = [folder / f"module_{number:03}.py" for number in range(200)]
+    for number, file in enumerate(files):
+        file.write_text(SOURCE.replace("{n}", str(number)))
+    job = start_job(folder, "--once")
+    await wait_until(lambda: "200 text files" in job.said, "it has looked at the folder", JOB_S)
+    for file in files[100:]:
+        file.unlink()
+    assert await job.ended() == 1
+    failures = job.results()["found"]["failures"]
+    assert {one["code"] for one in failures} == {"unreadable"}
+    assert len(failures) > 20
+    told = [one["message"] for one in failures]
+    assert [one for one in told if one not in job.said] == []
+
+
 def _agent(job: Job) -> int:
     return job.find("--id", "outline-1")[0].pid
 
@@ -126,6 +156,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     async with Client(url, settings=Settings()) as client:
         counters = await client.counters()
         assert {agent.load for agent in await client.agents()} == {0}
+        await assert_books(client.redis, client.keys, TASKS)
     states = {state: count for state, count in by_state(counters).items() if count}
     assert states == {TaskState.COMPLETED: TASKS - 1, TaskState.FAILED: 1}
     assert counters["submitted:normal"] == TASKS

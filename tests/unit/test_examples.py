@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,38 @@ def test_an_empty_or_odd_text_is_counted() -> None:
     """No line is the longest of none; bytes that are no UTF-8 are still characters."""
     assert text_stats.text_stats(b"")["longest_line"] is None
     assert text_stats.text_stats(b"caf\xe9\n")["characters"] == 5
+
+
+def test_what_is_longer_than_a_word_is_none() -> None:
+    """A megabyte without a space would be most of the file's result, and of the screen."""
+    found = text_stats.text_stats(b"word " + b"x" * 60 + b" " + b"y" * 900_000)
+    assert [word for word, _ in found["top_words"]] == ["word", "x" * 60]
+
+
+def test_two_threads_may_outline_at_once() -> None:
+    """The parser of Python up to 3.12 counts how deep it is for all threads together, and objects to what it sees."""
+
+    class Finalised:
+        def __init__(self) -> None:
+            self.me = self  # so that the collector has to find it, amid the other one's parsing
+
+        def __del__(self) -> None:
+            sum(range(200))
+
+    def outline(content: bytes) -> int:
+        Finalised()
+        return int(python_outline.outline(content)["functions"])
+
+    files = [file.read_bytes() for file in sorted(Path(ast.__file__).parent.glob("[a-i]*.py"))] * 3
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            found = list(threads.map(outline, files))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(found) > 100
+    assert found[: len(found) // 3] == found[len(found) // 3 * 2 :]
 
 
 def test_a_python_file_is_outlined() -> None:
