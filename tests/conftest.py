@@ -51,11 +51,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """The embedded Valkey that all tests of this run share; a test that kills a server starts its own."""
     running = EmbeddedServer.start(tmp_path_factory.mktemp("valkey"), extra=FAST)
     yield running
     running.stop(force=True)
+
+
+@pytest.fixture(scope="session")
+def server(valkey_server: EmbeddedServer) -> EmbeddedServer:
+    """The server of a test that does not say otherwise."""
+    return valkey_server
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +132,7 @@ async def redis_or_fake(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
         yield imitation
         await imitation.aclose()
         return
-    running = request.getfixturevalue("server" if request.param == "valkey" else "debian_server")
+    running = request.getfixturevalue("valkey_server" if request.param == "valkey" else "debian_server")
     async for client in _client_of(running):
         yield client
 

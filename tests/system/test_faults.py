@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
 from tests.processes import House, house
 from tests.waiting import wait_until
+from tests.watch import watched
 
 #: So many round trips that there is a middle to be killed in.
 SMALL = {"COORD_BATCH": "16"}
@@ -58,6 +60,49 @@ async def test_one_of_two_distributors_is_killed_again_and_again(at: House) -> N
         second.kill()
     await at.all_end(1200)
     await at.assert_in_order(ids)
+
+
+async def test_two_distributors_leave_nobody_idle_while_tasks_wait(at: House) -> None:
+    """Six agents for one task at a time, whose slots are freed by one distributor or the other."""
+    await at.worker("registry")
+    for _ in range(2):
+        await at.worker("distributor", **SMALL)
+    agents = [(await at.agent(f"a{number}", capacity=1)).name for number in range(6)]
+    async with watched(at.redis, at.keys, agents) as watch:
+        ids = [one for _ in range(6) for one in await at.submit(100)]
+        await at.all_end(600)
+    assert watch.highest == 1
+    assert watch.longest_s < 1.0
+    await at.assert_in_order(ids)
+
+
+@pytest.mark.parametrize("stream", sorted({one for streams in CONSUMES.values() for one in streams}))
+async def test_poison_in_an_ingress_stream_holds_up_nobody(at: House, stream: str) -> None:
+    """What cannot be read is buried with its reason; work goes on before and behind it, and no worker has ended."""
+    workers = [await at.worker(kind) for kind in CONSUMES]
+    await at.agent("a1")
+    ids = await at.submit(50)
+    poison: list[dict[Any, Any]] = [{"odd": "1"}, {"type": "x", "data": "{}"}, {"type": b"\xff", "data": b"\xff"}]
+    added: list[Any] = [await at.redis.xadd(at.keys.of(stream), fields) for fields in poison for _ in range(5)]
+    appended = [entry.decode() for entry in added]
+    ids += await at.submit(50)
+    await at.all_end(100)
+    await at.settle_down()
+
+    async def buried() -> list[str]:
+        found = await at.redis.execute_command("XRANGE", at.keys.of("dead:in"), "-", "+")
+        assert all(fields[b"stream"].decode() == stream and fields[b"reason"] for _, fields in found)
+        return sorted(fields[b"id"].decode() for _, fields in found)
+
+    await wait_until(lambda: _are_buried(buried, appended), "all of it is buried, once")
+    assert all(worker.alive for worker in workers)
+    await at.redis.delete(at.keys.of("dead:in"))
+    await at.redis.hdel(at.keys.of("counters"), "buried")
+    await at.assert_in_order(ids)
+
+
+async def _are_buried(buried: Callable[[], Awaitable[list[str]]], appended: list[str]) -> bool:
+    return await buried() == sorted(appended)
 
 
 async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: House) -> None:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from tests.running import RunningCell
 from tests.workers.raw import Caller
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+def server(request: pytest.FixtureRequest) -> EmbeddedServer:
+    """Each test on the embedded Valkey and on ``redis-server`` from PATH, the oldest that coord accepts."""
+    name = "valkey_server" if request.param == "valkey" else "debian_server"
+    found: EmbeddedServer = request.getfixturevalue(name)
+    return found
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from coord.models.ids import new_id
 from coord.models.tasks import TaskSubmitted
 from coord.streams import Append, Consumer, append
 from coord.transitions import Scripts
-from tests.ledger import assert_ledger
+from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
 from tests.workers.raw import Caller, Wire, buried, entries
@@ -108,6 +108,7 @@ async def test_poison_in_every_ingress_stream_is_buried_and_told(
     await wait_until(lambda: _is_empty(cell, stream), f"{stream} is empty")
     assert len(await buried(cell)) == len(poisoned)
     await assert_ledger(cell.redis, cell.keys)
+    await assert_keys_end(cell.redis, cell.keys)
 
 
 async def test_an_unknown_strategy_is_answered_with_the_known_ones(cell: RunningCell, caller: Caller) -> None:

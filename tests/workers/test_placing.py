@@ -13,9 +13,10 @@ from redis.exceptions import OutOfMemoryError
 from coord.models.facts import AgentHeartbeat
 from coord.models.tasks import Requirements, TaskState
 from coord.streams import Append, append
-from tests.ledger import assert_ledger
+from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell, RunningWorker
 from tests.waiting import wait_until
+from tests.watch import watched
 from tests.workers.raw import (
     Caller,
     RawAgent,
@@ -46,48 +47,10 @@ async def loads(cell: RunningCell, agents: list[RawAgent]) -> list[int]:
     return list(await pipe.execute())
 
 
-#: What passes between two looks counts up to here: above, the machine stood still, and the workers with it.
-STALL_S = 0.05
-
-
 @pytest.fixture
 def without_net(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at now and then, in case that nothing tells of it, is not: what is promised holds without."""
     monkeypatch.setitem(TICKS, "read_pools", 3_600.0)
-
-
-class Watch:
-    """Looks at the fleet all along: the highest load, and the longest time that an agent idled while tasks waited."""
-
-    def __init__(self, cell: RunningCell, agents: list[RawAgent]) -> None:
-        self.cell, self.agents = cell, agents
-        self.highest = 0
-        self.longest_s = 0.0
-        self._idle_s: dict[int, float] = {}
-        self._looked_at = asyncio.get_running_loop().time()
-
-    async def look(self) -> None:
-        """Once."""
-        pipe = self.cell.redis.pipeline(transaction=True)
-        for agent in self.agents:
-            pipe.scard(self.cell.keys.inflight(agent.agent_id))
-        pipe.hlen(self.cell.keys.of("pools"))
-        *found, waiting = await pipe.execute()
-        self.highest = max(self.highest, *found)
-        now = asyncio.get_running_loop().time()
-        passed_s, self._looked_at = min(now - self._looked_at, STALL_S), now
-        for number, load in enumerate(found):
-            if load or not waiting:
-                self._idle_s.pop(number, None)
-            else:
-                self._idle_s[number] = self._idle_s.get(number, -passed_s) + passed_s
-                self.longest_s = max(self.longest_s, self._idle_s[number])
-
-    async def run(self, until: asyncio.Event) -> None:
-        """Again and again."""
-        while not until.is_set():
-            await self.look()
-            await asyncio.sleep(0.002)
 
 
 async def test_two_distributors_with_stale_views_never_stand_still(
@@ -103,16 +66,17 @@ async def test_two_distributors_with_stale_views_never_stand_still(
     only(one, "in:tasks:normal")
     only(other, "in:reports")
     await caller.submit(24 * 9)
-    for number in range(8):
+    for number in range(9):
         await wait_until(lambda: _all_given(cell, agents), f"the fleet is at work in round {number}")
         held = [(agent, entry) for agent in agents for entry in await agent.inbox()]
         for agent, entry in held:
             await agent.claim(entry)
         await asyncio.gather(*(agent.complete(entry) for agent, entry in held))
-    await await_count(cell, TaskState.COMPLETED, 24 * 8)
-    await await_count(cell, TaskState.ASSIGNED, 24)
+    await await_count(cell, TaskState.COMPLETED, 24 * 9)
     await await_quiet(cell)
+    assert await loads(cell, agents) == [0] * 24
     await assert_ledger(cell.redis, cell.keys)
+    await assert_keys_end(cell.redis, cell.keys)
 
 
 async def test_a_view_that_takes_the_whole_fleet_for_busy_is_mended(
@@ -134,20 +98,17 @@ async def test_nobody_idles_while_tasks_wait_and_nobody_gets_too_many(cell: Runn
     for _ in range(2):
         await cell.add("distributor")
     agents = await fleet(cell, 12)
-    watch, until = Watch(cell, agents), asyncio.Event()
-    watching = asyncio.create_task(watch.run(until))
-    async with working(agents):
+    async with watched(cell.redis, cell.keys, [one.agent_id for one in agents]) as watch, working(agents):
         for _ in range(12):
             await caller.submit(50)
         await await_count(cell, TaskState.COMPLETED, 600, 20)
-    until.set()
-    await watching
     assert watch.highest == 1
     assert watch.longest_s < 1.0
     done = [one.task_id for agent in agents for one in agent.done]
     assert len(done) == len(set(done)) == 600
     await await_quiet(cell)
     await assert_ledger(cell.redis, cell.keys)
+    await assert_keys_end(cell.redis, cell.keys)
 
 
 async def test_three_distributors_never_over_assign(cell: RunningCell, caller: Caller) -> None:
@@ -155,13 +116,10 @@ async def test_three_distributors_never_over_assign(cell: RunningCell, caller: C
     for _ in range(2):
         await cell.add("distributor")
     agents = await fleet(cell, 8, capacity=5)
-    watch, until = Watch(cell, agents), asyncio.Event()
-    watching = asyncio.create_task(watch.run(until))
-    await asyncio.gather(*(caller.submit(50) for _ in range(6)))
-    await await_count(cell, TaskState.ASSIGNED, 40)
-    await await_quiet(cell)
-    until.set()
-    await watching
+    async with watched(cell.redis, cell.keys, [one.agent_id for one in agents]) as watch:
+        await asyncio.gather(*(caller.submit(50) for _ in range(6)))
+        await await_count(cell, TaskState.ASSIGNED, 40)
+        await await_quiet(cell)
     assert watch.highest == 5
     assert await loads(cell, agents) == [5] * 8
     await assert_ledger(cell.redis, cell.keys)

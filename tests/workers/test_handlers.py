@@ -1,0 +1,191 @@
+"""What each kind of worker makes of a batch, without its loop: the same on fakeredis and on every real server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import fakeredis
+import msgspec
+import pytest
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from coord import queries
+from coord.config import Settings
+from coord.keys import CONSUMES, Keys
+from coord.models.agents import AgentStatus, AgentType
+from coord.models.control import AgentDrained, TaskReplayed
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentHeartbeat,
+    AgentRegistered,
+    AgentStatusChanged,
+    MessageSent,
+    TaskCancelRequested,
+    TaskCompleted,
+    TaskFailed,
+)
+from coord.models.tasks import Requirements, Retry, TaskRecord, TaskState, TaskSubmitted
+from coord.streams import Append, Consumer, append
+from coord.transitions import Scripts
+from tests.ledger import assert_keys_end, assert_ledger
+from workers.cell import Cell
+from workers.distributor import Distributor
+from workers.intake import Intake
+from workers.registry import Registry
+from workers.router import Router
+from workers.service import Service
+
+
+class Floor:
+    """The three kinds of worker on one cell; what is told is read and handled at once, by the kind that it is for."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis: Any = redis
+        self.keys = Keys(settings.namespace)
+        scripts = Scripts(redis, self.keys, settings, bare=isinstance(redis, fakeredis.FakeAsyncRedis))
+        self.cell = Cell(redis, self.keys, settings, scripts, "")
+        self.distributor = Distributor(self.cell)
+        services: list[Service] = [Registry(self.cell), self.distributor, Router(self.cell)]
+        self.intakes = [Intake(one, Consumer(redis, self.keys, one.kind, "w1", CONSUMES[one.kind])) for one in services]
+
+    async def tell(self, stream: str, *facts: Struct) -> list[str]:
+        """Append facts and let them be handled; their answers: ok, or a code."""
+        ids = await append(self.redis, self.keys, [Append(stream, fact, "c1") for fact in facts])
+        for intake in self.intakes:
+            if entries := await intake.consumer.read_new(100, None):
+                await intake.handle(entries)
+        return [await self.answer(stream, entry) for entry in ids]
+
+    async def answer(self, stream: str, entry: str) -> str:
+        """What was answered to a fact."""
+        for _, fields in await self.redis.xrange(self.keys.replies("c1")):
+            about = (fields.get(b"stream", b"").decode(), fields.get(b"fact", b"").decode().split())
+            if about[0] == stream and entry in about[1]:
+                return "ok" if fields[b"ok"] == b"1" else str(fields[b"code"].decode())
+        return ""
+
+    async def place(self) -> None:
+        """A snapshot of the fleet, and the tasks that may go to it."""
+        self.distributor.view.replace(await self.distributor.follower.resync())
+        await self.distributor.read_pools()
+        await self.distributor.handle([])
+
+    async def task(self, task_id: str = "t1") -> TaskRecord:
+        """Its record."""
+        found = await queries.task(self.redis, self.keys, task_id)
+        assert found is not None
+        return found
+
+    async def inbox(self, lane: str = "normal") -> Sequence[Any]:
+        """What lies in the agent's lane."""
+        return [fields for _, fields in await self.redis.xrange(self.keys.inbox("a1", lane))]
+
+
+@pytest.fixture
+async def floor(redis_or_fake: Redis, settings: Settings) -> Any:
+    """One with an agent for one task at a time; its books balance in the end."""
+    made = Floor(redis_or_fake, settings)
+    await made.cell.scripts.load()
+    for intake in made.intakes:
+        await intake.consumer.make_groups()
+    agent = AgentRegistered("a1", AgentType.WORKER, capabilities=("echo",), capacity=1, incarnation="i1")
+    assert await made.tell("in:registry", agent) == ["ok"]
+    yield made
+    await assert_ledger(made.redis, made.keys)
+    await assert_keys_end(made.redis, made.keys)
+
+
+def echo(task_id: str = "t1", **options: Any) -> TaskSubmitted:
+    """A task that the agent can do."""
+    return TaskSubmitted(task_id, "echo", requirements=Requirements(capabilities=("echo",)), **options)
+
+
+async def assigned(floor: Floor, task_id: str = "t1", **options: Any) -> str:
+    """Submit a task and have it placed; its lease."""
+    assert await floor.tell("in:tasks:normal", echo(task_id, **options)) == ["ok"]
+    await floor.place()
+    found = await floor.task(task_id)
+    assert (found.state, found.agent_id) == (TaskState.ASSIGNED, "a1")
+    assert found.lease is not None
+    return found.lease
+
+
+async def test_the_registry_keeps_an_agents_record(floor: Floor) -> None:
+    """Registered, alive, drained by an operator, in maintenance, gone."""
+    assert await floor.tell("in:beats", AgentHeartbeat("a1", "i1", {"cpu_usage": 0.5}, 0)) == ["ok"]
+    assert await floor.tell("in:registry", AgentStatusChanged("a1", AgentStatus.MAINTENANCE, "i1")) == ["ok"]
+    assert await floor.tell("in:control:registry", AgentDrained("a1")) == ["ok"]
+    found = await queries.agent(floor.redis, floor.keys, "a1")
+    assert found is not None
+    assert (found.status, found.drained_from, found.load_metrics) == ("draining", "maintenance", {"cpu_usage": 0.5})
+    assert await floor.tell("in:registry", AgentDeregistered("a1", "i1"), AgentDeregistered("a2")) == [
+        "ok", "agent_not_found",
+    ]  # fmt: skip
+
+
+async def test_the_distributor_sees_a_task_to_its_end(floor: Floor) -> None:
+    """Admitted, placed within the agent's room, settled; the next one takes its place."""
+    lease = await assigned(floor)
+    assert await floor.tell("in:tasks:normal", echo("t2")) == ["ok"]
+    await floor.place()
+    assert (await floor.task("t2")).state is TaskState.QUEUED
+    (entry,) = await floor.inbox()
+    assert entry[b"lease"].decode() == lease
+    assert await floor.tell("in:reports", TaskCompleted("t1", lease, msgspec.Raw(b"[1]"))) == ["ok"]
+    assert ((await floor.task()).state, (await floor.task()).result) == (TaskState.COMPLETED, [1])
+    await floor.place()
+    assert (await floor.task("t2")).agent_id == "a1"
+    assert await floor.tell("in:reports", TaskCompleted("t1", "0" * 16)) == ["stale_lease"]
+
+
+async def test_the_distributor_tries_a_failed_task_again_and_replays_a_dead_one(floor: Floor) -> None:
+    """An attempt that may be tried again is; one that may not is the end, until an operator says otherwise."""
+    lease = await assigned(floor, retry=Retry(max_attempts=2))
+    assert await floor.tell("in:reports", TaskFailed("t1", lease, "no_luck", "m")) == ["ok"]
+    assert (await floor.task()).state is TaskState.SCHEDULED
+    lease = await assigned(floor, "t2")
+    assert await floor.tell("in:reports", TaskFailed("t2", lease, "no_luck", "m", retryable=False)) == ["ok"]
+    assert (await floor.task("t2")).state is TaskState.FAILED
+    assert await floor.tell("in:control:distributor", TaskReplayed("t2"), TaskReplayed("t3")) == [
+        "ok", "task_not_found",
+    ]  # fmt: skip
+    assert (await floor.task("t2")).state in {TaskState.QUEUED, TaskState.ASSIGNED}
+
+
+async def test_the_distributor_cancels(floor: Floor) -> None:
+    """What no agent has claimed ends at once; what is not known is remembered."""
+    await assigned(floor)
+    assert await floor.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
+    assert (await floor.task()).state is TaskState.CANCELLED
+    assert await floor.inbox() == []
+    assert await floor.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
+
+
+async def test_what_a_lost_agent_had_goes_on(floor: Floor) -> None:
+    """The registry appends the loss, the distributor takes the task back."""
+    await assigned(floor)
+    assert await floor.tell("in:registry", AgentDeregistered("a1", "i1")) == ["ok"]
+    await floor.tell("in:tasks:low", echo("t2"))
+    assert (await floor.task()).state in {TaskState.SCHEDULED, TaskState.QUEUED}
+
+
+async def test_the_router_delivers(floor: Floor) -> None:
+    """Into the lane of the message's priority; to nobody it is a dead letter."""
+    message = MessageSent("m1", "s", "a1", payload=msgspec.Raw(b"{}"))
+    other = MessageSent("m2", "s", "nobody")
+    assert await floor.tell("in:messages:high", message, other, message) == ["ok", "agent_not_found", "ok"]
+    (entry,) = await floor.inbox("high")
+    assert entry[b"id"] == b"m1"
+
+
+@pytest.mark.parametrize("kind", list(CONSUMES))
+async def test_an_entry_that_cannot_be_read_is_buried(floor: Floor, kind: str) -> None:
+    """Whichever kind reads it; what lies beside it is handled."""
+    stream = CONSUMES[kind][-1]
+    await floor.redis.xadd(floor.keys.of(stream), {"type": "x", "data": "{", "caller": "c1"})
+    beside = {"registry": AgentHeartbeat("a1", "i1"), "distributor": echo(), "router": MessageSent("m1", "s", "a1")}
+    assert await floor.tell(stream, beside[kind]) == ["ok"]
+    ((_, grave),) = await floor.redis.xrange(floor.keys.of("dead:in"))
+    assert (grave[b"stream"].decode(), grave[b"code"]) == (stream, b"fact_invalid")
