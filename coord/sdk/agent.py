@@ -128,6 +128,7 @@ class Agent:
         check_text(task_type, "task_type")
 
         def register(function: F) -> F:
+            self._check_not_running()
             if task_type in self.handlers:
                 raise ConfigError(f"agent '{self.agent_id}' has a handler for task_type '{task_type}' already")
             self.handlers[task_type] = read_handler(function)
@@ -143,6 +144,7 @@ class Agent:
         """
         if self.fallback is not None:
             raise ConfigError(f"agent '{self.agent_id}' has a handler for any task already")
+        self._check_not_running()
         self.fallback = read_handler(function)
         return function
 
@@ -160,9 +162,14 @@ class Agent:
 
     def on_message(self, function: F) -> F:
         """Decorates a handler of messages (``Message``): sync or async; several are called in order."""
+        self._check_not_running()
         check_message_handler(function)
         self.message_handlers.append(function)
         return function
+
+    def _check_not_running(self) -> None:
+        if self._session is not None:
+            raise ConfigError(f"agent '{self.agent_id}' is running: register its handlers before it is started")
 
     def fact(self, incarnation: str) -> AgentRegistered:
         """What it registers as."""
@@ -272,8 +279,14 @@ class Agent:
         return session
 
     async def _clean_up(self) -> None:
+        failure: Exception | None = None
         for function in reversed(self._after):
-            await function()
+            try:
+                await function()
+            except Exception as error:  # noqa: BLE001 -- the others have something to let go of as well
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once. Blocks."""

@@ -66,7 +66,10 @@ class Mail:
             return
         self._known.add((lane, entry))
         if not self._handlers:
-            log.debug("message.dropped", agent_id=self._agent_id, why="no handler", type=fields.get(b"message_type"))
+            message_id = fields.get(b"id", b"").decode("utf-8", "replace")
+            log.warning(
+                "message.dropped", agent_id=self._agent_id, message_id=message_id, why="the agent has no on_message"
+            )
             self._delete(lane, entry)
             return
         kept = fields if self._held < HELD else None

@@ -32,6 +32,8 @@ def run(*agents: Agent) -> None:
     if not agents:
         raise ConfigError("name at least one agent to run")
     for agent in agents:
+        if not isinstance(agent, Agent):
+            raise ConfigError(f"run() takes agents, not {type(agent).__name__}")
         if [other.agent_id for other in agents].count(agent.agent_id) > 1:
             raise ConfigError(f"agent '{agent.agent_id}' is named twice: one process at a time has an agent id, once")
     if threading.current_thread() is not threading.main_thread():

@@ -152,16 +152,20 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is the task's outcome
             self._raised(attempt, error)
         else:
-            self._returned(attempt, result)
+            self._ended_well(attempt, result)
 
     def _thread_ended(self, attempt: Attempt, done: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
         if done.cancelled():  # it was still waiting for a thread when the agent closed
             return
         result, error = done.result()
-        if error is None and attempt.stop_reason is not None:
-            error = asyncio.CancelledError()
         if error is not None:
             self._raised(attempt, error)
+        else:
+            self._ended_well(attempt, result)
+
+    def _ended_well(self, attempt: Attempt, result: Any) -> None:
+        if attempt.stop_reason is not None:  # it was to stop: whatever it returns then is dropped
+            self._raised(attempt, asyncio.CancelledError())
         else:
             self._returned(attempt, result)
 

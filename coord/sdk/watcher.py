@@ -66,7 +66,8 @@ class Watcher:
         """The watch on a task; ``told``: its outcome will be in the replies. To be called before it is submitted."""
         self.start()
         watch = self._watches.get(task_id)
-        if watch is None or ((outcome := watch.outcome.value) is not None and outcome.state not in TERMINAL):
+        if watch is None or watch.outcome.is_here:
+            # What is known is of an earlier submission, or from before somebody set the task going again.
             watch = self._watches[task_id] = Watch(task_id, LOOK_S if told else FIRST_LOOK_S)
         return watch
 
@@ -145,7 +146,8 @@ class Watcher:
         self.start()
         watch.waiters += 1
         if watch.waiters == 1:
-            watch.look_at = asyncio.get_running_loop().time() + watch.interval_s
+            # Where somebody asks again and again, each time for a moment, the look that is due is not put off.
+            watch.look_at = watch.look_at or asyncio.get_running_loop().time() + watch.interval_s
             self._waited_for[watch] = None
             self._new_waiter.set()
 

@@ -85,8 +85,36 @@ async def test_it_runs_in_the_main_thread_and_in_its_own_loop(agent: Agent) -> N
         await asyncio.to_thread(agent.run)
     with pytest.raises(ConfigError, match="agent 'a' is named twice"):
         run(agent, agent)
+    with pytest.raises(ConfigError, match=r"run\(\) takes agents, not str"):
+        run("a")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="name at least one agent"):
         run()
+
+
+async def test_handlers_are_registered_before_it_starts(agent: Agent) -> None:
+    """Later ones would wait for tasks and messages that never come."""
+    await agent.start()
+    for register in (agent.task("late"), agent.any_task, agent.on_message):
+        with pytest.raises(ConfigError, match="register its handlers before it is started"):
+            register(lambda task: task)
+
+
+async def test_every_hook_of_the_end_is_called(agent: Agent, house: House) -> None:
+    """Also when another one fails, which is told then."""
+    done: list[str] = []
+
+    @agent.on_stop
+    async def first() -> None:
+        done.append("first")
+
+    @agent.on_stop
+    async def fails() -> None:
+        raise ValueError("no")
+
+    await agent.start()
+    with pytest.raises(ValueError, match="no"):
+        await agent.stop()
+    assert done == ["first"]
 
 
 async def test_it_says_of_itself_only_what_it_may(agent: Agent) -> None:

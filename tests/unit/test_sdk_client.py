@@ -212,6 +212,38 @@ async def test_an_outcome_of_another_submission_with_the_same_id_is_not_taken_fo
     assert set(handles) == {first, second}
 
 
+async def test_who_asks_again_and_again_for_a_moment_finds_the_outcome(workers: PlayedWorkers) -> None:
+    """The look that is due is not put off by each new wait."""
+    handle = workers.client.handle("t-1")
+    await workers.record("t-1", "completed", result=b"7")
+
+    async def found() -> Any:
+        try:
+            return await handle.result(timeout=0.01)
+        except ResultTimeout:
+            return None
+
+    assert await wait_until(found, "the outcome is found") == 7
+
+
+async def test_a_submission_is_not_told_the_outcome_of_an_earlier_one(workers: PlayedWorkers) -> None:
+    """Though its handle is still held: other content under the same id is a conflict, however it is asked for."""
+    client = workers.client
+    first = await client.submit("echo", 1, task_id="same")
+    await workers.answer(first.entry_id)
+    await workers.reply(type="task.completed", task_id="same", data=b"1")
+    assert await first.result(timeout=5) == 1
+    second = await client.submit("echo", 2, task_id="same")
+    with pytest.raises(ResultTimeout):
+        await second.accepted(timeout=0.05)
+    await workers.answer(second.entry_id, "id_conflict")
+    with pytest.raises(IdConflict):
+        await second.result(timeout=5)
+    assert await first.result(timeout=5) == 1
+    await workers.record("same", "completed", result=b"3")
+    assert await client.handle("same").result(timeout=5) == 3, "set going again by somebody else: it is looked up"
+
+
 async def test_as_completed_wants_handles(workers: PlayedWorkers) -> None:
     """Of what it was given instead, the type is named."""
     for odd, name in ((["t1"], "str"), ([{}], "dict"), (5, "int"), (None, "NoneType")):

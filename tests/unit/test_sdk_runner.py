@@ -147,6 +147,25 @@ async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[.
     return desk.link.commands(b"XADD")
 
 
+async def test_what_a_stopped_handler_returns_is_dropped(agent: Agent, house: House) -> None:
+    """Async or in a thread: its task is given back, so that a cancel that was accepted holds."""
+
+    @agent.task("deaf")
+    async def deaf(task: Task) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "swallowed"
+        return ""
+
+    await agent.start()
+    lease = await house.assign("a", "deaf")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    await house.order_stop("a", lease, "why")
+    (released,) = await house.wait_for("in:reports", TaskReleased)
+    assert (released.lease, released.reason) == (lease, "why")
+
+
 async def test_slots_of_handlers_that_go_on_are_offered_to_nobody(
     agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
