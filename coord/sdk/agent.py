@@ -213,7 +213,7 @@ class Agent:
     async def stop(self, *, grace: float | None = None) -> None:
         """Drain and leave: give unstarted work back, finish what runs, report, deregister, close.
 
-        One that is starting gives that up.
+        One that is starting gives that up. Where whoever waits for this gives up, handlers have no more grace.
 
         Args:
             grace: seconds that handlers have to finish; default ``drain_timeout``. Then they are cancelled and their
@@ -225,6 +225,10 @@ class Agent:
         session = self._session
         if session is None:
             return
+        if session.is_within(asyncio.current_task()):
+            raise ConfigError(
+                "stop() waits for the handlers, so none can wait for it: asyncio.create_task(agent.stop())"
+            )
         try:
             await session.drain(grace)
         finally:
@@ -259,9 +263,13 @@ class Agent:
         starting = self._starting = asyncio.create_task(self._begin())
         try:
             await asyncio.wait([starting])
+        except asyncio.CancelledError:
+            await end(starting)
+            if not starting.cancelled() and starting.exception() is None:
+                await self.stop(grace=0)  # it was done in that very moment, and nobody would serve it
+            raise
         finally:
             self._starting = None
-            await end(starting)
         return None if starting.cancelled() else starting.result()
 
     async def _begin(self) -> Session:

@@ -45,6 +45,7 @@ class Watch(Struct, eq=False, weakref=True):
     submissions: int = 0  #: of the task by this client
     stream: str = ""  #: that it was submitted on
     entry: str = ""  #: of its last submission by this client; empty for a task of someone else's
+    behind: dict[str, str] | None = None  #: of someone else's: the last entry of each stream at the first look
     waiters: int = 0  #: who wait for the outcome now; only then its record is looked at
     look_at: float = 0.0  #: when, on the loop's clock
     _outcome: Later[Outcome] | None = None

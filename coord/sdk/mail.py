@@ -78,6 +78,10 @@ class Mail:
         if self._pump is None:
             self._pump = asyncio.create_task(self._handle_all())
 
+    def runs(self, task: asyncio.Future[Any]) -> bool:
+        """Whether this is the task that calls the handlers."""
+        return self._pump is task
+
     async def close(self, grace_s: float) -> None:
         """Begin with no further message; the one that is being handled has ``grace_s``."""
         self._is_closed = True

@@ -72,6 +72,10 @@ class Runner:
         """Handlers that run."""
         return len(self._running)
 
+    def runs(self, task: asyncio.Future[Any]) -> bool:
+        """Whether this is the task of a handler."""
+        return any(attempt.future is task for attempt in self._running.values())
+
     def start(self, attempt: Attempt) -> None:
         """Run the handler of a claimed attempt."""
         attempt.started_at = self._loop.time()

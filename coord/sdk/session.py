@@ -112,6 +112,10 @@ class Session:
         """Whether a handler did not end when it was told to, and may still run in its thread."""
         return self.runner.has_abandoned or self.mail.has_abandoned
 
+    def is_within(self, task: asyncio.Task[object] | None) -> bool:
+        """Whether this is a task that runs one of the handlers, which a drain waits for."""
+        return task is not None and (self.runner.runs(task) or self.mail.runs(task))
+
     async def begin(self) -> None:
         """Register and read; returns when the registry has answered, or the session has ended."""
         await self.inbox.open()
@@ -134,7 +138,12 @@ class Session:
         if self.failure is None:
             self.membership.change_status(AgentStatus.DRAINING)
         self.claims.drain()
-        await asyncio.gather(self.runner.finish(grace_s, CANCEL_S), self.mail.close(grace_s))
+        gave_up: asyncio.CancelledError | None = None
+        try:
+            await asyncio.gather(self.runner.finish(grace_s, CANCEL_S), self.mail.close(grace_s))
+        except asyncio.CancelledError as error:
+            gave_up = error
+            await asyncio.gather(self.runner.finish(0, CANCEL_S), self.mail.close(0))
         await self.claims.settled(FLUSH_S)
         if not await self.reports.flushed(FLUSH_S):
             log.error("reports.lost", agent_id=self._agent_id, reports=self.reports.unanswered)
@@ -143,6 +152,8 @@ class Session:
             await self.membership.leave(FLUSH_S if is_heard else 0)
         await self.close()
         log.info("agent.left", agent_id=self._agent_id)
+        if gave_up is not None:
+            raise gave_up
 
     async def close(self) -> None:
         """Let go of connections, timers and threads."""

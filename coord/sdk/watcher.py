@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from coord.codec import submission_of
 from coord.config import Settings
 from coord.connection import close_idle, connect, is_demoted
-from coord.keys import Keys
+from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
 from coord.models.tasks import TERMINAL, TaskState
 from coord.sdk.answers import Answer, Answers, Appended, read_answer
@@ -230,19 +230,37 @@ class Watcher:
         """Tasks without a record: still in their stream, or gone.
 
         The stream is looked at first: a submission that is not there was consumed, and admit writes the record in
-        the same script, so a record that is not there then is lost or forgotten.
+        the same script, so a record that is not there then is lost or forgotten. One of someone else may be any of
+        the entries that lie in the streams at the first look.
         """
         if not missing:
             return
+        own = [watch for watch in missing if watch.entry]
         pipe = self._redis.pipeline(transaction=False)
-        for watch in missing:
-            pipe.xrange(self._keys.of(watch.stream or "in:requests"), watch.entry or "-", watch.entry or "-")
-        gone = [watch for watch, found in zip(missing, await pipe.execute(), strict=True) if not found]
+        for watch in own:
+            pipe.xrange(self._keys.of(watch.stream), watch.entry, watch.entry)
+        gone = [watch for watch, found in zip(own, await pipe.execute(), strict=True) if not found]
+        if len(own) < len(missing):
+            ends = await self._ends_of_streams()
+            gone += [watch for watch in missing if not watch.entry and _is_passed(watch, ends)]
         for watch, values in zip(gone, await self._states(gone), strict=True):
             if values[0] is not None:
                 self._found(watch, values)
             else:
                 _ended(watch, Outcome("unknown"), is_sure=True)
+
+    async def _ends_of_streams(self) -> dict[str, tuple[str, str]]:
+        """The first and the last entry of each stream of submissions that has any."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in TASK_STREAMS:
+            pipe.xrange(self._keys.of(stream), count=1)
+            pipe.xrevrange(self._keys.of(stream), count=1)
+        answers = await pipe.execute()
+        return {
+            stream: (first[0][0].decode(), last[0][0].decode())
+            for stream, first, last in zip(TASK_STREAMS, answers[::2], answers[1::2], strict=True)
+            if first and last
+        }
 
     async def _states(self, watches: list[Watch]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
@@ -269,6 +287,20 @@ def _ended(watch: Watch, outcome: Outcome, *, is_sure: bool) -> None:
     watch.outcome.tell(outcome)
     if is_sure:
         watch.taken.tell(True)
+
+
+def _is_passed(watch: Watch, ends: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether all that lay in the streams when its record was first missed was consumed since."""
+    if watch.behind is None:
+        watch.behind = {stream: last for stream, (_, last) in ends.items()}
+    waits = [ends[stream][0] for stream in watch.behind if stream in ends]
+    lasts = [watch.behind[stream] for stream in watch.behind if stream in ends]
+    return all(_order(first) > _order(last) for first, last in zip(waits, lasts, strict=True))
+
+
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, number = entry.partition("-")
+    return int(ms), int(number or 0)
 
 
 def _ms(entry: str) -> int:

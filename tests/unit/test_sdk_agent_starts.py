@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from coord import Agent, run
+from coord import Agent, Task, run
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
-from coord.models.facts import AgentRegistered
+from coord.models.facts import AgentDeregistered, AgentRegistered, TaskReleased
 from tests.unit.sdk_house import House
+from tests.waiting import wait_until
 
 
 async def test_of_two_starts_at_once_one_is_refused(agent: Agent, house: House) -> None:
@@ -97,6 +99,61 @@ async def test_handlers_are_registered_before_it_starts(agent: Agent) -> None:
     for register in (agent.task("late"), agent.any_task, agent.on_message):
         with pytest.raises(ConfigError, match="register its handlers before it is started"):
             register(lambda task: task)
+
+
+async def test_who_gives_up_on_a_stop_leaves_no_handler_at_work(agent: Agent, house: House) -> None:
+    """It is cancelled, its task given back, and the agent leaves all the same."""
+    cancelled = asyncio.Event()
+
+    @agent.task("long")
+    async def long(task: Task) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    await agent.start()
+    await house.assign("a", "long")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(agent.stop(), 0.2)
+    assert cancelled.is_set()
+    await house.wait_for("in:reports", TaskReleased)
+    await house.wait_for("in:registry", AgentDeregistered)
+    assert not agent.is_serving
+
+
+async def test_a_serve_that_is_cancelled_as_the_start_is_done_leaves_no_agent_behind(
+    agent: Agent, house: House
+) -> None:
+    """Nobody would be there to end it."""
+    serving = asyncio.create_task(agent.serve())
+    await asyncio.sleep(0)
+    assert agent._starting is not None
+    agent._starting.add_done_callback(lambda _: serving.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert agent._session is None
+    await house.wait_for("in:registry", AgentDeregistered)
+
+
+async def test_a_handler_cannot_wait_for_the_end_that_waits_for_it(agent: Agent, house: House) -> None:
+    """Of a task or of a message: it is told so at once, and what to do instead."""
+    told: list[str] = []
+
+    async def stop(_: object) -> None:
+        try:
+            await agent.stop()
+        except ConfigError as error:
+            told.append(str(error))
+
+    agent.task("stop")(stop)
+    agent.on_message(stop)
+    await agent.start()
+    await house.assign("a", "stop")
+    await house.deliver("a", "m1", expires_at=int(time.time() * 1000) + 60_000)
+    await wait_until(lambda: len(told) == 2, "both are told")
+    assert all("asyncio.create_task(agent.stop())" in one for one in told)
 
 
 async def test_every_hook_of_the_end_is_called(agent: Agent, house: House) -> None:

@@ -244,6 +244,22 @@ async def test_a_submission_is_not_told_the_outcome_of_an_earlier_one(workers: P
     assert await client.handle("same").result(timeout=5) == 3, "set going again by somebody else: it is looked up"
 
 
+async def test_a_task_of_someone_else_may_still_wait_for_a_distributor(workers: PlayedWorkers) -> None:
+    """Its record is not there yet: it is waited for until all that lay in the streams was taken, and no longer."""
+    stream = workers.keys.of("in:tasks:low")
+    before: Any = await workers.redis.xadd(stream, {"type": "x"})
+    handles = [workers.client.handle("t-1"), workers.client.handle("t-2")]
+    for handle in handles:
+        with pytest.raises(ResultTimeout):
+            await handle.result(timeout=0.5)
+    await workers.redis.xadd(stream, {"type": "x"})
+    await workers.record("t-1", "completed", result=b"1")
+    await workers.consume(before.decode(), "in:tasks:low")
+    assert await handles[0].result(timeout=5) == 1
+    with pytest.raises(TaskNotFound):
+        await handles[1].result(timeout=5)
+
+
 async def test_as_completed_wants_handles(workers: PlayedWorkers) -> None:
     """Of what it was given instead, the type is named."""
     for odd, name in ((["t1"], "str"), ([{}], "dict"), (5, "int"), (None, "NoneType")):
