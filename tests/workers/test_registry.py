@@ -79,10 +79,13 @@ async def test_a_beat_of_nobody_is_answered(cell: RunningCell) -> None:
 
 async def test_a_silent_agents_tasks_go_to_others(cell: RunningCell, caller: Caller) -> None:
     """Three missed beats make it stale and its tasks are done elsewhere; its late report changes nothing."""
-    silent = RawAgent(cell.redis, cell.keys, "silent", 2, "i1", {"heartbeat_interval": 0.1})
+    silent = RawAgent(cell.redis, cell.keys, "silent", 2, "i1")
     await silent.register()
     told = await caller.submit(2)
     claimed = [one for one in await silent.await_inbox(2) if await silent.claim(one)]
+    # Its beats are counted from here on: before it, a slow machine could have lost it with nothing claimed.
+    silent.options["heartbeat_interval"] = 0.1
+    await silent.register()
     other = RawAgent(cell.redis, cell.keys, "a0", 4)
     await other.register()
     found = await await_status(cell, AgentStatus.STALE, "silent")
