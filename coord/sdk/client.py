@@ -96,13 +96,17 @@ class Client(Operator):
     async def _submit(self, batch: Sequence[Append]) -> list[TaskHandle]:
         # Watched before they are appended: an outcome may be told before the answer to the append is here.
         facts = [one.fact for one in batch if isinstance(one.fact, TaskSubmitted)]
-        watches = [self.watcher.watch(fact.task_id, told=fact.notify) for fact in facts]
-        for watch in watches:
-            watch.submissions += 1
+        watches = [self.watcher.watch_submission(fact.task_id, told=fact.notify) for fact in facts]
         parcels = together(batch, self.settings.max_entry_bytes)
+        try:
+            entries = await self._append([one.append for one in parcels])
+        except BaseException:
+            for watch in watches:
+                watch.entry = ""
+            raise
         handles: list[TaskHandle] = []
         rest = iter(watches)
-        for parcel, entry in zip(parcels, await self._append([one.append for one in parcels]), strict=True):
+        for parcel, entry in zip(parcels, entries, strict=True):
             some = [next(rest) for _ in range(parcel.tasks)]
             stream = parcel.append.stream
             answers = self.watcher.answers((stream, entry), [watch.task_id for watch in some])
@@ -113,7 +117,7 @@ class Client(Operator):
 
     def handle(self, task_id: str) -> TaskHandle:
         """A handle of a task that was submitted before, by whomever; its result is waited for by looking."""
-        return TaskHandle(self, self.watcher.watch(check_id(task_id, "task_id"), told=False), "", None)
+        return TaskHandle(self, self.watcher.watch(check_id(task_id, "task_id")), "", None)
 
     async def as_completed(
         self, handles: Iterable[TaskHandle], timeout: float | None = None

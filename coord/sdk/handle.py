@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 from msgspec import Struct
 
@@ -38,13 +39,15 @@ class Outcome(NamedTuple):
 
 
 class Watch(Struct, eq=False, weakref=True):
-    """What is known of one task's outcome; shared by all handles of the task in this client."""
+    """What is known of the outcome of one submission, or of a task that someone else submitted."""
 
     task_id: str
     interval_s: float  #: until the next look
-    submissions: int = 0  #: of the task by this client
+    after: str  #: the last reply that had been read: up to it, replies tell of something else
+    entry: str | None = ""  #: of the submission; None while it is being appended; empty for a task of someone else's
     stream: str = ""  #: that it was submitted on
-    entry: str = ""  #: of its last submission by this client; empty for a task of someone else's
+    earlier: ref[Watch] | None = None  #: of the task's submission before, which replies tell of as well
+    last_reply: str | None = None  #: when the submission was first seen to be consumed
     behind: dict[str, str] | None = None  #: of someone else's: the last entry of each stream at the first look
     waiters: int = 0  #: who wait for the outcome now; only then its record is looked at
     look_at: float = 0.0  #: when, on the loop's clock
@@ -60,7 +63,7 @@ class Watch(Struct, eq=False, weakref=True):
 
     @property
     def taken(self) -> Later[bool]:
-        """Told when a record was seen, or an outcome that can be of nothing but the one submission."""
+        """Told when the submission was taken for certain, or is lost; its answer need not be waited for any more."""
         if self._taken is None:
             self._taken = Later()
         return self._taken

@@ -10,16 +10,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from coord.codec import submission_of
 from coord.config import Settings
 from coord.connection import close_idle, connect, is_demoted
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
+from coord.models.events import order
 from coord.models.tasks import TERMINAL, TaskState
 from coord.sdk.answers import Answer, Answers, Appended, read_answer
 from coord.sdk.ending import end
@@ -40,6 +42,8 @@ CHUNK = 256
 COUNT = 1_000
 #: Answers kept for facts whose entry id is not known yet, and waits for answers that may never come.
 ANSWERS_KEPT = 100_000
+#: Before all entries.
+BEGINNING = "0"
 #: Before reading again after Redis was away.
 AWAY_WAIT_S = 0.2
 
@@ -60,15 +64,25 @@ class Watcher:
         self._waited_for: dict[Watch, None] = {}
         self._asked: dict[Later[Answer], None] = {}  #: those that are waited for, of no task's
         self._new_waiter = asyncio.Event()
+        self._newest = BEGINNING  #: of all replies that were read
         self._tasks: list[asyncio.Task[None]] = []
 
-    def watch(self, task_id: str, *, told: bool) -> Watch:
-        """The watch on a task; ``told``: its outcome will be in the replies. To be called before it is submitted."""
+    def watch_submission(self, task_id: str, *, told: bool) -> Watch:
+        """A watch on a task that is about to be submitted; ``told``: its outcome will be in the replies."""
+        self.start()
+        known = self._watches.get(task_id)
+        earlier = None if known is None else ref(known)
+        watch = Watch(task_id, LOOK_S if told else FIRST_LOOK_S, self._newest, entry=None, earlier=earlier)
+        self._watches[task_id] = watch
+        return watch
+
+    def watch(self, task_id: str) -> Watch:
+        """The watch on a task that was submitted before, by whomever."""
         self.start()
         watch = self._watches.get(task_id)
         if watch is None or watch.outcome.is_here:
-            # What is known is of an earlier submission, or from before somebody set the task going again.
-            watch = self._watches[task_id] = Watch(task_id, LOOK_S if told else FIRST_LOOK_S)
+            # What is known may be from before somebody set the task going again.
+            watch = self._watches[task_id] = Watch(task_id, FIRST_LOOK_S, self._newest)
         return watch
 
     def begin_anew(self, task_id: str) -> None:
@@ -163,7 +177,8 @@ class Watcher:
         # Without retries: after an error it reads from the beginning, in case a fail-over rewound the stream.
         redis = connect(self._url, self._settings, retries=0)
         block = self._settings.read_block_ms
-        cursor: bytes = b"0"
+        cursor = BEGINNING.encode()
+        is_again = False  # what is read was read before, or is as old as that
         try:
             while True:
                 try:
@@ -171,25 +186,30 @@ class Watcher:
                     answer = await redis.execute_command(*command)
                 except (redis_errors.RedisError, OSError) as error:
                     log.debug("replies.away", error=str(error))
-                    cursor = b"0"
+                    cursor, is_again = BEGINNING.encode(), True
                     if is_demoted(error):
                         await close_idle(redis)
                         await close_idle(self._redis)
                     await asyncio.sleep(AWAY_WAIT_S)
                     continue
-                for entry, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:
-                    cursor = entry
-                    self._arrived(fields)
+                for cursor, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:
+                    is_again = is_again and order(cursor.decode()) <= order(self._newest)
+                    self._arrived(fields, cursor.decode() if is_again else None)
+                if not is_again:
+                    self._newest = cursor.decode()
         finally:
             await redis.aclose()
 
-    def _arrived(self, fields: Mapping[bytes, bytes]) -> None:
+    def _arrived(self, fields: Mapping[bytes, bytes], again: str | None) -> None:
+        """A reply was read; ``again``: its entry id, where whoever began to watch since is not meant by it."""
         kind = fields.get(b"type", b"")
         state = _STATE_TOLD.get(kind)
         if state is not None:
             watch = self._watches.get(fields[b"task_id"].decode())
-            if watch is not None:
-                _ended(watch, Outcome(state, fields[b"data"]), is_sure=watch.submissions <= 1)
+            while watch is not None:
+                if again is None or order(again) > order(watch.after):
+                    watch.outcome.tell(Outcome(state, fields[b"data"]))
+                watch = watch.earlier() if watch.earlier is not None else None
         elif kind == b"fact.answered":
             self._answers.arrived(*read_answer(fields))
 
@@ -205,6 +225,8 @@ class Watcher:
                 chunk = due[start : start + CHUNK]
                 try:
                     await self._look_at(chunk)
+                except redis_errors.NoPermissionError as error:
+                    log.warning("records.forbidden", error=str(error))
                 except (redis_errors.RedisError, OSError) as error:
                     log.debug("records.away", error=str(error))
                 for watch in chunk:
@@ -218,36 +240,53 @@ class Watcher:
                     await asyncio.wait_for(self._new_waiter.wait(), wait_s)
 
     async def _look_at(self, watches: list[Watch]) -> None:
+        """The streams are looked at before the records.
+
+        A submission that is not in its stream was consumed, and admit wrote its record, or an answer that turns it
+        down, in the same script. So once the replies up to then are read, the record is of this submission, and one
+        that is not there is lost or forgotten. Before that, a record may be of another submission under the same id.
+        """
+        watches = [watch for watch in watches if watch.entry is not None]
+        untaken = [watch for watch in watches if watch.entry and not watch.taken.is_here]
+        pipe = self._redis.pipeline(transaction=False)
+        for watch in untaken:
+            pipe.xrange(self._keys.of(watch.stream), watch.entry or "", watch.entry or "")
+        pipe.xrevrange(self._replies, count=1)
+        self._ask_states(pipe, watches)
+        answers = await pipe.execute()
+        lying, last, states = answers[: len(untaken)], answers[len(untaken)], answers[len(untaken) + 1 :]
+        last_reply = last[0][0].decode() if last else BEGINNING
+        waiting = {
+            watch
+            for watch, entries in zip(untaken, lying, strict=True)
+            if entries or not self._has_read(watch, last_reply)
+        }
         missing: list[Watch] = []
-        for watch, values in zip(watches, await self._states(watches), strict=True):
-            if values[0] is None:
+        for watch, values in zip(watches, states, strict=True):
+            if values[0] is None and not watch.entry:
                 missing.append(watch)
-            else:
-                self._found(watch, values)
-        await self._look_for(missing)
+            elif watch not in waiting:
+                _found(watch, values)
+        if missing:
+            await self._look_for(missing)
+
+    def _has_read(self, watch: Watch, last_reply: str) -> bool:
+        """Whether all is read that had been replied when its submission was first seen to be consumed."""
+        if watch.last_reply is None or order(last_reply) < order(watch.last_reply):  # earlier: a fail-over lost some
+            watch.last_reply = last_reply
+        return order(self._newest) >= order(watch.last_reply)
 
     async def _look_for(self, missing: list[Watch]) -> None:
-        """Tasks without a record: still in their stream, or gone.
+        """Tasks of someone else's without a record: still in a stream, or gone.
 
-        The stream is looked at first: a submission that is not there was consumed, and admit writes the record in
-        the same script, so a record that is not there then is lost or forgotten. One of someone else may be any of
-        the entries that lie in the streams at the first look.
+        Any of the entries that lie in the streams at the first look may be theirs.
         """
-        if not missing:
-            return
-        own = [watch for watch in missing if watch.entry]
+        ends = await self._ends_of_streams()
+        gone = [watch for watch in missing if _is_passed(watch, ends)]
         pipe = self._redis.pipeline(transaction=False)
-        for watch in own:
-            pipe.xrange(self._keys.of(watch.stream), watch.entry, watch.entry)
-        gone = [watch for watch, found in zip(own, await pipe.execute(), strict=True) if not found]
-        if len(own) < len(missing):
-            ends = await self._ends_of_streams()
-            gone += [watch for watch in missing if not watch.entry and _is_passed(watch, ends)]
-        for watch, values in zip(gone, await self._states(gone), strict=True):
-            if values[0] is not None:
-                self._found(watch, values)
-            else:
-                _ended(watch, Outcome("unknown"), is_sure=True)
+        self._ask_states(pipe, gone)
+        for watch, values in zip(gone, await pipe.execute(), strict=True):
+            _found(watch, values)
 
     async def _ends_of_streams(self) -> dict[str, tuple[str, str]]:
         """The first and the last entry of each stream of submissions that has any."""
@@ -262,31 +301,29 @@ class Watcher:
             if first and last
         }
 
-    async def _states(self, watches: list[Watch]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
+    def _ask_states(self, pipe: Pipeline, watches: list[Watch]) -> None:
         for watch in watches:
             pipe.hmget(self._keys.task(watch.task_id), "state", "submission", "result", "error")
-        return list(await pipe.execute()) if watches else []
-
-    def _found(self, watch: Watch, values: list[bytes | None]) -> None:
-        state, submission, result, error = values
-        if state is None:
-            return
-        if state.decode() in TERMINAL:
-            _ended(watch, Outcome(state.decode(), result or error or b"null"), is_sure=True)
-        elif state.decode() == TaskState.REFUSED:
-            # Of this submission or a later one, not of an earlier one that this one replaces.
-            if submission is None or submission_of(submission.decode()).submitted_at >= _ms(watch.entry):
-                _ended(watch, Outcome(TaskState.REFUSED, error or b"null"), is_sure=True)
-        else:
-            watch.taken.tell(True)
 
 
-def _ended(watch: Watch, outcome: Outcome, *, is_sure: bool) -> None:
-    """Note the outcome; ``is_sure``: nobody needs to wait for the answers to the submissions any more."""
-    watch.outcome.tell(outcome)
-    if is_sure:
+def _found(watch: Watch, values: list[bytes | None]) -> None:
+    """What the record says, or that there is none."""
+    state, submission, result, error = values
+    if state is None:
+        _ended(watch, Outcome("unknown"))
+    elif state.decode() in TERMINAL:
+        _ended(watch, Outcome(state.decode(), result or error or b"null"))
+    elif state.decode() == TaskState.REFUSED:
+        # Of this submission or a later one, not of an earlier one that this one replaces.
+        if submission is None or submission_of(submission.decode()).submitted_at >= _ms(watch.entry or ""):
+            _ended(watch, Outcome(TaskState.REFUSED, error or b"null"))
+    else:
         watch.taken.tell(True)
+
+
+def _ended(watch: Watch, outcome: Outcome) -> None:
+    watch.outcome.tell(outcome)
+    watch.taken.tell(True)
 
 
 def _is_passed(watch: Watch, ends: Mapping[str, tuple[str, str]]) -> bool:
@@ -295,12 +332,7 @@ def _is_passed(watch: Watch, ends: Mapping[str, tuple[str, str]]) -> bool:
         watch.behind = {stream: last for stream, (_, last) in ends.items()}
     waits = [ends[stream][0] for stream in watch.behind if stream in ends]
     lasts = [watch.behind[stream] for stream in watch.behind if stream in ends]
-    return all(_order(first) > _order(last) for first, last in zip(waits, lasts, strict=True))
-
-
-def _order(entry: str) -> tuple[int, int]:
-    ms, _, number = entry.partition("-")
-    return int(ms), int(number or 0)
+    return all(order(first) > order(last) for first, last in zip(waits, lasts, strict=True))
 
 
 def _ms(entry: str) -> int:

@@ -17,6 +17,7 @@ from coord import Agent, Client
 from coord.config import Settings
 from coord.connection import check_server, connect
 from coord.embedded import EmbeddedServer
+from coord.errors import TaskNotFound
 from tests.conftest import FAST
 from tests.running import RunningCell, running_cell
 
@@ -85,6 +86,11 @@ async def test_workers_an_agent_and_a_client_do_their_work(cell: RunningCell, un
         record = await client.task(handle.task_id)
         assert record is not None
         assert record.agent_id == AGENT
+        untold = await client.submit("ocr", notify=False)
+        assert await untold.result(timeout=20) == "read"
+        assert await client.handle(handle.task_id).result(timeout=20) == "read"
+        with pytest.raises(TaskNotFound):
+            await client.handle("nobody-s").result(timeout=20)
         hanging = await client.submit("hang")
         assert await asyncio.wait_for(heard.get(), 20) == "hanging"
         await hanging.cancel()

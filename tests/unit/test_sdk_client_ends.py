@@ -63,6 +63,7 @@ async def test_a_handle_goes_on_with_a_client_that_was_opened_again(workers: Pla
     handle = await workers.client.submit("echo")
     await workers.client.close()
     await workers.client.open()
+    await workers.consume(handle.entry_id)
     await workers.record(handle.task_id, "completed", result=b"[1]")
     assert await handle.result(timeout=10) == [1]
 

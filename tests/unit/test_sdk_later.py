@@ -62,4 +62,4 @@ async def test_who_waits_may_be_told_that_it_will_not_come() -> None:
 def test_what_nobody_waits_for_is_nothing_for_the_collector_of_cycles() -> None:
     """A bulk of tasks leaves one watch each: visiting them again and again was a fifth of the client's work."""
     assert not gc.is_tracked(Later())
-    assert not gc.is_tracked(Watch("t1", 3.0))
+    assert not gc.is_tracked(Watch("t1", 3.0, "0"))

@@ -1,0 +1,185 @@
+"""Of which submission an outcome is: of several under one id, before and after a retry, when replies are read again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coord import Client
+from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed
+from coord.sdk.ending import end
+from coord.sdk.handle import TaskHandle
+from tests.unit.sdk_workers import PlayedWorkers
+from tests.waiting import wait_until
+
+
+async def lose_connections(workers: PlayedWorkers) -> None:
+    """Cut all connections but the test's, so that the client reads its replies again."""
+    await workers.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+async def read_all(workers: PlayedWorkers, client: Client) -> None:
+    """Return when the client has read its replies up to now, from wherever it reads them."""
+    asking = asyncio.create_task(client.watcher.ask(("in:requests", "9-9"), 20))
+    await asyncio.sleep(0)  # it is expected from now on
+    await workers.answer("9-9", stream="in:requests")
+    assert await asking is not None
+
+
+async def fail(workers: PlayedWorkers, handle: TaskHandle) -> None:
+    """The task fails, and its client is told."""
+    await workers.answer(handle.entry_id)
+    await workers.consume(handle.entry_id)
+    error = b'{"code":"no_luck","message":"m"}'
+    await workers.record(handle.task_id, "failed", error=error)
+    await workers.reply(type="task.failed", task_id=handle.task_id, data=error)
+    with pytest.raises(TaskFailed):
+        await handle.result(timeout=5)
+
+
+async def retried(workers: PlayedWorkers, task_id: str) -> TaskHandle:
+    """Have the client try a failed task again; the handle that it is given."""
+    stream = workers.keys.of("in:control:distributor")
+    asking = asyncio.create_task(workers.client.retry(task_id, wait=20))
+    found: Any = await wait_until(lambda: workers.redis.xrange(stream), "the request is there")
+    ((entry, _),) = found
+    await workers.record(task_id, "queued")
+    await workers.answer(entry.decode(), stream="in:control:distributor")
+    return await asking
+
+
+async def test_the_failure_before_a_retry_is_not_its_outcome(workers: PlayedWorkers) -> None:
+    """Though it is still among the replies, which a client reads again when its connection was lost."""
+    await fail(workers, await workers.client.submit("echo", task_id="t-1"))
+    again = await retried(workers, "t-1")
+    await lose_connections(workers)
+    await read_all(workers, workers.client)
+    with pytest.raises(ResultTimeout):
+        await again.result(timeout=0.2)
+    await workers.reply(type="task.completed", task_id="t-1", data=b"1")
+    assert await again.result(timeout=5) == 1
+
+
+async def test_the_outcome_of_a_task_that_was_forgotten_is_not_of_its_next_submission(workers: PlayedWorkers) -> None:
+    """The id is used anew by the same client, and the replies are read again."""
+    await fail(workers, await workers.client.submit("echo", task_id="t-1"))
+    await workers.redis.delete(workers.keys.task("t-1"))
+    anew = await workers.client.submit("echo", task_id="t-1")
+    await workers.answer(anew.entry_id)
+    await workers.consume(anew.entry_id)
+    await workers.record("t-1", "queued")
+    await lose_connections(workers)
+    await read_all(workers, workers.client)
+    assert not anew.done
+    await workers.reply(type="task.completed", task_id="t-1", data=b"1")
+    assert await anew.result(timeout=5) == 1
+
+
+async def test_an_outcome_that_was_lost_with_the_replies_is_found_though_time_went_back(
+    workers: PlayedWorkers,
+) -> None:
+    """A fail-over left replies with earlier ids than were read: they are no hint any more, the record is."""
+    client = workers.client
+    await workers.redis.xadd(workers.keys.replies(client.caller), {"type": "x"}, id="9999999999999-0")
+    handle = await client.submit("echo")
+    await read_all(workers, client)
+    await workers.redis.delete(workers.keys.replies(client.caller))
+    await lose_connections(workers)
+    later = await client.submit("echo")
+    for one in (handle, later):
+        await workers.consume(one.entry_id)
+        await workers.record(one.task_id, "completed", result=b"1")
+        assert await one.result(timeout=5) == 1
+
+
+async def test_a_record_of_another_submission_is_not_taken_for_this_ones(workers: PlayedWorkers) -> None:
+    """Another client used the id first: while no distributor has read this submission, nothing is known of it."""
+    await workers.record("same", "completed", result=b"1")
+    handle = await workers.client.submit("echo", 2, task_id="same")
+    with pytest.raises(ResultTimeout, match="not accepted within"):
+        await handle.result(timeout=0.3)
+    await workers.answer(handle.entry_id, "id_conflict")
+    await workers.consume(handle.entry_id)
+    with pytest.raises(IdConflict):
+        await handle.result(timeout=5)
+
+
+async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
+    """The submission was consumed, and its answer lies among the replies that are still to be read."""
+    watcher = workers.client.watcher
+    handle = await workers.client.submit("echo", 2, task_id="same")
+    await read_all(workers, workers.client)
+    await end(watcher._tasks[0])
+    await workers.record("same", "completed", result=b"1")
+    await workers.answer(handle.entry_id, "id_conflict")
+    await workers.consume(handle.entry_id)
+    with pytest.raises(ResultTimeout):
+        await handle.result(timeout=0.3)
+    watcher._tasks[0] = asyncio.create_task(watcher._read())
+    with pytest.raises(IdConflict):
+        await handle.result(timeout=5)
+
+
+async def test_answers_that_were_lost_are_not_waited_for(workers: PlayedWorkers) -> None:
+    """What was replied last is gone with a fail-over, before it was read: the record counts then."""
+    watcher = workers.client.watcher
+    handle = await workers.client.submit("echo", 2, task_id="same")
+    await read_all(workers, workers.client)
+    await end(watcher._tasks[0])
+    await workers.record("same", "completed", result=b"1")
+    await workers.answer(handle.entry_id)
+    await workers.consume(handle.entry_id)
+    with pytest.raises(ResultTimeout):
+        await handle.result(timeout=0.3)
+    await workers.redis.delete(workers.keys.replies(workers.client.caller))
+    assert await handle.result(timeout=5) == 1
+
+
+async def test_a_submission_waits_for_its_own_answer_where_its_task_is_known(workers: PlayedWorkers) -> None:
+    """The id was looked up before and is at work: that says nothing of what is submitted under it now."""
+    client = workers.client
+    await workers.record("same", "running")
+    known = client.handle("same")
+    with pytest.raises(ResultTimeout):
+        await known.result(timeout=0.2)
+    handle = await client.submit("echo", 2, task_id="same")
+    with pytest.raises(ResultTimeout, match="not accepted within"):
+        await handle.accepted(timeout=0.2)
+    await workers.answer(handle.entry_id, "id_conflict")
+    with pytest.raises(IdConflict):
+        await handle.result(timeout=5)
+    await workers.record("same", "completed", result=b"1")
+    assert await known.result(timeout=5) == 1
+
+
+async def test_all_submissions_of_a_client_under_one_id_hear_of_its_end(workers: PlayedWorkers) -> None:
+    """The replies tell of the task once; none of them has to find it in the record."""
+    handles = [await workers.client.submit("echo", task_id="same") for _ in range(3)]
+    for handle in handles:
+        await workers.answer(handle.entry_id)
+    await workers.reply(type="task.completed", task_id="same", data=b"1")
+    assert [await handle.result(timeout=5) for handle in handles] == [1, 1, 1]
+
+
+async def test_a_submission_that_failed_leaves_those_who_look_the_task_up(
+    workers: PlayedWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in its stream or not: who asks for the task by its id is told what is recorded."""
+    client = workers.client
+    appending = asyncio.Event()
+
+    async def stall(_batch: object) -> list[str]:
+        appending.set()
+        await asyncio.sleep(0.2)
+        raise ServerUnavailable("away")
+
+    monkeypatch.setattr(client, "_append", stall)
+    submitting = asyncio.create_task(client.submit("echo", task_id="same"))
+    await appending.wait()
+    await workers.record("same", "completed", result=b"1")
+    looking = asyncio.create_task(client.handle("same").result(timeout=5))
+    with pytest.raises(ServerUnavailable):
+        await submitting
+    assert await looking == 1
