@@ -77,6 +77,9 @@ class Caller:
         except BaseException:
             await redis.aclose()
             raise
+        if self._redis is not None and not self._forgets():
+            await redis.aclose()  # it was opened meanwhile
+            return
         self.settings, self._keys = settings, Keys(settings.namespace)
         self._loop = asyncio.get_running_loop()
         self._redis = redis

@@ -140,8 +140,7 @@ class Client(Operator):
 
         with ExitStack() as stack:
             for handle in waiting:
-                stack.enter_context(handle.waited_for())
-                handle.when_ended(tell)
+                stack.enter_context(handle.waited_for(tell))
             for left in range(len(waiting), 0, -1):
                 try:
                     handle = await asyncio.wait_for(ready.get(), timeout)

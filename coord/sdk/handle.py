@@ -165,20 +165,37 @@ class TaskHandle:
         return await self._client.task(self.task_id)
 
     @contextmanager
-    def waited_for(self) -> Iterator[None]:
-        """While someone waits for the outcome, the record is looked at besides."""
+    def waited_for(self, tell: Callable[[TaskHandle], None]) -> Iterator[None]:
+        """Have ``tell`` called when the outcome is known or the submission was turned down, perhaps twice.
+
+        Meanwhile the record is looked at besides. One that is done needs no client.
+        """
+        if self.outcome is not None:
+            tell(self)
+            yield
+            return
+        ended = self._watch.outcome.future()
+        answered = None if self._answer is None else self._answer.future()
+
+        def tell_end(_: asyncio.Future[Outcome]) -> None:
+            tell(self)
+
+        def tell_refusal(answer: asyncio.Future[Answer]) -> None:
+            if not answer.result().ok:
+                tell(self)
+
         watcher = self._client.watcher
         watcher.begin_waiting(self._watch)
+        ended.add_done_callback(tell_end)
+        if answered is not None:
+            answered.add_done_callback(tell_refusal)
         try:
             yield
         finally:
             watcher.end_waiting(self._watch)
-
-    def when_ended(self, tell: Callable[[TaskHandle], None]) -> None:
-        """Call ``tell`` when the outcome is known or the submission was turned down; perhaps twice."""
-        self._watch.outcome.future().add_done_callback(lambda _outcome: tell(self))
-        if self._answer is not None:
-            self._answer.future().add_done_callback(lambda answer: None if answer.result().ok else tell(self))
+            ended.remove_done_callback(tell_end)
+            if answered is not None:
+                answered.remove_done_callback(tell_refusal)
 
     async def _error(self, outcome: Outcome) -> CoordError:
         try:

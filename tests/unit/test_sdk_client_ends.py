@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from coord import Client, TaskSpec
 from coord.config import Settings
+from coord.connection import wait_for_server
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid, ResultTimeout, TaskFailed
+from coord.sdk import caller
 from tests.unit.sdk_workers import PlayedWorkers
 from tests.waiting import wait_until
 
@@ -56,6 +59,56 @@ async def test_what_is_known_is_known_when_the_client_is_closed(workers: PlayedW
     with pytest.raises(ConfigError, match="async with"):
         await unknown.result()
     await workers.client.close()
+
+
+async def test_what_has_ended_is_told_by_a_closed_client_too(workers: PlayedWorkers) -> None:
+    """Those that are done come; the others say what is the matter."""
+    done, waiting = await workers.client.submit_many([TaskSpec(task_type="echo")] * 2)
+    await workers.reply(type="task.completed", task_id=done.task_id, data=b"9")
+    await wait_until(lambda: done.done, "it has ended")
+    await workers.client.close()
+    assert [handle async for handle in workers.client.as_completed([done])] == [done]
+    with pytest.raises(ConfigError, match="async with"):
+        await anext(workers.client.as_completed([waiting]))
+
+
+async def test_who_asks_again_and_again_which_ended_leaves_nothing_behind(workers: PlayedWorkers) -> None:
+    """A wait that is over is forgotten, by the outcome as by the answer."""
+    handle = await workers.client.submit("echo")
+    for _ in range(3):
+        with pytest.raises(ResultTimeout):
+            await anext(workers.client.as_completed([handle], timeout=0.01))
+    assert not handle._watch.waiters
+    assert handle._answer is not None
+    for future in (handle._watch.outcome.future(), handle._answer.future()):
+        assert not future._callbacks
+
+
+async def test_a_client_that_is_opened_twice_at_once_is_opened_once(
+    server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second finds what the first one uses already, and takes nothing away from it."""
+    go_on = asyncio.Event()
+
+    async def wait(*given: Any, **options: Any) -> None:
+        await wait_for_server(*given, **options)
+        await go_on.wait()
+
+    client = Client(server.url, settings=settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(caller, "wait_for_server", wait)
+        second = asyncio.create_task(client.open())
+        await asyncio.sleep(0)  # it is on its way
+    await client.open()
+    redis, watcher = client.redis, client.watcher
+    asking = asyncio.create_task(client.cancel("t", wait=60))
+    await wait_until(lambda: watcher._asked, "it is waited for")
+    go_on.set()
+    await second
+    assert (client.redis, client.watcher) == (redis, watcher)
+    await client.close()
+    with pytest.raises(ConfigError, match=CLOSED):
+        await asyncio.wait_for(asking, 5)
 
 
 async def test_a_handle_goes_on_with_a_client_that_was_opened_again(workers: PlayedWorkers) -> None:

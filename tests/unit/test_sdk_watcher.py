@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from coord import Client
 from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed
+from coord.sdk import watcher
 from coord.sdk.ending import end
 from coord.sdk.handle import TaskHandle
+from coord.streams import Append
 from tests.unit.sdk_workers import PlayedWorkers
 from tests.waiting import wait_until
 
@@ -50,8 +53,11 @@ async def retried(workers: PlayedWorkers, task_id: str) -> TaskHandle:
     return await asking
 
 
-async def test_the_failure_before_a_retry_is_not_its_outcome(workers: PlayedWorkers) -> None:
-    """Though it is still among the replies, which a client reads again when its connection was lost."""
+async def test_the_failure_before_a_retry_is_not_its_outcome(
+    workers: PlayedWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is still among the replies, which a client reads again, in steps, when its connection was lost."""
+    monkeypatch.setattr(watcher, "COUNT", 1)
     await fail(workers, await workers.client.submit("echo", task_id="t-1"))
     again = await retried(workers, "t-1")
     await lose_connections(workers)
@@ -108,26 +114,26 @@ async def test_a_record_of_another_submission_is_not_taken_for_this_ones(workers
 
 async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
     """The submission was consumed, and its answer lies among the replies that are still to be read."""
-    watcher = workers.client.watcher
+    watching = workers.client.watcher
     handle = await workers.client.submit("echo", 2, task_id="same")
     await read_all(workers, workers.client)
-    await end(watcher._tasks[0])
+    await end(watching._tasks[0])
     await workers.record("same", "completed", result=b"1")
     await workers.answer(handle.entry_id, "id_conflict")
     await workers.consume(handle.entry_id)
     with pytest.raises(ResultTimeout):
         await handle.result(timeout=0.3)
-    watcher._tasks[0] = asyncio.create_task(watcher._read())
+    watching._tasks[0] = asyncio.create_task(watching._read())
     with pytest.raises(IdConflict):
         await handle.result(timeout=5)
 
 
 async def test_answers_that_were_lost_are_not_waited_for(workers: PlayedWorkers) -> None:
     """What was replied last is gone with a fail-over, before it was read: the record counts then."""
-    watcher = workers.client.watcher
+    watching = workers.client.watcher
     handle = await workers.client.submit("echo", 2, task_id="same")
     await read_all(workers, workers.client)
-    await end(watcher._tasks[0])
+    await end(watching._tasks[0])
     await workers.record("same", "completed", result=b"1")
     await workers.answer(handle.entry_id)
     await workers.consume(handle.entry_id)
@@ -183,3 +189,30 @@ async def test_a_submission_that_failed_leaves_those_who_look_the_task_up(
     with pytest.raises(ServerUnavailable):
         await submitting
     assert await looking == 1
+
+
+async def test_while_a_submission_is_being_appended_a_record_is_not_of_it(
+    workers: PlayedWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others who wait for the task have its record looked at; that says nothing of what is under way."""
+    client = workers.client
+    append = client._append
+    go_on = asyncio.Event()
+
+    async def stall(batch: Sequence[Append]) -> list[str]:
+        await go_on.wait()
+        return await append(batch)
+
+    monkeypatch.setattr(client, "_append", stall)
+    submitting = asyncio.create_task(client.submit("echo", 2, task_id="same"))
+    await asyncio.sleep(0)  # it is watched from now on
+    await workers.record("same", "completed", result=b"1")
+    with pytest.raises(ResultTimeout):
+        await client.handle("same").result(timeout=0.3)
+    go_on.set()
+    handle = await submitting
+    with pytest.raises(ResultTimeout):
+        await handle.result(timeout=0.3)
+    await workers.answer(handle.entry_id, "id_conflict")
+    with pytest.raises(IdConflict):
+        await handle.result(timeout=5)
