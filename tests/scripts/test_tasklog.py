@@ -65,7 +65,7 @@ async def test_after_large_batches_small_ones_push_them_out(cell: Cell) -> None:
     """Sizes may change: what is forgotten keeps up with what is told."""
     cell.change_settings(log_entries=100)
     await batch(cell, 0, 300)
-    for first in range(1_000, 1_600, 3):
-        await batch(cell, first, 3)
+    for first in range(1_000, 1_600, 10):
+        await batch(cell, first, 10)
     entries = await cell.stream("log:tasks")
-    assert 100 <= sum(len(one["task_id"].split()) for one in entries) <= 100 + 256 + 3
+    assert 100 <= sum(len(one["task_id"].split()) for one in entries) <= 100 + 256 + 10
