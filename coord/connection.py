@@ -235,7 +235,7 @@ async def check_server(redis: Redis, settings: Settings) -> ServerReport:
 
     Raises:
         ServerUnfit: too old, evicting (unless ``allow_eviction``), a replica, or a node of a cluster that does not have
-            the namespace's slot; says what to change.
+            the namespace's slot or is giving it away; says what to change.
     """
     info = await redis.info()
     config: dict[str, str] | None
@@ -252,14 +252,42 @@ async def check_server(redis: Redis, settings: Settings) -> ServerReport:
 
 async def _check_slot(redis: Redis, namespace: str) -> None:
     try:
-        await redis.exists(Keys(namespace).of("settings"))
+        await check_migration(redis, namespace)
     except redis_errors.MovedError as error:
         raise ServerUnfit(
             f"this node of the cluster does not have the slot of namespace {namespace!r}; {error.host}:{error.port} "
             "has it: point COORD_REDIS_URL there, best with an address that follows a fail-over"
         ) from None
-    except redis_errors.ClusterDownError:
-        pass  # for now; workers wait
+    except (redis_errors.ClusterDownError, redis_errors.NoPermissionError):
+        pass  # down for now: workers wait; or CLUSTER is forbidden here
+
+
+async def check_migration(redis: Redis, namespace: str) -> None:
+    """Look whether this node of a cluster is giving its slot of the namespace away, key by key.
+
+    Raises:
+        ServerUnfit: it is: a script would find some of its keys here, and others gone.
+        RedisError: the node does not answer, or has no such slot (``MovedError``).
+    """
+    key = Keys(namespace).of("settings")
+    try:
+        await redis.exists(key)
+    except redis_errors.MovedError:
+        raise
+    except redis_errors.AskError as error:  # of a key that is gone already; MovedError is one of these, too
+        raise _migrating(namespace, error.slot_id) from None
+    slot = int(await redis.execute_command("CLUSTER", "KEYSLOT", key))
+    nodes: bytes = await redis.execute_command("CLUSTER", "NODES")
+    (mine,) = [line for line in nodes.splitlines() if b"myself" in line.split()[2].split(b",")]
+    if any(word.startswith(b"[%d->-" % slot) for word in mine.split()):
+        raise _migrating(namespace, slot)
+
+
+def _migrating(namespace: str, slot: int) -> ServerUnfit:
+    return ServerUnfit(
+        f"slot {slot}, that of namespace {namespace!r}, is being migrated, so scripts find only some of its keys: "
+        f"finish the migration, or take it back (CLUSTER SETSLOT {slot} STABLE), before workers are started again"
+    )
 
 
 def judge(info: Mapping[str, object], config: Mapping[str, str] | None, *, allow_eviction: bool) -> ServerReport:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -15,9 +16,10 @@ import socket
 import sys
 
 import uvloop
+from redis import exceptions as redis_errors
 
 from coord import config, logs
-from coord.connection import ServerReport, check_server, locate, safe_url, wait_for_server
+from coord.connection import ServerReport, check_migration, check_server, locate, safe_url, wait_for_server
 from coord.errors import CoordError
 from coord.models.ids import check_id, new_id
 from workers.cell import Cell
@@ -31,6 +33,8 @@ log = logs.get_logger()
 
 #: Objects made and still there, after which Python looks for cycles; its own 700 are half a batch, and cost a tenth.
 COLLECT_EVERY = 20_000
+#: Between two looks whether a cluster's slot is being migrated: keys begin to move a moment after that was said.
+SLOT_S = 0.25
 
 KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
 
@@ -57,7 +61,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
             log.warning("server.warning", said=sentence)
         place = {"redis": safe_url(url), "namespace": settings.namespace, "durability": report.durability}
         log.info("worker.started", kind=kind, name=name, **place)
-        await loop.run()
+        await (_run_while_whole(cell, loop) if report.cluster_enabled else loop.run())
         log.info("worker.stopped", kind=kind, name=name, handled=loop.intake.handled)
     finally:
         await cell.redis.aclose()
@@ -75,6 +79,31 @@ async def _reach(cell: Cell, loop: Loop) -> ServerReport | None:
     finally:
         await end_tasks(waiting, stopped)
     return await check_server(cell.redis, cell.settings)
+
+
+async def _run_while_whole(cell: Cell, loop: Loop) -> None:
+    """Run on a node of a cluster until the loop ends, or the namespace's slot begins to be migrated.
+
+    Then nothing is finished: a script that finds only some of its keys tears the books apart.
+
+    Raises:
+        ServerUnfit: the slot is being migrated.
+    """
+    running, watching = asyncio.create_task(loop.run()), asyncio.create_task(_watch_slot(cell))
+    try:
+        await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+        for one in (watching, running):
+            if one.done():
+                one.result()
+    finally:
+        await end_tasks(running, watching)
+
+
+async def _watch_slot(cell: Cell) -> None:
+    while True:
+        await asyncio.sleep(SLOT_S)
+        with contextlib.suppress(redis_errors.RedisError, OSError):
+            await check_migration(cell.redis, cell.settings.namespace)
 
 
 def _stop_at_end(loop: Loop) -> None:

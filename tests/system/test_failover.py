@@ -239,29 +239,62 @@ async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, m
         assert [one for one in names if one.startswith("coord-")] == [], "a worker stays with the demoted server"
 
 
+async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None:
+    """⚠ A script would find some of its keys and not others: all stop, and none starts, until it is over."""
+    async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "house", "moving") as at:
+        working = [await at.worker(kind) for kind in CONSUMES]
+        agent = await at.listener("a1")
+        await _two_primaries(two, "moving")
+        async with two.direct(0) as owner, two.direct(1) as other:
+            await owner.hset("{moving}:settings", "health_threshold", "0.5")
+            slot = int(await owner.execute_command("CLUSTER", "KEYSLOT", "{moving}:settings"))
+            said = f"slot {slot}, that of namespace 'moving', is being migrated"
+            theirs, ours = [await one.execute_command("CLUSTER", "MYID") for one in (other, owner)]
+            await other.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ours)
+            await owner.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", theirs)
+            for worker in working:
+                assert await worker.ended(30) == 2
+                assert said in worker.told()
+            await owner.delete("{moving}:settings")  # as if it had moved
+            one = at.start("early", "-P", "-m", "workers", "registry")
+            assert await one.ended(30) == 2
+            assert said in one.told()
+            await owner.execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
+        for kind in CONSUMES:
+            await at.worker(kind)
+        handle = await at.client.submit("echo", {"s": 0})
+        assert (await handle.result(timeout=60))["by"] == "a1"
+        assert agent.alive
+
+
 async def test_a_worker_says_which_node_of_a_cluster_has_its_slot(tmp_path: Path) -> None:
     """One that is pointed at another node ends with 2, and names the node that it should be pointed at."""
     async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "house", "astray") as at:
-        async with two.direct(0) as owner, two.direct(1) as other:
-            await other.execute_command("CLUSTER", "RESET", "SOFT")  # a primary without slots
-            me = next(one for one in (await owner.execute_command("CLUSTER", "NODES")).split(b"\n") if b"myself" in one)
-            host, port, bus = re.split(rb"[:@,]", me.split()[1])[:3]
-            await other.execute_command("CLUSTER", "MEET", host, port, bus)
-
-            async def knows() -> bool:
-                try:
-                    await other.exists("{astray}:settings")
-                except MovedError:
-                    return True
-                except RedisError:
-                    pass
-                return False
-
-            await wait_until(knows, "it knows who has the slot", 60)
+        await _two_primaries(two, "astray")
         await two.front.lead_to(two.ports[1])
         astray = at.start("astray", "-P", "-m", "workers", "registry")
         assert await astray.ended(30) == 2
         assert f"does not have the slot of namespace 'astray'; 127.0.0.1:{two.ports[0]} has it" in astray.told()
+
+
+async def _two_primaries(two: Pair, namespace: str) -> None:
+    """The replica becomes a primary without slots, which knows who has them."""
+    async with two.direct(0) as owner, two.direct(1) as other:
+        await other.execute_command("CLUSTER", "RESET", "SOFT")
+        me = next(one for one in (await owner.execute_command("CLUSTER", "NODES")).split(b"\n") if b"myself" in one)
+        host, port, bus = re.split(rb"[:@,]", me.split()[1])[:3]
+        await other.execute_command("CLUSTER", "MEET", host, port, bus)
+
+        async def knows() -> bool:
+            try:
+                await other.exists(f"{{{namespace}}}:settings")
+            except MovedError:
+                return True
+            except RedisError:
+                pass
+            return False
+
+        await wait_until(knows, "it knows who has the slot", 60)
 
 
 async def _promote(two: SentinelPair) -> None:
