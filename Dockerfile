@@ -10,6 +10,9 @@ COPY pyproject.toml LICENSE ./
 COPY scripts/constraints.txt scripts/
 COPY coord coord
 COPY workers workers
+# Also what builds the wheel, in an environment of its own: older pips heed the first of these there, newer ones the second.
+ENV PIP_CONSTRAINT=/src/scripts/constraints.txt \
+    PIP_BUILD_CONSTRAINT=/src/scripts/constraints.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     /usr/local/lib/coord/bin/pip install --disable-pip-version-check --constraint scripts/constraints.txt .
 

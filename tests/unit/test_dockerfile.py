@@ -68,9 +68,13 @@ def test_it_copies_what_the_wheel_is_built_from() -> None:
 
 
 def test_it_installs_what_the_constraints_say() -> None:
-    """No library in the image is of another version than the one that was tested."""
+    """No library in the image, and none that builds it, is of another version than the one that was tested."""
     (install,) = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
     assert "--constraint scripts/constraints.txt" in install
+    build = stages()[0]
+    (folder,) = [rest for name, rest in build if name == "WORKDIR"]
+    (variables,) = [shlex.split(rest) for name, rest in build if name == "ENV"]
+    assert variables == [f"PIP{which}_CONSTRAINT={folder}/scripts/constraints.txt" for which in ("", "_BUILD")]
 
 
 def test_its_python_is_the_one_that_the_types_are_checked_for() -> None:
