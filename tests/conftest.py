@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ FAST = ("--appendonly", "no")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--long``."""
     parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes)")
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C heard by what tests start, also where a shell started this in the background, and told it not to."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -44,6 +44,8 @@ agent = Agent(sys.argv[1], capabilities=["echo"], capacity=int(sys.argv[2]))
 @agent.task("echo")
 async def echo(task):
     await asyncio.sleep(task.payload["s"])
+    while not os.path.exists(task.payload.get("until", "/")):
+        await asyncio.sleep(0.02)
     return {"by": sys.argv[1], "pid": os.getpid()}
 
 agent.run()
@@ -151,9 +153,10 @@ class House:
         beats = {"COORD_HEARTBEAT_INTERVAL_S": "0.25"}
         return self.start(agent_id, "-P", script, step, str(nth), agent_id, str(capacity), **beats)
 
-    async def submit(self, count: int, seconds: float = 0.0) -> list[str]:
-        """Submit ``count`` echoes that take so long; their ids."""
-        specs = [{"task_type": "echo", "payload": {"s": seconds}, "requirements": {"capabilities": ["echo"]}}] * count
+    async def submit(self, count: int, seconds: float = 0.0, *, until: Path = ROOT) -> list[str]:
+        """Submit ``count`` echoes that take so long, and until there is such a file; their ids."""
+        payload = {"s": seconds, "until": str(until)}
+        specs = [{"task_type": "echo", "payload": payload, "requirements": {"capabilities": ["echo"]}}] * count
         return [handle.task_id for handle in await self.client.submit_many(specs)]
 
     async def count(self, state: TaskState) -> int:

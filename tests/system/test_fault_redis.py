@@ -135,10 +135,12 @@ async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: House) -> No
 async def test_a_full_server_drains(at: House, mended_by: str) -> None:
     """Filled by submissions while nobody takes them: they are refused, and the work that was under way is told."""
     people = await everybody(at)
-    ids = await at.submit(8, seconds=0.3)
+    gate = at.folder / "gate"
+    ids = await at.submit(8, until=gate)
     distributor = next(one for one in people if one.name.startswith("distributor"))
     await wait_until(lambda: _is(at, TaskState.RUNNING, 8), "it is at work")
     distributor.send(signal.SIGSTOP)
+    gate.touch()
     used = (await queries.memory(at.redis)).used
     await at.redis.config_set("maxmemory", used + 6 * MIB)
     flood = await _flood(at)

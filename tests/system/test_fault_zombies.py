@@ -37,9 +37,11 @@ async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: House) -> Non
     await at.worker("registry")
     await at.worker("distributor")
     zombie = await at.agent("zombie", capacity=4)
-    ids = await at.submit(8, seconds=0.3)
+    gate = at.folder / "gate"
+    ids = await at.submit(8, until=gate)
     await wait_until(lambda: _running(at, 4), "the zombie is at work")
     zombie.send(signal.SIGSTOP)
+    gate.touch()
     heir = await at.agent("heir", capacity=4)
     await at.all_end(8)
     before = await queries.tasks(at.redis, at.keys, ids)
@@ -85,14 +87,14 @@ async def test_two_processes_have_one_agent_id(at: House) -> None:
     await at.worker("registry")
     await at.worker("distributor")
     older = await at.agent("twin", capacity=4, interval_s=5)
-    ids = await at.submit(8, seconds=0.3)
+    gate = at.folder / "gate"
+    ids = await at.submit(8, until=gate)
     await wait_until(lambda: _running(at, 4), "the older is at work")
-    older.send(signal.SIGSTOP)  # else it might be done before the newer has begun
     newer = at.start("twin", "-P", "-c", AGENT, "twin", "4")
     await wait_until(lambda: _is_in_term(at, "twin", 2), "the newer is registered", 20)
-    older.send(signal.SIGCONT)
     assert await older.ended(20) == 1
     assert "a newer process took agent_id 'twin'" in older.told()
+    gate.touch()
     await at.all_end(8)
     assert newer.alive, newer.told()
     await at.assert_in_order(ids)

@@ -108,9 +108,11 @@ async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: House) -> None:
     await at.worker("registry")
     await at.worker("distributor")
     victim = await at.agent("victim", capacity=4)
-    ids = await at.submit(12, seconds=0.4)
+    gate = at.folder / "gate"
+    ids = await at.submit(12, until=gate)
     await wait_until(lambda: _is(at, TaskState.RUNNING, 4), "the victim is at work")
-    victim.kill()  # before another process is started, which may take longer than all that it has to do
+    victim.kill()
+    gate.touch()
     other = await at.agent("other", capacity=4)
     await at.all_end(12)
     await at.assert_in_order(ids)
