@@ -27,6 +27,8 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 NAMESPACE = "faults"
+#: Between the beats of an agent that is to be missed soon.
+SOON_S = 0.25
 #: What takes seconds in earnest takes moments here.
 MOMENTS = {
     "COORD_NAMESPACE": NAMESPACE,
@@ -130,8 +132,11 @@ class House:
         await wait_until(present, f"{name} is present", 60)
         return process
 
-    async def agent(self, agent_id: str, capacity: int = 8, *, interval_s: float = 0.25) -> Process:
-        """An agent that can echo, once it is active; it beats every ``interval_s``."""
+    async def agent(self, agent_id: str, capacity: int = 8, *, interval_s: float = 5.0) -> Process:
+        """An agent that can echo, once it is active; it beats every ``interval_s``.
+
+        By default it is not lost while this machine stands still: the observed clock advances by 2 s then at most.
+        """
         beats = {"COORD_HEARTBEAT_INTERVAL_S": str(interval_s)}
         process = self.start(agent_id, "-P", "-c", AGENT, agent_id, str(capacity), **beats)
 

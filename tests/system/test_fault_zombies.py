@@ -14,7 +14,7 @@ from coord import queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
-from tests.processes import AGENT, House, house
+from tests.processes import AGENT, SOON_S, House, house
 from tests.system.fault_work import WORK
 from tests.system.stepped_worker import STEPS
 from tests.waiting import wait_until
@@ -36,7 +36,7 @@ async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: House) -> Non
     """Its tasks are done elsewhere, its late reports change nothing, and it goes on as a member of the fleet."""
     await at.worker("registry")
     await at.worker("distributor")
-    zombie = await at.agent("zombie", capacity=4)
+    zombie = await at.agent("zombie", capacity=4, interval_s=SOON_S)
     gate = at.folder / "gate"
     ids = await at.submit(8, until=gate)
     await wait_until(lambda: _running(at, 4), "the zombie is at work")
@@ -86,7 +86,7 @@ async def test_two_processes_have_one_agent_id(at: House) -> None:
     """The newer one has it: the older stops and says why, and what it ran is run by the newer."""
     await at.worker("registry")
     await at.worker("distributor")
-    older = await at.agent("twin", capacity=4, interval_s=5)
+    older = await at.agent("twin", capacity=4)
     gate = at.folder / "gate"
     ids = await at.submit(8, until=gate)
     await wait_until(lambda: _running(at, 4), "the older is at work")

@@ -14,7 +14,7 @@ from coord import queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
-from tests.processes import House, house
+from tests.processes import SOON_S, House, house
 from tests.waiting import wait_until
 from tests.watch import watched
 
@@ -107,7 +107,7 @@ async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: House) -> None:
     """Its tasks are done by another as soon as it has missed its beats; the record tells the story."""
     await at.worker("registry")
     await at.worker("distributor")
-    victim = await at.agent("victim", capacity=4)
+    victim = await at.agent("victim", capacity=4, interval_s=SOON_S)
     gate = at.folder / "gate"
     ids = await at.submit(12, until=gate)
     await wait_until(lambda: _is(at, TaskState.RUNNING, 4), "the victim is at work")
