@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,7 +20,7 @@ from coord.models.agents import AgentStatus, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
 from coord.models.ids import check_id
 from coord.sdk.arguments import check_finite, check_place, check_text, encoded, listed, mapped, seconds
-from coord.sdk.ending import end
+from coord.sdk.ending import CANCEL_S, end
 from coord.sdk.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.sdk.mail import MessageHandler
 from coord.sdk.session import Session
@@ -104,6 +105,7 @@ class Agent:
             check_finite(self._declared[field], field)
         self._session: Session | None = None
         self._starting: asyncio.Task[Session] | None = None
+        self._leaving: asyncio.Task[None] | None = None  # lets go of the last session, hooks and all
         self.has_abandoned = False  #: a handler did not end when the agent stopped, and may still run
         self.fact("")  # says now what does not fit
 
@@ -168,7 +170,7 @@ class Agent:
         return function
 
     def _check_not_running(self) -> None:
-        if self._session is not None:
+        if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running: register its handlers before it is started")
 
     def fact(self, incarnation: str) -> AgentRegistered:
@@ -221,9 +223,10 @@ class Agent:
         """
         grace = self.drain_timeout if grace is None else seconds(grace, "grace")
         if self._session is None:
-            await end(self._starting)  # which may have been too late for it
+            await end(self._starting, again_s=CANCEL_S)  # which may have been too late for it
         session = self._session
         if session is None:
+            await self._left()
             return
         if session.is_within(asyncio.current_task()):
             raise ConfigError(
@@ -232,11 +235,7 @@ class Agent:
         try:
             await session.drain(grace)
         finally:
-            await session.close()
-            self.has_abandoned = self.has_abandoned or session.has_abandoned
-            if self._session is session:
-                self._session = None
-                await self._clean_up()
+            await asyncio.shield(self._leave(session))
 
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called; cancelled, it drains with no grace.
@@ -255,22 +254,27 @@ class Agent:
         if session.failure is not None:
             await self.stop(grace=0)
             raise session.failure
+        await self._left()
 
     async def _start(self) -> Session | None:
         """The session, once it is registered; None when ``stop`` came first."""
+        await self._left()
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running already")
         starting = self._starting = asyncio.create_task(self._begin())
         try:
             await asyncio.wait([starting])
         except asyncio.CancelledError:
-            await end(starting)
+            await end(starting, again_s=CANCEL_S)
             if not starting.cancelled() and starting.exception() is None:
                 await self.stop(grace=0)  # it was done in that very moment, and nobody would serve it
             raise
         finally:
             self._starting = None
-        return None if starting.cancelled() else starting.result()
+        if starting.cancelled():
+            return None
+        session = starting.result()
+        return session if session.leaving is None else None
 
     async def _begin(self) -> Session:
         session = await Session.open(self, *locate(self.settings, self._url))
@@ -280,11 +284,34 @@ class Agent:
             self._session = session
             await session.begin()
         except BaseException:
-            self._session = None
-            await session.close()
-            await self._clean_up()
+            leaving = self._leave(session)
+            while not leaving.done():
+                with suppress(asyncio.CancelledError):  # whoever gives it up waits until all is let go of
+                    await asyncio.wait([leaving])
+            leaving.result()
             raise
         return session
+
+    def _leave(self, session: Session) -> asyncio.Task[None]:
+        """Let go of a session, to the end, whoever gives up waiting for it."""
+        if session.leaving is None:
+            self._session = None
+            session.leaving = self._leaving = asyncio.create_task(self._let_go(session))
+        return session.leaving
+
+    async def _left(self) -> None:
+        """Wait until the last session is let go of."""
+        leaving = self._leaving
+        if leaving is not None and leaving is not asyncio.current_task():
+            await asyncio.wait([leaving])
+
+    async def _let_go(self, session: Session) -> None:
+        try:
+            await session.close()
+            self.has_abandoned = self.has_abandoned or session.has_abandoned
+            await self._clean_up()
+        finally:
+            self._leaving = None
 
     async def _clean_up(self) -> None:
         failure: Exception | None = None

@@ -75,6 +75,8 @@ class Answers:
             if not take(answer):
                 del self._awaited[fact]
             return
-        self._early.setdefault(fact, []).append(answer)
+        early = self._early.setdefault(fact, [])
+        if answer not in early:  # replies are read again when the connection was lost
+            early.append(answer)
         if len(self._early) > self._kept:
             self._early.popitem(last=False)

@@ -51,7 +51,7 @@ class Caller:
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         check_place(url, settings)
         self.settings = settings if settings is not None else config.load()
-        self.caller = new_id()  #: where the answers to this client go
+        self.caller = new_id()  #: where the answers to this client go, from when it is opened until it is closed
         self._url = url
         self._reach_s = seconds(reach_s, "reach_s")
         self._keys = Keys(self.settings.namespace)
@@ -59,6 +59,7 @@ class Caller:
         self._outbox: Outbox | None = None
         self._watcher: Watcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None  # held: it goes on when whoever waits for it gives up
 
     async def open(self) -> None:
         """Connect.
@@ -81,6 +82,8 @@ class Caller:
             await redis.aclose()  # it was opened meanwhile
             return
         self.settings, self._keys = settings, Keys(settings.namespace)
+        if self._loop is not None:
+            self.caller = new_id()  # what was replied before it was closed tells of what may have changed since
         self._loop = asyncio.get_running_loop()
         self._redis = redis
         self._outbox = Outbox(redis, self._keys)
@@ -92,12 +95,8 @@ class Caller:
             return
         redis, outbox, watcher = self._redis, self._outbox, self._watcher
         self._redis = self._outbox = self._watcher = None
-        if outbox is not None:
-            await outbox.close()
-        if watcher is not None:
-            await watcher.close()
-        if redis is not None:
-            await redis.aclose()
+        self._closing = asyncio.create_task(_close(outbox, watcher, redis))
+        await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -167,3 +166,12 @@ class Caller:
             return True
         self._opened(self._redis)
         return False
+
+
+async def _close(outbox: Outbox | None, watcher: Watcher | None, redis: Redis | None) -> None:
+    if outbox is not None:
+        await outbox.close()
+    if watcher is not None:
+        await watcher.close()
+    if redis is not None:
+        await redis.aclose()

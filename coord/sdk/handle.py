@@ -88,7 +88,7 @@ class TaskHandle:
     @property
     def done(self) -> bool:
         """Whether the outcome is known here."""
-        return self._watch.outcome.is_here
+        return self.outcome is not None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -96,6 +96,8 @@ class TaskHandle:
         answer = self._answer.value if self._answer is not None else None
         if answer is not None and not answer.ok:
             return Outcome(TaskState.REFUSED, encode({"code": answer.code, "message": answer.message}))
+        if self._answer is not None and answer is None and not self._watch.taken.is_here:
+            return None  # what the replies told may be of another submission under this id
         return self._watch.outcome.value
 
     async def accepted(self, timeout: float | None = None) -> None:
@@ -174,28 +176,24 @@ class TaskHandle:
             tell(self)
             yield
             return
-        ended = self._watch.outcome.future()
-        answered = None if self._answer is None else self._answer.future()
 
-        def tell_end(_: asyncio.Future[Outcome]) -> None:
-            tell(self)
-
-        def tell_refusal(answer: asyncio.Future[Answer]) -> None:
-            if not answer.result().ok:
+        def look(told: asyncio.Future[Any]) -> None:
+            if self.outcome is not None or (not told.cancelled() and told.exception() is not None):
                 tell(self)
 
+        watched: list[asyncio.Future[Any]] = [self._watch.outcome.future()]
+        if self._answer is not None:
+            watched += [self._answer.future(), self._watch.taken.future()]
         watcher = self._client.watcher
         watcher.begin_waiting(self._watch)
-        ended.add_done_callback(tell_end)
-        if answered is not None:
-            answered.add_done_callback(tell_refusal)
+        for one in watched:
+            one.add_done_callback(look)
         try:
             yield
         finally:
             watcher.end_waiting(self._watch)
-            ended.remove_done_callback(tell_end)
-            if answered is not None:
-                answered.remove_done_callback(tell_refusal)
+            for one in watched:
+                one.remove_done_callback(look)
 
     async def _error(self, outcome: Outcome) -> CoordError:
         try:

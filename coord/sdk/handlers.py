@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -134,7 +135,10 @@ def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, name
     if not inspect.isfunction(target):
         target = type(target).__call__
     names = dict(getattr(target, "__globals__", {}))
-    names.update(inspect.getclosurevars(target).nonlocals if inspect.isfunction(target) else {})
+    if inspect.isfunction(target):
+        for free, cell in zip(target.__code__.co_freevars, target.__closure__ or (), strict=True):
+            with suppress(ValueError):  # empty: it is defined further down
+                names[free] = cell.cell_contents
     try:
         return eval(said, names)  # noqa: S307 -- the annotation is the handler's own code, as in typing.get_type_hints
     except (NameError, AttributeError, SyntaxError, TypeError):

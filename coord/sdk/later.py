@@ -30,8 +30,9 @@ class Later(Struct, Generic[T], eq=False):
         if self.value is not None:
             return
         self.value = value
-        if self._future is not None and not self._future.done():
-            self._future.set_result(value)
+        future = self._future
+        if future is not None and not future.done() and not future.get_loop().is_closed():
+            future.set_result(value)
 
     def give_up(self, error: Exception) -> None:
         """It will not come for those who wait for it now: they are told why."""
@@ -42,8 +43,9 @@ class Later(Struct, Generic[T], eq=False):
 
     def future(self) -> asyncio.Future[T]:
         """To wait for it with ``asyncio.wait``: all who do share it, so whoever cancels it gives up for all."""
-        if self._future is None or self._future.cancelled():
-            self._future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._future is None or self._future.cancelled() or self._future.get_loop() is not loop:
+            self._future = loop.create_future()
             if self.value is not None:
                 self._future.set_result(self.value)
         return self._future

@@ -18,7 +18,7 @@ from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
 from coord.packing import pack
-from coord.sdk.ending import end
+from coord.sdk.ending import CANCEL_S
 from coord.sdk.handlers import call_caught, is_async
 from coord.sdk.link import Link
 
@@ -57,7 +57,7 @@ class Mail:
         self._known: set[tuple[int, bytes]] = set()
         self._held = 0
         self._is_closed = False
-        self.has_abandoned = False  #: a handler did not end when the mail was closed, and may still run
+        self._is_cancelled = False
         self._pump: asyncio.Task[None] | None = None
 
     def take(self, lane: int, entry: bytes, fields: Fields) -> None:
@@ -78,17 +78,24 @@ class Mail:
         if self._pump is None:
             self._pump = asyncio.create_task(self._handle_all())
 
+    @property
+    def has_abandoned(self) -> bool:
+        """Once it is closed: whether a handler did not end, and may still run."""
+        return self._in_thread is not None or self._pump is not None
+
     def runs(self, task: asyncio.Future[Any]) -> bool:
         """Whether this is the task that calls the handlers."""
         return self._pump is task
 
     async def close(self, grace_s: float) -> None:
-        """Begin with no further message; the one that is being handled has ``grace_s``."""
+        """Begin with no further message; the one that is being handled has ``grace_s``, then it is cancelled, once."""
         self._is_closed = True
-        if self._pump is not None:
-            await asyncio.wait([self._pump], timeout=grace_s)
-            self.has_abandoned = self._in_thread is not None
-            await end(self._pump)
+        pump = self._pump
+        if pump is not None and not self._is_cancelled:
+            await asyncio.wait([pump], timeout=grace_s)
+            self._is_cancelled = True
+            pump.cancel()
+            await asyncio.wait([pump], timeout=CANCEL_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _handle_all(self) -> None:

@@ -72,6 +72,7 @@ class Membership:
         self._loop = asyncio.get_running_loop()
         self._status: AgentStatus | None = None
         self._is_full = False
+        self._is_draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._is_over = False
@@ -94,9 +95,16 @@ class Membership:
         self._wait_for_registry()
 
     def change_status(self, status: AgentStatus) -> None:
-        """Say how this agent is."""
+        """Say how this agent is; once it drains, nothing else is said."""
+        if self._is_draining:
+            return
         self._status = status
         self._say_status()
+
+    def drain(self) -> None:
+        """Say that it finishes what it has and takes nothing more, whatever handlers say of it meanwhile."""
+        self.change_status(AgentStatus.DRAINING)
+        self._is_draining = True
 
     def change_room(self, room: int) -> None:
         """Say how many tasks it can have at a time for now; with no room it is busy."""

@@ -72,11 +72,11 @@ async def _serve(agents: tuple[Agent, ...]) -> None:
     stop = asyncio.create_task(asked.wait())
     try:
         await asyncio.wait([stop, *serving], return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.gather(*(agent.stop() for agent in agents))
+        stopped = await asyncio.gather(*(agent.stop() for agent in agents), return_exceptions=True)
         for task in serving:
             if not task.done() and asked.is_set():
                 task.cancel()  # one that was still waiting for Redis
-        for outcome in await asyncio.gather(*serving, return_exceptions=True):
+        for outcome in (*await asyncio.gather(*serving, return_exceptions=True), *stopped):
             if isinstance(outcome, Exception):
                 raise outcome
     finally:

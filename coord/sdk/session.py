@@ -10,12 +10,12 @@ from coord.config import Settings
 from coord.errors import CoordError
 from coord.keys import Keys
 from coord.logs import get_logger
-from coord.models.agents import AgentStatus
 from coord.models.ids import new_id
 from coord.models.tasks import Lane
 from coord.packing import pack
 from coord.sdk.answers import Answers, read_answer
 from coord.sdk.claims import Claims
+from coord.sdk.ending import CANCEL_S
 from coord.sdk.inbox import Fields, Inbox
 from coord.sdk.link import Link, shared
 from coord.sdk.mail import Mail
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-#: What handlers have to clean up after they were cancelled.
-CANCEL_S = 5.0
 #: What Redis has to take the last reports, and the registry to answer the farewell.
 FLUSH_S = 10.0
 
@@ -48,6 +46,7 @@ class Session:
         interval_s = fact.heartbeat_interval or settings.heartbeat_interval_s
         self.ended = asyncio.Event()
         self.failure: CoordError | None = None
+        self.leaving: asyncio.Task[None] | None = None  #: closes it and calls the agent's hooks, once
         self.incarnation = fact.incarnation
         self._agent_id = agent_id
         self._link = link
@@ -136,7 +135,7 @@ class Session:
         self._is_draining = True
         log.info("agent.draining", agent_id=self._agent_id, running=self.runner.running)
         if self.failure is None:
-            self.membership.change_status(AgentStatus.DRAINING)
+            self.membership.drain()
         self.claims.drain()
         gave_up: asyncio.CancelledError | None = None
         try:

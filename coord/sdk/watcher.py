@@ -194,7 +194,10 @@ class Watcher:
                     continue
                 for cursor, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:
                     is_again = is_again and order(cursor.decode()) <= order(self._newest)
-                    self._arrived(fields, cursor.decode() if is_again else None)
+                    try:
+                        self._arrived(fields, cursor.decode() if is_again else None)
+                    except Exception:
+                        log.exception("reply.unreadable", entry=cursor.decode())
                 if not is_again:
                     self._newest = cursor.decode()
         finally:

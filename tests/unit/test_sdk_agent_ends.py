@@ -186,6 +186,11 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
     await agent.stop()
     await asyncio.wait_for(serving, 30)
     await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
+    starting = asyncio.create_task(agent.start())
+    await wait_until(lambda: has_said(4), "it has registered again")
+    await agent.stop()
+    with pytest.raises(ConfigError, match="was stopped before it had started"):
+        await asyncio.wait_for(starting, 30)
 
 
 async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServer, house: House) -> None:
@@ -224,3 +229,24 @@ def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
     agent.task("echo")(lambda task: task)
     with pytest.raises(ConfigError, match="already"):
         agent.task("echo")(lambda task: task)
+
+
+async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, house: House) -> None:
+    """It would be given tasks again, and give them back until they have failed."""
+    may_end = asyncio.Event()
+
+    @agent.task("hold")
+    async def hold(task: Task) -> None:
+        await may_end.wait()
+        await agent.set_status(AgentStatus.ACTIVE)
+
+    await agent.start()
+    await agent.set_status(AgentStatus.BUSY)
+    await house.assign("a", "hold")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    stopping = asyncio.create_task(agent.stop())
+    await house.wait_for("in:registry", AgentStatusChanged, 2)
+    may_end.set()
+    await stopping
+    said = [fact.status for fact in await house.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
+    assert said == [AgentStatus.BUSY, AgentStatus.DRAINING]

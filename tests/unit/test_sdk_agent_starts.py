@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 
 import pytest
 
@@ -180,3 +181,91 @@ async def test_it_says_of_itself_only_what_it_may(agent: Agent) -> None:
     for status in ("stale", "inactive", "tired", 5):
         with pytest.raises(FactInvalid, match="status: expected one of active, busy, maintenance, error, draining"):
             await agent.set_status(status)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ends", ["given_up", "stopped"])
+async def test_where_a_start_ends_early_the_hooks_of_the_end_come_to_theirs(
+    agent: Agent, house: House, ends: str
+) -> None:
+    """Each has its time, as after any other run; and whoever ends it waits for them."""
+    done: list[str] = []
+    begun = asyncio.Event()
+
+    @agent.on_start
+    async def prepare() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+            done.append("undone")
+
+    @agent.on_stop
+    async def last() -> None:
+        done.append("last")
+
+    @agent.on_stop
+    async def slow() -> None:
+        await asyncio.sleep(0.2)
+        done.append("slow")
+
+    starting = asyncio.create_task(agent.start())
+    await begun.wait()
+    if ends == "stopped":
+        await agent.stop()
+    else:
+        starting.cancel()
+    with pytest.raises((ConfigError, asyncio.CancelledError)):
+        await starting
+    assert done == ["undone", "slow", "last"]
+
+
+async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, house: House) -> None:
+    """Whoever serves it, whoever stops it as well, and whoever starts it again."""
+    done: list[str] = []
+    leaving = asyncio.Event()
+
+    @agent.on_start
+    async def prepare() -> None:
+        done.append("prepared")
+
+    @agent.on_stop
+    async def clean_up() -> None:
+        leaving.set()
+        await asyncio.sleep(0.2)
+        done.append("cleaned up")
+
+    stops: list[asyncio.Task[None]] = []
+
+    @agent.task("leave")
+    async def leave(task: Task) -> None:
+        stops.append(asyncio.create_task(agent.stop()))
+
+    async def wait_and_say(wait: Awaitable[None], what: str) -> None:
+        await wait
+        done.append(what)
+
+    serving = asyncio.create_task(wait_and_say(agent.serve(), "served"))
+    await house.wait_for("in:registry", AgentRegistered)
+    await house.assign("a", "leave")
+    await leaving.wait()
+    stopping = asyncio.create_task(wait_and_say(agent.stop(), "stopped"))
+    await agent.start()
+    await asyncio.gather(serving, stopping, *stops)
+    assert done[:2] == ["prepared", "cleaned up"]
+    assert sorted(done[2:]) == ["prepared", "served", "stopped"]
+
+
+async def test_no_handler_is_registered_while_it_starts(agent: Agent) -> None:
+    """What it can do is said already, or is about to be."""
+    refused: list[str] = []
+
+    @agent.on_start
+    async def prepare() -> None:
+        for register in (agent.task("late"), agent.any_task, agent.on_message):
+            with pytest.raises(ConfigError, match="register its handlers before it is started"):
+                register(lambda task: task)
+            refused.append("refused")
+
+    await agent.start()
+    assert len(refused) == 3

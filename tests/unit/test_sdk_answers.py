@@ -43,3 +43,18 @@ def test_no_more_are_kept_than_was_said() -> None:
     for number in range(10):
         answers.expect(("s", f"1-{number}"), told.append)
     assert len(told) == 6  # 4 to 6 came early and were kept; 0 to 3 were let go, 7 to 9 had met
+
+
+def test_an_answer_that_is_read_again_is_kept_once() -> None:
+    """Replies are read again whenever the connection was lost."""
+    answers, told = Answers(), list[Answer]()
+    for _ in range(3):
+        answers.arrived([("s", "1-1")], Answer(ok=False, task_id="t1"))
+        answers.arrived([("s", "1-1")], Answer(ok=True))
+
+    def take(answer: Answer) -> bool:
+        told.append(answer)
+        return True
+
+    answers.expect(("s", "1-1"), take)
+    assert [one.ok for one in told] == [False, True]

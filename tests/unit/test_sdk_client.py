@@ -271,6 +271,7 @@ async def test_as_completed_wants_handles(workers: PlayedWorkers) -> None:
 async def test_as_completed_gives_up_when_nothing_ends(workers: PlayedWorkers) -> None:
     """The patience is for the next one."""
     handles = await workers.client.submit_many([TaskSpec(task_type="echo")] * 3)
+    await workers.answer(handles[2].entry_id)
     await workers.reply(type="task.completed", task_id=handles[2].task_id, data=b"1")
     completed = workers.client.as_completed(handles, timeout=0.2)
     assert await anext(completed) is handles[2]

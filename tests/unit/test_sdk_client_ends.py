@@ -64,6 +64,7 @@ async def test_what_is_known_is_known_when_the_client_is_closed(workers: PlayedW
 async def test_what_has_ended_is_told_by_a_closed_client_too(workers: PlayedWorkers) -> None:
     """Those that are done come; the others say what is the matter."""
     done, waiting = await workers.client.submit_many([TaskSpec(task_type="echo")] * 2)
+    await workers.answer(done.entry_id)
     await workers.reply(type="task.completed", task_id=done.task_id, data=b"9")
     await wait_until(lambda: done.done, "it has ended")
     await workers.client.close()
@@ -161,3 +162,19 @@ def test_a_client_belongs_to_the_loop_that_it_was_opened_in(server: EmbeddedServ
     with pytest.raises(ConfigError, match="another event loop"):
         client.handle("t1")
     asyncio.run(open_again())
+
+
+async def test_a_close_that_is_given_up_goes_on(workers: PlayedWorkers) -> None:
+    """Nothing of it is left at work, and no connection."""
+    client = workers.client
+    await client.submit("echo")
+    redis, tasks = client.redis, list(client.watcher._tasks)
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await wait_until(lambda: all(task.done() for task in tasks), "it reads no more")
+    pool: Any = redis.connection_pool
+    await wait_until(lambda: not pool._in_use_connections, "nothing is in use")
+    await wait_until(lambda: not any(one.is_connected for one in pool._available_connections), "all is disconnected")

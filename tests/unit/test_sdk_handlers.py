@@ -140,3 +140,15 @@ def test_a_handler_of_messages_takes_the_message() -> None:
     for odd in (none, one, 5):
         with pytest.raises(ConfigError, match="must be an async function that takes nothing"):
             check_hook(odd)
+
+
+def test_what_a_handler_uses_may_be_defined_further_down() -> None:
+    """And it may use itself."""
+
+    def outer(task: Task) -> object:
+        return inner(task) or outer(task)
+
+    assert read_handler(outer).decode is None
+
+    def inner(task: Task) -> object:
+        return task

@@ -63,3 +63,27 @@ def test_what_nobody_waits_for_is_nothing_for_the_collector_of_cycles() -> None:
     """A bulk of tasks leaves one watch each: visiting them again and again was a fifth of the client's work."""
     assert not gc.is_tracked(Later())
     assert not gc.is_tracked(Watch("t1", 3.0, "0"))
+
+
+def test_a_future_of_a_loop_that_is_over_is_nobodys() -> None:
+    """A handle may be waited for in one event loop after the other; who gave up in the first is told nothing."""
+    told: list[int] = []
+    value: Later[int] = Later()
+
+    async def give_up() -> None:
+        value.future().add_done_callback(lambda future: told.append(future.result()))
+        await asyncio.wait([value.future()], timeout=0.01)
+
+    async def wait_and_be_told() -> int:
+        waiting = asyncio.create_task(asyncio.wait([value.future()]))
+        await asyncio.sleep(0)
+        value.tell(7)
+        await asyncio.wait_for(waiting, 5)
+        return await value.future()
+
+    asyncio.run(give_up())
+    assert asyncio.run(wait_and_be_told()) == 7
+    value = Later()
+    asyncio.run(give_up())
+    value.tell(8)
+    assert (value.value, told) == (8, [])

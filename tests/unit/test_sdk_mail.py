@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -173,3 +174,49 @@ async def test_one_that_rests_between_two_tries_is_not_left_behind(
     assert not agent.has_abandoned
     assert await house.inbox("a") == 1
     await wait_until(lambda: not tried[0].is_alive(), "the thread has ended")
+
+
+async def test_an_async_handler_has_time_to_clean_up(agent: Agent, house: House) -> None:
+    """It is cancelled once, and waited for."""
+    done: list[str] = []
+    begun = asyncio.Event()
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.2)
+            done.append("cleaned up")
+
+    await agent.start()
+    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await begun.wait()
+    await agent.stop(grace=0.05)
+    assert done == ["cleaned up"]
+    assert not agent.has_abandoned
+
+
+async def test_an_async_handler_that_goes_on_is_left_behind(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was cancelled: the agent ends all the same, and says that something still runs."""
+    monkeypatch.setattr(mail, "CANCEL_S", 0.1)
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        begun.set()
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    await agent.start()
+    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await begun.wait()
+    try:
+        await asyncio.wait_for(agent.stop(grace=0.05), 10)
+        assert agent.has_abandoned
+    finally:
+        over.set()

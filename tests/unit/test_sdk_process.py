@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,19 @@ async def wait(task):
 async def echo(task):
     return task.payload
 
+if "ODD" in os.environ:
+    @first.on_stop
+    async def odd():
+        raise OSError("it is odd")
+
 run(first, second)
 """
 
 
-@pytest.fixture
-async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+@asynccontextmanager
+async def started(
+    server: EmbeddedServer, house: House, tmp_path: Path, **environ: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Two agents in one process, registered."""
     script = tmp_path / "agents.py"
     script.write_text(SCRIPT)
@@ -60,6 +68,7 @@ async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> Async
         "COORD_REDIS_URL": server.url,
         "COORD_NAMESPACE": house.settings.namespace,
         "PYTHONPATH": str(Path(__file__).parents[2]),
+        **environ,
     }
     process = await asyncio.create_subprocess_exec(sys.executable, str(script), env=environment)
     await house.wait_for("in:registry", AgentRegistered, 2)
@@ -67,6 +76,13 @@ async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> Async
     if process.returncode is None:
         process.kill()
         await process.wait()
+
+
+@pytest.fixture
+async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Two agents in one process, registered."""
+    async with started(server, house, tmp_path) as running:
+        yield running
 
 
 async def test_sigterm_drains_all_agents_of_the_process(process: asyncio.subprocess.Process, house: House) -> None:
@@ -96,6 +112,21 @@ async def test_sigterm_lets_what_runs_come_to_its_end(
     await house.wait_for("in:registry", AgentStatusChanged, 2)
     gate.touch()
     assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert [type(fact) for fact in await house.facts("in:reports")] == [TaskStarted, TaskCompleted]
+
+
+async def test_an_error_in_the_end_of_one_agent_takes_nothing_from_the_others(
+    server: EmbeddedServer, house: House, tmp_path: Path
+) -> None:
+    """They have their grace; then it is told."""
+    gate = tmp_path / "gate"
+    async with started(server, house, tmp_path, ODD="1") as process:
+        await house.assign("second", "wait", str(gate))
+        await house.wait_for("in:reports", TaskStarted)
+        process.send_signal(signal.SIGTERM)
+        await house.wait_for("in:registry", AgentDeregistered)
+        gate.touch()
+        assert await asyncio.wait_for(process.wait(), 20) == 1
     assert [type(fact) for fact in await house.facts("in:reports")] == [TaskStarted, TaskCompleted]
 
 

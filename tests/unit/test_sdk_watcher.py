@@ -216,3 +216,54 @@ async def test_while_a_submission_is_being_appended_a_record_is_not_of_it(
     await workers.answer(handle.entry_id, "id_conflict")
     with pytest.raises(IdConflict):
         await handle.result(timeout=5)
+
+
+async def test_a_reply_that_cannot_be_read_is_no_hindrance(workers: PlayedWorkers) -> None:
+    """As older workers may write one: it is told of, and what comes after it is read."""
+    handle = await workers.client.submit("echo")
+    await workers.reply(type="fact.answered", fact=handle.entry_id, ok="1")
+    await workers.answer(handle.entry_id)
+    await workers.reply(type="task.completed", task_id=handle.task_id, data=b"1")
+    assert await handle.result(timeout=5) == 1
+
+
+async def test_what_was_replied_before_a_client_was_closed_is_not_read_when_it_is_open_again(
+    workers: PlayedWorkers,
+) -> None:
+    """The task may have been set going again meanwhile, by somebody else."""
+    client = workers.client
+    await fail(workers, await client.submit("echo", task_id="t-1"))
+    await client.close()
+    await workers.record("t-1", "running")
+    await client.open()
+    again = client.handle("t-1")
+    await read_all(workers, client)
+    with pytest.raises(ResultTimeout):
+        await again.result(timeout=0.2)
+    await workers.record("t-1", "completed", result=b"1")
+    assert await again.result(timeout=5) == 1
+
+
+async def test_of_two_submissions_none_shows_the_others_outcome(workers: PlayedWorkers) -> None:
+    """Neither as it is looked at, nor as they end one after the other."""
+    client = workers.client
+    first = await client.submit("echo", 1, task_id="same")
+    await workers.answer(first.entry_id)
+    second = await client.submit("echo", 2, task_id="same")
+    ending = client.as_completed([second, first], timeout=5)
+    await workers.reply(type="task.completed", task_id="same", data=b"1")
+    assert await anext(ending) is first
+    assert (second.done, second.outcome) == (False, None)
+    await workers.answer(second.entry_id, "id_conflict")
+    assert await anext(ending) is second
+    assert second.outcome is not None
+    assert second.outcome.state == "refused"
+
+
+async def test_what_is_found_in_the_record_is_told_as_it_ends(workers: PlayedWorkers) -> None:
+    """The answer was lost, and the outcome told before: the look that finds the submission taken is what counts."""
+    handle = await workers.client.submit("echo")
+    await workers.reply(type="task.completed", task_id=handle.task_id, data=b"1")
+    await workers.record(handle.task_id, "completed", result=b"1")
+    await workers.consume(handle.entry_id)
+    assert [one async for one in workers.client.as_completed([handle], timeout=5)] == [handle]
