@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from msgspec import Struct
 from redis.asyncio import Redis
@@ -44,7 +44,7 @@ def count_of(entry: Entry) -> int:
     return max(1, entry.fields.get(b"data", b"").count(b'"task_id"'))
 
 
-class Append(NamedTuple):
+class Append(Struct, frozen=True, gc=False):
     """One fact and where it goes."""
 
     stream: str  #: without the namespace

@@ -118,9 +118,10 @@ Text = Annotated[str, Meta(min_length=1, max_length=128)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Moment = Annotated[datetime, Meta(tz=True)]
+# Many are held at a time and none is part of a cycle: `gc=False` spares the collector what it would find nothing in.
 
 
-class Requirements(Struct, frozen=True, omit_defaults=True):
+class Requirements(Struct, frozen=True, omit_defaults=True, gc=False):
     """What an agent must have to be given a task; none of it ever bends. Unknown keys are ignored."""
 
     agent_type: Text | None = None
@@ -132,7 +133,7 @@ class Requirements(Struct, frozen=True, omit_defaults=True):
     min_health_score: Fraction = 0.0  #: on top of the fleet's own threshold
 
 
-class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """How often a task is tried, and how long it rests in between (exponential, full jitter)."""
 
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
@@ -148,7 +149,7 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     strategy: str | None = None
 
 
-class TaskSubmitted(Struct, frozen=True, omit_defaults=True):
+class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     """A client wants a task done. Its priority is the stream that it was appended to."""
 
     task_id: Id

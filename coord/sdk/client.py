@@ -96,7 +96,7 @@ class Client(Operator):
     async def _submit(self, batch: Sequence[Append]) -> list[TaskHandle]:
         # Watched before they are appended: an outcome may be told before the answer to the append is here.
         facts = [one.fact for one in batch if isinstance(one.fact, TaskSubmitted)]
-        watches = [self.watcher.watch_submission(fact.task_id, told=fact.notify) for fact in facts]
+        watches = self.watcher.watch_submissions(facts)
         parcels = together(batch, self.settings.max_entry_bytes)
         try:
             entries = await self._append([one.append for one in parcels])

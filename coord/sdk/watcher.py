@@ -22,7 +22,7 @@ from coord.connection import close_idle, connect, is_demoted
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
 from coord.models.events import order
-from coord.models.tasks import TERMINAL, TaskState
+from coord.models.tasks import TERMINAL, TaskState, TaskSubmitted
 from coord.sdk.answers import Answer, Answers, Appended, read_answer
 from coord.sdk.ending import end
 from coord.sdk.handle import Outcome, Watch, closed
@@ -67,14 +67,19 @@ class Watcher:
         self._newest = BEGINNING  #: of all replies that were read
         self._tasks: list[asyncio.Task[None]] = []
 
-    def watch_submission(self, task_id: str, *, told: bool) -> Watch:
-        """A watch on a task that is about to be submitted; ``told``: its outcome will be in the replies."""
+    def watch_submissions(self, facts: Sequence[TaskSubmitted]) -> list[Watch]:
+        """A watch on each task that is about to be submitted; with ``notify`` its outcome will be in the replies."""
         self.start()
-        known = self._watches.get(task_id)
-        earlier = None if known is None else ref(known)
-        watch = Watch(task_id, LOOK_S if told else FIRST_LOOK_S, self._newest, entry=None, earlier=earlier)
-        self._watches[task_id] = watch
-        return watch
+        watches, newest, made = self._watches, self._newest, list[Watch]()
+        for fact in facts:
+            task_id = fact.task_id
+            watch = Watch(task_id, LOOK_S if fact.notify else FIRST_LOOK_S, newest, None)
+            if task_id in watches:
+                known = watches.get(task_id)
+                watch.earlier = None if known is None else ref(known)
+            watches[task_id] = watch
+            made.append(watch)
+        return made
 
     def watch(self, task_id: str) -> Watch:
         """The watch on a task that was submitted before, by whomever."""

@@ -38,7 +38,7 @@ def test_a_task_requires_what_was_said_and_nothing_else() -> None:
 def test_times_need_an_offset() -> None:
     """A moment without one would mean another time on another machine."""
     soon = datetime.now(UTC) + timedelta(hours=1)
-    assert task_append(TaskSpec(task_type="echo", deadline=soon), "", MIB)
+    assert task_append(TaskSpec(task_type="echo", deadline=soon), "", MIB).stream == "in:tasks:normal"
     with pytest.raises(FactInvalid, match="deadline"):
         task_append(TaskSpec(task_type="echo", deadline=soon.replace(tzinfo=None)), "", MIB)
 
