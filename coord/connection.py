@@ -1,4 +1,4 @@
-"""Connections to Redis: for callers with retries, for workers with none; and whether a server is fit for coord.
+"""Connections to Redis: for callers with retries, for workers with none.
 
 redis-py repeats a command whose answer it missed, which may run it twice. Callers append facts whose identity makes a
 second one harmless, so they may; a worker's dispatch would put two tasks under one lease, so workers connect with
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -20,10 +19,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from coord.config import MIB, Settings, source_of
+from coord.config import Settings, source_of
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
-from coord.keys import Keys
+from coord.errors import ConfigError, ServerUnavailable
 from coord.logs import get_logger
 from coord.packing import PACKING
 from coord.refusals import refusal
@@ -42,26 +40,11 @@ LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
 QUIET_S = 2.0
 #: Sockets per client; a call beyond waits for one instead of failing.
 MAX_CONNECTIONS = 64
-#: Above this, one command can take a noticeable part of a server's memory.
-BULK_WARNING_BYTES = 64 * MIB
 #: What a URL's query may say; anything else would change what this module promises.
 URL_OPTIONS = frozenset({
     "db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password",
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
 })  # fmt: skip
-
-
-class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is and promises, as found at start."""
-
-    product: str  #: ``valkey`` or ``redis``
-    version: str  #: of the product: 9.1.2
-    cluster_enabled: bool
-    maxmemory: int  #: bytes; 0 means no limit
-    policy: str  #: maxmemory-policy
-    proto_max_bulk_len: int | None  #: bytes; None when CONFIG is forbidden
-    durability: str  #: a sentence: what an acknowledgement survives
-    warnings: list[str]  #: sentences for the operator; the server is usable all the same
 
 
 def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
@@ -228,130 +211,3 @@ async def _ping_once(redis: Redis) -> None:
         await connection.read_response()
     finally:
         await connection.disconnect(nowait=True)
-
-
-async def check_server(redis: Redis, settings: Settings) -> ServerReport:
-    """Ask the server what it is; one that would lose or mistreat tasks is refused.
-
-    Raises:
-        ServerUnfit: too old, evicting (unless ``allow_eviction``), a replica, or a node of a cluster that does not have
-            the namespace's slot or is giving it away; says what to change.
-    """
-    info = await redis.info()
-    config: dict[str, str] | None
-    try:
-        answer = await redis.config_get("proto-max-bulk-len", "appendfsync", "save")
-        config = {_text(key): _text(value) for key, value in answer.items()}
-    except redis_errors.ResponseError:  # managed servers forbid or rename CONFIG
-        config = None
-    report = judge(info, config, allow_eviction=settings.allow_eviction)
-    if report.cluster_enabled:
-        await _check_slot(redis, settings.namespace)
-    return report
-
-
-async def _check_slot(redis: Redis, namespace: str) -> None:
-    try:
-        await check_migration(redis, namespace)
-    except redis_errors.MovedError as error:
-        raise ServerUnfit(
-            f"this node of the cluster does not have the slot of namespace {namespace!r}; {error.host}:{error.port} "
-            "has it: point COORD_REDIS_URL there, best with an address that follows a fail-over"
-        ) from None
-    except (redis_errors.ClusterDownError, redis_errors.NoPermissionError):
-        pass  # down for now: workers wait; or CLUSTER is forbidden here
-
-
-async def check_migration(redis: Redis, namespace: str) -> None:
-    """Look whether this node of a cluster is giving its slot of the namespace away, key by key.
-
-    Raises:
-        ServerUnfit: it is: a script would find some of its keys here, and others gone.
-        RedisError: the node does not answer, or has no such slot (``MovedError``).
-    """
-    key = Keys(namespace).of("settings")
-    try:
-        await redis.exists(key)
-    except redis_errors.MovedError:
-        raise
-    except redis_errors.AskError as error:  # of a key that is gone already; MovedError is one of these, too
-        raise _migrating(namespace, error.slot_id) from None
-    slot = int(await redis.execute_command("CLUSTER", "KEYSLOT", key))
-    nodes: bytes = await redis.execute_command("CLUSTER", "NODES")
-    (mine,) = [line for line in nodes.splitlines() if b"myself" in line.split()[2].split(b",")]
-    if any(word.startswith(b"[%d->-" % slot) for word in mine.split()):
-        raise _migrating(namespace, slot)
-
-
-def _migrating(namespace: str, slot: int) -> ServerUnfit:
-    return ServerUnfit(
-        f"slot {slot}, that of namespace {namespace!r}, is being migrated, so scripts find only some of its keys: "
-        f"finish the migration, or take it back (CLUSTER SETSLOT {slot} STABLE), before workers are started again"
-    )
-
-
-def judge(info: Mapping[str, object], config: Mapping[str, str] | None, *, allow_eviction: bool) -> ServerReport:
-    """The verdict on an INFO answer and, where CONFIG is allowed, three of its values. Raises as ``check_server``."""
-    product = "valkey" if "valkey_version" in info or info.get("server_name") == "valkey" else "redis"
-    # Valkey calls itself Redis 7.2.4 for old clients' sake; its own version stands beside that.
-    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
-    needed = (7, 2) if product == "valkey" else (7, 0)
-    if _numbers(version) < needed:
-        raise ServerUnfit(f"{product} {version} is too old: coord needs Redis 7.0, Valkey 7.2 or newer")
-    if info.get("role") == "slave":
-        raise ServerUnfit(
-            f"this server is a read-only replica of {info.get('master_host')}:{info.get('master_port')}; "
-            "point COORD_REDIS_URL at the primary"
-        )
-    policy = str(info.get("maxmemory_policy", "unknown"))
-    maxmemory = int(str(info.get("maxmemory", 0)))
-    warnings: list[str] = []
-    if policy != "noeviction":
-        if not allow_eviction:
-            raise ServerUnfit(
-                f"maxmemory-policy is {policy}, so a full server would drop tasks without a word; "
-                "run CONFIG SET maxmemory-policy noeviction (and keep it in the server's configuration), "
-                "or accept the loss with COORD_ALLOW_EVICTION=true"
-            )
-        warnings.append(f"maxmemory-policy is {policy}: a full server drops tasks without a word")
-    if maxmemory == 0:
-        warnings.append("no maxmemory is set: a full machine ends the server instead of refusing new tasks")
-    bulk = int(config["proto-max-bulk-len"]) if config and "proto-max-bulk-len" in config else None
-    if config is None:
-        warnings.append("CONFIG is forbidden here, so proto-max-bulk-len, appendfsync and save could not be checked")
-    elif bulk is not None and bulk > BULK_WARNING_BYTES:
-        warnings.append(
-            f"proto-max-bulk-len is {bulk // MIB} MiB: a single entry can take that much memory; 8 MiB is plenty"
-        )
-    return ServerReport(
-        product=product,
-        version=version,
-        cluster_enabled=str(info.get("cluster_enabled", 0)) == "1",
-        maxmemory=maxmemory,
-        policy=policy,
-        proto_max_bulk_len=bulk,
-        durability=_durability(info, config),
-        warnings=warnings,
-    )
-
-
-def _durability(info: Mapping[str, object], config: Mapping[str, str] | None) -> str:
-    if str(info.get("aof_enabled", 0)) == "1":
-        return {
-            "always": "AOF, fsync on every write: what was acknowledged is on disk",
-            "everysec": "AOF, fsync every second: the last second can be lost if the machine dies",
-            "no": "AOF, fsync left to the system: up to half a minute can be lost if the machine dies",
-        }.get((config or {}).get("appendfsync", ""), "AOF, fsync unknown: ask whoever runs the server")
-    if config is None:
-        return "no AOF; snapshots unknown: ask whoever runs the server"
-    if config.get("save"):
-        return f"snapshots only (save {config['save']}): everything since the last one is lost if the server dies"
-    return "none: everything is lost if the server ends"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))[:2]
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -19,8 +19,9 @@ import uvloop
 from redis import exceptions as redis_errors
 
 from coord import config, logs
-from coord.connection import ServerReport, check_migration, check_server, locate, safe_url, wait_for_server
+from coord.connection import locate, safe_url, wait_for_server
 from coord.errors import CoordError
+from coord.fitness import ServerReport, check_migration, check_server
 from coord.models.ids import check_id, new_id
 from workers.cell import Cell
 from workers.distributor import Distributor

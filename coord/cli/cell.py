@@ -30,9 +30,10 @@ from coord.cli.stop import Stop
 from coord.cli.supervisor import Event, Program, Supervisor
 from coord.cli.trouble import WAITING
 from coord.config import Settings
-from coord.connection import ServerReport, check_server, connect_worker, safe_url, wait_for_server
+from coord.connection import connect_worker, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
+from coord.fitness import ServerReport, check_server
 from coord.keys import Keys
 from coord.programs.guard import Guard
 from coord.sdk.ending import end

@@ -15,9 +15,10 @@ from redis.asyncio import Redis
 
 from coord import Agent, Client
 from coord.config import Settings
-from coord.connection import check_server, connect
+from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.errors import TaskNotFound
+from coord.fitness import check_server
 from tests.conftest import FAST
 from tests.running import RunningCell, running_cell
 

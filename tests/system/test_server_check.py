@@ -8,12 +8,10 @@ import pytest
 from redis.asyncio import Redis
 
 from coord.config import Settings
-from coord.connection import (
-    check_server,
-    connect_worker,
-)
+from coord.connection import connect_worker
 from coord.embedded import EmbeddedServer
 from coord.errors import ServerUnfit
+from coord.fitness import check_server
 
 
 async def test_the_embedded_server_is_fit(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Connections without a server: URLs, where Redis is looked for, and the verdict on what a server says of itself."""
+"""Connections without a server: URLs, and where Redis is looked for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 
 from coord.config import Settings
-from coord.connection import DEFAULT_URL, connect, judge, locate, safe_url
+from coord.connection import DEFAULT_URL, connect, locate, safe_url
 from coord.endpoint import write_endpoint
-from coord.errors import ConfigError, ServerUnfit
-
-FIT = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 1 << 30, "aof_enabled": 0}
-CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""}
+from coord.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -76,57 +73,3 @@ def test_the_namespace_of_a_coord_up_is_followed_with_its_server(tmp_path: Path)
     assert locate(here)[1].namespace == "theirs"
     assert locate(Settings(endpoint_file=str(path), namespace="mine"))[1].namespace == "mine"
     assert locate(here, "redis://named:1")[1].namespace == "coord"
-
-
-@pytest.mark.parametrize(
-    ("info", "product"),
-    [
-        ({"redis_version": "6.2.14"}, "redis 6.2.14"),
-        ({"redis_version": "6.9"}, "redis 6.9"),
-        ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "valkey 7.1.0"),
-        ({}, "redis 0"),
-    ],
-)
-def test_a_server_that_is_too_old_is_refused(info: dict[str, str], product: str) -> None:
-    """Below Redis 7.0 or Valkey 7.2, whose own version counts, not the one that it shows to old clients."""
-    with pytest.raises(ServerUnfit, match=f"{product} is too old"):
-        judge({"maxmemory_policy": "noeviction"} | info, CONFIG, allow_eviction=False)
-
-
-def test_a_server_without_a_limit_is_warned_of() -> None:
-    """It would take the machine's memory instead of refusing new tasks."""
-    (said,) = judge(FIT | {"maxmemory": 0}, CONFIG, allow_eviction=False).warnings
-    assert "no maxmemory is set" in said
-    assert judge(FIT, CONFIG, allow_eviction=False).warnings == []
-
-
-def test_a_replica_is_refused() -> None:
-    """Every write would fail there; the message names its primary."""
-    with pytest.raises(ServerUnfit, match="replica of main:6379"):
-        judge(FIT | {"role": "slave", "master_host": "main", "master_port": 6379}, CONFIG, allow_eviction=False)
-
-
-@pytest.mark.parametrize(
-    ("info", "config", "says"),
-    [
-        ({"aof_enabled": 1}, {"appendfsync": "everysec"}, "last second can be lost"),
-        ({"aof_enabled": 1}, {"appendfsync": "always"}, "is on disk"),
-        ({"aof_enabled": 1}, {"appendfsync": "no"}, "half a minute"),
-        ({"aof_enabled": 1}, None, "fsync unknown"),
-        ({}, {"save": "3600 1"}, "snapshots only (save 3600 1)"),
-        ({}, {"save": ""}, "everything is lost"),
-        ({}, None, "snapshots unknown"),
-    ],
-)
-def test_durability_is_said_in_a_sentence(info: dict[str, int], config: dict[str, str] | None, says: str) -> None:
-    """What an acknowledgement survives, for each kind of persistence."""
-    merged = None if config is None else CONFIG | config
-    assert says in judge(FIT | info, merged, allow_eviction=False).durability
-
-
-def test_a_huge_bulk_limit_is_a_warning() -> None:
-    """Redis's default lets one entry take 512 MiB."""
-    report = judge(FIT, CONFIG | {"proto-max-bulk-len": str(512 << 20)}, allow_eviction=False)
-    assert report.warnings == [
-        "proto-max-bulk-len is 512 MiB: a single entry can take that much memory; 8 MiB is plenty"
-    ]

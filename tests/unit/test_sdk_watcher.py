@@ -112,17 +112,23 @@ async def test_a_record_of_another_submission_is_not_taken_for_this_ones(workers
         await handle.result(timeout=5)
 
 
-async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
-    """The submission was consumed, and its answer lies among the replies that are still to be read."""
-    watching = workers.client.watcher
+async def answered_unread(workers: PlayedWorkers, code: str = "") -> TaskHandle:
+    """A submission under an id of someone else's, consumed and answered, by a client that reads no replies any more."""
     handle = await workers.client.submit("echo", 2, task_id="same")
     await read_all(workers, workers.client)
-    await end(watching._tasks[0])
+    await end(workers.client.watcher._tasks[0])
     await workers.record("same", "completed", result=b"1")
-    await workers.answer(handle.entry_id, "id_conflict")
+    await workers.answer(handle.entry_id, code)
     await workers.consume(handle.entry_id)
     with pytest.raises(ResultTimeout):
         await handle.result(timeout=0.3)
+    return handle
+
+
+async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
+    """The submission was consumed, and its answer lies among the replies that are still to be read."""
+    handle = await answered_unread(workers, "id_conflict")
+    watching = workers.client.watcher
     watching._tasks[0] = asyncio.create_task(watching._read())
     with pytest.raises(IdConflict):
         await handle.result(timeout=5)
@@ -130,15 +136,7 @@ async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers
 
 async def test_answers_that_were_lost_are_not_waited_for(workers: PlayedWorkers) -> None:
     """What was replied last is gone with a fail-over, before it was read: the record counts then."""
-    watching = workers.client.watcher
-    handle = await workers.client.submit("echo", 2, task_id="same")
-    await read_all(workers, workers.client)
-    await end(watching._tasks[0])
-    await workers.record("same", "completed", result=b"1")
-    await workers.answer(handle.entry_id)
-    await workers.consume(handle.entry_id)
-    with pytest.raises(ResultTimeout):
-        await handle.result(timeout=0.3)
+    handle = await answered_unread(workers)
     await workers.redis.delete(workers.keys.replies(workers.client.caller))
     assert await handle.result(timeout=5) == 1
 
