@@ -271,10 +271,10 @@ class Agent:
             raise
         finally:
             self._starting = None
-        if starting.cancelled():
-            return None
-        session = starting.result()
-        return session if session.leaving is None else None
+        if not starting.cancelled() and starting.result().leaving is None:
+            return starting.result()
+        await self._left()
+        return None
 
     async def _begin(self) -> Session:
         session = await Session.open(self, *locate(self.settings, self._url))

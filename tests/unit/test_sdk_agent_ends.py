@@ -175,6 +175,13 @@ async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_giv
 async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServer, redis: Redis) -> None:
     """No registry runs: the start waits, and stopping it does not; what it says is said all the same."""
     agent = Agent("a", url=server.url, settings=Settings(namespace="nobody"))
+    done: list[str] = []
+
+    @agent.on_stop
+    async def clean_up() -> None:
+        await asyncio.sleep(0.2)
+        done.append("cleaned up")
+
     serving = asyncio.create_task(agent.serve())
     stream = "{nobody}:in:registry"
 
@@ -183,8 +190,10 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
 
     await wait_until(lambda: has_said(1), "it has registered")
     assert not agent.is_serving
-    await agent.stop()
+    stopping = asyncio.create_task(agent.stop())
     await asyncio.wait_for(serving, 30)
+    assert done == ["cleaned up"], "whoever serves it goes on before its end"
+    await stopping
     await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
     starting = asyncio.create_task(agent.start())
     await wait_until(lambda: has_said(4), "it has registered again")

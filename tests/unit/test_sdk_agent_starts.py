@@ -246,7 +246,7 @@ async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, hou
         done.append(what)
 
     serving = asyncio.create_task(wait_and_say(agent.serve(), "served"))
-    await house.wait_for("in:registry", AgentRegistered)
+    await wait_until(lambda: agent.is_serving, "the registry has answered")
     await house.assign("a", "leave")
     await leaving.wait()
     stopping = asyncio.create_task(wait_and_say(agent.stop(), "stopped"))
