@@ -23,8 +23,9 @@ LONG_S = 60.0
 class AgentProcess:
     """One `coord agent`, its log, and the programs that it has running."""
 
-    def __init__(self, agent_id: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, agent_id: str, namespace: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.agent_id = agent_id
+        self._environ = {"COORD_AGENT_ID": agent_id, "COORD_NAMESPACE": namespace}
         self.process = process
         self._log = log
 
@@ -38,7 +39,7 @@ class AgentProcess:
         found = []
         for process in psutil.process_iter():
             try:
-                is_ours = process.environ().get("COORD_AGENT_ID") == self.agent_id
+                is_ours = self._environ.items() <= process.environ().items()
             except psutil.Error:
                 continue
             if is_ours and process.status() != psutil.STATUS_ZOMBIE:
@@ -96,7 +97,7 @@ class Fleet:
                 sys.executable, "-m", "coord.cli", "agent", *arguments,
                 env=environ, cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
-        agent = AgentProcess(agent_id, process, log)
+        agent = AgentProcess(agent_id, self.cell.settings.namespace, process, log)
         self._agents.append(agent)
         return agent
 
