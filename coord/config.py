@@ -114,7 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_ms: Milliseconds = 1_000
     #: The longest wait between attempts: 5 minutes.
     backoff_max_ms: Milliseconds = 300_000
-    #: How often a task may be given back unstarted before that counts as failing.
+    #: How often a task may be given back by agents that had started it before that counts as failing.
     max_releases: CountOrZero = 10
     #: An assignment that its agent has not claimed by then is taken back.
     start_timeout_ms: Milliseconds = 60_000

@@ -43,7 +43,9 @@ agents:lost                           zset    agent -> ms at which its loss is a
                                               the terms that ended was taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
                                               value is percent-encoded
-clock                                 hash    observed (ms), ticked_at (ms)
+clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
+                                              attempts (ms), attempts_at (ms) of the attempts' clock, by the
+                                              distributor: see ``coord/lua/lib/tasks.lua``
 ====================================  ======  ==============================================================
 
 Tasks, written by the distributor
@@ -53,25 +55,36 @@ task:{id}                             hash    state, submission (priority caller
                                               spaces between; caller: empty, or told the outcome; more: 1 when there
                                               are fields of the next kind), body (the JSON as submitted); when the task
                                               has them: run_at deadline timeout (ms) max_attempts backoff_ms
-                                              backoff_max_ms attempt (those before this assignment) failures releases;
+                                              backoff_max_ms attempt (those before this assignment) failures releases
+                                              (by agents that had started it) returns (by agents that had not);
                                               once they apply: assignment (lease agent_id entry rings term attempt
                                               assigned_at start_by timeout_at placement, spaces between, 0 for no limit;
-                                              entry: inbox id, rings: 1 when it may have an alarm, placement: JSON)
-                                              started_at cancel_at cancel_by progress attempts (one JSON object a line)
+                                              entry: inbox id, rings: 1 when it may have an alarm, placement: JSON;
+                                              start_by and timeout_at on the clock of attempts)
+                                              started_at cancel_at cancel_by (on that clock) progress attempts (one
+                                              JSON object a line)
                                               result error (JSON) finished_at replay_id (the request that last set it
-                                              going again) entry (of a refused submission). No TTL, but of refused
-                                              ones: 1 h
+                                              going again) entry (of a refused submission). No TTL: the index of its
+                                              end owns it
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
                                               requeue made it, then any waiting task's body tells it
-alarms                                zset    task -> the earliest moment at which something is due
-unclaimed                             zset    agent -> ms at which wake looks whether it has claimed its tasks, the
-                                              earliest ``start_by`` of what it may not have claimed or sooner
+alarms                                zset    waiting task -> the earlier of its run time and its deadline, ms
+deadlines                             zset    held task -> its deadline, ms
+limits                                zset    held task -> the earlier of its timeout and the end of a cancel's grace,
+                                              ms on the clock of attempts
+unclaimed                             zset    agent -> ms on the clock of attempts at which wake looks whether it has
+                                              claimed its tasks, the earliest ``start_by`` of what it may not have
+                                              claimed or sooner
+suspended                             hash    agent -> its ``beat_id fact_id registered_id`` when it returned a task
+                                              that it had not started, for a reason that holds for the next one too.
+                                              Dispatch gives it nothing until one of these has changed
 tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms of its end. Record
                                               and place are forgotten together: after 24 h, failed ones after 7 days, or
                                               when there are too many. A replayed or purged one leaves at once
-tasks:refused                         zset    task -> ms at which it was refused
+tasks:refused                         zset    task -> ms at which it was refused. Record and place are forgotten
+                                              together: after 1 h, or when there are too many
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
                                               not); totals: submitted:{priority} retried released replayed
@@ -90,9 +103,9 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               where it has them, of a message. Forgotten with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
                                               expires_at reason; of a dead one correlation_id reply_to. TTL: the
-                                              message's own, at least 1 h; of a dead one 7 days
+                                              message's own, at least 1 h; none while it is a dead letter
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
-                                              forgotten: after 7 days, or when there are too many
+                                              forgotten with its record: after 7 days, or when there are too many
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by whoever handled
                                               them; 10,000. TTL 1 h
 ====================================  ======  ==============================================================
@@ -144,7 +157,10 @@ WITHOUT_TTL: tuple[str, ...] = (
     "queue:*",
     "pools",
     "alarms",
+    "deadlines",
+    "limits",
     "unclaimed",
+    "suspended",
     "tasks:*",
     "tombstones",
     "counters",

@@ -71,6 +71,7 @@ class Distributor(Service):
         self._nearly_full = False
         self._refused_at = -FULL_S
         self._wanted: set[str] = set()
+        self._suspended: set[str] = set()
         self._kicked = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
 
@@ -210,6 +211,14 @@ class Distributor(Service):
         if self._can_place():
             self._kicked.set()
 
+    async def read_suspended(self) -> None:
+        """Read the rows of suspended agents again: a fact of theirs may have ended that."""
+        cell = self.cell
+        before = self._suspended
+        self._suspended = await queries.suspended_agents(cell.redis, cell.keys)
+        if changed := before ^ self._suspended:
+            await self._on_fleet(changed)
+
     async def read_pools(self) -> None:
         """The table of waiting pools as it is; now and then even when nothing says that it moved."""
         rev, pools = await queries.waiting_pools(self.cell.redis, self.cell.keys, self.planner.definitions)
@@ -337,4 +346,11 @@ HANDLERS: dict[type[Fact], Handler] = {
 }
 
 #: What is done by the clock: seconds between two times.
-TICKS = {"wake": 0.1, "look_again": 0.05, "try_held": 0.05, "read_pools": 1.0, "read_settings": 1.0}
+TICKS = {
+    "wake": 0.1,
+    "look_again": 0.05,
+    "try_held": 0.05,
+    "read_suspended": 0.5,
+    "read_pools": 1.0,
+    "read_settings": 1.0,
+}

@@ -53,6 +53,6 @@ def _report_of(entry: Entry, fact: Any, caller: str) -> Report:
         case TaskReleased():
             return Report(
                 entry=entry.id, kind="released", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                code="released", message=fact.reason[:MESSAGE_KEPT],
+                started_ms_ago=fact.started_ms_ago, code=fact.code, message=fact.reason[:MESSAGE_KEPT],
             )  # fmt: skip
     raise TypeError(f"{type(fact).__name__} is no report")

@@ -39,7 +39,7 @@ def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespa
 async def _examine(client: Client) -> tuple[str, Report]:
     from coord.fsck import examine
 
-    return client.settings.namespace, await examine(client.redis, client.keys, settings=client.settings)
+    return client.settings.namespace, await examine(client.redis, client.keys)
 
 
 def _summary(report: Report, namespace: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from coord.config import Settings
 from coord.fsck.books import Books, Finding, read_books
 from coord.fsck.checks import alarms, claims, ends, gauges, leases, lifetimes, structures, sums
 from coord.keys import Keys
@@ -36,9 +35,7 @@ class Report(Struct, frozen=True):
     compared: bool  #: totals were compared with records; False: they never stood still for as long as a look takes
 
 
-async def examine(
-    redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool = True, settings: Settings | None = None
-) -> Report:
+async def examine(redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool = True) -> Report:
     """Look at a cell until what is found is certain; sorted findings.
 
     Args:
@@ -46,7 +43,6 @@ async def examine(
         keys: of the cell.
         quiet: nothing moves, so one look is enough.
         trimmed: records of ended tasks may have been forgotten, so the totals may be above what is left of them.
-        settings: those of the cell's workers, for how long ended tasks are kept.
 
     Raises:
         redis.exceptions.RedisError: the server cannot be read.
@@ -54,7 +50,7 @@ async def examine(
     single: list[set[Finding]] = []
     totals: list[set[Finding]] = []
     while True:
-        books = await read_books(redis, keys, settings or Settings())
+        books = await read_books(redis, keys)
         single.append(set(books.odd).union(*(check(books) for check in SINGLE)))
         if books.still or quiet:
             totals.append(set(gauges(books, trimmed=trimmed)))

@@ -5,7 +5,7 @@ A reading of a cell that moves is of many moments; only what is said to be read 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,6 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from coord.codec import unpack_record
-from coord.config import Settings
 from coord.keys import Keys
 from coord.models.tasks import Priority, TaskState
 
@@ -59,27 +58,25 @@ class Books(NamedTuple):
     inboxes: dict[str, dict[str, Record]]  #: by ``agent:lane``
     pools: set[str]
     alarms: dict[str, float]
+    deadlines: dict[str, float]
+    limits: dict[str, float]
     graves: dict[str, set[str]]  #: by index
     unclaimed: dict[str, float]  #: by agent
+    dead_messages: Container[str] = frozenset()  #: whose records live as long as their place in the index
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     odd: Sequence[Finding] = ()  #: what could not be read
     still: bool = True  #: no counter moved while the records were read
 
 
-async def read_books(redis: Any, keys: Keys, settings: Settings) -> Books:
-    """Read all of it, in pieces; ``settings`` say for how long ended tasks are kept."""
-    return await _Reader(redis, keys, settings).read()
+async def read_books(redis: Any, keys: Keys) -> Books:
+    """Read all of it, in pieces."""
+    return await _Reader(redis, keys).read()
 
 
 class _Reader:
-    def __init__(self, redis: Any, keys: Keys, settings: Settings) -> None:
+    def __init__(self, redis: Any, keys: Keys) -> None:
         self.redis = redis
         self.keys = keys
-        self.kept_s = {
-            "tasks:terminal": settings.terminal_ttl_s,
-            "tasks:dead": settings.dead_ttl_s,
-            "tasks:refused": settings.refused_ttl_s,
-        }
         self.odd: list[Finding] = []
 
     async def read(self) -> Books:
@@ -91,7 +88,7 @@ class _Reader:
         queues = {pool: await self._zset(f"queue:{pool}") for pool in _rest(names, "queue:")}
         inflight = {agent: await self._members(f"inflight:{agent}") for agent in _rest(names, "inflight:")}
         inboxes = {inbox: await self._entries(f"inbox:{inbox}") for inbox in _rest(names, "inbox:")}
-        graves = {index: await self._grave(index, records) for index in self.kept_s}
+        graves = {index: set(await self._zset(index)) for index in sorted(set(GRAVEYARD.values()))}
         after = await self._typed("counters", self.redis.hgetall(self.keys.of("counters")), {})
         return Books(
             counters=self._counters(after),
@@ -101,8 +98,11 @@ class _Reader:
             inboxes=inboxes,
             pools=await self._pools(queues),
             alarms=await self._zset("alarms"),
+            deadlines=await self._zset("deadlines"),
+            limits=await self._zset("limits"),
             graves=graves,
             unclaimed=await self._zset("unclaimed"),
+            dead_messages=await self._zset("messages:dead"),
             ttls=await self._ttls(sorted(names)),
             odd=self.odd,
             still=before == after,
@@ -172,13 +172,6 @@ class _Reader:
                 else:
                     queues.pop(pool, None)
         return found
-
-    async def _grave(self, index: str, records: Mapping[str, Record]) -> set[str]:
-        """An index of ended tasks, without those whose record is gone in time: refused ones end by a TTL."""
-        seconds, _ = await self.redis.time()
-        oldest_ms = (int(seconds) - self.kept_s[index]) * 1000
-        listed = await self._zset(index)
-        return {task for task, at in listed.items() if task in records or at > oldest_ms}
 
     async def _zset(self, name: str) -> dict[str, float]:
         async def scan() -> dict[str, float]:

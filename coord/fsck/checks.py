@@ -11,12 +11,11 @@ from coord.fsck.books import GRAVEYARD, HELD, WAITING, Books, Finding, Record
 from coord.keys import WITHOUT_TTL
 from coord.models.tasks import LANE, TERMINAL, Priority, TaskState
 
-#: What may become due in each state; the earliest is the task's alarm.
-DUE: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "scheduled": ("deadline", "run_at"),
-    "queued": ("deadline",),
-    "assigned": ("deadline", "timeout_at", "cancel_by"),
-    "running": ("deadline", "timeout_at", "cancel_by"),
+#: What may become due, by index and state; the earliest is the task's score.
+DUE: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({
+    "alarms": {"scheduled": ("deadline", "run_at"), "queued": ("deadline",)},
+    "deadlines": {"assigned": ("deadline",), "running": ("deadline",)},
+    "limits": {"assigned": ("timeout_at", "cancel_by"), "running": ("timeout_at", "cancel_by")},
 })  # fmt: skip
 #: Of a task that a structure should name, and of one that it should not.
 SAYS: Mapping[str, tuple[str, str]] = MappingProxyType({
@@ -99,12 +98,13 @@ def _assigned(books: Books, inbox: str, entry: str, fields: Record) -> Iterator[
 
 
 def alarms(books: Books) -> Iterator[Finding]:
-    """Each alarm is the earliest moment at which something is due."""
-    wanted: dict[str, float] = {}
-    for task, one in books.records.items():
-        if due := [float(one[name]) for name in DUE.get(one["state"], ()) if name in one]:
-            wanted[task] = min(due)
-    yield from _differ("alarm", "alarms", wanted, books.alarms)
+    """Each alarm, deadline and limit is the earliest moment at which something is due."""
+    for index, there in (("alarms", books.alarms), ("deadlines", books.deadlines), ("limits", books.limits)):
+        wanted: dict[str, float] = {}
+        for task, one in books.records.items():
+            if due := [float(one[name]) for name in DUE[index].get(one["state"], ()) if name in one]:
+                wanted[task] = min(due)
+        yield from _differ("alarm", index, wanted, there)
 
 
 def claims(books: Books) -> Iterator[Finding]:
@@ -128,9 +128,11 @@ def lifetimes(books: Books) -> Iterator[Finding]:
     for name, ttl in books.ttls.items():
         if name.startswith("task:"):
             state = books.records.get(name[5:], {}).get("state")
-            if state is None or (state in GRAVEYARD and state != TaskState.REFUSED):
-                continue  # gone meanwhile, or forgotten by the index of its end
-            is_ending = state == TaskState.REFUSED
+            if state is None:
+                continue  # gone meanwhile
+            is_ending = False  # a record is forgotten by the index of its end
+        elif name.startswith("message:"):
+            is_ending = name[8:] not in books.dead_messages
         else:
             is_ending = not any(fnmatchcase(name, pattern) for pattern in WITHOUT_TTL)
         if is_ending and ttl == -1:

@@ -7,9 +7,8 @@
 -- ARGV[5] backlog limit, tasks
 -- ARGV[6] backlog limit, bytes
 -- ARGV[7] 1: the server is nearly full, refuse everything
--- ARGV[8] ms that a refused record is kept
--- ARGV[9] to ARGV[13] share of the backlog at which urgent, critical, high, normal and low tasks are refused
--- ARGV[14] number of pools named below, then for each: pool | definition (opaque JSON)
+-- ARGV[8] to ARGV[12] share of the backlog at which urgent, critical, high, normal and low tasks are refused
+-- ARGV[13] number of pools named below, then for each: pool | definition (opaque JSON)
 -- then the number of groups of tasks that share this, then for each:
 --   priority | pool | caller of the fact or '' | number of options | name of each
 -- then the number of tasks, then for each:
@@ -19,18 +18,19 @@
 -- Options are fields of the record, in ms or as counts. A task of which `run_at` is still to come is scheduled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first),
 --   EXPIRED (its deadline has passed), REFUSED (no room),
---   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), ERROR <why> (not consumed)
+--   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), GONE (its entry was handled
+--   before), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled, task.expired
 -- Outcomes in replies:{caller}: task.cancelled, when a cancel came first; task.expired; task.completed, task.failed, task.cancelled or
 --   task.expired again, when the caller of a task that has ended submits the same content anew
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
-local MAX_TASKS, MAX_BYTES, FULL, REFUSED_TTL = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8]
+local MAX_TASKS, MAX_BYTES, FULL = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
-local SHARE = { urgent = tonumber(ARGV[9]), critical = tonumber(ARGV[10]), high = tonumber(ARGV[11]),
-  normal = tonumber(ARGV[12]), low = tonumber(ARGV[13]) }
+local SHARE = { urgent = tonumber(ARGV[8]), critical = tonumber(ARGV[9]), high = tonumber(ARGV[10]),
+  normal = tonumber(ARGV[11]), low = tonumber(ARGV[12]) }
 local definitions = {}
-local at = 15
-for _ = 1, tonumber(ARGV[14]) do
+local at = 14
+for _ = 1, tonumber(ARGV[13]) do
   definitions[ARGV[at]] = ARGV[at + 1]
   at = at + 2
 end
@@ -114,6 +114,9 @@ local function admit(n)
   local i, key, group = starts[n], keys[n], group_of[n]
   local entry, id, score, submission, body = unpack(ARGV, i + 1, i + 5)
   local stream, priority, pool, caller = group.stream, group.priority, group.pool, group.caller
+  if not is_present(stream, entry) then
+    return 'GONE'
+  end
   local known = (are_known or written_here[key]) and call('HGET', key, 'state')
   written_here[key] = true
   if known and known ~= 'refused' then
@@ -135,7 +138,6 @@ local function admit(n)
     local why = FULL and 'the server is nearly full' or 'the backlog is full'
     call('DEL', key)
     call('HSET', key, 'state', 'refused', 'submission', submission, 'entry', entry, 'error', error_json('backlog_full', why))
-    call('PEXPIRE', key, REFUSED_TTL)
     call('ZADD', P .. 'tasks:refused', NOW, id)
     bump('refused:' .. priority, 1)
     log_task('task.refused', id, 'message', why)
@@ -187,7 +189,7 @@ end
 
 local words, failed = guard_each(#starts, admit)
 -- (Entries of two streams may have the same id.)
-local TURNED_DOWN = { REFUSED = true, CONFLICT = true }
+local TURNED_DOWN = { REFUSED = true, CONFLICT = true, GONE = true }
 local done, n = {}, 1
 while n <= #starts do
   local entry, stream, caller = ARGV[starts[n] + 1], group_of[n].stream, group_of[n].caller

@@ -8,7 +8,8 @@
 --   entry id | agent id | incarnation | ask | number n of leases | n times task id | lease
 -- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (one was missing again); OUTDATED
 --   (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry older than the list,
---   which may tell of finished work; not consumed); ERROR <why> (not consumed)
+--   which may tell of finished work; not consumed); GONE (its entry was handled before);
+--   ERROR <why> (not consumed)
 -- Events in in:losses: lease.lost
 -- Orders in inbox:{agent}:critical: list_leases (a lease is missing), stop_task (no record knows the lease)
 
@@ -46,6 +47,9 @@ end
 
 local function audit(i, count)
   local entry, id, incarnation, ask = unpack(ARGV, i, i + 3)
+  if not is_present('in:registry', entry) then
+    return 'GONE'
+  end
   local agent = load_agent(id)
   if not agent.known or agent.incarnation ~= incarnation or agent.ask ~= ask then
     return 'OUTDATED'

@@ -6,7 +6,7 @@
 -- ARGV[8] number of beats, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | number n of metrics | n times name | value
 -- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
---   beat came first); ERROR <why> (not consumed)
+--   beat came first); GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.health_moved
 -- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
 local STREAM = 'in:beats'
@@ -35,6 +35,9 @@ end
 
 local function beat(i, metrics_at, count)
   local entry, caller, id, incarnation, leases = unpack(ARGV, i, i + 4)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
   local strange = stranger(agent, incarnation)

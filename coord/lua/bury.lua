@@ -13,7 +13,7 @@ local buried = 0
 for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do
   local stream, entry, kind, data, whole, caller, code, reason = unpack(ARGV, i, i + 7)
   -- An entry that someone else buried meanwhile is gone from its stream: it is not told of twice.
-  if call('XRANGE', P .. stream, entry, entry)[1] then
+  if is_present(stream, entry) then
     local fields = { 'stream', stream, 'id', entry, 'type', kind, 'data', data, 'whole', whole, 'code', code, 'reason', reason }
     if caller ~= '' then
       fields[#fields + 1] = 'caller'

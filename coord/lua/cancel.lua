@@ -4,10 +4,11 @@
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
 -- keys: inbox:{agent}:{lane} stream w | in:requests stream w
--- ARGV[10] ms of grace for an agent to stop
+-- ARGV[10] ms of grace for an agent to stop, by the clock of attempts
 -- ARGV[11] number of requests, then for each: entry id | task id | caller or '' | reason
 -- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
---   outcome); NOT_FOUND; PENDING (its submission may still be on its way); ERROR <why> (not consumed)
+--   outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (its entry was handled before);
+--   ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
 -- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
 local STREAM = 'in:requests'
@@ -27,6 +28,9 @@ end
 
 local function cancel(i)
   local entry, id, caller, reason = unpack(ARGV, i, i + 3)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local task = load_task(id)
   if not task.state or task.state == 'refused' then
     if awaited(entry) then
@@ -56,7 +60,7 @@ local function cancel(i)
   end
   load_rest(task)
   if not task.cancel_at then
-    task.cancel_at, task.cancel_by, task.rings = NOW, int(now + GRACE), '1'
+    task.cancel_at, task.cancel_by, task.rings = NOW, int(attempt_time(now) + GRACE), '1'
     set_alarm(task)
     save_assignment(task)
     call('HSET', P .. 'task:' .. id, 'cancel_at', NOW, 'cancel_by', task.cancel_by)

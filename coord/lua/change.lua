@@ -4,13 +4,17 @@
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- ARGV[8] number of changes, then for each:
 --   entry id | caller or '' | agent id | incarnation or '' | status | number n of metrics | n times name | value
--- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (its entry was handled
+--   before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.changed
 -- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
 local STREAM = 'in:registry'
 
 local function change(i, metrics_at, count)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
   local strange = stranger(agent, incarnation)

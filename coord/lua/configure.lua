@@ -3,12 +3,15 @@
 -- include: base
 -- keys: settings hash w | log:control stream w | in:control:{kind} stream w
 -- ARGV[5] number of settings, then for each: entry id | caller or '' | name | 1: set, 0: given back | value
--- Returns {words}. Words: OK; ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:control: setting.changed
 local STREAM = 'in:control:distributor'
 
 local function configure(i)
   local entry, caller, name, is_set, value = unpack(ARGV, i, i + 4)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   if is_set == '1' then
     call('HSET', P .. 'settings', name, value)
   else

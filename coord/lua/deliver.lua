@@ -7,11 +7,14 @@
 --   entry id | lane | caller or '' | message id | digest | sender id | receiver id | message_type | ttl, ms
 --   | payload, opaque JSON | correlation id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such receiver),
---   FULL (its lane has no room): dead letters with a reason; ERROR <why> (not consumed)
+--   FULL (its lane has no room): dead letters with a reason; GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)
   local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to = unpack(ARGV, i, i + 11)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
+  if not is_present(stream, entry) then
+    return 'GONE'
+  end
   local known = call('HGET', key, 'digest')
   if known then
     if known ~= digest then
@@ -41,21 +44,27 @@ local function deliver(i)
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(expires_at),
     'reason', reason or '', 'body', payload)
   if word then
-    -- For whoever replays it.
+    -- A replay needs these. The record of a dead letter lives as long as its place in the index.
     call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to)
+  else
+    call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))
   end
-  call('PEXPIRE', key, int(word and DEAD_KEPT or math.max(KEPT, expires_at - now)))
   return word or 'DELIVERED'
 end
 
--- Dead letters are forgotten by age (their records end by themselves) and by count; a call without messages does just that.
+-- Forgets dead letters by age and by count, a bounded number at a time; a call without messages does just that. Each record
+-- must still be a dead letter: its id may have been used again since.
 local function forget_dead()
-  call('ZREMRANGEBYSCORE', P .. 'messages:dead', '-inf', int(now - DEAD_KEPT))
-  local over = call('ZCARD', P .. 'messages:dead') - DEAD_MOST
-  if over > 0 then
-    local popped = call('ZPOPMIN', P .. 'messages:dead', math.min(over, 1000))
-    for i = 1, #popped, 2 do
-      call('DEL', P .. 'message:' .. popped[i])
+  local index = P .. 'messages:dead'
+  local over = math.max(call('ZCOUNT', index, '-inf', int(now - DEAD_KEPT)), call('ZCARD', index) - DEAD_MOST)
+  if over <= 0 then
+    return
+  end
+  local popped = call('ZPOPMIN', index, math.min(over, 1000))
+  for i = 1, #popped, 2 do
+    local key = P .. 'message:' .. popped[i]
+    if redis.pcall('HGET', key, 'status') == 'dead' then
+      call('DEL', key)
     end
   end
 end

@@ -5,7 +5,8 @@
 -- keys: in:control:{kind} stream w
 -- ARGV[8] the stream (without namespace): in:registry, or in:control:registry for an operator's word
 -- ARGV[9] number of agents, then for each: entry id | caller or '' | agent id | incarnation or ''
--- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE; ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE; GONE (its entry
+--   was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
 -- Events in in:losses: agent.lost (it left with tasks in flight)
 local STREAM = ARGV[8]
@@ -17,6 +18,9 @@ end
 
 local function deregister(i)
   local entry, caller, id, incarnation = unpack(ARGV, i, i + 3)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local agent = load_agent(id)
   local strange = stranger(agent, incarnation)
   if not agent.known or strange == 'UNKNOWN' then

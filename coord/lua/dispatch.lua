@@ -3,8 +3,8 @@
 -- include: base records tasklog tasks ends
 -- moves: queued>assigned queued>expired
 -- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
--- keys: unclaimed zset w | inbox:{agent}:{lane} stream w
--- ARGV[5]  ms within which an agent has to claim what it is assigned
+-- keys: suspended hash rw | unclaimed zset w | inbox:{agent}:{lane} stream w
+-- ARGV[5]  ms within which an agent has to claim what it is assigned, by the clock of attempts
 -- ARGV[6]  ms that bound an attempt of an agent without incarnation, whose leases cannot be listed
 -- ARGV[7]  number of explanations, then each (opaque JSON)
 -- then the number of groups of placements that share all this, then for each:
@@ -13,9 +13,9 @@
 -- They get their tasks in turn: the first placement of each group, then the second of each that has one, and so on.
 -- A task whose deadline has passed is nobody's: it expires.
 -- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no more waits in the pool, or it expired);
---   INACTIVE, CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
+--   INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
-local START_BY, UNLISTED_TIMEOUT = int(now + tonumber(ARGV[5])), tonumber(ARGV[6])
+local CLAIM_BY, UNLISTED_TIMEOUT = int(attempt_time(now) + tonumber(ARGV[5])), tonumber(ARGV[6])
 local LEASE = 16
 local explanations = {}
 local at = 8
@@ -24,13 +24,24 @@ for i = 1, tonumber(ARGV[7]) do
   at = at + 1
 end
 
+-- Returns true while an agent is suspended: the registry has handled no fact of its own since it returned a task unstarted.
+local HAS_SUSPENDED = call('HLEN', P .. 'suspended') > 0
+local function is_suspended(id)
+  local before = HAS_SUSPENDED and call('HGET', P .. 'suspended', id)
+  if before and before ~= last_facts(id) then
+    call('HDEL', P .. 'suspended', id)
+    return false
+  end
+  return before and true or false
+end
+
 local agents, are_active = {}, {}
 local function load_agent(id)
   local agent = agents[id]
   if not agent then
     local values = call('HMGET', P .. 'agent:' .. id, 'rev', 'capacity', 'term', 'incarnation')
     agent = {
-      active = are_active[id] == 1,
+      active = are_active[id] == 1 and not is_suspended(id),
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
       load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {}, is_given = false,
     }
@@ -98,10 +109,10 @@ local function assign(group, lease, task)
   agent.lanes[priority] = lane
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
-  local timeout_at = timeout and int(now + timeout) or '0'
+  local timeout_at = timeout and int(attempt_time(now) + timeout) or '0'
   local rings = (deadline or timeout) and '1' or '0'
   call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, rings, agent.term, attempt,
-    NOW, START_BY, timeout_at, group.explanation))
+    NOW, CLAIM_BY, timeout_at, group.explanation))
   gather('SADD', agent.inflight, task.id)
   agent.is_given = true
   if rings == '1' then
@@ -169,7 +180,7 @@ end)
 local given = {}
 for id, agent in pairs(agents) do
   if agent.is_given then
-    given[#given + 1] = START_BY
+    given[#given + 1] = CLAIM_BY
     given[#given + 1] = id
   end
 end

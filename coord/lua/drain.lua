@@ -5,7 +5,7 @@
 -- keys: agent:{id} hash w | in:control:{kind} stream w
 -- ARGV[8] number of requests, then for each: entry id | caller or '' | agent id | 1: drain, 0: resume
 -- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later word of an operator came first);
---   ERROR <why> (not consumed). An answer of ok says {"status":status}, as it is now
+--   GONE (its entry was handled before); ERROR <why> (not consumed). An answer of ok says {"status":status}, as it is now
 -- Events in log:agents: agent.changed
 local STREAM = 'in:control:registry'
 
@@ -33,6 +33,9 @@ end
 
 local function drain(i)
   local entry, caller, id, begins = unpack(ARGV, i, i + 3)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local agent = load_agent(id)
   if not agent.known or agent.status == 'inactive' then
     answer(caller, STREAM, entry, 'agent_not_found', "Agent '" .. id .. "' not found")

@@ -4,7 +4,8 @@
 -- include: base liveness agents
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
--- keys: agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w | log:agents stream w
+-- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
+-- keys: log:agents stream w
 -- ARGV[8]  agents handled at most, in each part
 -- ARGV[9]  ms after which an agent that left is forgotten
 -- Returns {stale, repeated, forgotten, observed}: three numbers of agents, and the observed clock in ms
@@ -88,18 +89,29 @@ local function repeat_loss(id)
   return 'REPEATED'
 end
 
+-- Forgets an agent that left long ago. It must still be away, and nothing may be in flight on it, or its tasks would be lost.
+local AWAY = { inactive = true, stale = true }
 local function forget(id)
   local key = P .. 'agent:' .. id
+  local status = call('HGET', key, 'status')
+  if status and not AWAY[status] then
+    call('ZREM', P .. 'agents:departed', id)
+    return 'HERE'
+  elseif call('SCARD', P .. 'inflight:' .. id) > 0 then
+    call('ZADD', P .. 'agents:lost', 'NX', NOW, id)
+    return 'HOLDS'
+  end
   for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
     call('SREM', P .. 'agents:by:' .. facet, id)
   end
-  call('SREM', P .. 'agents:by:status:' .. (call('HGET', key, 'status') or 'inactive'), id)
+  call('SREM', P .. 'agents:by:status:' .. (status or 'inactive'), id)
   call('SREM', P .. 'agents:all', id)
   call('ZREM', P .. 'agents:departed', id)
   for _, lane in ipairs(LANES) do
     call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
   end
   call('DEL', key)
+  call('HDEL', P .. 'suspended', id)
   log('log:agents', 'type', 'agent.forgotten', 'agent_id', id)
   return 'FORGOTTEN'
 end

@@ -6,11 +6,14 @@
 -- ARGV[10] number of losses, then for each: entry id | agent id | task id | lease
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);
 --   WAIT (in:reports holds an entry older than the loss, which may tell of finished work; not consumed);
---   ERROR <why> (not consumed)
+--   GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 -- Orders: none; the agent itself no longer lists the lease
 local function forfeit(i)
   local entry, agent_id, id, lease = unpack(ARGV, i, i + 3)
+  if not is_present('in:losses', entry) then
+    return 'GONE'
+  end
   if reports_wait_before(entry) then
     return 'WAIT'
   end

@@ -7,7 +7,8 @@
 -- ARGV[6] the kind of worker that was told
 -- ARGV[7] forgotten at most for one request
 -- ARGV[8] number of requests, then for each: entry id | caller or '' | id of the one or '' | ms since it died, or ''
--- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; ERROR <why> (not consumed). An answer of ok says {"purged":n,"left":n}:
+-- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; GONE (its entry was handled before); ERROR <why> (not consumed).
+--   An answer of ok says {"purged":n,"left":n}:
 --   how many were forgotten, and how many more of that age there are
 -- Events in log:control: dead.purged
 local STREAM = 'in:control:' .. ARGV[6]
@@ -67,6 +68,9 @@ end
 
 local function purge(i)
   local entry, caller, id, age = unpack(ARGV, i, i + 3)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local of = RECORDS[OF]
   local until_ms = age ~= '' and int(entry_ms(entry) - tonumber(age))
   local purged, left, message

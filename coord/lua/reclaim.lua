@@ -6,7 +6,8 @@
 -- ARGV[10] tasks taken back at most for one loss in one call
 -- ARGV[11] number of losses, then for each: entry id | agent id | term that ended
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss, which may
---   tell of finished work; not consumed); MORE (call again; not consumed); ERROR <why> (not consumed)
+--   tell of finished work; not consumed); MORE (call again; not consumed); GONE (its entry was handled before);
+--   ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (of what was claimed: the agent may not know that it was given up)
 local MOST = tonumber(ARGV[10])
@@ -28,6 +29,9 @@ end
 
 local function reclaim(i)
   local entry, agent_id, term = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  if not is_present('in:losses', entry) then
+    return 'GONE'
+  end
   if reports_wait_before(entry) then
     return 'WAIT'
   end
@@ -58,7 +62,7 @@ local words, done = {}, {}
 for i = 12, 11 + tonumber(ARGV[11]) * 3, 3 do
   local word, failed = guarded(reclaim, i)
   words[#words + 1] = word
-  if word == 'OK' then
+  if word == 'OK' or word == 'GONE' then
     done[#done + 1] = ARGV[i]
   end
 end

@@ -5,12 +5,15 @@
 -- ARGV[5] to ARGV[9] as in the part of messages
 -- ARGV[10] number of requests, then for each: entry id | caller or '' | message id | ttl, ms
 -- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this reason);
---   ERROR <why> (not consumed)
+--   GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
 local STREAM = 'in:control:router'
 
 local function redeliver(i)
   local entry, caller, id, ttl = unpack(ARGV, i, i + 3)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local key = P .. 'message:' .. id
   local values = call('HMGET', key, 'status', 'sender_id', 'receiver_id', 'message_type', 'priority', 'body',
     'correlation_id', 'reply_to')

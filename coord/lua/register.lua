@@ -7,7 +7,8 @@
 --   entry id | caller or '' | agent id | incarnation or '' | heartbeat interval, ms, or '' | digest of what eligibility
 --   can see | facets, spaces between, each facet:value with the value encoded | number n of fields | n times name | value
 -- Returns {words}. Words: REGISTERED (new here, or a new incarnation); REFRESHED; SUPERSEDED (an incarnation that a newer
---   one replaced; nothing changed); STALE (a later fact came first; nothing changed); ERROR <why> (not consumed)
+--   one replaced; nothing changed); STALE (a later fact came first; nothing changed); GONE (its entry was handled before);
+--   ERROR <why> (not consumed)
 -- Events in log:agents: agent.registered, agent.changed
 -- Events in in:losses: agent.lost (a new incarnation, while the one before has tasks in flight)
 local STREAM = 'in:registry'
@@ -45,6 +46,9 @@ end
 
 local function register(i, fields_at, fields_end)
   local entry, caller, id, incarnation, interval, digest, facets = unpack(ARGV, i, i + 6)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local agent = load_agent(id)
   local key = P .. 'agent:' .. id
   if incarnation ~= '' and was_superseded(agent, incarnation) then

@@ -6,13 +6,16 @@
 -- ARGV[5] to ARGV[9] head start in ms of urgent, critical, high, normal and low tasks
 -- ARGV[10] number of requests, then for each: entry id | task id | caller or ''
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
---   (it has not failed); EXPIRED (its deadline has passed); ERROR <why> (not consumed)
+--   (it has not failed); EXPIRED (its deadline has passed); GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: task.replayed
 local STREAM = 'in:control:distributor'
 local HEAD_START = { urgent = ARGV[5], critical = ARGV[6], high = ARGV[7], normal = ARGV[8], low = ARGV[9] }
 
 local function replay(i)
   local entry, id, caller = unpack(ARGV, i, i + 2)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local task = load_task(id)
   if task.state and call('HGET', task.key, 'replay_id') == entry then
     answer(caller, STREAM, entry)
@@ -36,7 +39,7 @@ local function replay(i)
   set_alarm(task)
   call('HSET', task.key, 'state', 'queued', 'submission', pack_submission(task), 'attempt', task.attempt or '0',
     'replay_id', entry)
-  call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'failures', 'releases', 'error', 'finished_at', 'cancel_at',
+  call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'failures', 'releases', 'returns', 'error', 'finished_at', 'cancel_at',
     'cancel_by')
   gather('ZREM', P .. 'tasks:dead', id)
   move(task.priority, 'failed', 'queued')

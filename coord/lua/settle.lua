@@ -2,18 +2,31 @@
 -- Settles a batch of agents' reports. A report counts only with its task's current lease.
 -- include: base records tasklog tasks ends attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
--- moves: assigned>failed running>failed assigned>cancelled running>cancelled
+-- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w
 -- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
 --   started, progressed, completed, failed, released | caller or '' | entry id, where one entry holds them all, or ''
 --   | number of its reports, then for each:
 --     entry id, where each has its own | task id | lease | ms at which it started or '' | result or progress, opaque JSON
 --     of failed and released also: code | message | 1: may be retried
+-- A result that was reported after its task's deadline expires the task. A release with the code draining, no_slot or
+-- no_handler suspends its agent.
 -- An entry that holds several is consumed, and its caller answered, when all of them are settled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
---   STALE (the lease is not known, nothing changed); ERROR <why> (not consumed)
+--   STALE (the lease is not known, nothing changed); GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
 local STREAM = 'in:reports'
+-- Codes of releases that say that the agent would return the next task as well.
+local SUSPENDS = { draining = true, no_slot = true, no_handler = true }
+
+-- Returns true when a result was reported after its task's deadline; at the deadline it still counts.
+local function is_too_late(task, entry)
+  if task.rings == '0' then
+    return false
+  end
+  load_rest(task)
+  return task.deadline and entry_ms(entry) > tonumber(task.deadline)
+end
 
 local function completed(task, started, result)
   unassign(task)
@@ -28,16 +41,21 @@ local function started(task, at)
   load_rest(task)
   task.state = 'running'
   if task.timeout then
-    task.timeout_at = int(tonumber(at) + tonumber(task.timeout))
+    task.timeout_at = int(attempt_time(tonumber(at)) + tonumber(task.timeout))
     save_assignment(task)
   end
-  set_alarm(task)
+  if task.rings ~= '0' then
+    set_alarm(task)
+  end
   call('HSET', task.key, 'state', 'running', 'started_at', at)
   move(task.priority, 'assigned', 'running')
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
 local function settle(kind, caller, entry, i)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local id, lease, at, data = unpack(ARGV, i, i + 3)
   local task = load_task(id)
   if task.lease ~= lease then
@@ -56,7 +74,9 @@ local function settle(kind, caller, entry, i)
     return 'DUPLICATE'
   end
   at = at ~= '' and at or nil
-  if kind == 'completed' then
+  if kind == 'completed' and is_too_late(task, entry) then
+    end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
+  elseif kind == 'completed' then
     completed(task, at, data)
   elseif kind == 'started' then
     started(task, at)
@@ -71,6 +91,9 @@ local function settle(kind, caller, entry, i)
       task.started_at = at
     end
     local code, message, retryable = unpack(ARGV, i + 4, i + 6)
+    if SUSPENDS[code] and kind == 'released' then
+      suspend(task.agent_id)
+    end
     end_attempt(task, kind, code, message, retryable == '1')
   end
   answer(caller, STREAM, entry)
@@ -102,7 +125,9 @@ local words = guard_each(tonumber(ARGV[10]), function()
   local word = settle(run.kind, '', entry, i)
   run.failing = run.failing - 1
   if run.left == 0 and run.failing == 0 then
-    answer(run.caller, STREAM, entry)
+    if word ~= 'GONE' then
+      answer(run.caller, STREAM, entry)
+    end
     done[#done + 1] = entry
   end
   return word

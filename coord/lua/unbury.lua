@@ -6,7 +6,7 @@
 -- ARGV[6] number of streams that it reads, then each of them (without namespace)
 -- then the number of requests, then for each: entry id | caller or '' | id of the entry in dead:in
 -- Returns {words}. Words: OK; NOT_FOUND; FOREIGN (another kind of worker reads its stream); TRUNCATED (it was not kept
---   whole); ERROR <why> (not consumed). An answer of ok says {"entry_id":id}: of the new entry, in its stream
+--   whole); GONE (its request was handled before); ERROR <why> (not consumed). An answer of ok says {"entry_id":id}: of the new entry, in its stream
 -- Events in log:control: entry.replayed
 local KIND = ARGV[5]
 local STREAM = 'in:control:' .. KIND
@@ -19,6 +19,9 @@ end
 
 local function unbury(i)
   local entry, caller, dead = unpack(ARGV, i, i + 2)
+  if not is_present(STREAM, entry) then
+    return 'GONE'
+  end
   local found = call('XRANGE', P .. 'dead:in', dead, dead)[1]
   if not found then
     answer(caller, STREAM, entry, 'entry_not_found', "entry '" .. dead .. "' is not in dead:in")

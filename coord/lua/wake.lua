@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Does what is due by the clock: run times, start and attempt timeouts, deadlines, cancel graces; and forgets old records.
+-- Does what is due by the clocks: run times, start and attempt timeouts, deadlines, cancel graces; forgets old records; and
+-- moves the clock of attempts.
 -- include: base records tasklog tasks ends attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
--- keys: in:tasks:{priority} stream r | inflight:{agent} set r | alarms zset rw | unclaimed zset rw | tombstones zset rw
--- keys: tasks:terminal zset rw | tasks:dead zset rw | tasks:refused zset rw | task:{id} hash w
--- keys: inbox:{agent}:{lane} stream w
+-- keys: in:tasks:{priority} stream r | inflight:{agent} set r | clock hash rw | alarms zset rw | deadlines zset rw
+-- keys: limits zset rw | unclaimed zset rw | tombstones zset rw | tasks:terminal zset rw | tasks:dead zset rw
+-- keys: tasks:refused zset rw | task:{id} hash rw | inbox:{agent}:{lane} stream w
 -- ARGV[10] alarms handled at most, and agents looked after that may not have claimed what they were given
 -- ARGV[11] terminal records kept at most, completed and failed apart
 -- ARGV[12] refused records kept at most
@@ -18,19 +19,54 @@
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, of what was claimed)
 local words = {}
+
+-- ms by which an alarm that raised an error is put off, so that broken records cannot crowd out the others.
+local PUT_OFF = 60000
+-- A step longer than this means that no distributor was at work, or Redis was away, or the server's time was set: ms.
+local ABSENCE = 1000
+-- Agents come back within this time after an absence and report what they finished meanwhile: ms for which the clock waits.
+local COMING_BACK = 1500
+
+-- A shorter step is not written: the next call takes it again, from the same moment. ms.
+local WRITE_STEP = 250
+
+-- Advances the clock of attempts to now, or to the oldest report that waits.
+local function tick()
+  local oldest = oldest_report_ms()
+  local until_ms = oldest and math.min(now, oldest) or now
+  local step = until_ms - attempt_clock_at
+  if attempt_clock_at > now + COMING_BACK then
+    attempt_clock_at = now -- the server's time was set back
+    step = WRITE_STEP
+  elseif step > 0 then
+    attempt_clock = attempt_clock + math.min(CLOCK_STEP, step)
+    attempt_clock_at = step > ABSENCE and until_ms + COMING_BACK or until_ms
+  end
+  if step >= WRITE_STEP or not is_clock_set then
+    call('HSET', P .. 'clock', 'attempts', int(attempt_clock), 'attempts_at', int(attempt_clock_at))
+  end
+end
+tick()
+
 local function past(at)
   at = tonumber(at)
   return at and at <= now
 end
 
--- ms by which an alarm that raised an error is put off, so that broken records cannot crowd out the others.
-local PUT_OFF = 60000
+local function is_over(limit)
+  limit = tonumber(limit)
+  return limit and limit <= attempt_clock
+end
+
+-- A deadline is over for a held task when the time has come and every older report has been read.
+local DEADLINES_UNTIL = oldest_report_ms() and math.min(now, oldest_report_ms() - 1) or now
 
 -- Takes an unclaimed task back; nil when its agent has claimed it.
 local function recall(task)
   -- Deleting the entry is the claim: who gets 1 owns the task, and has to be able to end the attempt.
   load_of(task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
+    suspend(task.agent_id)
     end_attempt(task, 'recalled', 'not_started', 'its agent did not start it in time', true)
     return 'RECALLED'
   end
@@ -42,15 +78,15 @@ end
 
 -- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
 local function wake_held(task)
-  if past(task.deadline) then
+  if task.deadline and tonumber(task.deadline) <= DEADLINES_UNTIL then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
     return 'EXPIRED'
   end
-  if past(task.cancel_by) then
+  if is_over(task.cancel_by) then
     end_attempt(task, 'cancelled', 'task_cancelled', 'its agent did not stop it in time', false)
     return 'CANCELLED'
   end
-  if past(task.timeout_at) then
+  if is_over(task.timeout_at) then
     if task.state == 'assigned' and recall(task) then
       return 'RECALLED'
     end
@@ -64,7 +100,7 @@ end
 local function wake(id)
   local task = load_rest(load_task(id))
   if not task.state then
-    call('ZREM', P .. 'alarms', id)
+    set_due(id)
     return 'GONE'
   elseif is_held(task) then
     return wake_held(task)
@@ -92,7 +128,7 @@ local function check_claim(agent_id, id)
   local task = load_rest(load_task(id))
   if task.state ~= 'assigned' or task.agent_id ~= agent_id or not task.start_by then
     return nil
-  elseif not past(task.start_by) then
+  elseif not is_over(task.start_by) then
     return tonumber(task.start_by)
   end
   words[#words + 1] = recall(task) or 'KEPT'
@@ -105,7 +141,7 @@ local function check_claims(agent_id)
     local at, failed = guarded(check_claim, agent_id, id)
     if failed then
       words[#words + 1] = at
-      at = now + PUT_OFF
+      at = attempt_clock + PUT_OFF
     end
     again = at and math.min(again or at, at) or again
   end
@@ -116,8 +152,9 @@ local function check_claims(agent_id)
   end
 end
 
--- Forgets records by age and by count, a bounded number at a time; answers how many are left to forget.
-local function forget(index, ttl, most)
+-- Forgets the records of an index by age and by count, a bounded number at a time; returns how many are left to forget.
+-- Each record must still be what the index says: its id may have been submitted again since.
+local function forget(index, states, ttl, most)
   local too_old = call('ZCOUNT', P .. index, '-inf', int(now - tonumber(ttl)))
   local over = math.max(too_old, call('ZCARD', P .. index) - tonumber(most))
   if over <= 0 then
@@ -125,10 +162,21 @@ local function forget(index, ttl, most)
   end
   local popped, keys = call('ZPOPMIN', P .. index, math.min(over, 1000)), {}
   for i = 1, #popped, 2 do
-    keys[#keys + 1] = P .. 'task:' .. popped[i]
+    local id, at = popped[i], tonumber(popped[i + 1])
+    local values = redis.pcall('HMGET', P .. 'task:' .. id, 'state', 'finished_at')
+    if states[values[1] or ''] then
+      local finished_at = tonumber(values[2] or nil)
+      if finished_at and finished_at > at then
+        call('ZADD', P .. index, finished_at, id)
+      else
+        keys[#keys + 1] = P .. 'task:' .. id
+      end
+    end
   end
-  call('DEL', unpack(keys))
-  return over - #keys
+  if #keys > 0 then
+    call('DEL', unpack(keys))
+  end
+  return over - #popped / 2
 end
 
 -- A cancel that came before its task waits only while a submission older than it may still be in a stream.
@@ -146,24 +194,36 @@ local function forget_tombstones()
   call('ZREMRANGEBYSCORE', P .. 'tombstones', '-inf', '(' .. int(oldest))
 end
 
-for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'alarms', '-inf', NOW, 'LIMIT', 0, ARGV[10])) do
-  local word, failed = guarded(wake, id)
-  if failed then
-    alarms[id] = int(now + PUT_OFF)
+-- Handles what an index says is due until a moment, by the clock that the index goes by.
+local UNTIL = { alarms = now, deadlines = DEADLINES_UNTIL, limits = attempt_clock, unclaimed = attempt_clock }
+local function wake_due(index)
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(UNTIL[index]), 'LIMIT', 0, ARGV[10])) do
+    local word, failed = guarded(wake, id)
+    if failed then
+      due_in[index][id] = int(UNTIL[index] + PUT_OFF)
+    end
+    words[#words + 1] = word
   end
-  words[#words + 1] = word
 end
-for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', NOW, 'LIMIT', 0, ARGV[10])) do
+
+wake_due('alarms')
+wake_due('deadlines')
+wake_due('limits')
+for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(attempt_clock), 'LIMIT', 0, ARGV[10])) do
   local word, failed = guarded(check_claims, agent_id)
   if failed then
     words[#words + 1] = word
-    call('ZADD', P .. 'unclaimed', int(now + PUT_OFF), agent_id)
+    call('ZADD', P .. 'unclaimed', int(attempt_clock + PUT_OFF), agent_id)
   end
 end
 local told = finish_tasks(words)
 -- What was done is counted before anything is forgotten, which may meet keys that nobody has proved yet.
-local left = forget('tasks:terminal', ARGV[13], ARGV[11]) + forget('tasks:dead', ARGV[14], ARGV[11])
-  + forget('tasks:refused', ARGV[15], ARGV[12])
+local left = forget('tasks:terminal', { completed = true, cancelled = true, expired = true }, ARGV[13], ARGV[11])
+  + forget('tasks:dead', { failed = true }, ARGV[14], ARGV[11])
+  + forget('tasks:refused', { refused = true }, ARGV[15], ARGV[12])
 guarded(forget_tombstones)
-told[6] = int(left + call('ZCOUNT', P .. 'alarms', '-inf', NOW) + call('ZCOUNT', P .. 'unclaimed', '-inf', NOW))
+for index, until_ms in pairs(UNTIL) do
+  left = left + call('ZCOUNT', P .. index, '-inf', int(until_ms))
+end
+told[6] = int(left)
 return told

@@ -139,11 +139,17 @@ class TaskFailed(Struct, frozen=True, omit_defaults=True):
 
 
 class TaskReleased(Struct, frozen=True, omit_defaults=True):
-    """The agent gives the task back unfinished; it does not count as an attempt."""
+    """The agent returns the task unfinished; it does not count as an attempt.
+
+    With the code ``draining``, ``no_slot`` or ``no_handler`` the agent would return the next task as well, so it gets
+    nothing until the registry has handled a later fact of the agent's. Any other code is for people to read.
+    """
 
     task_id: Id
     lease: Lease
     reason: Explanation = ""
+    code: Name = "released"
+    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None  #: None: the task was not started, so nothing counts
 
 
 class TaskCancelRequested(Struct, frozen=True, omit_defaults=True):

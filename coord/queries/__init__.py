@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from coord.queries.agent_records import agent, agent_ids, agents
 from coord.queries.dead_letters import count_dead, dead_entries, dead_entry, dead_messages, dead_tasks
-from coord.queries.fleet_view import fleet, loads
+from coord.queries.fleet_view import fleet, loads, suspended_agents
 from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
 from coord.queries.message_records import MessagePage, message, message_page
@@ -53,6 +53,7 @@ __all__ = [
     "presence",
     "settings",
     "submitted",
+    "suspended_agents",
     "task",
     "task_headers",
     "task_page",

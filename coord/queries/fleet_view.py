@@ -31,6 +31,7 @@ OUTSIDE_LOAD_MAX = 1_000_000
 async def fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None) -> dict[str, FleetAgent]:
     """What placement sees of each agent that has a record, or of those in ``only``; read in one or two round trips."""
     wanted = list(only) if only is not None else await agent_ids(redis, keys)
+    suspended = await suspended_agents(redis, keys)
     pipe = redis.pipeline(transaction=False)
     for agent_id in wanted:
         pipe.hmget(keys.agent(agent_id), _FLEET_FIELDS)
@@ -45,8 +46,26 @@ async def fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None) -> 
                 raise wrong
             continue  # a key that is no agent's must not hide the others
         if fields[0] is not None:
-            rows[agent_id] = _fleet_agent(agent_id, fields, active=bool(active), load=int(load))
+            is_active = bool(active) and agent_id not in suspended
+            rows[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load))
     return rows
+
+
+async def suspended_agents(redis: Redis, keys: Keys) -> set[str]:
+    """Return the agents that dispatch gives nothing.
+
+    Each returned a task unstarted, and the registry has handled no fact of the agent's since.
+    """
+    marks: dict[bytes, bytes] = await redis.execute_command("HGETALL", keys.of("suspended")) or {}
+    pipe = redis.pipeline(transaction=False)
+    for agent_id in marks:
+        pipe.hmget(keys.agent(agent_id.decode()), "beat_id", "fact_id", "registered_id")
+    answers = await pipe.execute() if marks else []
+    return {
+        agent_id.decode()
+        for (agent_id, mark), facts in zip(marks.items(), answers, strict=True)
+        if mark == b" ".join(fact or b"" for fact in facts)
+    }
 
 
 async def loads(redis: Redis, keys: Keys, agent_ids: Iterable[str]) -> dict[str, int]:

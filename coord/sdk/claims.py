@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from coord.keys import Keys
 from coord.logs import get_logger
@@ -23,9 +23,17 @@ from coord.sdk.reports import Reports
 
 log = get_logger()
 
-IN_DOUBT = "claim_in_doubt"
-DRAINING = "the agent is draining"
-NO_SLOT = "no slot of the agent is free: handlers that were told to stop go on"
+
+class Returned(NamedTuple):
+    """Why an assignment is returned unstarted."""
+
+    code: str  #: as in ``TaskReleased``
+    reason: str
+
+
+IN_DOUBT = Returned("in_doubt", "claim_in_doubt")
+DRAINING = Returned("draining", "the agent is draining")
+NO_SLOT = Returned("no_slot", "no slot of the agent is free: handlers that were told to stop go on")
 
 
 class Claims:
@@ -137,7 +145,7 @@ class Claims:
     def give_back(self, attempt: Attempt, reason: str) -> None:
         """Give one back that is still remembered."""
         self._remembered[attempt.lane].remove(attempt)
-        self._release(attempt, reason)
+        self._release(attempt, Returned("stopped", reason))
 
     async def settled(self, limit_s: float) -> None:
         """Wait until claims that are on their way have been answered."""
@@ -157,16 +165,16 @@ class Claims:
         if is_stuck:
             self._give_back_all(NO_SLOT)
 
-    def _give_back_all(self, reason: str) -> None:
+    def _give_back_all(self, why: Returned) -> None:
         for queue in self._remembered:
             while queue:
-                self._release(queue.popleft(), reason)
+                self._release(queue.popleft(), why)
 
-    def _release(self, attempt: Attempt, reason: str) -> None:
+    def _release(self, attempt: Attempt, why: Returned) -> None:
         attempt.is_unclaimed = False
         self._unclaimed -= 1
         self._delete(attempt.lane, attempt.entry)
-        self._reports.released(attempt, reason)
+        self._reports.released(attempt, why.reason, why.code)
 
     def _delete(self, lane: int, entry: bytes) -> None:
         self._link.send(pack(("XDEL", self._lanes[lane], entry)), _ignored)
@@ -174,15 +182,16 @@ class Claims:
     def _claimed(self, batch: list[Attempt], answer: Any) -> None:
         if answer == len(batch):
             for attempt in batch:
-                if attempt.stop_reason is not None or self.is_draining:
-                    self._reports.released(attempt, attempt.stop_reason or DRAINING)
+                if self.is_draining or attempt.stop_reason is not None:
+                    why = DRAINING if self.is_draining else Returned("stopped", attempt.stop_reason or "")
+                    self._reports.released(attempt, why.reason, why.code)
                     self.ended()
                 else:
                     self._start(attempt)
             return
         log.info("task.claim_in_doubt", agent_id=self._agent_id, tasks=len(batch), answer=repr(answer))
         for attempt in batch:
-            self._reports.released(attempt, IN_DOUBT)
+            self._reports.released(attempt, IN_DOUBT.reason, IN_DOUBT.code)
         self._leave(len(batch))
         self.claim()
 

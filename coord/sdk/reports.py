@@ -98,9 +98,10 @@ class Reports:
         fact = TaskFailed(attempt.task_id, attempt.lease, _text(code, 128), _text(message), retryable, ago)
         self._send(attempt, TYPE_OF[TaskFailed], _encode(fact))
 
-    def released(self, attempt: Attempt, reason: str) -> None:
-        """It is given back unfinished."""
-        fact = TaskReleased(attempt.task_id, attempt.lease, _text(reason))
+    def released(self, attempt: Attempt, reason: str, code: str = "released") -> None:
+        """Return it unfinished. ``code``: see ``TaskReleased``."""
+        ago = self._ago(attempt) if attempt.started_at else None
+        fact = TaskReleased(attempt.task_id, attempt.lease, _text(reason), code, ago)
         self._send(attempt, TYPE_OF[TaskReleased], _encode(fact))
 
     def started(self, attempt: Attempt) -> None:

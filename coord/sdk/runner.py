@@ -142,7 +142,7 @@ class Runner:
         for attempt in list(self._running.values()):
             self.has_abandoned = True
             log.warning("task.abandoned", agent_id=self._agent_id, task_id=attempt.task_id)
-            self._reports.released(attempt, SHUTTING_DOWN)
+            self._reports.released(attempt, SHUTTING_DOWN, "draining")
             self._ended(attempt)
 
     def close(self) -> None:
@@ -195,9 +195,10 @@ class Runner:
     def _tell_raised(self, attempt: Attempt, error: BaseException) -> None:
         reports = self._reports
         if attempt.stop_reason is not None:
-            reports.released(attempt, attempt.stop_reason)
+            code = "draining" if attempt.stop_reason == SHUTTING_DOWN else "stopped"
+            reports.released(attempt, attempt.stop_reason, code)
         elif isinstance(error, Release):
-            reports.released(attempt, error.reason or "released by its handler")
+            reports.released(attempt, error.reason or "released by its handler", "handler")
         elif isinstance(error, NonRetryable):
             reports.failed(attempt, error.code, error.message, retryable=False)
         elif isinstance(error, Retryable):

@@ -91,7 +91,7 @@ class Scripts(ControlScripts):
         return [call.parse(answer) for call, answer in zip(calls, answers, strict=True)]
 
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:
-        """Settle agents' reports; words OK, DUPLICATE, STALE."""
+        """Settle agents' reports; words OK, DUPLICATE, STALE, GONE."""
         args = [*self._limits(), len(reports)]
         for (kind, caller, shared), run in groupby(_of_entries(reports), key=lambda one: one[0]):
             alike = [report for _, report in run]
@@ -107,7 +107,7 @@ class Scripts(ControlScripts):
     def admit(
         self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
     ) -> Call[TaskBatch]:
-        """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, EXPIRED, DUPLICATE, CONFLICT.
+        """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, EXPIRED, DUPLICATE, CONFLICT, GONE.
 
         ``pools`` gives the definition of each pool that the submissions name; ``nearly_full`` refuses all of them.
         """
@@ -116,7 +116,6 @@ class Scripts(ControlScripts):
             s.max_backlog_tasks,
             s.max_backlog_bytes,
             "1" if nearly_full else "0",
-            int(s.refused_ttl_s * 1000),
             *(str(BACKLOG_SHARE[priority]) for priority in Priority),
             len(pools),
         ]

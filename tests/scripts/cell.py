@@ -275,10 +275,25 @@ class Cell(Records):
         """Take back what an agent had in a term; the word."""
         return await self.word(self.scripts.reclaim([await self.loss(agent_id, term)]))
 
-    async def wake(self, most: int = 1000) -> list[str]:
-        """Do what is due; the words."""
+    async def wake(self, most: int = 1000, *, absent: bool = False) -> list[str]:
+        """Do what is due; the words.
+
+        ``absent``: no distributor was at work since the last call. Otherwise the clock of attempts has gone on.
+        """
+        if not absent:
+            await self.tick()
         answer: TaskBatch = await self.run(self.scripts.wake(most))
         return answer.words
+
+    async def tick(self) -> None:
+        """Advance the clock of attempts as wakes in short intervals do: to now, or to the oldest report that waits."""
+        key = self.keys.of("clock")
+        attempts, at = await self.redis.hmget(key, ["attempts", "attempts_at"])
+        waiting = await self.redis.xrange(self.keys.of("in:reports"), count=1)
+        oldest = int(waiting[0][0].partition(b"-")[0]) if waiting else self.now
+        until = min(self.now, oldest)
+        if attempts is not None and until > int(at):
+            await self.redis.hset(key, mapping={"attempts": int(attempts) + until - int(at), "attempts_at": until})
 
     async def delivery(
         self,

@@ -15,20 +15,26 @@ from tests.scripts.machine_server import TASK_STREAMS, Picture, header_moves
 
 T = TypeVar("T")
 ENDED = {str(state) for state in TERMINAL}
+#: Which script may forget a record in which state.
+FORGETS = {("wake", state) for state in (*ENDED, "refused")} | {("purge", "failed")}
 #: What is told of an end, and must never be told otherwise.
 OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "lease")
 
 
-def assert_books(seen: Picture, put_off: Mapping[str, float]) -> None:
+def assert_books(seen: Picture, put_off: Mapping[str, float], *, trimmed: bool) -> None:
     """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands.
 
-    ``put_off``: tasks and agents that wake could not handle, with the moment at which it tries again.
+    ``put_off``: tasks and agents that wake could not handle, with the moment at which it tries again. ``trimmed``:
+    records of ended tasks were forgotten.
     """
-    _assert_counters(seen.books, trimmed=False)
+    _assert_counters(seen.books, trimmed=trimmed)
     _assert_structures(seen.books)
-    alarms, records = seen.books.alarms, seen.books.records
-    put_off = {one: at for one, at in put_off.items() if at in {alarms.get(one), seen.books.unclaimed.get(one)}}
-    _assert_alarms(seen.books._replace(alarms=_without(alarms, put_off), records=_without(records, put_off)))
+    books, records = seen.books, seen.books.records
+    indexes = {"alarms": books.alarms, "deadlines": books.deadlines, "limits": books.limits}
+    looked_at = [*indexes.values(), books.unclaimed]
+    put_off = {one: at for one, at in put_off.items() if at in {index.get(one) for index in looked_at}}
+    kept = {name: _without(index, put_off) for name, index in indexes.items()}
+    _assert_alarms(books._replace(**kept, records=_without(records, put_off)))
     _assert_ends(seen.books)
     for task, one in records.items():
         if one["state"] == TaskState.ASSIGNED and "start_by" in one:
@@ -43,24 +49,29 @@ def assert_books(seen: Picture, put_off: Mapping[str, float]) -> None:
     for task, one in seen.books.records.items():
         if one["state"] in WAITING:
             assert not {"lease", "agent_id", "term", "entry"} & set(one), f"{task} waits and has an agent"
-        is_refused = one["state"] == TaskState.REFUSED
-        assert (seen.ttls[task] > 0) == is_refused, f"{task} is {one['state']} and has a TTL of {seen.ttls[task]}"
+        assert seen.ttls[task] == -1, f"{task} is {one['state']} and has a TTL of {seen.ttls[task]}"
 
 
-def assert_moves(script: str, before: Picture, after: Picture) -> None:
+def assert_moves(script: str, before: Picture, after: Picture) -> set[str]:
     """Every task went along edges that the script's header declares, and an outcome stays what it was.
 
-    (But for a replay, which takes back that a task failed, and keeps the story of how it did.)
+    (But for a replay, which takes back that a task failed, and keeps the story of how it did.) Only a task that has
+    ended may be forgotten; returns those that were.
     """
     reachable = header_moves(script)
+    forgotten: set[str] = set()
     for task, was in before.books.records.items():
-        assert task in after.books.records, f"{script} lost {task}, which was {was['state']}"
+        if task not in after.books.records:
+            assert (script, was["state"]) in FORGETS, f"{script} lost {task}, which was {was['state']}"
+            forgotten.add(task)
+            continue
         if was["state"] in ENDED and not (script == "replay" and was["state"] == TaskState.FAILED):
             now = after.books.records[task]
             assert all(was.get(name) == now.get(name) for name in OUTCOME), f"{script} changed the outcome of {task}"
     for task in after.books.records:
         one, other = before.state(task), after.state(task)
         assert one == other or other in reachable.get(one, ()), f"{script} moved {task} from {one} to {other}"
+    return forgotten
 
 
 def assert_capacity(before: Picture, after: Picture) -> None:
@@ -92,6 +103,8 @@ def assert_visible(submitted: Mapping[str, list[str]], after: Picture) -> None:
 def assert_story(before: Picture, after: Picture) -> None:
     """What was told of a task's earlier attempts stays told, the latest first, up to twenty of them."""
     for task, was in before.books.records.items():
+        if task not in after.books.records:
+            continue
         told, now = was.get("attempts", ""), after.books.records[task].get("attempts", "")
         assert now.endswith(told) or now.count("\n") == 19, f"the story of {task} was changed"
 
@@ -99,7 +112,7 @@ def assert_story(before: Picture, after: Picture) -> None:
 def assert_claims(script: str, before: Picture, after: Picture) -> None:
     """A claimed task is neither recalled nor cancelled at once: only one whose inbox entry was still there."""
     for task, was in before.books.records.items():
-        now = after.books.records[task]
+        now = after.books.records.get(task, was)
         if was["state"] in HELD and was.get("attempts") != now.get("attempts"):
             how = msgspec.json.decode(now["attempts"].partition("\n")[0])["how"]
             if how == "recalled" or (how, script) == ("cancelled", "cancel"):
@@ -137,6 +150,25 @@ def assert_kept(held: Iterable[tuple[str, str]], how: str, before: Picture, afte
         was, now = before.books.records.get(task, {}), after.books.records.get(task, {})
         if was.get("lease") == lease and now.get("lease") != lease:
             assert f'"how":"{how}"' not in now["attempts"].split("\n")[0], f"{task} was healthy and ended as {how}"
+
+
+def assert_reports_read(reports: Iterable[Report], before: Picture, after: Picture) -> None:
+    """No attempt was ended by its deadline while a report of it waited that is not younger than that."""
+    for report in reports:
+        was = before.books.records.get(report.task_id, {})
+        if was.get("lease") == report.lease and was["state"] in HELD and "deadline" in was:
+            now = after.books.records[report.task_id]
+            in_time = _order(report.entry)[0] <= int(was["deadline"])
+            assert now["state"] != "expired" or not in_time, f"{report.task_id} expired before its report was read"
+
+
+def assert_suspended(before: Picture, after: Picture) -> None:
+    """An agent that returned a task unstarted was given nothing while nothing else was heard of it."""
+    for agent, mark in before.suspended.items():
+        row = before.agents.get(agent, {})
+        if mark == " ".join(row.get(name, "") for name in ("beat_id", "fact_id", "registered_id")):
+            given = after.books.inflight.get(agent, set()) - before.books.inflight.get(agent, set())
+            assert not given, f"{agent} is suspended and was given {given}"
 
 
 def assert_untouched(tasks: Iterable[str], before: Picture, after: Picture) -> None:

@@ -17,9 +17,16 @@ TASKS = [f"t{n}" for n in range(8)]
 POOLS = ["p1", "p2"]
 AGENTS = ["a1", "a2"]
 SOME = st.integers(0, 99)
+#: What a paused worker has read, by its script.
+PAUSES: dict[str, list[str]] = {
+    "admit": TASK_STREAMS,
+    "settle": ["in:reports"],
+    "cancel": ["in:requests"],
+    "replay": ["in:control:distributor"],
+}
 REPORTS = ["started", "progressed", "completed", "completed", "failed", "released"]
 
-OPTIONS: list[dict[str, int]] = [{}, {}, {"timeout": 3_000}, {"max_attempts": 2}, {"deadline": 90_000}]
+OPTIONS: list[dict[str, int]] = [{}, {}, {"timeout": 3_000}, {"max_attempts": 2}, {"deadline": 4_000}]
 JUMPS = [1, 1, 100, 1_000, 2_000, 5_000, 11_000, 61_000, 400_000]
 LIVES = [*["start", "pause", "active"] * 2, "unnamed", "refresh", "crash", "forget", "draining", "inactive"]
 
@@ -164,18 +171,38 @@ class Machine(World):
         """Operators' requests in any order, some long after."""
         self.replay(some(self.seen.waiting("in:control:distributor"), first, most))
 
-    @rule(later=st.sampled_from(JUMPS), most=st.sampled_from([1, 1000, 1000]))
-    def wake(self, later: int, most: int) -> None:
-        """What is due, perhaps long after."""
+    @rule(later=st.sampled_from(JUMPS), most=st.sampled_from([1, 1000, 1000]), absent=st.booleans())
+    def wake(self, *, later: int, most: int, absent: bool) -> None:
+        """What is due, perhaps long after; the distributor was at work meanwhile, or it (or Redis) was away."""
         self.server.now += later
+        if not absent:
+            self.server.tick()
         self.run(self.scripts.wake(most))
+
+    @rule(by=st.sampled_from([-3_600_000, -5_000, -1, 5_000, 3_600_000]))
+    def set_clock(self, by: int) -> None:
+        """Somebody sets the server's clock."""
+        self.server.now += by
 
     @precondition(lambda self: self.repeatable)
     @rule(which=SOME)
     def repeat(self, which: int) -> None:
-        """A call of before, again: its answer was lost. Never dispatch, which must not be repeated."""
-        call, streams = self.repeatable[-1 - which % len(self.repeatable)]
-        self.run(call, *streams)
+        """A call of before, again: its answer was lost; or one that its worker had not sent yet. Never dispatch."""
+        self.run_again(*self.repeatable[-1 - which % len(self.repeatable)])
+
+    @rule(what=st.sampled_from(sorted(PAUSES)), first=SOME, most=st.integers(1, 4))
+    def pause(self, what: str, first: int, most: int) -> None:
+        """A worker stands still between its read and its script; a sibling takes its entries over meanwhile."""
+        waiting = [entry for stream in PAUSES[what] for entry in self.seen.waiting(stream)]
+        if waiting:
+            self.pause_before(what, some(waiting, first, most))
+
+    @precondition(lambda self: self.seen.books.graves["tasks:dead"])
+    @rule(which=SOME, every=st.booleans())
+    def purge_some(self, *, which: int, every: bool) -> None:
+        """An operator forgets dead letters."""
+        dead = sorted(self.seen.books.graves["tasks:dead"])
+        self.purge("" if every else dead[which % len(dead)])
 
     @rule(keys=st.integers(1, 20))
     def fail(self, keys: int) -> None:
@@ -286,7 +313,9 @@ class Machine(World):
         for _ in range(40):
             if self.open_tasks():
                 self.server.now += 400_000
+                self.server.tick()
                 self.run(self.scripts.wake())
+                self.beat()
                 self.dispatch_some(which=0, first=0, most=99, blind=0, fresh=True, claimed=False)
                 for process in self.processes:
                     self.look(process, 9)

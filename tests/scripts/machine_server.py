@@ -92,6 +92,7 @@ class Picture:
     books: Books
     agents: dict[str, Record]
     active: set[str]  #: agents that may be given work
+    suspended: Record  #: agents that returned a task unstarted -> their last facts then
     facts: dict[str, dict[str, Record]]  #: ingress stream -> entry -> its fields
     ttls: dict[str, int]  #: task -> ms that its record lives on, -1 for ever
 
@@ -122,7 +123,7 @@ class MachineServer:
 
     def begin(self) -> None:
         """An empty namespace with every group, at ``START``."""
-        self.now = START
+        self.now = self._latest = START
         self._sequence = itertools.count(100, 100)  # a script may append a few in between
         self._unsent: list[tuple[Any, ...]] = []
         self.redis.flushall()
@@ -138,9 +139,26 @@ class MachineServer:
 
     def append(self, stream: str, kind: str) -> str:
         """An entry of ``now`` in an ingress stream, not yet read; its id. It travels with what is sent next."""
-        entry = f"{self.now}-{next(self._sequence)}"
+        entry = self._next_id()
         self._unsent.append(("XADD", self.keys.of(stream), entry, "type", kind, "data", "{}"))
         return entry
+
+    def _next_id(self) -> str:
+        """An entry id of ``now``; ids never go back, whatever the clock does."""
+        self._latest = max(self._latest, self.now)
+        return f"{self._latest}-{next(self._sequence)}"
+
+    def tick(self) -> None:
+        """Advance the clock of attempts as wakes in short intervals do: to now, or to the oldest report that waits."""
+        key = self.keys.of("clock")
+        pipe = self._pipeline()
+        pipe.hmget(key, ["attempts", "attempts_at"])
+        pipe.xrange(self.keys.of("in:reports"), count=1)
+        *_, (attempts, at), waiting = pipe.execute()
+        oldest = int(waiting[0][0].partition(b"-")[0]) if waiting else self.now
+        until = min(self.now, oldest)
+        if attempts is not None and until > int(at):
+            self.redis.hset(key, mapping={"attempts": int(attempts) + until - int(at), "attempts_at": until})
 
     def _pipeline(self) -> Any:
         """A round trip, which begins with what was appended."""
@@ -165,7 +183,7 @@ class MachineServer:
             named = [self.keys.of(stream) for stream in reads]
             pipe.execute_command("XREADGROUP", "GROUP", group, "w1", "STREAMS", *named, *([">"] * len(named)))
         # What a script appends there comes after this id, and so bears the machine's time instead of the server's.
-        pipe.execute_command("XSETID", self.keys.of("in:losses"), f"{self.now}-{next(self._sequence)}")
+        pipe.execute_command("XSETID", self.keys.of("in:losses"), self._next_id())
         sha, keys = scripts._sources[call.script].sha, [self.keys.prefix]
         if fail_at:
             sha, keys = self.failing[call.script], [*keys, str(fail_at)]
@@ -255,11 +273,14 @@ def _picture_of(raw: Any) -> Picture:
         inboxes=groups["inbox"],
         pools=set(single.get("pools", ())),
         alarms=single.get("alarms", {}),
+        deadlines=single.get("deadlines", {}),
+        limits=single.get("limits", {}),
         unclaimed=single.get("unclaimed", {}),
         graves={index: set(single.get(index, ())) for index in set(GRAVEYARD.values())},
     )
     facts = {f"in:{name}": entries for name, entries in groups["in"].items()}
-    return Picture(books, groups["agent"], single.get("agents:active", set()), facts, ttls)
+    active, suspended = single.get("agents:active", set()), single.get("suspended", {})
+    return Picture(books, groups["agent"], active, suspended, facts, ttls)
 
 
 def _names(flat: list[bytes]) -> set[str]:

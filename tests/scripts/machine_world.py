@@ -22,6 +22,7 @@ from coord.transitions import (
     LeaseLoss,
     Loss,
     Placement,
+    Purge,
     Registration,
     Replay,
     Report,
@@ -38,7 +39,9 @@ from tests.scripts.machine_checks import (
     assert_kept,
     assert_moves,
     assert_order,
+    assert_reports_read,
     assert_story,
+    assert_suspended,
     assert_terms,
     assert_untouched,
     assert_visible,
@@ -65,10 +68,11 @@ class World(RuleBasedStateMachine):
         self.leases: list[Held] = []  #: all that there ever were
         self.facts: dict[str, Any] = {}  #: entry -> what its worker makes of it
         self.submitted: dict[str, list[str]] = {}  #: acknowledged: task -> its entries
-        self.repeatable: list[tuple[Call[Any], tuple[str, ...]]] = []
+        self.repeatable: list[tuple[Call[Any], tuple[str, ...], tuple[str, ...]]] = []  #: call, streams, entries
         self.kept: tuple[Snapshot, dict[str, list[str]]] | None = None
         self.fail_at = 0
         self.put_off: dict[str, float] = {}  #: tasks and agents that wake could not handle: when it tries again
+        self.trimmed = False  #: records of ended tasks were forgotten
 
     # What is appended.
 
@@ -82,8 +86,8 @@ class World(RuleBasedStateMachine):
         self, task: str, priority: Priority, pool: str, *, digest: str, delay: int, options: dict[str, int]
     ) -> str:
         """A submission, appended; its entry."""
-        now = self.server.now
         entry = self.append(f"in:tasks:{priority}", "task.submitted")
+        now = int(entry.partition("-")[0])
         run_at = now + delay if delay else None
         score = (run_at or now) - HEAD_START_MS[priority]
         body = msgspec.json.encode({"task": task, "run_at": run_at})
@@ -113,8 +117,12 @@ class World(RuleBasedStateMachine):
     def say(self, kind: str, held: Held) -> None:
         """A report, appended; most of the leases under which something fails may be tried again."""
         entry = self.append("in:reports", f"task.{kind}")
-        retryable = int(held.lease, 16) % 4 > 0
-        self.facts[entry] = Report(entry, kind, *held, caller="a1", data=b"1", code="boom", retryable=retryable)
+        number = int(held.lease, 16)
+        code = "draining" if kind == "released" and number % 3 == 0 else "boom"
+        started = 0 if kind == "started" or (kind == "released" and number % 2) else None
+        self.facts[entry] = Report(
+            entry, kind, *held, caller="a1", started_ms_ago=started, data=b"1", code=code, retryable=number % 4 > 0
+        )
 
     def say_together(self, held: Sequence[Held]) -> None:
         """One entry in which several tasks are reported as completed."""
@@ -194,13 +202,12 @@ class World(RuleBasedStateMachine):
 
     def admit(self, batch: Sequence[str], *, nearly_full: bool = False) -> None:
         """``admit`` for a batch of entries."""
+        self.handle(batch, lambda facts: self._admit(facts, nearly_full=nearly_full), *TASK_STREAMS)
 
-        def call(facts: Sequence[Submission | list[Submission]]) -> Call[TaskBatch]:
-            lists = [one if isinstance(one, list) else [one] for one in facts]
-            every = [one for some in lists for one in some]
-            return folded(lists, self.scripts.admit(every, {one.pool: b"{}" for one in every}, nearly_full=nearly_full))
-
-        self.handle(batch, call, *TASK_STREAMS)
+    def _admit(self, facts: Sequence[Submission | list[Submission]], *, nearly_full: bool = False) -> Call[TaskBatch]:
+        lists = [one if isinstance(one, list) else [one] for one in facts]
+        every = [one for some in lists for one in some]
+        return folded(lists, self.scripts.admit(every, {one.pool: b"{}" for one in every}, nearly_full=nearly_full))
 
     def settle(self, batch: Sequence[str]) -> None:
         """``settle`` for a batch of entries; reports under dead or forged leases must change nothing."""
@@ -213,6 +220,23 @@ class World(RuleBasedStateMachine):
     def _settle(self, facts: Sequence[Report | list[Report]]) -> Call[TaskBatch]:
         lists = [one if isinstance(one, list) else [one] for one in facts]
         return folded(lists, self.scripts.settle([report for one in lists for report in one]))
+
+    def pause_before(self, which: str, batch: Sequence[str]) -> None:
+        """A worker has read a batch and stands still before its script; ``repeat`` lets it go on, much later."""
+        make, streams = {
+            "admit": (self._admit, tuple(TASK_STREAMS)),
+            "settle": (self._settle, ("in:reports",)),
+            "cancel": (self.scripts.cancel, ("in:requests",)),
+            "replay": (self.scripts.replay, ("in:control:distributor",)),
+        }[which]
+        facts: Any = [self.facts[entry] for entry in batch]
+        self.repeatable.append((make(facts), streams, tuple(batch)))
+
+    def purge(self, task: str) -> None:
+        """An operator forgets the dead letters: one, or all that have been dead for a second."""
+        entry = self.append("in:control:distributor", "dead.purged")
+        one = Purge(entry, "c3", task, None) if task else Purge(entry, "c3", "", 1_000)
+        self.run(self.scripts.purge("distributor", "tasks", [one]), "in:control:distributor")
 
     def reclaim(self, batch: Sequence[str]) -> None:
         """``reclaim`` for the lost agents in a batch of entries, ``forfeit`` for the lost leases in it."""
@@ -267,34 +291,57 @@ class World(RuleBasedStateMachine):
     def handle(self, batch: Sequence[str], make: Callable[[Any], Call[Any]], *streams: str) -> None:
         """As the worker's loop does: a batch, and what failed in it once more by itself."""
         facts = [self.facts[entry] for entry in batch]
-        answer = self.run(make(facts), *streams)
+        call = make(facts)
+        self.repeatable.append((call, streams, tuple(batch)))
+        answer = self.run(call, *streams)
         for n, fact in enumerate(facts):
             if isinstance(answer, ResponseError) or answer.words[n].startswith("ERROR"):
                 again = self.run(make([fact]), *streams)
                 assert not again.words[0].startswith("ERROR"), again.words
 
+    def run_again(self, call: Call[Any], streams: Sequence[str], batch: Sequence[str]) -> None:
+        """A call of before, again or at last; what was handled since has no effect."""
+        here = {entry for entries in self.seen.facts.values() for entry in entries}
+        before = self.seen
+        self.run(call, *streams)
+        if not here & set(batch):
+            assert self.seen.books == before.books, f"{call.script} did again what was done"
+
     def run(self, call: Call[Any], *streams: str) -> Any:
         """One script, and everything that must hold after it."""
-        if call.script in HANDLERS:
-            self.repeatable.append((call, streams))
         fail_at = 0
         if call.script in {*HANDLERS, "dispatch", "wake"}:
             fail_at, self.fail_at = self.fail_at, 0
         before = self.seen
         answer, self.seen = self.server.run(call, streams, fail_at)
-        assert_moves(call.script, before, self.seen)
+        forgotten = assert_moves(call.script, before, self.seen)
+        self._forget(forgotten)
         assert_capacity(before, self.seen)
         assert_claims(call.script, before, self.seen)
         assert_story(before, self.seen)
         if call.script == "wake" and fail_at:
-            again = self.server.now + 60_000
-            due = self.seen.books.alarms | self.seen.books.unclaimed
-            self.put_off |= {one: at for one, at in due.items() if at == again}
-        assert_books(self.seen, self.put_off)
+            books = self.seen.books
+            for due in (books.alarms, books.deadlines, books.limits, books.unclaimed):
+                self.put_off |= {one: at for one, at in due.items() if at - self.server.now > 50_000}
+        assert_books(self.seen, self.put_off, trimmed=self.trimmed)
         assert_visible(self.submitted, self.seen)
+        if call.script == "wake":
+            assert_reports_read(self.reports(before.waiting("in:reports")), before, self.seen)
         if call.script == "dispatch":
             assert_order(before, self.seen)
+            assert_suspended(before, self.seen)
         return answer
+
+    def _forget(self, tasks: Iterable[str]) -> None:
+        """These tasks had ended, and nothing is known of them any more, but for what still waits in a stream."""
+        for task in tasks:
+            self.trimmed = True
+            waits = [
+                one for one in self.submitted.get(task, ()) if any(one in self.seen.facts[s] for s in TASK_STREAMS)
+            ]
+            self.submitted[task] = waits
+            if not waits:
+                del self.submitted[task]
 
 
 def folded(lists: Sequence[Sequence[Any]], call: Call[TaskBatch]) -> Call[TaskBatch]:

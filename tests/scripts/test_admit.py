@@ -74,12 +74,12 @@ async def test_a_deadline_sets_an_alarm(cell: Cell) -> None:
 
 
 async def test_the_same_submission_again_has_one_effect(cell: Cell) -> None:
-    """The same id with the same content, or the same call twice, changes nothing and is answered ok."""
+    """The same id with the same content changes nothing and is answered ok; the same call twice does nothing at all."""
     call = cell.scripts.admit([await cell.submission(caller="c1")], {"p1": b"{}"}, nearly_full=False)
     assert await cell.word(call) == "QUEUED"
     before = await cell.dump()
 
-    assert await cell.word(call) == "DUPLICATE"
+    assert await cell.word(call) == "GONE"
     assert await cell.submit(caller="c1") == "DUPLICATE"
 
     assert await cell.dump() == before
@@ -119,7 +119,7 @@ async def test_submitting_what_has_ended_tells_the_outcome_again(cell: Cell) -> 
 
 
 async def test_a_full_backlog_refuses(cell: Cell) -> None:
-    """A refused task is a record without body that ends by itself, counted apart; its caller is told."""
+    """A refused task is a record without body that its index owns, counted apart; its caller is told."""
     cell.change_settings(max_backlog_tasks=2)
     assert await cell.submit("t1", priority="urgent") == "QUEUED"
     assert await cell.submit("t2", priority="urgent", run_at=FAR) == "SCHEDULED"
@@ -131,7 +131,8 @@ async def test_a_full_backlog_refuses(cell: Cell) -> None:
     assert task.error is not None
     assert task.error.code == "backlog_full"
     assert await cell.fields("t3", "body") == [None]
-    assert 0 < await cell.redis.pttl(cell.keys.task("t3")) <= 3_600_000
+    assert await cell.redis.pttl(cell.keys.task("t3")) == -1
+    assert await cell.redis.zscore(cell.keys.of("tasks:refused"), "t3") == cell.now
     assert await cell.counter("refused:urgent") == 1
     assert await cell.counter("submitted:urgent") == 2
     assert await cell.last_answer() == "backlog_full"
@@ -189,7 +190,7 @@ async def test_a_refused_task_may_be_refused_again(cell: Cell) -> None:
     submission = await cell.submission(caller="c1")
     assert await cell.admit(submission, nearly_full=True) == ["REFUSED"]
     before = await cell.dump()
-    assert await cell.admit(submission) == ["REFUSED"]
+    assert await cell.admit(submission) == ["GONE"]
     assert await cell.dump() == before
     assert await cell.last_answer() == "backlog_full"
 
@@ -210,7 +211,7 @@ async def test_a_cancel_that_came_first_wins(cell: Cell, deadline: int | None) -
     assert await cell.state() == "cancelled"
     assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
     assert await cell.answers() == [("t1", "task.cancelled"), (submission.entry, "ok")]
-    assert await cell.admit(submission) == ["DUPLICATE"]
+    assert await cell.admit(submission) == ["GONE"]
 
 
 @pytest.mark.parametrize("run_at", [None, FAR])
@@ -229,7 +230,7 @@ async def test_a_deadline_that_has_passed_ends_it_at_once(cell: Cell, was_refuse
     assert await cell.redis.exists(cell.keys.of("queue:p1"), cell.keys.of("alarms"), cell.keys.of("tasks:refused")) == 0
     assert (await cell.answers())[-2:] == [("t1", "task.expired"), (submission.entry, "ok")]
     assert (await cell.logged())[-1] == "task.expired"
-    assert await cell.admit(submission) == ["DUPLICATE"]
+    assert await cell.admit(submission) == ["GONE"]
 
 
 async def test_a_cancel_takes_a_refused_task_that_is_submitted_again(cell: Cell) -> None:

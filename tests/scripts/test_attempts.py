@@ -41,6 +41,7 @@ async def test_the_backoff_doubles_within_its_bounds(cell: Cell) -> None:
             cell.now += 3_000
             await cell.wake()
             await cell.dispatch(pool=f"p-{name}")
+            assert await cell.claim(name)
     ceilings = {1: 1_000, 2: 2_000, 3: 3_000}
     for failures, waited in waits.items():
         assert all(0 <= wait < ceilings[failures] for wait in waited)
@@ -89,24 +90,41 @@ async def test_a_failure_that_no_retry_mends(cell: Cell) -> None:
 
 
 async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
-    """Given back unstarted: soon placed anew, bounded by ``max_releases``, then a dead letter."""
+    """Given back after its start: soon placed again, bounded by ``max_releases``, then a dead letter."""
     cell.change_settings(max_releases=2)
     await cell.register()
     await cell.assign(max_attempts=1)
     for releases in (1, 2):
-        assert await cell.report("released", message="no room") == "OK"
+        assert await cell.report("released", message="no room", started_ms_ago=5) == "OK"
         task = await cell.task()
         assert (task.state, task.releases, task.failures) == ("scheduled", releases, 0)
         assert task.run_at == cell.now + 100 * 2 ** (releases - 1)
         cell.now += 5_000
         await cell.wake()
         await cell.dispatch(pool="p-t1")
+    await cell.report("started")
     assert await cell.report("released", message="no room") == "OK"
 
     task = await cell.task()
     assert task.error is not None
     assert (task.state, task.error.code) == ("failed", "released_too_often")
     assert [one.how for one in task.attempts] == ["released"] * 3
+
+
+async def test_what_was_not_started_never_fails_for_its_returns(cell: Cell) -> None:
+    """⚠ A release by an agent that did not start the task counts for nothing but the wait before the next one."""
+    cell.change_settings(max_releases=2)
+    await cell.register()
+    await cell.assign(max_attempts=1)
+    for _ in range(12):
+        assert await cell.report("released", message="not now") == "OK"
+        task = await cell.task()
+        assert (task.state, task.releases, task.failures) == ("scheduled", 0, 0)
+        cell.now += 5_000
+        await cell.wake()
+        assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
+    assert await cell.claim()
+    assert await cell.complete() == "OK"
 
 
 async def test_what_is_given_back_rests_a_little_longer_each_time(cell: Cell) -> None:
@@ -163,9 +181,11 @@ async def test_a_start_restarts_the_timeout(cell: Cell) -> None:
     """An attempt's timeout runs from its start, however late that is reported; the start timeout is over."""
     await cell.register()
     await cell.assign(timeout=30_000)
+    await cell.wake()
     cell.now += 20_000
+    await cell.wake()
     await cell.report("started", started_ms_ago=400)
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 49_600
+    assert await cell.redis.zscore(cell.keys.of("limits"), "t1") == START + 49_600
 
 
 async def test_a_started_task_is_not_recalled(cell: Cell) -> None:

@@ -92,7 +92,7 @@ async def test_the_same_beat_twice_counts_once(cell: Cell) -> None:
     assert latest is not None
 
     again = cell.scripts.beat([Beat(latest.decode(), "", "a1", "i1", None, {"cpu": 0.1})])
-    assert await cell.word(again) == "STALE"
+    assert await cell.word(again) == "GONE"
     assert await cell.dump() == before
 
 

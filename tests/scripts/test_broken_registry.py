@@ -94,7 +94,7 @@ async def test_a_log_that_cannot_be_written_undoes_nothing(cell: Cell, log: str)
         assert await cell.register() == "REGISTERED"
         delivery = cell.scripts.deliver([await cell.delivery()])
         assert await cell.word(delivery) == "DELIVERED"
-        assert await cell.word(delivery) == "DUPLICATE"
+        assert await cell.word(delivery) == "GONE"
     assert len(await cell.stream("inbox:a1:normal")) == 1
     assert await cell.counter("messages_delivered") == 1
 

@@ -49,7 +49,7 @@ async def test_an_agent_that_claimed_it_is_told(cell: Cell, running: bool) -> No
     assert await cell.orders() == [("t1", task.lease)]
     (order,) = await cell.stream("inbox:a1:critical")
     assert (order["message_type"], order["reason"]) == ("coordination", "not needed")
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 10_000
+    assert await cell.redis.zscore(cell.keys.of("limits"), "t1") == START + 10_000
     assert await cell.last_answer() == "ok"
     assert (await cell.logged())[-1] == "task.cancel_requested"
 
@@ -65,7 +65,7 @@ async def test_cancelling_twice_is_cancelling_once(cell: Cell) -> None:
     before = await cell.dump()
 
     cell.now += 5_000
-    assert (await cell.run(call)).words == ["STOPPING", "CANCELLED"]
+    assert (await cell.run(call)).words == ["GONE", "GONE"]
     assert await cell.cancel("t1") == "STOPPING"
     assert await cell.cancel("t2", caller="c1") == "CANCELLED"
 
@@ -119,11 +119,14 @@ async def test_of_a_refused_task(cell: Cell) -> None:
 
 
 async def test_a_forced_cancel_comes_with_the_deadline_at_the_latest(cell: Cell) -> None:
-    """The alarm is the earlier of both."""
+    """Each has its own index, and the earlier one ends the task."""
     await cell.register()
     await cell.assign(deadline=START + 3_000)
     await cell.cancel()
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 3_000
+    assert await cell.redis.zscore(cell.keys.of("deadlines"), "t1") == START + 3_000
+    assert await cell.redis.zscore(cell.keys.of("limits"), "t1") == START + 10_000
+    cell.now += 3_000
+    assert await cell.wake() == ["EXPIRED"]
 
 
 async def test_capacity_is_free_at_once(cell: Cell) -> None:

@@ -85,7 +85,7 @@ async def test_the_same_entry_twice_changes_nothing(cell: Cell) -> None:
     call = cell.scripts.change([Change(await cell.append("in:registry"), "", "a1", "i1", "busy", {"cpu": 0.9})])
     assert await cell.word(call) == "OK"
     before = await cell.dump()
-    assert await cell.word(call) == "STALE"
+    assert await cell.word(call) == "GONE"
     assert await cell.dump() == before
 
 

@@ -141,12 +141,14 @@ async def test_each_call_pops_anew(cell: Cell) -> None:
 
 
 async def test_a_timeout_bounds_the_attempt_from_its_assignment(cell: Cell) -> None:
-    """The alarm is the earliest of start timeout, attempt timeout and deadline."""
+    """The timeout goes by the clock of attempts, the deadline by the server's."""
     await cell.register()
     await cell.assign("t1", timeout=30_000)
     await cell.assign("t2", timeout=90_000, deadline=START + 10_000)
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + 30_000
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t2") == START + 10_000
+    assert await cell.redis.zscore(cell.keys.of("limits"), "t1") == START + 30_000
+    assert await cell.redis.zscore(cell.keys.of("limits"), "t2") == START + 90_000
+    assert await cell.redis.zscore(cell.keys.of("deadlines"), "t2") == START + 10_000
+    assert await cell.redis.zcard(cell.keys.of("alarms")) == 0
 
 
 async def test_nobody_is_given_what_has_expired(cell: Cell) -> None:

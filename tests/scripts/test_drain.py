@@ -138,7 +138,7 @@ async def test_draining_twice_is_draining_once(cell: Cell) -> None:
     call = cell.scripts.drain([await word_of(cell, "a1", begins=True)])
     assert await cell.word(call) == "OK"
     before = await cell.dump()
-    assert await cell.word(call) == "STALE"
+    assert await cell.word(call) == "GONE"
     assert await cell.dump() == before
     assert await drain(cell) == "OK"
     agent = await cell.agent()

@@ -164,6 +164,31 @@ async def test_departed_agents_are_forgotten(cell: Cell) -> None:
     assert (await cell.logged("agents"))[-1] == "agent.forgotten"
 
 
+async def test_an_agent_that_is_here_is_not_forgotten(cell: Cell) -> None:
+    """⚠ The index of departed agents may name one that is back (a fail-over rewound it): its record says so."""
+    await cell.register()
+    await cell.redis.zadd(cell.keys.of("agents:departed"), {"a1": START - 60 * DAY})
+    assert (await expire(cell)).forgotten == 0
+    assert (await cell.agent()).status == "active"
+    assert await cell.redis.zcard(cell.keys.of("agents:departed")) == 0
+
+
+async def test_an_agent_that_still_has_tasks_is_not_forgotten(cell: Cell) -> None:
+    """⚠ Its loss is announced again instead, under its own term: without the record nobody could take them back."""
+    await cell.register()
+    await cell.assign()
+    await cell.deregister()
+    await cell.redis.xtrim(cell.keys.of("in:losses"), maxlen=0)
+    await cell.redis.delete(cell.keys.of("agents:lost"))
+    cell.now += 31 * DAY
+    await expire(cell)
+    assert await cell.redis.exists(cell.keys.agent("a1")) == 1
+    await expire(cell)
+    assert {one["data"] for one in await cell.stream("in:losses")} == {'{"agent_id":"a1","term":1}'}
+    assert await cell.reclaim() == "OK"
+    assert (await expire(cell)).forgotten == 1
+
+
 async def test_many_are_handled_a_bounded_number_at_a_time(cell: Cell) -> None:
     """The tick takes ``most`` agents, the next one goes on."""
     await cell.run(cell.scripts.register([await cell.registration(f"a{n}", interval_ms=1_000) for n in range(30)]))

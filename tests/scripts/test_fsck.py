@@ -82,7 +82,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: r.zadd(k.of("tasks:dead"), {"stranger": START}),
         {"grave.orphan"},
     ),
-    "a refused task that would stay for ever": (lambda r, k: r.persist(k.task("refused")), {"ttl.missing"}),
+    "a refused task that would vanish": (lambda r, k: r.pexpire(k.task("refused"), 60_000), {"ttl.unexpected"}),
     "a waiting task that would vanish": (lambda r, k: r.pexpire(k.task("first"), 60_000), {"ttl.unexpected"}),
     "a key that nobody knows": (lambda r, k: r.set(k.of("scratch"), "x"), {"ttl.missing"}),
     "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c1"), {"a": "b"}), {"ttl.missing"}),

@@ -115,7 +115,7 @@ async def test_the_same_entry_twice_changes_nothing(cell: Cell) -> None:
     assert await cell.word(call) == "REGISTERED"
     before = await cell.dump()
 
-    assert await cell.word(call) == "STALE"
+    assert await cell.word(call) == "GONE"
 
     assert await cell.dump() == before
 

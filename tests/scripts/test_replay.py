@@ -95,7 +95,7 @@ async def test_it_may_be_given_back_as_often_again(cell: Cell) -> None:
     await cell.assign()
     for again in range(2):
         for state in ("scheduled", "failed"):
-            await cell.report("released", message="not now")
+            await cell.report("released", message="not now", started_ms_ago=5)
             assert await cell.state() == state, again
             if state == "failed":
                 assert await replay(cell) == "REPLAYED"
@@ -122,12 +122,12 @@ async def test_the_same_request_twice_is_one(cell: Cell) -> None:
     call = cell.scripts.replay([await request(cell)])
     assert await cell.word(call) == "REPLAYED"
     before = await cell.dump()
-    assert await cell.word(call) == "DUPLICATE"
+    assert await cell.word(call) == "GONE"
     assert await cell.dump() == before
     await cell.dispatch(pool="p-t1")
     await cell.claim()
     await cell.fail(retryable=False)
-    assert await cell.word(call) == "DUPLICATE"
+    assert await cell.word(call) == "GONE"
     assert await cell.state() == "failed"
 
 

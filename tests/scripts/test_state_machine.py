@@ -34,8 +34,9 @@ from tests.scripts.machine_server import MachineServer
 
 @pytest.fixture
 def machine_server(server: EmbeddedServer, settings: Settings) -> Iterator[MachineServer]:
-    """The embedded Valkey with the scripts; a small backlog, so that tasks are refused too."""
-    limits = msgspec.structs.replace(settings, max_backlog_tasks=6, max_releases=2, refused_ttl_s=1_000_000.0)
+    """The embedded Valkey with the scripts; a small backlog, so that tasks are refused; records are soon forgotten."""
+    kept = {"refused_ttl_s": 60.0, "terminal_ttl_s": 120.0, "dead_ttl_s": 600.0}
+    limits = msgspec.structs.replace(settings, max_backlog_tasks=6, max_releases=2, **kept)
     made = MachineServer(server.url, limits)
     yield made
     made.close()

@@ -54,16 +54,18 @@ async def test_waking_twice_at_one_moment_changes_nothing(cell: Cell) -> None:
 
 
 async def test_an_unclaimed_task_is_recalled(cell: Cell) -> None:
-    """⚠ Its entry is deleted and the agent never saw it: no attempt is counted, soon it is placed anew."""
+    """⚠ Its entry is deleted and the agent never saw it: no attempt is counted, soon it is placed again."""
     await cell.register()
     await cell.assign(claimed=False)
+    await cell.wake()
     cell.now += 60_000
+    await cell.tick()
 
     answer = await cell.run(cell.scripts.wake())
 
     assert (answer.words, answer.loads) == (["RECALLED"], {"a1": 0})
     task = await cell.task()
-    assert (task.state, task.failures, task.releases, task.attempts[0].how) == ("scheduled", 0, 1, "recalled")
+    assert (task.state, task.failures, task.releases, task.attempts[0].how) == ("scheduled", 0, 0, "recalled")
     assert await cell.stream("inbox:a1:normal") == []
     assert await cell.orders() == []
     assert not await cell.redis.exists(cell.keys.inflight("a1"))
@@ -109,19 +111,25 @@ async def test_an_agent_that_left_is_looked_after_no_longer(cell: Cell) -> None:
     assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
 
 
-async def test_recalls_are_bounded(cell: Cell) -> None:
-    """A task that nobody ever claims ends as a dead letter."""
+async def test_an_agent_that_does_not_claim_gets_nothing_until_it_is_heard_of(cell: Cell) -> None:
+    """⚠ A recall fails no task, however often, and suspends the agent until the registry has handled a later fact."""
     cell.change_settings(max_releases=1)
     await cell.register()
     await cell.assign(claimed=False)
-    cell.now += 60_000
-    await cell.wake()
-    cell.now += 5_000
-    await cell.wake()
-    await cell.dispatch(pool="p-t1")
-    cell.now += 60_000
-    assert await cell.wake() == ["RECALLED"]
-    assert await cell.state() == "failed"
+    for _ in range(4):
+        await cell.wake()
+        cell.now += 60_000
+        assert await cell.wake() == ["RECALLED"]
+        assert await queries.suspended_agents(cell.redis, cell.keys) == {"a1"}
+        cell.now += 5_000
+        assert await cell.wake() == ["QUEUED"]
+        assert await cell.dispatch(pool="p-t1") == "INACTIVE"
+        assert not (await queries.fleet(cell.redis, cell.keys))["a1"].active
+        await cell.beat()
+        assert await queries.suspended_agents(cell.redis, cell.keys) == set()
+        assert (await queries.fleet(cell.redis, cell.keys))["a1"].active
+        assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
+        assert await cell.redis.hlen(cell.keys.of("suspended")) == 0
 
 
 async def test_a_claimed_task_is_left_alone_by_the_start_timeout(cell: Cell) -> None:
@@ -231,9 +239,10 @@ async def test_the_next_moment_is_kept(cell: Cell) -> None:
     """After one alarm the next due one of the same task is set from its record."""
     await cell.register()
     await cell.assign(deadline=START + DAY)
+    await cell.wake()
     cell.now += 60_000
     assert await cell.wake() == ["KEPT"]
-    assert await cell.redis.zscore(cell.keys.of("alarms"), "t1") == START + DAY
+    assert await cell.redis.zscore(cell.keys.of("deadlines"), "t1") == START + DAY
 
 
 async def test_an_alarm_without_a_task_is_dropped(cell: Cell) -> None:

@@ -88,3 +88,49 @@ async def test_tombstones_wait_as_long_as_they_may_be_needed(cell: Cell) -> None
     await cell.admit(older)
     await cell.wake()
     assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
+
+
+@pytest.mark.parametrize("state", ["queued", "scheduled", "assigned", "running", "completed", "failed"])
+@pytest.mark.parametrize("index", ["tasks:terminal", "tasks:dead", "tasks:refused"])
+async def test_a_record_that_is_no_longer_what_the_index_says_is_kept(cell: Cell, index: str, state: str) -> None:
+    """⚠ The index names an earlier life of the id (its record ended otherwise, or a fail-over took it back)."""
+    await cell.redis.zadd(cell.keys.of(index), {"t1": START - 8 * DAY})
+    await cell.register()
+    if state in {"queued", "scheduled"}:
+        await cell.submit(run_at=START + DAY if state == "scheduled" else None)
+    else:
+        await cell.assign()
+        if state == "running":
+            await cell.report("started")
+        elif state == "completed":
+            await cell.complete()
+        elif state == "failed":
+            await cell.fail(retryable=False)
+
+    await cell.wake()
+
+    assert await cell.state() == state
+
+
+async def test_a_refused_id_that_is_submitted_again_lives(cell: Cell) -> None:
+    """⚠ Its refusal is forgotten on time, whenever that comes, and never the task that was admitted since."""
+    cell.change_settings(refused_ttl_s=3.0)
+    await cell.admit(await cell.submission(), nearly_full=True)
+    assert await cell.redis.pttl(cell.keys.task("t1")) == -1  # no TTL may end the record before its place in the index
+    cell.now += 2_999
+    assert await cell.submit() == "QUEUED"
+    for _ in range(3):
+        cell.now += 3_000
+        await cell.wake()
+    assert await cell.state() == "queued"
+    assert await cell.redis.zcard(cell.keys.of("tasks:refused")) == 0
+
+
+async def test_the_index_follows_a_record_that_ended_later(cell: Cell) -> None:
+    """An entry that is too old for its record is set right instead of forgetting the record too early."""
+    await cell.register()
+    await cell.assign()
+    await cell.complete()
+    await cell.redis.zadd(cell.keys.of("tasks:terminal"), {"t1": START - 2 * DAY})
+    await cell.wake()
+    assert await cell.redis.zscore(cell.keys.of("tasks:terminal"), "t1") == START

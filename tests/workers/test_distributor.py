@@ -114,7 +114,7 @@ async def test_a_released_task_goes_elsewhere_and_counts_no_attempt(cell: Runnin
     await agent.await_inbox()
     await agent.work_once()
     record = await await_state(cell, told.task_id, TaskState.COMPLETED)
-    assert (record.releases, record.failures, record.attempt) == (1, 0, 2)
+    assert (record.releases, record.failures, record.attempt) == (0, 0, 2)
 
 
 async def test_a_stale_lease_changes_nothing(cell: RunningCell, caller: Caller) -> None:

@@ -1,9 +1,10 @@
 -- The end of an attempt, the same for every script that can end one.
--- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | inflight:{agent} set w | tasks:dead zset w
+-- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | suspended hash rw | inflight:{agent} set w
+-- keys: tasks:dead zset w
 -- ARGV[5]  max_attempts of a task that names none
 -- ARGV[6]  ms of backoff before the second attempt
 -- ARGV[7]  ms, ceiling of the backoff
--- ARGV[8]  releases before a task counts as failed
+-- ARGV[8]  releases by agents that had started the task before it counts as failed
 -- ARGV[9]  seed of the jitter
 -- Events in log:tasks: of the end of an attempt task.retried, task.failed, task.released, task.recalled, task.cancelled,
 --   task.expired
@@ -37,6 +38,13 @@ local function place_of(agent, priority)
     of_agent[priority] = lane
   end
   return of_agent, lane
+end
+
+-- Suspends an agent: dispatch gives it nothing until the registry has handled another fact of the agent's. It returned a
+-- task that it had not started, and would return the next one as well.
+call('HLEN', P .. 'suspended')
+local function suspend(agent_id)
+  call('HSET', P .. 'suspended', agent_id, last_facts(agent_id))
 end
 
 -- Takes the agent off a task, and with it the task's inbox entry, if it is still there; answers the entry's lane.
@@ -83,8 +91,16 @@ end
 -- The ends of a claimed attempt that its agent does not know of yet: it is told to stop.
 local UNKNOWN_TO_AGENT = { timed_out = true, agent_lost = true, expired = true }
 
+-- Puts back a task that its agent did not finish, after a wait that doubles up to 5 s with each such return.
+local function put_back(task, how, field, count, message)
+  reschedule(task, math.min(5000, 100 * 2 ^ math.min(count - 1, 10)), field, int(count))
+  bump('released', 1)
+  log_task('task.' .. how, task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'message', message)
+end
+
 -- The one way in which an attempt ends without a result. `how`: failed, timed_out, agent_lost and lease_lost count against
--- max_attempts; released and recalled do not, but are bounded; cancelled and expired end the task.
+-- max_attempts; released counts against max_releases when the agent had started the task; recalled, and released before
+-- the start, never fail a task; cancelled and expired end it.
 local function end_attempt(task, how, code, message, retryable)
   load_rest(task)
   local lane = unassign(task)
@@ -101,11 +117,13 @@ local function end_attempt(task, how, code, message, retryable)
     return
   end
   if how == 'released' or how == 'recalled' then
+    if task.state ~= 'running' and not task.started_at then
+      put_back(task, how, 'returns', (tonumber(task.returns) or 0) + 1, message)
+      return
+    end
     local releases = (tonumber(task.releases) or 0) + 1
     if releases <= LIMITS.max_releases then
-      reschedule(task, math.min(5000, 100 * 2 ^ (releases - 1)), 'releases', int(releases))
-      bump('released', 1)
-      log_task('task.' .. how, task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'message', message)
+      put_back(task, how, 'releases', releases, message)
       return
     end
     code, message = 'released_too_often', 'given back ' .. int(releases) .. ' times; last: ' .. message

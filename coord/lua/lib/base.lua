@@ -30,15 +30,32 @@ local function entry_ms(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Whether in:reports holds an entry that may be older than this one: it may tell of work that is finished, so it is read
--- first. Ids of two streams within one ms cannot be ordered.
+-- Returns true while an entry is in its stream. An entry has an effect only then: a worker that stood still between its
+-- read and its script may name entries that a sibling has handled since. The word for such an entry is GONE.
+local last_stream, last_entry, last_is_present
+local function is_present(stream, entry)
+  if entry ~= last_entry or stream ~= last_stream then -- the parts of one entry follow one another
+    last_is_present = call('XRANGE', P .. stream, entry, entry)[1] ~= nil
+    last_stream, last_entry = stream, entry
+  end
+  return last_is_present
+end
+
+-- The time of the oldest entry in in:reports, in ms; false without one. What it reports may be finished work.
 local oldest_report
-local function reports_wait_before(entry)
+local function oldest_report_ms()
   if oldest_report == nil then
     local first = call('XRANGE', P .. 'in:reports', '-', '+', 'COUNT', 1)[1]
     oldest_report = first and entry_ms(first[1]) or false
   end
-  return oldest_report and oldest_report <= entry_ms(entry)
+  return oldest_report
+end
+
+-- Returns true while in:reports holds an entry that may be older than this one, and so is to be read first. Ids of two
+-- streams within one ms cannot be ordered.
+local function reports_wait_before(entry)
+  local oldest = oldest_report_ms()
+  return oldest and oldest <= entry_ms(entry)
 end
 
 -- Counters are gathered and written once at the end of the batch: that they can be is proved before it begins.

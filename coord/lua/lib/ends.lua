@@ -17,7 +17,7 @@ local function close(task, to, field, body, graveyard, started)
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body)
   end
   if task.rings ~= '0' then
-    alarms[task.id] = false
+    set_due(task.id)
   end
   gather('ZADD', P .. graveyard, NOW, task.id)
   move(task.priority, task.state, to)

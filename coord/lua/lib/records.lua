@@ -60,7 +60,7 @@ end
 
 -- What only a failure, an alarm or a cancel needs.
 local REST = {
-  'releases', 'failures', 'attempt', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
+  'releases', 'returns', 'failures', 'attempt', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
   'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts',
 }
 local function load_rest(task)

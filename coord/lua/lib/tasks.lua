@@ -1,6 +1,7 @@
--- What the scripts of tasks share: the ledger, queues and pools, loads, alarms.
--- keys: inflight:{agent} set r | counters hash r | unclaimed zset r | tasks:terminal zset r | tasks:dead zset r
--- keys: tasks:refused zset r | queue:{pool} zset rw | pools hash rw | alarms zset rw
+-- What the scripts of tasks share: the ledger, queues and pools, loads, alarms, and the clock of attempts.
+-- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
+-- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | alarms zset rw
+-- keys: deadlines zset rw | limits zset rw | agent:{id} hash r
 
 -- Moves of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority. They are counted
 -- by from, to and priority, and become counters when the batch is done.
@@ -96,40 +97,74 @@ local function finish_loads()
   return told
 end
 
--- The alarm of a task is the earliest of what may become due in its state; the last word on it in a batch counts. That an
--- assigned task has to be claimed is no matter of its own alarm: most are claimed within milliseconds, so its agent stands
+-- The clock of attempts measures what bounds an attempt: its timeout, the time to claim it, the grace of a cancel. It stands
+-- still while no distributor is at work, and it never passes a report that waits to be read (wake moves it). So an attempt
+-- that ended in time is never ended for an absence of the coordinator's. It has run up to `attempts_at` of the server's time.
+local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of wake
+local attempt_clock, attempt_clock_at, is_clock_set
+do
+  local values = call('HMGET', P .. 'clock', 'attempts', 'attempts_at')
+  attempt_clock, attempt_clock_at = tonumber(values[1] or now), tonumber(values[2] or now)
+  is_clock_set = values[1] and true or false
+end
+
+-- Returns what the clock of attempts shows at a moment of the server's time.
+local function attempt_time(ms)
+  return attempt_clock + math.min(CLOCK_STEP, ms - attempt_clock_at)
+end
+
+-- Returns the ids of an agent's last facts that the registry has handled: a beat, a status, a registration.
+local function last_facts(agent_id)
+  local ids = call('HMGET', P .. 'agent:' .. agent_id, 'beat_id', 'fact_id', 'registered_id')
+  return (ids[1] or '') .. ' ' .. (ids[2] or '') .. ' ' .. (ids[3] or '')
+end
+
+-- When something is due for a task; the last word on it in a batch counts. Three indexes, for three ways to be due:
+--   alarms     a waiting task: its run time or its deadline, by the server's time
+--   deadlines  a held task: its deadline, by the server's time, once older reports have been read
+--   limits     a held task: its timeout or the grace of its cancel, by the clock of attempts
+-- That an assigned task has to be claimed stands in none of them: most are claimed within milliseconds, so its agent stands
 -- in `unclaimed`, where wake looks after all that the agent has.
-local alarms = {}
-local ALIVE = { scheduled = true, queued = true, assigned = true, running = true }
+local due_in = { alarms = {}, deadlines = {}, limits = {} }
 local function sooner(due, at)
   at = tonumber(at)
   return at and (not due or at < due) and at or due
 end
 
+local function set_due(id, alarm, deadline, limit)
+  due_in.alarms[id] = alarm and int(alarm) or false
+  due_in.deadlines[id] = deadline and int(deadline) or false
+  due_in.limits[id] = limit and int(limit) or false
+end
+
 local function set_alarm(task)
-  local state = task.state
-  local due = ALIVE[state] and tonumber(task.deadline) or nil
+  local state, deadline = task.state, tonumber(task.deadline)
   if state == 'scheduled' then
-    due = sooner(due, task.run_at)
+    set_due(task.id, sooner(deadline, task.run_at))
+  elseif state == 'queued' then
+    set_due(task.id, deadline)
   elseif state == 'assigned' or state == 'running' then
-    due = sooner(sooner(due, task.timeout_at), task.cancel_by)
+    set_due(task.id, nil, deadline, sooner(tonumber(task.timeout_at), task.cancel_by))
+  else
+    set_due(task.id)
   end
-  alarms[task.id] = due and int(due) or false
 end
 
 -- What every batch may write to is of its type, or nothing is begun.
-for _, index in ipairs({ 'alarms', 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
+for _, index in ipairs({ 'alarms', 'deadlines', 'limits', 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
   call('ZCARD', P .. index)
 end
 call('HLEN', P .. 'pools')
 
 -- Closes a batch: what it answers is {words, loads, pools, pools_rev, by how much this call raised it}.
 local function finish_tasks(words)
-  for id, due in pairs(alarms) do
-    if due then
-      gather('ZADD', P .. 'alarms', due, id)
-    else
-      gather('ZREM', P .. 'alarms', id)
+  for index, of_index in pairs(due_in) do
+    for id, due in pairs(of_index) do
+      if due then
+        gather('ZADD', P .. index, due, id)
+      else
+        gather('ZREM', P .. index, id)
+      end
     end
   end
   write_gathered()
