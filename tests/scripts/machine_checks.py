@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,7 +33,7 @@ def assert_books(seen: Picture, put_off: Mapping[str, float], *, trimmed: bool) 
     indexes = {"alarms": books.alarms, "deadlines": books.deadlines, "limits": books.limits}
     looked_at = [*indexes.values(), books.unclaimed]
     put_off = {one: at for one, at in put_off.items() if at in {index.get(one) for index in looked_at}}
-    kept = {name: _without(index, put_off) for name, index in indexes.items()}
+    kept: dict[str, Any] = {name: _without(index, put_off) for name, index in indexes.items()}
     _assert_alarms(books._replace(**kept, records=_without(records, put_off)))
     _assert_ends(seen.books)
     for task, one in records.items():

@@ -223,12 +223,13 @@ class World(RuleBasedStateMachine):
 
     def pause_before(self, which: str, batch: Sequence[str]) -> None:
         """A worker has read a batch and stands still before its script; ``repeat`` lets it go on, much later."""
-        make, streams = {
+        calls: dict[str, tuple[Callable[[Any], Call[Any]], tuple[str, ...]]] = {
             "admit": (self._admit, tuple(TASK_STREAMS)),
             "settle": (self._settle, ("in:reports",)),
             "cancel": (self.scripts.cancel, ("in:requests",)),
             "replay": (self.scripts.replay, ("in:control:distributor",)),
-        }[which]
+        }
+        make, streams = calls[which]
         facts: Any = [self.facts[entry] for entry in batch]
         self.repeatable.append((make(facts), streams, tuple(batch)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.scripts.cell import START, Cell
@@ -10,7 +12,7 @@ from tests.scripts.cell import START, Cell
 AWAY = 8_000
 
 
-async def held(cell: Cell, **options: int) -> None:
+async def held(cell: Cell, **options: Any) -> None:
     """A task that its agent has claimed and started; the clock runs."""
     await cell.register()
     await cell.assign(**options)
@@ -32,7 +34,7 @@ async def test_a_result_that_waits_is_read_first(cell: Cell, limit: str, read: b
         await cell.redis.xclaim(cell.keys.of("in:reports"), "distributor", "dead", 0, [report.entry])
     cell.now += AWAY
 
-    for _ in range(50):
+    for _ in range(120):
         assert "TIMED_OUT" not in await cell.wake(absent=True)
         cell.now += 100
 
