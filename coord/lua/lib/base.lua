@@ -32,12 +32,54 @@ end
 
 -- Returns true while an entry is in its stream. An entry has an effect only then: a worker that stood still between its
 -- read and its script may name entries that a sibling has handled since. The word for such an entry is GONE.
+-- One entry is looked up. From the second one of a stream on, what the server knows of the stream saves that: an entry that
+-- is younger than every deleted one, and not older than the first, is there.
 local last_stream, last_entry, last_is_present
-local function is_present(stream, entry)
-  if entry ~= last_entry or stream ~= last_stream then -- the parts of one entry follow one another
-    last_is_present = call('XRANGE', P .. stream, entry, entry)[1] ~= nil
-    last_stream, last_entry = stream, entry
+local streams_asked, bounds = {}, {}
+
+local function is_there(stream, entry)
+  return call('XRANGE', P .. stream, entry, entry)[1] ~= nil
+end
+
+-- Returns the id from which on nothing is missing in a stream; false when the server does not say.
+local function bound_of(stream)
+  local info, found = call('XINFO', 'STREAM', P .. stream), {}
+  for i = 1, #info, 2 do
+    found[info[i]] = info[i + 1]
   end
+  local deleted, first = found['max-deleted-entry-id'], found['recorded-first-entry-id']
+  if not deleted or not first then
+    return false
+  end
+  local ms, seq = entry_ms(deleted)
+  local first_ms, first_seq = entry_ms(first)
+  seq = seq + 1
+  if first_ms > ms or (first_ms == ms and first_seq > seq) then
+    ms, seq = first_ms, first_seq
+  end
+  return { ms = ms, seq = seq, digits = string.format('%013d', ms) }
+end
+
+-- Returns true when an entry is not older than a bound. Ids of 13 digits before the dash, the usual ones, compare as text.
+local byte, substring = string.byte, string.sub
+local function is_beyond(entry, bound)
+  if byte(entry, 14) == 45 and substring(entry, 1, 13) > bound.digits then
+    return true
+  end
+  local ms, seq = entry_ms(entry)
+  return ms > bound.ms or (ms == bound.ms and seq >= bound.seq)
+end
+
+local function is_present(stream, entry)
+  if entry == last_entry and stream == last_stream then -- the parts of one entry follow one another
+    return last_is_present
+  end
+  if bounds[stream] == nil and streams_asked[stream] then
+    bounds[stream] = bound_of(stream)
+  end
+  local bound = bounds[stream]
+  last_stream, last_entry, streams_asked[stream] = stream, entry, true
+  last_is_present = bound and is_beyond(entry, bound) or is_there(stream, entry)
   return last_is_present
 end
 
