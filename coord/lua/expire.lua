@@ -23,25 +23,28 @@ local function is_full()
   return most > 0 and tonumber(used) - uncounted > most
 end
 
--- Since anyone's last tick, at most 2 s, nothing while no sign of life can be given, and never past the oldest one that
--- still waits to be read: what waited because nobody was there to read it is not held against whoever sent it.
+-- Advances the observed clock by the time since the last tick of any registry: by 2 s at most, by nothing while no sign of
+-- life can be given, and never past the oldest one that still waits to be read. What waited because nobody read it is not
+-- held against its sender. Time up to there counts later: a registry that always lags a little must not stop the clock.
 local function tick()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
   if not clock[1] then
     call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
     return now
   end
-  local observed, ticked_at, until_ms = tonumber(clock[1]), tonumber(clock[2]), now
+  local observed, ticked_at, until_ms = tonumber(clock[1]), math.min(tonumber(clock[2]), now), now
   for _, stream in ipairs({ 'in:registry', 'in:beats' }) do
     local oldest = call('XRANGE', P .. stream, '-', '+', 'COUNT', 1)[1]
     if oldest then
       until_ms = math.min(until_ms, (entry_ms(oldest[1])))
     end
   end
-  if not is_full() then
+  if is_full() then
+    until_ms = now
+  else
     observed = observed + math.max(0, math.min(2000, until_ms - ticked_at))
   end
-  call('HSET', P .. 'clock', 'observed', int(observed), 'ticked_at', NOW)
+  call('HSET', P .. 'clock', 'observed', int(observed), 'ticked_at', int(math.max(ticked_at, until_ms)))
   return observed
 end
 
