@@ -65,6 +65,8 @@ inflight:{agent}                      set     tasks assigned to the agent and no
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
                                               requeue made it, then any waiting task's body tells it
+pools:changed                         zset    pool -> pools_rev of when it last began or ceased to have waiting tasks;
+                                              the newest 10,000
 alarms                                zset    task -> the earliest moment at which something is due
 unclaimed                             zset    agent -> ms at which wake looks whether it has claimed its tasks, the
                                               earliest ``start_by`` of what it may not have claimed or sooner
@@ -143,6 +145,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "inflight:*",
     "queue:*",
     "pools",
+    "pools:changed",
     "alarms",
     "unclaimed",
     "tasks:*",
