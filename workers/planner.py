@@ -30,8 +30,6 @@ DEFINITIONS_KEPT = 10_000
 LEASES_KEPT = 50_000
 #: Groups that are looked at in one search for starved ones; others are looked at in the next.
 STARVED_AT_ONCE = 1_000
-#: Pools of one full group whose heads are refreshed at once.
-FOREMOST_OF_GROUP = 16
 
 Entry = tuple[float, str]  #: a pool's head and its name
 
@@ -252,14 +250,16 @@ class Planner:
         self._find_first(STARVED_AT_ONCE)
         return [group for group in self.view.full_groups(STARVED_AT_ONCE) if self._first_of(group) is not None]
 
-    def foremost(self, most: int) -> list[str]:
-        """At most ``most`` waiting pools that agents can serve, the first of each group: others the next time."""
-        found = dict.fromkeys(pool for _, pool in islice(self._order, most))
-        for group in self.view.full_groups(most):
-            if len(found) >= most:
-                break
-            found.update((pool, None) for _, pool in group.line[:FOREMOST_OF_GROUP])
-        return [pool for pool in islice(found, most) if pool in self.waiting]
+    def sample(self, most: int) -> list[str]:
+        """At most ``most`` waiting pools that agents can serve, each as likely as the other where there are more."""
+        groups = {self.waiting[entry[1]].group for entry in islice(self._order, most) if self._has_turn(entry)}
+        groups.update(self.view.full_groups(most - len(groups)))
+        found: list[str] = []
+        for group in groups:
+            pools = list({pool for _, pool in group.line if pool in self.waiting})
+            share = max(1, most // len(groups))
+            found += pools if len(pools) <= share else self.view.random.sample(pools, share)
+        return found
 
     def _begin(self, pool: str, definition: Pool) -> Waiting:
         """Tasks wait in the pool."""

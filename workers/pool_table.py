@@ -24,7 +24,7 @@ log = logs.get_logger()
 CHUNK = 1_000
 #: Looks in a row that find more pools in the table than are known here, or fewer, until all of it is read.
 LOOKS_OFF = 5
-#: Pools whose lengths and heads are refreshed in each safety look.
+#: Pools whose lengths and heads are refreshed in each safety look, of those that agents can serve.
 REFRESHED = 1_000
 
 
@@ -49,7 +49,7 @@ class PoolTable:
         """Do the same, now and then even when nothing says that it moved, and refresh what others may have changed."""
         async with self._reading:
             count = await self._look()
-            await self._refresh(self.planner.foremost(REFRESHED))
+            await self._refresh(self.planner.sample(REFRESHED))
             self._judge(count - len(self.planner.waiting))
 
     async def read_lengths(self) -> None:
