@@ -247,7 +247,12 @@ class Planner:
     def starved_groups(self) -> list[Group]:
         """Some of the groups of pools that wait although nobody in the view has room: others the next time."""
         self._wake()
-        self._find_first(STARVED_AT_ONCE)
+        order = self._order
+        for entry in order if len(order) <= STARVED_AT_ONCE else self.view.random.sample(order, STARVED_AT_ONCE):
+            if self._has_turn(entry):
+                group = self.waiting[entry[1]].group
+                if self._first_of(group) is not None and not group.has_room:
+                    self._put_to_sleep(group)
         return [group for group in self.view.full_groups(STARVED_AT_ONCE) if self._first_of(group) is not None]
 
     def sample(self, most: int) -> list[str]:
@@ -335,10 +340,9 @@ class Planner:
                     _compact(self._order, self._has_turn)
                     self._order_limit = 2 * len(self._order) + 64
 
-    def _find_first(self, most: float = inf) -> bool:
-        """Whether the first of the order can be served now; what cannot is removed from the order, ``most`` groups."""
-        slept = 0
-        while self._order and slept < most:
+    def _find_first(self) -> bool:
+        """Whether the first of the order can be served now; what cannot is removed from the order."""
+        while self._order:
             entry = self._order[0]
             if not self._has_turn(entry):
                 heappop(self._order)
@@ -351,7 +355,6 @@ class Planner:
             elif not group.has_room:
                 heappop(self._order)
                 self._put_to_sleep(group)
-                slept += 1
             elif waiting.is_read:
                 return True
             else:
