@@ -70,6 +70,8 @@ inflight:{agent}                      set     tasks assigned to the agent and no
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
                                               requeue made it, then any waiting task's body tells it
+pools:changed                         zset    pool -> pools_rev of when it last began or ceased to have waiting tasks;
+                                              the newest 10,000
 alarms                                zset    waiting task -> the earlier of its run time and its deadline, ms
 deadlines                             zset    held task -> its deadline, ms
 limits                                zset    held task -> the earlier of its timeout and the end of a cancel's grace,
@@ -156,6 +158,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "inflight:*",
     "queue:*",
     "pools",
+    "pools:changed",
     "alarms",
     "deadlines",
     "limits",

@@ -38,6 +38,7 @@ from workers import control, reports
 from workers.cell import Cell
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
+from workers.pool_table import PoolTable
 from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of, word_for_each
 from workers.submissions import submission_of
 from workers.view import View
@@ -66,6 +67,7 @@ class Distributor(Service):
         settings = cell.settings
         self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
         self.planner = Planner(self.view)
+        self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.follower = Follower(cell, self._on_fleet)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self._nearly_full = False
@@ -115,7 +117,7 @@ class Distributor(Service):
             failures += failures_of(told, words)
         for piece, answer in zip(pieces, answers[len(told_of) :], strict=True):
             self._wanted |= self.planner.answered(piece, answer)
-        if self._wanted or self._can_place():
+        if self._wanted or self._can_place() or self.planner.unread:
             self._kicked.set()
         if Distributor.configure in by_handler:
             await self.read_settings()
@@ -204,11 +206,11 @@ class Distributor(Service):
         """Before the view may say that nobody has room: the true loads, and the table of waiting pools if it moved."""
         cell = self.cell
         if self.planner.is_stale:
-            await self.read_pools()
+            await self.table.look()
         starved = self.planner.starved_groups()
         if starved and (unheard := self.view.unheard(starved, UNHEARD_S, REREAD)):
             self.view.hear(await queries.loads(cell.redis, cell.keys, unheard))
-        if self._can_place():
+        if self._can_place() or self.planner.unread:
             self._kicked.set()
 
     async def read_suspended(self) -> None:
@@ -221,8 +223,7 @@ class Distributor(Service):
 
     async def read_pools(self) -> None:
         """The table of waiting pools as it is; now and then even when nothing says that it moved."""
-        rev, pools = await queries.waiting_pools(self.cell.redis, self.cell.keys, self.planner.definitions)
-        self.planner.replace(rev, pools)
+        await self.table.check()
         if self.planner.broken:
             log.error("placement.failed", agents=sorted(self.planner.broken)[:20])
             self._wanted |= self.planner.broken
@@ -276,6 +277,9 @@ class Distributor(Service):
                     self.view.update(wanted, await queries.fleet(self.cell.redis, self.cell.keys, wanted))
                 if self._can_place():
                     await self.handle([])
+                if self.planner.unread:
+                    await self.table.read_lengths()
+                    self._kicked.set()
             except (redis_errors.RedisError, OSError) as error:
                 log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}")
                 self.disturbed()
@@ -302,7 +306,7 @@ class Distributor(Service):
             if len(self._pools) >= DEFINITIONS_KEPT:
                 self._pools.clear()
             found = self._pools[key] = codec.pool_of(Pool(fact.task_type, fact.requirements, fact.strategy))
-        if found[0] not in self.planner.definitions:
+        if not self.planner.knows(found[0]):
             self.planner.define(found[0], Pool(fact.task_type, fact.requirements, fact.strategy))
         return found
 

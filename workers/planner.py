@@ -1,40 +1,52 @@
 """Which waiting task goes to whom next: the table of waiting pools, and a plan on the view of the fleet.
 
-A plan may be wrong, since others plan as well; the dispatch script decides, and its answer mends the table and the
+A plan may be wrong, since others plan as well; the dispatch script decides, and its answer corrects the table and the
 view. Pools are served in the order of their first task's score, a few at a time, so that none is passed over.
+
+The pools of a group stand in its line, the one with the lowest head first; the order holds the first pool of each group
+that is awake. A group without room is put to sleep when its turn comes, with all its pools, and costs nothing until the
+view wakes it. Entries of the line and the order that no longer hold are skipped when they are reached.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import inf
 
 from coord import codec
 from coord.models.tasks import Pool
-from coord.queries import WaitingPool
 from coord.transitions import Placement, TaskBatch
 from workers.view import Group, View
 
 #: Tasks of a pool that are planned before the next pool has its turn.
 TURN = 16
-#: Pool definitions remembered at most, so that a pool that comes and goes need not be read again.
+#: Definitions kept at most of pools in which nothing waits, so that one that comes and goes need not be read again.
 DEFINITIONS_KEPT = 10_000
 #: Leases remembered at most: another distributor may be told of the end of any.
 LEASES_KEPT = 50_000
+#: Groups that are looked at in one search for starved ones; others are looked at in the next.
+STARVED_AT_ONCE = 1_000
+
+Entry = tuple[float, str]  #: a pool's head and its name
 
 
 class Waiting:
     """A pool in which tasks wait, as last heard, less what is planned and not answered."""
 
-    __slots__ = ("definition", "group", "head", "length", "planned")
+    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned")
 
-    def __init__(self, definition: Pool, length: int, head: float) -> None:
+    def __init__(self, definition: Pool, group: Group) -> None:
         self.definition = definition
-        self.length = length
-        self.head = head
+        self.group = group
+        self.length = 0
+        self.head = -inf
         self.planned = 0
-        self.group: Group | None = None  #: the view's, as long as the view keeps it
+        self.is_read = False  #: length and head are known; they are read when an agent can serve the pool
+        self.key: float | None = None  #: the head under which it stands in its group's line; None: it does not
 
     @property
     def left(self) -> int:
@@ -48,23 +60,40 @@ class Planner:
     def __init__(self, view: View) -> None:
         self.view = view
         self.waiting: dict[str, Waiting] = {}
-        self.definitions: dict[str, Pool] = {}
-        #: The table's revision that is known here; when it rises by others' doing, the table is read again.
+        self.definitions: dict[str, Pool] = {}  #: of pools in which nothing waits
+        #: The revision up to which the table is known here; when it rises by others' doing, changes have to be read.
         self.pools_rev = -1
         self.is_stale = True
+        self.forgotten = 0  #: how many times everything was forgotten: what was read before is of no use then
+        self.unread: dict[str, None] = {}  #: waiting pools that an agent can serve, of unknown length
+        self.unknown: set[str] = set()  #: pools that an answer named and that have no definition here
+        self.heard: set[str] | None = None  #: while the table is read: the pools that answers name meanwhile
         #: Agents that dispatch raised an error for; they are suspended until their rows are read again.
         self.broken: set[str] = set()
+        self._order: list[Entry] = []
+        self._order_limit = 64  # entries, above which what no longer holds is removed
         self._leases: dict[str, str] = {}  # lease -> agent, of those given from here whose end has not been seen
         self._explanations: dict[tuple[str, int], bytes] = {}
 
     def forget(self) -> None:
         """Nothing of the table is known any more."""
-        self.waiting.clear()
+        for pool in list(self.waiting):
+            self._end(pool)
+        self._order.clear()
+        self.unread.clear()
+        self.unknown.clear()
         self.is_stale = True
         self.pools_rev = -1
+        self.forgotten += 1
+
+    def knows(self, pool: str) -> bool:
+        """Whether the pool's definition is known."""
+        return pool in self.waiting or pool in self.definitions
 
     def define(self, pool: str, definition: Pool) -> None:
-        """Remember what a pool stands for."""
+        """Remember what a pool stands for; that of a waiting pool is kept anyhow."""
+        if pool in self.waiting:
+            return
         self.definitions.pop(pool, None)
         if len(self.definitions) >= DEFINITIONS_KEPT:
             del self.definitions[next(iter(self.definitions))]
@@ -72,74 +101,95 @@ class Planner:
 
     def expect(self, pool: str, count: int, head: float) -> None:
         """``count`` tasks of the pool are about to be admitted, in the same round trip as the plan."""
-        known = self.waiting.get(pool)
-        if known is None:
-            known = self.waiting[pool] = Waiting(self.definitions[pool], 0, head)
-        known.length += count
-        known.head = min(known.head, head)
+        waiting = self.waiting.get(pool)
+        if waiting is None:
+            waiting = self._begin(pool, self.definitions[pool])
+            waiting.is_read, waiting.head = True, head
+        elif not waiting.is_read:
+            return
+        waiting.length += count
+        waiting.head = min(waiting.head, head)
+        self._line_up(pool, waiting)
 
-    def replace(self, rev: int, pools: Iterable[WaitingPool]) -> None:
-        """Take over the table as it was read."""
-        before = self.waiting
-        self.waiting = {}
-        for one in pools:
-            self.define(one.pool, one.definition)
-            waiting = self.waiting[one.pool] = Waiting(one.definition, one.length, one.head)
-            if one.pool in before:
-                waiting.planned = before[one.pool].planned
-        # What was heard while the table was being read may be newer than it.
-        self.is_stale = rev < self.pools_rev
-        self.pools_rev = rev
+    def learn(self, pool: str, definition: Pool) -> None:
+        """The pool stands in the table; its length is read only when an agent can serve it."""
+        if pool not in self.waiting:
+            waiting = self._begin(pool, definition)
+            if waiting.group.eligible:
+                self.unread[pool] = None
+            else:
+                self._line_up(pool, waiting)
+
+    def measure(self, pool: str, length: int, head: float) -> None:
+        """Take over the length of a waiting pool and the score of its first task, as they were read."""
+        waiting = self.waiting.get(pool)
+        if waiting is None:
+            return
+        self.unread.pop(pool, None)
+        waiting.is_read = True
+        waiting.length = length
+        if length:
+            waiting.head = head
+            self._line_up(pool, waiting)
+        elif not waiting.planned:
+            self._end(pool)
+
+    def remove(self, pool: str) -> None:
+        """The pool is not in the table any more."""
+        self.measure(pool, 0, 0.0)
 
     def hear(self, batch: TaskBatch) -> None:
         """Take over what a script answered of pools and loads."""
-        if batch.pools_rev != self.pools_rev + batch.raised:
+        if batch.pools_rev == self.pools_rev + batch.raised:
+            self.pools_rev = batch.pools_rev
+        else:
             self.is_stale = True
-        self.pools_rev = batch.pools_rev
+        if self.heard is not None:
+            self.heard.update(batch.pools)
         for pool, (length, head) in batch.pools.items():
-            known = self.waiting.get(pool)
-            if length == 0:
-                if known is not None:
-                    if known.planned:
-                        known.length = 0
-                    else:
-                        del self.waiting[pool]
-            elif known is not None:
-                known.length, known.head = length, head
-            elif pool in self.definitions:
-                self.waiting[pool] = Waiting(self.definitions[pool], length, head)
-            else:
-                self.is_stale = True
+            if pool not in self.waiting and length:
+                definition = self.definitions.get(pool)
+                if definition is None:
+                    self.unknown.add(pool)
+                    self.is_stale = True
+                    continue
+                self._begin(pool, definition)
+            self.measure(pool, length, head)
         self.view.hear(batch.loads)
 
     def plan(self, most: int) -> list[Placement]:
         """At most ``most`` assignments; counted as planned until ``answered``."""
-        order = sorted(
-            (waiting.head, pool, waiting, self._group_of(waiting))
-            for pool, waiting in self.waiting.items()
-            if waiting.left > 0
-        ) if self.waiting else []  # fmt: skip
         placed: list[tuple[str, str, int, bytes]] = []
-        while order and len(placed) < most:
-            still = []
-            for turn in order:
-                _, pool, waiting, group = turn
-                why = self._explain(group)
-                for _ in range(min(TURN, waiting.left, most - len(placed))):
-                    agent = self.view.take(group)
-                    if agent is None:
-                        break
-                    waiting.planned += 1
-                    placed.append((pool, agent.agent_id, agent.rev, why))
-                else:
-                    if waiting.left > 0:
-                        still.append(turn)
-            order = still
+        served: list[tuple[str, Waiting]] = []
+        again: list[tuple[str, Waiting]] = []
+        while len(placed) < most and self.is_ready():
+            turn = self._take_first()
+            served.append(turn)
+            if self._serve(*turn, placed, most):
+                again.append(turn)
+        while again and len(placed) < most and self.view.rooms:
+            again = [turn for turn in again if self._serve(*turn, placed, most)]
+        for turn in served:
+            self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
             Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why)
             for i, (pool, agent_id, rev, why) in enumerate(placed)
         ]
+
+    def _serve(self, pool: str, waiting: Waiting, placed: list[tuple[str, str, int, bytes]], most: int) -> bool:
+        """Plan one turn of a pool; whether it has more tasks and may have another turn."""
+        group = waiting.group
+        if not group.eligible:
+            return False
+        why = self._explain(group)
+        for _ in range(min(TURN, waiting.left, most - len(placed))):
+            agent = self.view.take(group)
+            if agent is None:
+                return False
+            waiting.planned += 1
+            placed.append((pool, agent.agent_id, agent.rev, why))
+        return waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Take over what dispatch answered; the agents that are not as the view had them."""
@@ -160,8 +210,8 @@ class Planner:
         self.hear(batch)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
-            if waiting is not None and waiting.length == 0 and not waiting.planned:
-                del self.waiting[pool]
+            if waiting is not None and waiting.is_read and waiting.length == 0 and not waiting.planned:
+                self._end(pool)
         return changed
 
     def expect_room(self, leases: Iterable[str]) -> Counter[str]:
@@ -185,23 +235,141 @@ class Planner:
             waiting = self.waiting.get(pool)
             if waiting is not None:
                 waiting.planned = max(0, waiting.planned - count)
+                self._line_up(pool, waiting)
         for agent_id, count in Counter([placement.agent_id for placement in placements]).items():
             self.view.answered(agent_id, count)
 
     def is_ready(self) -> bool:
         """Whether a plan would place anything."""
-        return any(waiting.left > 0 and self._group_of(waiting).has_room for waiting in self.waiting.values())
+        self._wake()
+        return self.view.rooms > 0 and self._find_first()
 
     def starved_groups(self) -> list[Group]:
-        """The groups of pools that wait although nobody in the view has room."""
-        groups = (self._group_of(waiting) for waiting in self.waiting.values() if waiting.left > 0)
-        return [group for group in groups if not group.has_room]
+        """Some of the groups of pools that wait although nobody in the view has room: others the next time."""
+        self._wake()
+        order = self._order
+        for entry in order if len(order) <= STARVED_AT_ONCE else self.view.random.sample(order, STARVED_AT_ONCE):
+            if self._has_turn(entry):
+                group = self.waiting[entry[1]].group
+                if self._first_of(group) is not None and not group.has_room:
+                    self._put_to_sleep(group)
+        return [group for group in self.view.full_groups(STARVED_AT_ONCE) if self._first_of(group) is not None]
 
-    def _group_of(self, waiting: Waiting) -> Group:
+    def sample(self, most: int) -> list[str]:
+        """At most ``most`` waiting pools that agents can serve, each as likely as the other where there are more."""
+        groups = {self.waiting[entry[1]].group for entry in islice(self._order, most) if self._has_turn(entry)}
+        groups.update(self.view.full_groups(most - len(groups)))
+        found: list[str] = []
+        for group in groups:
+            pools = list({pool for _, pool in group.line if pool in self.waiting})
+            share = max(1, most // len(groups))
+            found += pools if len(pools) <= share else self.view.random.sample(pools, share)
+        return found
+
+    def _begin(self, pool: str, definition: Pool) -> Waiting:
+        """Tasks wait in the pool."""
+        self.definitions.pop(pool, None)
+        self.unknown.discard(pool)
+        group = self.view.hold(definition)
+        if not group.eligible and not group.is_asleep:
+            self._put_to_sleep(group)
+        waiting = self.waiting[pool] = Waiting(definition, group)
+        return waiting
+
+    def _end(self, pool: str) -> None:
+        """No task waits in the pool any more."""
+        waiting = self.waiting.pop(pool)
+        self.unread.pop(pool, None)
+        self.define(pool, waiting.definition)
+        self.view.release(waiting.group)
+        if waiting.group.users:
+            self._queue(waiting.group)
+
+    def _wake(self) -> None:
+        for group in self.view.woken():
+            self._queue(group)
+
+    def _put_to_sleep(self, group: Group) -> None:
+        group.turn = None
+        self.view.sleep(group)
+
+    def _line_up(self, pool: str, waiting: Waiting) -> None:
+        """Let the pool stand in its group's line, where its head says, if tasks of it are left."""
+        if self.waiting.get(pool) is not waiting or not _is_left(waiting):
+            return
         group = waiting.group
-        if group is None or group.is_dropped:
-            group = waiting.group = self.view.group_of(waiting.definition)
-        return group
+        if waiting.key != waiting.head:
+            waiting.key = waiting.head
+            heappush(group.line, (waiting.head, pool))
+            if len(group.line) > 2 * group.users + 8:
+                _compact(group.line, self._stands)
+        self._queue(group)
+
+    def _stands(self, entry: Entry) -> bool:
+        """Whether an entry of a line still holds."""
+        waiting = self.waiting.get(entry[1])
+        return waiting is not None and waiting.key == entry[0]
+
+    def _has_turn(self, entry: Entry) -> bool:
+        """Whether an entry of the order still holds."""
+        waiting = self.waiting.get(entry[1])
+        return waiting is not None and waiting.group.turn == entry
+
+    def _first_of(self, group: Group) -> Entry | None:
+        """The first of a group's line; what no longer holds is removed from the line."""
+        line = group.line
+        while line:
+            waiting = self.waiting.get(line[0][1])
+            if waiting is not None and waiting.key == line[0][0]:
+                if _is_left(waiting):
+                    return line[0]
+                waiting.key = None
+            heappop(line)
+        return None
+
+    def _queue(self, group: Group) -> None:
+        """Let the first of a group's line stand in the order, unless the group sleeps."""
+        if group.is_asleep:
+            return
+        first = self._first_of(group)
+        if first != group.turn:
+            group.turn = first
+            if first is not None:
+                heappush(self._order, first)
+                if len(self._order) > self._order_limit:
+                    _compact(self._order, self._has_turn)
+                    self._order_limit = 2 * len(self._order) + 64
+
+    def _find_first(self) -> bool:
+        """Whether the first of the order can be served now; what cannot is removed from the order."""
+        while self._order:
+            entry = self._order[0]
+            if not self._has_turn(entry):
+                heappop(self._order)
+                continue
+            waiting = self.waiting[entry[1]]
+            group = waiting.group
+            if self._first_of(group) != entry:
+                heappop(self._order)
+                self._queue(group)
+            elif not group.has_room:
+                heappop(self._order)
+                self._put_to_sleep(group)
+            elif waiting.is_read:
+                return True
+            else:
+                self.unread[entry[1]] = None
+                self._take_first()
+        return False
+
+    def _take_first(self) -> tuple[str, Waiting]:
+        """Remove the first of the order, which ``_find_first`` has found, from it and from its group's line."""
+        _, pool = heappop(self._order)
+        waiting = self.waiting[pool]
+        heappop(waiting.group.line)
+        waiting.key = waiting.group.turn = None
+        self._queue(waiting.group)
+        return pool, waiting
 
     def _explain(self, group: Group) -> bytes:
         key = (group.strategy.name, len(group.eligible))
@@ -212,6 +380,17 @@ class Planner:
             explained = codec.encode({"strategy": key[0], "eligible": key[1]})
             self._explanations[key] = explained
         return explained
+
+
+def _is_left(waiting: Waiting) -> bool:
+    """Whether the pool has tasks that are not planned yet, or an unknown number of them."""
+    return waiting.left > 0 or not waiting.is_read
+
+
+def _compact(heap: list[Entry], holds: Callable[[Entry], bool]) -> None:
+    """Remove what no longer holds from a heap."""
+    heap[:] = {entry for entry in heap if holds(entry)}
+    heapify(heap)
 
 
 def by_agents(placements: list[Placement], most: int) -> list[list[Placement]]:

@@ -3,6 +3,10 @@
 Loads are the true ones as last heard, plus what this distributor has planned and not had answered. An agent is in a
 group when it meets the group's hard requirements; the group's strategy holds those of its agents that have room. An
 agent may be in many groups, so a group takes changes over when it is looked at, each agent once.
+
+Groups that no agent can serve cost nothing but memory. Agents are indexed by their facets, and each group is listed
+under one facet that it requires, the one that the fewest agents have: only an agent that has it can join the group.
+The planner puts a group without room to sleep, and ``woken`` returns it when an agent of it has room again.
 """
 
 from __future__ import annotations
@@ -10,47 +14,114 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from random import Random
 
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Strategy, unmet
+from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet
 
-#: Groups kept at most; the ones that have not been planned for longest are dropped, and made again when needed.
+#: Groups kept at most that no waiting pool uses; the ones that have not been used for longest are dropped.
 GROUPS_KEPT = 10_000
+#: The facet that every agent has: groups that require nothing are listed under it.
+EVERY = "*"
+#: Members of full groups that are looked through at once for agents whose load is old.
+MEMBERS_LOOKED_AT = 50_000
+
+#: The members of every group that has none. It cannot be added to by mistake.
+NOBODY: set[str] = frozenset()  # type: ignore[assignment]
 
 
 class Group:
-    """The agents that meet one set of requirements, under one strategy."""
+    """The agents that meet one set of requirements, under one strategy; small while no agent does."""
 
-    def __init__(self, view: View, requirements: Requirements, strategy: Strategy) -> None:
+    __slots__ = (
+        "_strategy",
+        "_view",
+        "eligible",
+        "is_asleep",
+        "key",
+        "line",
+        "needs",
+        "own_strategy",
+        "requirements",
+        "turn",
+        "users",
+        "version",
+        "watched",
+        "within",
+    )
+
+    def __init__(self, view: View, key: tuple[bytes, str | None], requirements: Requirements) -> None:
+        self.key = key
         self.requirements = requirements
-        self.strategy = strategy
-        self.eligible: set[str] = set()
-        self.is_dropped = False  #: the view has forgotten it: ask for it again
+        self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
+        self.watched = EVERY  #: the facet that the group is listed under
+        self.own_strategy = key[1]  #: None: the fleet's
+        self.within: set[str] = NOBODY  #: agents that have all of ``needs``
+        self.eligible: set[str] = NOBODY  #: those of them that meet all requirements now
+        self.users = 0  #: waiting pools that hold it
+        self.is_asleep = False  #: the planner has put it aside until ``View.woken`` returns it
         self.version = 0  #: of the view, when this group was last brought up to date
+        #: The planner's: the group's waiting pools by their heads, and the first of them as it stands in the order.
+        self.line: list[tuple[float, str]] = []
+        self.turn: tuple[float, str] | None = None
+        self._strategy: Strategy | None = None
         self._view = view
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy that holds the agents with room; made when it is first asked for."""
+        if self._strategy is None:
+            self._strategy = self._view.strategy_for(self)
+        return self._strategy
 
     @property
     def has_room(self) -> bool:
         """Whether any of its agents may be given a task now."""
+        if not self.eligible:
+            return False
         self._view.bring_up_to_date(self)
         return self.strategy.has_room
+
+    def join(self, agent_id: str) -> None:
+        """Add an agent that is eligible; its room is taken over when the group is looked at."""
+        if not self.eligible:
+            self.eligible = set()
+        self.eligible.add(agent_id)
+
+    def leave(self, agent_id: str) -> None:
+        """Remove an agent that is not eligible any more; without any, the group is small again."""
+        self.eligible.discard(agent_id)
+        if self._strategy is not None:
+            self._strategy.withdraw(agent_id)
+        if not self.eligible:
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget what was offered to the strategy; it is offered again when the group is looked at."""
+        self._strategy = None
 
 
 class Seat:
     """One agent in the view."""
 
-    __slots__ = ("agent", "freed", "groups", "heard", "heard_at", "planned")
+    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "heard", "heard_at", "planned")
 
     def __init__(self, agent: FleetAgent) -> None:
+        self.facets = facets_of(agent)
+        self.planned = 0
+        self.has_room = False
+        self.groups: dict[Group, None] = {}  #: whose ``needs`` it has
+        self.take_over(agent)
+
+    def take_over(self, agent: FleetAgent) -> None:
+        """Take over the agent's row; what is planned stays planned."""
         self.agent = agent
         self.heard = agent.load
         self.heard_at = time.monotonic()
-        self.planned = 0
         self.freed = 0  #: slots that round trips under way make free
-        self.groups: list[Group] = []
 
 
 class View:
@@ -61,72 +132,144 @@ class View:
         self.strategy = strategy
         self.random = random
         self.seats: dict[str, Seat] = {}
-        self._groups: dict[tuple[bytes, str], Group] = {}
+        self.rooms = 0  #: agents that have room
+        self._groups: dict[tuple[bytes, str | None], Group] = {}
+        self._unused: dict[Group, None] = {}  # groups that no waiting pool holds, the latest used last
+        self._having: dict[str, dict[str, Seat]] = {}  # facet -> the agents that have it
+        self._watching: dict[str, dict[Group, None]] = {}  # facet -> the groups that are listed under it
+        self._full: dict[Group, None] = {}  # sleeping groups that have agents
+        self._joined: dict[Group, None] = {}  # sleeping groups that an agent has joined since ``woken``
+        self._opened: dict[str, None] = {}  # agents that have got room since then
         self._version = 0
         #: agent -> version of its last change, the latest change last.
         self._changed: dict[str, int] = {}
 
     def replace(self, fleet: Mapping[str, FleetAgent]) -> None:
-        """Begin anew from a snapshot; what was planned and not answered is forgotten."""
-        self._drop_all()
+        """Begin again from a snapshot; what was planned and not answered is forgotten. Groups in use stay."""
+        for group in list(self._unused):
+            self._drop(group)
+        for group in self._groups.values():
+            group.within = group.eligible = NOBODY
+            group.forget()
+        self.seats.clear()
+        self._having.clear()
+        self._full.clear()
+        self._opened.clear()
         self._changed.clear()
-        self.seats = {agent_id: Seat(agent) for agent_id, agent in fleet.items()}
+        self.rooms = 0
+        for agent in fleet.values():
+            self._add(agent)
 
     def configure(self, health_threshold: float, strategy: str) -> bool:
         """Take over what operators have set; whether anything changed."""
         if (health_threshold, strategy) == (self.health_threshold, self.strategy):
             return False
         self.health_threshold, self.strategy = health_threshold, strategy
-        self._drop_all()
+        for group in self._groups.values():
+            if group.own_strategy is None:
+                group.forget()
         for seat in self.seats.values():
-            seat.groups.clear()
+            self._judge(seat)
+            self._refresh(seat)
         return True
 
     def update(self, asked: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
         """Take over the rows of the agents asked for; one without a row is gone."""
         for agent_id in asked:
-            seat = self.seats.pop(agent_id, None)
+            seat, row = self.seats.get(agent_id), rows.get(agent_id)
+            if seat is not None and row is not None and seat.facets == facets_of(row):
+                seat.take_over(row)
+                self._judge(seat)
+                self._refresh(seat)
+                continue
             planned = 0
             if seat is not None:
                 planned = seat.planned
-                self._changed.pop(agent_id, None)
-                for group in seat.groups:
-                    group.eligible.discard(agent_id)
-                    group.strategy.withdraw(agent_id)
-            if agent_id in rows:
-                seat = self.seats[agent_id] = Seat(rows[agent_id])
-                seat.planned = planned
-                for group in self._groups.values():
-                    self._consider(seat, group)
-                self._refresh(seat)
+                self._remove(seat)
+            if row is not None:
+                self._add(row, planned)
 
     def group_of(self, pool: Pool) -> Group:
         """The group that may serve a pool."""
-        name = pool.strategy if pool.strategy in STRATEGIES else self.strategy
-        key = (codec.encode(pool.requirements), name)
-        group = self._groups.pop(key, None)
-        if group is None:
-            group = Group(self, pool.requirements, STRATEGIES[name](self.random))
-            group.version = self._version
-            for seat in self.seats.values():
-                self._consider(seat, group)
-                _refresh_in(seat, group)
-            if len(self._groups) >= GROUPS_KEPT:
-                self._drop(next(iter(self._groups)))
-        self._groups[key] = group  # the latest used stands last
+        group = self._find_or_make(pool)
+        if not group.users:
+            self._keep_unused(group)
         return group
+
+    def hold(self, pool: Pool) -> Group:
+        """The group that may serve a waiting pool; it is kept until the pool releases it."""
+        group = self._find_or_make(pool)
+        self._unused.pop(group, None)
+        group.users += 1
+        return group
+
+    def release(self, group: Group) -> None:
+        """A waiting pool needs the group no longer."""
+        group.users -= 1
+        if group.users:
+            return
+        self._wake(group)
+        group.line.clear()
+        group.turn = None
+        self._keep_unused(group)
+
+    def sleep(self, group: Group) -> None:
+        """Put a group without room aside, until an agent of it has room."""
+        group.is_asleep = True
+        if group.eligible:
+            self._full[group] = None
+
+    def woken(self) -> list[Group]:
+        """The groups that slept and may have room now; they sleep no longer."""
+        if not self._joined and not self._opened:
+            return []
+        found = [group for group in self._joined if group.is_asleep]
+        for group in found:
+            self._wake(group)
+        for agent_id in self._opened:
+            if not self._full:
+                break
+            seat = self.seats.get(agent_id)
+            if seat is None or not seat.has_room:
+                continue
+            groups = seat.groups if len(seat.groups) < len(self._full) else list(self._full)
+            for group in groups:
+                if group.is_asleep and agent_id in group.eligible:
+                    self._wake(group)
+                    found.append(group)
+        self._joined.clear()
+        self._opened.clear()
+        return found
+
+    def full_groups(self, most: int) -> list[Group]:
+        """At most ``most`` of the sleeping groups that have agents: others the next time, so that each has its turn."""
+        found: list[Group] = []
+        members = 0
+        for group in islice(self._full, most):
+            if found and members + len(group.eligible) > MEMBERS_LOOKED_AT:
+                break
+            members += len(group.eligible)
+            found.append(group)
+        if len(found) < len(self._full):
+            for group in found:
+                del self._full[group]
+                self._full[group] = None
+        return found
 
     def take(self, group: Group) -> FleetAgent | None:
         """The group's next agent, with one more task planned for it; None when nobody has room."""
+        if not group.eligible:
+            return None
+        strategy = group.strategy
         self.bring_up_to_date(group)
-        agent_id = group.strategy.choose()
+        agent_id = strategy.choose()
         if agent_id is None:
             return None
         seat = self.seats[agent_id]
         seat.planned += 1
         self._refresh(seat)
         # This group need not look for what has changed before the next is taken from it.
-        _offer_in(seat.agent, group)
+        _offer(seat.agent, strategy)
         group.version = self._version
         return seat.agent
 
@@ -167,21 +310,109 @@ class View:
         found = [agent_id for agent_id, at in heard_at.items() if at < before]
         return found if len(found) <= most else heapq.nsmallest(most, found, key=heard_at.__getitem__)
 
-    def _consider(self, seat: Seat, group: Group) -> None:
-        if unmet(seat.agent, group.requirements, self.health_threshold) is None:
-            group.eligible.add(seat.agent.agent_id)
-            seat.groups.append(group)
-
     def bring_up_to_date(self, group: Group) -> None:
         """Tell the group's strategy what has changed since it was last looked at."""
-        if group.version == self._version:
+        changes = self._version - group.version
+        if not changes:
             return
-        for agent_id in reversed(self._changed):
-            if self._changed[agent_id] <= group.version:
-                break
-            if agent_id in group.eligible:
-                _refresh_in(self.seats[agent_id], group)
+        strategy = group.strategy
+        if len(group.eligible) < changes:
+            for agent_id in group.eligible:
+                if self._changed.get(agent_id, 0) > group.version:
+                    _offer(self.seats[agent_id].agent, strategy)
+        else:
+            for agent_id in reversed(self._changed):
+                if self._changed[agent_id] <= group.version:
+                    break
+                if agent_id in group.eligible:
+                    _offer(self.seats[agent_id].agent, strategy)
         group.version = self._version
+
+    def strategy_for(self, group: Group) -> Strategy:
+        """A new strategy that holds those of the group's agents that have room."""
+        strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
+        for agent_id in group.eligible:
+            _offer(self.seats[agent_id].agent, strategy)
+        group.version = self._version
+        return strategy
+
+    def _find_or_make(self, pool: Pool) -> Group:
+        key = (codec.encode(pool.requirements), pool.strategy if pool.strategy in STRATEGIES else None)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(self, key, pool.requirements)
+            self._watch(group, min(group.needs, key=self._frequency, default=EVERY))
+            agents = self.seats if group.watched == EVERY else self._having.get(group.watched, {})
+            for seat in agents.values():
+                self._consider(seat, group)
+        return group
+
+    def _keep_unused(self, group: Group) -> None:
+        """Keep a group for a while that no waiting pool holds."""
+        self._unused.pop(group, None)
+        self._unused[group] = None  # the latest used stands last
+        if len(self._unused) > GROUPS_KEPT:
+            self._drop(next(iter(self._unused)))
+
+    def _add(self, agent: FleetAgent, planned: int = 0) -> None:
+        seat = self.seats[agent.agent_id] = Seat(agent)
+        seat.planned = planned
+        for facet in seat.facets:
+            self._having.setdefault(facet, {})[agent.agent_id] = seat
+        for facet in (EVERY, *seat.facets):
+            for group in list(self._watching.get(facet, ())):
+                if not self._consider(seat, group):
+                    self._watch_rarer(group, seat)
+        self._refresh(seat)
+
+    def _remove(self, seat: Seat) -> None:
+        agent_id = seat.agent.agent_id
+        del self.seats[agent_id]
+        self._changed.pop(agent_id, None)
+        self.rooms -= seat.has_room
+        for facet in seat.facets:
+            having = self._having[facet]
+            del having[agent_id]
+            if not having:
+                del self._having[facet]
+        for group in seat.groups:
+            group.within.discard(agent_id)
+            if agent_id in group.eligible:
+                self._leave(agent_id, group)
+
+    def _consider(self, seat: Seat, group: Group) -> bool:
+        """Whether the agent has all that the group needs; then it is in the group whenever it is fit."""
+        if not seat.facets.issuperset(group.needs):
+            return False
+        if not group.within:
+            group.within = set()
+        group.within.add(seat.agent.agent_id)
+        seat.groups[group] = None
+        self._judge_in(seat, group)
+        return True
+
+    def _judge(self, seat: Seat) -> None:
+        for group in seat.groups:
+            self._judge_in(seat, group)
+
+    def _judge_in(self, seat: Seat, group: Group) -> None:
+        agent_id = seat.agent.agent_id
+        if unmet(seat.agent, group.requirements, self.health_threshold) is not None:
+            if agent_id in group.eligible:
+                self._leave(agent_id, group)
+        elif agent_id not in group.eligible:
+            group.join(agent_id)
+            if group.is_asleep:
+                self._joined[group] = None
+
+    def _leave(self, agent_id: str, group: Group) -> None:
+        group.leave(agent_id)
+        if not group.eligible:
+            self._full.pop(group, None)
+
+    def _wake(self, group: Group) -> None:
+        group.is_asleep = False
+        self._full.pop(group, None)
 
     def _refresh(self, seat: Seat) -> None:
         agent, changed = seat.agent, self._changed
@@ -189,26 +420,46 @@ class View:
         self._version += 1
         changed.pop(agent.agent_id, None)
         changed[agent.agent_id] = self._version
+        has_room = agent.active and agent.load < agent.capacity
+        if has_room is not seat.has_room:
+            seat.has_room = has_room
+            if not has_room:
+                self.rooms -= 1
+                return
+            self.rooms += 1
+            if self._full:
+                self._opened[agent.agent_id] = None
 
-    def _drop(self, key: tuple[bytes, str]) -> None:
-        group = self._groups.pop(key)
-        group.is_dropped = True
-        for agent_id in group.eligible:
-            self.seats[agent_id].groups.remove(group)
+    def _frequency(self, facet: str) -> int:
+        return len(self._having.get(facet, ()))
 
-    def _drop_all(self) -> None:
-        for group in self._groups.values():
-            group.is_dropped = True
-        self._groups.clear()
+    def _watch(self, group: Group, facet: str) -> None:
+        group.watched = facet
+        self._watching.setdefault(facet, {})[group] = None
+
+    def _unwatch(self, group: Group) -> None:
+        watching = self._watching[group.watched]
+        del watching[group]
+        if not watching:
+            del self._watching[group.watched]
+
+    def _watch_rarer(self, group: Group, seat: Seat) -> None:
+        """List a group under a facet that this agent lacks, if fewer agents have it: the next like it costs nothing."""
+        rarest = min((facet for facet in group.needs if facet not in seat.facets), key=self._frequency)
+        if self._frequency(rarest) < self._frequency(group.watched):
+            self._unwatch(group)
+            self._watch(group, rarest)
+
+    def _drop(self, group: Group) -> None:
+        del self._unused[group]
+        del self._groups[group.key]
+        self._unwatch(group)
+        for agent_id in group.within:
+            del self.seats[agent_id].groups[group]
 
 
-def _refresh_in(seat: Seat, group: Group) -> None:
-    if seat.agent.agent_id in group.eligible:
-        _offer_in(seat.agent, group)
-
-
-def _offer_in(agent: FleetAgent, group: Group) -> None:
+def _offer(agent: FleetAgent, strategy: Strategy) -> None:
     if agent.active and agent.load < agent.capacity:
-        group.strategy.offer(agent)
+        strategy.offer(agent)
     else:
-        group.strategy.withdraw(agent.agent_id)
+        strategy.withdraw(agent.agent_id)

@@ -11,7 +11,16 @@ from coord.queries.fleet_view import fleet, loads, suspended_agents
 from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
 from coord.queries.message_records import MessagePage, message, message_page
-from coord.queries.pool_table import WaitingPool, waiting_pools
+from coord.queries.pool_table import (
+    PoolChanges,
+    WaitingPool,
+    pool_changes,
+    pool_definitions,
+    pool_lengths,
+    pool_rows,
+    scan_pools,
+    waiting_pools,
+)
 from coord.queries.server_state import Memory, memory, settings
 from coord.queries.task_pages import TaskPage, task_page
 from coord.queries.task_records import task, task_headers, tasks
@@ -27,6 +36,7 @@ __all__ = [
     "Memory",
     "MessagePage",
     "PoolBacklog",
+    "PoolChanges",
     "Presence",
     "PriorityBacklog",
     "TaskPage",
@@ -50,7 +60,12 @@ __all__ = [
     "memory",
     "message",
     "message_page",
+    "pool_changes",
+    "pool_definitions",
+    "pool_lengths",
+    "pool_rows",
     "presence",
+    "scan_pools",
     "settings",
     "submitted",
     "suspended_agents",

@@ -110,6 +110,24 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
+        "unserved", "latency of single tasks while 0 to 100,000 pools wait that no agent can serve", "unserved",
+        {"tasks": 400, "per_s": 25, "sizes": {"none": 0, "few": 5_000, "more": 10_001, "many": 100_000}},
+        {"tasks": 50, "sizes": {"none": 0, "few": 100, "more": 200, "many": 2_000}},
+        (
+            Figure("none_p50_ms", "ms"),
+            Figure("few_p50_ms", "ms"),
+            Figure("more_p50_ms", "ms"),
+            Figure("many_p50_ms", "ms", wanted="≤ twice that of none"),
+            Figure("none_p99_ms", "ms"),
+            Figure("few_p99_ms", "ms"),
+            Figure("more_p99_ms", "ms"),
+            Figure("many_p99_ms", "ms"),
+            Figure("none_idle_percent", "% of a core"),
+            Figure("many_idle_percent", "% of a core", wanted="< 5"),
+            Figure("many_mib", "MiB, distributor"),
+        ),
+    ),
+    Row(
         "submit", "submit_many: appended by a client, admitted by one distributor", "intake",
         {"tasks": 20_000}, _SMALL,
         (

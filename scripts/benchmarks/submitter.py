@@ -30,6 +30,8 @@ async def at_once(prompt: Prompt, client: Client, options: dict[str, Any]) -> fl
     """Everything, as fast as it goes; with ``notify``, until the outcome of each is known here."""
     types, count, notify = options["types"], options["tasks"], bool(options.get("notify"))
     body = payload.payload()
+    if options.get("apart"):
+        types = [f"{types[0]}-{number}" for number in range(count)]  # each task in a pool of its own
     specs = [TaskSpec(task_type=types[i % len(types)], payload=body, notify=notify) for i in range(count)]
     await prompt.ready()
     begin = time.monotonic()

@@ -15,7 +15,6 @@ from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
 from coord.placement import STRATEGIES, Strategy, strategy_named, unmet
 from coord.placement.strategies import LeastConnections, RandomChoice, RoundRobin
-from coord.queries import WaitingPool
 from workers.planner import Planner
 from workers.view import View
 
@@ -152,7 +151,9 @@ def check_a_random_case(seed: int) -> None:
         for number in range(random.randint(1, 4))
     }
     lengths = {pool: random.choice((1, 3, 40)) for pool in pools}
-    planner.replace(1, [WaitingPool(pool, one, lengths[pool], random.random()) for pool, one in pools.items()])
+    for pool, one in pools.items():
+        planner.learn(pool, one)
+        planner.measure(pool, lengths[pool], random.random())
     planned: Counter[str] = Counter()
     served: Counter[str] = Counter()
     for _ in range(2):

@@ -9,7 +9,6 @@ import pytest
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.queries import WaitingPool
 from coord.transitions import Placement, TaskBatch
 from workers import planner as planner_module
 from workers.planner import TURN, Planner, by_agents
@@ -29,6 +28,16 @@ def planner_of(*capacities: int) -> Planner:
     return Planner(view)
 
 
+def read(planner: Planner, rev: int, *pools: tuple[str, Pool, int, float]) -> None:
+    """Let the planner have read the whole table: the pools in it, each with its length and the score of its head."""
+    planner.pools_rev, planner.is_stale = rev, False
+    for pool in set(planner.waiting) - {one[0] for one in pools}:
+        planner.remove(pool)
+    for pool, definition, length, head in pools:
+        planner.learn(pool, definition)
+        planner.measure(pool, length, head)
+
+
 def heard(
     *words: str, rev: int = 1, raised: int = 0, loads: dict[str, int] | None = None, **pools: tuple[int, float]
 ) -> TaskBatch:
@@ -39,7 +48,7 @@ def heard(
 def test_a_table_that_is_read_is_not_stale() -> None:
     """A table that was read is what there is."""
     planner = planner_of(1)
-    planner.replace(7, [WaitingPool("p1", ONE, 3, 5.0)])
+    read(planner, 7, ("p1", ONE, 3, 5.0))
     assert not planner.is_stale
     assert (planner.pools_rev, planner.waiting["p1"].left) == (7, 3)
 
@@ -48,7 +57,7 @@ def test_what_is_not_known_is_stale() -> None:
     """At first, and again once everything was forgotten, there is nothing to go by."""
     planner = planner_of(1)
     assert planner.is_stale
-    planner.replace(7, [WaitingPool("p1", ONE, 3, 5.0)])
+    read(planner, 7, ("p1", ONE, 3, 5.0))
     planner.forget()
     assert planner.is_stale
     assert not planner.waiting
@@ -58,7 +67,7 @@ def test_a_revision_that_rose_by_others_doing_makes_the_table_stale() -> None:
     """What one's own call raised is known; anything more is not."""
     planner = planner_of(1)
     planner.define("p1", ONE)
-    planner.replace(1, [])
+    read(planner, 1)
     planner.hear(heard(rev=2, raised=1, p1=(4, 9.0)))
     assert not planner.is_stale
     assert planner.waiting["p1"].length == 4
@@ -68,24 +77,13 @@ def test_a_revision_that_rose_by_others_doing_makes_the_table_stale() -> None:
     assert planner.is_stale
 
 
-def test_a_table_older_than_what_was_heard_stays_stale() -> None:
-    """A pool that came while the table was being read must not be forgotten for long."""
-    planner = planner_of(1)
-    planner.define("p1", ONE)
-    planner.replace(1, [])
-    planner.hear(heard(rev=2, raised=1, p1=(1, 9.0)))
-    planner.replace(1, [])
-    assert planner.is_stale
-    planner.replace(2, [WaitingPool("p1", ONE, 1, 9.0)])
-    assert not planner.is_stale
-
-
 def test_a_pool_nobody_knows_makes_the_table_stale() -> None:
     """An answer that names a pool without a definition here: the table has it."""
     planner = planner_of(1)
-    planner.replace(1, [])
+    read(planner, 1)
     planner.hear(heard(px=(1, 1.0)))
     assert planner.is_stale
+    assert planner.unknown == {"px"}
     assert "px" not in planner.waiting
 
 
@@ -93,7 +91,7 @@ def test_what_is_about_to_be_admitted_is_planned_in_the_same_round_trip() -> Non
     """Expected tasks count as waiting; the answer then says how many there are."""
     planner = planner_of(1, 1)
     planner.define("p1", ONE)
-    planner.replace(1, [])
+    read(planner, 1)
     planner.expect("p1", 1, 50.0)
     planner.expect("p1", 2, 40.0)
     assert (planner.waiting["p1"].length, planner.waiting["p1"].head) == (3, 40.0)
@@ -114,7 +112,7 @@ def test_what_was_refused_is_not_waited_for() -> None:
     """Expected tasks that were not admitted are not there, says the answer of dispatch."""
     planner = planner_of(2)
     planner.define("p1", ONE)
-    planner.replace(1, [])
+    read(planner, 1)
     planner.expect("p1", 2, 50.0)
     placements = planner.plan(10)
     planner.answered(placements, heard("EMPTY", "EMPTY", loads={"a0": 0}, p1=(0, 0.0)))
@@ -126,7 +124,7 @@ def test_what_was_refused_is_not_waited_for() -> None:
 def test_pools_take_turns_in_the_order_of_their_heads() -> None:
     """The first head comes first, a turn at a time, so that a long pool does not take all the room."""
     planner = planner_of(100)
-    planner.replace(1, [WaitingPool("late", TWO, 90, 20.0), WaitingPool("early", ONE, 90, 10.0)])
+    read(planner, 1, ("late", TWO, 90, 20.0), ("early", ONE, 90, 10.0))
     order = [one.pool for one in planner.plan(200)]
     assert order[: 2 * TURN] == ["early"] * TURN + ["late"] * TURN
     assert len(order) == 100
@@ -137,14 +135,14 @@ def test_a_pool_that_nobody_fits_keeps_no_other_waiting() -> None:
     """It is starved, the next one is planned."""
     planner = planner_of(2)
     impossible = Pool("t", Requirements(capabilities=("none",)))
-    planner.replace(1, [WaitingPool("p1", impossible, 5, 1.0), WaitingPool("p2", ONE, 5, 2.0)])
+    read(planner, 1, ("p1", impossible, 5, 1.0), ("p2", ONE, 5, 2.0))
     assert [one.pool for one in planner.plan(10)] == ["p2", "p2"]
 
 
 def test_a_plan_counts_until_it_is_answered() -> None:
     """Two plans in flight take different slots and different tasks."""
     planner = planner_of(2, 2)
-    planner.replace(1, [WaitingPool("p1", ONE, 3, 1.0)])
+    read(planner, 1, ("p1", ONE, 3, 1.0))
     first = planner.plan(2)
     second = planner.plan(10)
     assert (len(first), len(second), planner.waiting["p1"].left) == (2, 1, 0)
@@ -157,7 +155,7 @@ def test_a_plan_counts_until_it_is_answered() -> None:
 def test_what_each_word_says_of_an_agent() -> None:
     """FULL mends the load; CHANGED and INACTIVE ask for the row; ERROR leaves it out; EMPTY says nothing of it."""
     planner = planner_of(1, 1, 1, 1, 1)
-    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    read(planner, 1, ("p1", ONE, 9, 1.0))
     placements = planner.plan(10)
     by_agent = dict(
         zip([one.agent_id for one in placements], ["FULL", "CHANGED", "INACTIVE", "ERROR x", "EMPTY"], strict=True)
@@ -172,7 +170,7 @@ def test_what_each_word_says_of_an_agent() -> None:
 def test_a_plan_whose_round_trip_failed_is_taken_back() -> None:
     """What was never answered is room and waiting tasks again."""
     planner = planner_of(2)
-    planner.replace(1, [WaitingPool("p1", ONE, 2, 1.0)])
+    read(planner, 1, ("p1", ONE, 2, 1.0))
     planner.unanswered(planner.plan(10))
     assert len(planner.plan(10)) == 2
 
@@ -180,12 +178,12 @@ def test_a_plan_whose_round_trip_failed_is_taken_back() -> None:
 def test_answers_to_a_table_that_was_replaced_meanwhile() -> None:
     """What is in flight stays planned through a new table, and is not counted below zero through a forgotten one."""
     planner = planner_of(4)
-    planner.replace(1, [WaitingPool("p1", ONE, 4, 1.0)])
+    read(planner, 1, ("p1", ONE, 4, 1.0))
     placements = planner.plan(2)
-    planner.replace(1, [WaitingPool("p1", ONE, 4, 1.0)])
+    read(planner, 1, ("p1", ONE, 4, 1.0))
     assert planner.waiting["p1"].left == 2
     planner.forget()
-    planner.replace(1, [WaitingPool("p1", ONE, 4, 1.0)])
+    read(planner, 1, ("p1", ONE, 4, 1.0))
     planner.answered(placements, heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p1=(2, 1.0)))
     assert planner.waiting["p1"].left == 2
 
@@ -193,7 +191,7 @@ def test_answers_to_a_table_that_was_replaced_meanwhile() -> None:
 def test_leases_are_fresh_and_explanations_shared() -> None:
     """Every lease is 16 hex digits of its own; the reason says strategy and number eligible."""
     planner = planner_of(3)
-    planner.replace(1, [WaitingPool("p1", ONE, 3, 1.0)])
+    read(planner, 1, ("p1", ONE, 3, 1.0))
     placements = planner.plan(10)
     assert len({one.lease for one in placements}) == 3
     assert all(len(one.lease) == 16 and int(one.lease, 16) >= 0 for one in placements)
@@ -216,7 +214,7 @@ def test_definitions_are_kept_to_a_number() -> None:
 def test_slots_that_the_same_round_trip_makes_free_are_planned_on() -> None:
     """Until it is answered; then what was heard counts, and a lease that was given elsewhere tells nothing."""
     planner = planner_of(1, 1)
-    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    read(planner, 1, ("p1", ONE, 9, 1.0))
     first = planner.plan(10)
     planner.answered(first, heard("ASSIGNED", "ASSIGNED", loads={"a0": 1, "a1": 1}, p1=(7, 1.0)))
     assert not planner.is_ready()
@@ -234,7 +232,7 @@ def test_slots_that_the_same_round_trip_makes_free_are_planned_on() -> None:
 def test_slots_of_a_round_trip_that_failed_are_not_free() -> None:
     """Whether they are is heard as a load, or read."""
     planner = planner_of(1)
-    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    read(planner, 1, ("p1", ONE, 9, 1.0))
     (first,) = planner.plan(10)
     planner.answered([first], heard("ASSIGNED", loads={"a0": 1}, p1=(8, 1.0)))
     planner.room_answered(planner.expect_room([first.lease]))
@@ -247,7 +245,7 @@ def test_leases_whose_end_is_told_elsewhere_are_forgotten(monkeypatch: pytest.Mo
     """The oldest first."""
     monkeypatch.setattr(planner_module, "LEASES_KEPT", 1)
     planner = planner_of(2)
-    planner.replace(1, [WaitingPool("p1", ONE, 9, 1.0)])
+    read(planner, 1, ("p1", ONE, 9, 1.0))
     older, newer = planner.plan(10)
     planner.answered([older, newer], heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p1=(7, 1.0)))
     assert planner.expect_room([older.lease, newer.lease]) == {"a0": 1}

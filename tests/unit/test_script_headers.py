@@ -56,7 +56,7 @@ READS = {
 }  # fmt: skip
 WRITES = {
     "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SADD", "SREM", "UNLINK", "XACK", "XADD", "XDEL", "XTRIM",
-    "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYSCORE",
+    "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
 }  # fmt: skip
 LITERAL = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
 

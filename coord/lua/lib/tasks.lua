@@ -1,7 +1,7 @@
 -- What the scripts of tasks share: the ledger, queues and pools, loads, alarms, and the clock of attempts.
 -- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
--- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | alarms zset rw
--- keys: deadlines zset rw | limits zset rw | agent:{id} hash r
+-- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | pools:changed zset w
+-- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r
 
 -- Moves of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority. They are counted
 -- by from, to and priority, and become counters when the batch is done.
@@ -53,8 +53,9 @@ end
 
 -- Brings the table of pools up to date and tells of each touched one: pool, length, score of its head. A queue or a set
 -- of a wrong type is passed over, here and below: its own entry has failed, and the batch must still be counted.
+local CHANGES_KEPT = 10000
 local function finish_pools()
-  local told = {}
+  local told, changed = {}, {}
   for pool, definition in pairs(touched_pools) do
     local length = redis.pcall('ZCARD', P .. 'queue:' .. pool)
     if type(length) == 'number' then
@@ -62,15 +63,34 @@ local function finish_pools()
       if length > 0 then
         head = call('ZRANGE', P .. 'queue:' .. pool, 0, 0, 'WITHSCORES')[2]
         if call('HSETNX', P .. 'pools', pool, definition) == 1 then
-          bump('pools_rev', 1)
+          changed[#changed + 1] = pool
         end
       elseif call('HDEL', P .. 'pools', pool) == 1 then
-        bump('pools_rev', 1)
+        changed[#changed + 1] = pool
       end
       told[#told + 1] = pool
       told[#told + 1] = int(length)
       told[#told + 1] = head
     end
+  end
+  if #changed == 0 then
+    return told
+  end
+  bump('pools_rev', #changed)
+  -- Which pools have begun or ended, at which revision. What cannot be written here is noticed by who reads it: the newest
+  -- entry is not of the table's revision.
+  local rev = (tonumber(call('HGET', P .. 'counters', 'pools_rev')) or 0) + #changed
+  for i = 1, #changed, 1000 do
+    local entries = {}
+    for n = i, math.min(i + 999, #changed) do
+      entries[#entries + 1] = int(rev)
+      entries[#entries + 1] = changed[n]
+    end
+    redis.pcall('ZADD', P .. 'pools:changed', unpack(entries))
+  end
+  -- Looked after once in 256: what is above the limit until then does no harm.
+  if math.floor(rev / 256) ~= math.floor((rev - #changed) / 256) then
+    redis.pcall('ZREMRANGEBYRANK', P .. 'pools:changed', 0, -CHANGES_KEPT - 1)
   end
   return told
 end

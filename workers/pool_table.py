@@ -1,0 +1,171 @@
+"""Follows the table of waiting pools for a planner: what changes, read in pieces; all of it only when that must be.
+
+Nothing that a script's answer said while the table was read is overwritten by what was read: such a pool is read again
+in the next look. A look that fails leaves the table stale, so that the next one begins where this one did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from redis.asyncio import Redis
+
+from coord import logs, queries
+from coord.keys import Keys
+from coord.models.tasks import Pool
+from workers.planner import Planner
+
+log = logs.get_logger()
+
+#: Pools that are read in one round trip.
+CHUNK = 1_000
+#: Looks in a row that find more pools in the table than are known here, or fewer, until all of it is read.
+LOOKS_OFF = 5
+#: Pools whose lengths and heads are refreshed in each safety look, of those that agents can serve.
+REFRESHED = 1_000
+
+
+class PoolTable:
+    """The planner's table, as the server has it."""
+
+    def __init__(self, redis: Redis, keys: Keys, planner: Planner) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.planner = planner
+        self._reading = asyncio.Lock()  # one reading at a time
+        self._off: deque[int] = deque(maxlen=LOOKS_OFF)  # by how many pools the last looks differed
+        self._allowed_off = 0  # what a full reading left: rows of the table without tasks
+        self._has_reread = False
+
+    async def look(self) -> None:
+        """Bring the table up to date if it has moved; one round trip if it has not."""
+        async with self._reading:
+            await self._look()
+
+    async def check(self) -> None:
+        """Do the same, now and then even when nothing says that it moved, and refresh what others may have changed."""
+        async with self._reading:
+            count = await self._look()
+            await self._refresh(self.planner.sample(REFRESHED))
+            self._judge(count - len(self.planner.waiting))
+
+    async def read_lengths(self) -> None:
+        """Read the lengths of pools that an agent can serve since a moment ago."""
+        async with self._reading:
+            await self._read_lengths()
+
+    async def _look(self) -> int:
+        """Read what has changed; how many pools the table has."""
+        planner = self.planner
+        since, forgotten = planner.pools_rev, planner.forgotten
+        planner.is_stale = False  # what is heard from now on counts for the next look
+        planner.heard = set()
+        unknown: set[str] = set()
+        is_done = False
+        try:
+            changes = await queries.pool_changes(self.redis, self.keys, since)
+            if planner.forgotten == forgotten:
+                unknown, planner.unknown = planner.unknown, set()
+                if changes.pools is None:
+                    # What a script's answer says from here on goes on from this revision.
+                    planner.pools_rev = changes.rev
+                    await self._read_all()
+                else:
+                    planner.pools_rev = max(planner.pools_rev, changes.rev)
+                    await self._read(unknown.union(changes.pools))
+                is_done = planner.forgotten == forgotten
+            return changes.count
+        finally:
+            planner.heard = None
+            if not is_done:
+                planner.is_stale = True
+                if planner.forgotten == forgotten:
+                    planner.pools_rev = since
+                    planner.unknown |= unknown
+
+    async def _read(self, pools: Iterable[str]) -> None:
+        """Read whether these pools stand in the table."""
+        rest = iter(pools)
+        while some := list(islice(rest, CHUNK)):
+            rows = await queries.pool_rows(self.redis, self.keys, some)
+            await self._take_over(rows)
+            for pool in some:
+                if pool not in rows and not self._is_newer(pool):
+                    self.planner.remove(pool)
+
+    async def _read_all(self) -> None:
+        """Read the whole table; other work goes on meanwhile."""
+        unseen = set(self.planner.waiting)
+        log.info("pools.read", known=len(unseen))
+        async for rows in queries.scan_pools(self.redis, self.keys):
+            unseen.difference_update(rows)
+            await self._take_over(rows)
+            await asyncio.sleep(0)
+        await self._read(unseen)
+        self._off.clear()
+
+    async def _take_over(self, rows: Mapping[str, bytes]) -> None:
+        """These rows stand in the table."""
+        planner, forgotten = self.planner, self.planner.forgotten
+        new = {pool: raw for pool, raw in rows.items() if pool not in planner.waiting}
+        definitions: Mapping[str, Pool] = {}
+        if new:
+            definitions = await queries.pool_definitions(self.redis, self.keys, new, planner.definitions)
+        if planner.forgotten != forgotten:
+            return
+        for pool in new:
+            if self._is_newer(pool):
+                continue
+            if pool in definitions:
+                planner.learn(pool, definitions[pool])
+            else:
+                planner.unknown.add(pool)  # the next look tries again
+        await self._read_lengths()
+
+    async def _read_lengths(self) -> None:
+        while some := list(islice(self.planner.unread, CHUNK)):
+            await self._refresh(some)
+
+    async def _refresh(self, pools: list[str]) -> None:
+        if not pools:
+            return
+        planner, outer, forgotten = self.planner, self.planner.heard, self.planner.forgotten
+        planner.heard = set()
+        try:
+            lengths = await queries.pool_lengths(self.redis, self.keys, pools)
+            if planner.forgotten == forgotten:
+                for pool, (length, head) in lengths.items():
+                    if pool not in planner.heard:
+                        planner.measure(pool, length, head)
+        finally:
+            if outer is not None:
+                outer |= planner.heard
+            planner.heard = outer
+
+    def _is_newer(self, pool: str) -> bool:
+        """Whether a script's answer may be newer than what was read of the pool; then the next look reads it again."""
+        if pool not in (self.planner.heard or ()):
+            return False
+        self.planner.unknown.add(pool)
+        self.planner.is_stale = True
+        return True
+
+    def _judge(self, more: int) -> None:
+        """Read everything in the next look if this one and those before it all missed pools, or all had too many."""
+        self._off.append(more - self._allowed_off)
+        if 0 in self._off:
+            self._has_reread = False
+        if len(self._off) < LOOKS_OFF or not (min(self._off) > 0 or max(self._off) < 0):
+            return
+        off = min(self._off, key=abs)
+        self._off.clear()
+        if self._has_reread:
+            self._allowed_off += off
+            return
+        log.warning("pools.differ", by=off)
+        self._has_reread = True
+        self.planner.pools_rev = -1
+        self.planner.is_stale = True
