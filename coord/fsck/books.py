@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
-from redis.exceptions import ResponseError
+from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 
 from coord.codec import unpack_record
 from coord.keys import Keys
@@ -108,6 +108,15 @@ class _Reader:
             still=before == after,
         )
 
+    async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
+        """Return for each pool whether it has a row in the table, and a queue."""
+        pipe = self.redis.pipeline(transaction=at_one_moment)
+        for pool in pools:
+            pipe.hexists(table, pool)
+            pipe.exists(self.keys.queue(pool))
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
     def _counters(self, raw: Mapping[bytes, bytes]) -> dict[str, int]:
         found: dict[str, int] = {}
         for name, value in raw.items():
@@ -159,11 +168,10 @@ class _Reader:
         found: set[str] = set()
         for at in range(0, len(named), CHUNK):
             chunk = named[at : at + CHUNK]
-            pipe = self.redis.pipeline(transaction=True)
-            for pool in chunk:
-                pipe.hexists(table, pool)
-                pipe.exists(self.keys.queue(pool))
-            answers = await pipe.execute(raise_on_error=False)
+            try:
+                answers = await self._pool_keys(table, chunk, at_one_moment=True)
+            except (OutOfMemoryError, ExecAbortError):  # Redis 7.0 refuses even the reads of a transaction then
+                answers = await self._pool_keys(table, chunk, at_one_moment=False)
             for pool, has_row, has_queue in zip(chunk, answers[::2], answers[1::2], strict=True):
                 if has_row == 1:
                     found.add(pool)

@@ -171,3 +171,16 @@ async def test_a_cell_at_work_raises_no_false_alarm(cell: Cell) -> None:
         await cell.redis.srem(cell.keys.inflight("a1"), "claimed")
         assert [one.code for one in (await examine(cell.redis, cell.keys)).findings] == ["inflight.missing"]
     cell.broken = True
+
+
+async def test_a_full_server_can_be_looked_at(cell: Cell) -> None:
+    """⚠ Out of memory, Redis 7.0 refuses even the reads of a transaction."""
+    if cell.bare:
+        pytest.skip("fakeredis has no maxmemory")
+    await cell.submit()
+    await cell.redis.config_set("maxmemory", "1mb")
+    try:
+        report = await examine(cell.redis, cell.keys, quiet=True)
+    finally:
+        await cell.redis.config_set("maxmemory", "0")
+    assert (report.findings, report.tasks) == ([], 1)
