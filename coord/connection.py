@@ -21,10 +21,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from coord.config import Settings, source_of
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, ServerUnavailable
+from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
 from coord.logs import get_logger
-from coord.packing import PACKING
-from coord.refusals import refusal
+from coord.packing import PACKING, ListeningParser
+from coord.refusals import is_for_now, refusal
 
 log = get_logger()
 
@@ -36,6 +36,8 @@ CALLER_RETRIES = 6
 DEMOTED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.ClusterDownError)
 #: Lost in these ways, a command of a caller's is repeated.
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
+#: What a PING raises that did not reach a server.
+UNREACHED = (redis_errors.ConnectionError, redis_errors.TimeoutError)
 #: Whoever waits longer for a server is told what for.
 QUIET_S = 2.0
 #: Sockets per client; a call beyond waits for one instead of failing.
@@ -107,6 +109,7 @@ def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Red
         max_connections=MAX_CONNECTIONS,
         timeout=settings.answer_timeout_s,
         protocol=3,
+        parser_class=ListeningParser,
         decode_responses=False,
         retry=retry,
         retry_on_timeout=False,
@@ -164,12 +167,13 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
     Args:
         redis: a client of either kind.
         url: what it was made from, for the message.
-        limit_s: seconds to go on trying while nobody answers, or while the server is loading.
+        limit_s: seconds to go on trying while nobody answers, or while the server loads or refuses for now.
 
     Raises:
-        ServerUnavailable: nobody answered within the limit; says where, why, and what to do.
+        ServerUnavailable: the server was not usable within the limit; says where, why, and what to do.
         ConfigError: the server refuses the credentials or has no such database, or its certificate is not trusted:
             waiting mends none of it.
+        ServerUnfit: the server refuses a PING, and not only for now.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -184,8 +188,8 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
         except (redis_errors.RedisError, OSError) as error:
             if said := refusal(error, safe_url(url), has_password=bool(urlsplit(url).password)):
                 raise ConfigError(said) from error
-            if not isinstance(error, (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)):
-                raise
+            if not isinstance(error, (*UNREACHED, OSError)) and not is_for_now(error):
+                raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
             why = str(error) or type(error).__name__
         else:
             return
