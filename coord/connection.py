@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -104,16 +105,18 @@ async def close_idle(redis: Redis) -> None:
 def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
     check_url(url)
     tcp = not url.startswith("unix://")
+    answer_s = settings.answer_timeout_s + settings.read_block_ms / 1000
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=settings.answer_timeout_s,
+        # A call that waits for a socket outlives one whose connection is half-open and the connect after it.
+        timeout=answer_s + settings.connect_timeout_s,
         protocol=3,
         parser_class=ListeningParser,
         decode_responses=False,
         retry=retry,
         retry_on_timeout=False,
-        socket_timeout=settings.answer_timeout_s + settings.read_block_ms / 1000,
+        socket_timeout=answer_s,
         socket_connect_timeout=settings.connect_timeout_s,
         # A PING before a command after an idle time costs a round trip and proves nothing about the next moment.
         health_check_interval=0,
@@ -123,10 +126,30 @@ def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Red
         # Redis Enterprise's notices of moving nodes: on by default under RESP3, they cost a command per connection
         # and switch off the pool's look at whether an idle socket was closed or holds a stray answer.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **({"socket_keepalive": True} if tcp else {}),
+        **({"socket_keepalive": True, "socket_keepalive_options": keepalive_options(answer_s)} if tcp else {}),
     )
     pool.connection_class = PACKING[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+def keepalive_options(silence_s: float) -> dict[int, int]:
+    """Return the socket options with which the system gives a connection up whose other side is gone.
+
+    For connections that wait for no answer, and for what was written and is not acknowledged. The timeout of an answer
+    does it for the others.
+
+    Args:
+        silence_s: how long the other side may be silent.
+    """
+    probe_s = max(1, int(silence_s / 3))
+    wanted = {
+        "TCP_KEEPIDLE": probe_s,
+        "TCP_KEEPALIVE": probe_s,  # macOS: the name of TCP_KEEPIDLE there
+        "TCP_KEEPINTVL": probe_s,
+        "TCP_KEEPCNT": 2,
+        "TCP_USER_TIMEOUT": int(silence_s * 1000),  # Linux
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def safe_url(url: str) -> str:
