@@ -72,7 +72,7 @@ async def test_no_process_ends_and_no_agent_goes_deaf(at: House, proxy: FaultyPr
     """Workers and agents whose connections are reset under load, at rest and amid writes, do all of it all the same."""
     through = {"COORD_REDIS_URL": proxy.url}
     workers = [await at.worker(kind, **through) for kind in ("registry", "distributor", "distributor", "router")]
-    agents = [await at.agent(f"a{number}", **through) for number in range(3)]
+    agents = [await at.agent(f"a{number}", url=proxy.url) for number in range(3)]
     done = 0
     async with resetting(proxy):
         while proxy.resets < RESETS * 10:
@@ -134,7 +134,7 @@ def test_a_client_s_calls_end_well_or_say_that_redis_is_away(tmp_path: Path) -> 
 async def refuse_writes(at: House) -> None:
     """Let the server's snapshots fail, as on a full disk: it refuses every write, and PING."""
     name = (await at.redis.config_get("dbfilename"))["dbfilename"]
-    place = Path(at.server.data_dir) / name
+    place = at.server.data_dir / str(name)
     place.unlink(missing_ok=True)
     place.mkdir()
     await at.redis.config_set("save", "3600 1")
@@ -153,7 +153,7 @@ async def refuse_writes(at: House) -> None:
 async def accept_writes(at: House) -> None:
     """Undo it."""
     await at.redis.config_set("save", "")
-    (Path(at.server.data_dir) / (await at.redis.config_get("dbfilename"))["dbfilename"]).rmdir()
+    (at.server.data_dir / str((await at.redis.config_get("dbfilename"))["dbfilename"])).rmdir()
 
 
 async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: House, proxy: FaultyProxy) -> None:
