@@ -26,8 +26,13 @@ FOR_NOW_CLASSES = (
 def is_for_now(error: BaseException) -> bool:
     """Return True if a server's error answer says that it refuses for now only."""
     return isinstance(error, FOR_NOW_CLASSES) or (
-        isinstance(error, redis_errors.ResponseError) and str(error).startswith(FOR_NOW)
+        isinstance(error, redis_errors.ResponseError) and answer_of(error).startswith(FOR_NOW)
     )
+
+
+def answer_of(error: BaseException) -> str:
+    """Return what the server answered, without the words that redis-py puts around it in a pipeline."""
+    return str(error).rpartition(" of pipeline caused error: ")[2].strip("(),'\"")
 
 
 def refusal(error: BaseException, place: str, *, has_password: bool) -> str:

@@ -9,7 +9,7 @@ from redis import exceptions as redis_errors
 
 from coord.connection import DEMOTED
 from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
-from coord.refusals import is_for_now
+from coord.refusals import answer_of, is_for_now
 
 #: The advice after a failed write.
 REPEAT = "Repeating it with the same task_id or message_id is safe"
@@ -78,4 +78,4 @@ def _is_lost(error: Exception) -> bool:
 
 
 def _why(error: Exception) -> str:
-    return (str(error) or type(error).__name__).rstrip(".")
+    return (answer_of(error) or type(error).__name__).rstrip(".")
