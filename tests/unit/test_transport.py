@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -154,8 +155,6 @@ def test_a_write_of_a_link_that_raises_makes_it_lost(server: EmbeddedServer) -> 
 
 
 def _socket_to(server: EmbeddedServer) -> Any:
-    import socket
-
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(str(server.socket_path))
     sock.setblocking(False)
@@ -239,6 +238,27 @@ def test_an_answer_that_arrives_piece_by_piece_is_not_silence(loop_factory: Call
         listener.close()
 
     run(loop_factory, work)
+
+
+async def test_the_system_looks_whether_the_other_side_is_there() -> None:
+    """A connection that waits for no answer is probed, and what is written and not acknowledged has a limit."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+        await reader.read(1000)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with connect(f"redis://127.0.0.1:{port}", Settings()) as redis:
+        connection = await redis.connection_pool.get_connection()
+        sock: socket.socket = connection._writer.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        wanted = keepalive_options(2.9)
+        assert {option: sock.getsockopt(socket.IPPROTO_TCP, option) for option in wanted} == wanted
+        await redis.connection_pool.release(connection)
+    listener.close()
 
 
 def test_every_process_notices_silence_within_three_seconds() -> None:
