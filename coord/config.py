@@ -72,12 +72,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint_file: str | None = None
     #: Accept a maxmemory-policy that evicts. Off: eviction loses acknowledged tasks without a word.
     allow_eviction: bool = False
-    #: Time to open a connection; a server across a continent needs 0.5 s with TLS.
-    connect_timeout_s: Seconds = 5.0
-    #: How long the server may take for an answer, on top of any BLOCK: a fork of a large one stalls it for seconds.
-    answer_timeout_s: Seconds = 10.0
-    #: The longest BLOCK of a read; an idle worker looks up this often, the socket timeout is always above it.
-    read_block_ms: Milliseconds = 2_000
+    #: Time to open a connection; a server across a continent needs 0.5 s with TLS, and one that stands still for 2 s
+    #: (CLIENT PAUSE, the fork of a large one) is reached all the same.
+    connect_timeout_s: Seconds = 2.5
+    #: How long the server may be silent while it owes an answer, on top of any BLOCK; then the connection is half-open
+    #: and another one is made. Above 2 s, so that a server that stands still for so long is no alarm; with
+    #: ``read_block_ms`` below 3 s, within which every process notices.
+    answer_timeout_s: Seconds = 2.4
+    #: The longest BLOCK of a read. An idle worker or agent reads again this often.
+    read_block_ms: Milliseconds = 500
 
     # Logs of the processes.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -21,10 +22,10 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from coord.config import Settings, source_of
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, ServerUnavailable
+from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
 from coord.logs import get_logger
-from coord.packing import PACKING
-from coord.refusals import refusal
+from coord.packing import PACKING, ListeningParser
+from coord.refusals import is_for_now, refusal
 
 log = get_logger()
 
@@ -36,6 +37,8 @@ CALLER_RETRIES = 6
 DEMOTED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.ClusterDownError)
 #: Lost in these ways, a command of a caller's is repeated.
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
+#: What a PING raises that did not reach a server.
+UNREACHED = (redis_errors.ConnectionError, redis_errors.TimeoutError)
 #: Whoever waits longer for a server is told what for.
 QUIET_S = 2.0
 #: Sockets per client; a call beyond waits for one instead of failing.
@@ -102,15 +105,18 @@ async def close_idle(redis: Redis) -> None:
 def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
     check_url(url)
     tcp = not url.startswith("unix://")
+    answer_s = settings.answer_timeout_s + settings.read_block_ms / 1000
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=settings.answer_timeout_s,
+        # A call that waits for a socket outlives one whose connection is half-open and the connect after it.
+        timeout=answer_s + settings.connect_timeout_s,
         protocol=3,
+        parser_class=ListeningParser,
         decode_responses=False,
         retry=retry,
         retry_on_timeout=False,
-        socket_timeout=settings.answer_timeout_s + settings.read_block_ms / 1000,
+        socket_timeout=answer_s,
         socket_connect_timeout=settings.connect_timeout_s,
         # A PING before a command after an idle time costs a round trip and proves nothing about the next moment.
         health_check_interval=0,
@@ -120,10 +126,30 @@ def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Red
         # Redis Enterprise's notices of moving nodes: on by default under RESP3, they cost a command per connection
         # and switch off the pool's look at whether an idle socket was closed or holds a stray answer.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **({"socket_keepalive": True} if tcp else {}),
+        **({"socket_keepalive": True, "socket_keepalive_options": keepalive_options(answer_s)} if tcp else {}),
     )
     pool.connection_class = PACKING[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+def keepalive_options(silence_s: float) -> dict[int, int]:
+    """Return the socket options with which the system gives a connection up whose other side is gone.
+
+    For connections that wait for no answer, and for what was written and is not acknowledged. The timeout of an answer
+    does it for the others.
+
+    Args:
+        silence_s: how long the other side may be silent.
+    """
+    probe_s = max(1, int(silence_s / 3))
+    wanted = {
+        "TCP_KEEPIDLE": probe_s,
+        "TCP_KEEPALIVE": probe_s,  # macOS: the name of TCP_KEEPIDLE there
+        "TCP_KEEPINTVL": probe_s,
+        "TCP_KEEPCNT": 2,
+        "TCP_USER_TIMEOUT": int(silence_s * 1000),  # Linux
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def safe_url(url: str) -> str:
@@ -164,12 +190,13 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
     Args:
         redis: a client of either kind.
         url: what it was made from, for the message.
-        limit_s: seconds to go on trying while nobody answers, or while the server is loading.
+        limit_s: seconds to go on trying while nobody answers, or while the server loads or refuses for now.
 
     Raises:
-        ServerUnavailable: nobody answered within the limit; says where, why, and what to do.
+        ServerUnavailable: the server was not usable within the limit; says where, why, and what to do.
         ConfigError: the server refuses the credentials or has no such database, or its certificate is not trusted:
             waiting mends none of it.
+        ServerUnfit: the server refuses a PING, and not only for now.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -184,8 +211,8 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
         except (redis_errors.RedisError, OSError) as error:
             if said := refusal(error, safe_url(url), has_password=bool(urlsplit(url).password)):
                 raise ConfigError(said) from error
-            if not isinstance(error, (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError)):
-                raise
+            if not isinstance(error, (*UNREACHED, OSError)) and not is_for_now(error):
+                raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
             why = str(error) or type(error).__name__
         else:
             return

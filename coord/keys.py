@@ -26,7 +26,7 @@ agent:{id}                            hash    agent_id agent_type status version
                                               incarnation incarnations (the last eight, spaces between) term rev
                                               resumes_as (its status before it turned stale) drained_from (what it says
                                               of itself while an operator drains it) drain_id (the operator's last word
-                                              that counted) ask asked_at (the last
+                                              that counted) deaf (1: it does not read its inbox) ask asked_at (the last
                                               question for its leases, ms) suspects (leases missing from its list)
                                               registration_time last_heartbeat (ms) registered_obs beat_obs (observed
                                               ms) beats (observed ms of the last ten, commas between) health_score

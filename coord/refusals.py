@@ -1,10 +1,38 @@
-"""What a server answers to a URL that no waiting mends, as a sentence with the next step."""
+"""What a server refuses: for good, as a sentence with the next step, or for now."""
 
 from __future__ import annotations
 
 import ssl
 
 from redis import exceptions as redis_errors
+
+#: How error answers begin that another try may mend.
+FOR_NOW = (
+    "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS",
+    "TRYAGAIN",
+)  # fmt: skip
+#: The classes that redis-py makes of some of them; it cuts their first word off.
+FOR_NOW_CLASSES = (
+    redis_errors.BusyLoadingError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.ReadOnlyError,
+    redis_errors.AskError,  # MovedError's base
+    redis_errors.ClusterDownError,
+    redis_errors.MasterDownError,
+    redis_errors.TryAgainError,
+)
+
+
+def is_for_now(error: BaseException) -> bool:
+    """Return True if a server's error answer says that it refuses for now only."""
+    return isinstance(error, FOR_NOW_CLASSES) or (
+        isinstance(error, redis_errors.ResponseError) and answer_of(error).startswith(FOR_NOW)
+    )
+
+
+def answer_of(error: BaseException) -> str:
+    """Return what the server answered, without the words that redis-py puts around it in a pipeline."""
+    return str(error).rpartition(" of pipeline caused error: ")[2].strip("(),'\"")
 
 
 def refusal(error: BaseException, place: str, *, has_password: bool) -> str:

@@ -132,12 +132,13 @@ class House:
         await wait_until(present, f"{name} is present", 60)
         return process
 
-    async def agent(self, agent_id: str, capacity: int = 8, *, interval_s: float = 5.0) -> Process:
+    async def agent(self, agent_id: str, capacity: int = 8, *, interval_s: float = 5.0, url: str = "") -> Process:
         """An agent that can echo, once it is active; it beats every ``interval_s``.
 
+        ``url``: where it finds Redis, if not at the server's own address.
         By default it is not lost while this machine stands still: the observed clock advances by 2 s then at most.
         """
-        beats = {"COORD_HEARTBEAT_INTERVAL_S": str(interval_s)}
+        beats = {"COORD_HEARTBEAT_INTERVAL_S": str(interval_s), "COORD_REDIS_URL": url or self.server.url}
         process = self.start(agent_id, "-P", "-c", AGENT, agent_id, str(capacity), **beats)
 
         async def active() -> bool:

@@ -20,11 +20,12 @@ from redis import exceptions as redis_errors
 
 from coord import config, logs
 from coord.connection import locate, safe_url, wait_for_server
-from coord.errors import CoordError
+from coord.errors import CoordError, ServerUnfit
 from coord.fitness import ServerReport, check_migration, check_server
 from coord.models.ids import check_id, new_id
 from workers.cell import Cell
 from workers.distributor import Distributor
+from workers.intake import is_passing
 from workers.loop import Loop
 from workers.registry import Registry
 from workers.router import Router
@@ -34,6 +35,8 @@ log = logs.get_logger()
 
 #: Objects made and still there, after which Python looks for cycles; its own 700 are half a batch, and cost a tenth.
 COLLECT_EVERY = 20_000
+#: Before the server is looked at again that was lost meanwhile.
+AGAIN_S = 0.1
 #: Between two looks whether a cluster's slot is being migrated: keys begin to move a moment after that was said.
 SLOT_S = 0.25
 
@@ -70,16 +73,29 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
 
 async def _reach(cell: Cell, loop: Loop) -> ServerReport | None:
     """Wait for the server, and look whether it is fit: what it is; None when asked to stop meanwhile."""
-    waiting = asyncio.create_task(wait_for_server(cell.redis, cell.url))
+    waiting = asyncio.create_task(_find(cell))
     stopped = asyncio.create_task(loop.stopped())
     try:
         await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             return None
-        await waiting
+        return await waiting
     finally:
         await end_tasks(waiting, stopped)
-    return await check_server(cell.redis, cell.settings)
+
+
+async def _find(cell: Cell) -> ServerReport:
+    while True:
+        await wait_for_server(cell.redis, cell.url)
+        try:
+            return await check_server(cell.redis, cell.settings)
+        except (redis_errors.RedisError, OSError) as error:
+            if isinstance(error, redis_errors.NoPermissionError) or not is_passing(error):
+                raise ServerUnfit(
+                    f"Redis at {safe_url(cell.url)} refuses what coord needs: {error}; see to the rights of this user"
+                ) from error
+            log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(AGAIN_S)
 
 
 async def _run_while_whole(cell: Cell, loop: Loop) -> None:

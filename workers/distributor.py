@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from redis import exceptions as redis_errors
 
 from coord import codec, logs, queries
+from coord.background import keep
 from coord.errors import FactInvalid
 from coord.models.control import DeadPurged, EntryReplayed, SettingSet, StrategySet, TaskReplayed
 from coord.models.facts import (
@@ -254,7 +255,7 @@ class Distributor(Service):
         """Follow the fleet, and place what can be placed without waiting for the next fact."""
         self.follower.disturbed = self.disturbed
         self.follower.start()
-        self._pumping = asyncio.create_task(self._pump())
+        self._pumping = keep("placement.pump", self._pump)
 
     async def stop(self) -> None:
         """End what ``start`` began."""

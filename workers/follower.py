@@ -9,6 +9,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from coord import logs, queries
+from coord.background import keep
 from coord.connection import close_idle, is_demoted
 from coord.models.agents import FleetAgent
 from workers.cell import Cell
@@ -37,7 +38,7 @@ class Follower:
 
     def start(self) -> None:
         """Begin to follow; nothing is told before the first ``resync``."""
-        self._task = asyncio.create_task(self._follow())
+        self._task = keep("fleet.follow", self._follow)
 
     async def stop(self) -> None:
         """End."""
@@ -73,7 +74,8 @@ class Follower:
                 await asyncio.sleep(0.2)
 
     async def _read(self, cursor: str) -> None:
-        command = ("XREAD", "COUNT", COUNT, "BLOCK", int(CHECK_S * 1000), "STREAMS", self._key, cursor)
+        block_ms = self.cell.settings.read_block_ms  # not longer: the timeout of an answer counts from there
+        command = ("XREAD", "COUNT", COUNT, "BLOCK", block_ms, "STREAMS", self._key, cursor)
         answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command)
         changed: set[str] = set()
         began, count = cursor, 0

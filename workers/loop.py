@@ -27,6 +27,8 @@ log = logs.get_logger()
 
 #: Between attempts to go on while the server is away: from the first to the last, in seconds.
 BACKOFF_S = (0.02, 1.0)
+#: Unexpected errors of the loop in a row, without a good turn between them, after which the process ends.
+FAILURES = 5
 #: What is due by the clock while nothing can be done is done this soon after, in seconds.
 UNREADY_S = 0.05
 
@@ -70,6 +72,7 @@ class Loop:
         ticks = {**self.service.ticks(), "presence": Tick(self.cell.settings.presence_ttl_s / 3, self._say_present)}
         ticking = [asyncio.create_task(self._tick(name, tick)) for name, tick in ticks.items()]
         backoff, longest = BACKOFF_S
+        failures = 0
         try:
             await self.service.start()
             while not self._stopped.is_set():
@@ -79,11 +82,18 @@ class Loop:
                         await self._recover()
                     await self._take_over()
                     await self._begin(await self._read_new())
-                    backoff = BACKOFF_S[0]
+                    backoff, failures = BACKOFF_S[0], 0
+                    continue
                 except (redis_errors.RedisError, OSError) as error:
                     self._interrupted(error)
-                    await self._pause(backoff)
-                    backoff = min(backoff * 2, longest)
+                except Exception:
+                    failures += 1
+                    log.exception("worker.failed", in_a_row=failures)
+                    if failures >= FAILURES:
+                        raise
+                    self._disturb()
+                await self._pause(backoff)
+                backoff = min(backoff * 2, longest)
             await self._leave()
         finally:
             await self._end_reading()
@@ -191,6 +201,9 @@ class Loop:
             await self.intake.handle(entries)
         except (redis_errors.RedisError, OSError) as error:
             self._interrupted(error)
+        except Exception:
+            log.exception("round.failed", entries=len(entries))
+            self._disturb()  # they are still pending, and are read again
 
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
         """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
@@ -228,8 +241,12 @@ class Loop:
         """Finish what was read, so that nobody has to wait until it counts as left behind."""
         await self._finish_rounds()
         await self._end_reading()
-        with contextlib.suppress(redis_errors.RedisError, OSError):
+        try:
             await self._handle_pending(alone=False)
+        except (redis_errors.RedisError, OSError) as error:
+            log.warning("worker.left_some", error=f"{type(error).__name__}: {error}"[-300:])
+        except Exception:
+            log.exception("worker.failed", while_="leaving")
 
     def _disturb(self) -> None:
         self._dirty = True

@@ -62,7 +62,8 @@ class Registry(Service):
         """``beat`` for a batch of ``AgentHeartbeat``."""
         beats: list[Beat] = []
         for entry, fact, caller in batch:
-            beats.append(Beat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, fact.load_metrics))
+            metrics = fact.load_metrics
+            beats.append(Beat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf))
         return self.cell.scripts.beat(beats)
 
     def change(self, batch: list[Told[AgentStatusChanged]]) -> Call[list[str]]:

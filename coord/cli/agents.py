@@ -159,7 +159,7 @@ def _fields(one: AgentRecord) -> dict[str, Any]:
     return {
         "agent": one.agent_id,
         "type": one.agent_type,
-        "status": one.status.value,
+        "status": f"{one.status.value} (deaf: it does not read its inbox)" if one.deaf else one.status.value,
         "health": f"{one.health_score:.2f}",
         "load": f"{one.load} of {one.capacity}",
         "weight": f"{one.weight:g}",

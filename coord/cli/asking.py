@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coord.cli.options import settings_of
 from coord.config import Settings
-from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
 
 if TYPE_CHECKING:
-    from redis.exceptions import RedisError
-
     from coord import Client
 
 T = TypeVar("T")
@@ -54,23 +51,11 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
 
     from coord import Client
     from coord.connection import locate, safe_url
+    from coord.translation import read_failure
 
     url, settings = locate(settings)
     async with Client(url, settings=settings, reach_s=REACH_S) as client:
         try:
             return await work(client)
         except RedisError as error:
-            raise _explained(error, safe_url(url)) from error
-
-
-def _explained(error: RedisError, url: str) -> CoordError:
-    from redis import exceptions
-
-    said = str(error).rstrip(".")
-    if isinstance(error, exceptions.NoPermissionError):
-        return ServerUnfit(f"Redis at {url} refuses this user: {said}; see to its rights")
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return ServerFull(f"Redis at {url} is full: {said}; try again later")
-    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
-        return ServerUnavailable(f"Redis at {url} went away: {said}; try again when it is back")
-    return ServerUnfit(f"Redis at {url} answered: {said}; `coord fsck` checks what lies there")
+            raise read_failure(error, safe_url(url)) from error

@@ -21,6 +21,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import __version__
+from coord.background import run_once
 from coord.cli.folder import default_data_dir, refuse_foreign
 from coord.cli.log import Log, last_words
 from coord.cli.place import is_ours, is_taken, url_of
@@ -37,6 +38,7 @@ from coord.fitness import ServerReport, check_server
 from coord.keys import Keys
 from coord.programs.guard import Guard
 from coord.sdk.ending import end
+from coord.translation import read_failure
 
 #: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
 GIVEN_LIMIT_S = 10.0
@@ -125,6 +127,9 @@ class Cell:
         try:
             return await self._stop.unless_asked(check())
         except redis_errors.RedisError as error:
+            failure = read_failure(error, safe_url(url))
+            if not isinstance(failure, ServerUnfit):
+                raise failure from None
             raise ServerUnfit(
                 f"Redis at {safe_url(url)} refuses what coord needs: {error}; see to the rights of this user"
             ) from None
@@ -142,8 +147,8 @@ class Cell:
         # Without the server there is nothing to keep the others for.
         keeping.add_done_callback(lambda _: self._stop.ask_once())
         speaking = [
-            asyncio.create_task(self._say_when_ready(redis, Keys(settings.namespace), workers)),
-            asyncio.create_task(self._say_when_asked()),
+            run_once("up.ready", lambda: self._say_when_ready(redis, Keys(settings.namespace), workers)),
+            run_once("up.ending", self._say_when_asked),
         ]
         try:
             await self._supervise(workers, [*gateways, *agents])

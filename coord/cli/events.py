@@ -60,7 +60,9 @@ def events(
         from coord.sdk.feed import events as feed
 
         place = _place(since)
-        async with aclosing(feed(client.redis, client.keys, since=place, follow=follow, say=hint)) as stream:
+        block_ms = client.settings.read_block_ms
+        following = feed(client.redis, client.keys, since=place, follow=follow, say=hint, block_ms=block_ms)
+        async with aclosing(following) as stream:
             async for event in stream:
                 if wanted(event):
                     _write(event, json=json)

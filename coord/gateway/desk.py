@@ -13,8 +13,9 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from coord import Client, logs, queries
+from coord.background import run_once
 from coord.config import Settings
-from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerUnavailable, UnknownAgent
+from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerFull, ServerUnavailable, UnknownAgent
 from coord.gateway.times import of_entry
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
@@ -50,7 +51,7 @@ class Desk:
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
         """Begin to look for Redis; ``failed`` is called with what no waiting mends, such as a wrong password."""
-        self._opening = asyncio.create_task(self._open(failed))
+        self._opening = run_once("gateway.open", lambda: self._open(failed))
 
     async def close(self) -> None:
         """Disconnect."""
@@ -144,20 +145,26 @@ class Desk:
             raise ServerUnavailable(f"{error}{advice}") from error
 
     async def _open(self, failed: Callable[[CoordError], None]) -> None:
+        logged = ""
         while True:
             client = Client(settings=self.settings, reach_s=OPEN_S)
             try:
                 await client.open()
-            except ServerUnavailable as error:
+            except (ServerUnavailable, ServerFull) as error:
                 log.debug("redis.awaited", error=str(error))
-                await asyncio.sleep(OPEN_AGAIN_S)
             except CoordError as error:
                 failed(error)
                 return
+            except Exception as error:
+                # Whatever it is, it must not leave the gateway closed for ever.
+                if repr(error) != logged:
+                    logged = repr(error)
+                    log.exception("background.failed", task="gateway.open")
             else:
                 self._client = client
                 log.info("redis.found")
                 return
+            await asyncio.sleep(OPEN_AGAIN_S)
 
 
 async def _is_accepted(handle: TaskHandle, wait_s: float) -> bool:

@@ -9,12 +9,14 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from coord import __version__
+from coord import __version__, logs
 from coord.errors import ServerUnavailable
 from coord.gateway.bodies import give
 from coord.gateway.desk import Desk
 from coord.gateway.times import now
 from coord.keys import CONSUMES
+
+log = logs.get_logger()
 
 SERVICE = "agent-coordinator"
 #: How long Redis may take: probes give up after one or two seconds.
@@ -60,6 +62,9 @@ class Checks:
             why = f"no answer within {LOOK_S:g} s"
         except (RedisError, OSError, ServerUnavailable) as error:
             why = str(error)
+        except Exception:
+            log.exception("background.failed", task="health.look")
+            why = "the look has failed; the gateway's log says how"
         else:
             return {"redis": Check("ok")} | {kind: _found(kind, count) for kind, count in present.items()}
         return {"redis": Check("failed", why)} | {kind: Check("unknown") for kind in CONSUMES}

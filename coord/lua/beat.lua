@@ -1,13 +1,14 @@
 #!lua
--- Takes heartbeats: a sign of life, the load metrics, the number of leases held. Brings a stale agent back, and asks an
--- agent for its leases when their number is not what it should be.
+-- Takes heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it does
+-- not read its inbox). Brings a stale agent back, asks an agent for its leases when their number is not what it should be,
+-- and makes a deaf one not placeable until a beat says otherwise or it registers again.
 -- include: base liveness agents
 -- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
 -- ARGV[8] number of beats, then for each:
---   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | number n of metrics | n times name | value
+--   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | 1 if deaf or '' | number n of metrics | n times name | value
 -- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
 --   beat came first); GONE (its entry was handled before); ERROR <why> (not consumed)
--- Events in log:agents: agent.returned, agent.health_moved
+-- Events in log:agents: agent.returned, agent.deaf, agent.hears, agent.health_moved
 -- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
 local STREAM = 'in:beats'
 
@@ -34,7 +35,7 @@ local function compare(agent, leases, entry)
 end
 
 local function beat(i, metrics_at, count)
-  local entry, caller, id, incarnation, leases = unpack(ARGV, i, i + 4)
+  local entry, caller, id, incarnation, leases, deaf = unpack(ARGV, i, i + 5)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
@@ -62,12 +63,15 @@ local function beat(i, metrics_at, count)
   for j = metrics_at, metrics_at + count * 2 - 1, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
+  local turned = set_deaf(agent, deaf == '1')
   if returned then
     set_status(agent, status_before_silence(agent))
     call('ZREM', P .. 'agents:departed', id)
+  elseif turned then
+    set_status(agent, agent.status)
   end
   local moved = store_health(agent, observed)
-  if returned or moved then
+  if returned or turned or moved then
     rise(agent)
   end
   expect(agent, observed)
@@ -80,6 +84,8 @@ local function beat(i, metrics_at, count)
   end
   if returned then
     log_agent('agent.returned', agent)
+  elseif turned then
+    log_agent(agent.deaf and 'agent.deaf' or 'agent.hears', agent)
   elseif moved then
     log_agent('agent.health_moved', agent)
   end
@@ -90,13 +96,13 @@ end
 local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
-  local count = tonumber(ARGV[at + 5])
-  local word, failed = guarded(beat, at, at + 6, count)
+  local count = tonumber(ARGV[at + 6])
+  local word, failed = guarded(beat, at, at + 7, count)
   words[#words + 1] = word
   if not failed then
     done[#done + 1] = ARGV[at]
   end
-  at = at + 6 + count * 2
+  at = at + 7 + count * 2
 end
 finish()
 consume(STREAM, 'registry', done)

@@ -1,5 +1,6 @@
 #!lua
--- Registers agents. The same incarnation again, or none, is a refresh; a new one ends the term of the one before.
+-- Registers agents. The same incarnation again, or none, is a refresh; a new one ends the term of the one before. An agent
+-- that said that it is deaf is not so any more.
 -- include: base liveness agents
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
@@ -73,7 +74,8 @@ local function register(i, fields_at, fields_end)
     end_term(agent)
   end
   local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
-  local seen_differently = is_new or replaces or returns or agent.digest ~= digest
+  local hears = set_deaf(agent, false)
+  local seen_differently = is_new or replaces or returns or hears or agent.digest ~= digest
   if is_new or replaces or returns then
     agent.registered_obs, agent.beats, agent.health_score = int(observed), '', nil
     agent.registration_time = NOW
@@ -85,7 +87,7 @@ local function register(i, fields_at, fields_end)
   agent.heartbeat_interval = interval ~= '' and interval or nil
   agent.beat_obs = int(observed)
   index(agent, facets)
-  if is_late then
+  if is_late or (hears and not is_new and not replaces and not returns) then
     set_status(agent, agent.status)
   elseif agent.status == 'stale' and not replaces then
     set_status(agent, status_before_silence(agent))

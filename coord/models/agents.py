@@ -64,6 +64,7 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: float = 1.0
     heartbeat_interval: float | None = None  #: seconds
     incarnation: str = ""
+    deaf: bool = False  #: it says that it does not read its inbox, and gets nothing new until it does
     drained_from: str = ""  #: what it says of itself while an operator drains it; empty: nobody does
     term: int = 0
     rev: int = 0

@@ -85,6 +85,7 @@ class AgentHeartbeat(Struct, frozen=True, omit_defaults=True):
     incarnation: Incarnation = ""
     load_metrics: Metrics = {}
     leases: Annotated[int, Meta(ge=0)] | None = None  #: how many leases the agent holds
+    deaf: bool = False  #: it does not read its inbox at the moment, so it must get nothing new
 
 
 class AgentLeasesListed(Struct, frozen=True, omit_defaults=True):

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from coord.background import retry
 from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
@@ -90,7 +91,7 @@ class _Slot:
         self._is_stopping = False
         #: The program that lives, or will.
         self._life: asyncio.Future[Life] = self._loop.create_future()
-        self._keeping = asyncio.create_task(self._keep())
+        self._keeping = retry("program.keep", self._keep)
 
     async def run(self, task: Task) -> Any:
         life: Life | None = None
@@ -121,6 +122,8 @@ class _Slot:
         wait_s = FIRST_WAIT_S
         while not self._is_stopping:
             begun = self._loop.time()
+            if self._life.done():  # of a program whose keeping failed
+                self._life = self._loop.create_future()
             try:
                 life = await Life.start(self._command, self._environ, self._guard, self._limits)
             except OSError as error:

@@ -53,6 +53,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
         weight=float(raw.get("weight", 1)),
         heartbeat_interval=interval / 1000 if interval is not None else None,
         incarnation=raw.get("incarnation", ""),
+        deaf=raw.get("deaf") == "1",
         drained_from=raw.get("drained_from", ""),
         term=int(raw.get("term", 0)),
         rev=int(raw.get("rev", 0)),

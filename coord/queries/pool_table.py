@@ -39,7 +39,7 @@ class PoolChanges(Struct, frozen=True):
 async def pool_changes(redis: Redis, keys: Keys, since: int) -> PoolChanges:
     """Return which pools have begun or ended since a revision of the table; in one round trip.
 
-    The revision is read first and the oldest change last, so what moves in between is read again or found to be missing.
+    The revision is read first and the oldest change last: what moves in between is read again or found to be missing.
     (A transaction would not do: Redis 7.0 refuses even its reads when it is out of memory.)
     """
     changed = keys.of("pools:changed")

@@ -68,6 +68,7 @@ class Caller:
             ServerUnavailable: no Redis answers.
             ConfigError: the server refuses the credentials, or its certificate is not trusted; or the client is open
                 in another event loop.
+            ServerUnfit: the server refuses a PING for good, such as for a user without the right.
         """
         if self._redis is not None and not self._forgets():
             return

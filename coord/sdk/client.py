@@ -2,6 +2,8 @@
 
 Everything that it changes, it changes by appending a fact. Its connection repeats a command whose answer was lost, so
 a fact may be appended twice: that is harmless, because the task's or message's id makes the second one change nothing.
+
+What Redis fails with becomes an error of ``coord.errors``, for reads as for writes (``coord.translation``).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from coord.sdk.handle import TaskHandle, closed
 from coord.sdk.operator import Operator
 from coord.sdk.submission import TaskOptions, TaskSpec, checked, message_append, spec_of, task_append, together
 from coord.streams import Append
+from coord.translation import reading
 
 #: Tasks appended in one round trip at most …
 BATCH = 500
@@ -152,7 +155,8 @@ class Client(Operator):
 
     async def task(self, task_id: str) -> TaskRecord:
         """A task's record; raises ``TaskNotFound``."""
-        record = await queries.task(self.redis, self._keys, check_id(task_id, "task_id"))
+        with reading():
+            record = await queries.task(self.redis, self._keys, check_id(task_id, "task_id"))
         if record is None:
             raise TaskNotFound(f"Task '{task_id}' not found")
         return record
@@ -244,16 +248,19 @@ class Client(Operator):
 
     async def agents(self) -> list[AgentRecord]:
         """Every agent that has a record, by id."""
-        ids = await queries.agent_ids(self.redis, self._keys)
-        return [agent for agent in await queries.agents(self.redis, self._keys, ids) if agent is not None]
+        with reading():
+            ids = await queries.agent_ids(self.redis, self._keys)
+            return [agent for agent in await queries.agents(self.redis, self._keys, ids) if agent is not None]
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """An agent's record; raises ``AgentNotFound``."""
-        record = await queries.agent(self.redis, self._keys, check_id(agent_id, "agent_id"))
+        with reading():
+            record = await queries.agent(self.redis, self._keys, check_id(agent_id, "agent_id"))
         if record is None:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
 
     async def counters(self) -> dict[str, int]:
         """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
-        return await queries.counters(self.redis, self._keys)
+        with reading():
+            return await queries.counters(self.redis, self._keys)

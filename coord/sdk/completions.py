@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from coord.logs import get_logger
 from coord.models.facts import TYPE_OF, TaskCompleted, TasksCompleted
 from coord.packing import pack
 from coord.sdk.attempt import Attempt
 from coord.sdk.link import Link
 from coord.sdk.sharing import SHORT, most
+
+log = get_logger()
 
 #: Tasks told of in one entry at most, as many as it may hold: the first entry wakes a distributor, which takes what is
 #: there then.
@@ -73,7 +76,10 @@ def command(head: bytes, data: bytes) -> bytes:
 
 def _tell(about: tuple[list[Told], list[Attempt]], answer: Any) -> None:
     for told, attempt in zip(*about, strict=True):
-        told(attempt, answer)
+        try:
+            told(attempt, answer)
+        except Exception:  # the others are to be told as well
+            log.exception("sdk.defect", task_id=attempt.task_id)
 
 
 _of_link: WeakKeyDictionary[Link, Completions] = WeakKeyDictionary()

@@ -68,7 +68,7 @@ async def events(
     *,
     since: str | None = None,
     follow: bool = True,
-    block_ms: int = 2_000,
+    block_ms: int = 500,
     say: Callable[[str], None] = lambda _sentence: None,
 ) -> AsyncGenerator[Event]:
     """What happens, in the order of the entries' ids.

@@ -15,7 +15,6 @@ from coord.errors import (
     ConfigError,
     CoordError,
     ResultTimeout,
-    ServerUnavailable,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -204,7 +203,7 @@ class TaskHandle:
         if outcome.state == TaskState.FAILED:
             try:
                 record = await self.record()
-            except (TaskNotFound, ServerUnavailable, ConfigError):
+            except CoordError:
                 tried = ""  # what was told of it is known all the same
             else:
                 tried = f" at attempt {record.attempt}" if record.attempt > 1 else ""

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from coord.background import call_safely
 from coord.config import Settings
 from coord.keys import Keys
 from coord.logs import get_logger
@@ -58,12 +59,20 @@ class Inbox:
         self._cursors = [b"0"] * len(self._streams)
         self._command = ("XREAD", "COUNT", COUNT, "BLOCK", settings.read_block_ms, "STREAMS", *self._streams)
         self._is_closed = False
-        self._link = Link(url, settings)
+        self._loop = asyncio.get_running_loop()
+        self.rounds = 0  #: how often the reader got an answer and went on
+        self._link = Link(url, settings, settings.read_block_ms)
         self._link.on_up.append(self._came_up)
 
     async def open(self) -> None:
         """Connect and begin to read; raises as ``Link.open``."""
         await self._link.open()
+
+    def heal(self) -> None:
+        """Give the connection up and come back with another: its reader does not come around any more."""
+        if not self._is_closed:
+            log.error("inbox.deaf", agent_id=self._agent_id, hint="it reconnects, and gets nothing new until it reads")
+            self._link.drop()
 
     def rewind(self) -> None:
         """Read the lanes from the beginning, from the next read on: what was left there is wanted now."""
@@ -82,7 +91,7 @@ class Inbox:
         self._cursors = [b"0"] * len(self._streams)
         # A deletion of nothing: a replica, which would answer reads for ever, refuses it.
         self._link.send(pack(("XDEL", self._streams[0], "0-1")), self._proved)
-        self._up()
+        call_safely("inbox.up", self._up)
         self._ask()
 
     def _proved(self, _about: Any, answer: Any) -> None:
@@ -99,20 +108,29 @@ class Inbox:
         if isinstance(answer, ErrorAnswer):
             log.warning("inbox.refused", agent_id=self._agent_id, error=str(answer))
             if not self._link.drop_demoted(answer):
-                asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._ask)
+                self._loop.call_later(REFUSED_WAIT_S, self._ask)
             return
+        self.rounds += 1
         if answer:
-            *lanes, replies = self._names
-            for lane, name in enumerate(lanes):
-                self._hand_on(lane, answer.get(name, ()))
-            for entry, flat in answer.get(replies, ()):
-                self._cursors[-1] = entry
-                try:
-                    self._answered(_fields(flat))
-                except Exception:
-                    log.exception("inbox.not_understood", agent_id=self._agent_id)
-            self._read()
+            try:
+                self._take_all(answer)
+            except Exception:  # it must not end the reading
+                log.exception("inbox.not_understood", agent_id=self._agent_id)
+                self._loop.call_later(REFUSED_WAIT_S, self._ask)
+                return
         self._ask()
+
+    def _take_all(self, answer: Any) -> None:
+        *lanes, replies = self._names
+        for lane, name in enumerate(lanes):
+            self._hand_on(lane, answer.get(name, ()))
+        for entry, flat in answer.get(replies, ()):
+            self._cursors[-1] = entry
+            try:
+                self._answered(_fields(flat))
+            except Exception:
+                log.exception("inbox.not_understood", agent_id=self._agent_id)
+        self._read()
 
     def _hand_on(self, lane: int, entries: Any) -> None:
         for entry, flat in entries:

@@ -15,16 +15,19 @@ from weakref import WeakKeyDictionary
 
 from redis import exceptions as redis_errors
 
+from coord.background import call_safely, retry
 from coord.config import Settings
 from coord.connection import connect_worker, safe_url, wait_for_server
 from coord.logs import get_logger
+from coord.refusals import FOR_NOW
 from coord.sdk.ending import end
 from coord.sdk.wire import ConnectionLost, Order, Wire
+from coord.translation import read_failure
 
 log = get_logger()
 
-#: Between two looks at whether answers are overdue.
-CHECK_S = 1.0
+#: How long ``open`` goes on trying.
+OPEN_S = 30.0
 #: Waits between attempts to connect: doubling, with jitter.
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
@@ -32,11 +35,6 @@ LONGEST_WAIT_S = 1.0
 REFUSED_WAIT_S = 0.5
 #: What the other side has to take note that a connection ends.
 CLOSE_S = 1.0
-#: How error answers begin that another try may mend.
-FOR_NOW = (
-    "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS",
-    "TRYAGAIN",
-)  # fmt: skip
 #: How those of a server begin that is not the primary of our keys, or not any more.
 DEMOTED = ("READONLY", "MOVED", "CLUSTERDOWN", "UNBLOCKED")
 
@@ -45,19 +43,22 @@ class Link:
     """A connection that comes back by itself.
 
     ``on_up`` is called each time that it has come up, the first time too.
+
+    Args:
+        url: where Redis is.
+        settings: for the timeouts.
+        block_ms: the longest BLOCK of its commands; the server has ``answer_timeout_s`` on top of it.
     """
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings, block_ms: int = 0) -> None:
         self.url = url
         #: Called each time that the connection has come up.
         self.on_up: list[Callable[[], None]] = []
         self._redis = connect_worker(url, settings)
-        # A read may block for its time and the server may take its own on top.
-        self._patience_s = settings.read_block_ms / 1000 + settings.answer_timeout_s
+        self._patience_s = block_ms / 1000 + settings.answer_timeout_s
         self._wire: Wire | None = None
         self._waiting: list[Order] = []
         self._coming_back: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._is_demoted = False  # the server that the last connection led to
@@ -74,11 +75,22 @@ class Link:
         await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
-        await wait_for_server(self._redis, self.url)
-        wire = await Wire.open(self._redis, self._refused, self._lost)
-        await self._redis.connection_pool.disconnect(inuse_connections=False)  # the one that asked is not needed
-        self._up(wire)
-        self._check()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + OPEN_S
+        while True:
+            await wait_for_server(self._redis, self.url, limit_s=max(FIRST_WAIT_S, until - loop.time()))
+            try:
+                wire = await self._connect()
+            except (redis_errors.RedisError, OSError) as error:  # lost again, between the one connection and the other
+                if loop.time() >= until:
+                    raise read_failure(error, safe_url(self.url)) from error
+                await asyncio.sleep(FIRST_WAIT_S)
+            else:
+                self._up(wire)
+                return
+
+    async def _connect(self) -> Wire:
+        return await Wire.open(self._redis, self._refused, self._lost, self._patience_s)
 
     @property
     def is_up(self) -> bool:
@@ -122,8 +134,6 @@ class Link:
     async def close(self) -> None:
         """Close for good; what was not answered is dropped."""
         self._is_closed = True
-        if self._timer:
-            self._timer.cancel()
         await end(self._opening, self._coming_back)
         wire = self._wire
         if wire is not None:
@@ -138,12 +148,7 @@ class Link:
         for order in waiting:
             wire.send(order.packed or b"", order)
         for tell in tuple(self.on_up):
-            tell()
-
-    def _check(self) -> None:
-        if self._wire is not None:
-            self._wire.check(self._patience_s)
-        self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
+            call_safely("link.up", tell)
 
     def _refused(self, order: Order, error: Exception) -> None:
         if not str(error).startswith(FOR_NOW):
@@ -166,10 +171,11 @@ class Link:
             return
         log.warning("redis.lost", url=safe_url(self.url), under_way=len(orders))
         self._waiting[:0] = [order for order in orders if order.packed is not None]
-        self._coming_back = asyncio.create_task(self._come_back())
+        if self._coming_back is None or self._coming_back.done():
+            self._coming_back = retry("link.come_back", self._come_back)
         for order in orders:
             if order.packed is None:
-                order.done(order.about, ConnectionLost())
+                call_safely("link.lost", order.done, order.about, ConnectionLost())
 
     async def _come_back(self) -> None:
         wait_s = FIRST_WAIT_S
@@ -177,16 +183,16 @@ class Link:
         if self._is_demoted:
             self._is_demoted = False
             await asyncio.sleep(REFUSED_WAIT_S * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
-        while True:
+        while self._wire is None:
             try:
-                wire = await Wire.open(self._redis, self._refused, self._lost)
+                wire = await self._connect()
             except (redis_errors.RedisError, OSError) as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("redis.away", url=safe_url(self.url), error=said)
             else:
                 log.info("redis.back", url=safe_url(self.url))
-                self._coming_back = None
+                self._coming_back = None  # this one may be lost as soon as it is used
                 self._up(wire)
                 return
             await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret

@@ -103,9 +103,14 @@ class Mail:
             while not self._is_closed and (lane := self._next_lane()) is not None:
                 entry, kept = self._queues[lane].popleft()
                 self._held -= kept is not None
-                fields = kept if kept is not None else await self._read_again(lane, entry)
-                if fields is not None and (message := self._message(entry, fields)) is not None:
-                    await self._handle(message)
+                try:
+                    fields = kept if kept is not None else await self._read_again(lane, entry)
+                    if fields is not None and (message := self._message(entry, fields)) is not None:
+                        await self._handle(message)
+                except Exception:  # a defect of ours must not keep the others from being handled
+                    log.exception("background.failed", task="mail.handle", entry=entry.decode())
+                    self._known.discard((lane, entry))  # it stays in the inbox, and is read again after a reconnect
+                    continue
                 self._delete(lane, entry)
         finally:
             self._pump = None

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -47,6 +48,9 @@ class Membership:
     """One agent process in the fleet.
 
     ``leases`` says how many leases it holds; ``failed`` is called once, with the reason why it must stop.
+
+    Args:
+        is_deaf: called before each beat; returns True if the agent does not read its inbox.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Membership:
         answers: Answers,
         leases: Callable[[], int],
         failed: Callable[[CoordError], None],
+        is_deaf: Callable[[], bool] = lambda: False,
     ) -> None:
         self.is_registered = asyncio.Event()
         self._fact = fact
@@ -69,6 +74,7 @@ class Membership:
         self._answers = answers
         self._leases = leases
         self._failed = failed
+        self._is_deaf = is_deaf
         self._loop = asyncio.get_running_loop()
         self._status: AgentStatus | None = None
         self._is_full = False
@@ -207,7 +213,8 @@ class Membership:
 
     def _beat(self) -> None:
         self._timer = self._loop.call_later(self._interval_s, self._beat)
-        fact = AgentHeartbeat(self._fact.agent_id, self._fact.incarnation, load_metrics(), self._leases())
+        deaf = self._is_deaf()
+        fact = AgentHeartbeat(self._fact.agent_id, self._fact.incarnation, _metrics(), self._leases(), deaf)
         # No caller: only bad news is answered, to the agent's own replies.
         data = codec.encode(fact)
         packed = pack(("XADD", self._beats, "MAXLEN", "~", BEATS_KEPT, "*", "type", "agent.heartbeat", "data", data))
@@ -228,6 +235,14 @@ class Membership:
         )
         self._again = None
         self.register()
+
+
+def _metrics() -> dict[str, float]:
+    try:
+        return load_metrics()
+    except (OSError, psutil.Error):
+        log.warning("agent.metrics_unknown", exc_info=True)
+        return {}  # a beat without metrics is a sign of life all the same
 
 
 def _ignored(_about: Any, _answer: Any) -> None:

@@ -35,6 +35,7 @@ from coord.sdk.arguments import check_finite, encoded, seconds
 from coord.sdk.caller import Caller
 from coord.sdk.handle import TaskHandle
 from coord.streams import Append
+from coord.translation import reading
 
 #: How long a worker may take to answer, in seconds.
 ANSWER_S = 10.0
@@ -81,7 +82,8 @@ class Operator(Caller, ABC):
 
     async def live_settings(self) -> list[queries.LiveSetting]:
         """Each setting that can be set live: its value, where that comes from, and what holds otherwise."""
-        return await queries.live_settings(self.redis, self._keys, self.settings)
+        with reading():
+            return await queries.live_settings(self.redis, self._keys, self.settings)
 
     # Agents.
 
@@ -225,7 +227,8 @@ class Operator(Caller, ABC):
         """The kind of worker that reads the stream from which an entry was buried."""
         _check(Append("in:control:registry", EntryReplayed(entry_id)), self.settings.max_entry_bytes)
         command = ("XRANGE", self._keys.of("dead:in"), entry_id, entry_id)
-        found: list[tuple[bytes, dict[bytes, bytes]]] = await self.redis.execute_command(*command)
+        with reading():
+            found: list[tuple[bytes, dict[bytes, bytes]]] = await self.redis.execute_command(*command)
         stream = found[0][1].get(b"stream", b"").decode("utf-8", "replace") if found else ""
         for kind, streams in CONSUMES.items():
             if stream in streams:

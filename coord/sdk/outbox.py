@@ -14,12 +14,13 @@ from typing import NamedTuple
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from coord.connection import DEMOTED
-from coord.errors import CoordError, ServerFull, ServerUnavailable
+from coord.background import run_once
+from coord.errors import ServerUnavailable
 from coord.keys import Keys
 from coord.packing import pack
 from coord.sdk.ending import end
 from coord.streams import Append, append_each, command_of
+from coord.translation import write_failure
 
 #: Facts in one round trip, about: enough to hide its latency …
 FACTS = 500
@@ -56,7 +57,7 @@ class Outbox:
         entries: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Parcel(packed, sum(map(len, packed)), entries))
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
+            self._sending = run_once("outbox.send", self._send, self._give_up)
         return await entries
 
     async def close(self) -> None:
@@ -66,20 +67,25 @@ class Outbox:
             _fail(parcel, ServerUnavailable("the client was closed before Redis had answered"))
         self._waiting.clear()
 
+    def _give_up(self, error: Exception) -> None:
+        """The sending ended unexpectedly: those who wait get the error, and the next append starts it again."""
+        for parcel in self._waiting:
+            _fail(parcel, error)
+        self._waiting.clear()
+
     async def _send(self) -> None:
         while parcels := self._next():
             try:
                 told = await append_each(self._redis, [command for one in parcels for command in one.packed])
-            except Exception as error:  # noqa: BLE001 -- whatever it is, those who wait for it must hear of it
-                for parcel in parcels:
-                    _fail(parcel, _translated(error))
-            except asyncio.CancelledError:
-                self._waiting.extendleft(reversed(parcels))
-                raise
-            else:
                 rest = iter(told)
                 for parcel in parcels:
                     _deliver(parcel, [next(rest) for _ in parcel.packed])
+            except Exception as error:  # noqa: BLE001 -- whatever it is, those who wait for it must hear of it
+                for parcel in parcels:
+                    _fail(parcel, write_failure(error))
+            except asyncio.CancelledError:
+                self._waiting.extendleft(reversed(parcels))
+                raise
 
     def _next(self) -> list[_Parcel]:
         """What goes in one round trip: at least one parcel while there is any."""
@@ -101,7 +107,7 @@ def _deliver(parcel: _Parcel, told: list[str | redis_errors.RedisError]) -> None
     entries: list[str] = []
     for one in told:
         if not isinstance(one, str):
-            _fail(parcel, _translated(one))
+            _fail(parcel, write_failure(one))
             return
         entries.append(one)
     if not parcel.entries.done():
@@ -111,27 +117,3 @@ def _deliver(parcel: _Parcel, told: list[str | redis_errors.RedisError]) -> None
 def _fail(parcel: _Parcel, error: Exception) -> None:
     if not parcel.entries.done():
         parcel.entries.set_exception(error)
-
-
-def _translated(error: Exception) -> Exception:
-    translated: CoordError
-    if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError):
-        translated = ServerUnavailable(
-            f"Redis did not answer, so it may have the entry or not: {error}. "
-            "Repeating it with the same task_id or message_id is safe"
-        )
-    elif isinstance(error, DEMOTED):
-        translated = ServerUnavailable(
-            f"the server takes no writes of this namespace, so it may have a part or nothing: {error}. "
-            "Repeating it with the same task_id or message_id is safe; a fail-over is over when the address in "
-            "COORD_REDIS_URL leads to the new primary"
-        )
-    elif isinstance(error, redis_errors.OutOfMemoryError):
-        translated = ServerFull(
-            f"Redis is full: {error} Try again later, with the same task_id or message_id: "
-            "of several, some may have been taken"
-        )
-    else:
-        return error
-    translated.__cause__ = error
-    return translated

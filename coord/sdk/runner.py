@@ -240,12 +240,12 @@ class Runner:
 
     def _sweep(self) -> None:
         """Report as started whatever has run for a while: one timer for all that run, none while nothing does."""
+        self._sweeper = self._loop.call_later(STARTED_S, self._sweep) if self._running else None
         now = self._loop.time()
         for attempt in self._running.values():
             if not attempt.has_told and now - attempt.started_at >= STARTED_S:
                 attempt.has_told = True
                 self._reports.started(attempt)
-        self._sweeper = self._loop.call_later(STARTED_S, self._sweep) if self._running else None
 
     def _progress(self, attempt: Attempt, raw: bytes) -> None:
         if attempt.lease not in self._running:

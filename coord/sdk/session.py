@@ -16,6 +16,7 @@ from coord.packing import pack
 from coord.sdk.answers import Answers, read_answer
 from coord.sdk.claims import Claims
 from coord.sdk.ending import CANCEL_S
+from coord.sdk.hearing import DEAF_BEATS, Hearing
 from coord.sdk.inbox import Fields, Inbox
 from coord.sdk.link import Link, shared
 from coord.sdk.mail import Mail
@@ -60,6 +61,10 @@ class Session:
         self.inbox = Inbox(
             agent_id, url, settings, take=self._take, answered=self._answered, read=self._read, up=self._up
         )
+        self._hearing = Hearing(
+            lambda: self.inbox.rounds,
+            max(DEAF_BEATS * interval_s, settings.read_block_ms / 1000 + settings.answer_timeout_s),
+        )
         self.claims = Claims(
             agent_id,
             self.incarnation,
@@ -81,6 +86,7 @@ class Session:
             answers=self._answers,
             leases=lambda: self.claims.leases,
             failed=self._failed,
+            is_deaf=self._is_deaf,
         )
         self.mail = Mail(
             agent_id,
@@ -89,7 +95,7 @@ class Session:
             handlers=agent.message_handlers,
             now_ms=self.membership.now_ms,
         )
-        link.on_up.append(self._read)
+        link.on_up.append(self._link_up)
 
     @classmethod
     async def open(cls, agent: Agent, url: str, settings: Settings) -> Session:
@@ -163,7 +169,7 @@ class Session:
         self.runner.close()
         await self.mail.close(0)
         await self.inbox.close()
-        self._link.on_up.remove(self._read)
+        self._link.on_up.remove(self._link_up)
         await shared().leave(self._link)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.ended.set()
@@ -205,6 +211,17 @@ class Session:
 
     def _read(self) -> None:
         self.claims.claim()
+
+    def _link_up(self) -> None:
+        self._hearing.reset()
+        self._read()
+
+    def _is_deaf(self) -> bool:
+        """Return True if the reader of the inbox does not come around; heal that."""
+        is_deaf = self._hearing.look()
+        if is_deaf and self._hearing.is_to_heal():
+            self.inbox.heal()
+        return is_deaf
 
     def _failed(self, error: CoordError) -> None:
         """It must stop at once: what it runs is not its own any more."""

@@ -16,6 +16,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from coord.background import keep
 from coord.codec import submission_of
 from coord.config import Settings
 from coord.connection import close_idle, connect, is_demoted
@@ -130,7 +131,7 @@ class Watcher:
     def start(self) -> None:
         """Begin to read, unless it has begun."""
         if not self._tasks:
-            self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._look())]
+            self._tasks = [keep("replies.read", self._read), keep("records.look", self._look)]
 
     async def close(self) -> None:
         """Stop reading; whoever waits is told that the client was closed."""
@@ -237,6 +238,8 @@ class Watcher:
                     log.warning("records.forbidden", error=str(error))
                 except (redis_errors.RedisError, OSError) as error:
                     log.debug("records.away", error=str(error))
+                except Exception:  # the others are to be looked at as well
+                    log.exception("background.failed", task="records.look")
                 for watch in chunk:
                     watch.interval_s = min(watch.interval_s * 2, LOOK_S)
                     watch.look_at = loop.time() + watch.interval_s

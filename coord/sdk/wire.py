@@ -8,6 +8,7 @@ connection (address, TLS, credentials, protocol), and this protocol takes over i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,8 +17,10 @@ import hiredis
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord.logs import get_logger
+from coord.silence import Silence
 
 log = get_logger()
 
@@ -51,6 +54,7 @@ class Wire(asyncio.Protocol):
         connection: AbstractConnection,
         refused: Callable[[Order, Exception], None],
         lost: Callable[[Wire, list[Order]], None],
+        patience_s: float,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
@@ -61,6 +65,8 @@ class Wire(asyncio.Protocol):
         self._out: list[bytes] = []
         self._heard_at = self._loop.time()
         self._closed = False
+        self._patience_s = patience_s
+        self._silence = Silence(patience_s, lambda: self._heard_at if self._pending else None, self._silent)
         self._disconnected = asyncio.Event()
         # redis-py has no public way to hand a connection over; the version is pinned below 9 and tests open one.
         writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001
@@ -73,17 +79,26 @@ class Wire(asyncio.Protocol):
         redis: Redis,
         refused: Callable[[Order, Exception], None],
         lost: Callable[[Wire, list[Order]], None],
+        patience_s: float,
     ) -> Wire:
-        """Connect as ``redis`` would, to a server that answers; raises what redis-py raises."""
+        """Connect as ``redis`` would, to a server that answers; raises what redis-py raises.
+
+        Args:
+            redis: opens the connection.
+            refused: see the class.
+            lost: see the class.
+            patience_s: the connection is given up once answers are due and nothing has arrived for so long.
+        """
         connection = redis.connection_pool.make_connection()
         try:
             await connection.connect()
             await connection.send_command("PING")  # a server that still loads its data takes connections already
             await connection.read_response()
+            _check_open(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return cls(connection, refused, lost)
+        return cls(connection, refused, lost, patience_s)
 
     @property
     def is_closed(self) -> bool:
@@ -96,19 +111,17 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         if not self._pending:
             self._heard_at = self._loop.time()
+            self._pending.append(order)
+            self._silence.start()
+        else:
+            self._pending.append(order)
         self._out.append(packed)
-        self._pending.append(order)
-
-    def check(self, patience_s: float) -> None:
-        """Give the connection up if answers are due and none came for so long (a half-open one says nothing)."""
-        if self._pending and self._loop.time() - self._heard_at > patience_s:
-            log.warning("redis.silent", seconds=round(patience_s, 1))
-            self._transport.abort()
 
     def close(self) -> None:
         """Close, after what was said in this turn is out; the orders under way are lost."""
         self._flush()
-        self._transport.close()
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self._transport.close()
         self._gone()
 
     async def wait_closed(self, limit_s: float) -> None:
@@ -120,7 +133,10 @@ class Wire(asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._out and not self._closed:
-            self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+            try:
+                self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+            except (RuntimeError, OSError):  # the transport was closed, and nobody said so yet
+                self._give_up()
         self._out.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -133,7 +149,7 @@ class Wire(asyncio.Protocol):
                 answer = reader.gets()
             except hiredis.HiredisError:
                 log.exception("redis.not_understood")
-                self._transport.abort()
+                self._give_up()
                 return
             if answer is _NOTHING:
                 return
@@ -157,12 +173,33 @@ class Wire(asyncio.Protocol):
         self._gone()
         self._disconnected.set()
 
+    def _silent(self) -> None:
+        """Nothing has arrived for so long (a half-open connection says nothing)."""
+        if self._pending and not self._closed:
+            log.warning("redis.silent", seconds=round(self._patience_s, 1))
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Do without the connection from now on, without waiting for anything."""
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self._transport.abort()
+        self._gone()
+
     def _gone(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._connection._close()  # noqa: SLF001
+        self._silence.stop()
+        with contextlib.suppress(RuntimeError):
+            self._connection._close()  # noqa: SLF001
         orders = list(self._pending)
         self._pending.clear()
         self._out.clear()
         self._lost(self, orders)
+
+
+def _check_open(connection: AbstractConnection) -> None:
+    """Raise if the connection was lost while it was opened: its new owner would never be told."""
+    reader, writer = connection._reader, connection._writer  # noqa: SLF001
+    if reader is None or writer is None or reader.at_eof() or writer.transport.is_closing():
+        raise RedisConnectionError("the connection was lost as soon as it was open")

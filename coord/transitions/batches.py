@@ -131,6 +131,7 @@ class Beat(Struct, frozen=True):
     incarnation: str
     leases: int | None
     metrics: dict[str, float]
+    deaf: bool = False
 
 
 class Change(Struct, frozen=True):

@@ -198,7 +198,8 @@ class Scripts(ControlScripts):
         args = [*self._liveness(), len(beats)]
         for b in beats:
             leases: Arg = "" if b.leases is None else b.leases
-            args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, *_metrics(b.metrics))
+            deaf = "1" if b.deaf else ""
+            args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, deaf, *_metrics(b.metrics))
         return Call("beat", args, read_words)
 
     def audit(self, lists: Sequence[LeaseList]) -> Call[list[str]]:

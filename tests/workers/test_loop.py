@@ -28,7 +28,7 @@ from tests.workers.raw import (
     working,
 )
 from workers.cell import Cell
-from workers.loop import Loop
+from workers.loop import FAILURES, Loop
 from workers.router import Router
 from workers.service import Failure, Told
 
@@ -269,3 +269,66 @@ async def test_a_backlog_of_lists_does_not_keep_others_from_being_read(cell: Run
     read = await consumer.read_new(30, 1, None, {"in:messages:low": 30})
     assert Counter(entry.stream for entry in read) == {"in:messages:low": 15}
     assert await consumer.read_new(30, 1, None, {"in:messages:low": 3}) == []
+
+
+async def test_an_unexpected_error_of_a_round_leaves_its_entries_pending_and_they_are_read_again(
+    cell: RunningCell, caller: Caller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is logged with its traceback; no try is counted, for no entry is to blame."""
+    (worker,) = cell.of_kind("distributor")
+    handle, errors = worker.loop.intake.handle, [RuntimeError("a defect"), RuntimeError("another")]
+
+    async def fail(entries: Any) -> None:
+        if errors:
+            raise errors.pop(0)
+        await handle(entries)
+
+    worker.loop.intake.handle = fail  # type: ignore[method-assign]
+    told = await caller.submit(30)
+    for one in told:
+        assert (await caller.answer(one.entry))["ok"] == "1"
+    assert not errors
+    assert worker.loop.intake._tries == {}
+    assert "RuntimeError: a defect" in capsys.readouterr().err
+    await await_quiet(cell)
+    assert await buried(cell) == []
+
+
+async def test_a_loop_that_keeps_failing_ends_its_process(cell: RunningCell, caller: Caller) -> None:
+    """Five times in a row without a good turn; fewer are recovered from."""
+    (worker,) = cell.of_kind("distributor")
+    failing = 0
+
+    async def fail(entries: Any) -> None:
+        nonlocal failing
+        failing += 1
+        raise RuntimeError("a defect")
+
+    worker.loop.intake.handle = fail  # type: ignore[method-assign]
+    await caller.submit(1)
+    await wait_until(worker.task.done, "the loop has ended")
+    assert isinstance(worker.task.exception(), RuntimeError)
+    assert failing >= FAILURES
+    await cell.add("distributor")
+    await await_quiet(cell)
+
+
+async def test_a_tick_or_a_follower_that_fails_goes_on(cell: RunningCell, caller: Caller) -> None:
+    """Whatever they raise: a view that nobody follows would be wrong for ever."""
+    (worker,) = cell.of_kind("distributor")
+    follower = distributor(worker).follower
+    read, errors = follower._read, [RuntimeError("a defect"), RuntimeError("another")]
+
+    async def fail(cursor: str) -> None:
+        if errors:
+            raise errors.pop()
+        await read(cursor)
+
+    follower._read = fail  # type: ignore[method-assign]
+    await wait_until(lambda: not errors, "it has failed twice")
+    agents = await fleet(cell, 1)
+    async with working(agents):
+        told = await caller.submit(3)
+        for one in told:
+            await await_state(cell, one.task_id, TaskState.COMPLETED)
+    await await_quiet(cell)

@@ -30,7 +30,7 @@ end
 local AGENT = {
   'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'registered_id', 'beat_id', 'digest', 'facets',
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
-  'drained_from', 'drain_id',
+  'drained_from', 'drain_id', 'deaf',
   'ask', 'asked_at', 'suspects',
   'metric:cpu', 'metric:memory',
 }
@@ -144,13 +144,14 @@ local function status_before_silence(agent)
   return agent.drained_from and 'draining' or agent.resumes_as or 'active'
 end
 
--- Moves an agent to a status: its index, and whether it is placeable (a member of agents:active).
+-- Moves an agent to a status: its index, and whether it is placeable (a member of agents:active). One that does not read
+-- its inbox is not, whatever its status.
 local function set_status(agent, status)
   if agent.status and agent.status ~= status then
     call('SREM', P .. 'agents:by:status:' .. agent.status, agent.id)
   end
   call('SADD', P .. 'agents:by:status:' .. status, agent.id)
-  if status == 'active' then
+  if status == 'active' and not agent.deaf then
     call('SADD', P .. 'agents:active', agent.id)
   else
     call('SREM', P .. 'agents:active', agent.id)
@@ -160,6 +161,21 @@ local function set_status(agent, status)
     call('HDEL', P .. 'agent:' .. agent.id, 'drained_from')
   end
   agent.status = status
+end
+
+-- Records whether an agent reads its inbox; answers whether that is new.
+local function set_deaf(agent, deaf)
+  if (agent.deaf == '1') == deaf then
+    return false
+  end
+  if deaf then
+    agent.deaf = '1'
+    call('HSET', P .. 'agent:' .. agent.id, 'deaf', '1')
+  else
+    agent.deaf = nil
+    call('HDEL', P .. 'agent:' .. agent.id, 'deaf')
+  end
+  return true
 end
 
 local function rise(agent)

@@ -1,0 +1,90 @@
+"""Background tasks under supervision: a task whose result nobody awaits never ends unseen.
+
+``keep`` runs work that has no end, such as a reader: it is started again after every end. ``retry`` runs work until it
+has returned once, ``run_once`` runs it a single time. All log an unexpected end as ``background.failed`` with its
+traceback and the name of the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from coord.logs import get_logger
+
+log = get_logger()
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+#: Wait before work is started again: the first, doubled with each end up to the second, in seconds.
+RESTART_S = (0.1, 5.0)
+#: Work that ran for this long was well: its next end counts as the first one.
+WELL_S = 10.0
+
+
+def keep(name: str, work: Work) -> asyncio.Task[None]:
+    """Run ``work`` in a task until that is cancelled; start it again whenever it raises or returns.
+
+    Args:
+        name: of the task, in the log.
+        work: called for each start; has no end of its own.
+    """
+    return asyncio.create_task(_repeat(name, work, until_returned=False), name=name)
+
+
+def retry(name: str, work: Work) -> asyncio.Task[None]:
+    """Run ``work`` in a task until it returns; start it again whenever it raises.
+
+    Args:
+        name: of the task, in the log.
+        work: called for each start.
+    """
+    return asyncio.create_task(_repeat(name, work, until_returned=True), name=name)
+
+
+def run_once(name: str, work: Work, failed: Callable[[Exception], None] | None = None) -> asyncio.Task[None]:
+    """Run ``work`` once in a task that never raises.
+
+    Args:
+        name: of the task, in the log.
+        work: called once; may return.
+        failed: called with the exception that ended it, once that is logged.
+    """
+    return asyncio.create_task(_run_once(name, work, failed), name=name)
+
+
+def call_safely(name: str, function: Callable[..., object], *args: object) -> None:
+    """Call a function whose exception must not stop its caller: it is logged like the end of a task."""
+    try:
+        function(*args)
+    except Exception:
+        log.exception("background.failed", task=name)
+
+
+async def _repeat(name: str, work: Work, *, until_returned: bool) -> None:
+    loop = asyncio.get_running_loop()
+    wait_s = RESTART_S[0]
+    while True:
+        began = loop.time()
+        try:
+            await work()
+        except Exception:
+            log.exception("background.failed", task=name)
+        else:
+            if until_returned:
+                return
+            log.error("background.failed", task=name, error="it returned, and has no end of its own")
+        if loop.time() - began >= WELL_S:
+            wait_s = RESTART_S[0]
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * 2, RESTART_S[1])
+
+
+async def _run_once(name: str, work: Work, failed: Callable[[Exception], None] | None) -> None:
+    try:
+        await work()
+    except Exception as error:
+        log.exception("background.failed", task=name)
+        if failed is not None:
+            failed(error)

@@ -1,0 +1,132 @@
+"""Half-open connections: whoever waits on one notices within seconds and goes on; a server that is slow is no alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coord import Client
+from coord.config import Settings
+from coord.models.tasks import TaskState
+from tests.http import HttpCaller
+from tests.ports import unused_port
+from tests.processes import NAMESPACE, House, Process, house
+from tests.system.faulty_proxy import FaultyProxy, faulty_proxy
+from tests.system.gateway_house import PATIENT, gateway
+from tests.waiting import wait_until
+
+#: The settings say 3 s (see ``test_every_process_notices_silence_within_three_seconds``); a busy machine takes longer.
+NOTICED_S = 6.0
+#: The real ones; tests of processes shorten them otherwise.
+REAL = {"COORD_READ_BLOCK_MS": str(Settings().read_block_ms)}
+#: What a process says that takes a server for silent or gone.
+ALARMS = ("redis.silent", "redis.lost", "worker.interrupted", "fleet.interrupted", "did not answer in time")
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[House]:
+    """A house."""
+    async with house(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def proxy(at: House) -> AsyncIterator[FaultyProxy]:
+    """A proxy before its server."""
+    async with faulty_proxy(at.server) as proxy:
+        yield proxy
+
+
+async def people(at: House, silenced: str, proxy: FaultyProxy) -> dict[str, Process]:
+    """A cell of which one process goes through the proxy."""
+
+    def way(name: str) -> dict[str, str]:
+        return REAL | ({"COORD_REDIS_URL": proxy.url} if name == silenced else {})
+
+    found = {kind: await at.worker(kind, **way(kind)) for kind in ("registry", "distributor", "router")}
+    return found | {"agent": await at.agent("a0", interval_s=0.5, url=proxy.url if silenced == "agent" else "")}
+
+
+async def noticed(proxy: FaultyProxy, process: Process, *words: str) -> None:
+    """Silence all connections; return once the process has connected again, which is soon."""
+    connected = proxy.accepted
+    began = time.monotonic()
+    assert proxy.silence_all()
+    await wait_until(lambda: proxy.accepted > connected, "it has made another connection\n" + process.told())
+    assert time.monotonic() - began < NOTICED_S, process.told()
+    await wait_until(lambda: any(word in process.log.read_text() for word in words), f"it says {words}")
+
+
+@pytest.mark.parametrize("silenced", ["registry", "distributor", "router", "agent"])
+async def test_a_process_on_half_open_connections_goes_on(at: House, proxy: FaultyProxy, silenced: str) -> None:
+    """All of its connections, an agent's two among them, pass nothing any more and stay open."""
+    found = await people(at, silenced, proxy)
+    await at.submit(5)
+    await at.all_end(5)
+    words = ("redis.silent",) if silenced == "agent" else ("worker.interrupted", "fleet.interrupted", "tick.failed")
+    await noticed(proxy, found[silenced], *words)
+    ids = await at.submit(20)
+    await at.all_end(25)
+    receipt = await at.client.send("a0", {"n": 1}, timeout=30)
+    assert receipt.receiver_id == "a0"
+    assert await at.count(TaskState.COMPLETED) == 25
+    assert all(one.alive for one in found.values())
+    assert len(ids) == 20
+
+
+async def test_a_client_that_waits_for_a_result_goes_on(at: House, proxy: FaultyProxy) -> None:
+    """Its reads of the replies and its calls: the result comes, over other connections."""
+    await people(at, "nobody", proxy)
+    gate = at.folder / "gate"
+    async with Client(proxy.url, settings=Settings(namespace=NAMESPACE)) as client:
+        payload = {"s": 0, "until": str(gate)}
+        handle = await client.submit("echo", payload, capabilities=["echo"])
+        waiting = asyncio.create_task(handle.result(60))
+        await asyncio.sleep(0.5)
+        connected = proxy.accepted
+        began = time.monotonic()
+        assert proxy.silence_all() >= 2
+        gate.touch()
+        await wait_until(lambda: proxy.accepted > connected, "it has made another connection")
+        assert time.monotonic() - began < NOTICED_S
+        assert (await waiting)["by"] == "a0"
+        assert (await client.task(handle.task_id)).state == TaskState.COMPLETED
+
+
+async def test_the_gateway_goes_on(at: House, proxy: FaultyProxy) -> None:
+    """The request that meets the half-open connection is answered as well."""
+    await people(at, "nobody", proxy)
+    http = HttpCaller(unused_port())
+    await gateway(at, http, **PATIENT, COORD_REDIS_URL=proxy.url)
+    assert (await http.get("/agents/a0")).status == 200
+    connected = proxy.accepted
+    began = time.monotonic()
+    assert proxy.silence_all()
+    assert (await http.get("/agents/a0")).status == 200
+    assert proxy.accepted > connected
+    assert time.monotonic() - began < NOTICED_S
+
+
+async def test_a_server_that_is_slow_raises_no_alarm(at: House) -> None:
+    """CLIENT PAUSE of 2 s for everybody, and a script of 1 s, while tasks run: nobody takes it for gone."""
+    found = {kind: await at.worker(kind, **REAL) for kind in ("registry", "distributor", "router")}
+    found["agent"] = await at.agent("a0", interval_s=0.5)
+    async with Client(at.server.url, settings=Settings(namespace=NAMESPACE)) as client:
+        spec = {"task_type": "echo", "payload": {"s": 0.05}, "requirements": {"capabilities": ["echo"]}}
+        first = await client.submit_many([spec] * 20)
+        await at.redis.execute_command("CLIENT", "PAUSE", 2000, "ALL")
+        second = await client.submit_many([spec] * 20)
+        script = "local t = os.clock() while os.clock() - t < 1 do end return 1"
+        await at.redis.eval(script, 0)
+        for handle in (*first, *second):
+            await handle.result(60)
+    for name, process in found.items():
+        lines = [line for line in process.log.read_text().splitlines() if any(word in line for word in ALARMS)]
+        assert lines == [], f"{name}: {lines}"
+        for line in process.log.read_text().splitlines():
+            assert json.loads(line)["level"] not in {"error", "critical"}, line

@@ -1,0 +1,93 @@
+"""Supervision: no background task ends unseen, and what it served goes on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from coord import background
+from coord.background import call_safely, keep, retry, run_once
+from coord.sdk.ending import end
+from tests.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "RESTART_S", (0.001, 0.01))
+
+
+async def test_what_has_no_end_is_started_again_whether_it_raises_or_returns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each end is logged with the name of the task; one by an exception with its traceback."""
+    starts = 0
+    hangs = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            raise RuntimeError("defect")
+        if starts > 2:
+            hangs.set()
+            await asyncio.Event().wait()
+
+    task = keep("a.reader", work)
+    await wait_until(hangs.is_set, "it runs for the third time")
+    await end(task)
+    told = capsys.readouterr().err
+    assert told.count("background.failed") == told.count("a.reader") == 2
+    assert "RuntimeError: defect" in told
+    assert "Traceback" in told
+    assert "it returned" in told
+
+
+async def test_what_shall_return_once_is_started_again_until_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a connection that comes back."""
+    errors = [RuntimeError("one"), ValueError("two")]
+
+    async def work() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    await retry("a.connect", work)
+    told = capsys.readouterr().err
+    assert told.count("background.failed") == 2
+
+
+async def test_what_runs_once_hands_its_error_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own task does not raise, so nothing is left that nobody has looked at."""
+    failures: list[Exception] = []
+
+    async def work() -> None:
+        raise RuntimeError("defect")
+
+    await run_once("a.job", work, failures.append)
+    assert [str(one) for one in failures] == ["defect"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+async def test_a_cancelled_task_is_not_started_again() -> None:
+    """That is how its owner ends it."""
+    starts = 0
+
+    async def work() -> None:
+        nonlocal starts
+        starts += 1
+        await asyncio.Event().wait()
+
+    tasks = [keep("a", work), retry("b", work), run_once("c", work)]
+    await wait_until(lambda: starts == 3, "all run")
+    await end(*tasks)
+    assert starts == 3
+
+
+def test_a_callback_that_raises_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its caller goes on."""
+
+    def bad(word: str) -> None:
+        raise RuntimeError(word)
+
+    call_safely("a.callback", bad, "defect")
+    assert "RuntimeError: defect" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+"""What Redis fails with is an error of coord's, for whatever a caller reads or writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from redis import exceptions as redis_errors
+
+from coord import Client
+from coord.config import Settings
+from coord.connection import connect_worker, wait_for_server
+from coord.embedded import EmbeddedServer
+from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
+from coord.gateway.desk import Desk
+from coord.sdk import client as client_module
+from coord.translation import read_failure, write_failure
+from tests.conftest import FAST
+from tests.waiting import wait_until
+
+#: What the server answers, or the connection raises -> what a caller gets of a read.
+FAILURES = [
+    (redis_errors.BusyLoadingError("Redis is loading the dataset in memory"), ServerUnavailable, "is loading its data"),
+    (redis_errors.ConnectionError("lost"), ServerUnavailable, "does not answer: lost"),
+    (redis_errors.TimeoutError("late"), ServerUnavailable, "does not answer: late"),
+    (ConnectionResetError("reset"), ServerUnavailable, "does not answer: reset"),
+    (redis_errors.ResponseError("MISCONF Errors writing to the AOF file"), ServerUnavailable, "for now: MISCONF"),
+    (redis_errors.ResponseError("BUSY Redis is busy running a script"), ServerUnavailable, "for now: BUSY"),
+    (redis_errors.ReadOnlyError("You can't write"), ServerUnavailable, "for now"),
+    (redis_errors.ClusterDownError("CLUSTERDOWN The cluster is down"), ServerUnavailable, "for now"),
+    (redis_errors.OutOfMemoryError("command not allowed"), ServerFull, "is full"),
+    (redis_errors.NoPermissionError("this user has no permissions"), ServerUnfit, "refuses this user"),
+    (redis_errors.ResponseError("WRONGTYPE Operation against a key"), ServerUnfit, "answered: WRONGTYPE"),
+]
+READS: dict[str, Callable[[Client], Awaitable[Any]]] = {
+    "task": lambda client: client.task("t1"),
+    "agent": lambda client: client.agent("a1"),
+    "agents": lambda client: client.agents(),
+    "counters": lambda client: client.counters(),
+    "live settings": lambda client: client.live_settings(),
+    "record": lambda client: client.handle("t1").record(),
+    "replay": lambda client: client.replay("entry", "1-1"),
+}
+
+
+@pytest.fixture
+async def alone(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server of the test's own."""
+    server = EmbeddedServer.start(tmp_path / "own", extra=FAST)
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), FAILURES, ids=lambda one: getattr(one, "__name__", str(one)[:20]))
+def test_what_a_read_meets_with(error: Exception, kind: type[CoordError], words: str) -> None:
+    """Each with a sentence that says what it is."""
+    failure = read_failure(error, "redis://here")
+    assert type(failure) is kind
+    assert words in str(failure)
+    assert "redis://here" in str(failure)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(error, kind) for error, kind, _ in FAILURES if kind is not ServerUnfit])
+def test_a_write_is_translated_likewise(error: Exception, kind: type[CoordError]) -> None:
+    """What a refusal for good says is left to the caller as it is."""
+    assert type(write_failure(error)) is kind
+    refused = redis_errors.NoPermissionError("no")
+    assert write_failure(refused) is refused
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_every_read_of_a_busy_server_says_so(alone: EmbeddedServer, settings: Settings, read: str) -> None:
+    """A server in a script that does not end answers BUSY to whatever it is asked."""
+    async with Client(alone.url, settings=settings) as client:
+        await client.redis.config_set("busy-reply-threshold", 1)
+        async with connect_worker(alone.url, settings) as other:
+            looping = asyncio.ensure_future(other.execute_command("EVAL", "while true do end", 0))
+
+            async def is_busy() -> bool:
+                try:
+                    await client.redis.ping()
+                except redis_errors.ResponseError as error:
+                    return str(error).startswith("BUSY")
+                return False
+
+            await wait_until(is_busy, "it is busy")
+            with pytest.raises(ServerUnavailable, match="does not serve this for now: BUSY"):
+                await READS[read](client)
+            await client.redis.script_kill()
+            with pytest.raises(redis_errors.RedisError):
+                await looping
+
+
+async def test_a_server_that_refuses_ping_for_now_is_waited_for(
+    server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MISCONF, BUSY and the like pass; another refusal does not, and is said at once."""
+    answers: list[Exception] = [
+        redis_errors.ResponseError("MISCONF Errors writing to the AOF file"),
+        redis_errors.ResponseError("BUSY Redis is busy running a script"),
+        redis_errors.BusyLoadingError("loading"),
+        redis_errors.MasterDownError("MASTERDOWN Link with MASTER is down"),
+        redis_errors.ConnectionError("reset"),
+    ]
+
+    async def ping(_redis: Any) -> None:
+        if answers:
+            raise answers.pop()
+
+    monkeypatch.setattr("coord.connection._ping_once", ping)
+    async with connect_worker(server.url, settings) as redis:
+        await wait_for_server(redis, server.url, limit_s=30)
+        assert answers == []
+        answers.append(redis_errors.NoPermissionError("this user has no permissions to run the 'ping' command"))
+        with pytest.raises(ServerUnfit, match="answers PING with: this user has no permissions"):
+            await wait_for_server(redis, server.url, limit_s=30)
+
+
+async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
+    server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after what nobody thought of: it is logged once with its traceback, and tried again."""
+    monkeypatch.setattr("coord.gateway.desk.OPEN_AGAIN_S", 0.001)
+    errors = [
+        RuntimeError("a defect"),
+        RuntimeError("a defect"),
+        ServerFull("full"),
+        redis_errors.ResponseError("whatever"),
+        ServerUnavailable("away"),
+    ]
+    opened = client_module.Client.open
+
+    async def open_(client: Client) -> None:
+        if errors:
+            raise errors.pop()
+        await opened(client)
+
+    monkeypatch.setattr(client_module.Client, "open", open_)
+    failures: list[CoordError] = []
+    desk = Desk(msgspec.structs.replace(settings, redis_url=server.url))
+    desk.open(failures.append)
+
+    def is_open() -> bool:
+        try:
+            return desk.client is not None
+        except ServerUnavailable:
+            return False
+
+    await wait_until(is_open, "it is open")
+    assert (failures, errors) == ([], [])
+    told = capsys.readouterr().err
+    assert told.count("background.failed") == 2
+    assert told.count("RuntimeError: a defect") == 1
+    await desk.close()
+
+
+async def test_what_no_waiting_mends_ends_the_gateway_s_opening(settings: Settings) -> None:
+    """Such as a URL that is none."""
+    desk = Desk(msgspec.structs.replace(settings, redis_url="http://nowhere"))
+    failures: list[CoordError] = []
+    desk.open(failures.append)
+    await wait_until(lambda: failures, "it is said")
+    assert failures[0].code == "config_invalid"
+    await desk.close()
