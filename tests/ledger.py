@@ -51,8 +51,8 @@ async def assert_keys_end(redis: Any, keys: Keys) -> None:
 
 
 async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
-    """What the log tells of tasks, oldest first."""
-    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log == "tasks"]
+    """What the logs tell of tasks, oldest first."""
+    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log in {"tasks", "progress"}]
 
 
 def _assert_counters(books: Books, *, trimmed: bool) -> None:

@@ -12,7 +12,7 @@ from coord.queries.live_settings import LiveSetting, environment_of, live_settin
 from coord.queries.log_windows import LogWindow, log_window
 from coord.queries.message_records import MessagePage, message, message_page
 from coord.queries.pool_table import WaitingPool, waiting_pools
-from coord.queries.server_state import Memory, memory, settings
+from coord.queries.server_state import memory, settings
 from coord.queries.task_pages import TaskPage, task_page
 from coord.queries.task_records import task, task_headers, tasks
 from coord.queries.totals import by_state, counters, submitted
@@ -24,7 +24,6 @@ __all__ = [
     "Backlog",
     "LiveSetting",
     "LogWindow",
-    "Memory",
     "MessagePage",
     "PoolBacklog",
     "Presence",
