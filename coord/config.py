@@ -252,6 +252,15 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     return settings
 
 
+def within_memory(settings: Settings, maximum: int) -> Settings:
+    """Cap streams by shares of a server's maxmemory (bytes; 0: none) too: together they take a sixth of a small one."""
+    if not maximum:
+        return settings
+    shares = {"log_bytes": 32, "progress_log_bytes": 64, "replies_bytes": 64, "dead_in_bytes": 32}
+    capped = {name: min(getattr(settings, name), maximum // parts) for name, parts in shares.items()}
+    return msgspec.structs.replace(settings, **capped)
+
+
 def live_text(name: str, value: object) -> str:
     """The value of a setting of ``LIVE`` as it is kept in ``settings``.
 

@@ -71,7 +71,7 @@ class Distributor(Service):
         self.planner = Planner(self.view)
         self.follower = Follower(cell, self._on_fleet)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
-        self._memory = Memory(0, 0)
+        self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
         self._wanted: set[str] = set()
         self._kicked = asyncio.Event()
@@ -165,9 +165,9 @@ class Distributor(Service):
                 submission = submission_of(told, fact, pool)
                 submissions.append(submission)
                 pools[pool] = definition
-                if submission.run_at is None and not self._memory.is_nearly_full:
+                if submission.run_at is None and not self.memory.is_nearly_full:
                     self.planner.expect(submission.pool, 1, submission.score)
-        is_full = self._memory.is_nearly_full
+        is_full = self.memory.is_nearly_full
         return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=is_full))
 
     def configure(self, batch: list[Told[StrategySet | SettingSet]]) -> Call[list[str]]:
@@ -208,12 +208,12 @@ class Distributor(Service):
         scripts = self.cell.scripts
         for _ in range(RELIEF_ROUNDS):
             (relief,) = await scripts.run(scripts.relieve())
-            before, self._memory = self._memory, relief.memory
+            before, self.memory = self.memory, relief.memory
             if relief.records:
                 log.warning("memory.relieved", records=relief.records, bytes=relief.bytes)
-            if before.is_too_full_to_place != self._memory.is_too_full_to_place:
-                event = "placement.stopped" if self._memory.is_too_full_to_place else "placement.resumed"
-                log.warning(event, used=self._memory.used, maximum=self._memory.maximum)
+            if before.is_too_full_to_place != self.memory.is_too_full_to_place:
+                event = "placement.stopped" if self.memory.is_too_full_to_place else "placement.resumed"
+                log.warning(event, used=self.memory.used, maximum=self.memory.maximum)
             if not relief.is_more:
                 break
         if self._can_place():
@@ -295,7 +295,7 @@ class Distributor(Service):
                 self.disturbed()
 
     def _may_place(self) -> bool:
-        return not self._memory.is_too_full_to_place and time.monotonic() - self._refused_at >= FULL_S
+        return not self.memory.is_too_full_to_place and time.monotonic() - self._refused_at >= FULL_S
 
     def _can_place(self) -> bool:
         return self._may_place() and self.planner.is_ready()

@@ -45,4 +45,6 @@ async def _examine(client: Client) -> tuple[str, Report]:
 def _summary(report: Report, namespace: str) -> str:
     found = len(report.findings)
     told = f"{namespace}: {report.tasks} tasks, {found or 'no'} finding{'' if found == 1 else 's'}"
+    if report.dropped:
+        told += f"; {report.dropped} gave up result and payload to free memory (coord ps)"
     return told if report.compared else f"{told}; too busy to compare totals with records"

@@ -14,13 +14,13 @@ from msgspec import Struct
 
 from coord.config import Settings
 from coord.fsck.books import Books, Finding, read_books
-from coord.fsck.checks import alarms, claims, ends, gauges, leases, lifetimes, structures, sums
+from coord.fsck.checks import alarms, caps, claims, ends, gauges, leases, lifetimes, structures, sums
 from coord.keys import Keys
 
 __all__ = ["Books", "Finding", "Report", "examine", "read_books"]
 
 #: What is looked at task by task and key by key; ``gauges``, the totals, only mean something when nothing moves.
-SINGLE = (sums, structures, leases, alarms, claims, ends, lifetimes)
+SINGLE = (sums, structures, leases, alarms, claims, ends, lifetimes, caps)
 #: Looks at a cell that moves: what at least three have seen is there. Totals are compared in looks during which none of
 #: them moved, in two at least; where there are no two such, no more than five are taken.
 LOOKS, LOOKS_MOST = 3, 5
@@ -33,6 +33,7 @@ class Report(Struct, frozen=True):
 
     findings: list[Finding]
     tasks: int  #: how many records there were
+    dropped: int  #: of them gave up result and payload to free memory, which is no finding
     compared: bool  #: totals were compared with records; False: they never stood still for as long as a look takes
 
 
@@ -66,4 +67,5 @@ async def examine(
             break
         await asyncio.sleep(AGAIN_S)
     compared = quiet or len(totals) > 1 or (bool(totals) and not differing)
-    return Report(sorted(found | differing if compared else found), len(books.records), compared)
+    dropped = sum("dropped" in one for one in books.records.values())
+    return Report(sorted(found | differing if compared else found), len(books.records), dropped, compared)

@@ -33,7 +33,7 @@ GRAVEYARD: Mapping[str, str] = MappingProxyType(
 )
 #: What is read of a task's record: a payload or a result of 1 MiB stays where it is.
 FIELDS = (
-    "state", "submission", "assignment", "run_at", "deadline", "cancel_by",
+    "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped",
 )  # fmt: skip
 #: Commands in one round trip: some milliseconds of the server's time.
 CHUNK = 500
@@ -64,6 +64,7 @@ class Books(NamedTuple):
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     odd: Sequence[Finding] = ()  #: what could not be read
     still: bool = True  #: no counter moved while the records were read
+    capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its bytes in memory, and its cap
 
 
 async def read_books(redis: Any, keys: Keys, settings: Settings) -> Books:
@@ -75,6 +76,7 @@ class _Reader:
     def __init__(self, redis: Any, keys: Keys, settings: Settings) -> None:
         self.redis = redis
         self.keys = keys
+        self.settings = settings
         self.kept_s = {
             "tasks:terminal": settings.terminal_ttl_s,
             "tasks:dead": settings.dead_ttl_s,
@@ -106,6 +108,7 @@ class _Reader:
             ttls=await self._ttls(sorted(names)),
             odd=self.odd,
             still=before == after,
+            capped=await self._capped(sorted(names)),
         )
 
     def _counters(self, raw: Mapping[bytes, bytes]) -> dict[str, int]:
@@ -215,6 +218,19 @@ class _Reader:
                 pipe.pttl(self.keys.of(name))
             found.update(zip(chunk, await pipe.execute(), strict=True))
         return found
+
+    async def _capped(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Streams that are capped by bytes, where the server measures them for this user."""
+        s = self.settings
+        caps = {"log:progress": s.progress_log_bytes, "log:": s.log_bytes, "replies:": s.replies_bytes}
+        caps["dead:in"] = s.dead_in_bytes
+        capped = {name: cap for name in names for head, cap in reversed(caps.items()) if name.startswith(head)}
+        pipe = self.redis.pipeline(transaction=False)
+        for name in capped:
+            pipe.execute_command("MEMORY USAGE", self.keys.of(name))
+        sizes = await pipe.execute(raise_on_error=False)
+        told = zip(capped.items(), sizes, strict=True)
+        return {name: (size, cap) for (name, cap), size in told if isinstance(size, int)}
 
     async def _typed(self, name: str, answer: Awaitable[T], otherwise: T) -> T:
         """What is read of a key, or ``otherwise`` when it is of another type, which is a finding."""

@@ -35,3 +35,28 @@ class Memory(Struct, frozen=True):
     def is_too_full_to_place(self) -> bool:
         """True while no task is placed, so that the results of those under way have room."""
         return self.share > PLACE_UP_TO
+
+
+class MemoryPart(Struct, frozen=True, kw_only=True):
+    """What the keys of one kind hold."""
+
+    kind: str  #: ended tasks, log:tasks, …
+    bytes: int
+    keys: int
+    is_estimate: bool = False  #: scaled up from a sample of the keys
+
+
+class MemoryUse(Struct, frozen=True, kw_only=True):
+    """Where the memory of a server has gone; bytes."""
+
+    used: int  #: 0 where INFO is forbidden
+    maximum: int  #: 0 for no limit
+    parts: list[MemoryPart] = []  #: the largest first; empty where keys cannot be measured
+    results_dropped: int = 0  #: ended tasks that gave up result and payload, since the cell began
+    results_dropped_bytes: int = 0
+    note: str = ""  #: what could not be read, and why
+
+    @property
+    def memory(self) -> Memory:
+        """How full the server is."""
+        return Memory(self.used, self.maximum)

@@ -10,6 +10,7 @@ from coord.queries.dead_letters import count_dead, dead_entries, dead_entry, dea
 from coord.queries.fleet_view import fleet, loads
 from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
+from coord.queries.memory_kinds import memory_use
 from coord.queries.message_records import MessagePage, message, message_page
 from coord.queries.pool_table import WaitingPool, waiting_pools
 from coord.queries.server_state import memory, settings
@@ -47,6 +48,7 @@ __all__ = [
     "loads",
     "log_window",
     "memory",
+    "memory_use",
     "message",
     "message_page",
     "presence",

@@ -83,7 +83,7 @@ class Reports:
         return self._unanswered
 
     def learn_limit(self) -> None:
-        """Ask the server for its maxmemory, which may bound results further; nothing changes where INFO is forbidden."""
+        """Ask the server for its maxmemory, which may bound results further; without INFO nothing changes."""
         self._link.send(pack(("INFO", "memory")), self._learned)
 
     def _learned(self, _about: Any, answer: Any) -> None:

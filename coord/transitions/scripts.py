@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from coord import lua
-from coord.config import MIB, Settings
+from coord.config import MIB, Settings, within_memory
 from coord.keys import Keys
 from coord.models.memory import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
 from coord.models.tasks import BACKLOG_SHARE, Priority
@@ -66,11 +66,12 @@ class Scripts(ControlScripts):
         if bare:
             sources = [lua.without_shebang(source) for source in sources]
         self._sources = {source.name: source for source in sources}
-        self._common: list[Arg] = [
-            f"{settings.log_entries} {settings.log_bytes} {settings.progress_log_bytes}",
-            f"{settings.replies_entries} {settings.replies_bytes} {settings.reply_data_bytes}",
-            int(settings.replies_ttl_s * 1000),
-        ]
+        self._common = _common_of(settings)
+
+    def fit_streams(self, maximum: int) -> None:
+        """Cap streams by shares of the server's maxmemory (bytes; 0: none) as well, see ``within_memory``."""
+        self.settings = within_memory(self.settings, maximum)
+        self._common = _common_of(self.settings)
 
     async def load(self) -> None:
         """Make every script known to the server, in one round trip."""
@@ -280,6 +281,15 @@ class Scripts(ControlScripts):
         s = self.settings
         seed = random.getrandbits(31)  # the jitter of backoff; nothing secret hangs on it
         return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, seed]
+
+
+def _common_of(s: Settings) -> list[Arg]:
+    """The arguments of every script."""
+    return [
+        f"{s.log_entries} {s.log_bytes} {s.progress_log_bytes}",
+        f"{s.replies_entries} {s.replies_bytes} {s.reply_data_bytes}",
+        int(s.replies_ttl_s * 1000),
+    ]
 
 
 def _metrics(metrics: dict[str, float]) -> list[Arg]:

@@ -132,6 +132,19 @@ async def test_the_size_of_replies_ends_with_them(cell: Cell) -> None:
         assert 0 < await cell.redis.pttl(cell.keys.of(name)) <= cell.settings.replies_ttl_s * 1000
 
 
+async def test_a_small_server_has_smaller_caps(cell: Cell) -> None:
+    """A worker caps by shares of maxmemory as well; without one, and on a large server, the settings hold."""
+    cell.scripts.fit_streams(0)
+    cell.scripts.fit_streams(1 << 40)
+    assert cell.scripts.settings == cell.settings
+    cell.scripts.fit_streams(32 * CAP)
+    for n in range(100):
+        await fill_dead(cell, n)
+        await fill_log_agents(cell, n)
+    for name in ("dead:in", "log:agents"):
+        assert CAP // 2 < await size_of(cell, name) <= CAP, name
+
+
 @REAL
 async def test_the_memory_of_a_capped_stream_is_about_its_cap(cell: Cell) -> None:
     """What is counted is names and values; the server needs little more for them."""

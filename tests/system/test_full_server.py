@@ -1,4 +1,4 @@
-"""A server with little memory: large results and streamed progress neither stop the cell nor hold the memory for good."""
+"""A server with little memory: large results and streamed progress do not stop the cell, and give the memory back."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import pytest
 from coord import Agent, Client, Task, queries
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
-from coord.errors import ResultDropped, TaskFailed
+from coord.errors import ResultDropped, TaskFailed, TaskRefused
 from coord.models.memory import RELIEVE_ABOVE
 from coord.models.tasks import TERMINAL, TaskState
 from tests.conftest import FAST
 from tests.ledger import assert_keys_end, assert_ledger
+from tests.living import run_coord
 from tests.running import RunningCell, running_cell
 from tests.waiting import wait_until
+from workers.distributor import Distributor
 
 #: What the server may take.
 MAXIMUM = 64 * MIB
@@ -88,7 +90,7 @@ async def _is_below(cell: RunningCell, share: float) -> bool:
 
 
 async def test_large_results_do_not_stop_the_cell(full: RunningCell) -> None:
-    """200 results of 700 KB in four slots on 64 MiB: all complete; those read in time arrive, the oldest are dropped."""
+    """200 results of 700 KB in four slots on 64 MiB: all complete; the oldest are dropped, the newest can be read."""
     async with agent_of(full, capacity=4), Client(full.url, settings=full.settings) as client:
         handles = await client.submit_many([{"task_type": "render"}] * RESULTS)
         last = handles[-1]
@@ -102,7 +104,7 @@ async def test_large_results_do_not_stop_the_cell(full: RunningCell) -> None:
         assert kept
         # A client that was not there while they ended.
         async with Client(full.url, settings=full.settings) as late:
-            with pytest.raises(ResultDropped, match="dropped to free memory .* raise maxmemory"):
+            with pytest.raises(ResultDropped, match=r"dropped to free memory .* raise maxmemory"):
                 await late.handle(gone[0]).result(timeout=20)
             assert len(await late.handle(kept[-1]).result(timeout=20)) == RESULT_BYTES
         counted = await queries.counters(full.redis, full.keys)
@@ -130,8 +132,40 @@ async def test_streamed_progress_does_not_stop_the_cell(full: RunningCell) -> No
         results = await asyncio.gather(*(handle.result(timeout=120) for handle in handles))
         assert results == [TEXT_BYTES] * WRITERS
         for log in ("tasks", "progress"):
-            assert await full.redis.memory_usage(full.keys.of(f"log:{log}"), samples=0) < MIB
+            assert int(await full.redis.memory_usage(full.keys.of(f"log:{log}"), samples=0) or 0) < MIB
         await assert_goes_on(full, client)
+
+
+async def test_nothing_is_placed_while_results_have_no_room(
+    full: RunningCell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above 92 % a waiting task waits on, and `coord ps` says why; with memory again it is placed by itself."""
+    async with Client(full.url, settings=full.settings) as client:
+        handle = await client.submit("write")
+        await handle.accepted(timeout=20)
+        used = (await queries.memory(full.redis)).used
+        junk = [f"junk:{n}" for n in range(int((0.95 * MAXIMUM - used) / MIB))]
+        for key in junk:
+            await full.redis.set(key, "x" * MIB)
+        await wait_until(lambda: _is_placing_stopped(full), "the distributor has seen it")
+        async with agent_of(full, capacity=4):
+            with pytest.raises(TaskRefused, match="nearly full"):
+                await (await client.submit("write", task_id="refused")).result(timeout=20)
+            assert (await client.task(handle.task_id)).state == TaskState.QUEUED
+            options = ("--redis-url", full.url, "--namespace", full.settings.namespace)
+            told = await asyncio.to_thread(run_coord, capsys, monkeypatch, "ps", *options)
+            assert told.code == 1
+            assert "no task is placed (above 92%) and submissions are refused (above 85%)" in told.err
+            assert "server and other data" in told.out.splitlines()[-1]
+            await full.redis.delete(*junk)
+            assert await handle.result(timeout=30) == TEXT_BYTES
+
+
+async def _is_placing_stopped(cell: RunningCell) -> bool:
+    (distributor,) = cell.of_kind("distributor")
+    service = distributor.loop.service
+    assert isinstance(service, Distributor)
+    return service.memory.is_too_full_to_place
 
 
 async def test_a_result_that_can_never_fit_fails_its_task(full: RunningCell) -> None:
@@ -146,5 +180,8 @@ async def test_a_result_that_can_never_fit_fails_its_task(full: RunningCell) -> 
 
     async with agent, Client(full.url, settings=full.settings) as client:
         handle = await client.submit("render")
-        with pytest.raises(TaskFailed, match=r"result_too_large: .* 800002 bytes; .* 786432 bytes \(an eighth of the server's maxmemory"):
+        with pytest.raises(
+            TaskFailed,
+            match=r"result_too_large: .* 800002 bytes; .* 786432 bytes \(an eighth of the server's maxmemory",
+        ):
             await handle.result(timeout=60)
