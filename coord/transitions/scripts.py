@@ -47,7 +47,7 @@ from coord.transitions.batches import (
 from coord.transitions.control import ControlScripts
 
 #: Records that give up their results in one call, and bytes, about: some milliseconds of the server's time.
-RELIEVED_AT_ONCE, RELIEVED_BYTES = 500, 16 * MIB
+RELIEVED_AT_ONCE, RELIEVED_BYTES = 200, 16 * MIB
 
 
 class Scripts(ControlScripts):
