@@ -152,8 +152,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     terminal_entries: Count = 100_000
     #: Dead letters (tasks and messages): 7 days, so that a weekend does not hide a failure.
     dead_ttl_s: Seconds = 7.0 * DAY_S
-    #: Entries of dead:in, where undecodable entries lie (4 KiB each: at most 40 MiB).
+    #: Entries of dead:in, where undecodable entries lie …
     dead_in_entries: Count = 10_000
+    #: … and their bytes: each keeps up to 4 KiB, so that at least 3,000 of the largest stay.
+    dead_in_bytes: Bytes = 16 * MIB
     #: Records of refused submissions: 1 h …
     refused_ttl_s: Seconds = 3_600.0
     #: … and at most this many, apart from the other finished ones.
@@ -162,10 +164,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_tasks: Count = 100_000
     #: The same limit in bytes of waiting tasks' bodies.
     max_backlog_bytes: Bytes = GIB
-    #: Entries of each log stream (MAXLEN ~): about 64 MiB at 600 bytes each. Of log:tasks, events, many to an entry.
+    #: Entries of each log stream (MAXLEN ~). Of log:tasks, events, many to an entry …
     log_entries: Count = 100_000
+    #: … and bytes of each: 600 for each of as many entries, where an event holds 60 to 3,000.
+    log_bytes: Bytes = 64 * MIB
+    #: Bytes of log:progress: an event has up to 1 KiB and matters for seconds, so this log is the smallest.
+    progress_log_bytes: Bytes = 8 * MIB
     #: Answers waiting for one caller …
     replies_entries: Count = 10_000
+    #: … their bytes: a hundred callers that are away take less than 1 GiB …
+    replies_bytes: Bytes = 8 * MIB
+    #: … bytes of a result up to which it travels in the reply; a larger one is in the record alone, once in memory …
+    reply_data_bytes: Bytes = 16 * KIB
     #: … and how long after the last one.
     replies_ttl_s: Seconds = 3_600.0
 
@@ -243,6 +253,15 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     settings = Settings(**values)
     _check_together(settings)
     return settings
+
+
+def within_memory(settings: Settings, maximum: int) -> Settings:
+    """Cap streams by shares of a server's maxmemory (bytes; 0: none) too: together they take a sixth of a small one."""
+    if not maximum:
+        return settings
+    shares = {"log_bytes": 32, "progress_log_bytes": 64, "replies_bytes": 64, "dead_in_bytes": 32}
+    capped = {name: min(getattr(settings, name), maximum // parts) for name, parts in shares.items()}
+    return msgspec.structs.replace(settings, **capped)
 
 
 def live_text(name: str, value: object) -> str:

@@ -93,6 +93,12 @@ class TaskExpired(CoordError):
     code = "task_expired"
 
 
+class ResultDropped(CoordError):
+    """The task completed, but its result was dropped to free memory on the server."""
+
+    code = "result_dropped"
+
+
 class AgentNotFound(CoordError):
     """No agent has this id."""
 

@@ -61,11 +61,12 @@ task:{id}                             hash    state, submission (priority caller
                                               assigned_at start_by timeout_at placement, spaces between, 0 for no limit;
                                               entry: inbox id, rings: 1 when it may have an alarm, placement: JSON;
                                               start_by and timeout_at on the clock of attempts)
-                                              started_at cancel_at cancel_by (on that clock) progress attempts (one
-                                              JSON object a line)
+                                              started_at cancel_at cancel_by (on that clock) progress progress_at (ms of
+                                              its last event) attempts (one JSON object a line)
                                               result error (JSON) finished_at replay_id (the request that last set it
-                                              going again) entry (of a refused submission). No TTL: the index of its
-                                              end owns it
+                                              going again) entry (of a refused submission) dropped (1: result, progress
+                                              and most of the body were dropped to free memory). No TTL: the index of
+                                              its end owns it
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
 queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
 pools                                 hash    pool -> its definition (JSON), present while a task waits; empty when a
@@ -85,13 +86,16 @@ suspended                             hash    agent -> its ``beat_id fact_id reg
 tasks:terminal, tasks:dead            zset    completed, cancelled, expired; failed: task -> ms of its end. Record
                                               and place are forgotten together: after 24 h, failed ones after 7 days, or
                                               when there are too many. A replayed or purged one leaves at once
+tasks:relieved                        string  ms and id, a space between, of the end of the last ended task that was
+                                              looked at to free memory
 tasks:refused                         zset    task -> ms at which it was refused. Record and place are forgotten
                                               together: after 1 h, or when there are too many
 tombstones                            zset    task -> ms of a cancel that came before its task
 counters                              hash    {state}:{priority} (gauge for a state that ends, total for one that does
                                               not); totals: submitted:{priority} retried released replayed
                                               reports_duplicate reports_stale messages_delivered messages_dead
-                                              messages_replayed buried unburied; backlog_bytes; pools_rev; task_events
+                                              messages_replayed buried unburied results_dropped results_dropped_bytes;
+                                              backlog_bytes; pools_rev; task_events
                                               (ever written to log:tasks). Every script's, the registry's too
 ====================================  ======  ==============================================================
 
@@ -109,7 +113,8 @@ message:{id}                          hash    body digest sender_id receiver_id 
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               forgotten with its record: after 7 days, or when there are too many
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by whoever handled
-                                              them; 10,000. TTL 1 h
+                                              them; 10,000 and 8 MiB. An outcome whose data is above 16 KiB has ``at``
+                                              (``record``) in its place. TTL 1 h
 ====================================  ======  ==============================================================
 
 Running, written by workers of every kind
@@ -121,12 +126,20 @@ worker:{kind}:{name}                  hash    presence: pid host version started
                                               and a distributor's setting:{name} (what its environment says). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 dead:in                               stream  entries that were buried: stream id type data (first 4 KiB) whole (1: that
-                                              is all of it, so it may be replayed) caller code reason; 10,000
-log:agents, log:messages              stream  what happened; capped
-log:tasks                             stream  what happened; capped by events. The events of one kind in a batch are one
-                                              entry: each field holds a value for each task, with spaces between. seq:
-                                              the number of its last event since the cell began
-log:control                           stream  settings changed, dead letters purged, entries replayed; capped
+                                              is all of it, so it may be replayed) caller code reason; 10,000 and
+                                              16 MiB
+log:agents, log:messages              stream  what happened; capped by entries and by bytes
+log:tasks                             stream  what happened; capped by events and by bytes. The events of one kind in a
+                                              batch are one entry: each field holds a value for each task, with spaces
+                                              between. seq: the number of its last event since the cell began
+log:progress                          stream  how far tasks are: task.progressed, one for each task and second at most;
+                                              data (JSON, up to 1 KiB) or bytes (the size of a larger value). Capped by
+                                              entries and by fewer bytes
+log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
+                                              capped by entries and by bytes
+size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest
+                                              section, then the ids at which the newest three sections begin, spaces
+                                              between. A section is a quarter of the cap. TTL that of the stream
 ====================================  ======  ==============================================================
 """
 
@@ -150,7 +163,9 @@ CONSUMES: dict[str, tuple[str, ...]] = {
 WITHOUT_TTL: tuple[str, ...] = (
     "in:*",
     "log:*",
+    "size:log:*",
     "dead:in",
+    "size:dead:in",
     "agent:*",
     "agents:*",
     "clock",

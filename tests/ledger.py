@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from coord.config import Settings
 from coord.fsck import Books, Finding, read_books
 from coord.fsck.books import GRAVEYARD, HELD, WAITING, Record
 from coord.fsck.checks import alarms, claims, ends, gauges, lifetimes, structures, sums
@@ -36,7 +37,7 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
         keys: of the cell.
         trimmed: records of ended tasks were forgotten meanwhile, so the totals may be above what is left of them.
     """
-    books = await read_books(redis, keys)
+    books = await read_books(redis, keys, Settings())
     _assert_none(books.odd)
     _assert_counters(books, trimmed=trimmed)
     _assert_structures(books)
@@ -46,12 +47,12 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
 
 async def assert_keys_end(redis: Any, keys: Keys) -> None:
     """Fail if a key that should end by itself has no TTL, or one of a living thing has one."""
-    _assert_none(lifetimes(await read_books(redis, keys)))
+    _assert_none(lifetimes(await read_books(redis, keys, Settings())))
 
 
 async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
-    """What the log tells of tasks, oldest first."""
-    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log == "tasks"]
+    """What the logs tell of tasks, oldest first."""
+    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log in {"tasks", "progress"}]
 
 
 def _assert_counters(books: Books, *, trimmed: bool) -> None:

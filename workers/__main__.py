@@ -61,6 +61,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         report = await _reach(cell, loop)
         if report is None:
             return
+        cell.scripts.fit_streams(report.maxmemory)
         for sentence in report.warnings:
             log.warning("server.warning", said=sentence)
         place = {"redis": safe_url(url), "namespace": settings.namespace, "durability": report.durability}

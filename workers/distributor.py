@@ -32,6 +32,7 @@ from coord.models.facts import (
     TaskStarted,
     parts_of,
 )
+from coord.models.memory import Memory
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
 from coord.placement import STRATEGIES
 from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
@@ -50,6 +51,8 @@ log = logs.get_logger()
 UNHEARD_S = 0.05
 #: Agents whose true loads are read at once.
 REREAD = 1_000
+#: Calls that free memory in one tick: as much as they can free is written in a tenth of a second by no one.
+RELIEF_ROUNDS = 8
 #: A server that refused an assignment for want of memory is asked again after so many seconds.
 FULL_S = 1.0
 
@@ -71,7 +74,7 @@ class Distributor(Service):
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.follower = Follower(cell, self._on_fleet)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
-        self._nearly_full = False
+        self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
         self._wanted: set[str] = set()
         self._suspended: set[str] = set()
@@ -166,9 +169,10 @@ class Distributor(Service):
                 submission = submission_of(told, fact, pool)
                 submissions.append(submission)
                 pools[pool] = definition
-                if submission.run_at is None and not self._nearly_full:
+                if submission.run_at is None and not self.memory.is_nearly_full:
                     self.planner.expect(submission.pool, 1, submission.score)
-        return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=self._nearly_full))
+        is_full = self.memory.is_nearly_full
+        return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=is_full))
 
     def configure(self, batch: list[Told[StrategySet | SettingSet]]) -> Call[list[str]]:
         """``configure`` for a batch of settings."""
@@ -203,6 +207,22 @@ class Distributor(Service):
         if self._can_place():
             self._kicked.set()
 
+    async def relieve(self) -> None:
+        """Free memory where the server is nearly full, and learn how full it is."""
+        scripts = self.cell.scripts
+        for _ in range(RELIEF_ROUNDS):
+            (relief,) = await scripts.run(scripts.relieve())
+            before, self.memory = self.memory, relief.memory
+            if relief.records:
+                log.warning("memory.relieved", records=relief.records, bytes=relief.bytes)
+            if before.is_too_full_to_place != self.memory.is_too_full_to_place:
+                event = "placement.stopped" if self.memory.is_too_full_to_place else "placement.resumed"
+                log.warning(event, used=self.memory.used, maximum=self.memory.maximum)
+            if not relief.is_more:
+                break
+        if self._can_place():
+            self._kicked.set()
+
     async def look_again(self) -> None:
         """Before the view may say that nobody has room: the true loads, and the table of waiting pools if it moved."""
         cell = self.cell
@@ -232,7 +252,7 @@ class Distributor(Service):
             self._kicked.set()
 
     async def read_settings(self) -> None:
-        """What operators have set, and how full the server is."""
+        """What operators have set."""
         cell = self.cell
         found = await queries.settings(cell.redis, cell.keys)
         strategy = found.get("strategy", cell.settings.strategy)
@@ -240,13 +260,13 @@ class Distributor(Service):
         if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
             log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
             self._kicked.set()
-        self._nearly_full = (await queries.memory(cell.redis)).is_nearly_full
 
     async def resync(self) -> None:
         """A new snapshot of everything that is planned on."""
         self._wanted.clear()
         self.planner.forget()
         await self.read_settings()
+        await self.relieve()
         self.view.replace(await self.follower.resync())
         await self.read_pools()
         self._kicked.set()
@@ -289,7 +309,7 @@ class Distributor(Service):
                 self.disturbed()
 
     def _may_place(self) -> bool:
-        return time.monotonic() - self._refused_at >= FULL_S
+        return not self.memory.is_too_full_to_place and time.monotonic() - self._refused_at >= FULL_S
 
     def _can_place(self) -> bool:
         return self._may_place() and self.planner.is_ready()
@@ -353,6 +373,7 @@ HANDLERS: dict[type[Fact], Handler] = {
 #: What is done by the clock: seconds between two times.
 TICKS = {
     "wake": 0.1,
+    "relieve": 0.1,
     "look_again": 0.05,
     "try_held": 0.05,
     "read_suspended": 0.5,

@@ -219,10 +219,10 @@ class _Run:
         completed = outcome.state == TaskState.COMPLETED
         if self._results is not None:
             data = msgspec.Raw(outcome.data)
-            part = {"result": data} if completed else {"error": data}
+            part = {"result": data} if completed and not outcome.is_dropped else {"error": data}
             ended = Ended(number, handle.task_id, outcome.state, round(seconds, 4), **part)
             self._results.write(msgspec.json.encode(ended) + b"\n")
-        if not completed:
+        if not completed or outcome.is_dropped:
             self._say_wrong(number, handle.task_id, f"{outcome.state}: {_why(outcome.data)}")
         self._progress.to(len(self._seconds))
 

@@ -28,6 +28,7 @@ _NO: tuple[type[CoordError], ...] = (
     errors.MessageNotDead,
     errors.MessageNotFound,
     errors.MessageUndeliverable,
+    errors.ResultDropped,
     errors.TaskAlreadyFinished,
     errors.TaskCancelled,
     errors.TaskExpired,

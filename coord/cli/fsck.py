@@ -39,10 +39,12 @@ def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespa
 async def _examine(client: Client) -> tuple[str, Report]:
     from coord.fsck import examine
 
-    return client.settings.namespace, await examine(client.redis, client.keys)
+    return client.settings.namespace, await examine(client.redis, client.keys, settings=client.settings)
 
 
 def _summary(report: Report, namespace: str) -> str:
     found = len(report.findings)
     told = f"{namespace}: {report.tasks} tasks, {found or 'no'} finding{'' if found == 1 else 's'}"
+    if report.dropped:
+        told += f"; {report.dropped} gave up result and payload to free memory (coord ps)"
     return told if report.compared else f"{told}; too busy to compare totals with records"

@@ -1,4 +1,4 @@
-"""``coord ps``: which workers are there, whether they get on, and what is wrong."""
+"""``coord ps``: which workers are there, how full the server is, and what is wrong."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coord.cli import memory
 from coord.cli.asking import ask
 from coord.cli.exits import ExitCode
 from coord.cli.trouble import is_late, waited_ms, warnings
@@ -39,9 +40,10 @@ def ps(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show the workers of a cell: what they have handled, how fast, how late, and when they last came round.
+    """Show the workers of a cell (what they have handled, how fast, how late) and what holds the server's memory.
 
-    A warning tells of a kind without a worker, of one that stands still, and of a stream in which entries wait.
+    A warning tells of a kind without a worker, of one that stands still, of a stream in which entries wait, and of
+    memory that is so full that submissions are refused or nothing is placed.
     Exit code 0: all is well; 1: there is a warning.
 
     Examples:
@@ -73,7 +75,7 @@ async def _watch(client: Client, *, json: bool) -> None:
 
 
 async def _picture(client: Client) -> Picture:
-    from coord.queries import presence
+    from coord.queries import memory_use, presence
 
     found = await presence(client.redis, client.keys)
     before: Presence | None = None
@@ -81,7 +83,9 @@ async def _picture(client: Client) -> Picture:
         await asyncio.sleep(LOOK_S)
         before, found = found, await presence(client.redis, client.keys)
     waiting = [one for one in found.backlogs if one.length]
-    return Picture(found.workers, waiting, warnings(found, before), found.now)
+    use = await memory_use(client.redis, client.keys)
+    told = [*warnings(found, before), *memory.warnings(use)]
+    return Picture(found.workers, waiting, told, found.now, use)
 
 
 def _show(picture: Picture) -> None:
@@ -106,5 +110,7 @@ def _show(picture: Picture) -> None:
         write_line("no worker is there")
     for one in picture.backlogs:
         write_line(f"{one.stream}: {one.length:,} waiting, the oldest for {duration(waited_ms(one, picture.now))}")
+    for line in memory.lines(picture.memory) if picture.memory else ():
+        write_line(line)
     for sentence in picture.warnings:
         hint(f"warning: {sentence}")

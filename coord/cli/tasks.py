@@ -75,9 +75,15 @@ def _fields(record: TaskRecord) -> dict[str, object]:
         "payload": record.payload,
         "progress": record.progress,
         "placement": record.placement,
-        "result": record.result if record.state is not TaskState.COMPLETED or record.result is not None else "null",
+        "result": _result(record),
         "error": None if record.error is None else f"{record.error.code}: {record.error.message}",
     }
+
+
+def _result(record: TaskRecord) -> object:
+    if record.dropped:
+        return "dropped, as was the payload, to free memory on the server"
+    return "null" if record.state is TaskState.COMPLETED and record.result is None else record.result
 
 
 def list_(

@@ -12,14 +12,15 @@ from typing import Any
 
 from msgspec import Struct
 
+from coord.config import Settings
 from coord.fsck.books import Books, Finding, read_books
-from coord.fsck.checks import alarms, claims, ends, gauges, leases, lifetimes, structures, sums
+from coord.fsck.checks import alarms, caps, claims, ends, gauges, leases, lifetimes, structures, sums
 from coord.keys import Keys
 
 __all__ = ["Books", "Finding", "Report", "examine", "read_books"]
 
 #: What is looked at task by task and key by key; ``gauges``, the totals, only mean something when nothing moves.
-SINGLE = (sums, structures, leases, alarms, claims, ends, lifetimes)
+SINGLE = (sums, structures, leases, alarms, claims, ends, lifetimes, caps)
 #: Looks at a cell that moves: what at least three have seen is there. Totals are compared in looks during which none of
 #: them moved, in two at least; where there are no two such, no more than five are taken.
 LOOKS, LOOKS_MOST = 3, 5
@@ -32,10 +33,13 @@ class Report(Struct, frozen=True):
 
     findings: list[Finding]
     tasks: int  #: how many records there were
+    dropped: int  #: of them gave up result and payload to free memory, which is no finding
     compared: bool  #: totals were compared with records; False: they never stood still for as long as a look takes
 
 
-async def examine(redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool = True) -> Report:
+async def examine(
+    redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool = True, settings: Settings | None = None
+) -> Report:
     """Look at a cell until what is found is certain; sorted findings.
 
     Args:
@@ -43,6 +47,7 @@ async def examine(redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool 
         keys: of the cell.
         quiet: nothing moves, so one look is enough.
         trimmed: records of ended tasks may have been forgotten, so the totals may be above what is left of them.
+        settings: those of the cell's workers, for how large each stream may be.
 
     Raises:
         redis.exceptions.RedisError: the server cannot be read.
@@ -50,7 +55,7 @@ async def examine(redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool 
     single: list[set[Finding]] = []
     totals: list[set[Finding]] = []
     while True:
-        books = await read_books(redis, keys)
+        books = await read_books(redis, keys, settings or Settings())
         single.append(set(books.odd).union(*(check(books) for check in SINGLE)))
         if books.still or quiet:
             totals.append(set(gauges(books, trimmed=trimmed)))
@@ -62,4 +67,5 @@ async def examine(redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool 
             break
         await asyncio.sleep(AGAIN_S)
     compared = quiet or len(totals) > 1 or (bool(totals) and not differing)
-    return Report(sorted(found | differing if compared else found), len(books.records), compared)
+    dropped = sum("dropped" in one for one in books.records.values())
+    return Report(sorted(found | differing if compared else found), len(books.records), dropped, compared)

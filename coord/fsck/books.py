@@ -13,6 +13,7 @@ from msgspec import Struct
 from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 
 from coord.codec import unpack_record
+from coord.config import Settings
 from coord.keys import Keys
 from coord.models.tasks import Priority, TaskState
 
@@ -32,7 +33,7 @@ GRAVEYARD: Mapping[str, str] = MappingProxyType(
 )
 #: What is read of a task's record: a payload or a result of 1 MiB stays where it is.
 FIELDS = (
-    "state", "submission", "assignment", "run_at", "deadline", "cancel_by",
+    "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped",
 )  # fmt: skip
 #: Commands in one round trip: some milliseconds of the server's time.
 CHUNK = 500
@@ -66,17 +67,19 @@ class Books(NamedTuple):
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     odd: Sequence[Finding] = ()  #: what could not be read
     still: bool = True  #: no counter moved while the records were read
+    capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its bytes in memory, and its cap
 
 
-async def read_books(redis: Any, keys: Keys) -> Books:
-    """Read all of it, in pieces."""
-    return await _Reader(redis, keys).read()
+async def read_books(redis: Any, keys: Keys, settings: Settings) -> Books:
+    """Read all of it, in pieces; ``settings`` say how large each stream may be."""
+    return await _Reader(redis, keys, settings).read()
 
 
 class _Reader:
-    def __init__(self, redis: Any, keys: Keys) -> None:
+    def __init__(self, redis: Any, keys: Keys, settings: Settings) -> None:
         self.redis = redis
         self.keys = keys
+        self.settings = settings
         self.odd: list[Finding] = []
 
     async def read(self) -> Books:
@@ -106,6 +109,7 @@ class _Reader:
             ttls=await self._ttls(sorted(names)),
             odd=self.odd,
             still=before == after,
+            capped=await self._capped(sorted(names)),
         )
 
     async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
@@ -216,6 +220,19 @@ class _Reader:
                 pipe.pttl(self.keys.of(name))
             found.update(zip(chunk, await pipe.execute(), strict=True))
         return found
+
+    async def _capped(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Streams that are capped by bytes, where the server measures them for this user."""
+        s = self.settings
+        caps = {"log:progress": s.progress_log_bytes, "log:": s.log_bytes, "replies:": s.replies_bytes}
+        caps["dead:in"] = s.dead_in_bytes
+        capped = {name: cap for name in names for head, cap in reversed(caps.items()) if name.startswith(head)}
+        pipe = self.redis.pipeline(transaction=False)
+        for name in capped:
+            pipe.execute_command("MEMORY USAGE", self.keys.of(name))
+        sizes = await pipe.execute(raise_on_error=False)
+        told = zip(capped.items(), sizes, strict=True)
+        return {name: (size, cap) for (name, cap), size in told if isinstance(size, int)}
 
     async def _typed(self, name: str, answer: Awaitable[T], otherwise: T) -> T:
         """What is read of a key, or ``otherwise`` when it is of another type, which is a finding."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
+from coord.config import MIB
 from coord.fsck.books import GRAVEYARD, HELD, WAITING, Books, Finding, Record
 from coord.keys import WITHOUT_TTL
 from coord.models.tasks import LANE, TERMINAL, Priority, TaskState
@@ -24,6 +25,8 @@ SAYS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "alarm": ("has something due", "has nothing due"),
     "grave": ("has ended so", "has no record that ended so"),
 })  # fmt: skip
+#: A stream that takes so many times its cap is not capped. Small entries take more memory than their names and values.
+OVER = 2
 COUNTED = tuple(state for state in TaskState if state != TaskState.REFUSED)
 
 
@@ -139,6 +142,14 @@ def lifetimes(books: Books) -> Iterator[Finding]:
             yield Finding("ttl.missing", name, "it has no TTL and should end by itself")
         elif ttl >= 0 and not is_ending:
             yield Finding("ttl.unexpected", name, "it has a TTL and should live on")
+
+
+def caps(books: Books) -> Iterator[Finding]:
+    """Streams that are capped by bytes hold about as many at most."""
+    for name, (size, cap) in books.capped.items():
+        if size > OVER * cap + MIB:
+            why = f"it takes {size // MIB} MiB of memory, far more than its cap of {cap / MIB:.0f} MiB"
+            yield Finding("stream.cap", name, why)
 
 
 def _differ(code: str, key: str, wanted: Mapping[str, float], there: Mapping[str, float]) -> Iterator[Finding]:

@@ -87,6 +87,7 @@ class Task(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     result: Any
     error: TaskError | None
+    dropped: bool  #: payload, progress and result were dropped to free memory on the server
 
     @classmethod
     def of(cls, record: TaskRecord) -> Task:

@@ -32,6 +32,7 @@ NAMES = (
     "reclaim",
     "redeliver",
     "register",
+    "relieve",
     "replay",
     "settle",
     "unbury",

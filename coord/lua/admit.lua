@@ -53,7 +53,7 @@ end
 -- The outcome again, for a caller that submits what has ended already.
 local function repeat_outcome(caller, id, state)
   local values = call('HMGET', P .. 'task:' .. id, 'result', 'error')
-  reply(caller, 'type', 'task.' .. state, 'task_id', id, 'data', values[1] or values[2] or 'null')
+  reply_outcome(caller, id, state, values[1] or values[2])
 end
 
 -- A task that was refused before begins anew.

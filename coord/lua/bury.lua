@@ -2,12 +2,13 @@
 -- Buries entries that cannot be handled: into dead:in with a reason, acknowledged, and the caller is told.
 -- include: base
 -- keys: in:* stream rw | dead:in stream w
--- ARGV[5] entries that dead:in holds at most (MAXLEN ~)
+-- ARGV[5] what dead:in holds at most: entries (MAXLEN ~) | bytes, a space between
 -- ARGV[6] the consumer group
 -- ARGV[7] number of entries, then for each:
 --   stream (without namespace) | entry id | type | data, cut to 4 KiB | 1: nothing was cut | caller or '' | code | reason
 -- Returns the number buried
 -- Events: none in a log; dead:in tells of what was buried
+local DEAD_MAX, DEAD_BYTES = string.match(ARGV[5], '^(%d+) (%d+)$')
 local stream_ids = {}
 local buried = 0
 for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do
@@ -19,7 +20,8 @@ for i = 8, 7 + tonumber(ARGV[7]) * 8, 8 do
       fields[#fields + 1] = 'caller'
       fields[#fields + 1] = caller
     end
-    call('XADD', P .. 'dead:in', 'MAXLEN', '~', ARGV[5], '*', unpack(fields))
+    local id = call('XADD', P .. 'dead:in', 'MAXLEN', '~', DEAD_MAX, '*', unpack(fields))
+    count_entry(capped['dead:in'] or load_size('dead:in', DEAD_BYTES), id, unpack(fields))
     bump('buried', 1)
     buried = buried + 1
     answer(caller, stream, entry, code, reason)

@@ -39,8 +39,8 @@ local function replay(i)
   set_alarm(task)
   call('HSET', task.key, 'state', 'queued', 'submission', pack_submission(task), 'attempt', task.attempt or '0',
     'replay_id', entry)
-  call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'failures', 'releases', 'returns', 'error', 'finished_at', 'cancel_at',
-    'cancel_by')
+  call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'progress_at', 'failures', 'releases', 'returns', 'error',
+    'finished_at', 'cancel_at', 'cancel_by')
   gather('ZREM', P .. 'tasks:dead', id)
   move(task.priority, 'failed', 'queued')
   bump('backlog_bytes', call('HSTRLEN', task.key, 'body'))

@@ -3,7 +3,7 @@
 -- include: base records tasklog tasks ends attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
--- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w
+-- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w | log:progress stream w
 -- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
 --   started, progressed, completed, failed, released | caller or '' | entry id, where one entry holds them all, or ''
 --   | number of its reports, then for each:
@@ -14,7 +14,9 @@
 -- An entry that holds several is consumed, and its caller answered, when all of them are settled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
 --   STALE (the lease is not known, nothing changed); GONE (its entry was handled before); ERROR <why> (not consumed)
--- Events in log:tasks: task.started, task.progressed, task.completed, and those of the end of an attempt
+-- Events in log:tasks: task.started, task.completed, and those of the end of an attempt
+-- Events in log:progress: task.progressed, at most one for each task and second. The record has every value, the event one
+--   of up to 1 KiB as `data`, of a larger one only its `bytes`
 local STREAM = 'in:reports'
 -- Codes of releases that say that the agent would return the next task as well.
 local SUSPENDS = { draining = true, no_slot = true, no_handler = true }
@@ -52,6 +54,24 @@ local function started(task, at)
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
+-- Records how far a task is. The log is for those who look on: its events are few and small, the record has the newest.
+local PROGRESS_EVERY, PROGRESS_INLINE = 1000, 1024
+local function progressed(task, data)
+  local before = call('HMGET', task.key, 'progress', 'progress_at')
+  if before[1] == data then
+    return
+  end
+  local since = now - tonumber(before[2] or 0)
+  if since >= 0 and since < PROGRESS_EVERY then
+    call('HSET', task.key, 'progress', data)
+    return
+  end
+  call('HSET', task.key, 'progress', data, 'progress_at', NOW)
+  local is_small = #data <= PROGRESS_INLINE
+  log('log:progress', 'type', 'task.progressed', 'task_id', task.id, 'agent_id', task.agent_id,
+    is_small and 'data' or 'bytes', is_small and data or int(#data))
+end
+
 local function settle(kind, caller, entry, i)
   if not is_present(STREAM, entry) then
     return 'GONE'
@@ -81,10 +101,7 @@ local function settle(kind, caller, entry, i)
   elseif kind == 'started' then
     started(task, at)
   elseif kind == 'progressed' then
-    if call('HGET', task.key, 'progress') ~= data then
-      call('HSET', task.key, 'progress', data)
-      log_task('task.progressed', id, 'agent_id', task.agent_id, 'data', data)
-    end
+    progressed(task, data)
   else
     if at then
       load_rest(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 #: The logs, as in ``log:agents``; events of one ms are told in this order.
-LOGS = ("control", "agents", "tasks", "messages")
+LOGS = ("control", "agents", "tasks", "progress", "messages")
 
 #: Told in place of entries that were trimmed away before they were read; ``missed`` says how many, where it is known.
 #: An entry may tell of a batch of tasks.

@@ -225,3 +225,4 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: tuple[AttemptRecord, ...] = ()
     result: Any = None
     error: TaskError | None = None
+    dropped: bool = False  #: payload, progress and result were dropped to free memory on the server

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from coord.models.memory import MemoryUse
+
 
 class WorkerRecord(Struct, frozen=True, kw_only=True):
     """A worker's presence. Moments are milliseconds since 1970: ``started_at`` by its clock, else by the server's."""
@@ -36,3 +38,4 @@ class Picture(Struct, frozen=True):
     backlogs: list[StreamBacklog]  #: streams in which something waits
     warnings: list[str]
     now: int  #: milliseconds since 1970 on the server's clock
+    memory: MemoryUse | None = None  #: how full the server is, and what holds its memory

@@ -10,6 +10,7 @@ from coord.queries.dead_letters import count_dead, dead_entries, dead_entry, dea
 from coord.queries.fleet_view import fleet, loads, suspended_agents
 from coord.queries.live_settings import LiveSetting, environment_of, live_settings
 from coord.queries.log_windows import LogWindow, log_window
+from coord.queries.memory_kinds import memory_use
 from coord.queries.message_records import MessagePage, message, message_page
 from coord.queries.pool_table import (
     PoolChanges,
@@ -21,7 +22,7 @@ from coord.queries.pool_table import (
     scan_pools,
     waiting_pools,
 )
-from coord.queries.server_state import Memory, memory, settings
+from coord.queries.server_state import memory, settings
 from coord.queries.task_pages import TaskPage, task_page
 from coord.queries.task_records import task, task_headers, tasks
 from coord.queries.totals import by_state, counters, submitted
@@ -33,7 +34,6 @@ __all__ = [
     "Backlog",
     "LiveSetting",
     "LogWindow",
-    "Memory",
     "MessagePage",
     "PoolBacklog",
     "PoolChanges",
@@ -58,6 +58,7 @@ __all__ = [
     "loads",
     "log_window",
     "memory",
+    "memory_use",
     "message",
     "message_page",
     "pool_changes",

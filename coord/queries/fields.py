@@ -22,7 +22,7 @@ def decoded(raw: Mapping[bytes, bytes]) -> dict[str, str]:
 
 def text_of(raw: bytes | str) -> str:
     """Text, whichever of the two it came as."""
-    return raw.decode() if isinstance(raw, bytes) else raw
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
 
 
 def json_of(raw: str | None) -> Any:

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
 from redis.asyncio import Redis
 
 from coord.keys import Keys
+from coord.models.memory import Memory
 from coord.queries.fields import decoded, hash_of
-
-
-class Memory(Struct, frozen=True):
-    """How full the server is; bytes, 0 for no maximum."""
-
-    used: int
-    maximum: int
-
-    @property
-    def is_nearly_full(self) -> bool:
-        """Above 85 % of its maximum: submissions are refused, so that reports have room."""
-        return bool(self.maximum) and self.used > 0.85 * self.maximum
 
 
 async def settings(redis: Redis, keys: Keys) -> dict[str, str]:
@@ -27,6 +15,7 @@ async def settings(redis: Redis, keys: Keys) -> dict[str, str]:
 
 
 async def memory(redis: Redis) -> Memory:
-    """How full the server is."""
+    """Return how full the server is, as it counts itself: without the buffers for replicas and append-only file."""
     info = await redis.info("memory")
-    return Memory(used=int(info.get("used_memory", 0)), maximum=int(info.get("maxmemory", 0)))
+    used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+    return Memory(used=used, maximum=int(info.get("maxmemory", 0)))

@@ -16,7 +16,7 @@ from coord.queries.fields import decoded, hash_of, int_of, json_of
 #: What a list shows: everything that is small, so that a page of tasks with large payloads is no large answer.
 _HEADER = (
     "state", "submission", "attempt", "failures", "releases", "run_at", "deadline", "assignment",
-    "started_at", "finished_at", "cancel_at", "error",
+    "started_at", "finished_at", "cancel_at", "error", "dropped",
 )  # fmt: skip
 #: Bodies, of up to 1 MiB each, that are read in one round trip to learn the type of their pool's tasks.
 _BODIES = 16
@@ -123,4 +123,5 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         attempts=tuple(msgspec.json.decode(line, type=AttemptRecord) for line in reversed(lines)),
         result=json_of(raw.get("result")),
         error=msgspec.convert(error, TaskError) if isinstance(error, dict) else None,
+        dropped="dropped" in raw,
     )

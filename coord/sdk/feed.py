@@ -1,4 +1,4 @@
-"""Following what happens: the three logs as one, in order, across the absences of Redis, and honest about what is lost.
+"""Following what happens: all logs as one, in order, across the absences of Redis, and honest about what is lost.
 
 Logs are capped: who reads slower than the cell works, or comes back late, finds entries gone. That is told in their
 place (``log.trimmed``), so that silence always means that nothing happened.

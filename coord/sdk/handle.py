@@ -14,6 +14,7 @@ from coord.codec import BAD_JSON, decode_json, encode
 from coord.errors import (
     ConfigError,
     CoordError,
+    ResultDropped,
     ResultTimeout,
     TaskCancelled,
     TaskExpired,
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
 
     state: str  #: completed, failed, cancelled, expired; refused; unknown
     data: bytes = b"null"  #: the result, or the error, as JSON
+    is_dropped: bool = False  #: it completed, and its result was dropped to free memory; ``data`` is that error
 
 
 class Watch(Struct, eq=False, weakref=True):
@@ -131,6 +133,7 @@ class TaskHandle:
         Raises:
             TaskFailed: it used up its attempts, or failed for good; says how often it was tried, the code and message.
             TaskCancelled, TaskExpired: it ended without a result.
+            ResultDropped: it completed, but its result was dropped to free memory on the server before it was read.
             TaskRefused: the backlog was full; submit the task again later.
             IdConflict: the id was used before with other content.
             TaskNotFound: nothing is known of it, because its record was forgotten, or Redis lost its data.
@@ -142,6 +145,8 @@ class TaskHandle:
         await self._accepted(patience)
         await self._wait((self._watch.outcome,), patience, "finished", "it goes on")
         outcome = await self._watch.outcome.future()
+        if outcome.is_dropped:
+            raise ResultDropped(decode_json(outcome.data)["message"])
         if outcome.state == TaskState.COMPLETED:
             return decode_json(outcome.data)
         raise await self._error(outcome)

@@ -6,6 +6,7 @@ A report appended twice is harmless: the second finds its lease settled and gets
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,10 @@ REMEMBERED_S = 300.0
 #: The longest error message that travels, as long as its fact may have it; what is above is cut.
 LONGEST_MESSAGE = 4_096
 
+#: Share of the server's maxmemory that a report may take at most, as a divisor. While a result is settled it is there
+#: twice, in the report and in the record; and it needs room beside what waits.
+PARTS_OF_MEMORY = 8
+
 #: What ends an attempt.
 OUTCOMES = (TaskCompleted, TaskFailed, TaskReleased)
 COMPLETED = TYPE_OF[TaskCompleted]
@@ -56,6 +61,8 @@ class Reports:
         self._stream = keys.of("in:reports")
         self._completions = completions.shared(link, self._stream, max_bytes)
         self._max_bytes = max_bytes
+        self._reason = "COORD_MAX_ENTRY_BYTES"  # what the limit is due to
+        self._configured_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
         #: By kind of outcome: the command that tells it, but for the fact itself.
         self._heads = {TYPE_OF[fact]: completions.head_of(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
@@ -75,6 +82,19 @@ class Reports:
         """Outcomes that Redis has not answered yet."""
         return self._unanswered
 
+    def learn_limit(self) -> None:
+        """Ask the server for its maxmemory, which may bound results further; without INFO nothing changes."""
+        self._link.send(pack(("INFO", "memory")), self._learned)
+
+    def _learned(self, _about: Any, answer: Any) -> None:
+        found = re.search(rb"^maxmemory:(\d+)", answer, re.MULTILINE) if isinstance(answer, bytes) else None
+        if found is None:
+            return
+        share = int(found[1]) // PARTS_OF_MEMORY
+        is_bound = 0 < share < self._configured_bytes
+        self._max_bytes = share if is_bound else self._configured_bytes
+        self._reason = "an eighth of the server's maxmemory" if is_bound else "COORD_MAX_ENTRY_BYTES"
+
     def completed(self, attempt: Attempt, result: Any) -> None:
         """It ended well; a result that cannot travel is a failure that no retry mends."""
         try:
@@ -86,7 +106,8 @@ class Reports:
             self.failed(attempt, "result_invalid", message, retryable=False)
             return
         if len(data) > self._max_bytes:
-            message = f"the result has {len(raw)} bytes; with its report it may have {self._max_bytes}"
+            limit = f"{self._max_bytes} bytes ({self._reason})"
+            message = f"the result has {len(raw)} bytes; with its report it may have {limit}"
             self.failed(attempt, "result_too_large", message, retryable=False)
             return
         self._outcome(attempt, COMPLETED, data)

@@ -176,6 +176,7 @@ class Session:
 
     def _up(self) -> None:
         """The inbox's connection has come (again): whatever happened meanwhile, say who we are."""
+        self.reports.learn_limit()
         self.membership.register()
 
     def _take(self, lane: int, entry: bytes, fields: Fields) -> None:

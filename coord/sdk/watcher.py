@@ -10,16 +10,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from weakref import WeakValueDictionary, ref
+from weakref import WeakSet, WeakValueDictionary, ref
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from coord.background import keep
-from coord.codec import submission_of
+from coord.codec import encode, submission_of
 from coord.config import Settings
 from coord.connection import close_idle, connect, is_demoted
+from coord.errors import ResultDropped
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
 from coord.models.events import order
@@ -39,6 +40,8 @@ FIRST_LOOK_S = 0.05
 ROUND_S = 0.1
 #: Records looked up in one round trip.
 CHUNK = 256
+#: Outcomes read from records in one round trip, of up to 1 MiB each.
+OUTCOMES_CHUNK = 8
 #: Replies read at a time.
 COUNT = 1_000
 #: Answers kept for facts whose entry id is not known yet, and waits for answers that may never come.
@@ -65,6 +68,8 @@ class Watcher:
         self._waited_for: dict[Watch, None] = {}
         self._asked: dict[Later[Answer], None] = {}  #: those that are waited for, of no task's
         self._new_waiter = asyncio.Event()
+        self._announced: WeakSet[Watch] = WeakSet()  #: those whose outcome a reply has told of, and only a record holds
+        self._new_announced = asyncio.Event()
         self._newest = BEGINNING  #: of all replies that were read
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -131,7 +136,11 @@ class Watcher:
     def start(self) -> None:
         """Begin to read, unless it has begun."""
         if not self._tasks:
-            self._tasks = [keep("replies.read", self._read), keep("records.look", self._look)]
+            self._tasks = [
+                keep("replies.read", self._read),
+                keep("records.look", self._look),
+                keep("records.announced", self._read_announced),
+            ]
 
     async def close(self) -> None:
         """Stop reading; whoever waits is told that the client was closed."""
@@ -215,14 +224,45 @@ class Watcher:
         state = _STATE_TOLD.get(kind)
         if state is not None:
             watch = self._watches.get(fields[b"task_id"].decode())
+            data = fields.get(b"data")
             while watch is not None:
                 if again is None or order(again) > order(watch.after):
-                    watch.outcome.tell(Outcome(state, fields[b"data"]))
+                    if data is None:
+                        self._announced.add(watch)
+                        self._new_announced.set()
+                    else:
+                        watch.outcome.tell(Outcome(state, data))
                 watch = watch.earlier() if watch.earlier is not None else None
         elif kind == b"fact.answered":
             self._answers.arrived(*read_answer(fields))
 
     # Records.
+
+    async def _read_announced(self) -> None:
+        """Read the outcomes that are too large for a reply, as soon as a reply tells of them."""
+        while True:
+            await self._new_announced.wait()
+            self._new_announced.clear()
+            watches = [watch for watch in self._announced if not watch.outcome.is_here]
+            self._announced.clear()
+            for start in range(0, len(watches), OUTCOMES_CHUNK):
+                chunk = watches[start : start + OUTCOMES_CHUNK]
+                try:
+                    await self._read_outcomes(chunk)
+                except redis_errors.NoPermissionError as error:
+                    log.warning("records.forbidden", error=str(error))
+                except (redis_errors.RedisError, OSError) as error:
+                    log.debug("records.away", error=str(error))
+                    self._announced.update(chunk)
+                    self._new_announced.set()
+                    await asyncio.sleep(AWAY_WAIT_S)
+
+    async def _read_outcomes(self, watches: list[Watch]) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        self._ask_states(pipe, watches)
+        for watch, values in zip(watches, await pipe.execute(), strict=True):
+            if values[0] is None or values[0].decode() in TERMINAL:  # else it was set going again since
+                _found(watch, values)
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
@@ -314,14 +354,16 @@ class Watcher:
 
     def _ask_states(self, pipe: Pipeline, watches: list[Watch]) -> None:
         for watch in watches:
-            pipe.hmget(self._keys.task(watch.task_id), "state", "submission", "result", "error")
+            pipe.hmget(self._keys.task(watch.task_id), "state", "submission", "result", "error", "dropped")
 
 
 def _found(watch: Watch, values: list[bytes | None]) -> None:
     """What the record says, or that there is none."""
-    state, submission, result, error = values
+    state, submission, result, error, dropped = values
     if state is None:
         _ended(watch, Outcome("unknown"))
+    elif state.decode() == TaskState.COMPLETED and dropped is not None:
+        _ended(watch, Outcome(TaskState.COMPLETED, _dropped(watch.task_id), is_dropped=True))
     elif state.decode() in TERMINAL:
         _ended(watch, Outcome(state.decode(), result or error or b"null"))
     elif state.decode() == TaskState.REFUSED:
@@ -330,6 +372,15 @@ def _found(watch: Watch, values: list[bytes | None]) -> None:
             _ended(watch, Outcome(TaskState.REFUSED, error or b"null"))
     else:
         watch.taken.tell(True)
+
+
+def _dropped(task_id: str) -> bytes:
+    """The error of a completed task without result, as JSON."""
+    message = (
+        f"task '{task_id}' completed, but its result was dropped to free memory on the Redis server; read results "
+        "sooner, raise maxmemory, or keep fewer ended tasks (COORD_TERMINAL_ENTRIES, COORD_TERMINAL_TTL_S)"
+    )
+    return encode({"code": ResultDropped.code, "message": message})
 
 
 def _ended(watch: Watch, outcome: Outcome) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
+from coord.models.memory import Memory
+
 T = TypeVar("T")
 Arg = str | bytes | int
 
@@ -178,6 +180,15 @@ class Delivery(Struct, frozen=True):
     payload: bytes
     correlation_id: str
     reply_to: str
+
+
+class Relief(Struct, frozen=True):
+    """What ``relieve`` answers."""
+
+    memory: Memory  #: as it was found
+    records: int  #: that gave up what they held
+    bytes: int  #: that they held
+    is_more: bool  #: there is more to free: call again
 
 
 class Burial(Struct, frozen=True):

@@ -17,8 +17,9 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from coord import lua
-from coord.config import Settings
+from coord.config import MIB, Settings, within_memory
 from coord.keys import Keys
+from coord.models.memory import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
 from coord.models.tasks import BACKLOG_SHARE, Priority
 from coord.packing import exchange, pack
 from coord.transitions.batches import (
@@ -36,6 +37,7 @@ from coord.transitions.batches import (
     Loss,
     Placement,
     Registration,
+    Relief,
     Report,
     Submission,
     TaskBatch,
@@ -43,6 +45,9 @@ from coord.transitions.batches import (
     read_words,
 )
 from coord.transitions.control import ControlScripts
+
+#: Records that give up their results in one call, and bytes, about: some milliseconds of the server's time.
+RELIEVED_AT_ONCE, RELIEVED_BYTES = 200, 16 * MIB
 
 
 class Scripts(ControlScripts):
@@ -61,11 +66,12 @@ class Scripts(ControlScripts):
         if bare:
             sources = [lua.without_shebang(source) for source in sources]
         self._sources = {source.name: source for source in sources}
-        self._common: list[Arg] = [
-            settings.log_entries,
-            settings.replies_entries,
-            int(settings.replies_ttl_s * 1000),
-        ]
+        self._common = _common_of(settings)
+
+    def fit_streams(self, maximum: int) -> None:
+        """Cap streams by shares of the server's maxmemory (bytes; 0: none) as well, see ``within_memory``."""
+        self.settings = within_memory(self.settings, maximum)
+        self._common = _common_of(self.settings)
 
     async def load(self) -> None:
         """Make every script known to the server, in one round trip."""
@@ -176,6 +182,19 @@ class Scripts(ControlScripts):
         args = [*self._limits(), most, s.terminal_entries, s.refused_entries, *kept]
         return Call("wake", args, read_task_batch)
 
+    def relieve(
+        self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
+    ) -> Call[Relief]:
+        """Free memory if the server is nearly full, ``most`` records at a time; tests say by ``memory`` how full."""
+        args: list[Arg] = [str(RELIEVE_ABOVE), str(RELIEVE_DOWN_TO), most, most_bytes]
+        args += ("", "") if memory is None else (memory.used, memory.maximum)
+
+        def parse(raw: Any) -> Relief:
+            used, maximum, records, freed, more = map(int, raw)
+            return Relief(Memory(used, maximum), records, freed, is_more=more == 1)
+
+        return Call("relieve", args, parse)
+
     def cancel(self, requests: Sequence[CancelRequest]) -> Call[TaskBatch]:
         """Cancel tasks; words CANCELLED, STOPPING, FINISHED, NOT_FOUND, PENDING."""
         args = [*self._limits(), self.settings.cancel_grace_ms, len(requests)]
@@ -241,7 +260,8 @@ class Scripts(ControlScripts):
 
     def bury(self, group: str, burials: Sequence[Burial]) -> Call[int]:
         """Bury entries; the number that was still there."""
-        args: list[Arg] = [self.settings.dead_in_entries, group, len(burials)]
+        s = self.settings
+        args: list[Arg] = [f"{s.dead_in_entries} {s.dead_in_bytes}", group, len(burials)]
         for b in burials:
             args += (b.stream, b.entry, b.kind, b.data, "1" if b.whole else "0", b.caller, b.code, b.reason)
         return Call("bury", args, int)
@@ -261,6 +281,15 @@ class Scripts(ControlScripts):
         s = self.settings
         seed = random.getrandbits(31)  # the jitter of backoff; nothing secret hangs on it
         return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, seed]
+
+
+def _common_of(s: Settings) -> list[Arg]:
+    """The arguments of every script."""
+    return [
+        f"{s.log_entries} {s.log_bytes} {s.progress_log_bytes}",
+        f"{s.replies_entries} {s.replies_bytes} {s.reply_data_bytes}",
+        int(s.replies_ttl_s * 1000),
+    ]
 
 
 def _metrics(metrics: dict[str, float]) -> list[Arg]:

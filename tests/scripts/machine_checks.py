@@ -67,7 +67,10 @@ def assert_moves(script: str, before: Picture, after: Picture) -> set[str]:
             continue
         if was["state"] in ENDED and not (script == "replay" and was["state"] == TaskState.FAILED):
             now = after.books.records[task]
-            assert all(was.get(name) == now.get(name) for name in OUTCOME), f"{script} changed the outcome of {task}"
+            # Results may be dropped to free memory, of what did not fail; the record says so.
+            is_dropped = script == "relieve" and was["state"] != TaskState.FAILED and now.get("dropped") == "1"
+            kept = [name for name in OUTCOME if not (is_dropped and name == "result")]
+            assert all(was.get(name) == now.get(name) for name in kept), f"{script} changed the outcome of {task}"
     for task in after.books.records:
         one, other = before.state(task), after.state(task)
         assert one == other or other in reachable.get(one, ()), f"{script} moved {task} from {one} to {other}"

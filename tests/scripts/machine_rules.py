@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
+from coord.models.memory import Memory
 from coord.models.tasks import Priority
 from tests.scripts.machine_checks import ENDED
 from tests.scripts.machine_server import TASK_STREAMS
@@ -183,6 +184,16 @@ class Machine(World):
     def set_clock(self, by: int) -> None:
         """Somebody sets the server's clock."""
         self.server.now += by
+
+    @rule(later=st.sampled_from(JUMPS), most=st.sampled_from([1, 3, 1000]))
+    def relieve(self, later: int, most: int) -> None:
+        """The server is nearly full: ended tasks that did not fail give up what they hold; no other record changes."""
+        self.server.now += later
+        before = self.seen.books.records
+        self.run(self.scripts.relieve(most, memory=Memory(10**9, 10**9)))
+        for task, one in before.items():
+            if one["state"] not in {"completed", "cancelled", "expired"}:
+                assert self.seen.books.records[task] == one
 
     @precondition(lambda self: self.repeatable)
     @rule(which=SOME)

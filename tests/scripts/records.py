@@ -81,11 +81,11 @@ class Records:
         return [(one["task_id"], one["lease"]) for one in entries if one.get("order") == "stop_task"]
 
     async def dump(self, *besides: str) -> dict[str, Any]:
-        """Everything in the cell but the keys in ``besides``, to compare before and after; without the replies."""
+        """Everything in the cell but the keys in ``besides``, to compare before and after; no replies, no sizes."""
         found: dict[str, Any] = {}
         async for raw in self.redis.scan_iter(match=f"{self.keys.prefix}*", count=1000):
             name = raw.decode().removeprefix(self.keys.prefix)
-            if name.startswith(("replies:", *besides)):
+            if name.startswith(("replies:", "size:", *besides)):
                 continue
             found[name] = await _content(self.redis, raw)
         return found

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from coord.fsck import examine
+from coord.models.memory import Memory
 from tests.scripts.cell import START, Cell
+from tests.scripts.test_server import REAL
 
 Damage = Callable[[Any, Any], Awaitable[Any]]
 
@@ -117,6 +120,29 @@ async def test_a_sound_cell_is_sound(cell: Cell) -> None:
         report = await examine(cell.redis, cell.keys, quiet=quiet)
         assert report.findings == []
         assert (report.tasks, report.compared) == (8, True)
+
+
+async def test_dropped_results_are_no_finding(cell: Cell) -> None:
+    """The report says how many there are."""
+    await filled(cell)
+    cell.now += 1
+    await cell.run(cell.scripts.relieve(memory=Memory(10**9, 10**9)))
+    report = await examine(cell.redis, cell.keys, quiet=True)
+    assert (report.findings, report.dropped) == ([], 1)
+
+
+@REAL
+async def test_a_stream_far_above_its_cap_is_a_finding(cell: Cell) -> None:
+    """Twice its cap and more; streams that keep to theirs are none."""
+    await filled(cell)
+    caps = {"log_bytes": 2_000, "progress_log_bytes": 2_000, "replies_bytes": 2_000, "dead_in_bytes": 2_000_000}
+    settings = msgspec.structs.replace(cell.settings, **caps)
+    for name in ("log:agents", "dead:in"):
+        for _ in range(30):
+            await cell.redis.xadd(cell.keys.of(name), {"data": "x" * 50_000})
+    report = await examine(cell.redis, cell.keys, quiet=True, settings=settings)
+    ((code, key),) = [(one.code, one.key) for one in report.findings]
+    assert (code, key) == ("stream.cap", "log:agents")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coord.models.memory import Memory
 from coord.models.tasks import Priority
 from coord.transitions import Call, CancelRequest, Submission
 from tests.ledger import assert_keys_end, assert_ledger
@@ -32,7 +33,7 @@ class Walk:
         self.steps: list[Callable[[], Awaitable[object]]] = [
             self.register, self.beat, self.leave, self.expire, self.submit, self.submit, self.submit, self.dispatch,
             self.dispatch, self.dispatch, self.dispatch, self.claim, self.claim, self.report, self.report, self.report,
-            self.cancel, self.wake, self.wake, self.reclaim, self.repeat, self.later,
+            self.cancel, self.wake, self.wake, self.reclaim, self.repeat, self.later, self.relieve,
         ]  # fmt: skip
 
     async def step(self) -> str:
@@ -132,6 +133,11 @@ class Walk:
         """What is due, often some time later."""
         self.cell.now += self.random.choice([0, 500, 5_000, 61_000])
         await self.cell.wake()
+
+    async def relieve(self) -> None:
+        """The server is nearly full: some ended tasks give up what they hold."""
+        memory = Memory(10**9, 10**9)
+        await self.cell.run(self.cell.scripts.relieve(self.random.choice([1, 2, 500]), memory=memory))
 
     async def reclaim(self) -> None:
         """What two agents, or one of them twice, had in some term."""

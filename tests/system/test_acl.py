@@ -162,6 +162,12 @@ async def test_they_may_do_nothing_else(admin: Redis, user: str, command: str) -
     assert await refused(admin, user, command.split())
 
 
+@pytest.mark.parametrize("command", ["INFO memory", "MEMORY USAGE {coord}:counters", "SCAN 0", "DBSIZE"])
+async def test_workers_and_operators_may_look_at_the_memory(admin: Redis, command: str) -> None:
+    """What relieves a full server, and what `coord ps` measures; an agent and a client may not."""
+    assert [await refused(admin, user, command.split()) for user in (WORKER, AGENT, CLIENT)] == [False, True, True]
+
+
 async def refused(redis: Redis, user: str, words: list[str]) -> bool:
     """Whether the server would refuse this command to that user; a command that it does not know is an error."""
     said = await redis.execute_command("ACL", "DRYRUN", user, *words)

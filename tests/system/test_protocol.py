@@ -92,12 +92,27 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
     released = {"task_id": "t-9", "lease": order["lease"], "reason": "stopped"}
     await say(cell, "in:reports", "task.released", released)
     outcome = await entry_of(cell, cell.keys.replies(CALLER), task_id="t-9")
-    assert sorted(outcome) == sorted(described("Outcomes"))
+    assert sorted([*outcome, "at"]) == sorted(described("Outcomes"))
     assert outcome["type"] in words(tables("Outcomes")[0][0][1])
 
     refused = await say(cell, "in:requests", "task.cancel_requested", {"task_id": "t-0"}, CALLER)
     error = await entry_of(cell, cell.keys.replies(CALLER), fact=refused, ok="0", code="task_not_found")
     assert {*answer, *error} <= set(described("Answers")) <= {*answer, *error, "data", "task_id"}
+
+
+async def test_a_large_result_is_in_the_record_alone(cell: RunningCell) -> None:
+    """The reply has the marker that is listed in place of the data."""
+    me = {"agent_id": "a-9", "incarnation": "i-9"}
+    await say(cell, "in:registry", "agent.registered", me | {"agent_type": "worker", "heartbeat_interval": 60}, "a-9")
+    task = {"task_id": "t-8", "task_type": "wait", "requirements": {"agent_id": "a-9"}, "notify": True}
+    await say(cell, "in:tasks:urgent", "task.submitted", task, CALLER)
+    assignment = await entry_of(cell, cell.keys.inbox("a-9", "critical"), message_type="task_assignment")
+    done = {"task_id": "t-8", "lease": assignment["lease"], "result": "x" * 20_000}
+    await say(cell, "in:reports", "task.completed", done)
+    outcome = await entry_of(cell, cell.keys.replies(CALLER), task_id="t-8")
+    assert sorted([*outcome, "data"]) == sorted(described("Outcomes"))
+    assert outcome["at"] == "record"
+    assert await cell.redis.hstrlen(cell.keys.task("t-8"), "result") == 20_002
 
 
 async def test_what_counts_as_the_same(cell: RunningCell) -> None:

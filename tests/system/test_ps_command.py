@@ -86,7 +86,9 @@ def test_a_cell_without_workers(
 ) -> None:
     """Every kind that is missing is named, with what it leaves undone and how to start one; exit code 1."""
     found = run_coord(capsys, monkeypatch, "ps", "--redis-url", server.url, "--namespace", namespace)
-    assert (found.code, found.out) == (1, "no worker is there\n")
+    first, memory = found.out.splitlines()
+    assert (found.code, first) == (1, "no worker is there")
+    assert memory.startswith("memory: ")
     registry, distributor, router = found.err.splitlines()
     no = "warning: no {0} is there, so {1} wait; start one: coord worker {0}"
     assert registry == no.format("registry", "registrations and heartbeats")

@@ -83,7 +83,7 @@ local function reschedule(task, delay, counter, count)
   task.more = '1'
   call('HSET', key, 'state', 'scheduled', 'submission', pack_submission(task), 'run_at', task.run_at, 'attempt', task.attempt,
     counter, count)
-  call('HDEL', key, 'assignment', 'started_at', 'progress')
+  call('HDEL', key, 'assignment', 'started_at', 'progress', 'progress_at')
   move(task.priority, from, 'scheduled')
   bump('backlog_bytes', call('HSTRLEN', key, 'body'))
 end

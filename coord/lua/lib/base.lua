@@ -1,15 +1,19 @@
 -- What every script has: the namespace, the time, counters, answers, and entries handled one by one.
--- keys: in:reports stream r | counters hash rw | replies:{caller} stream w
+-- keys: in:reports stream r | counters hash rw | replies:{caller} stream w | size:{stream} string rw
+-- keys: log:progress stream w
 -- KEYS[1]  the namespace prefix, such as "{coord}:"; every key below is built from it, so all share its slot.
 --   What a file itself names of them is in its `keys` lines: names and types as in coord/keys.py, r: it reads, w: it
 --   writes (or deletes); in:* stands for streams that are named in ARGV. What it has done by a part that it includes is
 --   in the header of that part.
 -- ARGV[1]  now, ms since 1970; empty: the server's TIME
--- ARGV[2]  entries kept in each log (MAXLEN ~), trimmed once a batch; of log:tasks: events, looked after once in 256
--- ARGV[3]  entries kept in each replies stream (MAXLEN ~)
+-- ARGV[2]  of each log, spaces between: entries kept (MAXLEN ~), trimmed once a batch; of log:tasks: events, looked
+--   after once in 256 | bytes kept | bytes kept of log:progress
+-- ARGV[3]  of each replies stream: entries kept (MAXLEN ~) | bytes kept | bytes of an outcome's data that a reply carries
 -- ARGV[4]  ms that a replies stream lives after its last entry
 local P = KEYS[1]
-local LOG_MAX, REPLIES_MAX, REPLIES_TTL = ARGV[2], ARGV[3], ARGV[4]
+local LOG_MAX, LOG_BYTES, PROGRESS_LOG_BYTES = string.match(ARGV[2], '^(%d+) (%d+) (%d+)$')
+local REPLIES_MAX, REPLIES_BYTES, REPLY_DATA_BYTES = string.match(ARGV[3], '^(%d+) (%d+) (%d+)$')
+local REPLIES_TTL = ARGV[4]
 local call = redis.call
 
 -- A whole number as a string, never in the exponent form.
@@ -107,12 +111,83 @@ local function bump(name, by)
   bumps[name] = (bumps[name] or 0) + by
 end
 
+-- A capped stream (a log, replies, dead:in) never holds more bytes than its cap: field names and values are counted. It
+-- is cut into sections of a quarter of the cap. The key size:{stream} holds the bytes of the newest section, then the ids
+-- at which the newest sections begin, three at most. What is older than the oldest of them is trimmed when a section
+-- begins. The key is read and written once for each stream and batch. What was appended while there was no such key is
+-- not counted, and is trimmed with the section that follows it.
+local capped = {}
+local function load_size(name, most)
+  local said = redis.pcall('GET', P .. 'size:' .. name)
+  local stream = { key = P .. name, section = math.floor(tonumber(most) / 4), bytes = 0, begins = {} }
+  if type(said) == 'string' then
+    local bytes, ids = string.match(said, '^(%d+)(.*)$')
+    stream.bytes = tonumber(bytes or 0)
+    for id in string.gmatch(ids or '', '%S+') do
+      stream.begins[#stream.begins + 1] = id
+    end
+  end
+  capped[name] = stream
+  return stream
+end
+
+local function count_entry(stream, id, ...)
+  local bytes = 0
+  for _, text in ipairs({ ... }) do
+    bytes = bytes + #text
+  end
+  if stream.bytes > 0 and stream.bytes + bytes > stream.section then
+    stream.bytes = 0
+    local begins = stream.begins
+    begins[#begins + 1] = id
+    if #begins > 3 then
+      redis.pcall('XTRIM', stream.key, 'MINID', table.remove(begins, 1))
+    end
+  end
+  stream.bytes = stream.bytes + bytes
+end
+
+-- Appends an entry to a capped stream; answers its id, or the error. `entries` caps it by count as well, at once.
+local function append_capped(name, bytes, entries, ...)
+  local stream = capped[name] or load_size(name, bytes)
+  local id
+  if entries then
+    id = redis.pcall('XADD', stream.key, 'MAXLEN', '~', entries, '*', ...)
+  else
+    id = redis.pcall('XADD', stream.key, '*', ...)
+  end
+  if type(id) == 'string' then
+    count_entry(stream, id, ...)
+  end
+  return id
+end
+
+local function save_size(name, ttl)
+  local stream = capped[name]
+  local said = table.concat({ int(stream.bytes), unpack(stream.begins) }, ' ')
+  if ttl then
+    redis.pcall('SET', P .. 'size:' .. name, said, 'PX', ttl)
+  else
+    redis.pcall('SET', P .. 'size:' .. name, said)
+  end
+  capped[name] = nil
+end
+
 -- An entry in the caller's replies; the key is built here, never taken from outside. It comes after what it tells of, and
 -- is a hint where the record is the truth: one that cannot be written must not undo the bookkeeping of its entry.
 local repliers = {}
 local function reply(caller, ...)
   repliers[caller] = true
-  redis.pcall('XADD', P .. 'replies:' .. caller, 'MAXLEN', '~', REPLIES_MAX, '*', ...)
+  append_capped('replies:' .. caller, REPLIES_BYTES, REPLIES_MAX, ...)
+end
+
+-- The outcome of a task for its caller. Large data stays in the record alone: the reply says that it is there.
+local function reply_outcome(caller, id, state, data)
+  if data and #data <= tonumber(REPLY_DATA_BYTES) then
+    reply(caller, 'type', 'task.' .. state, 'task_id', id, 'data', data)
+  else
+    reply(caller, 'type', 'task.' .. state, 'task_id', id, 'at', 'record')
+  end
 end
 
 -- The answer to one fact, which its stream and its entry id name together: ok, or an error's code and message. A batch's
@@ -218,9 +293,8 @@ end
 -- Entries in a log, which is trimmed once a batch. As with a reply, one that cannot be written undoes nothing.
 local logs = {}
 local function log(name, ...)
-  local key = logs[name] or P .. name
-  redis.pcall('XADD', key, '*', ...)
-  logs[name] = key
+  append_capped(name, name == 'log:progress' and PROGRESS_LOG_BYTES or LOG_BYTES, nil, ...)
+  logs[name] = P .. name
 end
 
 -- Acknowledges and deletes consumed entries: a stream's length is its true backlog.
@@ -248,5 +322,9 @@ local function finish()
   end
   for caller in pairs(repliers) do
     call('PEXPIRE', P .. 'replies:' .. caller, REPLIES_TTL)
+    save_size('replies:' .. caller, REPLIES_TTL)
+  end
+  for name in pairs(capped) do
+    save_size(name)
   end
 end

@@ -22,7 +22,7 @@ local function close(task, to, field, body, graveyard, started)
   gather('ZADD', P .. graveyard, NOW, task.id)
   move(task.priority, task.state, to)
   if task.caller then
-    reply(task.caller, 'type', 'task.' .. to, 'task_id', task.id, 'data', body)
+    reply_outcome(task.caller, task.id, to, body)
   end
 end
 

@@ -80,7 +80,7 @@ local function write_log()
     seq = seq + entry.count
     local n = #entry
     entry[n + 1], entry[n + 2] = 'seq', int(seq)
-    redis.pcall('XADD', LOG_TASKS, '*', unpack(entry))
+    append_capped('log:tasks', LOG_BYTES, nil, unpack(entry))
   end
   if math.floor(last / 256) ~= math.floor((last - told) / 256) then
     forget_events(last - tonumber(LOG_MAX))

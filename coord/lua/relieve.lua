@@ -1,0 +1,121 @@
+#!lua flags=allow-oom
+-- Frees memory when the server is nearly full: the oldest ended tasks give up result, payload and progress. Failed ones
+-- keep them, because they may be replayed; nothing is forgotten.
+-- include: base
+-- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
+-- keys: log:control stream w
+-- ARGV[5] share of maxmemory above which memory is freed
+-- ARGV[6] share of maxmemory down to which it is freed
+-- ARGV[7] records looked at in this call, at most
+-- ARGV[8] bytes freed in this call, about: what the server has to copy and free
+-- ARGV[9] memory used, in bytes; empty: as the server says
+-- ARGV[10] maxmemory, in bytes; empty: as the server says
+-- Returns {used, maximum, records, bytes, more}: the memory as it was found (maximum 0: no limit, or INFO is forbidden);
+--   how many records gave up how many bytes; 1: call again, there is more to free
+-- Events in log:control: memory.relieved
+local ABOVE, DOWN_TO, MOST, MOST_BYTES = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+
+-- As the server counts when it refuses commands: without the buffers for its replicas and its append-only file.
+local function read_memory()
+  if ARGV[9] ~= '' then
+    return tonumber(ARGV[9]), tonumber(ARGV[10])
+  end
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) ~= 'string' then
+    return 0, 0
+  end
+  local used, maximum = string.match(info, 'used_memory:(%d+)'), string.match(info, 'maxmemory:(%d+)')
+  local uncounted = string.match(info, 'mem_not_counted_for_evict:(%d+)')
+  return tonumber(used or 0) - tonumber(uncounted or 0), tonumber(maximum or 0)
+end
+
+-- Progress that has been logged matters least: of its log the newest section stays.
+local function trim_progress_log()
+  local stream = load_size('log:progress', PROGRESS_LOG_BYTES)
+  local newest = stream.begins[#stream.begins]
+  if newest then
+    redis.pcall('XTRIM', stream.key, 'MINID', newest)
+    stream.begins = {}
+  else
+    capped['log:progress'] = nil
+  end
+end
+
+-- The rank of the first ended task that was not looked at before. Tasks that ended in the same ms are ordered by id; what
+-- ends in this very ms waits for the next call, so that none is added behind the cursor. A
+-- cursor that is ahead of the clock was set before the clock was set back, or before a fail-over: the walk begins again.
+local function first_rank()
+  local at, id = string.match(call('GET', P .. 'tasks:relieved') or '', '^(%d+) (.+)$')
+  if not at or tonumber(at) > now then
+    return 0
+  end
+  if tonumber(call('ZSCORE', P .. 'tasks:terminal', id) or nil) == tonumber(at) then
+    return call('ZRANK', P .. 'tasks:terminal', id) + 1
+  end
+  return call('ZCOUNT', P .. 'tasks:terminal', '-inf', '(' .. at)
+end
+
+-- What stays of a body: the type, for those who look at the record. It stands behind the id, where the SDK puts it.
+local function reduced(body)
+  local task_type = string.match(body, '^{"task_id":"[^"\\]*","task_type":"([^"\\]*)"')
+  return task_type and '{"task_type":"' .. task_type .. '"}' or '{}'
+end
+
+-- Takes result, payload and progress from a record; answers the bytes that this frees, 0 where there is nothing to take.
+local ENDED = { completed = true, cancelled = true, expired = true }
+local function drop(id)
+  local key = P .. 'task:' .. id
+  local values = call('HMGET', key, 'state', 'dropped', 'body')
+  if not ENDED[values[1]] or values[2] then
+    return 0
+  end
+  local body = values[3] or ''
+  local kept = reduced(body)
+  local bytes = #body - #kept + call('HSTRLEN', key, 'result') + call('HSTRLEN', key, 'progress')
+  if bytes <= 0 then
+    return 0
+  end
+  call('HDEL', key, 'result', 'progress', 'progress_at')
+  call('HSET', key, 'body', kept, 'dropped', '1')
+  return bytes
+end
+
+local records, freed, is_more = 0, 0, false
+local function relieve(wanted)
+  local rank = first_rank()
+  local last = math.min(rank + MOST, call('ZCOUNT', P .. 'tasks:terminal', '-inf', '(' .. NOW)) - 1
+  if last < rank then
+    return
+  end
+  local found = call('ZRANGE', P .. 'tasks:terminal', rank, last, 'WITHSCORES')
+  local id, at
+  is_more = #found == 2 * MOST
+  for i = 1, #found, 2 do
+    if freed >= wanted or freed >= MOST_BYTES then
+      is_more = freed < wanted
+      break
+    end
+    id, at = found[i], found[i + 1]
+    local bytes, failed = guarded(drop, id)
+    if not failed and bytes > 0 then
+      records, freed = records + 1, freed + bytes
+    end
+  end
+  if id then
+    call('SET', P .. 'tasks:relieved', int(tonumber(at)) .. ' ' .. id)
+  end
+end
+
+local used, maximum = read_memory()
+if maximum > 0 and used > ABOVE * maximum then
+  trim_progress_log()
+  relieve(used - DOWN_TO * maximum)
+  if records > 0 then
+    bump('results_dropped', records)
+    bump('results_dropped_bytes', freed)
+    log('log:control', 'type', 'memory.relieved', 'records', int(records), 'bytes', int(freed), 'used', int(used),
+      'maximum', int(maximum))
+  end
+  finish()
+end
+return { int(used), int(maximum), int(records), int(freed), is_more and '1' or '0' }
