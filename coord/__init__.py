@@ -13,16 +13,16 @@ __version__ = "0.1.0"
 #: Public names, loaded when they are first asked for: a worker imports ``coord.keys`` and nothing of the SDK. For type
 #: checkers and editors, and for ``from coord import *``, they stand in ``__init__.pyi`` as well.
 _HOME = {
-    "Agent": ("coord.sdk.agent", "Agent"),
-    "Client": ("coord.sdk.client", "Client"),
+    "Agent": ("coord.agent.agent", "Agent"),
+    "Client": ("coord.client.client", "Client"),
     "Message": ("coord.models.messages", "AgentMessage"),
-    "NonRetryable": ("coord.sdk.task", "NonRetryable"),
-    "Release": ("coord.sdk.task", "Release"),
-    "Retryable": ("coord.sdk.task", "Retryable"),
-    "Task": ("coord.sdk.task", "Task"),
-    "TaskHandle": ("coord.sdk.handle", "TaskHandle"),
-    "TaskSpec": ("coord.sdk.submission", "TaskSpec"),
-    "run": ("coord.sdk.process", "run"),
+    "NonRetryable": ("coord.agent.task", "NonRetryable"),
+    "Release": ("coord.agent.task", "Release"),
+    "Retryable": ("coord.agent.task", "Retryable"),
+    "Task": ("coord.agent.task", "Task"),
+    "TaskHandle": ("coord.client.handle", "TaskHandle"),
+    "TaskSpec": ("coord.client.submission", "TaskSpec"),
+    "run": ("coord.agent.run", "run"),
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605 -- the names are those of the table

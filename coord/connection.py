@@ -24,7 +24,7 @@ from coord.config import Settings, source_of
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
 from coord.logs import get_logger
-from coord.packing import PACKING, ListeningParser
+from coord.pipeline import PACKING, ListeningParser
 from coord.refusals import is_for_now, refusal
 
 log = get_logger()

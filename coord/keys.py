@@ -45,7 +45,7 @@ agents:by:{facet}:{value}             set     agents with that capability, servi
                                               value is percent-encoded
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
-                                              distributor: see ``coord/lua/lib/tasks.lua``
+                                              distributor: see ``workers/lua/lib/tasks.lua``
 ====================================  ======  ==============================================================
 
 Tasks, written by the distributor

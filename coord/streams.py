@@ -18,7 +18,7 @@ from coord import codec
 from coord.connection import DEMOTED
 from coord.keys import Keys
 from coord.models.facts import PARTS_OF, TYPE_OF
-from coord.packing import exchange, pack
+from coord.pipeline import exchange, pack
 
 #: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
 BEATS_KEPT = 100_000

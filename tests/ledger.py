@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from coord.client.events import events
 from coord.config import Settings
 from coord.fsck import Books, Finding, read_books
 from coord.fsck.books import GRAVEYARD, HELD, WAITING, Record
 from coord.fsck.checks import alarms, claims, ends, gauges, lifetimes, structures, sums
 from coord.keys import Keys
 from coord.models.events import Event
-from coord.sdk.feed import events
 
 __all__ = [
     "GRAVEYARD",

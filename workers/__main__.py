@@ -21,8 +21,8 @@ from redis import exceptions as redis_errors
 from coord import config, logs
 from coord.connection import locate, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnfit
-from coord.fitness import ServerReport, check_migration, check_server
 from coord.models.ids import check_id, new_id
+from coord.server_check import ServerReport, check_migration, check_server
 from workers.cell import Cell
 from workers.distributor import Distributor
 from workers.intake import is_passing

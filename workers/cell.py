@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from coord.config import Settings
 from coord.connection import connect_worker
 from coord.keys import Keys
-from coord.transitions import Scripts
+from workers.transitions import Scripts
 
 
 @dataclass(frozen=True, slots=True)

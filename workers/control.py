@@ -19,7 +19,8 @@ from coord.models.control import (
     TaskReplayed,
 )
 from coord.placement import STRATEGIES
-from coord.transitions import (
+from workers.service import Told
+from workers.transitions import (
     Call,
     Departure,
     Draining,
@@ -31,7 +32,6 @@ from coord.transitions import (
     SettingChange,
     TaskBatch,
 )
-from workers.service import Told
 
 
 def check_setting(fact: StrategySet | SettingSet) -> None:

@@ -35,7 +35,6 @@ from coord.models.facts import (
 from coord.models.memory import Memory
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
 from coord.placement import STRATEGIES
-from coord.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
 from workers import control, reports
 from workers.cell import Cell
 from workers.follower import Follower
@@ -43,6 +42,7 @@ from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
 from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of, word_for_each
 from workers.submissions import submission_of
+from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
 from workers.view import View
 
 log = logs.get_logger()

@@ -18,8 +18,8 @@ from coord import codec, logs
 from coord.errors import CoordError
 from coord.models.facts import parts_of
 from coord.streams import Consumer, Entry
-from coord.transitions import Burial
 from workers.service import Failure, Service, Told
+from workers.transitions import Burial
 
 log = logs.get_logger()
 

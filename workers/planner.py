@@ -19,7 +19,7 @@ from math import inf
 
 from coord import codec
 from coord.models.tasks import Pool
-from coord.transitions import Placement, TaskBatch
+from workers.transitions import Placement, TaskBatch
 from workers.view import Group, View
 
 #: Tasks of a pool that are planned before the next pool has its turn.

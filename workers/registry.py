@@ -24,9 +24,9 @@ from coord.models.facts import (
     AgentStatusChanged,
     Fact,
 )
-from coord.transitions import Beat, Call, Change, Departure, LeaseList, Registration
 from workers import control
 from workers.service import Failure, Service, Tick, Told, failures_of
+from workers.transitions import Beat, Call, Change, Departure, LeaseList, Registration
 
 log = logs.get_logger()
 

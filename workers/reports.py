@@ -7,8 +7,8 @@ from typing import Any
 
 from coord.models.facts import TaskCompleted, TaskFailed, TaskProgressed, TaskReleased, TaskStarted, parts_of
 from coord.streams import Entry
-from coord.transitions import Call, Report, Scripts, TaskBatch
 from workers.service import Told, word_for_each
+from workers.transitions import Call, Report, Scripts, TaskBatch
 
 #: Characters of a failure's message that are kept.
 MESSAGE_KEPT = 2_000

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from coord import codec
 from coord.models.control import DeadPurged, EntryReplayed, MessageReplayed
 from coord.models.facts import Fact, MessageSent
-from coord.transitions import Call, Delivery
 from workers import control
 from workers.service import Failure, Service, Tick, Told, failures_of
+from workers.transitions import Call, Delivery
 
 
 class Router(Service):

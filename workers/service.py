@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from coord.models.facts import Fact, parts_of
 from coord.streams import Entry
-from coord.transitions import Call, TaskBatch
 from workers.cell import Cell
+from workers.transitions import Call, TaskBatch
 
 F = TypeVar("F")
 

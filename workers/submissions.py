@@ -6,8 +6,8 @@ from typing import Any
 
 from coord import codec
 from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
-from coord.transitions import Submission
 from workers.service import Told
+from workers.transitions import Submission
 
 #: stream of submissions -> priority, its head start in ms.
 _BY_STREAM = {f"in:tasks:{one}": (one.value, HEAD_START_MS[one]) for one in Priority}

@@ -34,11 +34,11 @@ def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None,
 
 
 async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
-    from coord.sdk.ending import end
+    from coord.aio import end
 
     working = asyncio.create_task(_work(work, settings))
     try:
-        # Not awaited itself: Ctrl-C cancels once, and one cancel may get lost in there (see coord.sdk.ending).
+        # Not awaited itself: Ctrl-C cancels once, and one cancel may get lost in there (see coord.aio).
         await asyncio.wait({working})
     except asyncio.CancelledError:
         await end(working)

@@ -57,7 +57,7 @@ def events(
     async def read(client: Client) -> None:
         from contextlib import aclosing
 
-        from coord.sdk.feed import events as feed
+        from coord.client.events import events as feed
 
         place = _place(since)
         block_ms = client.settings.read_block_ms

@@ -48,8 +48,8 @@ async def _run(settings: Settings, *, watch_stdin: bool) -> bool:
     """Serve; whether it was ended urgently."""
     from coord import logs
     from coord.cli.signals import stop_on_signals, stop_when_stdin_closes
-    from coord.cli.stop import Stop
     from coord.gateway.server import serve
+    from coord.up.shutdown import Stop
 
     logs.configure(settings, service="coord-gateway")
     stop = Stop()

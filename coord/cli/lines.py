@@ -115,7 +115,7 @@ def checked(one: Numbered, name: str, most: int) -> None:
     Raises:
         FactInvalid: names the line and the field.
     """
-    from coord.sdk.submission import TaskSpec, task_append
+    from coord.client.submission import TaskSpec, task_append
 
     try:
         task_append(TaskSpec(**one.spec), "", most)

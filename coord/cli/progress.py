@@ -6,7 +6,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from coord.cli.writing import hint, plain
+from coord.cli.writing import hint
+from coord.terminal import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from coord.cli.stop import Stop
+from coord.up.shutdown import Stop
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ from coord.models.tasks import TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.client.client import CancelAnswer
     from coord.queries import TaskPage
-    from coord.sdk.client import CancelAnswer
 
 TaskId = Annotated[str, typer.Argument(help="The task.", show_default=False)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coord.cli.writing import duration
-from coord.models.workers import StreamBacklog
+from coord.models.workers import WAITS_FOR, StreamBacklog
 
 if TYPE_CHECKING:
     from coord.queries import Presence
@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 WAITED_MS = 5_000
 #: A loop comes round every two seconds even when there is nothing to do.
 STILL_MS = 10_000
-
-#: What nobody does without a worker of a kind.
-WAITING = {
-    "registry": "registrations and heartbeats",
-    "distributor": "submitted tasks and results",
-    "router": "messages",
-}
 
 
 def is_late(backlog: StreamBacklog, now: int) -> bool:
@@ -31,7 +24,7 @@ def is_late(backlog: StreamBacklog, now: int) -> bool:
 def warnings(found: Presence, before: Presence | None = None) -> list[str]:
     """What is wrong, a sentence each, with the next step; ``before``: half a second earlier."""
     told = [
-        f"no {kind} is there, so {WAITING[kind]} wait; start one: coord worker {kind}"
+        f"no {kind} is there, so {WAITS_FOR[kind]} wait; start one: coord worker {kind}"
         for kind in dict.fromkeys(one.kind for one in found.backlogs)
         if not any(worker.kind == kind for worker in found.workers)
     ]

@@ -13,7 +13,7 @@ from coord.cli.voice import Namespace
 from coord.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coord.cli import cell
+    from coord.up import runner
 
 #: More of one kind on one machine is a typing error: a few saturate a Redis.
 MANY = 64
@@ -63,8 +63,10 @@ def up(
         coord up --agents examples/agents.toml --port 9001
         coord up --redis-url redis://127.0.0.1:6379/0 --namespace staging
     """
-    from coord.cli import cell  # a Redis client and more, which nobody should wait for who asks for the version
-    from coord.cli.agents_file import read_agents
+    from coord.up import (
+        runner,  # a Redis client and more, which nobody should wait for who asks for the version
+    )
+    from coord.up.agents_file import read_agents
 
     if data is not None and redis_url is not None:
         raise ConfigError("--data is for the embedded server, --redis-url for one of your own; give one of them")
@@ -72,7 +74,7 @@ def up(
         raise ConfigError("--port is the gateway's, and --no-gateway leaves it out; give one of them")
     settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
     workers = {"registry": registries, "distributor": distributors, "router": routers}
-    plan = cell.Plan(
+    plan = runner.Plan(
         settings=settings,
         data_dir=data,
         workers=workers,
@@ -83,12 +85,12 @@ def up(
         raise typer.Exit(130)
 
 
-async def _run(plan: cell.Plan, *, watch_stdin: bool) -> bool:
+async def _run(plan: runner.Plan, *, watch_stdin: bool) -> bool:
     """Run the cell; whether it was ended urgently."""
-    from coord.cli.cell import Cell
-    from coord.cli.log import open_log
     from coord.cli.signals import stop_on_signals, stop_when_stdin_closes
-    from coord.cli.stop import Stop
+    from coord.up.log import open_log
+    from coord.up.runner import Cell
+    from coord.up.shutdown import Stop
 
     stop = Stop()
     if watch_stdin:

@@ -12,9 +12,10 @@ import typer
 from coord.cli.asking import ask
 from coord.cli.exits import ExitCode
 from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import duration, plain, shown, write_json_line, write_line
+from coord.cli.writing import duration, shown, write_json_line, write_line
 from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
+from coord.terminal import plain
 
 if TYPE_CHECKING:
     from rich.table import Table

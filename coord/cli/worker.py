@@ -43,7 +43,7 @@ def worker(
         coord worker distributor
         coord worker router --name router-9 --redis-url redis://10.0.0.5:6379/0
     """
-    from coord.cli.programs import child_environ, worker_command
+    from coord.up.programs import child_environ, worker_command
 
     environ = child_environ(settings_of(redis_url=redis_url, namespace=namespace))
     sys.stdout.flush()

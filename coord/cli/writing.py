@@ -6,14 +6,15 @@ paint on an operator's terminal.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
+
+from coord.terminal import has_enough, plain
 
 #: A value that is shown to a person is cut after so many characters; ``--json`` shows all of it.
 SHOWN = 2_000
@@ -93,13 +94,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters; --json shows all)"
 
 
-def plain(text: str) -> str:
-    """``text`` with every control character spelt out, the ends of lines too."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
 def moment(ms: int | None) -> str:
     """A moment, given in milliseconds since 1970, in the local time zone: 2026-01-31 12:00:00.123; '' for None."""
     if ms is None:
@@ -139,10 +133,3 @@ def _write(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         raise has_enough(sys.stdout) from None
-
-
-def has_enough(stream: TextIO) -> SystemExit:
-    """Whoever read the output wants no more, as ``head`` does: the quiet end to raise then."""
-    # Without this, the interpreter complains when it flushes at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return SystemExit(0)

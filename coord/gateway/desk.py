@@ -13,16 +13,16 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from coord import Client, logs, queries
+from coord.aio import end
 from coord.background import run_once
+from coord.client.handle import TaskHandle
+from coord.client.submission import TaskSpec
 from coord.config import Settings
 from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerFull, ServerUnavailable, UnknownAgent
 from coord.gateway.times import of_entry
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
-from coord.sdk.ending import end
-from coord.sdk.handle import TaskHandle
-from coord.sdk.submission import TaskSpec
 
 log = logs.get_logger()
 

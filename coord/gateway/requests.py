@@ -8,13 +8,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from coord import codec
+from coord.client.submission import TaskSpec
 from coord.gateway.bodies import decode, not_json
 from coord.gateway.faults import Fault
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id, new_id
 from coord.models.tasks import Moment, Priority, Requirements, Retry, Seconds, Text
-from coord.sdk.submission import TaskSpec
 
 #: The type of a task that names none.
 TASK_TYPE = "task"

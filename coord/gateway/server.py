@@ -11,11 +11,11 @@ from ipaddress import ip_address
 import uvicorn
 
 from coord import logs
+from coord.aio import end
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import make_app
 from coord.gateway.desk import Desk
-from coord.sdk.ending import end
 
 log = logs.get_logger()
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from coord.client.submission import TaskSpec
 from coord.gateway.times import iso_or_none, now
 from coord.models.agents import AgentRecord, Location
 from coord.models.tasks import AttemptRecord, TaskError, TaskRecord
-from coord.sdk.submission import TaskSpec
 
 
 class Agent(Struct, frozen=True, kw_only=True):

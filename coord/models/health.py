@@ -1,6 +1,6 @@
 """An agent's health score, computed anew for displays: between beats it decays, and what is stored moves in steps.
 
-The same formula as ``health`` in ``coord/lua/lib/agents.lua``, which is the one that eligibility goes by.
+The same formula as ``health`` in ``workers/lua/lib/agents.lua``, which is the one that eligibility goes by.
 """
 
 from __future__ import annotations

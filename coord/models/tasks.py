@@ -43,7 +43,7 @@ TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED
 
 _S = TaskState
 
-#: Every legal move, from ``None`` (no record yet). The headers of ``coord/lua`` declare the same edges.
+#: Every legal move, from ``None`` (no record yet). The headers of ``workers/lua`` declare the same edges.
 MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyType(
     {
         None: frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED, _S.CANCELLED, _S.EXPIRED}),

@@ -6,6 +6,13 @@ from msgspec import Struct
 
 from coord.models.memory import MemoryUse
 
+#: kind of worker -> what waits while none of the kind runs.
+WAITS_FOR = {
+    "registry": "registrations and heartbeats",
+    "distributor": "submitted tasks and results",
+    "router": "messages",
+}
+
 
 class WorkerRecord(Struct, frozen=True, kw_only=True):
     """A worker's presence. Moments are milliseconds since 1970: ``started_at`` by its clock, else by the server's."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from coord.agent.agent import Agent
+from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.config import ALIASES, PREFIX, Settings, to_environ
 from coord.errors import ConfigError
 from coord.logs import get_logger
@@ -17,8 +19,6 @@ from coord.programs.command import Command, Limits
 from coord.programs.kept import KeptPrograms
 from coord.programs.once import EachTask
 from coord.programs.outcome import Output
-from coord.sdk.agent import Agent
-from coord.sdk.task import NonRetryable, Release, Retryable, Task
 
 log = get_logger()
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
+from coord.agent.task import NonRetryable
 from coord.codec import encode
 from coord.errors import ConfigError
-from coord.sdk.task import NonRetryable
 
 _PARTS = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}|[{}]|[^{}]+")
 #: What may stand beside a place: nothing that a shell or an interpreter gives a meaning to.

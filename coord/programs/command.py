@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from coord.agent.task import Task
 from coord.errors import ConfigError
 from coord.programs.arguments import Arguments
-from coord.sdk.task import Task
 
 #: Of a file's beginning, to see whether it is text.
 _LOOKED_AT = 512

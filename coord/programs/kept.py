@@ -23,6 +23,8 @@ from typing import Any
 
 import msgspec
 
+from coord.agent.task import NonRetryable, Retryable, Task
+from coord.aio import end
 from coord.background import retry
 from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
@@ -30,8 +32,6 @@ from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.life import Life
 from coord.programs.process import prepare
-from coord.sdk.ending import end
-from coord.sdk.task import NonRetryable, Retryable, Task
 
 log = get_logger()
 

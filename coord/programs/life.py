@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
@@ -16,7 +17,6 @@ from coord.programs.lines import Lines
 from coord.programs.outcome import how
 from coord.programs.process import Program, finish
 from coord.programs.progress import Progress
-from coord.sdk.task import NonRetryable, Release, Retryable, Task
 
 log = get_logger()
 

@@ -8,6 +8,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from coord.agent.task import NonRetryable, Retryable, Task
 from coord.codec import BAD_JSON
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
@@ -15,7 +16,6 @@ from coord.programs.guard import Guard
 from coord.programs.outcome import Output, check, result
 from coord.programs.process import Program, prepare
 from coord.programs.progress import Progress
-from coord.sdk.task import NonRetryable, Retryable, Task
 
 log = get_logger()
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from msgspec import Raw
 
+from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import BAD_JSON, decode_json
-from coord.sdk.task import NonRetryable, Release, Retryable
 
 TRY_ELSEWHERE = 75
 FINAL = frozenset({64, 65, 66})

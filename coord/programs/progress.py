@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import Raw
 
+from coord.agent.task import Task
 from coord.codec import BAD_JSON, decode_json
 from coord.programs.lines import Lines
-from coord.sdk.task import Task
 
 #: Between two reports: often enough for an eye, seldom enough for a thousand chatty programs.
 INTERVAL_S = 0.25

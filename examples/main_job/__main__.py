@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from coord import Client
+from coord.aio import end
 from coord.cli.signals import stop_on_signals
-from coord.cli.stop import Stop
-from coord.cli.supervisor import GaveUp
 from coord.config import load
 from coord.errors import CoordError
-from coord.sdk.ending import end
+from coord.up.shutdown import Stop
+from coord.up.supervisor import GaveUp
 from examples.main_job.findings import findings
 from examples.main_job.fleet import Fleet
 from examples.main_job.kinds import Job, jobs

@@ -14,15 +14,15 @@ from pathlib import Path
 from redis import exceptions as redis_errors
 
 from coord import Client
-from coord.cli.folder import Claim, refuse_foreign, unusable
-from coord.cli.stop import Stop
-from coord.cli.supervisor import Event, Program, Supervisor
+from coord.aio import end
 from coord.cli.writing import plain
 from coord.config import Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, DataFolderInUse
 from coord.models.agents import AgentStatus
-from coord.sdk.ending import end
+from coord.up.data_dir import Claim, refuse_foreign, unusable
+from coord.up.shutdown import Stop
+from coord.up.supervisor import Event, Program, Supervisor
 from examples.main_job.kinds import KINDS
 from examples.main_job.tail import Tail
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from coord.cli.folder import unusable
 from coord.cli.writing import plain
 from coord.errors import ConfigError
+from coord.up.data_dir import unusable
 from examples.main_job.walk import default_folder
 
 ROOT = Path(__file__).parents[2]

@@ -69,7 +69,7 @@ class Meter:
 
 def _by_script(slow: Sequence[Mapping[str, Any]], tasks: int) -> list[dict[str, Any]]:
     """What each script of coord took, by the log of slow commands."""
-    from coord import lua
+    from workers import lua
 
     names = {lua.load(name).sha.encode(): name for name in lua.NAMES}
     taken: dict[str, list[int]] = {}

@@ -9,12 +9,13 @@ import fakeredis
 import msgspec
 from redis.asyncio import Redis
 
-from coord import lua
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
 from coord.models.tasks import HEAD_START_MS, LANE, Priority, TaskRecord
 from coord.streams import Consumer
-from coord.transitions import (
+from tests.scripts.records import Records
+from workers import lua
+from workers.transitions import (
     Beat,
     Call,
     CancelRequest,
@@ -29,7 +30,6 @@ from coord.transitions import (
     Submission,
     TaskBatch,
 )
-from tests.scripts.records import Records
 
 #: The moment at which every test begins, ms since 1970. In 2033: what scripts append by themselves bears an earlier id.
 START = 2_000_000_000_000

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from coord.models.tasks import HEAD_START_MS, LANE, TERMINAL, Priority, TaskState
-from coord.transitions import LeaseLoss, Loss, Report
 from tests.ledger import HELD, WAITING, Record, _assert_alarms, _assert_counters, _assert_ends, _assert_structures
 from tests.scripts.machine_server import TASK_STREAMS, Picture, header_moves
+from workers.transitions import LeaseLoss, Loss, Report
 
 T = TypeVar("T")
 ENDED = {str(state) for state in TERMINAL}

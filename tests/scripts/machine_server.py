@@ -14,14 +14,14 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from coord import lua
 from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
 from coord.models.tasks import Priority
-from coord.transitions import Call, Scripts
 from tests.ledger import GRAVEYARD, Books, Record
 from tests.scripts.cell import START
+from workers import lua
+from workers.transitions import Call, Scripts
 
 #: Everything in a namespace but logs, replies and indexes of agents: name, type, content, TTL in ms.
 PICTURE = """

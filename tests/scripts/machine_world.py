@@ -12,23 +12,6 @@ from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from coord.models.tasks import HEAD_START_MS, Priority, TaskState
-from coord.transitions import (
-    Beat,
-    Call,
-    CancelRequest,
-    Change,
-    Departure,
-    LeaseList,
-    LeaseLoss,
-    Loss,
-    Placement,
-    Purge,
-    Registration,
-    Replay,
-    Report,
-    Submission,
-    TaskBatch,
-)
 from tests.ledger import HELD
 from tests.scripts.machine_agents import Distributor, Held, Process
 from tests.scripts.machine_checks import (
@@ -48,6 +31,23 @@ from tests.scripts.machine_checks import (
 )
 from tests.scripts.machine_server import TASK_STREAMS, MachineServer, Snapshot
 from workers.service import fold_words
+from workers.transitions import (
+    Beat,
+    Call,
+    CancelRequest,
+    Change,
+    Departure,
+    LeaseList,
+    LeaseLoss,
+    Loss,
+    Placement,
+    Purge,
+    Registration,
+    Replay,
+    Report,
+    Submission,
+    TaskBatch,
+)
 
 #: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
 HANDLERS = ("admit", "settle", "cancel", "reclaim", "forfeit", "replay")

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from coord import queries
 from coord.models.tasks import HEAD_START_MS, Priority
-from coord.transitions import Submission
 from tests.scripts.cell import START, Cell
+from workers.transitions import Submission
 
 FAR = START + 3_600_000
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coord.transitions import LeaseList, LeaseLoss
 from tests.scripts.cell import Cell
+from workers.transitions import LeaseList, LeaseLoss
 
 
 async def listed(cell: Cell, *leases: tuple[str, str], ask: str | None = None, incarnation: str = "i1") -> str:

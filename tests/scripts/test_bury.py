@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coord.transitions import Burial
 from tests.scripts.cell import Cell
+from workers.transitions import Burial
 
 
 async def burial(cell: Cell, stream: str = "in:reports", *, caller: str = "c1", data: bytes = b"{") -> Burial:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coord.transitions import CancelRequest
 from tests.scripts.cell import START, Cell
+from workers.transitions import CancelRequest
 
 
 @pytest.mark.parametrize("state", ["scheduled", "queued", "assigned"])

@@ -6,9 +6,9 @@ import pytest
 
 from coord.config import KIB
 from coord.models.memory import Memory
-from coord.transitions import Burial, SettingChange
 from tests.scripts.cell import Cell
 from tests.scripts.test_server import REAL
+from workers.transitions import Burial, SettingChange
 
 CAP = 8 * KIB
 #: The caps of all kinds of stream, by their settings.

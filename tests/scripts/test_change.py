@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coord.transitions import Change
 from tests.scripts.cell import START, Cell
+from workers.transitions import Change
 
 
 @pytest.mark.parametrize(("status", "health"), [("busy", 0.9), ("maintenance", 0.8), ("error", 0.5), ("draining", 1.0)])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coord import queries
-from coord.transitions import SettingChange
 from tests.scripts.cell import Cell
+from workers.transitions import SettingChange
 
 
 async def configure(cell: Cell, **values: str | None) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coord.transitions import Beat
 from tests.scripts.cell import Cell
+from workers.transitions import Beat
 
 
 async def beat(cell: Cell, *, deaf: bool) -> str:

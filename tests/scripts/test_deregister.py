@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coord.transitions import Departure
 from tests.scripts.cell import START, Cell
+from workers.transitions import Departure
 
 
 async def test_an_agent_that_leaves_gets_nothing_new_and_loses_what_it_has(cell: Cell) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coord.transitions import Departure, Draining
 from tests.scripts.cell import START, Cell
+from workers.transitions import Departure, Draining
 
 
 async def word_of(cell: Cell, agent_id: str, *, begins: bool) -> Draining:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coord.models.tasks import Lane
-from coord.transitions import Expiry
 from tests.scripts.cell import DAY, START, Cell
+from workers.transitions import Expiry
 
 
 async def expire(cell: Cell, after: int = 0, *, most: int = 256) -> Expiry:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from coord.transitions import (
+from tests.scripts.cell import Cell
+from workers.transitions import (
     Beat,
     Burial,
     Call,
@@ -24,7 +25,6 @@ from coord.transitions import (
     SettingChange,
     TaskBatch,
 )
-from tests.scripts.cell import Cell
 
 Make = Callable[[Cell], Awaitable[tuple[Call[Any], str, str]]]
 

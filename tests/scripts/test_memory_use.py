@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 from coord import queries
 from coord.models.memory import MemoryUse
 from coord.queries import memory_kinds
-from coord.transitions import Burial
 from tests.scripts.cell import Cell
 from tests.scripts.test_relieve import complete, relieve
 from tests.scripts.test_server import REAL
+from workers.transitions import Burial
 
 
 async def populate(cell: Cell) -> None:

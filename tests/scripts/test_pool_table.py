@@ -9,11 +9,11 @@ import pytest
 
 from coord import queries
 from coord.models.agents import FleetAgent
-from coord.transitions import TaskBatch
 from tests.scripts.cell import START, Cell
 from workers import pool_table
 from workers.planner import Planner
 from workers.pool_table import PoolTable
+from workers.transitions import TaskBatch
 from workers.view import View
 
 BUSY = FleetAgent(agent_id="a1", agent_type="worker", capacity=1, load=1)

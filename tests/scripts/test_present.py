@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coord.keys import CONSUMES
-from coord.transitions import Call
 from tests.scripts.cell import START, Cell
+from workers.transitions import Call
 
 
 def presence(cell: Cell, name: str = "w1") -> Call[list[str]]:

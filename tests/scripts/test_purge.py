@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 import pytest
 
-from coord.transitions import Burial, Purge
 from tests.scripts.cell import Cell
+from workers.transitions import Burial, Purge
 
 Of = Literal["tasks", "messages", "entries"]
 TOLD: dict[Of, str] = {"tasks": "distributor", "messages": "router", "entries": "registry"}

@@ -10,9 +10,9 @@ import pytest
 
 from coord.models.memory import Memory
 from coord.models.tasks import Priority
-from coord.transitions import Call, CancelRequest, Submission
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.scripts.cell import Cell
+from workers.transitions import Call, CancelRequest, Submission
 
 AGENTS = ["a1", "a2", "a3"]
 TASKS = [f"t{n}" for n in range(12)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from coord.transitions import Loss
 from tests.scripts.cell import START, Cell
+from workers.transitions import Loss
 
 
 async def announced(cell: Cell) -> list[Loss]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from coord import queries
 from coord.models.messages import MessageRecord
-from coord.transitions import Redelivery
 from tests.scripts.cell import START, Cell
+from workers.transitions import Redelivery
 
 
 async def request(cell: Cell, message_id: str = "m1", *, ttl_ms: int = 30_000) -> Redelivery:

@@ -6,9 +6,9 @@ import pytest
 
 from coord.models.memory import RELIEVE_ABOVE, Memory
 from coord.models.tasks import TaskRecord
-from coord.transitions import Relief, Replay
 from tests.scripts.cell import Cell
 from tests.scripts.test_server import REAL, fill
+from workers.transitions import Relief, Replay
 
 #: As the SDK encodes a submission.
 BODY = b'{"task_id":"t1","task_type":"echo","payload":"' + b"p" * 1_000 + b'"}'

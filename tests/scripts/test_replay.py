@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from coord.models.tasks import HEAD_START_MS, Priority
-from coord.transitions import Replay, TaskBatch
 from tests.scripts.cell import START, Cell
+from workers.transitions import Replay, TaskBatch
 
 
 async def request(cell: Cell, task_id: str = "t1", *, caller: str = "op") -> Replay:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
-from coord.transitions import Burial, Call, CancelRequest, LeaseLoss
 from tests.scripts.cell import Cell
+from workers.transitions import Burial, Call, CancelRequest, LeaseLoss
 
 REAL = pytest.mark.parametrize("redis_or_fake", ["valkey", "redis7"], indirect=True)
 

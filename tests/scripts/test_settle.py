@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coord.transitions import Report
 from tests.scripts.cell import START, Cell
+from workers.transitions import Report
 
 
 async def test_a_task_starts_and_completes(cell: Cell) -> None:

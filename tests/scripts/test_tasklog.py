@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from coord.client.events import _events
 from coord.models.tasks import Priority
-from coord.sdk.feed import _events
 from tests.scripts.cell import Cell
 
 

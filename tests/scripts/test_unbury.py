@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from coord.transitions import Burial, Exhumation
 from tests.scripts.cell import Cell
+from workers.transitions import Burial, Exhumation
 
 DATA = b'{"task_id":"t1","lease":"0123456789abcdef"}'
 

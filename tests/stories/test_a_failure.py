@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from coord import Client, NonRetryable, Release, Task, TaskSpec
+from coord.agent import runner
 from coord.errors import TaskExpired, TaskFailed
 from coord.models.tasks import Retry
-from coord.sdk import runner
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until
 

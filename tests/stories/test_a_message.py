@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from coord import Client, Message, Task, TaskHandle
+from coord.client.client import Receipt
 from coord.errors import AgentNotFound, IdConflict, TaskNotFound
-from coord.sdk.client import Receipt
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until
 

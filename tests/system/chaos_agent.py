@@ -12,8 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from coord import Agent
-from coord.sdk import NonRetryable
+from coord import Agent, NonRetryable
 
 
 def _end_with_parent() -> None:

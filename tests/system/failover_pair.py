@@ -13,8 +13,8 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from coord.aio import end
 from coord.embedded import EmbeddedServer, find_binary
-from coord.sdk.ending import end
 from tests.ports import unused_ports
 from tests.system.forwarder import Forwarder
 from tests.waiting import wait_until

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from coord.aio import end
 from coord.embedded import EmbeddedServer
-from coord.sdk.ending import end
 
 #: SO_LINGER with a time of 0: closing sends a reset.
 RESET = struct.pack("ii", 1, 0)

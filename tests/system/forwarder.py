@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
-from coord.sdk.ending import end
+from coord.aio import end
 
 
 @dataclass

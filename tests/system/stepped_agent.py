@@ -14,9 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 from coord import Agent, Task
-from coord.sdk.attempt import Attempt
-from coord.sdk.claims import Claims
-from coord.sdk.reports import Reports
+from coord.agent.attempt import Attempt
+from coord.agent.claims import Claims
+from coord.agent.reports import Reports
 
 STEPS = ("before_claim", "claimed", "mid_task", "reported")
 

@@ -17,8 +17,8 @@ from unittest.mock import patch
 from redis.asyncio.connection import AbstractConnection
 
 from coord.streams import Consumer, Entry
-from coord.transitions import Call, Scripts
 from workers.__main__ import main
+from workers.transitions import Call, Scripts
 
 STEPS = ("before_read", "after_read", "sent", "answered")
 #: What is run by the clock and consumes nothing.

@@ -18,7 +18,7 @@ from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.errors import TaskNotFound
-from coord.fitness import check_server
+from coord.server_check import check_server
 from tests.conftest import FAST
 from tests.running import RunningCell, running_cell
 

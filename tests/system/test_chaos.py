@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from coord import TaskSpec, queries
-from coord.cli.stop import Stop
-from coord.cli.supervisor import Event, Program, Supervisor, Timing
 from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
+from coord.up.shutdown import Stop
+from coord.up.supervisor import Event, Program, Supervisor, Timing
 from tests.processes import MOMENTS, ROOT, House, house
 from tests.waiting import wait_until
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
+from coord.client.client import Receipt
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.events import Event
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.queries import MessagePage
-from coord.sdk import Receipt
 from tests.system.live_cell import LiveCell, Said, command_runner, live_cell
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.

@@ -15,7 +15,7 @@ from pathlib import Path
 from coord.config import Settings
 from coord.connection import connect, wait_for_server
 from coord.embedded import find_binary
-from coord.fitness import check_server
+from coord.server_check import check_server
 from tests.ports import unused_ports
 from tests.unit.test_compose import OURS, SERVICES, seconds
 from tests.waiting import wait_until

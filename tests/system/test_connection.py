@@ -23,7 +23,7 @@ from coord.connection import (
 )
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, ServerUnavailable
-from coord.packing import exchange, pack
+from coord.pipeline import exchange, pack
 from tests.waiting import wait_until
 
 

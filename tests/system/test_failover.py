@@ -17,11 +17,11 @@ import pytest
 from redis.exceptions import MovedError, RedisError
 
 from coord import queries
+from coord.client.answers import Answer, read_answer
+from coord.client.handle import TaskHandle
 from coord.keys import CONSUMES
 from coord.models.facts import TaskCompleted
 from coord.models.tasks import TaskState
-from coord.sdk.answers import Answer, read_answer
-from coord.sdk.handle import TaskHandle
 from coord.streams import Append, append
 from tests.processes import Process
 from tests.system.failover_cell import (

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from coord.aio import end
+from coord.client import events as feed
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.keys import Keys
 from coord.models.events import RESET, TRIMMED, Event
-from coord.sdk import feed
-from coord.sdk.ending import end
 from tests.waiting import wait_until
 
 

@@ -16,12 +16,12 @@ import pytest
 from redis.exceptions import RedisError
 
 from coord import queries
+from coord.client.handle import TaskHandle
 from coord.errors import TaskFailed
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentRegistered
 from coord.models.tasks import TaskState
-from coord.sdk.handle import TaskHandle
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.processes import House, Process, house

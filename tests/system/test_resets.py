@@ -12,10 +12,10 @@ import uvloop
 from redis.exceptions import ResponseError
 
 from coord import Client
+from coord.aio import end
 from coord.config import Settings
 from coord.errors import CoordError, ServerUnavailable
 from coord.models.tasks import TaskState
-from coord.sdk.ending import end
 from tests.http import HttpCaller
 from tests.ports import unused_port
 from tests.processes import NAMESPACE, House, Process, house

@@ -11,7 +11,7 @@ from coord.config import Settings
 from coord.connection import connect_worker
 from coord.embedded import EmbeddedServer
 from coord.errors import ServerUnfit
-from coord.fitness import check_server
+from coord.server_check import check_server
 
 
 async def test_the_embedded_server_is_fit(tmp_path: Path) -> None:

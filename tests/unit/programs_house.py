@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import psutil
 
+from coord.agent.attempt import Attempt
+from coord.agent.task import Task
 from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs.command import Command, Limits
 from coord.programs.kept import KeptPrograms
 from coord.programs.once import EachTask
 from coord.programs.outcome import Output
-from coord.sdk.attempt import Attempt
-from coord.sdk.task import Task
 
 #: Long enough for whatever shall happen on a busy machine.
 LONG_S = 60.0

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from coord.agent.attempt import Attempt
+from coord.agent.claims import Claims
+from coord.agent.reconnect import Link
+from coord.agent.reports import Reports
 from coord.keys import Keys
-from coord.sdk.attempt import Attempt
-from coord.sdk.claims import Claims
-from coord.sdk.link import Link
-from coord.sdk.reports import Reports
 from tests.unit.sdk_wire import read_command
 
 KEYS = Keys("t")

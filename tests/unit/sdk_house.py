@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord import codec
+from coord.aio import end
 from coord.codec import encode, fact_of
 from coord.config import MIB, Settings
 from coord.keys import Keys
 from coord.models.facts import AgentRegistered, Fact, TasksCompleted
-from coord.sdk.ending import end
 from tests.waiting import wait_until
 
 F = TypeVar("F", bound=Struct)

@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Client
+from coord.client import watcher
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.keys import Keys
-from coord.sdk import watcher
 
 
 class PlayedWorkers:

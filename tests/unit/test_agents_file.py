@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coord.cli.agents_file import read_agents
-from coord.cli.supervisor import Program
 from coord.errors import ConfigError
+from coord.up.agents_file import read_agents
+from coord.up.supervisor import Program
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "agents.toml"
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from coord import background
+from coord.aio import end
 from coord.background import call_safely, keep, retry, run_once
-from coord.sdk.ending import end
 from tests.waiting import wait_until
 
 

@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 from coord import __version__
-from coord.cli import cell, main, programs, tasks
-from coord.cli.folder import Claim, default_data_dir, refuse_foreign
+from coord.cli import main, tasks
 from coord.config import Settings
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
 from coord.models.tasks import TaskState
+from coord.up import programs, runner
+from coord.up.data_dir import Claim, default_data_dir, refuse_foreign
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
@@ -117,7 +118,7 @@ def test_what_has_become_of_a_cancel(state: TaskState | None, says: str, *, was_
 
 def test_nobody_answers_at_the_url(coord: Coord, monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
     """It names the place, how long it waited, and what to do; a password is not shown."""
-    monkeypatch.setattr(cell, "GIVEN_LIMIT_S", 0.1)
+    monkeypatch.setattr(runner, "GIVEN_LIMIT_S", 0.1)
     said = coord("up", "--redis-url", f"redis://ann:secret@127.0.0.1:{unused_port}")
     assert said.code == 2
     assert f"no usable Redis at redis://ann:***@127.0.0.1:{unused_port} within 0.1 s" in said.err

@@ -15,9 +15,9 @@ import msgspec
 import psutil
 import pytest
 
-from coord.cli.output import LONGEST_BYTES
-from coord.cli.stop import Stop
-from coord.cli.supervisor import Event, GaveUp, Program, Supervisor, Timing, backoff
+from coord.up.child_output import LONGEST_BYTES
+from coord.up.shutdown import Stop
+from coord.up.supervisor import Event, GaveUp, Program, Supervisor, Timing, backoff
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
@@ -215,8 +215,8 @@ async def test_a_program_sees_its_supervisor_go(tmp_path: Path) -> None:
     """Killed with SIGKILL, a supervisor leaves nobody behind who watches standard input, not even after a restart."""
     code = (
         "import asyncio, os, sys\n"
-        "from coord.cli.stop import Stop\n"
-        "from coord.cli.supervisor import Program, Supervisor, Timing\n"
+        "from coord.up.shutdown import Stop\n"
+        "from coord.up.supervisor import Program, Supervisor, Timing\n"
         "programs = [Program(name=n, command=('/bin/sh', '-c', 'echo $$; cat; echo gone $$'), environ=os.environ)\n"
         "            for n in 'ab']\n"
         "asyncio.run(Supervisor(programs, lambda e: None, timing=Timing(first_s=0.01)).run(Stop()))\n"

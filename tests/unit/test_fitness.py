@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coord.errors import ServerUnfit
-from coord.fitness import judge
+from coord.server_check import judge
 
 FIT = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 1 << 30, "aof_enabled": 0}
 CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""}

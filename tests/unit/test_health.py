@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from coord import lua
 from coord.models.agents import AgentStatus
 from coord.models.health import health_score
+from workers import lua
 
 T0 = 1_000_000
 INTERVAL = 1_000

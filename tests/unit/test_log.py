@@ -9,11 +9,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from coord.cli import log
-from coord.cli.cell import is_told, sentence_of
-from coord.cli.log import ConsoleLog, JsonLog, last_words, open_log, read_line
-from coord.cli.supervisor import Event
 from coord.config import Settings
+from coord.up import log
+from coord.up.log import ConsoleLog, JsonLog, last_words, open_log, read_line
+from coord.up.runner import is_told, sentence_of
+from coord.up.supervisor import Event
 
 WORKER = '{"event":"worker.took_over","entries":3,"level":"info","timestamp":"2026-01-31T12:00:00Z","service":"x"}'
 FAILED = '{"event":"tick.failed","level":"error","exception":"Traceback:\\n  x\\nValueError: no"}'

@@ -7,9 +7,9 @@ from importlib.resources import files
 
 import pytest
 
-from coord import lua
 from coord.keys import WITHOUT_TTL
 from coord.models.tasks import MOVES, TERMINAL, TaskState
+from workers import lua
 
 #: What Lua and the server give a script; anything else that is assigned or called has to be local.
 GIVEN = {
@@ -55,7 +55,7 @@ def test_nothing_but_a_replay_leaves_an_outcome() -> None:
 
 def test_every_file_is_a_script_that_is_loaded() -> None:
     """No Lua file lies there unused, and none is missing."""
-    found = {one.name.removesuffix(".lua") for one in files("coord.lua").iterdir() if one.name.endswith(".lua")}
+    found = {one.name.removesuffix(".lua") for one in files("workers.lua").iterdir() if one.name.endswith(".lua")}
     assert found == set(lua.NAMES)
 
 

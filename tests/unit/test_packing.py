@@ -8,7 +8,7 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from coord.packing import exchange, pack
+from coord.pipeline import exchange, pack
 
 LOADING = pack(("EVAL", "return redis.error_reply('LOADING for a while')", 0))
 

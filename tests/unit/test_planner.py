@@ -9,9 +9,9 @@ import pytest
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.transitions import Placement, TaskBatch
 from workers import planner as planner_module
 from workers.planner import TURN, Planner, by_agents
+from workers.transitions import Placement, TaskBatch
 from workers.view import View
 
 ONE, TWO = Pool("one"), Pool("two", Requirements(tags=("gpu",)))

@@ -22,10 +22,10 @@ from hypothesis.stateful import (
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
 from coord.placement import unmet
-from coord.transitions import Placement, TaskBatch
 from workers import planner as planner_module
 from workers import view as view_module
 from workers.planner import Planner
+from workers.transitions import Placement, TaskBatch
 from workers.view import View
 
 TURN = 2

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from coord.agent.task import NonRetryable
 from coord.errors import ConfigError
 from coord.programs.arguments import Arguments
-from coord.sdk.task import NonRetryable
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import pytest
 import uvloop
 from msgspec import Raw
 
+from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import decode_json, encode
 from coord.programs import kept as kept_module
 from coord.programs.life import Life
-from coord.sdk.task import NonRetryable, Release, Retryable
 from tests.unit.programs_house import Asked, kept, lives, script, written
 from tests.waiting import wait_until
 

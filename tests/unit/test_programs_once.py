@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs import process
 from coord.programs.outcome import Output
-from coord.sdk.task import NonRetryable, Release, Retryable
 from tests.documents import ROOT
 from tests.unit.programs_house import LONG_S, Asked, each, lives, script, written
 from tests.waiting import wait_until
@@ -240,7 +240,7 @@ def test_a_parent_that_ignores_its_children_s_end_changes_nothing() -> None:
     """How they end is learnt all the same."""
     code = """
 import asyncio
-from coord.sdk.task import Retryable
+from coord.agent.task import Retryable
 from tests.documents import ROOT
 from tests.unit.programs_house import Asked, each
 

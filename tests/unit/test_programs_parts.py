@@ -13,6 +13,7 @@ from msgspec import Raw
 from structlog.testing import capture_logs
 
 from coord import Agent, Task
+from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import encode
 from coord.config import Settings, load
 from coord.errors import ConfigError
@@ -23,7 +24,6 @@ from coord.programs.lines import Lines
 from coord.programs.outcome import check, result
 from coord.programs.progress import Progress
 from coord.programs.tail import Tail
-from coord.sdk.task import NonRetryable, Release, Retryable
 from tests.unit.programs_house import Asked, script
 from tests.waiting import wait_until
 

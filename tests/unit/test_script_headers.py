@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from coord import keys, lua
+from coord import keys
+from workers import lua
 
 #: What must go on when the server is full, or a full server never drains: the scripts in a distributor's round trips,
 #: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
@@ -18,7 +19,7 @@ ALLOW_OOM = {
     "relieve", "replay", "settle", "unbury", "wake",
 }  # fmt: skip
 PARTS = tuple(
-    sorted(one.name.removesuffix(".lua") for one in files("coord.lua.lib").iterdir() if one.name.endswith(".lua"))
+    sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
 )
 FILES = (*lua.NAMES, *(f"lib/{part}" for part in PARTS))
 
@@ -71,7 +72,7 @@ class Touched(NamedTuple):
 
 def text_of(file: str) -> str:
     """A script or a part as it lies there."""
-    return files("coord.lua").joinpath(f"{file}.lua").read_text(encoding="utf-8")
+    return files("workers.lua").joinpath(f"{file}.lua").read_text(encoding="utf-8")
 
 
 def halves(file: str) -> tuple[str, str]:

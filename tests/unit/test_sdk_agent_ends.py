@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Agent, Task
+from coord.agent.reconnect import Link
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -22,7 +23,6 @@ from coord.models.facts import (
     TaskCompleted,
     TaskReleased,
 )
-from coord.sdk.link import Link
 from tests.unit.sdk_house import House, house_on
 from tests.unit.sdk_wire import read_command
 from tests.waiting import wait_until

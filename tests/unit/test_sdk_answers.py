@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coord.sdk.answers import Answer, Answers
+from coord.client.answers import Answer, Answers
 
 
 def test_an_answer_is_given_once_whichever_comes_first() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from coord import Agent, Client
+from coord.arguments import check_finite, check_known, encoded, listed, mapped, seconds
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
 from coord.models.tasks import Retry
-from coord.sdk.arguments import check_finite, check_known, encoded, listed, mapped, seconds
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from coord.sdk.wire import ConnectionLost
+from coord.agent.protocol import ConnectionLost
 from tests.unit.sdk_desk import Desk
 
 

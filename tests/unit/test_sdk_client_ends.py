@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from coord import Client, TaskSpec
+from coord.client import connection as caller
 from coord.config import Settings
 from coord.connection import wait_for_server
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid, ResultTimeout, TaskFailed
-from coord.sdk import caller
 from tests.unit.sdk_workers import PlayedWorkers
 from tests.waiting import wait_until
 

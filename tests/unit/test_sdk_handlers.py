@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from coord.agent.handlers import check_hook, check_message_handler, read_handler
 from coord.errors import ConfigError
-from coord.sdk.handlers import check_hook, check_message_handler, read_handler
 
 if TYPE_CHECKING:
     from coord import Task

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from coord import Agent, Client, Task
+from coord.agent.hearing import DEAF_BEATS, Hearing
 from coord.config import Settings
-from coord.sdk.hearing import DEAF_BEATS, Hearing
 from tests.running import RunningCell
 from tests.waiting import wait_until
 

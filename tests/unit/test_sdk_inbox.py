@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from coord.agent import reconnect as link_module
+from coord.agent.inbox import Inbox
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.keys import Keys
-from coord.sdk import link as link_module
-from coord.sdk.inbox import Inbox
 from tests.conftest import FAST
 from tests.waiting import wait_until
 

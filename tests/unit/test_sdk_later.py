@@ -7,9 +7,9 @@ import gc
 
 import pytest
 
+from coord.client.handle import Watch
+from coord.client.outcomes import Later
 from coord.errors import ConfigError
-from coord.sdk.handle import Watch
-from coord.sdk.later import Later
 
 
 async def test_it_is_there_for_those_who_ask_before_and_after() -> None:

@@ -12,15 +12,15 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
+from coord.agent import reconnect as link_module
+from coord.agent.protocol import ConnectionLost, ErrorAnswer
+from coord.agent.reconnect import Link, shared
+from coord.aio import end
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError
-from coord.packing import pack
-from coord.sdk import link as link_module
-from coord.sdk.ending import end
-from coord.sdk.link import Link, shared
-from coord.sdk.wire import ConnectionLost, ErrorAnswer
+from coord.pipeline import pack
 from tests.conftest import FAST
 from tests.waiting import wait_until
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from coord import Agent, Message, Task
+from coord.agent import messages as mail
 from coord.models.facts import TaskCompleted
-from coord.sdk import mail
 from tests.unit.sdk_house import House
 from tests.waiting import wait_until
 

@@ -8,14 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Agent
+from coord.agent import registration as membership_module
+from coord.agent.registration import CLOCK_STEP_MS, Membership
+from coord.client.answers import Answers
 from coord.codec import fact_of
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged, Fact
-from coord.sdk import membership as membership_module
-from coord.sdk.answers import Answers
-from coord.sdk.membership import CLOCK_STEP_MS, Membership
 from tests.unit.sdk_desk import KEYS, FakeLink
 from tests.unit.sdk_house import House, house_on
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from coord.client import outbox
+from coord.client.outbox import Outbox
 from coord.connection import connect_worker
 from coord.errors import ServerUnavailable
 from coord.keys import Keys
 from coord.models.facts import TaskCancelRequested
-from coord.sdk import outbox
-from coord.sdk.outbox import Outbox
 from coord.streams import Append, append_each
 from tests.waiting import wait_until
 

@@ -9,11 +9,11 @@ import hiredis
 import msgspec
 import pytest
 
+from coord.agent.attempt import Attempt
+from coord.agent.reports import REMEMBERED_S
 from coord.codec import fact_of
 from coord.config import MIB
 from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
-from coord.sdk.attempt import Attempt
-from coord.sdk.reports import REMEMBERED_S
 from tests.unit.sdk_desk import Desk
 
 

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from coord import Agent, NonRetryable, Release, Retryable, Task
+from coord.agent import runner as runner_module
+from coord.agent.attempt import Attempt
+from coord.agent.handlers import read_handler
+from coord.agent.runner import Runner
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
-from coord.sdk import runner as runner_module
-from coord.sdk.attempt import Attempt
-from coord.sdk.handlers import read_handler
-from coord.sdk.runner import Runner
 from tests.unit.sdk_desk import Desk
 from tests.unit.sdk_house import House
 from tests.waiting import wait_until

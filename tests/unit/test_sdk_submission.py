@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from coord import TaskSpec
+from coord.client.submission import message_append, spec_of, task_append
 from coord.config import MIB
 from coord.errors import (
     FactInvalid,
@@ -16,7 +17,6 @@ from coord.errors import (
 )
 from coord.models.facts import MessageSent
 from coord.models.tasks import Requirements, TaskSubmitted
-from coord.sdk.submission import message_append, spec_of, task_append
 
 
 def test_a_task_requires_what_was_said_and_nothing_else() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from coord import Client
+from coord.aio import end
+from coord.client import watcher
+from coord.client.handle import TaskHandle
 from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed
-from coord.sdk import watcher
-from coord.sdk.ending import end
-from coord.sdk.handle import TaskHandle
 from coord.streams import Append
 from tests.unit.sdk_workers import PlayedWorkers
 from tests.waiting import wait_until

@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from coord.agent.protocol import ConnectionLost
+from coord.agent.reconnect import Link
 from coord.config import Settings
 from coord.connection import connect, connect_worker, keepalive_options
 from coord.embedded import EmbeddedServer
-from coord.packing import exchange, is_closed_transport, pack
-from coord.sdk.link import Link
-from coord.sdk.wire import ConnectionLost
+from coord.pipeline import exchange, is_closed_transport, pack
 from tests.waiting import wait_until
 
 LOOPS = pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from coord.models.facts import (
 )
 from coord.models.tasks import Requirements, Retry, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append
-from coord.transitions import Scripts
 from tests.ledger import assert_keys_end, assert_ledger
 from workers.cell import Cell
 from workers.distributor import Distributor
@@ -36,6 +35,7 @@ from workers.intake import Intake
 from workers.registry import Registry
 from workers.router import Router
 from workers.service import Service
+from workers.transitions import Scripts
 
 
 class Floor:

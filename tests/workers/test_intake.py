@@ -18,7 +18,6 @@ from coord.models.control import AgentDrained, MessageReplayed, TaskReplayed
 from coord.models.ids import new_id
 from coord.models.tasks import TaskSubmitted
 from coord.streams import Append, Consumer, append
-from coord.transitions import Scripts
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
@@ -26,6 +25,7 @@ from tests.workers.raw import Caller, Wire, buried, entries
 from workers.cell import Cell
 from workers.intake import TRIES, Intake, is_passing
 from workers.service import Failure, Service, Tick, Told
+from workers.transitions import Scripts
 
 LEASE = "0123456789abcdef"
 #: For each ingress stream, a fact that it carries and that is answered ok, whatever the state of the cell.

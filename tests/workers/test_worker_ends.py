@@ -16,7 +16,6 @@ from coord.embedded import EmbeddedServer
 from coord.keys import CONSUMES
 from coord.models.facts import MessageSent
 from coord.streams import Consumer
-from coord.transitions import Call, Scripts
 from tests.running import RunningCell, running_cell
 from tests.waiting import wait_until
 from tests.workers.raw import (
@@ -27,6 +26,7 @@ from workers.cell import Cell
 from workers.loop import Loop
 from workers.router import Router
 from workers.service import Failure, Told, end_tasks
+from workers.transitions import Call, Scripts
 
 
 async def test_a_clean_stop_finishes_what_was_read(cell: RunningCell, caller: Caller) -> None:

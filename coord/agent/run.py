@@ -1,0 +1,93 @@
+"""Agents as a process of their own: event loop, logs, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from coord import logs
+from coord.agent.agent import Agent
+from coord.errors import ConfigError, CoordError
+from coord.logs import get_logger
+
+log = get_logger()
+
+
+def run(*agents: Agent) -> None:
+    """Serve all these agents until SIGTERM or SIGINT, then drain them; a second signal ends the process at once.
+
+    They share one event loop (uvloop where there is one) and what they write. Blocks.
+
+    Raises:
+        ConfigError: it is called in an event loop or beside the main thread, or with no agent, or with one twice.
+        SystemExit: what they may not go on with, in one line: no Redis answers (``ServerUnavailable``), or a newer
+            process took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its
+            cause; whoever wants to handle it serves the agents with ``Agent.serve``.
+    """
+    if not agents:
+        raise ConfigError("name at least one agent to run")
+    for agent in agents:
+        if not isinstance(agent, Agent):
+            raise ConfigError(f"run() takes agents, not {type(agent).__name__}")
+        if [other.agent_id for other in agents].count(agent.agent_id) > 1:
+            raise ConfigError(f"agent '{agent.agent_id}' is named twice: one process at a time has an agent id, once")
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("run() handles signals, so only the main thread can; elsewhere: asyncio.run(agent.serve())")
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ConfigError("run() has an event loop of its own; within one: await agent.serve()")
+    names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
+    logs.configure(agents[0].settings, service=f"agent {names}")
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            runner.run(_serve(agents))
+        except CoordError as error:
+            raise SystemExit(f"{names}: {error}") from error
+        if any(agent.has_abandoned for agent in agents):
+            # A thread cannot be ended, and the interpreter would wait for it: what it held was given back.
+            log.warning("agent.leaves_handlers_behind")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+
+async def _serve(agents: tuple[Agent, ...]) -> None:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        log.info("agent.asked_to_stop", signal=number.name)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    serving = [asyncio.create_task(agent.serve()) for agent in agents]
+    stop = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait([stop, *serving], return_when=asyncio.FIRST_COMPLETED)
+        stopped = await asyncio.gather(*(agent.stop() for agent in agents), return_exceptions=True)
+        for task in serving:
+            if not task.done() and asked.is_set():
+                task.cancel()  # one that was still waiting for Redis
+        for outcome in (*await asyncio.gather(*serving, return_exceptions=True), *stopped):
+            if isinstance(outcome, Exception):
+                raise outcome
+    finally:
+        stop.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # it does not exist for Windows
+        return None
+    return uvloop.new_event_loop

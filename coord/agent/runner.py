@@ -1,0 +1,278 @@
+"""Runs handlers: async ones on the loop, others in threads; whatever they return or raise becomes a report."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from coord.agent.attempt import Attempt
+from coord.agent.handlers import Handler, call_caught
+from coord.agent.reports import Reports
+from coord.agent.task import NonRetryable, Release, Retryable, Task
+from coord.codec import BAD_JSON
+from coord.logs import get_logger
+
+log = get_logger()
+
+#: A handler that has run for so long is reported as started; a shorter one's outcome tells of it.
+STARTED_S = 0.1
+#: What a handler that was told to stop may take before its slot counts as taken for longer.
+STUCK_S = 5.0
+SHUTTING_DOWN = "the agent is shutting down"
+
+
+class _Assigned(msgspec.Struct):
+    """The little that an agent needs of a task as it was submitted."""
+
+    task_type: str
+    payload: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_assigned = msgspec.json.Decoder(_Assigned).decode
+
+
+class Runner:
+    """The handlers of one agent process.
+
+    ``ended`` is called after each attempt, when its report is on its way; ``stuck`` with the number of handlers that go
+    on although they were told to stop, whenever it changes.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        handlers: Mapping[str, Handler],
+        fallback: Handler | None,
+        threads: ThreadPoolExecutor,
+        reports: Reports,
+    ) -> None:
+        self.ended: Callable[[], None] = lambda: None
+        self.stuck: Callable[[int], None] = lambda _count: None
+        self.has_abandoned = False
+        self._agent_id = agent_id
+        self._handlers = handlers
+        self._fallback = fallback  #: for task types that have no handler
+        self._threads = threads
+        self._reports = reports
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._tell = self.progress
+        self._running: dict[str, Attempt] = {}
+        self._stuck: set[str] = set()  # leases
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._all_ended: asyncio.Event | None = None
+
+    @property
+    def running(self) -> int:
+        """Handlers that run."""
+        return len(self._running)
+
+    def runs(self, task: asyncio.Future[Any]) -> bool:
+        """Whether this is the task of a handler."""
+        return any(attempt.future is task for attempt in self._running.values())
+
+    def start(self, attempt: Attempt) -> None:
+        """Run the handler of a claimed attempt."""
+        attempt.started_at = self._loop.time()
+        task: Any = Task(attempt, self._tell)
+        args: tuple[Any, ...] = (task,)
+        try:
+            assigned = _assigned(attempt.raw)
+            attempt.task_type, attempt.raw = assigned.task_type, assigned.payload
+            handler = self._handlers.get(assigned.task_type, self._fallback)
+            if handler is not None and handler.decode is not None:
+                payload = handler.decode(assigned.payload)
+                args = (payload, task) if handler.takes_task else (payload,)
+        except Exception as error:  # noqa: BLE001 -- a Struct's own checks may raise anything
+            why = str(error) if isinstance(error, BAD_JSON) else _described(error)
+            self._reports.failed(attempt, "payload_invalid", f"payload: {why}", retryable=False)
+            self.ended()
+            return
+        if handler is None:
+            self._reports.failed(attempt, "no_handler", self._no_handler(attempt.task_type), retryable=False)
+            self.ended()
+            return
+        self._running[attempt.lease] = attempt
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(STARTED_S, self._sweep)
+        if handler.is_async:
+            attempt.future = self._loop.create_task(self._run(handler.call, args, attempt))
+        else:
+            attempt.future = self._loop.run_in_executor(self._threads, call_caught, handler.call, args)
+            attempt.future.add_done_callback(lambda done: self._thread_ended(attempt, done))
+
+    def stop(self, attempt: Attempt, reason: str) -> None:
+        """Make an attempt stop: an async handler is cancelled, one in a thread can see it."""
+        if attempt.stop_reason is not None:
+            return
+        attempt.stop_reason = reason or "stopped"
+        if isinstance(attempt.future, asyncio.Task):
+            # Not at once: a coroutine that is cancelled before its first step never gets to report its end.
+            self._loop.call_soon(attempt.future.cancel)
+        self._loop.call_later(STUCK_S, self._look_if_stuck, attempt)
+
+    def stop_all(self, reason: str) -> None:
+        """Make everything stop that runs."""
+        for attempt in list(self._running.values()):
+            self.stop(attempt, reason)
+
+    def progress(self, attempt: Attempt, raw: bytes) -> None:
+        """Take a handler's progress, from any thread."""
+        if threading.get_ident() == self._thread:
+            self._progress(attempt, raw)
+        else:
+            self._loop.call_soon_threadsafe(self._progress, attempt, raw)
+
+    async def finish(self, grace_s: float, cancel_s: float) -> None:
+        """Let the handlers end.
+
+        Args:
+            grace_s: what they have; then they are stopped and their tasks given back.
+            cancel_s: what stopped ones have to clean up. Threads cannot be ended: their results will be dropped.
+        """
+        if await self._ended_within(grace_s):
+            return
+        self.stop_all(SHUTTING_DOWN)
+        await self._ended_within(cancel_s)
+        for attempt in list(self._running.values()):
+            self.has_abandoned = True
+            log.warning("task.abandoned", agent_id=self._agent_id, task_id=attempt.task_id)
+            self._reports.released(attempt, SHUTTING_DOWN, "draining")
+            self._ended(attempt)
+
+    def close(self) -> None:
+        """Let go of the timer."""
+        if self._sweeper:
+            self._sweeper.cancel()
+
+    async def _run(self, call: Callable[..., Any], args: tuple[Any, ...], attempt: Attempt) -> None:
+        try:
+            result = await call(*args)
+        except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is the task's outcome
+            self._raised(attempt, error)
+        else:
+            self._ended_well(attempt, result)
+
+    def _thread_ended(self, attempt: Attempt, done: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
+        if done.cancelled():  # it was still waiting for a thread when the agent closed
+            return
+        result, error = done.result()
+        if error is not None:
+            self._raised(attempt, error)
+        else:
+            self._ended_well(attempt, result)
+
+    def _ended_well(self, attempt: Attempt, result: Any) -> None:
+        if attempt.stop_reason is not None:  # it was to stop: whatever it returns then is dropped
+            self._raised(attempt, asyncio.CancelledError())
+        else:
+            self._returned(attempt, result)
+
+    def _returned(self, attempt: Attempt, result: Any) -> None:
+        if attempt.lease not in self._running:  # it was abandoned
+            return
+        try:
+            self._reports.completed(attempt, result)
+        except BaseException as error:  # noqa: BLE001 -- what is the user's may raise anything when it is encoded
+            said = f"the result of type {type(result).__name__} is not JSON: {_described(error)}"
+            self._reports.failed(attempt, "result_invalid", said, retryable=False)
+        self._ended(attempt)
+
+    def _raised(self, attempt: Attempt, error: BaseException) -> None:
+        if attempt.lease not in self._running:
+            return
+        try:
+            self._tell_raised(attempt, error)
+        except BaseException:  # noqa: BLE001 -- an exception of the user's of which nothing can be said
+            self._reports.failed(attempt, "handler_failed", type(error).__name__, retryable=True)
+        self._ended(attempt)
+
+    def _tell_raised(self, attempt: Attempt, error: BaseException) -> None:
+        reports = self._reports
+        if attempt.stop_reason is not None:
+            code = "draining" if attempt.stop_reason == SHUTTING_DOWN else "stopped"
+            reports.released(attempt, attempt.stop_reason, code)
+        elif isinstance(error, Release):
+            reports.released(attempt, error.reason or "released by its handler", "handler")
+        elif isinstance(error, NonRetryable):
+            reports.failed(attempt, error.code, error.message, retryable=False)
+        elif isinstance(error, Retryable):
+            reports.failed(attempt, error.code, error.message, retryable=True)
+        else:
+            log.warning(
+                "task.handler_failed",
+                agent_id=self._agent_id, task_id=attempt.task_id, task_type=attempt.task_type, attempt=attempt.number,
+                exc_info=error,
+            )  # fmt: skip
+            reports.failed(attempt, "handler_failed", _described(error), retryable=True)
+
+    def _look_if_stuck(self, attempt: Attempt) -> None:
+        if attempt.lease in self._running:
+            log.warning(
+                "task.handler_goes_on", agent_id=self._agent_id, task_id=attempt.task_id, told=attempt.stop_reason
+            )
+            self._stuck.add(attempt.lease)
+            self.stuck(len(self._stuck))
+
+    def _ended(self, attempt: Attempt) -> None:
+        del self._running[attempt.lease]
+        attempt.future = attempt.next_progress = None
+        if attempt.lease in self._stuck:
+            self._stuck.remove(attempt.lease)
+            self.stuck(len(self._stuck))
+        self.ended()
+        if self._all_ended is not None and not self._running:
+            self._all_ended.set()
+
+    async def _ended_within(self, limit_s: float) -> bool:
+        if self._running:
+            self._all_ended = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._all_ended.wait(), limit_s)
+            except TimeoutError:
+                return False
+        return True
+
+    def _sweep(self) -> None:
+        """Report as started whatever has run for a while: one timer for all that run, none while nothing does."""
+        self._sweeper = self._loop.call_later(STARTED_S, self._sweep) if self._running else None
+        now = self._loop.time()
+        for attempt in self._running.values():
+            if not attempt.has_told and now - attempt.started_at >= STARTED_S:
+                attempt.has_told = True
+                self._reports.started(attempt)
+
+    def _progress(self, attempt: Attempt, raw: bytes) -> None:
+        if attempt.lease not in self._running:
+            return
+        if attempt.tells_progress:
+            attempt.next_progress = raw
+            return
+        attempt.tells_progress = self._reports.progressed(attempt, raw, self._progress_told)
+        if not attempt.tells_progress:
+            log.warning("task.progress_refused", task_id=attempt.task_id, bytes=len(raw), hint="too long, or no JSON")
+
+    def _progress_told(self, attempt: Attempt, _answer: Any) -> None:
+        attempt.tells_progress = False
+        raw, attempt.next_progress = attempt.next_progress, None
+        if raw is not None:
+            self._progress(attempt, raw)
+
+    def _no_handler(self, task_type: str) -> str:
+        known = ", ".join(sorted(self._handlers)) or "none"
+        return (
+            f"agent '{self._agent_id}' has no handler for task_type '{task_type}' (it has: {known}); add "
+            f"@agent.task('{task_type}') to it, or submit with requirements that only fitting agents meet"
+        )
+
+
+def _described(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 -- a __str__ of the user's may raise
+        return type(error).__name__
