@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Raw, Struct, json
 
 from coord import codec
-from coord.agent import batching as completions
+from coord.agent import batching
 from coord.agent.attempt import Attempt
 from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import Link
@@ -59,13 +59,13 @@ class Reports:
         self.answered: Callable[[Attempt], None] = lambda _attempt: None
         self._link = link
         self._stream = keys.of("in:reports")
-        self._completions = completions.shared(link, self._stream, max_bytes)
+        self._completions = batching.shared(link, self._stream, max_bytes)
         self._max_bytes = max_bytes
         self._reason = "COORD_MAX_ENTRY_BYTES"  # what the limit is due to
         self._configured_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
         #: By kind of outcome: the command that tells it, but for the fact itself.
-        self._heads = {TYPE_OF[fact]: completions.head_of(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
+        self._heads = {TYPE_OF[fact]: batching.head_of(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
         self._taken = self._told  # bound once
         self._unanswered = 0
         #: By lease: the outcomes that were told, as JSON, the oldest first; and when each was told. (An OrderedDict
@@ -148,7 +148,7 @@ class Reports:
         if data is None:
             return False
         head = self._heads[self._kinds.get(lease, COMPLETED)]
-        self._link.send_lasting(completions.command(head, data), _ignored)
+        self._link.send_lasting(batching.command(head, data), _ignored)
         return True
 
     async def flushed(self, limit_s: float) -> bool:
@@ -164,7 +164,7 @@ class Reports:
 
     def _send(self, attempt: Attempt, kind: str, data: bytes) -> None:
         self._outcome(attempt, kind, data)
-        self._link.send_lasting(completions.command(self._heads[kind], data), self._taken, attempt)
+        self._link.send_lasting(batching.command(self._heads[kind], data), self._taken, attempt)
 
     def _outcome(self, attempt: Attempt, kind: str, data: bytes) -> None:
         """Count an outcome as told, and remember it."""

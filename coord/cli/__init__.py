@@ -1,7 +1,7 @@
 """The command ``coord``: one command is one file, one call and what is printed of it.
 
-What went wrong is told in one line with the next step, on standard error; ``coord.cli.exits`` says what each exit code
-means, ``coord.cli.voice`` how a command is written.
+An error is one line on standard error, with the next step. ``coord.cli.exit_codes`` says what each exit code means,
+``coord.cli.commands`` how a command is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the arguments name."""
-    from coord.cli.exits import ExitCode, exit_code, sentence
+    from coord.cli.exit_codes import ExitCode, exit_code, sentence
 
     try:
         from coord.cli.app import app

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from coord.cli import given
+from coord.cli import parse
+from coord.cli.commands import Namespace, RedisUrl
 from coord.cli.options import settings_of
-from coord.cli.voice import Namespace, RedisUrl
 from coord.errors import CoordError
 from coord.models.agents import AgentType
 
@@ -103,7 +103,7 @@ def agent(
         capabilities=capability or (),
         services=service or (),
         tags=tag or (),
-        labels=given.pairs(label or (), "--label"),
+        labels=parse.pairs(label or (), "--label"),
         capacity=capacity,
         heartbeat_interval=heartbeat_interval,
         drain_timeout=drain_timeout,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.cli.asking import ask
-from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.writing import moment, write_fields, write_json, write_line, write_table
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.output import moment, write_fields, write_json, write_line, write_table
+from coord.cli.session import ask
 from coord.models.agents import AgentRecord, AgentStatus, AgentType
 
 if TYPE_CHECKING:

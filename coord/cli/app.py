@@ -8,6 +8,7 @@ import typer
 
 from coord.cli.agent import agent
 from coord.cli.agents import agents
+from coord.cli.commands import register, root
 from coord.cli.dead import dead
 from coord.cli.events import events
 from coord.cli.fsck import fsck
@@ -20,7 +21,6 @@ from coord.cli.strategy import strategy
 from coord.cli.tasks import tasks
 from coord.cli.up import up
 from coord.cli.version import show_version, version
-from coord.cli.voice import register, root
 from coord.cli.worker import worker
 
 app = root()

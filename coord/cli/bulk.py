@@ -20,11 +20,11 @@ import msgspec
 from msgspec import Struct
 
 from coord.cli import lines
-from coord.cli.exits import ExitCode
-from coord.cli.given import writable
+from coord.cli.exit_codes import ExitCode
 from coord.cli.lines import Numbered
+from coord.cli.output import duration, hint, write_fields, write_json
+from coord.cli.parse import writable
 from coord.cli.progress import Progress
-from coord.cli.writing import duration, hint, write_fields, write_json
 from coord.errors import CoordError, FactInvalid, ResultTimeout
 from coord.models.tasks import TaskState
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from coord.cli.asking import ask
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.durations import seconds_of
-from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.writing import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.session import ask
 from coord.errors import EntryNotFound, FactInvalid, MessageNotFound, TaskNotDead
 from coord.models.dead import DeadEntry, DeadLetter
 from coord.models.ids import check_id

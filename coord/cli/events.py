@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from coord.cli import given
-from coord.cli.asking import ask
-from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import hint, moment, write_json_line, write_line
+from coord.cli import parse
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.output import hint, moment, write_json_line, write_line
+from coord.cli.session import ask
 from coord.models.events import RESET, TRIMMED, Event
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _place(said: str | None) -> str | None:
         return said
     if said == "0":
         return "0-0"
-    return f"{int(given.moment(said, '--since', ahead=False).timestamp() * 1000)}-0"
+    return f"{int(parse.moment(said, '--since', ahead=False).timestamp() * 1000)}-0"
 
 
 def _filter(types: Sequence[str], agents: Sequence[str], tasks: Sequence[str]) -> Callable[[Event], bool]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from coord.cli.asking import ask
-from coord.cli.exits import ExitCode
-from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import write_json, write_line
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import write_json, write_line
+from coord.cli.session import ask
 
 if TYPE_CHECKING:
     from coord import Client

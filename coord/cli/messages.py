@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coord.cli import given
-from coord.cli.asking import ask
-from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.writing import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli import parse
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.session import ask
 from coord.errors import MessageNotFound
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import Priority
@@ -46,7 +46,7 @@ def send(
         coord messages send ocr-1 '{"text": "reload your models"}'
         coord messages send ocr-1 - --priority high --ttl 30 < order.json
     """
-    body = given.payload(payload)
+    body = parse.payload(payload)
     receipt = ask(
         lambda client: client.send(
             receiver,

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from coord.cli.writing import hint
+from coord.cli.output import hint
 from coord.terminal import plain
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.cli import memory
-from coord.cli.asking import ask
-from coord.cli.exits import ExitCode
-from coord.cli.trouble import is_late, waited_ms, warnings
-from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import duration, hint, write_json, write_json_line, write_line, write_table
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import duration, hint, write_json, write_json_line, write_line, write_table
+from coord.cli.session import ask
+from coord.cli.worker_warnings import is_late, waited_ms, warnings
 from coord.models.workers import Picture
 
 if TYPE_CHECKING:

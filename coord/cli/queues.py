@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coord.cli.asking import ask
-from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import duration, write_json, write_line, write_table
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.output import duration, write_json, write_line, write_table
+from coord.cli.session import ask
 
 if TYPE_CHECKING:
     from coord.models.tasks import Pool

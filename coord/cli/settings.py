@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from coord.cli.asking import ask
-from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.writing import write_json, write_line, write_table
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.output import write_json, write_line, write_table
+from coord.cli.session import ask
 from coord.config import LIVE
 from coord.errors import ConfigError
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from coord.cli.asking import ask
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.output import write_json, write_line
+from coord.cli.session import ask
 from coord.cli.settings import show_settings
-from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.writing import write_json, write_line
 
 
 def show(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.cli import given
-from coord.cli.asking import ask
-from coord.cli.exits import ExitCode
-from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import hint, write_json, write_line
+from coord.cli import parse
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import hint, write_json, write_line
+from coord.cli.session import ask
 from coord.errors import ConfigError, CoordError, ResultTimeout
 from coord.models.tasks import Priority
 
@@ -84,15 +84,15 @@ def submit(
             agent_type=agent_type,
             services=service,
             tags=tag,
-            labels=given.pairs(label, "--label") if label else None,
+            labels=parse.pairs(label, "--label") if label else None,
             agent_id=agent,
             min_health_score=min_health,
         ),
         "strategy": strategy,
         "timeout": timeout,
         "delay": delay,
-        "run_at": given.moment(run_at, "--run-at", ahead=True) if run_at else None,
-        "deadline": given.moment(deadline, "--deadline", ahead=True) if deadline else None,
+        "run_at": parse.moment(run_at, "--run-at", ahead=True) if run_at else None,
+        "deadline": parse.moment(deadline, "--deadline", ahead=True) if deadline else None,
         "retry": _said(max_attempts=max_attempts, backoff=backoff),
     }
     common = _said(**common) or {}
@@ -107,7 +107,7 @@ def submit(
     else:
         _refuse(task_type is None, "give a TYPE, as in `coord tasks submit echo '{\"n\": 1}'`, or --file")
         _refuse(results is not None, "--results is for --file; the result of one task is printed")
-        one = common | {"task_type": task_type, "payload": given.payload(payload), "task_id": task_id}
+        one = common | {"task_type": task_type, "payload": parse.payload(payload), "task_id": task_id}
         one.setdefault("capabilities", [task_type])
         code = ask(
             lambda client: _one(client, one, wait=wait, wait_timeout=wait_timeout, json=json),

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coord.cli.asking import ask
-from coord.cli.exits import ExitCode
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import duration, hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.session import ask
 from coord.cli.submit import submit
-from coord.cli.voice import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.watch import watch
-from coord.cli.writing import duration, hint, moment, write_fields, write_json, write_line, write_table
 from coord.errors import TaskNotFound
 from coord.models.tasks import TaskRecord, TaskState
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coord.cli.commands import Namespace
 from coord.cli.options import settings_of
-from coord.cli.voice import Namespace
 from coord.errors import ConfigError
 
 if TYPE_CHECKING:

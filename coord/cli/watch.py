@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.cli.asking import ask
-from coord.cli.exits import ExitCode
-from coord.cli.voice import AsJson, Namespace, RedisUrl
-from coord.cli.writing import duration, shown, write_json_line, write_line
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import duration, shown, write_json_line, write_line
+from coord.cli.session import ask
 from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.terminal import plain

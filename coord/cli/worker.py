@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from coord.cli.commands import Namespace, RedisUrl
 from coord.cli.options import settings_of
-from coord.cli.voice import Namespace, RedisUrl
 
 
 class Kind(StrEnum):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from falcon.asgi import Request, Response
 
-from coord.gateway.bodies import give
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
+from coord.gateway.body import give
 from coord.gateway.exchange import Exchange
 from coord.gateway.requests import Beat, RegisterAgent
-from coord.gateway.views import AgentFound, HeartbeatTaken, Registered
+from coord.gateway.schemas import AgentFound, HeartbeatTaken, Registered
 
 
 class RegisterResource:

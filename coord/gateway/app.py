@@ -9,12 +9,12 @@ from falcon.routing import BaseConverter
 
 from coord.config import Settings
 from coord.errors import IdInvalid
-from coord.gateway import faults
+from coord.gateway import errors
 from coord.gateway.agents import AgentResource, HeartbeatResource, RegisterResource
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
 from coord.gateway.exchange import PREFIX, Exchange
-from coord.gateway.guard import Guard
 from coord.gateway.health import Checks, HealthResource
+from coord.gateway.middleware import Guard
 from coord.gateway.tasks import SubmitResource, TaskResource
 from coord.models.ids import check_id
 
@@ -34,7 +34,7 @@ def make_app(desk: Desk, settings: Settings) -> App[Request, Response]:
     """The app that answers with what ``desk`` says."""
     app = App()
     app.add_middleware(Guard(settings))
-    faults.install(app)
+    errors.install(app)
     app.router_options.converters["id"] = IdConverter
     app.req_options.strip_url_path_trailing_slash = True
     exchange = Exchange(settings)

@@ -9,7 +9,7 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from coord.config import Settings
-from coord.gateway.bodies import decode, give, read_body
+from coord.gateway.body import decode, give, read_body
 from coord.gateway.idempotency import KeysSeen, key_of
 
 T = TypeVar("T", bound=Struct)

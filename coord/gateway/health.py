@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 
 from coord import __version__, logs
 from coord.errors import ServerUnavailable
-from coord.gateway.bodies import give
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
+from coord.gateway.body import give
 from coord.gateway.times import now
 from coord.keys import CONSUMES
 

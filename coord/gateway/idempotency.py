@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from falcon.asgi import Request
 
 from coord.errors import IdConflict
-from coord.gateway.faults import Fault
+from coord.gateway.errors import Fault
 
 HEADER = "Idempotency-Key"
 #: Keys that are remembered.

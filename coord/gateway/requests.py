@@ -9,8 +9,8 @@ from msgspec import Meta, Struct
 
 from coord import codec
 from coord.client.submission import TaskSpec
-from coord.gateway.bodies import decode, not_json
-from coord.gateway.faults import Fault
+from coord.gateway.body import decode, not_json
+from coord.gateway.errors import Fault
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id, new_id

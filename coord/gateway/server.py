@@ -15,7 +15,7 @@ from coord.aio import end
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import make_app
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
 
 log = logs.get_logger()
 

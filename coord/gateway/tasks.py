@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from falcon.asgi import Request, Response
 
-from coord.gateway.bodies import give
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
+from coord.gateway.body import give
 from coord.gateway.exchange import Exchange
 from coord.gateway.idempotency import conflict_is_reuse, task_id_of
 from coord.gateway.requests import SubmitTask
-from coord.gateway.views import Submitted, TaskFound
+from coord.gateway.schemas import Submitted, TaskFound
 
 
 class SubmitResource:

@@ -16,9 +16,9 @@ from coord.config import ALIASES, PREFIX, Settings, to_environ
 from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
-from coord.programs.kept import KeptPrograms
-from coord.programs.once import EachTask
 from coord.programs.outcome import Output
+from coord.programs.per_task import EachTask
+from coord.programs.pool import KeptPrograms
 
 log = get_logger()
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from coord.programs.buffers import Tail
 from coord.programs.guard import Guard
-from coord.programs.tail import Tail
 
 #: What the program's children have to say their last, once it has ended: enough for the end of a pipeline.
 LINGER_S = 0.5

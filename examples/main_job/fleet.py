@@ -15,7 +15,7 @@ from redis import exceptions as redis_errors
 
 from coord import Client
 from coord.aio import end
-from coord.cli.writing import plain
+from coord.cli.output import plain
 from coord.config import Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, DataFolderInUse

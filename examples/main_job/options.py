@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from coord.cli.writing import plain
+from coord.cli.output import plain
 from coord.errors import ConfigError
 from coord.up.data_dir import unusable
 from examples.main_job.walk import default_folder

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coord.config import Settings
 from coord.gateway.app import make_app
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
 from coord.models.tasks import Requirements, TaskSubmitted
 from coord.streams import Append, append
 from tests.running import RunningCell

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from coord import __version__
-from coord.cli import trouble
-from coord.cli.trouble import warnings
+from coord.cli import worker_warnings
+from coord.cli.worker_warnings import warnings
 from coord.embedded import EmbeddedServer
 from coord.models.workers import Picture, StreamBacklog, WorkerRecord
 from coord.queries import Presence
@@ -49,8 +49,8 @@ def coord(lives: Living, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 def test_a_cell_that_is_well(lives: Living, coord: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each worker with what it has handled, once it has said so; no warning, exit code 0."""
-    monkeypatch.setattr(trouble, "WAITED_MS", 60_000)  # a busy machine is slow, not ill
-    monkeypatch.setattr(trouble, "STILL_MS", 60_000)
+    monkeypatch.setattr(worker_warnings, "WAITED_MS", 60_000)  # a busy machine is slow, not ill
+    monkeypatch.setattr(worker_warnings, "STILL_MS", 60_000)
 
     async def said() -> bool:
         per_s = await lives.cell.redis.hget(lives.cell.keys.worker("registry", "registry-1"), "per_s")

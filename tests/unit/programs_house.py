@@ -17,9 +17,9 @@ from coord.agent.task import Task
 from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs.command import Command, Limits
-from coord.programs.kept import KeptPrograms
-from coord.programs.once import EachTask
 from coord.programs.outcome import Output
+from coord.programs.per_task import EachTask
+from coord.programs.pool import KeptPrograms
 
 #: Long enough for whatever shall happen on a busy machine.
 LONG_S = 60.0

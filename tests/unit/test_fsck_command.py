@@ -52,7 +52,7 @@ def test_a_server_that_cannot_be_reached_ends_with_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is not the same as a cell in which something is wrong."""
-    monkeypatch.setattr("coord.cli.asking.REACH_S", 0.05)
+    monkeypatch.setattr("coord.cli.session.REACH_S", 0.05)
     assert _fsck(monkeypatch, "--redis-url", f"unix://{tmp_path}/none.sock") == 2
     said = capsys.readouterr()
     assert said.out == ""

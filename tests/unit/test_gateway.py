@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from coord.config import Settings
 from coord.errors import BY_CODE
 from coord.gateway.app import make_app
-from coord.gateway.bodies import problem_of
-from coord.gateway.desk import Desk
-from coord.gateway.faults import REFUSED, STATUS
+from coord.gateway.backend import Desk
+from coord.gateway.body import problem_of
+from coord.gateway.errors import REFUSED, STATUS
 from coord.gateway.idempotency import KeysSeen
 from tests.waiting import wait_until
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coord.cli.exits import ExitCode
+from coord.cli.exit_codes import ExitCode
 from tests.commands import is_known, parse
 from tests.documents import ROOT, commands, inline, split
 

@@ -17,8 +17,8 @@ from msgspec import Raw
 
 from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import decode_json, encode
-from coord.programs import kept as kept_module
-from coord.programs.life import Life
+from coord.programs import pool as kept_module
+from coord.programs.kept_process import Life
 from tests.unit.programs_house import Asked, kept, lives, script, written
 from tests.waiting import wait_until
 

@@ -19,11 +19,11 @@ from coord.config import Settings, load
 from coord.errors import ConfigError
 from coord.models.ids import check_id
 from coord.programs import Options, Output, program_agent
+from coord.programs.buffers import Tail
 from coord.programs.command import Command
 from coord.programs.lines import Lines
 from coord.programs.outcome import check, result
 from coord.programs.progress import Progress
-from coord.programs.tail import Tail
 from tests.unit.programs_house import Asked, script
 from tests.waiting import wait_until
 

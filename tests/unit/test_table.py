@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from coord.cli.dead import Kind
+from coord.cli.output import write_table
 from coord.cli.ps import COLUMNS, NUMBERS, SPARE
 from coord.cli.table import lay_out
-from coord.cli.writing import write_table
 
 UUID = "01a20502-60fe-7218-9b7a-d76854cceb48"
 WHY = "TypeError: 'int' object is not subscriptable, and so on for as long as an exception likes to speak"

@@ -17,7 +17,7 @@ from coord.config import Settings
 from coord.connection import connect_worker, wait_for_server
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
-from coord.gateway.desk import Desk
+from coord.gateway.backend import Desk
 from coord.translation import read_failure, write_failure
 from tests.conftest import FAST
 from tests.waiting import wait_until
@@ -124,7 +124,7 @@ async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
     server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also after what nobody thought of: it is logged once with its traceback, and tried again."""
-    monkeypatch.setattr("coord.gateway.desk.OPEN_AGAIN_S", 0.001)
+    monkeypatch.setattr("coord.gateway.backend.OPEN_AGAIN_S", 0.001)
     errors = [
         RuntimeError("a defect"),
         RuntimeError("a defect"),

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from coord import errors
-from coord.cli.exits import ExitCode, exit_code, sentence
-from coord.cli.writing import (
+from coord.cli.exit_codes import ExitCode, exit_code, sentence
+from coord.cli.output import (
     SHOWN,
     duration,
     moment,
@@ -129,7 +129,7 @@ def test_an_error_names_the_next_step() -> None:
 
 def test_who_reads_only_the_first_line_hears_no_complaint() -> None:
     """``coord … | head -1`` ends with 0 and nothing on standard error."""
-    program = "import sys; from coord.cli.writing import write_line; sys.stdin.read(); [write_line('x') for _ in '12']"
+    program = "import sys; from coord.cli.output import write_line; sys.stdin.read(); [write_line('x') for _ in '12']"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

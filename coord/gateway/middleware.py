@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from falcon.asgi import Request, Response
 
 from coord.config import Settings
-from coord.gateway.faults import Fault
+from coord.gateway.errors import Fault
 
 
 class Guard:

@@ -30,7 +30,7 @@ from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
-from coord.programs.life import Life
+from coord.programs.kept_process import Life
 from coord.programs.process import prepare
 
 log = get_logger()

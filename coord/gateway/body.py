@@ -12,7 +12,7 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from coord import codec
-from coord.gateway.faults import Fault, Problem
+from coord.gateway.errors import Fault, Problem
 
 T = TypeVar("T", bound=Struct)
 

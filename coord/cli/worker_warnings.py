@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coord.cli.writing import duration
+from coord.cli.output import duration
 from coord.models.workers import WAITS_FOR, StreamBacklog
 
 if TYPE_CHECKING:
