@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from coord.config import Settings
 from coord.connection import connect
 from coord.keys import Keys
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.loop import Loop
 from workers.registry import Registry
@@ -28,7 +28,7 @@ class RunningWorker:
 
     loop: Loop
     task: asyncio.Task[None]
-    cell: Cell
+    cell: WorkerContext
 
     async def stop(self) -> None:
         """End as on SIGTERM."""
@@ -54,7 +54,7 @@ class RunningCell:
 
     async def add(self, kind: str) -> RunningWorker:
         """Start one more worker of a kind."""
-        cell = Cell.open(self.url, self.settings)
+        cell = WorkerContext.open(self.url, self.settings)
         loop = Loop(KINDS[kind](cell), f"{kind}-{len(self.workers) + 1}")
         worker = RunningWorker(loop, asyncio.create_task(loop.run()), cell)
         self.workers.append(worker)

@@ -23,7 +23,7 @@ from coord.connection import locate, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnfit
 from coord.models.ids import check_id, new_id
 from coord.server_check import ServerReport, check_migration, check_server
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.intake import is_passing
 from workers.loop import Loop
@@ -50,7 +50,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         CoordError: the server cannot be used, or is away.
     """
     url, settings = locate(settings)
-    cell = Cell.open(url, settings, name=f"coord-{kind}-{name}")
+    cell = WorkerContext.open(url, settings, name=f"coord-{kind}-{name}")
     loop = Loop(KINDS[kind](cell), name)
     running = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +72,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         await cell.redis.aclose()
 
 
-async def _reach(cell: Cell, loop: Loop) -> ServerReport | None:
+async def _reach(cell: WorkerContext, loop: Loop) -> ServerReport | None:
     """Wait for the server, and look whether it is fit: what it is; None when asked to stop meanwhile."""
     waiting = asyncio.create_task(_find(cell))
     stopped = asyncio.create_task(loop.stopped())
@@ -85,7 +85,7 @@ async def _reach(cell: Cell, loop: Loop) -> ServerReport | None:
         await end_tasks(waiting, stopped)
 
 
-async def _find(cell: Cell) -> ServerReport:
+async def _find(cell: WorkerContext) -> ServerReport:
     while True:
         await wait_for_server(cell.redis, cell.url)
         try:
@@ -99,7 +99,7 @@ async def _find(cell: Cell) -> ServerReport:
             await asyncio.sleep(AGAIN_S)
 
 
-async def _run_while_whole(cell: Cell, loop: Loop) -> None:
+async def _run_while_whole(cell: WorkerContext, loop: Loop) -> None:
     """Run on a node of a cluster until the loop ends, or the namespace's slot begins to be migrated.
 
     Then nothing is finished: a script that finds only some of its keys tears the books apart.
@@ -117,7 +117,7 @@ async def _run_while_whole(cell: Cell, loop: Loop) -> None:
         await end_tasks(running, watching)
 
 
-async def _watch_slot(cell: Cell) -> None:
+async def _watch_slot(cell: WorkerContext) -> None:
     while True:
         await asyncio.sleep(SLOT_S)
         with contextlib.suppress(redis_errors.RedisError, OSError):

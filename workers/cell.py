@@ -13,7 +13,7 @@ from workers.transitions import Scripts
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class WorkerContext:
     """One namespace on one server. ``redis`` repeats no command by itself."""
 
     redis: Redis
@@ -23,7 +23,7 @@ class Cell:
     url: str
 
     @classmethod
-    def open(cls, url: str, settings: Settings, *, name: str | None = None) -> Cell:
+    def open(cls, url: str, settings: Settings, *, name: str | None = None) -> WorkerContext:
         """A cell on the server at ``url``; connects when first used."""
         redis = connect_worker(url, settings, name=name)
         keys = Keys(settings.namespace)

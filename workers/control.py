@@ -19,12 +19,12 @@ from coord.models.control import (
     TaskReplayed,
 )
 from coord.placement import STRATEGIES
-from workers.service import Told
+from workers.service import ReceivedFact
 from workers.transitions import (
     Call,
     Departure,
     Draining,
-    Exhumation,
+    EntryReplay,
     Purge,
     Redelivery,
     Replay,
@@ -49,7 +49,7 @@ def check_setting(fact: StrategySet | SettingSet) -> None:
     config.live_text(name, value)
 
 
-def configure(scripts: Scripts, batch: list[Told[StrategySet | SettingSet]]) -> Call[list[str]]:
+def configure(scripts: Scripts, batch: list[ReceivedFact[StrategySet | SettingSet]]) -> Call[list[str]]:
     """``configure`` for a batch of settings that fit."""
     changes: list[SettingChange] = []
     for entry, fact, caller in batch:
@@ -59,25 +59,25 @@ def configure(scripts: Scripts, batch: list[Told[StrategySet | SettingSet]]) -> 
     return scripts.configure(changes)
 
 
-def replay(scripts: Scripts, batch: list[Told[TaskReplayed]]) -> Call[TaskBatch]:
+def replay(scripts: Scripts, batch: list[ReceivedFact[TaskReplayed]]) -> Call[TaskBatch]:
     """``replay`` for a batch of ``TaskReplayed``."""
     return scripts.replay([Replay(entry.id, fact.task_id, caller) for entry, fact, caller in batch])
 
 
-def drain(scripts: Scripts, batch: list[Told[AgentDrained | AgentResumed]]) -> Call[list[str]]:
+def drain(scripts: Scripts, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
     """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``, in their order."""
     return scripts.drain(
         [Draining(entry.id, caller, fact.agent_id, isinstance(fact, AgentDrained)) for entry, fact, caller in batch]
     )
 
 
-def remove(scripts: Scripts, batch: list[Told[AgentRemoved]]) -> Call[list[str]]:
+def remove(scripts: Scripts, batch: list[ReceivedFact[AgentRemoved]]) -> Call[list[str]]:
     """``deregister`` for a batch of ``AgentRemoved``."""
     departures = [Departure(entry.id, caller, fact.agent_id, "") for entry, fact, caller in batch]
     return scripts.deregister(departures, by_operator=True)
 
 
-def redeliver(scripts: Scripts, batch: list[Told[MessageReplayed]], ttl_s: float) -> Call[list[str]]:
+def redeliver(scripts: Scripts, batch: list[ReceivedFact[MessageReplayed]], ttl_s: float) -> Call[list[str]]:
     """``redeliver`` for a batch of ``MessageReplayed``; ``ttl_s`` is that of a fact that names none."""
     redeliveries: list[Redelivery] = []
     for entry, fact, caller in batch:
@@ -86,13 +86,13 @@ def redeliver(scripts: Scripts, batch: list[Told[MessageReplayed]], ttl_s: float
     return scripts.redeliver(redeliveries)
 
 
-def unbury(scripts: Scripts, kind: str, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+def unbury(scripts: Scripts, kind: str, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
     """``unbury`` for a batch of ``EntryReplayed``."""
-    return scripts.unbury(kind, [Exhumation(entry.id, caller, fact.entry_id) for entry, fact, caller in batch])
+    return scripts.unbury(kind, [EntryReplay(entry.id, caller, fact.entry_id) for entry, fact, caller in batch])
 
 
 def purge(
-    scripts: Scripts, kind: str, of: Literal["tasks", "messages", "entries"], batch: list[Told[Any]]
+    scripts: Scripts, kind: str, of: Literal["tasks", "messages", "entries"], batch: list[ReceivedFact[Any]]
 ) -> Call[list[str]]:
     """``purge`` for a batch of ``DeadPurged`` or ``EntriesPurged``."""
     purges: list[Purge] = []

@@ -36,11 +36,11 @@ from coord.models.memory import Memory
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
 from coord.placement import STRATEGIES
 from workers import control, reports
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
-from workers.service import Failure, Service, Tick, Told, end_tasks, failures_of, word_for_each
+from workers.service import Failure, ReceivedFact, Service, Tick, end_tasks, failures_of, word_for_each
 from workers.submissions import submission_of
 from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
 from workers.view import View
@@ -66,7 +66,7 @@ class Distributor(Service):
     #: work while this process packs and unpacks: the drain gains about a tenth over two; more were not tried.
     depth: ClassVar[int] = 4
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         settings = cell.settings
         self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
@@ -90,10 +90,10 @@ class Distributor(Service):
                 known = ", ".join(sorted(STRATEGIES))
                 raise FactInvalid(f"field 'data': strategy {one.strategy!r} is not one of {known} - at `$.strategy`")
 
-    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+    async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
         calls: list[Call[Any]] = []
-        told_of: list[list[Told[Any]]] = []
+        told_of: list[list[ReceivedFact[Any]]] = []
         by_handler = _by_handler(batch)
         for handler, told in by_handler.items():
             calls.append(handler(self, told))
@@ -134,32 +134,32 @@ class Distributor(Service):
         self.planner.hear(answer)
         return answer.words
 
-    def settle(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
+    def settle(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
         return reports.settle(self.cell.scripts, batch)
 
-    def reclaim(self, batch: list[Told[AgentLost]]) -> Call[TaskBatch]:
+    def reclaim(self, batch: list[ReceivedFact[AgentLost]]) -> Call[TaskBatch]:
         """``reclaim`` for a batch of ``AgentLost``."""
         losses: list[Loss] = []
         for entry, fact, _ in batch:
             losses.append(Loss(entry.id, fact.agent_id, fact.term))
         return self.cell.scripts.reclaim(losses)
 
-    def forfeit(self, batch: list[Told[LeaseLost]]) -> Call[TaskBatch]:
+    def forfeit(self, batch: list[ReceivedFact[LeaseLost]]) -> Call[TaskBatch]:
         """``forfeit`` for a batch of ``LeaseLost``."""
         losses: list[LeaseLoss] = []
         for entry, fact, _ in batch:
             losses.append(LeaseLoss(entry.id, fact.agent_id, fact.task_id, fact.lease))
         return self.cell.scripts.forfeit(losses)
 
-    def cancel(self, batch: list[Told[TaskCancelRequested]]) -> Call[TaskBatch]:
+    def cancel(self, batch: list[ReceivedFact[TaskCancelRequested]]) -> Call[TaskBatch]:
         """``cancel`` for a batch of ``TaskCancelRequested``."""
         requests: list[CancelRequest] = []
         for entry, fact, caller in batch:
             requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[: reports.MESSAGE_KEPT]))
         return self.cell.scripts.cancel(requests)
 
-    def admit(self, batch: list[Told[Any]]) -> Call[TaskBatch]:
+    def admit(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``admit`` for a batch of submissions; the plan of this round trip counts on them already."""
         submissions: list[Submission] = []
         pools: dict[str, bytes] = {}
@@ -174,19 +174,19 @@ class Distributor(Service):
         is_full = self.memory.is_nearly_full
         return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=is_full))
 
-    def configure(self, batch: list[Told[StrategySet | SettingSet]]) -> Call[list[str]]:
+    def configure(self, batch: list[ReceivedFact[StrategySet | SettingSet]]) -> Call[list[str]]:
         """``configure`` for a batch of settings."""
         return control.configure(self.cell.scripts, batch)
 
-    def replay(self, batch: list[Told[TaskReplayed]]) -> Call[TaskBatch]:
+    def replay(self, batch: list[ReceivedFact[TaskReplayed]]) -> Call[TaskBatch]:
         """``replay`` for a batch of ``TaskReplayed``."""
         return control.replay(self.cell.scripts, batch)
 
-    def unbury(self, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
         """``unbury`` for a batch of ``EntryReplayed``."""
         return control.unbury(self.cell.scripts, self.kind, batch)
 
-    def purge(self, batch: list[Told[DeadPurged]]) -> Call[list[str]]:
+    def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
         return control.purge(self.cell.scripts, self.kind, "tasks", batch)
 
@@ -340,15 +340,15 @@ def _share(raw: str, otherwise: float) -> float:
     return otherwise
 
 
-def _by_handler(batch: list[Told[Any]]) -> dict[Handler, list[Told[Any]]]:
+def _by_handler(batch: list[ReceivedFact[Any]]) -> dict[Handler, list[ReceivedFact[Any]]]:
     """The facts of a batch that each handler is for, in the order of their calls."""
-    found: dict[Handler, list[Told[Any]]] = {handler: [] for handler in HANDLERS.values()}
+    found: dict[Handler, list[ReceivedFact[Any]]] = {handler: [] for handler in HANDLERS.values()}
     for one in batch:
         found[HANDLERS[type(one.fact)]].append(one)
     return {handler: told for handler, told in found.items() if told}
 
 
-Handler = Callable[[Distributor, list[Told[Any]]], Call[Any]]
+Handler = Callable[[Distributor, list[ReceivedFact[Any]]], Call[Any]]
 
 #: In the order of the calls in a round trip.
 HANDLERS: dict[type[Fact], Handler] = {

@@ -12,7 +12,7 @@ from coord import logs, queries
 from coord.background import keep
 from coord.connection import close_idle, is_demoted
 from coord.models.agents import FleetAgent
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.service import end_tasks
 
 log = logs.get_logger()
@@ -26,7 +26,7 @@ CHECK_S = 1.0
 class Follower:
     """Reads ``log:agents`` from a cursor and tells which agents changed."""
 
-    def __init__(self, cell: Cell, changed: Callable[[set[str]], Awaitable[None]]) -> None:
+    def __init__(self, cell: WorkerContext, changed: Callable[[set[str]], Awaitable[None]]) -> None:
         self.cell = cell
         self.disturbed: Callable[[], None] = lambda: None
         self._changed = changed

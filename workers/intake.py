@@ -18,8 +18,8 @@ from coord import codec, logs
 from coord.errors import CoordError
 from coord.models.facts import parts_of
 from coord.streams import Consumer, Entry
-from workers.service import Failure, Service, Told
-from workers.transitions import Burial
+from workers.service import Failure, ReceivedFact, Service
+from workers.transitions import DeadLetterEntry
 
 log = logs.get_logger()
 
@@ -147,8 +147,8 @@ class Intake:
         self._count(told, 0)
         return None
 
-    async def _decode(self, entries: Sequence[Entry]) -> list[Told[Any]]:
-        told: list[Told[Any]] = []
+    async def _decode(self, entries: Sequence[Entry]) -> list[ReceivedFact[Any]]:
+        told: list[ReceivedFact[Any]] = []
         bad: list[tuple[Entry, str, str]] = []
         service, checked = self.service, self.service.checked
         for entry, fact in zip(entries, codec.facts_of(entries, self._max_bytes), strict=True):
@@ -161,14 +161,14 @@ class Intake:
                 bad.append((entry, error.code, str(error)))
             else:
                 caller = codec.caller_of(entry.fields) if b"caller" in entry.fields else ""
-                told.append(Told(entry, fact, caller))
+                told.append(ReceivedFact(entry, fact, caller))
         if bad:
             await self._bury(bad)
         return told
 
     async def _bury(self, bad: Sequence[tuple[Entry, str, str]]) -> None:
         burials = [
-            Burial(
+            DeadLetterEntry(
                 stream=entry.stream,
                 entry=entry.id,
                 kind=entry.fields.get(b"type", b"")[:BURIED_TYPE_BYTES],
@@ -187,7 +187,7 @@ class Intake:
                 "entry.buried", stream=burial.stream, entry=burial.entry, code=burial.code, reason=burial.reason
             )
 
-    def _count(self, told: Sequence[Told[Any]], failed: int) -> None:
+    def _count(self, told: Sequence[ReceivedFact[Any]], failed: int) -> None:
         self.handled += sum(len(parts_of(one.fact)) for one in told) - failed
         self.lag_ms = max(0, int(time.time() * 1000) - int(told[-1].entry.id.partition("-")[0]))
 

@@ -20,7 +20,7 @@ from math import inf
 from coord import codec
 from coord.models.tasks import Pool
 from workers.transitions import Placement, TaskBatch
-from workers.view import Group, View
+from workers.view import Candidates, View
 
 #: Tasks of a pool that are planned before the next pool has its turn.
 TURN = 16
@@ -39,7 +39,7 @@ class Waiting:
 
     __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned")
 
-    def __init__(self, definition: Pool, group: Group) -> None:
+    def __init__(self, definition: Pool, group: Candidates) -> None:
         self.definition = definition
         self.group = group
         self.length = 0
@@ -244,7 +244,7 @@ class Planner:
         self._wake()
         return self.view.rooms > 0 and self._find_first()
 
-    def starved_groups(self) -> list[Group]:
+    def starved_groups(self) -> list[Candidates]:
         """Some of the groups of pools that wait although nobody in the view has room: others the next time."""
         self._wake()
         order = self._order
@@ -289,7 +289,7 @@ class Planner:
         for group in self.view.woken():
             self._queue(group)
 
-    def _put_to_sleep(self, group: Group) -> None:
+    def _put_to_sleep(self, group: Candidates) -> None:
         group.turn = None
         self.view.sleep(group)
 
@@ -315,7 +315,7 @@ class Planner:
         waiting = self.waiting.get(entry[1])
         return waiting is not None and waiting.group.turn == entry
 
-    def _first_of(self, group: Group) -> Entry | None:
+    def _first_of(self, group: Candidates) -> Entry | None:
         """The first of a group's line; what no longer holds is removed from the line."""
         line = group.line
         while line:
@@ -327,7 +327,7 @@ class Planner:
             heappop(line)
         return None
 
-    def _queue(self, group: Group) -> None:
+    def _queue(self, group: Candidates) -> None:
         """Let the first of a group's line stand in the order, unless the group sleeps."""
         if group.is_asleep:
             return
@@ -371,7 +371,7 @@ class Planner:
         self._queue(waiting.group)
         return pool, waiting
 
-    def _explain(self, group: Group) -> bytes:
+    def _explain(self, group: Candidates) -> bytes:
         key = (group.strategy.name, len(group.eligible))
         explained = self._explanations.get(key)
         if explained is None:

@@ -25,7 +25,7 @@ from coord.models.facts import (
     Fact,
 )
 from workers import control
-from workers.service import Failure, Service, Tick, Told, failures_of
+from workers.service import Failure, ReceivedFact, Service, Tick, failures_of
 from workers.transitions import Beat, Call, Change, Departure, LeaseList, Registration
 
 log = logs.get_logger()
@@ -36,13 +36,13 @@ class Registry(Service):
 
     kind: ClassVar[str] = "registry"
 
-    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+    async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """One call for each run of facts of a kind, all in one round trip.
 
         In their order: a status that is handled after a refresh which it preceded would count as outdated.
         """
         calls: list[Call[list[str]]] = []
-        told_of: list[list[Told[Any]]] = []
+        told_of: list[list[ReceivedFact[Any]]] = []
         for handler, run in groupby(batch, key=lambda one: HANDLERS[type(one.fact)]):
             told = list(run)
             calls.append(handler(self, told))
@@ -53,12 +53,12 @@ class Registry(Service):
             failures += failures_of(told, words)
         return failures
 
-    def register(self, batch: list[Told[AgentRegistered]]) -> Call[list[str]]:
+    def register(self, batch: list[ReceivedFact[AgentRegistered]]) -> Call[list[str]]:
         """``register`` for a batch of ``AgentRegistered``."""
         capacity = self.cell.settings.default_capacity
         return self.cell.scripts.register([_registration(one, capacity) for one in batch])
 
-    def beat(self, batch: list[Told[AgentHeartbeat]]) -> Call[list[str]]:
+    def beat(self, batch: list[ReceivedFact[AgentHeartbeat]]) -> Call[list[str]]:
         """``beat`` for a batch of ``AgentHeartbeat``."""
         beats: list[Beat] = []
         for entry, fact, caller in batch:
@@ -66,40 +66,40 @@ class Registry(Service):
             beats.append(Beat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf))
         return self.cell.scripts.beat(beats)
 
-    def change(self, batch: list[Told[AgentStatusChanged]]) -> Call[list[str]]:
+    def change(self, batch: list[ReceivedFact[AgentStatusChanged]]) -> Call[list[str]]:
         """``change`` for a batch of ``AgentStatusChanged``."""
         changes: list[Change] = []
         for entry, fact, caller in batch:
             changes.append(Change(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fact.load_metrics))
         return self.cell.scripts.change(changes)
 
-    def deregister(self, batch: list[Told[AgentDeregistered]]) -> Call[list[str]]:
+    def deregister(self, batch: list[ReceivedFact[AgentDeregistered]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentDeregistered``."""
         departures: list[Departure] = []
         for entry, fact, caller in batch:
             departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation))
         return self.cell.scripts.deregister(departures)
 
-    def audit(self, batch: list[Told[AgentLeasesListed]]) -> Call[list[str]]:
+    def audit(self, batch: list[ReceivedFact[AgentLeasesListed]]) -> Call[list[str]]:
         """``audit`` for a batch of ``AgentLeasesListed``."""
         lists: list[LeaseList] = []
         for entry, fact, _ in batch:
             lists.append(LeaseList(entry.id, fact.agent_id, fact.incarnation, fact.ask, fact.leases))
         return self.cell.scripts.audit(lists)
 
-    def drain(self, batch: list[Told[AgentDrained | AgentResumed]]) -> Call[list[str]]:
+    def drain(self, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
         """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``."""
         return control.drain(self.cell.scripts, batch)
 
-    def remove(self, batch: list[Told[AgentRemoved]]) -> Call[list[str]]:
+    def remove(self, batch: list[ReceivedFact[AgentRemoved]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentRemoved``."""
         return control.remove(self.cell.scripts, batch)
 
-    def unbury(self, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
         """``unbury`` for a batch of ``EntryReplayed``."""
         return control.unbury(self.cell.scripts, self.kind, batch)
 
-    def purge(self, batch: list[Told[EntriesPurged]]) -> Call[list[str]]:
+    def purge(self, batch: list[ReceivedFact[EntriesPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``EntriesPurged``: of every stream, as they are nobody's work any more."""
         return control.purge(self.cell.scripts, self.kind, "entries", batch)
 
@@ -114,7 +114,7 @@ class Registry(Service):
         return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
 
 
-def _registration(told: Told[AgentRegistered], default_capacity: int) -> Registration:
+def _registration(told: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
     entry, fact, caller = told
     capacity = default_capacity if fact.capacity is None else fact.capacity
     seen = _Seen(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
@@ -164,7 +164,7 @@ def _facets(fact: AgentRegistered) -> list[str]:
     return [f"{facet}:{encode_facet(value)}" for facet, value in dict.fromkeys(values)]
 
 
-HANDLERS: dict[type[Fact], Callable[[Registry, list[Told[Any]]], Call[list[str]]]] = {
+HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     AgentRegistered: Registry.register,
     AgentStatusChanged: Registry.change,
     AgentHeartbeat: Registry.beat,

@@ -7,7 +7,7 @@ from typing import Any
 
 from coord.models.facts import TaskCompleted, TaskFailed, TaskProgressed, TaskReleased, TaskStarted, parts_of
 from coord.streams import Entry
-from workers.service import Told, word_for_each
+from workers.service import ReceivedFact, word_for_each
 from workers.transitions import Call, Report, Scripts, TaskBatch
 
 #: Characters of a failure's message that are kept.
@@ -16,13 +16,13 @@ MESSAGE_KEPT = 2_000
 ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
 
 
-def settle(scripts: Scripts, batch: Sequence[Told[Any]]) -> Call[TaskBatch]:
+def settle(scripts: Scripts, batch: Sequence[ReceivedFact[Any]]) -> Call[TaskBatch]:
     """``settle`` for a batch of entries; answers a word for each."""
     reports = [_report_of(one.entry, part, one.caller) for one in batch for part in parts_of(one.fact)]
     return word_for_each(batch, scripts.settle(reports))
 
 
-def ending_leases(batch: Sequence[Told[Any]]) -> list[str]:
+def ending_leases(batch: Sequence[ReceivedFact[Any]]) -> list[str]:
     """The leases that these reports end, if they count."""
     return [part.lease for one in batch for part in parts_of(one.fact) if type(part) in ENDINGS]
 

@@ -13,7 +13,7 @@ from coord import codec
 from coord.models.control import DeadPurged, EntryReplayed, MessageReplayed
 from coord.models.facts import Fact, MessageSent
 from workers import control
-from workers.service import Failure, Service, Tick, Told, failures_of
+from workers.service import Failure, ReceivedFact, Service, Tick, failures_of
 from workers.transitions import Call, Delivery
 
 
@@ -22,10 +22,10 @@ class Router(Service):
 
     kind: ClassVar[str] = "router"
 
-    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+    async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """One call for each run of facts of a kind, all in one round trip and in their order."""
         calls: list[Call[list[str]]] = []
-        told_of: list[list[Told[Any]]] = []
+        told_of: list[list[ReceivedFact[Any]]] = []
         for kind, run in groupby(batch, key=lambda one: type(one.fact)):
             told = list(run)
             calls.append(HANDLERS[kind](self, told))
@@ -35,19 +35,19 @@ class Router(Service):
             failures += failures_of(told, words)
         return failures
 
-    def deliver(self, batch: list[Told[MessageSent]]) -> Call[list[str]]:
+    def deliver(self, batch: list[ReceivedFact[MessageSent]]) -> Call[list[str]]:
         """``deliver`` for a batch of ``MessageSent``."""
         return self.cell.scripts.deliver([self._delivery(one) for one in batch])
 
-    def redeliver(self, batch: list[Told[MessageReplayed]]) -> Call[list[str]]:
+    def redeliver(self, batch: list[ReceivedFact[MessageReplayed]]) -> Call[list[str]]:
         """``redeliver`` for a batch of ``MessageReplayed``."""
         return control.redeliver(self.cell.scripts, batch, self.cell.settings.message_ttl_s)
 
-    def unbury(self, batch: list[Told[EntryReplayed]]) -> Call[list[str]]:
+    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
         """``unbury`` for a batch of ``EntryReplayed``."""
         return control.unbury(self.cell.scripts, self.kind, batch)
 
-    def purge(self, batch: list[Told[DeadPurged]]) -> Call[list[str]]:
+    def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
         return control.purge(self.cell.scripts, self.kind, "messages", batch)
 
@@ -59,7 +59,7 @@ class Router(Service):
         """Dead letters that are too old or too many are forgotten, also while no message comes."""
         await self.cell.scripts.run(self.cell.scripts.deliver([]))
 
-    def _delivery(self, told: Told[MessageSent]) -> Delivery:
+    def _delivery(self, told: ReceivedFact[MessageSent]) -> Delivery:
         entry, fact, caller = told
         ttl = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
         return Delivery(
@@ -78,7 +78,7 @@ class Router(Service):
         )
 
 
-HANDLERS: dict[type[Fact], Callable[[Router, list[Told[Any]]], Call[list[str]]]] = {
+HANDLERS: dict[type[Fact], Callable[[Router, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     MessageSent: Router.deliver,
     MessageReplayed: Router.redeliver,
     EntryReplayed: Router.unbury,

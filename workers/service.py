@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from coord.models.facts import Fact, parts_of
 from coord.streams import Entry
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.transitions import Call, TaskBatch
 
 F = TypeVar("F")
@@ -20,7 +20,7 @@ F = TypeVar("F")
 PUT_OFF = frozenset({"WAIT", "MORE"})
 
 
-class Told(NamedTuple, Generic[F]):
+class ReceivedFact(NamedTuple, Generic[F]):
     """A fact with the entry that told it."""
 
     entry: Entry
@@ -51,22 +51,22 @@ class Service(ABC):
     #: Batches in flight at once. More than one only where the order of batches does not matter.
     depth: ClassVar[int] = 1
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: WorkerContext) -> None:
         self.cell = cell
         #: Entries by (stream, id) that are read, not consumed, and remembered here to be tried again soon.
-        self.held: dict[tuple[str, str], Told[Any]] = {}
+        self.held: dict[tuple[str, str], ReceivedFact[Any]] = {}
         #: Set by the loop: what runs beside it tells it of an error by calling this, and it re-reads what is its own.
         self.disturbed: Callable[[], None] = lambda: None
 
     @abstractmethod
-    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+    async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """Handle a batch in one round trip; what of it failed. Raises RedisError when the round trip did."""
 
     @abstractmethod
     def ticks(self) -> dict[str, Tick]:
         """What is done by the clock, by name."""
 
-    def hold(self, batch: list[Told[Any]], words: list[str]) -> None:
+    def hold(self, batch: list[ReceivedFact[Any]], words: list[str]) -> None:
         """Remember what its script put off (WAIT, MORE), and forget what it has done."""
         if not self.held and PUT_OFF.isdisjoint(words):
             return
@@ -112,7 +112,7 @@ async def end_tasks(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def failures_of(batch: list[Told[Any]], words: list[str]) -> list[Failure]:
+def failures_of(batch: list[ReceivedFact[Any]], words: list[str]) -> list[Failure]:
     """The entries of a batch that their script could not handle."""
     return [
         Failure(one.entry, word.removeprefix("ERROR "))
@@ -121,7 +121,7 @@ def failures_of(batch: list[Told[Any]], words: list[str]) -> list[Failure]:
     ]
 
 
-def word_for_each(batch: Sequence[Told[Any]], call: Call[TaskBatch]) -> Call[TaskBatch]:
+def word_for_each(batch: Sequence[ReceivedFact[Any]], call: Call[TaskBatch]) -> Call[TaskBatch]:
     """A call of which each part of a fact is an item, answering a word for each entry."""
     counts = [len(parts_of(one.fact)) for one in batch]
     if max(counts) == 1:

@@ -6,14 +6,14 @@ from typing import Any
 
 from coord import codec
 from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
-from workers.service import Told
+from workers.service import ReceivedFact
 from workers.transitions import Submission
 
 #: stream of submissions -> priority, its head start in ms.
 _BY_STREAM = {f"in:tasks:{one}": (one.value, HEAD_START_MS[one]) for one in Priority}
 
 
-def submission_of(told: Told[Any], fact: TaskSubmitted, pool: str) -> Submission:
+def submission_of(told: ReceivedFact[Any], fact: TaskSubmitted, pool: str) -> Submission:
     """One task of what was submitted, as ``admit`` takes it."""
     entry, whole, caller = told
     priority, head_start = _BY_STREAM[entry.stream]

@@ -33,7 +33,7 @@ MEMBERS_LOOKED_AT = 50_000
 NOBODY: set[str] = frozenset()  # type: ignore[assignment]
 
 
-class Group:
+class Candidates:
     """The agents that meet one set of requirements, under one strategy; small while no agent does."""
 
     __slots__ = (
@@ -104,7 +104,7 @@ class Group:
         self._strategy = None
 
 
-class Seat:
+class AgentState:
     """One agent in the view."""
 
     __slots__ = ("agent", "facets", "freed", "groups", "has_room", "heard", "heard_at", "planned")
@@ -113,7 +113,7 @@ class Seat:
         self.facets = facets_of(agent)
         self.planned = 0
         self.has_room = False
-        self.groups: dict[Group, None] = {}  #: whose ``needs`` it has
+        self.groups: dict[Candidates, None] = {}  #: whose ``needs`` it has
         self.take_over(agent)
 
     def take_over(self, agent: FleetAgent) -> None:
@@ -131,14 +131,14 @@ class View:
         self.health_threshold = health_threshold
         self.strategy = strategy
         self.random = random
-        self.seats: dict[str, Seat] = {}
+        self.seats: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
-        self._groups: dict[tuple[bytes, str | None], Group] = {}
-        self._unused: dict[Group, None] = {}  # groups that no waiting pool holds, the latest used last
-        self._having: dict[str, dict[str, Seat]] = {}  # facet -> the agents that have it
-        self._watching: dict[str, dict[Group, None]] = {}  # facet -> the groups that are listed under it
-        self._full: dict[Group, None] = {}  # sleeping groups that have agents
-        self._joined: dict[Group, None] = {}  # sleeping groups that an agent has joined since ``woken``
+        self._groups: dict[tuple[bytes, str | None], Candidates] = {}
+        self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the latest used last
+        self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
+        self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
+        self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
+        self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
         self._opened: dict[str, None] = {}  # agents that have got room since then
         self._version = 0
         #: agent -> version of its last change, the latest change last.
@@ -189,21 +189,21 @@ class View:
             if row is not None:
                 self._add(row, planned)
 
-    def group_of(self, pool: Pool) -> Group:
+    def group_of(self, pool: Pool) -> Candidates:
         """The group that may serve a pool."""
         group = self._find_or_make(pool)
         if not group.users:
             self._keep_unused(group)
         return group
 
-    def hold(self, pool: Pool) -> Group:
+    def hold(self, pool: Pool) -> Candidates:
         """The group that may serve a waiting pool; it is kept until the pool releases it."""
         group = self._find_or_make(pool)
         self._unused.pop(group, None)
         group.users += 1
         return group
 
-    def release(self, group: Group) -> None:
+    def release(self, group: Candidates) -> None:
         """A waiting pool needs the group no longer."""
         group.users -= 1
         if group.users:
@@ -213,13 +213,13 @@ class View:
         group.turn = None
         self._keep_unused(group)
 
-    def sleep(self, group: Group) -> None:
+    def sleep(self, group: Candidates) -> None:
         """Put a group without room aside, until an agent of it has room."""
         group.is_asleep = True
         if group.eligible:
             self._full[group] = None
 
-    def woken(self) -> list[Group]:
+    def woken(self) -> list[Candidates]:
         """The groups that slept and may have room now; they sleep no longer."""
         if not self._joined and not self._opened:
             return []
@@ -241,9 +241,9 @@ class View:
         self._opened.clear()
         return found
 
-    def full_groups(self, most: int) -> list[Group]:
+    def full_groups(self, most: int) -> list[Candidates]:
         """At most ``most`` of the sleeping groups that have agents: others the next time, so that each has its turn."""
-        found: list[Group] = []
+        found: list[Candidates] = []
         members = 0
         for group in islice(self._full, most):
             if found and members + len(group.eligible) > MEMBERS_LOOKED_AT:
@@ -256,7 +256,7 @@ class View:
                 self._full[group] = None
         return found
 
-    def take(self, group: Group) -> FleetAgent | None:
+    def take(self, group: Candidates) -> FleetAgent | None:
         """The group's next agent, with one more task planned for it; None when nobody has room."""
         if not group.eligible:
             return None
@@ -303,14 +303,14 @@ class View:
                 seat.heard, seat.heard_at = load, at
                 self._refresh(seat)
 
-    def unheard(self, groups: Iterable[Group], for_s: float, most: int) -> list[str]:
+    def unheard(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
         """Agents of these groups whose load was last heard longer than ``for_s`` ago: the ``most`` longest unheard."""
         before = time.monotonic() - for_s
         heard_at = {agent_id: self.seats[agent_id].heard_at for group in groups for agent_id in group.eligible}
         found = [agent_id for agent_id, at in heard_at.items() if at < before]
         return found if len(found) <= most else heapq.nsmallest(most, found, key=heard_at.__getitem__)
 
-    def bring_up_to_date(self, group: Group) -> None:
+    def bring_up_to_date(self, group: Candidates) -> None:
         """Tell the group's strategy what has changed since it was last looked at."""
         changes = self._version - group.version
         if not changes:
@@ -328,7 +328,7 @@ class View:
                     _offer(self.seats[agent_id].agent, strategy)
         group.version = self._version
 
-    def strategy_for(self, group: Group) -> Strategy:
+    def strategy_for(self, group: Candidates) -> Strategy:
         """A new strategy that holds those of the group's agents that have room."""
         strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
         for agent_id in group.eligible:
@@ -336,18 +336,18 @@ class View:
         group.version = self._version
         return strategy
 
-    def _find_or_make(self, pool: Pool) -> Group:
+    def _find_or_make(self, pool: Pool) -> Candidates:
         key = (codec.encode(pool.requirements), pool.strategy if pool.strategy in STRATEGIES else None)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(self, key, pool.requirements)
+            group = self._groups[key] = Candidates(self, key, pool.requirements)
             self._watch(group, min(group.needs, key=self._frequency, default=EVERY))
             agents = self.seats if group.watched == EVERY else self._having.get(group.watched, {})
             for seat in agents.values():
                 self._consider(seat, group)
         return group
 
-    def _keep_unused(self, group: Group) -> None:
+    def _keep_unused(self, group: Candidates) -> None:
         """Keep a group for a while that no waiting pool holds."""
         self._unused.pop(group, None)
         self._unused[group] = None  # the latest used stands last
@@ -355,7 +355,7 @@ class View:
             self._drop(next(iter(self._unused)))
 
     def _add(self, agent: FleetAgent, planned: int = 0) -> None:
-        seat = self.seats[agent.agent_id] = Seat(agent)
+        seat = self.seats[agent.agent_id] = AgentState(agent)
         seat.planned = planned
         for facet in seat.facets:
             self._having.setdefault(facet, {})[agent.agent_id] = seat
@@ -365,7 +365,7 @@ class View:
                     self._watch_rarer(group, seat)
         self._refresh(seat)
 
-    def _remove(self, seat: Seat) -> None:
+    def _remove(self, seat: AgentState) -> None:
         agent_id = seat.agent.agent_id
         del self.seats[agent_id]
         self._changed.pop(agent_id, None)
@@ -380,7 +380,7 @@ class View:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
 
-    def _consider(self, seat: Seat, group: Group) -> bool:
+    def _consider(self, seat: AgentState, group: Candidates) -> bool:
         """Whether the agent has all that the group needs; then it is in the group whenever it is fit."""
         if not seat.facets.issuperset(group.needs):
             return False
@@ -391,11 +391,11 @@ class View:
         self._judge_in(seat, group)
         return True
 
-    def _judge(self, seat: Seat) -> None:
+    def _judge(self, seat: AgentState) -> None:
         for group in seat.groups:
             self._judge_in(seat, group)
 
-    def _judge_in(self, seat: Seat, group: Group) -> None:
+    def _judge_in(self, seat: AgentState, group: Candidates) -> None:
         agent_id = seat.agent.agent_id
         if unmet(seat.agent, group.requirements, self.health_threshold) is not None:
             if agent_id in group.eligible:
@@ -405,16 +405,16 @@ class View:
             if group.is_asleep:
                 self._joined[group] = None
 
-    def _leave(self, agent_id: str, group: Group) -> None:
+    def _leave(self, agent_id: str, group: Candidates) -> None:
         group.leave(agent_id)
         if not group.eligible:
             self._full.pop(group, None)
 
-    def _wake(self, group: Group) -> None:
+    def _wake(self, group: Candidates) -> None:
         group.is_asleep = False
         self._full.pop(group, None)
 
-    def _refresh(self, seat: Seat) -> None:
+    def _refresh(self, seat: AgentState) -> None:
         agent, changed = seat.agent, self._changed
         agent.load = max(0, seat.heard + seat.planned - seat.freed)
         self._version += 1
@@ -433,24 +433,24 @@ class View:
     def _frequency(self, facet: str) -> int:
         return len(self._having.get(facet, ()))
 
-    def _watch(self, group: Group, facet: str) -> None:
+    def _watch(self, group: Candidates, facet: str) -> None:
         group.watched = facet
         self._watching.setdefault(facet, {})[group] = None
 
-    def _unwatch(self, group: Group) -> None:
+    def _unwatch(self, group: Candidates) -> None:
         watching = self._watching[group.watched]
         del watching[group]
         if not watching:
             del self._watching[group.watched]
 
-    def _watch_rarer(self, group: Group, seat: Seat) -> None:
+    def _watch_rarer(self, group: Candidates, seat: AgentState) -> None:
         """List a group under a facet that this agent lacks, if fewer agents have it: the next like it costs nothing."""
         rarest = min((facet for facet in group.needs if facet not in seat.facets), key=self._frequency)
         if self._frequency(rarest) < self._frequency(group.watched):
             self._unwatch(group)
             self._watch(group, rarest)
 
-    def _drop(self, group: Group) -> None:
+    def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
         self._unwatch(group)

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from coord.agent.attempt import Attempt
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.batching import SHORT, most
 from coord.logs import get_logger
 from coord.models.facts import TYPE_OF, TaskCompleted, TasksCompleted
@@ -24,27 +24,27 @@ log = get_logger()
 MOST = 256
 
 #: Called with an attempt and Redis' answer to the entry that told of it.
-Told = Callable[[Attempt, Any], None]
+Answered = Callable[[Attempt, Any], None]
 
 
 class Completions:
     """What is to be told on one link."""
 
-    def __init__(self, link: Link, stream: str, max_bytes: int) -> None:
+    def __init__(self, link: ReconnectingConnection, stream: str, max_bytes: int) -> None:
         self._link = link
         self._alone = head_of(stream, TYPE_OF[TaskCompleted])
         self._together = head_of(stream, TYPE_OF[TasksCompleted])
         self._loop = asyncio.get_running_loop()
         #: What waits for the end of this turn: each fact's JSON, and who is to be told of the answer to its entry.
         self._facts: list[bytes] = []
-        self._told: list[Told] = []
+        self._told: list[Answered] = []
         self._attempts: list[Attempt] = []
         self._most = most(MOST, max_bytes)
 
-    def add(self, data: bytes, told: Told, attempt: Attempt) -> None:
+    def add(self, data: bytes, told: Answered, attempt: Attempt) -> None:
         """Tell of this one with this turn's others; ``told(attempt, answer)`` gets Redis' answer to their entry."""
         if len(data) > SHORT or self._most < 2:
-            self._link.send_lasting(command(self._alone, data), told, attempt)
+            self._link.send_until_answered(command(self._alone, data), told, attempt)
             return
         if not self._facts:
             self._loop.call_soon(self._send)
@@ -58,10 +58,10 @@ class Completions:
         facts, told, attempts = self._facts, self._told, self._attempts
         self._facts, self._told, self._attempts = [], [], []
         if len(facts) == 1:
-            self._link.send_lasting(command(self._alone, facts[0]), told[0], attempts[0])
+            self._link.send_until_answered(command(self._alone, facts[0]), told[0], attempts[0])
         elif facts:
             data = b'{"completed":[%b]}' % b",".join(facts)
-            self._link.send_lasting(command(self._together, data), _tell, (told, attempts))
+            self._link.send_until_answered(command(self._together, data), _tell, (told, attempts))
 
 
 def head_of(stream: str, kind: str) -> bytes:
@@ -74,7 +74,7 @@ def command(head: bytes, data: bytes) -> bytes:
     return b"%b$%d\r\n%b\r\n" % (head, len(data), data)
 
 
-def _tell(about: tuple[list[Told], list[Attempt]], answer: Any) -> None:
+def _tell(about: tuple[list[Answered], list[Attempt]], answer: Any) -> None:
     for told, attempt in zip(*about, strict=True):
         try:
             told(attempt, answer)
@@ -82,10 +82,10 @@ def _tell(about: tuple[list[Told], list[Attempt]], answer: Any) -> None:
             log.exception("sdk.defect", task_id=attempt.task_id)
 
 
-_of_link: WeakKeyDictionary[Link, Completions] = WeakKeyDictionary()
+_of_link: WeakKeyDictionary[ReconnectingConnection, Completions] = WeakKeyDictionary()
 
 
-def shared(link: Link, stream: str, max_bytes: int) -> Completions:
+def shared(link: ReconnectingConnection, stream: str, max_bytes: int) -> Completions:
     """Those of a link, whichever agents share it."""
     found = _of_link.get(link)
     if found is None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from coord.agent.attempt import Attempt
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.reports import Reports
 from coord.keys import Keys
 from coord.logs import get_logger
@@ -49,7 +49,7 @@ class Claims:
         incarnation: str,
         capacity: int,
         *,
-        link: Link,
+        link: ReconnectingConnection,
         keys: Keys,
         reports: Reports,
         start: Callable[[Attempt], None],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coord.agent.protocol import ConnectionLost, ErrorAnswer
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.background import call_safely
 from coord.config import Settings
 from coord.keys import Keys
@@ -61,11 +61,11 @@ class Inbox:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self.rounds = 0  #: how often the reader got an answer and went on
-        self._link = Link(url, settings, settings.read_block_ms)
+        self._link = ReconnectingConnection(url, settings, settings.read_block_ms)
         self._link.on_up.append(self._came_up)
 
     async def open(self) -> None:
-        """Connect and begin to read; raises as ``Link.open``."""
+        """Connect and begin to read; raises as ``ReconnectingConnection.open``."""
         await self._link.open()
 
     def heal(self) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from coord.agent.handlers import call_caught, is_async
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.aio import CANCEL_S
 from coord.codec import BAD_JSON, decode_json
 from coord.keys import Keys
@@ -33,13 +33,13 @@ MessageHandler = Callable[[AgentMessage], Any]
 Fields = Mapping[bytes, bytes]
 
 
-class Mail:
+class MessageRunner:
     """The messages of one agent process; ``now_ms`` is the server's time."""
 
     def __init__(
         self,
         agent_id: str,
-        link: Link,
+        link: ReconnectingConnection,
         keys: Keys,
         *,
         handlers: Sequence[MessageHandler],
@@ -163,7 +163,7 @@ class Mail:
     async def _read_again(self, lane: int, entry: bytes) -> Fields | None:
         """The entry's fields, or None if it is gone or cannot be had now."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._link.send_lasting(pack(("XRANGE", self._streams[lane], entry, entry)), _resolve, future)
+        self._link.send_until_answered(pack(("XRANGE", self._streams[lane], entry, entry)), _resolve, future)
         answer = await future
         if not isinstance(answer, list) or not answer:
             return None
@@ -171,7 +171,7 @@ class Mail:
         return dict(zip(pairs, pairs, strict=True))
 
     def _delete(self, lane: int, entry: bytes) -> None:
-        self._link.send_lasting(pack(("XDEL", self._streams[lane], entry)), self._deleted, (lane, entry))
+        self._link.send_until_answered(pack(("XDEL", self._streams[lane], entry)), self._deleted, (lane, entry))
 
     def _deleted(self, about: tuple[int, bytes], _answer: Any) -> None:
         self._known.discard(about)

@@ -34,7 +34,7 @@ class ConnectionLost(Exception):
     """Given to a callback instead of an answer: the command was sent or not, was carried out or not."""
 
 
-class Order(Struct, frozen=True):
+class PendingCommand(Struct, frozen=True):
     """A command under way."""
 
     done: Callable[[Any, Any], None]  #: called as ``done(about, answer)``
@@ -42,7 +42,7 @@ class Order(Struct, frozen=True):
     packed: bytes | None  #: kept where the command is to be sent again after a lost connection
 
 
-class Wire(asyncio.Protocol):
+class RedisProtocol(asyncio.Protocol):
     """One connection. Answers come in the order of the commands; each is given to its order's callback.
 
     ``refused`` is called with an error answer to an order that is to be sent again; ``lost`` with the orders that
@@ -52,8 +52,8 @@ class Wire(asyncio.Protocol):
     def __init__(
         self,
         connection: AbstractConnection,
-        refused: Callable[[Order, Exception], None],
-        lost: Callable[[Wire, list[Order]], None],
+        refused: Callable[[PendingCommand, Exception], None],
+        lost: Callable[[RedisProtocol, list[PendingCommand]], None],
         patience_s: float,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -61,7 +61,7 @@ class Wire(asyncio.Protocol):
         self._refused = refused
         self._lost = lost
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
-        self._pending: deque[Order] = deque()
+        self._pending: deque[PendingCommand] = deque()
         self._out: list[bytes] = []
         self._heard_at = self._loop.time()
         self._closed = False
@@ -77,10 +77,10 @@ class Wire(asyncio.Protocol):
     async def open(
         cls,
         redis: Redis,
-        refused: Callable[[Order, Exception], None],
-        lost: Callable[[Wire, list[Order]], None],
+        refused: Callable[[PendingCommand, Exception], None],
+        lost: Callable[[RedisProtocol, list[PendingCommand]], None],
         patience_s: float,
-    ) -> Wire:
+    ) -> RedisProtocol:
         """Connect as ``redis`` would, to a server that answers; raises what redis-py raises.
 
         Args:
@@ -105,7 +105,7 @@ class Wire(asyncio.Protocol):
         """Whether nothing can be sent any more."""
         return self._closed
 
-    def send(self, packed: bytes, order: Order) -> None:
+    def send(self, packed: bytes, order: PendingCommand) -> None:
         """Send a command with this turn's others; ``order.done`` gets the answer, unless the connection is lost."""
         if not self._out:
             self._loop.call_soon(self._flush)

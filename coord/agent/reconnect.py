@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from redis import exceptions as redis_errors
 
-from coord.agent.protocol import ConnectionLost, Order, Wire
+from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
 from coord.aio import end
 from coord.background import call_safely, retry
 from coord.config import Settings
@@ -39,7 +39,7 @@ CLOSE_S = 1.0
 DEMOTED = ("READONLY", "MOVED", "CLUSTERDOWN", "UNBLOCKED")
 
 
-class Link:
+class ReconnectingConnection:
     """A connection that comes back by itself.
 
     ``on_up`` is called each time that it has come up, the first time too.
@@ -56,8 +56,8 @@ class Link:
         self.on_up: list[Callable[[], None]] = []
         self._redis = connect_worker(url, settings)
         self._patience_s = block_ms / 1000 + settings.answer_timeout_s
-        self._wire: Wire | None = None
-        self._waiting: list[Order] = []
+        self._wire: RedisProtocol | None = None
+        self._waiting: list[PendingCommand] = []
         self._coming_back: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -89,8 +89,8 @@ class Link:
                 self._up(wire)
                 return
 
-    async def _connect(self) -> Wire:
-        return await Wire.open(self._redis, self._refused, self._lost, self._patience_s)
+    async def _connect(self) -> RedisProtocol:
+        return await RedisProtocol.open(self._redis, self._refused, self._lost, self._patience_s)
 
     @property
     def is_up(self) -> bool:
@@ -99,15 +99,15 @@ class Link:
 
     def send(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
         """Send a command; ``done(about, answer)`` gets its answer, or ``ConnectionLost`` in its place."""
-        order = Order(done, about, None)
+        order = PendingCommand(done, about, None)
         if self._wire is not None:
             self._wire.send(packed, order)
         else:
             asyncio.get_running_loop().call_soon(done, about, ConnectionLost())
 
-    def send_lasting(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
+    def send_until_answered(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
         """Send a command again and again until it is answered; an answer may be an error that no repeating mends."""
-        order = Order(done, about, packed)
+        order = PendingCommand(done, about, packed)
         if self._wire is not None:
             self._wire.send(packed, order)
         else:
@@ -142,7 +142,7 @@ class Link:
         self._waiting.clear()
         await self._redis.aclose()
 
-    def _up(self, wire: Wire) -> None:
+    def _up(self, wire: RedisProtocol) -> None:
         self._wire = wire
         waiting, self._waiting = self._waiting, []
         for order in waiting:
@@ -150,7 +150,7 @@ class Link:
         for tell in tuple(self.on_up):
             call_safely("link.up", tell)
 
-    def _refused(self, order: Order, error: Exception) -> None:
+    def _refused(self, order: PendingCommand, error: Exception) -> None:
         if not str(error).startswith(FOR_NOW):
             order.done(order.about, error)
             return
@@ -160,11 +160,11 @@ class Link:
         log.warning("redis.refused", error=str(error))
         asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._send_again, order)
 
-    def _send_again(self, order: Order) -> None:
+    def _send_again(self, order: PendingCommand) -> None:
         if order.packed is not None and not self._is_closed:
-            self.send_lasting(order.packed, order.done, order.about)
+            self.send_until_answered(order.packed, order.done, order.about)
 
-    def _lost(self, wire: Wire, orders: list[Order]) -> None:
+    def _lost(self, wire: RedisProtocol, orders: list[PendingCommand]) -> None:
         if wire is self._wire:
             self._wire = None
         if self._is_closed:
@@ -203,14 +203,14 @@ class Shared:
     """The links that agents of one event loop share for what they write, so that it goes out together."""
 
     def __init__(self) -> None:
-        self._links: dict[tuple[str, Settings], Link] = {}
-        self._users: dict[Link, int] = {}
+        self._links: dict[tuple[str, Settings], ReconnectingConnection] = {}
+        self._users: dict[ReconnectingConnection, int] = {}
 
-    async def join(self, url: str, settings: Settings) -> Link:
-        """The link to ``url``, open; raises as ``Link.open``. To be left again."""
+    async def join(self, url: str, settings: Settings) -> ReconnectingConnection:
+        """The link to ``url``, open; raises as ``ReconnectingConnection.open``. To be left again."""
         link = self._links.get((url, settings))
         if link is None:
-            link = self._links[url, settings] = Link(url, settings)
+            link = self._links[url, settings] = ReconnectingConnection(url, settings)
         self._users[link] = self._users.get(link, 0) + 1
         try:
             await link.open()
@@ -219,7 +219,7 @@ class Shared:
             raise
         return link
 
-    async def leave(self, link: Link) -> None:
+    async def leave(self, link: ReconnectingConnection) -> None:
         """Give a link back; the last one to leave closes it."""
         self._users[link] -= 1
         if not self._users[link]:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from coord import codec
 from coord.agent.protocol import ConnectionLost, ErrorAnswer
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.system_load import load_metrics
 from coord.client.answers import Answer, Answers
 from coord.clock import now_ms
@@ -58,7 +58,7 @@ class Membership:
         fact: AgentRegistered,
         interval_s: float,
         *,
-        link: Link,
+        link: ReconnectingConnection,
         keys: Keys,
         answers: Answers,
         leases: Callable[[], int],
@@ -160,7 +160,7 @@ class Membership:
         agent_id = self._fact.agent_id
         fields = codec.entry_of(fact, caller=agent_id)
         flat = [part for field in fields.items() for part in field]
-        self._link.send_lasting(pack(("XADD", self._registry, "*", *flat)), self._said, take)
+        self._link.send_until_answered(pack(("XADD", self._registry, "*", *flat)), self._said, take)
 
     def _said(self, take: Callable[[Answer], None], answer: Any) -> None:
         if isinstance(answer, ErrorAnswer):

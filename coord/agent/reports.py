@@ -17,7 +17,7 @@ from coord import codec
 from coord.agent import batching
 from coord.agent.attempt import Attempt
 from coord.agent.protocol import ErrorAnswer
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.facts import (
@@ -55,7 +55,7 @@ _encode = codec.encode
 class Reports:
     """An agent's reports; ``answered`` is called with each attempt whose outcome Redis has."""
 
-    def __init__(self, link: Link, keys: Keys, max_bytes: int) -> None:
+    def __init__(self, link: ReconnectingConnection, keys: Keys, max_bytes: int) -> None:
         self.answered: Callable[[Attempt], None] = lambda _attempt: None
         self._link = link
         self._stream = keys.of("in:reports")
@@ -128,7 +128,9 @@ class Reports:
     def started(self, attempt: Attempt) -> None:
         """It has been running for a while."""
         data = _encode(TaskStarted(attempt.task_id, attempt.lease, self._ago(attempt)))
-        self._link.send_lasting(pack(("XADD", self._stream, "*", "type", "task.started", "data", data)), _ignored)
+        self._link.send_until_answered(
+            pack(("XADD", self._stream, "*", "type", "task.started", "data", data)), _ignored
+        )
 
     def progressed(self, attempt: Attempt, raw: bytes, done: Callable[[Any, Any], None]) -> bool:
         """How far it is; may be lost. False when it cannot travel: it is too large, or a ``Raw`` that is no JSON."""
@@ -148,7 +150,7 @@ class Reports:
         if data is None:
             return False
         head = self._heads[self._kinds.get(lease, COMPLETED)]
-        self._link.send_lasting(batching.command(head, data), _ignored)
+        self._link.send_until_answered(batching.command(head, data), _ignored)
         return True
 
     async def flushed(self, limit_s: float) -> bool:
@@ -164,7 +166,7 @@ class Reports:
 
     def _send(self, attempt: Attempt, kind: str, data: bytes) -> None:
         self._outcome(attempt, kind, data)
-        self._link.send_lasting(batching.command(self._heads[kind], data), self._taken, attempt)
+        self._link.send_until_answered(batching.command(self._heads[kind], data), self._taken, attempt)
 
     def _outcome(self, attempt: Attempt, kind: str, data: bytes) -> None:
         """Count an outcome as told, and remember it."""

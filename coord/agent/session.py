@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from coord.agent.claims import Claims
 from coord.agent.hearing import DEAF_BEATS, Hearing
 from coord.agent.inbox import Fields, Inbox
-from coord.agent.messages import Mail
-from coord.agent.reconnect import Link, shared
+from coord.agent.messages import MessageRunner
+from coord.agent.reconnect import ReconnectingConnection, shared
 from coord.agent.registration import Membership
 from coord.agent.reports import Reports
 from coord.agent.runner import Runner
@@ -39,7 +39,7 @@ class Session:
     Made by ``open``; what it writes goes over ``link``, what it reads comes over a connection of its own.
     """
 
-    def __init__(self, agent: Agent, url: str, settings: Settings, link: Link) -> None:
+    def __init__(self, agent: Agent, url: str, settings: Settings, link: ReconnectingConnection) -> None:
         agent_id = agent.agent_id
         keys = Keys(settings.namespace)
         fact = agent.fact(new_id())  # the incarnation: drawn once for each run
@@ -88,7 +88,7 @@ class Session:
             failed=self._failed,
             is_deaf=self._is_deaf,
         )
-        self.mail = Mail(
+        self.mail = MessageRunner(
             agent_id,
             link,
             keys,
@@ -99,7 +99,7 @@ class Session:
 
     @classmethod
     async def open(cls, agent: Agent, url: str, settings: Settings) -> Session:
-        """Connect; raises as ``Link.open``. The session is to be begun, and to be closed in any case."""
+        """Connect; raises as ``ReconnectingConnection.open``. The caller begins the session, and always closes it."""
         link = await shared().join(url, settings)
         try:
             return cls(agent, url, settings, link)
@@ -184,10 +184,10 @@ class Session:
         if kind == b"task_assignment":
             self.claims.offer(lane, entry, fields)
         elif kind == b"coordination" and fields.get(b"order") == b"list_leases":
-            self._link.send_lasting(pack(("XDEL", self._lanes[lane], entry)), _ignored)
+            self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), _ignored)
             self.membership.list_leases(fields[b"ask"].decode(), self.claims.listed())
         elif kind == b"coordination" and fields.get(b"order") == b"stop_task":
-            self._link.send_lasting(pack(("XDEL", self._lanes[lane], entry)), _ignored)
+            self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), _ignored)
             self._stop_task(fields[b"lease"].decode(), fields.get(b"reason", b"").decode("utf-8", "replace"))
         else:
             self.mail.take(lane, entry, fields)

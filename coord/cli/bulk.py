@@ -44,7 +44,7 @@ ACCEPT_S = 10.0
 TOLD = 5
 
 
-class Plan(Struct, frozen=True):
+class SubmitPlan(Struct, frozen=True):
     """What was asked for."""
 
     file: Path
@@ -87,7 +87,7 @@ class Summary(Struct, frozen=True):
     latency: Latency | None
 
 
-async def run(client: Client, plan: Plan) -> ExitCode:
+async def run(client: Client, plan: SubmitPlan) -> ExitCode:
     """Submit the tasks of a file; the exit code."""
     with ExitStack() as stack:
         file = stack.enter_context(lines.opened(plan.file))
@@ -97,7 +97,7 @@ async def run(client: Client, plan: Plan) -> ExitCode:
         return await _Run(client, plan, count, results, progress).run(file)
 
 
-async def _check(client: Client, plan: Plan, file: IO[bytes], progress: Progress) -> int:
+async def _check(client: Client, plan: SubmitPlan, file: IO[bytes], progress: Progress) -> int:
     """How many tasks there are; raises ``FactInvalid`` for the first line that is none."""
     most = client.settings.max_entry_bytes
     count = 0
@@ -117,7 +117,9 @@ async def _check(client: Client, plan: Plan, file: IO[bytes], progress: Progress
 class _Run:
     """One file on its way."""
 
-    def __init__(self, client: Client, plan: Plan, count: int, results: IO[bytes] | None, progress: Progress) -> None:
+    def __init__(
+        self, client: Client, plan: SubmitPlan, count: int, results: IO[bytes] | None, progress: Progress
+    ) -> None:
         self._client = client
         self._plan = plan
         self._count = count

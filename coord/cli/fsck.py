@@ -13,7 +13,7 @@ from coord.cli.session import ask
 
 if TYPE_CHECKING:
     from coord import Client
-    from coord.fsck import Report
+    from coord.fsck import FsckReport
 
 
 def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
@@ -36,13 +36,13 @@ def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespa
         raise typer.Exit(ExitCode.NO)
 
 
-async def _examine(client: Client) -> tuple[str, Report]:
+async def _examine(client: Client) -> tuple[str, FsckReport]:
     from coord.fsck import examine
 
     return client.settings.namespace, await examine(client.redis, client.keys, settings=client.settings)
 
 
-def _summary(report: Report, namespace: str) -> str:
+def _summary(report: FsckReport, namespace: str) -> str:
     found = len(report.findings)
     told = f"{namespace}: {report.tasks} tasks, {found or 'no'} finding{'' if found == 1 else 's'}"
     if report.dropped:

@@ -102,7 +102,9 @@ def submit(
         _refuse(payload is not None, "PAYLOAD is for one task; with --file each line has its own")
         _refuse(task_id is not None, "--id is for one task; with --file each line may name its task_id")
         _refuse(results is not None and not wait, "--results is written as tasks end: give --wait too")
-        plan = bulk.Plan(file, common, task_type, wait=wait, wait_timeout=wait_timeout, results=results, json=json)
+        plan = bulk.SubmitPlan(
+            file, common, task_type, wait=wait, wait_timeout=wait_timeout, results=results, json=json
+        )
         code = ask(lambda client: bulk.run(client, plan), redis_url=redis_url, namespace=namespace)
     else:
         _refuse(task_type is None, "give a TYPE, as in `coord tasks submit echo '{\"n\": 1}'`, or --file")

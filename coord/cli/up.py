@@ -74,7 +74,7 @@ def up(
         raise ConfigError("--port is the gateway's, and --no-gateway leaves it out; give one of them")
     settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
     workers = {"registry": registries, "distributor": distributors, "router": routers}
-    plan = runner.Plan(
+    plan = runner.CellPlan(
         settings=settings,
         data_dir=data,
         workers=workers,
@@ -85,11 +85,11 @@ def up(
         raise typer.Exit(130)
 
 
-async def _run(plan: runner.Plan, *, watch_stdin: bool) -> bool:
+async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> bool:
     """Run the cell; whether it was ended urgently."""
     from coord.cli.signals import stop_on_signals, stop_when_stdin_closes
     from coord.up.log import open_log
-    from coord.up.runner import Cell
+    from coord.up.runner import LocalCell
     from coord.up.shutdown import Stop
 
     stop = Stop()
@@ -97,6 +97,6 @@ async def _run(plan: runner.Plan, *, watch_stdin: bool) -> bool:
         stop_when_stdin_closes(stop)
     log = open_log(plan.settings, stop.ask_once)
     with stop_on_signals(stop):
-        await Cell(plan, stop, log).run()
+        await LocalCell(plan, stop, log).run()
     log.say("up.ended", "ended")
     return stop.urgent.is_set()

@@ -32,7 +32,7 @@ NOT_OPEN = "the client is not open: use it as `async with Client() as client`"
 OTHER_LOOP = "the client was opened in another event loop: open one in each loop that uses one"
 
 
-class Told(Struct, frozen=True):
+class AppendResult(Struct, frozen=True):
     """A fact is in its stream."""
 
     entry_id: str  #: milliseconds since 1970 on the server's clock, a dash, a number
@@ -123,7 +123,7 @@ class Caller:
         """What waits for outcomes and answers."""
         return self._opened(self._watcher)
 
-    async def tell(self, stream: str, fact: Struct, *, wait: float) -> Told:
+    async def tell(self, stream: str, fact: Struct, *, wait: float) -> AppendResult:
         """Append one fact and wait ``wait`` seconds for what its worker says of it; 0: do not wait.
 
         Raises:
@@ -137,7 +137,7 @@ class Caller:
         answer = await self._answer((stream, entry), wait) if wait > 0 else None
         if answer is not None and not answer.ok:
             raise answer.error
-        return Told(entry, answer is not None)
+        return AppendResult(entry, answer is not None)
 
     async def _append(self, batch: Sequence[Append]) -> list[str]:
         return await self._opened(self._outbox).append(batch)

@@ -25,7 +25,7 @@ COUNT = 500
 AWAY_S = (0.1, 2.0)
 
 
-class Place:
+class LogCursor:
     """Where one log has been read up to."""
 
     def __init__(self, log: str, window: LogWindow, since: str | None) -> None:
@@ -85,7 +85,7 @@ async def events(
         redis.exceptions.RedisError: Redis is away at the beginning, or at any time without ``follow``.
     """
     windows = await _windows(redis, keys)
-    places = {log: Place(log, windows[log], since) for log in LOGS}
+    places = {log: LogCursor(log, windows[log], since) for log in LOGS}
     ends = {log: order(windows[log].last) for log in LOGS}
     away_s = 0.0
     while True:
@@ -111,7 +111,7 @@ async def events(
             return
 
 
-async def _step(redis: Redis, keys: Keys, places: Mapping[str, Place], block_ms: int | None) -> list[Event]:
+async def _step(redis: Redis, keys: Keys, places: Mapping[str, LogCursor], block_ms: int | None) -> list[Event]:
     """One read of all logs; what was lost stands before what comes after it."""
     windows = await _windows(redis, keys)
     found = [lost for log, place in places.items() if (lost := place.check(windows[log])) is not None]

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from coord.arguments import seconds
 from coord.client.answers import Answer
-from coord.client.outcomes import Later
+from coord.client.outcomes import LazyFuture
 from coord.codec import BAD_JSON, decode_json, encode
 from coord.errors import (
     ConfigError,
@@ -52,21 +52,21 @@ class Watch(Struct, eq=False, weakref=True):
     behind: dict[str, str] | None = None  #: of someone else's: the last entry of each stream at the first look
     waiters: int = 0  #: who wait for the outcome now; only then its record is looked at
     look_at: float = 0.0  #: when, on the loop's clock
-    _outcome: Later[Outcome] | None = None
-    _taken: Later[bool] | None = None
+    _outcome: LazyFuture[Outcome] | None = None
+    _taken: LazyFuture[bool] | None = None
 
     @property
-    def outcome(self) -> Later[Outcome]:
+    def outcome(self) -> LazyFuture[Outcome]:
         """How it ended, once that is known."""
         if self._outcome is None:
-            self._outcome = Later()
+            self._outcome = LazyFuture()
         return self._outcome
 
     @property
-    def taken(self) -> Later[bool]:
+    def taken(self) -> LazyFuture[bool]:
         """Told when the submission was taken for certain, or is lost; its answer need not be waited for any more."""
         if self._taken is None:
-            self._taken = Later()
+            self._taken = LazyFuture()
         return self._taken
 
 
@@ -75,7 +75,7 @@ class TaskHandle:
 
     __slots__ = ("_answer", "_client", "_watch", "entry_id")
 
-    def __init__(self, client: Client, watch: Watch, entry_id: str, answer: Later[Answer] | None) -> None:
+    def __init__(self, client: Client, watch: Watch, entry_id: str, answer: LazyFuture[Answer] | None) -> None:
         self._client = client
         self._watch = watch
         self._answer = answer
@@ -151,7 +151,7 @@ class TaskHandle:
             return decode_json(outcome.data)
         raise await self._error(outcome)
 
-    async def _wait(self, wanted: Sequence[Later[Any]], patience: _Patience, what: str, hint: str) -> None:
+    async def _wait(self, wanted: Sequence[LazyFuture[Any]], patience: _Patience, what: str, hint: str) -> None:
         """Wait for the first of these; one that is here needs no client."""
         if any(one.is_here for one in wanted):
             return

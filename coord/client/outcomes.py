@@ -10,7 +10,7 @@ from msgspec import Struct
 T = TypeVar("T")
 
 
-class Later(Struct, Generic[T], eq=False):
+class LazyFuture(Struct, Generic[T], eq=False):
     """A value that comes once.
 
     Most of a bulk of tasks are never waited for one by one: a future is made for whoever does. Until then it holds

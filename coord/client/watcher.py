@@ -20,7 +20,7 @@ from coord.aio import end
 from coord.background import keep
 from coord.client.answers import Answer, Answers, Appended, read_answer
 from coord.client.handle import Outcome, Watch, closed
-from coord.client.outcomes import Later
+from coord.client.outcomes import LazyFuture
 from coord.codec import encode, submission_of
 from coord.config import Settings
 from coord.connection import close_idle, connect, is_demoted
@@ -66,7 +66,7 @@ class Watcher:
         self._answers = Answers(ANSWERS_KEPT)
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._waited_for: dict[Watch, None] = {}
-        self._asked: dict[Later[Answer], None] = {}  #: those that are waited for, of no task's
+        self._asked: dict[LazyFuture[Answer], None] = {}  #: those that are waited for, of no task's
         self._new_waiter = asyncio.Event()
         self._announced: WeakSet[Watch] = WeakSet()  #: those whose outcome a reply has told of, and only a record holds
         self._new_announced = asyncio.Event()
@@ -107,7 +107,7 @@ class Watcher:
             ConfigError: the client was closed meanwhile.
         """
         self.start()
-        answer: Later[Answer] = Later()
+        answer: LazyFuture[Answer] = LazyFuture()
         self._answers.expect(fact, answer.tell)
         self._asked[answer] = None
         try:
@@ -117,10 +117,10 @@ class Watcher:
         finally:
             del self._asked[answer]
 
-    def answers(self, fact: Appended, task_ids: Sequence[str]) -> list[Later[Answer]]:
+    def answers(self, fact: Appended, task_ids: Sequence[str]) -> list[LazyFuture[Answer]]:
         """What is answered of each of these tasks, all submitted in one ``fact``."""
         self.start()
-        answers: list[Later[Answer]] = [Later() for _ in task_ids]
+        answers: list[LazyFuture[Answer]] = [LazyFuture() for _ in task_ids]
         waiting = dict(zip(task_ids, answers, strict=True))
 
         def take(answer: Answer) -> bool:
@@ -152,7 +152,7 @@ class Watcher:
         for answer in list(self._asked):
             answer.give_up(closed())
 
-    async def wait(self, watch: Watch, wanted: Sequence[Later[Any]], timeout: float | None) -> None:
+    async def wait(self, watch: Watch, wanted: Sequence[LazyFuture[Any]], timeout: float | None) -> None:
         """Wait for the first of these, which the replies or a look at the record of ``watch`` will resolve.
 
         Raises:

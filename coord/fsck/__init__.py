@@ -28,7 +28,7 @@ LOOKS, LOOKS_MOST = 3, 5
 AGAIN_S = 0.3
 
 
-class Report(Struct, frozen=True):
+class FsckReport(Struct, frozen=True):
     """What ``examine`` has found."""
 
     findings: list[Finding]
@@ -39,7 +39,7 @@ class Report(Struct, frozen=True):
 
 async def examine(
     redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool = True, settings: Settings | None = None
-) -> Report:
+) -> FsckReport:
     """Look at a cell until what is found is certain; sorted findings.
 
     Args:
@@ -68,4 +68,4 @@ async def examine(
         await asyncio.sleep(AGAIN_S)
     compared = quiet or len(totals) > 1 or (bool(totals) and not differing)
     dropped = sum("dropped" in one for one in books.records.values())
-    return Report(sorted(found | differing if compared else found), len(books.records), dropped, compared)
+    return FsckReport(sorted(found | differing if compared else found), len(books.records), dropped, compared)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from falcon.asgi import Request, Response
 
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 from coord.gateway.body import give
-from coord.gateway.exchange import Exchange
-from coord.gateway.requests import Beat, RegisterAgent
+from coord.gateway.exchange import RequestBody
+from coord.gateway.requests import HeartbeatBody, RegisterAgent
 from coord.gateway.schemas import AgentFound, HeartbeatTaken, Registered
 
 
 class RegisterResource:
     """``/agents/register``."""
 
-    def __init__(self, desk: Desk, exchange: Exchange) -> None:
+    def __init__(self, desk: Backend, exchange: RequestBody) -> None:
         self._desk = desk
         self._exchange = exchange
 
@@ -31,7 +31,7 @@ class RegisterResource:
 class AgentResource:
     """``/agents/{id}``."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Backend) -> None:
         self._desk = desk
 
     # 200 {"status": "success", "agent": {"agent_id": "a1", "status": "active", …}, "timestamp": …}
@@ -43,7 +43,7 @@ class AgentResource:
 class HeartbeatResource:
     """``/agents/{id}/heartbeat``."""
 
-    def __init__(self, desk: Desk, exchange: Exchange) -> None:
+    def __init__(self, desk: Backend, exchange: RequestBody) -> None:
         self._desk = desk
         self._exchange = exchange
 
@@ -51,7 +51,7 @@ class HeartbeatResource:
     # 200 {"status": "success", "message": …, "agent_id": "a1", "heartbeat_at": "2026-01-01T00:00:00.000+00:00"}
     async def on_post(self, req: Request, resp: Response, agent_id: str) -> None:
         """A sign of life."""
-        beat, wait_s = await self._exchange.read(req, Beat), self._exchange.wait_s(req)
+        beat, wait_s = await self._exchange.read(req, HeartbeatBody), self._exchange.wait_s(req)
         at, answered = await self._desk.beat(agent_id, beat.status, beat.load_metrics, wait_s)
         body = HeartbeatTaken(agent_id=agent_id, heartbeat_at=at)
         self._exchange.give_written(req, resp, body, answered=answered, path=f"/agents/{agent_id}")

@@ -11,10 +11,10 @@ from coord.config import Settings
 from coord.errors import IdInvalid
 from coord.gateway import errors
 from coord.gateway.agents import AgentResource, HeartbeatResource, RegisterResource
-from coord.gateway.backend import Desk
-from coord.gateway.exchange import PREFIX, Exchange
+from coord.gateway.backend import Backend
+from coord.gateway.exchange import PREFIX, RequestBody
 from coord.gateway.health import Checks, HealthResource
-from coord.gateway.middleware import Guard
+from coord.gateway.middleware import RequestGuard
 from coord.gateway.tasks import SubmitResource, TaskResource
 from coord.models.ids import check_id
 
@@ -30,14 +30,14 @@ class IdConverter(BaseConverter):
             return None
 
 
-def make_app(desk: Desk, settings: Settings) -> App[Request, Response]:
+def make_app(desk: Backend, settings: Settings) -> App[Request, Response]:
     """The app that answers with what ``desk`` says."""
     app = App()
-    app.add_middleware(Guard(settings))
+    app.add_middleware(RequestGuard(settings))
     errors.install(app)
     app.router_options.converters["id"] = IdConverter
     app.req_options.strip_url_path_trailing_slash = True
-    exchange = Exchange(settings)
+    exchange = RequestBody(settings)
     health, task = HealthResource(Checks(desk)), TaskResource(desk)
     routes: list[tuple[str, Any, str | None]] = [
         ("/health", health, None),

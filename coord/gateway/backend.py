@@ -41,7 +41,7 @@ class Written(NamedTuple):
     answered: bool  #: its worker has taken it; else it waits for one
 
 
-class Desk:
+class Backend:
     """The gateway's client."""
 
     def __init__(self, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from coord import codec
-from coord.gateway.errors import Fault, Problem
+from coord.gateway.errors import Problem, RequestError
 
 T = TypeVar("T", bound=Struct)
 
@@ -39,14 +39,14 @@ async def read_body(req: Request, limit: int, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             body = await _read(req, limit)
     except TimeoutError:
-        raise Fault("body_timeout", f"the body did not arrive within {seconds:g} s") from None
+        raise RequestError("body_timeout", f"the body did not arrive within {seconds:g} s") from None
     if declared is not None and len(body) < declared:
-        raise Fault("body_invalid", "the body ended before its Content-Length")
+        raise RequestError("body_invalid", "the body ended before its Content-Length")
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     if body and kind != falcon.MEDIA_JSON:
         # A web page may send any other type to this machine without asking the browser.
         problem = Problem(["header", "content-type"], "expected application/json", "value_error")
-        raise Fault("content_type_invalid", "Content-Type must be application/json", [problem])
+        raise RequestError("content_type_invalid", "Content-Type must be application/json", [problem])
     return body
 
 
@@ -86,15 +86,15 @@ def decode(body: bytes, kind: type[T], at: tuple[str, ...] = ("body",)) -> T:
         raise not_json("nested too deeply") from None
     except msgspec.ValidationError as error:
         problem = problem_of(str(error), at)
-        raise Fault("body_invalid", _sentence(problem), [problem]) from None
+        raise RequestError("body_invalid", _sentence(problem), [problem]) from None
     except msgspec.DecodeError as error:
         raise not_json(str(error)) from None
     return decoded
 
 
-def not_json(why: str) -> Fault:
+def not_json(why: str) -> RequestError:
     """The fault of a body that is no JSON."""
-    return Fault("body_invalid", f"the body is not JSON: {why}", [Problem(["body"], why, "json_invalid")])
+    return RequestError("body_invalid", f"the body is not JSON: {why}", [Problem(["body"], why, "json_invalid")])
 
 
 def problem_of(said: str, at: tuple[str, ...]) -> Problem:
@@ -122,5 +122,5 @@ def _sentence(problem: Problem) -> str:
     return f"{where}: {problem.msg}" if where else problem.msg
 
 
-def _too_large(limit: int) -> Fault:
-    return Fault("body_too_large", f"the body is over the limit of {limit} bytes")
+def _too_large(limit: int) -> RequestError:
+    return RequestError("body_too_large", f"the body is over the limit of {limit} bytes")

@@ -72,7 +72,7 @@ class Problem(Struct, frozen=True):
     type: str  #: missing, type_error, value_error, json_invalid
 
 
-class Fault(CoordError):
+class RequestError(CoordError):
     """A request that is refused before any fact is made of it."""
 
     def __init__(self, code: str, message: str, problems: list[Problem] | None = None) -> None:
@@ -113,7 +113,7 @@ def refuse(resp: Response, code: str, message: str, problems: list[Problem] | No
 
 
 async def _refused(_req: Request, resp: Response, error: CoordError, _params: Mapping[str, Any]) -> None:
-    code, problems = (error.name, error.problems) if isinstance(error, Fault) else (error.code, None)
+    code, problems = (error.name, error.problems) if isinstance(error, RequestError) else (error.code, None)
     refuse(resp, code, str(error), problems)
 
 

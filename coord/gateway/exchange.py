@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Struct)
 PREFIX = "/v1"
 
 
-class Exchange:
+class RequestBody:
     """Reads requests and writes answers."""
 
     def __init__(self, settings: Settings) -> None:

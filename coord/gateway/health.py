@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from coord import __version__, logs
 from coord.errors import ServerUnavailable
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 from coord.gateway.body import give
 from coord.gateway.times import now
 from coord.keys import CONSUMES
@@ -44,7 +44,7 @@ class Health(Struct, frozen=True, kw_only=True):
 class Checks:
     """Looks at Redis and the workers: one look at a time, however many ask."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Backend) -> None:
         self._desk = desk
         self._look: asyncio.Task[dict[str, Check]] | None = None
 

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from falcon.asgi import Request
 
 from coord.errors import IdConflict
-from coord.gateway.errors import Fault
+from coord.gateway.errors import RequestError
 
 HEADER = "Idempotency-Key"
 #: Keys that are remembered.
@@ -39,7 +39,7 @@ def key_of(req: Request) -> str | None:
     if len(key) > 1 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not key or len(key) > LONGEST:
-        raise Fault("idempotency_key_invalid", f"{HEADER} must have 1 to {LONGEST} characters")
+        raise RequestError("idempotency_key_invalid", f"{HEADER} must have 1 to {LONGEST} characters")
     return key
 
 
@@ -83,6 +83,6 @@ def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def reused() -> Fault:
+def reused() -> RequestError:
     """The fault of a key that came with another body before."""
-    return Fault("idempotency_key_reused", f"this {HEADER} was used before with another body")
+    return RequestError("idempotency_key_reused", f"this {HEADER} was used before with another body")

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from falcon.asgi import Request, Response
 
 from coord.config import Settings
-from coord.gateway.errors import Fault
+from coord.gateway.errors import RequestError
 
 
-class Guard:
+class RequestGuard:
     """Looks at every request before its body is read."""
 
     def __init__(self, settings: Settings) -> None:
@@ -28,13 +28,15 @@ class Guard:
         if req.path.removeprefix("/v1").startswith("/health"):
             return  # it shows nothing, and a probe must be answered when all else is full
         if self._at_work > self._settings.gateway_requests:
-            raise Fault("overloaded", f"{self._settings.gateway_requests} requests are at work; try again")
+            raise RequestError("overloaded", f"{self._settings.gateway_requests} requests are at work; try again")
         host = req.get_header("Host") or ""
         if not self._settings.gateway_allow_open and not _is_local_name(host):
-            raise Fault("cross_origin", f"this gateway is not called {host[:200]!r}; use localhost or its address")
+            raise RequestError(
+                "cross_origin", f"this gateway is not called {host[:200]!r}; use localhost or its address"
+            )
         origin = req.get_header("Origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            raise Fault("cross_origin", "requests from another origin's pages are not taken")
+            raise RequestError("cross_origin", "requests from another origin's pages are not taken")
 
     async def process_response(self, _req: Request, _resp: Response, _resource: object, _ok: bool) -> None:
         """One less is at work; called for every request, refused ones too."""

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from coord import codec
 from coord.client.submission import TaskSpec
 from coord.gateway.body import decode, not_json
-from coord.gateway.errors import Fault
+from coord.gateway.errors import RequestError
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id, new_id
@@ -53,7 +53,7 @@ class RegisterAgent(Struct, frozen=True):
         return AgentRegistered(**same, labels=labels)
 
 
-class Beat(Struct, frozen=True):
+class HeartbeatBody(Struct, frozen=True):
     """POST /agents/{id}/heartbeat; the body may be left out."""
 
     status: AgentStatus | None = None
@@ -112,7 +112,7 @@ def _priority(said: str | None) -> Priority:
     try:
         return Priority(said.lower()) if said is not None else Priority.NORMAL
     except ValueError:
-        raise Fault("invalid_priority", f"Invalid priority: {said[:60] if said else said}") from None
+        raise RequestError("invalid_priority", f"Invalid priority: {said[:60] if said else said}") from None
 
 
 def _check_whole(raw: bytes) -> None:

@@ -15,7 +15,7 @@ from coord.aio import end
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import make_app
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 
 log = logs.get_logger()
 
@@ -34,7 +34,7 @@ async def serve(settings: Settings, asked: asyncio.Event, urgent: asyncio.Event)
         ConfigError: the address may not or cannot be bound, or Redis refuses the credentials.
     """
     listener = bind(settings)
-    desk = Desk(settings)
+    desk = Backend(settings)
     server = _Server(_config(desk, settings))
     failures: list[CoordError] = []
 
@@ -85,7 +85,7 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _config(desk: Desk, settings: Settings) -> uvicorn.Config:
+def _config(desk: Backend, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         make_app(desk, settings),
         http="h11",

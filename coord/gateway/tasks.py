@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from falcon.asgi import Request, Response
 
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 from coord.gateway.body import give
-from coord.gateway.exchange import Exchange
+from coord.gateway.exchange import RequestBody
 from coord.gateway.idempotency import conflict_is_reuse, task_id_of
 from coord.gateway.requests import SubmitTask
 from coord.gateway.schemas import Submitted, TaskFound
@@ -15,7 +15,7 @@ from coord.gateway.schemas import Submitted, TaskFound
 class SubmitResource:
     """``/tasks/submit``."""
 
-    def __init__(self, desk: Desk, exchange: Exchange) -> None:
+    def __init__(self, desk: Backend, exchange: RequestBody) -> None:
         self._desk = desk
         self._exchange = exchange
 
@@ -34,7 +34,7 @@ class SubmitResource:
 class TaskResource:
     """``/tasks/{id}`` and ``/tasks/{id}/status``."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Backend) -> None:
         self._desk = desk
 
     # 200 {"status": "success", "task": {"task_id": "0199…", "state": "completed", "result": …, …}, "timestamp": …}

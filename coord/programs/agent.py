@@ -17,8 +17,8 @@ from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output
-from coord.programs.per_task import EachTask
-from coord.programs.pool import KeptPrograms
+from coord.programs.per_task import ProcessPerTask
+from coord.programs.pool import ProcessPool
 
 log = get_logger()
 
@@ -63,16 +63,16 @@ def program_agent(
     agent = Agent(agent_id, settings=settings, **declared)
     capacity = agent.fact("").capacity or settings.capacity
     _check_files(capacity)
-    programs: EachTask | KeptPrograms
+    programs: ProcessPerTask | ProcessPool
     if options.keep_alive:
         if command.arguments.fields:
             raise ConfigError(
                 f"a program that is kept is started before there is a task: {{{command.arguments.fields[0]}}} "
                 "has no value then; it reads the payload from its lines"
             )
-        programs = KeptPrograms(command, agent_id, limits, capacity)
+        programs = ProcessPool(command, agent_id, limits, capacity)
     else:
-        programs = EachTask(command, agent_id, limits, options.output)
+        programs = ProcessPerTask(command, agent_id, limits, options.output)
     agent.on_start(programs.start)
     agent.on_stop(programs.stop)
 

@@ -15,7 +15,7 @@ from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.lines import Lines
 from coord.programs.outcome import how
-from coord.programs.process import Program, finish
+from coord.programs.process import ProgramProcess, finish
 from coord.programs.progress import Progress
 
 log = get_logger()
@@ -48,13 +48,13 @@ _head = msgspec.json.Decoder(_Head).decode
 _said = msgspec.json.Decoder(_Said).decode
 
 
-class Life:
+class KeptProcess:
     """From the start of a program to its end; it has one task at a time."""
 
     def __init__(self, limits: Limits) -> None:
         self.is_ended_by_us = False
         self.has_answered = False  #: any task
-        self._program: Program
+        self._program: ProgramProcess
         self._ended: asyncio.Task[int]
         self._lines = Lines(limits.output_bytes + SLACK, self._line, self._too_long)
         self._limits = limits
@@ -64,10 +64,10 @@ class Life:
         self._answer: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def start(cls, command: Command, environ: dict[str, str], guard: Guard, limits: Limits) -> Life:
+    async def start(cls, command: Command, environ: dict[str, str], guard: Guard, limits: Limits) -> KeptProcess:
         """Start the program; raises ``OSError``."""
         life = cls(limits)
-        life._program = await Program.start(
+        life._program = await ProgramProcess.start(
             command.path, command.words({}), environ, guard, output=life._lines.feed
         )  # fmt: skip
         life._ended = asyncio.create_task(life._program.ended())

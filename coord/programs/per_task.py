@@ -14,13 +14,13 @@ from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.outcome import Output, check, result
-from coord.programs.process import Program, prepare
+from coord.programs.process import ProgramProcess, prepare
 from coord.programs.progress import Progress
 
 log = get_logger()
 
 
-class EachTask:
+class ProcessPerTask:
     """Starts the command for each task, as many at a time as there are tasks."""
 
     def __init__(self, command: Command, agent_id: str, limits: Limits, output: Output) -> None:
@@ -48,7 +48,7 @@ class EachTask:
         collected = _Collected(limits.output_bytes)
         progress = Progress(task)
         try:
-            program = await Program.start(
+            program = await ProgramProcess.start(
                 command.path, words, command.environ(self._agent_id, task), self._guard,
                 output=collected.take, progress=progress.lines.feed,
             )  # fmt: skip

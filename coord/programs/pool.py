@@ -30,7 +30,7 @@ from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
-from coord.programs.kept_process import Life
+from coord.programs.kept_process import KeptProcess
 from coord.programs.process import prepare
 
 log = get_logger()
@@ -43,7 +43,7 @@ LONGEST_WAIT_S = 10.0
 WELL_S = 10.0
 
 
-class KeptPrograms:
+class ProcessPool:
     """As many programs as there may be tasks at a time."""
 
     def __init__(self, command: Command, agent_id: str, limits: Limits, count: int) -> None:
@@ -90,11 +90,11 @@ class _Slot:
         self._loop = asyncio.get_running_loop()
         self._is_stopping = False
         #: The program that lives, or will.
-        self._life: asyncio.Future[Life] = self._loop.create_future()
+        self._life: asyncio.Future[KeptProcess] = self._loop.create_future()
         self._keeping = retry("program.keep", self._keep)
 
     async def run(self, task: Task) -> Any:
-        life: Life | None = None
+        life: KeptProcess | None = None
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 life = await asyncio.shield(self._life)
@@ -125,7 +125,7 @@ class _Slot:
             if self._life.done():  # of a program whose keeping failed
                 self._life = self._loop.create_future()
             try:
-                life = await Life.start(self._command, self._environ, self._guard, self._limits)
+                life = await KeptProcess.start(self._command, self._environ, self._guard, self._limits)
             except OSError as error:
                 why, is_ours = f"{self._command.path} cannot be started: {error.strerror}", False
                 self._fail(Retryable("not_started", why))
@@ -143,7 +143,7 @@ class _Slot:
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
-    def _forget(self, life: Life) -> None:
+    def _forget(self, life: KeptProcess) -> None:
         """The next task waits for the next program."""
         if self._life.done() and self._life.result() is life:
             self._life = self._loop.create_future()

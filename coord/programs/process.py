@@ -38,7 +38,7 @@ _USUAL = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.
 Take = Callable[[bytes], None]
 
 
-class Program:
+class ProgramProcess:
     """A program that was started; ``end`` or ``ended`` is to be awaited in any case."""
 
     def __init__(self, pid: int, guard: Guard, pipes: Sequence[_Pipe], stdin: _Stdin) -> None:
@@ -58,7 +58,7 @@ class Program:
     async def start(
         cls, path: str, words: Sequence[str], environ: Mapping[str, str], guard: Guard, *,
         output: Take, progress: Take | None = None,
-    ) -> Program:  # fmt: skip
+    ) -> ProgramProcess:  # fmt: skip
         """Start it.
 
         Args:

@@ -19,7 +19,7 @@ from coord.keys import Keys
 from coord.models.tasks import TaskRecord, TaskState
 from coord.queries.agent_records import agent_ids
 from coord.queries.task_records import task_headers
-from coord.queries.walks import Place, members, step
+from coord.queries.walks import Position, members, step
 
 #: Tasks looked at in one step.
 STEP = 200
@@ -159,10 +159,10 @@ async def _indexed(
         place = found[-1]
 
 
-def _place(said: str) -> Place:
+def _place(said: str) -> Position:
     score, _, member = said.partition(":")
     try:
-        place = Place(float(score), member)
+        place = Position(float(score), member)
     except ValueError:
         raise _no_cursor(said) from None
     if not math.isfinite(place.score):

@@ -15,14 +15,14 @@ from coord.queries.fields import text_of
 SET_STEP = 1_000
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A member of a sorted set."""
 
     score: float
     member: str
 
 
-async def step(redis: Redis, key: str, after: Place | None, count: int, *, newest_first: bool) -> list[Place]:
+async def step(redis: Redis, key: str, after: Position | None, count: int, *, newest_first: bool) -> list[Position]:
     """At most ``count`` members that come after a place; empty at the end.
 
     Args:
@@ -36,14 +36,14 @@ async def step(redis: Redis, key: str, after: Place | None, count: int, *, newes
     while True:
         command = ("ZRANGE", key, begin, begin + count - 1, *(("REV",) if newest_first else ()), "WITHSCORES")
         raw: list[tuple[bytes, float]] = await redis.execute_command(*command)
-        found = [Place(float(score), text_of(member)) for member, score in raw]
+        found = [Position(float(score), text_of(member)) for member, score in raw]
         fresh = [one for one in found if after is None or _is_after(one, after, newest_first=newest_first)]
         if fresh or len(found) < count:
             return fresh
         begin += count
 
 
-async def _begin(redis: Redis, key: str, after: Place, *, newest_first: bool) -> int:
+async def _begin(redis: Redis, key: str, after: Position, *, newest_first: bool) -> int:
     """A rank at or before the first that comes after the place, and no further before than its equals in score."""
     pipe = redis.pipeline(transaction=False)
     pipe.execute_command("ZREVRANK" if newest_first else "ZRANK", key, after.member)
@@ -54,7 +54,7 @@ async def _begin(redis: Redis, key: str, after: Place, *, newest_first: bool) ->
     return int(rank) + 1 if rank is not None and float(score) == after.score else int(before)
 
 
-def _is_after(one: Place, after: Place, *, newest_first: bool) -> bool:
+def _is_after(one: Position, after: Position, *, newest_first: bool) -> bool:
     # Members of one score are in the order of their bytes, as ids are in that of their letters.
     return one < after if newest_first else one > after
 

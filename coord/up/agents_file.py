@@ -35,7 +35,7 @@ from coord.errors import ConfigError, CoordError
 from coord.models.agents import AgentType
 from coord.models.facts import Names
 from coord.models.ids import check_id
-from coord.up.supervisor import Program
+from coord.up.supervisor import ManagedProgram
 
 #: More processes of one table are a typing error: an agent takes many tasks at once by its capacity.
 MANY = 256
@@ -80,7 +80,7 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
 OF_PROGRAMS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive")
 
 
-def read_agents(path: Path) -> list[Program]:
+def read_agents(path: Path) -> list[ManagedProgram]:
     """The programs that a file describes; the ``environ`` of each is what the file adds to that of ``coord up``.
 
     Raises:
@@ -112,7 +112,7 @@ class _Reader:
         self._path = path
         self._name = name
 
-    def read(self, raw: object) -> list[Program]:
+    def read(self, raw: object) -> list[ManagedProgram]:
         """The programs of the table."""
         if not isinstance(raw, dict):
             raise self._wrong(None, f"expected a table [agents.{self._name}] with a command or a program")
@@ -131,7 +131,7 @@ class _Reader:
 
     def _program(
         self, table: AgentTable, number: int, folder: Path, given: list[str] | None, line: list[str] | None
-    ) -> Program:
+    ) -> ManagedProgram:
         agent_id = self._name if table.count == 1 else f"{self._name}-{number}"
         try:
             check_id(agent_id, "the name, which is the agent's id,")
@@ -161,7 +161,9 @@ class _Reader:
                 "--",
                 *(line or ()),
             ]
-        return Program(name=agent_id, command=tuple(command), environ=environ, folder=folder, drain_s=table.drain)
+        return ManagedProgram(
+            name=agent_id, command=tuple(command), environ=environ, folder=folder, drain_s=table.drain
+        )
 
     def _table(self, raw: dict[str, Any]) -> AgentTable:
         known = AgentTable.__struct_fields__

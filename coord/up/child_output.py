@@ -13,7 +13,7 @@ LONGEST_BYTES = 256 * 1024
 GRANDCHILD_S = 0.5
 
 
-class Output(asyncio.Protocol):
+class ChildOutput(asyncio.Protocol):
     """The reading end of one program's output.
 
     Args:

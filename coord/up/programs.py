@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from coord.config import ALIASES, PREFIX, Settings, to_environ
-from coord.up.supervisor import Program
+from coord.up.supervisor import ManagedProgram
 
 #: What the gateway is called in the log.
 GATEWAY = "gateway"
@@ -18,7 +18,7 @@ GATEWAY = "gateway"
 GATEWAY_DRAIN_S = 15.0
 
 
-def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[Program]:
+def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[ManagedProgram]:
     """The processes of the workers: so many of each kind, with names that no other ``coord up`` gives.
 
     A worker takes up what its own name has pending, so two with one name would do the same work twice: those of a
@@ -28,7 +28,7 @@ def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[Prog
     environ = logged_environ(settings)
     names = [(kind, f"{kind}-{number}-{mark}") for kind, count in workers.items() for number in range(1, count + 1)]
     return [
-        Program(
+        ManagedProgram(
             name=name,
             command=worker_command(kind, name, watch_stdin=True),
             environ=environ,
@@ -50,10 +50,10 @@ def kind_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def gateway_program(settings: Settings) -> Program:
+def gateway_program(settings: Settings) -> ManagedProgram:
     """The gateway, where the settings say."""
     command = (sys.executable, "-P", "-m", "coord.cli", "gateway", "--watch-stdin")
-    return Program(name=GATEWAY, command=command, environ=logged_environ(settings), drain_s=GATEWAY_DRAIN_S)
+    return ManagedProgram(name=GATEWAY, command=command, environ=logged_environ(settings), drain_s=GATEWAY_DRAIN_S)
 
 
 def logged_environ(settings: Settings) -> dict[str, str]:

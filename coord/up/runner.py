@@ -38,7 +38,7 @@ from coord.up.log import Log, last_words
 from coord.up.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
 from coord.up.server import Embedded, Given, Server
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, Program, Supervisor
+from coord.up.supervisor import Event, ManagedProgram, Supervisor
 
 #: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
 GIVEN_LIMIT_S = 10.0
@@ -56,7 +56,7 @@ TOLD_ENDS = 12
 WORDS_KEPT = 500
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to bring up."""
 
     settings: Settings
@@ -67,10 +67,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether there is a gateway, where the settings say.
     gateway: bool = False
     #: Agents to start; their ``environ`` is what they have besides ours.
-    agents: tuple[Program, ...] = ()
+    agents: tuple[ManagedProgram, ...] = ()
 
 
-class Cell:
+class LocalCell:
     """A server and all that runs on it.
 
     Args:
@@ -79,7 +79,7 @@ class Cell:
         log: where everything is said.
     """
 
-    def __init__(self, plan: Plan, stop: Stop, log: Log) -> None:
+    def __init__(self, plan: CellPlan, stop: Stop, log: Log) -> None:
         self._plan = plan
         self._stop = stop
         self._log = log
@@ -156,7 +156,7 @@ class Cell:
         finally:
             await end(*speaking)
 
-    async def _supervise(self, workers: list[Program], callers: list[Program]) -> None:
+    async def _supervise(self, workers: list[ManagedProgram], callers: list[ManagedProgram]) -> None:
         """Keep all running; asked to stop, end the callers, then the workers."""
         last = Stop()
         working = asyncio.create_task(Supervisor(workers, self._tell, hear=self._log.hear).run(last))
@@ -181,7 +181,7 @@ class Cell:
                 if guard is not None:
                     await asyncio.to_thread(guard.close)
 
-    def _show(self, server: Server, report: ServerReport, workers: list[Program]) -> None:
+    def _show(self, server: Server, report: ServerReport, workers: list[ManagedProgram]) -> None:
         rows: dict[str, str | list[str]] = {
             "redis": f"{safe_url(server.url)} ({report.product} {report.version}, {server.origin})"
         }
@@ -221,7 +221,7 @@ class Cell:
         elif event.what in {"ended", "failed"} and is_told(event):
             self._log.say(f"process.{event.what}", sentence_of(event), level="warning", **fields)
 
-    async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[Program]) -> None:
+    async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[ManagedProgram]) -> None:
         """Ready is when every worker has said that it is there, and the gateway answers."""
         loop = asyncio.get_running_loop()
         late_at = loop.time() + READY_LIMIT_S
@@ -279,7 +279,7 @@ def sentence_of(event: Event) -> str:
     return said
 
 
-def _server(plan: Plan) -> Server:
+def _server(plan: CellPlan) -> Server:
     if plan.data_dir is None and plan.settings.redis_url:
         return Given(plan.settings.redis_url)
     folder = plan.data_dir or default_data_dir()
@@ -287,7 +287,7 @@ def _server(plan: Plan) -> Server:
     return Embedded(folder)
 
 
-def _refuse_a_second(path: Path, plan: Plan) -> None:
+def _refuse_a_second(path: Path, plan: CellPlan) -> None:
     """One ``coord up`` is announced at a time: clients that were sent to the other one would find nothing."""
     other = read_endpoint(path)
     if other is None or other.pid == os.getpid():

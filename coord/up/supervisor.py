@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from coord.up.child_output import Output
+from coord.up.child_output import ChildOutput
 from coord.up.shutdown import Stop
 
 
@@ -34,7 +34,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 10.0
 
 
-class Program(msgspec.Struct, frozen=True, kw_only=True):
+class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept running."""
 
     name: str
@@ -77,7 +77,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class GaveUp(Exception):
     """A program ended with one of its final codes."""
 
-    def __init__(self, program: Program, event: Event) -> None:
+    def __init__(self, program: ManagedProgram, event: Event) -> None:
         super().__init__(f"{program.name} ended with {event.how}")
         self.program = program
         self.event = event
@@ -104,7 +104,7 @@ class Supervisor:
 
     def __init__(
         self,
-        programs: Sequence[Program],
+        programs: Sequence[ManagedProgram],
         tell: Callable[[Event], None],
         *,
         hear: Callable[[str, str], None] | None = None,
@@ -145,7 +145,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*kept, return_exceptions=True)
 
-    async def _keep(self, program: Program, stop: Stop) -> None:
+    async def _keep(self, program: ManagedProgram, stop: Stop) -> None:
         loop = asyncio.get_running_loop()
         waits, ends = backoff(self._timing), 0
         while not stop.asked.is_set():
@@ -163,7 +163,7 @@ class Supervisor:
                 raise GaveUp(program, event)
             await stop.asked_within(event.again_in_s or 0)
 
-    async def _live(self, program: Program, stop: Stop) -> Event:
+    async def _live(self, program: ManagedProgram, stop: Stop) -> Event:
         """One life of a program: how it ended, or why it could not be started."""
         output = self._output(program)
         try:
@@ -193,13 +193,13 @@ class Supervisor:
         last_line = output.last if output is not None else ""
         return Event(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
 
-    def _output(self, program: Program) -> Output | None:
+    def _output(self, program: ManagedProgram) -> ChildOutput | None:
         hear = self._hear
         if hear is None or program.log is not None:
             return None
-        return Output(lambda line: hear(program.name, line))
+        return ChildOutput(lambda line: hear(program.name, line))
 
-    async def _drain(self, program: Program, process: Process, ended: asyncio.Task[int], stop: Stop) -> None:
+    async def _drain(self, program: ManagedProgram, process: Process, ended: asyncio.Task[int], stop: Stop) -> None:
         """Return when the process is gone or out of time; then its whole group is killed."""
         _terminate(process)
         urgent = asyncio.create_task(stop.urgent.wait())
@@ -213,7 +213,7 @@ class Supervisor:
             self._tell(Event(name=program.name, what="killed", pid=process.pid))
 
 
-async def _start(program: Program, output: Output | None) -> Process:
+async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:
     log = program.log.open("ab") if program.log else None
     writing = await output.open() if output is not None else None
     try:

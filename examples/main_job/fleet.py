@@ -22,7 +22,7 @@ from coord.errors import ConfigError, DataFolderInUse
 from coord.models.agents import AgentStatus
 from coord.up.data_dir import Claim, refuse_foreign, unusable
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, Program, Supervisor
+from coord.up.supervisor import Event, ManagedProgram, Supervisor
 from examples.main_job.kinds import KINDS
 from examples.main_job.tail import Tail
 
@@ -175,12 +175,12 @@ class Fleet:
         words = lines[begins[-1] :] if begins else lines[-1:]
         return "\n".join(words).removeprefix("coord: ") or "it has said nothing"
 
-    def _coord_up(self) -> Program:
+    def _coord_up(self) -> ManagedProgram:
         # A Redis that the environment names is used; else one on a data folder of our own.
         data = [] if self._settings.redis_url else ["--data", str(self._folder / "redis")]
         # The port is that of the person's own `coord up` then.
         gateway = ["--no-gateway"] if self.own_endpoint else []
-        return Program(
+        return ManagedProgram(
             name=COORD,
             command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data, *gateway),
             environ=self._environ,
@@ -188,15 +188,15 @@ class Fleet:
             final_codes=frozenset({2}),
         )
 
-    def _agent_programs(self, url: str) -> list[Program]:
+    def _agent_programs(self, url: str) -> list[ManagedProgram]:
         # Told outright: the announcement is not there while a killed `coord up` is being started again.
         environ = self._environ | {"COORD_REDIS_URL": url}
         leash = (sys.executable, "-P", "-m", "examples.main_job.leash")
-        programs: list[Program] = []
+        programs: list[ManagedProgram] = []
         for name in self.agent_ids:
             (kind,) = (kind for kind in KINDS if kind.agents == name.partition("-")[0])
             command = (*leash, str(kind.program), "--id", name)
-            programs.append(Program(name=name, command=command, environ=environ, log=self._log(name)))
+            programs.append(ManagedProgram(name=name, command=command, environ=environ, log=self._log(name)))
         return programs
 
     def _log(self, program: str) -> Path:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from tests.scripts.cell import Cell
-from workers.transitions import Burial
+from workers.transitions import DeadLetterEntry
 
 
-async def burial(cell: Cell, stream: str = "in:reports", *, caller: str = "c1", data: bytes = b"{") -> Burial:
+async def burial(cell: Cell, stream: str = "in:reports", *, caller: str = "c1", data: bytes = b"{") -> DeadLetterEntry:
     """A burial of an entry that was appended."""
     entry = await cell.append(stream)
-    return Burial(stream, entry, b"task.started", data, True, caller, "fact_invalid", "field 'data': truncated")
+    return DeadLetterEntry(
+        stream, entry, b"task.started", data, True, caller, "fact_invalid", "field 'data': truncated"
+    )
 
 
 async def test_an_entry_is_buried(cell: Cell) -> None:

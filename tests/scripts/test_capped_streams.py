@@ -8,7 +8,7 @@ from coord.config import KIB
 from coord.models.memory import Memory
 from tests.scripts.cell import Cell
 from tests.scripts.test_server import REAL
-from workers.transitions import Burial, SettingChange
+from workers.transitions import DeadLetterEntry, SettingChange
 
 CAP = 8 * KIB
 #: The caps of all kinds of stream, by their settings.
@@ -56,7 +56,9 @@ async def fill_replies(cell: Cell, n: int) -> None:
 async def fill_dead(cell: Cell, n: int) -> None:
     """Bury an entry."""
     bad = await cell.append("in:messages:low")
-    burial = Burial("in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="", code="fact_invalid", reason=f"{n}")
+    burial = DeadLetterEntry(
+        "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="", code="fact_invalid", reason=f"{n}"
+    )
     await cell.run(cell.scripts.bury("router", [burial]))
 
 
@@ -105,7 +107,9 @@ async def test_a_batch_that_is_larger_than_the_cap_is_cut_as_well(cell: Cell) ->
         for n in range(entries):
             bad = await cell.append("in:messages:low")
             burials.append(
-                Burial("in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="c1", code="bad", reason=f"{n}")
+                DeadLetterEntry(
+                    "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="c1", code="bad", reason=f"{n}"
+                )
             )
         await cell.run(cell.scripts.bury("router", burials))
         for name in ("dead:in", "replies:c1"):

@@ -10,13 +10,13 @@ import pytest
 from tests.scripts.cell import Cell
 from workers.transitions import (
     Beat,
-    Burial,
     Call,
     CancelRequest,
     Change,
+    DeadLetterEntry,
     Departure,
     Draining,
-    Exhumation,
+    EntryReplay,
     LeaseList,
     LeaseLoss,
     Purge,
@@ -87,7 +87,7 @@ async def exhumation(cell: Cell) -> tuple[Call[Any], str, str]:
     """A request to append a buried entry again."""
     entry = await cell.append("in:control:router")
     (dead, _), *_ = await cell.redis.xrange(cell.keys.of("dead:in"))
-    return cell.scripts.unbury("router", [Exhumation(entry, "c1", dead.decode())]), "in:control:router", entry
+    return cell.scripts.unbury("router", [EntryReplay(entry, "c1", dead.decode())]), "in:control:router", entry
 
 
 async def registration(cell: Cell) -> tuple[Call[Any], str, str]:
@@ -163,7 +163,9 @@ async def furnished(cell: Cell) -> None:
     await cell.deliver("lost", receiver="a9")
     await cell.register("a9")
     bad = await cell.append("in:messages:low")
-    burial = Burial("in:messages:low", bad, b"odd", b"{}", whole=True, caller="", code="fact_invalid", reason="odd")
+    burial = DeadLetterEntry(
+        "in:messages:low", bad, b"odd", b"{}", whole=True, caller="", code="fact_invalid", reason="odd"
+    )
     await cell.run(cell.scripts.bury("router", [burial]))
 
 

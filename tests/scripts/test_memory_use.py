@@ -13,7 +13,7 @@ from coord.queries import memory_kinds
 from tests.scripts.cell import Cell
 from tests.scripts.test_relieve import complete, relieve
 from tests.scripts.test_server import REAL
-from workers.transitions import Burial
+from workers.transitions import DeadLetterEntry
 
 
 async def populate(cell: Cell) -> None:
@@ -29,7 +29,9 @@ async def populate(cell: Cell) -> None:
     await cell.admit(await cell.submission("refused", body=body, caller="c1"), nearly_full=True)
     await cell.deliver("m1", payload=b'"' + b"m" * 20_000 + b'"')
     bad = await cell.append("in:messages:low")
-    burial = Burial("in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad")
+    burial = DeadLetterEntry(
+        "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad"
+    )
     await cell.run(cell.scripts.bury("router", [burial]))
     await cell.append("in:messages:low")
 

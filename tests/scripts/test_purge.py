@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.scripts.cell import Cell
-from workers.transitions import Burial, Purge
+from workers.transitions import DeadLetterEntry, Purge
 
 Of = Literal["tasks", "messages", "entries"]
 TOLD: dict[Of, str] = {"tasks": "distributor", "messages": "router", "entries": "registry"}
@@ -45,7 +45,7 @@ async def die(cell: Cell, of: Of, count: int) -> list[str]:
             await cell.deliver(f"m{n}", receiver="nobody")
         else:
             entry = await cell.append("in:reports")
-            burial = Burial("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
+            burial = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
             await cell.run(cell.scripts.bury("distributor", [burial]))
         cell.now += 1_000
     return list(await died_at(cell, of))

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from tests.scripts.cell import Cell
-from workers.transitions import Burial, Call, CancelRequest, LeaseLoss
+from workers.transitions import Call, CancelRequest, DeadLetterEntry, LeaseLoss
 
 REAL = pytest.mark.parametrize("redis_or_fake", ["valkey", "redis7"], indirect=True)
 
@@ -55,7 +55,9 @@ async def test_a_full_server_gives_nobody_up_and_buries_what_is_bad(full: Cell) 
     expire, lease = full.scripts.expire(), await full.lease("t1")
     observed = (await full.run(expire)).observed
     bad = await full.append("in:messages:low")
-    burial = Burial("in:messages:low", bad, b"x", b"", whole=True, caller="c1", code="fact_invalid", reason="bad")
+    burial = DeadLetterEntry(
+        "in:messages:low", bad, b"x", b"", whole=True, caller="c1", code="fact_invalid", reason="bad"
+    )
     lost = LeaseLoss(await full.append("in:losses", "lease.lost"), "a1", "t1", lease)
     await fill(full)
     full.now += 2_000

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.scripts.cell import Cell
-from workers.transitions import Burial, Exhumation
+from workers.transitions import DeadLetterEntry, EntryReplay
 
 DATA = b'{"task_id":"t1","lease":"0123456789abcdef"}'
 
@@ -16,7 +16,7 @@ async def bury(
 ) -> str:
     """An entry that was buried; its id in dead:in."""
     entry = await cell.append(stream)
-    burial = Burial(stream, entry, b"task.started", data, whole, caller, "entry_buried", "failed 3 times")
+    burial = DeadLetterEntry(stream, entry, b"task.started", data, whole, caller, "entry_buried", "failed 3 times")
     await cell.run(cell.scripts.bury("distributor", [burial]))
     (dead,) = (await cell.redis.xrevrange(cell.keys.of("dead:in"), count=1))[0][:1]
     return str(dead.decode())
@@ -25,7 +25,7 @@ async def bury(
 async def unbury(cell: Cell, dead_id: str, kind: str = "distributor") -> str:
     """Replay a buried entry; the word."""
     entry = await cell.append(f"in:control:{kind}", "entry.replayed")
-    return await cell.word(cell.scripts.unbury(kind, [Exhumation(entry, "op", dead_id)]))
+    return await cell.word(cell.scripts.unbury(kind, [EntryReplay(entry, "op", dead_id)]))
 
 
 @pytest.mark.parametrize("caller", ["c1", ""])

@@ -22,7 +22,7 @@ from coord import TaskSpec, queries
 from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, Program, Supervisor, Timing
+from coord.up.supervisor import Event, ManagedProgram, Supervisor, Timing
 from tests.processes import MOMENTS, ROOT, House, house
 from tests.waiting import wait_until
 
@@ -51,17 +51,19 @@ class Crowd:
             "COORD_HEARTBEAT_INTERVAL_S": "0.5",
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip
-        programs: list[Program] = []
+        programs: list[ManagedProgram] = []
         for kind in ("registry", "distributor"):
             for number in (1, 2):
                 name = f"{kind}-{number}"
                 command = [sys.executable, "-P", "-m", "workers", kind, "--name", name, "--watch-stdin"]
-                programs.append(Program(name=name, command=command, environ=environ, log=at.folder / f"{name}.log"))
+                programs.append(
+                    ManagedProgram(name=name, command=command, environ=environ, log=at.folder / f"{name}.log")
+                )
         agent = Path(__file__).with_name("chaos_agent.py")
         for number in range(1, AGENTS + 1):
             name = f"agent-{number}"
             command = [sys.executable, "-P", str(agent), name, str(CAPACITY), str(executions)]
-            programs.append(Program(name=name, command=command, environ=environ, log=at.folder / f"{name}.log"))
+            programs.append(ManagedProgram(name=name, command=command, environ=environ, log=at.folder / f"{name}.log"))
         self.ended: Counter[str] = Counter()
         self.strikes: Counter[str] = Counter()
         self._supervisor = Supervisor(programs, self._tell, timing=Timing(longest_s=0.5, drain_s=5))

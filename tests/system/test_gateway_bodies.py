@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coord.config import Settings
 from coord.gateway.app import make_app
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 from coord.models.tasks import Requirements, TaskSubmitted
 from coord.streams import Append, append
 from tests.running import RunningCell
@@ -54,7 +54,7 @@ TASKS = some(
 async def http(cell: RunningCell, settings: Settings) -> AsyncIterator[testing.ASGIConductor]:
     """A caller of an app that has found the cell."""
     found = msgspec.structs.replace(settings, redis_url=cell.url, gateway_wait_s=30, gateway_redis_s=30)
-    desk = Desk(found)
+    desk = Backend(found)
     desk.open(lambda error: pytest.fail(str(error)))
     async with testing.ASGIConductor(make_app(desk, found)) as conductor:
 

@@ -18,8 +18,8 @@ from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output
-from coord.programs.per_task import EachTask
-from coord.programs.pool import KeptPrograms
+from coord.programs.per_task import ProcessPerTask
+from coord.programs.pool import ProcessPool
 
 #: Long enough for whatever shall happen on a busy machine.
 LONG_S = 60.0
@@ -44,9 +44,9 @@ def limits(*, timeout_s: float | None = LONG_S, grace_s: float = LONG_S, output_
 @asynccontextmanager
 async def each(
     *words: str, output: Output = Output.AUTO, environ: dict[str, str] | None = None, **limited: Any
-) -> AsyncIterator[EachTask]:
+) -> AsyncIterator[ProcessPerTask]:
     """A program that is started for each task."""
-    programs = EachTask(Command(words, environ or dict(os.environ)), "a", limits(**limited), output)
+    programs = ProcessPerTask(Command(words, environ or dict(os.environ)), "a", limits(**limited), output)
     await programs.start()
     try:
         yield programs
@@ -55,9 +55,9 @@ async def each(
 
 
 @asynccontextmanager
-async def kept(*words: str, count: int = 1, **limited: Any) -> AsyncIterator[KeptPrograms]:
+async def kept(*words: str, count: int = 1, **limited: Any) -> AsyncIterator[ProcessPool]:
     """Programs that are kept."""
-    programs = KeptPrograms(Command(words, dict(os.environ)), "a", limits(**limited), count)
+    programs = ProcessPool(Command(words, dict(os.environ)), "a", limits(**limited), count)
     await programs.start()
     try:
         yield programs

@@ -8,7 +8,7 @@ from typing import Any
 
 from coord.agent.attempt import Attempt
 from coord.agent.claims import Claims
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.reports import Reports
 from coord.keys import Keys
 from tests.unit.sdk_wire import read_command
@@ -16,7 +16,7 @@ from tests.unit.sdk_wire import read_command
 KEYS = Keys("t")
 
 
-class FakeLink(Link):
+class FakeLink(ReconnectingConnection):
     """Notes what is sent; the test answers."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class FakeLink(Link):
         """Note it."""
         self.sent.append((read_command(packed), done, about))
 
-    send_lasting = send
+    send_until_answered = send
 
     def commands(self, name: bytes) -> list[list[bytes]]:
         """What was sent so far under that name."""

@@ -9,7 +9,7 @@ import pytest
 
 from coord.errors import ConfigError
 from coord.up.agents_file import read_agents
-from coord.up.supervisor import Program
+from coord.up.supervisor import ManagedProgram
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "agents.toml"
 
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "agents.toml"
 
 
-def read(file: Path, content: str) -> list[Program]:
+def read(file: Path, content: str) -> list[ManagedProgram]:
     """The programs of a file with this content."""
     file.write_text(content)
     return read_agents(file)
@@ -43,7 +43,7 @@ def test_a_command_is_started_as_often_as_asked_each_with_its_id(file: Path) -> 
         """,
     )
     assert [program.name for program in programs] == ["stats-1", "stats-2"]
-    assert programs[1] == Program(
+    assert programs[1] == ManagedProgram(
         name="stats-2",
         command=(sys.executable, "stats.py", "--id", "stats-2", "{other}"),
         environ={"NUMBER": "2 of 2", "COORD_CAPACITY": "3"},

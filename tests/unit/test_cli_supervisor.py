@@ -17,7 +17,7 @@ import pytest
 
 from coord.up.child_output import LONGEST_BYTES
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, GaveUp, Program, Supervisor, Timing, backoff
+from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor, Timing, backoff
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
@@ -45,7 +45,7 @@ class Run:
 
 @asynccontextmanager
 async def running(
-    *programs: Program, timing: Timing = QUICK, hear: Callable[[str, str], None] | None = None
+    *programs: ManagedProgram, timing: Timing = QUICK, hear: Callable[[str, str], None] | None = None
 ) -> AsyncIterator[Run]:
     """Run programs; whatever the test does, none is left at its end."""
     stop, events = Stop(), list[Event]()
@@ -60,9 +60,13 @@ async def running(
         assert [event.pid for event in events if event.what == "started" and psutil.pid_exists(event.pid or 0)] == []
 
 
-def shell(script: str, *, name: str = "p", log: Path | None = None, final: frozenset[int] = frozenset()) -> Program:
+def shell(
+    script: str, *, name: str = "p", log: Path | None = None, final: frozenset[int] = frozenset()
+) -> ManagedProgram:
     """A program that is a line of shell."""
-    return Program(name=name, command=("/bin/sh", "-c", script), environ=dict(os.environ), log=log, final_codes=final)
+    return ManagedProgram(
+        name=name, command=("/bin/sh", "-c", script), environ=dict(os.environ), log=log, final_codes=final
+    )
 
 
 def has_said(log: Path, what: str) -> Callable[[], bool]:
@@ -150,7 +154,7 @@ async def test_one_that_lived_long_enough_begins_anew() -> None:
 
 async def test_one_that_cannot_be_started_is_tried_again() -> None:
     """A missing file is said, and may appear."""
-    missing = Program(name="p", command=("/no/such/program",), environ={})
+    missing = ManagedProgram(name="p", command=("/no/such/program",), environ={})
     async with running(missing) as run:
         await wait_until(lambda: len(run.seen("failed")) >= 2, "it has failed twice")
     assert "/no/such/program" in run.events[0].how

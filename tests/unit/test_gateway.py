@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from coord.config import Settings
 from coord.errors import BY_CODE
 from coord.gateway.app import make_app
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 from coord.gateway.body import problem_of
 from coord.gateway.errors import REFUSED, STATUS
 from coord.gateway.idempotency import KeysSeen
@@ -35,7 +35,7 @@ BODIES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def app(settings: Settings) -> Any:
     """A gateway that never finds Redis."""
-    return make_app(Desk(settings), settings)
+    return make_app(Backend(settings), settings)
 
 
 class Caller:
@@ -249,7 +249,7 @@ async def test_pages_from_elsewhere_are_not_let_in(http: Caller) -> None:
 async def test_where_others_may_come_any_name_is_good(settings: Settings) -> None:
     """In a container's network the gateway is called what its service is called."""
     open_ = msgspec.structs.replace(settings, gateway_allow_open=True)
-    async with calling(make_app(Desk(open_), open_)) as http:
+    async with calling(make_app(Backend(open_), open_)) as http:
         assert_error(await http.get("/tasks/t1", host="gateway"), 503, "server_unavailable")
 
 

@@ -18,7 +18,7 @@ from msgspec import Raw
 from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import decode_json, encode
 from coord.programs import pool as kept_module
-from coord.programs.kept_process import Life
+from coord.programs.kept_process import KeptProcess
 from tests.unit.programs_house import Asked, kept, lives, script, written
 from tests.waiting import wait_until
 
@@ -180,7 +180,7 @@ async def test_one_may_end_after_each_answer(tmp_path: Path) -> None:
             )
             life = slot._life
 
-            def is_seen(life: asyncio.Future[Life] = life) -> bool:
+            def is_seen(life: asyncio.Future[KeptProcess] = life) -> bool:
                 return not life.done() or life.result().has_exited
 
             await wait_until(is_seen, "its end is seen", 30)

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Agent, Task
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -129,16 +129,16 @@ async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_le
 ) -> None:
     """Its entry is gone from the inbox, so only the agent knows that it did not begin; who has left tells nothing."""
     told: list[bytes] = []
-    send = Link.send_lasting
+    send = ReconnectingConnection.send_until_answered
 
-    def noted(link: Link, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
+    def noted(link: ReconnectingConnection, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
         told.append(read_command(packed)[4])
         send(link, packed, done, about)
 
     await agent.start()
     session = agent._session
     assert session is not None
-    monkeypatch.setattr(Link, "send_lasting", noted)
+    monkeypatch.setattr(ReconnectingConnection, "send_lasting", noted)
     async with house.redis.pipeline(transaction=True) as both:
         lease = await House(both, house.settings).assign("a", "echo")
         both.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")

@@ -8,13 +8,13 @@ import gc
 import pytest
 
 from coord.client.handle import Watch
-from coord.client.outcomes import Later
+from coord.client.outcomes import LazyFuture
 from coord.errors import ConfigError
 
 
 async def test_it_is_there_for_those_who_ask_before_and_after() -> None:
     """All get the first value; later ones change nothing."""
-    value: Later[str] = Later()
+    value: LazyFuture[str] = LazyFuture()
     early = [value.future(), value.future()]
     assert (value.is_here, value.value) == (False, None)
     value.tell("first")
@@ -25,13 +25,13 @@ async def test_it_is_there_for_those_who_ask_before_and_after() -> None:
 
 async def test_who_gives_up_does_not_take_it_from_those_who_ask_later() -> None:
     """A wait that was cancelled, before the value comes or with nobody left."""
-    value: Later[int] = Later()
+    value: LazyFuture[int] = LazyFuture()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(value.future(), 0.01)
     again = value.future()
     value.tell(7)
     assert await again == 7
-    gone: Later[int] = Later()
+    gone: LazyFuture[int] = LazyFuture()
     gone.future().cancel()
     gone.tell(8)
     assert gone.value == await gone.future() == 8
@@ -41,7 +41,7 @@ async def test_who_waits_may_be_told_that_it_will_not_come() -> None:
     """Those who wait now; who asks later may get it all the same. Nobody is warned where nobody waits."""
     warned: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: warned.append(context))
-    value: Later[int] = Later()
+    value: LazyFuture[int] = LazyFuture()
     value.give_up(ConfigError("closed"))
     waiting = value.future()
     value.give_up(ConfigError("closed"))
@@ -52,7 +52,7 @@ async def test_who_waits_may_be_told_that_it_will_not_come() -> None:
     assert await again == 7
     value.give_up(ConfigError("closed"))
     assert await value.future() == 7
-    unheard: Later[int] = Later()
+    unheard: LazyFuture[int] = LazyFuture()
     unheard.future()
     unheard.give_up(ConfigError("closed"))
     gc.collect()
@@ -61,14 +61,14 @@ async def test_who_waits_may_be_told_that_it_will_not_come() -> None:
 
 def test_what_nobody_waits_for_is_nothing_for_the_collector_of_cycles() -> None:
     """A bulk of tasks leaves one watch each: visiting them again and again was a fifth of the client's work."""
-    assert not gc.is_tracked(Later())
+    assert not gc.is_tracked(LazyFuture())
     assert not gc.is_tracked(Watch("t1", 3.0, "0"))
 
 
 def test_a_future_of_a_loop_that_is_over_is_nobodys() -> None:
     """A handle may be waited for in one event loop after the other; who gave up in the first is told nothing."""
     told: list[int] = []
-    value: Later[int] = Later()
+    value: LazyFuture[int] = LazyFuture()
 
     async def give_up() -> None:
         value.future().add_done_callback(lambda future: told.append(future.result()))
@@ -83,7 +83,7 @@ def test_a_future_of_a_loop_that_is_over_is_nobodys() -> None:
 
     asyncio.run(give_up())
     assert asyncio.run(wait_and_be_told()) == 7
-    value = Later()
+    value = LazyFuture()
     asyncio.run(give_up())
     value.tell(8)
     assert (value.value, told) == (8, [])

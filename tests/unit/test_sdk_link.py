@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from coord.agent import reconnect as link_module
 from coord.agent.protocol import ConnectionLost, ErrorAnswer
-from coord.agent.reconnect import Link, shared
+from coord.agent.reconnect import ReconnectingConnection, shared
 from coord.aio import end
 from coord.config import Settings
 from coord.connection import connect
@@ -26,15 +26,15 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def link(server: EmbeddedServer, redis: Redis) -> AsyncIterator[Link]:
+async def link(server: EmbeddedServer, redis: Redis) -> AsyncIterator[ReconnectingConnection]:
     """An open one."""
-    link = Link(server.url, Settings())
+    link = ReconnectingConnection(server.url, Settings())
     await link.open()
     yield link
     await link.close()
 
 
-async def test_answers_go_to_their_commands_in_order(link: Link) -> None:
+async def test_answers_go_to_their_commands_in_order(link: ReconnectingConnection) -> None:
     """Many commands in one turn; an error answer is an answer."""
     got: list[tuple[int, Any]] = []
     for n in range(100):
@@ -45,7 +45,7 @@ async def test_answers_go_to_their_commands_in_order(link: Link) -> None:
     assert isinstance(got[100][1], ErrorAnswer)
 
 
-async def test_a_callback_that_raises_does_not_misplace_the_answers_after_it(link: Link) -> None:
+async def test_a_callback_that_raises_does_not_misplace_the_answers_after_it(link: ReconnectingConnection) -> None:
     """One defect is one defect."""
     got: list[Any] = []
 
@@ -57,13 +57,15 @@ async def test_a_callback_that_raises_does_not_misplace_the_answers_after_it(lin
     await wait_until(lambda: got == [b"b"], "the second is answered")
 
 
-async def test_after_a_lost_connection_only_lasting_commands_are_sent_again(link: Link, redis: Redis) -> None:
+async def test_after_a_lost_connection_only_lasting_commands_are_sent_again(
+    link: ReconnectingConnection, redis: Redis
+) -> None:
     """The others are told that they are lost: sent or not, carried out or not."""
     got: dict[str, Any] = {}
     ups: list[int] = []
     link.on_up.append(lambda: ups.append(1))
     link.send(pack(("XREAD", "BLOCK", "60000", "STREAMS", "nothing", "$")), got.__setitem__, "blocking")
-    link.send_lasting(pack(("XADD", "s", "*", "f", "v")), got.__setitem__, "lasting")
+    link.send_until_answered(pack(("XADD", "s", "*", "f", "v")), got.__setitem__, "lasting")
     link.send(pack(("ECHO", "x")), got.__setitem__, "once")
 
     async def is_blocked() -> bool:
@@ -84,12 +86,12 @@ async def test_what_the_server_refuses_for_now_is_sent_again(tmp_path: Any, monk
     monkeypatch.setattr(link_module, "REFUSED_WAIT_S", 0.02)
     running = EmbeddedServer.start(tmp_path / "own", extra=FAST)
     redis = connect(running.url, Settings())
-    link = Link(running.url, Settings())
+    link = ReconnectingConnection(running.url, Settings())
     got: list[Any] = []
     try:
         await link.open()
         await redis.config_set("maxmemory", 1)
-        link.send_lasting(pack(("XADD", "s", "*", "f", "v")), lambda _about, answer: got.append(answer))
+        link.send_until_answered(pack(("XADD", "s", "*", "f", "v")), lambda _about, answer: got.append(answer))
 
         async def is_refused() -> bool:
             stats: Any = await redis.info("errorstats")
@@ -113,7 +115,7 @@ async def test_a_demoted_server_is_left_and_what_it_refused_is_sent_to_the_next(
     monkeypatch.setattr(link_module, "REFUSED_WAIT_S", 0.02)
     running = EmbeddedServer.start(tmp_path / "own", extra=FAST)
     redis = connect(running.url, Settings())
-    link = Link(running.url, Settings())
+    link = ReconnectingConnection(running.url, Settings())
     ups: list[int] = []
     got: list[tuple[int, Any]] = []
     try:
@@ -121,7 +123,9 @@ async def test_a_demoted_server_is_left_and_what_it_refused_is_sent_to_the_next(
         link.on_up.append(lambda: ups.append(1))
         await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
         for n in range(3):
-            link.send_lasting(pack(("XADD", "s", "*", "n", n)), lambda about, answer: got.append((about, answer)), n)
+            link.send_until_answered(
+                pack(("XADD", "s", "*", "n", n)), lambda about, answer: got.append((about, answer)), n
+            )
         await wait_until(lambda: len(ups) >= 2, "it came back twice")
         assert got == []
         await redis.execute_command("REPLICAOF", "NO", "ONE")
@@ -135,7 +139,7 @@ async def test_a_demoted_server_is_left_and_what_it_refused_is_sent_to_the_next(
 
 
 @pytest.mark.parametrize("word", ["MOVED 14041 127.0.0.1:7001", "CLUSTERDOWN The cluster is down"])
-async def test_a_cluster_s_redirection_is_no_answer(link: Link, redis: Redis, word: str) -> None:
+async def test_a_cluster_s_redirection_is_no_answer(link: ReconnectingConnection, redis: Redis, word: str) -> None:
     """It says where the slot went, not that an agent may not speak: the command is sent again on a new connection."""
     code, _, message = word.partition(" ")
     # A script in place of a cluster: it answers so once, and then as the primary would.
@@ -145,25 +149,25 @@ async def test_a_cluster_s_redirection_is_no_answer(link: Link, redis: Redis, wo
     ups: list[int] = []
     got: list[Any] = []
     link.on_up.append(lambda: ups.append(1))
-    link.send_lasting(pack(("EVAL", script, 0)), lambda _about, answer: got.append(answer))
+    link.send_until_answered(pack(("EVAL", script, 0)), lambda _about, answer: got.append(answer))
     await wait_until(lambda: got, "it is answered")
     assert isinstance(got[0], bytes)
     assert ups == [1]
     assert await redis.xlen("s") == 1
 
 
-async def test_an_error_that_no_repeating_mends_is_an_answer(link: Link, redis: Redis) -> None:
+async def test_an_error_that_no_repeating_mends_is_an_answer(link: ReconnectingConnection, redis: Redis) -> None:
     """It must not be repeated for ever."""
     await redis.set("s", "no stream")
     got: list[Any] = []
-    link.send_lasting(pack(("XADD", "s", "*", "f", "v")), lambda _about, answer: got.append(answer))
+    link.send_until_answered(pack(("XADD", "s", "*", "f", "v")), lambda _about, answer: got.append(answer))
     await wait_until(lambda: got, "it is answered")
     assert "WRONGTYPE" in str(got[0])
 
 
 async def test_a_silent_server_is_given_up(server: EmbeddedServer, redis: Redis) -> None:
     """A half-open connection says nothing: after the patience it is replaced."""
-    link = Link(server.url, Settings(read_block_ms=10, answer_timeout_s=0.2))
+    link = ReconnectingConnection(server.url, Settings(read_block_ms=10, answer_timeout_s=0.2))
     got: list[Any] = []
     await link.open()
     link.send(pack(("XREAD", "BLOCK", "60000", "STREAMS", "nothing", "$")), lambda _about, answer: got.append(answer))
@@ -187,7 +191,7 @@ def test_the_transport_is_taken_over_under_tls_too(
     server = EmbeddedServer.start(tmp_path / "d", binary=redis_server_binary, extra=[*FAST, *options])
 
     async def talk() -> None:
-        link = Link(f"rediss://127.0.0.1:{unused_port}/0?ssl_ca_certs={cert}", Settings())
+        link = ReconnectingConnection(f"rediss://127.0.0.1:{unused_port}/0?ssl_ca_certs={cert}", Settings())
         await link.open()
         got: list[int] = []
         large = "x" * 1_000_000

@@ -17,7 +17,7 @@ from coord.config import Settings
 from coord.connection import connect_worker, wait_for_server
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
-from coord.gateway.backend import Desk
+from coord.gateway.backend import Backend
 from coord.translation import read_failure, write_failure
 from tests.conftest import FAST
 from tests.waiting import wait_until
@@ -141,7 +141,7 @@ async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
 
     monkeypatch.setattr(client_module.Client, "open", open_)
     failures: list[CoordError] = []
-    desk = Desk(msgspec.structs.replace(settings, redis_url=server.url))
+    desk = Backend(msgspec.structs.replace(settings, redis_url=server.url))
     desk.open(failures.append)
 
     def is_open() -> bool:
@@ -160,7 +160,7 @@ async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
 
 async def test_what_no_waiting_mends_ends_the_gateway_s_opening(settings: Settings) -> None:
     """Such as a URL that is none."""
-    desk = Desk(msgspec.structs.replace(settings, redis_url="http://nowhere"))
+    desk = Backend(msgspec.structs.replace(settings, redis_url="http://nowhere"))
     failures: list[CoordError] = []
     desk.open(failures.append)
     await wait_until(lambda: failures, "it is said")

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coord.agent.protocol import ConnectionLost
-from coord.agent.reconnect import Link
+from coord.agent.reconnect import ReconnectingConnection
 from coord.config import Settings
 from coord.connection import connect, connect_worker, keepalive_options
 from coord.embedded import EmbeddedServer
@@ -106,14 +106,14 @@ def test_a_link_whose_transport_closes_gives_its_orders_back(
     async def work() -> None:
         faults: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
-        link = Link(server.url, Settings())
+        link = ReconnectingConnection(server.url, Settings())
         await link.open()
         got: list[Any] = []
         for _ in range(20):
             await wait_until(lambda: link.is_up, "it is up")
             del got[:]
             link.send(pack(("PING",)), lambda _about, answer: got.append(answer))
-            link.send_lasting(pack(("PING",)), lambda _about, answer: got.append(answer))
+            link.send_until_answered(pack(("PING",)), lambda _about, answer: got.append(answer))
             wire = link._wire
             assert wire is not None
             wire._transport.abort()
@@ -132,7 +132,7 @@ def test_a_write_of_a_link_that_raises_makes_it_lost(server: EmbeddedServer) -> 
     async def work() -> None:
         faults: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
-        link = Link(server.url, Settings())
+        link = ReconnectingConnection(server.url, Settings())
         await link.open()
         wire = link._wire
         assert wire is not None
@@ -145,7 +145,7 @@ def test_a_write_of_a_link_that_raises_makes_it_lost(server: EmbeddedServer) -> 
         assert is_closed_transport(caught.value)
         real, wire._transport = wire._transport, closed
         got: list[Any] = []
-        link.send_lasting(pack(("PING",)), lambda _about, answer: got.append(answer))
+        link.send_until_answered(pack(("PING",)), lambda _about, answer: got.append(answer))
         await wait_until(lambda: got, "it is answered on the next connection")
         real.abort()
         assert faults == []
@@ -169,7 +169,7 @@ def test_a_stall_of_this_process_is_no_silence_of_the_server(
 
     async def work() -> None:
         quick = Settings(answer_timeout_s=0.2, read_block_ms=1)
-        link = Link(server.url, quick)
+        link = ReconnectingConnection(server.url, quick)
         async with connect_worker(server.url, quick) as redis:
             await redis.ping()
             await link.open()

@@ -29,7 +29,7 @@ from coord.models.facts import (
 from coord.models.tasks import Requirements, Retry, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append
 from tests.ledger import assert_keys_end, assert_ledger
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.intake import Intake
 from workers.registry import Registry
@@ -45,7 +45,7 @@ class Floor:
         self.redis: Any = redis
         self.keys = Keys(settings.namespace)
         scripts = Scripts(redis, self.keys, settings, bare=isinstance(redis, fakeredis.FakeAsyncRedis))
-        self.cell = Cell(redis, self.keys, settings, scripts, "")
+        self.cell = WorkerContext(redis, self.keys, settings, scripts, "")
         self.distributor = Distributor(self.cell)
         services: list[Service] = [Registry(self.cell), self.distributor, Router(self.cell)]
         self.intakes = [Intake(one, Consumer(redis, self.keys, one.kind, "w1", CONSUMES[one.kind])) for one in services]

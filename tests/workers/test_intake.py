@@ -22,9 +22,9 @@ from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
 from tests.workers.raw import Caller, Wire, buried, entries
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.intake import TRIES, Intake, is_passing
-from workers.service import Failure, Service, Tick, Told
+from workers.service import Failure, ReceivedFact, Service, Tick
 from workers.transitions import Scripts
 
 LEASE = "0123456789abcdef"
@@ -155,12 +155,12 @@ class Stub(Service):
 
     kind = "router"
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         self.raises: list[BaseException | str | None] = []
         self.batches: list[int] = []
 
-    async def handle(self, batch: list[Told[Any]]) -> list[Failure]:
+    async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """What the test says, else handled."""
         self.batches.append(len(batch))
         what = self.raises.pop(0) if self.raises else None
@@ -179,7 +179,7 @@ class Bench:
     def __init__(self, redis: Redis, settings: Settings, name: str = "w1") -> None:
         keys = Keys(settings.namespace)
         self.redis, self.keys = redis, keys
-        self.stub = Stub(Cell(redis, keys, settings, Scripts(redis, keys, settings), ""))
+        self.stub = Stub(WorkerContext(redis, keys, settings, Scripts(redis, keys, settings), ""))
         self.consumer = Consumer(redis, keys, "router", name, CONSUMES["router"])
         self.intake = Intake(self.stub, self.consumer)
 
@@ -315,7 +315,7 @@ async def test_an_entry_that_waits_counts_no_try(redis: Redis, settings: Setting
     (entry,) = await Bench(redis, settings).consumer.read_new(10, None)
     for number in range(3 * TRIES):
         bench = Bench(redis, settings, f"w{number}")
-        bench.stub.hold([Told(entry, None, "")], ["WAIT"])
+        bench.stub.hold([ReceivedFact(entry, None, "")], ["WAIT"])
         await bench.intake.handle_alone(await bench.consumer.claim_idle(0, 10))
     assert await bench.graves() == []
 

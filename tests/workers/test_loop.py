@@ -27,17 +27,17 @@ from tests.workers.raw import (
     vanish,
     working,
 )
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.loop import FAILURES, Loop
 from workers.router import Router
-from workers.service import Failure, Told
+from workers.service import Failure, ReceivedFact
 
 
 def hang(worker: RunningWorker) -> asyncio.Event:
     """From now on the worker hangs in whatever it handles; the event says that it does."""
     hangs = asyncio.Event()
 
-    async def handle(batch: list[Told[Any]]) -> list[Failure]:
+    async def handle(batch: list[ReceivedFact[Any]]) -> list[Failure]:
         hangs.set()
         await asyncio.Event().wait()
         return []
@@ -71,7 +71,7 @@ async def test_after_a_lost_connection_what_is_ones_own_is_read_again(cell: Runn
         [redis_errors.ConnectionError("lost"), redis_errors.TimeoutError("late")],
     )
 
-    async def fail_twice(batch: list[Told[Any]]) -> list[Failure]:
+    async def fail_twice(batch: list[ReceivedFact[Any]]) -> list[Failure]:
         if batch and errors:
             raise errors.pop()
         return await handle(batch)
@@ -204,10 +204,12 @@ async def test_a_killer_entry_does_not_kill_one_name_for_ever(cell: RunningCell,
     sent = [MessageSent(message_id=f"m{number}", sender_id="s", receiver_id="r") for number in range(5)]
     appended = await append(cell.redis, cell.keys, [Append("in:messages:high", one, caller.id) for one in sent])
     for life in range(5):
-        loop = Loop(Router(Cell.open(cell.url, cell.settings)), "same")
+        loop = Loop(Router(WorkerContext.open(cell.url, cell.settings)), "same")
         handle, dies = loop.service.handle, asyncio.Event()
 
-        async def die(batch: list[Told[Any]], handle: Any = handle, dies: asyncio.Event = dies) -> list[Failure]:
+        async def die(
+            batch: list[ReceivedFact[Any]], handle: Any = handle, dies: asyncio.Event = dies
+        ) -> list[Failure]:
             if any(one.fact.message_id == "m2" for one in batch):
                 dies.set()
                 await asyncio.Event().wait()

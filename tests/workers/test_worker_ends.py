@@ -22,10 +22,10 @@ from tests.workers.raw import (
     Caller,
     pending,
 )
-from workers.cell import Cell
+from workers.cell import WorkerContext
 from workers.loop import Loop
 from workers.router import Router
-from workers.service import Failure, Told, end_tasks
+from workers.service import Failure, ReceivedFact, end_tasks
 from workers.transitions import Call, Scripts
 
 
@@ -34,7 +34,7 @@ async def test_a_clean_stop_finishes_what_was_read(cell: RunningCell, caller: Ca
     (worker,) = cell.of_kind("distributor")
     handle, begun, go_on = worker.loop.service.handle, asyncio.Event(), asyncio.Event()
 
-    async def slow(batch: list[Told[Any]]) -> list[Failure]:
+    async def slow(batch: list[ReceivedFact[Any]]) -> list[Failure]:
         if batch:
             begun.set()
             await go_on.wait()
@@ -142,7 +142,7 @@ async def test_a_cancel_that_is_swallowed_is_repeated() -> None:
 
 async def test_a_worker_stops_while_it_cannot_reach_its_server(cell: RunningCell, unused_port: int) -> None:
     """A stop does not wait for a server that is away."""
-    away = Cell.open(f"redis://127.0.0.1:{unused_port}", cell.settings)
+    away = WorkerContext.open(f"redis://127.0.0.1:{unused_port}", cell.settings)
     loop = Loop(Router(away), "lonely")
     task = asyncio.create_task(loop.run())
     await wait_until(lambda: loop._disturbances > 2, "it has tried a few times")

@@ -191,7 +191,7 @@ class Relief(Struct, frozen=True):
     is_more: bool  #: there is more to free: call again
 
 
-class Burial(Struct, frozen=True):
+class DeadLetterEntry(Struct, frozen=True):
     """One entry for ``bury``."""
 
     stream: str
@@ -239,7 +239,7 @@ class Redelivery(Struct, frozen=True):
     ttl_ms: int
 
 
-class Exhumation(Struct, frozen=True):
+class EntryReplay(Struct, frozen=True):
     """One buried entry for ``unbury``."""
 
     entry: str

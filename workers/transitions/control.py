@@ -12,7 +12,7 @@ from workers.transitions.batches import (
     Arg,
     Call,
     Draining,
-    Exhumation,
+    EntryReplay,
     Purge,
     Redelivery,
     Replay,
@@ -59,7 +59,7 @@ class ControlScripts:
             args += (r.entry, r.caller, r.message_id, r.ttl_ms)
         return Call("redeliver", args, read_words)
 
-    def unbury(self, kind: str, exhumations: Sequence[Exhumation]) -> Call[list[str]]:
+    def unbury(self, kind: str, exhumations: Sequence[EntryReplay]) -> Call[list[str]]:
         """Append buried entries of a kind of worker anew; words OK, NOT_FOUND, FOREIGN, TRUNCATED."""
         streams = CONSUMES[kind]
         args: list[Arg] = [kind, len(streams), *streams, len(exhumations)]

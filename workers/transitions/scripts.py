@@ -25,10 +25,10 @@ from workers import lua
 from workers.transitions.batches import (
     Arg,
     Beat,
-    Burial,
     Call,
     CancelRequest,
     Change,
+    DeadLetterEntry,
     Delivery,
     Departure,
     Expiry,
@@ -258,7 +258,7 @@ class Scripts(ControlScripts):
             args += (d.ttl_ms, d.payload, d.correlation_id, d.reply_to)
         return Call("deliver", args, read_words)
 
-    def bury(self, group: str, burials: Sequence[Burial]) -> Call[int]:
+    def bury(self, group: str, burials: Sequence[DeadLetterEntry]) -> Call[int]:
         """Bury entries; the number that was still there."""
         s = self.settings
         args: list[Arg] = [f"{s.dead_in_entries} {s.dead_in_bytes}", group, len(burials)]
