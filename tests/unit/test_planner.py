@@ -217,7 +217,7 @@ def test_lines_and_order_stay_short() -> None:
     planner = planner_of(0)
     read(planner, 1, *((f"p{number}", (ONE, TWO)[number % 2], 1, 1.0) for number in range(20)))
     for number in range(5_000):
-        planner.hear(heard(**{f"p{number % 20}": (1, float(number % 977))}))
+        planner.hear(TaskBatch([], {}, {f"p{number % 20}": (1, float(number % 977))}, 1, 0))
     assert len(planner._order) < 200
     assert sum(len(group.line) for group in {one.group for one in planner.waiting.values()}) < 200
 
