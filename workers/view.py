@@ -261,7 +261,8 @@ class View:
         if not group.eligible:
             return None
         strategy = group.strategy
-        self.bring_up_to_date(group)
+        if group.version != self._version:
+            self.bring_up_to_date(group)
         agent_id = strategy.choose()
         if agent_id is None:
             return None
@@ -269,7 +270,7 @@ class View:
         seat.planned += 1
         self._refresh(seat)
         # This group need not look for what has changed before the next is taken from it.
-        _offer(seat.agent, strategy)
+        _offer(seat, strategy)
         group.version = self._version
         return seat.agent
 
@@ -319,20 +320,20 @@ class View:
         if len(group.eligible) < changes:
             for agent_id in group.eligible:
                 if self._changed.get(agent_id, 0) > group.version:
-                    _offer(self.seats[agent_id].agent, strategy)
+                    _offer(self.seats[agent_id], strategy)
         else:
             for agent_id in reversed(self._changed):
                 if self._changed[agent_id] <= group.version:
                     break
                 if agent_id in group.eligible:
-                    _offer(self.seats[agent_id].agent, strategy)
+                    _offer(self.seats[agent_id], strategy)
         group.version = self._version
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """A new strategy that holds those of the group's agents that have room."""
         strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
         for agent_id in group.eligible:
-            _offer(self.seats[agent_id].agent, strategy)
+            _offer(self.seats[agent_id], strategy)
         group.version = self._version
         return strategy
 
@@ -416,11 +417,13 @@ class View:
 
     def _refresh(self, seat: AgentState) -> None:
         agent, changed = seat.agent, self._changed
-        agent.load = max(0, seat.heard + seat.planned - seat.freed)
+        agent_id = agent.agent_id
+        load = max(0, seat.heard + seat.planned - seat.freed)
+        agent.load = load
         self._version += 1
-        changed.pop(agent.agent_id, None)
-        changed[agent.agent_id] = self._version
-        has_room = agent.active and agent.load < agent.capacity
+        changed.pop(agent_id, None)
+        changed[agent_id] = self._version
+        has_room = load < agent.capacity and agent.active
         if has_room is not seat.has_room:
             seat.has_room = has_room
             if not has_room:
@@ -428,7 +431,7 @@ class View:
                 return
             self.rooms += 1
             if self._full:
-                self._opened[agent.agent_id] = None
+                self._opened[agent_id] = None
 
     def _frequency(self, facet: str) -> int:
         return len(self._having.get(facet, ()))
@@ -458,8 +461,8 @@ class View:
             del self.seats[agent_id].groups[group]
 
 
-def _offer(agent: FleetAgent, strategy: Strategy) -> None:
-    if agent.active and agent.load < agent.capacity:
-        strategy.offer(agent)
+def _offer(seat: AgentState, strategy: Strategy) -> None:
+    if seat.has_room:
+        strategy.offer(seat.agent)
     else:
-        strategy.withdraw(agent.agent_id)
+        strategy.withdraw(seat.agent.agent_id)

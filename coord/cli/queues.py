@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from coord.models.tasks import Pool
 
 
+#: Pools that a person is shown.
+POOLS_SHOWN = 100
+
+
 def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
     """Show what waits: by priority with what is scheduled and in flight, and by pool with the age of its head.
 
     A pool is what interchangeable tasks share: type, requirements, strategy. Its head is placed next; pools are served
-    in the order shown.
+    in the order shown, those that an agent can serve. The first 100 are shown; --json lists all.
 
     Examples:
         coord queues
@@ -26,7 +30,10 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
     """
     from coord import queries
 
-    found = ask(lambda client: queries.backlog(client.redis, client.keys), redis_url=redis_url, namespace=namespace)
+    most = None if json else POOLS_SHOWN
+    found = ask(
+        lambda client: queries.backlog(client.redis, client.keys, most), redis_url=redis_url, namespace=namespace
+    )
     if json:
         write_json(found)
         return
@@ -58,6 +65,8 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
         ],
         right=["queued"],
     )
+    if found.unlisted:
+        write_line(f"and {found.unlisted} more pools; --json lists all")
 
 
 def _needs(pool: Pool) -> str:

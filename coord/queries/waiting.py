@@ -9,7 +9,7 @@ from coord.codec import submission_of
 from coord.keys import Keys
 from coord.models.tasks import Pool, Priority, TaskState
 from coord.queries.fields import text_of
-from coord.queries.pool_table import waiting_pools
+from coord.queries.pool_table import CHUNK, WaitingPool, waiting_pools
 from coord.queries.totals import counters
 
 #: The states that have not ended, in the order of the fields of ``PriorityBacklog``.
@@ -43,10 +43,17 @@ class Backlog(Struct, frozen=True):
 
     priorities: tuple[PriorityBacklog, ...]  #: most pressing first
     pools: tuple[PoolBacklog, ...]  #: whose head is placed next first
+    unlisted: int = 0  #: pools that wait besides, where only some were asked for
 
 
-async def backlog(redis: Redis, keys: Keys) -> Backlog:
-    """What waits, is scheduled and is in flight; the parts are read one after another while the cell works."""
+async def backlog(redis: Redis, keys: Keys, most: int | None = None) -> Backlog:
+    """What waits, is scheduled and is in flight; the parts are read one after another while the cell works.
+
+    Args:
+        redis: a client.
+        keys: of the cell.
+        most: Maximum number of pools to list, those with the first heads; None: all.
+    """
     counted = await counters(redis, keys)
     pipe = redis.pipeline(transaction=False)
     for priority in Priority:
@@ -62,12 +69,16 @@ async def backlog(redis: Redis, keys: Keys) -> Backlog:
         )
         for priority, waits in zip(Priority, submitted, strict=True)
     )
-    return Backlog(priorities, await _pools(redis, keys, now))
-
-
-async def _pools(redis: Redis, keys: Keys, now: int) -> tuple[PoolBacklog, ...]:
     _, pools = await waiting_pools(redis, keys, {})
     pools.sort(key=lambda one: one.head)
+    listed = pools[:most]
+    found: list[PoolBacklog] = []
+    for at in range(0, len(listed), CHUNK):
+        found += await _with_heads(redis, keys, now, listed[at : at + CHUNK])
+    return Backlog(priorities, tuple(found), len(pools) - len(listed))
+
+
+async def _with_heads(redis: Redis, keys: Keys, now: int, pools: list[WaitingPool]) -> list[PoolBacklog]:
     pipe = redis.pipeline(transaction=False)
     for one in pools:
         pipe.zrange(keys.queue(one.pool), 0, 0)
@@ -81,4 +92,4 @@ async def _pools(redis: Redis, keys: Keys, now: int) -> tuple[PoolBacklog, ...]:
         known = Priority(submitted.priority) if submitted else None
         age = max(0, now - submitted.submitted_at) if submitted else None
         found.append(PoolBacklog(one.pool, one.definition, one.length, head, known, age))
-    return tuple(found)
+    return found

@@ -84,6 +84,16 @@ async def test_what_waits(cell: Cell) -> None:
     assert [one.head_age for one in found.pools] == [0, 0]
 
 
+async def test_more_pools_than_are_asked_for(cell: Cell) -> None:
+    """Those with the first heads are listed and the others are counted; without a limit all are listed."""
+    for number in range(5):
+        await cell.submit(f"t{number}", pool=f"p{number}")
+    found = await queries.backlog(cell.redis, cell.keys, 2)
+    assert ([one.pool for one in found.pools], found.unlisted) == (["p0", "p1"], 3)
+    found = await queries.backlog(cell.redis, cell.keys)
+    assert ([one.pool for one in found.pools], found.unlisted) == ([f"p{number}" for number in range(5)], 0)
+
+
 async def test_nothing_waits(cell: Cell) -> None:
     """Every priority is named all the same."""
     found = await queries.backlog(cell.redis, cell.keys)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
+from coord.placement import unmet
 from workers import planner as planner_module
 from workers.planner import TURN, Planner, by_agents
 from workers.transitions import Placement, TaskBatch
@@ -36,6 +38,11 @@ def read(planner: Planner, rev: int, *pools: tuple[str, Pool, int, float]) -> No
     for pool, definition, length, head in pools:
         planner.learn(pool, definition)
         planner.measure(pool, length, head)
+
+
+def in_order(planner: Planner) -> list[str]:
+    """The pools that stand in the order, first of their groups."""
+    return [pool for _, pool in filter(planner._has_turn, sorted(planner._order))]
 
 
 def heard(
@@ -137,6 +144,96 @@ def test_a_pool_that_nobody_fits_keeps_no_other_waiting() -> None:
     impossible = Pool("t", Requirements(capabilities=("none",)))
     read(planner, 1, ("p1", impossible, 5, 1.0), ("p2", ONE, 5, 2.0))
     assert [one.pool for one in planner.plan(10)] == ["p2", "p2"]
+
+
+def test_what_cannot_be_served_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither pools without an agent nor pools of full agents cost anything in a round, until an agent can serve them.
+
+    What an agent has to do with a pool is looked at once, however many rounds there are.
+    """
+    looks = 0
+
+    def counted(*given: Any) -> str | None:
+        nonlocal looks
+        looks += 1
+        return unmet(*given)
+
+    monkeypatch.setattr("workers.view.unmet", counted)
+    planner = planner_of(1)
+    for number in range(1_000):
+        planner.learn(f"none{number}", Pool("t", Requirements(labels={"zone": f"mars-{number}"})))
+        planner.learn(f"both{number}", Pool("t", Requirements(tags=("gpu", f"tag-{number}"))))
+    assert looks == 0
+    assert not planner.unread
+    assert not planner.is_ready()
+    assert in_order(planner) == []
+    planner.define("p1", ONE)
+    for _ in range(10):
+        planner.expect("p1", 1, 50.0)
+        (one,) = planner.plan(10)
+        assert not planner.is_ready()
+        assert in_order(planner) == []
+        planner.answered([one], heard("ASSIGNED", loads={"a0": 1}, p1=(0, 0.0)))
+        planner.hear(heard(loads={"a0": 0}))
+        assert planner.starved_groups() == []
+    assert looks <= 10
+    planner.view.update(["m"], {"m": FleetAgent(agent_id="m", agent_type="worker", labels={"zone": "mars-7"})})
+    assert not planner.is_ready()
+    assert list(planner.unread) == ["none7"]
+    planner.measure("none7", 2, 1.0)
+    assert [(one.pool, one.agent_id) for one in planner.plan(10)] == [("none7", "m")]
+
+
+def test_pools_of_full_agents_return_when_one_has_room() -> None:
+    """All pools of the group, in their order."""
+    planner = planner_of(2)
+    read(planner, 1, ("p1", ONE, 2, 2.0), ("p2", ONE, 2, 1.0), ("p3", TWO, 2, 3.0))
+    first = planner.plan(10)
+    assert [one.pool for one in first] == ["p2", "p2"]
+    planner.answered(first, heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p2=(0, 0.0)))
+    assert not planner.is_ready()
+    assert len(planner.starved_groups()) == 2
+    assert in_order(planner) == []
+    planner.hear(heard(loads={"a0": 1}))
+    assert planner.is_ready()
+    assert [one.pool for one in planner.plan(10)] == ["p1"]
+
+
+def test_a_pool_of_which_nothing_is_left_is_passed_over() -> None:
+    """Fewer tasks than were thought, all of them planned: it is not ready, and the next one is."""
+    planner = planner_of(3)
+    read(planner, 1, ("p1", ONE, 3, 1.0))
+    (one,) = planner.plan(1)
+    planner.hear(heard(p1=(1, 1.0)))
+    assert not planner.is_ready()
+    read(planner, 1, ("p1", ONE, 1, 1.0), ("p2", ONE, 1, 2.0))
+    assert [two.pool for two in planner.plan(10)] == ["p2"]
+    planner.unanswered([one])
+    assert [two.pool for two in planner.plan(10)] == ["p1"]
+
+
+def test_lines_and_order_stay_short() -> None:
+    """Heads that move again and again leave entries behind, which are removed."""
+    planner = planner_of(0)
+    read(planner, 1, *((f"p{number}", (ONE, TWO)[number % 2], 1, 1.0) for number in range(20)))
+    for number in range(5_000):
+        planner.hear(TaskBatch([], {}, {f"p{number % 20}": (1, float(number % 977))}, 1, 0))
+    assert len(planner._order) < 200
+    assert sum(len(group.line) for group in {one.group for one in planner.waiting.values()}) < 200
+
+
+def test_all_pools_that_can_be_served_are_sampled_in_turn() -> None:
+    """Those of full agents and those that wait for the next plan; of parked ones nothing is read."""
+    planner = planner_of(1)
+    nobody = Pool("t", Requirements(tags=("none",)))
+    read(planner, 1, ("p1", ONE, 2, 1.0), ("p2", ONE, 2, 2.0), ("p3", TWO, 2, 3.0), ("p4", nobody, 2, 4.0))
+    assert set(planner.sample(100)) == {"p1", "p2", "p3"}
+    planner.plan(10)
+    assert not planner.is_ready()
+    assert set(planner.sample(100)) == {"p1", "p2", "p3"}
+    sampled = [planner.sample(2) for _ in range(100)]
+    assert max(map(len, sampled)) == 2
+    assert {pool for some in sampled for pool in some} == {"p1", "p2", "p3"}
 
 
 def test_a_plan_counts_until_it_is_answered() -> None:

@@ -104,6 +104,60 @@ def test_configure_takes_effect_on_groups_that_exist() -> None:
     assert taken(view) == ["b", "b"]
 
 
+def test_an_agent_that_a_lower_threshold_lets_in_has_room_at_once() -> None:
+    """In a group that is in use as well, whose other agents are full; the planner is told of the group if it sleeps."""
+    view = view_of(agent("a", health_score=0.4), agent("b"))
+    group = view.hold(ANY)
+    assert taken(view) == ["b"]
+    view.sleep(group)
+    assert view.woken() == []
+    view.configure(0.3, "least_connections")
+    assert view.woken() == [group]
+    assert group.has_room
+    assert taken(view) == ["a"]
+
+
+def test_a_group_is_looked_at_only_by_agents_that_have_its_rarest_facet() -> None:
+    """Also when the facet that was the rarest at first is common now; whoever has all of it joins all the same."""
+    view = view_of(agent("a", tags=frozenset({"gpu"})))
+    wanted = Pool("t", Requirements(tags=("gpu",), capabilities=("ocr",)))
+    group = view.hold(wanted)
+    assert group.watched == "capability:ocr"
+    for number in range(3):
+        view.update([f"o{number}"], {f"o{number}": agent(f"o{number}", capabilities=frozenset({"ocr"}))})
+    assert group.watched == "tag:gpu"
+    assert not group.eligible
+    both = agent("both", tags=frozenset({"gpu"}), capabilities=frozenset({"ocr"}))
+    view.update(["both"], {"both": both})
+    assert group.eligible == {"both"}
+    assert taken(view, wanted) == ["both"]
+    view.update(["a"], {"a": agent("a", tags=frozenset({"gpu"}), capabilities=frozenset({"ocr"}))})
+    assert group.eligible == {"a", "both"}
+
+
+def test_labels_are_told_apart_wherever_their_parts_are_cut() -> None:
+    """The name a=b with the value c is not the name a with the value b=c; a value that is no text is none."""
+    view = view_of(
+        agent("one", labels={"a=b": "c"}), agent("other", labels={"a": "b=c"}), agent("odd", labels={"n": 1})
+    )
+    assert view.group_of(Pool("t", Requirements(labels={"a=b": "c"}))).eligible == {"one"}
+    assert view.group_of(Pool("t", Requirements(labels={"a": "b=c"}))).eligible == {"other"}
+    assert view.group_of(Pool("t", Requirements(labels={"n": "1"}))).eligible == set()
+
+
+def test_groups_that_pools_hold_are_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are; once they are released, only so many are kept."""
+    monkeypatch.setattr(view_module, "GROUPS_KEPT", 3)
+    view = view_of(agent("a"))
+    pools = [Pool("t", Requirements(labels={"n": str(number)})) for number in range(9)]
+    held = [view.hold(pool) for pool in pools]
+    assert [view.group_of(pool) for pool in pools] == held
+    for group in held:
+        view.release(group)
+    assert len(view._groups) == 3
+    assert len(view._watching) == 3
+
+
 def test_a_pools_own_strategy_wins_and_an_unknown_one_does_not() -> None:
     """A task's strategy holds for its pool; one that does not exist (any more) is the fleet's."""
     view = view_of(agent("a"))

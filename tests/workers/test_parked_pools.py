@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentHeartbeat, AgentStatusChanged
 from coord.models.tasks import Requirements, TaskState
+from coord.placement import unmet
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell, RunningWorker
@@ -86,6 +88,28 @@ async def test_a_parked_pool_is_served_when_an_agent_registers(cell: RunningCell
     await end(cell, task_id, agent)
 
 
+async def test_ordinary_tasks_cost_no_more_beside_parked_pools(
+    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether an agent fits a pool is not asked again, though far more pools wait than groups are kept."""
+    looks = 0
+
+    def counted(*given: Any) -> str | None:
+        nonlocal looks
+        looks += 1
+        return unmet(*given)
+
+    monkeypatch.setattr("workers.view.unmet", counted)
+    (agent,) = await fleet(cell, 1, capacity=2)
+    await park(cell, caller, capabilities=["ocr"])
+    before = looks
+    async with working([agent]):
+        for number in range(1, 21):
+            await caller.submit()
+            await await_count(cell, TaskState.COMPLETED, number)
+    assert looks - before <= 20
+
+
 async def test_a_parked_pool_is_served_when_an_agent_gets_healthy(cell: RunningCell, caller: Caller) -> None:
     """An agent that has all that is asked for, but was overloaded."""
     (agent,) = await fleet(cell, 1, heartbeat_interval=60.0)
@@ -134,18 +158,16 @@ async def test_a_parked_pool_is_served_when_the_threshold_falls(cell: RunningCel
 
 @pytest.mark.parametrize("way", ["changes", "snapshot"])
 async def test_a_parked_pool_that_another_distributor_admitted_is_served(
-    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch, way: str
+    cell: RunningCell, caller: Caller, way: str
 ) -> None:
     """By a distributor that read of it in the changes of the table, or in a snapshot of all of it at its start."""
     (one,) = cell.of_kind("distributor")
-    others: list[RunningWorker] = []
     if way == "changes":
-        others.append(await cell.add("distributor"))
-        only(others[0], "in:reports")
+        only(await cell.add("distributor"), "in:reports")
     task_id = await park(cell, caller, capabilities=["ocr"])
     if way == "snapshot":
-        others.append(await cell.add("distributor"))
-    (other,) = others
+        await cell.add("distributor")
+    other = cell.of_kind("distributor")[1]
     await wait_until(lambda: len(planner_of(other).waiting) == MANY + 1, "both know what waits")
     assert not planner_of(other).unread
     await one.stop()
