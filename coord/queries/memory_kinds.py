@@ -29,8 +29,9 @@ CHUNK = 500
 SINGLE = (
     *(f"log:{log}" for log in LOGS),
     *(stream for streams in CONSUMES.values() for stream in streams),
-    *("dead:in", "messages:dead", "tasks:dead", "tasks:terminal", "tasks:refused", "pools", "alarms", "unclaimed"),
-    *("agents:all", "agents:active", "agents:expiry", "agents:departed", "agents:lost", "counters", "tombstones"),
+    *("dead:in", "messages:dead", "tasks:dead", "tasks:terminal", "tasks:refused", "pools", "pools:changed"),
+    *("alarms", "deadlines", "limits", "unclaimed", "suspended", "counters", "tombstones"),
+    *("agents:all", "agents:active", "agents:expiry", "agents:departed", "agents:lost"),
 )
 #: Kind by the beginning of a key's name, the first that fits; of a task's record by its state. The rest is ``OTHER``.
 KINDS = {
@@ -46,9 +47,12 @@ KINDS = {
     "agent": "agents",
     "inflight:": "agents",
     "unclaimed": "agents",
+    "suspended": "agents",
     "queue:": "waiting tasks",
     "pools": "waiting tasks",
     "alarms": "waiting tasks",
+    "deadlines": "running tasks",
+    "limits": "running tasks",
 }
 STATES = {
     b"scheduled": "waiting tasks",
