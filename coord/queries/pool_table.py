@@ -37,15 +37,19 @@ class PoolChanges(Struct, frozen=True):
 
 
 async def pool_changes(redis: Redis, keys: Keys, since: int) -> PoolChanges:
-    """Return which pools have begun or ended since a revision of the table; in one round trip, at one moment."""
+    """Return which pools have begun or ended since a revision of the table, in one round trip.
+
+    It may name pools that have changed after the revision that it returns: that is read before they are. (A full server
+    refuses a transaction, even one that only reads.)
+    """
     changed = keys.of("pools:changed")
-    pipe = redis.pipeline(transaction=True)
+    pipe = redis.pipeline(transaction=False)
     pipe.hget(keys.of("counters"), "pools_rev")
     pipe.hlen(keys.of("pools"))
-    pipe.zrange(changed, 0, 0, withscores=True)
-    pipe.zrange(changed, -1, -1, withscores=True)
     pipe.zrangebyscore(changed, f"({since}", "+inf")
-    raw_rev, count, oldest, newest, pools = await pipe.execute(raise_on_error=False)
+    pipe.zrange(changed, -1, -1, withscores=True)
+    pipe.zrange(changed, 0, 0, withscores=True)  # last: what was trimmed until now shows
+    raw_rev, count, pools, newest, oldest = await pipe.execute(raise_on_error=False)
     for answer in (raw_rev, count):
         if isinstance(answer, Exception):
             raise answer
@@ -56,7 +60,7 @@ async def pool_changes(redis: Redis, keys: Keys, since: int) -> PoolChanges:
     is_complete = (
         not any(isinstance(answer, Exception) for answer in (oldest, newest, pools))
         and bool(newest)
-        and float(newest[0][1]) == rev
+        and float(newest[0][1]) >= rev
         and float(oldest[0][1]) <= since < rev
     )
     return PoolChanges(rev, int(count), tuple(one.decode() for one in pools) if is_complete else None)
