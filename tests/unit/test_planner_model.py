@@ -462,7 +462,7 @@ CI = settings(
     database=None,
     deadline=None,
     print_blob=True,
-    phases=(Phase.generate,),
+    phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
 
@@ -473,6 +473,7 @@ def run(profile: settings) -> None:
     run_state_machine_as_test(made, settings=profile)
 
 
+@pytest.mark.timeout(900)  # what fails is made small first
 def test_no_pool_is_forgotten_whatever_happens() -> None:
     """⚠ Plans are those of a model that looks at everything; no pool waits while an agent that fits has room."""
     run(CI)
