@@ -1,4 +1,4 @@
-"""The agent's side of the warden: tells a process of its own which groups run, so that none outlives the agent."""
+"""The agent's side of the reaper: names the running process groups to it, so that none outlives the agent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coord.logs import get_logger
 
 log = get_logger()
 
-_WARDEN = str(Path(__file__).with_name("warden.py"))
+_REAPER = str(Path(__file__).with_name("reaper.py"))
 
 
 class Guard:
@@ -60,7 +60,7 @@ class Guard:
 
     def _start(self) -> subprocess.Popen[bytes]:
         warden = subprocess.Popen(
-            [sys.executable, "-I", "-S", _WARDEN, str(self._grace_s)],
+            [sys.executable, "-I", "-S", _REAPER, str(self._grace_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             bufsize=0,

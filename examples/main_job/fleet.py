@@ -15,11 +15,11 @@ from redis import exceptions as redis_errors
 
 from coord import Client
 from coord.aio import end
-from coord.cli.output import plain
 from coord.config import Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, DataFolderInUse
 from coord.models.agents import AgentStatus
+from coord.terminal import plain
 from coord.up.data_dir import Claim, refuse_foreign, unusable
 from coord.up.shutdown import Stop
 from coord.up.supervisor import Event, ManagedProgram, Supervisor

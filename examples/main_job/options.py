@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from coord.cli.output import plain
 from coord.errors import ConfigError
+from coord.terminal import plain
 from coord.up.data_dir import unusable
 from examples.main_job.walk import default_folder
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from coord.cli.output import plain
+from coord.terminal import plain
 from examples.main_job.findings import Duplicates, Findings, Module
 from examples.main_job.timing import Timing
 from examples.main_job.walk import Found
