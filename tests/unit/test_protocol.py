@@ -28,8 +28,9 @@ from tests.unit.protocol_document import (
     values,
     words,
 )
+from workers import lua
 
-LUA = {path.name: path.read_text() for path in (Path(codec.__file__).parent / "lua").rglob("*.lua")}
+LUA = {path.name: path.read_text() for path in Path(lua.__file__).parent.rglob("*.lua")}
 EXAMPLES = examples()
 ANSWERED = first_column(tables("Codes of answers")[0])
 ENDED = first_column(tables("Codes of tasks that ended")[0])
@@ -89,7 +90,7 @@ def test_words_are_explained() -> None:
     assert set(words(WORDS["message type"])) == {one for one in values(MessageType) if _may_be_sent(one)}
     assert ID_PATTERN == r"^[A-Za-z0-9._@-]{1,128}\Z"
     assert Lease.__metadata__[0].pattern == r"^[0-9a-f]{16}\Z"  # type: ignore[attr-defined]
-    paragraph = re.search(r"No agent, task or message may be called by.*?\n\n", TEXT, re.DOTALL)
+    paragraph = re.search(r"No agent, task or message id may be one of.*?\n\n", TEXT, re.DOTALL)
     assert paragraph is not None
     assert set(words(paragraph[0])) == RESERVED
 
