@@ -20,18 +20,18 @@ from coord.errors import ConfigError
 
 PREFIX = "COORD_"
 
-#: Names that the predecessor's installations already set; the ``COORD_`` name wins where both are given.
+#: Names that installations of the predecessor already set. If both are set, the ``COORD_`` name takes precedence.
 ALIASES = {
     "AITBC_REDIS_URL": "redis_url",
     "AITBC_COORDINATOR_PORT": "gateway_port",
     "AITBC_LOG_LEVEL": "log_level",
 }
 
-#: Options of commands that are not called like their field.
+#: Command line options with a name that differs from the name of their field.
 OPTIONS = {"gateway_host": "--host", "gateway_port": "--port"}
 
-#: Variables that are no settings: ``scripts/venv`` reads COORD_PYTHON, and a program that an agent runs is told of its
-#: task; a ``coord`` that it runs in turn must not take them for mistakes.
+#: ``COORD_*`` variables that are not settings. ``scripts/venv`` reads COORD_PYTHON; ``coord agent`` sets the others for
+#: the program that it runs. A ``coord`` command that such a program runs must accept them.
 FOREIGN = frozenset(
     {"COORD_PYTHON", "COORD_AGENT_ID", "COORD_TASK_ID", "COORD_TASK_TYPE", "COORD_ATTEMPT", "COORD_PROGRESS_FD"}
 )
@@ -52,7 +52,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
-#: What an operator may set while the workers run (``setting.set``); it holds over what their environment says.
+#: Settings that an operator can change at run time (``setting.set``). The value takes precedence over the environment.
 LIVE = ("health_threshold", "strategy")
 
 
@@ -62,147 +62,168 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``Settings()`` holds the defaults. Values that come from outside go through ``load``, which validates them.
     """
 
-    # Where Redis is, and how long it may take.
+    # Redis connection
 
-    #: redis://, rediss:// or unix://; None: the endpoint file of a running ``coord up``, else 127.0.0.1:6379.
+    #: Address of the Redis server: a redis://, rediss:// or unix:// URL. Unset: the address in the endpoint file of a
+    #: running ``coord up``; without one, 127.0.0.1:6379.
     redis_url: str | None = None
-    #: The first part of every key, as a cluster hash tag ``{coord}``: one namespace is one cell, on one primary.
+    #: First part of every key, as a Redis Cluster hash tag (``{coord}``). One namespace is one cell, on one primary.
     namespace: Namespace = "coord"
-    #: Where ``coord up`` writes, and clients look up, where Redis is; None: see ``endpoint_path``.
+    #: File in which ``coord up`` publishes the address of Redis, and in which clients look it up. Unset:
+    #: ``$XDG_RUNTIME_DIR/coord/endpoint.json``; without that variable, ``~/.local/state/coord/endpoint.json``.
     endpoint_file: str | None = None
-    #: Accept a maxmemory-policy that evicts. Off: eviction loses acknowledged tasks without a word.
+    #: Accept a server with a maxmemory-policy that evicts keys. Off by default, because eviction silently loses
+    #: acknowledged tasks.
     allow_eviction: bool = False
-    #: Time to open a connection; a server across a continent needs 0.5 s with TLS, and one that stands still for 2 s
-    #: (CLIENT PAUSE, the fork of a large one) is reached all the same.
+    #: Timeout for opening a connection. A server on another continent needs 0.5 s with TLS. The default also covers a
+    #: server that is unresponsive for 2 s (CLIENT PAUSE, or the fork of a large server).
     connect_timeout_s: Seconds = 2.5
-    #: How long the server may be silent while it owes an answer, on top of any BLOCK; then the connection is half-open
-    #: and another one is made. Above 2 s, so that a server that stands still for so long is no alarm; with
-    #: ``read_block_ms`` below 3 s, within which every process notices.
+    #: Time that the server may take to answer, in addition to any BLOCK. After this timeout the connection counts as
+    #: half-open, and coord reconnects. The default is above 2 s, so that a server that is unresponsive for 2 s causes
+    #: no reconnect. Together with ``read_block_ms`` it is below 3 s, so every process detects a half-open connection
+    #: within 3 s.
     answer_timeout_s: Seconds = 2.4
-    #: The longest BLOCK of a read. An idle worker or agent reads again this often.
+    #: Longest BLOCK of a read. An idle worker or agent repeats its read at this interval.
     read_block_ms: Milliseconds = 500
 
-    # Logs of the processes.
+    # Logging
 
-    #: The least severe level that is written.
+    #: Least severe level that is logged.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    #: auto: a readable console on a terminal, JSON lines elsewhere.
+    #: Format of the log: ``json`` for JSON lines, ``console`` for a readable log, ``auto`` for ``console`` on a
+    #: terminal and ``json`` elsewhere.
     log_format: Literal["auto", "json", "console"] = "auto"
 
-    # Workers.
+    # Workers
 
-    #: Entries that one round trip handles at most: large enough to hide the latency, small enough for an urgent task.
+    #: Maximum number of facts that a worker handles in one round trip. Large enough to hide the latency of the round
+    #: trip, small enough that an urgent task does not wait long.
     batch: Count = 256
-    #: Bytes that one round trip handles at most: what Redis is blocked for stays within a few ms.
+    #: Maximum number of bytes that a worker handles in one round trip. It keeps the time for which Redis is blocked
+    #: within a few milliseconds.
     batch_bytes: Bytes = 4 * MIB
-    #: A worker that has not renewed its presence for this long is gone.
+    #: A worker that has not renewed its presence for this long counts as absent.
     presence_ttl_s: Seconds = 15.0
-    #: Entries pending this long with a sibling are taken over; above any healthy batch, below a person's patience.
+    #: Entries that have been pending with another worker for this long are taken over. The default is longer than any
+    #: healthy batch takes, and short enough for a person who waits.
     reclaim_idle_ms: Milliseconds = 5_000
-    #: Larger entries are refused: payload, result and message body each travel in one.
+    #: Maximum size of an entry; larger entries are refused. A payload, a result and the body of a message each travel
+    #: in one entry.
     max_entry_bytes: Bytes = MIB
 
-    # Placement.
+    # Placement
 
-    #: How the best agent is chosen until an operator sets another strategy.
+    #: Placement strategy: how coord chooses among the eligible agents.
     strategy: Name = "least_connections"
-    #: Agents below this health (0..1) get no task.
+    #: Minimum health of an agent. Agents below it get no tasks.
     health_threshold: Share = 0.5
 
-    # A task's attempts.
+    # Task attempts
 
-    #: Attempts per task unless it says otherwise; two retries outlive most passing faults.
+    #: Attempts for a task that does not specify its own number. Two retries outlast most transient faults.
     max_attempts: Count = 3
-    #: Wait before the first retry; doubles per attempt, with full jitter.
+    #: Upper limit of the backoff before the first retry. It doubles with each further retry; the actual delay is random
+    #: between 0 and that limit (full jitter).
     backoff_ms: Milliseconds = 1_000
-    #: The longest wait between attempts: 5 minutes.
+    #: Maximum backoff between two attempts.
     backoff_max_ms: Milliseconds = 300_000
-    #: How often a task may be given back by agents that had started it before that counts as failing.
+    #: Number of times that agents may return a task after starting it. The next return fails the task.
     max_releases: CountOrZero = 10
-    #: An assignment that its agent has not claimed by then is taken back.
+    #: Time in which an agent must claim an assigned task. After it the task is assigned again.
     start_timeout_ms: Milliseconds = 60_000
-    #: What a running task has to stop after a cancel before the cancel is forced.
+    #: Time in which a running task must stop after a cancel request. After it the cancel is forced.
     cancel_grace_ms: Milliseconds = 10_000
-    #: One attempt's limit on an agent that declares no incarnation, since nothing else would show its loss: 1 h.
+    #: Timeout of one attempt on an agent that declares no incarnation, for tasks without a timeout of their own.
+    #: Without an incarnation, coord cannot detect in any other way that the agent lost the task.
     default_timeout_no_incarnation_ms: Milliseconds = 3_600_000
 
-    # Agents, as the coordinator sees them.
+    # Agents, coordinator side
 
-    #: Tasks at once for an agent that declares no capacity.
+    #: Capacity of an agent that declares none: the number of tasks that it may hold at once.
     default_capacity: Count = 100
-    #: Beats missed before an agent with a declared interval is stale.
+    #: Number of missed heartbeats after which an agent that declares a heartbeat interval becomes stale.
     missed_beats: Count = 3
-    #: Silence before an agent that declares no interval is stale.
+    #: Time without a heartbeat after which an agent that declares no heartbeat interval becomes stale.
     agent_timeout_s: Seconds = 300.0
-    #: How long an agent that left is remembered: 30 days.
+    #: Time for which the record of an agent that left or became stale is kept.
     departed_ttl_s: Seconds = 30.0 * DAY_S
 
-    # Agents, as the SDK runs them.
+    # Agents, agent side
 
-    #: Between two beats; with three missed ones, a dead agent's tasks are placed anew after 15 s.
+    #: Interval between two heartbeats of a Python agent or of ``coord agent``. With the default of three missed
+    #: heartbeats, the tasks of a dead agent are placed on other agents after 15 s.
     heartbeat_interval_s: Seconds = 5.0
-    #: Tasks at once of an agent that does not say.
+    #: Capacity of a Python agent or of ``coord agent`` that specifies none.
     capacity: Count = 8
 
-    # What is kept: by age and by count, so that memory is bounded.
+    # Retention: limits by age, by number and by bytes keep memory bounded.
 
-    #: Finished tasks: 24 h …
+    #: Time for which tasks that completed, expired or were cancelled are kept.
     terminal_ttl_s: Seconds = 1.0 * DAY_S
-    #: … and at most this many.
+    #: Maximum number of these tasks. The same limit applies separately to failed tasks.
     terminal_entries: Count = 100_000
-    #: Dead letters (tasks and messages): 7 days, so that a weekend does not hide a failure.
+    #: Time for which dead letters (failed tasks and undelivered messages) are kept. Seven days, so that a failure is
+    #: still there after a weekend.
     dead_ttl_s: Seconds = 7.0 * DAY_S
-    #: Entries of dead:in, where undecodable entries lie …
+    #: Maximum number of entries that no worker could decode or handle (stream ``dead:in``). The same limit applies
+    #: separately to dead messages.
     dead_in_entries: Count = 10_000
-    #: … and their bytes: each keeps up to 4 KiB, so that at least 3,000 of the largest stay.
+    #: Maximum size of the stream ``dead:in``. Each of its entries keeps up to 4 KiB, so at least 3,000 of the largest
+    #: ones fit.
     dead_in_bytes: Bytes = 16 * MIB
-    #: Records of refused submissions: 1 h …
+    #: Time for which the records of refused submissions are kept.
     refused_ttl_s: Seconds = 3_600.0
-    #: … and at most this many, apart from the other finished ones.
+    #: Maximum number of these records. They do not count towards ``terminal_entries``.
     refused_entries: Count = 10_000
-    #: Waiting tasks: at this number urgent ones are refused, at 80 % of it low ones.
+    #: Maximum number of waiting tasks. Urgent tasks are refused at this number, low ones already at 80 % of it.
     max_backlog_tasks: Count = 100_000
-    #: The same limit in bytes of waiting tasks' bodies.
+    #: The same limit for the total size of the bodies of waiting tasks.
     max_backlog_bytes: Bytes = GIB
-    #: Entries of each log stream (MAXLEN ~). Of log:tasks, events, many to an entry …
+    #: Maximum number of entries in each log stream (MAXLEN ~). In ``log:tasks`` it limits events, because one entry
+    #: holds many.
     log_entries: Count = 100_000
-    #: … and bytes of each: 600 for each of as many entries, where an event holds 60 to 3,000.
+    #: Maximum size of each log stream except ``log:progress``. An event takes 60 to 3,000 bytes; the default allows
+    #: about 600 for each of 100,000 events.
     log_bytes: Bytes = 64 * MIB
-    #: Bytes of log:progress: an event has up to 1 KiB and matters for seconds, so this log is the smallest.
+    #: Maximum size of the stream ``log:progress``. A progress event takes up to 1 KiB and matters for seconds only, so
+    #: this log is the smallest.
     progress_log_bytes: Bytes = 8 * MIB
-    #: Answers waiting for one caller …
+    #: Maximum number of answers that wait for one client.
     replies_entries: Count = 10_000
-    #: … their bytes: a hundred callers that are away take less than 1 GiB …
+    #: Maximum size of the answers that wait for one client. The answers for a hundred absent clients stay below 1 GiB.
     replies_bytes: Bytes = 8 * MIB
-    #: … bytes of a result up to which it travels in the reply; a larger one is in the record alone, once in memory …
+    #: Maximum size of a result that is included in the answer. A larger result is only in the record of its task, so it
+    #: is in memory once.
     reply_data_bytes: Bytes = 16 * KIB
-    #: … and how long after the last one.
+    #: Time for which the answers for a client are kept after the last one.
     replies_ttl_s: Seconds = 3_600.0
 
-    # Messages.
+    # Messages
 
-    #: Messages waiting for one agent; what is above is refused, so that one deaf agent cannot fill the server.
+    #: Maximum number of entries in each lane of an agent's inbox. Further messages are refused, so that an agent that
+    #: does not read cannot fill the server.
     inbox_entries: Count = 10_000
-    #: Room that the critical lane has beyond that: a full inbox still takes a cancel.
+    #: Additional entries in the critical lane, so that a full inbox still accepts a cancel.
     inbox_critical_extra: CountOrZero = 1_000
-    #: A message's life unless it says otherwise.
+    #: Time to live of a message that does not specify its own.
     message_ttl_s: Seconds = 300.0
 
-    # The HTTP gateway.
+    # HTTP gateway
 
-    #: The address that it binds: this machine's own unless ``gateway_allow_open`` says that others may come.
+    #: Address that the gateway binds. Only loopback addresses are allowed unless ``gateway_allow_open`` is set.
     gateway_host: str = "127.0.0.1"
-    #: Its port; 0: any free one.
+    #: Port that the gateway binds. 0 selects any free port.
     gateway_port: Port = 9001
-    #: Bind an address that other machines reach. Off: there is no authentication yet, so who reaches it may do all.
+    #: Allow the gateway to bind an address that other machines can reach. Off by default, because the gateway has no
+    #: authentication: anyone who can connect has full access.
     gateway_allow_open: bool = False
-    #: How long a write waits for the worker's answer before it is called accepted.
+    #: Time for which a write request waits for the answer of a worker. After it the gateway answers 202 (accepted).
     gateway_wait_s: Seconds = 2.0
-    #: How long Redis may take before a request is answered 503: below what HTTP clients usually wait.
+    #: Timeout for Redis. After it the gateway answers 503. The default is below the usual timeout of HTTP clients.
     gateway_redis_s: Seconds = 5.0
-    #: How long a body may take to arrive.
+    #: Timeout for receiving the body of a request.
     gateway_body_s: Seconds = 30.0
-    #: Requests at once; what is above is answered 503, so that memory is bounded.
+    #: Maximum number of concurrent requests. The gateway answers further ones with 503, so that memory is bounded.
     gateway_requests: Count = 1_000
 
     @property
@@ -341,7 +362,7 @@ def _check_together(settings: Settings) -> None:
 
 
 def _unknown(variable: str) -> str:
-    # Without the prefix, which all have in common, so that it makes nothing alike.
+    # The prefix is removed, because all names share it and it would make any two of them similar.
     said = variable.upper().removeprefix(PREFIX)
     known = [field.upper() for field in _TYPES]
     near = difflib.get_close_matches(said, known, n=1, cutoff=0.7) or [one for one in known if one.endswith(f"_{said}")]
