@@ -138,7 +138,7 @@ async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_le
     await agent.start()
     session = agent._session
     assert session is not None
-    monkeypatch.setattr(ReconnectingConnection, "send_lasting", noted)
+    monkeypatch.setattr(ReconnectingConnection, "send_until_answered", noted)
     async with house.redis.pipeline(transaction=True) as both:
         lease = await House(both, house.settings).assign("a", "echo")
         both.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
