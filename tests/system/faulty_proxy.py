@@ -44,6 +44,7 @@ class FaultyProxy:
     def __init__(self, server: EmbeddedServer) -> None:
         self.connections: set[Connection] = set()
         self.accepted = 0
+        self.tasks: set[asyncio.Task[None]] = set()
         self.resets = 0
         self._server = server
         self._listener: asyncio.Server | None = None
@@ -75,6 +76,7 @@ class FaultyProxy:
         back, away = await asyncio.open_unix_connection(str(self._server.socket_path))
         task = asyncio.current_task()
         assert task is not None
+        self.tasks.add(task)
         connection = Connection((writer, away), task)
         connection.speaks.set()
         self.connections.add(connection)
@@ -91,6 +93,7 @@ class FaultyProxy:
             await end(*ways)
             writer.transport.abort()
             away.transport.abort()
+            self.tasks.discard(task)
 
     async def _pass(
         self, connection: Connection, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_up: bool
@@ -117,3 +120,6 @@ async def faulty_proxy(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
         proxy._listener.close()
         for connection in tuple(proxy.connections):
             connection.reset()
+        if proxy.tasks:
+            await asyncio.wait(tuple(proxy.tasks), timeout=10)
+        await asyncio.sleep(0.01)  # the event loop closes the sockets in its next turns

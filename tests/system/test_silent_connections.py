@@ -18,10 +18,10 @@ from tests.ports import unused_port
 from tests.processes import NAMESPACE, House, Process, house
 from tests.system.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.system.gateway_house import PATIENT, gateway
-from tests.waiting import wait_until
 
-#: The settings say 3 s (see ``test_every_process_notices_silence_within_three_seconds``); a busy machine takes longer.
-NOTICED_S = 6.0
+#: The settings say 3 s (see ``test_every_process_notices_silence_within_three_seconds``); a busy machine takes longer,
+#: and the work that waited for it as well.
+NOTICED_S = 9.0
 #: The real ones; tests of processes shorten them otherwise.
 REAL = {"COORD_READ_BLOCK_MS": str(Settings().read_block_ms)}
 #: What a process says that takes a server for silent or gone.
@@ -52,31 +52,30 @@ async def people(at: House, silenced: str, proxy: FaultyProxy) -> dict[str, Proc
     return found | {"agent": await at.agent("a0", interval_s=0.5, url=proxy.url if silenced == "agent" else "")}
 
 
-async def noticed(proxy: FaultyProxy, process: Process, *words: str) -> None:
-    """Silence all connections; return once the process has connected again, which is soon."""
-    connected = proxy.accepted
-    began = time.monotonic()
-    assert proxy.silence_all()
-    await wait_until(lambda: proxy.accepted > connected, "it has made another connection\n" + process.told())
-    assert time.monotonic() - began < NOTICED_S, process.told()
-    await wait_until(lambda: any(word in process.log.read_text() for word in words), f"it says {words}")
+async def asked_of(at: House, kind: str) -> None:
+    """Have a process of this kind do something; returns when it has."""
+    if kind == "registry":
+        await at.client.drain("a0", wait=60)
+        await at.client.resume("a0", wait=60)
+    elif kind == "router":
+        await at.client.send("a0", {"n": 1}, timeout=60)
+    else:
+        handle = await at.client.submit("echo", {"s": 0}, capabilities=["echo"])
+        assert (await handle.result(60))["by"] == "a0"
 
 
 @pytest.mark.parametrize("silenced", ["registry", "distributor", "router", "agent"])
 async def test_a_process_on_half_open_connections_goes_on(at: House, proxy: FaultyProxy, silenced: str) -> None:
     """All of its connections, an agent's two among them, pass nothing any more and stay open."""
     found = await people(at, silenced, proxy)
-    await at.submit(5)
-    await at.all_end(5)
-    words = ("redis.silent",) if silenced == "agent" else ("worker.interrupted", "fleet.interrupted", "tick.failed")
-    await noticed(proxy, found[silenced], *words)
-    ids = await at.submit(20)
-    await at.all_end(25)
-    receipt = await at.client.send("a0", {"n": 1}, timeout=30)
-    assert receipt.receiver_id == "a0"
-    assert await at.count(TaskState.COMPLETED) == 25
+    await asked_of(at, silenced)
+    began = time.monotonic()
+    assert proxy.silence_all()
+    await asked_of(at, silenced)
+    assert time.monotonic() - began < NOTICED_S, found[silenced].told()
+    for kind in ("registry", "router", "agent"):
+        await asked_of(at, kind)
     assert all(one.alive for one in found.values())
-    assert len(ids) == 20
 
 
 async def test_a_client_that_waits_for_a_result_goes_on(at: House, proxy: FaultyProxy) -> None:
@@ -88,13 +87,11 @@ async def test_a_client_that_waits_for_a_result_goes_on(at: House, proxy: Faulty
         handle = await client.submit("echo", payload, capabilities=["echo"])
         waiting = asyncio.create_task(handle.result(60))
         await asyncio.sleep(0.5)
-        connected = proxy.accepted
         began = time.monotonic()
         assert proxy.silence_all() >= 2
         gate.touch()
-        await wait_until(lambda: proxy.accepted > connected, "it has made another connection")
-        assert time.monotonic() - began < NOTICED_S
         assert (await waiting)["by"] == "a0"
+        assert time.monotonic() - began < NOTICED_S
         assert (await client.task(handle.task_id)).state == TaskState.COMPLETED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import pytest
 
@@ -12,13 +13,32 @@ from coord.background import call_safely, keep, retry, run_once
 from tests.waiting import wait_until
 
 
+class Recorder:
+    """A logger that notes what it is told: how the process's own is set up depends on the tests before."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def exception(self, event: str, *, task: str) -> None:
+        """Note it with the traceback."""
+        self.text += f"{event} {task}\n{traceback.format_exc()}"
+
+    def error(self, event: str, *, task: str, error: str) -> None:
+        """Note it."""
+        self.text += f"{event} {task} {error}\n"
+
+
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Short waits, and what is logged."""
+    recorder = Recorder()
     monkeypatch.setattr(background, "RESTART_S", (0.001, 0.01))
+    monkeypatch.setattr(background, "log", recorder)
+    return recorder
 
 
 async def test_what_has_no_end_is_started_again_whether_it_raises_or_returns(
-    capsys: pytest.CaptureFixture[str],
+    recorder: Recorder,
 ) -> None:
     """Each end is logged with the name of the task; one by an exception with its traceback."""
     starts = 0
@@ -36,14 +56,14 @@ async def test_what_has_no_end_is_started_again_whether_it_raises_or_returns(
     task = keep("a.reader", work)
     await wait_until(hangs.is_set, "it runs for the third time")
     await end(task)
-    told = capsys.readouterr().err
+    told = recorder.text
     assert told.count("background.failed") == told.count("a.reader") == 2
     assert "RuntimeError: defect" in told
     assert "Traceback" in told
     assert "it returned" in told
 
 
-async def test_what_shall_return_once_is_started_again_until_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_shall_return_once_is_started_again_until_it_does(recorder: Recorder) -> None:
     """Such as a connection that comes back."""
     errors = [RuntimeError("one"), ValueError("two")]
 
@@ -52,11 +72,11 @@ async def test_what_shall_return_once_is_started_again_until_it_does(capsys: pyt
             raise errors.pop(0)
 
     await retry("a.connect", work)
-    told = capsys.readouterr().err
+    told = recorder.text
     assert told.count("background.failed") == 2
 
 
-async def test_what_runs_once_hands_its_error_on(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_runs_once_hands_its_error_on(recorder: Recorder) -> None:
     """Its own task does not raise, so nothing is left that nobody has looked at."""
     failures: list[Exception] = []
 
@@ -65,7 +85,7 @@ async def test_what_runs_once_hands_its_error_on(capsys: pytest.CaptureFixture[s
 
     await run_once("a.job", work, failures.append)
     assert [str(one) for one in failures] == ["defect"]
-    assert "Traceback" in capsys.readouterr().err
+    assert "Traceback" in recorder.text
 
 
 async def test_a_cancelled_task_is_not_started_again() -> None:
@@ -83,11 +103,11 @@ async def test_a_cancelled_task_is_not_started_again() -> None:
     assert starts == 3
 
 
-def test_a_callback_that_raises_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_callback_that_raises_is_logged(recorder: Recorder) -> None:
     """Its caller goes on."""
 
     def bad(word: str) -> None:
         raise RuntimeError(word)
 
     call_safely("a.callback", bad, "defect")
-    assert "RuntimeError: defect" in capsys.readouterr().err
+    assert "RuntimeError: defect" in recorder.text

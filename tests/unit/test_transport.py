@@ -20,6 +20,7 @@ from coord.config import Settings
 from coord.connection import connect, connect_worker, keepalive_options
 from coord.embedded import EmbeddedServer
 from coord.pipeline import exchange, is_closed_transport, pack
+from tests.system.faulty_proxy import faulty_proxy
 from tests.waiting import wait_until
 
 LOOPS = pytest.mark.parametrize(
@@ -89,9 +90,11 @@ def test_an_idle_connection_that_was_reset_is_not_used(
     """A worker repeats nothing, and need not: the pool sees before the command that the connection is gone."""
 
     async def work() -> None:
-        async with connecting(server.url, Settings()) as redis:
+        async with faulty_proxy(server) as proxy, connecting(proxy.url, Settings()) as redis:
             for use in (redis.ping, lambda: exchange(redis, [pack(("PING",))])):
-                await _close_transport(await _idle_connection(redis))
+                writer = (await _idle_connection(redis))._writer
+                proxy.reset_all()
+                await wait_until(writer.transport.is_closing, "the reset has arrived")
                 assert await use()
 
     run(loop_factory, work)
