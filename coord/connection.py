@@ -93,13 +93,18 @@ def is_demoted(error: BaseException) -> bool:
     return isinstance(error, DEMOTED) or "UNBLOCKED" in str(error)
 
 
-async def close_idle(redis: Redis) -> None:
-    """Close connections that nobody uses at the moment, so that the next ones go where the address leads now.
+async def leave_server(redis: Redis) -> None:
+    """Close every connection, each once its command is done, so that the next ones go where the address leads now.
 
-    For a server that was demoted: it still answers reads, perhaps for ever with what was true then.
+    For a server that was demoted: it still answers reads, perhaps for ever with what was true then. So a connection
+    that is in use now must not return to the pool either.
     """
+    pool = redis.connection_pool
+    # redis-py has no public way to them; the version is pinned below 9 and tests fail over through it.
+    for connection in list(pool._in_use_connections):  # noqa: SLF001
+        connection.mark_for_reconnect()
     with contextlib.suppress(redis_errors.RedisError, OSError):
-        await redis.connection_pool.disconnect(inuse_connections=False)
+        await pool.disconnect(inuse_connections=False)
 
 
 def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:

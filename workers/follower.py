@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 
 from coord import logs, queries
 from coord.background import keep
-from coord.connection import close_idle, is_demoted
+from coord.connection import is_demoted, leave_server
 from coord.models.agents import FleetAgent
 from workers.cell import WorkerContext
 from workers.service import end_tasks
@@ -64,7 +64,7 @@ class Follower:
             except (redis_errors.RedisError, OSError) as error:
                 log.warning("fleet.interrupted", error=f"{type(error).__name__}: {error}")
                 if is_demoted(error):
-                    await close_idle(self.cell.redis)
+                    await leave_server(self.cell.redis)
                 self._lose_track()
                 await asyncio.sleep(0.2)
             except Exception:

@@ -17,7 +17,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from coord import __version__, logs
-from coord.connection import close_idle, is_demoted
+from coord.connection import is_demoted, leave_server
 from coord.keys import CONSUMES
 from coord.streams import Consumer, Entry, count_of
 from workers.intake import Intake
@@ -106,7 +106,7 @@ class Loop:
         await self._finish_rounds()
         if self._is_demoted:
             self._is_demoted = False
-            await close_idle(self.cell.redis)
+            await leave_server(self.cell.redis)
         before = self._disturbances
         self._attention.clear()
         await self.cell.scripts.load()

@@ -14,7 +14,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import queries
-from coord.connection import close_idle, is_demoted
+from coord.connection import is_demoted, leave_server
 from coord.keys import Keys
 from coord.models.events import LOGS, RESET, TRIMMED, Event, order
 from coord.queries import LogWindow
@@ -100,7 +100,7 @@ async def events(
             if not away_s:
                 say(f"Redis is away ({error}); what happens meanwhile is told when it is back")
             if is_demoted(error):
-                await close_idle(redis)
+                await leave_server(redis)
             away_s = min(max(away_s * 2, AWAY_S[0]), AWAY_S[1])
             await asyncio.sleep(away_s)
             continue

@@ -23,7 +23,7 @@ from coord.client.handle import Outcome, Watch, closed
 from coord.client.outcomes import LazyFuture
 from coord.codec import encode, submission_of
 from coord.config import Settings
-from coord.connection import close_idle, connect, is_demoted
+from coord.connection import connect, is_demoted, leave_server
 from coord.errors import ResultDropped
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
@@ -203,8 +203,8 @@ class Watcher:
                     log.debug("replies.away", error=str(error))
                     cursor, is_again = BEGINNING.encode(), True
                     if is_demoted(error):
-                        await close_idle(redis)
-                        await close_idle(self._redis)
+                        await leave_server(redis)
+                        await leave_server(self._redis)
                     await asyncio.sleep(AWAY_WAIT_S)
                     continue
                 for cursor, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:

@@ -16,9 +16,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coord.config import Settings
 from coord.connection import (
-    close_idle,
     connect,
     connect_worker,
+    leave_server,
     wait_for_server,
 )
 from coord.embedded import EmbeddedServer
@@ -236,7 +236,14 @@ async def test_a_worker_leaves_a_demoted_server_and_repeats_nothing(tmp_path: Pa
         assert "w" not in {client["name"] for client in await watcher.client_list()}
         assert (await watcher.info("errorstats"))["errorstat_READONLY"]["count"] == 1
         await redis.ping()
-        await close_idle(redis)
+        reading = asyncio.ensure_future(redis.xread({"s": "$"}, block=300))  # in use while the server is left
+
+        async def reads() -> bool:
+            return any(one["name"] == "w" and "b" in one["flags"] for one in await watcher.client_list())
+
+        await wait_until(reads, "a read blocks")
+        await leave_server(redis)
+        await reading
         assert "w" not in {client["name"] for client in await watcher.client_list()}
     server.stop(force=True)
 
