@@ -61,7 +61,7 @@ class Inbox:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self.rounds = 0  #: how often the reader got an answer and went on
-        self._link = ReconnectingConnection(url, settings, settings.read_block_ms)
+        self._link = ReconnectingConnection(url, settings)
         self._link.on_up.append(self._came_up)
 
     async def open(self) -> None:

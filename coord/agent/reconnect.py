@@ -47,15 +47,15 @@ class ReconnectingConnection:
     Args:
         url: where Redis is.
         settings: for the timeouts.
-        block_ms: the longest BLOCK of its commands; the server has ``answer_timeout_s`` on top of it.
     """
 
-    def __init__(self, url: str, settings: Settings, block_ms: int = 0) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
         #: Called each time that the connection has come up.
         self.on_up: list[Callable[[], None]] = []
         self._redis = connect_worker(url, settings)
-        self._patience_s = block_ms / 1000 + settings.answer_timeout_s
+        # The same for reads that block and for writes: a server that stands still for 2 s is no alarm for either.
+        self._patience_s = settings.read_block_ms / 1000 + settings.answer_timeout_s
         self._wire: RedisProtocol | None = None
         self._waiting: list[PendingCommand] = []
         self._coming_back: asyncio.Task[None] | None = None

@@ -110,7 +110,7 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
     agent = await start(at, request.config, language, "a-1")
     first = await submit(at, tmp_path / "never")
     await until_state(at, first, TaskState.RUNNING)
-    timeout_at = await at.redis.zscore(at.keys.of("alarms"), first.task_id)
+    timeout_at = await at.redis.zscore(at.keys.of("limits"), first.task_id)
     assert (timeout_at is None) == language.has_incarnation  # whose leases can be listed needs no limit
     assert await at.client.cancel(first.task_id, "no more\nneeded", wait=30) == "accepted"
     await until_state(at, first, TaskState.CANCELLED)

@@ -220,9 +220,9 @@ async def test_a_program_sees_its_supervisor_go(tmp_path: Path) -> None:
     code = (
         "import asyncio, os, sys\n"
         "from coord.up.shutdown import Stop\n"
-        "from coord.up.supervisor import Program, Supervisor, Timing\n"
-        "programs = [Program(name=n, command=('/bin/sh', '-c', 'echo $$; cat; echo gone $$'), environ=os.environ)\n"
-        "            for n in 'ab']\n"
+        "from coord.up.supervisor import ManagedProgram, Supervisor, Timing\n"
+        "line = 'echo $$; cat; echo gone $$'\n"
+        "programs = [ManagedProgram(name=n, command=('/bin/sh', '-c', line), environ=os.environ) for n in 'ab']\n"
         "asyncio.run(Supervisor(programs, lambda e: None, timing=Timing(first_s=0.01)).run(Stop()))\n"
     )
     log = tmp_path / "log"
