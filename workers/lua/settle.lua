@@ -23,9 +23,6 @@ local SUSPENDS = { draining = true, no_slot = true, no_handler = true }
 
 -- Returns true when a result was reported after its task's deadline; at the deadline it still counts.
 local function is_too_late(task, entry)
-  if task.rings == '0' then
-    return false
-  end
   load_rest(task)
   return task.deadline and entry_ms(entry) > tonumber(task.deadline)
 end
@@ -73,9 +70,6 @@ local function progressed(task, data)
 end
 
 local function settle(kind, caller, entry, i)
-  if not is_present(STREAM, entry) then
-    return 'GONE'
-  end
   local id, lease, at, data = unpack(ARGV, i, i + 3)
   local task = load_task(id)
   if task.lease ~= lease then
@@ -94,7 +88,7 @@ local function settle(kind, caller, entry, i)
     return 'DUPLICATE'
   end
   at = at ~= '' and at or nil
-  if kind == 'completed' and is_too_late(task, entry) then
+  if kind == 'completed' and task.rings ~= '0' and is_too_late(task, entry) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
   elseif kind == 'completed' then
     completed(task, at, data)
@@ -134,12 +128,15 @@ local words = guard_each(tonumber(ARGV[10]), function()
   local i = at
   at, run.left = i + (WIDTH[run.kind] or 4), run.left - 1
   if not run.shared then
-    local word = settle(run.kind, run.caller, entry, i)
+    local word = is_present(STREAM, entry) and settle(run.kind, run.caller, entry, i) or 'GONE'
     done[#done + 1] = entry
     return word
   end
   run.failing = run.failing + 1
-  local word = settle(run.kind, '', entry, i)
+  if run.is_present == nil then
+    run.is_present = is_present(STREAM, entry)
+  end
+  local word = run.is_present and settle(run.kind, '', entry, i) or 'GONE'
   run.failing = run.failing - 1
   if run.left == 0 and run.failing == 0 then
     if word ~= 'GONE' then
