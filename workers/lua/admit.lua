@@ -152,7 +152,11 @@ local function admit(n)
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
   -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
   local is_cancelled = cancelled_at and entry_ms(entry) <= cancelled_at
-  if is_cancelled or (deadline and tonumber(deadline) <= now) then
+  local is_over = is_cancelled or (deadline and tonumber(deadline) <= now)
+  if is_over or has_options then
+    prove_due()
+  end
+  if is_over then
     forget_refusal(known, id)
     call('HSET', key, 'state', 'queued', 'submission', submission, 'body', body, unpack(fields))
     bump('submitted:' .. priority, 1)

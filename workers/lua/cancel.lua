@@ -11,6 +11,7 @@
 --   ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
 -- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
+prove_due()
 local STREAM = 'in:requests'
 local GRACE = tonumber(ARGV[10])
 

@@ -100,11 +100,15 @@ local function assign(group, lease, task)
     local more = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
     attempt, timeout, deadline = more[1] and int(tonumber(more[1]) + 1) or '1', tonumber(more[2] or nil), more[3]
     if deadline and tonumber(deadline) <= now then
+      prove_due()
       end_waiting(load_task(task.id), 'expired', '')
       return nil
     end
   end
   timeout = timeout or (agent.incarnation == '' and UNLISTED_TIMEOUT)
+  if deadline or timeout then
+    prove_due()
+  end
   local lane = agent.lanes[priority] or P .. 'inbox:' .. agent_id .. ':' .. LANE[priority]
   agent.lanes[priority] = lane
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',

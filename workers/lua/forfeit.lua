@@ -9,6 +9,7 @@
 --   GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 -- Orders: none; the agent itself no longer lists the lease
+prove_due()
 local function forfeit(i)
   local entry, agent_id, id, lease = unpack(ARGV, i, i + 3)
   if not is_present('in:losses', entry) then

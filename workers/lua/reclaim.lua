@@ -10,6 +10,7 @@
 --   ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (of what was claimed: the agent may not know that it was given up)
+prove_due()
 local MOST = tonumber(ARGV[10])
 
 -- One broken task must not keep the others of its agent.

@@ -8,6 +8,7 @@
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
 --   (it has not failed); EXPIRED (its deadline has passed); GONE (its entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: task.replayed
+prove_due()
 local STREAM = 'in:control:distributor'
 local HEAD_START = { urgent = ARGV[5], critical = ARGV[6], high = ARGV[7], normal = ARGV[8], low = ARGV[9] }
 

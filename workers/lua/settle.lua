@@ -87,6 +87,9 @@ local function settle(kind, caller, entry, i)
     answer(caller, STREAM, entry)
     return 'DUPLICATE'
   end
+  if task.rings ~= '0' or kind == 'failed' or kind == 'released' then
+    prove_due()
+  end
   at = at ~= '' and at or nil
   if kind == 'completed' and task.rings ~= '0' and is_too_late(task, entry) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)

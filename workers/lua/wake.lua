@@ -18,6 +18,9 @@
 --   GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, of what was claimed)
+read_clock()
+prove_due()
+prove_suspended()
 local words = {}
 
 -- ms by which an alarm that raised an error is put off, so that broken records cannot crowd out the others.

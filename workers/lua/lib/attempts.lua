@@ -42,7 +42,10 @@ end
 
 -- Suspends an agent: dispatch gives it nothing until the registry has handled another fact of the agent's. It returned a
 -- task that it had not started, and would return the next one as well.
-call('HLEN', P .. 'suspended')
+local function prove_suspended()
+  call('HLEN', P .. 'suspended')
+end
+
 local function suspend(agent_id)
   call('HSET', P .. 'suspended', agent_id, last_facts(agent_id))
 end

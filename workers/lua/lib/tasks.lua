@@ -122,14 +122,17 @@ end
 -- that ended in time is never ended for an absence of the coordinator's. It has run up to `attempts_at` of the server's time.
 local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of wake
 local attempt_clock, attempt_clock_at, is_clock_set
-do
-  local values = call('HMGET', P .. 'clock', 'attempts', 'attempts_at')
-  attempt_clock, attempt_clock_at = tonumber(values[1] or now), tonumber(values[2] or now)
-  is_clock_set = values[1] and true or false
+local function read_clock()
+  if not attempt_clock then
+    local values = call('HMGET', P .. 'clock', 'attempts', 'attempts_at')
+    attempt_clock, attempt_clock_at = tonumber(values[1] or now), tonumber(values[2] or now)
+    is_clock_set = values[1] and true or false
+  end
 end
 
 -- Returns what the clock of attempts shows at a moment of the server's time.
 local function attempt_time(ms)
+  read_clock()
   return attempt_clock + math.min(CLOCK_STEP, ms - attempt_clock_at)
 end
 
@@ -149,6 +152,18 @@ local due_in = { alarms = {}, deadlines = {}, limits = {} }
 local function sooner(due, at)
   at = tonumber(at)
   return at and (not due or at < due) and at or due
+end
+
+-- Most tasks have nothing due. So these indexes are proved to be of their type only for a task that may, before anything
+-- of it has changed.
+local is_due_proved = false
+local function prove_due()
+  if not is_due_proved then
+    for _, index in ipairs({ 'alarms', 'deadlines', 'limits' }) do
+      call('ZCARD', P .. index)
+    end
+    is_due_proved = true
+  end
 end
 
 local function set_due(id, alarm, deadline, limit)
@@ -171,7 +186,7 @@ local function set_alarm(task)
 end
 
 -- What every batch may write to is of its type, or nothing is begun.
-for _, index in ipairs({ 'alarms', 'deadlines', 'limits', 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
+for _, index in ipairs({ 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
   call('ZCARD', P .. index)
 end
 call('HLEN', P .. 'pools')
