@@ -14,6 +14,7 @@ local P = KEYS[1]
 local LOG_MAX, LOG_BYTES, PROGRESS_LOG_BYTES = string.match(ARGV[2], '^(%d+) (%d+) (%d+)$')
 local REPLIES_MAX, REPLIES_BYTES, REPLY_DATA_BYTES = string.match(ARGV[3], '^(%d+) (%d+) (%d+)$')
 local REPLIES_TTL = ARGV[4]
+REPLY_DATA_BYTES = tonumber(REPLY_DATA_BYTES)
 local call = redis.call
 
 -- A whole number as a string, never in the exponent form.
@@ -132,9 +133,9 @@ local function load_size(name, most)
 end
 
 local function count_entry(stream, id, ...)
-  local bytes = 0
-  for _, text in ipairs({ ... }) do
-    bytes = bytes + #text
+  local bytes, texts = 0, { ... }
+  for i = 1, #texts do
+    bytes = bytes + #texts[i]
   end
   if stream.bytes > 0 and stream.bytes + bytes > stream.section then
     stream.bytes = 0
@@ -183,7 +184,7 @@ end
 
 -- The outcome of a task for its caller. Large data stays in the record alone: the reply says that it is there.
 local function reply_outcome(caller, id, state, data)
-  if data and #data <= tonumber(REPLY_DATA_BYTES) then
+  if data and #data <= REPLY_DATA_BYTES then
     reply(caller, 'type', 'task.' .. state, 'task_id', id, 'data', data)
   else
     reply(caller, 'type', 'task.' .. state, 'task_id', id, 'at', 'record')
