@@ -6,7 +6,7 @@ import ssl
 
 from redis import exceptions as redis_errors
 
-#: How error answers begin that another try may mend.
+#: The first words of error answers after which a retry may succeed.
 FOR_NOW = (
     "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS",
     "TRYAGAIN",

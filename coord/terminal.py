@@ -14,7 +14,7 @@ def plain(text: str) -> str:
 
 
 def has_enough(stream: TextIO) -> SystemExit:
-    """Whoever read the output wants no more, as ``head`` does: the quiet end to raise then."""
+    """Return the quiet exit to raise when the reader of the output has closed it, as ``head`` does."""
     # Without this, the interpreter complains when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return SystemExit(0)

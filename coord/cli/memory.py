@@ -1,4 +1,4 @@
-"""How a person is told of the server's memory: what holds it, what that stops, and what to do."""
+"""Sentences about the server's memory: what uses it, what that stops, and what to do."""
 
 from __future__ import annotations
 

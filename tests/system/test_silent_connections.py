@@ -1,4 +1,4 @@
-"""Half-open connections: whoever waits on one notices within seconds and goes on; a server that is slow is no alarm."""
+"""Half-open connections are noticed within seconds and replaced; a slow server raises no alarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told of the server's memory."""
+"""The sentences about the server's memory."""
 
 from __future__ import annotations
 

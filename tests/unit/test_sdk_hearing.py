@@ -29,7 +29,7 @@ async def client(cell: RunningCell) -> AsyncIterator[Client]:
 
 
 async def test_it_counts_beats_without_a_round() -> None:
-    """Three in a row; a round, or a connection that has just come back, begins anew."""
+    """Three in a row; a round, or a new connection, resets the count."""
     rounds = 0
     hearing = Hearing(lambda: rounds, 0.0)
     assert [hearing.look() for _ in range(DEAF_BEATS)] == [False, False, True]
