@@ -315,6 +315,7 @@ class Machine(World):
     def teardown(self) -> None:
         """Bring everything to an end: every task has an outcome, and nothing is left of it anywhere."""
         self.fail_at = 0
+        self.server.set_right()
         self.processes.clear()
         for agent in AGENTS:
             self.start(agent, has_incarnation=True, capacity=3)

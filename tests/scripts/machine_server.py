@@ -148,6 +148,10 @@ class MachineServer:
         self._latest = max(self._latest, self.now)
         return f"{self._latest}-{next(self._sequence)}"
 
+    def set_right(self) -> None:
+        """Bring a clock that was set back up to the entries: a delay counts from its entry and waits for that."""
+        self.now = max(self.now, self._latest)
+
     def tick(self) -> None:
         """Advance the clock of attempts as wakes in short intervals do: to now, or to the oldest report that waits."""
         key = self.keys.of("clock")
