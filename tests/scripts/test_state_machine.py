@@ -60,6 +60,7 @@ def run(server: MachineServer, profile: settings) -> None:
     run_state_machine_as_test(made, settings=profile)
 
 
+@pytest.mark.timeout(600)  # 45 s on a quiet machine
 def test_whatever_happens(machine_server: MachineServer) -> None:
     """⚠ Legal moves, one valid lease, no agent overfull, exact books, one outcome: after each of any steps."""
     run(machine_server, CI)
