@@ -105,7 +105,7 @@ def test_configure_takes_effect_on_groups_that_exist() -> None:
 
 
 def test_an_agent_that_a_lower_threshold_lets_in_has_room_at_once() -> None:
-    """In a group that is in use as well, whose other agents are full; the planner is told of the group if it sleeps."""
+    """In a group that is in use as well, whose other agents are full; a sleeping group is woken for the planner."""
     view = view_of(agent("a", health_score=0.4), agent("b"))
     group = view.hold(ANY)
     assert taken(view) == ["b"]
@@ -118,7 +118,7 @@ def test_an_agent_that_a_lower_threshold_lets_in_has_room_at_once() -> None:
 
 
 def test_a_group_is_looked_at_only_by_agents_that_have_its_rarest_facet() -> None:
-    """Also when the facet that was the rarest at first is common now; whoever has all of it joins all the same."""
+    """Also when the facet that was the rarest at first is common now; an agent with all facets still joins."""
     view = view_of(agent("a", tags=frozenset({"gpu"})))
     wanted = Pool("t", Requirements(tags=("gpu",), capabilities=("ocr",)))
     group = view.hold(wanted)
