@@ -140,6 +140,10 @@ class Planner:
 
     def hear(self, batch: TaskBatch) -> None:
         """Take over what a script answered of pools and loads."""
+        self._hear_pools(batch)
+        self.view.hear(batch.loads)
+
+    def _hear_pools(self, batch: TaskBatch) -> None:
         if batch.pools_rev == self.pools_rev + batch.raised:
             self.pools_rev = batch.pools_rev
         else:
@@ -155,7 +159,6 @@ class Planner:
                     continue
                 self._begin(pool, definition)
             self.measure(pool, length, head)
-        self.view.hear(batch.loads)
 
     def plan(self, most: int) -> list[Placement]:
         """At most ``most`` assignments; counted as planned until ``answered``."""
@@ -194,7 +197,7 @@ class Planner:
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Take over what dispatch answered; the agents that are not as the view had them."""
         changed: set[str] = set()
-        self.unanswered(placements)
+        self._unplan(placements)
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
                 self._leases[placement.lease] = placement.agent_id
@@ -207,7 +210,8 @@ class Planner:
                 changed.add(placement.agent_id)
         while len(self._leases) > LEASES_KEPT:
             del self._leases[next(iter(self._leases))]
-        self.hear(batch)
+        self._hear_pools(batch)
+        self.view.answered(_count_by_agent(placements), batch.loads)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
             if waiting is not None and waiting.is_read and waiting.length == 0 and not waiting.planned:
@@ -230,14 +234,16 @@ class Planner:
             self.view.free(agent_id, -count)
 
     def unanswered(self, placements: list[Placement]) -> None:
-        """These are planned no longer: answered now, or never, because their round trip failed."""
+        """These are planned no longer: their round trip failed, so they are never answered."""
+        self._unplan(placements)
+        self.view.answered(_count_by_agent(placements), {})
+
+    def _unplan(self, placements: list[Placement]) -> None:
         for pool, count in Counter([placement.pool for placement in placements]).items():
             waiting = self.waiting.get(pool)
             if waiting is not None:
                 waiting.planned = max(0, waiting.planned - count)
                 self._line_up(pool, waiting)
-        for agent_id, count in Counter([placement.agent_id for placement in placements]).items():
-            self.view.answered(agent_id, count)
 
     def is_ready(self) -> bool:
         """Whether a plan would place anything."""
@@ -380,6 +386,10 @@ class Planner:
             explained = codec.encode({"strategy": key[0], "eligible": key[1]})
             self._explanations[key] = explained
         return explained
+
+
+def _count_by_agent(placements: list[Placement]) -> Counter[str]:
+    return Counter([placement.agent_id for placement in placements])
 
 
 def _is_left(waiting: Waiting) -> bool:

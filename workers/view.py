@@ -274,12 +274,15 @@ class View:
         group.version = self._version
         return seat.agent
 
-    def answered(self, agent_id: str, count: int = 1) -> None:
-        """So many planned tasks of the agent have been answered, whatever the answer; its true load is heard apart."""
-        seat = self.seats.get(agent_id)
-        if seat is not None and seat.planned:
-            seat.planned = max(0, seat.planned - count)
-            self._refresh(seat)
+    def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
+        """Subtract answered tasks from what is planned for each agent, and take over the loads that came with them."""
+        for agent_id, count in counts.items():
+            seat = self.seats.get(agent_id)
+            if seat is not None and seat.planned:
+                seat.planned = max(0, seat.planned - count)
+                if agent_id not in loads:  # the others are refreshed once, with their loads
+                    self._refresh(seat)
+        self.hear(loads)
 
     def free(self, agent_id: str, count: int) -> None:
         """So many tasks of the agent end in a round trip that is about to be sent; negative: it is over."""

@@ -39,12 +39,10 @@ def test_what_is_planned_takes_room_until_it_is_answered() -> None:
     """A slot that is planned is no room; answered without a load, it is free again; a heard load takes it for good."""
     view = view_of(agent("a", capacity=2))
     assert taken(view) == ["a", "a"]
-    view.answered("a")
-    view.answered("a")
+    view.answered({"a": 1}, {})
+    view.answered({"a": 1}, {})
     assert taken(view) == ["a", "a"]
-    view.answered("a")
-    view.answered("a")
-    view.hear({"a": 1})
+    view.answered({"a": 2}, {"a": 1})
     assert taken(view) == ["a"]
     view.hear({"a": 0})
     assert taken(view) == ["a"]
@@ -53,8 +51,8 @@ def test_what_is_planned_takes_room_until_it_is_answered() -> None:
 def test_answers_beyond_what_is_planned_change_nothing() -> None:
     """An answer to a plan of before a new snapshot does not make room that is not there."""
     view = view_of(agent("a", load=1))
-    view.answered("a")
-    view.answered("nobody")
+    view.answered({"a": 1}, {})
+    view.answered({"nobody": 1}, {})
     view.hear({"nobody": 3})
     assert taken(view) == []
 
