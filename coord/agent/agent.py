@@ -16,8 +16,16 @@ from coord import codec, config
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
 from coord.agent.session import Session
-from coord.aio import CANCEL_S, end
-from coord.arguments import check_finite, check_place, check_text, encoded, listed, mapped, seconds
+from coord.aio import CANCEL_S, cancel_and_wait
+from coord.arguments import (
+    as_dict,
+    as_seconds,
+    as_words,
+    check_connection_options,
+    check_finite,
+    check_text,
+    encode_fields,
+)
 from coord.config import Settings
 from coord.connection import locate
 from coord.errors import ConfigError, FactInvalid
@@ -74,25 +82,25 @@ class Agent:
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
-        check_place(url, settings)
+        check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else config.load()
-        self.drain_timeout = seconds(drain_timeout, "drain_timeout")
+        self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
         self._before: list[Callable[[], Awaitable[None]]] = []
         self._after: list[Callable[[], Awaitable[None]]] = []
         self._url = url
-        self._capabilities = listed(capabilities, "capabilities")
+        self._capabilities = as_words(capabilities, "capabilities")
         self._declared: dict[str, Any] = {
             "agent_id": agent_id,
             "agent_type": agent_type,
-            "services": listed(services, "services"),
-            "endpoints": mapped(endpoints, "endpoints"),
-            "metadata": mapped(metadata, "metadata"),
-            "tags": listed(tags, "tags"),
-            "labels": mapped(labels, "labels"),
+            "services": as_words(services, "services"),
+            "endpoints": as_dict(endpoints, "endpoints"),
+            "metadata": as_dict(metadata, "metadata"),
+            "tags": as_words(tags, "tags"),
+            "labels": as_dict(labels, "labels"),
             "version": version,
             "location": location,
             "capacity": self.settings.capacity if capacity is None else capacity,
@@ -177,7 +185,7 @@ class Agent:
         """What it registers as."""
         capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
         declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
-        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encoded(declared)}
+        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encode_fields(declared)}
         fact = codec.fact_of("in:registry", fields, self.settings.max_entry_bytes)
         assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
         if not fact.capacity:
@@ -221,9 +229,9 @@ class Agent:
             grace: seconds that handlers have to finish; default ``drain_timeout``. Then they are cancelled and their
                 tasks given back.
         """
-        grace = self.drain_timeout if grace is None else seconds(grace, "grace")
+        grace = self.drain_timeout if grace is None else as_seconds(grace, "grace")
         if self._session is None:
-            await end(self._starting, again_s=CANCEL_S)  # which may have been too late for it
+            await cancel_and_wait(self._starting, again_s=CANCEL_S)  # which may have been too late for it
         session = self._session
         if session is None:
             await self._left()
@@ -265,7 +273,7 @@ class Agent:
         try:
             await asyncio.wait([starting])
         except asyncio.CancelledError:
-            await end(starting, again_s=CANCEL_S)
+            await cancel_and_wait(starting, again_s=CANCEL_S)
             if not starting.cancelled() and starting.exception() is None:
                 await self.stop(grace=0)  # it was done in that very moment, and nobody would serve it
             raise

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from coord.agent.attempt import Attempt
 from coord.agent.reconnect import ReconnectingConnection
-from coord.batching import SHORT, most
 from coord.logs import get_logger
 from coord.models.facts import TYPE_OF, TaskCompleted, TasksCompleted
 from coord.pipeline import pack
+from coord.streams import MAX_BATCHED_BYTES, max_facts_per_entry
 
 log = get_logger()
 
@@ -39,11 +39,11 @@ class Completions:
         self._facts: list[bytes] = []
         self._told: list[Answered] = []
         self._attempts: list[Attempt] = []
-        self._most = most(MOST, max_bytes)
+        self._most = max_facts_per_entry(MOST, max_bytes)
 
     def add(self, data: bytes, told: Answered, attempt: Attempt) -> None:
         """Tell of this one with this turn's others; ``told(attempt, answer)`` gets Redis' answer to their entry."""
-        if len(data) > SHORT or self._most < 2:
+        if len(data) > MAX_BATCHED_BYTES or self._most < 2:
             self._link.send_until_answered(command(self._alone, data), told, attempt)
             return
         if not self._facts:

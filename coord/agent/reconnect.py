@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from redis import exceptions as redis_errors
 
 from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.background import call_safely, retry
 from coord.config import Settings
 from coord.connection import connect_worker, safe_url, wait_for_server
@@ -134,7 +134,7 @@ class ReconnectingConnection:
     async def close(self) -> None:
         """Close for good; what was not answered is dropped."""
         self._is_closed = True
-        await end(self._opening, self._coming_back)
+        await cancel_and_wait(self._opening, self._coming_back)
         wire = self._wire
         if wire is not None:
             wire.close()

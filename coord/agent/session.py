@@ -208,7 +208,7 @@ class Session:
 
     def _answered(self, fields: Fields) -> None:
         if fields.get(b"type") == b"fact.answered":
-            self._answers.arrived(*read_answer(fields))
+            self._answers.receive(*read_answer(fields))
 
     def _read(self) -> None:
         self.claims.claim()

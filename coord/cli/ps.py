@@ -75,15 +75,13 @@ async def _watch(client: Client, *, json: bool) -> None:
 
 
 async def _picture(client: Client) -> Picture:
-    from coord.queries import memory_use, presence
-
-    found = await presence(client.redis, client.keys)
+    found = await client.workers()
     before: Presence | None = None
     if any(is_late(one, found.now) for one in found.backlogs):
         await asyncio.sleep(LOOK_S)
-        before, found = found, await presence(client.redis, client.keys)
+        before, found = found, await client.workers()
     waiting = [one for one in found.backlogs if one.length]
-    use = await memory_use(client.redis, client.keys)
+    use = await client.memory_use()
     told = [*warnings(found, before), *memory.warnings(use)]
     return Picture(found.workers, waiting, told, found.now, use)
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord import codec
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.codec import encode, fact_of
 from coord.config import MIB, Settings
 from coord.keys import Keys
@@ -126,4 +126,4 @@ async def house_on(redis: Redis, settings: Settings) -> AsyncIterator[House]:
     try:
         yield house
     finally:
-        await end(registry)
+        await cancel_and_wait(registry)

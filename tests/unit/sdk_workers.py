@@ -51,7 +51,7 @@ async def workers_of_a_client(
     server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PlayedWorkers]:
     """A client that looks at records often."""
-    monkeypatch.setattr(watcher, "LOOK_S", 0.05)
+    monkeypatch.setattr(watcher, "RECORD_INTERVAL_S", 0.05)
     monkeypatch.setattr(watcher, "ROUND_S", 0.01)
     async with Client(server.url, settings=settings) as client:
         yield PlayedWorkers(redis, client)

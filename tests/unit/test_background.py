@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from coord import background
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.background import call_safely, keep, retry, run_once
 from tests.waiting import wait_until
 
@@ -55,7 +55,7 @@ async def test_what_has_no_end_is_started_again_whether_it_raises_or_returns(
 
     task = keep("a.reader", work)
     await wait_until(hangs.is_set, "it runs for the third time")
-    await end(task)
+    await cancel_and_wait(task)
     told = recorder.text
     assert told.count("background.failed") == told.count("a.reader") == 2
     assert "RuntimeError: defect" in told
@@ -99,7 +99,7 @@ async def test_a_cancelled_task_is_not_started_again() -> None:
 
     tasks = [keep("a", work), retry("b", work), run_once("c", work)]
     await wait_until(lambda: starts == 3, "all run")
-    await end(*tasks)
+    await cancel_and_wait(*tasks)
     assert starts == 3
 
 

@@ -9,10 +9,10 @@ def test_an_answer_is_given_once_whichever_comes_first() -> None:
     """The id of the fact, or the answer to it."""
     answers, told = Answers(), list[Answer]()
     answers.expect(("s", "1-1"), told.append)
-    answers.arrived([("s", "1-1"), ("s", "1-2")], Answer(ok=True))
+    answers.receive([("s", "1-1"), ("s", "1-2")], Answer(ok=True))
     assert len(told) == 1
     answers.expect(("s", "1-2"), told.append)
-    answers.arrived([("s", "1-1")], Answer(ok=False))
+    answers.receive([("s", "1-1")], Answer(ok=False))
     assert [one.ok for one in told] == [True, True]
 
 
@@ -24,12 +24,12 @@ def test_who_wants_more_is_given_what_came_early_and_what_comes_later() -> None:
         told.append(answer.task_id)
         return bool(answer.task_id)
 
-    answers.arrived([("s", "1-1")], Answer(ok=False, task_id="a"))
-    answers.arrived([("s", "1-1")], Answer(ok=False, task_id="b"))
+    answers.receive([("s", "1-1")], Answer(ok=False, task_id="a"))
+    answers.receive([("s", "1-1")], Answer(ok=False, task_id="b"))
     answers.expect(("s", "1-1"), take)
-    answers.arrived([("s", "1-1")], Answer(ok=False, task_id="c"))
-    answers.arrived([("s", "1-1")], Answer(ok=True))
-    answers.arrived([("s", "1-1")], Answer(ok=True))
+    answers.receive([("s", "1-1")], Answer(ok=False, task_id="c"))
+    answers.receive([("s", "1-1")], Answer(ok=True))
+    answers.receive([("s", "1-1")], Answer(ok=True))
     assert told == ["a", "b", "c", ""]
 
 
@@ -38,7 +38,7 @@ def test_no_more_are_kept_than_was_said() -> None:
     answers, told = Answers(3), list[Answer]()
     for number in range(10):
         answers.expect(("s", f"1-{number}"), told.append)
-    answers.arrived([("s", f"1-{number}") for number in range(10)], Answer(ok=True))
+    answers.receive([("s", f"1-{number}") for number in range(10)], Answer(ok=True))
     assert len(told) == 3
     for number in range(10):
         answers.expect(("s", f"1-{number}"), told.append)
@@ -49,8 +49,8 @@ def test_an_answer_that_is_read_again_is_kept_once() -> None:
     """Replies are read again whenever the connection was lost."""
     answers, told = Answers(), list[Answer]()
     for _ in range(3):
-        answers.arrived([("s", "1-1")], Answer(ok=False, task_id="t1"))
-        answers.arrived([("s", "1-1")], Answer(ok=True))
+        answers.receive([("s", "1-1")], Answer(ok=False, task_id="t1"))
+        answers.receive([("s", "1-1")], Answer(ok=True))
 
     def take(answer: Answer) -> bool:
         told.append(answer)

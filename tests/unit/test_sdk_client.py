@@ -109,21 +109,21 @@ async def test_of_many_in_an_entry_each_has_its_own_answer(workers: PlayedWorker
         await handle.accepted(timeout=5)
     with pytest.raises(IdConflict):
         await late.accepted(timeout=5)
-    assert not workers.client.watcher._answers._awaited
+    assert not workers.client.connection.watcher._answers._expected
 
 
 async def test_entries_of_two_streams_may_have_one_id(workers: PlayedWorkers) -> None:
     """⚠ Appended in one millisecond: what is answered to one is not taken for the other's."""
-    watcher, entry = workers.client.watcher, "9-0"
+    watcher, entry = workers.client.connection.watcher, "9-0"
     streams = ("in:tasks:normal", "in:messages:normal", "in:requests", "in:control:registry")
     codes = ("", "agent_not_found", "pending", "")
     await workers.answer(entry, codes[0], stream=streams[0])  # early
-    asking = asyncio.gather(*(watcher.ask((stream, entry), 5) for stream in streams))
+    asking = asyncio.gather(*(watcher.wait_for_answer((stream, entry), 5) for stream in streams))
     for stream, code in zip(streams[1:], codes[1:], strict=True):
         await workers.answer(entry, code, stream=stream)
     told = [(one.ok, one.code) for one in await asking if one is not None]
     assert told == [(not code, code) for code in codes]
-    assert not watcher._answers._awaited
+    assert not watcher._answers._expected
     assert not watcher._answers._early
 
 
@@ -190,8 +190,8 @@ async def test_an_answer_may_come_before_the_entry_id_is_known(workers: PlayedWo
     await workers.answer(entry, "id_conflict")
     last = (await client.submit("echo")).entry_id
     await workers.answer(last)
-    await wait_until(lambda: client.watcher._answers._early, "the answer is here")
-    answer = await client.watcher.ask(("in:tasks:normal", entry), 5)
+    await wait_until(lambda: client.connection.watcher._answers._early, "the answer is here")
+    answer = await client.connection.watcher.wait_for_answer(("in:tasks:normal", entry), 5)
     assert answer is not None
     assert isinstance(answer.error, IdConflict)
 
@@ -282,8 +282,9 @@ async def test_as_completed_gives_up_when_nothing_ends(workers: PlayedWorkers) -
 async def test_a_cancel_says_what_the_coordinator_said(workers: PlayedWorkers) -> None:
     """Pending is no error; silence is said as such."""
     client = workers.client
-    assert await client.cancel("t-1", wait=0.05) == "sent"
-    asking = asyncio.create_task(client.cancel("t-2", "why not", wait=20))
+    with pytest.raises(ResultTimeout, match=r"no distributor answered within 0\.05 s; the request waits for one"):
+        await client.cancel("t-1", timeout=0.05)
+    asking = asyncio.create_task(client.cancel("t-2", "why not", timeout=20))
 
     async def requests() -> list[Any]:
         found: Any = await workers.redis.xrange(workers.keys.of("in:requests"))

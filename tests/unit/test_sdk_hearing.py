@@ -84,7 +84,7 @@ async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
         assert record.status == "active"
         await wait_until(lambda: healed, "it has tried to heal itself")
         await wait_until(is_deaf, "it is deaf again after the attempt")
-        assert not await client.redis.sismember(client.keys.of("agents:active"), "deaf")
+        assert not await client.connection.redis.sismember(client.connection.keys.of("agents:active"), "deaf")
         hangs = False
         handle = await client.submit("echo", capabilities=["echo"])
         assert await handle.result(30) == "heard"

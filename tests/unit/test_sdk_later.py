@@ -7,8 +7,7 @@ import gc
 
 import pytest
 
-from coord.client.handle import Watch
-from coord.client.outcomes import LazyFuture
+from coord.client.outcomes import LazyFuture, Watch
 from coord.errors import ConfigError
 
 
@@ -16,10 +15,10 @@ async def test_it_is_there_for_those_who_ask_before_and_after() -> None:
     """All get the first value; later ones change nothing."""
     value: LazyFuture[str] = LazyFuture()
     early = [value.future(), value.future()]
-    assert (value.is_here, value.value) == (False, None)
-    value.tell("first")
-    value.tell("second")
-    assert (value.is_here, value.value) == (True, "first")
+    assert (value.done, value.value) == (False, None)
+    value.set_result("first")
+    value.set_result("second")
+    assert (value.done, value.value) == (True, "first")
     assert [await one for one in (*early, value.future())] == ["first"] * 3
 
 
@@ -29,11 +28,11 @@ async def test_who_gives_up_does_not_take_it_from_those_who_ask_later() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(value.future(), 0.01)
     again = value.future()
-    value.tell(7)
+    value.set_result(7)
     assert await again == 7
     gone: LazyFuture[int] = LazyFuture()
     gone.future().cancel()
-    gone.tell(8)
+    gone.set_result(8)
     assert gone.value == await gone.future() == 8
 
 
@@ -42,19 +41,19 @@ async def test_who_waits_may_be_told_that_it_will_not_come() -> None:
     warned: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: warned.append(context))
     value: LazyFuture[int] = LazyFuture()
-    value.give_up(ConfigError("closed"))
+    value.set_exception(ConfigError("closed"))
     waiting = value.future()
-    value.give_up(ConfigError("closed"))
+    value.set_exception(ConfigError("closed"))
     again = value.future()
-    value.tell(7)
+    value.set_result(7)
     with pytest.raises(ConfigError):
         await waiting
     assert await again == 7
-    value.give_up(ConfigError("closed"))
+    value.set_exception(ConfigError("closed"))
     assert await value.future() == 7
     unheard: LazyFuture[int] = LazyFuture()
     unheard.future()
-    unheard.give_up(ConfigError("closed"))
+    unheard.set_exception(ConfigError("closed"))
     gc.collect()
     assert not warned
 
@@ -77,7 +76,7 @@ def test_a_future_of_a_loop_that_is_over_is_nobodys() -> None:
     async def wait_and_be_told() -> int:
         waiting = asyncio.create_task(asyncio.wait([value.future()]))
         await asyncio.sleep(0)
-        value.tell(7)
+        value.set_result(7)
         await asyncio.wait_for(waiting, 5)
         return await value.future()
 
@@ -85,5 +84,5 @@ def test_a_future_of_a_loop_that_is_over_is_nobodys() -> None:
     assert asyncio.run(wait_and_be_told()) == 7
     value = LazyFuture()
     asyncio.run(give_up())
-    value.tell(8)
+    value.set_result(8)
     assert (value.value, told) == (8, [])

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from coord.agent import reconnect as link_module
 from coord.agent.protocol import ConnectionLost, ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection, shared
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -241,6 +241,6 @@ async def test_a_task_that_swallows_a_cancel_is_cancelled_again() -> None:
 
     task = asyncio.create_task(deaf())
     await asyncio.wait([task], timeout=0.01)
-    await end(task, None)
+    await cancel_and_wait(task, None)
     assert task.cancelled()
     assert len(swallowed) == 3

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coord import Client
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.client import watcher
 from coord.client.handle import TaskHandle
 from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed
@@ -25,7 +25,7 @@ async def lose_connections(workers: PlayedWorkers) -> None:
 
 async def read_all(workers: PlayedWorkers, client: Client) -> None:
     """Return when the client has read its replies up to now, from wherever it reads them."""
-    asking = asyncio.create_task(client.watcher.ask(("in:requests", "9-9"), 20))
+    asking = asyncio.create_task(client.connection.watcher.wait_for_answer(("in:requests", "9-9"), 20))
     await asyncio.sleep(0)  # it is expected from now on
     await workers.answer("9-9", stream="in:requests")
     assert await asking is not None
@@ -45,7 +45,7 @@ async def fail(workers: PlayedWorkers, handle: TaskHandle) -> None:
 async def retried(workers: PlayedWorkers, task_id: str) -> TaskHandle:
     """Have the client try a failed task again; the handle that it is given."""
     stream = workers.keys.of("in:control:distributor")
-    asking = asyncio.create_task(workers.client.retry(task_id, wait=20))
+    asking = asyncio.create_task(workers.client.admin.retry(task_id, timeout=20))
     found: Any = await wait_until(lambda: workers.redis.xrange(stream), "the request is there")
     ((entry, _),) = found
     await workers.record(task_id, "queued")
@@ -116,7 +116,7 @@ async def answered_unread(workers: PlayedWorkers, code: str = "") -> TaskHandle:
     """A submission under an id of someone else's, consumed and answered, by a client that reads no replies any more."""
     handle = await workers.client.submit("echo", 2, task_id="same")
     await read_all(workers, workers.client)
-    await end(workers.client.watcher._tasks[0])
+    await cancel_and_wait(workers.client.connection.watcher._tasks[0])
     await workers.record("same", "completed", result=b"1")
     await workers.answer(handle.entry_id, code)
     await workers.consume(handle.entry_id)
@@ -128,8 +128,8 @@ async def answered_unread(workers: PlayedWorkers, code: str = "") -> TaskHandle:
 async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
     """The submission was consumed, and its answer lies among the replies that are still to be read."""
     handle = await answered_unread(workers, "id_conflict")
-    watching = workers.client.watcher
-    watching._tasks[0] = asyncio.create_task(watching._read())
+    watching = workers.client.connection.watcher
+    watching._tasks[0] = asyncio.create_task(watching._read_replies())
     with pytest.raises(IdConflict):
         await handle.result(timeout=5)
 
@@ -179,7 +179,7 @@ async def test_a_submission_that_failed_leaves_those_who_look_the_task_up(
         await asyncio.sleep(0.2)
         raise ServerUnavailable("away")
 
-    monkeypatch.setattr(client, "_append", stall)
+    monkeypatch.setattr(client.connection, "append", stall)
     submitting = asyncio.create_task(client.submit("echo", task_id="same"))
     await appending.wait()
     await workers.record("same", "completed", result=b"1")
@@ -194,14 +194,14 @@ async def test_while_a_submission_is_being_appended_a_record_is_not_of_it(
 ) -> None:
     """Others who wait for the task have its record looked at; that says nothing of what is under way."""
     client = workers.client
-    append = client._append
+    append = client.connection.append
     go_on = asyncio.Event()
 
     async def stall(batch: Sequence[Append]) -> list[str]:
         await go_on.wait()
         return await append(batch)
 
-    monkeypatch.setattr(client, "_append", stall)
+    monkeypatch.setattr(client.connection, "append", stall)
     submitting = asyncio.create_task(client.submit("echo", 2, task_id="same"))
     await asyncio.sleep(0)  # it is watched from now on
     await workers.record("same", "completed", result=b"1")
