@@ -231,7 +231,7 @@ def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
         with pytest.raises(FactInvalid, match=f"{words}: expected a list of words"):
             Agent("a", **{words: "echo"})  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="agent_type"):
-        Agent("a", agent_type="wurker", settings=settings)
+        Agent("a", agent_type="wurker", settings=settings)  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="capacity"):
         Agent("a", capacity=0, settings=settings)
     agent = Agent("a", settings=settings)

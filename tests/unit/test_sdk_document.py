@@ -18,8 +18,6 @@ from tests.documents import ROOT
 TEXT = (ROOT / "docs" / "sdk.md").read_text()
 #: Parts of ``Client`` for coord's own programs.
 INTERNAL = frozenset({"connection"})
-#: Parts of ``Agent`` for coord's own programs.
-AGENT_INTERNAL = frozenset({"fact"})
 
 
 def table(header: str) -> dict[str, str]:
@@ -86,7 +84,7 @@ def test_every_option_of_a_message_is_there() -> None:
 @pytest.mark.parametrize("kind", [Agent, Client, Admin])
 def test_every_public_method_is_there(kind: type) -> None:
     """Each is named in code."""
-    internal = INTERNAL if kind is Client else AGENT_INTERNAL
+    internal = INTERNAL if kind is Client else set()
     public = {name for name in dir(kind) if not name.startswith("_")} - internal
     assert {name for name in public if not re.search(rf"`[^`]*\b{name}\b[^`]*`", TEXT)} == set()
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from coord import Agent
 from coord.agent import registration as membership_module
-from coord.agent.registration import CLOCK_STEP_MS, Membership
+from coord.agent.registration import CLOCK_STEP_MS, Registration
 from coord.client.answers import Answers
 from coord.codec import fact_of
 from coord.config import MIB, Settings
@@ -20,10 +20,19 @@ from tests.unit.sdk_desk import KEYS, FakeLink
 from tests.unit.sdk_house import House, house_on
 
 
-def membership_on(link: FakeLink) -> Membership:
+def membership_on(link: FakeLink) -> Registration:
     """Of an agent for two tasks at a time that holds none."""
     fact = AgentRegistered("a", AgentType.WORKER, incarnation="me", capacity=2)
-    return Membership(fact, 5.0, link=link, keys=KEYS, answers=Answers(), leases=lambda: 0, failed=lambda _error: None)
+    return Registration(
+        fact,
+        5.0,
+        link=link,
+        keys=KEYS,
+        answers=Answers(),
+        leases=lambda: 0,
+        is_deaf=lambda: False,
+        on_failed=lambda _error: None,
+    )
 
 
 def facts_of(link: FakeLink) -> list[Fact]:

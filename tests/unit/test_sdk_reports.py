@@ -9,8 +9,8 @@ import hiredis
 import msgspec
 import pytest
 
-from coord.agent.attempt import Attempt
 from coord.agent.reports import REMEMBERED_S
+from coord.agent.task import Attempt
 from coord.codec import fact_of
 from coord.config import MIB
 from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
@@ -89,7 +89,7 @@ async def test_the_outcome_that_is_told_again_is_of_its_kind(desk: Desk, how: st
         desk.reports.released(attempt, "full")
     await asyncio.sleep(0)
     before = len(desk.link.sent)
-    assert desk.reports.tell_again("f" * 16)
+    assert desk.reports.repeat("f" * 16)
     (again,) = desk.link.commands(b"XADD")[before:]
     assert again[3] == f"task.{how}".encode()
     fact = fact_of("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
@@ -101,8 +101,8 @@ async def test_outcomes_are_remembered_within_bounds(desk: Desk) -> None:
     """The last thousand of them: memory does not grow with the work done."""
     for n in range(1_005):
         desk.reports.completed(Attempt("t", f"{n}", 1, lane=2, entry=b"1-1", raw=b""), n)
-    assert not desk.reports.tell_again("4")
-    assert desk.reports.tell_again("5")
+    assert not desk.reports.repeat("4")
+    assert desk.reports.repeat("5")
 
 
 async def test_outcomes_are_remembered_for_a_while(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,5 +113,5 @@ async def test_outcomes_are_remembered_for_a_while(desk: Desk, monkeypatch: pyte
     with monkeypatch.context() as patched:
         patched.setattr(loop, "time", lambda: later)
         desk.reports.completed(Attempt("t", "new", 1, lane=2, entry=b"1-2", raw=b""), 2)
-    assert not desk.reports.tell_again("old")
-    assert desk.reports.tell_again("new")
+    assert not desk.reports.repeat("old")
+    assert desk.reports.repeat("new")

@@ -12,14 +12,18 @@ import pytest
 
 from coord import Agent, NonRetryable, Release, Retryable, Task
 from coord.agent import runner as runner_module
-from coord.agent.attempt import Attempt
 from coord.agent.handlers import read_handler
 from coord.agent.runner import Runner
+from coord.agent.task import Attempt
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
 from tests.unit.sdk_desk import Desk
 from tests.unit.sdk_house import House
 from tests.waiting import wait_until
+
+
+def nothing(*_args: object) -> None:
+    """Do nothing, in place of a callback."""
 
 
 @pytest.fixture
@@ -49,7 +53,9 @@ async def test_the_late_result_of_an_abandoned_handler_is_dropped(
         return "late"
 
     handler: Callable[..., object] = deaf if kind == "async" else threaded
-    runner = Runner("a", {"hold": read_handler(handler)}, None, threads, desk.reports)
+    runner = Runner(
+        "a", {"hold": read_handler(handler)}, None, threads, desk.reports, on_ended=nothing, on_stuck=nothing
+    )
     attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold"}')
     runner.start(attempt)
     assert attempt.future is not None
@@ -72,7 +78,7 @@ async def test_a_handler_that_is_stopped_before_its_first_step_is_given_back(
     async def hang(task: Task) -> None:
         await asyncio.Event().wait()
 
-    runner = Runner("a", {"hang": read_handler(hang)}, None, threads, desk.reports)
+    runner = Runner("a", {"hang": read_handler(hang)}, None, threads, desk.reports, on_ended=nothing, on_stuck=nothing)
     attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hang"}')
     runner.start(attempt)
     assert attempt.future is not None
@@ -137,8 +143,15 @@ async def test_a_payload_whose_own_check_raises_fails_its_task_alone(desk: Desk,
 async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object]) -> list[list[bytes]]:
     """What is told of one attempt, after which nothing runs."""
     ended: list[bool] = []
-    runner = Runner("a", {"hold": read_handler(handler)}, None, threads, desk.reports)
-    runner.ended = lambda: ended.append(True)
+    runner = Runner(
+        "a",
+        {"hold": read_handler(handler)},
+        None,
+        threads,
+        desk.reports,
+        on_ended=lambda: ended.append(True),
+        on_stuck=nothing,
+    )
     runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":{"n":1}}'))
     await wait_until(lambda: ended, "the slot is free")
     assert runner.running == 0
