@@ -17,7 +17,8 @@ from coord.client.submission import PriorityName, StrategyName
 from coord.models.agents import AgentType
 from coord.models.tasks import Priority
 from coord.placement import STRATEGIES
-from tests.documents import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 PROGRAM = """\
 from collections.abc import AsyncIterator
