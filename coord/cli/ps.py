@@ -18,7 +18,7 @@ from coord.models.workers import Picture
 
 if TYPE_CHECKING:
     from coord import Client
-    from coord.queries import Presence
+    from coord.queries import WorkersSnapshot
 
 #: Between two looks at a backlog, to see which way it goes.
 LOOK_S = 0.5
@@ -75,15 +75,15 @@ async def _watch(client: Client, *, json: bool) -> None:
 
 
 async def _picture(client: Client) -> Picture:
-    from coord.queries import memory_use, presence
+    from coord.queries import list_workers, measure_memory
 
-    found = await presence(client.redis, client.keys)
-    before: Presence | None = None
+    found = await list_workers(client.redis, client.keys)
+    before: WorkersSnapshot | None = None
     if any(is_late(one, found.now) for one in found.backlogs):
         await asyncio.sleep(LOOK_S)
-        before, found = found, await presence(client.redis, client.keys)
+        before, found = found, await list_workers(client.redis, client.keys)
     waiting = [one for one in found.backlogs if one.length]
-    use = await memory_use(client.redis, client.keys)
+    use = await measure_memory(client.redis, client.keys)
     told = [*warnings(found, before), *memory.warnings(use)]
     return Picture(found.workers, waiting, told, found.now, use)
 

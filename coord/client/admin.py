@@ -83,7 +83,7 @@ class Operator(Caller, ABC):
     async def live_settings(self) -> list[queries.LiveSetting]:
         """Each setting that can be set live: its value, where that comes from, and what holds otherwise."""
         with reading():
-            return await queries.live_settings(self.redis, self._keys, self.settings)
+            return await queries.list_settings(self.redis, self._keys, self.settings)
 
     # Agents.
 

@@ -10,10 +10,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from coord.models.ids import Id
+from coord.models.ids import EntryId, Id
 from coord.models.tasks import Seconds, Text
 
-EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]
 #: Seconds since a dead letter died; 0 takes all that died before the fact was appended.
 Age = Annotated[float, Meta(ge=0, le=315_360_000)]
 Value = Annotated[str, Meta(min_length=1, max_length=128)] | float

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from coord.models.ids import entry_ms
+
 #: The logs, as in ``log:agents``; events of one ms are told in this order.
 LOGS = ("control", "agents", "tasks", "progress", "messages")
 
@@ -25,10 +27,4 @@ class Event(Struct, frozen=True):
     @property
     def at(self) -> int:
         """When it happened: ms since 1970 on the server's clock."""
-        return int(self.id.partition("-")[0])
-
-
-def order(entry_id: str) -> tuple[int, int]:
-    """What entry ids are compared by."""
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
+        return entry_ms(self.id)

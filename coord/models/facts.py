@@ -26,7 +26,7 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.ids import Id, not_reserved
+from coord.models.ids import EntryId, Id, not_reserved
 from coord.models.messages import MessageType
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 
@@ -93,7 +93,7 @@ class AgentLeasesListed(Struct, frozen=True, omit_defaults=True):
 
     agent_id: Id
     incarnation: Incarnation
-    ask: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]  #: of the question that this answers
+    ask: EntryId  #: of the question that this answers
     leases: Annotated[dict[Lease, Id], Meta(max_length=100_000)]  #: lease -> task id
 
 
