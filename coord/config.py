@@ -6,7 +6,6 @@ not fit with what is expected. Nothing else in coord reads ``COORD_*``.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from coord.errors import ConfigError
+from coord.suggestions import closest
 
 PREFIX = "COORD_"
 
@@ -363,8 +363,8 @@ def _check_together(settings: Settings) -> None:
 
 def _unknown(variable: str) -> str:
     # The prefix is removed, because all names share it and it would make any two of them similar.
-    said = variable.upper().removeprefix(PREFIX)
+    name = variable.upper().removeprefix(PREFIX)
     known = [field.upper() for field in _TYPES]
-    near = difflib.get_close_matches(said, known, n=1, cutoff=0.7) or [one for one in known if one.endswith(f"_{said}")]
-    hint = f"did you mean {PREFIX}{near[0]}?" if near else "known settings are the fields of coord.config.Settings"
+    near = closest(name, known, cutoff=0.7) or next((field for field in known if field.endswith(f"_{name}")), None)
+    hint = f"did you mean {PREFIX}{near}?" if near else "known settings are the fields of coord.config.Settings"
     return f"{variable} is not a setting; {hint}"

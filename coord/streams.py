@@ -18,7 +18,7 @@ from coord import codec
 from coord.connection import DEMOTED
 from coord.keys import Keys
 from coord.models.facts import PARTS_OF, TYPE_OF
-from coord.pipeline import exchange, pack
+from coord.pipeline import pack, send_and_read
 
 #: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
 BEATS_KEPT = 100_000
@@ -82,11 +82,11 @@ async def append_each(redis: Redis, packed: Sequence[bytes]) -> list[str | Redis
     Raises:
         redis.exceptions.RedisError: of the round trip itself; any of the facts may have been appended.
     """
-    told = await exchange(redis, packed)
+    told = await send_and_read(redis, packed)
     turned_away = [place for place, one in enumerate(told) if isinstance(one, DEMOTED)]
     if turned_away:
         # Not the primary any more: repeated as if the connection had been lost, until the address leads to the new one.
-        again = await exchange(redis, [packed[place] for place in turned_away], to_raise=True)
+        again = await send_and_read(redis, [packed[place] for place in turned_away], to_raise=True)
         for place, entry in zip(turned_away, again, strict=True):
             told[place] = entry
     return [one.decode() if isinstance(one, bytes) else one for one in told]
@@ -141,11 +141,11 @@ class Consumer:
             of_count.setdefault(min(count, fewer.get(stream, count)), []).append(key)
         if len(of_count) > 1:
             commands = [self._reading(keys, most, None) for most, keys in of_count.items()]
-            answers = await exchange(self.redis, commands, to_raise=True, sent=sent)
+            answers = await send_and_read(self.redis, commands, to_raise=True, sent=sent)
             if entries := self._entries(answers):
                 return entries
         command = self._reading(list(self.streams), count, block_ms)
-        return self._entries(await exchange(self.redis, [command], to_raise=True, sent=sent))
+        return self._entries(await send_and_read(self.redis, [command], to_raise=True, sent=sent))
 
     def _reading(self, keys: Sequence[str], count: int, block_ms: int | None) -> bytes:
         blocks = () if block_ms is None else ("BLOCK", block_ms)

@@ -16,6 +16,7 @@ from coord.arguments import check_finite, encoded, seconds
 from coord.client.answers import Answer
 from coord.client.connection import Caller
 from coord.client.handle import TaskHandle
+from coord.connection import reading
 from coord.errors import EntryNotFound, FactInvalid, ResultTimeout
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
@@ -35,7 +36,6 @@ from coord.models.dead import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.streams import Append
-from coord.translation import reading
 
 #: How long a worker may take to answer, in seconds.
 ANSWER_S = 10.0

@@ -3,7 +3,7 @@
 Everything that it changes, it changes by appending a fact. Its connection repeats a command whose answer was lost, so
 a fact may be appended twice: that is harmless, because the task's or message's id makes the second one change nothing.
 
-What Redis fails with becomes an error of ``coord.errors``, for reads as for writes (``coord.translation``).
+What Redis fails with becomes an error of ``coord.errors``, for reads as for writes (``coord.connection``).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from coord.arguments import all_of, seconds
 from coord.client.admin import Operator
 from coord.client.handle import TaskHandle, closed
 from coord.client.submission import TaskOptions, TaskSpec, checked, message_append, spec_of, task_append, together
+from coord.connection import reading
 from coord.errors import AgentNotFound, CoordError, FactInvalid, ResultTimeout, TaskNotFound
 from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.streams import Append
-from coord.translation import reading
 
 #: Tasks appended in one round trip at most …
 BATCH = 500

@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import queries
+from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import Keys
 from coord.models.events import LOGS, RESET, TRIMMED, Event
@@ -88,7 +89,7 @@ async def events(
     windows = await _windows(redis, keys)
     places = {log: LogCursor(log, windows[log], since) for log in LOGS}
     ends = {log: entry_order(windows[log].last) for log in LOGS}
-    away_s = 0.0
+    backoff, is_away = Backoff(*AWAY_S), False
     while True:
         try:
             found = await _step(redis, keys, places, block_ms if follow else None)
@@ -98,16 +99,17 @@ async def events(
         except (redis_errors.RedisError, OSError) as error:
             if not follow:
                 raise
-            if not away_s:
+            if not is_away:
                 say(f"Redis is away ({error}); what happens meanwhile is told when it is back")
             if is_demoted(error):
                 await leave_server(redis)
-            away_s = min(max(away_s * 2, AWAY_S[0]), AWAY_S[1])
-            await asyncio.sleep(away_s)
+            is_away = True
+            await asyncio.sleep(backoff.next_s())
             continue
-        if away_s:
+        if is_away:
             say("Redis is back")
-            away_s = 0.0
+            is_away = False
+            backoff.reset()
         if not follow and (not found or all(entry_order(place.cursor) >= ends[log] for log, place in places.items())):
             return
 

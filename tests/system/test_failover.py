@@ -248,7 +248,7 @@ async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None
         async with two.direct(0) as owner, two.direct(1) as other:
             await owner.hset("{moving}:settings", "health_threshold", "0.5")
             slot = int(await owner.execute_command("CLUSTER", "KEYSLOT", "{moving}:settings"))
-            said = f"slot {slot}, that of namespace 'moving', is being migrated"
+            said = f"slot {slot} of namespace 'moving' is being migrated"
             theirs, ours = [await one.execute_command("CLUSTER", "MYID") for one in (other, owner)]
             await other.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ours)
             await owner.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", theirs)
