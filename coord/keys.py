@@ -225,10 +225,6 @@ class Keys:
         """The stream on which tasks of a priority are submitted."""
         return f"{self.prefix}in:tasks:{priority}"
 
-    def messages_in(self, lane: str) -> str:
-        """The stream on which messages of a priority are sent."""
-        return f"{self.prefix}in:messages:{lane}"
-
     def queue(self, pool: str) -> str:
         """The waiting tasks of a pool."""
         return f"{self.prefix}queue:{pool}"

@@ -14,7 +14,7 @@ from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_json, write_json_line, write_line, write_table
 from coord.cli.session import ask
 from coord.cli.worker_warnings import is_late, waited_ms, warnings
-from coord.models.workers import Picture
+from coord.models.workers import WorkersReport
 
 if TYPE_CHECKING:
     from coord import Client
@@ -74,7 +74,7 @@ async def _watch(client: Client, *, json: bool) -> None:
         await asyncio.sleep(WATCH_S)
 
 
-async def _picture(client: Client) -> Picture:
+async def _picture(client: Client) -> WorkersReport:
     from coord.queries import list_workers, measure_memory
 
     found = await list_workers(client.redis, client.keys)
@@ -85,10 +85,10 @@ async def _picture(client: Client) -> Picture:
     waiting = [one for one in found.backlogs if one.length]
     use = await measure_memory(client.redis, client.keys)
     told = [*warnings(found, before), *memory.warnings(use)]
-    return Picture(found.workers, waiting, told, found.now, use)
+    return WorkersReport(found.workers, waiting, told, found.now, use)
 
 
-def _show(picture: Picture) -> None:
+def _show(picture: WorkersReport) -> None:
     rows = [
         (
             one.kind,

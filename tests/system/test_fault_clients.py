@@ -86,7 +86,7 @@ async def test_a_write_is_repeated_by_the_retry(at: House) -> None:
         handle = await client.submit("echo", {"s": 0}, notify=True)
         assert await at.redis.xlen(at.keys.tasks_in("normal")) == 2
         receipt = asyncio.create_task(client.send("a1", {"n": 1}, message_id="hello"))
-        await wait_until(lambda: _has_entries(at, at.keys.messages_in("normal"), 2), "the message was repeated")
+        await wait_until(lambda: _has_entries(at, at.keys.of("in:messages:normal"), 2), "the message was repeated")
         await asyncio.gather(at.worker("distributor"), at.worker("router"))
         assert (await handle.result(timeout=10))["by"] == "a1"
         assert (await receipt).message_id == "hello"

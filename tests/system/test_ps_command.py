@@ -16,7 +16,7 @@ from coord import __version__
 from coord.cli import worker_warnings
 from coord.cli.worker_warnings import warnings
 from coord.embedded import EmbeddedServer
-from coord.models.workers import Picture, StreamBacklog, WorkerRecord
+from coord.models.workers import StreamBacklog, WorkerRecord, WorkersReport
 from coord.queries import WorkersSnapshot
 from tests.living import LIMIT_S, Living, Said, living, run_coord
 
@@ -59,7 +59,7 @@ def test_a_cell_that_is_well(lives: Living, coord: Callable[..., Said], monkeypa
     lives.until(said, "the registry has told how fast it handles heartbeats")
     found = coord("ps", "--json")
     assert (found.code, found.err) == (0, "")
-    picture = msgspec.json.decode(found.out, type=Picture)
+    picture = msgspec.json.decode(found.out, type=WorkersReport)
     assert [(one.kind, one.name) for one in picture.workers] == [
         ("registry", "registry-1"), ("distributor", "distributor-2"), ("router", "router-3"),
     ]  # fmt: skip
