@@ -152,7 +152,7 @@ class Intake:
         told: list[ReceivedFact[Any]] = []
         bad: list[tuple[Entry, str, str]] = []
         service, checked = self.service, self.service.checked
-        for entry, fact in zip(entries, codec.facts_of(entries, self._max_bytes), strict=True):
+        for entry, fact in zip(entries, codec.decode_facts(entries, self._max_bytes), strict=True):
             try:
                 if isinstance(fact, CoordError):
                     raise fact

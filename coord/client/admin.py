@@ -240,7 +240,7 @@ def _check(one: Append, max_bytes: int) -> None:
     """By the worker's own rules, so that a slip is told at once and does not end among the dead letters."""
     check_finite(one.fact, "")
     fields = {b"type": TYPE_OF[type(one.fact)].encode(), b"data": encoded(one.fact)}
-    codec.fact_of(one.stream, fields, max_bytes)
+    codec.decode_fact(one.stream, fields, max_bytes)
 
 
 def _data(answer: Answer) -> Any:

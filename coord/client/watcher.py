@@ -21,7 +21,7 @@ from coord.background import keep
 from coord.client.answers import Answer, Answers, Appended, read_answer
 from coord.client.handle import Outcome, Watch, closed
 from coord.client.outcomes import LazyFuture
-from coord.codec import encode, submission_of
+from coord.codec import encode, parse_submission
 from coord.config import Settings
 from coord.connection import connect, is_demoted, leave_server
 from coord.errors import ResultDropped
@@ -370,7 +370,7 @@ def _found(watch: Watch, values: list[bytes | None]) -> None:
     elif state.decode() == TaskState.REFUSED:
         # Of this submission or a later one, not of an earlier one that this one replaces.
         since = entry_ms(watch.entry) if watch.entry else 0
-        if submission is None or submission_of(submission.decode()).submitted_at >= since:
+        if submission is None or parse_submission(submission.decode()).submitted_at >= since:
             _ended(watch, Outcome(TaskState.REFUSED, error or b"null"))
     else:
         watch.taken.tell(True)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, submission_of
+from coord.codec import BAD_JSON, parse_submission
 from coord.keys import Keys
 from coord.models.tasks import Pool, Priority, TaskState
 from coord.queries.fields import decode_text, parse_time
@@ -235,7 +235,7 @@ async def _with_heads(redis: Redis, keys: Keys, now: int, pools: list[WaitingPoo
         pipe.hget(keys.task(head), "submission")
     backlogs: list[PoolBacklog] = []
     for pool, head, raw in zip(pools, heads, await pipe.execute(), strict=True):
-        submission = submission_of(decode_text(raw)) if raw else None
+        submission = parse_submission(decode_text(raw)) if raw else None
         priority = Priority(submission.priority) if submission else None
         age = max(0, now - submission.submitted_at) if submission else None
         backlogs.append(PoolBacklog(pool.pool, pool.definition, pool.length, head, priority, age))

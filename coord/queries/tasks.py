@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, assignment_of, submission_of
+from coord.codec import BAD_JSON, parse_assignment, parse_submission
 from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.ids import entry_ms
@@ -282,8 +282,8 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
     error = parse_json(raw.get("error"))
     # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
     lines = [line for line in raw.get("attempts", "").split("\n") if line]
-    submission = submission_of(raw["submission"])
-    assignment = assignment_of(raw["assignment"]) if "assignment" in raw else None
+    submission = parse_submission(raw["submission"])
+    assignment = parse_assignment(raw["assignment"]) if "assignment" in raw else None
     replay_id = raw.get("replay_id")
     return TaskRecord(
         task_id=task_id,
