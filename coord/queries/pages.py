@@ -40,7 +40,9 @@ async def read_step(
         command = ("ZRANGE", key, rank, rank + count - 1, *(("REV",) if newest_first else ()), "WITHSCORES")
         raw: list[tuple[bytes, float]] = await redis.execute_command(*command)
         positions = [Position(float(score), decode_text(member)) for member, score in raw]
-        unread = [one for one in positions if after is None or _is_after(one, after, newest_first=newest_first)]
+        unread = [
+            position for position in positions if after is None or _is_after(position, after, newest_first=newest_first)
+        ]
         if unread or len(positions) < count:
             return unread
         rank += count

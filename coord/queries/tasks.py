@@ -222,7 +222,7 @@ async def _indexed(
 ) -> AsyncGenerator[Sequence[_Location]]:
     position = _parse_position(after) if after else None
     while found := await read_step(redis, key, position, STEP, newest_first=newest_first):
-        yield [_Location(one.member, f"{prefix}:{one.score!r}:{one.member}") for one in found]
+        yield [_Location(task_id, f"{prefix}:{score!r}:{task_id}") for score, task_id in found]
         position = found[-1]
 
 
