@@ -20,7 +20,7 @@ from coord import __version__, logs
 from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import CONSUMES
-from coord.streams import Consumer, Entry, count_of
+from coord.streams import Consumer, Entry, count_facts
 from workers.intake import Intake
 from workers.service import Service, Tick, end_tasks
 
@@ -122,7 +122,7 @@ class Loop:
         """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
-            found = await self.consumer.own_pending(min(self._fewer.values(), default=self.cell.settings.batch))
+            found = await self.consumer.read_pending(min(self._fewer.values(), default=self.cell.settings.batch))
             entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
             if not entries:
                 return
@@ -208,7 +208,7 @@ class Loop:
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
         """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
         settings = self.cell.settings
-        counts = [count_of(entry) for entry in entries]
+        counts = [count_facts(entry) for entry in entries]
         facts = sum(counts)
         share = facts / max(1, -(-facts // settings.batch))  # of like size
         batches: list[list[Entry]] = []

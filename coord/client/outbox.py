@@ -20,7 +20,7 @@ from coord.connection import write_failure
 from coord.errors import ServerUnavailable
 from coord.keys import Keys
 from coord.pipeline import pack
-from coord.streams import Append, append_each, command_of
+from coord.streams import Append, append_command, append_each
 
 #: Facts in one round trip, about: enough to hide its latency …
 FACTS = 500
@@ -53,7 +53,7 @@ class Outbox:
             ServerFull: it is out of memory; some of them may have been taken.
             redis.exceptions.RedisError: it refuses them.
         """
-        packed = [pack(command_of(self._keys, one)) for one in batch]
+        packed = [pack(append_command(self._keys, one)) for one in batch]
         entries: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Parcel(packed, sum(map(len, packed)), entries))
         if self._sending is None or self._sending.done():
