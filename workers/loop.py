@@ -17,9 +17,10 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from coord import __version__, logs
+from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import CONSUMES
-from coord.streams import Consumer, Entry, count_of
+from coord.streams import Consumer, Entry, count_facts
 from workers.intake import Intake
 from workers.service import Service, Tick, end_tasks
 
@@ -71,8 +72,7 @@ class Loop:
         """The loop."""
         ticks = {**self.service.ticks(), "presence": Tick(self.cell.settings.presence_ttl_s / 3, self._say_present)}
         ticking = [asyncio.create_task(self._tick(name, tick)) for name, tick in ticks.items()]
-        backoff, longest = BACKOFF_S
-        failures = 0
+        backoff, failures = Backoff(*BACKOFF_S), 0
         try:
             await self.service.start()
             while not self._stopped.is_set():
@@ -82,7 +82,8 @@ class Loop:
                         await self._recover()
                     await self._take_over()
                     await self._begin(await self._read_new())
-                    backoff, failures = BACKOFF_S[0], 0
+                    backoff.reset()
+                    failures = 0
                     continue
                 except (redis_errors.RedisError, OSError) as error:
                     self._interrupted(error)
@@ -92,8 +93,7 @@ class Loop:
                     if failures >= FAILURES:
                         raise
                     self._disturb()
-                await self._pause(backoff)
-                backoff = min(backoff * 2, longest)
+                await self._pause(backoff.next_s())
             await self._leave()
         finally:
             await self._end_reading()
@@ -122,7 +122,7 @@ class Loop:
         """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
-            found = await self.consumer.own_pending(min(self._fewer.values(), default=self.cell.settings.batch))
+            found = await self.consumer.read_pending(min(self._fewer.values(), default=self.cell.settings.batch))
             entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
             if not entries:
                 return
@@ -208,7 +208,7 @@ class Loop:
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
         """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
         settings = self.cell.settings
-        counts = [count_of(entry) for entry in entries]
+        counts = [count_facts(entry) for entry in entries]
         facts = sum(counts)
         share = facts / max(1, -(-facts // settings.batch))  # of like size
         batches: list[list[Entry]] = []

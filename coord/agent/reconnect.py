@@ -18,11 +18,10 @@ from redis import exceptions as redis_errors
 from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
 from coord.aio import cancel_and_wait
 from coord.background import call_safely, retry
+from coord.backoff import Backoff
 from coord.config import Settings
-from coord.connection import connect_worker, safe_url, wait_for_server
+from coord.connection import TEMPORARY, connect_worker, read_failure, safe_url, wait_for_server
 from coord.logs import get_logger
-from coord.refusals import FOR_NOW
-from coord.translation import read_failure
 
 log = get_logger()
 
@@ -149,7 +148,7 @@ class ReconnectingConnection:
             call_safely("link.up", function)
 
     def _refused(self, command: PendingCommand, error: Exception) -> None:
-        if not str(error).startswith(FOR_NOW):
+        if not str(error).startswith(TEMPORARY):
             command.callback(command.context, error)
             return
         if self.drop_demoted(error):
@@ -176,7 +175,7 @@ class ReconnectingConnection:
                 call_safely("link.lost", command.callback, command.context, ConnectionLost())
 
     async def _reconnect(self) -> None:
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         logged = ""
         if self._is_demoted:
             self._is_demoted = False
@@ -193,8 +192,7 @@ class ReconnectingConnection:
                 self._reconnecting = None  # the new connection may be lost as soon as it is used
                 self._up(protocol)
                 return
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await asyncio.sleep(backoff.next_s() * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
 
 
 class SharedConnections:

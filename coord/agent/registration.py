@@ -31,8 +31,9 @@ from coord.models.facts import (
     AgentRegistered,
     AgentStatusChanged,
 )
+from coord.models.ids import entry_ms
 from coord.pipeline import pack
-from coord.streams import BEATS_KEPT
+from coord.streams import HEARTBEATS_KEPT
 
 log = get_logger()
 
@@ -141,7 +142,7 @@ class Registration:
             leases: lease -> task id.
         """
         fact = AgentLeasesListed(self._fact.agent_id, self._fact.incarnation, ask, leases)
-        flat = [part for field in codec.entry_of(fact).items() for part in field]
+        flat = [part for field in codec.encode_entry(fact).items() for part in field]
         self._link.send(pack(("XADD", self._registry, "*", *flat)), ignore_answer)
 
     async def leave(self, limit_s: float) -> bool:
@@ -168,7 +169,7 @@ class Registration:
 
     def _send(self, fact: Struct, callback: Callable[[Answer], None]) -> None:
         agent_id = self._fact.agent_id
-        fields = codec.entry_of(fact, caller=agent_id)
+        fields = codec.encode_entry(fact, caller=agent_id)
         flat = [part for field in fields.items() for part in field]
         self._link.send_until_answered(pack(("XADD", self._registry, "*", *flat)), self._sent, callback)
 
@@ -183,7 +184,7 @@ class Registration:
 
     def _learn_time(self, entry: bytes) -> str:
         text = entry.decode()
-        seen = int(text.partition("-")[0]) - self._loop.time() * 1000
+        seen = entry_ms(text) - self._loop.time() * 1000
         if not self._knows_time or abs(seen - self._ahead_ms) > CLOCK_STEP_MS:
             self._ahead_ms, self._knows_time = seen, True
         else:
@@ -228,7 +229,7 @@ class Registration:
         # No caller: only errors are answered, and those go to the replies of the agent.
         data = codec.encode(fact)
         packed = pack(
-            ("XADD", self._heartbeats, "MAXLEN", "~", BEATS_KEPT, "*", "type", "agent.heartbeat", "data", data)
+            ("XADD", self._heartbeats, "MAXLEN", "~", HEARTBEATS_KEPT, "*", "type", "agent.heartbeat", "data", data)
         )
         self._link.send(packed, self._heartbeat_sent)
 

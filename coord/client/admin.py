@@ -17,6 +17,7 @@ from coord.client.answers import Answer
 from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
 from coord.client.submission import StrategyName
+from coord.connection import reading
 from coord.errors import EntryNotFound, FactInvalid
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
@@ -36,7 +37,6 @@ from coord.models.dead import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.streams import Append
-from coord.translation import reading
 
 #: Seconds that a worker has to answer.
 ANSWER_S = 10.0
@@ -92,7 +92,7 @@ class Admin:
         """Return each live setting: its value, its source, and the value without it."""
         connection = self._connection
         with reading():
-            return await queries.live_settings(connection.redis, connection.keys, connection.settings)
+            return await queries.list_settings(connection.redis, connection.keys, connection.settings)
 
     # Agents.
 
@@ -235,7 +235,7 @@ class Admin:
         connection = self._connection
         _check(Append("in:control:registry", EntryReplayed(entry_id)), connection.settings.max_entry_bytes)
         with reading():
-            entry = await queries.dead_entry(connection.redis, connection.keys, entry_id)
+            entry = await queries.get_dead_entry(connection.redis, connection.keys, entry_id)
         for worker, streams in CONSUMES.items():
             if entry is not None and entry.stream in streams:
                 return worker
@@ -246,7 +246,7 @@ def _check(append: Append, max_bytes: int) -> None:
     """Apply the worker's own checks, so that a mistake raises here and does not become a dead letter."""
     check_finite(append.fact, "")
     fields = {b"type": TYPE_OF[type(append.fact)].encode(), b"data": encode_fields(append.fact)}
-    codec.fact_of(append.stream, fields, max_bytes)
+    codec.decode_fact(append.stream, fields, max_bytes)
 
 
 def _data(answer: Answer) -> Any:

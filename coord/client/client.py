@@ -3,7 +3,7 @@
 Every change is a fact that the client appends. Its connection repeats a command if the reply of Redis was lost, so a
 fact may be appended twice. That is harmless: because of the id of the task or message, the second one changes nothing.
 
-Errors of Redis become errors of ``coord.errors``, for reads and for writes (``coord.translation``).
+Errors of Redis become errors of ``coord.errors``, for reads and for writes (``coord.connection``).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from coord.client.submission import (
     task_append,
 )
 from coord.config import Settings
+from coord.connection import reading
 from coord.errors import AgentNotFound, CoordError, EntryNotFound, FactInvalid, MessageNotFound, ResultTimeout
 from coord.models.agents import AgentRecord
 from coord.models.dead import DeadEntry, DeadKind, DeadLetter
@@ -42,7 +43,6 @@ from coord.models.memory import MemoryUse
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append
-from coord.translation import reading
 
 #: Maximum number of tasks appended in one round trip …
 BATCH = 500
@@ -232,7 +232,7 @@ class Client:
         """
         ids = [check_id(task_id, "task_id") for task_id in task_ids]
         with reading():
-            return await queries.tasks(self.connection.redis, self.connection.keys, ids)
+            return await queries.get_tasks(self.connection.redis, self.connection.keys, ids)
 
     async def list_tasks(
         self,
@@ -261,7 +261,7 @@ class Client:
         found: list[TaskRecord] = []
         while True:
             with reading():
-                page = await queries.task_page(
+                page = await queries.list_tasks(
                     self.connection.redis,
                     self.connection.keys,
                     states=states,
@@ -350,7 +350,7 @@ class Client:
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""
         with reading():
-            record = await queries.message(
+            record = await queries.get_message(
                 self.connection.redis, self.connection.keys, check_id(message_id, "message_id")
             )
         if record is None:
@@ -379,7 +379,7 @@ class Client:
         found: list[MessageRecord] = []
         while True:
             with reading():
-                page = await queries.message_page(
+                page = await queries.list_messages(
                     self.connection.redis,
                     self.connection.keys,
                     agent_id=agent_id,
@@ -396,15 +396,15 @@ class Client:
 
     async def agents(self) -> list[AgentRecord]:
         """Read the records of all agents, by id."""
-        redis, keys = self.connection.redis, self.connection.keys
         with reading():
-            ids = await queries.agent_ids(redis, keys)
-            return [agent for agent in await queries.agents(redis, keys, ids) if agent is not None]
+            return await queries.list_agents(self.connection.redis, self.connection.keys)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Read the record of an agent; raises ``AgentNotFound``."""
         with reading():
-            record = await queries.agent(self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id"))
+            record = await queries.get_agent(
+                self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id")
+            )
         if record is None:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
@@ -418,7 +418,11 @@ class Client:
             kind: ``task``, ``message`` or ``entry``.
             limit: maximum number, at least 1.
         """
-        readers = {"task": queries.dead_tasks, "message": queries.dead_messages, "entry": queries.dead_entries}
+        readers = {
+            "task": queries.list_dead_tasks,
+            "message": queries.list_dead_messages,
+            "entry": queries.list_dead_entries,
+        }
         if kind not in readers:
             raise FactInvalid(f"kind: expected one of {', '.join(readers)}, not {kind!r}")
         with reading():
@@ -427,12 +431,12 @@ class Client:
     async def count_dead_letters(self) -> dict[str, int]:
         """Return the number of dead letters of each kind."""
         with reading():
-            return await queries.count_dead(self.connection.redis, self.connection.keys)
+            return await queries.count_dead_letters(self.connection.redis, self.connection.keys)
 
     async def dead_entry(self, entry_id: str) -> DeadEntry:
         """Read an entry of ``dead:in``; raises ``EntryNotFound``."""
         with reading():
-            entry = await queries.dead_entry(self.connection.redis, self.connection.keys, entry_id)
+            entry = await queries.get_dead_entry(self.connection.redis, self.connection.keys, entry_id)
         if entry is None:
             raise EntryNotFound(f"entry '{entry_id}' is not in dead:in")
         return entry
@@ -446,28 +450,28 @@ class Client:
             max_pools: maximum number of pools to list, those with the oldest heads; None: all.
         """
         with reading():
-            return await queries.backlog(self.connection.redis, self.connection.keys, max_pools)
+            return await queries.get_backlog(self.connection.redis, self.connection.keys, max_pools)
 
-    async def workers(self) -> queries.Presence:
+    async def workers(self) -> queries.WorkersSnapshot:
         """Return the workers that are present, and the length and age of every stream that they read."""
         with reading():
-            return await queries.presence(self.connection.redis, self.connection.keys)
+            return await queries.list_workers(self.connection.redis, self.connection.keys)
 
     async def count_workers(self) -> dict[str, int]:
         """Return how many workers of each kind are present; one round trip."""
         ttl_ms = int(self.settings.presence_ttl_s * 1000)
         with reading():
-            return await queries.workers_present(self.connection.redis, self.connection.keys, ttl_ms)
+            return await queries.count_workers(self.connection.redis, self.connection.keys, ttl_ms)
 
     async def counters(self) -> dict[str, int]:
         """Return every counter; ``{state}:{priority}`` is the number of tasks of a priority in a state."""
         with reading():
-            return await queries.counters(self.connection.redis, self.connection.keys)
+            return await queries.get_counters(self.connection.redis, self.connection.keys)
 
     async def memory_use(self) -> MemoryUse:
         """Measure the memory of the cell by kind of key; reads a sample of the keyspace."""
         with reading():
-            return await queries.memory_use(self.connection.redis, self.connection.keys)
+            return await queries.measure_memory(self.connection.redis, self.connection.keys)
 
     async def events(
         self,

@@ -14,6 +14,7 @@ from coord.client.connection import ClientConnection
 from coord.client.outcomes import LazyFuture, Outcome, Watch
 from coord.client.submission import build_fact
 from coord.codec import BAD_JSON, decode_json, encode
+from coord.connection import reading
 from coord.errors import (
     CoordError,
     FactInvalid,
@@ -29,7 +30,6 @@ from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.streams import Append
-from coord.translation import reading
 
 #: Seconds that a distributor has to answer a cancel request.
 CANCEL_ANSWER_S = 2.0
@@ -217,7 +217,7 @@ class _Deadline:
 async def read_task(connection: ClientConnection, task_id: str) -> TaskRecord:
     """Read the record of a task; raises ``TaskNotFound``."""
     with reading():
-        record = await queries.task(connection.redis, connection.keys, check_id(task_id, "task_id"))
+        record = await queries.get_task(connection.redis, connection.keys, check_id(task_id, "task_id"))
     if record is None:
         raise TaskNotFound(f"Task '{task_id}' not found")
     return record

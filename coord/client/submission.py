@@ -1,6 +1,6 @@
 """What a client submits or sends, checked and turned into facts before anything is appended.
 
-The checks are those of the workers (``codec.fact_of``), so an error is raised where it was made.
+The checks are those of the workers (``codec.decode_fact``), so an error is raised where it was made.
 """
 
 from __future__ import annotations
@@ -222,4 +222,4 @@ def build_fact(
     Raises: as ``task_append``.
     """
     data = encode_fields(fields)
-    return codec.fact_of(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data
+    return codec.decode_fact(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data

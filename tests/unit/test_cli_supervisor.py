@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import pytest
 
 from coord.up.child_output import LONGEST_BYTES
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor, Timing, backoff
+from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor, Timing
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
@@ -72,11 +71,6 @@ def shell(
 def has_said(log: Path, what: str) -> Callable[[], bool]:
     """Whether a program has written something."""
     return lambda: log.exists() and what in log.read_text()
-
-
-def test_waits_double_up_to_the_longest() -> None:
-    """0.1 s doubling to 5 s."""
-    assert list(itertools.islice(backoff(Timing()), 8)) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
 async def test_a_killed_program_is_started_again() -> None:
