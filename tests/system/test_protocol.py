@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from coord.keys import CONSUMES
+from tests.repo.protocol_document import examples, first_column, tables, words
 from tests.running import RunningCell
-from tests.unit.protocol_document import examples, first_column, tables, words
 from tests.waiting import wait_until
 
 Fields = dict[str, str]

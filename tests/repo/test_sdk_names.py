@@ -12,7 +12,7 @@ import pytest
 import coord
 from coord import Agent, Client, TaskSpec
 from coord.config import Settings
-from tests.documents import ROOT
+from tests.repo.documents import ROOT
 
 TEXT = (ROOT / "docs" / "sdk.md").read_text()
 #: Parts of ``Client`` for coord's own programs.

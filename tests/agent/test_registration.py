@@ -16,8 +16,8 @@ from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged, Fact
-from tests.unit.sdk_desk import KEYS, FakeLink
-from tests.unit.sdk_house import House, house_on
+from tests.agent.desk import KEYS, FakeLink
+from tests.agent.played_coordinator import House, house_on
 
 
 def membership_on(link: FakeLink) -> Membership:
