@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -12,6 +11,7 @@ from msgspec import Struct
 from coord import codec
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
+from coord.suggestions import suggest
 
 T = TypeVar("T")
 
@@ -105,9 +105,7 @@ def check_known(given: object, kind: type[Struct], field: str) -> None:
     fields = kind.__struct_fields__
     for name in given:
         if name not in fields:
-            near = get_close_matches(str(name), fields, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it may have {', '.join(fields)}"
-            raise FactInvalid(f"{field}: no field {name!r}; {hint}")
+            raise FactInvalid(f"{field}: no field {name!r}; {suggest(str(name), fields)}")
 
 
 def encoded(said: Struct | Mapping[str, Any]) -> bytes:

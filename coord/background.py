@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from coord.backoff import Backoff
 from coord.logs import get_logger
 
 log = get_logger()
@@ -64,7 +65,7 @@ def call_safely(name: str, function: Callable[..., object], *args: object) -> No
 
 async def _repeat(name: str, work: Work, *, until_returned: bool) -> None:
     loop = asyncio.get_running_loop()
-    wait_s = RESTART_S[0]
+    backoff = Backoff(*RESTART_S)
     while True:
         began = loop.time()
         try:
@@ -76,9 +77,8 @@ async def _repeat(name: str, work: Work, *, until_returned: bool) -> None:
                 return
             log.error("background.failed", task=name, error="it returned, and has no end of its own")
         if loop.time() - began >= WELL_S:
-            wait_s = RESTART_S[0]
-        await asyncio.sleep(wait_s)
-        wait_s = min(wait_s * 2, RESTART_S[1])
+            backoff.reset()
+        await asyncio.sleep(backoff.next_s())
 
 
 async def _run_once(name: str, work: Work, failed: Callable[[Exception], None] | None) -> None:

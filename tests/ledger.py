@@ -10,22 +10,30 @@ from typing import Any
 
 from coord.client.events import events
 from coord.config import Settings
-from coord.fsck import Books, Finding, read_books
-from coord.fsck.books import GRAVEYARD, HELD, WAITING, Record
-from coord.fsck.checks import alarms, claims, ends, gauges, lifetimes, structures, sums
+from coord.fsck import CellSnapshot, Finding, read_snapshot
+from coord.fsck.checks import (
+    check_alarms,
+    check_claims,
+    check_counters,
+    check_ends,
+    check_structures,
+    check_sums,
+    check_ttls,
+)
+from coord.fsck.snapshot import END_INDEX, HELD, WAITING, Record
 from coord.keys import Keys
 from coord.models.events import Event
 
 __all__ = [
-    "GRAVEYARD",
+    "END_INDEX",
     "HELD",
     "WAITING",
-    "Books",
+    "CellSnapshot",
     "Record",
     "assert_keys_end",
     "assert_ledger",
     "events_of_tasks",
-    "read_books",
+    "read_snapshot",
 ]
 
 
@@ -37,8 +45,8 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
         keys: of the cell.
         trimmed: records of ended tasks were forgotten meanwhile, so the totals may be above what is left of them.
     """
-    books = await read_books(redis, keys, Settings())
-    _assert_none(books.odd)
+    books = await read_snapshot(redis, keys, Settings())
+    _assert_none(books.unreadable)
     _assert_counters(books, trimmed=trimmed)
     _assert_structures(books)
     _assert_alarms(books)
@@ -47,7 +55,7 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
 
 async def assert_keys_end(redis: Any, keys: Keys) -> None:
     """Fail if a key that should end by itself has no TTL, or one of a living thing has one."""
-    _assert_none(lifetimes(await read_books(redis, keys, Settings())))
+    _assert_none(check_ttls(await read_snapshot(redis, keys, Settings())))
 
 
 async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
@@ -55,24 +63,24 @@ async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
     return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log in {"tasks", "progress"}]
 
 
-def _assert_counters(books: Books, *, trimmed: bool) -> None:
-    _assert_none([*sums(books), *gauges(_with_sizes(books), trimmed=trimmed)])
+def _assert_counters(books: CellSnapshot, *, trimmed: bool) -> None:
+    _assert_none([*check_sums(books), *check_counters(_with_sizes(books), trimmed=trimmed)])
 
 
-def _assert_structures(books: Books) -> None:
-    _assert_none(structures(_only_assignments(books)))
+def _assert_structures(books: CellSnapshot) -> None:
+    _assert_none(check_structures(_only_assignments(books)))
 
 
-def _assert_alarms(books: Books) -> None:
-    _assert_none([*alarms(books), *claims(books)])
+def _assert_alarms(books: CellSnapshot) -> None:
+    _assert_none([*check_alarms(books), *check_claims(books)])
 
 
-def _assert_ends(books: Books) -> None:
-    _assert_none(ends(books))
+def _assert_ends(books: CellSnapshot) -> None:
+    _assert_none(check_ends(books))
 
 
-def _with_sizes(books: Books) -> Books:
-    """Books of whole records, as a test may have made them: with the size of each body."""
+def _with_sizes(books: CellSnapshot) -> CellSnapshot:
+    """CellSnapshot of whole records, as a test may have made them: with the size of each body."""
     sized = {
         task: one if "body_bytes" in one else one | {"body_bytes": str(len(_raw(one.get("body", ""))))}
         for task, one in books.records.items()
@@ -80,8 +88,8 @@ def _with_sizes(books: Books) -> Books:
     return books._replace(records=sized)
 
 
-def _only_assignments(books: Books) -> Books:
-    """Books of whole inboxes: without what is no assignment."""
+def _only_assignments(books: CellSnapshot) -> CellSnapshot:
+    """CellSnapshot of whole inboxes: without what is no assignment."""
     inboxes = {
         inbox: {
             entry: fields

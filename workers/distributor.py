@@ -192,7 +192,7 @@ class Distributor(Service):
 
     def presence(self) -> dict[str, str]:
         """What its environment says of the settings that may be set live."""
-        return queries.environment_of(self.cell.settings)
+        return queries.environment_fields(self.cell.settings)
 
     async def wake(self) -> None:
         """Do what is due by the clock."""
@@ -230,7 +230,7 @@ class Distributor(Service):
             await self.table.look()
         starved = self.planner.starved_groups()
         if starved and (unheard := self.view.unheard(starved, UNHEARD_S, REREAD)):
-            self.view.hear(await queries.loads(cell.redis, cell.keys, unheard))
+            self.view.hear(await queries.get_loads(cell.redis, cell.keys, unheard))
         if self._can_place() or self.planner.unread:
             self._kicked.set()
 
@@ -238,7 +238,7 @@ class Distributor(Service):
         """Read the rows of suspended agents again: a fact of theirs may have ended that."""
         cell = self.cell
         before = self._suspended
-        self._suspended = await queries.suspended_agents(cell.redis, cell.keys)
+        self._suspended = await queries.get_suspended_agents(cell.redis, cell.keys)
         if changed := before ^ self._suspended:
             await self._on_fleet(changed)
 
@@ -254,7 +254,7 @@ class Distributor(Service):
     async def read_settings(self) -> None:
         """What operators have set."""
         cell = self.cell
-        found = await queries.settings(cell.redis, cell.keys)
+        found = await queries.get_live_values(cell.redis, cell.keys)
         strategy = found.get("strategy", cell.settings.strategy)
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
         if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
@@ -295,7 +295,7 @@ class Distributor(Service):
             try:
                 if self._wanted:
                     wanted, self._wanted = self._wanted, set()
-                    self.view.update(wanted, await queries.fleet(self.cell.redis, self.cell.keys, wanted))
+                    self.view.update(wanted, await queries.get_fleet(self.cell.redis, self.cell.keys, wanted))
                 if self._can_place():
                     await self.handle([])
                 if self.planner.unread:
@@ -315,7 +315,7 @@ class Distributor(Service):
         return self._may_place() and self.planner.is_ready()
 
     async def _on_fleet(self, changed: set[str]) -> None:
-        rows = await queries.fleet(self.cell.redis, self.cell.keys, changed)
+        rows = await queries.get_fleet(self.cell.redis, self.cell.keys, changed)
         self.view.update(changed, rows)
         self._kicked.set()
 

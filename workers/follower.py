@@ -12,6 +12,7 @@ from coord import logs, queries
 from coord.background import keep
 from coord.connection import is_demoted, leave_server
 from coord.models.agents import FleetAgent
+from coord.models.ids import entry_order
 from workers.cell import WorkerContext
 from workers.service import end_tasks
 
@@ -47,9 +48,9 @@ class Follower:
 
     async def resync(self) -> dict[str, FleetAgent]:
         """A snapshot of the fleet, and the cursor set to a moment before it was taken."""
-        window = await queries.log_window(self.cell.redis, self._key)
+        window = await queries.get_log_window(self.cell.redis, self._key)
         self._cursor, self._added = window.last, window.added
-        fleet = await queries.fleet(self.cell.redis, self.cell.keys)
+        fleet = await queries.get_fleet(self.cell.redis, self.cell.keys)
         log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
         return fleet
 
@@ -98,23 +99,18 @@ class Follower:
             return
         self._checked_at = now
         cursor = self._cursor
-        window = await queries.log_window(self.cell.redis, self._key)
-        if self._cursor == cursor and self._is_lost(window, _order(cursor)):
+        window = await queries.get_log_window(self.cell.redis, self._key)
+        if self._cursor == cursor and self._is_lost(window, entry_order(cursor)):
             log.warning("fleet.resync", cursor=cursor, first=window.first, last=window.last)
             self._lose_track()
 
     def _is_lost(self, window: queries.LogWindow, at: tuple[int, int]) -> bool:
         added = window.added - self._added
-        if _order(window.last) <= at:
-            return _order(window.last) < at or added != 0
+        if entry_order(window.last) <= at:
+            return entry_order(window.last) < at or added != 0
         # All that is there is unread once the first of it is; before that, only that there must be something.
-        return added != window.length if _order(window.first) > at else added < 1
+        return added != window.length if entry_order(window.first) > at else added < 1
 
     def _lose_track(self) -> None:
         self._cursor = None
         self.disturbed()
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq or 0)

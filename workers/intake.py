@@ -17,6 +17,7 @@ from redis import exceptions as redis_errors
 from coord import codec, logs
 from coord.errors import CoordError
 from coord.models.facts import parts_of
+from coord.models.ids import entry_ms
 from coord.streams import Consumer, Entry
 from workers.service import Failure, ReceivedFact, Service
 from workers.transitions import DeadLetterEntry
@@ -151,7 +152,7 @@ class Intake:
         told: list[ReceivedFact[Any]] = []
         bad: list[tuple[Entry, str, str]] = []
         service, checked = self.service, self.service.checked
-        for entry, fact in zip(entries, codec.facts_of(entries, self._max_bytes), strict=True):
+        for entry, fact in zip(entries, codec.decode_facts(entries, self._max_bytes), strict=True):
             try:
                 if isinstance(fact, CoordError):
                     raise fact
@@ -189,7 +190,7 @@ class Intake:
 
     def _count(self, told: Sequence[ReceivedFact[Any]], failed: int) -> None:
         self.handled += sum(len(parts_of(one.fact)) for one in told) - failed
-        self.lag_ms = max(0, int(time.time() * 1000) - int(told[-1].entry.id.partition("-")[0]))
+        self.lag_ms = max(0, int(time.time() * 1000) - entry_ms(told[-1].entry.id))
 
 
 def _is_kept_whole(entry: Entry) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from coord import __version__, logs
+from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import CONSUMES
 from coord.streams import Consumer, Entry, count_of
@@ -71,8 +72,7 @@ class Loop:
         """The loop."""
         ticks = {**self.service.ticks(), "presence": Tick(self.cell.settings.presence_ttl_s / 3, self._say_present)}
         ticking = [asyncio.create_task(self._tick(name, tick)) for name, tick in ticks.items()]
-        backoff, longest = BACKOFF_S
-        failures = 0
+        backoff, failures = Backoff(*BACKOFF_S), 0
         try:
             await self.service.start()
             while not self._stopped.is_set():
@@ -82,7 +82,8 @@ class Loop:
                         await self._recover()
                     await self._take_over()
                     await self._begin(await self._read_new())
-                    backoff, failures = BACKOFF_S[0], 0
+                    backoff.reset()
+                    failures = 0
                     continue
                 except (redis_errors.RedisError, OSError) as error:
                     self._interrupted(error)
@@ -92,8 +93,7 @@ class Loop:
                     if failures >= FAILURES:
                         raise
                     self._disturb()
-                await self._pause(backoff)
-                backoff = min(backoff * 2, longest)
+                await self._pause(backoff.next_s())
             await self._leave()
         finally:
             await self._end_reading()

@@ -66,7 +66,7 @@ class PoolTable:
         unknown: set[str] = set()
         is_done = False
         try:
-            changes = await queries.pool_changes(self.redis, self.keys, since)
+            changes = await queries.get_pool_changes(self.redis, self.keys, since)
             if planner.forgotten == forgotten:
                 unknown, planner.unknown = planner.unknown, set()
                 if changes.pools is None:
@@ -90,7 +90,7 @@ class PoolTable:
         """Read whether these pools stand in the table."""
         rest = iter(pools)
         while some := list(islice(rest, CHUNK)):
-            rows = await queries.pool_rows(self.redis, self.keys, some)
+            rows = await queries.get_pool_rows(self.redis, self.keys, some)
             await self._take_over(rows)
             for pool in some:
                 if pool not in rows and not self._is_newer(pool):
@@ -113,7 +113,7 @@ class PoolTable:
         new = {pool: raw for pool, raw in rows.items() if pool not in planner.waiting}
         definitions: Mapping[str, Pool] = {}
         if new:
-            definitions = await queries.pool_definitions(self.redis, self.keys, new, planner.definitions)
+            definitions = await queries.get_pool_definitions(self.redis, self.keys, new, planner.definitions)
         if planner.forgotten != forgotten:
             return
         for pool in new:
@@ -135,7 +135,7 @@ class PoolTable:
         planner, outer, forgotten = self.planner, self.planner.heard, self.planner.forgotten
         planner.heard = set()
         try:
-            lengths = await queries.pool_lengths(self.redis, self.keys, pools)
+            lengths = await queries.get_pool_lengths(self.redis, self.keys, pools)
             if planner.forgotten == forgotten:
                 for pool, (length, head) in lengths.items():
                     if pool not in planner.heard:

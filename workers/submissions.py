@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coord import codec
+from coord.models.ids import entry_ms
 from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
 from workers.service import ReceivedFact
 from workers.transitions import Submission
@@ -17,7 +18,7 @@ def submission_of(told: ReceivedFact[Any], fact: TaskSubmitted, pool: str) -> Su
     """One task of what was submitted, as ``admit`` takes it."""
     entry, whole, caller = told
     priority, head_start = _BY_STREAM[entry.stream]
-    submitted_at = int(entry.id.partition("-")[0])
+    submitted_at = entry_ms(entry.id)
     run_at = _run_at_of(fact, submitted_at)
     return Submission(
         entry=entry.id,

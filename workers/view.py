@@ -20,7 +20,7 @@ from random import Random
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet
+from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet_requirement
 
 #: Groups kept at most that no waiting pool uses; the ones that have not been used for longest are dropped.
 GROUPS_KEPT = 10_000
@@ -401,7 +401,7 @@ class View:
 
     def _judge_in(self, seat: AgentState, group: Candidates) -> None:
         agent_id = seat.agent.agent_id
-        if unmet(seat.agent, group.requirements, self.health_threshold) is not None:
+        if unmet_requirement(seat.agent, group.requirements, self.health_threshold) is not None:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
         elif agent_id not in group.eligible:

@@ -178,7 +178,7 @@ class Agent:
         capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
         declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
         fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encoded(declared)}
-        fact = codec.fact_of("in:registry", fields, self.settings.max_entry_bytes)
+        fact = codec.decode_fact("in:registry", fields, self.settings.max_entry_bytes)
         assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
         if not fact.capacity:
             raise FactInvalid("capacity must be at least 1")

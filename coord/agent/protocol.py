@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord.logs import get_logger
-from coord.silence import Silence
+from coord.pipeline import SilenceTimer
 
 log = get_logger()
 
@@ -66,7 +66,7 @@ class RedisProtocol(asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._closed = False
         self._patience_s = patience_s
-        self._silence = Silence(patience_s, lambda: self._heard_at if self._pending else None, self._silent)
+        self._silence = SilenceTimer(patience_s, lambda: self._heard_at if self._pending else None, self._silent)
         self._disconnected = asyncio.Event()
         # redis-py has no public way to hand a connection over; the version is pinned below 9 and tests open one.
         writer = cast("asyncio.StreamWriter", connection._writer)  # noqa: SLF001

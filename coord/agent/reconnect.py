@@ -18,11 +18,10 @@ from redis import exceptions as redis_errors
 from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
 from coord.aio import end
 from coord.background import call_safely, retry
+from coord.backoff import Backoff
 from coord.config import Settings
-from coord.connection import connect_worker, safe_url, wait_for_server
+from coord.connection import TEMPORARY, connect_worker, read_failure, safe_url, wait_for_server
 from coord.logs import get_logger
-from coord.refusals import FOR_NOW
-from coord.translation import read_failure
 
 log = get_logger()
 
@@ -151,7 +150,7 @@ class ReconnectingConnection:
             call_safely("link.up", tell)
 
     def _refused(self, order: PendingCommand, error: Exception) -> None:
-        if not str(error).startswith(FOR_NOW):
+        if not str(error).startswith(TEMPORARY):
             order.done(order.about, error)
             return
         if self.drop_demoted(error):
@@ -178,7 +177,7 @@ class ReconnectingConnection:
                 call_safely("link.lost", order.done, order.about, ConnectionLost())
 
     async def _come_back(self) -> None:
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         said = ""
         if self._is_demoted:
             self._is_demoted = False
@@ -195,8 +194,7 @@ class ReconnectingConnection:
                 self._coming_back = None  # this one may be lost as soon as it is used
                 self._up(wire)
                 return
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await asyncio.sleep(backoff.next_s() * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
 
 
 class Shared:

@@ -31,8 +31,9 @@ from coord.models.facts import (
     AgentRegistered,
     AgentStatusChanged,
 )
+from coord.models.ids import entry_ms
 from coord.pipeline import pack
-from coord.streams import BEATS_KEPT
+from coord.streams import HEARTBEATS_KEPT
 
 log = get_logger()
 
@@ -131,7 +132,7 @@ class Membership:
     def list_leases(self, ask: str, leases: dict[str, str]) -> None:
         """Answer the question which leases this process holds: lease -> task id. Lost, it is asked again."""
         fact = AgentLeasesListed(self._fact.agent_id, self._fact.incarnation, ask, leases)
-        flat = [part for field in codec.entry_of(fact).items() for part in field]
+        flat = [part for field in codec.encode_entry(fact).items() for part in field]
         self._link.send(pack(("XADD", self._registry, "*", *flat)), _ignored)
 
     async def leave(self, limit_s: float) -> bool:
@@ -158,7 +159,7 @@ class Membership:
 
     def _say(self, fact: Struct, take: Callable[[Answer], None]) -> None:
         agent_id = self._fact.agent_id
-        fields = codec.entry_of(fact, caller=agent_id)
+        fields = codec.encode_entry(fact, caller=agent_id)
         flat = [part for field in fields.items() for part in field]
         self._link.send_until_answered(pack(("XADD", self._registry, "*", *flat)), self._said, take)
 
@@ -173,7 +174,7 @@ class Membership:
 
     def _saw_time(self, entry: bytes) -> str:
         text = entry.decode()
-        seen = int(text.partition("-")[0]) - self._loop.time() * 1000
+        seen = entry_ms(text) - self._loop.time() * 1000
         if not self._has_seen_time or abs(seen - self._ahead_ms) > CLOCK_STEP_MS:
             self._ahead_ms, self._has_seen_time = seen, True
         else:
@@ -217,7 +218,9 @@ class Membership:
         fact = AgentHeartbeat(self._fact.agent_id, self._fact.incarnation, _metrics(), self._leases(), deaf)
         # No caller: only bad news is answered, to the agent's own replies.
         data = codec.encode(fact)
-        packed = pack(("XADD", self._beats, "MAXLEN", "~", BEATS_KEPT, "*", "type", "agent.heartbeat", "data", data))
+        packed = pack(
+            ("XADD", self._beats, "MAXLEN", "~", HEARTBEATS_KEPT, "*", "type", "agent.heartbeat", "data", data)
+        )
         self._link.send(packed, self._beaten)
 
     def _beaten(self, _about: Any, answer: Any) -> None:

@@ -27,6 +27,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        from coord.terminal import has_enough
+        from coord.terminal import quiet_exit
 
-        raise has_enough(sys.stdout) from None
+        raise quiet_exit(sys.stdout) from None

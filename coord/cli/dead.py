@@ -165,9 +165,13 @@ for command in (show, replay, purge):
 async def _letters(client: Client, kinds: Sequence[Kind], limit: int) -> tuple[list[DeadLetter], dict[str, int]]:
     from coord import queries
 
-    ways = {Kind.TASK: queries.dead_tasks, Kind.MESSAGE: queries.dead_messages, Kind.ENTRY: queries.dead_entries}
+    ways = {
+        Kind.TASK: queries.list_dead_tasks,
+        Kind.MESSAGE: queries.list_dead_messages,
+        Kind.ENTRY: queries.list_dead_entries,
+    }
     found = [one for kind in kinds for one in await ways[kind](client.redis, client.keys, limit)]
-    return found, await queries.count_dead(client.redis, client.keys)
+    return found, await queries.count_dead_letters(client.redis, client.keys)
 
 
 async def _one(client: Client, kind: Kind, dead_id: str) -> TaskRecord | MessageRecord | DeadEntry:
@@ -180,11 +184,11 @@ async def _one(client: Client, kind: Kind, dead_id: str) -> TaskRecord | Message
             raise TaskNotDead(f"task '{dead_id}' is {task.state}; `coord tasks show {dead_id}` shows it")
         return task
     if kind is Kind.MESSAGE:
-        message = await queries.message(client.redis, client.keys, check_id(dead_id, "message_id"))
+        message = await queries.get_message(client.redis, client.keys, check_id(dead_id, "message_id"))
         if message is None or message.status is not MessageStatus.DEAD:
             raise MessageNotFound(f"message '{dead_id}' is no dead letter; `coord dead list` shows which are")
         return message
-    entry = await queries.dead_entry(client.redis, client.keys, _entry_id(dead_id))
+    entry = await queries.get_dead_entry(client.redis, client.keys, _entry_id(dead_id))
     if entry is None:
         raise EntryNotFound(f"entry '{dead_id}' is not in dead:in; `coord dead list --kind entry` shows which are")
     return entry

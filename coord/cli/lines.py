@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from coord.errors import ConfigError, CoordError, FactInvalid
+from coord.suggestions import suggest
 
 #: What a line may have beside what becomes the entry.
 SLACK = 64 * 1024
@@ -129,6 +129,4 @@ def _told(error: str) -> str:
     if unknown == error:
         return error.replace("`", "'")
     field = unknown.partition("`")[0]
-    near = difflib.get_close_matches(field, _Line.__struct_fields__, n=1)
-    known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_Line.__struct_fields__)}"
-    return f"unknown field {field!r}; {known}"
+    return f"unknown field {field!r}; {suggest(field, _Line.__struct_fields__)}"

@@ -90,7 +90,7 @@ def list_(
         found: list[MessageRecord] = []
         place = cursor
         while True:
-            page = await queries.message_page(
+            page = await queries.list_messages(
                 client.redis, client.keys, agent_id=agent, status=status, limit=limit - len(found), cursor=place
             )
             found += page.messages
@@ -159,7 +159,7 @@ async def _message(client: Client, message_id: str) -> MessageRecord:
     from coord import queries
     from coord.models.ids import check_id
 
-    record = await queries.message(client.redis, client.keys, check_id(message_id, "message_id"))
+    record = await queries.get_message(client.redis, client.keys, check_id(message_id, "message_id"))
     if record is None:
         raise MessageNotFound(f"Message '{message_id}' not found")
     return record

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from coord.terminal import has_enough, plain
+from coord.terminal import plain, quiet_exit
 
 #: A value that is shown to a person is cut after so many characters; ``--json`` shows all of it.
 SHOWN = 2_000
@@ -132,4 +132,4 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise has_enough(sys.stdout) from None
+        raise quiet_exit(sys.stdout) from None

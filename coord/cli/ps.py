@@ -14,11 +14,11 @@ from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_json, write_json_line, write_line, write_table
 from coord.cli.session import ask
 from coord.cli.worker_warnings import is_late, waited_ms, warnings
-from coord.models.workers import Picture
+from coord.models.workers import WorkersReport
 
 if TYPE_CHECKING:
     from coord import Client
-    from coord.queries import Presence
+    from coord.queries import WorkersSnapshot
 
 #: Between two looks at a backlog, to see which way it goes.
 LOOK_S = 0.5
@@ -74,21 +74,21 @@ async def _watch(client: Client, *, json: bool) -> None:
         await asyncio.sleep(WATCH_S)
 
 
-async def _picture(client: Client) -> Picture:
-    from coord.queries import memory_use, presence
+async def _picture(client: Client) -> WorkersReport:
+    from coord.queries import list_workers, measure_memory
 
-    found = await presence(client.redis, client.keys)
-    before: Presence | None = None
+    found = await list_workers(client.redis, client.keys)
+    before: WorkersSnapshot | None = None
     if any(is_late(one, found.now) for one in found.backlogs):
         await asyncio.sleep(LOOK_S)
-        before, found = found, await presence(client.redis, client.keys)
+        before, found = found, await list_workers(client.redis, client.keys)
     waiting = [one for one in found.backlogs if one.length]
-    use = await memory_use(client.redis, client.keys)
+    use = await measure_memory(client.redis, client.keys)
     told = [*warnings(found, before), *memory.warnings(use)]
-    return Picture(found.workers, waiting, told, found.now, use)
+    return WorkersReport(found.workers, waiting, told, found.now, use)
 
 
-def _show(picture: Picture) -> None:
+def _show(picture: WorkersReport) -> None:
     rows = [
         (
             one.kind,

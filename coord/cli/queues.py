@@ -32,7 +32,7 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
 
     most = None if json else POOLS_SHOWN
     found = ask(
-        lambda client: queries.backlog(client.redis, client.keys, most), redis_url=redis_url, namespace=namespace
+        lambda client: queries.get_backlog(client.redis, client.keys, most), redis_url=redis_url, namespace=namespace
     )
     if json:
         write_json(found)

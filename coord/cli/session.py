@@ -50,8 +50,7 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
     from redis.exceptions import RedisError
 
     from coord import Client
-    from coord.connection import locate, safe_url
-    from coord.translation import read_failure
+    from coord.connection import locate, read_failure, safe_url
 
     url, settings = locate(settings)
     async with Client(url, settings=settings, reach_s=REACH_S) as client:

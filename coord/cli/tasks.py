@@ -112,7 +112,7 @@ def list_(
         found: list[TaskRecord] = []
         place = cursor
         while True:
-            page = await queries.task_page(
+            page = await queries.list_tasks(
                 client.redis,
                 client.keys,
                 states=state or (),

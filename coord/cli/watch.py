@@ -77,7 +77,7 @@ async def _follow(
         missing: list[str] = []
         for at in range(0, len(open_), CHUNK):
             some = open_[at : at + CHUNK]
-            for task_id, record in zip(some, await queries.tasks(client.redis, client.keys, some), strict=True):
+            for task_id, record in zip(some, await queries.get_tasks(client.redis, client.keys, some), strict=True):
                 if record is None:
                     missing.append(task_id)
                 elif record != seen.get(task_id):

@@ -8,7 +8,7 @@ from coord.cli.output import duration
 from coord.models.workers import WAITS_FOR, StreamBacklog
 
 if TYPE_CHECKING:
-    from coord.queries import Presence
+    from coord.queries import WorkersSnapshot
 
 #: An entry that has waited for longer says that nobody keeps up; batches take milliseconds.
 WAITED_MS = 5_000
@@ -21,7 +21,7 @@ def is_late(backlog: StreamBacklog, now: int) -> bool:
     return waited_ms(backlog, now) > WAITED_MS
 
 
-def warnings(found: Presence, before: Presence | None = None) -> list[str]:
+def warnings(found: WorkersSnapshot, before: WorkersSnapshot | None = None) -> list[str]:
     """What is wrong, a sentence each, with the next step; ``before``: half a second earlier."""
     told = [
         f"no {kind} is there, so {WAITS_FOR[kind]} wait; start one: coord worker {kind}"

@@ -16,6 +16,7 @@ from coord.arguments import check_finite, encoded, seconds
 from coord.client.answers import Answer
 from coord.client.connection import Caller
 from coord.client.handle import TaskHandle
+from coord.connection import reading
 from coord.errors import EntryNotFound, FactInvalid, ResultTimeout
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
@@ -35,7 +36,6 @@ from coord.models.dead import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.streams import Append
-from coord.translation import reading
 
 #: How long a worker may take to answer, in seconds.
 ANSWER_S = 10.0
@@ -83,7 +83,7 @@ class Operator(Caller, ABC):
     async def live_settings(self) -> list[queries.LiveSetting]:
         """Each setting that can be set live: its value, where that comes from, and what holds otherwise."""
         with reading():
-            return await queries.live_settings(self.redis, self._keys, self.settings)
+            return await queries.list_settings(self.redis, self._keys, self.settings)
 
     # Agents.
 
@@ -240,7 +240,7 @@ def _check(one: Append, max_bytes: int) -> None:
     """By the worker's own rules, so that a slip is told at once and does not end among the dead letters."""
     check_finite(one.fact, "")
     fields = {b"type": TYPE_OF[type(one.fact)].encode(), b"data": encoded(one.fact)}
-    codec.fact_of(one.stream, fields, max_bytes)
+    codec.decode_fact(one.stream, fields, max_bytes)
 
 
 def _data(answer: Answer) -> Any:

@@ -3,7 +3,7 @@
 Everything that it changes, it changes by appending a fact. Its connection repeats a command whose answer was lost, so
 a fact may be appended twice: that is harmless, because the task's or message's id makes the second one change nothing.
 
-What Redis fails with becomes an error of ``coord.errors``, for reads as for writes (``coord.translation``).
+What Redis fails with becomes an error of ``coord.errors``, for reads as for writes (``coord.connection``).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from coord.arguments import all_of, seconds
 from coord.client.admin import Operator
 from coord.client.handle import TaskHandle, closed
 from coord.client.submission import TaskOptions, TaskSpec, checked, message_append, spec_of, task_append, together
+from coord.connection import reading
 from coord.errors import AgentNotFound, CoordError, FactInvalid, ResultTimeout, TaskNotFound
 from coord.models.agents import AgentRecord
 from coord.models.facts import TaskCancelRequested
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.streams import Append
-from coord.translation import reading
 
 #: Tasks appended in one round trip at most …
 BATCH = 500
@@ -156,7 +156,7 @@ class Client(Operator):
     async def task(self, task_id: str) -> TaskRecord:
         """A task's record; raises ``TaskNotFound``."""
         with reading():
-            record = await queries.task(self.redis, self._keys, check_id(task_id, "task_id"))
+            record = await queries.get_task(self.redis, self._keys, check_id(task_id, "task_id"))
         if record is None:
             raise TaskNotFound(f"Task '{task_id}' not found")
         return record
@@ -249,13 +249,12 @@ class Client(Operator):
     async def agents(self) -> list[AgentRecord]:
         """Every agent that has a record, by id."""
         with reading():
-            ids = await queries.agent_ids(self.redis, self._keys)
-            return [agent for agent in await queries.agents(self.redis, self._keys, ids) if agent is not None]
+            return await queries.list_agents(self.redis, self._keys)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """An agent's record; raises ``AgentNotFound``."""
         with reading():
-            record = await queries.agent(self.redis, self._keys, check_id(agent_id, "agent_id"))
+            record = await queries.get_agent(self.redis, self._keys, check_id(agent_id, "agent_id"))
         if record is None:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
@@ -263,4 +262,4 @@ class Client(Operator):
     async def counters(self) -> dict[str, int]:
         """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
         with reading():
-            return await queries.counters(self.redis, self._keys)
+            return await queries.get_counters(self.redis, self._keys)

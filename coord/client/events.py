@@ -14,9 +14,11 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import queries
+from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import Keys
-from coord.models.events import LOGS, RESET, TRIMMED, Event, order
+from coord.models.events import LOGS, RESET, TRIMMED, Event
+from coord.models.ids import entry_order
 from coord.queries import LogWindow
 
 #: Entries of each log read in one round trip.
@@ -45,18 +47,18 @@ class LogCursor:
     def check(self, window: LogWindow) -> Event | None:
         """What the window shows to be lost between the cursor and the next entry that can be read."""
         passed, cursor = self._passed, self.cursor
-        if order(window.last) < order(cursor) or (passed is not None and window.added < passed):
+        if entry_order(window.last) < entry_order(cursor) or (passed is not None and window.added < passed):
             # What was read is no longer there; what comes has later ids, as time goes on.
-            self._passed = None if order(window.last) > order(cursor) else window.added
+            self._passed = None if entry_order(window.last) > entry_order(cursor) else window.added
             return None if passed is None else Event(self.log, window.last, RESET, {})
-        if order(window.last) == order(cursor):
+        if entry_order(window.last) == entry_order(cursor):
             unread_from = window.added
-        elif window.length == 0 or order(window.first) > order(cursor):
+        elif window.length == 0 or entry_order(window.first) > entry_order(cursor):
             unread_from = window.added - window.length
         else:
             return None
         self._passed = unread_from
-        if passed is None and order(window.last) != order(cursor):
+        if passed is None and entry_order(window.last) != entry_order(cursor):
             return Event(self.log, window.first, TRIMMED, {}) if unread_from else None
         missed = 0 if passed is None else unread_from - passed
         return Event(self.log, window.first, TRIMMED, {"missed": str(missed)}) if missed > 0 else None
@@ -86,28 +88,29 @@ async def events(
     """
     windows = await _windows(redis, keys)
     places = {log: LogCursor(log, windows[log], since) for log in LOGS}
-    ends = {log: order(windows[log].last) for log in LOGS}
-    away_s = 0.0
+    ends = {log: entry_order(windows[log].last) for log in LOGS}
+    backoff, is_away = Backoff(*AWAY_S), False
     while True:
         try:
             found = await _step(redis, keys, places, block_ms if follow else None)
             for event in found:
-                if follow or event.type in {TRIMMED, RESET} or order(event.id) <= ends[event.log]:
+                if follow or event.type in {TRIMMED, RESET} or entry_order(event.id) <= ends[event.log]:
                     yield event
         except (redis_errors.RedisError, OSError) as error:
             if not follow:
                 raise
-            if not away_s:
+            if not is_away:
                 say(f"Redis is away ({error}); what happens meanwhile is told when it is back")
             if is_demoted(error):
                 await leave_server(redis)
-            away_s = min(max(away_s * 2, AWAY_S[0]), AWAY_S[1])
-            await asyncio.sleep(away_s)
+            is_away = True
+            await asyncio.sleep(backoff.next_s())
             continue
-        if away_s:
+        if is_away:
             say("Redis is back")
-            away_s = 0.0
-        if not follow and (not found or all(order(place.cursor) >= ends[log] for log, place in places.items())):
+            is_away = False
+            backoff.reset()
+        if not follow and (not found or all(entry_order(place.cursor) >= ends[log] for log, place in places.items())):
             return
 
 
@@ -125,18 +128,18 @@ async def _step(redis: Redis, keys: Keys, places: Mapping[str, LogCursor], block
         batches = answer.get(keys.of(f"log:{log}").encode(), ())
         read[log] = [(entry_id.decode(), fields or {}) for batch in batches for entry_id, fields in batch]
     # A log that has more to tell holds the others back: their later entries are read again in the next step.
-    fence = min((order(some[-1][0]) for some in read.values() if len(some) >= COUNT), default=None)
+    fence = min((entry_order(some[-1][0]) for some in read.values() if len(some) >= COUNT), default=None)
     for log, some in read.items():
-        told = [(entry_id, fields) for entry_id, fields in some if fence is None or order(entry_id) <= fence]
+        told = [(entry_id, fields) for entry_id, fields in some if fence is None or entry_order(entry_id) <= fence]
         if told:
             places[log].advance(told[-1][0], len(told))
             found += (event for entry_id, fields in told for event in _events(log, entry_id, fields))
-    found.sort(key=lambda event: order(event.id))
+    found.sort(key=lambda event: entry_order(event.id))
     return found
 
 
 async def _windows(redis: Redis, keys: Keys) -> dict[str, LogWindow]:
-    return {log: await queries.log_window(redis, keys.of(f"log:{log}")) for log in LOGS}
+    return {log: await queries.get_log_window(redis, keys.of(f"log:{log}")) for log in LOGS}
 
 
 def _events(log: str, entry_id: str, raw: Mapping[bytes, bytes]) -> list[Event]:

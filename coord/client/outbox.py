@@ -16,11 +16,11 @@ from redis.asyncio import Redis
 
 from coord.aio import end
 from coord.background import run_once
+from coord.connection import write_failure
 from coord.errors import ServerUnavailable
 from coord.keys import Keys
 from coord.pipeline import pack
 from coord.streams import Append, append_each, command_of
-from coord.translation import write_failure
 
 #: Facts in one round trip, about: enough to hide its latency …
 FACTS = 500

@@ -195,4 +195,4 @@ def checked(stream: str, kind: type[Struct], said: Struct | Mapping[str, Any], m
     Raises: as ``task_append``.
     """
     data = encoded(said)
-    return codec.fact_of(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data
+    return codec.decode_fact(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data

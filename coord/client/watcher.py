@@ -21,13 +21,13 @@ from coord.background import keep
 from coord.client.answers import Answer, Answers, Appended, read_answer
 from coord.client.handle import Outcome, Watch, closed
 from coord.client.outcomes import LazyFuture
-from coord.codec import encode, submission_of
+from coord.codec import encode, parse_submission
 from coord.config import Settings
 from coord.connection import connect, is_demoted, leave_server
 from coord.errors import ResultDropped
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
-from coord.models.events import order
+from coord.models.ids import entry_ms, entry_order
 from coord.models.tasks import TERMINAL, TaskState, TaskSubmitted
 
 log = get_logger()
@@ -208,7 +208,7 @@ class Watcher:
                     await asyncio.sleep(AWAY_WAIT_S)
                     continue
                 for cursor, fields in (answer or {}).get(self._replies.encode(), [[]])[0]:
-                    is_again = is_again and order(cursor.decode()) <= order(self._newest)
+                    is_again = is_again and entry_order(cursor.decode()) <= entry_order(self._newest)
                     try:
                         self._arrived(fields, cursor.decode() if is_again else None)
                     except Exception:
@@ -226,7 +226,7 @@ class Watcher:
             watch = self._watches.get(fields[b"task_id"].decode())
             data = fields.get(b"data")
             while watch is not None:
-                if again is None or order(again) > order(watch.after):
+                if again is None or entry_order(again) > entry_order(watch.after):
                     if data is None:
                         self._announced.add(watch)
                         self._new_announced.set()
@@ -323,9 +323,10 @@ class Watcher:
 
     def _has_read(self, watch: Watch, last_reply: str) -> bool:
         """Whether all is read that had been replied when its submission was first seen to be consumed."""
-        if watch.last_reply is None or order(last_reply) < order(watch.last_reply):  # earlier: a fail-over lost some
+        # Earlier than before: a fail-over lost some.
+        if watch.last_reply is None or entry_order(last_reply) < entry_order(watch.last_reply):
             watch.last_reply = last_reply
-        return order(self._newest) >= order(watch.last_reply)
+        return entry_order(self._newest) >= entry_order(watch.last_reply)
 
     async def _look_for(self, missing: list[Watch]) -> None:
         """Tasks of someone else's without a record: still in a stream, or gone.
@@ -368,7 +369,8 @@ def _found(watch: Watch, values: list[bytes | None]) -> None:
         _ended(watch, Outcome(state.decode(), result or error or b"null"))
     elif state.decode() == TaskState.REFUSED:
         # Of this submission or a later one, not of an earlier one that this one replaces.
-        if submission is None or submission_of(submission.decode()).submitted_at >= _ms(watch.entry or ""):
+        since = entry_ms(watch.entry) if watch.entry else 0
+        if submission is None or parse_submission(submission.decode()).submitted_at >= since:
             _ended(watch, Outcome(TaskState.REFUSED, error or b"null"))
     else:
         watch.taken.tell(True)
@@ -394,8 +396,4 @@ def _is_passed(watch: Watch, ends: Mapping[str, tuple[str, str]]) -> bool:
         watch.behind = {stream: last for stream, (_, last) in ends.items()}
     waits = [ends[stream][0] for stream in watch.behind if stream in ends]
     lasts = [watch.behind[stream] for stream in watch.behind if stream in ends]
-    return all(order(first) > order(last) for first, last in zip(waits, lasts, strict=True))
-
-
-def _ms(entry: str) -> int:
-    return int(entry.partition("-")[0] or 0)
+    return all(entry_order(first) > entry_order(last) for first, last in zip(waits, lasts, strict=True))

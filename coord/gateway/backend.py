@@ -127,7 +127,7 @@ class Backend:
     async def workers(self) -> dict[str, int]:
         """How many workers of each kind there are; raises what redis-py raises."""
         client = self.client
-        return await queries.workers_present(client.redis, client.keys, int(self.settings.presence_ttl_s * 1000))
+        return await queries.count_workers(client.redis, client.keys, int(self.settings.presence_ttl_s * 1000))
 
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:

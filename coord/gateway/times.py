@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from coord.clock import now_ms
+from coord.models.ids import entry_ms
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -26,4 +27,4 @@ def now() -> str:
 
 def of_entry(entry_id: str) -> str:
     """When Redis took an entry, by its own clock."""
-    return iso(int(entry_id.partition("-")[0]))
+    return iso(entry_ms(entry_id))

@@ -1,4 +1,4 @@
-"""Dead letters: what coord gave up on and keeps for a while, so that an operator can see why and replay it."""
+"""Dead letters: items that coord gave up on and keeps for a while, so that an operator can inspect and replay them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-#: A failed task; a message that could not be delivered; an entry that could not be handled.
+#: A failed task, an undelivered message, or an entry that could not be handled.
 DeadKind = Literal["task", "message", "entry"]
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """One of any kind, in a line. ``died_at`` is milliseconds since 1970 on the server's clock."""
+    """The summary of a dead letter of any kind. ``died_at`` is milliseconds since 1970 on the server's clock."""
 
     kind: DeadKind
-    id: str  #: the task's or message's, or that of the entry in dead:in
+    id: str  #: id of the task, of the message, or of the entry in dead:in
     died_at: int
-    what: str  #: the task's type, the message's two ends, the entry's stream and type
+    what: str  #: type of the task, sender and receiver of the message, stream and type of the entry
     code: str
     reason: str
 
@@ -24,13 +24,13 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
 class DeadEntry(Struct, frozen=True, kw_only=True):
     """An entry of ``dead:in``."""
 
-    entry_id: str  #: its own
+    entry_id: str  #: in dead:in
     buried_at: int  #: milliseconds since 1970 on the server's clock
-    stream: str  #: the one that it came from, without the namespace
-    id: str  #: the one that it had there
+    stream: str  #: its original stream, without the namespace
+    id: str  #: its id in the original stream
     type: str
-    caller: str  #: who was told; empty: nobody
+    caller: str  #: caller that received the error; empty: none
     code: str
     reason: str
-    data: Any  #: JSON, or the text that it is
-    is_whole: bool  #: nothing of it was cut off, so it can be replayed
+    data: Any  #: decoded JSON, or text if it is not JSON
+    is_whole: bool  #: it was kept completely, so it can be replayed

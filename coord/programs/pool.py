@@ -26,6 +26,7 @@ import msgspec
 from coord.agent.task import NonRetryable, Retryable, Task
 from coord.aio import end
 from coord.background import retry
+from coord.backoff import Backoff
 from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
@@ -119,7 +120,7 @@ class _Slot:
         await end(self._keeping)
 
     async def _keep(self) -> None:
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while not self._is_stopping:
             begun = self._loop.time()
             if self._life.done():  # of a program whose keeping failed
@@ -135,13 +136,13 @@ class _Slot:
                 is_ours = life.is_ended_by_us
                 self._forget(life)
                 if life.has_answered:
-                    wait_s = FIRST_WAIT_S
+                    backoff.reset()
             if is_ours or self._loop.time() - begun >= WELL_S:
-                wait_s = FIRST_WAIT_S
+                backoff.reset()
             if not is_ours:
+                wait_s = backoff.next_s()
                 log.warning("program.died", program=self._command.name, how=why, again_in_s=wait_s)
                 await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
     def _forget(self, life: KeptProcess) -> None:
         """The next task waits for the next program."""

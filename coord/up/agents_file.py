@@ -16,7 +16,6 @@ the table's and the field's name.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -35,6 +34,7 @@ from coord.errors import ConfigError, CoordError
 from coord.models.agents import AgentType
 from coord.models.facts import Names
 from coord.models.ids import check_id
+from coord.suggestions import suggest
 from coord.up.supervisor import ManagedProgram
 
 #: More processes of one table are a typing error: an agent takes many tasks at once by its capacity.
@@ -169,8 +169,7 @@ class _Reader:
         known = AgentTable.__struct_fields__
         for field in raw:
             if field not in known:
-                near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
-                raise self._wrong(field, f"is not a field; did you mean {near[0]}?" if near else _known(known))
+                raise self._wrong(field, f"is not a field; {suggest(field, known, cutoff=0.5)}")
         for field, value in raw.items():
             # One by one, so that the message can name the field.
             try:
@@ -242,10 +241,6 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
 def _filled(word: str, words: Mapping[str, str]) -> str:
     """The word with each ``{name}`` of ``words`` replaced, in one pass; other braces stay as they are."""
     return re.sub(r"\{(?:id|number|python)\}", lambda found: words[found.group()], word)
-
-
-def _known(fields: tuple[str, ...]) -> str:
-    return f"is not a field; known are {', '.join(fields)}"
 
 
 def _expected(field: str, value: object, said: str) -> str:

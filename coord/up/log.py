@@ -18,7 +18,7 @@ import msgspec
 from rich.text import Text
 
 from coord.config import Settings
-from coord.terminal import has_enough, plain
+from coord.terminal import plain, quiet_exit
 
 #: ``coord up`` itself, where lines are named by who speaks.
 OURSELVES = "coord"
@@ -74,7 +74,7 @@ class Log(ABC):
             self._out.flush()
         except BrokenPipeError:
             self._is_read = False
-            has_enough(self._out)
+            quiet_exit(self._out)
             self._gone()
         except OSError:  # a full disk, a terminal that was closed: no reason to end the work
             pass

@@ -24,14 +24,13 @@ from coord import __version__
 from coord.aio import end
 from coord.background import run_once
 from coord.config import Settings
-from coord.connection import connect_worker, safe_url, wait_for_server
+from coord.connection import connect_worker, read_failure, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
 from coord.keys import Keys
 from coord.models.workers import WAITS_FOR
 from coord.programs.guard import Guard
 from coord.server_check import ServerReport, check_server
-from coord.translation import read_failure
 from coord.up.data_dir import default_data_dir, refuse_foreign
 from coord.up.gateway_check import is_ours, is_taken, url_of
 from coord.up.log import Log, last_words

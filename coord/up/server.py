@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from coord.backoff import Backoff
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError
 from coord.up.data_dir import Claim, unusable
 from coord.up.log import Say
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Timing, backoff
+from coord.up.supervisor import Timing
 
 #: Between two looks at whether the server lives: short beside what clients retry for.
 LOOK_S = 0.1
@@ -98,13 +99,13 @@ class Embedded:
         server = self._running
         timing = Timing()
         loop = asyncio.get_running_loop()
-        waits, since = backoff(timing), loop.time()
+        backoff, since = Backoff(timing.first_s, timing.longest_s), loop.time()
         while not await stop.asked_within(LOOK_S):
             if await asyncio.to_thread(server.alive):
                 continue
             if loop.time() - since >= timing.well_s:
-                waits = backoff(timing)
-            wait_s = next(waits)
+                backoff.reset()
+            wait_s = backoff.next_s()
             say(
                 "redis.ended",
                 f"the Redis server (pid {server.pid}) has ended, starts again in {wait_s:g} s",

@@ -12,11 +12,12 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from coord.backoff import Backoff
 from coord.up.child_output import ChildOutput
 from coord.up.shutdown import Stop
 
@@ -83,14 +84,6 @@ class GaveUp(Exception):
         self.event = event
 
 
-def backoff(timing: Timing) -> Iterator[float]:
-    """The waits before one restart after the other, in seconds: doubling from first to longest."""
-    wait_s = timing.first_s
-    while True:
-        yield wait_s
-        wait_s = min(wait_s * 2, timing.longest_s)
-
-
 class Supervisor:
     """Runs programs until it is asked to stop.
 
@@ -147,17 +140,18 @@ class Supervisor:
 
     async def _keep(self, program: ManagedProgram, stop: Stop) -> None:
         loop = asyncio.get_running_loop()
-        waits, ends = backoff(self._timing), 0
+        backoff, ends = Backoff(self._timing.first_s, self._timing.longest_s), 0
         while not stop.asked.is_set():
             begin = loop.time()
             event = await self._live(program, stop)
             if stop.asked.is_set():
                 return
             if loop.time() - begin >= self._timing.well_s:
-                waits, ends = backoff(self._timing), 0
+                backoff.reset()
+                ends = 0
             is_final = event.code in program.final_codes
             ends += 1
-            event = msgspec.structs.replace(event, again_in_s=None if is_final else next(waits), ends=ends)
+            event = msgspec.structs.replace(event, again_in_s=None if is_final else backoff.next_s(), ends=ends)
             self._tell(event)
             if is_final:
                 raise GaveUp(program, event)

@@ -42,7 +42,7 @@ class Records:
             await asyncio.sleep(GATHER_S)
             ids = list(self._wanted)[:MOST]
             try:
-                records = await queries.tasks(self._client.redis, self._keys, ids)
+                records = await queries.get_tasks(self._client.redis, self._keys, ids)
             except (redis_errors.RedisError, OSError):
                 await asyncio.sleep(AGAIN_S)
                 continue

@@ -84,7 +84,7 @@ class Unfinished:
 
 
 async def _cancel(client: Client, ids: Sequence[str], *, also_unknown: bool) -> int:
-    records = await queries.task_headers(client.redis, client.keys, ids)
+    records = await queries.get_task_headers(client.redis, client.keys, ids)
     unfinished = [
         task_id
         for task_id, record in zip(ids, records, strict=True)

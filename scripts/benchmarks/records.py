@@ -46,6 +46,6 @@ def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str
         if value:
             yield int(value)
         elif field == "submitted_at":
-            yield codec.submission_of(submission.decode()).submitted_at
+            yield codec.parse_submission(submission.decode()).submitted_at
         elif assignment:
-            yield getattr(codec.assignment_of(assignment.decode()), field)
+            yield getattr(codec.parse_assignment(assignment.decode()), field)

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord import codec
 from coord.aio import end
-from coord.codec import encode, fact_of
+from coord.codec import decode_fact, encode
 from coord.config import MIB, Settings
 from coord.keys import Keys
 from coord.models.facts import AgentRegistered, Fact, TasksCompleted
@@ -80,7 +80,7 @@ class House:
 
     async def facts(self, stream: str) -> list[Fact]:
         """The same, decoded as the workers would; of what one entry tells of several tasks, each."""
-        told = [fact_of(stream, fields, MIB) for _id, fields in await self.entries(stream)]
+        told = [decode_fact(stream, fields, MIB) for _id, fields in await self.entries(stream)]
         return [one for fact in told for one in (fact.completed if isinstance(fact, TasksCompleted) else (fact,))]
 
     async def wait_for(self, stream: str, kind: type[F], count: int = 1) -> list[F]:
@@ -109,7 +109,7 @@ class House:
             try:
                 for entry, fields in await self.entries("in:registry", self._cursor):
                     self._cursor = entry
-                    fact = fact_of("in:registry", fields, MIB)
+                    fact = decode_fact("in:registry", fields, MIB)
                     code = self.answers.get(fields[b"type"].decode(), "")
                     await self.answer(codec.caller_of(fields), "in:registry", entry.decode(), code)
                     assert not isinstance(fact, AgentRegistered) or fact.incarnation

@@ -11,7 +11,7 @@ from coord import Agent
 from coord.agent import registration as membership_module
 from coord.agent.registration import CLOCK_STEP_MS, Membership
 from coord.client.answers import Answers
-from coord.codec import fact_of
+from coord.codec import decode_fact
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
@@ -28,7 +28,7 @@ def membership_on(link: FakeLink) -> Membership:
 
 def facts_of(link: FakeLink) -> list[Fact]:
     """What was said."""
-    return [fact_of("in:registry", {b"type": said[3], b"data": said[5]}, MIB) for said in link.commands(b"XADD")]
+    return [decode_fact("in:registry", {b"type": said[3], b"data": said[5]}, MIB) for said in link.commands(b"XADD")]
 
 
 async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent, house: House) -> None:

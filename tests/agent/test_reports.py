@@ -11,7 +11,7 @@ import pytest
 
 from coord.agent.attempt import Attempt
 from coord.agent.reports import REMEMBERED_S
-from coord.codec import fact_of
+from coord.codec import decode_fact
 from coord.config import MIB
 from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
 from tests.agent.desk import Desk
@@ -29,7 +29,7 @@ async def test_what_is_completed_in_one_turn_is_told_together(desk: Desk) -> Non
     await asyncio.sleep(0)
     told = desk.link.commands(b"XADD")
     assert [one[3] for one in told] == [b"tasks.completed", b"tasks.completed", b"task.completed"]
-    facts = [fact_of("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in told]
+    facts = [decode_fact("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in told]
     lists = [fact.completed if isinstance(fact, TasksCompleted) else (fact,) for fact in facts]
     assert [len(one) for one in lists] == [256, 256, 1]
     assert [one.task_id for some in lists for one in some if isinstance(one, TaskCompleted)] == [
@@ -53,7 +53,7 @@ async def test_what_is_long_or_no_success_is_told_alone(desk: Desk) -> None:
     kinds = [b"task.completed", *[b"task.failed"] * 4, b"tasks.completed"]
     assert [one[3] for one in told] == kinds
     assert all(b"result_invalid" in one[5] for one in told[1:5])
-    together = fact_of("in:reports", {b"type": b"tasks.completed", b"data": told[5][5]}, MIB)
+    together = decode_fact("in:reports", {b"type": b"tasks.completed", b"data": told[5][5]}, MIB)
     assert isinstance(together, TasksCompleted)
     results = {one.task_id: bytes(one.result) for one in together.completed}
     assert results == {"t1": b"1", "t3": b"2", "t7": b"3"}
@@ -92,7 +92,7 @@ async def test_the_outcome_that_is_told_again_is_of_its_kind(desk: Desk, how: st
     assert desk.reports.tell_again("f" * 16)
     (again,) = desk.link.commands(b"XADD")[before:]
     assert again[3] == f"task.{how}".encode()
-    fact = fact_of("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
+    fact = decode_fact("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
     assert isinstance(fact, TaskCompleted | TaskFailed | TaskReleased)
     assert (fact.task_id, fact.lease) == ("t", "f" * 16)
 

@@ -70,7 +70,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     check_known({"backoff": 1}, Retry, "retry")
     with pytest.raises(FactInvalid, match=r"retry: no field 'backof'; did you mean 'backoff'\?"):
         check_known({"backof": 1}, Retry, "retry")
-    with pytest.raises(FactInvalid, match="retry: no field 'zzz'; it may have max_attempts, backoff, backoff_max"):
+    with pytest.raises(FactInvalid, match="retry: no field 'zzz'; known are max_attempts, backoff, backoff_max"):
         check_known({"zzz": 1}, Retry, "retry")
 
 

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Client, TaskSpec
-from coord.codec import caller_of, encode, fact_of
+from coord.codec import caller_of, decode_fact, encode
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import (
@@ -35,7 +35,7 @@ async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(workers: 
     handle = await workers.client.submit("echo", {"n": 1}, priority="urgent", timeout=5)
     entries: Any = await workers.redis.xrange(workers.keys.of("in:tasks:urgent"))
     ((entry, fields),) = entries
-    fact = fact_of("in:tasks:urgent", fields, MIB)
+    fact = decode_fact("in:tasks:urgent", fields, MIB)
     assert isinstance(fact, TaskSubmitted)
     assert (entry.decode(), caller_of(fields)) == (handle.entry_id, workers.client.caller)
     assert (fact.task_id, fact.task_type, bytes(fact.payload)) == (handle.task_id, "echo", b'{"n":1}')
@@ -45,7 +45,7 @@ async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(workers: 
 async def submitted(workers: PlayedWorkers, stream: str = "in:tasks:normal") -> list[list[str]]:
     """The ids of the tasks in each entry of a stream."""
     entries: Any = await workers.redis.xrange(workers.keys.of(stream))
-    facts = [fact_of(stream, fields, MIB) for _, fields in entries]
+    facts = [decode_fact(stream, fields, MIB) for _, fields in entries]
     return [[one.task_id for one in parts_of(fact)] for fact in facts]
 
 

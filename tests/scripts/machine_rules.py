@@ -208,11 +208,11 @@ class Machine(World):
         if waiting:
             self.pause_before(what, some(waiting, first, most))
 
-    @precondition(lambda self: self.seen.books.graves["tasks:dead"])
+    @precondition(lambda self: self.seen.books.ended["tasks:dead"])
     @rule(which=SOME, every=st.booleans())
     def purge_some(self, *, which: int, every: bool) -> None:
         """An operator forgets dead letters."""
-        dead = sorted(self.seen.books.graves["tasks:dead"])
+        dead = sorted(self.seen.books.ended["tasks:dead"])
         self.purge("" if every else dead[which % len(dead)])
 
     @rule(keys=st.integers(1, 20))

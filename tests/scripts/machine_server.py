@@ -18,7 +18,7 @@ from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
 from coord.models.tasks import Priority
-from tests.ledger import GRAVEYARD, Books, Record
+from tests.ledger import END_INDEX, CellSnapshot, Record
 from tests.scripts.cell import START
 from workers import lua
 from workers.transitions import Call, Scripts
@@ -89,7 +89,7 @@ Snapshot = list[tuple[bytes, bytes, int]]
 class Picture:
     """A namespace at one moment."""
 
-    books: Books
+    books: CellSnapshot
     agents: dict[str, Record]
     active: set[str]  #: agents that may be given work
     suspended: Record  #: agents that returned a task unstarted -> their last facts then
@@ -269,7 +269,7 @@ def _picture_of(raw: Any) -> Picture:
         group[rest] = kinds[kind](content)
         if head == "task":
             ttls[rest] = int(ttl)
-    books = Books(
+    books = CellSnapshot(
         counters={name: int(value) for name, value in single.get("counters", {}).items()},
         records={task: unpack_record(one) for task, one in groups["task"].items()},
         queues=groups["queue"],
@@ -280,7 +280,7 @@ def _picture_of(raw: Any) -> Picture:
         deadlines=single.get("deadlines", {}),
         limits=single.get("limits", {}),
         unclaimed=single.get("unclaimed", {}),
-        graves={index: set(single.get(index, ())) for index in set(GRAVEYARD.values())},
+        ended={index: set(single.get(index, ())) for index in set(END_INDEX.values())},
     )
     facts = {f"in:{name}": entries for name, entries in groups["in"].items()}
     active, suspended = single.get("agents:active", set()), single.get("suspended", {})

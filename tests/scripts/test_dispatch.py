@@ -51,7 +51,7 @@ async def test_what_the_batch_answers(cell: Cell) -> None:
     assert answer.loads == {"a1": 1, "a2": 1}
     assert answer.pools == {"p1": (0, 0.0)}
     assert (answer.pools_rev, answer.raised) == (2, 1)
-    assert await queries.waiting_pools(cell.redis, cell.keys, {}) == (2, [])
+    assert await queries.list_waiting_pools(cell.redis, cell.keys, {}) == (2, [])
 
 
 async def test_an_empty_pool_gives_nothing(cell: Cell) -> None:

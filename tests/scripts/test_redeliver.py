@@ -22,7 +22,7 @@ async def redeliver(cell: Cell, message_id: str = "m1", *, ttl_ms: int = 30_000)
 
 async def record(cell: Cell, message_id: str = "m1") -> MessageRecord:
     """A message's record, which must exist."""
-    found = await queries.message(cell.redis, cell.keys, message_id)
+    found = await queries.get_message(cell.redis, cell.keys, message_id)
     assert found is not None
     return found
 

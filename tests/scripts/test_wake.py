@@ -34,9 +34,9 @@ async def test_a_requeued_pool_is_told_by_its_first_tasks_body(cell: Cell) -> No
     await cell.submit(run_at=START + 1)
     cell.now += 1
     await cell.wake()
-    _, (pool,) = await queries.waiting_pools(cell.redis, cell.keys, {})
+    _, (pool,) = await queries.list_waiting_pools(cell.redis, cell.keys, {})
     assert pool.definition.task_type == "echo"
-    _, (pool,) = await queries.waiting_pools(cell.redis, cell.keys, {"p1": Pool("known")})
+    _, (pool,) = await queries.list_waiting_pools(cell.redis, cell.keys, {"p1": Pool("known")})
     assert pool.definition.task_type == "known"
 
 
@@ -121,14 +121,14 @@ async def test_an_agent_that_does_not_claim_gets_nothing_until_it_is_heard_of(ce
         await cell.wake()
         cell.now += 60_000
         assert await cell.wake() == ["RECALLED"]
-        assert await queries.suspended_agents(cell.redis, cell.keys) == {"a1"}
+        assert await queries.get_suspended_agents(cell.redis, cell.keys) == {"a1"}
         cell.now += 5_000
         assert await cell.wake() == ["QUEUED"]
         assert await cell.dispatch(pool="p-t1") == "INACTIVE"
-        assert not (await queries.fleet(cell.redis, cell.keys))["a1"].active
+        assert not (await queries.get_fleet(cell.redis, cell.keys))["a1"].active
         await cell.beat()
-        assert await queries.suspended_agents(cell.redis, cell.keys) == set()
-        assert (await queries.fleet(cell.redis, cell.keys))["a1"].active
+        assert await queries.get_suspended_agents(cell.redis, cell.keys) == set()
+        assert (await queries.get_fleet(cell.redis, cell.keys))["a1"].active
         assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
         assert await cell.redis.hlen(cell.keys.of("suspended")) == 0
 

@@ -208,7 +208,7 @@ async def test_many_dead_letters_are_purged_by_one_call(client: Client, cell: Ru
     await pipe.execute()
     await wait_until(lambda: _buried(cell, 1_500), "all are buried", PATIENT_S)
     assert await client.purge("entry", older_than=0, wait=PATIENT_S) == 1_500
-    steps = (await queries.log_window(cell.redis, cell.keys.of("in:control:registry"))).added
+    steps = (await queries.get_log_window(cell.redis, cell.keys.of("in:control:registry"))).added
     assert steps == 2
 
 
@@ -231,7 +231,7 @@ async def test_what_does_not_fit_is_said_before_anything_is_appended(client: Cli
     with pytest.raises(FactInvalid, match="ttl"):
         await client.replay("message", "m1", ttl=0)
     for kind in ("registry", "distributor", "router"):
-        assert (await queries.log_window(cell.redis, cell.keys.of(f"in:control:{kind}"))).added == 0
+        assert (await queries.get_log_window(cell.redis, cell.keys.of(f"in:control:{kind}"))).added == 0
 
 
 async def test_without_a_worker_the_request_waits(client: Client, cell: RunningCell, make_agent: MakeAgent) -> None:

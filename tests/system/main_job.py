@@ -19,7 +19,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.keys import Keys
 from coord.models.tasks import TERMINAL, TaskState
-from coord.queries import by_state
+from coord.queries import count_by_state
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.waiting import wait_until
 
@@ -132,7 +132,7 @@ async def in_the_middle(most: int) -> str:
     async with Client(endpoint.url, settings=Settings()) as client:
 
         async def completed() -> int:
-            return by_state(await client.counters())[TaskState.COMPLETED]
+            return count_by_state(await client.counters())[TaskState.COMPLETED]
 
         done = await wait_until(completed, "the first task is done", JOB_S)
         assert done < most, "too late to be the middle"

@@ -120,7 +120,7 @@ async def _chaos(at: House, count: int, limit_s: float) -> None:
         assert midway.findings == []
         await at.all_end(count, limit_s)
         await at.settle_down()
-    records = [one for one in await queries.tasks(at.redis, at.keys, ids) if one]
+    records = [one for one in await queries.get_tasks(at.redis, at.keys, ids) if one]
     ran = Counter(tuple(line.split()) for line in executions.read_text().splitlines())
     print(_told(crowd, records, ran))  # noqa: T201 (shown by -s, and when something is wrong)
     _assert_outcomes(specs, records)

@@ -51,7 +51,7 @@ def written(path: Path, *lines: str) -> str:
 
 def submitted(live: LiveCell) -> int:
     """How many tasks the cell has ever taken."""
-    return queries.submitted(live.do(live.client.counters()))
+    return queries.count_submitted(live.do(live.client.counters()))
 
 
 def test_a_thousand_tasks(coord: Coord, live: LiveCell, tmp_path: Path) -> None:
@@ -207,11 +207,11 @@ def test_ctrl_c_says_what_goes_on(live: LiveCell, tmp_path: Path) -> None:
 
     async def counted(state: TaskState, wanted: int) -> None:
         async def there() -> bool:
-            return queries.by_state(await live.client.counters())[state] == wanted
+            return queries.count_by_state(await live.client.counters())[state] == wanted
 
         await wait_until(there, f"{wanted} are {state}", 60)
 
-    completed = queries.by_state(live.do(live.client.counters()))[TaskState.COMPLETED]
+    completed = queries.count_by_state(live.do(live.client.counters()))[TaskState.COMPLETED]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

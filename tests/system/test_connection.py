@@ -23,7 +23,7 @@ from coord.connection import (
 )
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, ServerUnavailable
-from coord.pipeline import exchange, pack
+from coord.pipeline import pack, send_and_read
 from tests.waiting import wait_until
 
 
@@ -333,8 +333,8 @@ async def test_an_exchange_reads_every_answer_before_it_raises(redis_or_fake: Re
     """The first error of several commands is raised, the others are carried out, and no answer is left for the next."""
     commands = [("SET", "k", "1"), ("HGET", "k", "f"), ("INCR", "k")]
     with pytest.raises(ResponseError):
-        await exchange(redis_or_fake, [pack(one) for one in commands], to_raise=True)
-    assert await exchange(redis_or_fake, [pack(("GET", "k")), pack(("XLEN", "s"))], to_raise=True) == [b"2", 0]
+        await send_and_read(redis_or_fake, [pack(one) for one in commands], to_raise=True)
+    assert await send_and_read(redis_or_fake, [pack(("GET", "k")), pack(("XLEN", "s"))], to_raise=True) == [b"2", 0]
 
 
 async def test_an_exchange_with_a_replica_closes_its_connection(server: EmbeddedServer) -> None:
@@ -342,10 +342,10 @@ async def test_an_exchange_with_a_replica_closes_its_connection(server: Embedded
     redis = connect_worker(server.url, Settings())
     who, refused = pack(("CLIENT", "ID")), pack(("EVAL", "return redis.error_reply('READONLY No')", 0))
     try:
-        (first,) = await exchange(redis, [who], to_raise=True)
+        (first,) = await send_and_read(redis, [who], to_raise=True)
         with pytest.raises(ReadOnlyError):
-            await exchange(redis, [refused], to_raise=True)
-        (second,) = await exchange(redis, [who], to_raise=True)
+            await send_and_read(redis, [refused], to_raise=True)
+        (second,) = await send_and_read(redis, [who], to_raise=True)
         assert second != first
     finally:
         await redis.aclose()

@@ -61,7 +61,7 @@ async def until_state(at: House, handle: TaskHandle, *states: TaskState) -> None
     """Wait until a task is in one of these states."""
 
     async def found() -> bool:
-        record = await queries.task(at.redis, at.keys, handle.task_id)
+        record = await queries.get_task(at.redis, at.keys, handle.task_id)
         return record is not None and record.state in states
 
     await wait_until(found, f"{handle} is {' or '.join(states)}", 30)
@@ -122,7 +122,7 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
     await wait_until(lambda: at.redis.xlen(inbox), "the message is answered", 30)
     ((_, answer),) = await at.redis.execute_command("XRANGE", inbox, "-", "+")
     assert (answer[b"sender_id"], answer[b"reply_to"]) == (b"a-1", sent.message_id.encode())
-    assert await queries.message(at.redis, at.keys, answer[b"id"].decode())
+    assert await queries.get_message(at.redis, at.keys, answer[b"id"].decode())
     assert json.loads(answer[b"data"]) == {"hello": ["wörld", 1]}
     last = await submit(at, tmp_path / "late")
     await until_state(at, last, TaskState.RUNNING)

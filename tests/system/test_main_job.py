@@ -19,7 +19,7 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
-from coord.queries import by_state
+from coord.queries import count_by_state
 from tests.system.main_job import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
 from tests.waiting import wait_until
 
@@ -157,7 +157,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
         counters = await client.counters()
         assert {agent.load for agent in await client.agents()} == {0}
         await assert_books(client.redis, client.keys, TASKS)
-    states = {state: count for state, count in by_state(counters).items() if count}
+    states = {state: count for state, count in count_by_state(counters).items() if count}
     assert states == {TaskState.COMPLETED: TASKS - 1, TaskState.FAILED: 1}
     assert counters["submitted:normal"] == TASKS
     job.process.send_signal(signal.SIGINT)

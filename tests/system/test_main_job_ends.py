@@ -17,7 +17,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskState
-from coord.queries import by_state
+from coord.queries import count_by_state
 from tests.system.main_job import JOB_S, ROOT, SOURCE, Job, Start, below, in_the_middle
 from tests.waiting import wait_until
 
@@ -105,12 +105,12 @@ async def _the_next_run_has_only_its_own(start_job: Start, few: Path) -> Job:
     async with Client(endpoint.url, settings=Settings()) as client:
 
         async def ended() -> bool:
-            return {state for state, count in by_state(await client.counters()).items() if count} <= TERMINAL
+            return {state for state, count in count_by_state(await client.counters()).items() if count} <= TERMINAL
 
         # What the killed agents held is cancelled once they have had their time to obey.
         await wait_until(ended, "every task has its outcome", JOB_S)
         counters = await client.counters()
-        states = by_state(counters)
+        states = count_by_state(counters)
         assert states[TaskState.CANCELLED] > 0
         assert sum(states.values()) == counters["submitted:normal"]
         assert not (await examine(client.redis, client.keys)).findings

@@ -72,8 +72,8 @@ def buried_entry(lives: Living) -> str:
         entry: bytes = await lives.cell.redis.execute_command(*command)
 
         async def buried() -> str:
-            found = await queries.dead_entries(lives.cell.redis, lives.cell.keys, 100)
-            entries = [await queries.dead_entry(lives.cell.redis, lives.cell.keys, one.id) for one in found]
+            found = await queries.list_dead_entries(lives.cell.redis, lives.cell.keys, 100)
+            entries = [await queries.get_dead_entry(lives.cell.redis, lives.cell.keys, one.id) for one in found]
             return next((one.entry_id for one in entries if one and one.id == entry.decode()), "")
 
         return await wait_until(buried, "it is buried", LIMIT_S)
@@ -215,8 +215,8 @@ def test_an_entry_is_replayed(lives: Living, coord: Coord) -> None:
     assert (done["kind"], done["id"]) == ("entry", entry)
 
     async def buried_again() -> bool:
-        found = await queries.dead_entries(lives.cell.redis, lives.cell.keys, 100)
-        entries = [await queries.dead_entry(lives.cell.redis, lives.cell.keys, one.id) for one in found]
+        found = await queries.list_dead_entries(lives.cell.redis, lives.cell.keys, 100)
+        entries = [await queries.get_dead_entry(lives.cell.redis, lives.cell.keys, one.id) for one in found]
         return done["replayed_as"] in [one.id for one in entries if one]
 
     lives.until(buried_again, "it is buried again")

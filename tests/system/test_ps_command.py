@@ -16,8 +16,8 @@ from coord import __version__
 from coord.cli import worker_warnings
 from coord.cli.worker_warnings import warnings
 from coord.embedded import EmbeddedServer
-from coord.models.workers import Picture, StreamBacklog, WorkerRecord
-from coord.queries import Presence
+from coord.models.workers import StreamBacklog, WorkerRecord, WorkersReport
+from coord.queries import WorkersSnapshot
 from tests.living import LIMIT_S, Living, Said, living, run_coord
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
@@ -59,7 +59,7 @@ def test_a_cell_that_is_well(lives: Living, coord: Callable[..., Said], monkeypa
     lives.until(said, "the registry has told how fast it handles heartbeats")
     found = coord("ps", "--json")
     assert (found.code, found.err) == (0, "")
-    picture = msgspec.json.decode(found.out, type=Picture)
+    picture = msgspec.json.decode(found.out, type=WorkersReport)
     assert [(one.kind, one.name) for one in picture.workers] == [
         ("registry", "registry-1"), ("distributor", "distributor-2"), ("router", "router-3"),
     ]  # fmt: skip
@@ -110,12 +110,12 @@ async def test_watch_goes_on_until_ctrl_c(lives: Living) -> None:
 NOW = 1_000_000
 
 
-def _presence(*backlogs: StreamBacklog, progress_at: int = NOW) -> Presence:
+def _presence(*backlogs: StreamBacklog, progress_at: int = NOW) -> WorkersSnapshot:
     worker = WorkerRecord(
         kind="router", name="r1", pid=7, host="h", version="1", started_at=0, progress_at=progress_at, handled=1,
         per_s=0, lag_ms=0,
     )  # fmt: skip
-    return Presence(NOW, [worker], list(backlogs))
+    return WorkersSnapshot(NOW, [worker], list(backlogs))
 
 
 def _backlog(length: int, waited_ms: int) -> StreamBacklog:

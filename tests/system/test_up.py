@@ -16,7 +16,7 @@ from coord import Client
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
-from coord.queries import submitted
+from coord.queries import count_submitted
 from tests.coord_up import END_S, START_S, Start, accepted, runs
 from tests.waiting import wait_until
 
@@ -55,7 +55,7 @@ async def test_as_many_of_each_as_asked(start: Start) -> None:
     assert started["warning"] == ["no router here: messages wait unless one runs elsewhere"]
     await accepted(endpoint.url, namespace="cell-2")
     async with Client() as client:
-        assert submitted(await client.counters()) == 1
+        assert count_submitted(await client.counters()) == 1
 
 
 async def test_a_killed_worker_is_started_again(start: Start) -> None:

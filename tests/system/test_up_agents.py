@@ -96,7 +96,7 @@ async def test_a_file_with_a_slip_starts_nothing(start: Start, tmp_path: Path) -
     file.write_text(FILE.replace("count", "cuont"))
     up = start("--agents", str(file))
     assert await up.ended() == 2
-    assert up.said == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean count?\n"
+    assert up.said == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean 'count'?\n"
     assert not up.data.exists()
 
 

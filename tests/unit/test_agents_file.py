@@ -99,7 +99,7 @@ def test_the_example_is_right() -> None:
         ("[agents]\nx = 1", "[agents.x]: expected a table [agents.x] with a command or a program"),
         ("[agents.x]", "[agents.x]: name a command (an agent that speaks coord) or a program (any other), one of them"),
         ("[agents.x]\ncommand = 'cat'\nprogram = 'cat'", "[agents.x]: name a command"),
-        ("[agents.x]\ncommnd = 'cat'", "[agents.x] commnd: is not a field; did you mean command?"),
+        ("[agents.x]\ncommnd = 'cat'", "[agents.x] commnd: is not a field; did you mean 'command'?"),
         ("[agents.x]\nzzz = 1", "[agents.x] zzz: is not a field; known are command, program, count"),
         ("[agents.x]\ncommand = 7", "[agents.x] command: expected a line of words or a list of them, got 7"),
         ("[agents.x]\ncommand = []", "[agents.x] command: expected array of length >= 1"),

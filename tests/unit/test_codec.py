@@ -30,7 +30,7 @@ LEASE = "0123456789abcdef"
 def fact(stream: str, kind: str, data: object, **fields: bytes) -> Any:
     """What ``codec`` makes of an entry; ``data`` is bytes as they are, or anything as JSON."""
     raw = data if isinstance(data, bytes) else msgspec.json.encode(data)
-    return codec.fact_of(stream, {b"type": kind.encode(), b"data": raw}, MAX)
+    return codec.decode_fact(stream, {b"type": kind.encode(), b"data": raw}, MAX)
 
 
 def submitted(**changes: object) -> Any:
@@ -44,13 +44,13 @@ def registered(**changes: object) -> Any:
 
 
 def test_a_fact_travels_and_comes_back() -> None:
-    """What ``entry_of`` writes, ``fact_of`` reads; the caller travels beside it."""
+    """What ``encode_entry`` writes, ``decode_fact`` reads; the caller travels beside it."""
     told = TaskSubmitted("t1", "echo", payload=msgspec.Raw(b'{"n":1}'), requirements=Requirements(capabilities=("x",)))
-    entry = codec.entry_of(told, caller="c1")
+    entry = codec.encode_entry(told, caller="c1")
     fields = {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in entry.items()}
-    assert codec.fact_of("in:tasks:low", fields, MAX) == told
+    assert codec.decode_fact("in:tasks:low", fields, MAX) == told
     assert codec.caller_of(fields) == "c1"
-    assert "caller" not in codec.entry_of(told)
+    assert "caller" not in codec.encode_entry(told)
 
 
 def test_a_payload_is_kept_as_it_was_written() -> None:
@@ -73,7 +73,7 @@ def test_a_payload_is_kept_as_it_was_written() -> None:
 def test_an_entry_without_its_parts(stream: str, fields: dict[bytes, bytes], says: str) -> None:
     """The missing or unknown part is named, and what the stream carries."""
     with pytest.raises(FactInvalid) as caught:
-        codec.fact_of(stream, fields, MAX)
+        codec.decode_fact(stream, fields, MAX)
     assert says in str(caught.value)
     assert "field " in str(caught.value)
 
@@ -116,7 +116,7 @@ def test_a_payload_nested_too_deeply() -> None:
 def test_too_large() -> None:
     """An entry over the limit is refused with both numbers."""
     with pytest.raises(FactTooLarge, match="'data': 101 bytes are over the limit of 100"):
-        codec.fact_of("in:beats", {b"type": b"agent.heartbeat", b"data": b"x" * 101}, 100)
+        codec.decode_fact("in:beats", {b"type": b"agent.heartbeat", b"data": b"x" * 101}, 100)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ def outcome(call: Callable[[], object]) -> object:
 def alike(entries: list[Entry], most: int = MAX) -> list[object]:
     """What a batch tells, having compared it with what its entries tell one by one."""
     together: list[object] = [
-        (type(one), str(one)) if isinstance(one, CoordError) else one for one in codec.facts_of(entries, most)
+        (type(one), str(one)) if isinstance(one, CoordError) else one for one in codec.decode_facts(entries, most)
     ]
-    alone = [outcome(lambda one=one: codec.fact_of(one.stream, one.fields, most)) for one in entries]  # type: ignore[misc]
+    alone = [outcome(lambda one=one: codec.decode_fact(one.stream, one.fields, most)) for one in entries]  # type: ignore[misc]
     assert together == alone
     assert [type(one) for one in together] == [type(one) for one in alone]
     return together

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Strategy, strategy_named, unmet
+from coord.placement import STRATEGIES, Strategy, unmet_requirement
 from coord.placement.strategies import LeastConnections, RandomChoice, RoundRobin
 from workers.planner import Planner
 from workers.view import View
@@ -51,20 +51,20 @@ BREAKS: dict[str, dict[str, Any]] = {
 
 def test_an_agent_that_meets_everything_may_be_chosen() -> None:
     """Exactly what is required, and exactly at the health threshold, is enough."""
-    assert unmet(FIT, ALL, 0.7) is None
-    assert unmet(FIT, Requirements(), 0.7) is None
+    assert unmet_requirement(FIT, ALL, 0.7) is None
+    assert unmet_requirement(FIT, Requirements(), 0.7) is None
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_each_requirement_is_named_when_it_is_not_met(name: str) -> None:
     """An agent that fails one requirement is not chosen, and the answer says which."""
-    assert unmet(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
+    assert unmet_requirement(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
 
 
 def test_a_tasks_own_health_can_only_be_stricter() -> None:
     """The fleet's threshold holds for every task, whatever it says itself."""
-    assert unmet(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
-    assert unmet(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
+    assert unmet_requirement(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
+    assert unmet_requirement(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
 
 
 @pytest.mark.parametrize("name", ["capabilities", "services", "tags"])
@@ -72,13 +72,13 @@ def test_of_several_all_are_required(name: str) -> None:
     """One of two is not enough; more than what is asked for does no harm."""
     wanted = msgspec.convert({name: ["x", "y"]}, Requirements)
     has = {have: msgspec.structs.replace(FIT, **{name: frozenset(have)}) for have in ("x", "xy", "xyz")}
-    assert [unmet(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [name, None, None]
+    assert [unmet_requirement(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [name, None, None]
 
 
 def test_a_label_that_is_missing_is_not_met() -> None:
     """A label must be there with the value; another label with that value is none."""
-    assert unmet(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
-    assert unmet(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) == "labels"
+    assert unmet_requirement(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
+    assert unmet_requirement(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) == "labels"
 
 
 # Random fleets.
@@ -123,7 +123,7 @@ def random_requirements(random: Random) -> Requirements:
 
 
 def fits(agent: FleetAgent, wanted: Requirements, threshold: float) -> bool:
-    """The same as ``unmet``, told otherwise."""
+    """The same as ``unmet_requirement``, written differently."""
     return (
         agent.active
         and agent.health_score >= threshold
@@ -305,6 +305,5 @@ def test_random_is_fair() -> None:
 
 def test_strategies_are_found_by_name() -> None:
     """Each under the name that a task or a setting may say."""
-    assert strategy_named("round_robin") is RoundRobin
-    assert strategy_named("no such") is None
+    assert STRATEGIES["round_robin"] is RoundRobin
     assert all(cls.name == name for name, cls in STRATEGIES.items())

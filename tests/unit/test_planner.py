@@ -10,7 +10,7 @@ import pytest
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import unmet
+from coord.placement import unmet_requirement
 from workers import planner as planner_module
 from workers.planner import TURN, Planner, by_agents
 from workers.transitions import Placement, TaskBatch
@@ -156,9 +156,9 @@ def test_what_cannot_be_served_is_not_looked_at_again(monkeypatch: pytest.Monkey
     def counted(*given: Any) -> str | None:
         nonlocal looks
         looks += 1
-        return unmet(*given)
+        return unmet_requirement(*given)
 
-    monkeypatch.setattr("workers.view.unmet", counted)
+    monkeypatch.setattr("workers.view.unmet_requirement", counted)
     planner = planner_of(1)
     for number in range(1_000):
         planner.learn(f"none{number}", Pool("t", Requirements(labels={"zone": f"mars-{number}"})))

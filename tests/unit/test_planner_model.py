@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import unmet
+from coord.placement import unmet_requirement
 from workers import planner as planner_module
 from workers import view as view_module
 from workers.planner import Planner
@@ -125,7 +125,7 @@ class Model:
         return [
             one
             for one in self.agents.values()
-            if not one.is_suspended and unmet(one.row, wanted, self.threshold) is None
+            if not one.is_suspended and unmet_requirement(one.row, wanted, self.threshold) is None
         ]
 
     def with_room(self, pool: ModelPool) -> list[ModelAgent]:

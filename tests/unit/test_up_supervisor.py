@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import sys
@@ -15,9 +14,10 @@ import msgspec
 import psutil
 import pytest
 
+from coord.backoff import Backoff
 from coord.up.child_output import LONGEST_BYTES
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor, Timing, backoff
+from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor, Timing
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
@@ -75,8 +75,11 @@ def has_said(log: Path, what: str) -> Callable[[], bool]:
 
 
 def test_waits_double_up_to_the_longest() -> None:
-    """0.1 s doubling to 5 s."""
-    assert list(itertools.islice(backoff(Timing()), 8)) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    """0.1 s doubling to 5 s, and 0.1 s again after a success."""
+    backoff = Backoff(Timing().first_s, Timing().longest_s)
+    assert [backoff.next_s() for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    backoff.reset()
+    assert backoff.next_s() == 0.1
 
 
 async def test_a_killed_program_is_started_again() -> None:

@@ -80,7 +80,7 @@ async def test_poison_in_every_ingress_stream_is_buried_and_told(
 ) -> None:
     """Each kind of poison lies in dead:in with stream, id and a reason naming the field; its neighbours are handled."""
     named = {b"caller": caller.id.encode()}
-    good = {**codec.entry_of(GOOD[stream], caller=caller.id)}
+    good = {**codec.encode_entry(GOOD[stream], caller=caller.id)}
     told: list[tuple[str, Wire]] = []
     poisoned = poisons(stream)
     for fields, _ in poisoned.values():
@@ -297,7 +297,7 @@ async def test_the_same_id_in_two_streams_is_two_entries(redis: Redis, settings:
     await bench.begin(0)
     for lane in ("low", "high"):
         fact = facts.MessageSent(message_id=lane, sender_id="s", receiver_id="r")
-        fields = codec.entry_of(fact)
+        fields = codec.encode_entry(fact)
         parts = (part for pair in fields.items() for part in pair)
         await redis.execute_command("XADD", bench.keys.of(f"in:messages:{lane}"), "5-1", *parts)
     both = await bench.consumer.read_new(10, None)

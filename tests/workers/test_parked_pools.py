@@ -12,7 +12,7 @@ import pytest
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentHeartbeat, AgentStatusChanged
 from coord.models.tasks import Requirements, TaskState
-from coord.placement import unmet
+from coord.placement import unmet_requirement
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell, RunningWorker
@@ -97,9 +97,9 @@ async def test_ordinary_tasks_cost_no_more_beside_parked_pools(
     def counted(*given: Any) -> str | None:
         nonlocal looks
         looks += 1
-        return unmet(*given)
+        return unmet_requirement(*given)
 
-    monkeypatch.setattr("workers.view.unmet", counted)
+    monkeypatch.setattr("workers.view.unmet_requirement", counted)
     (agent,) = await fleet(cell, 1, capacity=2)
     await park(cell, caller, capabilities=["ocr"])
     before = looks

@@ -31,7 +31,7 @@ from tests.workers.raw import (
 
 async def record(cell: RunningCell, agent_id: str = "a0") -> AgentRecord | None:
     """An agent's record."""
-    return await queries.agent(cell.redis, cell.keys, agent_id)
+    return await queries.get_agent(cell.redis, cell.keys, agent_id)
 
 
 async def await_status(cell: RunningCell, wanted: AgentStatus, agent_id: str = "a0") -> AgentRecord:
@@ -202,7 +202,7 @@ async def test_several_registries_share_the_work(cell: RunningCell) -> None:
         await agent.register()
     await me.answer(await agents[-1].register())
     await await_quiet(cell)
-    found = await queries.agents(cell.redis, cell.keys, await queries.agent_ids(cell.redis, cell.keys))
+    found = await queries.get_agents(cell.redis, cell.keys, await queries.list_agent_ids(cell.redis, cell.keys))
     assert sorted(one.capacity for one in found if one) == list(range(1, 61))
     assert {one.status for one in found if one} == {AgentStatus.ACTIVE}
 

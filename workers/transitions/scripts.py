@@ -20,7 +20,7 @@ from coord.config import MIB, Settings, within_memory
 from coord.keys import Keys
 from coord.models.memory import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
 from coord.models.tasks import BACKLOG_SHARE, Priority
-from coord.pipeline import exchange, pack
+from coord.pipeline import pack, send_and_read
 from workers import lua
 from workers.transitions.batches import (
     Arg,
@@ -93,7 +93,7 @@ class Scripts(ControlScripts):
         packed = [
             pack(("EVALSHA", self._sources[call.script].sha, 1, prefix, now, *common, *call.args)) for call in calls
         ]
-        answers = await exchange(self.redis, packed, to_raise=True)
+        answers = await send_and_read(self.redis, packed, to_raise=True)
         return [call.parse(answer) for call, answer in zip(calls, answers, strict=True)]
 
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:

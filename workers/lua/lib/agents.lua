@@ -81,7 +81,8 @@ end
 
 local STATUS_PENALTY = { error = 0.5, maintenance = 0.2, busy = 0.1 }
 
--- Freshness x regularity - penalties, 0..1; coord/models/health.py computes the same for displays.
+-- Freshness x regularity - penalties, 0..1. Freshness is 1 while heartbeats are on time and falls to 0.5 at the moment
+-- when the agent turns stale. Regularity is the share of the last ten expected heartbeats that arrived.
 local function health(agent, observed)
   local interval = tonumber(agent.heartbeat_interval)
   local freshness, regularity = 1, 1

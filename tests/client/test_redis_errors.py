@@ -14,11 +14,10 @@ from redis import exceptions as redis_errors
 from coord import Client
 from coord.client import client as client_module
 from coord.config import Settings
-from coord.connection import connect_worker, wait_for_server
+from coord.connection import connect_worker, read_failure, wait_for_server, write_failure
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError, ServerFull, ServerUnavailable, ServerUnfit
 from coord.gateway.backend import Backend
-from coord.translation import read_failure, write_failure
 from tests.conftest import FAST
 from tests.waiting import wait_until
 

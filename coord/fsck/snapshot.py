@@ -1,6 +1,6 @@
-"""The books of a cell, read by SCAN in bounded pipelines: everything that names a task, and how long each key lives.
+"""CellSnapshot of a cell: every structure that names tasks, and the TTL of each key; read by SCAN in bounded pipelines.
 
-A reading of a cell that moves is of many moments; only what is said to be read at one moment is.
+A snapshot of a live cell is not taken at one moment. Only parts that say so are read at one moment.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ T = TypeVar("T")
 Record = dict[str, str]
 HELD = ("assigned", "running")
 WAITING = ("scheduled", "queued")
-#: The index of ended tasks that each end is listed in.
-GRAVEYARD: Mapping[str, str] = MappingProxyType(
+#: state of an ended task -> the index that lists it.
+END_INDEX: Mapping[str, str] = MappingProxyType(
     {
         "completed": "tasks:terminal",
         "cancelled": "tasks:terminal",
@@ -31,29 +31,29 @@ GRAVEYARD: Mapping[str, str] = MappingProxyType(
         "refused": "tasks:refused",
     }
 )
-#: What is read of a task's record: a payload or a result of 1 MiB stays where it is.
+#: Fields that are read of a task's record; not payload and result, which may have 1 MiB each.
 FIELDS = (
     "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped",
 )  # fmt: skip
-#: Commands in one round trip: some milliseconds of the server's time.
+#: Commands in one round trip: a few milliseconds of the server's time.
 CHUNK = 500
-#: Entries of an inbox in one round trip; each may be 1 MiB.
+#: Entries of an inbox in one round trip; each may have 1 MiB.
 INBOX_CHUNK = 50
 
 
 class Finding(Struct, frozen=True, order=True):
-    """One thing that is not as it should be."""
+    """An inconsistency."""
 
-    code: str  #: what kind of damage, such as ``inflight.missing``
-    key: str  #: where, without the namespace
+    code: str  #: kind of inconsistency, such as ``inflight.missing``
+    key: str  #: key without the namespace
     message: str
 
 
-class Books(NamedTuple):
-    """Everything that a cell knows of its tasks."""
+class CellSnapshot(NamedTuple):
+    """All data of a cell about its tasks."""
 
     counters: dict[str, int]
-    records: dict[str, Record]  #: by task id: ``FIELDS``, the parts of the assignment, of the body only ``body_bytes``
+    records: dict[str, Record]  #: by task id: ``FIELDS`` with their parts, and ``body_bytes`` instead of the body
     queues: dict[str, dict[str, float]]  #: by pool
     inflight: dict[str, set[str]]  #: by agent
     inboxes: dict[str, dict[str, Record]]  #: by ``agent:lane``
@@ -61,17 +61,23 @@ class Books(NamedTuple):
     alarms: dict[str, float]
     deadlines: dict[str, float]
     limits: dict[str, float]
-    graves: dict[str, set[str]]  #: by index
+    ended: dict[str, set[str]]  #: by index
     unclaimed: dict[str, float]  #: by agent
-    dead_messages: Container[str] = frozenset()  #: whose records live as long as their place in the index
+    dead_messages: Container[str] = frozenset()  #: messages whose records live as long as they are in the index
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
-    odd: Sequence[Finding] = ()  #: what could not be read
-    still: bool = True  #: no counter moved while the records were read
-    capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its bytes in memory, and its cap
+    unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
+    is_stable: bool = True  #: no counter changed while the records were read
+    capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
 
 
-async def read_books(redis: Any, keys: Keys, settings: Settings) -> Books:
-    """Read all of it, in pieces; ``settings`` say how large each stream may be."""
+async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
+    """Read a snapshot, in pieces.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        settings: of the cell's workers, for the maximum size of each stream.
+    """
     return await _Reader(redis, keys, settings).read()
 
 
@@ -80,20 +86,20 @@ class _Reader:
         self.redis = redis
         self.keys = keys
         self.settings = settings
-        self.odd: list[Finding] = []
+        self.unreadable: list[Finding] = []
 
-    async def read(self) -> Books:
+    async def read(self) -> CellSnapshot:
         prefix = self.keys.prefix
-        before = await self._typed("counters", self.redis.hgetall(self.keys.of("counters")), {})
+        before = await self._read("counters", self.redis.hgetall(self.keys.of("counters")), {})
         scan = self.redis.scan_iter(match=f"{prefix}*", count=CHUNK)
         names = {raw.decode("utf-8", "replace")[len(prefix) :] async for raw in scan}
         records = await self._records(_rest(names, "task:"))
         queues = {pool: await self._zset(f"queue:{pool}") for pool in _rest(names, "queue:")}
         inflight = {agent: await self._members(f"inflight:{agent}") for agent in _rest(names, "inflight:")}
         inboxes = {inbox: await self._entries(f"inbox:{inbox}") for inbox in _rest(names, "inbox:")}
-        graves = {index: set(await self._zset(index)) for index in sorted(set(GRAVEYARD.values()))}
-        after = await self._typed("counters", self.redis.hgetall(self.keys.of("counters")), {})
-        return Books(
+        ended = {index: set(await self._zset(index)) for index in sorted(set(END_INDEX.values()))}
+        after = await self._read("counters", self.redis.hgetall(self.keys.of("counters")), {})
+        return CellSnapshot(
             counters=self._counters(after),
             records=records,
             queues=queues,
@@ -103,12 +109,12 @@ class _Reader:
             alarms=await self._zset("alarms"),
             deadlines=await self._zset("deadlines"),
             limits=await self._zset("limits"),
-            graves=graves,
+            ended=ended,
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
             ttls=await self._ttls(sorted(names)),
-            odd=self.odd,
-            still=before == after,
+            unreadable=self.unreadable,
+            is_stable=before == after,
             capped=await self._capped(sorted(names)),
         )
 
@@ -127,7 +133,7 @@ class _Reader:
             try:
                 found[name.decode()] = int(value)
             except ValueError:
-                self._is_odd("counters.value", "counters", f"{name.decode()} is no whole number")
+                self._report("counters.value", "counters", f"{name.decode()} is not a whole number")
         return found
 
     async def _records(self, ids: Sequence[str]) -> dict[str, Record]:
@@ -144,37 +150,37 @@ class _Reader:
                     self._wrong_type(f"task:{task}", values)
                     continue
                 pairs = zip(FIELDS, values, strict=True)
-                one = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
-                if not one:
-                    continue  # it ended while the names were read
-                one = self._unpacked(task, one)
-                if one.get("state") not in set(TaskState) or one.get("priority") not in set(Priority):
-                    self._is_odd("task.unknown", f"task:{task}", "it has no known state and priority")
+                record = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
+                if not record:
+                    continue  # it was removed after the keys were listed
+                record = self._unpack(task, record)
+                if record.get("state") not in set(TaskState) or record.get("priority") not in set(Priority):
+                    self._report("task.unknown", f"task:{task}", "it has no known state and priority")
                     continue
-                found[task] = one | {"body_bytes": str(size)}
+                found[task] = record | {"body_bytes": str(size)}
         return found
 
-    def _unpacked(self, task: str, one: Record) -> Record:
+    def _unpack(self, task: str, record: Record) -> Record:
         try:
-            return unpack_record(one)
+            return unpack_record(record)
         except ValueError:
-            self._is_odd("assignment.value", f"task:{task}", "its submission or assignment cannot be read")
+            self._report("assignment.value", f"task:{task}", "its submission or assignment cannot be parsed")
         try:
-            return unpack_record({name: value for name, value in one.items() if name != "assignment"})
+            return unpack_record({name: value for name, value in record.items() if name != "assignment"})
         except ValueError:
-            return one
+            return record
 
     async def _pools(self, queues: dict[str, dict[str, float]]) -> set[str]:
-        """The table of pools; a queue and its row are looked at in one moment, as they come and go together."""
+        """Read the table of pools. A queue and its row are read at one moment, because they are created together."""
         table = self.keys.of("pools")
-        rows = await self._typed("pools", self.redis.hkeys(table), [])
+        rows = await self._read("pools", self.redis.hkeys(table), [])
         named = sorted({raw.decode() for raw in rows} | set(queues))
         found: set[str] = set()
         for at in range(0, len(named), CHUNK):
             chunk = named[at : at + CHUNK]
             try:
                 answers = await self._pool_keys(table, chunk, at_one_moment=True)
-            except (OutOfMemoryError, ExecAbortError):  # Redis 7.0 refuses even the reads of a transaction then
+            except (OutOfMemoryError, ExecAbortError):  # without memory, Redis 7.0 refuses even a transaction of reads
                 answers = await self._pool_keys(table, chunk, at_one_moment=False)
             for pool, has_row, has_queue in zip(chunk, answers[::2], answers[1::2], strict=True):
                 if has_row == 1:
@@ -190,23 +196,26 @@ class _Reader:
             pairs = self.redis.zscan_iter(self.keys.of(name), count=CHUNK)
             return {member.decode("utf-8", "replace"): float(score) async for member, score in pairs}
 
-        return await self._typed(name, scan(), {})
+        return await self._read(name, scan(), {})
 
     async def _members(self, name: str) -> set[str]:
-        answer = await self._typed(name, self.redis.smembers(self.keys.of(name)), set())
-        return {one.decode("utf-8", "replace") for one in answer}
+        answer = await self._read(name, self.redis.smembers(self.keys.of(name)), set())
+        return {member.decode("utf-8", "replace") for member in answer}
 
     async def _entries(self, name: str) -> dict[str, Record]:
-        """The assignments of an inbox's lane; no payload is kept."""
+        """Read the assignments in a lane of an inbox, without payloads."""
         found: dict[str, Record] = {}
         begin = "-"
         while True:
             command = ("XRANGE", self.keys.of(name), begin, "+", "COUNT", INBOX_CHUNK)
-            answer = await self._typed(name, self.redis.execute_command(*command), [])
+            answer = await self._read(name, self.redis.execute_command(*command), [])
             for entry, fields in answer:
                 if fields.get(b"message_type") == b"task_assignment":
-                    told = {key: value for key, value in fields.items() if key in {b"task_id", b"lease"}}
-                    found[entry.decode()] = {key.decode(): value.decode() for key, value in told.items()}
+                    found[entry.decode()] = {
+                        name.decode(): value.decode()
+                        for name, value in fields.items()
+                        if name in {b"task_id", b"lease"}
+                    }
                 begin = f"({entry.decode()}"
             if len(answer) < INBOX_CHUNK:
                 return found
@@ -222,36 +231,36 @@ class _Reader:
         return found
 
     async def _capped(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Streams that are capped by bytes, where the server measures them for this user."""
+        """Read the sizes of the streams that are capped by bytes, if this user may measure them."""
         s = self.settings
         caps = {"log:progress": s.progress_log_bytes, "log:": s.log_bytes, "replies:": s.replies_bytes}
         caps["dead:in"] = s.dead_in_bytes
-        capped = {name: cap for name in names for head, cap in reversed(caps.items()) if name.startswith(head)}
+        capped = {name: cap for name in names for prefix, cap in reversed(caps.items()) if name.startswith(prefix)}
         pipe = self.redis.pipeline(transaction=False)
         for name in capped:
             pipe.execute_command("MEMORY USAGE", self.keys.of(name))
         sizes = await pipe.execute(raise_on_error=False)
-        told = zip(capped.items(), sizes, strict=True)
-        return {name: (size, cap) for (name, cap), size in told if isinstance(size, int)}
+        measured = zip(capped.items(), sizes, strict=True)
+        return {name: (size, cap) for (name, cap), size in measured if isinstance(size, int)}
 
-    async def _typed(self, name: str, answer: Awaitable[T], otherwise: T) -> T:
-        """What is read of a key, or ``otherwise`` when it is of another type, which is a finding."""
+    async def _read(self, name: str, answer: Awaitable[T], default: T) -> T:
+        """Await an answer; if the key has the wrong type, report that and return ``default``."""
         try:
             return await answer
         except ResponseError as error:
             self._wrong_type(name, error)
-            return otherwise
+            return default
 
     def _wrong_type(self, name: str, error: Exception) -> None:
         if "WRONGTYPE" not in str(error):
             raise error
-        self._is_odd("type.wrong", name, "it is of another type than it should be")
+        self._report("type.wrong", name, "it has the wrong type")
 
-    def _is_odd(self, code: str, key: str, message: str) -> None:
+    def _report(self, code: str, key: str, message: str) -> None:
         finding = Finding(code, key, message)
-        if finding not in self.odd:
-            self.odd.append(finding)
+        if finding not in self.unreadable:
+            self.unreadable.append(finding)
 
 
-def _rest(names: set[str], head: str) -> list[str]:
-    return sorted(name[len(head) :] for name in names if name.startswith(head))
+def _rest(names: set[str], prefix: str) -> list[str]:
+    return sorted(name[len(prefix) :] for name in names if name.startswith(prefix))

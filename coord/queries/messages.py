@@ -1,4 +1,4 @@
-"""The records of messages: one, and pages of them by time."""
+"""Messages: single records, and pages of messages by time."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from redis.asyncio import Redis
 from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.messages import MessageRecord, MessageStatus
-from coord.queries.fields import decoded, hash_of, json_of
+from coord.queries.fields import decode_fields, parse_json, read_hash
 
-#: What a list shows: without the payload, which may be large.
+#: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (
     "sender_id", "receiver_id", "message_type", "priority", "status", "sent_at", "expires_at", "reason",
 )  # fmt: skip
-#: Entries of the log read in one step, and at most for one page.
+#: Log entries read in one step.
 STEP = 200
+#: Maximum number of log entries read for one page.
 BUDGET = 10_000
-_ENTRY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class MessagePage(Struct, frozen=True):
-    """Some messages, without payload."""
+    """A page of messages, without payload."""
 
     messages: tuple[MessageRecord, ...]
-    next: str | None  #: cursor of the next page; None: there is none. A page may be short, even empty, and go on
+    next: str | None  #: cursor of the next page; None: last page. A page may be short, even empty, before the last
 
 
-async def message(redis: Redis, keys: Keys, message_id: str) -> MessageRecord | None:
-    """A message's record, or None."""
-    raw = await hash_of(redis, keys.message(message_id))
+async def get_message(redis: Redis, keys: Keys, message_id: str) -> MessageRecord | None:
+    """Return a message's record, or None."""
+    raw = await read_hash(redis, keys.message(message_id))
     return _message_record(message_id, raw) if raw else None
 
 
-async def message_page(
+async def list_messages(
     redis: Redis,
     keys: Keys,
     *,
@@ -45,23 +46,25 @@ async def message_page(
     limit: int = 100,
     cursor: str | None = None,
 ) -> MessagePage:
-    """At most ``limit`` messages, the last first, from ``cursor`` on.
+    """Return at most ``limit`` messages, newest first, starting at ``cursor``.
 
-    They are those that the message log still tells of and whose records are still kept.
+    Listed are the messages that are still in the message log and whose records are still kept.
 
     Args:
-        redis: a client.
+        redis: an asyncio client that answers in bytes.
         keys: of the cell.
-        agent_id: sent or received by this agent.
-        status: of this status only.
+        agent_id: only messages that this agent sent or received.
+        status: only messages with this status.
         limit: at least 1.
-        cursor: ``next`` of the page before.
+        cursor: ``next`` of the previous page.
 
     Raises:
-        CursorInvalid: the cursor is no such thing.
+        CursorInvalid: the cursor does not come from a list of messages.
     """
-    if cursor is not None and not _ENTRY.fullmatch(cursor):
-        raise CursorInvalid(f"cursor {cursor[:80]!r} was not given by a list of messages; leave it out to begin anew")
+    if cursor is not None and not _CURSOR.fullmatch(cursor):
+        raise CursorInvalid(
+            f"cursor {cursor[:80]!r} does not come from a list of messages; leave it out to start at the beginning"
+        )
     found: dict[str, MessageRecord] = {}
     for _ in range(BUDGET // STEP):
         until = "+" if cursor is None else f"({cursor}"
@@ -69,8 +72,8 @@ async def message_page(
         entries: list[tuple[bytes, dict[bytes, bytes]]] = await redis.execute_command(*command)
         ids = [fields.get(b"message_id", b"").decode("utf-8", "replace") for _, fields in entries]
         records = await _headers(redis, keys, ids)
-        for (entry, _), record in zip(entries, records, strict=True):
-            cursor = entry.decode()
+        for (entry_id, _), record in zip(entries, records, strict=True):
+            cursor = entry_id.decode()
             if record is None or record.message_id in found or status not in {None, record.status}:
                 continue
             if agent_id in {None, record.sender_id, record.receiver_id}:
@@ -84,17 +87,17 @@ async def message_page(
 
 async def _headers(redis: Redis, keys: Keys, message_ids: Sequence[str]) -> list[MessageRecord | None]:
     pipe = redis.pipeline(transaction=False)
-    for one in message_ids:
-        pipe.execute_command("HMGET", keys.message(one), *_HEADER)
+    for message_id in message_ids:
+        pipe.execute_command("HMGET", keys.message(message_id), *_HEADER)
     records: list[MessageRecord | None] = []
-    for one, values in zip(message_ids, await pipe.execute(), strict=True):
+    for message_id, values in zip(message_ids, await pipe.execute(), strict=True):
         raw = {name.encode(): value for name, value in zip(_HEADER, values, strict=True) if value is not None}
-        records.append(_message_record(one, raw) if raw else None)
+        records.append(_message_record(message_id, raw) if raw else None)
     return records
 
 
 def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> MessageRecord:
-    raw = decoded(raw_fields)
+    raw = decode_fields(raw_fields)
     return MessageRecord(
         message_id=message_id,
         sender_id=raw["sender_id"],
@@ -104,6 +107,6 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         status=MessageStatus(raw["status"]),
         sent_at=int(raw["sent_at"]),
         expires_at=int(raw["expires_at"]),
-        payload=json_of(raw.get("body")),
+        payload=parse_json(raw.get("body")),
         reason=raw.get("reason", ""),
     )

@@ -1,7 +1,7 @@
-"""Where the memory of the server has gone, by kind of key.
+"""Memory: how full the server is, and which kinds of keys use its memory.
 
-Keys that exist once are measured each. Of families (records, inboxes, replies) a sample of the keyspace is measured and
-scaled up; a small keyspace is measured whole.
+Keys that exist once are measured individually. For families (records, inboxes, replies) a sample of the keyspace is
+measured and scaled up; a small keyspace is measured completely.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from redis.asyncio import Redis
 from coord.keys import CONSUMES, Keys
 from coord.models.events import LOGS
 from coord.models.memory import Memory, MemoryPart, MemoryUse
-from coord.queries.fields import text_of
-from coord.queries.server_state import memory
-from coord.queries.totals import counters
+from coord.queries.fields import decode_text
+from coord.queries.tasks import get_counters
 
-#: Keys of the sample: the error of a kind that has a tenth of them is some percent.
+#: Keys in the sample: the error for a kind that has a tenth of them is a few percent.
 SAMPLE = 2_000
 #: Keys in one round trip: some milliseconds of the server's time.
 CHUNK = 500
@@ -33,7 +32,7 @@ SINGLE = (
     *("alarms", "deadlines", "limits", "unclaimed", "suspended", "counters", "tombstones"),
     *("agents:all", "agents:active", "agents:expiry", "agents:departed", "agents:lost"),
 )
-#: Kind by the beginning of a key's name, the first that fits; of a task's record by its state. The rest is ``OTHER``.
+#: Kind by the prefix of a key's name, first match; a task's record has its kind by state. The rest is ``OTHER``.
 KINDS = {
     "replies:": "replies",
     "inbox:": "inboxes",
@@ -66,17 +65,24 @@ STATES = {
     b"refused": "refused tasks",
 }
 OTHER = "other"
-#: What no key of the cell holds: connections, buffers, other namespaces.
+#: Memory that no key of the cell holds: connections, buffers, other namespaces.
 SERVER = "server and other data"
 
 
-async def memory_use(redis: Redis, keys: Keys) -> MemoryUse:
-    """Measure a cell's memory by kind of key; what the user may not ask is left out and named in ``note``."""
+async def get_memory(redis: Redis) -> Memory:
+    """Return how full the server is, as the server itself counts it: without buffers of replicas and of the AOF."""
+    info = await redis.info("memory")
+    used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+    return Memory(used=used, maximum=int(info.get("maxmemory", 0)))
+
+
+async def measure_memory(redis: Redis, keys: Keys) -> MemoryUse:
+    """Measure a cell's memory by kind of key; what the user may not read is left out and named in ``note``."""
     notes: list[str] = []
     try:
-        found = await memory(redis)
+        memory = await get_memory(redis)
     except redis_errors.ResponseError as error:
-        found = Memory(0, 0)
+        memory = Memory(0, 0)
         notes.append(f"how full the server is cannot be read (INFO): {error}")
     parts: list[MemoryPart] = []
     try:
@@ -84,16 +90,16 @@ async def memory_use(redis: Redis, keys: Keys) -> MemoryUse:
     except redis_errors.ResponseError as error:  # not permitted, or a server that does not know the command
         notes.append(f"keys cannot be measured (MEMORY USAGE, SCAN, DBSIZE): {error}")
     else:
-        rest = max(0, found.used - sum(part.bytes for part in parts))
+        rest = max(0, memory.used - sum(part.bytes for part in parts))
         is_estimate = any(part.is_estimate for part in parts)
         parts.append(MemoryPart(kind=SERVER, bytes=rest, keys=0, is_estimate=is_estimate))
-    counted = await counters(redis, keys)
+    counters = await get_counters(redis, keys)
     return MemoryUse(
-        used=found.used,
-        maximum=found.maximum,
+        used=memory.used,
+        maximum=memory.maximum,
         parts=sorted(parts, key=lambda part: -part.bytes),
-        results_dropped=counted.get("results_dropped", 0),
-        results_dropped_bytes=counted.get("results_dropped_bytes", 0),
+        results_dropped=counters.get("results_dropped", 0),
+        results_dropped_bytes=counters.get("results_dropped_bytes", 0),
         note="; ".join(notes),
     )
 
@@ -113,7 +119,7 @@ async def _parts(redis: Redis, keys: Keys) -> list[MemoryPart]:
         states = dict(zip(of_tasks, await _states(redis, keys, of_tasks), strict=True))
         for name, size in zip(chunk, await _measure(redis, keys, chunk), strict=True):
             if not size:
-                continue  # it ended meanwhile
+                continue  # the key ended during the measurement
             kind = STATES.get(states[name] or b"", OTHER) if name in states else _kind(name)
             sizes[kind] += round(size * scale)
             numbers[kind] += 0 if name.startswith("size:") else scale
@@ -126,29 +132,29 @@ async def _parts(redis: Redis, keys: Keys) -> list[MemoryPart]:
 
 
 async def _sample(redis: Redis, keys: Keys) -> tuple[list[str], float]:
-    """Names of keys of the cell's families, and how many of the keyspace each of them stands for.
+    """Return a sample of the keys of the cell's families, and the number of keys that each of them represents.
 
-    SCAN goes through the hash table, so its first keys are a random sample. On a server in cluster mode it goes slot by
-    slot: there the sample is good for a server that has one cell.
+    SCAN walks the hash table, so its first keys are a random sample. On a server in cluster mode it walks slot by slot;
+    there the sample is representative only if the server has a single cell.
     """
     total = int(await redis.dbsize())
     cursor, seen = 0, 0
-    found: list[str] = []
+    sampled: list[str] = []
     while True:
         cursor, names = await redis.scan(cursor, count=CHUNK)
         seen += len(names)
-        texts = [text_of(name) for name in names]
-        found += [text.removeprefix(keys.prefix) for text in texts if text.startswith(keys.prefix)]
+        texts = [decode_text(name) for name in names]
+        sampled += [text.removeprefix(keys.prefix) for text in texts if text.startswith(keys.prefix)]
         if not cursor or seen >= SAMPLE:
             break
-    families = [name for name in dict.fromkeys(found) if name not in SINGLE]
+    families = [name for name in dict.fromkeys(sampled) if name not in SINGLE]
     return families, max(1.0, total / seen) if cursor and seen else 1.0
 
 
 async def _measure(redis: Redis, keys: Keys, names: Sequence[str]) -> list[int | None]:
     pipe = redis.pipeline(transaction=False)
     for name in names:
-        # A record has few fields, of which one may be large: all are counted. Of a long key the server takes a sample.
+        # A record has few fields, one of which may be large, so all are counted. Long keys are sampled by the server.
         samples = ("SAMPLES", 0) if name.startswith(("task:", "message:")) else ()
         pipe.execute_command("MEMORY USAGE", keys.of(name), *samples)
     answers: list[int | None] = await pipe.execute()
@@ -167,4 +173,4 @@ def _kind(name: str) -> str:
     name = name.removeprefix("size:")
     if name.startswith("log:"):
         return name
-    return next((kind for head, kind in KINDS.items() if name.startswith(head)), OTHER)
+    return next((kind for prefix, kind in KINDS.items() if name.startswith(prefix)), OTHER)
