@@ -32,7 +32,7 @@ def read_handler(function: Callable[..., Any]) -> Handler:
     name = name_of(function)
     parameters = _required(function)
     if not parameters or len(parameters) > 2:
-        raise ConfigError(f"handler {name} must take the task, or its payload and then the task")
+        raise ConfigError(f"handler {name} must take the task, or the payload and then the task")
     kind = _annotation(function, parameters[0], name)
     is_payload = kind not in (inspect.Parameter.empty, Any, object, Task)
     if len(parameters) == 2 and not is_payload:
@@ -55,7 +55,7 @@ def check_message_handler(function: Callable[..., Any]) -> None:
         ConfigError: it cannot.
     """
     if len(_required(function)) > 1 or not _may_take(function, 1):
-        raise ConfigError(f"handler {name_of(function)} must take the message, and nothing else")
+        raise ConfigError(f"handler {name_of(function)} must take the message, and no other argument")
 
 
 def check_hook(function: Any) -> None:
@@ -65,7 +65,7 @@ def check_hook(function: Any) -> None:
         ConfigError: it is not, or cannot.
     """
     if not callable(function) or not is_async(function) or not _may_take(function, 0):
-        raise ConfigError(f"{name_of(function)} must be an async function that takes nothing")
+        raise ConfigError(f"{name_of(function)} must be an async function without arguments")
 
 
 def name_of(function: object) -> str:
@@ -80,11 +80,11 @@ def _required(function: Any) -> list[inspect.Parameter]:
     name = name_of(function)
     called = function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise ConfigError(f"handler {name} yields: what a handler makes is what it returns")
+        raise ConfigError(f"handler {name} yields: return the result instead")
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
-        raise ConfigError(f"handler {name} does not say what it takes: wrap it in a function that does") from None
+        raise ConfigError(f"handler {name} has no readable signature: wrap it in a function") from None
     required = [parameter for parameter in parameters if parameter.default is parameter.empty]
     if keywords := [parameter.name for parameter in required if parameter.kind is parameter.KEYWORD_ONLY]:
         raise ConfigError(f"handler {name} cannot be called without {', '.join(keywords)}: give it a default")

@@ -254,4 +254,4 @@ def _data(answer: Answer) -> Any:
 
 
 def _unknown_kind(kind: str) -> FactInvalid:
-    return FactInvalid(f"kind {kind!r} is none of {', '.join(_KINDS)}")
+    return FactInvalid(f"kind: expected one of {', '.join(_KINDS)}, not {kind!r}")

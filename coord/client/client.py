@@ -420,7 +420,7 @@ class Client:
         """
         readers = {"task": queries.dead_tasks, "message": queries.dead_messages, "entry": queries.dead_entries}
         if kind not in readers:
-            raise FactInvalid(f"kind {kind!r} is none of {', '.join(readers)}")
+            raise FactInvalid(f"kind: expected one of {', '.join(readers)}, not {kind!r}")
         with reading():
             return await readers[kind](self.connection.redis, self.connection.keys, limit)
 

@@ -178,7 +178,7 @@ def _priority(name: str) -> Priority:
     try:
         return _PRIORITIES[name]
     except (KeyError, TypeError):
-        raise FactInvalid(f"priority {name!r} is none of {', '.join(Priority)}") from None
+        raise FactInvalid(f"priority: expected one of {', '.join(Priority)}, not {name!r}") from None
 
 
 def spec_of(value: TaskSpec | Mapping[str, Any]) -> TaskSpec:

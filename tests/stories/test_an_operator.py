@@ -220,9 +220,9 @@ async def test_what_does_not_fit_is_said_before_anything_is_appended(client: Cli
         await client.admin.replay("entry", "last")
     with pytest.raises(FactInvalid, match="entry_id"):
         await client.admin.purge("entry", "last")
-    with pytest.raises(FactInvalid, match="'letter' is none of task, message, entry"):
+    with pytest.raises(FactInvalid, match="kind: expected one of task, message, entry, not 'letter'"):
         await client.admin.replay("letter", "x")  # type: ignore[arg-type]
-    with pytest.raises(FactInvalid, match="'letter' is none of task, message, entry"):
+    with pytest.raises(FactInvalid, match="kind: expected one of task, message, entry, not 'letter'"):
         await client.admin.purge("letter", "x")  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="either dead_id or older_than"):
         await client.admin.purge("task")
