@@ -66,7 +66,7 @@ class Desk:
         self.missed += 1
 
     async def completed(self, attempt: Attempt, result: Any) -> None:
-        """An attempt ends well; what is told of it goes out with all that ends in the same turn of the loop."""
+        """Complete an attempt; its report goes out with the others of the same turn of the loop."""
         self.reports.completed(attempt, result)
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Whether an agent reads its inbox, as it looks at that itself; and what becomes of one that does not."""
+"""The check of the reader of the inbox, and an agent whose reader has stopped."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
 
     @agent.task("echo")
     async def echo(_task: Task) -> str:
-        return "heard"
+        return "done"
 
     async with agent:
-        assert await (await client.submit("echo", capabilities=["echo"])).result(30) == "heard"
+        assert await (await client.submit("echo", capabilities=["echo"])).result(30) == "done"
         session = agent._session
         assert session is not None
         hangs = True
@@ -87,7 +87,7 @@ async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
         assert not await client.connection.redis.sismember(client.connection.keys.of("agents:active"), "deaf")
         hangs = False
         handle = await client.submit("echo", capabilities=["echo"])
-        assert await handle.result(30) == "heard"
+        assert await handle.result(30) == "done"
         assert not await is_deaf()
 
 
@@ -97,7 +97,7 @@ async def test_a_reader_that_is_well_is_never_deaf(cell: RunningCell, client: Cl
 
     @agent.task("echo")
     async def echo(_task: Task) -> str:
-        return "heard"
+        return "done"
 
     async with agent:
         session = agent._session
@@ -124,7 +124,7 @@ async def test_an_inbox_goes_on_after_a_defect(
 
     @agent.task("echo")
     async def echo(_task: Task) -> str:
-        return "heard"
+        return "done"
 
     async with agent:
         session = agent._session

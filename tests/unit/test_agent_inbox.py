@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 async def test_it_does_not_stay_with_a_server_that_is_a_replica(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That would answer reads for ever: it connects anew until its address leads to a primary, and reads on."""
+    """That would answer reads for ever: it reconnects until its address leads to a primary, and reads on."""
     monkeypatch.setattr(link_module, "REFUSED_WAIT_S", 0.02)
     running = EmbeddedServer.start(tmp_path / "own", extra=FAST)
     redis = connect(running.url, settings)

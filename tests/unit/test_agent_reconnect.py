@@ -60,7 +60,7 @@ async def test_a_callback_that_raises_does_not_misplace_the_answers_after_it(lin
 async def test_after_a_lost_connection_only_lasting_commands_are_sent_again(
     link: ReconnectingConnection, redis: Redis
 ) -> None:
-    """The others are told that they are lost: sent or not, carried out or not."""
+    """The others get ``ConnectionLost``: sent or not, executed or not."""
     got: dict[str, Any] = {}
     ups: list[int] = []
     link.on_up.append(lambda: ups.append(1))

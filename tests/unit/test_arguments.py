@@ -1,4 +1,4 @@
-"""A slip in what is handed over is told with the name of what does not fit, and never by what is below."""
+"""A wrong argument raises an error that names the argument, never an error of a library."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def test_the_field_that_is_no_json_is_named() -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    for said in ({"a": 1, "odd": {1, object}}, Retry(max_attempts=object())):  # type: ignore[arg-type]
+    for value in ({"a": 1, "odd": {1, object}}, Retry(max_attempts=object())):  # type: ignore[arg-type]
         with pytest.raises(FactInvalid, match=r"^(odd|max_attempts): cannot be encoded as JSON"):
-            encode_fields(said)
+            encode_fields(value)
     with pytest.raises(FactInvalid, match="words: expected a list of words, not Evil"):
         as_words(Evil(), "words")
 

@@ -20,7 +20,7 @@ CLOSED = "the client was closed while this was waited for"
 
 
 async def test_whoever_waits_is_told_that_the_client_was_closed(workers: PlayedWorkers) -> None:
-    """For a result, for the first of several, for a task to be taken, for an answer: nobody waits for ever."""
+    """For a result, for the first of several, for a task to be taken, for an answer: no wait is endless."""
     client = workers.client
     taken, waiting = await client.submit_many([TaskSpec(task_type="echo")] * 2)
     await workers.answer(taken.entry_id)  # of both: they share an entry
@@ -35,9 +35,9 @@ async def test_whoever_waits_is_told_that_the_client_was_closed(workers: PlayedW
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     await wait_until(lambda: taken._watch.waiters == 3 and client.connection.watcher._awaited_answers, "all wait")
     await client.close()
-    told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
-    assert [type(one) for one in told] == [ConfigError] * 5
-    assert all(CLOSED in str(one) for one in told)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert [type(one) for one in results] == [ConfigError] * 5
+    assert all(CLOSED in str(one) for one in results)
 
 
 async def test_what_is_known_is_known_when_the_client_is_closed(workers: PlayedWorkers) -> None:
@@ -114,7 +114,7 @@ async def test_a_client_that_is_opened_twice_at_once_is_opened_once(
 
 
 async def test_a_handle_goes_on_with_a_client_that_was_opened_again(workers: PlayedWorkers) -> None:
-    """What the replies told meanwhile is found in the record."""
+    """An outcome from the time in between is found in the record."""
     handle = await workers.client.submit("echo")
     await workers.client.close()
     await workers.client.open()
