@@ -25,6 +25,16 @@ from coord.pipeline import pack, send_and_read
 HEARTBEATS_KEPT = 100_000
 
 
+#: Bytes of a fact's JSON up to which it may share an entry: a longer one gains little, and nothing so short nests so
+#: deep that the other facts of its entry could not be read.
+MAX_BATCHED_BYTES = 1_024
+
+
+def max_facts_per_entry(limit: int, max_bytes: int) -> int:
+    """Return how many short facts may share an entry of ``max_bytes``, at most ``limit``; below 2: none may."""
+    return min(limit, max_bytes // (MAX_BATCHED_BYTES + 1) - 1)
+
+
 class Entry(Struct, frozen=True, gc=False):
     """An entry that was read from a stream."""
 

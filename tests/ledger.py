@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coord.client.events import events
+from coord.client.events import follow_events
 from coord.config import Settings
 from coord.fsck import CellSnapshot, Finding, read_snapshot
 from coord.fsck.checks import (
@@ -60,7 +60,8 @@ async def assert_keys_end(redis: Any, keys: Keys) -> None:
 
 async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
     """What the logs tell of tasks, oldest first."""
-    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log in {"tasks", "progress"}]
+    events = follow_events(redis, keys, since="0-0", follow=False)
+    return [event async for event in events if event.log in {"tasks", "progress"}]
 
 
 def _assert_counters(books: CellSnapshot, *, trimmed: bool) -> None:

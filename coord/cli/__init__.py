@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the arguments name."""
-    from coord.cli.exit_codes import ExitCode, exit_code, sentence
+    from coord.cli.exit_codes import ExitCode, sentence
 
     try:
         from coord.cli.app import app
@@ -23,7 +23,7 @@ def main() -> None:
         app()
     except CoordError as error:
         print(sentence(error), file=sys.stderr)
-        sys.exit(exit_code(error))
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:

@@ -81,7 +81,7 @@ def drain(
     Examples:
         coord agents drain ocr-1 ocr-2
     """
-    _each(agent_ids, lambda client, one: client.drain(one), json=json, redis_url=redis_url, namespace=namespace)
+    _each(agent_ids, lambda client, one: client.admin.drain(one), json=json, redis_url=redis_url, namespace=namespace)
 
 
 def resume(
@@ -92,7 +92,7 @@ def resume(
     Examples:
         coord agents resume ocr-1
     """
-    _each(agent_ids, lambda client, one: client.resume(one), json=json, redis_url=redis_url, namespace=namespace)
+    _each(agent_ids, lambda client, one: client.admin.resume(one), json=json, redis_url=redis_url, namespace=namespace)
 
 
 def remove(
@@ -107,7 +107,7 @@ def remove(
     """
 
     async def act(client: Client, agent_id: str) -> AgentStatus:
-        await client.remove(agent_id)
+        await client.admin.remove(agent_id)
         return AgentStatus.INACTIVE
 
     _each(agent_ids, act, json=json, redis_url=redis_url, namespace=namespace)

@@ -181,7 +181,7 @@ class _Run:
             return
         for one, handle in zip(batch, handles, strict=True):
             waiting = ExitStack()
-            waiting.enter_context(handle.waited_for(self._ended.put_nowait))
+            waiting.enter_context(handle.notifying(self._ended.put_nowait))
             self._open[handle] = one.number, began, waiting
         while not self._ended.empty() or len(self._open) > WINDOW - BATCH:
             await self._next()

@@ -26,7 +26,7 @@ and ``app.add_typer(agents)`` in ``app.py``; a command without a group is named 
 * ``write_json``, ``write_line``, ``write_table``, ``write_fields`` (``coord.cli.output``) print. With ``--json``: one
   document, the models of ``coord.models`` as they are; a stream of data is one object a line.
 * A ``CoordError`` is raised, never printed: ``main`` tells it in one line on standard error and ends with the exit code
-  that ``coord.cli.exit_codes`` gives it. A command that ends otherwise raises ``typer.Exit(ExitCode.NO)``.
+  of its class (``exit_code`` in ``coord.errors``). A command that ends otherwise raises ``typer.Exit(ExitCode.NO)``.
 * Data goes to standard output, everything else (progress, hints: ``hint``) to standard error.
 * Imports at the top of a command's file are cheap ones: the standard library, typer, ``coord.config``,
   ``coord.errors``, ``coord.models``, and these files. What is slow (Redis, rich, the SDK) is imported where it is used.

@@ -15,8 +15,7 @@ from coord.cli.output import hint, moment, write_fields, write_json, write_line,
 from coord.cli.session import ask
 from coord.errors import EntryNotFound, FactInvalid, MessageNotFound, TaskNotDead
 from coord.models.dead import DeadEntry, DeadLetter
-from coord.models.ids import check_id
-from coord.models.messages import MessageRecord
+from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import TaskRecord, TaskState
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def replay(
     async def work(client: Client) -> list[dict[str, str]]:
         done: list[dict[str, str]] = []
         for dead_id in dead_ids:
-            again = await client.replay(kind.value, dead_id, ttl=seconds)
+            again = await client.admin.replay(kind.value, dead_id, ttl=seconds)
             done.append({"kind": kind, "id": dead_id, "replayed_as": again})
             if not json:
                 write_line(f"{kind} {dead_id}: replayed" + (f" as {again}" if again != dead_id else ""))
@@ -148,7 +147,9 @@ def purge(
         raise FactInvalid("name either one ID or --older-than TIME (0 for all)")
     seconds = None if older_than is None else seconds_of(older_than, "--older-than")
     purged = ask(
-        lambda client: client.purge(kind.value, dead_id, older_than=seconds), redis_url=redis_url, namespace=namespace
+        lambda client: client.admin.purge(kind.value, dead_id, older_than=seconds),
+        redis_url=redis_url,
+        namespace=namespace,
     )
     if json:
         write_json({"kind": kind, "purged": purged})
@@ -163,35 +164,28 @@ for command in (show, replay, purge):
 
 
 async def _letters(client: Client, kinds: Sequence[Kind], limit: int) -> tuple[list[DeadLetter], dict[str, int]]:
-    from coord import queries
-
-    ways = {
-        Kind.TASK: queries.list_dead_tasks,
-        Kind.MESSAGE: queries.list_dead_messages,
-        Kind.ENTRY: queries.list_dead_entries,
-    }
-    found = [one for kind in kinds for one in await ways[kind](client.redis, client.keys, limit)]
-    return found, await queries.count_dead_letters(client.redis, client.keys)
+    found = [letter for kind in kinds for letter in await client.dead_letters(kind.value, limit=limit)]
+    return found, await client.count_dead_letters()
 
 
 async def _one(client: Client, kind: Kind, dead_id: str) -> TaskRecord | MessageRecord | DeadEntry:
-    from coord import queries
-    from coord.models.messages import MessageStatus
-
     if kind is Kind.TASK:
         task = await client.task(dead_id)
         if task.state is not TaskState.FAILED:
             raise TaskNotDead(f"task '{dead_id}' is {task.state}; `coord tasks show {dead_id}` shows it")
         return task
     if kind is Kind.MESSAGE:
-        message = await queries.get_message(client.redis, client.keys, check_id(dead_id, "message_id"))
+        try:
+            message = await client.message(dead_id)
+        except MessageNotFound:
+            message = None
         if message is None or message.status is not MessageStatus.DEAD:
             raise MessageNotFound(f"message '{dead_id}' is no dead letter; `coord dead list` shows which are")
         return message
-    entry = await queries.get_dead_entry(client.redis, client.keys, _entry_id(dead_id))
-    if entry is None:
-        raise EntryNotFound(f"entry '{dead_id}' is not in dead:in; `coord dead list --kind entry` shows which are")
-    return entry
+    try:
+        return await client.dead_entry(_entry_id(dead_id))
+    except EntryNotFound as error:
+        raise EntryNotFound(f"{error}; `coord dead list --kind entry` shows which are") from None
 
 
 def _entry_id(text: str) -> str:

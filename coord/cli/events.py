@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,13 +56,7 @@ def events(
     wanted = _filter(type_ or (), agent or (), task or ())
 
     async def read(client: Client) -> None:
-        from contextlib import aclosing
-
-        from coord.client.events import events as feed
-
-        place = _place(since)
-        block_ms = client.settings.read_block_ms
-        following = feed(client.redis, client.keys, since=place, follow=follow, say=hint, block_ms=block_ms)
+        following = client.events(since=_place(since), follow=follow, on_outage=hint)
         async with aclosing(following) as stream:
             async for event in stream:
                 if wanted(event):

@@ -39,7 +39,8 @@ def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespa
 async def _examine(client: Client) -> tuple[str, FsckReport]:
     from coord.fsck import examine
 
-    return client.settings.namespace, await examine(client.redis, client.keys, settings=client.settings)
+    cell = client.connection  # fsck reads keys that no method of the client reads
+    return cell.settings.namespace, await examine(cell.redis, cell.keys, settings=cell.settings)
 
 
 def _summary(report: FsckReport, namespace: str) -> str:

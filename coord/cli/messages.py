@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,13 +10,8 @@ from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
 from coord.cli.session import ask
-from coord.errors import MessageNotFound
-from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.messages import MessageStatus
 from coord.models.tasks import Priority
-
-if TYPE_CHECKING:
-    from coord import Client
-    from coord.queries import MessagePage
 
 
 def send(
@@ -84,21 +79,11 @@ def list_(
         coord messages list --agent ocr-1
         coord messages list --status dead --json | jq '.messages[].reason'
     """
-    from coord import queries
-
-    async def read(client: Client) -> MessagePage:
-        found: list[MessageRecord] = []
-        place = cursor
-        while True:
-            page = await queries.list_messages(
-                client.redis, client.keys, agent_id=agent, status=status, limit=limit - len(found), cursor=place
-            )
-            found += page.messages
-            place = page.next
-            if place is None or len(found) == limit:
-                return queries.MessagePage(tuple(found), place)
-
-    page = ask(read, redis_url=redis_url, namespace=namespace)
+    page = ask(
+        lambda client: client.list_messages(agent_id=agent, status=status, limit=limit, cursor=cursor),
+        redis_url=redis_url,
+        namespace=namespace,
+    )
     if json:
         write_json(page)
         return
@@ -135,7 +120,7 @@ def show(
     Examples:
         coord messages show 0199f6a2-6a0c-7c65-9f38-0d1f1a7e6c55
     """
-    record = ask(lambda client: _message(client, message_id), redis_url=redis_url, namespace=namespace)
+    record = ask(lambda client: client.message(message_id), redis_url=redis_url, namespace=namespace)
     if json:
         write_json(record)
         return
@@ -153,16 +138,6 @@ def show(
             "payload": record.payload,
         }
     )
-
-
-async def _message(client: Client, message_id: str) -> MessageRecord:
-    from coord import queries
-    from coord.models.ids import check_id
-
-    record = await queries.get_message(client.redis, client.keys, check_id(message_id, "message_id"))
-    if record is None:
-        raise MessageNotFound(f"Message '{message_id}' not found")
-    return record
 
 
 messages = group("messages", "Send messages to agents, and look at those that were sent.")

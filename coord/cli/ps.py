@@ -75,15 +75,13 @@ async def _watch(client: Client, *, json: bool) -> None:
 
 
 async def _picture(client: Client) -> WorkersReport:
-    from coord.queries import list_workers, measure_memory
-
-    found = await list_workers(client.redis, client.keys)
+    found = await client.workers()
     before: WorkersSnapshot | None = None
     if any(is_late(one, found.now) for one in found.backlogs):
         await asyncio.sleep(LOOK_S)
-        before, found = found, await list_workers(client.redis, client.keys)
+        before, found = found, await client.workers()
     waiting = [one for one in found.backlogs if one.length]
-    use = await measure_memory(client.redis, client.keys)
+    use = await client.memory_use()
     told = [*warnings(found, before), *memory.warnings(use)]
     return WorkersReport(found.workers, waiting, told, found.now, use)
 

@@ -28,12 +28,8 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
         coord queues
         coord queues --json | jq '.pools[] | select(.head_age > 60000)'
     """
-    from coord import queries
-
     most = None if json else POOLS_SHOWN
-    found = ask(
-        lambda client: queries.get_backlog(client.redis, client.keys, most), redis_url=redis_url, namespace=namespace
-    )
+    found = ask(lambda client: client.backlog(most), redis_url=redis_url, namespace=namespace)
     if json:
         write_json(found)
         return

@@ -34,14 +34,14 @@ def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None,
 
 
 async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
-    from coord.aio import end
+    from coord.aio import cancel_and_wait
 
     working = asyncio.create_task(_work(work, settings))
     try:
         # Not awaited itself: Ctrl-C cancels once, and one cancel may get lost in there (see coord.aio).
         await asyncio.wait({working})
     except asyncio.CancelledError:
-        await end(working)
+        await cancel_and_wait(working)
         raise
     return working.result()
 

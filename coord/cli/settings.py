@@ -44,7 +44,7 @@ def set_setting(
     Examples:
         coord settings set health_threshold 0.7
     """
-    ask(lambda client: client.set_setting(name, value), redis_url=redis_url, namespace=namespace)
+    ask(lambda client: client.admin.set_setting(name, value), redis_url=redis_url, namespace=namespace)
     show_settings(name, json=json, redis_url=redis_url, namespace=namespace)
 
 
@@ -54,7 +54,7 @@ def reset(name: Name, *, json: AsJson = False, redis_url: RedisUrl = None, names
     Examples:
         coord settings reset strategy
     """
-    ask(lambda client: client.set_setting(name, None), redis_url=redis_url, namespace=namespace)
+    ask(lambda client: client.admin.set_setting(name, None), redis_url=redis_url, namespace=namespace)
     show_settings(name, json=json, redis_url=redis_url, namespace=namespace)
 
 
@@ -74,7 +74,7 @@ def show_settings(name: str | None, *, json: bool, redis_url: str | None, namesp
         raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
     found = [
         one
-        for one in ask(lambda client: client.live_settings(), redis_url=redis_url, namespace=namespace)
+        for one in ask(lambda client: client.admin.live_settings(), redis_url=redis_url, namespace=namespace)
         if name in {None, one.name}
     ]
     if json:

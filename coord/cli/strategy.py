@@ -35,7 +35,7 @@ def set_strategy(
     Examples:
         coord strategy set round_robin
     """
-    ask(lambda client: client.set_strategy(name), redis_url=redis_url, namespace=namespace)
+    ask(lambda client: client.admin.set_setting("strategy", name), redis_url=redis_url, namespace=namespace)
     if json:
         write_json({"strategy": name})
     else:

@@ -12,13 +12,11 @@ from coord.cli.output import duration, hint, moment, write_fields, write_json, w
 from coord.cli.session import ask
 from coord.cli.submit import submit
 from coord.cli.watch import watch
-from coord.errors import TaskNotFound
+from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
-    from coord.client.client import CancelAnswer
-    from coord.queries import TaskPage
 
 TaskId = Annotated[str, typer.Argument(help="The task.", show_default=False)]
 
@@ -106,27 +104,13 @@ def list_(
         coord tasks list --state failed --type ocr
         coord tasks list --agent ocr-1 --json | jq -r '.tasks[].task_id'
     """
-    from coord import queries
-
-    async def read(client: Client) -> TaskPage:
-        found: list[TaskRecord] = []
-        place = cursor
-        while True:
-            page = await queries.list_tasks(
-                client.redis,
-                client.keys,
-                states=state or (),
-                task_type=task_type,
-                agent_id=agent,
-                limit=limit - len(found),
-                cursor=place,
-            )
-            found += page.tasks
-            place = page.next
-            if place is None or len(found) == limit:
-                return queries.TaskPage(tuple(found), place)
-
-    page = ask(read, redis_url=redis_url, namespace=namespace)
+    page = ask(
+        lambda client: client.list_tasks(
+            states=state or (), task_type=task_type, agent_id=agent, limit=limit, cursor=cursor
+        ),
+        redis_url=redis_url,
+        namespace=namespace,
+    )
     if json:
         write_json(page)
         return
@@ -169,9 +153,12 @@ def cancel(
         coord tasks cancel report-7 --reason "asked for twice"
     """
 
-    async def work(client: Client) -> tuple[CancelAnswer, TaskState | None, bool]:
+    async def work(client: Client) -> tuple[str, TaskState | None, bool]:
         before = await _state(client, task_id)
-        answer = await client.cancel(task_id, reason)
+        try:
+            answer: str = await client.cancel(task_id, reason)
+        except ResultTimeout:
+            answer = "sent"
         return answer, await _state(client, task_id), before is TaskState.CANCELLED
 
     answer, state, was_so = ask(work, redis_url=redis_url, namespace=namespace)
@@ -214,7 +201,7 @@ def retry(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, 
     """
 
     async def again(client: Client) -> TaskRecord:
-        return await (await client.retry(task_id)).record()
+        return await (await client.admin.retry(task_id)).record()
 
     record = ask(again, redis_url=redis_url, namespace=namespace)
     if json:

@@ -67,17 +67,14 @@ def watch(
 async def _follow(
     client: Client, task_ids: list[str], display: _Lines | _Live, timeout: float | None
 ) -> list[TaskRecord]:
-    from coord import queries
-    from coord.models.ids import check_id
-
-    open_ = [check_id(one, "task_id") for one in task_ids]
+    open_ = list(task_ids)
     seen: dict[str, TaskRecord] = {}
     began = time.monotonic()
     while True:
         missing: list[str] = []
         for at in range(0, len(open_), CHUNK):
             some = open_[at : at + CHUNK]
-            for task_id, record in zip(some, await queries.get_tasks(client.redis, client.keys, some), strict=True):
+            for task_id, record in zip(some, await client.tasks(some), strict=True):
                 if record is None:
                     missing.append(task_id)
                 elif record != seen.get(task_id):

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from msgspec import Struct
 from redis.exceptions import RedisError
 
-from coord import Client, logs, queries
-from coord.aio import end
+from coord import Client, logs
+from coord.aio import cancel_and_wait
 from coord.background import run_once
+from coord.client.connection import FactHandle
 from coord.client.handle import TaskHandle
 from coord.client.submission import TaskSpec
 from coord.config import Settings
@@ -55,7 +57,7 @@ class Backend:
 
     async def close(self) -> None:
         """Disconnect."""
-        await end(self._opening)
+        await cancel_and_wait(self._opening)
         if self._client is not None:
             await self._client.close()
 
@@ -69,8 +71,7 @@ class Backend:
     async def register(self, fact: AgentRegistered, wait_s: float) -> Written:
         """Register an agent, or refresh it."""
         async with self._limited(wait_s):
-            told = await self.client.tell("in:registry", fact, wait=wait_s)
-        return Written(of_entry(told.entry_id), told.answered)
+            return await self._append("in:registry", fact, wait_s)
 
     async def beat(
         self, agent_id: str, status: AgentStatus | None, load_metrics: Mapping[str, float], wait_s: float
@@ -85,17 +86,20 @@ class Backend:
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s)
             try:
-                told = await self.client.tell("in:beats", AgentHeartbeat(agent_id, load_metrics=metrics), wait=wait_s)
+                written = await self._append("in:beats", AgentHeartbeat(agent_id, load_metrics=metrics), wait_s)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
             if status is not None and await self._changes(agent_id, status):
                 return await self._change(agent_id, status, metrics, wait_s)
-        return Written(of_entry(told.entry_id), told.answered)
+        return written
 
     async def _change(self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float) -> Written:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
-        told = await self.client.tell("in:registry", change, wait=wait_s)
-        return Written(of_entry(told.entry_id), told.answered)
+        return await self._append("in:registry", change, wait_s)
+
+    async def _append(self, stream: str, fact: Struct, wait_s: float) -> Written:
+        handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0)
+        return Written(of_entry(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
     async def _changes(self, agent_id: str, status: AgentStatus) -> bool:
         """Whether a beat with this status says something new: one that is told to drain may go on saying active."""
@@ -125,9 +129,8 @@ class Backend:
             return await self.client.task(task_id)
 
     async def workers(self) -> dict[str, int]:
-        """How many workers of each kind there are; raises what redis-py raises."""
-        client = self.client
-        return await queries.count_workers(client.redis, client.keys, int(self.settings.presence_ttl_s * 1000))
+        """How many workers of each kind there are; raises ``ServerUnavailable`` and the like."""
+        return await self.client.count_workers()
 
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
@@ -167,7 +170,7 @@ class Backend:
             await asyncio.sleep(OPEN_AGAIN_S)
 
 
-async def _is_accepted(handle: TaskHandle, wait_s: float) -> bool:
+async def _is_accepted(handle: TaskHandle | FactHandle, wait_s: float) -> bool:
     try:
         await handle.accepted(wait_s)
     except ResultTimeout:

@@ -1,4 +1,4 @@
-"""What a caller is told when something is wrong: one body for all, and which HTTP status each error code has.
+"""The body of every error answer, and the HTTP status of errors that only HTTP has.
 
     {"status": "error", "code": "agent_not_found", "message": "Agent 'x' not found", "detail": "Agent 'x' not found",
      "timestamp": "2026-01-01T00:00:00.000+00:00"}
@@ -16,33 +16,13 @@ from falcon.asgi import App, Request, Response
 from msgspec import Struct
 
 from coord import codec, logs
-from coord.errors import CoordError
+from coord.errors import BY_CODE, CoordError
 from coord.gateway.times import now
 
 log = logs.get_logger()
 
-#: The status of a code that is not below: a worker's refusal.
-REFUSED = 422
-#: Error code -> HTTP status: those of ``coord.errors`` that a path here can meet, then those that only HTTP has.
-STATUS: dict[str, int] = {
-    "config_invalid": 503,
-    "fact_invalid": 422,
-    "fact_too_large": 413,
-    "id_invalid": 422,
-    "id_conflict": 409,
-    "task_not_found": 404,
-    "backlog_full": 503,
-    "task_finished": 409,
-    "agent_not_found": 404,
-    "unknown_agent": 404,
-    "superseded": 409,
-    "message_not_found": 404,
-    "entry_buried": 422,
-    "entry_not_found": 404,
-    "server_unfit": 503,
-    "server_unavailable": 503,
-    "server_full": 503,
-    "result_timeout": 504,
+#: Code -> HTTP status of errors that only HTTP has; every other error has its status on its class.
+HTTP_ONLY: dict[str, int] = {
     "invalid_priority": 400,
     "cross_origin": 403,
     "not_found": 404,
@@ -100,9 +80,14 @@ def install(app: App[Request, Response]) -> None:
     app.add_error_handler(RecursionError, _too_deep)
 
 
+def status_of(code: str) -> int:
+    """Return the HTTP status of an error code."""
+    return HTTP_ONLY[code] if code in HTTP_ONLY else BY_CODE.get(code, CoordError).http_status
+
+
 def refuse(resp: Response, code: str, message: str, problems: list[Problem] | None = None) -> None:
     """Make ``resp`` the answer for this error."""
-    status = STATUS.get(code, REFUSED)
+    status = status_of(code)
     resp.status = status
     resp.content_type = falcon.MEDIA_JSON
     if status == 422 and not problems:

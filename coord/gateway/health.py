@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from coord import __version__, logs
-from coord.errors import ServerUnavailable
+from coord.errors import CoordError
 from coord.gateway.backend import Backend
 from coord.gateway.body import give
 from coord.gateway.times import now
@@ -60,8 +60,8 @@ class Checks:
                 present = await self._desk.workers()
         except TimeoutError:
             why = f"no answer within {LOOK_S:g} s"
-        except (RedisError, OSError, ServerUnavailable) as error:
-            why = str(error)
+        except (RedisError, OSError, CoordError) as error:
+            why = str(error.__cause__ or error)  # the cause alone says nothing about where Redis is
         except Exception:
             log.exception("background.failed", task="health.look")
             why = "the look has failed; the gateway's log says how"

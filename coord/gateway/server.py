@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import uvicorn
 
 from coord import logs
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import make_app
@@ -51,7 +51,7 @@ async def serve(settings: Settings, asked: asyncio.Event, urgent: asyncio.Event)
     try:
         await server.serve(sockets=[listener])
     finally:
-        await end(*watching)
+        await cancel_and_wait(*watching)
         await desk.close()
     log.info("gateway.stopped")
     if failures:

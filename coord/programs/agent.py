@@ -61,7 +61,7 @@ def program_agent(
     command = Command(words, _environ(settings))
     limits = Limits(timeout_s=options.timeout_s, grace_s=options.grace_s, output_bytes=settings.max_entry_bytes)
     agent = Agent(agent_id, settings=settings, **declared)
-    capacity = agent.fact("").capacity or settings.capacity
+    capacity = agent.capacity
     _check_files(capacity)
     programs: ProcessPerTask | ProcessPool
     if options.keep_alive:

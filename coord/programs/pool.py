@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from coord.agent.task import NonRetryable, Retryable, Task
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.background import retry
 from coord.backoff import Backoff
 from coord.codec import BAD_JSON, encode
@@ -117,7 +117,7 @@ class _Slot:
         self._is_stopping = True
         if self._life.done():
             await self._life.result().leave(self._limits.grace_s)
-        await end(self._keeping)
+        await cancel_and_wait(self._keeping)
 
     async def _keep(self) -> None:
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)

@@ -21,7 +21,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import __version__
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.background import run_once
 from coord.config import Settings
 from coord.connection import connect_worker, read_failure, safe_url, wait_for_server
@@ -153,7 +153,7 @@ class LocalCell:
             await self._supervise(workers, [*gateways, *agents])
             await keeping
         finally:
-            await end(*speaking)
+            await cancel_and_wait(*speaking)
 
     async def _supervise(self, workers: list[ManagedProgram], callers: list[ManagedProgram]) -> None:
         """Keep all running; asked to stop, end the callers, then the workers."""
@@ -176,7 +176,7 @@ class LocalCell:
             try:
                 await working
             finally:
-                await end(hurrying)
+                await cancel_and_wait(hurrying)
                 if guard is not None:
                     await asyncio.to_thread(guard.close)
 

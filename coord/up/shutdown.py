@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from coord.aio import end
+from coord.aio import cancel_and_wait
 
 T = TypeVar("T")
 
@@ -49,4 +49,4 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        await end(task, waiting)
+        await cancel_and_wait(task, waiting)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from coord import Client
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.cli.signals import stop_on_signals
 from coord.config import load
 from coord.errors import CoordError
@@ -98,7 +98,7 @@ class _Job:
                 try:
                     await self._ended(keeping)
                 finally:
-                    await end(hurrying)
+                    await cancel_and_wait(hurrying)
 
     async def _hurry(self) -> None:
         """What becomes urgent for us is so for the processes."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from redis import exceptions as redis_errors
 
 from coord import Client
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, DataFolderInUse
@@ -132,7 +132,7 @@ class Fleet:
             try:
                 await up
             finally:
-                await end(passing_on)
+                await cancel_and_wait(passing_on)
 
     async def _pass_on(self) -> None:
         """Tell of the ends of those processes that `coord up` keeps, as of our own."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from redis import exceptions as redis_errors
-
-from coord import Client, queries
-from coord.keys import Keys
+from coord import Client
+from coord.errors import Unavailable
 from coord.models.tasks import TaskRecord
 
 #: How long the first one to ask waits for others.
@@ -24,7 +22,6 @@ class Records:
     def __init__(self, client: Client, group: asyncio.TaskGroup) -> None:
         self._client = client
         self._group = group
-        self._keys = Keys(client.settings.namespace)
         self._wanted: dict[str, asyncio.Future[TaskRecord | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -42,8 +39,8 @@ class Records:
             await asyncio.sleep(GATHER_S)
             ids = list(self._wanted)[:MOST]
             try:
-                records = await queries.get_tasks(self._client.redis, self._keys, ids)
-            except (redis_errors.RedisError, OSError):
+                records = await self._client.tasks(ids)
+            except Unavailable:
                 await asyncio.sleep(AGAIN_S)
                 continue
             for task_id, record in zip(ids, records, strict=True):

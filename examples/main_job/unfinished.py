@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from coord import Client, queries
+from coord import Client
 from coord.endpoint import write_private
-from coord.errors import TaskAlreadyFinished, TaskNotFound
+from coord.errors import ResultTimeout, TaskAlreadyFinished, TaskNotFound
 from coord.models.ids import new_id
 from coord.models.tasks import TERMINAL, Priority
 
@@ -62,13 +62,13 @@ class Unfinished:
         """Cancel what the note names and is not finished, and forget it; how many tasks that were.
 
         Raises:
-            RedisError, OSError, ServerUnavailable, ServerFull: Redis is away; the note stays.
+            ServerUnavailable, ServerFull: Redis is away; the note stays.
         """
         run = self._noted()
         if run is None:
             return 0
         # Asked before the records are: a task without a record was either never submitted, or still lies there.
-        waits = bool(await client.redis.xlen(client.keys.tasks_in(Priority.NORMAL)))
+        waits = any(one.submitted for one in (await client.backlog(0)).priorities if one.priority is Priority.NORMAL)
         cancelled = 0
         for begin in range(0, run.tasks, STEP):
             ids = [run.task_id(number) for number in range(begin, min(begin + STEP, run.tasks))]
@@ -84,7 +84,7 @@ class Unfinished:
 
 
 async def _cancel(client: Client, ids: Sequence[str], *, also_unknown: bool) -> int:
-    records = await queries.get_task_headers(client.redis, client.keys, ids)
+    records = await client.tasks(ids)
     unfinished = [
         task_id
         for task_id, record in zip(ids, records, strict=True)
@@ -98,4 +98,6 @@ async def _cancel_one(client: Client, task_id: str) -> bool:
         await client.cancel(task_id, REASON)
     except (TaskAlreadyFinished, TaskNotFound):
         return False
+    except ResultTimeout:
+        pass  # no distributor answered: the request waits for one
     return True

@@ -119,7 +119,7 @@ def test_a_handler_that_yields_is_an_error() -> None:
         yield task
 
     for function in (generator, async_generator):
-        with pytest.raises(ConfigError, match="yields: what a handler makes is what it returns"):
+        with pytest.raises(ConfigError, match="yields: return the result instead"):
             read_handler(function)
 
 

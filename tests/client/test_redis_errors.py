@@ -40,9 +40,9 @@ READS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "agent": lambda client: client.agent("a1"),
     "agents": lambda client: client.agents(),
     "counters": lambda client: client.counters(),
-    "live settings": lambda client: client.live_settings(),
+    "live settings": lambda client: client.admin.live_settings(),
     "record": lambda client: client.handle("t1").record(),
-    "replay": lambda client: client.replay("entry", "1-1"),
+    "replay": lambda client: client.admin.replay("entry", "1-1"),
 }
 
 
@@ -91,13 +91,13 @@ def test_a_write_is_translated_likewise(error: Exception, kind: type[CoordError]
 async def test_every_read_of_a_busy_server_says_so(alone: EmbeddedServer, settings: Settings, read: str) -> None:
     """A server in a script that does not end answers BUSY to whatever it is asked."""
     async with Client(alone.url, settings=settings) as client:
-        await client.redis.config_set("busy-reply-threshold", 1)
+        await client.connection.redis.config_set("busy-reply-threshold", 1)
         async with connect_worker(alone.url, settings) as other:
             looping = asyncio.ensure_future(other.execute_command("EVAL", "while true do end", 0))
 
             async def is_busy() -> bool:
                 try:
-                    await client.redis.ping()
+                    await client.connection.redis.ping()
                 except redis_errors.ResponseError as error:
                     return str(error).startswith("BUSY")
                 return False
@@ -105,7 +105,7 @@ async def test_every_read_of_a_busy_server_says_so(alone: EmbeddedServer, settin
             await wait_until(is_busy, "it is busy")
             with pytest.raises(ServerUnavailable, match="does not serve this for now: BUSY"):
                 await READS[read](client)
-            await client.redis.script_kill()
+            await client.connection.redis.script_kill()
             with pytest.raises(redis_errors.RedisError):
                 await looping
 

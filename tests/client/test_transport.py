@@ -117,7 +117,7 @@ def test_a_link_whose_transport_closes_gives_its_orders_back(
             del got[:]
             link.send(pack(("PING",)), lambda _about, answer: got.append(answer))
             link.send_until_answered(pack(("PING",)), lambda _about, answer: got.append(answer))
-            wire = link._wire
+            wire = link._protocol
             assert wire is not None
             wire._transport.abort()
             await wait_until(lambda: len(got) == 2, "both are answered")
@@ -137,7 +137,7 @@ def test_a_write_of_a_link_that_raises_makes_it_lost(server: EmbeddedServer) -> 
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
         link = ReconnectingConnection(server.url, Settings())
         await link.open()
-        wire = link._wire
+        wire = link._protocol
         assert wire is not None
         other: Any = asyncio.get_running_loop()
         closed, _ = await other.create_connection(asyncio.Protocol, sock=_socket_to(server))

@@ -176,7 +176,7 @@ def test_the_time_to_wait_for_a_file_is_over(coord: Coord, live: LiveCell, tmp_p
         ('{"task_type": "echo", "tymeout": 3}', "line 3: unknown field 'tymeout'; did you mean 'timeout'?"),
         ('{"task_type": "echo", "timeout": "x"}', "line 3: Expected 'float | null', got 'str' - at '$.timeout'"),
         ('{"task_type": "echo", "timeout": -1}', "$.timeout"),
-        ('{"task_type": "echo", "priority": "asap"}', "line 3: priority 'asap' is none of urgent"),
+        ('{"task_type": "echo", "priority": "asap"}', "line 3: priority: expected one of urgent"),
         ('{"task_type": "echo", "task_id": "a b"}', "line 3: task_id must be 1 to 128 characters"),
         ('{"task_type": "echo", "deadline": "soon"}', "$.deadline"),
         ('{"task_type": "echo", "payload": "\xff"}', "line 3: "),

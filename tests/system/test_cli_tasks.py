@@ -50,7 +50,7 @@ def wait_for_state(live: LiveCell, task_id: str, state: TaskState) -> TaskRecord
     """Wait until a task is in a state; its record then."""
 
     async def found() -> TaskRecord | None:
-        record = await queries.get_task(live.client.redis, live.keys, task_id)
+        record = await queries.get_task(live.client.connection.redis, live.keys, task_id)
         return record if record is not None and record.state is state else None
 
     async def wait() -> TaskRecord:

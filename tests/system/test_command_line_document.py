@@ -102,4 +102,4 @@ def test_what_is_typed_prints_what_is_said(
 
 
 async def _is_active(live: LiveCell, agent_id: str) -> bool:
-    return bool(await live.client.redis.sismember(live.keys.of("agents:active"), agent_id))
+    return bool(await live.client.connection.redis.sismember(live.keys.of("agents:active"), agent_id))

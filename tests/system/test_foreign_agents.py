@@ -112,7 +112,7 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
     await until_state(at, first, TaskState.RUNNING)
     timeout_at = await at.redis.zscore(at.keys.of("limits"), first.task_id)
     assert (timeout_at is None) == language.has_incarnation  # whose leases can be listed needs no limit
-    assert await at.client.cancel(first.task_id, "no more\nneeded", wait=30) == "accepted"
+    assert await at.client.cancel(first.task_id, "no more\nneeded", timeout=30) == "accepted"
     await until_state(at, first, TaskState.CANCELLED)
 
     await append(at.redis, at.keys, [Append("in:registry", AgentRegistered("asker", AgentType.MONITOR))])
@@ -134,7 +134,7 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
     assert await last.result(timeout=30) == found
     assert (await last.record()).attempt == 1
     assert (await later.record()).state == TaskState.QUEUED  # nobody is left
-    assert await at.client.cancel(later.task_id, wait=30) == "accepted"
+    assert await at.client.cancel(later.task_id, timeout=30) == "accepted"
     await assert_balanced(at)
 
 

@@ -101,7 +101,7 @@ async def test_its_books_balance_when_it_has_ended(undisturbed: Job) -> None:
     server = EmbeddedServer.start(undisturbed.data / "redis")
     try:
         async with Client(server.url, settings=Settings()) as client:
-            await assert_books(client.redis, client.keys, TASKS)
+            await assert_books(client.connection.redis, client.connection.keys, TASKS)
     finally:
         server.stop(force=True)
 
@@ -156,7 +156,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     async with Client(url, settings=Settings()) as client:
         counters = await client.counters()
         assert {agent.load for agent in await client.agents()} == {0}
-        await assert_books(client.redis, client.keys, TASKS)
+        await assert_books(client.connection.redis, client.connection.keys, TASKS)
     states = {state: count for state, count in count_by_state(counters).items() if count}
     assert states == {TaskState.COMPLETED: TASKS - 1, TaskState.FAILED: 1}
     assert counters["submitted:normal"] == TASKS

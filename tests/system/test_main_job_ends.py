@@ -113,7 +113,7 @@ async def _the_next_run_has_only_its_own(start_job: Start, few: Path) -> Job:
         states = count_by_state(counters)
         assert states[TaskState.CANCELLED] > 0
         assert sum(states.values()) == counters["submitted:normal"]
-        assert not (await examine(client.redis, client.keys)).findings
+        assert not (await examine(client.connection.redis, client.connection.keys)).findings
     return job
 
 

@@ -128,7 +128,7 @@ async def test_a_cancel_reaches_the_program(fleet: Fleet, code: str) -> None:
     agent = await fleet.agent("--grace", "0.5", "--", "sh", "-c", 'eval "$1"', "sh", "{code}")
     handle = await fleet.submit({"code": code})
     await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
-    assert await fleet.client.cancel(handle.task_id, wait=LONG_S) == "accepted"
+    assert await fleet.client.cancel(handle.task_id, timeout=LONG_S) == "accepted"
     await agent.no_programs()
     record = await fleet.outcome(handle)
     assert record.state is TaskState.CANCELLED
@@ -234,7 +234,7 @@ async def test_a_kept_program_works_dies_and_is_cancelled(fleet: Fleet) -> None:
     assert died.result["pid"] not in first
     hanging = await fleet.submit({"how": "hang"})
     await wait_until(lambda: pid_of(fleet.folder / "pid"), "it hangs", LONG_S)
-    assert await fleet.client.cancel(hanging.task_id, wait=LONG_S) == "accepted"
+    assert await fleet.client.cancel(hanging.task_id, timeout=LONG_S) == "accepted"
     assert (await fleet.outcome(hanging)).state is TaskState.CANCELLED
     last = await (await fleet.submit({"how": "well"})).result(timeout=LONG_S)
     assert last["pid"] not in {died.result["pid"], *first}

@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from coord.agent.attempt import Attempt
-from coord.agent.task import Task
+from coord.agent.task import Attempt, Task
 from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs.command import Command, Limits

@@ -20,7 +20,7 @@ from coord.errors import BY_CODE
 from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
 from coord.gateway.body import problem_of
-from coord.gateway.errors import REFUSED, STATUS
+from coord.gateway.errors import HTTP_ONLY, status_of
 from coord.gateway.idempotency import KeysSeen
 from tests.waiting import wait_until
 
@@ -88,9 +88,10 @@ def assert_error(answer: Any, status: int, code: str) -> Any:
 
 def test_only_a_defect_of_ours_is_a_500() -> None:
     """Whatever the SDK raises is the caller's to mend or will pass; what is not there is a 404."""
-    assert {STATUS.get(code, REFUSED) for code in BY_CODE} <= {404, 409, 413, 422, 503, 504}
-    assert {STATUS.get(code) for code in BY_CODE if code.endswith("_not_found")} == {404}
-    assert [code for code, status in STATUS.items() if status == 500] == ["internal"]
+    assert {status_of(code) for code in BY_CODE} <= {404, 409, 413, 422, 503, 504}
+    assert {status_of(code) for code in BY_CODE if code.endswith("_not_found")} == {404}
+    assert [code for code, status in HTTP_ONLY.items() if status == 500] == ["internal"]
+    assert not set(HTTP_ONLY) & set(BY_CODE), "a code has one status"
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from coord import errors
-from coord.cli.exit_codes import ExitCode, exit_code, sentence
+from coord.cli.exit_codes import sentence
 from coord.cli.output import (
     SHOWN,
     duration,
@@ -109,14 +109,6 @@ def test_json_is_one_line_for_programs(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out.splitlines()
     assert [msgspec.json.decode(line) for line in said[:2]] == [{"a": "ü\n"}, [1]]
     assert said[2:] == [r"x\ty"]
-
-
-def test_every_error_has_an_exit_code() -> None:
-    """Answers are 1, what cannot be done is 2, what is open is 3; an error that nobody thought of cannot be done."""
-    assert exit_code(errors.TaskNotFound("")) is ExitCode.NO
-    assert exit_code(errors.ServerUnavailable("")) is ExitCode.CANNOT
-    assert exit_code(errors.ResultTimeout("")) is ExitCode.OPEN
-    assert exit_code(errors.CoordError("")) is ExitCode.CANNOT
 
 
 def test_an_error_names_the_next_step() -> None:

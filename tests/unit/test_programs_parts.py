@@ -188,12 +188,12 @@ def test_its_environment_tells_of_the_task() -> None:
 async def prepared(agent: Agent) -> AsyncIterator[Callable[[Task], Awaitable[Any]]]:
     """The handler of an agent that needs no server for this."""
     assert agent.fallback is not None
-    for function in agent._before:
+    for function in agent._start_hooks:
         await function()
     try:
         yield agent.fallback.call
     finally:
-        for function in agent._after:
+        for function in agent._stop_hooks:
             await function()
 
 

@@ -1,4 +1,4 @@
-"""Whether an agent reads its inbox, as it looks at that itself; and what becomes of one that does not."""
+"""The check of the reader of the inbox, and an agent whose reader has stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from coord import Agent, Client, Task
-from coord.agent.hearing import DEAF_BEATS, Hearing
+from coord.agent.heartbeat import DEAF_HEARTBEATS, ReaderCheck
 from coord.config import Settings
 from tests.running import RunningCell
 from tests.waiting import wait_until
@@ -31,18 +31,18 @@ async def client(cell: RunningCell) -> AsyncIterator[Client]:
 async def test_it_counts_beats_without_a_round() -> None:
     """Three in a row; a round, or a new connection, resets the count."""
     rounds = 0
-    hearing = Hearing(lambda: rounds, 0.0)
-    assert [hearing.look() for _ in range(DEAF_BEATS)] == [False, False, True]
+    check = ReaderCheck(lambda: rounds, 0.0)
+    assert [check.is_deaf() for _ in range(DEAF_HEARTBEATS)] == [False, False, True]
     rounds += 1
-    assert [hearing.look() for _ in range(DEAF_BEATS + 1)] == [False, False, False, True]
-    hearing.reset()
-    assert not hearing.look()
+    assert [check.is_deaf() for _ in range(DEAF_HEARTBEATS + 1)] == [False, False, False, True]
+    check.reset()
+    assert not check.is_deaf()
 
 
 async def test_a_process_that_stood_still_is_not_deaf() -> None:
     """However long: it beats once before it reads."""
-    hearing = Hearing(lambda: 0, 60.0)
-    assert not any(hearing.look() for _ in range(100)), "not before the limit, whatever the number of beats"
+    check = ReaderCheck(lambda: 0, 60.0)
+    assert not any(check.is_deaf() for _ in range(100)), "not before the limit, whatever the number of beats"
 
 
 async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
@@ -53,15 +53,15 @@ async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
 
     @agent.task("echo")
     async def echo(_task: Task) -> str:
-        return "heard"
+        return "done"
 
     async with agent:
-        assert await (await client.submit("echo", capabilities=["echo"])).result(30) == "heard"
+        assert await (await client.submit("echo", capabilities=["echo"])).result(30) == "done"
         session = agent._session
         assert session is not None
         hangs = True
-        ask = session.inbox._ask
-        heal = session.inbox.heal
+        ask = session.inbox._read
+        heal = session.inbox.reconnect
         healed = 0
 
         def hang() -> None:
@@ -73,8 +73,8 @@ async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
             healed += 1
             heal()
 
-        monkeypatch.setattr(session.inbox, "_ask", hang)
-        monkeypatch.setattr(session.inbox, "heal", count)
+        monkeypatch.setattr(session.inbox, "_read", hang)
+        monkeypatch.setattr(session.inbox, "reconnect", count)
 
         async def is_deaf() -> bool:
             return (await client.agent("deaf")).deaf
@@ -84,10 +84,10 @@ async def test_an_agent_whose_reader_hangs_says_so_gets_nothing_and_is_healed(
         assert record.status == "active"
         await wait_until(lambda: healed, "it has tried to heal itself")
         await wait_until(is_deaf, "it is deaf again after the attempt")
-        assert not await client.redis.sismember(client.keys.of("agents:active"), "deaf")
+        assert not await client.connection.redis.sismember(client.connection.keys.of("agents:active"), "deaf")
         hangs = False
         handle = await client.submit("echo", capabilities=["echo"])
-        assert await handle.result(30) == "heard"
+        assert await handle.result(30) == "done"
         assert not await is_deaf()
 
 
@@ -97,7 +97,7 @@ async def test_a_reader_that_is_well_is_never_deaf(cell: RunningCell, client: Cl
 
     @agent.task("echo")
     async def echo(_task: Task) -> str:
-        return "heard"
+        return "done"
 
     async with agent:
         session = agent._session
@@ -105,7 +105,7 @@ async def test_a_reader_that_is_well_is_never_deaf(cell: RunningCell, client: Cl
         seen = session.inbox.rounds
         await wait_until(lambda: session.inbox.rounds > seen + 20, "it came around its loop")
         assert not (await client.agent("well")).deaf
-        assert session._hearing.look() is False
+        assert session._reader_check.is_deaf() is False
 
 
 def test_the_field_costs_a_beat_nothing() -> None:
@@ -116,13 +116,15 @@ def test_the_field_costs_a_beat_nothing() -> None:
     assert msgspec.json.encode(AgentHeartbeat("a", deaf=True)) == b'{"agent_id":"a","deaf":true}'
 
 
-async def test_an_inbox_goes_on_after_a_defect(cell: RunningCell, client: Client) -> None:
+async def test_an_inbox_goes_on_after_a_defect(
+    cell: RunningCell, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is raised while a batch is taken, the reader asks for the next."""
     agent = Agent("defect", capabilities=["echo"], settings=cell.settings, url=cell.url)
 
     @agent.task("echo")
     async def echo(_task: Task) -> str:
-        return "heard"
+        return "done"
 
     async with agent:
         session = agent._session
@@ -134,7 +136,7 @@ async def test_an_inbox_goes_on_after_a_defect(cell: RunningCell, client: Client
                 raise errors.pop()
             read()
 
-        session.inbox._read = fail
+        monkeypatch.setattr(session.inbox, "_read", fail)
         handles = [await client.submit("echo", capabilities=["echo"]) for _ in range(3)]
         await asyncio.gather(*(handle.result(30) for handle in handles))
     assert errors == []
