@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from msgspec import Meta
 
 from coord import config
-from tests.documents import ROOT
+from tests.repo.documents import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
 HEAD = """# Settings

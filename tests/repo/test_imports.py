@@ -6,7 +6,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.repo.documents import ROOT
+
 #: Imports that may close a circle, with the reason.
 ALLOWED: dict[tuple[str, str], str] = {}
 #: Files of the command line and the gateway that use the client's Redis connection directly, with the reason.

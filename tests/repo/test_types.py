@@ -17,8 +17,7 @@ from coord.client.submission import PriorityName, StrategyName
 from coord.models.agents import AgentType
 from coord.models.tasks import Priority
 from coord.placement import STRATEGIES
-
-ROOT = Path(__file__).parents[2]
+from tests.repo.documents import ROOT
 
 PROGRAM = """\
 from collections.abc import AsyncIterator

@@ -16,6 +16,7 @@ from workers.transitions import Submission
 FAR = START + 3_600_000
 
 
+@pytest.mark.on_fakeredis
 async def test_a_task_is_queued(cell: Cell) -> None:
     """Recorded, queued under its aged score, counted, logged, answered; the entry is consumed."""
     assert await cell.submit(caller="c1", priority="high") == "QUEUED"

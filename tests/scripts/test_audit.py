@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scripts.cell import Cell
 from workers.transitions import LeaseList, LeaseLoss
 
@@ -41,6 +43,7 @@ async def holding(cell: Cell) -> str:
     return lease
 
 
+@pytest.mark.on_fakeredis
 async def test_a_beat_with_the_right_number_asks_nothing(cell: Cell) -> None:
     """Nobody is asked as long as the numbers agree."""
     await holding(cell)
@@ -192,6 +195,7 @@ async def test_a_loss_of_an_earlier_lease_leaves_the_next_attempt_alone(cell: Ce
     assert (await cell.task()).state == "assigned"
 
 
+@pytest.mark.on_fakeredis
 async def test_a_forfeited_lease_that_was_settled_meanwhile_changes_nothing(cell: Cell) -> None:
     """The lease is the fence: a loss that comes after the outcome is stale, and one behind older reports waits."""
     lease = await holding(cell)

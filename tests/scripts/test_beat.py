@@ -15,6 +15,7 @@ async def tick(cell: Cell, ms: int) -> None:
         await cell.run(cell.scripts.expire())
 
 
+@pytest.mark.on_fakeredis
 async def test_a_beat_is_a_sign_of_life(cell: Cell) -> None:
     """The agent is expected again within its patience from now on; metrics and leases are recorded."""
     await cell.register(interval_ms=5_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scripts.cell import Cell
 from workers.transitions import DeadLetterEntry
 
@@ -14,6 +16,7 @@ async def burial(cell: Cell, stream: str = "in:reports", *, caller: str = "c1", 
     )
 
 
+@pytest.mark.on_fakeredis
 async def test_an_entry_is_buried(cell: Cell) -> None:
     """Kept with stream, id and reason, counted, acknowledged, deleted; its caller is told."""
     one = await burial(cell, data=b"\xff\x00not text")

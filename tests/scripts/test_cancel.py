@@ -10,6 +10,7 @@ from tests.scripts.cell import START, Cell
 from workers.transitions import CancelRequest
 
 
+@pytest.mark.on_fakeredis
 @pytest.mark.parametrize("state", ["scheduled", "queued", "assigned"])
 async def test_what_nobody_has_claimed_is_cancelled_at_once(cell: Cell, state: str) -> None:
     """⚠ Deleting the inbox entry is the claim: with it the agent never saw the task and is not told."""

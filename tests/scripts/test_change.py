@@ -8,6 +8,7 @@ from tests.scripts.cell import START, Cell
 from workers.transitions import Change
 
 
+@pytest.mark.on_fakeredis
 @pytest.mark.parametrize(("status", "health"), [("busy", 0.9), ("maintenance", 0.8), ("error", 0.5), ("draining", 1.0)])
 async def test_only_an_active_agent_is_placeable(cell: Cell, status: str, health: float) -> None:
     """Any other status takes the agent out of ``agents:active``, lowers its health by its penalty and raises rev."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from coord import queries
 from tests.scripts.cell import Cell
 from workers.transitions import SettingChange
@@ -17,6 +19,7 @@ async def configure(cell: Cell, **values: str | None) -> list[str]:
     return words
 
 
+@pytest.mark.on_fakeredis
 async def test_a_setting_is_set_and_given_back(cell: Cell) -> None:
     """The latest of a batch counts; nothing is left of one that was given back; observers see each change."""
     assert await configure(cell, strategy="random", health_threshold="0.7") == ["OK", "OK"]

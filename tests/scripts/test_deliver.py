@@ -10,6 +10,7 @@ from coord import queries
 from tests.scripts.cell import DAY, START, Cell
 
 
+@pytest.mark.on_fakeredis
 async def test_a_message_is_delivered(cell: Cell) -> None:
     """Into the lane of its priority, with what it carries; its sender is told; the record ends by itself."""
     await cell.register()

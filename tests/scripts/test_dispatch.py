@@ -9,6 +9,7 @@ from coord.models.tasks import LANE, Priority
 from tests.scripts.cell import START, Cell
 
 
+@pytest.mark.on_fakeredis
 @pytest.mark.parametrize("priority", list(Priority))
 async def test_a_task_is_assigned(cell: Cell, priority: Priority) -> None:
     """Popped, recorded under its lease, in flight, and pushed on the lane of its priority, in one go."""

@@ -40,6 +40,7 @@ async def is_placeable(cell: Cell) -> bool:
     return bool(await cell.redis.sismember(cell.keys.of("agents:active"), "a1"))
 
 
+@pytest.mark.on_fakeredis
 async def test_a_drained_agent_finishes_what_it_has_and_gets_nothing_new(cell: Cell) -> None:
     """Out of ``agents:active`` and told to everybody at once; what it has in flight is left to it."""
     await cell.register()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from coord.models.tasks import Lane
 from tests.scripts.cell import DAY, START, Cell
 from workers.transitions import Expiry
@@ -20,6 +22,7 @@ async def run_clock(cell: Cell, ms: int) -> None:
         await expire(cell, 2_000)
 
 
+@pytest.mark.on_fakeredis
 async def test_the_clock_advances_by_two_seconds_at_most(cell: Cell) -> None:
     """A tick adds the time since the last one, whoever made it, and never more than 2 s."""
     assert (await expire(cell)).observed == START

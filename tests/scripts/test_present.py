@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from coord.keys import CONSUMES
 from tests.scripts.cell import START, Cell
 from workers.transitions import Call
@@ -13,6 +15,7 @@ def presence(cell: Cell, name: str = "w1") -> Call[list[str]]:
     return cell.scripts.present("distributor", name, fields, CONSUMES["distributor"])
 
 
+@pytest.mark.on_fakeredis
 async def test_a_worker_is_present(cell: Cell) -> None:
     """Its record ends by itself; everyone of its kind that is present is named."""
     assert await cell.run(presence(cell, "w1")) == ["w1"]

@@ -63,6 +63,7 @@ each_kind = pytest.mark.parametrize("of", list(TOLD))
 each_record = pytest.mark.parametrize("of", ["tasks", "messages"])
 
 
+@pytest.mark.on_fakeredis
 @each_kind
 async def test_one_is_forgotten(cell: Cell, of: Of, dead: list[str]) -> None:
     """It and nothing else; the operator is told that it was one."""

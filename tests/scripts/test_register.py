@@ -13,6 +13,7 @@ async def facet(cell: Cell, name: str, value: str) -> set[str]:
     return {one.decode() for one in await cell.redis.smembers(cell.keys.facet(name, value))}
 
 
+@pytest.mark.on_fakeredis
 async def test_a_new_agent_is_active_indexed_and_expected(cell: Cell) -> None:
     """A first registration makes a record, placeable, indexed, with rev 1 and term 1; the entry is consumed."""
     assert await cell.register(interval_ms=5_000, caller="c1", version="2") == "REGISTERED"

@@ -34,6 +34,7 @@ async def dropped(cell: Cell, *ids: str) -> list[str]:
     return [one for one in ids if (await cell.task(one)).dropped]
 
 
+@pytest.mark.on_fakeredis
 async def test_the_oldest_give_up_first_and_no_more_than_needed(cell: Cell) -> None:
     """Down to 70 %: what each held is counted; states, errors, times and stories stay."""
     await cell.register(capacity=9)

@@ -28,6 +28,7 @@ async def failed(cell: Cell, task_id: str = "t1", **options: Any) -> None:
     assert await cell.state(task_id) == "failed"
 
 
+@pytest.mark.on_fakeredis
 async def test_a_failed_task_is_queued_with_fresh_attempts_and_its_story(cell: Cell) -> None:
     """Same id, no failures counted, the attempt's number and story kept; the operator is told."""
     await cell.register()

@@ -8,6 +8,7 @@ from tests.scripts.cell import START, Cell
 from workers.transitions import Report
 
 
+@pytest.mark.on_fakeredis
 async def test_a_task_starts_and_completes(cell: Cell) -> None:
     """started, progressed, completed: recorded with their times; the outcome is told to whoever asked for it."""
     await cell.register()

@@ -28,6 +28,7 @@ async def unbury(cell: Cell, dead_id: str, kind: str = "distributor") -> str:
     return await cell.word(cell.scripts.unbury(kind, [EntryReplay(entry, "op", dead_id)]))
 
 
+@pytest.mark.on_fakeredis
 @pytest.mark.parametrize("caller", ["c1", ""])
 async def test_an_entry_is_appended_anew_as_it_was(cell: Cell, caller: str) -> None:
     """With its type, its data to the byte and its caller; it is buried no more, and the operator hears its new id."""

@@ -12,6 +12,7 @@ from coord.models.tasks import Pool
 from tests.scripts.cell import DAY, START, Cell
 
 
+@pytest.mark.on_fakeredis
 async def test_a_scheduled_task_is_queued_when_it_is_due(cell: Cell) -> None:
     """Not a millisecond earlier; in its pool, under its score; the pool is told without its definition."""
     await cell.submit(run_at=START + 1_000)

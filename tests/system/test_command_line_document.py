@@ -15,7 +15,7 @@ import pytest
 
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from tests.documents import ROOT, blocks
+from tests.repo.documents import ROOT, blocks
 from tests.system.live_cell import LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
 

@@ -17,7 +17,7 @@ from coord.connection import connect, wait_for_server
 from coord.embedded import find_binary
 from coord.server_check import check_server
 from tests.ports import unused_ports
-from tests.unit.test_compose import OURS, SERVICES, seconds
+from tests.repo.test_compose import OURS, SERVICES, seconds
 from tests.waiting import wait_until
 
 #: Processes start slowly on a machine with much to do.

@@ -152,6 +152,7 @@ async def test_more_calls_than_sockets_wait_their_turn(redis: Redis, server: Emb
     assert await redis.get("n") == b"1000"
 
 
+@pytest.mark.on_fakeredis
 async def test_answers_have_one_shape_everywhere(redis_or_fake: Redis) -> None:
     """fakeredis, Valkey and Redis 7.0 answer a group read alike, in bytes."""
     await redis_or_fake.xgroup_create("s", "g", id="0", mkstream=True)
@@ -327,6 +328,7 @@ async def _blocked_clients(redis: Redis) -> int:
     return int((await redis.info("clients"))["blocked_clients"])
 
 
+@pytest.mark.on_fakeredis
 async def test_an_exchange_reads_every_answer_before_it_raises(redis_or_fake: Redis) -> None:
     """The first error of several commands is raised, the others are carried out, and no answer is left for the next."""
     commands = [("SET", "k", "1"), ("HGET", "k", "f"), ("INCR", "k")]

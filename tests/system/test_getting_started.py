@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.coord_up import Start
-from tests.documents import ROOT, blocks
+from tests.repo.documents import ROOT, blocks
 from tests.waiting import wait_until
 
 DOCUMENT = ROOT / "docs" / "getting-started.md"

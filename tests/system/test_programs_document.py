@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, blocks
+from tests.repo.documents import ROOT, blocks
 from tests.system.program_fleet import LONG_S, Fleet
 
 DOCUMENT = ROOT / "docs" / "programs.md"

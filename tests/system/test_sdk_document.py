@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, blocks
+from tests.repo.documents import ROOT, blocks
 from tests.system.program_fleet import LONG_S, Fleet
 from tests.waiting import wait_until
 

@@ -11,7 +11,7 @@ import pytest
 
 from coord.cli.exit_codes import ExitCode
 from tests.commands import is_known, parse
-from tests.documents import ROOT, commands, inline, split
+from tests.repo.documents import ROOT, commands, inline, split
 
 PAGE = ROOT / "docs" / "command-line.md"
 

@@ -19,7 +19,7 @@ from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import decode_json, encode
 from coord.programs import pool as kept_module
 from coord.programs.kept_process import KeptProcess
-from tests.unit.programs_house import Asked, kept, lives, script, written
+from tests.unit.programs_world import Asked, kept, lives, script, written
 from tests.waiting import wait_until
 
 #: Reads tasks; the payload's ``do`` is what it does with one.

@@ -24,7 +24,7 @@ from coord.programs.command import Command
 from coord.programs.lines import Lines
 from coord.programs.outcome import check, result
 from coord.programs.progress import Progress
-from tests.unit.programs_house import Asked, script
+from tests.unit.programs_world import Asked, script
 from tests.waiting import wait_until
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.

@@ -16,8 +16,8 @@ from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged, Fact
-from tests.unit.sdk_desk import KEYS, FakeLink
-from tests.unit.sdk_house import House, house_on
+from tests.agent.desk import KEYS, FakeLink
+from tests.agent.played_coordinator import House, house_on
 
 
 def membership_on(link: FakeLink) -> Registration:
@@ -35,7 +35,7 @@ def membership_on(link: FakeLink) -> Registration:
     )
 
 
-def facts_of(link: FakeLink) -> list[Fact]:
+def decode_facts(link: FakeLink) -> list[Fact]:
     """Return the facts that were sent."""
     commands = link.commands(b"XADD")
     return [decode_fact("in:registry", {b"type": command[3], b"data": command[5]}, MIB) for command in commands]
@@ -91,10 +91,10 @@ async def test_one_without_room_says_so_again_to_a_registry_that_forgot_it() -> 
     membership = membership_on(link)
     membership.change_room(0)
     membership.register()
-    reported = facts_of(link)
+    reported = decode_facts(link)
     assert [type(fact) for fact in reported] == [AgentRegistered, AgentStatusChanged] * 2
     assert {fact.capacity for fact in reported if isinstance(fact, AgentRegistered)} == {1}
     assert {fact.status for fact in reported if isinstance(fact, AgentStatusChanged)} == {AgentStatus.BUSY}
     membership.close()
     membership.change_room(2)
-    assert len(facts_of(link)) == 4
+    assert len(decode_facts(link)) == 4

@@ -8,7 +8,7 @@ import hiredis
 import pytest
 
 from coord.agent.protocol import ConnectionLost
-from tests.unit.sdk_desk import Desk
+from tests.agent.desk import Desk
 
 
 async def test_nothing_starts_before_its_entry_was_deleted(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from coord import Agent, Retryable, Task
 from coord.config import Settings
 from coord.errors import ConfigError, ServerUnavailable
 from coord.models.facts import AgentDeregistered, AgentRegistered, TaskCompleted, TaskFailed
-from tests.unit.sdk_house import House
+from tests.agent.played_coordinator import House
 
 
 async def test_a_handler_for_any_task_has_what_no_other_has(agent: Agent, house: House) -> None:

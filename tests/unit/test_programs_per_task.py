@@ -16,8 +16,8 @@ from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs import process
 from coord.programs.outcome import Output
-from tests.documents import ROOT
-from tests.unit.programs_house import LONG_S, Asked, each, lives, script, written
+from tests.repo.documents import ROOT
+from tests.unit.programs_world import LONG_S, Asked, each, lives, script, written
 from tests.waiting import wait_until
 
 
@@ -241,8 +241,8 @@ def test_a_parent_that_ignores_its_children_s_end_changes_nothing() -> None:
     code = """
 import asyncio
 from coord.agent.task import Retryable
-from tests.documents import ROOT
-from tests.unit.programs_house import Asked, each
+from tests.repo.documents import ROOT
+from tests.unit.programs_world import Asked, each
 
 async def main():
     async with each("sh", "-c", "exit 3") as programs:

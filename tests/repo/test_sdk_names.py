@@ -13,7 +13,7 @@ import coord
 from coord import Agent, Client, TaskSpec, errors
 from coord.client.admin import Admin
 from coord.config import Settings
-from tests.documents import ROOT
+from tests.repo.documents import ROOT
 
 TEXT = (ROOT / "docs" / "sdk.md").read_text()
 #: Parts of ``Client`` for coord's own programs.

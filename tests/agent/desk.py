@@ -11,7 +11,7 @@ from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt
 from coord.keys import Keys
-from tests.unit.sdk_wire import read_command
+from tests.client.packed_commands import read_command
 
 KEYS = Keys("t")
 

@@ -14,7 +14,7 @@ from coord.agent.task import Attempt
 from coord.codec import decode_fact
 from coord.config import MIB
 from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
-from tests.unit.sdk_desk import Desk
+from tests.agent.desk import Desk
 
 
 def finished(desk: Desk, *results: Any) -> None:

@@ -12,7 +12,7 @@ from coord import Agent, Task, run
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
 from coord.models.facts import AgentDeregistered, AgentRegistered, TaskReleased
-from tests.unit.sdk_house import House
+from tests.agent.played_coordinator import House
 from tests.waiting import wait_until
 
 

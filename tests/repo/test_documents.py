@@ -9,7 +9,7 @@ import pytest
 
 from coord import config
 from tests.commands import is_known, parse
-from tests.documents import ROOT, Command, blocks, commands, inline, links
+from tests.repo.documents import ROOT, Command, blocks, commands, inline, links
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: The documents whose commands a newcomer types.

@@ -23,8 +23,8 @@ from coord.models.facts import (
     TaskCompleted,
     TaskReleased,
 )
-from tests.unit.sdk_house import House, house_on
-from tests.unit.sdk_wire import read_command
+from tests.agent.played_coordinator import House, house_on
+from tests.client.packed_commands import read_command
 from tests.waiting import wait_until
 
 

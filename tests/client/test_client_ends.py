@@ -13,7 +13,7 @@ from coord.config import Settings
 from coord.connection import wait_for_server
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid, ResultTimeout, TaskFailed
-from tests.unit.sdk_workers import PlayedWorkers
+from tests.client.played_workers import PlayedWorkers
 from tests.waiting import wait_until
 
 CLOSED = "the client was closed while this was waited for"

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 #: Words that end one command and begin another.
 BETWEEN = frozenset({"|", "||", "&", "&&", ";"})
 

@@ -1,4 +1,4 @@
-"""What the tests of the SDK share: a played coordinator, and an agent that the test starts."""
+"""Fixtures of the agent's tests: a played coordinator, and an agent that the test starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from redis.asyncio import Redis
 from coord import Agent, Task
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from tests.unit.sdk_desk import Desk
-from tests.unit.sdk_house import House, house_on
-from tests.unit.sdk_workers import PlayedWorkers, workers_of_a_client
+from tests.agent.desk import Desk
+from tests.agent.played_coordinator import House, house_on
 
 
 @pytest.fixture
@@ -41,12 +40,3 @@ async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
 async def desk() -> Desk:
     """One for two tasks at a time."""
     return Desk(2)
-
-
-@pytest.fixture
-async def workers(
-    server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[PlayedWorkers]:
-    """Those of a client, which looks at records often."""
-    async with workers_of_a_client(server, redis, settings, monkeypatch) as workers:
-        yield workers

@@ -17,8 +17,8 @@ from coord.agent.runner import Runner
 from coord.agent.task import Attempt
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
-from tests.unit.sdk_desk import Desk
-from tests.unit.sdk_house import House
+from tests.agent.desk import Desk
+from tests.agent.played_coordinator import House
 from tests.waiting import wait_until
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from coord.programs.guard import Guard
-from tests.unit.programs_house import lives, written
+from tests.unit.programs_world import lives, written
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 from coord import Agent, Message, Task
 from coord.agent import messages as mail
 from coord.models.facts import TaskCompleted
-from tests.unit.sdk_house import House
+from tests.agent.played_coordinator import House
 from tests.waiting import wait_until
 
 

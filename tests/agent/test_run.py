@@ -21,7 +21,7 @@ from coord.models.facts import (
     TaskReleased,
     TaskStarted,
 )
-from tests.unit.sdk_house import House
+from tests.agent.played_coordinator import House
 from tests.waiting import wait_until
 
 SCRIPT = """

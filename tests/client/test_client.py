@@ -26,7 +26,7 @@ from coord.errors import (
 )
 from coord.models.facts import parts_of
 from coord.models.tasks import Requirements, TaskSubmitted
-from tests.unit.sdk_workers import PlayedWorkers
+from tests.client.played_workers import PlayedWorkers
 from tests.waiting import wait_until
 
 

@@ -16,7 +16,7 @@ from coord.models.facts import STREAM_FACTS, TYPE_OF, Lease
 from coord.models.ids import ID_PATTERN, RESERVED
 from coord.models.messages import MessageType
 from coord.models.tasks import AttemptRecord, Priority, Requirements, Retry, TaskState
-from tests.unit.protocol_document import (
+from tests.repo.protocol_document import (
     TEXT,
     Example,
     Row,

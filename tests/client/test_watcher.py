@@ -14,7 +14,7 @@ from coord.client import watcher
 from coord.client.handle import TaskHandle
 from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed
 from coord.streams import Append
-from tests.unit.sdk_workers import PlayedWorkers
+from tests.client.played_workers import PlayedWorkers
 from tests.waiting import wait_until
 
 
