@@ -30,6 +30,9 @@ from workers.transitions import Beat, Call, Change, Departure, LeaseList, Regist
 
 log = logs.get_logger()
 
+#: Lost agents that one line of the log names.
+MOST_NAMED = 20
+
 
 class Registry(Service):
     """Turns agents' facts into their records, and gives up those that fall silent."""
@@ -107,7 +110,7 @@ class Registry(Service):
         """Tick the observed clock; say who was given up."""
         (expiry,) = await self.cell.scripts.run(self.cell.scripts.expire())
         if expiry.stale:
-            log.warning("agents.lost", count=expiry.stale)
+            log.warning("agents.lost", count=expiry.stale, agents=" ".join(expiry.lost[:MOST_NAMED]))
 
     def ticks(self) -> dict[str, Tick]:
         """What is done by the clock."""

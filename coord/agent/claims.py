@@ -87,8 +87,9 @@ class Claims:
         return len(self._known) - self._unclaimed
 
     def listed(self) -> dict[str, str]:
-        """Return the leases held, with their tasks: lease -> task id."""
-        return {lease: attempt.task_id for lease, attempt in self._known.items() if not attempt.is_unclaimed}
+        """Return the leases held, with their tasks: lease -> task id; may be called from any thread."""
+        known = list(self._known.items())  # one step, because another thread may change it meanwhile
+        return {lease: attempt.task_id for lease, attempt in known if not attempt.is_unclaimed}
 
     @property
     def busy(self) -> int:

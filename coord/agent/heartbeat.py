@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
 import psutil
+
+from coord.logs import get_logger
+
+log = get_logger()
 
 #: Seconds for which a measurement of the machine is reused.
 _FRESH_S = 1.0
@@ -33,12 +36,22 @@ def system_load() -> dict[str, float]:
     return _load
 
 
+def measure_load() -> dict[str, float]:
+    """Return ``system_load``; nothing if it cannot be measured."""
+    try:
+        return system_load()
+    except (OSError, psutil.Error):
+        log.warning("agent.metrics_unknown", exc_info=True)
+        return {}  # a heartbeat without metrics is a heartbeat all the same
+
+
 class ReaderCheck:
     """Detects that the reader of the inbox has stopped, so that the agent gets nothing new meanwhile.
 
     This is the second line of defence: the reader cannot end, because its connection reconnects by itself. The check
     compares the number of rounds of the reader from heartbeat to heartbeat. It counts heartbeats, not only time: a
-    process that was stopped for a while sends one heartbeat, reads what has arrived, and is not deaf.
+    process that was stopped for a while sends one heartbeat, reads what has arrived, and is not deaf. The thread of the
+    heartbeats calls it (``coord.agent.heartbeat_thread``).
 
     Args:
         rounds: returns how often the reader got an answer and continued.
@@ -48,15 +61,14 @@ class ReaderCheck:
     def __init__(self, rounds: Callable[[], int], limit_s: float) -> None:
         self._rounds = rounds
         self._limit_s = limit_s
-        self._loop = asyncio.get_running_loop()
-        self._reconnected_at = self._loop.time()
+        self._reconnected_at = time.monotonic()
         self.reset()
 
     def reset(self) -> None:
         """Start to count again, because Redis was unavailable until now, for the reader as well."""
         self._seen = self._rounds()
         self._silent_heartbeats = 0
-        self._silent_since = self._loop.time()
+        self._silent_since = time.monotonic()
 
     def is_deaf(self) -> bool:
         """Return True if the reader has stopped; call this once before each heartbeat."""
@@ -64,11 +76,11 @@ class ReaderCheck:
             self.reset()
             return False
         self._silent_heartbeats += 1
-        return self._silent_heartbeats >= DEAF_HEARTBEATS and self._loop.time() - self._silent_since >= self._limit_s
+        return self._silent_heartbeats >= DEAF_HEARTBEATS and time.monotonic() - self._silent_since >= self._limit_s
 
     def should_reconnect(self) -> bool:
         """Return True if it is time for another reconnect of a deaf agent."""
-        now = self._loop.time()
+        now = time.monotonic()
         if now - self._reconnected_at < self._limit_s:
             return False
         self._reconnected_at = now

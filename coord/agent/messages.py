@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coord.agent.handlers import call_caught, is_async
+from coord.agent.handlers import call_caught, is_async, name_of
 from coord.agent.reconnect import ReconnectingConnection
 from coord.aio import CANCEL_S
 from coord.codec import BAD_JSON, decode_json
@@ -67,6 +67,7 @@ class MessageRunner:
         self._is_closed = False
         self._is_cancelled = False
         self._handling: asyncio.Task[None] | None = None
+        self._current: MessageHandler | None = None  # the async handler that is awaited
 
     def take(self, lane: int, entry: bytes, fields: Fields) -> None:
         """Accept a message that was read."""
@@ -94,6 +95,10 @@ class MessageRunner:
     def runs(self, task: asyncio.Future[Any]) -> bool:
         """Return True if this is the asyncio task that calls the handlers."""
         return self._handling is task
+
+    def handler_of(self, task: asyncio.Future[Any]) -> str:
+        """Return the name of the handler that an asyncio task runs, or ""; may be called from any thread."""
+        return name_of(self._current) if self._handling is task and self._current is not None else ""
 
     async def close(self, grace_s: float) -> None:
         """Start no further message; the current handler has ``grace_s`` seconds, then it is cancelled, once."""
@@ -152,12 +157,15 @@ class MessageRunner:
 
     async def _await(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
         """Call an async handler and return what it raised, of any kind."""
+        self._current = handler
         try:
             await handler(message)
         except BaseException as error:
             if self._is_closed and isinstance(error, asyncio.CancelledError):
                 raise  # its grace is over
             return error
+        finally:
+            self._current = None
         return None
 
     async def _call(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:

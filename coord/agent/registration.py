@@ -1,4 +1,4 @@
-"""The registration of an agent: it registers, sends heartbeats, reports its status, and deregisters.
+"""The registration of an agent: it registers, starts its heartbeats, reports its status, and deregisters.
 
 The answers of the registry arrive in the agent's replies. A heartbeat is answered only if something is wrong:
 ``unknown_agent`` makes the agent register again, ``superseded`` stops this process.
@@ -7,16 +7,16 @@ The answers of the registry arrive in the agent's replies. A heartbeat is answer
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 from msgspec import Struct
 from msgspec.structs import replace
 
 from coord import codec
-from coord.agent.heartbeat import system_load
-from coord.agent.protocol import ConnectionLost, ErrorAnswer, ignore_answer
+from coord.agent.heartbeat_thread import Heartbeats
+from coord.agent.protocol import ErrorAnswer, ignore_answer
 from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers
 from coord.clock import now_ms
@@ -26,14 +26,12 @@ from coord.logs import get_logger
 from coord.models.agents import AgentStatus
 from coord.models.facts import (
     AgentDeregistered,
-    AgentHeartbeat,
     AgentLeasesListed,
     AgentRegistered,
     AgentStatusChanged,
 )
 from coord.models.ids import entry_ms
 from coord.pipeline import pack
-from coord.streams import HEARTBEATS_KEPT
 
 log = get_logger()
 
@@ -50,42 +48,34 @@ class Registration:
 
     Args:
         fact: what the agent registers as.
-        interval_s: seconds between heartbeats.
         link: the connection for writes.
         keys: of the cell.
         answers: of the registry.
-        leases: returns the number of leases that the agent holds.
-        is_deaf: called before each heartbeat; returns True if the agent does not read its inbox.
+        heartbeats: start once the registry has answered, and stop when the agent leaves.
         on_failed: called once, with the reason, if the agent must stop.
     """
 
     def __init__(
         self,
         fact: AgentRegistered,
-        interval_s: float,
         *,
         link: ReconnectingConnection,
         keys: Keys,
         answers: Answers,
-        leases: Callable[[], int],
-        is_deaf: Callable[[], bool],
+        heartbeats: Heartbeats,
         on_failed: Callable[[CoordError], None],
     ) -> None:
         self.is_registered = asyncio.Event()
         self._fact = fact
-        self._interval_s = interval_s
         self._link = link
         self._registry = keys.of(REGISTRY)
-        self._heartbeats = keys.of(HEARTBEATS)
+        self._heartbeats = heartbeats
         self._answers = answers
-        self._leases = leases
         self._on_failed = on_failed
-        self._is_deaf = is_deaf
         self._loop = asyncio.get_running_loop()
         self._status: AgentStatus | None = None
         self._is_full = False
         self._is_draining = False
-        self._heartbeat_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._is_over = False
         self._is_registering = False  # True while the fact is on its way to Redis
@@ -163,9 +153,9 @@ class Registration:
 
     def _end(self) -> None:
         self._is_over = True
-        for timer in (self._heartbeat_timer, self._retry_timer):
-            if timer:
-                timer.cancel()
+        self._heartbeats.stop()
+        if self._retry_timer:
+            self._retry_timer.cancel()
 
     def _send(self, fact: Struct, callback: Callable[[Answer], None]) -> None:
         agent_id = self._fact.agent_id
@@ -180,11 +170,12 @@ class Registration:
             return
         if callback == self._registered:
             self._is_registering = False
+            self._heartbeats.prepare()
         self._answers.expect((REGISTRY, self._learn_time(answer)), callback)
 
-    def _learn_time(self, entry: bytes) -> str:
+    def _learn_time(self, entry: bytes, late_s: float = 0.0) -> str:
         text = entry.decode()
-        seen = entry_ms(text) - self._loop.time() * 1000
+        seen = entry_ms(text) - (self._loop.time() - late_s) * 1000
         if not self._knows_time or abs(seen - self._ahead_ms) > CLOCK_STEP_MS:
             self._ahead_ms, self._knows_time = seen, True
         else:
@@ -203,8 +194,8 @@ class Registration:
         if not self.is_registered.is_set():
             self.is_registered.set()
             log.info("agent.registered", agent_id=self._fact.agent_id, incarnation=self._fact.incarnation)
-        if self._heartbeat_timer is None and not self._is_over:
-            self._send_heartbeat()
+        if not self._is_over:
+            self._heartbeats.start()
 
     def _check_answer(self, answer: Answer) -> None:
         """Register again or stop, if an answer requires it."""
@@ -222,20 +213,25 @@ class Registration:
             log.error("agent.must_stop", agent_id=self._fact.agent_id, code=error.code, error=str(error))
             self._on_failed(error)
 
-    def _send_heartbeat(self) -> None:
-        self._heartbeat_timer = self._loop.call_later(self._interval_s, self._send_heartbeat)
-        deaf = self._is_deaf()
-        fact = AgentHeartbeat(self._fact.agent_id, self._fact.incarnation, _metrics(), self._leases(), deaf)
-        # No caller: only errors are answered, and those go to the replies of the agent.
-        data = codec.encode(fact)
-        packed = pack(
-            ("XADD", self._heartbeats, "MAXLEN", "~", HEARTBEATS_KEPT, "*", "type", "agent.heartbeat", "data", data)
-        )
-        self._link.send(packed, self._heartbeat_sent)
+    def heartbeat_sent(self, entry: bytes, answered_at: float) -> None:
+        """Expect an answer to a heartbeat, which comes only if something is wrong.
 
-    def _heartbeat_sent(self, _context: Any, answer: Any) -> None:
-        if not isinstance(answer, ErrorAnswer | ConnectionLost):
-            self._answers.expect((HEARTBEATS, self._learn_time(answer)), self._check_answer)
+        Args:
+            entry: its entry id.
+            answered_at: when Redis had answered, on the monotonic clock.
+        """
+        if not self._is_over:
+            late_s = time.monotonic() - answered_at
+            self._answers.expect((HEARTBEATS, self._learn_time(entry, late_s)), self._check_heartbeat)
+
+    def _check_heartbeat(self, answer: Answer) -> None:
+        """Log that the agent was lost, or register again or stop, as the answer to a heartbeat requires."""
+        if answer.ok and answer.data != b"null":
+            log.warning(
+                "agent.was_lost", agent_id=self._fact.agent_id,
+                hint="its heartbeats did not arrive in time, so its tasks went to other agents; it gets tasks again",
+            )  # fmt: skip
+        self._check_answer(answer)
 
     def _wait_for_registry(self) -> None:
         if self._retry_timer:
@@ -248,11 +244,3 @@ class Registration:
         )
         self._retry_timer = None
         self.register()
-
-
-def _metrics() -> dict[str, float]:
-    try:
-        return system_load()
-    except (OSError, psutil.Error):
-        log.warning("agent.metrics_unknown", exc_info=True)
-        return {}  # a heartbeat without metrics is a heartbeat all the same

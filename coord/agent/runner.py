@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from coord.agent.handlers import Handler, call_caught
+from coord.agent.handlers import Handler, call_caught, name_of
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt, NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
@@ -83,6 +83,14 @@ class Runner:
     def runs(self, task: asyncio.Future[Any]) -> bool:
         """Return True if this is the asyncio task of a handler."""
         return any(attempt.future is task for attempt in self._running.values())
+
+    def handler_of(self, task: asyncio.Future[Any]) -> str:
+        """Return the name of the handler that an asyncio task runs, or ""; may be called from any thread."""
+        for attempt in list(self._running.values()):
+            handler = self._handlers.get(attempt.task_type, self._fallback)
+            if attempt.future is task and handler is not None:
+                return name_of(handler.call)
+        return ""
 
     def start(self, attempt: Attempt) -> None:
         """Run the handler of a claimed attempt."""

@@ -5,7 +5,7 @@ concerns another part goes through a method here:
 
     open        connect for writes                                    ReconnectingConnection
     begin       connect for reads, register                           Inbox, Registration
-    heartbeat   at intervals, with load, leases and reader check      Registration, ReaderCheck
+    heartbeat   at intervals, with load, leases and reader check      Heartbeats, ReaderCheck
     receive     an assignment, an order or a message arrives          Inbox
     claim       delete the entry, as far as there is room             Claims
     run         call the handler                                      Runner, MessageRunner
@@ -25,6 +25,7 @@ from msgspec import Struct
 from coord.agent.claims import Claims
 from coord.agent.handlers import Handler
 from coord.agent.heartbeat import DEAF_HEARTBEATS, ReaderCheck
+from coord.agent.heartbeat_thread import Heartbeats
 from coord.agent.inbox import Fields, Inbox
 from coord.agent.messages import MessageHandler, MessageRunner
 from coord.agent.protocol import ignore_answer
@@ -73,6 +74,7 @@ class Session:
         self.failure: CoordError | None = None
         self.leaving: asyncio.Task[None] | None = None  #: closes the session and calls the agent's hooks, once
         self._capacity = fact.capacity or settings.capacity
+        self._loop = asyncio.get_running_loop()
         self._link = link
         self._lanes = [keys.inbox(agent_id, lane) for lane in Lane]
         self._answers = Answers()
@@ -112,14 +114,24 @@ class Session:
             start=self.runner.start,
             reread=self.inbox.rewind,
         )
-        self.registration = Registration(
+        self.heartbeats = Heartbeats(
             fact,
             interval_s,
+            url,
+            settings,
+            leases=self._count_leases,
+            listed=self.claims.listed,
+            is_deaf=self._check_reader,
+            reset=self._reader_check.reset,
+            handler_of=self._handler_of,
+            on_sent=self._heartbeat_sent,
+        )
+        self.registration = Registration(
+            fact,
             link=link,
             keys=keys,
             answers=self._answers,
-            leases=self._count_leases,
-            is_deaf=self._check_reader,
+            heartbeats=self.heartbeats,
             on_failed=self._fail,
         )
         self.messages = MessageRunner(
@@ -145,6 +157,7 @@ class Session:
 
     async def begin(self) -> None:
         """Register and read; returns when the registry has answered, or the session has ended."""
+        self.heartbeats.open()
         await self.inbox.open()
         waits = [asyncio.ensure_future(event.wait()) for event in (self.registration.is_registered, self.ended)]
         try:
@@ -169,7 +182,7 @@ class Session:
         """True when the registry has answered, until the session fails or ends."""
         return self.registration.is_registered.is_set() and self.failure is None and not self.ended.is_set()
 
-    # Heartbeats.
+    # Heartbeats: the thread of the heartbeats calls these methods, except the last one.
 
     def _count_leases(self) -> int:
         return self.claims.leases
@@ -181,8 +194,14 @@ class Session:
         """Return True if the reader of the inbox has stopped, and reconnect it."""
         is_deaf = self._reader_check.is_deaf()
         if is_deaf and self._reader_check.should_reconnect():
-            self.inbox.reconnect()
+            self._loop.call_soon_threadsafe(self.inbox.reconnect)
         return is_deaf
+
+    def _handler_of(self, task: asyncio.Task[object] | None) -> str:
+        return self.runner.handler_of(task) or self.messages.handler_of(task) if task is not None else ""
+
+    def _heartbeat_sent(self, entry: bytes, answered_at: float) -> None:
+        self.registration.heartbeat_sent(entry, answered_at)
 
     # Assignments, orders and messages.
 
@@ -275,6 +294,7 @@ class Session:
             return
         self._is_closed = True
         self.registration.close()
+        await self.heartbeats.close()
         self.runner.close()
         await self.messages.close(0)
         await self.inbox.close()

@@ -18,6 +18,7 @@ from coord.errors import ConfigError, FactInvalid, IdInvalid
 from coord.models.agents import AgentStatus
 from coord.models.facts import (
     AgentDeregistered,
+    AgentHeartbeat,
     AgentRegistered,
     AgentStatusChanged,
     TaskCompleted,
@@ -203,7 +204,7 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
 
 
 async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServer, house: House) -> None:
-    """Three agents have four connections: one each for reading, one for all to write."""
+    """Three agents have five connections: one each for reading, one for all to write, one for all heartbeats."""
     agents = [Agent(f"a{n}", url=server.url, settings=house.settings) for n in range(3)]
 
     async def connections() -> int:
@@ -212,7 +213,8 @@ async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServe
     before = await connections()
     for agent in agents:
         await agent.start()
-    assert await connections() - before == 4
+    await house.wait_for("in:beats", AgentHeartbeat, 3)
+    assert await connections() - before == 5
     await asyncio.gather(*(agent.stop() for agent in agents))
 
     async def all_closed() -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from redis.asyncio import Redis
 
 from coord import Agent
 from coord.agent import registration as membership_module
+from coord.agent.heartbeat_thread import Heartbeats
 from coord.agent.registration import CLOCK_STEP_MS, Registration
-from coord.client.answers import Answers
+from coord.client.answers import Answer, Answers
 from coord.codec import decode_fact
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
@@ -20,17 +22,31 @@ from tests.agent.desk import KEYS, FakeLink
 from tests.agent.played_coordinator import House, house_on
 
 
-def membership_on(link: FakeLink) -> Registration:
+class NoHeartbeats(Heartbeats):
+    """Sends nothing."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+    def prepare(self) -> None:
+        """Send nothing."""
+
+    def start(self) -> None:
+        """Send nothing."""
+
+    def stop(self) -> None:
+        """Send nothing."""
+
+
+def membership_on(link: FakeLink, answers: Answers | None = None) -> Registration:
     """Of an agent for two tasks at a time that holds none."""
     fact = AgentRegistered("a", AgentType.WORKER, incarnation="me", capacity=2)
     return Registration(
         fact,
-        5.0,
         link=link,
         keys=KEYS,
-        answers=Answers(),
-        leases=lambda: 0,
-        is_deaf=lambda: False,
+        answers=answers or Answers(),
+        heartbeats=NoHeartbeats(),
         on_failed=lambda _error: None,
     )
 
@@ -98,3 +114,23 @@ async def test_one_without_room_says_so_again_to_a_registry_that_forgot_it() -> 
     membership.close()
     membership.change_room(2)
     assert len(decode_facts(link)) == 4
+
+
+async def test_an_agent_that_was_lost_logs_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """The heartbeat that brings it back is answered with data; an answer without data is no news."""
+    answers = Answers()
+    membership = membership_on(FakeLink(), answers)
+    for entry, data, is_logged in ((b"1-0", b"null", False), (b"2-0", b'{"returned":true}', True)):
+        membership.heartbeat_sent(entry, time.monotonic())
+        answers.receive([("in:beats", entry.decode())], Answer(ok=True, data=data))
+        assert ("agent.was_lost" in capfd.readouterr().err) is is_logged
+    membership.close()
+
+
+async def test_a_heartbeat_that_a_blocked_loop_learns_of_late_does_not_shift_the_clock() -> None:
+    """The answer of Redis counts from when it came, not from when the loop was free."""
+    membership = membership_on(FakeLink())
+    membership.heartbeat_sent(b"1000000000-0", time.monotonic())
+    membership.heartbeat_sent(b"1000000000-1", time.monotonic() - 20)
+    assert 1_000_020_000 <= membership.now_ms() < 1_000_021_000
+    membership.close()

@@ -113,6 +113,10 @@ async def test_a_stale_agent_comes_back_with_a_beat(cell: Cell) -> None:
     assert await cell.redis.sismember(cell.keys.of("agents:active"), "a1")
     assert await cell.redis.zcard(cell.keys.of("agents:departed")) == 0
     assert (await cell.logged("agents"))[-2:] == ["agent.lost", "agent.returned"]
+    answer = (await cell.stream("replies:a1"))[-1]
+    assert (answer["ok"], answer["data"]) == ("1", '{"returned":true}'), "it learns that it was lost"
+    assert await cell.beat() == "OK"
+    assert (await cell.stream("replies:a1"))[-1] == answer, "once"
 
 
 @pytest.mark.parametrize("returns_by", ["beat", "registration"])

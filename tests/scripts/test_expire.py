@@ -85,7 +85,8 @@ async def test_three_missed_beats_and_an_agent_is_stale(cell: Cell) -> None:
     assert (agent.status, agent.term) == ("active", 1)
     rev = agent.rev
 
-    assert (await expire(cell, 1_000)).stale == 1
+    answer = await expire(cell, 1_000)
+    assert (answer.stale, answer.lost) == (1, ("a1",))
 
     agent = await cell.agent()
     assert (agent.status, agent.term, agent.health_score, agent.load) == ("stale", 2, 0.0, 1)

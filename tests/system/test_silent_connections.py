@@ -66,7 +66,7 @@ async def asked_of(at: House, kind: str) -> None:
 
 @pytest.mark.parametrize("silenced", ["registry", "distributor", "router", "agent"])
 async def test_a_process_on_half_open_connections_goes_on(at: House, proxy: FaultyProxy, silenced: str) -> None:
-    """All of its connections, an agent's two among them, pass nothing any more and stay open."""
+    """All of its connections, an agent's three among them, pass nothing any more and stay open."""
     found = await people(at, silenced, proxy)
     await asked_of(at, silenced)
     began = time.monotonic()

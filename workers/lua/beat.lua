@@ -89,7 +89,11 @@ local function beat(i, metrics_at, count)
   elseif moved then
     log_agent('agent.health_moved', agent)
   end
-  answer(caller, STREAM, entry)
+  if returned then
+    answer_with(to, STREAM, entry, '{"returned":true}')
+  else
+    answer(caller, STREAM, entry)
+  end
   return 'OK'
 end
 

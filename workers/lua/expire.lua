@@ -8,7 +8,8 @@
 -- keys: log:agents stream w
 -- ARGV[8]  agents handled at most, in each part
 -- ARGV[9]  ms after which an agent that left is forgotten
--- Returns {stale, repeated, forgotten, observed}: three numbers of agents, and the observed clock in ms
+-- Returns {stale, repeated, forgotten, observed, lost}: three numbers of agents, the observed clock in ms, and the ids of
+--   those that turned stale, spaces between
 -- Events in log:agents: agent.lost, agent.health_moved, agent.forgotten
 -- Events in in:losses: agent.lost (it turned stale with tasks in flight; again every ARGV[7] ms while it has any)
 local MOST = tonumber(ARGV[8])
@@ -50,6 +51,7 @@ end
 
 local observed = tick()
 
+local lost = {}
 local function lose(id)
   local agent = load_agent(id)
   if not agent.known or agent.status == 'inactive' then
@@ -66,6 +68,7 @@ local function lose(id)
   call('HSET', P .. 'agent:' .. id, 'status', 'stale', 'term', agent.term, 'rev', agent.rev,
     'health_score', agent.health_score, 'resumes_as', before)
   log_agent('agent.lost', agent)
+  lost[#lost + 1] = id
   return 'LOST'
 end
 
@@ -137,4 +140,4 @@ end
 local repeated = due('agents:lost', now, repeat_loss, 'REPEATED')
 local forgotten = due('agents:departed', now - tonumber(ARGV[9]), forget, 'FORGOTTEN')
 finish()
-return { int(stale), int(repeated), int(forgotten), int(observed) }
+return { int(stale), int(repeated), int(forgotten), int(observed), table.concat(lost, ' ') }

@@ -163,6 +163,7 @@ class Expiry(Struct, frozen=True):
     repeated: int
     forgotten: int
     observed: int  #: ms on the observed clock
+    lost: tuple[str, ...] = ()  #: ids of the agents that turned stale
 
 
 class Delivery(Struct, frozen=True):

@@ -248,7 +248,7 @@ class Scripts(ControlScripts):
     def expire(self, most: int = 256) -> Call[Expiry]:
         """Tick the observed clock and do what follows from it, ``most`` agents at a time."""
         args = [*self._liveness(), most, int(self.settings.departed_ttl_s * 1000)]
-        return Call("expire", args, lambda raw: Expiry(*(int(n) for n in raw)))
+        return Call("expire", args, _read_expiry)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
         """Deliver direct messages; words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL."""
@@ -290,6 +290,11 @@ def _common_of(s: Settings) -> list[Arg]:
         f"{s.replies_entries} {s.replies_bytes} {s.reply_data_bytes}",
         int(s.replies_ttl_s * 1000),
     ]
+
+
+def _read_expiry(raw: Any) -> Expiry:
+    stale, repeated, forgotten, observed, lost = raw
+    return Expiry(int(stale), int(repeated), int(forgotten), int(observed), tuple(lost.decode().split()))
 
 
 def _metrics(metrics: dict[str, float]) -> list[Arg]:
