@@ -30,7 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
-from coord.endpoint import process_started, write_private
+from coord.endpoint import is_same_start, process_started, write_private
 from coord.errors import DataFolderInUse, ServerUnavailable
 
 #: A socket's path is limited to 107 bytes on Linux and 103 on macOS.
@@ -155,7 +155,7 @@ class EmbeddedServer:
         """Return True if the process runs, even if it is still loading its data."""
         if self._process is not None:
             return self._process.poll() is None
-        return self._started is not None and process_started(self.pid) == self._started
+        return is_same_start(process_started(self.pid), self._started)
 
     def stop(self, *, force: bool = False) -> None:
         """Stop the server after its append-only file is written and synced; wait until it has ended.
@@ -200,7 +200,7 @@ class EmbeddedServer:
             *("--dir", str(folder), "--logfile", str(logfile), "--unixsocket", str(socket_path)),
             *("--port", str(args.port or 0), "--bind", "127.0.0.1"),
             # Half of the memory: a full server refuses new tasks, but on a full machine it is killed.
-            *("--maxmemory", str(psutil.virtual_memory().total // 2)),
+            *("--maxmemory", str(_machine_memory() // 2)),
             *args.extra,
         ]
         with logfile.open("ab") as log:
@@ -354,3 +354,11 @@ def _tail(logfile: Path, begin: int) -> str:
         log.seek(begin)
         lines = log.read().decode(errors="replace").splitlines()
     return "\n".join(f"  {line}" for line in lines[-15:]) or f"  (nothing in {logfile})"
+
+
+def _machine_memory() -> int:
+    """Return the memory of this machine in bytes; without ``/proc/meminfo`` the C library knows it."""
+    try:
+        return int(psutil.virtual_memory().total)
+    except (OSError, RuntimeError, psutil.Error):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 import psutil
+
+#: The start of a process that exists, if it cannot be measured.
+UNKNOWN_START = 0.0
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +41,7 @@ def write_endpoint(path: Path, url: str, data_dir: Path | None, namespace: str) 
         data_dir=None if data_dir is None else str(data_dir),
         namespace=namespace,
         pid=os.getpid(),
-        started=psutil.Process().create_time(),
+        started=process_started(os.getpid()) or UNKNOWN_START,
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(path, msgspec.json.format(msgspec.json.encode(endpoint), indent=2) + b"\n")
@@ -79,7 +83,11 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def process_started(pid: int) -> float | None:
-    """Return the start of a process in seconds since 1970; None if it does not exist or is a zombie."""
+    """Return the start of a process in seconds since 1970; None if it does not exist or is a zombie.
+
+    ``UNKNOWN_START`` if it exists and its start cannot be measured: a service manager may hide ``/proc/stat``, and this
+    process may have no file descriptor left.
+    """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -87,12 +95,43 @@ def process_started(pid: int) -> float | None:
         return float(process.create_time())
     except (psutil.Error, ValueError):
         return None
+    except (OSError, RuntimeError):
+        return (_started_after_boot(pid) or UNKNOWN_START) if _exists(pid) else None
+
+
+def is_same_start(first: float | None, second: float | None) -> bool:
+    """Return True if two starts may be of one process; None is of no process.
+
+    Start times are rounded to a clock tick, and shift slightly when the wall clock is changed.
+    """
+    if first is None or second is None:
+        return False
+    return UNKNOWN_START in (first, second) or abs(first - second) < 2
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # of another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _started_after_boot(pid: int) -> float | None:
+    """Return the start of a process without ``/proc/stat``, which holds the time of the boot; None if that fails."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        ticks = int(after_name[19])  # field 22, ``starttime``
+        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return booted + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):  # the last one: not Linux
+        return None
 
 
 def _writer_lives(endpoint: Endpoint) -> bool:
-    started = process_started(endpoint.pid)
-    # Start times are rounded to a clock tick, and shift slightly when the wall clock is changed.
-    return started is not None and abs(started - endpoint.started) < 2
+    return is_same_start(process_started(endpoint.pid), endpoint.started)
 
 
 def _socket_exists(url: str) -> bool:

@@ -23,26 +23,37 @@ DEAF_HEARTBEATS = 3
 def system_load() -> dict[str, float]:
     """Return ``cpu`` and ``memory`` of the machine as fractions, measured once a second for all agents of a process.
 
-    ``cpu`` is the mean since the previous measurement, 0 at the first.
+    ``cpu`` is the mean since the previous measurement, 0 at the first. What cannot be measured is left out, with one
+    warning: a service manager may hide ``/proc/stat``, and the process may have no file descriptor left.
     """
     global _measured_at, _load  # noqa: PLW0603 -- one machine, one measurement
     now = time.monotonic()
     if now - _measured_at >= _FRESH_S:
         _measured_at = now
-        _load = {
-            "cpu": round(psutil.cpu_percent(None) / 100, 3),
-            "memory": round(psutil.virtual_memory().percent / 100, 3),
-        }
+        _load = {}
+        for name, measure in _MEASURES.items():
+            try:
+                _load[name] = round(measure() / 100, 3)
+            except Exception as error:  # noqa: BLE001 -- psutil raises anything if it cannot parse what the system returns
+                _warn_once(name, error)
     return _load
 
 
-def measure_load() -> dict[str, float]:
-    """Return ``system_load``; nothing if it cannot be measured."""
-    try:
-        return system_load()
-    except (OSError, psutil.Error):
-        log.warning("agent.metrics_unknown", exc_info=True)
-        return {}  # a heartbeat without metrics is a heartbeat all the same
+#: The metrics of a heartbeat, in percent.
+_MEASURES: dict[str, Callable[[], float]] = {
+    "cpu": lambda: psutil.cpu_percent(None),
+    "memory": lambda: psutil.virtual_memory().percent,
+}
+_unknown: set[str] = set()
+
+
+def _warn_once(metric: str, error: Exception) -> None:
+    if metric not in _unknown:
+        _unknown.add(metric)
+        log.warning(
+            "agent.metric_unknown", metric=metric, error=f"{type(error).__name__}: {error}",
+            hint="heartbeats go out without it, and placement does not take it into account",
+        )  # fmt: skip
 
 
 class ReaderCheck:

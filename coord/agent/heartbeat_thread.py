@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from coord import codec
-from coord.agent.heartbeat import measure_load
+from coord.agent.heartbeat import system_load
 from coord.agent.loop_watch import PULSE_S, LoopWatch
 from coord.agent.protocol import ConnectionLost, ErrorAnswer, ignore_answer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
@@ -195,7 +195,7 @@ class Heartbeats:
             self._reset()
             self._ask_for_orders(link)
         deaf = watch.is_blocked or self._is_deaf()
-        fact = AgentHeartbeat(self.agent_id, self._incarnation, measure_load(), self._leases(), deaf)
+        fact = AgentHeartbeat(self.agent_id, self._incarnation, system_load(), self._leases(), deaf)
         # No caller: only errors are answered, and those go to the replies of the agent.
         data = codec.encode(fact)
         packed = pack(

@@ -41,8 +41,10 @@ async def is_ours(settings: Settings, pid: int | None) -> bool:
     """
     try:
         opened = [] if pid is None else await asyncio.to_thread(psutil.Process(pid).net_connections, "tcp")
-    except psutil.Error:
+    except psutil.NoSuchProcess:
         return False
+    except (psutil.Error, OSError, RuntimeError):  # a service manager may hide /proc/net
+        return await _answers(settings.gateway_host, settings.gateway_port) if settings.gateway_port else True
     ports = {one.laddr.port for one in opened if one.status == psutil.CONN_LISTEN}
     if settings.gateway_port:
         ports &= {settings.gateway_port}
