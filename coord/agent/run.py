@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 from coord import logs
+from coord.agent.signals import StopSignals, exit_at_once
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.logs import get_logger
@@ -70,23 +69,23 @@ def run(*agents: Runnable) -> None:
         if any(agent.has_abandoned for agent in agents):
             # A thread cannot be stopped, and the interpreter would wait for it. Its task was given back.
             log.warning("agent.leaves_handlers_behind")
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
+            exit_at_once(1)
 
 
 async def _serve(agents: tuple[Runnable, ...]) -> None:
-    loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
-    def on_signal(number: signal.Signals) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)
+    def on_stop(number: signal.Signals, count: int) -> None:
+        if count > 1:
+            exit_at_once(128 + number)
         log.info("agent.asked_to_stop", signal=number.name)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    with StopSignals(on_stop):
+        await _serve_until(stopping, agents)
+
+
+async def _serve_until(stopping: asyncio.Event, agents: tuple[Runnable, ...]) -> None:
     serving = [asyncio.create_task(agent.serve()) for agent in agents]
     stop = asyncio.create_task(stopping.wait())
     try:
@@ -100,8 +99,6 @@ async def _serve(agents: tuple[Runnable, ...]) -> None:
                 raise outcome
     finally:
         stop.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from coord.agent.signals import ONE_STOP_S
 from coord.embedded import EmbeddedServer
 from coord.models.facts import (
     AgentDeregistered,
@@ -156,6 +157,7 @@ async def test_a_second_signal_ends_the_process_at_once(process: asyncio.subproc
     await wait_until(is_claimed, "the task is claimed")
     process.send_signal(signal.SIGTERM)
     await house.wait_for("in:registry", AgentStatusChanged, 2)
+    await asyncio.sleep(ONE_STOP_S)  # signals of one stop count once
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 20) == 128 + signal.SIGTERM
     assert not [fact for fact in await house.facts("in:reports") if isinstance(fact, TaskReleased)]
