@@ -238,6 +238,11 @@ class Agent:
         return self._session is not None and self._session.is_registered
 
     @property
+    def is_draining(self) -> bool:
+        """True while the agent shuts down."""
+        return self._session is not None and self._session.is_draining
+
+    @property
     def running(self) -> int:
         """Number of running handlers."""
         return self._session.runner.running if self._session else 0

@@ -178,6 +178,11 @@ class Session:
         self._claim()
 
     @property
+    def is_draining(self) -> bool:
+        """True from the moment at which the agent was asked to stop."""
+        return self._is_draining
+
+    @property
     def is_registered(self) -> bool:
         """True when the registry has answered, until the session fails or ends."""
         return self.registration.is_registered.is_set() and self.failure is None and not self.ended.is_set()

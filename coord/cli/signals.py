@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from coord.agent.signals import ONE_STOP_S
 from coord.up.shutdown import Stop
 
 
@@ -16,11 +17,21 @@ from coord.up.shutdown import Stop
 def stop_on_signals(stop: Stop) -> Iterator[None]:
     """Ask ``stop`` on Ctrl-C, SIGTERM and a closed terminal (unless ``nohup`` said to ignore that)."""
     loop = asyncio.get_running_loop()
+    last_terminated = float("-inf")
+
+    def terminate() -> None:
+        """Ask once for several SIGTERMs of one stop: to the process group, and passed on by a parent process."""
+        nonlocal last_terminated
+        now = loop.time()
+        if now - last_terminated >= ONE_STOP_S:
+            last_terminated = now
+            stop.ask()
+
     heard = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         heard.append(signal.SIGHUP)
     for number in heard:
-        loop.add_signal_handler(number, stop.ask)
+        loop.add_signal_handler(number, terminate if number == signal.SIGTERM else stop.ask)
     try:
         yield
     finally:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
 
 from coord.agent.agent import Agent
+from coord.agent.signals import ONE_STOP_S
 from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.config import ALIASES, PREFIX, Settings, to_environ
 from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
-from coord.programs.outcome import Output
+from coord.programs.outcome import Output, ProgramStopped
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
 
@@ -27,6 +29,8 @@ GRACE_S = 3.0
 LONGEST_GRACE_S = 4.5
 #: Of a failure's message, in the log.
 SHORT = 600
+#: Checks, within ``ONE_STOP_S``, whether the agent was stopped together with its program.
+STOP_CHECKS = 20
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +82,7 @@ def program_agent(
 
     async def handle(task: Task) -> Any:
         try:
-            return await programs.handle(task)
+            return await _give_back_if_stopping(agent, programs.handle(task))
         except (NonRetryable, Retryable, Release) as error:
             log.warning(
                 "program.failed",
@@ -92,6 +96,21 @@ def program_agent(
     if not options.task_types:
         agent.any_task(handle)
     return agent
+
+
+async def _give_back_if_stopping(agent: Agent, work: Awaitable[Any]) -> Any:
+    """Return the result of a program; its task is given back if one signal has stopped both the program and its agent.
+
+    A service manager may signal every process of a service, and the program may end before the agent has noticed.
+    """
+    try:
+        return await work
+    except ProgramStopped as error:
+        for _ in range(STOP_CHECKS):
+            if agent.is_draining:
+                raise Release(f"the program was stopped together with its agent: {error.message}") from None
+            await asyncio.sleep(ONE_STOP_S / STOP_CHECKS)
+        raise
 
 
 def _environ(settings: Settings) -> dict[str, str]:

@@ -14,7 +14,7 @@ from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.lines import Lines
-from coord.programs.outcome import how
+from coord.programs.outcome import STOPPED, ProgramStopped, how
 from coord.programs.process import ProgramProcess, finish
 from coord.programs.progress import Progress
 
@@ -118,7 +118,9 @@ class KeptProcess:
             self._progress.close()
         self._task = None
         if not answer.done():
-            raise Retryable("program_died", f"the program ended without an answer: {self._how(self._ended.result())}")
+            code = self._ended.result()
+            kind = ProgramStopped if code in STOPPED else Retryable
+            raise kind("program_died", f"the program ended without an answer: {self._how(code)}")
         self.has_answered = True
         outcome = answer.result()
         if isinstance(outcome, Exception):

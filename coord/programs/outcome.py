@@ -32,6 +32,14 @@ class Output(StrEnum):
     TEXT = "text"  #: text, also if it is JSON
 
 
+#: How a program ends that was asked to stop: by SIGTERM or SIGINT, or as a shell reports the same of its child.
+STOPPED = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+class ProgramStopped(Retryable):
+    """A signal that asks programs to stop ended it; its agent may have got the same signal."""
+
+
 def check(code: int, said: str) -> None:
     """Raise what the end of a program means, unless it ended well.
 
@@ -46,7 +54,8 @@ def check(code: int, said: str) -> None:
         raise Release(message)
     if code in FINAL:
         raise NonRetryable(f"exit_{code}", message)
-    raise Retryable(f"exit_{code}" if code > 0 else "killed", message)
+    kind = ProgramStopped if code in STOPPED else Retryable
+    raise kind(f"exit_{code}" if code > 0 else "killed", message)
 
 
 def how(code: int) -> str:

@@ -142,7 +142,9 @@ class LocalCell:
         agents = [msgspec.structs.replace(one, environ={**environ, **one.environ}) for one in self._plan.agents]
         self._announce(server)
         self._show(server, report, workers)
-        keeping = asyncio.create_task(server.keep(self._stop, self._log.say, lambda: self._announce(server)))
+        # The server is kept until the others have ended: a service manager may signal all processes at once.
+        serving = Stop()
+        keeping = asyncio.create_task(server.keep(serving, self._log.say, lambda: self._announce(server)))
         # Without the server there is nothing to keep the others for.
         keeping.add_done_callback(lambda _: self._stop.ask_once())
         speaking = [
@@ -151,8 +153,10 @@ class LocalCell:
         ]
         try:
             await self._supervise(workers, [*gateways, *agents])
+            serving.ask_once()
             await keeping
         finally:
+            serving.ask_once()
             await cancel_and_wait(*speaking)
 
     async def _supervise(self, workers: list[ManagedProgram], callers: list[ManagedProgram]) -> None:

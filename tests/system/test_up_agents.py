@@ -8,12 +8,14 @@ import psutil
 
 from coord import Client
 from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus
+from coord.models.tasks import TaskState
 from tests.coord_up import END_S, START_S, Start, Up, runs
 from tests.waiting import wait_until
 
 AGENT = """
-import os, sys
+import asyncio, os, sys
 from coord import Agent
 
 agent = Agent(sys.argv[1], capacity=2)
@@ -22,6 +24,15 @@ agent = Agent(sys.argv[1], capacity=2)
 @agent.task("greet")
 async def greet(task):
     return {"by": sys.argv[1], "says": os.environ["GREETING"], "in": os.getcwd(), "pid": os.getpid()}
+
+
+
+
+@agent.task("hold")
+async def hold(task):
+    while not os.path.exists(task.payload):
+        await asyncio.sleep(0.05)
+    return "done"
 
 
 agent.run()
@@ -128,3 +139,33 @@ async def test_a_program_that_knows_nothing_of_coord_works(start: Start, tmp_pat
         assert await (await client.submit("sort", [1, 2])).result(timeout=2 * START_S) == [1, 2]
     up.process.terminate()
     assert await up.ended() == 0
+
+
+async def test_a_signal_to_every_process_loses_no_work(start: Start, tmp_path: Path) -> None:
+    """Systemd does so unless a unit says otherwise: the server and the workers come back until the agents have left."""
+    up = start("--agents", str(described(tmp_path)))
+    endpoint = await up.ready()
+    await active(endpoint.url, "greeter-1", "greeter-2")
+    async with Client(endpoint.url, settings=Settings()) as client:
+        handle = await client.submit("hold", str(tmp_path / "gate"))
+
+        async def is_running() -> bool:
+            return (await client.task(handle.task_id)).state == TaskState.RUNNING
+
+        await wait_until(is_running, "it runs", START_S)
+    server = EmbeddedServer.find(up.data)
+    assert server is not None
+    for process in [psutil.Process(up.process.pid), psutil.Process(server.pid), *up.workers().values(), *agents_of(up)]:
+        process.terminate()
+    await wait_until(lambda: len(up.told("agent.draining")) == 2, "the agents drain", START_S)
+    await wait_until(lambda: up.told("redis.restarted"), "the server is back", START_S)
+    (tmp_path / "gate").touch()
+    assert await up.ended() == 0
+    assert not up.told("reports.lost")
+    assert len(up.told("agent.left")) == 2
+    again = start()
+    async with Client((await again.ready()).url, settings=Settings()) as client:
+        assert await client.handle(handle.task_id).result(timeout=START_S) == "done"
+        assert (await client.task(handle.task_id)).attempt == 1
+    again.process.terminate()
+    assert await again.ended() == 0
