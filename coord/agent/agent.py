@@ -31,9 +31,12 @@ from coord.arguments import (
 from coord.config import Settings
 from coord.connection import locate
 from coord.errors import ConfigError, FactInvalid
+from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
 from coord.models.ids import check_id, new_id
+
+log = get_logger()
 
 F = TypeVar("F", bound=Callable[..., Any])
 Hook: TypeAlias = Callable[[], Awaitable[None]]
@@ -323,7 +326,20 @@ class Agent:
         await self._wait_until_left()
         return None
 
+    def _warn_without_handlers(self) -> None:
+        """Warn of an agent that can do nothing with what it gets."""
+        if self.handlers or self.fallback is not None:
+            return
+        if self._capabilities:
+            hint = "every task that it gets fails with no_handler; register handlers with @agent.task('TYPE')"
+        elif not self.message_handlers:
+            hint = "it gets no tasks; register handlers with @agent.task('TYPE') before it starts"
+        else:
+            return  # it handles messages
+        log.warning("agent.no_handlers", agent_id=self.agent_id, capabilities=list(self._capabilities), hint=hint)
+
     async def _begin(self) -> Session:
+        self._warn_without_handlers()
         spec = AgentSpec(self._registration(new_id()), self.handlers, self.fallback, self.message_handlers)
         session = await Session.open(spec, *locate(self.settings, self._url))
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from coord import Agent, Task, run
 from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid
 from coord.models.facts import AgentDeregistered, AgentRegistered, TaskReleased
 from tests.agent.played_coordinator import House
@@ -269,3 +270,36 @@ async def test_no_handler_is_registered_while_it_starts(agent: Agent) -> None:
 
     await agent.start()
     assert len(refused) == 3
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "handles", "warning"),
+    [
+        ((), "", "it gets no tasks"),
+        (("ocr",), "", "every task that it gets fails with no_handler"),
+        ((), "message", ""),
+        (("ocr",), "any", ""),
+        ((), "task", ""),
+    ],
+)
+async def test_an_agent_without_handlers_warns(
+    server: EmbeddedServer,
+    house: House,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    capabilities: tuple[str, ...],
+    handles: str,
+    warning: str,
+) -> None:
+    """The decorator was forgotten, or the module with the handlers was not imported."""
+    agent = Agent("a", url=server.url, settings=house.settings, capabilities=capabilities)
+    register = {"message": agent.on_message, "any": agent.any_task, "task": agent.task("echo")}
+
+    async def handle(_given: Task) -> None: ...
+
+    if handles:
+        register[handles](handle)
+    async with agent:
+        log = capfd.readouterr().err
+    assert ("agent.no_handlers" in log) is bool(warning)
+    assert warning in log
