@@ -59,8 +59,6 @@ AgentTypeName: TypeAlias = Literal[
 
 #: Statuses that an agent may report; it leaves with ``stop``.
 STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
-#: Seconds that running handlers have to finish when the agent stops.
-DRAIN_TIMEOUT_S = 30.0
 
 
 class Agent:
@@ -86,7 +84,7 @@ class Agent:
         weight: stored in the record for placement; the built-in strategies do not use it.
         heartbeat_interval: seconds between heartbeats, 0.05 to 86,400; default: ``settings.heartbeat_interval_s`` (5).
             After three missed ones the agent is lost and its tasks are reassigned.
-        drain_timeout: seconds that running handlers have to finish at shutdown.
+        drain_timeout: seconds that running handlers have to finish at shutdown; default: as long as they take.
         url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
@@ -112,14 +110,14 @@ class Agent:
         capacity: int | None = None,
         weight: float = 1.0,
         heartbeat_interval: float | None = None,
-        drain_timeout: float = DRAIN_TIMEOUT_S,
+        drain_timeout: float | None = None,
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else config.load()
-        self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
+        self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
@@ -270,7 +268,7 @@ class Agent:
     # Life.
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then shut down gracefully; a second signal ends the process at once. Blocks.
+        """Serve until SIGTERM or SIGINT, then shut down gracefully; a second signal gives running tasks back. Blocks.
 
         See ``coord.run``, which serves several agents.
         """
@@ -359,11 +357,12 @@ class Agent:
     async def stop(self, *, grace: float | None = None) -> None:
         """Shut down gracefully: give back unstarted tasks, finish running ones, report, deregister, close.
 
-        A start in progress is cancelled. If ``stop`` itself is cancelled, handlers have no more grace.
+        A start in progress is cancelled. If ``stop`` itself is cancelled, handlers have no more grace. A second call
+        with ``grace`` shortens a shutdown in progress.
 
         Args:
-            grace: seconds that handlers have to finish; default: ``drain_timeout``. Then they are cancelled and their
-                tasks given back.
+            grace: seconds that handlers have to finish; default: ``drain_timeout``, or as long as they take. Then they
+                are cancelled and their tasks given back.
 
         Raises:
             ConfigError: a handler of this agent waits for it.

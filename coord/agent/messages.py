@@ -100,8 +100,12 @@ class MessageRunner:
         """Return the name of the handler that an asyncio task runs, or ""; may be called from any thread."""
         return name_of(self._current) if self._handling is task and self._current is not None else ""
 
-    async def close(self, grace_s: float) -> None:
-        """Start no further message; the current handler has ``grace_s`` seconds, then it is cancelled, once."""
+    async def close(self, grace_s: float | None) -> None:
+        """Start no further message; the current handler has ``grace_s`` seconds, then it is cancelled, once.
+
+        Args:
+            grace_s: None for no limit.
+        """
         self._is_closed = True
         handling = self._handling
         if handling is not None and not self._is_cancelled:

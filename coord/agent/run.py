@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from coord import logs
 from coord.agent.signals import StopSignals, exit_at_once
+from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.logs import get_logger
@@ -29,12 +30,14 @@ class Runnable(Protocol):
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called."""
 
-    async def stop(self) -> None:
-        """Shut down gracefully."""
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Shut down gracefully; a second call with ``grace`` shortens the shutdown."""
 
 
 def run(*agents: Runnable) -> None:
-    """Serve all these agents until SIGTERM or SIGINT, then drain them; a second signal ends the process at once.
+    """Serve all these agents until SIGTERM or SIGINT, then drain them for as long as their tasks take.
+
+    A second signal gives running tasks back, and a third ends the process at once.
 
     They share one event loop (uvloop where it exists) and the connection for their writes. Blocks.
 
@@ -73,24 +76,30 @@ def run(*agents: Runnable) -> None:
 
 
 async def _serve(agents: tuple[Runnable, ...]) -> None:
-    stopping = asyncio.Event()
+    stopping, hurrying = asyncio.Event(), asyncio.Event()
 
     def on_stop(number: signal.Signals, count: int) -> None:
-        if count > 1:
+        if count == 1:
+            log.info("agent.asked_to_stop", signal=number.name, hint="a second signal gives running tasks back")
+            stopping.set()
+        elif count == 2:
+            log.warning("agent.asked_to_stop_now", signal=number.name, hint="a third signal ends the process at once")
+            hurrying.set()
+        else:
             exit_at_once(128 + number)
-        log.info("agent.asked_to_stop", signal=number.name)
-        stopping.set()
 
     with StopSignals(on_stop):
-        await _serve_until(stopping, agents)
+        await _serve_until(stopping, hurrying, agents)
 
 
-async def _serve_until(stopping: asyncio.Event, agents: tuple[Runnable, ...]) -> None:
+async def _serve_until(stopping: asyncio.Event, hurrying: asyncio.Event, agents: tuple[Runnable, ...]) -> None:
     serving = [asyncio.create_task(agent.serve()) for agent in agents]
     stop = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait([stop, *serving], return_when=asyncio.FIRST_COMPLETED)
+        hurry = asyncio.create_task(_give_back(hurrying, agents))
         stopped = await asyncio.gather(*(agent.stop() for agent in agents), return_exceptions=True)
+        await cancel_and_wait(hurry)
         for task in serving:
             if not task.done() and stopping.is_set():
                 task.cancel()  # it was still waiting for Redis
@@ -99,6 +108,12 @@ async def _serve_until(stopping: asyncio.Event, agents: tuple[Runnable, ...]) ->
                 raise outcome
     finally:
         stop.cancel()
+
+
+async def _give_back(hurrying: asyncio.Event, agents: tuple[Runnable, ...]) -> None:
+    """Give back what still runs, once the drain is to be short."""
+    await hurrying.wait()
+    await asyncio.gather(*(agent.stop(grace=0) for agent in agents), return_exceptions=True)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

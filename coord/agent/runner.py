@@ -23,6 +23,8 @@ STARTED_S = 0.1
 #: Seconds that a handler has to stop before its slot counts as occupied for longer.
 STUCK_S = 5.0
 SHUTTING_DOWN = "the agent is shutting down"
+#: Tasks that one line of the log names.
+MOST_NAMED = 20
 
 
 class _Assigned(msgspec.Struct):
@@ -144,15 +146,19 @@ class Runner:
         else:
             self._loop.call_soon_threadsafe(self._progress, attempt, raw)
 
-    async def finish(self, grace_s: float, cancel_s: float) -> None:
+    async def finish(self, grace_s: float | None, cancel_s: float) -> None:
         """Wait until the handlers have ended.
 
         Args:
-            grace_s: seconds that they have; then they are stopped and their tasks given back.
+            grace_s: seconds that they have, None for no limit; then they are stopped and their tasks given back.
             cancel_s: seconds that stopped ones have to clean up. Threads cannot be stopped: their results are dropped.
         """
         if await self._ended_within(grace_s):
             return
+        given_back = [attempt.task_id for attempt in self._running.values()]
+        log.warning(
+            "tasks.given_back", agent_id=self._agent_id, count=len(given_back), task_ids=given_back[:MOST_NAMED]
+        )
         self.stop_all(SHUTTING_DOWN)
         await self._ended_within(cancel_s)
         for attempt in list(self._running.values()):
@@ -245,7 +251,7 @@ class Runner:
         if self._all_ended is not None and not self._running:
             self._all_ended.set()
 
-    async def _ended_within(self, limit_s: float) -> bool:
+    async def _ended_within(self, limit_s: float | None) -> bool:
         if self._running:
             self._all_ended = asyncio.Event()
             try:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from msgspec import Struct
 
@@ -80,6 +81,8 @@ class Session:
         self._answers = Answers()
         self._threads = ThreadPoolExecutor(self._capacity, thread_name_prefix=agent_id)
         self._is_draining = False
+        self._finishing: asyncio.Future[Any] | None = None  # while a drain waits for the handlers
+        self._is_grace_over = False
         self._is_closed = False
         self.reports = Reports(link, keys, settings.max_entry_bytes, self._report_answered)
         self.runner = Runner(
@@ -266,10 +269,17 @@ class Session:
         self.runner.stop_all(str(error))
         self.ended.set()
 
-    async def drain(self, grace_s: float) -> None:
-        """Shut down: accept nothing new, give back unstarted tasks, finish and report the rest, deregister, close."""
+    async def drain(self, grace_s: float | None) -> None:
+        """Shut down: accept nothing new, give back unstarted tasks, finish and report the rest, deregister, close.
+
+        Args:
+            grace_s: seconds that handlers have to finish; None: as long as they take. A later call may shorten it.
+        """
         if self._is_draining:
+            limit = self._loop.call_later(grace_s, self._end_grace) if grace_s is not None else None
             await self.ended.wait()
+            if limit is not None:
+                limit.cancel()
             return
         self._is_draining = True
         log.info("agent.draining", agent_id=self._agent_id, running=self.runner.running)
@@ -278,9 +288,10 @@ class Session:
         self.claims.drain()
         cancelled: asyncio.CancelledError | None = None
         try:
-            await asyncio.gather(self.runner.finish(grace_s, CANCEL_S), self.messages.close(grace_s))
+            self._finishing = asyncio.gather(self.runner.finish(grace_s, CANCEL_S), self.messages.close(grace_s))
+            await self._finishing
         except asyncio.CancelledError as error:
-            cancelled = error
+            cancelled = error if not self._is_grace_over else None
             await asyncio.gather(self.runner.finish(0, CANCEL_S), self.messages.close(0))
         await self.claims.wait_until_claimed(FLUSH_S)
         if not await self.reports.flushed(FLUSH_S):
@@ -292,6 +303,12 @@ class Session:
         log.info("agent.left", agent_id=self._agent_id)
         if cancelled is not None:
             raise cancelled
+
+    def _end_grace(self) -> None:
+        """Stop the handlers that a drain waits for."""
+        if self._finishing is not None and not self._finishing.done():
+            self._is_grace_over = True
+            self._finishing.cancel()
 
     async def close(self) -> None:
         """Release connections, timers and threads."""

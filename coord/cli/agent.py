@@ -63,8 +63,14 @@ def agent(
         float, typer.Option(min=0, max=4.5, metavar="S", help="Seconds between SIGTERM and SIGKILL.")
     ] = 3.0,
     drain_timeout: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds that tasks have to finish when the agent is ended.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="S",
+            help="Seconds that tasks have to finish when the agent is ended.",
+            show_default="as long as they take",
+        ),
+    ] = None,
     heartbeat_interval: Annotated[
         float | None,
         typer.Option(

@@ -16,6 +16,7 @@ the table's and the field's name.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -60,8 +61,8 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "."
     #: Besides those of ``coord up``.
     env: dict[str, str] = {}
-    #: Seconds to finish what it holds when it is to end; then it is killed. An agent of the SDK takes up to 30.
-    drain: Annotated[float, Meta(gt=0, le=3600)] = 35.0
+    #: Seconds to finish what it holds when it is to end; then it gives its tasks back; default: as long as they take.
+    drain: Annotated[float, Meta(gt=0, le=86_400)] | None = None
 
     # For a program: what it can do. (A command says that itself.)
 
@@ -162,7 +163,12 @@ class _Reader:
                 *(line or ()),
             ]
         return ManagedProgram(
-            name=agent_id, command=tuple(command), environ=environ, folder=folder, drain_s=table.drain
+            name=agent_id,
+            command=tuple(command),
+            environ=environ,
+            folder=folder,
+            drain_s=math.inf if table.drain is None else table.drain,
+            gives_back=True,
         )
 
     def _table(self, raw: dict[str, Any]) -> AgentTable:
@@ -219,7 +225,9 @@ class _Reader:
 
 def _options(table: AgentTable, agent_id: str) -> list[str]:
     """``coord agent``'s options."""
-    options = ["--id", agent_id, "--drain-timeout", f"{max(0.0, table.drain - LEAVING_S):g}"]
+    options = ["--id", agent_id]
+    if table.drain is not None:
+        options += ["--drain-timeout", f"{max(0.0, table.drain - LEAVING_S):g}"]
     if table.type is not None:
         options += ["--type", table.type]
     for name, values in (

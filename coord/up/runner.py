@@ -51,6 +51,8 @@ READY_LIMIT_S = 15.0
 KEEPS_ENDING = 3
 #: So many ends in a row are told one by one; at the longest wait of 5 s, as many again take a minute.
 TOLD_ENDS = 12
+#: What agents have to finish when this process was killed; then the leash that holds them ends them.
+KILLED_GRACE_S = 35.0
 #: Characters of a program's last words.
 WORDS_KEPT = 500
 
@@ -164,9 +166,8 @@ class LocalCell:
         last = Stop()
         working = asyncio.create_task(Supervisor(workers, self._tell, hear=self._log.hear).run(last))
         working.add_done_callback(lambda _: self._stop.ask_once())
-        hurrying = asyncio.create_task(_hand_on(self._stop, last))
         agents = {one.name for one in self._plan.agents}
-        guard = Guard(max(one.drain_s or 0 for one in self._plan.agents)) if agents else None
+        guard = Guard(max(min(one.drain_s or 0, KILLED_GRACE_S) for one in self._plan.agents)) if agents else None
 
         def tell(event: Event) -> None:
             if guard is not None and event.pid is not None and event.name in agents:
@@ -177,6 +178,7 @@ class LocalCell:
             await Supervisor(callers, tell, hear=self._log.hear).run(self._stop)
         finally:
             last.ask_once()
+            hurrying = asyncio.create_task(_hand_on(self._stop, last))  # not before: agents give back their tasks
             try:
                 await working
             finally:

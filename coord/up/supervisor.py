@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from coord.agent.signals import ONE_STOP_S
 from coord.backoff import Backoff
 from coord.up.child_output import ChildOutput
 from coord.up.shutdown import Stop
@@ -33,6 +35,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     well_s: float = 10.0
     #: What a program has to finish what it holds after SIGTERM; then it is killed.
     drain_s: float = 10.0
+    #: What a program has to give its tasks back after a second SIGTERM: a thread is waited for during five of them.
+    give_back_s: float = 10.0
 
 
 class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +51,10 @@ class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
     final_codes: frozenset[int] = frozenset()
     #: Where it runs; None: where this process does.
     folder: Path | None = None
-    #: Its own time to finish what it holds; None: the supervisor's.
+    #: Its own time to finish what it holds; None: the supervisor's; infinite: as long as it takes.
     drain_s: float | None = None
+    #: Whether it gives its tasks back on a second SIGTERM, which it gets before it is killed.
+    gives_back: bool = False
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,13 +204,25 @@ class Supervisor:
         _terminate(process)
         urgent = asyncio.create_task(stop.urgent.wait())
         drain_s = self._timing.drain_s if program.drain_s is None else program.drain_s
+        begun = asyncio.get_running_loop().time()
         try:
-            await asyncio.wait({ended, urgent}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+            limit_s = None if math.isinf(drain_s) else drain_s
+            await asyncio.wait({ended, urgent}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             urgent.cancel()
+        if not ended.done() and program.gives_back:
+            await self._let_give_back(process, ended, begun)
         if not ended.done():
             _kill_group(process)
             self._tell(Event(name=program.name, what="killed", pid=process.pid))
+
+    async def _let_give_back(self, process: Process, ended: asyncio.Task[int], begun: float) -> None:
+        """Send a second SIGTERM, late enough to count as one, and wait for the program."""
+        early_s = begun + 1.5 * ONE_STOP_S - asyncio.get_running_loop().time()
+        if early_s > 0:
+            await asyncio.wait({ended}, timeout=early_s)
+        _terminate(process)
+        await asyncio.wait({ended}, timeout=self._timing.give_back_s)
 
 
 async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:

@@ -261,3 +261,43 @@ async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, house: H
     await stopping
     statuses = [fact.status for fact in await house.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
     assert statuses == [AgentStatus.BUSY, AgentStatus.DRAINING]
+
+
+async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(agent: Agent, house: House) -> None:
+    """What is given back is named in the log."""
+
+    @agent.task("hang")
+    async def hang(task: Task) -> None:
+        await asyncio.Event().wait()
+
+    await agent.start()
+    lease = await house.assign("a", "hang")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    assert agent.drain_timeout is None
+    stopping = asyncio.create_task(agent.stop())
+    await house.wait_for("in:registry", AgentStatusChanged)
+    await house.wait_for("in:beats", AgentHeartbeat, 5)
+    assert not stopping.done()
+    await agent.stop(grace=0)
+    await stopping
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert (report.lease, report.code) == (lease, "draining")
+
+
+async def test_a_drain_timeout_gives_back_and_names_the_tasks(
+    server: EmbeddedServer, house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An operator sees which tasks run again elsewhere."""
+    agent = Agent("a", url=server.url, settings=house.settings, drain_timeout=0.05)
+
+    @agent.task("hang")
+    async def hang(task: Task) -> None:
+        await asyncio.Event().wait()
+
+    await agent.start()
+    await house.assign("a", "hang", task_id="long")
+    await wait_until(lambda: agent.running == 1, "it runs")
+    await agent.stop()
+    log = capfd.readouterr().err
+    assert "tasks.given_back" in log
+    assert "long" in log

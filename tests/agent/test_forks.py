@@ -22,7 +22,7 @@ SCRIPT = """
 import asyncio, multiprocessing, os, signal, time
 from coord import Agent, run
 
-agent = Agent("forker", capacity=4, drain_timeout=60)
+agent = Agent("forker", capacity=4)
 fork = multiprocessing.get_context("fork")
 
 
@@ -58,11 +58,21 @@ async def signals(task):
         return pool.map(has_own_signals, [1])
 
 
-@agent.task("hold")
-async def hold(task):
+def start_children(task):
     for _ in range(2):
         fork.Process(target=time.sleep, args=(600,), daemon=True).start()
     open(task.payload + ".started", "w").close()
+
+
+@agent.task("grind")
+def grind(task):
+    start_children(task)
+    time.sleep(600)
+
+
+@agent.task("hold")
+async def hold(task):
+    start_children(task)
     while not os.path.exists(task.payload):
         await asyncio.sleep(0.01)
     return "done"
@@ -134,14 +144,14 @@ async def test_a_signal_to_the_process_group_counts_once(
 async def test_forked_processes_do_not_outlive_their_agent(
     process: asyncio.subprocess.Process, house: House, tmp_path: Path
 ) -> None:
-    """An agent that is told to end at once ends them as well."""
+    """Its handler does not end, so the agent exits without it, and ends them as well."""
     gate = tmp_path / "gate"
-    await house.assign("forker", "hold", str(gate))
+    await house.assign("forker", "grind", str(gate))
     await wait_until(Path(f"{gate}.started").exists, "its children work")
     children = psutil.Process(process.pid).children()
     assert len(children) == 2
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(ONE_STOP_S)
-    await asyncio.wait_for(process.wait(), 30)
+        await asyncio.sleep(1.5 * ONE_STOP_S)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
     await wait_until(lambda: not any(child.is_running() for child in children), "they have ended")

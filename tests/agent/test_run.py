@@ -39,6 +39,10 @@ async def hang(task):
 def grind(task):
     time.sleep(60)
 
+@second.task("grind")
+def grind_too(task):
+    time.sleep(60)
+
 @second.task("wait")
 async def wait(task):
     while not os.path.exists(task.payload):
@@ -147,18 +151,30 @@ async def test_a_thread_that_does_not_end_does_not_hold_the_process(
     await house.wait_for("in:registry", AgentDeregistered, 2)
 
 
-async def test_a_second_signal_ends_the_process_at_once(process: asyncio.subprocess.Process, house: House) -> None:
-    """Whoever does not want to wait for the drain says so twice."""
-    await house.assign("first", "grind")
-
-    async def is_claimed() -> bool:
-        return await house.inbox("first") == 0
-
-    await wait_until(is_claimed, "the task is claimed")
+async def test_a_second_signal_gives_running_tasks_back(
+    process: asyncio.subprocess.Process, house: House, tmp_path: Path
+) -> None:
+    """The drain has no limit; the agent whose task ends meanwhile is not affected."""
+    lease = await house.assign("second", "wait", str(tmp_path / "never"))
+    await house.wait_for("in:reports", TaskStarted)
     process.send_signal(signal.SIGTERM)
     await house.wait_for("in:registry", AgentStatusChanged, 2)
-    await asyncio.sleep(ONE_STOP_S)  # signals of one stop count once
+    await asyncio.sleep(1.5 * ONE_STOP_S)  # signals of one stop count once
     process.send_signal(signal.SIGTERM)
+    (report,) = await house.wait_for("in:reports", TaskReleased)
+    assert report.lease == lease
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    await house.wait_for("in:registry", AgentDeregistered, 2)
+
+
+async def test_a_third_signal_ends_the_process_at_once(process: asyncio.subprocess.Process, house: House) -> None:
+    """A thread cannot be stopped, and the second signal waits for it for a while."""
+    await house.assign("second", "grind")
+    await house.wait_for("in:reports", TaskStarted)
+    for count in range(3):
+        if count:
+            await asyncio.sleep(1.5 * ONE_STOP_S)
+        process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 20) == 128 + signal.SIGTERM
     assert not [fact for fact in await house.facts("in:reports") if isinstance(fact, TaskReleased)]
 

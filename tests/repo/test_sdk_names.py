@@ -54,7 +54,7 @@ def test_every_option_of_an_agent_is_there() -> None:
     """In the order of the signature; plain defaults are true."""
     assert agent_options() == list(parameters(Agent))
     defaults = parameters(Agent)
-    for name in ("agent_type", "weight", "drain_timeout"):
+    for name in ("agent_type", "weight"):
         assert table("argument")[name].strip('"') == str(defaults[name])
     settings = Settings()
     assert table("argument")["capacity"] == f"COORD_CAPACITY`, {settings.capacity}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from coord.agent.signals import ONE_STOP_S
 from coord.endpoint import write_endpoint
 from coord.models.tasks import TaskState
 from tests.ledger import assert_ledger
@@ -294,13 +294,15 @@ async def test_what_is_wrong_is_said_in_one_line(arguments: str, says: str) -> N
         assert "Traceback" not in out
 
 
-async def test_a_second_signal_ends_it_at_once_and_its_programs(fleet: Fleet) -> None:
-    """Whoever does not want to wait for the drain says so twice."""
+async def test_a_second_signal_ends_its_programs_and_gives_their_tasks_back(fleet: Fleet) -> None:
+    """The drain has no limit otherwise."""
     agent = await fleet.agent("--grace", "0.5", "--", "sh", "-c", DEAF)
     await fleet.submit({})
     await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
     agent.process.terminate()
     await wait_until(lambda: "agent.draining" in agent.said, "it drains", LONG_S)
+    await asyncio.sleep(1.5 * ONE_STOP_S)  # signals of one stop count once
     agent.process.terminate()
-    assert await agent.ended() == 128 + signal.SIGTERM
+    assert await agent.ended() == 0
+    assert "tasks.given_back" in agent.said
     await agent.no_programs()

@@ -49,6 +49,7 @@ def test_a_command_is_started_as_often_as_asked_each_with_its_id(file: Path) -> 
         environ={"NUMBER": "2 of 2", "COORD_CAPACITY": "3"},
         folder=file.parent,
         drain_s=2.5,
+        gives_back=True,
     )
 
 
@@ -69,7 +70,7 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
         """,
     )
     options = [
-        "--id", "ocr", "--drain-timeout", "30", "--type", "specialist", "--capability", "ocr", "--capability", "scan",
+        "--id", "ocr", "--type", "specialist", "--capability", "ocr", "--capability", "scan",
         "--tag", "gpu",
         "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--keep-alive",
     ]  # fmt: skip

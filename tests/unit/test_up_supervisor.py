@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -228,3 +229,34 @@ async def test_a_program_sees_its_supervisor_go(tmp_path: Path) -> None:
         process.kill()
         await process.wait()
     await wait_until(lambda: log.read_text().count("gone") == 2, "both have ended by themselves")
+
+
+@pytest.mark.parametrize(("drain_s", "is_urgent"), [(0.05, False), (math.inf, True)])
+async def test_a_second_sigterm_lets_a_program_give_back_its_tasks(drain_s: float, is_urgent: bool) -> None:
+    """An agent is asked again before it is killed: after its time to finish, or at once if it is urgent."""
+    heard: list[str] = []
+    script = "n=0; trap 'n=$((n+1)); test $n = 2 && exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    program = msgspec.structs.replace(shell(script), drain_s=drain_s, gives_back=True)
+    async with running(program, hear=lambda _, line: heard.append(line)) as run:
+        await wait_until(lambda: "up" in heard, "it runs")
+        run.stop.ask()
+        if is_urgent:
+            run.stop.ask()
+        await asyncio.wait_for(run.task, 30)
+    assert not run.seen("killed")
+
+
+async def test_a_program_without_a_limit_is_waited_for(tmp_path: Path) -> None:
+    """However long its tasks take."""
+    heard: list[str] = []
+    finish = f"while ! test -e {tmp_path}/gate; do sleep 0.05; done; exit 0"
+    script = f"trap '{finish}' TERM; echo up; while :; do sleep 0.05; done"
+    program = msgspec.structs.replace(shell(script), drain_s=math.inf, gives_back=True)
+    async with running(program, hear=lambda _, line: heard.append(line), timing=Timing(drain_s=0.05)) as run:
+        await wait_until(lambda: "up" in heard, "it runs")
+        run.stop.ask()
+        done, _ = await asyncio.wait({run.task}, timeout=0.5)
+        assert not done
+        (tmp_path / "gate").touch()
+        await asyncio.wait_for(run.task, 30)
+    assert not run.seen("killed")
