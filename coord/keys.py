@@ -37,7 +37,8 @@ agent:{id}                            hash    agent_id agent_type status version
 agents:active                         set     placeable agents: they may get work now
 agents:all                            set     every agent that has a record
 agents:expiry                         zset    agent -> observed ms at which it turns stale
-agents:departed                       zset    agent -> ms at which it left or turned stale
+agents:departed                       zset    agent -> ms at which it left or turned stale; earlier for an agent that is
+                                              forgotten sooner than others
 agents:lost                           zset    agent -> ms at which its loss is announced again; removed when its tasks
                                               of the terms that ended have been taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the

@@ -80,7 +80,8 @@ class Registry(Service):
         """``deregister`` for a batch of ``AgentDeregistered``."""
         departures: list[Departure] = []
         for entry, fact, caller in batch:
-            departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation))
+            forget_after_ms = None if fact.forget_after is None else int(fact.forget_after * 1000)
+            departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation, forget_after_ms))
         return self.cell.scripts.deregister(departures)
 
     def audit(self, batch: list[ReceivedFact[AgentLeasesListed]]) -> Call[list[str]]:

@@ -85,6 +85,8 @@ class Agent:
         heartbeat_interval: seconds between heartbeats, 0.05 to 86,400; default: ``settings.heartbeat_interval_s`` (5).
             After three missed ones the agent is lost and its tasks are reassigned.
         drain_timeout: seconds that running handlers have to finish at shutdown; default: as long as they take.
+        forget_after: seconds until its record is removed when it has left; default: 30 days, or less if the registry's
+            ``COORD_DEPARTED_TTL_S`` says so. Set an hour for agents whose ids are generated, such as autoscaled ones.
         url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
@@ -111,6 +113,7 @@ class Agent:
         weight: float = 1.0,
         heartbeat_interval: float | None = None,
         drain_timeout: float | None = None,
+        forget_after: float | None = None,
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class Agent:
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else config.load()
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
+        self._forget_after = None if forget_after is None else as_seconds(forget_after, "forget_after")
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
@@ -338,7 +342,8 @@ class Agent:
 
     async def _begin(self) -> Session:
         self._warn_without_handlers()
-        spec = AgentSpec(self._registration(new_id()), self.handlers, self.fallback, self.message_handlers)
+        fact = self._registration(new_id())
+        spec = AgentSpec(fact, self.handlers, self.fallback, self.message_handlers, self._forget_after)
         session = await Session.open(spec, *locate(self.settings, self._url))
         try:
             for function in self._start_hooks:

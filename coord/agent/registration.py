@@ -53,6 +53,7 @@ class Registration:
         answers: of the registry.
         heartbeats: start once the registry has answered, and stop when the agent leaves.
         on_failed: called once, with the reason, if the agent must stop.
+        forget_after: seconds until its record is removed when it has left; None: as long as the settings say.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Registration:
         answers: Answers,
         heartbeats: Heartbeats,
         on_failed: Callable[[CoordError], None],
+        forget_after: float | None = None,
     ) -> None:
         self.is_registered = asyncio.Event()
         self._fact = fact
@@ -72,6 +74,7 @@ class Registration:
         self._heartbeats = heartbeats
         self._answers = answers
         self._on_failed = on_failed
+        self._forget_after = forget_after
         self._loop = asyncio.get_running_loop()
         self._status: AgentStatus | None = None
         self._is_full = False
@@ -139,7 +142,8 @@ class Registration:
         """Deregister and wait for the answer; return False if there is none within ``limit_s`` seconds."""
         self._end()
         answered = asyncio.Event()
-        self._send(AgentDeregistered(self._fact.agent_id, self._fact.incarnation), lambda _answer: answered.set())
+        fact = AgentDeregistered(self._fact.agent_id, self._fact.incarnation, self._forget_after)
+        self._send(fact, lambda _answer: answered.set())
         try:
             await asyncio.wait_for(answered.wait(), limit_s)
         except TimeoutError:

@@ -58,6 +58,7 @@ class AgentSpec(Struct, frozen=True):
     handlers: Mapping[str, Handler]  #: by task type
     fallback: Handler | None  #: for task types without a handler
     message_handlers: Sequence[MessageHandler]
+    forget_after: float | None = None  #: seconds until the record of an agent that has left is removed
 
 
 class Session:
@@ -136,6 +137,7 @@ class Session:
             answers=self._answers,
             heartbeats=self.heartbeats,
             on_failed=self._fail,
+            forget_after=spec.forget_after,
         )
         self.messages = MessageRunner(
             agent_id,

@@ -19,6 +19,9 @@ from coord.cli.options import settings_of
 from coord.errors import CoordError
 from coord.models.agents import AgentType
 
+#: Seconds until an agent with a generated id is forgotten when it has left: no later process has this id.
+FORGET_GENERATED_S = 3600.0
+
 _NO_ID = re.compile(r"[^A-Za-z0-9._@-]+")
 
 
@@ -113,6 +116,7 @@ def agent(
         capacity=capacity,
         heartbeat_interval=heartbeat_interval,
         drain_timeout=drain_timeout,
+        forget_after=FORGET_GENERATED_S if id is None else None,
     )
     try:
         made.run()

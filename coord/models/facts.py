@@ -76,6 +76,8 @@ class AgentDeregistered(Struct, frozen=True, omit_defaults=True):
 
     agent_id: Id
     incarnation: Incarnation = ""
+    #: Seconds until its record is removed, if that is sooner than usual: an id that was generated is never used again.
+    forget_after: Annotated[float, Meta(ge=0, le=1e10)] | None = None
 
 
 class AgentHeartbeat(Struct, frozen=True, omit_defaults=True):

@@ -301,3 +301,15 @@ async def test_a_drain_timeout_gives_back_and_names_the_tasks(
     log = capfd.readouterr().err
     assert "tasks.given_back" in log
     assert "long" in log
+
+
+@pytest.mark.parametrize("forget_after", [None, 3600.0])
+async def test_an_agent_may_ask_to_be_forgotten(
+    server: EmbeddedServer, house: House, forget_after: float | None
+) -> None:
+    """It says so when it leaves: one that is lost stays on record."""
+    agent = Agent("a", url=server.url, settings=house.settings, forget_after=forget_after)
+    await agent.start()
+    await agent.stop()
+    (left,) = await house.wait_for("in:registry", AgentDeregistered)
+    assert left.forget_after == forget_after

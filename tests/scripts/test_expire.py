@@ -6,7 +6,7 @@ import pytest
 
 from coord.models.tasks import Lane
 from tests.scripts.cell import DAY, START, Cell
-from workers.transitions import Expiry
+from workers.transitions import Departure, Expiry
 
 
 async def expire(cell: Cell, after: int = 0, *, most: int = 256) -> Expiry:
@@ -150,6 +150,18 @@ async def test_a_loss_is_not_announced_of_an_agent_that_is_back_at_work(cell: Ce
     assert await cell.reclaim(term=1) == "OK"
     assert await cell.load() == 1
     assert (await expire(cell, 60_000)).repeated == 0
+
+
+@pytest.mark.parametrize(("forget_after_ms", "kept_ms"), [(3_600_000, 3_600_000), (0, 0), (60 * DAY, 30 * DAY)])
+async def test_an_agent_may_leave_to_be_forgotten_sooner(cell: Cell, forget_after_ms: int, kept_ms: int) -> None:
+    """One with a generated id does not come back; never later than others."""
+    await cell.register()
+    leaving = Departure(await cell.append("in:registry", "agent.deregistered"), "", "a1", "i1", forget_after_ms)
+    assert await cell.word(cell.scripts.deregister([leaving])) == "OK"
+    if kept_ms:
+        assert (await expire(cell, kept_ms - 1)).forgotten == 0
+    assert (await expire(cell, 1)).forgotten == 1
+    assert not await cell.redis.exists(cell.keys.agent("a1"))
 
 
 async def test_departed_agents_are_forgotten(cell: Cell) -> None:

@@ -70,6 +70,22 @@ async def test_an_agent_registers_beats_and_leaves(cell: RunningCell) -> None:
     await assert_keys_end(cell.redis, cell.keys)
 
 
+async def test_an_agent_that_asks_to_be_forgotten_is_forgotten(cell: RunningCell) -> None:
+    """Its id was generated, so nobody looks for it; the others keep their records for 30 days."""
+    for agent_id, forget_after in (("kept", None), ("generated", 0.0)):
+        agent = RawAgent(cell.redis, cell.keys, agent_id, 1)
+        me = Caller(cell.redis, cell.keys, agent_id)
+        assert (await me.answer(await agent.register()))["ok"] == "1"
+        left = AgentDeregistered(agent_id=agent_id, forget_after=forget_after)
+        assert (await me.answer(await me.tell("in:registry", left)))["ok"] == "1"
+
+    async def is_forgotten() -> bool:
+        return await record(cell, "generated") is None
+
+    await wait_until(is_forgotten, "it is forgotten")
+    assert await record(cell, "kept") is not None
+
+
 async def test_a_beat_of_nobody_is_answered(cell: RunningCell) -> None:
     """An agent that is not known is told so without having asked, so that it registers again."""
     me = Caller(cell.redis, cell.keys, "stranger")

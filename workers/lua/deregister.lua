@@ -4,7 +4,8 @@
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- keys: in:control:{kind} stream w
 -- ARGV[8] the stream (without namespace): in:registry, or in:control:registry for an operator's word
--- ARGV[9] number of agents, then for each: entry id | caller or '' | agent id | incarnation or ''
+-- ARGV[9] number of agents, then for each:
+--   entry id | caller or '' | agent id | incarnation or '' | ms by which it is forgotten sooner than others
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE; GONE (its entry
 --   was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
@@ -17,7 +18,7 @@ local function may_be_later(entry, than)
 end
 
 local function deregister(i)
-  local entry, caller, id, incarnation = unpack(ARGV, i, i + 3)
+  local entry, caller, id, incarnation, sooner = unpack(ARGV, i, i + 4)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
@@ -38,7 +39,7 @@ local function deregister(i)
     set_status(agent, 'inactive')
     rise(agent)
     call('ZREM', P .. 'agents:expiry', id)
-    call('ZADD', P .. 'agents:departed', NOW, id)
+    call('ZADD', P .. 'agents:departed', int(now - tonumber(sooner)), id)
     call('HSET', P .. 'agent:' .. id, 'status', 'inactive', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry)
     log_agent('agent.deregistered', agent)
   end
@@ -47,7 +48,7 @@ local function deregister(i)
 end
 
 local words, done = {}, {}
-for i = 10, 9 + tonumber(ARGV[9]) * 4, 4 do
+for i = 10, 9 + tonumber(ARGV[9]) * 5, 5 do
   local word, failed = guarded(deregister, i)
   words[#words + 1] = word
   if not failed then

@@ -154,6 +154,7 @@ class Departure(Struct, frozen=True):
     caller: str
     agent_id: str
     incarnation: str
+    forget_after_ms: int | None = None  #: until its record is removed; None: as long as the settings say
 
 
 class Expiry(Struct, frozen=True):

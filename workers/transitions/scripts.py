@@ -242,7 +242,9 @@ class Scripts(ControlScripts):
         stream = "in:control:registry" if by_operator else "in:registry"
         args = [*self._liveness(), stream, len(departures)]
         for d in departures:
-            args += (d.entry, d.caller, d.agent_id, d.incarnation)
+            kept_ms = int(self.settings.departed_ttl_s * 1000)
+            sooner_ms = 0 if d.forget_after_ms is None else max(0, kept_ms - d.forget_after_ms)
+            args += (d.entry, d.caller, d.agent_id, d.incarnation, sooner_ms)
         return Call("deregister", args, read_words)
 
     def expire(self, most: int = 256) -> Call[Expiry]:
