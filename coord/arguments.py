@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from coord import codec
+from coord import values
 from coord.config import Settings
-from coord.errors import ConfigError, FactInvalid
+from coord.errors import ConfigError, FactInvalid, PayloadInvalid
 
 T = TypeVar("T")
+
+#: The field that holds any JSON of the caller's.
+PAYLOAD = "payload"
 
 
 def listed(given: object, field: str) -> tuple[str, ...]:
@@ -111,22 +114,34 @@ def check_known(given: object, kind: type[Struct], field: str) -> None:
 
 
 def encoded(said: Struct | Mapping[str, Any]) -> bytes:
-    """The JSON of a fact's fields.
+    """Return the JSON of a fact's fields.
 
     Raises:
-        FactInvalid: one of them cannot be made JSON; names it.
+        PayloadInvalid: its payload cannot be made JSON; names the path of what cannot.
+        FactInvalid: another field cannot.
     """
     try:
-        return codec.encode(said)
-    except Exception as error:
-        # Whatever an object of the caller's raises when it is encoded: a TypeError, an overflow, its own.
-        named = said if isinstance(said, Mapping) else {name: getattr(said, name) for name in said.__struct_fields__}
-        for field, value in named.items():
-            try:
-                codec.encode(value)
-            except Exception as why:
-                raise FactInvalid(f"{field}: cannot be made JSON: {why}") from why
-        raise FactInvalid(f"it cannot be made JSON: {error}") from error
+        return values.encode_fields(said)
+    except values.ValueRefused as error:
+        raise _refused(error) from error
+
+
+def check_payload(payload: object) -> None:
+    """Check a payload that is JSON already (``msgspec.Raw``); ``encoded`` checks any other.
+
+    Raises:
+        PayloadInvalid: its reader could not decode it; names the path of what cannot be decoded.
+    """
+    if type(payload) is Raw:
+        try:
+            values.check_raw(payload, PAYLOAD)
+        except values.ValueRefused as error:
+            raise _refused(error) from error
+
+
+def _refused(error: values.ValueRefused) -> FactInvalid:
+    kind = PayloadInvalid if error.path.startswith(PAYLOAD) else FactInvalid
+    return kind(str(error))
 
 
 def check_place(url: object, settings: object) -> None:

@@ -27,6 +27,12 @@ class FactInvalid(CoordError):
     code = "fact_invalid"
 
 
+class PayloadInvalid(FactInvalid):
+    """A payload cannot be JSON, or its reader could not decode it; the message has the path of the value."""
+
+    code = "payload_invalid"
+
+
 class FactTooLarge(CoordError):
     """An entry, a payload or a result is over its limit."""
 
@@ -91,6 +97,12 @@ class TaskExpired(CoordError):
     """The task's deadline passed before it had a result."""
 
     code = "task_expired"
+
+
+class ResultInvalid(CoordError):
+    """The task completed, but its result cannot be decoded; the record shows its text."""
+
+    code = "result_invalid"
 
 
 class ResultDropped(CoordError):

@@ -115,8 +115,8 @@ class Agent:
         """Decorates the handler of a task type: sync (it runs in a thread) or async.
 
         It takes the ``Task``; or, where its first parameter is annotated with what msgspec can decode (a Struct, a
-        dict, a dataclass), the payload as that, and then, if it has a second parameter, the ``Task``. A payload that
-        does not fit fails its task for good.
+        dict, a dataclass) or with a pydantic model, the payload as that, and then, if it has a second parameter, the
+        ``Task``. A payload that does not fit fails its task for good.
 
         What it returns is the result, any JSON. What it raises is a failure, tried again unless it is
         ``NonRetryable``; ``Retryable`` says with which code, ``Release`` gives the task back.

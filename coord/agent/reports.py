@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Raw, Struct, json
 
-from coord import codec
+from coord import codec, values
 from coord.agent import batching
 from coord.agent.attempt import Attempt
 from coord.agent.protocol import ErrorAnswer
@@ -98,11 +98,11 @@ class Reports:
     def completed(self, attempt: Attempt, result: Any) -> None:
         """It ended well; a result that cannot travel is a failure that no retry mends."""
         try:
-            raw = _encode(result)
+            raw = values.encode(result, "result")
             data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
             _check(data, "result", raw)
-        except Exception as error:  # noqa: BLE001 -- whatever an object of the user's raises when it is encoded
-            message = f"the result of type {type(result).__name__} is not JSON: {error}"
+        except (ValueError, *codec.BAD_JSON) as error:
+            message = f"{error}; the result was: {values.text_of(result)}"
             self.failed(attempt, "result_invalid", message, retryable=False)
             return
         if len(data) > self._max_bytes:

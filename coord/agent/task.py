@@ -8,8 +8,12 @@ from typing import Any
 
 import msgspec
 
+from coord import values
 from coord.agent.attempt import Attempt
-from coord.codec import decode_json, encode
+from coord.codec import BAD_JSON, decode_json
+from coord.logs import get_logger
+
+log = get_logger()
 
 
 class NonRetryable(Exception):
@@ -73,9 +77,17 @@ class Task:
 
     @property
     def payload(self) -> Any:
-        """What the client sent; decoded at the first look."""
+        """What the client sent; decoded at the first look.
+
+        Raises:
+            NonRetryable: it cannot be decoded (``payload_invalid``), such as a number that is out of range.
+        """
         if self._payload is msgspec.UNSET:
-            self._payload = decode_json(bytes(self._attempt.raw))
+            raw = bytes(self._attempt.raw)
+            try:
+                self._payload = decode_json(raw)
+            except BAD_JSON as error:
+                raise NonRetryable("payload_invalid", values.why_undecodable(raw, "payload", error)) from None
         return self._payload
 
     @property
@@ -93,13 +105,21 @@ class Task:
         return self._attempt.stop_reason is not None
 
     async def progress(self, value: Any) -> None:
-        """Record how far it is: any JSON. Only the newest counts; one that comes too soon after another is skipped."""
+        """Record how far it is: any JSON. Only the newest counts; one that comes too soon after another is skipped.
+
+        A value that cannot be JSON is left out, with a warning in the agent's log: progress never fails a task.
+        """
         self.report_progress(value)
         await asyncio.sleep(0)
 
     def report_progress(self, value: Any) -> None:
         """The same for a handler that runs in a thread; may be called from anywhere."""
-        self._tell(self._attempt, encode(value))
+        try:
+            raw = values.encode(value, "progress")
+        except values.ValueRefused as error:
+            log.warning("task.progress_refused", task_id=self.task_id, error=str(error))
+            return
+        self._tell(self._attempt, raw)
 
     def __repr__(self) -> str:
         return f"<Task {self.task_id} {self.task_type!r} attempt {self.attempt}>"

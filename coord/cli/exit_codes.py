@@ -29,6 +29,7 @@ _NO: tuple[type[CoordError], ...] = (
     errors.MessageNotFound,
     errors.MessageUndeliverable,
     errors.ResultDropped,
+    errors.ResultInvalid,
     errors.TaskAlreadyFinished,
     errors.TaskCancelled,
     errors.TaskExpired,

@@ -18,6 +18,7 @@ from coord.errors import (
     ConfigError,
     CoordError,
     ResultDropped,
+    ResultInvalid,
     ResultTimeout,
     TaskCancelled,
     TaskExpired,
@@ -134,6 +135,7 @@ class TaskHandle:
             TaskFailed: it used up its attempts, or failed for good; says how often it was tried, the code and message.
             TaskCancelled, TaskExpired: it ended without a result.
             ResultDropped: it completed, but its result was dropped to free memory on the server before it was read.
+            ResultInvalid: it completed, but its result cannot be decoded, such as a number that is out of range.
             TaskRefused: the backlog was full; submit the task again later.
             IdConflict: the id was used before with other content.
             TaskNotFound: nothing is known of it, because its record was forgotten, or Redis lost its data.
@@ -148,8 +150,16 @@ class TaskHandle:
         if outcome.is_dropped:
             raise ResultDropped(decode_json(outcome.data)["message"])
         if outcome.state == TaskState.COMPLETED:
-            return decode_json(outcome.data)
+            return self._decoded(outcome.data)
         raise await self._error(outcome)
+
+    def _decoded(self, result: bytes) -> Any:
+        try:
+            return decode_json(result)
+        except BAD_JSON as error:
+            raise ResultInvalid(
+                f"task '{self.task_id}' completed, but its result cannot be decoded: {error}; its record shows the text"
+            ) from error
 
     async def _wait(self, wanted: Sequence[LazyFuture[Any]], patience: _Patience, what: str, hint: str) -> None:
         """Wait for the first of these; one that is here needs no client."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypedDict, cast
 from msgspec import Struct
 
 from coord import codec
-from coord.arguments import check_finite, check_known, encoded, listed
+from coord.arguments import check_finite, check_known, check_payload, encoded, listed
 from coord.batching import SHORT, most
 from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
@@ -76,6 +76,7 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     """
     priority = _priority(spec.priority)
     task_id = check_id(spec.task_id, "task_id") if spec.task_id is not None else new_id()
+    check_payload(spec.payload)
     said = {
         "task_id": task_id,
         "task_type": spec.task_type,
@@ -145,6 +146,7 @@ def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: 
         check_id(said[field], field)
     stream = f"in:messages:{lane}"
     check_finite(said.get("ttl"), "ttl")
+    check_payload(said["payload"])
     fact, data = checked(stream, MessageSent, {k: v for k, v in said.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 

@@ -27,6 +27,7 @@ REFUSED = 422
 STATUS: dict[str, int] = {
     "config_invalid": 503,
     "fact_invalid": 422,
+    "payload_invalid": 422,
     "fact_too_large": 413,
     "id_invalid": 422,
     "id_conflict": 409,

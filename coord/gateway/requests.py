@@ -9,12 +9,13 @@ from msgspec import Meta, Struct
 
 from coord import codec
 from coord.client.submission import TaskSpec
-from coord.gateway.body import decode, not_json
-from coord.gateway.errors import RequestError
+from coord.gateway.body import decode
+from coord.gateway.errors import Problem, RequestError
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id, new_id
 from coord.models.tasks import Moment, Priority, Requirements, Retry, Seconds, Text
+from coord.values import why_undecodable
 
 #: The type of a task that names none.
 TASK_TYPE = "task"
@@ -120,4 +121,6 @@ def _check_whole(raw: bytes) -> None:
     try:
         codec.decode_json(raw)
     except codec.BAD_JSON as error:
-        raise not_json(f"task_data: {error}") from None
+        why = why_undecodable(raw, "task_data", error)
+        problem = Problem(["body", "task_data"], why.removeprefix("task_data: "), "value_error")
+        raise RequestError("payload_invalid", why, [problem]) from None

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from coord.agent.task import NonRetryable, Retryable, Task
-from coord.codec import BAD_JSON
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
@@ -98,7 +97,4 @@ class _Collected:
 
 
 def _words(command: Command, task: Task) -> list[str]:
-    try:
-        return command.words(task.payload if command.arguments.fields else None)
-    except BAD_JSON as error:
-        raise NonRetryable("payload_invalid", f"payload: {error}") from None
+    return command.words(task.payload if command.arguments.fields else None)

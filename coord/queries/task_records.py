@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -28,7 +29,15 @@ class _Typed(Struct):
     task_type: str = ""
 
 
+class _Opaque(Struct):
+    """A task's body with its payload as the text that it is."""
+
+    task_type: str = ""
+    payload: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 _typed = msgspec.json.Decoder(_Typed)
+_opaque = msgspec.json.Decoder(_Opaque)
 
 
 async def task(redis: Redis, keys: Keys, task_id: str) -> TaskRecord | None:
@@ -86,12 +95,23 @@ def _type_in(raw: bytes | None) -> str:
         return ""
 
 
+def _body_of(raw: str | None) -> dict[str, Any]:
+    """The body as it was submitted; a payload that cannot be decoded, such as with 1e999 in it, is its text."""
+    body = json_of(raw)
+    if isinstance(body, str):
+        try:
+            parts = _opaque.decode(body)
+        except BAD_JSON:
+            return {}
+        return {"task_type": parts.task_type, "payload": bytes(parts.payload).decode("utf-8", "replace")}
+    return body if isinstance(body, dict) else {}
+
+
 def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord | None:
     raw = decoded(raw_fields)
     if "submission" not in raw:  # none, or one that a version before the first release has left behind
         return None
-    said = json_of(raw.get("body"))
-    body = said if isinstance(said, dict) else {}  # a payload may hold a number that is beyond ours, such as 1e999
+    body = _body_of(raw.get("body"))
     error = json_of(raw.get("error"))
     # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
     lines = [line for line in raw.get("attempts", "").split("\n") if line]

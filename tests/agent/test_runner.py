@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -134,12 +135,78 @@ async def test_a_payload_whose_own_check_raises_fails_its_task_alone(desk: Desk,
     assert b'"code":"payload_invalid","message":"payload: KeyError: 1","retryable":false' in told[5]
 
 
-async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object]) -> list[list[bytes]]:
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        (b'{"n":1e999}', b"payload.n: the number 1e999"),
+        (b"[" + b"7" * 5_000 + b"]", "payload[0]: the number 777777777777… (5000 characters)".encode()),
+    ],
+    ids=["large", "digits"],
+)
+@pytest.mark.parametrize("kind", ["async", "thread"])
+async def test_a_payload_that_cannot_be_decoded_fails_its_task_for_good(
+    desk: Desk, threads: ThreadPoolExecutor, payload: bytes, path: bytes, kind: str
+) -> None:
+    """No retry can decode it either; the message has the path."""
+
+    async def handler(task: Task) -> object:
+        return task.payload
+
+    def in_thread(task: Task) -> object:
+        return task.payload
+
+    (told,) = await _outcomes(desk, threads, handler if kind == "async" else in_thread, payload)
+    assert b'"code":"payload_invalid","message":"%b is out of range","retryable":false' % path in told[5]
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"pages": [{"score": math.nan}]}, b"result.pages[0].score: nan is not a JSON number; use null or a string"),
+        (msgspec.Raw(b'{"n":1e999}'), b"result.n: the number 1e999 is out of range"),
+        ({"image": object, "text": "paid for"}, b"'text': 'paid for'"),
+    ],
+    ids=["nan", "raw", "type"],
+)
+async def test_a_result_that_is_no_json_fails_with_its_path_and_its_text(
+    desk: Desk, threads: ThreadPoolExecutor, result: object, says: bytes
+) -> None:
+    """The work is paid for: what it made is kept in the error, up to a limit."""
+
+    async def handler(task: Task) -> object:
+        return result
+
+    (told,) = await _outcomes(desk, threads, handler)
+    assert says in told[5]
+    assert b'"code":"result_invalid"' in told[5]
+    assert b"; the result was: " in told[5]
+
+
+async def test_progress_that_is_no_json_fails_no_task(
+    desk: Desk, threads: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is left out, and the log says which value it was."""
+
+    async def handler(task: Task) -> str:
+        await task.progress({"rate": math.inf})
+        await task.progress({"model": object()})
+        return "done"
+
+    (told,) = await _outcomes(desk, threads, handler)
+    assert told[3] == b"task.completed"
+    said = capsys.readouterr().err
+    assert "progress.rate: inf is not a JSON number" in said
+    assert "progress.model: cannot be made JSON" in said
+
+
+async def _outcomes(
+    desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object], payload: bytes = b'{"n":1}'
+) -> list[list[bytes]]:
     """What is told of one attempt, after which nothing runs."""
     ended: list[bool] = []
     runner = Runner("a", {"hold": read_handler(handler)}, None, threads, desk.reports)
     runner.ended = lambda: ended.append(True)
-    runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":{"n":1}}'))
+    runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":%b}' % payload))
     await wait_until(lambda: ended, "the slot is free")
     assert runner.running == 0
     await asyncio.sleep(0)  # what is told goes out at the end of the turn

@@ -18,6 +18,7 @@ from coord.errors import (
     ConfigError,
     FactInvalid,
     IdConflict,
+    ResultInvalid,
     ResultTimeout,
     ServerUnavailable,
     TaskFailed,
@@ -159,6 +160,21 @@ async def test_an_outcome_that_was_never_told_is_found_in_the_record(workers: Pl
         await bad.result(timeout=5)
     with pytest.raises(TaskRefused, match="full"):
         await refused.accepted(timeout=5)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"7" * 5_000], ids=["large", "digits"])
+async def test_what_cannot_be_decoded_is_shown_as_its_text(workers: PlayedWorkers, number: bytes) -> None:
+    """A payload and a result of another language's: the record shows type and text, the result is an error."""
+    handle = await workers.client.submit("echo")
+    await workers.consume(handle.entry_id)
+    value = b'{"n":%b}' % number
+    body = b'{"task_id":"%b","task_type":"echo","payload":%b}' % (handle.task_id.encode(), value)
+    await workers.record(handle.task_id, "completed", result=value, body=body)
+    with pytest.raises(ResultInvalid, match=r"its result cannot be decoded.*its record shows the text") as raised:
+        await handle.result(timeout=5)
+    assert raised.value.code == "result_invalid"
+    record = await handle.record()
+    assert (record.task_type, record.payload, record.result) == ("echo", value.decode(), value.decode())
 
 
 async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(workers: PlayedWorkers) -> None:
