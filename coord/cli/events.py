@@ -75,7 +75,8 @@ def _place(said: str | None) -> str | None:
         return said
     if said == "0":
         return "0-0"
-    return f"{int(parse.moment(said, '--since', ahead=False).timestamp() * 1000)}-0"
+    ms = int(parse.moment(said, "--since", ahead=False).timestamp() * 1000)
+    return f"{max(0, ms)}-0"  # entries have no ids before 1970
 
 
 def _filter(types: Sequence[str], agents: Sequence[str], tasks: Sequence[str]) -> Callable[[Event], bool]:

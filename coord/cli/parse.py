@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from coord.errors import ConfigError
+from coord.models.tasks import check_moment
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
@@ -58,8 +59,17 @@ def moment(said: str, option: str, *, ahead: bool) -> datetime:
         ahead: whether a length counts forwards from now, or back.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or outside the years 1 to 9999 in UTC.
     """
+    try:
+        found = _moment(said, option, ahead=ahead)
+        check_moment(found, option)
+    except (OverflowError, ValueError):
+        raise ConfigError(f"{option} {said!r} is outside the years 1 to 9999 in UTC") from None
+    return found
+
+
+def _moment(said: str, option: str, *, ahead: bool) -> datetime:
     if length := _LENGTH.fullmatch(said):
         offset = timedelta(seconds=float(length[1]) * _UNITS[length[2]])
         return datetime.now(UTC) + (offset if ahead else -offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from coord.gateway.errors import Problem, RequestError
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id, new_id
-from coord.models.tasks import Moment, Priority, Requirements, Retry, Seconds, Text
+from coord.models.tasks import Moment, Priority, Requirements, Retry, Seconds, Text, check_moment
 from coord.values import why_undecodable
 
 #: The type of a task that names none.
@@ -90,6 +91,8 @@ class SubmitTask(Struct, frozen=True):
         Raises:
             Fault: the priority is none, or ``task_data`` does not fit.
         """
+        for field in ("deadline", "run_at"):
+            _check_moment(getattr(self, field), field)
         raw = bytes(self.task_data)
         data = decode(raw, TaskData, at=("body", "task_data"))
         _check_whole(raw)
@@ -114,6 +117,16 @@ def _priority(said: str | None) -> Priority:
         return Priority(said.lower()) if said is not None else Priority.NORMAL
     except ValueError:
         raise RequestError("invalid_priority", f"Invalid priority: {said[:60] if said else said}") from None
+
+
+def _check_moment(moment: datetime | None, field: str) -> None:
+    if moment is not None:
+        try:
+            check_moment(moment, field)
+        except ValueError as error:
+            raise RequestError(
+                "body_invalid", str(error), [Problem(["body", field], str(error), "value_error")]
+            ) from None
 
 
 def _check_whole(raw: bytes) -> None:

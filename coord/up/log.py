@@ -202,10 +202,10 @@ def _now() -> dt.datetime:
 def _clock(timestamp: Any) -> str:
     """The wall clock of whoever reads."""
     try:
-        moment = dt.datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else _now()
-    except ValueError:
-        moment = _now()
-    return moment.astimezone().strftime("%H:%M:%S")
+        moment = (dt.datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else _now()).astimezone()
+    except (ValueError, OverflowError):
+        moment = _now().astimezone()
+    return moment.strftime("%H:%M:%S")
 
 
 def _shown(value: Any) -> str:

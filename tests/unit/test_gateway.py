@@ -22,6 +22,7 @@ from coord.gateway.backend import Backend
 from coord.gateway.body import problem_of
 from coord.gateway.errors import REFUSED, STATUS
 from coord.gateway.idempotency import KeysSeen
+from coord.gateway.times import iso
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -147,6 +148,8 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
         ("/tasks/submit", {"task_data": {}, "priority": 1}, ["priority"], "type_error"),
         ("/tasks/submit", {"task_data": {}, "timeout": 0}, ["timeout"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "run_at": "2030-01-01T00:00:00"}, ["run_at"], "value_error"),
+        ("/tasks/submit", {"task_data": {}, "run_at": "9999-12-31T23:59:59-23:59"}, ["run_at"], "value_error"),
+        ("/tasks/submit", {"task_data": {}, "deadline": "0001-01-01T00:00:00+23:59"}, ["deadline"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "retry": {"max": 1}}, ["retry"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "requirements": {"tags": 1}}, ["requirements", "tags"], "type_error"),
         ("/tasks/submit", [1], [], "type_error"),
@@ -174,7 +177,6 @@ async def test_a_priority_that_is_none_is_a_400(http: Caller) -> None:
         b"{",
         b"nonsense",
         b'{"task_data": {"n": NaN}}',
-        b'{"task_data": {"n": 1e999}}',
         b'{"task_data": {"n": "\xff"}}',
         b'{"task_data": {"n": "\\ud800x"}}',
         b'\xef\xbb\xbf{"task_data": {}}',
@@ -187,6 +189,23 @@ async def test_a_priority_that_is_none_is_a_400(http: Caller) -> None:
 async def test_a_body_that_is_no_json_is_a_422(http: Caller, body: bytes) -> None:
     """Whatever it is instead."""
     assert_error(await http.post("/tasks/submit", body=body, headers=JSON), 422, "body_invalid")
+
+
+@pytest.mark.parametrize("number", ["1e999", "7" * 5_000], ids=["large", "digits"])
+async def test_a_number_that_no_agent_can_decode_is_a_422(http: Caller, number: str) -> None:
+    """It is JSON, so the answer says where it is."""
+    body = f'{{"task_data": {{"rows": [{{"rate": {number}}}]}}}}'.encode()
+    answer = await http.post("/tasks/submit", body=body, headers=JSON)
+    (problem,) = assert_error(answer, 422, "payload_invalid")
+    assert problem["msg"].endswith("is out of range")
+    assert answer.json["message"].startswith("task_data.rows[0].rate: the number ")
+
+
+def test_a_moment_of_an_older_record_is_shown_at_the_limit() -> None:
+    """One beyond the years that a datetime has breaks no answer."""
+    assert iso(400_000_000_000_000) == "9999-12-31T23:59:59.999+00:00"
+    assert iso(-90_000_000_000_000) == "0001-01-01T00:00:00.000+00:00"
+    assert iso(1_700_000_000_045) == "2023-11-14T22:13:20.045+00:00"
 
 
 async def test_a_body_must_say_that_it_is_json(http: Caller) -> None:
