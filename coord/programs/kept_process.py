@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -15,19 +16,24 @@ from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
 from coord.programs.lines import Lines
 from coord.programs.outcome import how
-from coord.programs.process import ProgramProcess, finish
+from coord.programs.process import LINGER_S, ProgramProcess, finish
 from coord.programs.progress import Progress
+from coord.values import why_undecodable
 
 log = get_logger()
 
 #: What an answer's line may have besides its result.
 SLACK = 4_096
-#: Of a line that is passed over, in the log.
+#: Of a line that is passed over, in the log; and of one that is no answer, in the error.
 _SHOWN = 200
+#: The beginning of an object, also of one that is written over several lines.
+_OBJECT = re.compile(rb"""\s*[{"']""")
+#: The beginning of an answer that does not name its task.
+_ANSWER = re.compile(rb"""\s*\{\s*["'](?:result|error|release)["']\s*:""")
 
 
 class _Head(msgspec.Struct):
-    task_id: str
+    task_id: str  # decoded alone, so that output of another kind is not taken for an answer
 
 
 class _Error(msgspec.Struct):
@@ -107,9 +113,11 @@ class KeptProcess:
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._task, self._progress = task, Progress(task)
         self._program.write(line)
-        closed = self._program.stdin_closed
+        closed, output_closed = self._program.stdin_closed, self._program.stdout_closed
         try:
-            await asyncio.wait([answer, self._ended, closed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([answer, self._ended, closed, output_closed], return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and output_closed.done():  # it ends, or can give no answer any more
+                await asyncio.wait([answer, self._ended], timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done() and not self._ended.done():
                 # It has ended, or will take nothing more; what it has said meanwhile is still to be read.
                 await self._program.end(self._limits.grace_s)
@@ -144,31 +152,39 @@ class KeptProcess:
 
     def _line(self, line: bytes) -> None:
         task, answer = self._task, self._answer
+        if task is None or answer is None or answer.done():
+            self._pass_over(line)
+            return
         try:
-            task_id = _head(line).task_id if line.lstrip().startswith(b"{") else None
-        except BAD_JSON:
-            task_id = None
-        if task is None or answer is None or answer.done() or task_id != task.task_id:
+            task_id = _head(line).task_id
+        except BAD_JSON as error:
+            if _is_meant_as_answer(line, task.task_id):
+                why = why_undecodable(line, "answer", error)
+                answer.set_result(_invalid(f"the program's answer cannot be read: {why}", line))
+            else:
+                self._pass_over(line)
+            return
+        if task_id != task.task_id:
             self._pass_over(line)
             return
         try:
             said = _said(line)
         except BAD_JSON as error:
-            answer.set_result(NonRetryable("answer_invalid", f"the program's answer does not fit: {error}"))
+            answer.set_result(_invalid(f"the program's answer does not fit: {error}", line))
             return
         if said.progress is not UNSET and self._progress is not None:
             self._progress.tell(said.progress)
-        outcome = _outcome(said)
+        outcome = _outcome(said, line)
         if outcome is not UNSET:
             answer.set_result(outcome)
 
     def _pass_over(self, line: bytes) -> None:
-        """Once loudly: a library that prints where it should not is worth a word, not one for each line."""
+        """Log a line that is no answer, the first one as a warning: a library may print where it should not."""
         self._passed_over += 1
-        tell = log.warning if self._passed_over == 1 else log.debug
+        tell = log.warning if self._passed_over == 1 else log.info
         tell(
             "program.line_passed_over",
-            pid=self._program.pid, line=line[:_SHOWN].decode("utf-8", "replace"),
+            pid=self._program.pid, line=_beginning(line),
             hint="standard output is for answers to the task at hand; write anything else to standard error",
         )  # fmt: skip
 
@@ -186,7 +202,22 @@ class KeptProcess:
         return f"{how(code)}: {said}" if said else f"{how(code)}, and nothing on standard error"
 
 
-def _outcome(said: _Said) -> Any:
+def _is_meant_as_answer(line: bytes, task_id: str) -> bool:
+    """Return True if a line that is no JSON was to be the answer to a task, and not output of another kind."""
+    if b"task_id" in line:
+        return task_id.encode() in line and _OBJECT.match(line) is not None
+    return _ANSWER.match(line) is not None
+
+
+def _invalid(why: str, line: bytes) -> NonRetryable:
+    return NonRetryable("answer_invalid", f"{why}; the line begins with: {_beginning(line)}")
+
+
+def _beginning(line: bytes) -> str:
+    return line[:_SHOWN].decode("utf-8", "replace")
+
+
+def _outcome(said: _Said, line: bytes) -> Any:
     """The result, or the exception that stands for another answer; UNSET where it is progress alone."""
     if said.error is not UNSET:
         kind = Retryable if said.error.retryable else NonRetryable
@@ -194,5 +225,5 @@ def _outcome(said: _Said) -> Any:
     if said.release is not UNSET:
         return Release(said.release)
     if said.result is UNSET and said.progress is UNSET:
-        return NonRetryable("answer_invalid", "the program's answer has none of result, error, release and progress")
+        return _invalid("the program's answer has none of result, error, release and progress", line)
     return said.result

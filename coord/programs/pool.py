@@ -11,7 +11,8 @@ From the program, any number of progress lines and then one answer:
     {"task_id": "…", "error": {"message": "…", "code": "program_failed", "retryable": true}}
     {"task_id": "…", "release": "why it is given back"}
 
-Of an error everything may be left out. Any other line is logged and passed over. A program that ends fails the task
+Of an error everything may be left out. A line that was to be an answer and cannot be read (NaN, broken JSON, an answer
+without ``task_id``) fails the task; any other line is logged and passed over. A program that ends fails the task
 that it had, retryably, and is started again, later and later while it keeps ending. One that shall stop a task
 (cancelled, over its time) is ended, SIGTERM first, and started again at once.
 """

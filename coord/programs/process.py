@@ -110,6 +110,11 @@ class ProgramProcess:
         """Done once nobody reads its standard input any more."""
         return self._stdin.lost
 
+    @property
+    def stdout_closed(self) -> asyncio.Future[None]:
+        """Done once nothing more can come from its standard output."""
+        return self._pipes[0].ended  # the first that is opened
+
     def write(self, data: bytes) -> None:
         """Write to its standard input, whether it reads that or not."""
         if not self._stdin.transport.is_closing():

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+import structlog.testing
 import uvloop
 from msgspec import Raw
 
@@ -68,6 +70,23 @@ async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None
         ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "does not fit"),
         ("say(task_id=me)", NonRetryable, "answer_invalid", "none of result, error, release and progress"),
         ("say(task_id=me, error=dict(message=7))", NonRetryable, "answer_invalid", "$.error.message"),
+        (
+            "say(task_id=me, result=float('nan'))",
+            NonRetryable,
+            "answer_invalid",
+            "answer.result: nan is not a JSON number",
+        ),
+        ("say(task_id=me, result=[1, float('inf')])", NonRetryable, "answer_invalid", "answer.result[1]: inf is not"),
+        ("say(task_id=me, result='\\ud800')", NonRetryable, "answer_invalid", '"result": "\\ud800"'),
+        ('print(\'{"task_id": "\' + me + \'", "result": \', flush=True)', NonRetryable, "answer_invalid", "with: {"),
+        (
+            "print(json.dumps(dict(task_id=me, result=1), indent=2), flush=True)",
+            NonRetryable,
+            "answer_invalid",
+            "with: ",
+        ),
+        ("print(dict(task_id=me, result=1), flush=True)", NonRetryable, "answer_invalid", "with: {'task_id': 't1'"),
+        ("say(result=1)", NonRetryable, "answer_invalid", "field `task_id`; the line begins with: {"),
         ("print('x' * 2_000_000, flush=True)", NonRetryable, "result_too_large", "a line of more than 1048576 bytes"),
     ],
 )
@@ -113,6 +132,31 @@ async def test_noise_is_passed_over(tmp_path: Path) -> None:
         do = f"{NOISE}\nsay(task_id=me, result=payload['n'])\n{NOISE}"
         for number in range(3):
             assert plain(await programs.handle(Asked({"n": number, "do": do}).task)) == number
+
+
+async def test_what_is_passed_over_is_logged(tmp_path: Path) -> None:
+    """Each line, so that a program which answers in another way is not silent; the first one says what it is for."""
+    structlog.configure(processors=[])
+    try:
+        with structlog.testing.capture_logs() as logged:
+            async with kept(*program(tmp_path)) as programs:
+                do = "print('one')\nprint('{two')\nprint('three', flush=True)\nsay(task_id=me, result=1)"
+                assert plain(await programs.handle(Asked({"do": do}).task)) == 1
+    finally:
+        structlog.reset_defaults()
+    assert [(one["log_level"], one["line"]) for one in logged if one["event"] == "program.line_passed_over"] == [
+        ("warning", "one"),
+        ("info", "{two"),
+        ("info", "three"),
+    ]
+
+
+async def test_one_that_closes_its_output_is_ended(tmp_path: Path) -> None:
+    """No answer can come from it."""
+    async with kept(*program(tmp_path)) as programs:
+        with pytest.raises(Retryable, match="program_died"):
+            await programs.handle(Asked({"do": "os.close(1)\ntime.sleep(1000)"}).task)
+        assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
 
 
 async def test_a_death_fails_the_task_and_the_next_has_another_process(tmp_path: Path) -> None:
