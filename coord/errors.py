@@ -6,13 +6,13 @@ code of an answer back into the class, so that a caller in Python catches the sa
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 
 class CoordError(Exception):
     """Something coord refuses or could not do."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
 
 
 class ConfigError(CoordError):
@@ -82,9 +82,29 @@ class TaskNotDead(CoordError):
 
 
 class TaskFailed(CoordError):
-    """The task used up its attempts, or failed in a way that no retry mends."""
+    """The task used up its attempts, or failed in a way that no retry can help.
+
+    Attributes:
+        code: what the handler gave: that of its ``NonRetryable`` or ``Retryable``, ``handler_failed`` for any other
+            exception; or one of coord's, such as ``timed_out``. ``task_failed`` where it is not known.
+        message: why, in the handler's words.
+        detail: what the handler gave besides (any JSON), or None.
+        task_id: of the task.
+        attempt: the number of its last attempt; 0 where it is not known.
+    """
 
     code = "task_failed"
+
+    def __init__(
+        self, text: str, *, code: str = "", message: str = "", detail: Any = None, task_id: str = "", attempt: int = 0
+    ) -> None:
+        super().__init__(text)
+        if code:
+            self.code = code
+        self.message = message
+        self.detail = detail
+        self.task_id = task_id
+        self.attempt = attempt
 
 
 class TaskCancelled(CoordError):

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coord.models.facts import TaskCompleted, TaskFailed, TaskProgressed, TaskReleased, TaskStarted, parts_of
+from coord.codec import BAD_JSON, decode_json
+from coord.models.facts import (
+    DETAIL_BYTES,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReleased,
+    TaskStarted,
+    parts_of,
+)
 from coord.streams import Entry
 from workers.service import ReceivedFact, word_for_each
 from workers.transitions import Call, Report, Scripts, TaskBatch
@@ -25,6 +34,18 @@ def settle(scripts: Scripts, batch: Sequence[ReceivedFact[Any]]) -> Call[TaskBat
 def ending_leases(batch: Sequence[ReceivedFact[Any]]) -> list[str]:
     """The leases that these reports end, if they count."""
     return [part.lease for one in batch for part in parts_of(one.fact) if type(part) in ENDINGS]
+
+
+def _detail_of(fact: TaskFailed) -> bytes:
+    """The detail that is kept with the error; empty for none, and for one that is too large or cannot be decoded."""
+    raw = bytes(fact.detail)
+    if raw == b"null" or len(raw) > DETAIL_BYTES:
+        return b""
+    try:
+        decode_json(raw)
+    except BAD_JSON:
+        return b""
+    return raw
 
 
 def _report_of(entry: Entry, fact: Any, caller: str) -> Report:
@@ -47,8 +68,8 @@ def _report_of(entry: Entry, fact: Any, caller: str) -> Report:
         case TaskFailed():
             return Report(
                 entry=entry.id, kind="failed", task_id=fact.task_id, lease=fact.lease, caller=caller,
-                started_ms_ago=fact.started_ms_ago, code=fact.code, message=fact.message[:MESSAGE_KEPT],
-                retryable=fact.retryable,
+                started_ms_ago=fact.started_ms_ago, data=_detail_of(fact), code=fact.code,
+                message=fact.message[:MESSAGE_KEPT], retryable=fact.retryable,
             )  # fmt: skip
         case TaskReleased():
             return Report(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw, Struct, json
+from msgspec.structs import replace
 
 from coord import codec, values
 from coord.agent import batching
@@ -21,6 +22,7 @@ from coord.agent.reconnect import ReconnectingConnection
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.facts import (
+    DETAIL_BYTES,
     TYPE_OF,
     TaskCompleted,
     TaskFailed,
@@ -113,10 +115,12 @@ class Reports:
         self._outcome(attempt, COMPLETED, data)
         self._completions.add(data, self._taken, attempt)
 
-    def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool) -> None:
-        """It failed."""
+    def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool, detail: Any = None) -> None:
+        """It failed; a detail that cannot travel is left out."""
         ago = self._ago(attempt) if attempt.started_at else None
         fact = TaskFailed(attempt.task_id, attempt.lease, _text(code, 128), _text(message), retryable, ago)
+        if detail is not None and (raw := _detail(attempt, detail)) is not None:
+            fact = replace(fact, detail=raw)
         self._send(attempt, TYPE_OF[TaskFailed], _encode(fact))
 
     def released(self, attempt: Attempt, reason: str, code: str = "released") -> None:
@@ -219,6 +223,20 @@ def _check(data: bytes, field: str, raw: bytes) -> None:
         data.decode()
     if bytes(getattr(_passed(data), field)) != raw.strip():
         raise ValueError("it is more than one value")  # and would be read as other fields of its report
+
+
+def _detail(attempt: Attempt, detail: Any) -> Raw | None:
+    """A handler's detail as JSON, or None for one that cannot travel."""
+    try:
+        raw = values.encode(detail, "detail")
+    except values.ValueRefused as error:
+        why = str(error)
+    else:
+        if len(raw) <= DETAIL_BYTES:
+            return Raw(raw)
+        why = f"it has {len(raw)} bytes, and {DETAIL_BYTES} are kept"
+    log.warning("task.detail_refused", task_id=attempt.task_id, error=why)
+    return None
 
 
 def _ignored(_about: Any, _answer: Any) -> None:

@@ -17,24 +17,30 @@ log = get_logger()
 
 
 class NonRetryable(Exception):
-    """Raise it in a handler: the task fails for good, with this code and message, whatever attempts are left."""
+    """Raise it in a handler: the task fails for good, with this code and message, whatever attempts are left.
 
-    def __init__(self, code: str, message: str = "") -> None:
+    ``detail`` is any JSON of up to 4 KiB. The caller finds all three at its ``TaskFailed``.
+    """
+
+    def __init__(self, code: str, message: str = "", *, detail: Any = None) -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
+        self.detail = detail
 
 
 class Retryable(Exception):
     """Raise it in a handler: this attempt failed, with this code and message; it is tried again if attempts are left.
 
-    Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log.
+    Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log. ``detail``
+    is any JSON of up to 4 KiB; where no attempt is left, the caller finds all three at its ``TaskFailed``.
     """
 
-    def __init__(self, code: str, message: str = "") -> None:
+    def __init__(self, code: str, message: str = "", *, detail: Any = None) -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
+        self.detail = detail
 
 
 class Release(Exception):

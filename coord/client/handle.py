@@ -217,12 +217,15 @@ class TaskHandle:
         code, message = (data.get("code", ""), data.get("message", "")) if isinstance(data, dict) else ("", "")
         if outcome.state == TaskState.FAILED:
             try:
-                record = await self.record()
+                attempt = (await self.record()).attempt
             except CoordError:
-                tried = ""  # what was told of it is known all the same
-            else:
-                tried = f" at attempt {record.attempt}" if record.attempt > 1 else ""
-            return TaskFailed(f"task '{self.task_id}' failed{tried}: {code}: {message}")
+                attempt = 0  # what was told of it is known all the same
+            tried = f" at attempt {attempt}" if attempt > 1 else ""
+            detail = data.get("detail") if isinstance(data, dict) else None
+            return TaskFailed(
+                f"task '{self.task_id}' failed{tried}: {code}: {message}",
+                code=code, message=message, detail=detail, task_id=self.task_id, attempt=attempt,
+            )  # fmt: skip
         if outcome.state == TaskState.CANCELLED:
             return TaskCancelled(f"task '{self.task_id}' was cancelled" + (f": {message}" if message else ""))
         if outcome.state == TaskState.EXPIRED:

@@ -197,6 +197,7 @@ class TaskError(Struct, frozen=True, omit_defaults=True):
 
     code: str
     message: str = ""
+    detail: Any = None  #: what the handler gave besides
 
 
 class AttemptRecord(Struct, frozen=True, omit_defaults=True):

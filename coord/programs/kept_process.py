@@ -40,6 +40,7 @@ class _Error(msgspec.Struct):
     message: str = ""
     code: str = "program_failed"
     retryable: bool = True
+    detail: Raw | UnsetType = UNSET
 
 
 class _Said(msgspec.Struct):
@@ -221,7 +222,8 @@ def _outcome(said: _Said, line: bytes) -> Any:
     """The result, or the exception that stands for another answer; UNSET where it is progress alone."""
     if said.error is not UNSET:
         kind = Retryable if said.error.retryable else NonRetryable
-        return kind(said.error.code, said.error.message)
+        detail = None if said.error.detail is UNSET else said.error.detail
+        return kind(said.error.code, said.error.message, detail=detail)
     if said.release is not UNSET:
         return Release(said.release)
     if said.result is UNSET and said.progress is UNSET:

@@ -110,11 +110,19 @@ async def checked(payload: Checked) -> None:
     [
         (NonRetryable(404, "gone"), b"task.failed", b'"code":"404","message":"gone"'),  # type: ignore[arg-type]
         (NonRetryable("bad", ValueError("x")), b"task.failed", b'"message":"x"'),  # type: ignore[arg-type]
+        (
+            NonRetryable("bad", detail={"page": 3}),
+            b"task.failed",
+            b'"retryable":false,"started_ms_ago":0,"detail":{"page":3}',
+        ),
+        (Retryable("bad", detail=[None]), b"task.failed", b'"detail":[null]'),
+        (Retryable("bad", "no", detail=object()), b"task.failed", b'"message":"no","started_ms_ago":0}'),
+        (Retryable("bad", "no", detail="x" * 4_096), b"task.failed", b'"message":"no","started_ms_ago":0}'),
         (Retryable("bad", None), b"task.failed", b'"message":"None"'),  # type: ignore[arg-type]
         (Release(ValueError("later")), b"task.released", b'"reason":"later"'),  # type: ignore[arg-type]
         (Unspeakable(), b"task.failed", b'"message":"Unspeakable"'),
     ],
-    ids=["code", "message", "none", "reason", "unspeakable"],
+    ids=["code", "message", "detail", "list", "odd", "large", "none", "reason", "unspeakable"],
 )
 async def test_whatever_a_handler_raises_ends_its_attempt(
     desk: Desk, threads: ThreadPoolExecutor, error: Exception, kind: bytes, says: bytes

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from coord.models.tasks import TaskError
 from tests.scripts.cell import START, Cell
 
 
@@ -87,6 +90,17 @@ async def test_a_failure_that_no_retry_mends(cell: Cell) -> None:
     await cell.assign(max_attempts=9)
     await cell.fail(retryable=False)
     assert await cell.state() == "failed"
+
+
+async def test_a_failure_keeps_its_detail(cell: Cell) -> None:
+    """As it was reported, in the record and in the outcome that its caller gets; a release has none."""
+    await cell.register()
+    await cell.assign(caller="c1", notify=True, max_attempts=1)
+    await cell.fail(data=b'{"page": 13}')
+    error = (await cell.task()).error
+    assert error == TaskError("boom", "it broke", {"page": 13})
+    (told,) = [one for one in await cell.stream("replies:c1") if one["type"] == "task.failed"]
+    assert json.loads(told["data"]) == {"code": "boom", "message": "it broke", "detail": {"page": 13}}
 
 
 async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:

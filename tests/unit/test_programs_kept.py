@@ -67,6 +67,7 @@ async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None
     [
         ("say(task_id=me, error={})", Retryable, "program_failed", ""),
         ("say(task_id=me, error=dict(message='no', code='bad_page', retryable=False))", NonRetryable, "bad_page", "no"),
+        ("say(task_id=me, error=dict(code='bad', detail=[1]))", Retryable, "bad", ""),
         ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "does not fit"),
         ("say(task_id=me)", NonRetryable, "answer_invalid", "none of result, error, release and progress"),
         ("say(task_id=me, error=dict(message=7))", NonRetryable, "answer_invalid", "$.error.message"),
@@ -98,6 +99,7 @@ async def test_it_says_how_a_task_failed(tmp_path: Path, do: str, raised: type[A
             await programs.handle(Asked({"do": do}).task)
         assert caught.value.code == code
         assert message in caught.value.message
+        assert caught.value.detail == (Raw(b"[1]") if code == "bad" else None)
         after = plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid())"}).task))
         assert before == after
 

@@ -7,7 +7,8 @@
 -- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
 --   started, progressed, completed, failed, released | caller or '' | entry id, where one entry holds them all, or ''
 --   | number of its reports, then for each:
---     entry id, where each has its own | task id | lease | ms at which it started or '' | result or progress, opaque JSON
+--     entry id, where each has its own | task id | lease | ms at which it started or '' | result, progress or a failure's
+--     detail, opaque JSON
 --     of failed and released also: code | message | 1: may be retried
 -- A result that was reported after its task's deadline expires the task. A release with the code draining, no_slot or
 -- no_handler suspends its agent.
@@ -108,7 +109,7 @@ local function settle(kind, caller, entry, i)
     if SUSPENDS[code] and kind == 'released' then
       suspend(task.agent_id)
     end
-    end_attempt(task, kind, code, message, retryable == '1')
+    end_attempt(task, kind, code, message, retryable == '1', kind == 'failed' and data or nil)
   end
   answer(caller, STREAM, entry)
   return 'OK'

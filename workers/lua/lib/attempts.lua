@@ -103,8 +103,8 @@ end
 
 -- The one way in which an attempt ends without a result. `how`: failed, timed_out, agent_lost and lease_lost count against
 -- max_attempts; released counts against max_releases when the agent had started the task; recalled, and released before
--- the start, never fail a task; cancelled and expired end it.
-local function end_attempt(task, how, code, message, retryable)
+-- the start, never fail a task; cancelled and expired end it. `detail`: opaque JSON for the error of a task that failed.
+local function end_attempt(task, how, code, message, retryable, detail)
   load_rest(task)
   local lane = unassign(task)
   if UNKNOWN_TO_AGENT[how] and call('XDEL', lane, task.entry) == 0 then
@@ -143,7 +143,7 @@ local function end_attempt(task, how, code, message, retryable)
     end
     call('HSET', task.key, 'failures', int(failures))
   end
-  close(task, 'failed', 'error', error_json(code, message), 'tasks:dead')
+  close(task, 'failed', 'error', error_json(code, message, detail), 'tasks:dead')
   log_task('task.failed', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,
     'message', message)
 end

@@ -3,9 +3,13 @@
 -- Events in log:tasks: of the end of a task that waits task.cancelled, task.expired
 -- Outcomes in replies:{caller}: task.completed, task.failed, task.cancelled, task.expired, to who asked for the outcome
 
--- The error of a task or an attempt, as it is recorded.
-local function error_json(code, message)
-  return cjson.encode({ code = code, message = message })
+-- The error of a task or an attempt, as it is recorded; `detail` is opaque JSON, nil or '' for none.
+local function error_json(code, message, detail)
+  local error = cjson.encode({ code = code, message = message })
+  if not detail or detail == '' then
+    return error
+  end
+  return string.sub(error, 1, -2) .. ',"detail":' .. detail .. '}'
 end
 
 -- Ends a task for good. `body` is its result or its error as JSON, kept under `field`; `started` is when it started, if
