@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TextIO, cast
 
 import msgspec
@@ -74,8 +76,19 @@ class _Guest:
 
     def __getattr__(self, name: str) -> Any:
         if structlog.is_configured():
-            return getattr(structlog.get_logger(**self._fields), name)
-        return getattr(_quiet().bind(**self._fields), name)
+            return partial(_log_safely, getattr(structlog.get_logger(**self._fields), name))
+        return partial(_log_safely, getattr(_quiet().bind(**self._fields), name))
+
+
+def _log_safely(write: Callable[..., Any], event: str, *args: Any, **fields: Any) -> Any:
+    """Write a line of the log: one that cannot be written is written plainly, and never ends what it is about."""
+    try:
+        return write(event, *args, **fields)
+    except Exception as error:  # noqa: BLE001 -- a value's __repr__, a processor of the program's own
+        with contextlib.suppress(Exception):
+            line = to_json({"event": event, **fields, "log_error": error})
+            sys.stderr.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        return None
 
 
 def _quiet() -> FilteringBoundLogger:
@@ -96,7 +109,11 @@ class _Lenient:
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # half of a surrogate pair, or a stream that is not UTF-8
+                encoding = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):
@@ -114,5 +131,29 @@ class _Service:
         return event
 
 
+def to_json(event: Mapping[str, Any]) -> str:
+    """Return an event as JSON, whatever its values are: one that cannot be JSON becomes text."""
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode()
+    except Exception:  # noqa: BLE001 -- half of a surrogate pair, a value that contains itself, a __repr__ that raises
+        return msgspec.json.encode({_text_of(name): _plain(value) for name, value in event.items()}).decode()
+
+
 def _json(event: Any, **_options: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    return to_json(event)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        msgspec.json.encode(value)
+    except Exception:  # noqa: BLE001 -- as above
+        return _text_of(value)
+    return value
+
+
+def _text_of(value: Any) -> str:
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # noqa: BLE001 -- as above
+        text = f"<{type(value).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -18,6 +18,7 @@ import msgspec
 from rich.text import Text
 
 from coord.config import Settings
+from coord.logs import to_json
 from coord.terminal import has_enough, plain
 
 #: ``coord up`` itself, where lines are named by who speaks.
@@ -100,7 +101,7 @@ class JsonLog(Log):
             self._line({**_ours("output", "info"), **found, "process": process})
 
     def _line(self, fields: Mapping[str, Any]) -> None:
-        self._write(msgspec.json.encode(fields, enc_hook=repr).decode())
+        self._write(to_json(fields))
 
 
 class ConsoleLog(Log):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from coord import Agent, NonRetryable, Release, Retryable, Task
 from coord.agent import runner as runner_module
@@ -141,6 +144,28 @@ async def test_a_payload_whose_own_check_raises_fails_its_task_alone(desk: Desk,
     """Whatever it raises: the others of its batch are started."""
     (told,) = await _outcomes(desk, threads, checked)
     assert b'"code":"payload_invalid","message":"payload: KeyError: 1","retryable":false' in told[5]
+
+
+async def test_an_exception_text_that_is_no_utf8_is_reported(
+    desk: Desk, threads: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file's name may hold half of a surrogate pair; the log line about it fails nothing, and keeps it."""
+    name = os.fsdecode(b"report-\xff.txt")
+
+    async def handler(task: Task) -> None:
+        raise ValueError(f"{name} is damaged")
+
+    structlog.configure(processors=[structlog.processors.format_exc_info, _as_json])
+    try:
+        (told,) = await _outcomes(desk, threads, handler)
+    finally:
+        structlog.reset_defaults()
+    assert b'"message":"ValueError: report-?.txt is damaged"' in told[5]
+    assert "report-\\\\udcff.txt is damaged" in capsys.readouterr().err
+
+
+def _as_json(_logger: object, _method: str, event: Any) -> str:
+    return msgspec.json.encode(event).decode()
 
 
 @pytest.mark.parametrize(
