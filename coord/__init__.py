@@ -19,6 +19,8 @@ _HOME = {
     "NonRetryable": ("coord.agent.task", "NonRetryable"),
     "Release": ("coord.agent.task", "Release"),
     "Retryable": ("coord.agent.task", "Retryable"),
+    "SyncClient": ("coord.client.sync", "SyncClient"),
+    "SyncTaskHandle": ("coord.client.sync", "SyncTaskHandle"),
     "Task": ("coord.agent.task", "Task"),
     "TaskHandle": ("coord.client.handle", "TaskHandle"),
     "TaskSpec": ("coord.client.submission", "TaskSpec"),

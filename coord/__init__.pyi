@@ -7,6 +7,8 @@ from coord.agent.task import Task as Task
 from coord.client.client import Client as Client
 from coord.client.handle import TaskHandle as TaskHandle
 from coord.client.submission import TaskSpec as TaskSpec
+from coord.client.sync import SyncClient as SyncClient
+from coord.client.sync import SyncTaskHandle as SyncTaskHandle
 from coord.models.messages import AgentMessage as Message
 
 __version__: str
@@ -17,6 +19,8 @@ __all__ = [
     "NonRetryable",
     "Release",
     "Retryable",
+    "SyncClient",
+    "SyncTaskHandle",
     "Task",
     "TaskHandle",
     "TaskSpec",
