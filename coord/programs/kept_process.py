@@ -28,6 +28,8 @@ SLACK = 4_096
 _SHOWN = 200
 #: The beginning of an object, also of one that is written over several lines.
 _OBJECT = re.compile(rb"""\s*[{"']""")
+#: The names of what ends a task.
+_OUTCOMES = (b"result", b"error", b"release")
 #: The beginning of an answer that does not name its task.
 _ANSWER = re.compile(rb"""\s*\{\s*["'](?:result|error|release)["']\s*:""")
 
@@ -205,6 +207,8 @@ class KeptProcess:
 
 def _is_meant_as_answer(line: bytes, task_id: str) -> bool:
     """Return True if a line that is no JSON was to be the answer to a task, and not output of another kind."""
+    if b"progress" in line and not any(word in line for word in _OUTCOMES):
+        return False  # progress never fails a task
     if b"task_id" in line:
         return task_id.encode() in line and _OBJECT.match(line) is not None
     return _ANSWER.match(line) is not None

@@ -136,6 +136,16 @@ async def test_noise_is_passed_over(tmp_path: Path) -> None:
             assert plain(await programs.handle(Asked({"n": number, "do": do}).task)) == number
 
 
+async def test_progress_that_cannot_be_read_fails_no_task(tmp_path: Path) -> None:
+    """It is passed over, or left out where it is JSON that nobody can decode."""
+    odd = '{"task_id": "t1", "progress": 1e999}'
+    do = f"say(task_id=me, progress=float('nan'))\nprint({odd!r})\nsay(task_id=me, result=1)"
+    asked = Asked({"do": do})
+    async with kept(*program(tmp_path)) as programs:
+        assert plain(await programs.handle(asked.task)) == 1
+    assert asked.progress == []
+
+
 async def test_what_is_passed_over_is_logged(tmp_path: Path) -> None:
     """Each line, so that a program which answers in another way is not silent; the first one says what it is for."""
     structlog.configure(processors=[])
