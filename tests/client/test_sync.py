@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import inspect
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 
 from coord import Client, SyncClient, SyncTaskHandle, TaskHandle
 from coord.client import blocking
-from coord.client.sync import INTERNAL
+from coord.client.mirror import INTERNAL
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
+from tests.sync_stub import STUB, stub
 
 
 def public(kind: type) -> dict[str, Any]:
@@ -39,6 +41,13 @@ def test_it_has_the_same_methods_with_the_same_arguments(kind: type, mirror: typ
         assert signature.parameters == inspect.signature(attribute).parameters, name
         assert "Async" not in str(signature.return_annotation)
         assert inspect.getdoc(twin)
+
+
+def test_the_stub_has_its_types() -> None:
+    """Editors and type checkers do not see what is made at run time; ``scripts/sync-stub`` writes it anew."""
+    written = [ast.dump(one) for one in ast.parse(STUB.read_text()).body if isinstance(one, ast.ClassDef)]
+    made = [ast.dump(one) for one in ast.parse(stub()).body if isinstance(one, ast.ClassDef)]
+    assert written == made, "run .venv/bin/python scripts/sync-stub"
 
 
 def test_it_is_made_as_the_other_one() -> None:
@@ -89,8 +98,8 @@ def test_parts_of_the_client_are_parts_of_it(settings: Settings, monkeypatch: py
         return None
 
     monkeypatch.setattr(Client, "open", opened)
-    client = SyncClient("redis://127.0.0.1:1", settings=settings)
-    client._inner.part = Part()  # type: ignore[attr-defined]
+    client: Any = SyncClient("redis://127.0.0.1:1", settings=settings)
+    client._inner.part = Part()
     assert client.part.double(3) == 6
     assert client.settings is settings
     with pytest.raises(AttributeError, match="'SyncClient' object has no attribute 'watcher'"):
