@@ -112,7 +112,7 @@ class _Process:
         self.inherited: list[object] = []
 
     def forked(self) -> None:
-        """Begin anew in a forked child."""
+        """Start over in a forked child."""
         self.lock = threading.RLock()  # another thread may have held it
         self.generation += 1
         self.inherited.append(self.loop)

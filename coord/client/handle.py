@@ -219,7 +219,7 @@ class TaskHandle:
             try:
                 attempt = (await self.record()).attempt
             except CoordError:
-                attempt = 0  # what was told of it is known all the same
+                attempt = 0  # the outcome itself is known
             tried = f" at attempt {attempt}" if attempt > 1 else ""
             detail = data.get("detail") if isinstance(data, dict) else None
             return TaskFailed(

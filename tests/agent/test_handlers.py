@@ -100,7 +100,7 @@ def test_a_payload_may_be_whatever_msgspec_decodes() -> None:
 
 
 def test_a_payload_may_be_a_model_of_pydantic() -> None:
-    """Alone, within what msgspec decodes, and as None; what does not fit is said with its path."""
+    """Alone, within what msgspec decodes, and as None; an error has the path of what does not fit."""
 
     def as_model(model: Page) -> None: ...
     def as_list(models: list[Page]) -> None: ...

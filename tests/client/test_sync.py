@@ -44,7 +44,7 @@ def test_it_has_the_same_methods_with_the_same_arguments(kind: type, mirror: typ
 
 
 def test_the_stub_has_its_types() -> None:
-    """Editors and type checkers do not see what is made at run time; ``scripts/sync-stub`` writes it anew."""
+    """Editors and type checkers do not see what is made at run time; ``scripts/sync-stub`` writes the stub."""
     written = [ast.dump(one) for one in ast.parse(STUB.read_text()).body if isinstance(one, ast.ClassDef)]
     made = [ast.dump(one) for one in ast.parse(stub()).body if isinstance(one, ast.ClassDef)]
     assert written == made, "run .venv/bin/python scripts/sync-stub"
@@ -59,7 +59,7 @@ def test_it_is_made_as_the_other_one() -> None:
 
 
 def test_no_server_is_said_so(settings: Settings, unused_port: int) -> None:
-    """At each call, in the words of the other one; a slip is told first."""
+    """At each call, as by ``Client``; opening a closed client is required before further calls."""
     client = SyncClient(f"redis://127.0.0.1:{unused_port}", settings=settings, reach_s=0.1)
     for _ in range(2):
         with pytest.raises(ServerUnavailable):

@@ -44,7 +44,7 @@ async def worker(make_agent: MakeAgent) -> None:
 
 
 async def test_it_submits_waits_and_cancels(cell: RunningCell, worker: None) -> None:
-    """The whole way, in the words of the other client."""
+    """The whole way, with the same methods as ``Client``."""
 
     def program() -> None:
         with SyncClient(cell.url, settings=cell.settings) as client:
@@ -177,7 +177,7 @@ threading.Thread(target=client.submit("hang").result, daemon=True).start()
 
 @pytest.mark.parametrize(("program", "says"), [(FORKS, "TaskCancelled 25\n"), (ENDS, "36\n")], ids=["forks", "ends"])
 async def test_a_process_that_forks_or_just_ends(cell: RunningCell, worker: None, program: str, says: str) -> None:
-    """A child has connections of its own and takes nothing from its parent; the end needs no word and says none."""
+    """A child has connections of its own and leaves those of its parent alone; the exit is clean and silent."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "always::ResourceWarning", "-c", program,
         env={**os.environ, **to_environ(cell.settings), "COORD_REDIS_URL": cell.url},

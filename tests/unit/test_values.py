@@ -140,7 +140,7 @@ def test_the_text_of_a_refused_value_is_bounded() -> None:
 
 
 def test_what_cannot_be_decoded_is_no_annotation() -> None:
-    """Said when the handler is registered; what a subclass is decoded from is checked by its base."""
+    """Refused when the handler is registered; what a subclass is decoded from is checked by its base."""
     for kind in (complex, Silent):
         with pytest.raises(TypeError, match="annotate it with Task, with a pydantic model"):
             decoder_of(kind)
