@@ -96,7 +96,7 @@ class Assignment(NamedTuple):
     lease: str
     agent_id: str
     entry: str  #: in the agent's inbox
-    rings: bool  #: whether it may have an alarm of its own
+    has_alarm: bool  #: whether it may have an alarm of its own
     term: int  #: of the agent
     attempt: int
     assigned_at: int
@@ -107,12 +107,12 @@ class Assignment(NamedTuple):
 
 def assignment_of(raw: str) -> Assignment:
     """The parts of a record's ``assignment``; raises ``ValueError`` when it is none."""
-    lease, agent_id, entry, rings, term, attempt, assigned_at, start_by, timeout_at, placement = raw.split(" ", 9)
+    lease, agent_id, entry, has_alarm, term, attempt, assigned_at, start_by, timeout_at, placement = raw.split(" ", 9)
     return Assignment(
         lease,
         agent_id,
         entry,
-        rings != "0",
+        has_alarm != "0",
         int(term),
         int(attempt),
         int(assigned_at),

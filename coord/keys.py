@@ -57,10 +57,11 @@ task:{id}                             hash    state, submission (priority caller
                                               has them: run_at deadline timeout (ms) max_attempts backoff_ms
                                               backoff_max_ms attempt (those before this assignment) failures releases
                                               (by agents that had started it) returns (by agents that had not);
-                                              once they apply: assignment (lease agent_id entry rings term attempt
-                                              assigned_at start_by timeout_at placement, spaces between, 0 for no limit;
-                                              entry: inbox id, rings: 1 when it may have an alarm, placement: JSON;
-                                              start_by and timeout_at on the clock of attempts)
+                                              once they apply: assignment (lease agent_id entry has_alarm term
+                                              attempt assigned_at start_by timeout_at placement, spaces between, 0 for
+                                              no limit; entry: inbox id, has_alarm: 1 when it may have
+                                              one, placement: JSON; start_by and timeout_at on the
+                                              clock of attempts)
                                               started_at cancel_at cancel_by (on that clock) progress progress_at (ms of
                                               its last event) attempts (one JSON object a line)
                                               result error (JSON) finished_at replay_id (the request that last set it
@@ -77,9 +78,9 @@ alarms                                zset    waiting task -> the earlier of its
 deadlines                             zset    held task -> its deadline, ms
 limits                                zset    held task -> the earlier of its timeout and the end of a cancel's grace,
                                               ms on the clock of attempts
-unclaimed                             zset    agent -> ms on the clock of attempts at which wake looks whether it has
-                                              claimed its tasks, the earliest ``start_by`` of what it may not have
-                                              claimed or sooner
+unclaimed                             zset    agent -> ms on the clock of attempts at which run_alarms looks whether
+                                              it has claimed its tasks, the earliest ``start_by`` of what it
+                                              may not have claimed or sooner
 suspended                             hash    agent -> its ``beat_id fact_id registered_id`` when it returned a task
                                               that it had not started, for a reason that holds for the next one too.
                                               Dispatch gives it nothing until one of these has changed

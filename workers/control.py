@@ -23,7 +23,7 @@ from workers.service import ReceivedFact
 from workers.transitions import (
     Call,
     Departure,
-    Draining,
+    DrainRequest,
     EntryReplay,
     Purge,
     Redelivery,
@@ -67,7 +67,7 @@ def replay(scripts: Scripts, batch: list[ReceivedFact[TaskReplayed]]) -> Call[Ta
 def drain(scripts: Scripts, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
     """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``, in their order."""
     return scripts.drain(
-        [Draining(entry.id, caller, fact.agent_id, isinstance(fact, AgentDrained)) for entry, fact, caller in batch]
+        [DrainRequest(entry.id, caller, fact.agent_id, isinstance(fact, AgentDrained)) for entry, fact, caller in batch]
     )
 
 
@@ -86,9 +86,9 @@ def redeliver(scripts: Scripts, batch: list[ReceivedFact[MessageReplayed]], ttl_
     return scripts.redeliver(redeliveries)
 
 
-def unbury(scripts: Scripts, kind: str, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-    """``unbury`` for a batch of ``EntryReplayed``."""
-    return scripts.unbury(kind, [EntryReplay(entry.id, caller, fact.entry_id) for entry, fact, caller in batch])
+def requeue(scripts: Scripts, kind: str, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
+    """``requeue`` for a batch of ``EntryReplayed``."""
+    return scripts.requeue(kind, [EntryReplay(entry.id, caller, fact.entry_id) for entry, fact, caller in batch])
 
 
 def purge(

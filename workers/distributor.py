@@ -145,12 +145,12 @@ class Distributor(Service):
             losses.append(Loss(entry.id, fact.agent_id, fact.term))
         return self.cell.scripts.reclaim(losses)
 
-    def forfeit(self, batch: list[ReceivedFact[LeaseLost]]) -> Call[TaskBatch]:
-        """``forfeit`` for a batch of ``LeaseLost``."""
+    def reclaim_lease(self, batch: list[ReceivedFact[LeaseLost]]) -> Call[TaskBatch]:
+        """``reclaim_lease`` for a batch of ``LeaseLost``."""
         losses: list[LeaseLoss] = []
         for entry, fact, _ in batch:
             losses.append(LeaseLoss(entry.id, fact.agent_id, fact.task_id, fact.lease))
-        return self.cell.scripts.forfeit(losses)
+        return self.cell.scripts.reclaim_lease(losses)
 
     def cancel(self, batch: list[ReceivedFact[TaskCancelRequested]]) -> Call[TaskBatch]:
         """``cancel`` for a batch of ``TaskCancelRequested``."""
@@ -182,9 +182,9 @@ class Distributor(Service):
         """``replay`` for a batch of ``TaskReplayed``."""
         return control.replay(self.cell.scripts, batch)
 
-    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``unbury`` for a batch of ``EntryReplayed``."""
-        return control.unbury(self.cell.scripts, self.kind, batch)
+    def requeue(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
+        """``requeue`` for a batch of ``EntryReplayed``."""
+        return control.requeue(self.cell.scripts, self.kind, batch)
 
     def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
@@ -194,11 +194,11 @@ class Distributor(Service):
         """What its environment says of the settings that may be set live."""
         return queries.environment_of(self.cell.settings)
 
-    async def wake(self) -> None:
+    async def run_alarms(self) -> None:
         """Do what is due by the clock."""
         due = 1
         while due:
-            (answer,) = await self.cell.scripts.run(self.cell.scripts.wake())
+            (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
             self.planner.hear(answer)
             due = answer.due
             for word in answer.words:
@@ -359,11 +359,11 @@ HANDLERS: dict[type[Fact], Handler] = {
     TaskFailed: Distributor.settle,
     TaskReleased: Distributor.settle,
     AgentLost: Distributor.reclaim,
-    LeaseLost: Distributor.forfeit,
+    LeaseLost: Distributor.reclaim_lease,
     StrategySet: Distributor.configure,
     SettingSet: Distributor.configure,
     TaskReplayed: Distributor.replay,
-    EntryReplayed: Distributor.unbury,
+    EntryReplayed: Distributor.requeue,
     DeadPurged: Distributor.purge,
     TaskCancelRequested: Distributor.cancel,
     TaskSubmitted: Distributor.admit,
@@ -372,7 +372,7 @@ HANDLERS: dict[type[Fact], Handler] = {
 
 #: What is done by the clock: seconds between two times.
 TICKS = {
-    "wake": 0.1,
+    "run_alarms": 0.1,
     "relieve": 0.1,
     "look_again": 0.05,
     "try_held": 0.05,

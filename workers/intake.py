@@ -180,7 +180,7 @@ class Intake:
             )
             for entry, code, reason in bad
         ]
-        await self._scripts.run(self._scripts.bury(self.service.kind, burials))
+        await self._scripts.run(self._scripts.dead_letter(self.service.kind, burials))
         for burial in burials:
             self._tries.pop((burial.stream, burial.entry), None)
             log.warning(

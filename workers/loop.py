@@ -292,4 +292,4 @@ class Loop:
             **self.service.presence(),
         }
         scripts = self.cell.scripts
-        await scripts.run(scripts.present(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))
+        await scripts.run(scripts.worker_heartbeat(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))

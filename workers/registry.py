@@ -1,8 +1,8 @@
-"""The registry: who is alive, and what they can do.
+"""The registry: which agents are alive, and what they can do.
 
-Any number of registries share the work. Facts are last-writer-wins by entry id, registrations, statuses and beats each
-among themselves, so it does not matter which registry was quicker. (A status or a beat that overtakes its agent's first
-registration is answered ``unknown_agent``, and an agent registers again.)
+Any number of registries share the work. Facts are last-writer-wins by entry id: registrations, statuses and heartbeats
+each among themselves. So it does not matter which registry is quicker. (A status or a heartbeat that overtakes its
+agent's first registration is answered with ``unknown_agent``, and the agent registers again.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from coord.models.facts import (
 )
 from workers import control
 from workers.service import Failure, ReceivedFact, Service, Tick, failures_of
-from workers.transitions import Beat, Call, Change, Departure, LeaseList, Registration
+from workers.transitions import Call, Departure, Heartbeat, LeaseList, Registration, StatusChange
 
 log = logs.get_logger()
 
@@ -58,20 +58,22 @@ class Registry(Service):
         capacity = self.cell.settings.default_capacity
         return self.cell.scripts.register([_registration(one, capacity) for one in batch])
 
-    def beat(self, batch: list[ReceivedFact[AgentHeartbeat]]) -> Call[list[str]]:
-        """``beat`` for a batch of ``AgentHeartbeat``."""
-        beats: list[Beat] = []
+    def heartbeat(self, batch: list[ReceivedFact[AgentHeartbeat]]) -> Call[list[str]]:
+        """``heartbeat`` for a batch of ``AgentHeartbeat``."""
+        beats: list[Heartbeat] = []
         for entry, fact, caller in batch:
             metrics = fact.load_metrics
-            beats.append(Beat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf))
-        return self.cell.scripts.beat(beats)
+            beats.append(Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf))
+        return self.cell.scripts.heartbeat(beats)
 
-    def change(self, batch: list[ReceivedFact[AgentStatusChanged]]) -> Call[list[str]]:
-        """``change`` for a batch of ``AgentStatusChanged``."""
-        changes: list[Change] = []
+    def change_status(self, batch: list[ReceivedFact[AgentStatusChanged]]) -> Call[list[str]]:
+        """``change_status`` for a batch of ``AgentStatusChanged``."""
+        changes: list[StatusChange] = []
         for entry, fact, caller in batch:
-            changes.append(Change(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fact.load_metrics))
-        return self.cell.scripts.change(changes)
+            changes.append(
+                StatusChange(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fact.load_metrics)
+            )
+        return self.cell.scripts.change_status(changes)
 
     def deregister(self, batch: list[ReceivedFact[AgentDeregistered]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentDeregistered``."""
@@ -80,12 +82,12 @@ class Registry(Service):
             departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation))
         return self.cell.scripts.deregister(departures)
 
-    def audit(self, batch: list[ReceivedFact[AgentLeasesListed]]) -> Call[list[str]]:
-        """``audit`` for a batch of ``AgentLeasesListed``."""
+    def check_leases(self, batch: list[ReceivedFact[AgentLeasesListed]]) -> Call[list[str]]:
+        """``check_leases`` for a batch of ``AgentLeasesListed``."""
         lists: list[LeaseList] = []
         for entry, fact, _ in batch:
             lists.append(LeaseList(entry.id, fact.agent_id, fact.incarnation, fact.ask, fact.leases))
-        return self.cell.scripts.audit(lists)
+        return self.cell.scripts.check_leases(lists)
 
     def drain(self, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
         """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``."""
@@ -95,17 +97,17 @@ class Registry(Service):
         """``deregister`` for a batch of ``AgentRemoved``."""
         return control.remove(self.cell.scripts, batch)
 
-    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``unbury`` for a batch of ``EntryReplayed``."""
-        return control.unbury(self.cell.scripts, self.kind, batch)
+    def requeue(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
+        """``requeue`` for a batch of ``EntryReplayed``."""
+        return control.requeue(self.cell.scripts, self.kind, batch)
 
     def purge(self, batch: list[ReceivedFact[EntriesPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``EntriesPurged``: of every stream, as they are nobody's work any more."""
         return control.purge(self.cell.scripts, self.kind, "entries", batch)
 
-    async def expire(self) -> None:
+    async def tick_liveness(self) -> None:
         """Tick the observed clock; say who was given up."""
-        (expiry,) = await self.cell.scripts.run(self.cell.scripts.expire())
+        (expiry,) = await self.cell.scripts.run(self.cell.scripts.tick_liveness())
         if expiry.stale:
             log.warning("agents.lost", count=expiry.stale)
 
@@ -166,16 +168,16 @@ def _facets(fact: AgentRegistered) -> list[str]:
 
 HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     AgentRegistered: Registry.register,
-    AgentStatusChanged: Registry.change,
-    AgentHeartbeat: Registry.beat,
+    AgentStatusChanged: Registry.change_status,
+    AgentHeartbeat: Registry.heartbeat,
     AgentDeregistered: Registry.deregister,
-    AgentLeasesListed: Registry.audit,
+    AgentLeasesListed: Registry.check_leases,
     AgentDrained: Registry.drain,
     AgentResumed: Registry.drain,
     AgentRemoved: Registry.remove,
-    EntryReplayed: Registry.unbury,
+    EntryReplayed: Registry.requeue,
     EntriesPurged: Registry.purge,
 }
 
 #: What is done by the clock: seconds between two times.
-TICKS = {"expire": 0.5, "try_held": 0.05}
+TICKS = {"tick_liveness": 0.5, "try_held": 0.05}

@@ -43,9 +43,9 @@ class Router(Service):
         """``redeliver`` for a batch of ``MessageReplayed``."""
         return control.redeliver(self.cell.scripts, batch, self.cell.settings.message_ttl_s)
 
-    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``unbury`` for a batch of ``EntryReplayed``."""
-        return control.unbury(self.cell.scripts, self.kind, batch)
+    def requeue(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
+        """``requeue`` for a batch of ``EntryReplayed``."""
+        return control.requeue(self.cell.scripts, self.kind, batch)
 
     def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
@@ -81,7 +81,7 @@ class Router(Service):
 HANDLERS: dict[type[Fact], Callable[[Router, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     MessageSent: Router.deliver,
     MessageReplayed: Router.redeliver,
-    EntryReplayed: Router.unbury,
+    EntryReplayed: Router.requeue,
     DeadPurged: Router.purge,
 }
 

@@ -59,7 +59,7 @@ async def fill_dead(cell: Cell, n: int) -> None:
     burial = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="", code="fact_invalid", reason=f"{n}"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [burial]))
 
 
 FILL = {
@@ -111,7 +111,7 @@ async def test_a_batch_that_is_larger_than_the_cap_is_cut_as_well(cell: Cell) ->
                     "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="c1", code="bad", reason=f"{n}"
                 )
             )
-        await cell.run(cell.scripts.bury("router", burials))
+        await cell.run(cell.scripts.dead_letter("router", burials))
         for name in ("dead:in", "replies:c1"):
             assert CAP // 2 < await size_of(cell, name) <= CAP, name
     assert (await cell.stream("dead:in"))[-1]["reason"] == "199"
@@ -189,7 +189,7 @@ async def test_progress_is_logged_once_a_second(cell: Cell) -> None:
     assert "task.progressed" not in await cell.logged("tasks")
     await cell.report("released", "t1", code="released", message="")
     cell.now += 100
-    await cell.wake()
+    await cell.run_alarms()
     assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
     await cell.report("progressed", "t1", data=b'"again"')
     assert (await cell.stream("log:progress"))[-1]["data"] == '"again"'

@@ -32,7 +32,7 @@ async def populate(cell: Cell) -> None:
     burial = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [burial]))
     await cell.append("in:messages:low")
 
 

@@ -148,7 +148,7 @@ async def test_a_requeued_pool_is_defined_by_its_first_task(cell: Cell, followin
     await cell.submit("t1", pool="p1", run_at=START + 1)
     await cell.submit("t2", pool="p2", run_at=START + 1)
     cell.now += 1
-    assert await cell.wake() == ["QUEUED", "QUEUED"]
+    assert await cell.run_alarms() == ["QUEUED", "QUEUED"]
     body = await cell.redis.hget(cell.keys.task("t2"), "body")
     await cell.redis.hset(cell.keys.task("t2"), "body", "{")
     assert await following.look() == {"p0", "p1"}

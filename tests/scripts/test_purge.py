@@ -46,7 +46,7 @@ async def die(cell: Cell, of: Of, count: int) -> list[str]:
         else:
             entry = await cell.append("in:reports")
             burial = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
-            await cell.run(cell.scripts.bury("distributor", [burial]))
+            await cell.run(cell.scripts.dead_letter("distributor", [burial]))
         cell.now += 1_000
     return list(await died_at(cell, of))
 

@@ -15,8 +15,8 @@ from workers import lua
 #: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
-    "admit", "audit", "bury", "cancel", "configure", "deregister", "expire", "forfeit", "present", "purge", "reclaim",
-    "relieve", "replay", "settle", "unbury", "wake",
+    "admit", "cancel", "check_leases", "configure", "dead_letter", "deregister", "purge", "reclaim", "reclaim_lease",
+    "relieve", "replay", "requeue", "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -33,15 +33,15 @@ DICTIONARY: dict[str, str] = {
 #: The keys that a file builds of what is no quoted name: file, expression -> the keys. None where the names are quoted
 #: elsewhere in the file, or come from whoever calls the part.
 BUILT: dict[tuple[str, str], set[str]] = {
-    ("bury", "stream"): {"in:*"},
+    ("dead_letter", "stream"): {"in:*"},
     ("deregister", "STREAM"): {"in:registry", "in:control:{kind}"},
-    ("expire", "index"): set(),
-    ("expire", "stream"): set(),
-    ("present", "ARGV[i]"): {"in:*"},
+    ("tick_liveness", "index"): set(),
+    ("tick_liveness", "stream"): set(),
+    ("worker_heartbeat", "ARGV[i]"): {"in:*"},
     ("purge", "of.head"): {"task:{id}", "message:{id}"},
     ("purge", "of.index"): set(),
-    ("unbury", "stream"): {"in:*"},
-    ("wake", "index"): set(),
+    ("requeue", "stream"): {"in:*"},
+    ("run_alarms", "index"): set(),
     ("lib/agents", "index"): set(),
     ("lib/agents", "set"): set(),
     ("lib/ends", "graveyard"): set(),

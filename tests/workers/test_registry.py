@@ -220,8 +220,8 @@ async def test_while_nobody_ticks_nobody_is_lost(cell: RunningCell) -> None:
     assert ticked is not None
     await cell.redis.hset(clock, "ticked_at", int(ticked) - 3_600_000)
     worker = await cell.add("registry")
-    expire = worker.cell.scripts.expire
-    (first,) = await worker.cell.scripts.run(expire())
+    tick_liveness = worker.cell.scripts.tick_liveness
+    (first,) = await worker.cell.scripts.run(tick_liveness())
     assert first.stale == 0
     found = await record(cell)
     assert found is not None

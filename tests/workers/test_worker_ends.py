@@ -103,16 +103,16 @@ async def test_consumers_that_are_gone_and_hold_nothing_are_swept(
     await caller.tell("in:messages:low", MessageSent(message_id="m1", sender_id="s", receiver_id="r"))
     await holder.read_new(1, None)
     await cell.redis.xgroup_createconsumer(key, "router", "gone")
-    present = Scripts.present
+    worker_heartbeat = Scripts.worker_heartbeat
 
     def at_once(self: Scripts, *args: Any) -> Call[list[str]]:
-        call = present(self, *args)
+        call = worker_heartbeat(self, *args)
         call.args[3] = -1  # ms of idleness
         return call
 
-    monkeypatch.setattr(Scripts, "present", at_once)
+    monkeypatch.setattr(Scripts, "worker_heartbeat", at_once)
     scripts = Scripts(cell.redis, cell.keys, cell.settings)
-    await scripts.run(scripts.present("router", "me", {}, CONSUMES["router"]))
+    await scripts.run(scripts.worker_heartbeat("router", "me", {}, CONSUMES["router"]))
     names = {one["name"] for one in await cell.redis.xinfo_consumers(key, "router")}
     assert b"gone" not in names
     assert b"holder" in names

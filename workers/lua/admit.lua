@@ -211,8 +211,8 @@ while n <= #starts do
     end
   end
 end
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 for stream, ids in pairs(done) do
   consume(stream, 'distributor', ids)
 end
-return told
+return result

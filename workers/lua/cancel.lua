@@ -6,7 +6,7 @@
 -- keys: inbox:{agent}:{lane} stream w | in:requests stream w
 -- ARGV[10] ms of grace for an agent to stop, by the clock of attempts
 -- ARGV[11] number of requests, then for each: entry id | task id | caller or '' | reason
--- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
+-- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was asked to stop); FINISHED (it has another
 --   outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (its entry was handled before);
 --   ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
@@ -61,7 +61,7 @@ local function cancel(i)
   end
   load_rest(task)
   if not task.cancel_at then
-    task.cancel_at, task.cancel_by, task.rings = NOW, int(attempt_time(now) + GRACE), '1'
+    task.cancel_at, task.cancel_by, task.has_alarm = NOW, int(attempt_time(now) + GRACE), '1'
     set_alarm(task)
     save_assignment(task)
     call('HSET', P .. 'task:' .. id, 'cancel_at', NOW, 'cancel_by', task.cancel_by)
@@ -80,6 +80,6 @@ for i = 12, 11 + tonumber(ARGV[11]) * 4, 4 do
     done[#done + 1] = ARGV[i]
   end
 end
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 consume(STREAM, 'distributor', done)
-return told
+return result

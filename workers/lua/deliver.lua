@@ -34,7 +34,7 @@ local function deliver(i)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, stream, entry, code, reason)
   else
-    hand_over({
+    push_to_inbox({
       id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
       expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
     })

@@ -22,11 +22,11 @@ local function deregister(i)
     return 'GONE'
   end
   local agent = load_agent(id)
-  local strange = stranger(agent, incarnation)
-  if not agent.known or strange == 'UNKNOWN' then
+  local mismatch = incarnation_mismatch(agent, incarnation)
+  if not agent.known or mismatch == 'UNKNOWN' then
     answer(caller, STREAM, entry, 'agent_not_found', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
-  elseif strange then
+  elseif mismatch then
     answer(caller, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) and not may_be_later(entry, agent.fact_id) then
@@ -36,7 +36,7 @@ local function deregister(i)
   if agent.status ~= 'inactive' then
     end_term(agent)
     set_status(agent, 'inactive')
-    rise(agent)
+    bump_rev(agent)
     call('ZREM', P .. 'agents:expiry', id)
     call('ZADD', P .. 'agents:departed', NOW, id)
     call('HSET', P .. 'agent:' .. id, 'status', 'inactive', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry)

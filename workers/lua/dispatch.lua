@@ -97,8 +97,8 @@ local function assign(group, lease, task)
   local second = string.find(submission, ' ', first + 1, true)
   local priority, attempt, timeout, deadline = string.sub(submission, 1, first - 1), '1', nil, nil
   if string.sub(submission, second + 1, second + 1) == '1' then
-    local more = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
-    attempt, timeout, deadline = more[1] and int(tonumber(more[1]) + 1) or '1', tonumber(more[2] or nil), more[3]
+    local extras = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
+    attempt, timeout, deadline = extras[1] and int(tonumber(extras[1]) + 1) or '1', tonumber(extras[2] or nil), extras[3]
     if deadline and tonumber(deadline) <= now then
       prove_due()
       end_waiting(load_task(task.id), 'expired', '')
@@ -114,12 +114,12 @@ local function assign(group, lease, task)
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
   local timeout_at = timeout and int(attempt_time(now) + timeout) or '0'
-  local rings = (deadline or timeout) and '1' or '0'
-  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, rings, agent.term, attempt,
+  local has_alarm = (deadline or timeout) and '1' or '0'
+  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, has_alarm, agent.term, attempt,
     NOW, CLAIM_BY, timeout_at, group.explanation))
   gather('SADD', agent.inflight, task.id)
   agent.is_given = true
-  if rings == '1' then
+  if has_alarm == '1' then
     task.state, task.deadline, task.timeout_at = 'assigned', deadline or nil, timeout and timeout_at
     set_alarm(task)
   end

@@ -49,7 +49,7 @@ local function drain(i)
   if status ~= before then
     set_status(agent, status)
     store_health(agent, observed_now())
-    rise(agent)
+    bump_rev(agent)
     log_agent('agent.changed', agent)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'rev', agent.rev, 'health_score', agent.health_score,

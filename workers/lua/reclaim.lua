@@ -67,6 +67,6 @@ for i = 12, 11 + tonumber(ARGV[11]) * 3, 3 do
     done[#done + 1] = ARGV[i]
   end
 end
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 consume('in:losses', 'distributor', done)
-return told
+return result

@@ -35,7 +35,7 @@ local function redeliver(i)
     return word
   end
   call('ZREM', P .. 'messages:dead', id)
-  hand_over({
+  push_to_inbox({
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
   })

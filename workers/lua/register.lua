@@ -95,7 +95,7 @@ local function register(i, fields_at, fields_end)
     set_status(agent, own_status(agent, 'active'))
   end
   if store_health(agent, observed) or seen_differently then
-    rise(agent)
+    bump_rev(agent)
   end
   call('ZREM', P .. 'agents:departed', id)
   call('SADD', P .. 'agents:all', id)

@@ -34,7 +34,7 @@ local function replay(i)
     return 'EXPIRED'
   end
   -- It waits as if submitted now: with the score of its first submission, a replay of many would overtake everybody.
-  task.score, task.more = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
+  task.score, task.has_extras = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
   enqueue(id, task.pool, task.score)
   task.state = 'queued'
   set_alarm(task)
@@ -59,6 +59,6 @@ for i = 11, 10 + tonumber(ARGV[10]) * 3, 3 do
     done[#done + 1] = ARGV[i]
   end
 end
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 consume(STREAM, 'distributor', done)
-return told
+return result

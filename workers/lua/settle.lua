@@ -43,7 +43,7 @@ local function started(task, at)
     task.timeout_at = int(attempt_time(tonumber(at)) + tonumber(task.timeout))
     save_assignment(task)
   end
-  if task.rings ~= '0' then
+  if task.has_alarm ~= '0' then
     set_alarm(task)
   end
   call('HSET', task.key, 'state', 'running', 'started_at', at)
@@ -87,11 +87,11 @@ local function settle(kind, caller, entry, i)
     answer(caller, STREAM, entry)
     return 'DUPLICATE'
   end
-  if task.rings ~= '0' or kind == 'failed' or kind == 'released' then
+  if task.has_alarm ~= '0' or kind == 'failed' or kind == 'released' then
     prove_due()
   end
   at = at ~= '' and at or nil
-  if kind == 'completed' and task.rings ~= '0' and is_too_late(task, entry) then
+  if kind == 'completed' and task.has_alarm ~= '0' and is_too_late(task, entry) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
   elseif kind == 'completed' then
     completed(task, at, data)
@@ -149,6 +149,6 @@ local words = guard_each(tonumber(ARGV[10]), function()
   end
   return word
 end)
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 consume(STREAM, 'distributor', done)
-return told
+return result

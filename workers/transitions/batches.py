@@ -31,7 +31,7 @@ class TaskBatch(Struct, frozen=True):
     pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
     pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
     raised: int  #: by how much this very call raised it
-    due: int = 0  #: wake only: what is due and was left for the next call
+    due: int = 0  #: run_alarms only: what is due and was left for the next call
 
 
 class Report(Struct, frozen=True):
@@ -84,7 +84,7 @@ class Loss(Struct, frozen=True):
 
 
 class LeaseLoss(Struct, frozen=True):
-    """One lease that its agent no longer holds, for ``forfeit``."""
+    """One lease that its agent no longer holds, for ``reclaim_lease``."""
 
     entry: str
     agent_id: str
@@ -93,7 +93,7 @@ class LeaseLoss(Struct, frozen=True):
 
 
 class LeaseList(Struct, frozen=True):
-    """The leases that an agent says it holds, for ``audit``."""
+    """The leases that an agent says it holds, for ``check_leases``."""
 
     entry: str
     agent_id: str
@@ -124,8 +124,8 @@ class Registration(Struct, frozen=True):
     fields: dict[str, str | bytes | int | float]
 
 
-class Beat(Struct, frozen=True):
-    """One heartbeat for ``beat``."""
+class Heartbeat(Struct, frozen=True):
+    """One heartbeat for ``heartbeat``."""
 
     entry: str
     caller: str
@@ -136,8 +136,8 @@ class Beat(Struct, frozen=True):
     deaf: bool = False
 
 
-class Change(Struct, frozen=True):
-    """One change of status for ``change``."""
+class StatusChange(Struct, frozen=True):
+    """One change of status for ``change_status``."""
 
     entry: str
     caller: str
@@ -156,8 +156,8 @@ class Departure(Struct, frozen=True):
     incarnation: str
 
 
-class Expiry(Struct, frozen=True):
-    """What ``expire`` answers."""
+class LivenessTick(Struct, frozen=True):
+    """What ``tick_liveness`` answers."""
 
     stale: int
     repeated: int
@@ -192,7 +192,7 @@ class Relief(Struct, frozen=True):
 
 
 class DeadLetterEntry(Struct, frozen=True):
-    """One entry for ``bury``."""
+    """One entry for ``dead_letter``."""
 
     stream: str
     entry: str
@@ -221,7 +221,7 @@ class SettingChange(Struct, frozen=True):
     value: str | None
 
 
-class Draining(Struct, frozen=True):
+class DrainRequest(Struct, frozen=True):
     """One agent for ``drain``."""
 
     entry: str
@@ -240,7 +240,7 @@ class Redelivery(Struct, frozen=True):
 
 
 class EntryReplay(Struct, frozen=True):
-    """One buried entry for ``unbury``."""
+    """One buried entry for ``requeue``."""
 
     entry: str
     caller: str

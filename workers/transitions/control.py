@@ -11,7 +11,7 @@ from coord.models.tasks import HEAD_START_MS
 from workers.transitions.batches import (
     Arg,
     Call,
-    Draining,
+    DrainRequest,
     EntryReplay,
     Purge,
     Redelivery,
@@ -45,7 +45,7 @@ class ControlScripts:
             args += (c.entry, c.caller, c.name, "0" if c.value is None else "1", c.value or "")
         return Call("configure", args, read_words)
 
-    def drain(self, drainings: Sequence[Draining]) -> Call[list[str]]:
+    def drain(self, drainings: Sequence[DrainRequest]) -> Call[list[str]]:
         """Drain agents, or end that; words OK, UNKNOWN, STALE."""
         args = [*self._liveness(), len(drainings)]
         for d in drainings:
@@ -59,13 +59,13 @@ class ControlScripts:
             args += (r.entry, r.caller, r.message_id, r.ttl_ms)
         return Call("redeliver", args, read_words)
 
-    def unbury(self, kind: str, exhumations: Sequence[EntryReplay]) -> Call[list[str]]:
+    def requeue(self, kind: str, exhumations: Sequence[EntryReplay]) -> Call[list[str]]:
         """Append buried entries of a kind of worker anew; words OK, NOT_FOUND, FOREIGN, TRUNCATED."""
         streams = CONSUMES[kind]
         args: list[Arg] = [kind, len(streams), *streams, len(exhumations)]
         for e in exhumations:
             args += (e.entry, e.caller, e.dead_id)
-        return Call("unbury", args, read_words)
+        return Call("requeue", args, read_words)
 
     def purge(
         self,

@@ -24,21 +24,21 @@ from coord.pipeline import exchange, pack
 from workers import lua
 from workers.transitions.batches import (
     Arg,
-    Beat,
     Call,
     CancelRequest,
-    Change,
     DeadLetterEntry,
     Delivery,
     Departure,
-    Expiry,
+    Heartbeat,
     LeaseList,
     LeaseLoss,
+    LivenessTick,
     Loss,
     Placement,
     Registration,
     Relief,
     Report,
+    StatusChange,
     Submission,
     TaskBatch,
     read_task_batch,
@@ -168,19 +168,19 @@ class Scripts(ControlScripts):
             args += (loss.entry, loss.agent_id, loss.term)
         return Call("reclaim", args, read_task_batch)
 
-    def forfeit(self, losses: Sequence[LeaseLoss]) -> Call[TaskBatch]:
+    def reclaim_lease(self, losses: Sequence[LeaseLoss]) -> Call[TaskBatch]:
         """Take back single tasks that their agents no longer hold; words OK, STALE, WAIT (call again)."""
         args = [*self._limits(), len(losses)]
         for loss in losses:
             args += (loss.entry, loss.agent_id, loss.task_id, loss.lease)
-        return Call("forfeit", args, read_task_batch)
+        return Call("reclaim_lease", args, read_task_batch)
 
-    def wake(self, most: int = 1000) -> Call[TaskBatch]:
+    def run_alarms(self, most: int = 1000) -> Call[TaskBatch]:
         """Do what is due by the clock, ``most`` alarms at a time; words QUEUED, RECALLED, TIMED_OUT and so on."""
         s = self.settings
         kept = [int(seconds * 1000) for seconds in (s.terminal_ttl_s, s.dead_ttl_s, s.refused_ttl_s)]
         args = [*self._limits(), most, s.terminal_entries, s.refused_entries, *kept]
-        return Call("wake", args, read_task_batch)
+        return Call("run_alarms", args, read_task_batch)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
@@ -212,30 +212,30 @@ class Scripts(ControlScripts):
                 args += (name, _number(value) if isinstance(value, float) else value)
         return Call("register", args, read_words)
 
-    def beat(self, beats: Sequence[Beat]) -> Call[list[str]]:
+    def heartbeat(self, beats: Sequence[Heartbeat]) -> Call[list[str]]:
         """Take heartbeats; words OK, UNKNOWN, SUPERSEDED, STALE."""
         args = [*self._liveness(), len(beats)]
         for b in beats:
             leases: Arg = "" if b.leases is None else b.leases
             deaf = "1" if b.deaf else ""
             args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, deaf, *_metrics(b.metrics))
-        return Call("beat", args, read_words)
+        return Call("heartbeat", args, read_words)
 
-    def audit(self, lists: Sequence[LeaseList]) -> Call[list[str]]:
+    def check_leases(self, lists: Sequence[LeaseList]) -> Call[list[str]]:
         """Compare agents' leases with the records; words OK, SUSPECTED, LOST, OUTDATED, WAIT (call again)."""
         args = [*self._liveness(), len(lists)]
         for one in lists:
             args += (one.entry, one.agent_id, one.incarnation, one.ask, len(one.leases))
             for lease, task_id in one.leases.items():
                 args += (task_id, lease)
-        return Call("audit", args, read_words)
+        return Call("check_leases", args, read_words)
 
-    def change(self, changes: Sequence[Change]) -> Call[list[str]]:
+    def change_status(self, changes: Sequence[StatusChange]) -> Call[list[str]]:
         """Change agents' status; words OK, UNKNOWN, SUPERSEDED, STALE."""
         args = [*self._liveness(), len(changes)]
         for c in changes:
             args += (c.entry, c.caller, c.agent_id, c.incarnation, c.status, *_metrics(c.metrics))
-        return Call("change", args, read_words)
+        return Call("change_status", args, read_words)
 
     def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
         """Let agents leave; words OK, UNKNOWN, SUPERSEDED, STALE. ``by_operator``: the facts are an operator's."""
@@ -245,10 +245,10 @@ class Scripts(ControlScripts):
             args += (d.entry, d.caller, d.agent_id, d.incarnation)
         return Call("deregister", args, read_words)
 
-    def expire(self, most: int = 256) -> Call[Expiry]:
+    def tick_liveness(self, most: int = 256) -> Call[LivenessTick]:
         """Tick the observed clock and do what follows from it, ``most`` agents at a time."""
         args = [*self._liveness(), most, int(self.settings.departed_ttl_s * 1000)]
-        return Call("expire", args, lambda raw: Expiry(*(int(n) for n in raw)))
+        return Call("tick_liveness", args, lambda raw: LivenessTick(*(int(n) for n in raw)))
 
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
         """Deliver direct messages; words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL."""
@@ -258,15 +258,15 @@ class Scripts(ControlScripts):
             args += (d.ttl_ms, d.payload, d.correlation_id, d.reply_to)
         return Call("deliver", args, read_words)
 
-    def bury(self, group: str, burials: Sequence[DeadLetterEntry]) -> Call[int]:
+    def dead_letter(self, group: str, burials: Sequence[DeadLetterEntry]) -> Call[int]:
         """Bury entries; the number that was still there."""
         s = self.settings
         args: list[Arg] = [f"{s.dead_in_entries} {s.dead_in_bytes}", group, len(burials)]
         for b in burials:
             args += (b.stream, b.entry, b.kind, b.data, "1" if b.whole else "0", b.caller, b.code, b.reason)
-        return Call("bury", args, int)
+        return Call("dead_letter", args, int)
 
-    def present(
+    def worker_heartbeat(
         self, kind: str, name: str, fields: dict[str, str | int | float], streams: Iterable[str]
     ) -> Call[list[str]]:
         """Say that a worker lives; the names of those of its kind that do."""
@@ -275,7 +275,7 @@ class Scripts(ControlScripts):
             args += (field, str(value))
         listed = list(streams)
         args += (len(listed), *listed)
-        return Call("present", args, lambda raw: [one.decode() for one in raw])
+        return Call("worker_heartbeat", args, lambda raw: [one.decode() for one in raw])
 
     def _limits(self) -> list[Arg]:
         s = self.settings

@@ -66,7 +66,7 @@ end
 
 -- Why a fact of this incarnation says nothing about the agent as it is: SUPERSEDED when a newer process took the id,
 -- UNKNOWN when its own registration was not handled yet (in:registry and in:beats know no order between them).
-local function stranger(agent, incarnation)
+local function incarnation_mismatch(agent, incarnation)
   if incarnation == '' or agent.incarnation == incarnation then
     return nil
   end
@@ -178,7 +178,7 @@ local function set_deaf(agent, deaf)
   return true
 end
 
-local function rise(agent)
+local function bump_rev(agent)
   agent.rev = int((tonumber(agent.rev) or 0) + 1)
 end
 

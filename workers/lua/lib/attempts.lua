@@ -83,7 +83,7 @@ local function reschedule(task, delay, counter, count)
   task.state, task.run_at = 'scheduled', int(now + delay)
   task.start_by, task.timeout_at, task.cancel_by = nil, nil, nil
   set_alarm(task)
-  task.more = '1'
+  task.has_extras = '1'
   call('HSET', key, 'state', 'scheduled', 'submission', pack_submission(task), 'run_at', task.run_at, 'attempt', task.attempt,
     counter, count)
   call('HDEL', key, 'assignment', 'started_at', 'progress', 'progress_at')

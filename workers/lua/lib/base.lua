@@ -119,10 +119,10 @@ end
 -- not counted, and is trimmed with the section that follows it.
 local capped = {}
 local function load_size(name, most)
-  local said = redis.pcall('GET', P .. 'size:' .. name)
+  local stored = redis.pcall('GET', P .. 'size:' .. name)
   local stream = { key = P .. name, section = math.floor(tonumber(most) / 4), bytes = 0, begins = {} }
-  if type(said) == 'string' then
-    local bytes, ids = string.match(said, '^(%d+)(.*)$')
+  if type(stored) == 'string' then
+    local bytes, ids = string.match(stored, '^(%d+)(.*)$')
     stream.bytes = tonumber(bytes or 0)
     for id in string.gmatch(ids or '', '%S+') do
       stream.begins[#stream.begins + 1] = id
@@ -165,11 +165,11 @@ end
 
 local function save_size(name, ttl)
   local stream = capped[name]
-  local said = table.concat({ int(stream.bytes), unpack(stream.begins) }, ' ')
+  local stored = table.concat({ int(stream.bytes), unpack(stream.begins) }, ' ')
   if ttl then
-    redis.pcall('SET', P .. 'size:' .. name, said, 'PX', ttl)
+    redis.pcall('SET', P .. 'size:' .. name, stored, 'PX', ttl)
   else
-    redis.pcall('SET', P .. 'size:' .. name, said)
+    redis.pcall('SET', P .. 'size:' .. name, stored)
   end
   capped[name] = nil
 end

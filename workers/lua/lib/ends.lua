@@ -9,14 +9,14 @@ local function error_json(code, message)
 end
 
 -- Ends a task for good. `body` is its result or its error as JSON, kept under `field`; `started` is when it started, if
--- that was not recorded before. The record stays until wake forgets it by the `graveyard`, which orders ends by time.
+-- that was not recorded before. The record stays until run_alarms forgets it by the `graveyard`, which orders ends by time.
 local function close(task, to, field, body, graveyard, started)
   if started then
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body, 'started_at', started)
   else
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body)
   end
-  if task.rings ~= '0' then
+  if task.has_alarm ~= '0' then
     set_due(task.id)
   end
   gather('ZADD', P .. graveyard, NOW, task.id)

@@ -30,7 +30,7 @@ local function undeliverable(lane, receiver, expires_at)
 end
 
 -- Puts a message into its receiver's inbox.
-local function hand_over(message)
+local function push_to_inbox(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }

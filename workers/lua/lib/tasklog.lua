@@ -67,22 +67,22 @@ end
 -- as failed, or dispatch would give one task to two agents. What is to be forgotten is looked for once in 256 events.
 local function write_log()
   close_gathered()
-  local told = 0
+  local events = 0
   for _, entry in ipairs(log_entries) do
-    told = told + entry.count
+    events = events + entry.count
   end
-  if told == 0 then
+  if events == 0 then
     return
   end
-  local last = call('HINCRBY', P .. 'counters', 'task_events', told)
-  local seq = last - told
+  local last = call('HINCRBY', P .. 'counters', 'task_events', events)
+  local seq = last - events
   for _, entry in ipairs(log_entries) do
     seq = seq + entry.count
     local n = #entry
     entry[n + 1], entry[n + 2] = 'seq', int(seq)
     append_capped('log:tasks', LOG_BYTES, nil, unpack(entry))
   end
-  if math.floor(last / 256) ~= math.floor((last - told) / 256) then
+  if math.floor(last / 256) ~= math.floor((last - events) / 256) then
     forget_events(last - tonumber(LOG_MAX))
   end
 end

@@ -55,7 +55,7 @@ end
 -- of a wrong type is passed over, here and below: its own entry has failed, and the batch must still be counted.
 local CHANGES_KEPT = 10000
 local function finish_pools()
-  local told, changed = {}, {}
+  local states, changed = {}, {}
   for pool, definition in pairs(touched_pools) do
     local length = redis.pcall('ZCARD', P .. 'queue:' .. pool)
     if type(length) == 'number' then
@@ -68,13 +68,13 @@ local function finish_pools()
       elseif call('HDEL', P .. 'pools', pool) == 1 then
         changed[#changed + 1] = pool
       end
-      told[#told + 1] = pool
-      told[#told + 1] = int(length)
-      told[#told + 1] = head
+      states[#states + 1] = pool
+      states[#states + 1] = int(length)
+      states[#states + 1] = head
     end
   end
   if #changed == 0 then
-    return told
+    return states
   end
   bump('pools_rev', #changed)
   -- Which pools have begun or ended, at which revision. What cannot be written here is noticed by who reads it: the newest
@@ -92,7 +92,7 @@ local function finish_pools()
   if math.floor(rev / 256) ~= math.floor((rev - #changed) / 256) then
     redis.pcall('ZREMRANGEBYRANK', P .. 'pools:changed', 0, -CHANGES_KEPT - 1)
   end
-  return told
+  return states
 end
 
 -- Agents whose load changes, with the load before: the number of tasks assigned and not settled. What is gathered for an
@@ -108,19 +108,19 @@ local function load_of(agent)
 end
 
 local function finish_loads()
-  local told = {}
+  local current = {}
   for agent, load in pairs(loads) do
     local key = P .. 'inflight:' .. agent
-    told[#told + 1] = agent
-    told[#told + 1] = load + written('SADD', key) - written('SREM', key)
+    current[#current + 1] = agent
+    current[#current + 1] = load + written('SADD', key) - written('SREM', key)
   end
-  return told
+  return current
 end
 
 -- The clock of attempts measures what bounds an attempt: its timeout, the time to claim it, the grace of a cancel. It stands
--- still while no distributor is at work, and it never passes a report that waits to be read (wake moves it). So an attempt
+-- still while no distributor is at work, and it never passes a report that waits to be read (run_alarms moves it). So an attempt
 -- that ended in time is never ended for an absence of the coordinator's. It has run up to `attempts_at` of the server's time.
-local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of wake
+local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of run_alarms
 local attempt_clock, attempt_clock_at, is_clock_set
 local function read_clock()
   if not attempt_clock then
@@ -147,7 +147,7 @@ end
 --   deadlines  a held task: its deadline, by the server's time, once older reports have been read
 --   limits     a held task: its timeout or the grace of its cancel, by the clock of attempts
 -- That an assigned task has to be claimed stands in none of them: most are claimed within milliseconds, so its agent stands
--- in `unclaimed`, where wake looks after all that the agent has.
+-- in `unclaimed`, where run_alarms looks after all that the agent has.
 local due_in = { alarms = {}, deadlines = {}, limits = {} }
 local function sooner(due, at)
   at = tonumber(at)

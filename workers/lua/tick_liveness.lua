@@ -61,7 +61,7 @@ local function lose(id)
   local before = agent.status
   set_status(agent, 'stale')
   agent.health_score = '0.000'
-  rise(agent)
+  bump_rev(agent)
   call('ZADD', P .. 'agents:departed', NOW, id)
   call('HSET', P .. 'agent:' .. id, 'status', 'stale', 'term', agent.term, 'rev', agent.rev,
     'health_score', agent.health_score, 'resumes_as', before)
@@ -73,7 +73,7 @@ end
 local function decay(id)
   local agent = load_agent(id)
   if agent.known and agent.heartbeat_interval and store_health(agent, observed) then
-    rise(agent)
+    bump_rev(agent)
     call('HSET', P .. 'agent:' .. id, 'rev', agent.rev, 'health_score', agent.health_score)
     log_agent('agent.health_moved', agent)
   end

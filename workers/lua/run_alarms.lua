@@ -80,7 +80,7 @@ local function recall(task)
 end
 
 -- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
-local function wake_held(task)
+local function run_held_alarm(task)
   if task.deadline and tonumber(task.deadline) <= DEADLINES_UNTIL then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
     return 'EXPIRED'
@@ -100,13 +100,13 @@ local function wake_held(task)
   return 'KEPT'
 end
 
-local function wake(id)
+local function run_alarm(id)
   local task = load_rest(load_task(id))
   if not task.state then
     set_due(id)
     return 'GONE'
   elseif is_held(task) then
-    return wake_held(task)
+    return run_held_alarm(task)
   elseif task.state == 'scheduled' or task.state == 'queued' then
     if past(task.deadline) then
       end_waiting(task, 'expired', '')
@@ -199,9 +199,9 @@ end
 
 -- Handles what an index says is due until a moment, by the clock that the index goes by.
 local UNTIL = { alarms = now, deadlines = DEADLINES_UNTIL, limits = attempt_clock, unclaimed = attempt_clock }
-local function wake_due(index)
+local function run_due(index)
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(UNTIL[index]), 'LIMIT', 0, ARGV[10])) do
-    local word, failed = guarded(wake, id)
+    local word, failed = guarded(run_alarm, id)
     if failed then
       due_in[index][id] = int(UNTIL[index] + PUT_OFF)
     end
@@ -209,9 +209,9 @@ local function wake_due(index)
   end
 end
 
-wake_due('alarms')
-wake_due('deadlines')
-wake_due('limits')
+run_due('alarms')
+run_due('deadlines')
+run_due('limits')
 for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(attempt_clock), 'LIMIT', 0, ARGV[10])) do
   local word, failed = guarded(check_claims, agent_id)
   if failed then
@@ -219,7 +219,7 @@ for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(at
     call('ZADD', P .. 'unclaimed', int(attempt_clock + PUT_OFF), agent_id)
   end
 end
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 -- What was done is counted before anything is forgotten, which may meet keys that nobody has proved yet.
 local left = forget('tasks:terminal', { completed = true, cancelled = true, expired = true }, ARGV[13], ARGV[11])
   + forget('tasks:dead', { failed = true }, ARGV[14], ARGV[11])
@@ -228,5 +228,5 @@ guarded(forget_tombstones)
 for index, until_ms in pairs(UNTIL) do
   left = left + call('ZCOUNT', P .. index, '-inf', int(until_ms))
 end
-told[6] = int(left)
-return told
+result[6] = int(left)
+return result

@@ -17,7 +17,7 @@ for _ = 1, tonumber(ARGV[6]) do
   at = at + 1
 end
 
-local function unbury(i)
+local function requeue(i)
   local entry, caller, dead = unpack(ARGV, i, i + 2)
   if not is_present(STREAM, entry) then
     return 'GONE'
@@ -54,7 +54,7 @@ end
 
 local words, done = {}, {}
 for i = at + 1, at + tonumber(ARGV[at]) * 3, 3 do
-  local word, failed = guarded(unbury, i)
+  local word, failed = guarded(requeue, i)
   words[#words + 1] = word
   if not failed then
     done[#done + 1] = ARGV[i]

@@ -23,7 +23,7 @@ end
 
 -- Whether a lease should have been on a list: its task was assigned in this term and before the list was made, and its
 -- entry is gone from the inbox. (One that was claimed after the list was made looks the same; the second list will have
--- it. What an earlier term left is reclaimed, not audited.)
+-- it. What an earlier term left is reclaimed, not checked.)
 local function was_claimed(agent, id, listed_at)
   local task = load_rest(load_task(id))
   local is_own = is_held(task) and task.agent_id == agent.id
@@ -45,7 +45,7 @@ local function name_back(agent_id, task_id, lease)
   end
 end
 
-local function audit(i, count)
+local function check_leases(i, count)
   local entry, id, incarnation, ask = unpack(ARGV, i, i + 3)
   if not is_present('in:registry', entry) then
     return 'GONE'
@@ -85,7 +85,7 @@ local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local count = tonumber(ARGV[at + 4])
-  local word, failed = guarded(audit, at, count)
+  local word, failed = guarded(check_leases, at, count)
   words[#words + 1] = word
   if not failed and word ~= 'WAIT' then
     done[#done + 1] = ARGV[at]

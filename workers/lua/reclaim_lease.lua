@@ -10,7 +10,7 @@
 -- Events in log:tasks: those of the end of an attempt
 -- Orders: none; the agent itself no longer lists the lease
 prove_due()
-local function forfeit(i)
+local function reclaim_lease(i)
   local entry, agent_id, id, lease = unpack(ARGV, i, i + 3)
   if not is_present('in:losses', entry) then
     return 'GONE'
@@ -28,12 +28,12 @@ end
 
 local words, done = {}, {}
 for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
-  local word, failed = guarded(forfeit, i)
+  local word, failed = guarded(reclaim_lease, i)
   words[#words + 1] = word
   if not failed and word ~= 'WAIT' then
     done[#done + 1] = ARGV[i]
   end
 end
-local told = finish_tasks(words)
+local result = finish_tasks(words)
 consume('in:losses', 'distributor', done)
-return told
+return result

@@ -10,18 +10,18 @@
 -- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
 local STREAM = 'in:registry'
 
-local function change(i, metrics_at, count)
+local function change_status(i, metrics_at, count)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
-  local strange = stranger(agent, incarnation)
-  if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
+  local mismatch = incarnation_mismatch(agent, incarnation)
+  if not agent.known or agent.status == 'inactive' or mismatch == 'UNKNOWN' then
     answer(to, STREAM, entry, caller ~= '' and 'agent_not_found' or 'unknown_agent', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
-  elseif strange then
+  elseif mismatch then
     answer(to, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) then
@@ -45,7 +45,7 @@ local function change(i, metrics_at, count)
     set_status(agent, status)
   end
   if store_health(agent, observed) or changed then
-    rise(agent)
+    bump_rev(agent)
     log_agent('agent.changed', agent)
   end
   if status ~= 'inactive' and status ~= 'stale' then
@@ -62,7 +62,7 @@ local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local count = tonumber(ARGV[at + 5])
-  local word, failed = guarded(change, at, at + 6, count)
+  local word, failed = guarded(change_status, at, at + 6, count)
   words[#words + 1] = word
   if not failed then
     done[#done + 1] = ARGV[at]

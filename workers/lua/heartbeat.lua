@@ -34,18 +34,18 @@ local function compare(agent, leases, entry)
   end
 end
 
-local function beat(i, metrics_at, count)
+local function heartbeat(i, metrics_at, count)
   local entry, caller, id, incarnation, leases, deaf = unpack(ARGV, i, i + 5)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
-  local strange = stranger(agent, incarnation)
-  if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
+  local mismatch = incarnation_mismatch(agent, incarnation)
+  if not agent.known or agent.status == 'inactive' or mismatch == 'UNKNOWN' then
     answer(to, STREAM, entry, 'unknown_agent', "agent '" .. id .. "' is not registered")
     return 'UNKNOWN'
-  elseif strange then
+  elseif mismatch then
     answer(to, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.beat_id) then
@@ -72,7 +72,7 @@ local function beat(i, metrics_at, count)
   end
   local moved = store_health(agent, observed)
   if returned or turned or moved then
-    rise(agent)
+    bump_rev(agent)
   end
   expect(agent, observed)
   call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
@@ -97,7 +97,7 @@ local words, done = {}, {}
 local at = 9
 for _ = 1, tonumber(ARGV[8]) do
   local count = tonumber(ARGV[at + 6])
-  local word, failed = guarded(beat, at, at + 7, count)
+  local word, failed = guarded(heartbeat, at, at + 7, count)
   words[#words + 1] = word
   if not failed then
     done[#done + 1] = ARGV[at]
