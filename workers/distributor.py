@@ -48,7 +48,7 @@ from workers.view import View
 log = logs.get_logger()
 
 #: A view that sees no room for a waiting pool may be this old, in seconds, before true loads are read.
-UNHEARD_S = 0.05
+STALE_LOAD_S = 0.05
 #: Agents whose true loads are read at once.
 REREAD = 1_000
 #: Calls that free memory in one tick: as much as they can free is written in a tenth of a second by no one.
@@ -72,13 +72,13 @@ class Distributor(Service):
         self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
-        self.follower = Follower(cell, self._on_fleet)
+        self.follower = Follower(cell, self._on_agents_changed)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
-        self._wanted: set[str] = set()
+        self._outdated: set[str] = set()
         self._suspended: set[str] = set()
-        self._kicked = asyncio.Event()
+        self._has_work = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
 
     def check(self, fact: Fact) -> None:
@@ -93,11 +93,11 @@ class Distributor(Service):
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
         calls: list[Call[Any]] = []
-        told_of: list[list[ReceivedFact[Any]]] = []
+        batches: list[list[ReceivedFact[Any]]] = []
         by_handler = _by_handler(batch)
-        for handler, told in by_handler.items():
-            calls.append(handler(self, told))
-            told_of.append(told)
+        for handler, received in by_handler.items():
+            calls.append(handler(self, received))
+            batches.append(received)
         leases = reports.ending_leases(by_handler.get(Distributor.settle, []))
         room = self.planner.expect_room(leases)
         most = self.cell.settings.batch
@@ -115,23 +115,23 @@ class Distributor(Service):
             raise
         self.planner.room_answered(room)
         failures: list[Failure] = []
-        for told, answer in zip(told_of, answers, strict=False):
-            words = self._hear(answer)
-            self.hold(told, words)
-            failures += failures_of(told, words)
-        for piece, answer in zip(pieces, answers[len(told_of) :], strict=True):
-            self._wanted |= self.planner.answered(piece, answer)
-        if self._wanted or self._can_place() or self.planner.unread:
-            self._kicked.set()
+        for received, answer in zip(batches, answers, strict=False):
+            words = self._apply_answer(answer)
+            self.hold(received, words)
+            failures += failures_of(received, words)
+        for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
+            self._outdated |= self.planner.answered(piece, answer)
+        if self._outdated or self._can_place() or self.planner.unread:
+            self._has_work.set()
         if Distributor.configure in by_handler:
             await self.read_settings()
         return failures
 
-    def _hear(self, answer: TaskBatch | list[str]) -> list[str]:
+    def _apply_answer(self, answer: TaskBatch | list[str]) -> list[str]:
         """Take over what a script answered; its words."""
         if isinstance(answer, list):
             return answer
-        self.planner.hear(answer)
+        self.planner.apply(answer)
         return answer.words
 
     def settle(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
@@ -163,10 +163,10 @@ class Distributor(Service):
         """``admit`` for a batch of submissions; the plan of this round trip counts on them already."""
         submissions: list[Submission] = []
         pools: dict[str, bytes] = {}
-        for told in batch:
-            for fact in parts_of(told.fact):
+        for received in batch:
+            for fact in parts_of(received.fact):
                 pool, definition = self._pool_of(fact)
-                submission = submission_of(told, fact, pool)
+                submission = submission_of(received, fact, pool)
                 submissions.append(submission)
                 pools[pool] = definition
                 if submission.run_at is None and not self.memory.is_nearly_full:
@@ -190,7 +190,7 @@ class Distributor(Service):
         """``purge`` for a batch of ``DeadPurged``."""
         return control.purge(self.cell.scripts, self.kind, "tasks", batch)
 
-    def presence(self) -> dict[str, str]:
+    def heartbeat_fields(self) -> dict[str, str]:
         """What its environment says of the settings that may be set live."""
         return queries.environment_of(self.cell.settings)
 
@@ -199,13 +199,13 @@ class Distributor(Service):
         due = 1
         while due:
             (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
-            self.planner.hear(answer)
+            self.planner.apply(answer)
             due = answer.due
             for word in answer.words:
                 if word.startswith("ERROR"):
                     log.error("task.wake_failed", why=word)
         if self._can_place():
-            self._kicked.set()
+            self._has_work.set()
 
     async def relieve(self) -> None:
         """Free memory where the server is nearly full, and learn how full it is."""
@@ -221,18 +221,18 @@ class Distributor(Service):
             if not relief.is_more:
                 break
         if self._can_place():
-            self._kicked.set()
+            self._has_work.set()
 
-    async def look_again(self) -> None:
+    async def refresh_loads(self) -> None:
         """Before the view may say that nobody has room: the true loads, and the table of waiting pools if it moved."""
         cell = self.cell
         if self.planner.is_stale:
             await self.table.look()
         starved = self.planner.starved_groups()
-        if starved and (unheard := self.view.unheard(starved, UNHEARD_S, REREAD)):
-            self.view.hear(await queries.loads(cell.redis, cell.keys, unheard))
+        if starved and (stale := self.view.stale_agents(starved, STALE_LOAD_S, REREAD)):
+            self.view.apply_loads(await queries.loads(cell.redis, cell.keys, stale))
         if self._can_place() or self.planner.unread:
-            self._kicked.set()
+            self._has_work.set()
 
     async def read_suspended(self) -> None:
         """Read the rows of suspended agents again: a fact of theirs may have ended that."""
@@ -240,16 +240,16 @@ class Distributor(Service):
         before = self._suspended
         self._suspended = await queries.suspended_agents(cell.redis, cell.keys)
         if changed := before ^ self._suspended:
-            await self._on_fleet(changed)
+            await self._on_agents_changed(changed)
 
     async def read_pools(self) -> None:
         """The table of waiting pools as it is; now and then even when nothing says that it moved."""
         await self.table.check()
         if self.planner.broken:
             log.error("placement.failed", agents=sorted(self.planner.broken)[:20])
-            self._wanted |= self.planner.broken
+            self._outdated |= self.planner.broken
             self.planner.broken.clear()
-            self._kicked.set()
+            self._has_work.set()
 
     async def read_settings(self) -> None:
         """What operators have set."""
@@ -259,21 +259,21 @@ class Distributor(Service):
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
         if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
             log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
-            self._kicked.set()
+            self._has_work.set()
 
     async def resync(self) -> None:
         """A new snapshot of everything that is planned on."""
-        self._wanted.clear()
+        self._outdated.clear()
         self.planner.forget()
         await self.read_settings()
         await self.relieve()
         self.view.replace(await self.follower.resync())
         await self.read_pools()
-        self._kicked.set()
+        self._has_work.set()
 
     async def start(self) -> None:
         """Follow the fleet, and place what can be placed without waiting for the next fact."""
-        self.follower.disturbed = self.disturbed
+        self.follower.request_recovery = self.request_recovery
         self.follower.start()
         self._pumping = keep("placement.pump", self._pump)
 
@@ -290,23 +290,23 @@ class Distributor(Service):
     async def _pump(self) -> None:
         """Rounds without new facts, whenever something became placeable."""
         while True:
-            await self._kicked.wait()
-            self._kicked.clear()
+            await self._has_work.wait()
+            self._has_work.clear()
             try:
-                if self._wanted:
-                    wanted, self._wanted = self._wanted, set()
-                    self.view.update(wanted, await queries.fleet(self.cell.redis, self.cell.keys, wanted))
+                if self._outdated:
+                    outdated, self._outdated = self._outdated, set()
+                    self.view.update(outdated, await queries.fleet(self.cell.redis, self.cell.keys, outdated))
                 if self._can_place():
                     await self.handle([])
                 if self.planner.unread:
                     await self.table.read_lengths()
-                    self._kicked.set()
+                    self._has_work.set()
             except (redis_errors.RedisError, OSError) as error:
                 log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}")
-                self.disturbed()
+                self.request_recovery()
             except Exception:
                 log.exception("placement.failed")
-                self.disturbed()
+                self.request_recovery()
 
     def _may_place(self) -> bool:
         return not self.memory.is_too_full_to_place and time.monotonic() - self._refused_at >= FULL_S
@@ -314,10 +314,10 @@ class Distributor(Service):
     def _can_place(self) -> bool:
         return self._may_place() and self.planner.is_ready()
 
-    async def _on_fleet(self, changed: set[str]) -> None:
+    async def _on_agents_changed(self, changed: set[str]) -> None:
         rows = await queries.fleet(self.cell.redis, self.cell.keys, changed)
         self.view.update(changed, rows)
-        self._kicked.set()
+        self._has_work.set()
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """The task's pool and its definition; the planner gets to know it."""
@@ -345,7 +345,7 @@ def _by_handler(batch: list[ReceivedFact[Any]]) -> dict[Handler, list[ReceivedFa
     found: dict[Handler, list[ReceivedFact[Any]]] = {handler: [] for handler in HANDLERS.values()}
     for one in batch:
         found[HANDLERS[type(one.fact)]].append(one)
-    return {handler: told for handler, told in found.items() if told}
+    return {handler: received for handler, received in found.items() if received}
 
 
 Handler = Callable[[Distributor, list[ReceivedFact[Any]]], Call[Any]]
@@ -374,7 +374,7 @@ HANDLERS: dict[type[Fact], Handler] = {
 TICKS = {
     "run_alarms": 0.1,
     "relieve": 0.1,
-    "look_again": 0.05,
+    "refresh_loads": 0.05,
     "try_held": 0.05,
     "read_suspended": 0.5,
     "read_pools": 1.0,

@@ -28,7 +28,7 @@ class Follower:
 
     def __init__(self, cell: WorkerContext, changed: Callable[[set[str]], Awaitable[None]]) -> None:
         self.cell = cell
-        self.disturbed: Callable[[], None] = lambda: None
+        self.request_recovery: Callable[[], None] = lambda: None
         self._changed = changed
         self._key = cell.keys.of("log:agents")
         self._cursor: str | None = None
@@ -112,7 +112,7 @@ class Follower:
 
     def _lose_track(self) -> None:
         self._cursor = None
-        self.disturbed()
+        self.request_recovery()
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -85,17 +85,17 @@ class Intake:
         Raises:
             redis.exceptions.RedisError: a passing one; everything that it concerned is still pending.
         """
-        told = await self._decode(entries)
-        if not told:
+        received = await self._decode(entries)
+        if not received:
             return
         try:
-            failures = await self.service.handle(told)
+            failures = await self.service.handle(received)
         except Exception as error:
             if is_passing(error):
                 raise
-            log.exception("worker.batch_failed", entries=len(told))
-            failures = [Failure(one.entry, str(error)) for one in told]
-        self._count(told, len(failures))
+            log.exception("worker.batch_failed", entries=len(received))
+            failures = [Failure(one.entry, str(error)) for one in received]
+        self._count(received, len(failures))
         if failures:
             await self.handle_alone([failure.entry for failure in failures])
 
@@ -131,11 +131,11 @@ class Intake:
 
     async def _try(self, entry: Entry, tries: int) -> str | None:
         """One entry by itself; why it failed, if it did. A passing error is raised."""
-        told = await self._decode([entry])
-        if not told:
+        received = await self._decode([entry])
+        if not received:
             return None
         try:
-            failures = await self.service.handle(told)
+            failures = await self.service.handle(received)
         except Exception as error:
             if is_passing(error):
                 raise
@@ -144,11 +144,11 @@ class Intake:
         if failures:
             log.warning("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries, why=failures[0].why)
             return failures[0].why
-        self._count(told, 0)
+        self._count(received, 0)
         return None
 
     async def _decode(self, entries: Sequence[Entry]) -> list[ReceivedFact[Any]]:
-        told: list[ReceivedFact[Any]] = []
+        received: list[ReceivedFact[Any]] = []
         bad: list[tuple[Entry, str, str]] = []
         service, checked = self.service, self.service.checked
         for entry, fact in zip(entries, codec.facts_of(entries, self._max_bytes), strict=True):
@@ -161,10 +161,10 @@ class Intake:
                 bad.append((entry, error.code, str(error)))
             else:
                 caller = codec.caller_of(entry.fields) if b"caller" in entry.fields else ""
-                told.append(ReceivedFact(entry, fact, caller))
+                received.append(ReceivedFact(entry, fact, caller))
         if bad:
             await self._bury(bad)
-        return told
+        return received
 
     async def _bury(self, bad: Sequence[tuple[Entry, str, str]]) -> None:
         burials = [
@@ -187,9 +187,9 @@ class Intake:
                 "entry.buried", stream=burial.stream, entry=burial.entry, code=burial.code, reason=burial.reason
             )
 
-    def _count(self, told: Sequence[ReceivedFact[Any]], failed: int) -> None:
-        self.handled += sum(len(parts_of(one.fact)) for one in told) - failed
-        self.lag_ms = max(0, int(time.time() * 1000) - int(told[-1].entry.id.partition("-")[0]))
+    def _count(self, received: Sequence[ReceivedFact[Any]], failed: int) -> None:
+        self.handled += sum(len(parts_of(one.fact)) for one in received) - failed
+        self.lag_ms = max(0, int(time.time() * 1000) - int(received[-1].entry.id.partition("-")[0]))
 
 
 def _is_kept_whole(entry: Entry) -> bool:

@@ -42,21 +42,21 @@ class Loop:
         self.name = name
         self.consumer = Consumer(self.cell.redis, self.cell.keys, service.kind, name, CONSUMES[service.kind])
         self.intake = Intake(service, self.consumer)
-        self._fewer: dict[str, int] = {}  # stream -> entries to read of it next time, where that is less than a batch
+        self._read_limits: dict[str, int] = {}  # stream -> entries of the next read, if fewer than a batch
         self._stopped = asyncio.Event()
         self._attention = asyncio.Event()  # cuts a waiting read short
         self._attending: asyncio.Task[bool] | None = None  # waits for it
-        self._dirty = True  # nothing is known yet
+        self._needs_recovery = True  # nothing is known yet
         self._has_begun = False
-        self._disturbances = 0
+        self._recovery_requests = 0
         self._is_demoted = False  # the server, by the last errors
         self._rounds: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[list[Entry]] | None = None  # the next read, where it has begun
         self._taken_over_at = 0.0
         self._started_at = int(time.time() * 1000)
         self._round_at = time.monotonic()  # when it last came round
-        self._said = (time.monotonic(), 0)  # when presence was last said, and how many entries were handled by then
-        service.disturbed = self._disturb
+        self._last_heartbeat = (time.monotonic(), 0)  # its time, and the facts handled by then
+        service.request_recovery = self._request_recovery
 
     def stop(self) -> None:
         """Read nothing more, finish what was read, end."""
@@ -69,7 +69,10 @@ class Loop:
 
     async def run(self) -> None:
         """The loop."""
-        ticks = {**self.service.ticks(), "presence": Tick(self.cell.settings.presence_ttl_s / 3, self._say_present)}
+        ticks = {
+            **self.service.ticks(),
+            "worker_heartbeat": Tick(self.cell.settings.presence_ttl_s / 3, self._send_heartbeat),
+        }
         ticking = [asyncio.create_task(self._tick(name, tick)) for name, tick in ticks.items()]
         backoff, longest = BACKOFF_S
         failures = 0
@@ -78,7 +81,7 @@ class Loop:
             while not self._stopped.is_set():
                 self._round_at = time.monotonic()
                 try:
-                    if self._dirty:
+                    if self._needs_recovery:
                         await self._recover()
                     await self._take_over()
                     await self._begin(await self._read_new())
@@ -91,7 +94,7 @@ class Loop:
                     log.exception("worker.failed", in_a_row=failures)
                     if failures >= FAILURES:
                         raise
-                    self._disturb()
+                    self._request_recovery()
                 await self._pause(backoff)
                 backoff = min(backoff * 2, longest)
             await self._leave()
@@ -107,13 +110,13 @@ class Loop:
         if self._is_demoted:
             self._is_demoted = False
             await leave_server(self.cell.redis)
-        before = self._disturbances
+        before = self._recovery_requests
         self._attention.clear()
         await self.cell.scripts.load()
         await self.consumer.make_groups()
         self.service.held.clear()
         await self.service.resync()
-        self._dirty = self._disturbances != before
+        self._needs_recovery = self._recovery_requests != before
         # What is pending at the start was left by an earlier process of this name, which one of them may have killed.
         await self._handle_pending(alone=not self._has_begun)
         self._has_begun = True
@@ -122,7 +125,7 @@ class Loop:
         """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
-            found = await self.consumer.own_pending(min(self._fewer.values(), default=self.cell.settings.batch))
+            found = await self.consumer.own_pending(min(self._read_limits.values(), default=self.cell.settings.batch))
             entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
             if not entries:
                 return
@@ -163,7 +166,7 @@ class Loop:
 
     def _read(self, sent: asyncio.Future[None] | None = None) -> asyncio.Task[list[Entry]]:
         settings = self.cell.settings
-        reading = self.consumer.read_new(settings.batch, settings.read_block_ms, sent, self._fewer)
+        reading = self.consumer.read_new(settings.batch, settings.read_block_ms, sent, self._read_limits)
         return asyncio.create_task(reading)
 
     async def _read_ahead(self) -> None:
@@ -182,7 +185,9 @@ class Loop:
     async def _begin(self, entries: list[Entry]) -> None:
         """Begin a round for each batch; at most ``depth`` rounds are in flight."""
         read = Counter([entry.stream for entry in entries])
-        is_full = any(count >= self._fewer.get(stream, self.cell.settings.batch) for stream, count in read.items())
+        is_full = any(
+            count >= self._read_limits.get(stream, self.cell.settings.batch) for stream, count in read.items()
+        )
         batches = self._batches(entries)
         # Behind a full read more waits: asked for now, it is here when the server is done with these.
         if is_full and not self._stopped.is_set():
@@ -203,7 +208,7 @@ class Loop:
             self._interrupted(error)
         except Exception:
             log.exception("round.failed", entries=len(entries))
-            self._disturb()  # they are still pending, and are read again
+            self._request_recovery()  # they are still pending, and are read again
 
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
         """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
@@ -226,10 +231,10 @@ class Loop:
             size += weight
             number += count
             all_before += count
-        self._fewer = {
-            stream: max(1, min(settings.batch * read // told, settings.batch_bytes * read // max(1, total)))
-            for stream, (read, told, total) in of_stream.items()
-            if told > read or total * settings.batch > settings.batch_bytes * read
+        self._read_limits = {
+            stream: max(1, min(settings.batch * read // facts, settings.batch_bytes * read // max(1, total)))
+            for stream, (read, facts, total) in of_stream.items()
+            if facts > read or total * settings.batch > settings.batch_bytes * read
         }
         return batches
 
@@ -248,15 +253,15 @@ class Loop:
         except Exception:
             log.exception("worker.failed", while_="leaving")
 
-    def _disturb(self) -> None:
-        self._dirty = True
-        self._disturbances += 1
+    def _request_recovery(self) -> None:
+        self._needs_recovery = True
+        self._recovery_requests += 1
         self._attention.set()
 
     def _interrupted(self, error: Exception) -> None:
         log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}"[-300:])
         self._is_demoted = self._is_demoted or is_demoted(error)
-        self._disturb()
+        self._request_recovery()
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -266,7 +271,7 @@ class Loop:
         while True:
             waits_s = tick.every_s
             try:
-                if self._dirty:
+                if self._needs_recovery:
                     waits_s = min(waits_s, UNREADY_S)
                 else:
                     await tick.act()
@@ -276,20 +281,20 @@ class Loop:
                 log.exception("tick.failed", tick=name)
             await asyncio.sleep(waits_s)
 
-    async def _say_present(self) -> None:
-        said_at, handled = self._said
+    async def _send_heartbeat(self) -> None:
+        sent_at, handled = self._last_heartbeat
         now = time.monotonic()
-        self._said = (now, self.intake.handled)
+        self._last_heartbeat = (now, self.intake.handled)
         fields: dict[str, str | int | float] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started_at": self._started_at,
             "handled": self.intake.handled,
-            "per_s": round((self.intake.handled - handled) / (now - said_at), 1) if now > said_at else 0,
+            "per_s": round((self.intake.handled - handled) / (now - sent_at), 1) if now > sent_at else 0,
             "lag_ms": self.intake.lag_ms,
             "idle_ms": int((now - self._round_at) * 1000),
             "version": __version__,
-            **self.service.presence(),
+            **self.service.heartbeat_fields(),
         }
         scripts = self.cell.scripts
         await scripts.run(scripts.worker_heartbeat(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))

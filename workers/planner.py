@@ -67,7 +67,7 @@ class Planner:
         self.forgotten = 0  #: how many times everything was forgotten: what was read before is of no use then
         self.unread: dict[str, None] = {}  #: waiting pools that an agent can serve, of unknown length
         self.unknown: set[str] = set()  #: pools that an answer named and that have no definition here
-        self.heard: set[str] | None = None  #: while the table is read: the pools that answers name meanwhile
+        self.reported: set[str] | None = None  #: while the table is read: the pools that answers name meanwhile
         #: Agents that dispatch raised an error for; they are suspended until their rows are read again.
         self.broken: set[str] = set()
         self._order: list[Entry] = []
@@ -138,18 +138,18 @@ class Planner:
         """The pool is not in the table any more."""
         self.measure(pool, 0, 0.0)
 
-    def hear(self, batch: TaskBatch) -> None:
+    def apply(self, batch: TaskBatch) -> None:
         """Take over what a script answered of pools and loads."""
-        self._hear_pools(batch)
-        self.view.hear(batch.loads)
+        self._apply_pools(batch)
+        self.view.apply_loads(batch.loads)
 
-    def _hear_pools(self, batch: TaskBatch) -> None:
+    def _apply_pools(self, batch: TaskBatch) -> None:
         if batch.pools_rev == self.pools_rev + batch.raised:
             self.pools_rev = batch.pools_rev
         else:
             self.is_stale = True
-        if self.heard is not None:
-            self.heard.update(batch.pools)
+        if self.reported is not None:
+            self.reported.update(batch.pools)
         for pool, (length, head) in batch.pools.items():
             if pool not in self.waiting and length:
                 definition = self.definitions.get(pool)
@@ -210,7 +210,7 @@ class Planner:
                 changed.add(placement.agent_id)
         while len(self._leases) > LEASES_KEPT:
             del self._leases[next(iter(self._leases))]
-        self._hear_pools(batch)
+        self._apply_pools(batch)
         self.view.answered(_count_by_agent(placements), batch.loads)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)

@@ -62,7 +62,7 @@ class PoolTable:
         planner = self.planner
         since, forgotten = planner.pools_rev, planner.forgotten
         planner.is_stale = False  # what is heard from now on counts for the next look
-        planner.heard = set()
+        planner.reported = set()
         unknown: set[str] = set()
         is_done = False
         try:
@@ -79,7 +79,7 @@ class PoolTable:
                 is_done = planner.forgotten == forgotten
             return changes.count
         finally:
-            planner.heard = None
+            planner.reported = None
             if not is_done:
                 planner.is_stale = True
                 if planner.forgotten == forgotten:
@@ -132,22 +132,22 @@ class PoolTable:
     async def _refresh(self, pools: list[str]) -> None:
         if not pools:
             return
-        planner, outer, forgotten = self.planner, self.planner.heard, self.planner.forgotten
-        planner.heard = set()
+        planner, outer, forgotten = self.planner, self.planner.reported, self.planner.forgotten
+        planner.reported = set()
         try:
             lengths = await queries.pool_lengths(self.redis, self.keys, pools)
             if planner.forgotten == forgotten:
                 for pool, (length, head) in lengths.items():
-                    if pool not in planner.heard:
+                    if pool not in planner.reported:
                         planner.measure(pool, length, head)
         finally:
             if outer is not None:
-                outer |= planner.heard
-            planner.heard = outer
+                outer |= planner.reported
+            planner.reported = outer
 
     def _is_newer(self, pool: str) -> bool:
         """Whether a script's answer may be newer than what was read of the pool; then the next look reads it again."""
-        if pool not in (self.planner.heard or ()):
+        if pool not in (self.planner.reported or ()):
             return False
         self.planner.unknown.add(pool)
         self.planner.is_stale = True

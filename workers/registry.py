@@ -42,15 +42,15 @@ class Registry(Service):
         In their order: a status that is handled after a refresh which it preceded would count as outdated.
         """
         calls: list[Call[list[str]]] = []
-        told_of: list[list[ReceivedFact[Any]]] = []
+        batches: list[list[ReceivedFact[Any]]] = []
         for handler, run in groupby(batch, key=lambda one: HANDLERS[type(one.fact)]):
-            told = list(run)
-            calls.append(handler(self, told))
-            told_of.append(told)
+            received = list(run)
+            calls.append(handler(self, received))
+            batches.append(received)
         failures: list[Failure] = []
-        for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
-            self.hold(told, words)
-            failures += failures_of(told, words)
+        for received, words in zip(batches, await self.cell.scripts.run(*calls), strict=True):
+            self.hold(received, words)
+            failures += failures_of(received, words)
         return failures
 
     def register(self, batch: list[ReceivedFact[AgentRegistered]]) -> Call[list[str]]:
@@ -116,8 +116,8 @@ class Registry(Service):
         return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
 
 
-def _registration(told: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
-    entry, fact, caller = told
+def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
+    entry, fact, caller = received
     capacity = default_capacity if fact.capacity is None else fact.capacity
     seen = _Seen(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
     interval = fact.heartbeat_interval

@@ -25,14 +25,14 @@ class Router(Service):
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """One call for each run of facts of a kind, all in one round trip and in their order."""
         calls: list[Call[list[str]]] = []
-        told_of: list[list[ReceivedFact[Any]]] = []
+        batches: list[list[ReceivedFact[Any]]] = []
         for kind, run in groupby(batch, key=lambda one: type(one.fact)):
-            told = list(run)
-            calls.append(HANDLERS[kind](self, told))
-            told_of.append(told)
+            received = list(run)
+            calls.append(HANDLERS[kind](self, received))
+            batches.append(received)
         failures: list[Failure] = []
-        for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
-            failures += failures_of(told, words)
+        for received, words in zip(batches, await self.cell.scripts.run(*calls), strict=True):
+            failures += failures_of(received, words)
         return failures
 
     def deliver(self, batch: list[ReceivedFact[MessageSent]]) -> Call[list[str]]:
@@ -59,8 +59,8 @@ class Router(Service):
         """Dead letters that are too old or too many are forgotten, also while no message comes."""
         await self.cell.scripts.run(self.cell.scripts.deliver([]))
 
-    def _delivery(self, told: ReceivedFact[MessageSent]) -> Delivery:
-        entry, fact, caller = told
+    def _delivery(self, received: ReceivedFact[MessageSent]) -> Delivery:
+        entry, fact, caller = received
         ttl = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
         return Delivery(
             entry=entry.id,

@@ -21,7 +21,7 @@ PUT_OFF = frozenset({"WAIT", "MORE"})
 
 
 class ReceivedFact(NamedTuple, Generic[F]):
-    """A fact with the entry that told it."""
+    """A fact with the entry that carries it."""
 
     entry: Entry
     fact: F
@@ -56,7 +56,7 @@ class Service(ABC):
         #: Entries by (stream, id) that are read, not consumed, and remembered here to be tried again soon.
         self.held: dict[tuple[str, str], ReceivedFact[Any]] = {}
         #: Set by the loop: what runs beside it tells it of an error by calling this, and it re-reads what is its own.
-        self.disturbed: Callable[[], None] = lambda: None
+        self.request_recovery: Callable[[], None] = lambda: None
 
     @abstractmethod
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
@@ -70,10 +70,10 @@ class Service(ABC):
         """Remember what its script put off (WAIT, MORE), and forget what it has done."""
         if not self.held and PUT_OFF.isdisjoint(words):
             return
-        for told, word in zip(batch, words, strict=True):
-            key = (told.entry.stream, told.entry.id)
+        for received, word in zip(batch, words, strict=True):
+            key = (received.entry.stream, received.entry.id)
             if word in PUT_OFF:
-                self.held[key] = told
+                self.held[key] = received
             else:
                 self.held.pop(key, None)
 
@@ -82,7 +82,7 @@ class Service(ABC):
         if self.held:
             await self.handle(list(self.held.values()))
 
-    def presence(self) -> dict[str, str]:
+    def heartbeat_fields(self) -> dict[str, str]:
         """What this worker tells of itself in its presence, beside what each does."""
         return {}
 

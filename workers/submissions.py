@@ -13,9 +13,9 @@ from workers.transitions import Submission
 _BY_STREAM = {f"in:tasks:{one}": (one.value, HEAD_START_MS[one]) for one in Priority}
 
 
-def submission_of(told: ReceivedFact[Any], fact: TaskSubmitted, pool: str) -> Submission:
+def submission_of(received: ReceivedFact[Any], fact: TaskSubmitted, pool: str) -> Submission:
     """One task of what was submitted, as ``admit`` takes it."""
-    entry, whole, caller = told
+    entry, whole, caller = received
     priority, head_start = _BY_STREAM[entry.stream]
     submitted_at = int(entry.id.partition("-")[0])
     run_at = _run_at_of(fact, submitted_at)

@@ -25,12 +25,12 @@ from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, un
 #: Groups kept at most that no waiting pool uses; the ones that have not been used for longest are dropped.
 GROUPS_KEPT = 10_000
 #: The facet that every agent has: groups that require nothing are listed under it.
-EVERY = "*"
+ANY_AGENT = "*"
 #: Members of full groups that are looked through at once for agents whose load is old.
 MEMBERS_LOOKED_AT = 50_000
 
 #: The members of every group that has none. It cannot be added to by mistake.
-NOBODY: set[str] = frozenset()  # type: ignore[assignment]
+NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
 class Candidates:
@@ -57,10 +57,10 @@ class Candidates:
         self.key = key
         self.requirements = requirements
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
-        self.watched = EVERY  #: the facet that the group is listed under
+        self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
-        self.within: set[str] = NOBODY  #: agents that have all of ``needs``
-        self.eligible: set[str] = NOBODY  #: those of them that meet all requirements now
+        self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
+        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner has put it aside until ``View.woken`` returns it
         self.version = 0  #: of the view, when this group was last brought up to date
@@ -107,7 +107,7 @@ class Candidates:
 class AgentState:
     """One agent in the view."""
 
-    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "heard", "heard_at", "planned")
+    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "planned", "reported_at", "reported_load")
 
     def __init__(self, agent: FleetAgent) -> None:
         self.facets = facets_of(agent)
@@ -119,8 +119,8 @@ class AgentState:
     def take_over(self, agent: FleetAgent) -> None:
         """Take over the agent's row; what is planned stays planned."""
         self.agent = agent
-        self.heard = agent.load
-        self.heard_at = time.monotonic()
+        self.reported_load = agent.load
+        self.reported_at = time.monotonic()
         self.freed = 0  #: slots that round trips under way make free
 
 
@@ -131,7 +131,7 @@ class View:
         self.health_threshold = health_threshold
         self.strategy = strategy
         self.random = random
-        self.seats: dict[str, AgentState] = {}
+        self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[tuple[bytes, str | None], Candidates] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the latest used last
@@ -149,9 +149,9 @@ class View:
         for group in list(self._unused):
             self._drop(group)
         for group in self._groups.values():
-            group.within = group.eligible = NOBODY
+            group.within = group.eligible = NO_AGENTS
             group.forget()
-        self.seats.clear()
+        self.agents.clear()
         self._having.clear()
         self._full.clear()
         self._opened.clear()
@@ -168,24 +168,24 @@ class View:
         for group in self._groups.values():
             if group.own_strategy is None:
                 group.forget()
-        for seat in self.seats.values():
-            self._judge(seat)
-            self._refresh(seat)
+        for state in self.agents.values():
+            self._judge(state)
+            self._refresh(state)
         return True
 
     def update(self, asked: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
         """Take over the rows of the agents asked for; one without a row is gone."""
         for agent_id in asked:
-            seat, row = self.seats.get(agent_id), rows.get(agent_id)
-            if seat is not None and row is not None and seat.facets == facets_of(row):
-                seat.take_over(row)
-                self._judge(seat)
-                self._refresh(seat)
+            state, row = self.agents.get(agent_id), rows.get(agent_id)
+            if state is not None and row is not None and state.facets == facets_of(row):
+                state.take_over(row)
+                self._judge(state)
+                self._refresh(state)
                 continue
             planned = 0
-            if seat is not None:
-                planned = seat.planned
-                self._remove(seat)
+            if state is not None:
+                planned = state.planned
+                self._remove(state)
             if row is not None:
                 self._add(row, planned)
 
@@ -229,10 +229,10 @@ class View:
         for agent_id in self._opened:
             if not self._full:
                 break
-            seat = self.seats.get(agent_id)
-            if seat is None or not seat.has_room:
+            state = self.agents.get(agent_id)
+            if state is None or not state.has_room:
                 continue
-            groups = seat.groups if len(seat.groups) < len(self._full) else list(self._full)
+            groups = state.groups if len(state.groups) < len(self._full) else list(self._full)
             for group in groups:
                 if group.is_asleep and agent_id in group.eligible:
                     self._wake(group)
@@ -266,53 +266,53 @@ class View:
         agent_id = strategy.choose()
         if agent_id is None:
             return None
-        seat = self.seats[agent_id]
-        seat.planned += 1
-        self._refresh(seat)
+        state = self.agents[agent_id]
+        state.planned += 1
+        self._refresh(state)
         # This group need not look for what has changed before the next is taken from it.
-        _offer(seat, strategy)
+        _offer(state, strategy)
         group.version = self._version
-        return seat.agent
+        return state.agent
 
     def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
         """Subtract answered tasks from what is planned for each agent, and take over the loads that came with them."""
         for agent_id, count in counts.items():
-            seat = self.seats.get(agent_id)
-            if seat is not None and seat.planned:
-                seat.planned = max(0, seat.planned - count)
+            state = self.agents.get(agent_id)
+            if state is not None and state.planned:
+                state.planned = max(0, state.planned - count)
                 if agent_id not in loads:  # the others are refreshed once, with their loads
-                    self._refresh(seat)
-        self.hear(loads)
+                    self._refresh(state)
+        self.apply_loads(loads)
 
     def free(self, agent_id: str, count: int) -> None:
         """So many tasks of the agent end in a round trip that is about to be sent; negative: it is over."""
-        seat = self.seats.get(agent_id)
-        if seat is not None:
-            seat.freed = max(0, seat.freed + count)
-            self._refresh(seat)
+        state = self.agents.get(agent_id)
+        if state is not None:
+            state.freed = max(0, state.freed + count)
+            self._refresh(state)
 
     def suspend(self, agent_id: str) -> None:
         """Plan nothing for an agent until its row is read again: it is not what the view thought."""
-        seat = self.seats.get(agent_id)
-        if seat is not None:
-            seat.agent.active = False
-            self._refresh(seat)
+        state = self.agents.get(agent_id)
+        if state is not None:
+            state.agent.active = False
+            self._refresh(state)
 
-    def hear(self, loads: Mapping[str, int]) -> None:
+    def apply_loads(self, loads: Mapping[str, int]) -> None:
         """Take over true loads."""
         at = time.monotonic()
         for agent_id, load in loads.items():
-            seat = self.seats.get(agent_id)
-            if seat is not None:
-                seat.heard, seat.heard_at = load, at
-                self._refresh(seat)
+            state = self.agents.get(agent_id)
+            if state is not None:
+                state.reported_load, state.reported_at = load, at
+                self._refresh(state)
 
-    def unheard(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
-        """Agents of these groups whose load was last heard longer than ``for_s`` ago: the ``most`` longest unheard."""
+    def stale_agents(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
+        """Return the agents of these groups with a load older than ``for_s`` seconds: the ``most`` oldest ones."""
         before = time.monotonic() - for_s
-        heard_at = {agent_id: self.seats[agent_id].heard_at for group in groups for agent_id in group.eligible}
-        found = [agent_id for agent_id, at in heard_at.items() if at < before]
-        return found if len(found) <= most else heapq.nsmallest(most, found, key=heard_at.__getitem__)
+        reported_at = {agent_id: self.agents[agent_id].reported_at for group in groups for agent_id in group.eligible}
+        found = [agent_id for agent_id, at in reported_at.items() if at < before]
+        return found if len(found) <= most else heapq.nsmallest(most, found, key=reported_at.__getitem__)
 
     def bring_up_to_date(self, group: Candidates) -> None:
         """Tell the group's strategy what has changed since it was last looked at."""
@@ -323,20 +323,20 @@ class View:
         if len(group.eligible) < changes:
             for agent_id in group.eligible:
                 if self._changed.get(agent_id, 0) > group.version:
-                    _offer(self.seats[agent_id], strategy)
+                    _offer(self.agents[agent_id], strategy)
         else:
             for agent_id in reversed(self._changed):
                 if self._changed[agent_id] <= group.version:
                     break
                 if agent_id in group.eligible:
-                    _offer(self.seats[agent_id], strategy)
+                    _offer(self.agents[agent_id], strategy)
         group.version = self._version
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """A new strategy that holds those of the group's agents that have room."""
         strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
         for agent_id in group.eligible:
-            _offer(self.seats[agent_id], strategy)
+            _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
 
@@ -345,10 +345,10 @@ class View:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
-            self._watch(group, min(group.needs, key=self._frequency, default=EVERY))
-            agents = self.seats if group.watched == EVERY else self._having.get(group.watched, {})
-            for seat in agents.values():
-                self._consider(seat, group)
+            self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
+            agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
+            for state in agents.values():
+                self._consider(state, group)
         return group
 
     def _keep_unused(self, group: Candidates) -> None:
@@ -359,49 +359,49 @@ class View:
             self._drop(next(iter(self._unused)))
 
     def _add(self, agent: FleetAgent, planned: int = 0) -> None:
-        seat = self.seats[agent.agent_id] = AgentState(agent)
-        seat.planned = planned
-        for facet in seat.facets:
-            self._having.setdefault(facet, {})[agent.agent_id] = seat
-        for facet in (EVERY, *seat.facets):
+        state = self.agents[agent.agent_id] = AgentState(agent)
+        state.planned = planned
+        for facet in state.facets:
+            self._having.setdefault(facet, {})[agent.agent_id] = state
+        for facet in (ANY_AGENT, *state.facets):
             for group in list(self._watching.get(facet, ())):
-                if not self._consider(seat, group):
-                    self._watch_rarer(group, seat)
-        self._refresh(seat)
+                if not self._consider(state, group):
+                    self._watch_rarer(group, state)
+        self._refresh(state)
 
-    def _remove(self, seat: AgentState) -> None:
-        agent_id = seat.agent.agent_id
-        del self.seats[agent_id]
+    def _remove(self, state: AgentState) -> None:
+        agent_id = state.agent.agent_id
+        del self.agents[agent_id]
         self._changed.pop(agent_id, None)
-        self.rooms -= seat.has_room
-        for facet in seat.facets:
+        self.rooms -= state.has_room
+        for facet in state.facets:
             having = self._having[facet]
             del having[agent_id]
             if not having:
                 del self._having[facet]
-        for group in seat.groups:
+        for group in state.groups:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
 
-    def _consider(self, seat: AgentState, group: Candidates) -> bool:
+    def _consider(self, state: AgentState, group: Candidates) -> bool:
         """Whether the agent has all that the group needs; then it is in the group whenever it is fit."""
-        if not seat.facets.issuperset(group.needs):
+        if not state.facets.issuperset(group.needs):
             return False
         if not group.within:
             group.within = set()
-        group.within.add(seat.agent.agent_id)
-        seat.groups[group] = None
-        self._judge_in(seat, group)
+        group.within.add(state.agent.agent_id)
+        state.groups[group] = None
+        self._judge_in(state, group)
         return True
 
-    def _judge(self, seat: AgentState) -> None:
-        for group in seat.groups:
-            self._judge_in(seat, group)
+    def _judge(self, state: AgentState) -> None:
+        for group in state.groups:
+            self._judge_in(state, group)
 
-    def _judge_in(self, seat: AgentState, group: Candidates) -> None:
-        agent_id = seat.agent.agent_id
-        if unmet(seat.agent, group.requirements, self.health_threshold) is not None:
+    def _judge_in(self, state: AgentState, group: Candidates) -> None:
+        agent_id = state.agent.agent_id
+        if unmet(state.agent, group.requirements, self.health_threshold) is not None:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
         elif agent_id not in group.eligible:
@@ -418,17 +418,17 @@ class View:
         group.is_asleep = False
         self._full.pop(group, None)
 
-    def _refresh(self, seat: AgentState) -> None:
-        agent, changed = seat.agent, self._changed
+    def _refresh(self, state: AgentState) -> None:
+        agent, changed = state.agent, self._changed
         agent_id = agent.agent_id
-        load = max(0, seat.heard + seat.planned - seat.freed)
+        load = max(0, state.reported_load + state.planned - state.freed)
         agent.load = load
         self._version += 1
         changed.pop(agent_id, None)
         changed[agent_id] = self._version
         has_room = load < agent.capacity and agent.active
-        if has_room is not seat.has_room:
-            seat.has_room = has_room
+        if has_room is not state.has_room:
+            state.has_room = has_room
             if not has_room:
                 self.rooms -= 1
                 return
@@ -449,9 +449,9 @@ class View:
         if not watching:
             del self._watching[group.watched]
 
-    def _watch_rarer(self, group: Candidates, seat: AgentState) -> None:
+    def _watch_rarer(self, group: Candidates, state: AgentState) -> None:
         """List a group under a facet that this agent lacks, if fewer agents have it: the next like it costs nothing."""
-        rarest = min((facet for facet in group.needs if facet not in seat.facets), key=self._frequency)
+        rarest = min((facet for facet in group.needs if facet not in state.facets), key=self._frequency)
         if self._frequency(rarest) < self._frequency(group.watched):
             self._unwatch(group)
             self._watch(group, rarest)
@@ -461,11 +461,11 @@ class View:
         del self._groups[group.key]
         self._unwatch(group)
         for agent_id in group.within:
-            del self.seats[agent_id].groups[group]
+            del self.agents[agent_id].groups[group]
 
 
-def _offer(seat: AgentState, strategy: Strategy) -> None:
-    if seat.has_room:
-        strategy.offer(seat.agent)
+def _offer(state: AgentState, strategy: Strategy) -> None:
+    if state.has_room:
+        strategy.offer(state.agent)
     else:
-        strategy.withdraw(seat.agent.agent_id)
+        strategy.withdraw(state.agent.agent_id)

@@ -179,7 +179,7 @@ async def test_what_is_heard_while_the_table_is_read_is_newer(
             else:
                 await cell.dispatch(pool=pool)
             rev = await cell.counter("pools_rev")
-            planner.hear(TaskBatch([], {}, {pool: (1, 5.0) if task else (0, 0.0)}, rev, raised))
+            planner.apply(TaskBatch([], {}, {pool: (1, 5.0) if task else (0, 0.0)}, rev, raised))
         return rows
 
     monkeypatch.setattr(queries, "pool_rows", slow)
@@ -203,7 +203,7 @@ async def test_an_answer_that_comes_while_all_is_read_leaves_what_it_does_not_te
             yield rows
         await cell.submit("t2", pool="p2")
         await cell.submit("t3", pool="p3")
-        planner.hear(TaskBatch([], {}, {"p3": (1, 5.0)}, await cell.counter("pools_rev"), 1))
+        planner.apply(TaskBatch([], {}, {"p3": (1, 5.0)}, await cell.counter("pools_rev"), 1))
 
     monkeypatch.setattr(queries, "scan_pools", slow)
     await following.table.look()

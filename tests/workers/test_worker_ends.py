@@ -145,7 +145,7 @@ async def test_a_worker_stops_while_it_cannot_reach_its_server(cell: RunningCell
     away = WorkerContext.open(f"redis://127.0.0.1:{unused_port}", cell.settings)
     loop = Loop(Router(away), "lonely")
     task = asyncio.create_task(loop.run())
-    await wait_until(lambda: loop._disturbances > 2, "it has tried a few times")
+    await wait_until(lambda: loop._recovery_requests > 2, "it has tried a few times")
     loop.stop()
     async with asyncio.timeout(3):
         await task
