@@ -23,13 +23,12 @@ from coord.connection import locate, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnfit
 from coord.models.ids import check_id, new_id
 from coord.server_check import ServerReport, check_migration, check_server
-from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.intake import is_passing
 from workers.loop import Loop
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service, end_tasks
+from workers.service import Service, WorkerContext, end_tasks
 
 log = logs.get_logger()
 

@@ -12,8 +12,7 @@ from coord import logs, queries
 from coord.background import keep
 from coord.connection import is_demoted, leave_server
 from coord.models.agents import FleetAgent
-from workers.cell import WorkerContext
-from workers.service import end_tasks
+from workers.service import WorkerContext, end_tasks
 
 log = logs.get_logger()
 

@@ -8,7 +8,6 @@ agent's first registration is answered with ``unknown_agent``, and the agent reg
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -24,47 +23,38 @@ from coord.models.facts import (
     AgentStatusChanged,
     Fact,
 )
-from workers import control
-from workers.service import Failure, ReceivedFact, Service, Tick, failures_of
-from workers.transitions import Call, Departure, Heartbeat, LeaseList, Registration, StatusChange
+from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
+from workers.transitions import Call, Departure, DrainRequest, Heartbeat, LeaseList, Registration, StatusChange
 
 log = logs.get_logger()
 
 
 class Registry(Service):
-    """Turns agents' facts into their records, and gives up those that fall silent."""
+    """Turns agents' facts into their records, and declares agents lost that send no more heartbeats."""
 
     kind: ClassVar[str] = "registry"
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """One call for each run of facts of a kind, all in one round trip.
+        """Handle a batch in the order of its entries, in one round trip.
 
-        In their order: a status that is handled after a refresh which it preceded would count as outdated.
+        (A status that is handled after a refresh which it preceded would count as outdated.)
         """
-        calls: list[Call[list[str]]] = []
-        batches: list[list[ReceivedFact[Any]]] = []
-        for handler, run in groupby(batch, key=lambda one: HANDLERS[type(one.fact)]):
-            received = list(run)
-            calls.append(handler(self, received))
-            batches.append(received)
-        failures: list[Failure] = []
-        for received, words in zip(batches, await self.cell.scripts.run(*calls), strict=True):
-            self.hold(received, words)
-            failures += failures_of(received, words)
-        return failures
+        return await self.handle_in_order(batch, HANDLERS)
 
     def register(self, batch: list[ReceivedFact[AgentRegistered]]) -> Call[list[str]]:
         """``register`` for a batch of ``AgentRegistered``."""
         capacity = self.cell.settings.default_capacity
-        return self.cell.scripts.register([_registration(one, capacity) for one in batch])
+        return self.cell.scripts.register([_registration(received, capacity) for received in batch])
 
     def heartbeat(self, batch: list[ReceivedFact[AgentHeartbeat]]) -> Call[list[str]]:
         """``heartbeat`` for a batch of ``AgentHeartbeat``."""
-        beats: list[Heartbeat] = []
+        heartbeats: list[Heartbeat] = []
         for entry, fact, caller in batch:
             metrics = fact.load_metrics
-            beats.append(Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf))
-        return self.cell.scripts.heartbeat(beats)
+            heartbeats.append(
+                Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf)
+            )
+        return self.cell.scripts.heartbeat(heartbeats)
 
     def change_status(self, batch: list[ReceivedFact[AgentStatusChanged]]) -> Call[list[str]]:
         """``change_status`` for a batch of ``AgentStatusChanged``."""
@@ -90,36 +80,36 @@ class Registry(Service):
         return self.cell.scripts.check_leases(lists)
 
     def drain(self, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
-        """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``."""
-        return control.drain(self.cell.scripts, batch)
+        """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``, in their order."""
+        requests: list[DrainRequest] = []
+        for entry, fact, caller in batch:
+            requests.append(DrainRequest(entry.id, caller, fact.agent_id, isinstance(fact, AgentDrained)))
+        return self.cell.scripts.drain(requests)
 
     def remove(self, batch: list[ReceivedFact[AgentRemoved]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentRemoved``."""
-        return control.remove(self.cell.scripts, batch)
-
-    def requeue(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``requeue`` for a batch of ``EntryReplayed``."""
-        return control.requeue(self.cell.scripts, self.kind, batch)
+        departures = [Departure(entry.id, caller, fact.agent_id, "") for entry, fact, caller in batch]
+        return self.cell.scripts.deregister(departures, by_operator=True)
 
     def purge(self, batch: list[ReceivedFact[EntriesPurged]]) -> Call[list[str]]:
-        """``purge`` for a batch of ``EntriesPurged``: of every stream, as they are nobody's work any more."""
-        return control.purge(self.cell.scripts, self.kind, "entries", batch)
+        """``purge`` for a batch of ``EntriesPurged``: entries of every stream, also of other kinds of worker."""
+        return self.purge_dead("entries", batch)
 
     async def tick_liveness(self) -> None:
-        """Tick the observed clock; say who was given up."""
-        (expiry,) = await self.cell.scripts.run(self.cell.scripts.tick_liveness())
-        if expiry.stale:
-            log.warning("agents.lost", count=expiry.stale)
+        """Tick the observed clock, and log how many agents are lost."""
+        (answer,) = await self.cell.scripts.run(self.cell.scripts.tick_liveness())
+        if answer.stale:
+            log.warning("agents.lost", count=answer.stale)
 
     def ticks(self) -> dict[str, Tick]:
-        """What is done by the clock."""
-        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+        """Return what is done periodically, by name."""
+        return ticks_of(self, TICKS)
 
 
 def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
     entry, fact, caller = received
     capacity = default_capacity if fact.capacity is None else fact.capacity
-    seen = _Seen(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
+    visible = _Visible(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
     interval = fact.heartbeat_interval
     return Registration(
         entry=entry.id,
@@ -127,7 +117,7 @@ def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int
         agent_id=fact.agent_id,
         incarnation=fact.incarnation,
         interval_ms=None if interval is None else int(interval * 1000),
-        digest=codec.digest_of(seen),
+        digest=codec.digest_of(visible),
         facets=" ".join(_facets(fact)),
         fields={
             "agent_type": fact.agent_type.value,
@@ -145,8 +135,8 @@ def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int
     )
 
 
-class _Seen(Struct, frozen=True):
-    """What eligibility can see of a registration: a change of it raises the agent's ``rev``."""
+class _Visible(Struct, frozen=True):
+    """The part of a registration that eligibility can see: a change of it raises the agent's ``rev``."""
 
     agent_type: str
     capabilities: tuple[str, ...]
@@ -179,5 +169,5 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[li
     EntriesPurged: Registry.purge,
 }
 
-#: What is done by the clock: seconds between two times.
+#: What is done periodically: seconds between two calls.
 TICKS = {"tick_liveness": 0.5, "try_held": 0.05}

@@ -22,9 +22,8 @@ from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
 from tests.workers.raw import Caller, Wire, buried, entries
-from workers.cell import WorkerContext
 from workers.intake import TRIES, Intake, is_passing
-from workers.service import Failure, ReceivedFact, Service, Tick
+from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext
 from workers.transitions import Scripts
 
 LEASE = "0123456789abcdef"

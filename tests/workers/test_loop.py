@@ -28,10 +28,9 @@ from tests.workers.raw import (
     vanish,
     working,
 )
-from workers.cell import WorkerContext
 from workers.loop import FAILURES, Loop
 from workers.router import Router
-from workers.service import Failure, ReceivedFact
+from workers.service import Failure, ReceivedFact, WorkerContext
 
 
 def hang(worker: RunningWorker) -> asyncio.Event:

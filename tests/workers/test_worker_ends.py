@@ -22,10 +22,9 @@ from tests.workers.raw import (
     Caller,
     pending,
 )
-from workers.cell import WorkerContext
 from workers.loop import Loop
 from workers.router import Router
-from workers.service import Failure, ReceivedFact, end_tasks
+from workers.service import Failure, ReceivedFact, WorkerContext, end_tasks
 from workers.transitions import Call, Scripts
 
 
