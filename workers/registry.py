@@ -24,7 +24,16 @@ from coord.models.facts import (
     Fact,
 )
 from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
-from workers.transitions import Call, Departure, DrainRequest, Heartbeat, LeaseList, Registration, StatusChange
+from workers.transitions import (
+    Call,
+    Departure,
+    DrainRequest,
+    Heartbeat,
+    LeaseList,
+    Registration,
+    StatusChange,
+    metric_fields,
+)
 
 log = logs.get_logger()
 
@@ -50,9 +59,9 @@ class Registry(Service):
         """``heartbeat`` for a batch of ``AgentHeartbeat``."""
         heartbeats: list[Heartbeat] = []
         for entry, fact, caller in batch:
-            metrics = fact.load_metrics
+            fields = metric_fields(fact.load_metrics)
             heartbeats.append(
-                Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf)
+                Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, fact.deaf, fields)
             )
         return self.cell.scripts.heartbeat(heartbeats)
 
@@ -60,9 +69,8 @@ class Registry(Service):
         """``change_status`` for a batch of ``AgentStatusChanged``."""
         changes: list[StatusChange] = []
         for entry, fact, caller in batch:
-            changes.append(
-                StatusChange(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fact.load_metrics)
-            )
+            fields = metric_fields(fact.load_metrics)
+            changes.append(StatusChange(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fields))
         return self.cell.scripts.change_status(changes)
 
     def deregister(self, batch: list[ReceivedFact[AgentDeregistered]]) -> Call[list[str]]:

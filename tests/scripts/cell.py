@@ -29,6 +29,7 @@ from workers.transitions import (
     StatusChange,
     Submission,
     TaskBatch,
+    metric_fields,
 )
 
 #: The moment at which every test begins, ms since 1970. In 2033: what scripts append by themselves bears an earlier id.
@@ -165,7 +166,9 @@ class Cell(Records):
         """One heartbeat; the word."""
         entry = await self.append("in:beats", "agent.heartbeat")
         return await self.word(
-            self.scripts.heartbeat([Heartbeat(entry, caller, agent_id, incarnation, leases, metrics)])
+            self.scripts.heartbeat(
+                [Heartbeat(entry, caller, agent_id, incarnation, leases, False, metric_fields(metrics))]
+            )
         )
 
     async def change_status(
@@ -174,7 +177,9 @@ class Cell(Records):
         """One change of status; the word."""
         entry = await self.append("in:registry", "agent.status_changed")
         return await self.word(
-            self.scripts.change_status([StatusChange(entry, caller, agent_id, incarnation, status, metrics)])
+            self.scripts.change_status(
+                [StatusChange(entry, caller, agent_id, incarnation, status, metric_fields(metrics))]
+            )
         )
 
     async def deregister(self, agent_id: str = "a1", *, incarnation: str = "i1", caller: str = "") -> str:

@@ -176,7 +176,7 @@ class World(RuleBasedStateMachine):
         for one in beating:
             entry = self.append("in:beats", "agent.heartbeat")
             leases = len(one.claimed) if one.incarnation else None
-            beats.append(Heartbeat(entry, "", one.agent_id, one.incarnation, leases, {}))
+            beats.append(Heartbeat(entry, "", one.agent_id, one.incarnation, leases, False, {}))
         words = self.run(self.scripts.heartbeat(beats), "in:beats") if beats else []
         for process, word in zip(beating, words, strict=True):
             if word == "SUPERSEDED":

@@ -83,7 +83,7 @@ async def test_the_same_entry_twice_changes_nothing(cell: Cell) -> None:
     """A script that ran twice for one entry has one effect."""
     await cell.register()
     call = cell.scripts.change_status(
-        [StatusChange(await cell.append("in:registry"), "", "a1", "i1", "busy", {"cpu": 0.9})]
+        [StatusChange(await cell.append("in:registry"), "", "a1", "i1", "busy", {"metric:cpu": 0.9})]
     )
     assert await cell.word(call) == "OK"
     before = await cell.dump()

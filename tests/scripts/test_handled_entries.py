@@ -99,7 +99,11 @@ async def registration(cell: Cell) -> tuple[Call[Any], str, str]:
 async def heartbeat(cell: Cell) -> tuple[Call[Any], str, str]:
     """A heartbeat that moves the health."""
     entry = await cell.append("in:beats")
-    return cell.scripts.heartbeat([Heartbeat(entry, "c1", "a1", "i1", None, {"cpu": 1.0})]), "in:beats", entry
+    return (
+        cell.scripts.heartbeat([Heartbeat(entry, "c1", "a1", "i1", None, False, {"metric:cpu": 1.0})]),
+        "in:beats",
+        entry,
+    )
 
 
 async def status(cell: Cell) -> tuple[Call[Any], str, str]:

@@ -91,7 +91,7 @@ async def test_the_same_beat_twice_counts_once(cell: Cell) -> None:
     latest = await cell.redis.hget(cell.keys.agent("a1"), "beat_id")
     assert latest is not None
 
-    again = cell.scripts.heartbeat([Heartbeat(latest.decode(), "", "a1", "i1", None, {"cpu": 0.1})])
+    again = cell.scripts.heartbeat([Heartbeat(latest.decode(), "", "a1", "i1", None, False, {"metric:cpu": 0.1})])
     assert await cell.word(again) == "GONE"
     assert await cell.dump() == before
 
@@ -181,12 +181,12 @@ async def test_a_beat_on_its_way_costs_no_health(cell: Cell) -> None:
 
 
 async def test_a_large_batch_with_a_broken_record(cell: Cell) -> None:
-    """⚠ 256 beats in one call; the one whose record is of a wrong type fails alone and is not consumed."""
+    """⚠ 256 heartbeats in one call; the one whose record is of a wrong type fails alone and is not consumed."""
     names = [f"a{n}" for n in range(255)]
     await cell.run(cell.scripts.register([await cell.registration(name) for name in names]))
     await cell.redis.set(cell.keys.agent("bad"), "x")
-    metrics = {f"m{n}": 0.5 for n in range(10)}
-    beats = [Heartbeat(await cell.append("in:beats"), "", name, "i1", 1, metrics) for name in ["bad", *names]]
+    metrics = {f"metric:m{n}": 0.5 for n in range(10)}
+    beats = [Heartbeat(await cell.append("in:beats"), "", name, "i1", 1, False, metrics) for name in ["bad", *names]]
 
     words = await cell.run(cell.scripts.heartbeat(beats))
 

@@ -1,30 +1,33 @@
 #!lua
--- Takes heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it does
--- not read its inbox). Brings a stale agent back, asks an agent for its leases when their number is not what it should be,
--- and makes a deaf one not placeable until a beat says otherwise or it registers again.
--- include: base liveness agents
+-- Records heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it does
+-- not read its inbox). A stale agent becomes active again. An agent that holds another number of leases than it should is
+-- asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
+-- include: base agents
 -- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
--- ARGV[8] number of beats, then for each:
---   entry id | caller or '' | agent id | incarnation or '' | leases held or '' | 1 if deaf or '' | number n of metrics | n times name | value
--- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED; STALE (a later
---   beat came first); GONE (its entry was handled before); ERROR <why> (not consumed)
+-- ARGV[8]  number of heartbeats, then for each:
+--   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | fields: the number of
+--   metrics, then metric:{name} and value of each
+-- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED;
+--   STALE (a later heartbeat came first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.deaf, agent.hears, agent.health_moved
 -- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
 local STREAM = 'in:beats'
 
+-- Returns the times of the last ten heartbeats, newest first.
 local function last_ten(beats, observed)
   local kept = { int(observed) }
-  for beat in string.gmatch(beats or '', '%d+') do
+  for earlier in string.gmatch(beats or '', '%d+') do
     if #kept < 10 then
-      kept[#kept + 1] = beat
+      kept[#kept + 1] = earlier
     end
   end
   return table.concat(kept, ',')
 end
 
--- The number of leases that an agent says it holds beside the number that it should: where they differ it is asked which
--- they are, unless it was asked a moment ago. (They differ for a moment whenever an assignment or a report is on its way.)
-local function compare(agent, leases, entry)
+-- Compares the number of leases that an agent holds with the number of its tasks in flight. If they differ, the agent is
+-- asked to list its leases, unless it was asked a moment ago. (They differ briefly whenever an assignment or a report is on
+-- its way.)
+local function compare_lease_count(agent, leases, entry)
   if leases == call('SCARD', P .. 'inflight:' .. agent.id) then
     return
   end
@@ -34,7 +37,7 @@ local function compare(agent, leases, entry)
   end
 end
 
-local function heartbeat(i, metrics_at, count)
+local function heartbeat(i, last)
   local entry, caller, id, incarnation, leases, deaf = unpack(ARGV, i, i + 5)
   if not is_present(STREAM, entry) then
     return 'GONE'
@@ -56,35 +59,36 @@ local function heartbeat(i, metrics_at, count)
   local observed = observed_now()
   local returned = agent.status == 'stale'
   if returned then
-    -- As after a registration: what it missed while it was away is not held against it.
+    -- As after a registration: heartbeats that it missed while it was away do not lower its health.
     agent.registered_obs, agent.beats = int(observed), ''
   end
   agent.beats, agent.beat_obs = last_ten(agent.beats, observed), int(observed)
-  for j = metrics_at, metrics_at + count * 2 - 1, 2 do
+  for j = i + 7, last, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
-  local turned = set_deaf(agent, deaf == '1')
+  local deaf_changed = set_deaf(agent, deaf == '1')
   if returned then
     set_status(agent, status_before_silence(agent))
     call('ZREM', P .. 'agents:departed', id)
-  elseif turned then
+  elseif deaf_changed then
     set_status(agent, agent.status)
   end
   local moved = store_health(agent, observed)
-  if returned or turned or moved then
+  if returned or deaf_changed or moved then
     bump_rev(agent)
   end
-  expect(agent, observed)
+  set_expiry(agent, observed)
   call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
-    'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score, 'last_heartbeat', int(entry_ms(entry)),
-    unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
+    'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score,
+    'last_heartbeat', int(entry_ms(entry)),
+    unpack(ARGV, i + 7, last))
   if leases ~= '' then
     call('HSET', key, 'leases', leases)
-    compare(agent, tonumber(leases), entry)
+    compare_lease_count(agent, tonumber(leases), entry)
   end
   if returned then
     log_agent('agent.returned', agent)
-  elseif turned then
+  elseif deaf_changed then
     log_agent(agent.deaf and 'agent.deaf' or 'agent.hears', agent)
   elseif moved then
     log_agent('agent.health_moved', agent)
@@ -93,17 +97,6 @@ local function heartbeat(i, metrics_at, count)
   return 'OK'
 end
 
-local words, done = {}, {}
-local at = 9
-for _ = 1, tonumber(ARGV[8]) do
-  local count = tonumber(ARGV[at + 6])
-  local word, failed = guarded(heartbeat, at, at + 7, count)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[at]
-  end
-  at = at + 7 + count * 2
-end
-finish()
-consume(STREAM, 'registry', done)
-return { words }
+return run_batch({
+  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(7), handle = heartbeat,
+})

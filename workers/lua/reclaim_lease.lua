@@ -1,15 +1,17 @@
 #!lua flags=allow-oom
--- Takes back single tasks whose leases their agents no longer hold.
--- include: base records tasklog tasks ends attempts
+-- Reclaims single tasks of which the agents no longer hold the leases.
+-- include: base records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: in:losses stream w
--- ARGV[10] number of losses, then for each: entry id | agent id | task id | lease
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the lease is not the task's any more; nothing changed);
---   WAIT (in:reports holds an entry older than the loss, which may tell of finished work; not consumed);
---   GONE (its entry was handled before); ERROR <why> (not consumed)
+-- ARGV[10]  number of losses, then for each:
+--   entry | agent_id | task_id | lease
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the task no longer has this lease; nothing changed);
+--   WAIT (in:reports holds an entry older than the loss, which may report finished work; not consumed);
+--   GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 -- Orders: none; the agent itself no longer lists the lease
-prove_due()
+check_due_types()
+
 local function reclaim_lease(i)
   local entry, agent_id, id, lease = unpack(ARGV, i, i + 3)
   if not is_present('in:losses', entry) then
@@ -26,14 +28,6 @@ local function reclaim_lease(i)
   return 'OK'
 end
 
-local words, done = {}, {}
-for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
-  local word, failed = guarded(reclaim_lease, i)
-  words[#words + 1] = word
-  if not failed and word ~= 'WAIT' then
-    done[#done + 1] = ARGV[i]
-  end
-end
-local result = finish_tasks(words)
-consume('in:losses', 'distributor', done)
-return result
+return run_batch({
+  group = 'distributor', stream = 'in:losses', at = 10, width = 4, handle = reclaim_lease, finish = finish_tasks,
+})

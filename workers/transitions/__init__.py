@@ -1,4 +1,4 @@
-"""Every change of state: ``Scripts`` calls them, the other names are what it takes and answers."""
+"""Every change of state: ``Scripts`` calls the scripts; the other names are their arguments and answers."""
 
 from workers.transitions.batches import (
     Arg,
@@ -25,11 +25,14 @@ from workers.transitions.batches import (
     StatusChange,
     Submission,
     TaskBatch,
+    metric_fields,
 )
-from workers.transitions.scripts import Scripts
+from workers.transitions.scripts import BATCH_SCRIPTS, BatchScript, Scripts
 
 __all__ = [
+    "BATCH_SCRIPTS",
     "Arg",
+    "BatchScript",
     "Call",
     "CancelRequest",
     "DeadLetterEntry",
@@ -54,4 +57,5 @@ __all__ = [
     "StatusChange",
     "Submission",
     "TaskBatch",
+    "metric_fields",
 ]

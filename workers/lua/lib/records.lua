@@ -1,9 +1,10 @@
--- A task's record: where its work lies, and what of it is read when.
+-- A task's record: its packed fields, and which fields are read when.
+-- include: base
 -- keys: task:{id} hash rw
 local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
--- What is written for a task is what it costs, field by field. So what was submitted is one field of its record: priority,
--- caller that its outcome is told to (or nothing), 1 when the record has fields of what it may also have (0: it has none),
+-- The cost of a task is the number of fields that are written for it. So the submission is one field of its record:
+-- priority, caller that gets the outcome (or nothing), 1 if the record may have optional fields (0: it has none),
 -- submitted at, score, pool, digest.
 local SUBMISSION = '^(%S+) (%S*) (%S) (%S+) (%S+) (%S+) (%S+)$'
 local function pack_submission(task)
@@ -11,8 +12,8 @@ local function pack_submission(task)
     .. task.pool .. ' ' .. task.digest
 end
 
--- Another one is who has it: lease, agent, inbox entry, 1 when the task may have an alarm (0: it has none), term, attempt,
--- assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
+-- The assignment is another field: lease, agent, inbox entry, 1 if the task may have an alarm (0: it has none), term,
+-- attempt, assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
 local ASSIGNMENT = '^(%S+) (%S+) (%S+) %S (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$'
 local function pack_assignment(lease, agent_id, entry, has_alarm, term, attempt, assigned_at, start_by, timeout_at, placement)
   return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. has_alarm .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at
@@ -35,8 +36,8 @@ local function save_assignment(task)
   call('HSET', task.key, 'assignment', task.assignment)
 end
 
--- What of a task's record every report needs; state is nil when there is none, lease when no agent has or had it.
--- Parts are found without patterns, which would cost as much as a command.
+-- Returns the part of a task's record that every report needs. state is nil if there is no record, lease if no agent has or
+-- had the task. The packed fields are split without patterns, which would cost as much as a command.
 local function load_task(id)
   local key = P .. 'task:' .. id
   local values = call('HMGET', key, 'state', 'submission', 'assignment')
@@ -58,13 +59,13 @@ local function load_task(id)
     assignment = assignment or nil, lease = lease, agent_id = agent_id, entry = entry, has_alarm = has_alarm }
 end
 
--- What only a failure, an alarm or a cancel needs.
+-- Reads the rest of a task's record, which only a failure, an alarm or a cancel needs; returns the task.
 local REST = {
   'releases', 'returns', 'failures', 'attempt', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
   'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts',
 }
 local function load_rest(task)
-  if task.whole then
+  if task.is_complete then
     return task
   end
   local values = call('HMGET', task.key, unpack(REST))
@@ -81,7 +82,7 @@ local function load_rest(task)
     task.start_by = task.start_by ~= '0' and task.start_by or nil
     task.timeout_at = task.timeout_at ~= '0' and task.timeout_at or nil
   end
-  task.whole = true
+  task.is_complete = true
   return task
 end
 
