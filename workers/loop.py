@@ -1,7 +1,7 @@
-"""The loop that every worker runs: what is promised to an entry that was appended.
+"""The loop that every worker runs: no appended entry is lost.
 
-Read, handle in one round trip, let the script acknowledge. Whatever goes wrong in between, the entry is still
-pending: this process re-reads what is its own after an error, and takes over what a dead sibling left.
+Read entries, handle them in one round trip, let the script acknowledge them. If anything fails in between, the entry is
+still pending: this process reads its own pending entries again after an error, and takes over those of a dead sibling.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from workers.service import Service, Tick, end_tasks
 
 log = logs.get_logger()
 
-#: Between attempts to go on while the server is away: from the first to the last, in seconds.
+#: Seconds between retries while the server is unavailable: the first wait, doubled with each retry, and the longest.
 BACKOFF_S = (0.02, 1.0)
-#: Unexpected errors of the loop in a row, without a good turn between them, after which the process ends.
+#: Unexpected errors of the loop in a row, without a successful turn between them, after which the process ends.
 FAILURES = 5
-#: What is due by the clock while nothing can be done is done this soon after, in seconds.
+#: A tick that is due while the worker recovers is retried after so many seconds.
 UNREADY_S = 0.05
 
 
@@ -44,31 +44,35 @@ class Loop:
         self.intake = Intake(service, self.consumer)
         self._read_limits: dict[str, int] = {}  # stream -> entries of the next read, if fewer than a batch
         self._stopped = asyncio.Event()
-        self._attention = asyncio.Event()  # cuts a waiting read short
-        self._attending: asyncio.Task[bool] | None = None  # waits for it
-        self._needs_recovery = True  # nothing is known yet
+        self._interrupt = asyncio.Event()  # interrupts a blocking read
+        self._interrupting: asyncio.Task[bool] | None = None  # waits for ``_interrupt``
+        self._needs_recovery = True  # nothing has been read yet
         self._has_begun = False
         self._recovery_requests = 0
-        self._is_demoted = False  # the server, by the last errors
+        self._is_demoted = False  # the server is no longer primary, by the last errors
         self._rounds: set[asyncio.Task[None]] = set()
-        self._reading: asyncio.Task[list[Entry]] | None = None  # the next read, where it has begun
+        self._reading: asyncio.Task[list[Entry]] | None = None  # the next read, if it was started
         self._taken_over_at = 0.0
         self._started_at = int(time.time() * 1000)
-        self._round_at = time.monotonic()  # when it last came round
+        self._round_at = time.monotonic()  # start of the last turn of the loop
         self._last_heartbeat = (time.monotonic(), 0)  # its time, and the facts handled by then
         service.request_recovery = self._request_recovery
 
     def stop(self) -> None:
-        """Read nothing more, finish what was read, end."""
+        """Stop reading, finish what was read, and end."""
         self._stopped.set()
-        self._attention.set()
+        self._interrupt.set()
 
     async def stopped(self) -> None:
         """Wait until ``stop`` is called."""
         await self._stopped.wait()
 
     async def run(self) -> None:
-        """The loop."""
+        """Run the loop until ``stop`` is called.
+
+        Raises:
+            Exception: the last one, after ``FAILURES`` unexpected errors in a row.
+        """
         ticks = {
             **self.service.ticks(),
             "worker_heartbeat": Tick(self.cell.settings.presence_ttl_s / 3, self._send_heartbeat),
@@ -100,29 +104,29 @@ class Loop:
             await self._leave()
         finally:
             await self._end_reading()
-            await end_tasks(*ticking, *self._rounds, *([self._attending] if self._attending else []))
+            await end_tasks(*ticking, *self._rounds, *([self._interrupting] if self._interrupting else []))
             await self.service.stop()
 
     async def _recover(self) -> None:
-        """After an error: make sure that groups and scripts exist, then handle what was read and not acknowledged."""
+        """Recover after an error: create groups, load scripts, then handle the entries that were not acknowledged."""
         await self._end_reading()
         await self._finish_rounds()
         if self._is_demoted:
             self._is_demoted = False
             await leave_server(self.cell.redis)
         before = self._recovery_requests
-        self._attention.clear()
+        self._interrupt.clear()
         await self.cell.scripts.load()
         await self.consumer.make_groups()
         self.service.held.clear()
         await self.service.resync()
         self._needs_recovery = self._recovery_requests != before
-        # What is pending at the start was left by an earlier process of this name, which one of them may have killed.
+        # Entries pending at the start were left by an earlier process of this name. One of them may have killed it.
         await self._handle_pending(alone=not self._has_begun)
         self._has_begun = True
 
     async def _handle_pending(self, *, alone: bool) -> None:
-        """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
+        """Handle each entry that is pending under this name once; one that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
             found = await self.consumer.own_pending(min(self._read_limits.values(), default=self.cell.settings.batch))
@@ -137,7 +141,7 @@ class Loop:
                 await self.intake.handle(batch)
 
     async def _take_over(self) -> None:
-        """Now and then: what a sibling left unacknowledged, one entry at a time, for one of them may have killed it."""
+        """Take over entries that a sibling left pending, one at a time, because one of them may have killed it."""
         idle_ms = self.cell.settings.reclaim_idle_ms
         if time.monotonic() - self._taken_over_at < idle_ms / 2000:
             return
@@ -152,11 +156,11 @@ class Loop:
     async def _read_new(self) -> list[Entry]:
         if self._reading is None:
             self._reading = self._read()
-        if self._attending is None or self._attending.done():
-            self._attending = asyncio.create_task(self._attention.wait())
+        if self._interrupting is None or self._interrupting.done():
+            self._interrupting = asyncio.create_task(self._interrupt.wait())
         reading = self._reading
         try:
-            await asyncio.wait({reading, self._attending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, self._interrupting}, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else []
         finally:
             if reading.done():
@@ -170,26 +174,26 @@ class Loop:
         return asyncio.create_task(reading)
 
     async def _read_ahead(self) -> None:
-        """Begin the next read; returns when the server has been asked."""
+        """Start the next read; return when the command has been sent."""
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reading = self._read(sent)
         waits: list[asyncio.Future[Any]] = [self._reading, sent]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
 
     async def _end_reading(self) -> None:
-        """What a read that is cut off was about to bring stays pending, and is re-read as one's own."""
+        """Cancel the read that is under way. Entries that it would have returned stay pending, and are read again."""
         reading, self._reading = self._reading, None
         if reading is not None:
             await end_tasks(reading)
 
     async def _begin(self, entries: list[Entry]) -> None:
-        """Begin a round for each batch; at most ``depth`` rounds are in flight."""
+        """Start a round for each batch; at most ``depth`` rounds are in flight."""
         read = Counter([entry.stream for entry in entries])
         is_full = any(
             count >= self._read_limits.get(stream, self.cell.settings.batch) for stream, count in read.items()
         )
         batches = self._batches(entries)
-        # Behind a full read more waits: asked for now, it is here when the server is done with these.
+        # After a full read more entries wait. Requested now, they arrive while the server handles these.
         if is_full and not self._stopped.is_set():
             await self._read_ahead()
         for batch in batches:
@@ -208,14 +212,14 @@ class Loop:
             self._interrupted(error)
         except Exception:
             log.exception("round.failed", entries=len(entries))
-            self._request_recovery()  # they are still pending, and are read again
+            self._request_recovery()  # the entries are still pending, and are read again
 
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
-        """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
+        """Return batches of bounded bytes and number of facts; also set how many entries to read next time."""
         settings = self.cell.settings
         counts = [count_of(entry) for entry in entries]
         facts = sum(counts)
-        share = facts / max(1, -(-facts // settings.batch))  # of like size
+        share = facts / max(1, -(-facts // settings.batch))  # batches of similar size
         batches: list[list[Entry]] = []
         size = number = all_before = 0
         of_stream: dict[str, tuple[int, int, int]] = {}  # entries, facts and bytes
@@ -243,7 +247,7 @@ class Loop:
             await asyncio.wait(self._rounds)
 
     async def _leave(self) -> None:
-        """Finish what was read, so that nobody has to wait until it counts as left behind."""
+        """Finish what was read, so that no sibling has to take it over."""
         await self._finish_rounds()
         await self._end_reading()
         try:
@@ -256,7 +260,7 @@ class Loop:
     def _request_recovery(self) -> None:
         self._needs_recovery = True
         self._recovery_requests += 1
-        self._attention.set()
+        self._interrupt.set()
 
     def _interrupted(self, error: Exception) -> None:
         log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}"[-300:])

@@ -1,12 +1,12 @@
-"""A distributor's view of the fleet: what placement plans on, never the authority.
+"""A distributor's view of the fleet: the basis of plans, never the authority.
 
-Loads are the true ones as last heard, plus what this distributor has planned and not had answered. An agent is in a
-group when it meets the group's hard requirements; the group's strategy holds those of its agents that have room. An
-agent may be in many groups, so a group takes changes over when it is looked at, each agent once.
+A load is the last reported one, plus the tasks that this distributor planned and that are not answered yet. An agent is
+in a group if it meets the group's hard requirements. The group's strategy holds those of its agents that have room. An
+agent may be in many groups, so a group takes over changes when it is used, each agent once.
 
-Groups that no agent can serve cost nothing but memory. Agents are indexed by their facets, and each group is listed
-under one facet that it requires, the one that the fewest agents have: only an agent that has it can join the group.
-The planner puts a group without room to sleep, and ``woken`` returns it when an agent of it has room again.
+Groups that no agent can serve cost only memory. Agents are indexed by their facets. Each group is listed under one
+facet that it requires, the one that the fewest agents have: only an agent with that facet can join the group. The
+planner puts a group without room to sleep; ``woken`` returns it when one of its agents has room again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
 from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet
 
-#: Groups kept at most that no waiting pool uses; the ones that have not been used for longest are dropped.
+#: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
-#: The facet that every agent has: groups that require nothing are listed under it.
+#: The facet that every agent has: groups without required facets are listed under it.
 ANY_AGENT = "*"
-#: Members of full groups that are looked through at once for agents whose load is old.
-MEMBERS_LOOKED_AT = 50_000
+#: Members of full groups that are searched at once for agents with an old load.
+MEMBERS_SEARCHED = 50_000
 
-#: The members of every group that has none. It cannot be added to by mistake.
+#: The members of every empty group. It is frozen, so it cannot be changed by mistake.
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
@@ -62,9 +62,9 @@ class Candidates:
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
         self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
         self.users = 0  #: waiting pools that hold it
-        self.is_asleep = False  #: the planner has put it aside until ``View.woken`` returns it
+        self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.version = 0  #: of the view, when this group was last brought up to date
-        #: The planner's: the group's waiting pools by their heads, and the first of them as it stands in the order.
+        #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
         self.line: list[tuple[float, str]] = []
         self.turn: tuple[float, str] | None = None
         self._strategy: Strategy | None = None
@@ -72,27 +72,27 @@ class Candidates:
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy that holds the agents with room; made when it is first asked for."""
+        """The strategy that holds the agents with room; created on first use."""
         if self._strategy is None:
             self._strategy = self._view.strategy_for(self)
         return self._strategy
 
     @property
     def has_room(self) -> bool:
-        """Whether any of its agents may be given a task now."""
+        """True if any of its agents may get a task now."""
         if not self.eligible:
             return False
         self._view.bring_up_to_date(self)
         return self.strategy.has_room
 
     def join(self, agent_id: str) -> None:
-        """Add an agent that is eligible; its room is taken over when the group is looked at."""
+        """Add an eligible agent; its room is taken over when the group is used."""
         if not self.eligible:
             self.eligible = set()
         self.eligible.add(agent_id)
 
     def leave(self, agent_id: str) -> None:
-        """Remove an agent that is not eligible any more; without any, the group is small again."""
+        """Remove an agent that is no longer eligible; a group without agents becomes small again."""
         self.eligible.discard(agent_id)
         if self._strategy is not None:
             self._strategy.withdraw(agent_id)
@@ -100,7 +100,7 @@ class Candidates:
             self.forget()
 
     def forget(self) -> None:
-        """Forget what was offered to the strategy; it is offered again when the group is looked at."""
+        """Drop the strategy; it is created again when the group is used."""
         self._strategy = None
 
 
@@ -113,15 +113,15 @@ class AgentState:
         self.facets = facets_of(agent)
         self.planned = 0
         self.has_room = False
-        self.groups: dict[Candidates, None] = {}  #: whose ``needs`` it has
+        self.groups: dict[Candidates, None] = {}  #: groups whose ``needs`` it has
         self.take_over(agent)
 
     def take_over(self, agent: FleetAgent) -> None:
-        """Take over the agent's row; what is planned stays planned."""
+        """Take over the agent's row; planned tasks stay planned."""
         self.agent = agent
         self.reported_load = agent.load
         self.reported_at = time.monotonic()
-        self.freed = 0  #: slots that round trips under way make free
+        self.freed = 0  #: slots that round trips under way free
 
 
 class View:
@@ -134,7 +134,7 @@ class View:
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[tuple[bytes, str | None], Candidates] = {}
-        self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the latest used last
+        self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
         self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
@@ -145,7 +145,7 @@ class View:
         self._changed: dict[str, int] = {}
 
     def replace(self, fleet: Mapping[str, FleetAgent]) -> None:
-        """Begin again from a snapshot; what was planned and not answered is forgotten. Groups in use stay."""
+        """Start again from a snapshot; planned tasks are forgotten. Groups in use stay."""
         for group in list(self._unused):
             self._drop(group)
         for group in self._groups.values():
@@ -161,7 +161,7 @@ class View:
             self._add(agent)
 
     def configure(self, health_threshold: float, strategy: str) -> bool:
-        """Take over what operators have set; whether anything changed."""
+        """Apply live settings; return True if anything changed."""
         if (health_threshold, strategy) == (self.health_threshold, self.strategy):
             return False
         self.health_threshold, self.strategy = health_threshold, strategy
@@ -173,9 +173,9 @@ class View:
             self._refresh(state)
         return True
 
-    def update(self, asked: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
-        """Take over the rows of the agents asked for; one without a row is gone."""
-        for agent_id in asked:
+    def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
+        """Apply the rows of the agents that were read; an agent without a row is gone."""
+        for agent_id in agent_ids:
             state, row = self.agents.get(agent_id), rows.get(agent_id)
             if state is not None and row is not None and state.facets == facets_of(row):
                 state.take_over(row)
@@ -190,21 +190,21 @@ class View:
                 self._add(row, planned)
 
     def group_of(self, pool: Pool) -> Candidates:
-        """The group that may serve a pool."""
+        """Return the group that may serve a pool."""
         group = self._find_or_make(pool)
         if not group.users:
             self._keep_unused(group)
         return group
 
     def hold(self, pool: Pool) -> Candidates:
-        """The group that may serve a waiting pool; it is kept until the pool releases it."""
+        """Return the group that may serve a waiting pool; it is kept until the pool releases it."""
         group = self._find_or_make(pool)
         self._unused.pop(group, None)
         group.users += 1
         return group
 
     def release(self, group: Candidates) -> None:
-        """A waiting pool needs the group no longer."""
+        """Release a group that a waiting pool no longer needs."""
         group.users -= 1
         if group.users:
             return
@@ -214,13 +214,13 @@ class View:
         self._keep_unused(group)
 
     def sleep(self, group: Candidates) -> None:
-        """Put a group without room aside, until an agent of it has room."""
+        """Put a group without room to sleep, until one of its agents has room."""
         group.is_asleep = True
         if group.eligible:
             self._full[group] = None
 
     def woken(self) -> list[Candidates]:
-        """The groups that slept and may have room now; they sleep no longer."""
+        """Wake the sleeping groups that may have room now, and return them."""
         if not self._joined and not self._opened:
             return []
         found = [group for group in self._joined if group.is_asleep]
@@ -242,11 +242,11 @@ class View:
         return found
 
     def full_groups(self, most: int) -> list[Candidates]:
-        """At most ``most`` of the sleeping groups that have agents: others the next time, so that each has its turn."""
+        """Return at most ``most`` of the sleeping groups that have agents; the next call returns others."""
         found: list[Candidates] = []
         members = 0
         for group in islice(self._full, most):
-            if found and members + len(group.eligible) > MEMBERS_LOOKED_AT:
+            if found and members + len(group.eligible) > MEMBERS_SEARCHED:
                 break
             members += len(group.eligible)
             found.append(group)
@@ -257,7 +257,7 @@ class View:
         return found
 
     def take(self, group: Candidates) -> FleetAgent | None:
-        """The group's next agent, with one more task planned for it; None when nobody has room."""
+        """Plan one task for the group's next agent and return the agent; None if no agent has room."""
         if not group.eligible:
             return None
         strategy = group.strategy
@@ -269,13 +269,18 @@ class View:
         state = self.agents[agent_id]
         state.planned += 1
         self._refresh(state)
-        # This group need not look for what has changed before the next is taken from it.
+        # So the next ``take`` of this group need not search for this change.
         _offer(state, strategy)
         group.version = self._version
         return state.agent
 
     def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
-        """Subtract answered tasks from what is planned for each agent, and take over the loads that came with them."""
+        """Subtract answered tasks from the planned ones, and apply the loads of the answer.
+
+        Args:
+            counts: agent -> answered placements.
+            loads: agent -> true load.
+        """
         for agent_id, count in counts.items():
             state = self.agents.get(agent_id)
             if state is not None and state.planned:
@@ -285,21 +290,21 @@ class View:
         self.apply_loads(loads)
 
     def free(self, agent_id: str, count: int) -> None:
-        """So many tasks of the agent end in a round trip that is about to be sent; negative: it is over."""
+        """Count slots of an agent that a round trip is about to free; negative when the round trip is over."""
         state = self.agents.get(agent_id)
         if state is not None:
             state.freed = max(0, state.freed + count)
             self._refresh(state)
 
     def suspend(self, agent_id: str) -> None:
-        """Plan nothing for an agent until its row is read again: it is not what the view thought."""
+        """Plan nothing for an agent until its row is read again: the view of it is wrong."""
         state = self.agents.get(agent_id)
         if state is not None:
             state.agent.active = False
             self._refresh(state)
 
     def apply_loads(self, loads: Mapping[str, int]) -> None:
-        """Take over true loads."""
+        """Apply true loads: agent -> tasks in flight."""
         at = time.monotonic()
         for agent_id, load in loads.items():
             state = self.agents.get(agent_id)
@@ -315,7 +320,7 @@ class View:
         return found if len(found) <= most else heapq.nsmallest(most, found, key=reported_at.__getitem__)
 
     def bring_up_to_date(self, group: Candidates) -> None:
-        """Tell the group's strategy what has changed since it was last looked at."""
+        """Apply to the group's strategy the changes since the group was last used."""
         changes = self._version - group.version
         if not changes:
             return
@@ -333,7 +338,7 @@ class View:
         group.version = self._version
 
     def strategy_for(self, group: Candidates) -> Strategy:
-        """A new strategy that holds those of the group's agents that have room."""
+        """Return a new strategy that holds those of the group's agents that have room."""
         strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
         for agent_id in group.eligible:
             _offer(self.agents[agent_id], strategy)
@@ -352,9 +357,9 @@ class View:
         return group
 
     def _keep_unused(self, group: Candidates) -> None:
-        """Keep a group for a while that no waiting pool holds."""
+        """Keep an unused group for a while."""
         self._unused.pop(group, None)
-        self._unused[group] = None  # the latest used stands last
+        self._unused[group] = None  # the most recently used one is last
         if len(self._unused) > GROUPS_KEPT:
             self._drop(next(iter(self._unused)))
 
@@ -385,7 +390,7 @@ class View:
                 self._leave(agent_id, group)
 
     def _consider(self, state: AgentState, group: Candidates) -> bool:
-        """Whether the agent has all that the group needs; then it is in the group whenever it is fit."""
+        """Add the agent to the group if it has all required facets; return True if it has."""
         if not state.facets.issuperset(group.needs):
             return False
         if not group.within:
@@ -450,7 +455,7 @@ class View:
             del self._watching[group.watched]
 
     def _watch_rarer(self, group: Candidates, state: AgentState) -> None:
-        """List a group under a facet that this agent lacks, if fewer agents have it: the next like it costs nothing."""
+        """List a group under a facet that this agent lacks, if fewer agents have it: similar agents then are free."""
         rarest = min((facet for facet in group.needs if facet not in state.facets), key=self._frequency)
         if self._frequency(rarest) < self._frequency(group.watched):
             self._unwatch(group)
