@@ -83,7 +83,7 @@ async def purge(cell: Cell) -> tuple[Call[Any], str, str]:
     )
 
 
-async def exhumation(cell: Cell) -> tuple[Call[Any], str, str]:
+async def entry_replay(cell: Cell) -> tuple[Call[Any], str, str]:
     """A request to append a buried entry again."""
     entry = await cell.append("in:control:router")
     (dead, _), *_ = await cell.redis.xrange(cell.keys.of("dead:in"))
@@ -153,7 +153,7 @@ async def redelivery(cell: Cell) -> tuple[Call[Any], str, str]:
 
 
 MAKES: list[Make] = [
-    admission, report, cancel, loss, lease_loss, replay, setting, purge, exhumation, registration, heartbeat, status,
+    admission, report, cancel, loss, lease_loss, replay, setting, purge, entry_replay, registration, heartbeat, status,
     departure, removal, draining, lease_list, message, redelivery,
 ]  # fmt: skip
 
@@ -167,10 +167,10 @@ async def furnished(cell: Cell) -> None:
     await cell.deliver("lost", receiver="a9")
     await cell.register("a9")
     bad = await cell.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"odd", b"{}", whole=True, caller="", code="fact_invalid", reason="odd"
     )
-    await cell.run(cell.scripts.dead_letter("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [letter]))
 
 
 @pytest.mark.parametrize("make", MAKES, ids=lambda make: str(make.__name__))

@@ -16,8 +16,8 @@ async def dead_letter(
 ) -> str:
     """An entry that was buried; its id in dead:in."""
     entry = await cell.append(stream)
-    burial = DeadLetterEntry(stream, entry, b"task.started", data, whole, caller, "entry_buried", "failed 3 times")
-    await cell.run(cell.scripts.dead_letter("distributor", [burial]))
+    letter = DeadLetterEntry(stream, entry, b"task.started", data, whole, caller, "entry_buried", "failed 3 times")
+    await cell.run(cell.scripts.dead_letter("distributor", [letter]))
     (dead,) = (await cell.redis.xrevrange(cell.keys.of("dead:in"), count=1))[0][:1]
     return str(dead.decode())
 

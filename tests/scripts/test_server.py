@@ -55,14 +55,14 @@ async def test_a_full_server_gives_nobody_up_and_buries_what_is_bad(full: Cell) 
     tick, lease = full.scripts.tick_liveness(), await full.lease("t1")
     observed = (await full.run(tick)).observed
     bad = await full.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"", whole=True, caller="c1", code="fact_invalid", reason="bad"
     )
     lost = LeaseLoss(await full.append("in:losses", "lease.lost"), "a1", "t1", lease)
     await fill(full)
     full.now += 2_000
     assert (await full.run(tick)).observed == observed
-    assert await full.run(full.scripts.dead_letter("router", [burial])) == 1
+    assert await full.run(full.scripts.dead_letter("router", [letter])) == 1
     assert await full.word(full.scripts.reclaim_lease([lost])) == "OK"
     await full.redis.config_set("maxmemory", "0")
     full.now += 2_000
