@@ -24,7 +24,7 @@ from coord.keys import CONSUMES, Keys
 LIMIT_S = 5.0
 
 
-async def present_here(kind: str, url: str, settings: config.Settings) -> str:
+async def find_living_worker(kind: str, url: str, settings: config.Settings) -> str:
     """Return the name of a worker of ``kind`` on this host with a heartbeat and a running process, or ""."""
     host = socket.gethostname()
     keys = Keys(settings.namespace)
@@ -42,7 +42,7 @@ async def _check(kind: str, settings: config.Settings) -> tuple[bool, str]:
     where = safe_url(url)
     try:
         async with asyncio.timeout(LIMIT_S):
-            name = await present_here(kind, url, settings)
+            name = await find_living_worker(kind, url, settings)
     except (RedisError, OSError) as error:  # a TimeoutError is an OSError
         return False, f"Redis at {where} cannot be reached: {str(error) or type(error).__name__}"
     if not name:

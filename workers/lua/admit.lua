@@ -77,8 +77,8 @@ for n = 1, tonumber(ARGV[at - 1]) do
   at = at + 4 + tonumber(options)
 end
 
--- The index of each task's first argument, and its record. Most batches have only new tasks: one command checks that for
--- the whole batch.
+-- The index of each task's first argument, and its record. Most batches have only new tasks: one command checks that
+-- for the whole batch.
 local starts, group_of, keys, are_known = {}, {}, {}, false
 do
   local i = at + 1

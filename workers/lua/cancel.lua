@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Cancels tasks on request: at once if no agent has claimed them; otherwise the agent is ordered to stop within a grace.
+-- Cancels tasks on request: at once if no agent has claimed them; otherwise the agent is ordered to stop within a
+-- grace.
 -- include: base orders records tasklog tasks ends attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
@@ -7,9 +8,9 @@
 -- ARGV[10]  ms of grace for an agent to stop, by the clock of attempts
 -- ARGV[11]  number of requests, then for each:
 --   entry | task_id | caller or '' | reason
--- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was ordered to stop); FINISHED (it
---   has another outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (the entry was handled before);
---   ERROR <why> (not consumed)
+-- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was ordered to stop);
+--   FINISHED (it has another outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (the entry was
+--   handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
 -- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
 check_due_types()

@@ -5,8 +5,8 @@
 -- ARGV[8]  number of changes, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | status | fields: the number of metrics, then metric:{name} and
 --   value of each
--- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (the entry was handled before);
---   ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (the entry was handled
+--   before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.changed
 -- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
 local STREAM = 'in:registry'

@@ -1,14 +1,16 @@
 #!lua flags=allow-oom
--- Compares the leases that agents list with the leases in the records. A claimed lease that is missing from two lists is
--- lost; the second list is requested after the first was checked. If no record knows a lease, its agent is ordered to stop.
+-- Compares the leases that agents list with the leases in the records. A claimed lease that is missing from two lists
+-- is lost; the second list is requested after the first was checked. If no record knows a lease, its agent is ordered
+-- to stop.
 -- include: base orders records agents
 -- keys: inflight:{agent} set r | inbox:{agent}:{lane} stream r | agent:{id} hash w | in:losses stream w
 -- keys: in:registry stream w
 -- ARGV[8]  number of lists, then for each:
 --   entry | agent_id | incarnation | ask | leases: their number, then lease and task id of each
--- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (a lease was missing again);
---   OUTDATED (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry older than
---   the list, which may report finished work; not consumed); GONE (the entry was handled before); ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (a lease was missing
+--   again); OUTDATED (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry
+--   older than the list, which may report finished work; not consumed); GONE (the entry was handled before); ERROR
+--   <why> (not consumed)
 -- Events in in:losses: lease.lost
 -- Orders in inbox:{agent}:critical: list_leases (a lease is missing), stop_task (no record knows the lease)
 local function words_of(text)
@@ -19,9 +21,9 @@ local function words_of(text)
   return found
 end
 
--- Returns the lease of a task if the list should have it: the task was assigned in this term and before the list was made,
--- and its entry is gone from the inbox. (A lease that was claimed after the list was made looks the same; the second list
--- will have it. Tasks of an earlier term are reclaimed, not checked.)
+-- Returns the lease of a task if the list should have it: the task was assigned in this term and before the list was
+-- made, and its entry is gone from the inbox. (A lease that was claimed after the list was made looks the same; the
+-- second list will have it. Tasks of an earlier term are reclaimed, not checked.)
 local function claimed_lease(agent, id, listed_at)
   local task = load_rest(load_task(id))
   local is_own = is_held(task) and task.agent_id == agent.id

@@ -6,9 +6,9 @@
 -- ARGV[10]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
 --   | payload, opaque JSON | correlation_id or '' | reply_to or ''
--- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such receiver),
---   FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); ERROR <why> (not
---   consumed)
+-- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
+--   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); ERROR
+--   <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)
   local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to = unpack(ARGV, i, i + 11)
@@ -53,8 +53,8 @@ local function deliver(i)
   return word or 'DELIVERED'
 end
 
--- Removes dead letters by age and by count, a bounded number at a time. Each record must still be a dead letter: its id may
--- have been used again since.
+-- Removes dead letters by age and by count, a bounded number at a time. Each record must still be a dead letter: its id
+-- may have been used again since.
 local function forget_dead()
   local index = P .. 'messages:dead'
   local over = math.max(call('ZCOUNT', index, '-inf', int(now - DEAD_KEPT)), call('ZCARD', index) - DEAD_MOST)

@@ -6,8 +6,8 @@
 -- ARGV[8]  the stream, without namespace: in:registry, or in:control:registry for an operator's request
 -- ARGV[9]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or ''
--- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE (a later fact came first);
---   GONE (the entry was handled before); ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE (a later fact came
+--   first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
 -- Events in in:losses: agent.lost (it left with tasks in flight)
 local STREAM = ARGV[8]

@@ -10,10 +10,10 @@
 -- then the number of groups of placements that share all this, then for each:
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
 --   | a lease (16 hex digits, fresh) for each placement, without separators
--- Groups get their tasks in turn: the first placement of each group, then the second of each group that has one, and so on.
--- A task whose deadline has passed is not assigned: it expires.
--- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no task waits in the pool, or it
---   expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
+-- Groups get their tasks in turn: the first placement of each group, then the second of each group that has one, and so
+-- on. A task whose deadline has passed is not assigned: it expires.
+-- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no task waits in the pool,
+--   or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
 local CLAIM_BY, UNLISTED_TIMEOUT = int(attempt_time(now) + tonumber(ARGV[5])), tonumber(ARGV[6])
 local LEASE = 16

@@ -1,12 +1,13 @@
 #!lua
--- Drains agents on an operator's request, or resumes them. The status that an agent reports meanwhile is stored, and applies
--- afterwards. A request is not a sign of life: a stale agent stays stale.
+-- Drains agents on an operator's request, or resumes them. The status that an agent reports meanwhile is stored, and
+-- applies afterwards. A request is not a sign of life: a stale agent stays stale.
 -- include: base agents
 -- keys: agent:{id} hash w | in:control:{kind} stream w
 -- ARGV[8]  number of requests, then for each:
 --   entry | caller or '' | agent_id | begins: 1 to drain, 0 to resume
 -- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later request of an operator came first);
---   GONE (the entry was handled before); ERROR <why> (not consumed). An answer of ok has {"status":status}, the current one
+--   GONE (the entry was handled before); ERROR <why> (not consumed). An answer of ok has {"status":status}, the current
+--   one
 -- Events in log:agents: agent.changed
 local STREAM = 'in:control:registry'
 

@@ -1,14 +1,14 @@
 #!lua
--- Records heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it does
--- not read its inbox). A stale agent becomes active again. An agent that holds another number of leases than it should is
--- asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
+-- Records heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it
+-- does not read its inbox). A stale agent becomes active again. An agent that holds another number of leases than it
+-- should is asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
 -- include: base agents
 -- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
 -- ARGV[8]  number of heartbeats, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | fields: the number of
 --   metrics, then metric:{name} and value of each
--- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again); SUPERSEDED;
---   STALE (a later heartbeat came first); GONE (the entry was handled before); ERROR <why> (not consumed)
+-- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again);
+--   SUPERSEDED; STALE (a later heartbeat came first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.deaf, agent.hears, agent.health_moved
 -- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
 local STREAM = 'in:beats'
@@ -24,9 +24,9 @@ local function last_ten(beats, observed)
   return table.concat(kept, ',')
 end
 
--- Compares the number of leases that an agent holds with the number of its tasks in flight. If they differ, the agent is
--- asked to list its leases, unless it was asked a moment ago. (They differ briefly whenever an assignment or a report is on
--- its way.)
+-- Compares the number of leases that an agent holds with the number of its tasks in flight. If they differ, the agent
+-- is asked to list its leases, unless it was asked a moment ago. (They differ briefly whenever an assignment or a
+-- report is on its way.)
 local function compare_lease_count(agent, leases, entry)
   if leases == call('SCARD', P .. 'inflight:' .. agent.id) then
     return

@@ -6,9 +6,9 @@
 -- ARGV[10]  maximum number of tasks reclaimed for one loss in one call
 -- ARGV[11]  number of losses, then for each:
 --   entry | agent_id | term: the one that ended
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss, which may
---   report finished work; not consumed); MORE (call again; not consumed); GONE (the entry was handled before);
---   ERROR <why> (not consumed)
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss,
+--   which may report finished work; not consumed); MORE (call again; not consumed); GONE (the entry was handled
+--   before); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (for claimed tasks: the agent may not know that it was declared lost)
 check_due_types()

@@ -5,8 +5,8 @@
 -- ARGV[5] to ARGV[9]  see lib/messages.lua
 -- ARGV[10]  number of requests, then for each:
 --   entry | caller or '' | message_id | ttl_ms
--- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this reason);
---   GONE (the entry was handled before); ERROR <why> (not consumed)
+-- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this
+--   reason); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
 local STREAM = 'in:control:router'
 

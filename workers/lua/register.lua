@@ -1,6 +1,6 @@
 #!lua
--- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one before.
--- Registration also ends that an agent is deaf.
+-- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
+-- before. Registration also ends that an agent is deaf.
 -- include: base agents
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
@@ -8,8 +8,8 @@
 --   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | digest of what eligibility
 --   can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
 --   value of each
--- Returns {words}. Words: REGISTERED (new, or a new incarnation); REFRESHED; SUPERSEDED (a newer incarnation replaced this
---   one; nothing changed); STALE (a later fact came first; nothing changed); GONE (the entry was handled before);
+-- Returns {words}. Words: REGISTERED (new, or a new incarnation); REFRESHED; SUPERSEDED (a newer incarnation replaced
+--   this one; nothing changed); STALE (a later fact came first; nothing changed); GONE (the entry was handled before);
 --   ERROR <why> (not consumed)
 -- Events in log:agents: agent.registered, agent.changed
 -- Events in in:losses: agent.lost (a new incarnation, while the one before has tasks in flight)
@@ -58,8 +58,9 @@ local function register(i, last)
     answer(caller ~= '' and caller or id, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   end
-  -- Registrations are last-writer-wins among themselves, and so are statuses. A later status that another registry handled
-  -- first stays, and the rest of the registration applies as well. But an agent that left afterwards is not brought back.
+  -- Registrations are last-writer-wins among themselves, and so are statuses. A later status that another registry
+  -- handled first stays, and the rest of the registration applies as well. But an agent that left afterwards is not
+  -- brought back.
   local is_late = not is_later(entry, agent.fact_id)
   if not is_later(entry, agent.registered_id) or (is_late and agent.status == 'inactive') then
     answer(caller, STREAM, entry)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Frees memory when the server is nearly full: the oldest ended tasks lose result, payload and progress. Failed tasks keep
--- them, because they may be replayed. No record is removed.
+-- Frees memory when the server is nearly full: the oldest ended tasks lose result, payload and progress. Failed tasks
+-- keep them, because they may be replayed. No record is removed.
 -- include: base
 -- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
 -- keys: log:control stream w
@@ -42,9 +42,9 @@ local function trim_progress_log()
   end
 end
 
--- Returns the rank of the first ended task that was not checked before. Tasks that ended in the same ms are ordered by id.
--- Tasks that end in this ms wait for the next call, so that none is added behind the cursor. A cursor that is ahead of the
--- clock was set before the clock was set back, or before a fail-over: the walk starts again.
+-- Returns the rank of the first ended task that was not checked before. Tasks that ended in the same ms are ordered by
+-- id. Tasks that end in this ms wait for the next call, so that none is added behind the cursor. A cursor that is ahead
+-- of the clock was set before the clock was set back, or before a fail-over: the walk starts again.
 local function first_rank()
   local at, id = string.match(call('GET', P .. 'tasks:relieved') or '', '^(%d+) (.+)$')
   if not at or tonumber(at) > now then
@@ -62,7 +62,8 @@ local function reduced(body)
   return task_type and '{"task_type":"' .. task_type .. '"}' or '{}'
 end
 
--- Removes result, payload and progress from a record; returns the bytes that this frees, 0 if there is nothing to remove.
+-- Removes result, payload and progress from a record; returns the bytes that this frees, 0 if there is nothing to
+-- remove.
 local ENDED = { completed = true, cancelled = true, expired = true }
 local function drop(id)
   local key = P .. 'task:' .. id

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Replays failed tasks on an operator's request: the same id, fresh attempts, the history of the earlier attempts is kept.
+-- Replays failed tasks on an operator's request: the same id, fresh attempts, the history of the earlier attempts is
+-- kept.
 -- include: base records tasklog tasks
 -- moves: failed>queued
 -- keys: task:{id} hash rw | tasks:dead zset w | in:control:{kind} stream w
@@ -7,7 +8,8 @@
 -- ARGV[10]  number of requests, then for each:
 --   entry | task_id | caller or ''
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
---   (it has not failed); EXPIRED (its deadline has passed); GONE (the entry was handled before); ERROR <why> (not consumed)
+--   (it has not failed); EXPIRED (its deadline has passed); GONE (the entry was handled before); ERROR <why> (not
+--   consumed)
 -- Events in log:tasks: task.replayed
 check_due_types()
 local STREAM = 'in:control:distributor'
@@ -34,7 +36,8 @@ local function replay(i)
     answer(caller, STREAM, entry, 'task_expired', "the deadline of task '" .. id .. "' has passed; submit it under a new id")
     return 'EXPIRED'
   end
-  -- It waits as if submitted now: with the score of its first submission, many replayed tasks would overtake all others.
+  -- It waits as if submitted now: with the score of its first submission, many replayed tasks would overtake all
+  -- others.
   task.score, task.has_extras = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
   enqueue(id, task.pool, task.score)
   task.state = 'queued'

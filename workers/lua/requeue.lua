@@ -7,8 +7,8 @@
 -- then the number of requests, then for each:
 --   entry | caller or '' | dead_id: of the entry in dead:in
 -- Returns {words}. Words: OK; NOT_FOUND; FOREIGN (another kind of worker reads its stream); TRUNCATED (it was not kept
---   whole); GONE (the request was handled before); ERROR <why> (not consumed). An answer of ok has {"entry_id":id}, the id
---   of the new entry
+--   whole); GONE (the request was handled before); ERROR <why> (not consumed). An answer of ok has {"entry_id":id}, the
+--   id of the new entry
 -- Events in log:control: entry.replayed
 local KIND = ARGV[5]
 local STREAM = 'in:control:' .. KIND

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Does what is due by the clocks: run times, start and attempt timeouts, deadlines, cancel graces. Removes old records, and
--- advances the clock of attempts.
+-- Does what is due by the clocks: run times, start and attempt timeouts, deadlines, cancel graces. Removes old records,
+-- and advances the clock of attempts.
 -- include: base records tasklog tasks ends attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
@@ -15,8 +15,8 @@
 -- ARGV[14]  ms that a failed record is kept
 -- ARGV[15]  ms that a refused record is kept
 -- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
---   (nothing was due), GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for the
---   next call
+--   (nothing was due), GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for
+--   the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, for claimed tasks)
 read_clock()
@@ -66,8 +66,8 @@ local DEADLINES_UNTIL = oldest_report_ms() and math.min(now, oldest_report_ms() 
 
 -- Recalls an unclaimed task; returns nil if its agent has claimed it.
 local function recall(task)
-  -- Deleting the entry is the claim: the side that gets 1 owns the task, and must be able to end the attempt. So the type of
-  -- the agent's set is checked first.
+  -- Deleting the entry is the claim: the side that gets 1 owns the task, and must be able to end the attempt. So the
+  -- type of the agent's set is checked first.
   load_of(task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     suspend(task.agent_id)
@@ -127,7 +127,8 @@ local function run_alarm(id)
   return 'KEPT'
 end
 
--- Recalls a task of an agent if it should have been claimed; returns the time by which it has to be, if that is to come.
+-- Recalls a task of an agent if it should have been claimed; returns the time by which it has to be, if that is to
+-- come.
 local function check_claim(agent_id, id)
   local task = load_rest(load_task(id))
   if task.state ~= 'assigned' or task.agent_id ~= agent_id or not task.start_by then

@@ -12,11 +12,12 @@
 -- A result that was reported after its task's deadline expires the task. A release with the code draining, no_slot or
 -- no_handler suspends its agent.
 -- An entry that holds several reports is consumed, and its caller answered, when all of them are settled.
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stays);
---   STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not consumed)
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome
+--   stays); STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not
+--   consumed)
 -- Events in log:tasks: task.started, task.completed, and those of the end of an attempt
--- Events in log:progress: task.progressed, at most one for each task and second. The record has every value; the event has a
---   value of up to 1 KiB as `data`, of a larger one only its `bytes`
+-- Events in log:progress: task.progressed, at most one for each task and second. The record has every value; the event
+--   has a value of up to 1 KiB as `data`, of a larger one only its `bytes`
 local STREAM = 'in:reports'
 -- Codes of releases after which the agent would return the next task as well.
 local SUSPENDS = { draining = true, no_slot = true, no_handler = true }
@@ -51,7 +52,8 @@ local function started(task, at)
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
--- Records the progress of a task. The log is for observers: its events are few and small; the record has the newest value.
+-- Records the progress of a task. The log is for observers: its events are few and small; the record has the newest
+-- value.
 local PROGRESS_EVERY, PROGRESS_INLINE = 1000, 1024
 local function progressed(task, data)
   local before = call('HMGET', task.key, 'progress', 'progress_at')

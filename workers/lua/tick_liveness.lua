@@ -24,9 +24,10 @@ local function is_full()
   return most > 0 and tonumber(used) - uncounted > most
 end
 
--- Advances the observed clock by the time since the last tick of any registry: by at most 2 s, not at all while the server
--- accepts no sign of life, and never past the oldest one that waits to be read. So an agent is not blamed for heartbeats
--- that were not read. Time up to there counts later: a registry that always lags a little must not stop the clock.
+-- Advances the observed clock by the time since the last tick of any registry: by at most 2 s, not at all while the
+-- server accepts no sign of life, and never past the oldest one that waits to be read. So an agent is not blamed for
+-- heartbeats that were not read. Time up to there counts later: a registry that always lags a little must not stop the
+-- clock.
 local function tick()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
   if not clock[1] then

@@ -61,7 +61,8 @@ local function is_later(entry, than)
   return ms > than_ms or (ms == than_ms and seq > than_seq)
 end
 
--- Returns true if a newer process took the id from this incarnation. The last eight are known; none becomes current again.
+-- Returns true if a newer process took the id from this incarnation. The last eight are known; none becomes current
+-- again.
 local function was_superseded(agent, incarnation)
   for earlier in string.gmatch(agent.incarnations or '', '%S+') do
     if earlier == incarnation then
@@ -71,9 +72,9 @@ local function was_superseded(agent, incarnation)
   return false
 end
 
--- Returns why a fact of this incarnation is not about the agent's current process: SUPERSEDED if a newer process took the
--- id, UNKNOWN if its own registration was not handled yet (there is no order between in:registry and in:beats). Returns
--- nil if it is about the current process.
+-- Returns why a fact of this incarnation is not about the agent's current process: SUPERSEDED if a newer process took
+-- the id, UNKNOWN if its own registration was not handled yet (there is no order between in:registry and in:beats).
+-- Returns nil if it is about the current process.
 local function incarnation_mismatch(agent, incarnation)
   if incarnation == '' or agent.incarnation == incarnation then
     return nil
@@ -96,8 +97,8 @@ local function health(agent, observed)
   local interval = tonumber(agent.heartbeat_interval)
   local freshness, regularity = 1, 1
   if interval then
-    -- Walks back from now over the last ten expected signs of life; the registration is the first. A heartbeat counts as
-    -- missed when it is half an interval late, so that one on its way costs nothing and the share does not flicker.
+    -- Walks back from now over the last ten expected signs of life; the registration is the first. A heartbeat counts
+    -- as missed when it is half an interval late, so that one on its way costs nothing and the share does not flicker.
     local seen, missed, later = 0, 0, observed
     local function walk(at)
       missed = missed + math.max(0, math.floor((later - at) / interval - 0.5))
@@ -137,8 +138,8 @@ local function log_agent(kind, agent, ...)
     'status', agent.status, 'health_score', agent.health_score, ...)
 end
 
--- Returns the status that an agent gets when it reports `status`: draining while an operator drains it. The reported one
--- is stored, and applies afterwards.
+-- Returns the status that an agent gets when it reports `status`: draining while an operator drains it. The reported
+-- one is stored, and applies afterwards.
 local function own_status(agent, status)
   if not agent.drained_from or status == 'inactive' or status == 'stale' then
     return status

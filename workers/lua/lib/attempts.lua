@@ -7,8 +7,8 @@
 -- ARGV[7]  ms, maximum of the backoff
 -- ARGV[8]  releases by agents that had started the task before it counts as failed
 -- ARGV[9]  seed of the backoff's jitter
--- Events in log:tasks, at the end of an attempt: task.retried, task.failed, task.released, task.recalled, task.cancelled,
---   task.expired
+-- Events in log:tasks, at the end of an attempt: task.retried, task.failed, task.released, task.recalled,
+--   task.cancelled, task.expired
 -- Orders in inbox:{agent}:critical: stop_task, if the agent does not know of the end: timed out, lost, expired
 local LIMITS = {
   max_attempts = tonumber(ARGV[5]), backoff = tonumber(ARGV[6]), backoff_max = tonumber(ARGV[7]),

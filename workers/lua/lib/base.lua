@@ -1,10 +1,10 @@
 -- The base of every script: namespace, time, counters, answers, and the loop over the entries of a batch.
 -- keys: in:reports stream r | counters hash rw | replies:{caller} stream w | size:{stream} string rw
 -- keys: log:progress stream w
--- KEYS[1]  the namespace prefix, such as "{coord}:". Every key is built from it, so all keys share its slot.
---   The `keys` lines of a file list the keys that the file itself names, with names and types as in coord/keys.py. r: it
---   reads; w: it writes or deletes. in:* stands for streams that ARGV names. Keys of an included part are in the header
---   of that part.
+-- KEYS[1]  the namespace prefix, such as "{coord}:". Every key is built from it, so all keys share its slot. The `keys`
+--   lines of a file list the keys that the file itself names, with names and types as in coord/keys.py. r: it reads; w:
+--   it writes or deletes. in:* stands for streams that ARGV names. Keys of an included part are in the header of that
+--   part.
 -- ARGV[1]  now, ms since 1970; empty: the server's TIME
 -- ARGV[2]  of each log, separated by spaces: entries kept (MAXLEN ~, trimmed once a batch; of log:tasks: events, checked
 --   once in 256) | bytes kept | bytes kept of log:progress
@@ -37,9 +37,9 @@ local function entry_ms(id)
 end
 
 -- An entry has an effect only while it is in its stream. A worker that stood still between its read and its script may
--- name entries that a sibling has handled since. The word for such an entry is GONE.
--- The first entry of a stream is looked up. From the second one on, the server's data on the stream saves the lookups: an
--- entry that is younger than every deleted one, and not older than the first one, is in the stream.
+-- name entries that a sibling has handled since. The word for such an entry is GONE. The first entry of a stream is
+-- looked up. From the second one on, the server's data on the stream saves the lookups: an entry that is younger than
+-- every deleted one, and not older than the first one, is in the stream.
 local last_stream, last_entry, last_is_present
 local checked_streams, bounds = {}, {}
 
@@ -66,7 +66,8 @@ local function bound_of(stream)
   return { ms = ms, seq = seq, digits = string.format('%013d', ms) }
 end
 
--- Returns true if an entry is not older than a bound. Ids of 13 digits before the dash, the usual ones, compare as text.
+-- Returns true if an entry is not older than a bound. Ids of 13 digits before the dash, the usual ones, compare as
+-- text.
 local byte, substring = string.byte, string.sub
 local function is_beyond(entry, bound)
   if byte(entry, 14) == 45 and substring(entry, 1, 13) > bound.digits then
@@ -114,11 +115,13 @@ local function bump(name, by)
   bumps[name] = (bumps[name] or 0) + by
 end
 
--- A capped stream (a log, replies, dead:in) never holds more bytes than its cap. Field names and values are counted. The
--- stream is divided into sections of a quarter of the cap. The key size:{stream} holds the bytes of the newest section,
--- then the ids at which the newest sections begin, three at most. When a section begins, entries older than the oldest of
--- these ids are trimmed. The key is read and written once for each stream and batch. Entries appended while there was no
--- such key are not counted; they are trimmed with the section that follows them.
+-- A capped stream (a log, replies, dead:in) never holds more bytes than its cap. Field names and values are counted.
+-- The stream is divided into sections of a quarter of the cap. The key size:{stream} holds the bytes of the newest
+-- section,
+-- then the ids at which the newest sections begin, three at most. When a section begins, entries older than the oldest
+--   of
+-- these ids are trimmed. The key is read and written once for each stream and batch. Entries appended while there was
+-- no such key are not counted; they are trimmed with the section that follows them.
 local capped = {}
 local function load_size(name, most)
   local stored = redis.pcall('GET', P .. 'size:' .. name)
@@ -224,8 +227,8 @@ local function answer_with(caller, stream, fact, data)
   end
 end
 
--- Runs `handle`; returns its word and false. If it raises an error, returns the error as a word and true: the rest of the
--- batch continues.
+-- Runs `handle`; returns its word and false. If it raises an error, returns the error as a word and true: the rest of
+-- the batch continues.
 local function error_word(why)
   return 'ERROR ' .. (type(why) == 'table' and why.err or tostring(why))
 end
@@ -257,8 +260,9 @@ local function guard_each(count, handle)
   return words, failed
 end
 
--- Writes to keys that the entries of a batch share are gathered and done once: command -> key -> arguments. The number of
--- commands is the cost of a batch, more than what each of them does. The type of a key is checked before its first gather.
+-- Writes to keys that the entries of a batch share are gathered and done once: command -> key -> arguments. The number
+-- of commands is the cost of a batch, more than what each of them does. The type of a key is checked before its first
+-- gather.
 local gathered = {}
 local function gather(command, key, first, second)
   local of_command = gathered[command]
@@ -309,8 +313,8 @@ local function consume(stream, group, ids)
   end
 end
 
--- Writes the counters and the gathered answers, and trims the logs. Entries are consumed afterwards: if this fails, they
--- stay pending.
+-- Writes the counters and the gathered answers, and trims the logs. Entries are consumed afterwards: if this fails,
+-- they stay pending.
 local function finish()
   for _, key in pairs(logs) do
     redis.pcall('XTRIM', key, 'MAXLEN', '~', LOG_MAX)
@@ -381,8 +385,8 @@ local function run_batch(batch)
   return close_batch(batch.finish or finish_words, words, batch.group, done)
 end
 
--- Returns the width of entries of which the last arguments are names and values. `fixed` arguments come before them; the
--- last one of these is the number of names.
+-- Returns the width of entries of which the last arguments are names and values. `fixed` arguments come before them;
+-- the last one of these is the number of names.
 local function width_with_fields(fixed)
   return function(first)
     return fixed + 2 * tonumber(ARGV[first + fixed - 1])

@@ -9,8 +9,8 @@ local function error_json(code, message)
   return cjson.encode({ code = code, message = message })
 end
 
--- Ends a task. `body` is its result or its error as JSON, stored in `field`. `started` is the time of its start, if that
--- was not recorded before. `index` orders ended tasks by time; run_alarms removes the record by it.
+-- Ends a task. `body` is its result or its error as JSON, stored in `field`. `started` is the time of its start, if
+-- that was not recorded before. `index` orders ended tasks by time; run_alarms removes the record by it.
 local function close(task, to, field, body, index, started)
   if started then
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body, 'started_at', started)

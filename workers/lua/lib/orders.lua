@@ -1,4 +1,5 @@
--- Orders to agents. An order is a courtesy where a record or a lease decides: if it cannot be written, all else goes on.
+-- Orders to agents. An order is a courtesy where a record or a lease decides: if it cannot be written, all else goes
+--   on.
 -- keys: inbox:{agent}:{lane} stream w
 -- include: base
 

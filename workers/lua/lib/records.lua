@@ -36,8 +36,8 @@ local function save_assignment(task)
   call('HSET', task.key, 'assignment', task.assignment)
 end
 
--- Returns the part of a task's record that every report needs. state is nil if there is no record, lease if no agent has or
--- had the task. The packed fields are split without patterns, which would cost as much as a command.
+-- Returns the part of a task's record that every report needs. state is nil if there is no record, lease if no agent
+-- has or had the task. The packed fields are split without patterns, which would cost as much as a command.
 local function load_task(id)
   local key = P .. 'task:' .. id
   local values = call('HMGET', key, 'state', 'submission', 'assignment')

@@ -3,8 +3,8 @@
 -- keys: log:tasks stream rw | counters hash rw
 
 -- Frequent events are gathered: the events of one kind in a batch are one entry. Its fields hold the values in order,
--- separated by spaces; with one event it looks like any other entry. Such values are words: not empty, without spaces. A
--- batch has such events of one task only in the order of GATHERED.
+-- separated by spaces; with one event it looks like any other entry. Such values are words: not empty, without spaces.
+-- A batch has such events of one task only in the order of GATHERED.
 local GATHERED = { 'task.queued', 'task.scheduled', 'task.replayed', 'task.assigned', 'task.started', 'task.completed' }
 local gathered_events, log_entries = {}, {}
 local function log_each(kind, id, field, value, field2, value2)
@@ -64,8 +64,8 @@ local function trim_events(until_seq)
   end
 end
 
--- Writes the entries. Like a reply, the log reports what has been done: if it cannot be written, the batch must not count
--- as failed, or dispatch would give one task to two agents. Once in 256 events, the log is trimmed.
+-- Writes the entries. Like a reply, the log reports what has been done: if it cannot be written, the batch must not
+-- count as failed, or dispatch would give one task to two agents. Once in 256 events, the log is trimmed.
 local function write_log()
   close_gathered()
   local events = 0

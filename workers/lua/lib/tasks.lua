@@ -33,7 +33,8 @@ local function count_moves()
   end
 end
 
--- Pools whose queue changes, and their definition if this script knows it. Touching a pool checks the type of its queue.
+-- Pools whose queue changes, and their definition if this script knows it. Touching a pool checks the type of its
+-- queue.
 local touched_pools = {}
 local function touch_pool(pool, definition)
   if not touched_pools[pool] then
@@ -52,8 +53,8 @@ local function unqueue(id, pool)
   gather('ZREM', P .. 'queue:' .. pool, id)
 end
 
--- Updates the table of pools; returns pool, length and score of the first task of each touched pool. A queue or a set of a
--- wrong type is skipped, here and below: its own entry has failed, and the batch must still be counted.
+-- Updates the table of pools; returns pool, length and score of the first task of each touched pool. A queue or a set
+-- of a wrong type is skipped, here and below: its own entry has failed, and the batch must still be counted.
 local CHANGES_KEPT = 10000
 local function finish_pools()
   local states, changed = {}, {}
@@ -78,8 +79,8 @@ local function finish_pools()
     return states
   end
   bump('pools_rev', #changed)
-  -- Which pools started or stopped waiting, at which revision. Readers notice an entry that could not be written: the newest
-  -- entry is not of the table's revision.
+  -- Which pools started or stopped waiting, at which revision. Readers notice an entry that could not be written: the
+  -- newest entry is not of the table's revision.
   local rev = (tonumber(call('HGET', P .. 'counters', 'pools_rev')) or 0) + #changed
   for i = 1, #changed, 1000 do
     local entries = {}
@@ -119,9 +120,9 @@ local function finish_loads()
 end
 
 -- The clock of attempts measures the limits of an attempt: its timeout, the time to claim it, the grace of a cancel. It
--- stands still while no distributor works, and never passes a report that waits to be read (run_alarms advances it). So an
--- attempt that ended in time is never timed out because the coordinator was absent. It has advanced up to `attempts_at` of
--- the server's time.
+-- stands still while no distributor works, and never passes a report that waits to be read (run_alarms advances it). So
+-- an attempt that ended in time is never timed out because the coordinator was absent. It has advanced up to
+-- `attempts_at` of the server's time.
 local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of run_alarms
 local attempt_clock, attempt_clock_at, is_clock_set
 local function read_clock()
@@ -148,16 +149,16 @@ end
 --   alarms     a waiting task: its run time or its deadline, by the server's time
 --   deadlines  a held task: its deadline, by the server's time, once older reports have been read
 --   limits     a held task: its timeout or the grace of its cancel, by the clock of attempts
--- The time to claim an assigned task is in none of them: most tasks are claimed within milliseconds. Instead the agent is in
--- `unclaimed`, by which run_alarms checks all tasks of the agent.
+-- The time to claim an assigned task is in none of them: most tasks are claimed within milliseconds. Instead the agent
+-- is in `unclaimed`, by which run_alarms checks all tasks of the agent.
 local due_in = { alarms = {}, deadlines = {}, limits = {} }
 local function sooner(due, at)
   at = tonumber(at)
   return at and (not due or at < due) and at or due
 end
 
--- Most tasks have nothing due. So the types of these indexes are checked only for a task that may have, before anything of
--- it changes.
+-- Most tasks have nothing due. So the types of these indexes are checked only for a task that may have, before anything
+-- of it changes.
 local is_due_checked = false
 local function check_due_types()
   if not is_due_checked then
