@@ -128,7 +128,7 @@ class Distributor(Service):
         failures: list[Failure] = []
         for facts, answer in zip(batches, answers, strict=False):
             words = self._apply_answer(answer)
-            self.hold(facts, words)
+            self.defer(facts, words)
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
             self._outdated |= self.planner.answered(piece, answer)
@@ -406,7 +406,7 @@ TICKS = {
     "run_alarms": 0.1,
     "relieve": 0.1,
     "refresh_loads": 0.05,
-    "try_held": 0.05,
+    "retry_deferred": 0.05,
     "read_suspended": 0.5,
     "read_pools": 1.0,
     "read_settings": 1.0,

@@ -115,7 +115,7 @@ class Intake:
                 if is_transient(error):
                     await self._take_back(entry, tries)
                 raise
-            if key in self.service.held:
+            if key in self.service.deferred:
                 # It waits for another entry, which is not a failure.
                 await self._take_back(entry, tries)
             elif why is None:

@@ -118,7 +118,7 @@ class Loop:
         self._interrupt.clear()
         await self.cell.scripts.load()
         await self.consumer.make_groups()
-        self.service.held.clear()
+        self.service.deferred.clear()
         await self.service.resync()
         self._needs_recovery = self._recovery_requests != before
         # Entries pending at the start were left by an earlier process of this name. One of them may have killed it.
@@ -148,7 +148,7 @@ class Loop:
         self._taken_over_at = time.monotonic()
         await self._finish_rounds()
         entries = await self.consumer.claim_idle(idle_ms, self.cell.settings.batch)
-        entries = [entry for entry in entries if (entry.stream, entry.id) not in self.service.held]
+        entries = [entry for entry in entries if (entry.stream, entry.id) not in self.service.deferred]
         if entries:
             log.info("worker.took_over", entries=len(entries))
             await self.intake.handle_alone(entries)

@@ -178,4 +178,4 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[li
 }
 
 #: What is done periodically: seconds between two calls.
-TICKS = {"tick_liveness": 0.5, "try_held": 0.05}
+TICKS = {"tick_liveness": 0.5, "retry_deferred": 0.05}

@@ -22,8 +22,8 @@ from workers.transitions import Call, EntryReplay, Purge, Scripts, TaskBatch
 
 F = TypeVar("F")
 
-#: Words with which a script puts an entry off: it is not consumed, and is tried again soon.
-PUT_OFF = frozenset({"WAIT", "MORE"})
+#: Words with which a script defers an entry: it is not consumed, and is tried again soon.
+DEFERS = frozenset({"WAIT", "MORE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Service(ABC):
 
     def __init__(self, cell: WorkerContext) -> None:
         self.cell = cell
-        #: Entries by (stream, id) that are read, not consumed, and remembered here to be tried again soon.
-        self.held: dict[tuple[str, str], ReceivedFact[Any]] = {}
+        #: Entries by (stream, id) that are read, not consumed, and tried again soon.
+        self.deferred: dict[tuple[str, str], ReceivedFact[Any]] = {}
         #: Set by the loop. What runs beside the loop calls it after an error; then the loop recovers.
         self.request_recovery: Callable[[], None] = lambda: None
 
@@ -119,25 +119,25 @@ class Service(ABC):
             runs.append(run)
         failures: list[Failure] = []
         for run, words in zip(runs, await self.cell.scripts.run(*calls), strict=True):
-            self.hold(run, words)
+            self.defer(run, words)
             failures += failures_of(run, words)
         return failures
 
-    def hold(self, batch: list[ReceivedFact[Any]], words: list[str]) -> None:
-        """Remember the entries that their script put off (WAIT, MORE), and forget those that are done."""
-        if not self.held and PUT_OFF.isdisjoint(words):
+    def defer(self, batch: list[ReceivedFact[Any]], words: list[str]) -> None:
+        """Remember the entries that their script deferred (WAIT, MORE), and forget those that are done."""
+        if not self.deferred and DEFERS.isdisjoint(words):
             return
         for received, word in zip(batch, words, strict=True):
             key = (received.entry.stream, received.entry.id)
-            if word in PUT_OFF:
-                self.held[key] = received
+            if word in DEFERS:
+                self.deferred[key] = received
             else:
-                self.held.pop(key, None)
+                self.deferred.pop(key, None)
 
-    async def try_held(self) -> None:
-        """Try again what was put off."""
-        if self.held:
-            await self.handle(list(self.held.values()))
+    async def retry_deferred(self) -> None:
+        """Handle the deferred entries again."""
+        if self.deferred:
+            await self.handle(list(self.deferred.values()))
 
     def requeue(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
         """``requeue`` for a batch of ``EntryReplayed``."""

@@ -314,7 +314,7 @@ async def test_an_entry_that_waits_counts_no_try(redis: Redis, settings: Setting
     (entry,) = await Bench(redis, settings).consumer.read_new(10, None)
     for number in range(3 * TRIES):
         bench = Bench(redis, settings, f"w{number}")
-        bench.stub.hold([ReceivedFact(entry, None, "")], ["WAIT"])
+        bench.stub.defer([ReceivedFact(entry, None, "")], ["WAIT"])
         await bench.intake.handle_alone(await bench.consumer.claim_idle(0, 10))
     assert await bench.graves() == []
 

@@ -357,14 +357,14 @@ local function close_batch(finish_batch, words, group, done)
 end
 
 -- Handles a batch of entries one by one, and closes it; returns the script's result. An entry is consumed unless it
--- failed or its word puts it off. Fields of `batch`:
+-- failed or its word defers it. Fields of `batch`:
 --   at      index in ARGV of the number of entries; their arguments follow, first of all the entry's id
 --   width   number of arguments of an entry, or a function of the index of the first one
 --   handle  function of the indexes of an entry's first and last argument; returns the entry's word
 --   stream  of the entries, or a function of the index of the first argument
 --   group   consumer group
 --   finish  finish_words if absent, or finish_tasks
-local PUTS_OFF = { WAIT = true, MORE = true }
+local DEFERS = { WAIT = true, MORE = true }
 local function run_batch(batch)
   local words, done, first = {}, {}, batch.at + 1
   local width, stream = batch.width, batch.stream
@@ -374,7 +374,7 @@ local function run_batch(batch)
     local last = first + (width_of and width_of(first) or width) - 1
     local word, failed = guarded(batch.handle, first, last)
     words[n] = word
-    if not failed and not PUTS_OFF[word] then
+    if not failed and not DEFERS[word] then
       local name = stream_of and stream_of(first) or stream
       local ids = done[name] or {}
       ids[#ids + 1] = ARGV[first]
