@@ -29,10 +29,10 @@ async def populate(cell: Cell) -> None:
     await cell.admit(await cell.submission("refused", body=body, caller="c1"), nearly_full=True)
     await cell.deliver("m1", payload=b'"' + b"m" * 20_000 + b'"')
     bad = await cell.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [letter]))
     await cell.append("in:messages:low")
 
 

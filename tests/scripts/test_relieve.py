@@ -111,7 +111,7 @@ async def test_the_walk_goes_on_when_its_last_one_was_forgotten(cell: Cell) -> N
     cell.change_settings(terminal_entries=2)
     cell.now += 1
     await complete(cell, "t4")
-    await cell.wake()
+    await cell.run_alarms()
     assert await cell.redis.zrange(cell.keys.of("tasks:terminal"), 0, -1) == [b"t3", b"t4"]
     assert (await relieve(cell)).records == 2
     assert await cell.counter("results_dropped") == 4
@@ -157,7 +157,7 @@ async def test_an_id_that_is_submitted_again_gives_up_its_new_result(cell: Cell)
     await complete(cell, "t1")
     assert (await relieve(cell)).records == 1
     cell.now += int(cell.settings.terminal_ttl_s * 1000) + 1
-    await cell.wake()
+    await cell.run_alarms()
     await complete(cell, "t1")
     record = await cell.task("t1")
     assert (record.dropped, record.result) == (False, "r" * 10_000)

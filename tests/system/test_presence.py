@@ -75,7 +75,7 @@ async def test_a_server_that_is_away_or_a_wrong_setting_is_said(tmp_path: Path, 
     async with house(tmp_path) as at:
         check = Check(at)
         assert await check("registry", COORD_REDIS_URL=f"redis://:secret@127.0.0.1:{unused_port}") == 1
-        assert check.said.startswith(f"Redis at redis://:***@127.0.0.1:{unused_port} cannot be asked: ")
+        assert check.said.startswith(f"Redis at redis://:***@127.0.0.1:{unused_port} cannot be reached: ")
         assert await check("registry", COORD_NAMESPACES="x") == 1
         assert check.said == "COORD_NAMESPACES is not a setting; did you mean COORD_NAMESPACE?\n"
 

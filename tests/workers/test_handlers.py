@@ -29,12 +29,11 @@ from coord.models.facts import (
 from coord.models.tasks import Requirements, Retry, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append
 from tests.ledger import assert_keys_end, assert_ledger
-from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.intake import Intake
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service
+from workers.service import Service, WorkerContext
 from workers.transitions import Scripts
 
 

@@ -1,4 +1,4 @@
-"""``expire``: the observed clock, and whom it gives up."""
+"""``tick_liveness``: the observed clock, and whom it gives up."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import pytest
 
 from coord.models.tasks import Lane
 from tests.scripts.cell import DAY, START, Cell
-from workers.transitions import Expiry
+from workers.transitions import LivenessTick
 
 
-async def expire(cell: Cell, after: int = 0, *, most: int = 256) -> Expiry:
+async def tick_liveness(cell: Cell, after: int = 0, *, most: int = 256) -> LivenessTick:
     """Tick ``after`` ms later."""
     cell.now += after
-    answer: Expiry = await cell.run(cell.scripts.expire(most))
+    answer: LivenessTick = await cell.run(cell.scripts.tick_liveness(most))
     return answer
 
 
 async def run_clock(cell: Cell, ms: int) -> None:
     """Let the observed clock run in steps that count in full."""
     for _ in range(ms // 2_000):
-        await expire(cell, 2_000)
+        await tick_liveness(cell, 2_000)
 
 
 @pytest.mark.on_fakeredis
 async def test_the_clock_advances_by_two_seconds_at_most(cell: Cell) -> None:
     """A tick adds the time since the last one, whoever made it, and never more than 2 s."""
-    assert (await expire(cell)).observed == START
-    assert (await expire(cell, 500)).observed == START + 500
-    assert (await expire(cell, 3_600_000)).observed == START + 2_500
-    assert (await expire(cell)).observed == START + 2_500
+    assert (await tick_liveness(cell)).observed == START
+    assert (await tick_liveness(cell, 500)).observed == START + 500
+    assert (await tick_liveness(cell, 3_600_000)).observed == START + 2_500
+    assert (await tick_liveness(cell)).observed == START + 2_500
 
 
 async def test_a_coordinator_that_was_away_kills_nobody(cell: Cell) -> None:
     """⚠ After an hour without any tick, one tick costs an agent 2 s of its patience, not an hour."""
     await cell.register(interval_ms=5_000)
-    await expire(cell)
-    assert (await expire(cell, 3_600_000)).stale == 0
+    await tick_liveness(cell)
+    assert (await tick_liveness(cell, 3_600_000)).stale == 0
     agent = await cell.agent()
     assert (agent.status, agent.health_score) == ("active", 1.0)
 
@@ -43,26 +43,26 @@ async def test_a_coordinator_that_was_away_kills_nobody(cell: Cell) -> None:
 async def test_the_clock_begins_with_the_first_sign_of_life(cell: Cell) -> None:
     """An agent that registers before any tick has its patience from then on."""
     await cell.register(interval_ms=5_000)
-    answer = await expire(cell, 3_600_000)
+    answer = await tick_liveness(cell, 3_600_000)
     assert (answer.observed, answer.stale) == (START + 2_000, 0)
 
 
 async def test_the_clock_stands_while_older_beats_wait(cell: Cell) -> None:
     """⚠ While a sign of life from before the last tick is unread, nobody grows older; then the clock goes on."""
     await cell.register(interval_ms=5_000)
-    await expire(cell)
+    await tick_liveness(cell)
     waiting = await cell.append("in:beats", at=cell.now - 1)
     for _ in range(20):
-        answer = await expire(cell, 2_000)
+        answer = await tick_liveness(cell, 2_000)
         assert (answer.observed, answer.stale) == (START, 0)
 
     await cell.redis.xdel(cell.keys.of("in:beats"), waiting)
-    assert (await expire(cell, 1_000)).observed == START + 2_000  # the time that it waited, 2 s of it at most
+    assert (await tick_liveness(cell, 1_000)).observed == START + 2_000  # the time that it waited, 2 s of it at most
 
 
 async def test_between_ticks_the_clock_advances_by_two_seconds_at_most(cell: Cell) -> None:
     """⚠ A sign of life long after the last tick is dated by what the clock may yet reach, not by the server's."""
-    await expire(cell)
+    await tick_liveness(cell)
     cell.now += 3_600_000
     await cell.register(interval_ms=5_000)
     assert await cell.redis.zscore(cell.keys.of("agents:expiry"), "a1") == START + 2_000 + 15_000
@@ -70,10 +70,10 @@ async def test_between_ticks_the_clock_advances_by_two_seconds_at_most(cell: Cel
 
 async def test_the_clock_never_passes_a_sign_of_life_that_waits(cell: Cell) -> None:
     """⚠ What waited because no registry was there to read it must not find its agent given up already."""
-    await expire(cell)
+    await tick_liveness(cell)
     await cell.append("in:registry", at=cell.now + 400)
-    assert (await expire(cell, 1_000)).observed == START + 400
-    assert (await expire(cell, 1_000)).observed == START + 400, "and it still waits"
+    assert (await tick_liveness(cell, 1_000)).observed == START + 400
+    assert (await tick_liveness(cell, 1_000)).observed == START + 400, "and it still waits"
 
 
 async def test_three_missed_beats_and_an_agent_is_stale(cell: Cell) -> None:
@@ -85,7 +85,7 @@ async def test_three_missed_beats_and_an_agent_is_stale(cell: Cell) -> None:
     assert (agent.status, agent.term) == ("active", 1)
     rev = agent.rev
 
-    assert (await expire(cell, 1_000)).stale == 1
+    assert (await tick_liveness(cell, 1_000)).stale == 1
 
     agent = await cell.agent()
     assert (agent.status, agent.term, agent.health_score, agent.load) == ("stale", 2, 0.0, 1)
@@ -94,7 +94,7 @@ async def test_three_missed_beats_and_an_agent_is_stale(cell: Cell) -> None:
     assert await cell.redis.scard(cell.keys.of("agents:active")) == 0
     assert [one["data"] for one in await cell.stream("in:losses")] == ['{"agent_id":"a1","term":1}']
     assert (await cell.logged("agents"))[-1] == "agent.lost"
-    assert (await expire(cell)).stale == 0
+    assert (await tick_liveness(cell)).stale == 0
 
 
 async def test_without_an_interval_an_agent_has_five_minutes(cell: Cell) -> None:
@@ -103,7 +103,7 @@ async def test_without_an_interval_an_agent_has_five_minutes(cell: Cell) -> None
     await run_clock(cell, 298_000)
     agent = await cell.agent()
     assert (agent.status, agent.health_score, agent.rev) == ("active", 1.0, 1)
-    assert (await expire(cell, 2_000)).stale == 1
+    assert (await tick_liveness(cell, 2_000)).stale == 1
 
 
 async def test_health_decays_between_beats(cell: Cell) -> None:
@@ -113,11 +113,11 @@ async def test_health_decays_between_beats(cell: Cell) -> None:
     agent = await cell.agent()
     assert (agent.rev, agent.health_score) == (1, 1.0)
 
-    await expire(cell, 1_900)
+    await tick_liveness(cell, 1_900)
     agent = await cell.agent()
     assert agent.rev == 1
 
-    await expire(cell, 100)
+    await tick_liveness(cell, 100)
     agent = await cell.agent()
     assert (agent.rev, agent.health_score) == (2, 0.95)
     assert (await cell.logged("agents"))[-1] == "agent.health_moved"
@@ -128,15 +128,15 @@ async def test_a_loss_is_announced_until_nothing_is_in_flight(cell: Cell) -> Non
     await cell.register()
     await cell.assign()
     await cell.deregister()
-    assert (await expire(cell, 4_000)).repeated == 0
-    assert (await expire(cell, 1_000)).repeated == 1
-    assert (await expire(cell, 1_000)).repeated == 0
-    assert (await expire(cell, 4_000)).repeated == 1, "and again"
+    assert (await tick_liveness(cell, 4_000)).repeated == 0
+    assert (await tick_liveness(cell, 1_000)).repeated == 1
+    assert (await tick_liveness(cell, 1_000)).repeated == 0
+    assert (await tick_liveness(cell, 4_000)).repeated == 1, "and again"
     data = [one["data"] for one in await cell.stream("in:losses")]
     assert data == ['{"agent_id":"a1","term":1}'] * 3
 
     assert await cell.reclaim() == "OK"
-    assert (await expire(cell, 10_000)).repeated == 0
+    assert (await tick_liveness(cell, 10_000)).repeated == 0
     assert await cell.redis.zcard(cell.keys.of("agents:lost")) == 0
 
 
@@ -148,7 +148,7 @@ async def test_a_loss_is_not_announced_of_an_agent_that_is_back_at_work(cell: Ce
     await cell.assign("t2")
     assert await cell.reclaim(term=1) == "OK"
     assert await cell.load() == 1
-    assert (await expire(cell, 60_000)).repeated == 0
+    assert (await tick_liveness(cell, 60_000)).repeated == 0
 
 
 async def test_departed_agents_are_forgotten(cell: Cell) -> None:
@@ -157,9 +157,9 @@ async def test_departed_agents_are_forgotten(cell: Cell) -> None:
     for lane in Lane:
         assert await cell.deliver(f"m-{lane}", lane=lane) == "DELIVERED"
     await cell.deregister()
-    assert (await expire(cell, 30 * DAY - 1)).forgotten == 0
+    assert (await tick_liveness(cell, 30 * DAY - 1)).forgotten == 0
 
-    assert (await expire(cell, 1)).forgotten == 1
+    assert (await tick_liveness(cell, 1)).forgotten == 1
 
     assert not await cell.redis.exists(cell.keys.agent("a1"))
     left = await cell.dump()
@@ -168,19 +168,19 @@ async def test_departed_agents_are_forgotten(cell: Cell) -> None:
 
 
 async def test_a_registry_that_lags_does_not_stop_the_clock(cell: Cell) -> None:
-    """⚠ Under load a beat of somebody's is always waiting: a dead agent is given up all the same, a little later."""
+    """⚠ Under load some heartbeat is always waiting: a dead agent is given up all the same, a little later."""
     await cell.register("a1", interval_ms=1_000)
-    await expire(cell)
+    await tick_liveness(cell)
     waiting: list[str] = []
     lost_after = 0
     while not lost_after:
         cell.now += 500
         waiting.append(await cell.append("in:beats", "agent.heartbeat"))
-        if len(waiting) > 2:  # each beat waits for a second
+        if len(waiting) > 2:  # each heartbeat waits for a second
             handled = waiting.pop(0)
             await cell.redis.xack(cell.keys.of("in:beats"), "registry", handled)
             await cell.redis.xdel(cell.keys.of("in:beats"), handled)
-        if (await expire(cell)).stale:
+        if (await tick_liveness(cell)).stale:
             lost_after = cell.now - START
         assert cell.now - START < 60_000, "the clock stands still"
     assert 3_000 <= lost_after <= 5_500
@@ -189,9 +189,9 @@ async def test_a_registry_that_lags_does_not_stop_the_clock(cell: Cell) -> None:
 async def test_a_clock_that_is_set_back_does_not_stop_the_clock(cell: Cell) -> None:
     """⚠ The server's time goes back by an hour: a dead agent is given up within its patience."""
     await cell.register("a1", interval_ms=1_000)
-    await expire(cell)
+    await tick_liveness(cell)
     cell.now -= 3_600_000
-    assert (await expire(cell)).stale == 0
+    assert (await tick_liveness(cell)).stale == 0
     await run_clock(cell, 4_000)
     assert (await cell.agent()).status == "stale"
 
@@ -200,7 +200,7 @@ async def test_an_agent_that_is_here_is_not_forgotten(cell: Cell) -> None:
     """⚠ The index of departed agents may name one that is back (a fail-over rewound it): its record says so."""
     await cell.register()
     await cell.redis.zadd(cell.keys.of("agents:departed"), {"a1": START - 60 * DAY})
-    assert (await expire(cell)).forgotten == 0
+    assert (await tick_liveness(cell)).forgotten == 0
     assert (await cell.agent()).status == "active"
     assert await cell.redis.zcard(cell.keys.of("agents:departed")) == 0
 
@@ -213,21 +213,21 @@ async def test_an_agent_that_still_has_tasks_is_not_forgotten(cell: Cell) -> Non
     await cell.redis.xtrim(cell.keys.of("in:losses"), maxlen=0)
     await cell.redis.delete(cell.keys.of("agents:lost"))
     cell.now += 31 * DAY
-    await expire(cell)
+    await tick_liveness(cell)
     assert await cell.redis.exists(cell.keys.agent("a1")) == 1
-    await expire(cell)
+    await tick_liveness(cell)
     assert {one["data"] for one in await cell.stream("in:losses")} == {'{"agent_id":"a1","term":1}'}
     assert await cell.reclaim() == "OK"
-    assert (await expire(cell)).forgotten == 1
+    assert (await tick_liveness(cell)).forgotten == 1
 
 
 async def test_many_are_handled_a_bounded_number_at_a_time(cell: Cell) -> None:
     """The tick takes ``most`` agents, the next one goes on."""
     await cell.run(cell.scripts.register([await cell.registration(f"a{n}", interval_ms=1_000) for n in range(30)]))
-    await expire(cell)
-    assert (await expire(cell, 2_000, most=20)).stale == 0
-    assert (await expire(cell, 2_000, most=20)).stale == 20
-    assert (await expire(cell, most=20)).stale == 10
+    await tick_liveness(cell)
+    assert (await tick_liveness(cell, 2_000, most=20)).stale == 0
+    assert (await tick_liveness(cell, 2_000, most=20)).stale == 20
+    assert (await tick_liveness(cell, most=20)).stale == 10
 
 
 async def test_ticking_twice_at_one_moment_changes_nothing(cell: Cell) -> None:
@@ -236,18 +236,18 @@ async def test_ticking_twice_at_one_moment_changes_nothing(cell: Cell) -> None:
     await cell.assign()
     await run_clock(cell, 22_000)
     before = await cell.dump()
-    await expire(cell)
+    await tick_liveness(cell)
     assert await cell.dump() == before
 
 
 async def test_a_broken_record_does_not_stop_the_tick(cell: Cell) -> None:
     """⚠ An agent whose record is of a wrong type is passed over; the others turn stale and are counted."""
     await cell.run(cell.scripts.register([await cell.registration(f"a{n}", interval_ms=1_000) for n in range(3)]))
-    await expire(cell)
+    await tick_liveness(cell)
     kept = await cell.redis.hgetall(cell.keys.agent("a1"))
     await cell.redis.set(cell.keys.agent("a1"), "x")
-    await expire(cell, 2_000)
-    assert (await expire(cell, 2_000)).stale == 2
+    await tick_liveness(cell, 2_000)
+    assert (await tick_liveness(cell, 2_000)).stale == 2
     await cell.redis.delete(cell.keys.agent("a1"))
     await cell.redis.hset(cell.keys.agent("a1"), mapping=kept)
 
@@ -256,5 +256,5 @@ async def test_the_server_tells_the_time(cell: Cell) -> None:
     """Without a time from a test, scripts take the server's."""
     cell.scripts.now = None
     seconds, micros = await cell.redis.time()
-    answer: Expiry = await cell.run(cell.scripts.expire())
+    answer: LivenessTick = await cell.run(cell.scripts.tick_liveness())
     assert abs(answer.observed - (seconds * 1_000 + micros // 1_000)) < 60_000

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
--- Appends buried entries anew to the streams that they came from, on an operator's request.
+-- Appends dead-lettered entries again to the streams that they came from, on an operator's request.
 -- include: base
 -- keys: dead:in stream rw | in:* stream w | log:control stream w | in:control:{kind} stream w
--- ARGV[5] the kind of worker that was told
--- ARGV[6] number of streams that it reads, then each of them (without namespace)
--- then the number of requests, then for each: entry id | caller or '' | id of the entry in dead:in
+-- ARGV[5]  the kind of worker that received the request
+-- ARGV[6]  number of streams that it reads, then each of them, without namespace
+-- then the number of requests, then for each:
+--   entry | caller or '' | dead_id: of the entry in dead:in
 -- Returns {words}. Words: OK; NOT_FOUND; FOREIGN (another kind of worker reads its stream); TRUNCATED (it was not kept
---   whole); GONE (its request was handled before); ERROR <why> (not consumed). An answer of ok says {"entry_id":id}: of the new entry, in its stream
+--   whole); GONE (the request was handled before); ERROR <why> (not consumed). An answer of ok has {"entry_id":id}, the
+--   id of the new entry
 -- Events in log:control: entry.replayed
 local KIND = ARGV[5]
 local STREAM = 'in:control:' .. KIND
@@ -17,7 +19,7 @@ for _ = 1, tonumber(ARGV[6]) do
   at = at + 1
 end
 
-local function unbury(i)
+local function requeue(i)
   local entry, caller, dead = unpack(ARGV, i, i + 2)
   if not is_present(STREAM, entry) then
     return 'GONE'
@@ -36,15 +38,15 @@ local function unbury(i)
     answer(caller, STREAM, entry, 'entry_not_found', "entry '" .. dead .. "' is of " .. stream .. ', which no ' .. KIND .. ' reads')
     return 'FOREIGN'
   elseif fields.whole ~= '1' then
-    answer(caller, STREAM, entry, 'entry_truncated', "entry '" .. dead .. "' was not kept whole, so it cannot be replayed; whoever "
-      .. 'appended it has to do so again')
+    answer(caller, STREAM, entry, 'entry_truncated', "entry '" .. dead .. "' was not kept whole, so it cannot be replayed; its "
+      .. 'sender has to append it again')
     return 'TRUNCATED'
   end
-  local anew = { 'type', fields.type, 'data', fields.data }
+  local copy = { 'type', fields.type, 'data', fields.data }
   if fields.caller then
-    anew[5], anew[6] = 'caller', fields.caller
+    copy[5], copy[6] = 'caller', fields.caller
   end
-  local id = call('XADD', P .. stream, '*', unpack(anew))
+  local id = call('XADD', P .. stream, '*', unpack(copy))
   call('XDEL', P .. 'dead:in', dead)
   bump('unburied', 1)
   log('log:control', 'type', 'entry.replayed', 'stream', stream, 'id', id, 'caller', caller)
@@ -52,14 +54,4 @@ local function unbury(i)
   return 'OK'
 end
 
-local words, done = {}, {}
-for i = at + 1, at + tonumber(ARGV[at]) * 3, 3 do
-  local word, failed = guarded(unbury, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-finish()
-consume(STREAM, KIND, done)
-return { words }
+return run_batch({ group = KIND, stream = STREAM, at = at, width = 3, handle = requeue })

@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
--- Ticks the observed clock, marks agents stale that missed their beats, announces losses that were not taken back yet,
--- and forgets agents that left long ago.
--- include: base liveness agents
+-- Ticks the observed clock, declares agents stale that missed their heartbeats, announces losses again that were not
+-- reclaimed yet, and removes agents that left long ago.
+-- include: base agents
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
 -- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
 -- keys: log:agents stream w
--- ARGV[8]  agents handled at most, in each part
--- ARGV[9]  ms after which an agent that left is forgotten
+-- ARGV[8]  maximum number of agents handled, in each part
+-- ARGV[9]  ms after which an agent that left is removed
 -- Returns {stale, repeated, forgotten, observed}: three numbers of agents, and the observed clock in ms
 -- Events in log:agents: agent.lost, agent.health_moved, agent.forgotten
--- Events in in:losses: agent.lost (it turned stale with tasks in flight; again every ARGV[7] ms while it has any)
+-- Events in in:losses: agent.lost (it became stale with tasks in flight; again every ARGV[7] ms while it has any)
 local MOST = tonumber(ARGV[8])
 local LANES = { 'critical', 'high', 'normal', 'low' }
 
--- A server out of memory takes no beat. (It counts as it does itself: without the buffers for replicas and its file.)
+-- Returns true if the server is out of memory: it accepts no heartbeats then. (Memory is counted as the server does:
+-- without the buffers for replicas and its append-only file.)
 local function is_full()
   local info = redis.pcall('INFO', 'memory')
   local used = type(info) == 'string' and string.match(info, 'used_memory:(%d+)')
@@ -23,9 +24,10 @@ local function is_full()
   return most > 0 and tonumber(used) - uncounted > most
 end
 
--- Advances the observed clock by the time since the last tick of any registry: by 2 s at most, by nothing while no sign of
--- life can be given, and never past the oldest one that still waits to be read. What waited because nobody read it is not
--- held against its sender. Time up to there counts later: a registry that always lags a little must not stop the clock.
+-- Advances the observed clock by the time since the last tick of any registry: by at most 2 s, not at all while the
+-- server accepts no sign of life, and never past the oldest one that waits to be read. So an agent is not blamed for
+-- heartbeats that were not read. Time up to there counts later: a registry that always lags a little must not stop the
+-- clock.
 local function tick()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
   if not clock[1] then
@@ -50,7 +52,8 @@ end
 
 local observed = tick()
 
-local function lose(id)
+-- Declares an agent stale.
+local function declare_stale(id)
   local agent = load_agent(id)
   if not agent.known or agent.status == 'inactive' then
     call('ZREM', P .. 'agents:expiry', id)
@@ -61,7 +64,7 @@ local function lose(id)
   local before = agent.status
   set_status(agent, 'stale')
   agent.health_score = '0.000'
-  rise(agent)
+  bump_rev(agent)
   call('ZADD', P .. 'agents:departed', NOW, id)
   call('HSET', P .. 'agent:' .. id, 'status', 'stale', 'term', agent.term, 'rev', agent.rev,
     'health_score', agent.health_score, 'resumes_as', before)
@@ -69,17 +72,18 @@ local function lose(id)
   return 'LOST'
 end
 
--- Health decays between beats: the one nearest to turning stale is stored when it has moved.
+-- Stores an agent's health if it moved: it decays between heartbeats.
 local function decay(id)
   local agent = load_agent(id)
   if agent.known and agent.heartbeat_interval and store_health(agent, observed) then
-    rise(agent)
+    bump_rev(agent)
     call('HSET', P .. 'agent:' .. id, 'rev', agent.rev, 'health_score', agent.health_score)
     log_agent('agent.health_moved', agent)
   end
   return 'OK'
 end
 
+-- Announces a loss again while the agent has tasks in flight.
 local function repeat_loss(id)
   local term = tonumber(call('HGET', P .. 'agent:' .. id, 'term') or '1')
   if call('SCARD', P .. 'inflight:' .. id) == 0 then
@@ -92,7 +96,7 @@ local function repeat_loss(id)
   return 'REPEATED'
 end
 
--- Forgets an agent that left long ago. It must still be away, and nothing may be in flight on it, or its tasks would be lost.
+-- Removes an agent that left long ago. It must still be away, and have nothing in flight, or its tasks would be lost.
 local AWAY = { inactive = true, stale = true }
 local function forget(id)
   local key = P .. 'agent:' .. id
@@ -119,7 +123,8 @@ local function forget(id)
   return 'FORGOTTEN'
 end
 
-local function due(index, until_ms, handle, wanted)
+-- Handles the agents that are due by an index; returns how many of them got the wanted word.
+local function handle_due(index, until_ms, handle, wanted)
   local counted = 0
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(until_ms), 'LIMIT', 0, MOST)) do
     if guarded(handle, id) == wanted then
@@ -129,12 +134,12 @@ local function due(index, until_ms, handle, wanted)
   return counted
 end
 
-local stale = due('agents:expiry', observed, lose, 'LOST')
--- Those nearest to turning stale are the ones that have missed beats.
+local stale = handle_due('agents:expiry', observed, declare_stale, 'LOST')
+-- The agents nearest to becoming stale are those that missed heartbeats.
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:expiry', int(observed), int(observed + AGENT_TIMEOUT), 'LIMIT', 0, MOST)) do
   guarded(decay, id)
 end
-local repeated = due('agents:lost', now, repeat_loss, 'REPEATED')
-local forgotten = due('agents:departed', now - tonumber(ARGV[9]), forget, 'FORGOTTEN')
+local repeated = handle_due('agents:lost', now, repeat_loss, 'REPEATED')
+local forgotten = handle_due('agents:departed', now - tonumber(ARGV[9]), forget, 'FORGOTTEN')
 finish()
 return { int(stale), int(repeated), int(forgotten), int(observed) }

@@ -1,4 +1,4 @@
-"""``wake``: what it forgets, which is ended tasks beyond their age or number, and tombstones that nothing needs."""
+"""``run_alarms`` forgets ended tasks beyond their age or number, and tombstones that nothing needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_what_cannot_be_forgotten_does_not_undo_what_was_due(cell: Cell, b
     await cell.redis.set(cell.keys.of(broken), "x")
     cell.now += 1
 
-    assert await cell.wake() == ["QUEUED"]
+    assert await cell.run_alarms() == ["QUEUED"]
 
     assert await cell.counter("queued:normal") == 1
     await cell.redis.restore(cell.keys.of(broken), 0, kept, replace=True)
@@ -35,7 +35,7 @@ async def test_ended_tasks_are_forgotten_by_count(cell: Cell) -> None:
         await cell.assign(f"f{n}")
         await cell.fail(f"f{n}", retryable=False)
         await cell.admit(await cell.submission(f"r{n}"), nearly_full=True)
-    await cell.wake()
+    await cell.run_alarms()
 
     left = {name[5:] for name in await cell.dump() if name.startswith("task:")}
     assert left == {"c2", "c3", "f2", "f3", "r3"}
@@ -54,23 +54,23 @@ async def test_ended_tasks_are_forgotten_by_age(cell: Cell) -> None:
     ended = {"t3": ("tasks:refused", 3_600_000), "t1": ("tasks:terminal", DAY), "t2": ("tasks:dead", 7 * DAY)}
     for task, (index, kept_ms) in ended.items():
         cell.now = START + kept_ms - 1
-        await cell.wake()
+        await cell.run_alarms()
         assert await cell.redis.zcard(cell.keys.of(index)) == 1
         assert await cell.redis.exists(cell.keys.task(task)) == 1
         cell.now += 1
-        await cell.wake()
+        await cell.run_alarms()
         assert await cell.redis.zcard(cell.keys.of(index)) == 0
         assert await cell.redis.exists(cell.keys.task(task)) == 0
 
 
 async def test_ended_tasks_are_forgotten_a_bounded_number_at_a_time(cell: Cell) -> None:
-    """What is left is counted, so that wake is called again at once: forgetting keeps up with what ends."""
+    """What is left is counted, so that ``run_alarms`` is called again at once: forgetting keeps up with what ends."""
     cell.trimmed = cell.broken = True
     await cell.redis.zadd(cell.keys.of("tasks:terminal"), {f"t{n}": START for n in range(1_500)})
     await cell.redis.hset(cell.keys.task("t1499"), "state", "completed")
     cell.now += DAY
-    assert (await cell.run(cell.scripts.wake())).due == 500
-    assert (await cell.run(cell.scripts.wake())).due == 0
+    assert (await cell.run(cell.scripts.run_alarms())).due == 500
+    assert (await cell.run(cell.scripts.run_alarms())).due == 0
     assert await cell.redis.zcard(cell.keys.of("tasks:terminal")) == 0
     assert await cell.redis.exists(cell.keys.task("t1499")) == 0
 
@@ -82,11 +82,11 @@ async def test_tombstones_wait_as_long_as_they_may_be_needed(cell: Cell) -> None
     assert await cell.cancel("t1") == "PENDING"
     await cell.submission("newer", priority="high", at=cell.now + 1)
     cell.now += 10
-    await cell.wake()
+    await cell.run_alarms()
     assert await cell.redis.zcard(cell.keys.of("tombstones")) == 1
 
     await cell.admit(older)
-    await cell.wake()
+    await cell.run_alarms()
     assert await cell.redis.zcard(cell.keys.of("tombstones")) == 0
 
 
@@ -107,7 +107,7 @@ async def test_a_record_that_is_no_longer_what_the_index_says_is_kept(cell: Cell
         elif state == "failed":
             await cell.fail(retryable=False)
 
-    await cell.wake()
+    await cell.run_alarms()
 
     assert await cell.state() == state
 
@@ -121,7 +121,7 @@ async def test_a_refused_id_that_is_submitted_again_lives(cell: Cell) -> None:
     assert await cell.submit() == "QUEUED"
     for _ in range(3):
         cell.now += 3_000
-        await cell.wake()
+        await cell.run_alarms()
     assert await cell.state() == "queued"
     assert await cell.redis.zcard(cell.keys.of("tasks:refused")) == 0
 
@@ -132,5 +132,5 @@ async def test_the_index_follows_a_record_that_ended_later(cell: Cell) -> None:
     await cell.assign()
     await cell.complete()
     await cell.redis.zadd(cell.keys.of("tasks:terminal"), {"t1": START - 2 * DAY})
-    await cell.wake()
+    await cell.run_alarms()
     assert await cell.redis.zscore(cell.keys.of("tasks:terminal"), "t1") == START

@@ -1,4 +1,4 @@
-"""``wake``: what is due by the clock."""
+"""``run_alarms``: what is due by the clock."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ async def test_a_scheduled_task_is_queued_when_it_is_due(cell: Cell) -> None:
     """Not a millisecond earlier; in its pool, under its score; the pool is told without its definition."""
     await cell.submit(run_at=START + 1_000)
     cell.now += 999
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == []
     cell.now += 1
 
-    answer = await cell.run(cell.scripts.wake())
+    answer = await cell.run(cell.scripts.run_alarms())
 
     assert (answer.words, answer.pools, answer.raised) == (["QUEUED"], {"p1": (1, START + 1_000 - 60_000.0)}, 1)
     task = await cell.task()
@@ -33,7 +33,7 @@ async def test_a_requeued_pool_is_told_by_its_first_tasks_body(cell: Cell) -> No
     """A pool that comes back has no definition in the table: the waiting task's body gives it."""
     await cell.submit(run_at=START + 1)
     cell.now += 1
-    await cell.wake()
+    await cell.run_alarms()
     _, (pool,) = await queries.list_waiting_pools(cell.redis, cell.keys, {})
     assert pool.definition.task_type == "echo"
     _, (pool,) = await queries.list_waiting_pools(cell.redis, cell.keys, {"p1": Pool("known")})
@@ -41,16 +41,16 @@ async def test_a_requeued_pool_is_told_by_its_first_tasks_body(cell: Cell) -> No
 
 
 async def test_waking_twice_at_one_moment_changes_nothing(cell: Cell) -> None:
-    """Any number of distributors wake."""
+    """Any number of distributors run alarms."""
     await cell.register(capacity=9)
     await cell.submit("t1", run_at=START + 1)
     await cell.assign("t2", claimed=False)
     await cell.assign("t3", timeout=5, max_attempts=1)
     await cell.submit("t4", deadline=START + 2)
     cell.now += 100_000
-    assert sorted(await cell.wake()) == ["EXPIRED", "QUEUED", "RECALLED", "TIMED_OUT"]
+    assert sorted(await cell.run_alarms()) == ["EXPIRED", "QUEUED", "RECALLED", "TIMED_OUT"]
     before = await cell.dump()
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == []
     assert await cell.dump() == before
 
 
@@ -58,11 +58,11 @@ async def test_an_unclaimed_task_is_recalled(cell: Cell) -> None:
     """⚠ Its entry is deleted and the agent never saw it: no attempt is counted, soon it is placed again."""
     await cell.register()
     await cell.assign(claimed=False)
-    await cell.wake()
+    await cell.run_alarms()
     cell.now += 60_000
     await cell.tick()
 
-    answer = await cell.run(cell.scripts.wake())
+    answer = await cell.run(cell.scripts.run_alarms())
 
     assert (answer.words, answer.loads) == (["RECALLED"], {"a1": 0})
     task = await cell.task()
@@ -82,11 +82,11 @@ async def test_an_agent_is_looked_after_for_the_earliest_of_its_tasks(cell: Cell
     assert await cell.report("started", "t3") == "OK"
     assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 60_000
     cell.now = START + 60_000
-    assert await cell.wake() == ["KEPT"]
+    assert await cell.run_alarms() == ["KEPT"]
     assert (await cell.state("t1"), await cell.state("t2")) == ("assigned", "assigned")
     assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 80_000
     cell.now = START + 80_000
-    assert await cell.wake() == ["RECALLED"]
+    assert await cell.run_alarms() == ["RECALLED"]
     assert await cell.state("t2") == "scheduled"
     assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
 
@@ -98,7 +98,7 @@ async def test_a_shorter_start_timeout_is_kept(cell: Cell) -> None:
     cell.change_settings(start_timeout_ms=5_000)
     await cell.assign("t2", claimed=False)
     cell.now += 5_000
-    assert await cell.wake() == ["RECALLED"]
+    assert await cell.run_alarms() == ["RECALLED"]
     assert await cell.redis.zscore(cell.keys.of("unclaimed"), "a1") == START + 60_000
 
 
@@ -108,7 +108,7 @@ async def test_an_agent_that_left_is_looked_after_no_longer(cell: Cell) -> None:
     await cell.assign()
     await cell.complete()
     cell.now += 60_000
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == []
     assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
 
 
@@ -118,15 +118,15 @@ async def test_an_agent_that_does_not_claim_gets_nothing_until_it_is_heard_of(ce
     await cell.register()
     await cell.assign(claimed=False)
     for _ in range(4):
-        await cell.wake()
+        await cell.run_alarms()
         cell.now += 60_000
-        assert await cell.wake() == ["RECALLED"]
+        assert await cell.run_alarms() == ["RECALLED"]
         assert await queries.get_suspended_agents(cell.redis, cell.keys) == {"a1"}
         cell.now += 5_000
-        assert await cell.wake() == ["QUEUED"]
+        assert await cell.run_alarms() == ["QUEUED"]
         assert await cell.dispatch(pool="p-t1") == "INACTIVE"
         assert not (await queries.get_fleet(cell.redis, cell.keys))["a1"].active
-        await cell.beat()
+        await cell.heartbeat()
         assert await queries.get_suspended_agents(cell.redis, cell.keys) == set()
         assert (await queries.get_fleet(cell.redis, cell.keys))["a1"].active
         assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
@@ -138,11 +138,11 @@ async def test_a_claimed_task_is_left_alone_by_the_start_timeout(cell: Cell) -> 
     await cell.register()
     await cell.assign(claimed=True)
     cell.now += 60_000
-    assert await cell.wake() == ["KEPT"]
+    assert await cell.run_alarms() == ["KEPT"]
     assert await cell.state() == "assigned"
     assert await cell.redis.zcard(cell.keys.of("unclaimed")) == 0
     cell.now += DAY
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == []
     assert await cell.complete() == "OK"
 
 
@@ -154,7 +154,7 @@ async def test_a_running_attempt_times_out(cell: Cell) -> None:
     await cell.report("started")
     cell.now += 30_000
 
-    assert await cell.wake() == ["TIMED_OUT"]
+    assert await cell.run_alarms() == ["TIMED_OUT"]
 
     task = await cell.task()
     assert (task.state, task.failures, task.attempts[0].how) == ("scheduled", 1, "timed_out")
@@ -169,7 +169,7 @@ async def test_an_agent_that_cannot_be_told_to_stop_keeps_nothing(cell: Cell) ->
     lane = cell.keys.inbox("a1", "critical")
     await cell.redis.set(lane, "x")
     cell.now += 30_000
-    assert await cell.wake() == ["TIMED_OUT"]
+    assert await cell.run_alarms() == ["TIMED_OUT"]
     await cell.redis.delete(lane)
     assert (await cell.state(), await cell.load()) == ("scheduled", 0)
 
@@ -179,7 +179,7 @@ async def test_a_claimed_attempt_times_out_before_it_was_reported_started(cell: 
     await cell.register()
     await cell.assign(timeout=5_000)
     cell.now += 5_000
-    assert await cell.wake() == ["TIMED_OUT"]
+    assert await cell.run_alarms() == ["TIMED_OUT"]
 
 
 async def test_an_unclaimed_attempt_is_recalled_at_its_timeout(cell: Cell) -> None:
@@ -187,7 +187,7 @@ async def test_an_unclaimed_attempt_is_recalled_at_its_timeout(cell: Cell) -> No
     await cell.register()
     await cell.assign(timeout=5_000, claimed=False)
     cell.now += 5_000
-    assert await cell.wake() == ["RECALLED"]
+    assert await cell.run_alarms() == ["RECALLED"]
     assert (await cell.task()).failures == 0
 
 
@@ -207,7 +207,7 @@ async def test_a_deadline_ends_a_task_in_every_state(cell: Cell, state: str) -> 
         await cell.report("started")
     cell.now += 1_000
 
-    assert await cell.wake() == ["EXPIRED"]
+    assert await cell.run_alarms() == ["EXPIRED"]
 
     task = await cell.task()
     assert task.error is not None
@@ -225,10 +225,10 @@ async def test_a_cancel_is_forced_after_the_grace(cell: Cell) -> None:
     lease = await cell.lease()
     assert await cell.cancel() == "STOPPING"
     cell.now += 9_999
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == []
     cell.now += 1
 
-    assert await cell.wake() == ["CANCELLED"]
+    assert await cell.run_alarms() == ["CANCELLED"]
 
     task = await cell.task()
     assert (task.state, task.attempts[0].how) == ("cancelled", "cancelled")
@@ -240,17 +240,17 @@ async def test_the_next_moment_is_kept(cell: Cell) -> None:
     """After one alarm the next due one of the same task is set from its record."""
     await cell.register()
     await cell.assign(deadline=START + DAY)
-    await cell.wake()
+    await cell.run_alarms()
     cell.now += 60_000
-    assert await cell.wake() == ["KEPT"]
+    assert await cell.run_alarms() == ["KEPT"]
     assert await cell.redis.zscore(cell.keys.of("deadlines"), "t1") == START + DAY
 
 
 async def test_an_alarm_without_a_task_is_dropped(cell: Cell) -> None:
     """Its record was forgotten or flushed."""
     await cell.redis.zadd(cell.keys.of("alarms"), {"ghost": START})
-    assert await cell.wake() == ["GONE"]
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == ["GONE"]
+    assert await cell.run_alarms() == []
 
 
 async def test_a_leftover_alarm_of_an_ended_task_is_dropped(cell: Cell) -> None:
@@ -260,17 +260,17 @@ async def test_a_leftover_alarm_of_an_ended_task_is_dropped(cell: Cell) -> None:
     await cell.complete()
     await cell.redis.zadd(cell.keys.of("alarms"), {"t1": START})
     cell.now += 10
-    assert await cell.wake() == ["KEPT"]
-    assert await cell.wake() == []
+    assert await cell.run_alarms() == ["KEPT"]
+    assert await cell.run_alarms() == []
 
 
 async def test_alarms_are_taken_a_bounded_number_at_a_time(cell: Cell) -> None:
     """What is due beyond ``most`` is counted, and left for the next call."""
     await cell.admit(*[await cell.submission(f"t{n}", run_at=START + 1 + n) for n in range(250)])
     cell.now += 1_000
-    answer = await cell.run(cell.scripts.wake(100))
+    answer = await cell.run(cell.scripts.run_alarms(100))
     assert (len(answer.words), answer.due) == (100, 150)
-    answer = await cell.run(cell.scripts.wake(256))
+    answer = await cell.run(cell.scripts.run_alarms(256))
     assert (answer.words, answer.due) == (["QUEUED"] * 150, 0)
     assert await cell.redis.zcard(cell.keys.queue("p1")) == 250
 
@@ -284,7 +284,7 @@ async def test_a_broken_task_stands_in_nobodys_way(cell: Cell, broken: str) -> N
     await cell.redis.set(cell.keys.of(broken), "x")
     cell.now += 1
 
-    answer = await cell.run(cell.scripts.wake())
+    answer = await cell.run(cell.scripts.run_alarms())
 
     assert sorted(word[:6] for word in answer.words) == ["ERROR ", "QUEUED", "QUEUED"]
     assert (answer.due, answer.pools["p1"][0]) == (0, 2)
@@ -293,7 +293,7 @@ async def test_a_broken_task_stands_in_nobodys_way(cell: Cell, broken: str) -> N
     if kept:
         await cell.redis.restore(cell.keys.of(broken), 0, kept)
     cell.now += 60_000
-    assert await cell.wake() == ["QUEUED"]
+    assert await cell.run_alarms() == ["QUEUED"]
 
 
 @pytest.mark.parametrize(("options", "after"), [({}, 60_000), ({"timeout": 1_000}, 1_000)], ids=["start", "timeout"])
@@ -304,12 +304,12 @@ async def test_a_recall_that_fails_leaves_the_assignment(cell: Cell, options: di
     kept = await cell.redis.dump(cell.keys.inflight("a1"))
     await cell.redis.set(cell.keys.inflight("a1"), "x")
     cell.now += after
-    (word,) = await cell.wake()
+    (word,) = await cell.run_alarms()
     assert word.startswith("ERROR ")
     assert [one["task_id"] for one in await cell.stream("inbox:a1:normal")] == ["t1"]
     await cell.redis.restore(cell.keys.inflight("a1"), 0, kept, replace=True)
     cell.now += 60_000
-    assert "RECALLED" in await cell.wake()
+    assert "RECALLED" in await cell.run_alarms()
 
 
 @pytest.mark.parametrize(
@@ -324,10 +324,10 @@ async def test_a_broken_index_leaves_everything_as_it_is(cell: Cell, broken: str
     before = await cell.dump()
 
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await cell.scripts.run(cell.scripts.wake())
+        await cell.scripts.run(cell.scripts.run_alarms())
 
     assert await cell.dump() == before
     await cell.redis.delete(cell.keys.of(broken))
     if kept:
         await cell.redis.restore(cell.keys.of(broken), 0, kept)
-    assert await cell.wake() == ["QUEUED"]
+    assert await cell.run_alarms() == ["QUEUED"]

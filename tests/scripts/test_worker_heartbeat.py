@@ -1,4 +1,4 @@
-"""``present``: which workers live, and what the gone ones leave."""
+"""``worker_heartbeat``: which workers live, and what the gone ones leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.transitions import Call
 def presence(cell: Cell, name: str = "w1") -> Call[list[str]]:
     """A distributor says that it lives."""
     fields: dict[str, str | int | float] = {"pid": 7, "host": "h", "lag_ms": 1.5}
-    return cell.scripts.present("distributor", name, fields, CONSUMES["distributor"])
+    return cell.scripts.worker_heartbeat("distributor", name, fields, CONSUMES["distributor"])
 
 
 @pytest.mark.on_fakeredis
@@ -45,7 +45,7 @@ async def test_a_worker_that_is_gone_is_named_no_more(cell: Cell) -> None:
 async def test_kinds_are_apart(cell: Cell) -> None:
     """A registry is no distributor."""
     await cell.run(presence(cell))
-    assert await cell.run(cell.scripts.present("registry", "r1", {}, CONSUMES["registry"])) == ["r1"]
+    assert await cell.run(cell.scripts.worker_heartbeat("registry", "r1", {}, CONSUMES["registry"])) == ["r1"]
 
 
 async def test_consumers_of_the_gone_are_swept_out(cell: Cell) -> None:
@@ -59,7 +59,7 @@ async def test_consumers_of_the_gone_are_swept_out(cell: Cell) -> None:
     assert await cell.run(presence(cell)) == ["w1"]
     assert await consumers(cell) == {"gone", "holds", "w1"}
 
-    sweep = cell.scripts.present("distributor", "w1", {}, ["in:reports", "in:unknown"])
+    sweep = cell.scripts.worker_heartbeat("distributor", "w1", {}, ["in:reports", "in:unknown"])
     sweep.args[3] = -1  # instead of waiting for an hour
     assert await cell.run(sweep) == ["w1"]
     assert await consumers(cell) == {"holds", "w1"}

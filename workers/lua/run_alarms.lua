@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Does what is due by the clocks: run times, start and attempt timeouts, deadlines, cancel graces; forgets old records; and
--- moves the clock of attempts.
+-- Does what is due by the clocks: run times, start and attempt timeouts, deadlines, cancel graces. Removes old records,
+-- and advances the clock of attempts.
 -- include: base records tasklog tasks ends attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
@@ -8,29 +8,29 @@
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | clock hash rw | alarms zset rw | deadlines zset rw
 -- keys: limits zset rw | unclaimed zset rw | tombstones zset rw | tasks:terminal zset rw | tasks:dead zset rw
 -- keys: tasks:refused zset rw | task:{id} hash rw | inbox:{agent}:{lane} stream w
--- ARGV[10] alarms handled at most, and agents looked after that may not have claimed what they were given
--- ARGV[11] terminal records kept at most, completed and failed apart
--- ARGV[12] refused records kept at most
--- ARGV[13] ms that a completed, cancelled or expired record is kept
--- ARGV[14] ms that a failed record is kept
--- ARGV[15] ms that a refused record is kept
--- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT (nothing was due),
---   GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for the next call
+-- ARGV[10]  maximum number of alarms handled, and of agents checked that may not have claimed their tasks
+-- ARGV[11]  maximum number of terminal records kept, completed and failed apart
+-- ARGV[12]  maximum number of refused records kept
+-- ARGV[13]  ms that a completed, cancelled or expired record is kept
+-- ARGV[14]  ms that a failed record is kept
+-- ARGV[15]  ms that a refused record is kept
+-- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
+--   (nothing was due), GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for
+--   the next call
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
--- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, of what was claimed)
+-- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, for claimed tasks)
 read_clock()
-prove_due()
-prove_suspended()
+check_due_types()
+check_suspended_type()
 local words = {}
 
--- ms by which an alarm that raised an error is put off, so that broken records cannot crowd out the others.
-local PUT_OFF = 60000
--- A step longer than this means that no distributor was at work, or Redis was away, or the server's time was set: ms.
+-- ms by which an alarm that raised an error is delayed, so that broken records cannot crowd out the others.
+local ERROR_DELAY = 60000
+-- ms; a longer step means that no distributor worked, Redis was unavailable, or the server's time was changed.
 local ABSENCE = 1000
--- Agents come back within this time after an absence and report what they finished meanwhile: ms for which the clock waits.
-local COMING_BACK = 1500
-
--- A shorter step is not written: the next call takes it again, from the same moment. ms.
+-- ms for which the clock waits after an absence: agents reconnect, and report what they finished meanwhile.
+local RECONNECT = 1500
+-- ms; a shorter step is not written: the next call takes it again, from the same moment.
 local WRITE_STEP = 250
 
 -- Advances the clock of attempts to now, or to the oldest report that waits.
@@ -38,12 +38,12 @@ local function tick()
   local oldest = oldest_report_ms()
   local until_ms = oldest and math.min(now, oldest) or now
   local step = until_ms - attempt_clock_at
-  if attempt_clock_at > now + COMING_BACK then
+  if attempt_clock_at > now + RECONNECT then
     attempt_clock_at = now -- the server's time was set back
     step = WRITE_STEP
   elseif step > 0 then
     attempt_clock = attempt_clock + math.min(CLOCK_STEP, step)
-    attempt_clock_at = step > ABSENCE and until_ms + COMING_BACK or until_ms
+    attempt_clock_at = step > ABSENCE and until_ms + RECONNECT or until_ms
   end
   if step >= WRITE_STEP or not is_clock_set then
     call('HSET', P .. 'clock', 'attempts', int(attempt_clock), 'attempts_at', int(attempt_clock_at))
@@ -61,12 +61,13 @@ local function is_over(limit)
   return limit and limit <= attempt_clock
 end
 
--- A deadline is over for a held task when the time has come and every older report has been read.
+-- A held task expires when its deadline has passed and every older report has been read.
 local DEADLINES_UNTIL = oldest_report_ms() and math.min(now, oldest_report_ms() - 1) or now
 
--- Takes an unclaimed task back; nil when its agent has claimed it.
+-- Recalls an unclaimed task; returns nil if its agent has claimed it.
 local function recall(task)
-  -- Deleting the entry is the claim: who gets 1 owns the task, and has to be able to end the attempt.
+  -- Deleting the entry is the claim: the side that gets 1 owns the task, and must be able to end the attempt. So the
+  -- type of the agent's set is checked first.
   load_of(task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     suspend(task.agent_id)
@@ -79,8 +80,8 @@ local function recall(task)
   end
 end
 
--- A task that an agent holds: recalled while it is unclaimed, ended when it took too long.
-local function wake_held(task)
+-- Handles the alarm of a task that an agent holds: recalls it while it is unclaimed, ends it if it took too long.
+local function run_held_alarm(task)
   if task.deadline and tonumber(task.deadline) <= DEADLINES_UNTIL then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
     return 'EXPIRED'
@@ -100,13 +101,13 @@ local function wake_held(task)
   return 'KEPT'
 end
 
-local function wake(id)
+local function run_alarm(id)
   local task = load_rest(load_task(id))
   if not task.state then
     set_due(id)
     return 'GONE'
   elseif is_held(task) then
-    return wake_held(task)
+    return run_held_alarm(task)
   elseif task.state == 'scheduled' or task.state == 'queued' then
     if past(task.deadline) then
       end_waiting(task, 'expired', '')
@@ -126,7 +127,8 @@ local function wake(id)
   return 'KEPT'
 end
 
--- One of an agent's tasks: recalled when it should have been claimed; answers when it has to be, if that is yet to come.
+-- Recalls a task of an agent if it should have been claimed; returns the time by which it has to be, if that is to
+-- come.
 local function check_claim(agent_id, id)
   local task = load_rest(load_task(id))
   if task.state ~= 'assigned' or task.agent_id ~= agent_id or not task.start_by then
@@ -137,14 +139,14 @@ local function check_claim(agent_id, id)
   words[#words + 1] = recall(task) or 'KEPT'
 end
 
--- Looks after what an agent may not have claimed, and at which moment to look again.
+-- Checks all tasks that an agent may not have claimed, and sets the time of the next check.
 local function check_claims(agent_id)
   local again
   for _, id in ipairs(call('SMEMBERS', P .. 'inflight:' .. agent_id)) do
     local at, failed = guarded(check_claim, agent_id, id)
     if failed then
       words[#words + 1] = at
-      at = attempt_clock + PUT_OFF
+      at = attempt_clock + ERROR_DELAY
     end
     again = at and math.min(again or at, at) or again
   end
@@ -155,9 +157,9 @@ local function check_claims(agent_id)
   end
 end
 
--- Forgets the records of an index by age and by count, a bounded number at a time; returns how many are left to forget.
--- Each record must still be what the index says: its id may have been submitted again since.
-local function forget(index, states, ttl, most)
+-- Removes the records of an index by age and by count, a bounded number at a time; returns how many are left to remove.
+-- Each record must still be in a state of the index: its id may have been submitted again since.
+local function remove_old(index, states, ttl, most)
   local too_old = call('ZCOUNT', P .. index, '-inf', int(now - tonumber(ttl)))
   local over = math.max(too_old, call('ZCARD', P .. index) - tonumber(most))
   if over <= 0 then
@@ -182,8 +184,8 @@ local function forget(index, states, ttl, most)
   return over - #popped / 2
 end
 
--- A cancel that came before its task waits only while a submission older than it may still be in a stream.
-local function forget_tombstones()
+-- Removes old tombstones: a cancel that came before its task waits only while an older submission may be in a stream.
+local function remove_tombstones()
   if call('ZCARD', P .. 'tombstones') == 0 then
     return
   end
@@ -197,36 +199,36 @@ local function forget_tombstones()
   call('ZREMRANGEBYSCORE', P .. 'tombstones', '-inf', '(' .. int(oldest))
 end
 
--- Handles what an index says is due until a moment, by the clock that the index goes by.
+-- Handles what is due by an index, up to a moment of the clock that the index uses.
 local UNTIL = { alarms = now, deadlines = DEADLINES_UNTIL, limits = attempt_clock, unclaimed = attempt_clock }
-local function wake_due(index)
+local function run_due(index)
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(UNTIL[index]), 'LIMIT', 0, ARGV[10])) do
-    local word, failed = guarded(wake, id)
+    local word, failed = guarded(run_alarm, id)
     if failed then
-      due_in[index][id] = int(UNTIL[index] + PUT_OFF)
+      due_in[index][id] = int(UNTIL[index] + ERROR_DELAY)
     end
     words[#words + 1] = word
   end
 end
 
-wake_due('alarms')
-wake_due('deadlines')
-wake_due('limits')
+run_due('alarms')
+run_due('deadlines')
+run_due('limits')
 for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(attempt_clock), 'LIMIT', 0, ARGV[10])) do
   local word, failed = guarded(check_claims, agent_id)
   if failed then
     words[#words + 1] = word
-    call('ZADD', P .. 'unclaimed', int(attempt_clock + PUT_OFF), agent_id)
+    call('ZADD', P .. 'unclaimed', int(attempt_clock + ERROR_DELAY), agent_id)
   end
 end
-local told = finish_tasks(words)
--- What was done is counted before anything is forgotten, which may meet keys that nobody has proved yet.
-local left = forget('tasks:terminal', { completed = true, cancelled = true, expired = true }, ARGV[13], ARGV[11])
-  + forget('tasks:dead', { failed = true }, ARGV[14], ARGV[11])
-  + forget('tasks:refused', { refused = true }, ARGV[15], ARGV[12])
-guarded(forget_tombstones)
+local result = finish_tasks(words)
+-- Everything done is counted before records are removed: that uses keys whose types are not checked.
+local left = remove_old('tasks:terminal', { completed = true, cancelled = true, expired = true }, ARGV[13], ARGV[11])
+  + remove_old('tasks:dead', { failed = true }, ARGV[14], ARGV[11])
+  + remove_old('tasks:refused', { refused = true }, ARGV[15], ARGV[12])
+guarded(remove_tombstones)
 for index, until_ms in pairs(UNTIL) do
   left = left + call('ZCOUNT', P .. index, '-inf', int(until_ms))
 end
-told[6] = int(left)
-return told
+result[6] = int(left)
+return result

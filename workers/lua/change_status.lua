@@ -1,27 +1,28 @@
 #!lua
--- Changes agents' status, and merges load metrics into those given before.
--- include: base liveness agents
+-- Changes the status of agents, and merges load metrics into those reported before.
+-- include: base agents
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
--- ARGV[8] number of changes, then for each:
---   entry id | caller or '' | agent id | incarnation or '' | status | number n of metrics | n times name | value
--- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (its entry was handled
+-- ARGV[8]  number of changes, then for each:
+--   entry | caller or '' | agent_id | incarnation or '' | status | fields: the number of metrics, then metric:{name} and
+--   value of each
+-- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (the entry was handled
 --   before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.changed
 -- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
 local STREAM = 'in:registry'
 
-local function change(i, metrics_at, count)
+local function change_status(i, last)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
   local agent = load_agent(id)
   local to = caller ~= '' and caller or id
-  local strange = stranger(agent, incarnation)
-  if not agent.known or agent.status == 'inactive' or strange == 'UNKNOWN' then
+  local mismatch = incarnation_mismatch(agent, incarnation)
+  if not agent.known or agent.status == 'inactive' or mismatch == 'UNKNOWN' then
     answer(to, STREAM, entry, caller ~= '' and 'agent_not_found' or 'unknown_agent', "Agent '" .. id .. "' not found")
     return 'UNKNOWN'
-  elseif strange then
+  elseif mismatch then
     answer(to, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   elseif not is_later(entry, agent.fact_id) then
@@ -29,7 +30,7 @@ local function change(i, metrics_at, count)
     return 'STALE'
   end
   local observed = observed_now()
-  for j = metrics_at, metrics_at + count * 2 - 1, 2 do
+  for j = i + 6, last, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
   status = own_status(agent, status)
@@ -45,30 +46,19 @@ local function change(i, metrics_at, count)
     set_status(agent, status)
   end
   if store_health(agent, observed) or changed then
-    rise(agent)
+    bump_rev(agent)
     log_agent('agent.changed', agent)
   end
   if status ~= 'inactive' and status ~= 'stale' then
     agent.beat_obs = int(observed)
-    expect(agent, observed)
+    set_expiry(agent, observed)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'term', agent.term, 'rev', agent.rev, 'fact_id', entry,
-    'health_score', agent.health_score, 'beat_obs', agent.beat_obs, unpack(ARGV, metrics_at, metrics_at + count * 2 - 1))
+    'health_score', agent.health_score, 'beat_obs', agent.beat_obs, unpack(ARGV, i + 6, last))
   answer(caller, STREAM, entry)
   return 'OK'
 end
 
-local words, done = {}, {}
-local at = 9
-for _ = 1, tonumber(ARGV[8]) do
-  local count = tonumber(ARGV[at + 5])
-  local word, failed = guarded(change, at, at + 6, count)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[at]
-  end
-  at = at + 6 + count * 2
-end
-finish()
-consume(STREAM, 'registry', done)
-return { words }
+return run_batch({
+  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(6), handle = change_status,
+})
