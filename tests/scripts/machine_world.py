@@ -323,9 +323,9 @@ class World(RuleBasedStateMachine):
         assert_claims(call.script, before, self.seen)
         assert_story(before, self.seen)
         if call.script == "run_alarms" and fail_at:
-            books = self.seen.books
-            for due in (books.alarms, books.deadlines, books.limits, books.unclaimed):
-                self.put_off |= {one: at for one, at in due.items() if at - self.server.now > 50_000}
+            for index, until in self.server.due_until().items():
+                due: dict[str, float] = getattr(self.seen.books, index)
+                self.put_off |= {name: at for name, at in due.items() if at - until > 50_000}
         assert_books(self.seen, self.put_off, trimmed=self.trimmed)
         assert_visible(self.submitted, self.seen)
         if call.script == "run_alarms":
