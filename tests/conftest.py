@@ -133,8 +133,7 @@ async def cell(server: EmbeddedServer, settings: Settings) -> AsyncIterator[Runn
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test of ``redis_or_fake`` on both real servers, and on fakeredis if it is marked ``on_fakeredis``."""
-    chosen = any("redis_or_fake" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    if "redis_or_fake" in metafunc.fixturenames and not chosen:
+    if "redis_or_fake" in metafunc.fixturenames:
         is_marked = metafunc.definition.get_closest_marker("on_fakeredis") is not None
         servers = ["fakeredis"] * is_marked + ["valkey", "redis7"]
         metafunc.parametrize("redis_or_fake", servers, indirect=True)

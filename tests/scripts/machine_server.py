@@ -153,7 +153,7 @@ class MachineServer:
         self.now = max(self.now, self._latest)
 
     def due_until(self) -> dict[str, int]:
-        """Return up to which moment each index is due, in ms: by the server's clock, the reports, or that of attempts."""
+        """Return up to which moment each index is due, in ms, by the clock that the index goes by."""
         pipe = self._pipeline()
         pipe.hget(self.keys.of("clock"), "attempts")
         pipe.xrange(self.keys.of("in:reports"), count=1)

@@ -7,7 +7,6 @@ import pytest
 from coord.config import KIB
 from coord.models.memory import Memory
 from tests.scripts.cell import Cell
-from tests.scripts.test_server import REAL
 from workers.transitions import DeadLetterEntry, SettingChange
 
 CAP = 8 * KIB
@@ -149,7 +148,6 @@ async def test_a_small_server_has_smaller_caps(cell: Cell) -> None:
         assert CAP // 2 < await size_of(cell, name) <= CAP, name
 
 
-@REAL
 async def test_the_memory_of_a_capped_stream_is_about_its_cap(cell: Cell) -> None:
     """What is counted is names and values; the server needs little more for them."""
     cap = 256 * KIB

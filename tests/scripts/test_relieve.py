@@ -7,7 +7,7 @@ import pytest
 from coord.models.memory import RELIEVE_ABOVE, Memory
 from coord.models.tasks import TaskRecord
 from tests.scripts.cell import Cell
-from tests.scripts.test_server import REAL, fill
+from tests.scripts.test_server import fill
 from workers.transitions import Relief, Replay
 
 #: As the SDK encodes a submission.
@@ -201,7 +201,6 @@ async def test_one_broken_record_stops_nothing(cell: Cell) -> None:
     assert (await relieve(cell)).records == 1
 
 
-@REAL
 async def test_the_server_is_asked_how_full_it_is(cell: Cell) -> None:
     """Its own numbers, and it works when there is no memory left."""
     await cell.register(capacity=9)

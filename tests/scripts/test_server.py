@@ -11,8 +11,6 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from tests.scripts.cell import Cell
 from workers.transitions import Call, CancelRequest, DeadLetterEntry, LeaseLoss
 
-REAL = pytest.mark.parametrize("redis_or_fake", ["valkey", "redis7"], indirect=True)
-
 
 @pytest.fixture
 async def full(cell: Cell) -> AsyncIterator[Cell]:
@@ -30,7 +28,6 @@ async def fill(cell: Cell) -> None:
     await cell.redis.config_set("maxmemory", "1")
 
 
-@REAL
 async def test_a_full_server_drains(full: Cell) -> None:
     """⚠ Reports, losses, alarms, cancels and refusals go on without memory, or a full server never drains."""
     calls = [
@@ -49,7 +46,6 @@ async def test_a_full_server_drains(full: Cell) -> None:
     assert await full.is_consumed("in:tasks:normal")
 
 
-@REAL
 async def test_a_full_server_gives_nobody_up_and_buries_what_is_bad(full: Cell) -> None:
     """⚠ The observed clock stands, as heartbeats are refused; a bad entry does not block its batch; losses are read."""
     tick, lease = full.scripts.tick_liveness(), await full.lease("t1")
@@ -69,7 +65,6 @@ async def test_a_full_server_gives_nobody_up_and_buries_what_is_bad(full: Cell) 
     assert (await full.run(tick)).observed == observed + 2_000
 
 
-@REAL
 async def test_what_takes_more_memory_waits(full: Cell) -> None:
     """Registering, assigning and delivering are refused whole: nothing changed, the entry stays pending."""
     placement = await full.placement()
@@ -87,7 +82,6 @@ async def test_what_takes_more_memory_waits(full: Cell) -> None:
     assert len(await full.left("in:registry")) == len(await full.left("in:messages:normal")) == 1
 
 
-@REAL
 async def test_a_script_cannot_make_a_global(cell: Cell) -> None:
     """The server protects its globals: a leak is an error there, and not only in our own test."""
     with pytest.raises(ResponseError):
