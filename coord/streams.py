@@ -48,7 +48,7 @@ NO_LIMITS: Mapping[str, int] = {}
 _LIST_TYPES = {TYPE_OF[fact].encode() for fact in PARTS_OF}
 
 
-def count_of(entry: Entry) -> int:
+def count_facts(entry: Entry) -> int:
     """Return the number of facts in an entry; an upper bound, if a payload contains the text ``"task_id"``."""
     if entry.fields.get(b"type") not in _LIST_TYPES:
         return 1
@@ -64,7 +64,7 @@ class Append(Struct, frozen=True, gc=False):
     data: bytes | None = None  #: the fact's JSON, if it is already encoded
 
 
-def command_of(keys: Keys, item: Append) -> tuple[Any, ...]:
+def append_command(keys: Keys, item: Append) -> tuple[Any, ...]:
     """Return the command that appends a fact."""
     command: list[Any] = ["XADD", keys.of(item.stream)]
     if item.stream == "in:beats":
@@ -83,12 +83,12 @@ async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[st
     """
     pipe = redis.pipeline(transaction=False)
     for item in appends:
-        pipe.execute_command(*command_of(keys, item))
+        pipe.execute_command(*append_command(keys, item))
     return [entry_id.decode() for entry_id in await pipe.execute()]
 
 
 async def append_each(redis: Redis, packed: Sequence[bytes]) -> list[str | RedisError]:
-    """Send packed commands of ``command_of`` in one round trip; return the entry id or the error of each, in order.
+    """Send packed commands of ``append_command`` in one round trip; return the entry id or the error of each, in order.
 
     Raises:
         redis.exceptions.RedisError: the round trip failed; any of the facts may have been appended.
@@ -179,7 +179,7 @@ class Consumer:
             for entry_id, pairs in found.get(key.encode(), ())
         ]
 
-    async def own_pending(self, count: int) -> list[Entry]:
+    async def read_pending(self, count: int) -> list[Entry]:
         """Return the entries that are pending for this consumer; the delivery counts do not change."""
         found: list[Entry] = []
         for key, stream in self.streams.items():

@@ -20,7 +20,7 @@ from coord import __version__, logs
 from coord.backoff import Backoff
 from coord.connection import is_demoted, leave_server
 from coord.keys import CONSUMES
-from coord.streams import Consumer, Entry, count_of
+from coord.streams import Consumer, Entry, count_facts
 from workers.intake import Intake
 from workers.service import Service, Tick, end_tasks
 
@@ -129,7 +129,7 @@ class Loop:
         """Handle each entry that is pending under this name once; one that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
-            found = await self.consumer.own_pending(min(self._read_limits.values(), default=self.cell.settings.batch))
+            found = await self.consumer.read_pending(min(self._read_limits.values(), default=self.cell.settings.batch))
             entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
             if not entries:
                 return
@@ -217,7 +217,7 @@ class Loop:
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
         """Return batches of bounded bytes and number of facts; also set how many entries to read next time."""
         settings = self.cell.settings
-        counts = [count_of(entry) for entry in entries]
+        counts = [count_facts(entry) for entry in entries]
         facts = sum(counts)
         share = facts / max(1, -(-facts // settings.batch))  # batches of similar size
         batches: list[list[Entry]] = []

@@ -104,11 +104,6 @@ class RedisProtocol(asyncio.Protocol):
             raise
         return cls(connection, refused, lost, patience_s)
 
-    @property
-    def is_closed(self) -> bool:
-        """True when nothing can be sent any more."""
-        return self._closed
-
     def send(self, packed: bytes, command: PendingCommand) -> None:
         """Send a command with the others of this turn; its callback gets the answer, unless the connection is lost."""
         if not self._out:

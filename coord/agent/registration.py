@@ -31,6 +31,7 @@ from coord.models.facts import (
     AgentRegistered,
     AgentStatusChanged,
 )
+from coord.models.ids import entry_ms
 from coord.pipeline import pack
 from coord.streams import HEARTBEATS_KEPT
 
@@ -183,7 +184,7 @@ class Registration:
 
     def _learn_time(self, entry: bytes) -> str:
         text = entry.decode()
-        seen = int(text.partition("-")[0]) - self._loop.time() * 1000
+        seen = entry_ms(text) - self._loop.time() * 1000
         if not self._knows_time or abs(seen - self._ahead_ms) > CLOCK_STEP_MS:
             self._ahead_ms, self._knows_time = seen, True
         else:

@@ -72,7 +72,6 @@ class Session:
         self.ended = asyncio.Event()
         self.failure: CoordError | None = None
         self.leaving: asyncio.Task[None] | None = None  #: closes the session and calls the agent's hooks, once
-        self.incarnation = fact.incarnation
         self._capacity = fact.capacity or settings.capacity
         self._link = link
         self._lanes = [keys.inbox(agent_id, lane) for lane in Lane]
@@ -105,7 +104,7 @@ class Session:
         )
         self.claims = Claims(
             agent_id,
-            self.incarnation,
+            fact.incarnation,
             self._capacity,
             link=link,
             keys=keys,

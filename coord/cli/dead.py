@@ -14,7 +14,7 @@ from coord.cli.durations import seconds_of
 from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
 from coord.cli.session import ask
 from coord.errors import EntryNotFound, FactInvalid, MessageNotFound, TaskNotDead
-from coord.models.dead import DeadEntry, DeadLetter
+from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import TaskRecord, TaskState
 

@@ -33,7 +33,7 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.dead import DeadKind
+from coord.models.dead_letters import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.streams import Append

@@ -36,7 +36,7 @@ from coord.config import Settings
 from coord.connection import reading
 from coord.errors import AgentNotFound, CoordError, EntryNotFound, FactInvalid, MessageNotFound, ResultTimeout
 from coord.models.agents import AgentRecord
-from coord.models.dead import DeadEntry, DeadKind, DeadLetter
+from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.ids import check_id, new_id
 from coord.models.memory import MemoryUse
@@ -396,9 +396,8 @@ class Client:
 
     async def agents(self) -> list[AgentRecord]:
         """Read the records of all agents, by id."""
-        redis, keys = self.connection.redis, self.connection.keys
         with reading():
-            return await queries.list_agents(redis, keys)
+            return await queries.list_agents(self.connection.redis, self.connection.keys)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Read the record of an agent; raises ``AgentNotFound``."""

@@ -110,9 +110,7 @@ async def follow_events(
             on_outage("Redis is back")
             is_away = False
             backoff.reset()
-        if not follow and (
-            not found or all(entry_order(cursor.cursor) >= ends[log] for log, cursor in cursors.items())
-        ):
+        if not follow and (not found or all(entry_order(cursors[log].cursor) >= ends[log] for log in LOGS)):
             return
 
 

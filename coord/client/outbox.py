@@ -20,7 +20,7 @@ from coord.connection import write_failure
 from coord.errors import ServerUnavailable
 from coord.keys import Keys
 from coord.pipeline import pack
-from coord.streams import Append, append_each, command_of
+from coord.streams import Append, append_command, append_each
 
 #: Facts in one round trip, about: enough to hide its latency …
 FACTS = 500
@@ -53,7 +53,7 @@ class Outbox:
             ServerFull: Redis is out of memory; it may have accepted some of the facts.
             redis.exceptions.RedisError: Redis refuses them.
         """
-        packed = [pack(command_of(self._keys, fact)) for fact in facts]
+        packed = [pack(append_command(self._keys, fact)) for fact in facts]
         entries: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Batch(packed, sum(map(len, packed)), entries))
         if self._sending is None or self._sending.done():

@@ -26,7 +26,7 @@ from coord.connection import connect, is_demoted, leave_server
 from coord.errors import ResultDropped
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
-from coord.models.ids import entry_order
+from coord.models.ids import entry_ms, entry_order
 from coord.models.tasks import TERMINAL, TaskState, TaskSubmitted
 
 log = get_logger()
@@ -373,7 +373,8 @@ def _apply_record(watch: Watch, values: list[bytes | None]) -> None:
         _set_outcome(watch, Outcome(state.decode(), result or error or b"null"))
     elif state.decode() == TaskState.REFUSED:
         # Only if it is of this submission or a later one, not of an earlier one that this one replaces.
-        if submission is None or parse_submission(submission.decode()).submitted_at >= _ms(watch.entry or ""):
+        since = entry_ms(watch.entry) if watch.entry else 0
+        if submission is None or parse_submission(submission.decode()).submitted_at >= since:
             _set_outcome(watch, Outcome(TaskState.REFUSED, error or b"null"))
     else:
         watch.taken.set_result(True)
@@ -400,7 +401,3 @@ def _is_passed(watch: Watch, ends: Mapping[str, tuple[str, str]]) -> bool:
     firsts = [ends[stream][0] for stream in watch.stream_ends if stream in ends]
     lasts = [watch.stream_ends[stream] for stream in watch.stream_ends if stream in ends]
     return all(entry_order(first) > entry_order(last) for first, last in zip(firsts, lasts, strict=True))
-
-
-def _ms(entry: str) -> int:
-    return int(entry.partition("-")[0] or 0)

@@ -16,6 +16,7 @@ from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import Keys
 from coord.models.tasks import Priority, TaskState
+from coord.queries.pages import chunks
 
 T = TypeVar("T")
 Record = dict[str, str]
@@ -138,8 +139,7 @@ class _Reader:
 
     async def _records(self, ids: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
-        for at in range(0, len(ids), CHUNK):
-            chunk = ids[at : at + CHUNK]
+        for chunk in chunks(ids, CHUNK):
             pipe = self.redis.pipeline(transaction=False)
             for task in chunk:
                 pipe.hmget(self.keys.task(task), FIELDS)
@@ -176,8 +176,7 @@ class _Reader:
         rows = await self._read("pools", self.redis.hkeys(table), [])
         named = sorted({raw.decode() for raw in rows} | set(queues))
         found: set[str] = set()
-        for at in range(0, len(named), CHUNK):
-            chunk = named[at : at + CHUNK]
+        for chunk in chunks(named, CHUNK):
             try:
                 answers = await self._pool_keys(table, chunk, at_one_moment=True)
             except (OutOfMemoryError, ExecAbortError):  # without memory, Redis 7.0 refuses even a transaction of reads
@@ -222,8 +221,7 @@ class _Reader:
 
     async def _ttls(self, names: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}
-        for at in range(0, len(names), CHUNK):
-            chunk = names[at : at + CHUNK]
+        for chunk in chunks(names, CHUNK):
             pipe = self.redis.pipeline(transaction=False)
             for name in chunk:
                 pipe.pttl(self.keys.of(name))

@@ -56,7 +56,7 @@ async def list_agent_ids(redis: Redis, keys: Keys) -> list[str]:
 
 
 async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None) -> dict[str, FleetAgent]:
-    """Return what placement sees of each agent that has a record; two or three round trips.
+    """Return the properties that placement uses, of each agent that has a record.
 
     Args:
         redis: an asyncio client that answers in bytes.

@@ -17,6 +17,7 @@ from coord.keys import CONSUMES, Keys
 from coord.models.events import LOGS
 from coord.models.memory import Memory, MemoryPart, MemoryUse
 from coord.queries.fields import decode_text
+from coord.queries.pages import chunks
 from coord.queries.tasks import get_counters
 
 #: Keys in the sample: the error for a kind that has a tenth of them is a few percent.
@@ -113,8 +114,7 @@ async def _parts(redis: Redis, keys: Keys) -> list[MemoryPart]:
             numbers[_kind(name)] += 1
     sampled, scale = await _sample(redis, keys)
     estimated: set[str] = set()
-    for start in range(0, len(sampled), CHUNK):
-        chunk = sampled[start : start + CHUNK]
+    for chunk in chunks(sampled, CHUNK):
         of_tasks = [name for name in chunk if name.startswith("task:")]
         states = dict(zip(of_tasks, await _states(redis, keys, of_tasks), strict=True))
         for name, size in zip(chunk, await _measure(redis, keys, chunk), strict=True):

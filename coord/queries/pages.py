@@ -1,4 +1,4 @@
-"""Reading sorted sets and sets in bounded steps, from a position that a cursor names.
+"""Reading in bounded steps: lists in chunks, sets, and sorted sets from a position that a cursor names.
 
 A member that stays in its place during the walk is returned exactly once. A member that moves may be returned twice or
 not at all.
@@ -6,11 +6,14 @@ not at all.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
 from coord.queries.fields import decode_text
+
+T = TypeVar("T")
 
 #: Members read from a set in one step.
 SET_STEP = 1_000
@@ -21,6 +24,12 @@ class Position(NamedTuple):
 
     score: float
     member: str
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in chunks of at most ``size``, one for each round trip."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 async def read_step(
@@ -40,7 +49,9 @@ async def read_step(
         command = ("ZRANGE", key, rank, rank + count - 1, *(("REV",) if newest_first else ()), "WITHSCORES")
         raw: list[tuple[bytes, float]] = await redis.execute_command(*command)
         positions = [Position(float(score), decode_text(member)) for member, score in raw]
-        unread = [one for one in positions if after is None or _is_after(one, after, newest_first=newest_first)]
+        unread = [
+            position for position in positions if after is None or _is_after(position, after, newest_first=newest_first)
+        ]
         if unread or len(positions) < count:
             return unread
         rank += count

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +12,7 @@ from coord.codec import BAD_JSON, parse_submission
 from coord.keys import Keys
 from coord.models.tasks import Pool, Priority, TaskState
 from coord.queries.fields import decode_text, parse_time
+from coord.queries.pages import chunks
 from coord.queries.tasks import get_counters
 
 _pool = msgspec.json.Decoder(Pool)
@@ -99,8 +99,8 @@ async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None) -> Bac
     pools.sort(key=lambda pool: pool.head)
     listed = pools[:limit]
     backlogs: list[PoolBacklog] = []
-    for start in range(0, len(listed), CHUNK):
-        backlogs += await _with_heads(redis, keys, now, listed[start : start + CHUNK])
+    for chunk in chunks(listed, CHUNK):
+        backlogs += await _with_heads(redis, keys, now, chunk)
     return Backlog(priorities, tuple(backlogs), len(pools) - len(listed))
 
 
@@ -170,7 +170,7 @@ async def get_pool_definitions(
             missing.append(pool)
         else:
             definitions[pool] = definition
-    for pools in _chunks(missing):
+    for pools in chunks(missing, CHUNK):
         pipe = redis.pipeline(transaction=False)
         for pool in pools:
             pipe.zrange(keys.queue(pool), 0, 0)
@@ -218,14 +218,14 @@ async def list_waiting_pools(redis: Redis, keys: Keys, known: Mapping[str, Pool]
     waiting: dict[str, WaitingPool] = {}
     async for rows in scan_pools(redis, keys):
         definitions = await get_pool_definitions(redis, keys, rows, known)
-        for pools in _chunks(definitions):
+        for pools in chunks(list(definitions), CHUNK):
             for pool, (length, head) in (await get_pool_lengths(redis, keys, pools)).items():
                 if length:
                     waiting[pool] = WaitingPool(pool, definitions[pool], length, head)
     return int(rev or 0), list(waiting.values())
 
 
-async def _with_heads(redis: Redis, keys: Keys, now: int, pools: list[WaitingPool]) -> list[PoolBacklog]:
+async def _with_heads(redis: Redis, keys: Keys, now: int, pools: Sequence[WaitingPool]) -> list[PoolBacklog]:
     pipe = redis.pipeline(transaction=False)
     for pool in pools:
         pipe.zrange(keys.queue(pool.pool), 0, 0)
@@ -240,11 +240,6 @@ async def _with_heads(redis: Redis, keys: Keys, now: int, pools: list[WaitingPoo
         age = max(0, now - submission.submitted_at) if submission else None
         backlogs.append(PoolBacklog(pool.pool, pool.definition, pool.length, head, priority, age))
     return backlogs
-
-
-def _chunks(pools: Iterable[str]) -> Iterable[list[str]]:
-    rest = iter(pools)
-    return iter(lambda: list(islice(rest, CHUNK)), [])
 
 
 def _definition(raw: bytes | None) -> Pool | None:

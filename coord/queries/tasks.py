@@ -22,7 +22,7 @@ from coord.models.ids import entry_ms
 from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
 from coord.queries.agents import list_agent_ids
 from coord.queries.fields import decode_fields, parse_int, parse_json, read_hash
-from coord.queries.pages import Position, read_members, read_step
+from coord.queries.pages import Position, chunks, read_members, read_step
 
 #: Fields that a list shows: the small ones, so that a page of tasks with large payloads is not a large answer.
 _HEADER = (
@@ -193,8 +193,7 @@ async def _held(redis: Redis, keys: Keys, agent_id: str | None, after: str) -> A
     last_agent, _, last_task = after.partition(":")
     agents = [agent_id] if agent_id is not None else await list_agent_ids(redis, keys)
     agents = [agent for agent in agents if agent >= last_agent]
-    for start in range(0, len(agents), AGENTS_STEP):
-        chunk = agents[start : start + AGENTS_STEP]
+    for chunk in chunks(agents, AGENTS_STEP):
         pipe = redis.pipeline(transaction=False)
         for agent in chunk:
             pipe.scard(keys.inflight(agent))
@@ -203,8 +202,8 @@ async def _held(redis: Redis, keys: Keys, agent_id: str | None, after: str) -> A
                 continue
             members = await read_members(redis, keys.inflight(agent))
             held = [task for task in members if (agent, task) > (last_agent, last_task)]
-            for begin in range(0, len(held), STEP):
-                yield [_Location(task, f"held:{agent}:{task}") for task in held[begin : begin + STEP]]
+            for tasks in chunks(held, STEP):
+                yield [_Location(task, f"held:{agent}:{task}") for task in tasks]
 
 
 async def _queued(redis: Redis, keys: Keys, after: str) -> AsyncGenerator[Sequence[_Location]]:
@@ -222,7 +221,7 @@ async def _indexed(
 ) -> AsyncGenerator[Sequence[_Location]]:
     position = _parse_position(after) if after else None
     while found := await read_step(redis, key, position, STEP, newest_first=newest_first):
-        yield [_Location(one.member, f"{prefix}:{one.score!r}:{one.member}") for one in found]
+        yield [_Location(task_id, f"{prefix}:{score!r}:{task_id}") for score, task_id in found]
         position = found[-1]
 
 
@@ -256,8 +255,7 @@ async def _task_types(redis: Redis, keys: Keys, pools: Mapping[str, str]) -> dic
     definitions = await redis.execute_command("HMGET", keys.of("pools"), *pools)
     types = {pool: _type_in(raw) for pool, raw in zip(pools, definitions, strict=True) if raw}
     unknown = [pool for pool in pools if pool not in types]
-    for start in range(0, len(unknown), _BODIES):
-        chunk = unknown[start : start + _BODIES]
+    for chunk in chunks(unknown, _BODIES):
         pipe = redis.pipeline(transaction=False)
         for pool in chunk:
             pipe.execute_command("HGET", keys.task(pools[pool]), "body")

@@ -1,4 +1,4 @@
-"""What Redis fails with is an error of coord's, for whatever a caller reads or writes."""
+"""Errors of Redis become errors of coord, for reads and writes of callers."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ READS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "task": lambda client: client.task("t1"),
     "agent": lambda client: client.agent("a1"),
     "agents": lambda client: client.agents(),
+    "tasks": lambda client: client.tasks(["t1"]),
+    "task list": lambda client: client.list_tasks(),
+    "message": lambda client: client.message("m1"),
+    "message list": lambda client: client.list_messages(),
+    "dead letters": lambda client: client.dead_letters("task"),
+    "number of dead letters": lambda client: client.count_dead_letters(),
+    "dead entry": lambda client: client.dead_entry("1-1"),
+    "backlog": lambda client: client.backlog(),
+    "workers": lambda client: client.workers(),
+    "number of workers": lambda client: client.count_workers(),
+    "memory": lambda client: client.memory_use(),
+    "events": lambda client: anext(client.events(follow=False)),
     "counters": lambda client: client.counters(),
     "live settings": lambda client: client.admin.live_settings(),
     "record": lambda client: client.handle("t1").record(),
@@ -72,7 +84,7 @@ async def alone(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 
 @pytest.mark.parametrize(("error", "kind", "words"), FAILURES, ids=lambda one: getattr(one, "__name__", str(one)[:20]))
 def test_what_a_read_meets_with(error: Exception, kind: type[CoordError], words: str) -> None:
-    """Each with a sentence that says what it is."""
+    """Each has a sentence that names the problem."""
     failure = read_failure(error, "redis://here")
     assert type(failure) is kind
     assert words in str(failure)
@@ -81,7 +93,7 @@ def test_what_a_read_meets_with(error: Exception, kind: type[CoordError], words:
 
 @pytest.mark.parametrize(("error", "kind"), [(error, kind) for error, kind, _ in FAILURES if kind is not ServerUnfit])
 def test_a_write_is_translated_likewise(error: Exception, kind: type[CoordError]) -> None:
-    """What a refusal for good says is left to the caller as it is."""
+    """A permanent refusal is passed on as it is."""
     assert type(write_failure(error)) is kind
     refused = redis_errors.NoPermissionError("no")
     assert write_failure(refused) is refused
@@ -113,7 +125,7 @@ async def test_every_read_of_a_busy_server_says_so(alone: EmbeddedServer, settin
 async def test_a_server_that_refuses_ping_for_now_is_waited_for(
     server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MISCONF, BUSY and the like pass; another refusal does not, and is said at once."""
+    """MISCONF, BUSY and the like are temporary; another refusal is permanent, and raised at once."""
     answers: list[Exception] = [
         redis_errors.ResponseError("MISCONF Errors writing to the AOF file"),
         redis_errors.ResponseError("BUSY Redis is busy running a script"),
@@ -138,7 +150,7 @@ async def test_a_server_that_refuses_ping_for_now_is_waited_for(
 async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
     server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also after what nobody thought of: it is logged once with its traceback, and tried again."""
+    """Also after an unexpected error: it is logged once with its traceback, and the client is opened again."""
     monkeypatch.setattr("coord.gateway.backend.OPEN_AGAIN_S", 0.001)
     errors = [
         RuntimeError("a defect"),
@@ -178,6 +190,6 @@ async def test_what_no_waiting_mends_ends_the_gateway_s_opening(settings: Settin
     desk = Backend(msgspec.structs.replace(settings, redis_url="http://nowhere"))
     failures: list[CoordError] = []
     desk.open(failures.append)
-    await wait_until(lambda: failures, "it is said")
+    await wait_until(lambda: failures, "it is reported")
     assert failures[0].code == "config_invalid"
     await desk.close()

@@ -44,7 +44,7 @@ def run(loop_factory: Callable[[], Any], work: Callable[[], Awaitable[None]]) ->
 
 
 async def _idle_connection(redis: Redis) -> Any:
-    """A connection of the pool's that has answered and lies idle."""
+    """An idle connection of the pool that has answered before."""
     await redis.ping()
     (connection,) = redis.connection_pool._available_connections
     return connection
@@ -130,7 +130,7 @@ def test_a_link_whose_transport_closes_gives_its_orders_back(
 
 
 def test_a_write_of_a_link_that_raises_makes_it_lost(server: EmbeddedServer) -> None:
-    """Uvloop refuses the write before anybody has said that the connection is gone."""
+    """Uvloop refuses the write before the loss of the connection is reported."""
 
     async def work() -> None:
         faults: list[Any] = []

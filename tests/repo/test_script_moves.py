@@ -54,7 +54,7 @@ def test_nothing_but_a_replay_leaves_an_outcome() -> None:
 
 
 def test_every_file_is_a_script_that_is_loaded() -> None:
-    """No Lua file lies there unused, and none is missing."""
+    """No Lua file is unused, and none is missing."""
     found = {one.name.removesuffix(".lua") for one in files("workers.lua").iterdir() if one.name.endswith(".lua")}
     assert found == set(lua.NAMES)
 

@@ -99,9 +99,9 @@ async def test_what_was_dropped_is_counted(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forbidden", "said"), [("-memory", "MEMORY USAGE"), ("-scan", "SCAN"), ("-dbsize", "DBSIZE"), ("-info", "INFO")]
+    ("forbidden", "named"), [("-memory", "MEMORY USAGE"), ("-scan", "SCAN"), ("-dbsize", "DBSIZE"), ("-info", "INFO")]
 )
-async def test_without_permission_it_says_so(cell: Cell, forbidden: str, said: str) -> None:
+async def test_without_permission_it_says_so(cell: Cell, forbidden: str, named: str) -> None:
     """One sentence; the rest is there."""
     await cell.register()
     await cell.redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", "nopass", "~*", "+@all", forbidden)
@@ -111,7 +111,7 @@ async def test_without_permission_it_says_so(cell: Cell, forbidden: str, said: s
     finally:
         await redis.aclose()
         await cell.redis.execute_command("ACL", "DELUSER", "limited")
-    assert said in use.note
+    assert named in use.note
     assert "\n" not in use.note
     assert bool(use.used) == (forbidden != "-info")
     assert bool(use.parts) == (forbidden == "-info")
@@ -119,5 +119,5 @@ async def test_without_permission_it_says_so(cell: Cell, forbidden: str, said: s
 
 def _options(cell: Cell) -> dict[str, Any]:
     """How a user without all rights connects to the same server."""
-    told = cell.redis.connection_pool.connection_kwargs
-    return {"unix_socket_path": told["path"], "username": "limited", "password": "any", "protocol": 3}
+    options = cell.redis.connection_pool.connection_kwargs
+    return {"unix_socket_path": options["path"], "username": "limited", "password": "any", "protocol": 3}

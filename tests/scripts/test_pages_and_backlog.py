@@ -55,7 +55,7 @@ async def test_a_message_whose_record_has_ended_is_not_listed(cell: Cell, monkey
 
 
 async def test_a_cursor_of_another_list(cell: Cell) -> None:
-    """It is said so."""
+    """An error, not an empty page."""
     with pytest.raises(CursorInvalid, match="leave it out"):
         await queries.list_messages(cell.redis, cell.keys, cursor="held:a1:t1")
 

@@ -14,7 +14,7 @@ LOADING = pack(("EVAL", "return redis.error_reply('LOADING for a while')", 0))
 
 
 def echoes(count: int, size: int = 10) -> list[bytes]:
-    """Commands whose answers tell them apart."""
+    """Commands whose answers differ."""
     return [pack(("ECHO", f"{number}".zfill(size))) for number in range(count)]
 
 
@@ -38,7 +38,7 @@ async def test_an_error_stands_in_the_place_of_its_answer(redis: Redis) -> None:
 
 @pytest.mark.parametrize("before", [0, 3])
 async def test_a_server_that_does_not_serve_is_no_answer(redis: Redis, before: int) -> None:
-    """It is as if the connection had been lost; answers that were still to come are nobody's."""
+    """It is as if the connection had been lost; answers that were still to come are dropped."""
     with pytest.raises(redis_errors.BusyLoadingError):
         await send_and_read(redis, [*echoes(before), LOADING, *echoes(5)])
     assert await send_and_read(redis, [pack(("ECHO", "mine"))]) == [b"mine"]
@@ -48,5 +48,5 @@ async def test_what_the_server_says_unasked_is_no_answer(redis: Redis) -> None:
     """A notice between two answers is passed over."""
     tracked = [pack(("CLIENT", "TRACKING", "ON")), pack(("GET", "seen"))]
     await send_and_read(redis, tracked)
-    told: list[Any] = await send_and_read(redis, [pack(("SET", "seen", "1", "EX", 60)), *tracked, *echoes(2)])
-    assert told[2:] == [b"1", b"0000000000", b"0000000001"]
+    answers: list[Any] = await send_and_read(redis, [pack(("SET", "seen", "1", "EX", 60)), *tracked, *echoes(2)])
+    assert answers[2:] == [b"1", b"0000000000", b"0000000001"]

@@ -76,7 +76,7 @@ async def test_an_agent_that_gave_no_location(cell: Cell) -> None:
 
 
 async def test_the_fleet_of_some(cell: Cell) -> None:
-    """Only those asked for, only those that exist; one that is not placeable is told as such."""
+    """Only the requested ones, only those that exist; an agent that is not placeable is marked as such."""
     for name in ("a1", "a2", "a3"):
         await cell.register(name)
     await cell.change_status("a2", "busy")
@@ -112,7 +112,7 @@ async def test_counters_by_state(cell: Cell) -> None:
 
 
 async def test_a_body_that_is_no_json(cell: Cell) -> None:
-    """A payload is told as the text that it is where it cannot be decoded; a record is never an error."""
+    """A payload that cannot be decoded is returned as text; a record is never an error."""
     await cell.submit(body=b'{"task_type":"echo","payload":"\xff"}')
     assert (await cell.task()).task_type == "echo"
     await cell.register()

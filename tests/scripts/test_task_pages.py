@@ -61,9 +61,9 @@ async def test_by_state_and_agent(cell: Cell) -> None:
 
 async def submit_typed(cell: Cell, task_id: str, task_type: str) -> None:
     """A waiting task of a type, in that type's pool."""
-    told = b'{"task_type":"%s"}' % task_type.encode()
-    submission = await cell.submission(task_id, pool=f"p-{task_type}", body=told)
-    await cell.run(cell.scripts.admit([submission], {f"p-{task_type}": told}, nearly_full=False))
+    body = b'{"task_type":"%s"}' % task_type.encode()
+    submission = await cell.submission(task_id, pool=f"p-{task_type}", body=body)
+    await cell.run(cell.scripts.admit([submission], {f"p-{task_type}": body}, nearly_full=False))
 
 
 async def test_by_type(cell: Cell) -> None:
@@ -132,7 +132,7 @@ async def test_a_rare_kind_is_looked_for_in_bounded_pages(cell: Cell, monkeypatc
 
 @pytest.mark.parametrize("cursor", ["", "x", "dead:x:t1", "terminal:nan:t1", "queued:p1:inf:t"])
 async def test_a_cursor_of_another_list(cell: Cell, cursor: str) -> None:
-    """It is said so, not answered with an empty page."""
+    """An error, not an empty page."""
     await cell.submit("t1")
     with pytest.raises(CursorInvalid, match="leave it out"):
         await queries.list_tasks(cell.redis, cell.keys, cursor=cursor)

@@ -175,7 +175,7 @@ async def test_nobody_there_is_said_with_the_next_step(connecting: Callable[...,
 async def test_who_waits_for_long_is_told_what_for(
     unused_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once, after two seconds: somebody who has forgotten `coord up` looks at a blank screen else."""
+    """Once, after two seconds: otherwise a person who forgot `coord up` sees a blank screen."""
     monkeypatch.setattr("coord.connection.QUIET_S", 0.05)
     url = f"redis://127.0.0.1:{unused_port}"
     with pytest.raises(ServerUnavailable):
@@ -285,7 +285,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_tls_with_a_trusted_and_with_an_unknown_certificate(
     tmp_path: Path, certificate: Path, redis_server_binary: Path, unused_port: int
 ) -> None:
-    """rediss:// works with the certificate's authority, and without it says at once what is missing."""
+    """rediss:// works with the certificate's authority, and without it the error names at once what is missing."""
     options = {
         "--tls-port": str(unused_port),
         "--tls-auth-clients": "no",
@@ -338,7 +338,7 @@ async def test_an_exchange_reads_every_answer_before_it_raises(redis_or_fake: Re
 
 
 async def test_an_exchange_with_a_replica_closes_its_connection(server: EmbeddedServer) -> None:
-    """The address may lead to the primary by the next, which connects anew; a worker repeats nothing by itself."""
+    """The address may lead to the primary by the next, which connects again; a worker repeats nothing."""
     redis = connect_worker(server.url, Settings())
     who, refused = pack(("CLIENT", "ID")), pack(("EVAL", "return redis.error_reply('READONLY No')", 0))
     try:

@@ -11,7 +11,7 @@ from coord import queries
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError
 from coord.models.agents import AgentRecord, AgentStatus
-from coord.models.dead import DeadEntry, DeadLetter
+from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.ids import new_id
 from coord.models.messages import MessageRecord
 from coord.models.tasks import TaskRecord

@@ -1,4 +1,4 @@
-"""Placement: hard requirements never bend, room is never overrun, and each strategy chooses as it says."""
+"""Placement: hard requirements never bend, room is never overrun, and each strategy chooses in its order."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_an_agent_that_meets_everything_may_be_chosen() -> None:
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_each_requirement_is_named_when_it_is_not_met(name: str) -> None:
-    """An agent that fails one requirement is not chosen, and the answer says which."""
+    """An agent that fails one requirement is not chosen, and the answer names the requirement."""
     assert unmet_requirement(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
 
 
 def test_a_tasks_own_health_can_only_be_stricter() -> None:
-    """The fleet's threshold holds for every task, whatever it says itself."""
+    """The threshold of the cell holds for every task; a task can only be stricter."""
     assert unmet_requirement(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
     assert unmet_requirement(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
 
@@ -138,7 +138,7 @@ def fits(agent: FleetAgent, wanted: Requirements, threshold: float) -> bool:
 
 
 def check_a_random_case(seed: int) -> None:
-    """Plan twice on a random fleet, with a change in between: nobody unfit, nobody above capacity, no room unused."""
+    """Plan twice on a random fleet, with a change in between: no unfit agent, no overload, no room unused."""
     random = Random(seed)
     threshold = random.choice((0.0, 0.5))
     fleet = {one.agent_id: one for one in (random_agent(random, number) for number in range(random.randint(0, 6)))}
@@ -205,7 +205,7 @@ def test_no_plan_breaks_a_requirement_or_a_capacity_in_the_long_run() -> None:
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**48))
 def test_offer_withdraw_and_choose_against_a_naive_model(name: str, seed: int) -> None:
-    """After any operations: room if and only if somebody is offered, and only such a one is chosen."""
+    """After any operations: room if and only if an agent is offered, and only offered agents are chosen."""
     random = Random(seed)
     strategy = STRATEGIES[name](Random(seed))
     naive: dict[str, FleetAgent] = {}
@@ -292,7 +292,7 @@ def test_round_robin_goes_around() -> None:
 
 
 def test_random_is_fair() -> None:
-    """With a seed, so that it is the same each time: nobody is chosen a tenth more than its share."""
+    """With a seed, so that it is the same each time: no agent is chosen a tenth more than its share."""
     fleet = agents(5)
     strategy = RandomChoice(Random(42))
     for one in fleet:

@@ -1,4 +1,4 @@
-"""The verdict on what a server says of itself."""
+"""The evaluation of a server's INFO and CONFIG."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_a_server_that_is_too_old_is_refused(info: dict[str, str], product: str)
 
 def test_a_server_without_a_limit_is_warned_of() -> None:
     """It would take the machine's memory instead of refusing new tasks."""
-    (said,) = evaluate_server(FIT | {"maxmemory": 0}, CONFIG, allow_eviction=False).warnings
-    assert "no maxmemory is set" in said
+    (warning,) = evaluate_server(FIT | {"maxmemory": 0}, CONFIG, allow_eviction=False).warnings
+    assert "no maxmemory is set" in warning
     assert evaluate_server(FIT, CONFIG, allow_eviction=False).warnings == []
 
 
@@ -42,7 +42,7 @@ def test_a_replica_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("info", "config", "says"),
+    ("info", "config", "text"),
     [
         ({"aof_enabled": 1}, {"appendfsync": "everysec"}, "last second can be lost"),
         ({"aof_enabled": 1}, {"appendfsync": "always"}, "is on disk"),
@@ -53,10 +53,10 @@ def test_a_replica_is_refused() -> None:
         ({}, None, "snapshots unknown"),
     ],
 )
-def test_durability_is_said_in_a_sentence(info: dict[str, int], config: dict[str, str] | None, says: str) -> None:
+def test_durability_is_a_sentence(info: dict[str, int], config: dict[str, str] | None, text: str) -> None:
     """What an acknowledgement survives, for each kind of persistence."""
     merged = None if config is None else CONFIG | config
-    assert says in evaluate_server(FIT | info, merged, allow_eviction=False).durability
+    assert text in evaluate_server(FIT | info, merged, allow_eviction=False).durability
 
 
 def test_a_huge_bulk_limit_is_a_warning() -> None:

@@ -14,7 +14,6 @@ import msgspec
 import psutil
 import pytest
 
-from coord.backoff import Backoff
 from coord.up.child_output import LONGEST_BYTES
 from coord.up.shutdown import Stop
 from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor, Timing
@@ -72,14 +71,6 @@ def shell(
 def has_said(log: Path, what: str) -> Callable[[], bool]:
     """Whether a program has written something."""
     return lambda: log.exists() and what in log.read_text()
-
-
-def test_waits_double_up_to_the_longest() -> None:
-    """0.1 s doubling to 5 s, and 0.1 s again after a success."""
-    backoff = Backoff(Timing().first_s, Timing().longest_s)
-    assert [backoff.next_s() for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    backoff.reset()
-    assert backoff.next_s() == 0.1
 
 
 async def test_a_killed_program_is_started_again() -> None:
