@@ -212,7 +212,7 @@ async def test_an_answer_that_comes_while_all_is_read_leaves_what_it_does_not_te
     assert (set(planner.waiting), planner.is_stale) == ({"p0", "p1", "p2", "p3"}, False)
 
 
-@pytest.mark.parametrize("query", ["pool_changes", "pool_rows", "pool_definitions", "pool_lengths"])
+@pytest.mark.parametrize("query", ["get_pool_changes", "get_pool_rows", "get_pool_definitions", "get_pool_lengths"])
 async def test_a_look_that_fails_is_made_again(
     cell: Cell, following: Following, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
