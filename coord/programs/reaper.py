@@ -1,58 +1,73 @@
-"""The process that ends programs when the agent that started them is gone, however it went.
-
-Standard input is a pipe from the agent: ``+123`` a group begins, ``-123`` it has ended. When the pipe closes, whatever
-has begun and not ended gets SIGTERM, and SIGKILL after so many seconds as the first argument says. It is run by its
-path, on a bare interpreter: it imports nothing of coord, so that it starts in milliseconds and stays small.
-"""
+"""The agent's side of the reaper: names the running process groups to it, so that none outlives the agent."""
 
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
 import sys
-import time
+from pathlib import Path
 
-#: Between two looks at whether the groups have ended.
-LOOK_S = 0.02
+from coord.logs import get_logger
 
+log = get_logger()
 
-def main() -> None:
-    """Wait for the end of the agent, then end what it left."""
-    grace_s = float(sys.argv[1])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever ends the agent ends this one with it, by the pipe
-    held: set[int] = set()
-    with os.fdopen(0, "rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            group = int(line[1:])
-            if line[:1] == b"+":
-                held.add(group)
-            else:
-                held.discard(group)
-    end(held, grace_s)
+_REAPER = str(Path(__file__).with_name("reaper.py"))
 
 
-def end(groups: set[int], grace_s: float) -> None:
-    """SIGTERM to all, SIGKILL to those that are left after ``grace_s``."""
-    left = {group for group in groups if _send(group, signal.SIGTERM)}
-    deadline = time.monotonic() + grace_s
-    while left and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-        left = {group for group in left if _send(group, 0)}
-    for group in left:
-        _send(group, signal.SIGKILL)
+class Guard:
+    """Ends the groups that it holds when this process is gone, even by SIGKILL.
 
+    Args:
+        grace_s: what a group has between SIGTERM and SIGKILL.
+    """
 
-def _send(group: int, number: int) -> bool:
-    """Whether there is such a group."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # the latter: of another user, or nothing but the dead
-        return False
-    return True
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._held: set[int] = set()
+        self._warden = self._start()
 
+    @property
+    def pid(self) -> int:
+        """The warden's process id."""
+        return self._warden.pid
 
-if __name__ == "__main__":
-    main()
+    def hold(self, group: int) -> None:
+        """A group has begun."""
+        self._held.add(group)
+        self._say(f"+{group}\n")
+
+    def release(self, group: int) -> None:
+        """A group has ended; its number may become another's from now on."""
+        self._held.discard(group)
+        self._say(f"-{group}\n")
+
+    def close(self) -> None:
+        """Let go, and wait until what is still held has been ended."""
+        self._warden.communicate()
+
+    def _say(self, line: str) -> None:
+        assert self._warden.stdin is not None  # noqa: S101 -- for the type checker: it was started with a pipe
+        try:
+            os.write(self._warden.stdin.fileno(), line.encode())
+        except (OSError, ValueError) as error:  # somebody killed it, or stopped it and the pipe is full; or see below
+            log.warning("warden.lost", pid=self._warden.pid, error=str(error))
+            self._warden.kill()
+            self._warden.communicate()
+            try:
+                self._warden = self._start()
+            except OSError as why:  # tried again with the next line: programs without a guard are better than none
+                log.error("warden.missing", error=str(why))  # noqa: TRY400 -- the reason says it all
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        warden = subprocess.Popen(
+            [sys.executable, "-I", "-S", _REAPER, str(self._grace_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the agent
+        )
+        assert warden.stdin is not None  # noqa: S101 -- same
+        os.set_blocking(warden.stdin.fileno(), False)
+        if self._held:
+            os.write(warden.stdin.fileno(), "".join(f"+{group}\n" for group in sorted(self._held)).encode())
+        return warden

@@ -54,16 +54,16 @@ TASKS = some(
 async def http(cell: RunningCell, settings: Settings) -> AsyncIterator[testing.ASGIConductor]:
     """A caller of an app that has found the cell."""
     found = msgspec.structs.replace(settings, redis_url=cell.url, gateway_wait_s=30, gateway_redis_s=30)
-    desk = Backend(found)
-    desk.open(lambda error: pytest.fail(str(error)))
-    async with testing.ASGIConductor(make_app(desk, found)) as conductor:
+    backend = Backend(found)
+    backend.open(lambda error: pytest.fail(str(error)))
+    async with testing.ASGIConductor(make_app(backend, found)) as conductor:
 
         async def ready() -> bool:
             return (await conductor.simulate_get("/health", host="localhost")).status_code == 200
 
         await wait_until(ready, "the gateway is healthy", 20)
         yield conductor
-    await desk.close()
+    await backend.close()
 
 
 async def posted(http: testing.ASGIConductor, path: str, body: Any) -> Any:
