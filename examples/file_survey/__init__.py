@@ -1,1 +1,1 @@
-"""The main job: agents look at every file of a folder. ``scripts/run`` starts it, and `python -m examples.main_job`."""
+"""The file survey: agents examine every file of a folder. Start it with ``scripts/run``."""

@@ -1,4 +1,4 @@
-"""The processes of the main job: a ``coord up`` with a data folder of its own, and the agents; all kept running."""
+"""The processes of the survey: a ``coord up`` with its own data folder, and the agents; all are kept running."""
 
 from __future__ import annotations
 
@@ -11,73 +11,90 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from redis import exceptions as redis_errors
 
 from coord import Client
-from coord.aio import end
 from coord.config import Settings
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, DataFolderInUse
+from coord.errors import ConfigError, CoordError, DataFolderInUse
 from coord.models.agents import AgentStatus
+from coord.programs.reaper import Reaper
 from coord.terminal import plain
 from coord.up.data_dir import Claim, refuse_foreign, unusable
-from coord.up.shutdown import Stop
+from coord.up.runner import sentence_of
+from coord.up.shutdown import Shutdown
 from coord.up.supervisor import Event, ManagedProgram, Supervisor
-from examples.main_job.kinds import KINDS
-from examples.main_job.tail import Tail
+from examples.file_survey.jobs import KINDS
 
 COORD = "coord up"
-#: Between two looks at whether it has announced itself.
-LOOK_S = 0.02
-#: The wait before a restart up to which each end is told; a program that cannot run would fill the screen.
-TOLD_S = 0.4
-#: Between two looks at what `coord up` has said, and how many ends of one of its processes are told; its log has all.
-PASS_ON_S = 0.2
-TOLD_ENDS = 3
-#: From a cold start on a busy machine. The job begins with whoever is there: tasks wait for the others.
+#: Exit code of a ``coord up`` that cannot run with these settings, so a restart is useless.
+CANNOT = 2
+#: Seconds between two checks of the endpoint file, and of the agents.
+POLL_S = 0.02
+#: Longest wait before a restart that is still reported; a program that cannot run would fill the screen.
+REPORTED_WAIT_S = 0.4
+#: Maximum reported ends of one process of ``coord up``; its log has all.
+REPORTED_ENDS = 3
+#: Seconds to wait for all agents, enough for a cold start on a busy machine; then the job starts without the others.
 GATHER_LIMIT_S = 15.0
+#: Seconds that agents get to finish if this process is killed.
+DRAIN_S = 15.0
+
+
+class EndedProcess(msgspec.Struct, frozen=True):
+    """A line in the log of ``coord up`` about a process that has ended and restarts."""
+
+    event: str
+    message: str = ""
+    name: str = "redis"  #: the lines about the server have no name
+
+
+#: The events of ``EndedProcess``.
+ENDED_EVENTS = frozenset({"process.ended", "process.failed", "redis.ended"})
 
 
 class Fleet:
-    """What runs, and what became of it.
+    """The processes, and how often they ended.
 
     Args:
         folder: for Redis and the logs.
-        settings: of this process, as its environment says.
-        agents: how many of each kind.
-        say: called with a sentence when a process has ended by itself.
+        settings: settings of this process, from its environment.
+        agents: number of agents of each kind.
+        write: called with a sentence when a process has ended unexpectedly.
     """
 
-    def __init__(self, folder: Path, settings: Settings, agents: int, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, settings: Settings, agents: int, write: Callable[[str], None]) -> None:
         self.logs = folder / "logs"
         self._folder = folder
         self._settings = settings
         self._agents = agents
-        self._say = say
-        #: A person's own `coord up` keeps its announcement; ours then has a file of its own.
+        self._write = write
+        #: A `coord up` of the user keeps its endpoint file; ours then has its own.
         self.own_endpoint = folder / "endpoint.json" if read_endpoint(settings.endpoint_path) else None
         self._environ = dict(os.environ)
         if self.own_endpoint:
             self._environ["COORD_ENDPOINT_FILE"] = str(self.own_endpoint)
-        #: How often each process has ended by itself.
+        #: Name of a process -> how often it ended unexpectedly.
         self.ends: Counter[str] = Counter()
         self.agent_ids = [f"{kind.agents}-{number}" for kind in KINDS for number in range(1, agents + 1)]
         self._url = ""
         self._has_url = asyncio.Event()
         self._claim: Claim | None = None
+        self._failure: CoordError | None = None
 
     def claim(self) -> None:
-        """Take the folder for as long as this process lives, and make room for the logs.
+        """Claim the folder until this process ends, and delete old logs.
 
         Raises:
-            DataFolderInUse: another main job or ``coord up`` has it.
-            ConfigError: it cannot be made or written.
+            DataFolderInUse: another survey or ``coord up`` uses it.
+            ConfigError: it cannot be created or written.
         """
         try:
             self._claim = Claim(self._folder)
             if not self._settings.redis_url:
                 refuse_foreign(self._folder / "redis")
-                Claim(self._folder / "redis").release()  # our `coord up` takes it for good
+                Claim(self._folder / "redis").release()  # our `coord up` claims it afterwards
         except ConfigError as error:
             raise ConfigError(plain(str(error))) from None
         except DataFolderInUse as error:
@@ -91,124 +108,147 @@ class Fleet:
             raise ConfigError(plain(str(unusable(self._folder, error)))) from None
 
     async def url(self) -> str:
-        """Where Redis is, once our `coord up` has said so."""
+        """Wait until our `coord up` has published the URL of Redis, and return it."""
         await self._has_url.wait()
         return self._url
 
     async def gather(self, client: Client) -> int:
-        """Wait until all agents may be given work, for a while; how many are there."""
+        """Wait until all agents are active, with a limit; return how many are."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GATHER_LIMIT_S
         while True:
             with contextlib.suppress(redis_errors.RedisError, OSError):
-                agents = {one.agent_id for one in await client.agents() if one.status is AgentStatus.ACTIVE}
-                there = len(agents.intersection(self.agent_ids))
-                if there == len(self.agent_ids) or loop.time() > deadline:
-                    return there
-            await asyncio.sleep(LOOK_S)
+                agents = {agent.agent_id for agent in await client.agents() if agent.status is AgentStatus.ACTIVE}
+                active = len(agents.intersection(self.agent_ids))
+                if active == len(self.agent_ids) or loop.time() > deadline:
+                    return active
+            await asyncio.sleep(POLL_S)
 
-    async def run(self, stop: Stop) -> None:
-        """Keep everything running until asked to stop; then agents drain and leave, and after them `coord up` ends.
+    async def run(self, shutdown: Shutdown) -> None:
+        """Keep all processes running until shutdown; then agents drain and leave, and `coord up` ends after them.
 
         Raises:
-            GaveUp: `coord up` cannot run as it was asked to; ``last_words`` say why.
+            CoordError: `coord up` cannot run; the message is the reason from its log.
         """
-        last = Stop()
-        keeper = Supervisor([self._coord_up()], self._tell)
-        up = asyncio.create_task(keeper.run(last))
-        # Without it, agents have nowhere to go.
-        up.add_done_callback(lambda _: stop.ask_once())
-        passing_on = asyncio.create_task(self._pass_on())
+        up_shutdown = Shutdown()
+
+        def on_event(event: Event) -> None:
+            if event.what == "ended" and event.code == CANNOT:
+                self._failure = CoordError(f"{COORD} cannot run: {self.last_output(COORD)}")
+                up_shutdown.request_once()
+            else:
+                self._on_event(event)
+
+        supervisor = Supervisor([self._coord_up()], on_event, on_line=self._on_line)
+        up = asyncio.create_task(supervisor.run(up_shutdown))
+        # Without `coord up`, agents cannot connect.
+        up.add_done_callback(lambda _: shutdown.request_once())
         try:
-            url = await stop.unless_asked(self._announced(keeper))
+            url = await shutdown.unless_requested(self._published_url(supervisor))
             if url is not None:
                 self._url = url
                 self._has_url.set()
-                await Supervisor(self._agent_programs(url), self._tell).run(stop)
+                await self._run_agents(url, shutdown)
         finally:
-            last.ask_once()
-            if stop.urgent.is_set():
-                last.ask()
-            try:
-                await up
-            finally:
-                await end(passing_on)
+            up_shutdown.request_once()
+            if shutdown.forced.is_set():
+                up_shutdown.force()
+            await up
+        if self._failure is not None:
+            raise self._failure
 
-    async def _pass_on(self) -> None:
-        """Tell of the ends of those processes that `coord up` keeps, as of our own."""
-        tail = Tail(self._log(COORD))
-        while True:
-            for one in tail.read():
-                self.ends[one.name] += 1
-                if self.ends[one.name] <= TOLD_ENDS:
-                    self._say(one.message)
-            await asyncio.sleep(PASS_ON_S)
+    async def _run_agents(self, url: str, shutdown: Shutdown) -> None:
+        reaper = Reaper(DRAIN_S)
 
-    async def _announced(self, keeper: Supervisor) -> str:
+        def on_event(event: Event) -> None:
+            if event.pid is not None:
+                (reaper.add if event.what == "started" else reaper.remove)(event.pid)
+            self._on_event(event)
+
+        try:
+            await Supervisor(self._agent_programs(url), on_event).run(shutdown)
+        finally:
+            await asyncio.to_thread(reaper.close)
+
+    async def _published_url(self, supervisor: Supervisor) -> str:
         path = self.own_endpoint or self._settings.endpoint_path
         while True:
             endpoint = read_endpoint(path)
-            if endpoint and endpoint.pid == keeper.pids.get(COORD):
+            if endpoint and endpoint.pid == supervisor.pids.get(COORD):
                 return endpoint.url
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     def hints(self) -> str:
-        """What a person can do while it stays up."""
-        # Absolute, as another terminal is somewhere else; not resolved, or it would be the Python without our packages.
+        """Return what a user can do while the cell stays up."""
+        # Absolute, because another terminal has another folder; not resolved, or it would be a Python without coord.
         python, program = Path(sys.executable).absolute(), KINDS[0].program.absolute()
         agent = shlex.join([str(python), str(program), "--id", f"{KINDS[0].agents}-{self._agents + 1}"])
         if self.own_endpoint:
             agent = f"COORD_ENDPOINT_FILE={shlex.quote(str(self.own_endpoint))} {agent}"
         return (
-            "\nEverything stays up until Ctrl-C. Meanwhile, in another terminal:\n"
-            f"  {agent}  # one more agent joins\n"
-            f"  tail -f {shlex.quote(str(self.logs))}/*.log  # what the processes say"
+            "\nEverything keeps running until Ctrl-C. Meanwhile, in another terminal:\n"
+            f"  {agent}  # add an agent\n"
+            f"  tail -f {shlex.quote(str(self.logs))}/*.log  # follow the logs"
         )
 
-    def last_words(self, name: str) -> str:
-        """What a process said when it gave up: from its last line that begins with its name on."""
+    def last_output(self, name: str) -> str:
+        """Return the error in the log of a process that has ended: from its last line with ``coord: `` on."""
         try:
             lines = self._log(name).read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        begins = [number for number, line in enumerate(lines) if line.startswith("coord: ")]
-        words = lines[begins[-1] :] if begins else lines[-1:]
-        return "\n".join(words).removeprefix("coord: ") or "it has said nothing"
+        starts = [number for number, line in enumerate(lines) if line.startswith("coord: ")]
+        error = lines[starts[-1] :] if starts else lines[-1:]
+        return "\n".join(error).removeprefix("coord: ") or "no output"
 
     def _coord_up(self) -> ManagedProgram:
-        # A Redis that the environment names is used; else one on a data folder of our own.
+        # A Redis server in the environment is used; otherwise an embedded one with its own data folder.
         data = [] if self._settings.redis_url else ["--data", str(self._folder / "redis")]
-        # The port is that of the person's own `coord up` then.
+        # The `coord up` of the user has the port then.
         gateway = ["--no-gateway"] if self.own_endpoint else []
         return ManagedProgram(
             name=COORD,
             command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data, *gateway),
             environ=self._environ,
-            log=self._log(COORD),
-            final_codes=frozenset({2}),
         )
 
     def _agent_programs(self, url: str) -> list[ManagedProgram]:
-        # Told outright: the announcement is not there while a killed `coord up` is being started again.
+        # The URL itself: there is no endpoint file while a killed `coord up` restarts.
         environ = self._environ | {"COORD_REDIS_URL": url}
-        leash = (sys.executable, "-P", "-m", "examples.main_job.leash")
         programs: list[ManagedProgram] = []
         for name in self.agent_ids:
             (kind,) = (kind for kind in KINDS if kind.agents == name.partition("-")[0])
-            command = (*leash, str(kind.program), "--id", name)
+            command = (sys.executable, str(kind.program), "--id", name)
             programs.append(ManagedProgram(name=name, command=command, environ=environ, log=self._log(name)))
         return programs
 
     def _log(self, program: str) -> Path:
         return self.logs / f"{program.replace(' ', '-')}.log"
 
-    def _tell(self, event: Event) -> None:
-        if event.again_in_s is None:  # it has been started, or the whole job ends
+    def _on_line(self, name: str, line: str) -> None:
+        """Append a line of `coord up` to its log, and report the end of one of its processes."""
+        with contextlib.suppress(OSError), self._log(name).open("a") as log:
+            log.write(f"{line}\n")
+        ended = ended_process(line)
+        if ended is not None:
+            self.ends[ended.name] += 1
+            if self.ends[ended.name] <= REPORTED_ENDS:
+                self._write(ended.message)
+
+    def _on_event(self, event: Event) -> None:
+        if event.again_in_s is None:  # it has started, or everything ends
             return
         self.ends[event.name] += 1
-        if event.again_in_s > TOLD_S:
+        if event.again_in_s > REPORTED_WAIT_S:
             return
-        sentence = f"{event.name} (pid {event.pid}) has ended ({event.how}), starts again in {event.again_in_s:g} s"
-        if event.again_in_s == TOLD_S:
-            sentence += f"; it keeps ending, its last words: {self.last_words(event.name)}"
-        self._say(sentence)
+        last_line = event.last_line or self.last_output(event.name)
+        self._write(sentence_of(msgspec.structs.replace(event, last_line=last_line)))
+
+
+def ended_process(line: str) -> EndedProcess | None:
+    """Return the event in a line of the log of ``coord up`` if a process has ended."""
+    try:
+        record = msgspec.json.decode(line, type=EndedProcess)
+    except msgspec.MsgspecError:
+        return None
+    return record if record.event in ENDED_EVENTS else None

@@ -1,4 +1,4 @@
-"""The command line of ``scripts/run``; what cannot be used is said before anything is done."""
+"""The command line of ``scripts/run``; invalid options are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 from coord.errors import ConfigError
 from coord.terminal import plain
 from coord.up.data_dir import unusable
-from examples.main_job.walk import default_folder
+from examples.file_survey.walk import default_folder
 
 ROOT = Path(__file__).parents[2]
-#: Agents of each kind: more are no help on one machine.
-MOST_AGENTS = 32
+#: Maximum agents of each kind; more are useless on one machine.
+MAX_AGENTS = 32
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What was asked for; all paths are absolute."""
+    """The options; all paths are absolute."""
 
     folder: Path
     once: bool
@@ -30,18 +30,18 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """Read the command line; a slip in how it is written ends with 2, as argparse does it.
+    """Read the command line; argparse exits with 2 if an option is invalid.
 
     Raises:
-        ConfigError: the folder is none, or data or the report cannot be kept where they should.
+        ConfigError: the folder does not exist, or data or report cannot be written there.
     """
-    given = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(arguments)
     return Options(
-        folder=_folder(given.folder),
-        once=given.once,
-        data=_data(given.data),
-        agents=given.agents,
-        report=None if given.report is None else _report(given.report),
+        folder=_folder(parsed.folder),
+        once=parsed.once,
+        data=_data(parsed.data),
+        agents=parsed.agents,
+        report=None if parsed.report is None else _report(parsed.report),
     )
 
 
@@ -56,62 +56,68 @@ def write_report(path: Path, content: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/run",
-        description="Bring coord up, have example agents look at every file under FOLDER, and show what they found.",
+        description="Start a cell, let example agents examine every file under FOLDER, and show the findings.",
     )
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="default: Python's standard library")
-    parser.add_argument("--once", action="store_true", help="end after the job: 0 if only unparsable files failed")
     parser.add_argument(
-        "--data", default=str(ROOT / ".coord"), metavar="FOLDER", help="where Redis and logs are kept [.coord]"
+        "folder", nargs="?", metavar="FOLDER", help="folder to examine; default: Python's standard library"
     )
-    parser.add_argument("--agents", type=_agents, default=2, metavar="N", help=f"of each kind, 1 to {MOST_AGENTS} [2]")
-    parser.add_argument("--report", metavar="FILE", help="also write what was found as JSON")
+    parser.add_argument(
+        "--once", action="store_true", help="exit after the survey, with 0 if only unparsable files failed"
+    )
+    parser.add_argument(
+        "--data", default=str(ROOT / ".coord"), metavar="FOLDER", help="folder for Redis data and logs [.coord]"
+    )
+    parser.add_argument(
+        "--agents", type=_agents, default=2, metavar="N", help=f"agents of each kind, 1 to {MAX_AGENTS} [2]"
+    )
+    parser.add_argument("--report", metavar="FILE", help="also write the findings to this file, as JSON")
     return parser
 
 
-def _agents(said: str) -> int:
-    if not said.isdecimal() or not 1 <= int(said) <= MOST_AGENTS:
-        raise argparse.ArgumentTypeError(f"{said!r} is no number from 1 to {MOST_AGENTS}")
-    return int(said)
+def _agents(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_AGENTS:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_AGENTS}, got {text!r}")
+    return int(text)
 
 
-def _folder(said: str | None) -> Path:
-    if said is None:
+def _folder(text: str | None) -> Path:
+    if text is None:
         return default_folder()
     try:
-        folder = Path(said).expanduser().resolve()
-        str(folder).encode()  # it travels in the tasks' payloads
-        is_folder = bool(said) and folder.is_dir()
+        folder = Path(text).expanduser().resolve()
+        str(folder).encode()  # it is part of the payloads
+        is_folder = bool(text) and folder.is_dir()
     except UnicodeEncodeError:
-        raise ConfigError(f"the name of {said!r} is not UTF-8") from None
+        raise ConfigError(f"the name of {text!r} is not UTF-8") from None
     except (OSError, RuntimeError, ValueError):
         is_folder, folder = False, Path()
     if not is_folder:
-        raise ConfigError(f"{said!r} is not a folder")
+        raise ConfigError(f"{text!r} is not a folder")
     return folder
 
 
-def _data(said: str) -> Path:
-    if not said:
-        raise ConfigError("cannot keep data in '': it names no folder; choose another folder with --data")
+def _data(text: str) -> Path:
+    if not text:
+        raise ConfigError("cannot keep data in '': the name is empty; choose another folder with --data")
     try:
-        return Path(said).expanduser().resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links; nobody's home
-        raise unusable(Path(plain(said)), error) from None
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links, or an unknown user
+        raise unusable(Path(plain(text)), error) from None
 
 
-def _report(said: str) -> Path:
-    """The file, which can be written: what it holds is kept until there is something better."""
+def _report(text: str) -> Path:
+    """Return the file after a check that it can be written; its content is kept until there is a new report."""
     try:
-        path = Path(said).expanduser().absolute()
+        path = Path(text).expanduser().absolute()
         is_new = not path.exists()
         path.open("ab").close()
         if is_new:
             path.unlink()
     except (OSError, RuntimeError) as error:
-        raise _unwritable(said, error) from None
+        raise _unwritable(text, error) from None
     return path
 
 
-def _unwritable(said: str, error: Exception) -> ConfigError:
-    why = getattr(error, "strerror", None) or str(error)
-    return ConfigError(f"cannot write a report to {said!r}: {why}; name another file with --report")
+def _unwritable(text: str, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConfigError(f"cannot write a report to {text!r}: {reason}; name another file with --report")

@@ -1,7 +1,7 @@
-"""Submits every job and follows each to its outcome, whatever becomes of Redis meanwhile.
+"""Submits every job and waits for its outcome, even if Redis is unavailable meanwhile.
 
-Task ids are chosen here, before the first try: a submission whose answer was lost is repeated under the same id, which
-has one effect. No more than a bounded number of tasks is under way, so a folder of any size needs little memory.
+Task ids are chosen here, before the first try: a submission with a lost answer is repeated with the same id, which has
+one effect. The number of open tasks is limited, so a folder of any size needs little memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from redis import exceptions as redis_errors
 
-from coord import Client, TaskHandle, TaskSpec
+from coord import Client, TaskHandle, TaskSpec, queries
 from coord.errors import (
     ServerFull,
     ServerUnavailable,
@@ -22,33 +22,36 @@ from coord.errors import (
     TaskNotFound,
     TaskRefused,
 )
-from coord.models.tasks import TERMINAL
-from examples.main_job.kinds import Job
-from examples.main_job.outcome import Outcome
-from examples.main_job.progress import Live
-from examples.main_job.records import Records
-from examples.main_job.unfinished import Unfinished
+from coord.keys import Keys
+from coord.models.tasks import TERMINAL, TaskRecord
+from examples.file_survey.jobs import Job, Outcome
+from examples.file_survey.progress import Live
+from examples.file_survey.unfinished import Unfinished
 
-#: Tasks submitted and not finished at most: a second's work or two, far below the coordinator's limit.
+#: Maximum open tasks: work for a second or two, far below the coordinator's limit.
 WINDOW = 2_000
 #: Tasks in one submission.
 CHUNK = 200
-#: Before another try while Redis is away, or has no room.
-AGAIN_S = 0.2
+#: Maximum records in one round trip.
+RECORDS = 256
+#: Seconds for which the first request of a record waits for others.
+GATHER_S = 0.02
+#: Seconds before a retry while Redis is unavailable or full.
+RETRY_S = 0.2
 
-#: Redis is away, or has no room: what passes.
-AWAY = (redis_errors.RedisError, OSError, ServerUnavailable, ServerFull)
+#: Errors of a Redis server that is unavailable or full; they are temporary.
+UNAVAILABLE = (redis_errors.RedisError, OSError, ServerUnavailable, ServerFull)
 
 
 async def submit_all(
     client: Client, root: Path, jobs: Sequence[Job], live: Live, unfinished: Unfinished
 ) -> list[Outcome]:
-    """Every job's outcome, in the order in which they finished."""
+    """Return the outcomes of all jobs, in the order in which they finished."""
     try:
         async with asyncio.TaskGroup() as group:
             submitter = _Submitter(client, root, live, unfinished, group)
             await submitter.submit(jobs)
-    except ExceptionGroup as several:  # one failure is enough to say
+    except ExceptionGroup as several:  # one failure is enough to report
         raise several.exceptions[0] from None
     unfinished.forget()
     return submitter.outcomes
@@ -68,7 +71,7 @@ class _Submitter:
         self._room = asyncio.Semaphore(WINDOW)
 
     async def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit all, as room becomes free; each is followed by a task of its own."""
+        """Submit all jobs within the window; an asyncio task waits for each outcome."""
         for begin, chunk in _chunks(jobs):
             for _ in chunk:
                 await self._room.acquire()
@@ -87,30 +90,69 @@ class _Submitter:
         while True:
             try:
                 return await self._client.submit_many(specs)
-            except AWAY:
-                await asyncio.sleep(AGAIN_S)
+            except UNAVAILABLE:
+                await asyncio.sleep(RETRY_S)
 
     async def _follow(self, job: Job, spec: TaskSpec, handle: TaskHandle) -> None:
         while True:
             try:
                 await handle.result()
             except (TaskFailed, TaskCancelled, TaskExpired):
-                pass  # the record says more
-            except AWAY:
-                await asyncio.sleep(AGAIN_S)
+                pass  # the record has the details
+            except UNAVAILABLE:
+                await asyncio.sleep(RETRY_S)
                 continue
-            except (TaskRefused, TaskNotFound):  # no room at the time; or a server that lost its last second
-                await asyncio.sleep(AGAIN_S)
+            except (TaskRefused, TaskNotFound):  # a full backlog; or a server that lost its last second
+                await asyncio.sleep(RETRY_S)
                 (handle,) = await self._submitted([spec])
                 continue
             record = await self._records.of(handle.task_id)
             if record is not None and record.state in TERMINAL:
                 break
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
         outcome = Outcome(job, record)
         self.outcomes.append(outcome)
         self._room.release()
         self._live.finished(outcome)
+
+
+class Records:
+    """Reads records of tasks in batches: requests at about the same time share one round trip.
+
+    Args:
+        client: the client.
+        group: runs the task that reads, and ends it.
+    """
+
+    def __init__(self, client: Client, group: asyncio.TaskGroup) -> None:
+        self._client = client
+        self._group = group
+        self._keys = Keys(client.settings.namespace)
+        self._wanted: dict[str, asyncio.Future[TaskRecord | None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def of(self, task_id: str) -> TaskRecord | None:
+        """Return the record of a task; None if there is none."""
+        future = self._wanted.get(task_id)
+        if future is None:
+            future = self._wanted[task_id] = asyncio.get_running_loop().create_future()
+        if self._reading is None or self._reading.done():
+            self._reading = self._group.create_task(self._read())
+        return await future
+
+    async def _read(self) -> None:
+        while self._wanted:
+            await asyncio.sleep(GATHER_S)
+            ids = list(self._wanted)[:RECORDS]
+            try:
+                records = await queries.tasks(self._client.redis, self._keys, ids)
+            except (redis_errors.RedisError, OSError):
+                await asyncio.sleep(RETRY_S)
+                continue
+            for task_id, record in zip(ids, records, strict=True):
+                future = self._wanted.pop(task_id)
+                if not future.done():
+                    future.set_result(record)
 
 
 def _chunks(jobs: Sequence[Job]) -> Iterator[tuple[int, Sequence[Job]]]:

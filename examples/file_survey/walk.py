@@ -1,4 +1,4 @@
-"""The files of a folder: which are worth a task, and how many were left out, and why."""
+"""The files of a folder: those to examine, and how many were left out for which reason."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-#: Larger files are left out: generated tables and data, mostly.
-LARGEST = 1024 * 1024
-#: A NUL byte within so many bytes makes a file binary; git looks for it in as many.
-SNIFF = 8_000
-#: Folders that are copies, caches or somebody else's. They are not entered, so what is in them is not counted.
+#: Maximum bytes of a file; larger ones are mostly generated tables and data.
+MAX_BYTES = 1024 * 1024
+#: A file with a NUL byte within this many bytes counts as binary, as for git.
+HEAD_BYTES = 8_000
+#: Folders with copies, caches or third-party code. They are not entered, so their files are not counted.
 NOT_ENTERED = frozenset({"__pycache__", "dist-packages", "node_modules", "site-packages"})
 
 
@@ -26,21 +26,21 @@ class File(msgspec.Struct, frozen=True, order=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a walk found."""
+    """The result of a walk."""
 
     root: Path
     files: tuple[File, ...]  #: by path
-    left_out: dict[str, int]  #: reason -> how many files, or folders where it says so
-    not_entered: dict[str, int]  #: name, or ``hidden folders`` -> how many
+    left_out: dict[str, int]  #: reason -> number of files, or of folders if the reason says so
+    not_entered: dict[str, int]  #: name, or ``hidden folders`` -> number
 
 
 def default_folder() -> Path:
-    """The standard library of the Python that runs this: about 2,000 files that everyone has."""
+    """Return the folder of Python's standard library: about 2,000 files that every installation has."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
 def walk(root: Path) -> Found:
-    """Look at every file under ``root``, not following links."""
+    """Find every file under ``root``; links are not followed."""
     files: list[File] = []
     left_out: Counter[str] = Counter()
     not_entered: Counter[str] = Counter()
@@ -53,38 +53,38 @@ def walk(root: Path) -> Found:
             if name in NOT_ENTERED or name.startswith("."):
                 not_entered["hidden folders" if name.startswith(".") else name] += 1
                 subfolders.remove(name)
-            elif Path(folder, name).is_symlink():  # which is not followed either
+            elif Path(folder, name).is_symlink():
                 left_out["link"] += 1
         for name in names:
-            place = Path(folder, name)
-            judged = _judge(place, place.relative_to(root).as_posix())
-            if isinstance(judged, File):
-                files.append(judged)
+            path = Path(folder, name)
+            file = _file(path, path.relative_to(root).as_posix())
+            if isinstance(file, File):
+                files.append(file)
             else:
-                left_out[judged] += 1
+                left_out[file] += 1
     return Found(root, tuple(sorted(files)), dict(sorted(left_out.items())), dict(sorted(not_entered.items())))
 
 
-def _judge(place: Path, path: str) -> File | str:
-    """The file, or why it is left out."""
+def _file(path: Path, relative: str) -> File | str:
+    """Return the file, or the reason why it is left out."""
     try:
-        path.encode()
-        found = place.lstat()
-        if why := _unfit(place, found):
-            return why
+        relative.encode()
+        status = path.lstat()
+        if reason := _reason_to_skip(path, status):
+            return reason
     except UnicodeEncodeError:
         return "name not UTF-8"
     except OSError:
         return "unreadable"
-    return File(path, found.st_size)
+    return File(relative, status.st_size)
 
 
-def _unfit(place: Path, found: os.stat_result) -> str | None:
-    if stat.S_ISLNK(found.st_mode):
+def _reason_to_skip(path: Path, status: os.stat_result) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
         return "link"
-    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
         return "not a file"
-    if found.st_size > LARGEST:
+    if status.st_size > MAX_BYTES:
         return "over 1 MiB"
-    with place.open("rb") as opened:
-        return "binary" if b"\0" in opened.read(SNIFF) else None
+    with path.open("rb") as opened:
+        return "binary" if b"\0" in opened.read(HEAD_BYTES) else None

@@ -139,7 +139,7 @@ def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
     assert "capabilities nobody; tags gpu; labels zone=eu" in line
     for name in ("w1", "w2"):
         coord("tasks", "cancel", name)
-    assert "no task waits" in coord("queues").out
+    assert "no tasks are waiting" in coord("queues").out
 
 
 def test_lists(coord: Coord, live: LiveCell) -> None:
@@ -178,7 +178,7 @@ def test_a_cancelled_task(coord: Coord) -> None:
     """One that waits ends at once; one that has ended stays as it is."""
     coord("tasks", "submit", "nobody", "--id", "unwanted")
     assert coord("tasks", "cancel", "unwanted", "--reason", "no more").out == "unwanted is cancelled\n"
-    assert coord("tasks", "cancel", "unwanted").out == "unwanted was cancelled already\n"
+    assert coord("tasks", "cancel", "unwanted").out == "unwanted was already cancelled\n"
     text = coord("tasks", "show", "unwanted").out
     assert "task_cancelled: no more" in text
     coord("tasks", "submit", "echo", "--id", "done", "--wait")

@@ -1,4 +1,4 @@
-"""The main job as a person runs it: real processes on a small folder; also when one is killed in the middle."""
+"""The file survey as a person runs it: real processes on a small folder; also when one is killed in the middle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
 from coord.queries import by_state
-from tests.system.main_job import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
+from tests.system.file_survey import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
 from tests.waiting import wait_until
 
 
@@ -85,7 +85,7 @@ def test_it_finds_what_is_there(undisturbed: Job, folder: Path) -> None:
         "461 of 461 tasks finished, 1 failed",
         "1 failed: 1 unparsable",
         "broken.py:1: invalid syntax",
-        "What each agent did",
+        "Work of each agent",
         "submitted → finished",
         "461 tasks in",
     )
@@ -152,7 +152,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     url = await in_the_middle(TASKS // 2)
     killed = victim(job)
     os.kill(killed, signal.SIGKILL)
-    await wait_until(lambda: "Everything stays up" in job.said, "the job is done", JOB_S)
+    await wait_until(lambda: "Everything keeps running" in job.said, "the job is done", JOB_S)
     async with Client(url, settings=Settings()) as client:
         counters = await client.counters()
         assert {agent.load for agent in await client.agents()} == {0}
@@ -165,7 +165,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     assert job.results() == undisturbed.results()
     assert "Traceback" not in job.said
     (line,) = (line for line in job.said.splitlines() if f"(pid {killed}) has ended" in line)
-    assert ", starts again in " in line
+    assert "; it restarts in " in line
     ends = msgspec.json.decode(job.report.read_bytes())["ends"]
     assert sum(ends.values()) == 1
 
@@ -176,8 +176,8 @@ async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_
     folder.mkdir()
     (folder / "a.py").write_text("x = 1\n")
     job = start_job(folder)
-    await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
-    (line,) = (line for line in job.said.splitlines() if "one more agent joins" in line)
+    await wait_until(lambda: "follow the logs" in job.said, "the job is done", JOB_S)
+    (line,) = (line for line in job.said.splitlines() if "add an agent" in line)
     endpoint = read_endpoint(Settings().endpoint_path)
     assert endpoint is not None
     offered = shlex.split(line, comments=True)
@@ -200,7 +200,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_
 
 
 async def test_killed_it_leaves_nobody_behind(start_job: Start, folder: Path) -> None:
-    """Agents, `coord up`, workers and Redis end by themselves when the main job is killed."""
+    """Agents, `coord up`, workers and Redis end by themselves when the file survey is killed."""
     job = start_job(folder)
     await in_the_middle(TASKS // 2)
     processes = below(job.process.pid)
@@ -217,7 +217,7 @@ async def test_two_at_once_need_two_data_folders(start_job: Start, folder: Path)
     refused = start_job(folder, "--once", name="one")
     assert await refused.ended() == 2
     assert "scripts/run: another coord up" in refused.said
-    assert f"(pid {first.process.pid}) runs on" in refused.said
+    assert f"(pid {first.process.pid}) uses" in refused.said
     assert "it may be another scripts/run" in refused.said
     assert refused.said.count("text files") == 1, "the first one's; found out before the folder was walked"
     assert (first.data / "logs" / "coord-up.log").read_text(), "the first one's logs are left alone"

@@ -169,7 +169,7 @@ def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
     assert ids.index(second) < ids.index(first)
     assert rows[ids.index(second)].endswith(r"late\nand more")
     said = coord("dead", "list", "--kind", "task", "--limit", "1")
-    assert said.err.endswith("of kind task; --limit shows more than 1\n")
+    assert said.err.endswith("of kind task; to show more than 1, use --limit\n")
 
 
 def test_one_dead_letter(lives: Living, coord: Coord) -> None:
@@ -238,13 +238,17 @@ def test_one_is_purged_and_then_all(lives: Living, coord: Coord, kind: str) -> N
     ("arguments", "code", "says"),
     [
         (["dead", "show", "task", "none"], 1, "Task 'none' not found"),
-        (["dead", "show", "message", "none"], 1, "message 'none' is no dead letter; `coord dead list` shows which are"),
+        (
+            ["dead", "show", "message", "none"],
+            1,
+            "message 'none' is not a dead letter; see `coord dead list --kind message`",
+        ),
         (["dead", "show", "entry", "1-1"], 1, "entry '1-1' is not in dead:in"),
-        (["dead", "show", "entry", "x"], 2, "ID: 'x' is not the id of an entry, such as 1769860800000-0"),
+        (["dead", "show", "entry", "x"], 2, "ID must be the id of an entry, such as 1769860800000-0, got 'x'"),
         (["dead", "replay", "task", "none"], 1, "Task 'none' not found"),
         (["dead", "replay", "task", "none", "--ttl", "5"], 2, "--ttl is for messages"),
         (["dead", "replay", "message", "none", "--ttl", "x"], 2, "--ttl: 'x' is not a length of time"),
-        (["dead", "purge", "task"], 2, "name either one ID or --older-than TIME (0 for all)"),
+        (["dead", "purge", "task"], 2, "give either one ID or --older-than TIME (0 for all)"),
         (["dead", "purge", "task", "t", "--older-than", "0"], 2, "name either one ID or --older-than TIME"),
         (
             ["dead", "purge", "task", "--older-than", "ever"],

@@ -279,9 +279,12 @@ async def said(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
     [
         ("--capability x -- ./missing", "coord: program ./missing does not exist\n"),
         ("--capability x -- /etc/passwd", "coord: program /etc/passwd is not executable; chmod +x /etc/passwd\n"),
-        ("-- cat", "coord: say what the program can do: --capability NAME (as often as needed), or --task-type NAME\n"),
+        ("-- cat", "coord: the agent has no capability; give --capability NAME (repeatable), or --task-type NAME\n"),
         ("--capability x --id a/b -- cat", "coord: agent_id must be 1 to 128 characters"),
-        ("--capability x --label zone -- cat", "coord: --label 'zone' is not NAME=VALUE, such as --label zone=eu\n"),
+        (
+            "--capability x --label zone -- cat",
+            "coord: --label must be NAME=VALUE, such as --label zone=eu, got 'zone'\n",
+        ),
         ("--capability x --redis-url http://h -- cat", "coord: --redis-url 'http://h' is not a Redis URL"),
         ("--capability x --type none -- cat", "'none' is not one of 'coordinator', 'worker'"),
     ],

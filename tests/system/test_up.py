@@ -67,7 +67,7 @@ async def test_a_killed_worker_is_started_again(start: Start) -> None:
     first.kill()
     await wait_until(lambda: up.workers().get(name, first).pid != first.pid, "it runs again")
     await accepted(endpoint.url)
-    assert f"{name} (pid {first.pid}) has ended (SIGKILL), starts again in 0.1 s" in up.said
+    assert f"{name} (pid {first.pid}) has ended (killed by SIGKILL); it restarts in 0.1 s" in up.said
 
 
 async def test_a_killed_server_is_started_again(start: Start) -> None:
@@ -134,7 +134,7 @@ async def test_a_server_of_somebody_else_in_the_folder_stays(start: Start, tmp_p
         await up.announced()
         up.process.terminate()
         assert await up.ended() == 0
-        assert "was not started by coord up, so it stays" in up.said
+        assert "keeps running: coord up has not started it" in up.said
         assert running.alive()
     finally:
         running.stop()
@@ -147,8 +147,8 @@ async def test_a_second_one_on_the_same_folder_is_refused(start: Start, tmp_path
     second = start(COORD_ENDPOINT_FILE=str(tmp_path / "other.json"))
     assert await second.ended() == 2
     assert second.said == (
-        f"coord: another coord up (pid {first.process.pid}) runs on {first.data}; "
-        "end that one, or choose another folder with --data\n"
+        f"coord: another coord up (pid {first.process.pid}) uses {first.data}; "
+        "stop it, or choose another folder with --data\n"
     )
     await accepted(endpoint.url)
 
@@ -176,7 +176,7 @@ async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     worker.suspend()
     await wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it hangs")
     up.process.send_signal(signal.SIGINT)
-    await wait_until(lambda: "ending: " in up.said, "it has heard")
+    await wait_until(lambda: "stopping: " in up.said, "it has heard")
     up.process.send_signal(signal.SIGINT)
     assert await up.ended() == 130
     assert f"{name} (pid {worker.pid}) was killed" in up.said

@@ -75,7 +75,7 @@ async def test_a_worker_that_keeps_dying_is_tried_later_and_later_and_it_is_said
         async with Redis.from_url(server.url) as redis:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
             worker.kill()
-            why = "times in a row, its last words: coord: maxmemory-policy is allkeys-lru"
+            why = "times in a row; its last output: coord: maxmemory-policy is allkeys-lru"
 
             def told_why() -> bool:
                 return any(why in end["message"] for end in up.told("process.ended"))

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from coord import __version__
-from coord.cli import main, tasks
+from coord.cli import main, submit, tasks
 from coord.config import Settings
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
@@ -101,24 +101,24 @@ def test_a_mistyped_setting_is_answered_with_the_nearest(coord: Coord, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("state", "was_so", "says"),
+    ("state", "was_cancelled", "says"),
     [
         (TaskState.CANCELLED, False, "is cancelled"),
-        (TaskState.CANCELLED, True, "was cancelled already"),
-        (TaskState.RUNNING, False, "is running; its agent was told to stop"),
-        (TaskState.ASSIGNED, False, "is assigned; its agent was told to stop"),
-        (TaskState.COMPLETED, False, "is completed by now"),
-        (None, False, "is to be cancelled"),
+        (TaskState.CANCELLED, True, "was already cancelled"),
+        (TaskState.RUNNING, False, "is running; its agent was asked to stop"),
+        (TaskState.ASSIGNED, False, "is assigned; its agent was asked to stop"),
+        (TaskState.COMPLETED, False, "is completed"),
+        (None, False, "will be cancelled"),
     ],
 )
-def test_what_has_become_of_a_cancel(state: TaskState | None, says: str, *, was_so: bool) -> None:
+def test_what_has_become_of_a_cancel(state: TaskState | None, says: str, *, was_cancelled: bool) -> None:
     """One of the things that it may have come to, not all of them: the record tells which."""
-    assert tasks._outcome(state, was_so=was_so) == says
+    assert tasks._outcome(state, was_cancelled=was_cancelled) == says
 
 
 def test_nobody_answers_at_the_url(coord: Coord, monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
     """It names the place, how long it waited, and what to do; a password is not shown."""
-    monkeypatch.setattr(runner, "GIVEN_LIMIT_S", 0.1)
+    monkeypatch.setattr(runner, "EXTERNAL_LIMIT_S", 0.1)
     said = coord("up", "--redis-url", f"redis://ann:secret@127.0.0.1:{unused_port}")
     assert said.code == 2
     assert f"no usable Redis at redis://ann:***@127.0.0.1:{unused_port} within 0.1 s" in said.err
@@ -139,7 +139,7 @@ def test_a_folder_full_of_something_else(coord: Coord, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("")
     said = coord("up", "--data", str(tmp_path))
     assert said.code == 2
-    assert said.err == f"coord: {tmp_path} is not empty and no data folder of coord; choose another with --data\n"
+    assert said.err == f"coord: {tmp_path} is not empty and is not a data folder of coord; choose another with --data\n"
     assert [one.name for one in tmp_path.iterdir()] == ["letter.txt"]
     for name, file in (("empty", None), ("ours", "server.log")):
         (tmp_path / name).mkdir()
@@ -154,7 +154,7 @@ def test_a_folder_in_use(coord: Coord, tmp_path: Path) -> None:
     claim = Claim(tmp_path / "data")
     said = coord("up", "--data", str(tmp_path / "data"))
     assert said.code == 2
-    assert f"another coord up (pid {os.getpid()}) runs on {tmp_path / 'data'}" in said.err
+    assert f"another coord up (pid {os.getpid()}) uses {tmp_path / 'data'}" in said.err
     claim.release()
 
 
@@ -185,10 +185,10 @@ def test_a_second_one_is_not_started_unannounced(coord: Coord, tmp_path: Path) -
     before = path.read_text()
     said = coord("up", "--data", str(tmp_path / "other"))
     assert said.code == 2
-    assert f"another coord up (pid {pid}, Redis at redis://127.0.0.1:1/0) is announced in {path}" in said.err
+    assert f"another coord up (pid {pid}, Redis at redis://127.0.0.1:1/0) uses the endpoint file {path}" in said.err
     assert "COORD_ENDPOINT_FILE=/path/to/file coord up" in said.err
     assert path.read_text() == before
-    assert f"(pid {pid}) runs on {tmp_path / 'data'}" in coord("up", "--data", str(tmp_path / "data")).err
+    assert f"(pid {pid}) uses {tmp_path / 'data'}" in coord("up", "--data", str(tmp_path / "data")).err
 
 
 def test_a_folder_that_was_claimed_can_be_claimed_again(tmp_path: Path) -> None:
@@ -241,5 +241,27 @@ def test_workers_names_are_their_own() -> None:
 def test_the_help_tells_of_each_argument_in_paragraphs(coord: Coord) -> None:
     """What an argument is stands beside it; a paragraph is as wide as the terminal."""
     told = coord("dead", "replay", "--help").out
-    assert "As `coord dead list` shows them." in told
+    assert "Ids of dead letters, see `coord dead list`." in told
     assert "a task with fresh attempts, a message as if sent now, an entry in its stream." in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (
+            r"field 'data': Expected `str` matching regex '^[A-Za-z0-9._@-]{1,128}\Z' - at `$.requirements.agent_id`",
+            "--agent must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, got 'x y'",
+        ),
+        (
+            "specs[0]: field 'data': Expected `str` of length >= 1 - at `$.requirements.tags[0]`",
+            "--tag must not be empty, got ['']",
+        ),
+        ("specs[0]: field 'data': Expected `float` <= 10.0 - at `$.delay`", "--delay must be float <= 10.0, got 11.0"),
+        ("specs[0]: task_id must be 1 to 128 characters", "--id must be 1 to 128 characters"),
+        ("specs[0]: field 'data': give delay or run_at, not both", "give delay or run_at, not both"),
+    ],
+)
+def test_an_error_of_a_field_names_its_option(message: str, error: str) -> None:
+    """As the user typed it, without the path in the JSON of the fact."""
+    spec = {"requirements": {"agent_id": "x y", "tags": [""]}, "delay": 11.0}
+    assert submit.option_error(message, spec) == error

@@ -178,10 +178,9 @@ async def test_one_may_end_after_each_answer(tmp_path: Path) -> None:
             pids.add(
                 plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid()); sys.exit()"}).task))
             )
-            life = slot._life
 
-            def is_seen(life: asyncio.Future[KeptProcess] = life) -> bool:
-                return not life.done() or life.result().has_exited
+            def is_seen(process: asyncio.Future[KeptProcess] = slot._process) -> bool:
+                return not process.done() or process.result().has_exited
 
             await wait_until(is_seen, "its end is seen", 30)
     assert len(pids) == 8

@@ -19,9 +19,8 @@ from coord.config import Settings, load
 from coord.errors import ConfigError
 from coord.models.ids import check_id
 from coord.programs import Options, Output, program_agent
-from coord.programs.buffers import Tail
+from coord.programs.buffers import Lines, Tail
 from coord.programs.command import Command
-from coord.programs.lines import Lines
 from coord.programs.outcome import check, result
 from coord.programs.progress import Progress
 from tests.unit.programs_house import Asked, script
@@ -118,13 +117,13 @@ def test_lines_come_whole_however_they_are_cut(size: int) -> None:
 def test_the_end_of_a_text_is_kept() -> None:
     """The last bytes, marked where something is missing; half a character and bad bytes are replaced or left out."""
     tail = Tail(6)
-    tail.take(b" a\n")
+    tail.feed(b" a\n")
     assert tail.text() == "a"
-    tail.take("bcdeé".encode())
+    tail.feed("bcdeé".encode())
     assert tail.text() == "… bcdeé"
-    tail.take("xxéabcde".encode())
+    tail.feed("xxéabcde".encode())
     assert tail.text() == "… abcde"
-    tail.take(b"yz\xff!")
+    tail.feed(b"yz\xff!")
     assert tail.text() == "… deyz\ufffd!"
 
 
@@ -160,11 +159,11 @@ def test_a_command_is_looked_at_before_anything_starts(tmp_path: Path, monkeypat
     for words, says in {
         (): "name a program to run, after --",
         ("nobody-has-this",): "program nobody-has-this is not on PATH",
-        ("good",): "one in this folder is called ./good",
+        ("good",): "for the one in this folder write ./good",
         ("./missing",): "program ./missing does not exist",
         (str(tmp_path),): "is a folder",
         ("./plain",): "program ./plain is not executable; chmod +x ./plain",
-        ("./naked",): "begin it with one, such as #!/bin/sh",
+        ("./naked",): "add one, such as #!/bin/sh",
     }.items():
         with pytest.raises(ConfigError) as raised:
             Command(words, environ)
@@ -227,7 +226,7 @@ async def test_failures_are_logged_briefly() -> None:
 @pytest.mark.parametrize(
     ("words", "options", "declared", "says"),
     [
-        (["cat"], {}, {}, "say what the program can do: --capability NAME"),
+        (["cat"], {}, {}, "the agent has no capability; give --capability NAME"),
         (["cat", "{x}"], {"keep_alive": True}, {"capabilities": ["c"]}, "{x} has no value then"),
         (["cat"], {}, {"capabilities": ["c"], "capacity": 90_000}, "raise it with `ulimit -n "),
         (["cat"], {"timeout_s": float("nan")}, {"capabilities": ["c"]}, "timeout must be a finite number"),

@@ -12,7 +12,7 @@ import pytest
 from coord import errors
 from coord.cli.exit_codes import ExitCode, exit_code, sentence
 from coord.cli.output import (
-    SHOWN,
+    MAX_SHOWN,
     duration,
     moment,
     shown,
@@ -61,8 +61,8 @@ def test_a_long_value_is_cut_and_says_so() -> None:
     """The whole is in --json."""
     assert shown({"a": [1, None]}) == '{"a":[1,null]}'
     assert shown(None) == ""
-    assert shown("x" * SHOWN) == "x" * SHOWN
-    assert shown("x" * (SHOWN + 1)) == "x" * SHOWN + f"… ({SHOWN + 1:,} characters; --json shows all)"
+    assert shown("x" * MAX_SHOWN) == "x" * MAX_SHOWN
+    assert shown("x" * (MAX_SHOWN + 1)) == "x" * MAX_SHOWN + f"… ({MAX_SHOWN + 1:,} characters; --json shows all)"
 
 
 def test_a_piped_table_has_its_ids_whole(capsys: pytest.CaptureFixture[str]) -> None:
