@@ -242,7 +242,7 @@ def test_the_help_tells_of_each_argument_in_paragraphs(coord: Coord) -> None:
     """What an argument is stands beside it; a paragraph is as wide as the terminal."""
     told = coord("dead", "replay", "--help").out
     assert "Ids of dead letters, see `coord dead list`." in told
-    assert "a task with fresh attempts, a message as if sent now, an entry in its stream." in " ".join(told.split())
+    assert "a task with new attempts, a message as if sent now, an entry in its stream." in " ".join(told.split())
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_file_that_does_not_parse_fails_for_good(tmp_path: Path, content: byte
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "bad.py").write_bytes(content)
     with pytest.raises(NonRetryable) as caught:
-        python_outline.describe(python_outline.File(str(tmp_path), "pkg/bad.py"))
+        python_outline.handle(python_outline.File(str(tmp_path), "pkg/bad.py"))
     assert caught.value.code == "unparsable"
     assert caught.value.message.startswith(says)
 
@@ -143,9 +143,9 @@ def test_a_file_that_does_not_parse_fails_for_good(tmp_path: Path, content: byte
 @pytest.mark.parametrize(
     "handle",
     [
-        lambda root: text_stats.count(text_stats.File(root, "gone.py")),
-        lambda root: python_outline.describe(python_outline.File(root, "gone.py")),
-        lambda root: content_digest.fingerprint(content_digest.File(root, "gone.py")),
+        lambda root: text_stats.handle(text_stats.File(root, "gone.py")),
+        lambda root: python_outline.handle(python_outline.File(root, "gone.py")),
+        lambda root: content_digest.handle(content_digest.File(root, "gone.py")),
     ],
 )
 def test_a_file_that_is_gone_fails_for_good(tmp_path: Path, handle: object) -> None:
@@ -155,10 +155,10 @@ def test_a_file_that_is_gone_fails_for_good(tmp_path: Path, handle: object) -> N
         handle(str(tmp_path))
 
 
-def test_a_file_has_a_fingerprint(tmp_path: Path) -> None:
+def test_a_file_has_a_digest(tmp_path: Path) -> None:
     """SHA-256 and size."""
     (tmp_path / "f").write_bytes(b"abc")
-    assert content_digest.fingerprint(content_digest.File(str(tmp_path), "f")) == {
+    assert content_digest.handle(content_digest.File(str(tmp_path), "f")) == {
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "bytes": 3,
     }
