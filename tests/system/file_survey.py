@@ -53,7 +53,7 @@ class Job:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What it has printed so far."""
         return self.log.read_text()
 

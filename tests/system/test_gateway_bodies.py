@@ -93,12 +93,12 @@ async def test_any_task_is_taken_or_refused(http: testing.ASGIConductor, task: d
 
 
 @effort(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(agent_id=IDS, said=AGENTS, status=st.sampled_from(["active", "busy", "inactive", "x"]), metrics=METRICS)
+@given(agent_id=IDS, result=AGENTS, status=st.sampled_from(["active", "busy", "inactive", "x"]), metrics=METRICS)
 async def test_any_agent_is_taken_or_refused(
-    http: testing.ASGIConductor, agent_id: str, said: Any, status: str, metrics: Any
+    http: testing.ASGIConductor, agent_id: str, result: Any, status: str, metrics: Any
 ) -> None:
     """It registers, beats and is shown."""
-    await posted(http, "/agents/register", {"agent_id": agent_id, "agent_type": "worker"} | said[0] | said[1])
+    await posted(http, "/agents/register", {"agent_id": agent_id, "agent_type": "worker"} | result[0] | result[1])
     await posted(http, f"/agents/{agent_id}/heartbeat", {"status": status, "load_metrics": metrics})
     await got(http, f"/agents/{agent_id}")
 

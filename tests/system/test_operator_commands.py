@@ -15,13 +15,13 @@ from coord.models.dead import DeadEntry, DeadLetter
 from coord.models.ids import new_id
 from coord.models.messages import MessageRecord
 from coord.models.tasks import TaskRecord
-from tests.living import LIMIT_S, Living, Said, living, run_coord
+from tests.living import LIMIT_S, CommandResult, Living, living, run_coord
 from tests.waiting import wait_until
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
-Coord = Callable[..., Said]
+Coord = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,9 @@ def test_one_agent(coord: Coord) -> None:
 @pytest.mark.parametrize("command", ["show", "drain", "resume", "remove"])
 def test_an_agent_that_is_not_there(coord: Coord, command: str) -> None:
     """The answer is no: exit code 1, and where to look."""
-    said = coord("agents", command, "nobody")
-    assert (said.code, said.out) == (1, "")
-    assert said.err == "coord: Agent 'nobody' not found; `coord agents list` shows which there are\n"
+    output = coord("agents", command, "nobody")
+    assert (output.code, output.out) == (1, "")
+    assert output.err == "coord: Agent 'nobody' not found; `coord agents list` shows which there are\n"
 
 
 def test_an_agent_is_drained_and_resumed(lives: Living, coord: Coord) -> None:
@@ -168,16 +168,16 @@ def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
     ids = [row.split()[1] for row in rows]
     assert ids.index(second) < ids.index(first)
     assert rows[ids.index(second)].endswith(r"late\nand more")
-    said = coord("dead", "list", "--kind", "task", "--limit", "1")
-    assert said.err.endswith("of kind task; to show more than 1, use --limit\n")
+    output = coord("dead", "list", "--kind", "task", "--limit", "1")
+    assert output.err.endswith("of kind task; to show more than 1, use --limit\n")
 
 
 def test_one_dead_letter(lives: Living, coord: Coord) -> None:
     """The whole record, whichever kind it is."""
     task, message, entry = failed_task(lives), dead_message(lives), buried_entry(lives)
     assert msgspec.json.decode(coord("dead", "show", "task", task, "--json").out, type=TaskRecord).task_id == task
-    told = msgspec.json.decode(coord("dead", "show", "message", message, "--json").out, type=MessageRecord)
-    assert told.payload == {"n": 1}
+    text = msgspec.json.decode(coord("dead", "show", "message", message, "--json").out, type=MessageRecord)
+    assert text.payload == {"n": 1}
     buried = msgspec.json.decode(coord("dead", "show", "entry", entry, "--json").out, type=DeadEntry)
     assert (buried.stream, buried.data, buried.is_whole) == ("in:tasks:low", {"task_id": 7}, True)
     lines = dict(line.split(maxsplit=1) for line in coord("dead", "show", "entry", entry).out.splitlines())
@@ -199,9 +199,9 @@ def test_a_task_is_replayed(lives: Living, coord: Coord) -> None:
 def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
     """Once its receiver is there, it is delivered as if it had been sent now."""
     message = dead_message(lives)
-    said = coord("dead", "replay", "message", message)
-    assert (said.code, said.out) == (1, "")
-    assert f"'nobody-{message}' not found" in said.err
+    output = coord("dead", "replay", "message", message)
+    assert (output.code, output.out) == (1, "")
+    assert f"'nobody-{message}' not found" in output.err
     lives.agent(f"nobody-{message}")
     done = coord("dead", "replay", "message", message, "--ttl", "10m", "--json").json
     assert done == [{"kind": "message", "id": message, "replayed_as": message}]
@@ -209,7 +209,7 @@ def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
 
 
 def test_an_entry_is_replayed(lives: Living, coord: Coord) -> None:
-    """It goes through its stream once more, and is judged by its worker anew."""
+    """It goes through its stream once more, and its worker checks it again."""
     entry = buried_entry(lives)
     (done,) = coord("dead", "replay", "entry", entry, "--json").json
     assert (done["kind"], done["id"]) == ("entry", entry)
@@ -260,10 +260,10 @@ def test_one_is_purged_and_then_all(lives: Living, coord: Coord, kind: str) -> N
     ],
 )
 def test_a_slip_is_told_in_one_line(coord: Coord, arguments: list[str], code: int, says: str) -> None:
-    """What is wrong, and the exit code that says whose fault it is."""
-    said = coord(*arguments)
-    assert (said.code, said.out) == (code, "")
-    assert says in " ".join(said.err.replace("│", " ").split())
+    """The error, and the exit code for the user's or the server's fault."""
+    output = coord(*arguments)
+    assert (output.code, output.out) == (code, "")
+    assert says in " ".join(output.err.replace("│", " ").split())
 
 
 # Settings.
@@ -300,6 +300,6 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
 )
 def test_a_setting_that_does_not_fit(coord: Coord, arguments: list[str], says: str) -> None:
     """Exit code 2, and what would fit."""
-    said = coord(*arguments)
-    assert (said.code, said.out) == (2, "")
-    assert says in said.err
+    output = coord(*arguments)
+    assert (output.code, output.out) == (2, "")
+    assert says in output.err

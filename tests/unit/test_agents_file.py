@@ -145,10 +145,10 @@ def test_a_slip_is_named_with_its_table_and_field(file: Path, content: str, says
     """One line: which file, where in it, what is expected."""
     with pytest.raises(ConfigError) as error:
         read(file, content)
-    told = str(error.value)
-    assert told.startswith(str(file))
-    assert says in told
-    assert "\n" not in told
+    text = str(error.value)
+    assert text.startswith(str(file))
+    assert says in text
+    assert "\n" not in text
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

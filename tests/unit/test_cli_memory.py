@@ -24,12 +24,12 @@ def use(
 
 
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "text"),
     [(0, "0 bytes"), (1023, "1023 bytes"), (KIB, "1.0 KiB"), (1.5 * MIB, "1.5 MiB"), (64 * GIB, "64.0 GiB")],
 )
-def test_sizes(count: float, said: str) -> None:
+def test_sizes(count: float, text: str) -> None:
     """In the unit that a person reads."""
-    assert size(count) == said
+    assert size(count) == text
 
 
 def test_the_lines() -> None:

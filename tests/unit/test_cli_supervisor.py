@@ -150,7 +150,7 @@ async def test_one_that_lived_long_enough_begins_anew() -> None:
 
 
 async def test_one_that_cannot_be_started_is_tried_again() -> None:
-    """A missing file is said, and may appear."""
+    """The event names the missing file, which may appear later."""
     missing = ManagedProgram(name="p", command=("/no/such/program",), environ={})
     async with running(missing) as run:
         await wait_until(lambda: len(run.seen("failed")) >= 2, "it has failed twice")

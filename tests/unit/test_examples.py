@@ -272,12 +272,12 @@ def test_no_name_of_a_file_paints_on_the_terminal() -> None:
         show_found(console, Found(Path("/x", name), (), {}, {}), 1)
         show_findings(console, findings(outcomes))
         show_failures(console, findings(outcomes))
-    said = captured.get()
-    assert "\x1b[2J" not in said
-    assert "\x07" not in said
-    assert said.count(r"a\x1b[2J\n[bold]:x:.py") == 5
-    assert r"bada\x1b[2J\n[bold]:x:.py: no\x07 more" in said
-    assert "0 text files, 1 task\n" in said
+    output = captured.get()
+    assert "\x1b[2J" not in output
+    assert "\x07" not in output
+    assert output.count(r"a\x1b[2J\n[bold]:x:.py") == 5
+    assert r"bada\x1b[2J\n[bold]:x:.py: no\x07 more" in output
+    assert "0 text files, 1 task\n" in output
 
 
 def test_time_is_measured_from_the_records() -> None:

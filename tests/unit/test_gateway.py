@@ -282,7 +282,7 @@ async def test_health_is_answered_while_redis_is_silent(settings: Settings) -> N
 
 
 async def test_requests_at_once_are_bounded(settings: Settings) -> None:
-    """What is above is told to come back; health is not."""
+    """Requests above the limit get a 503 with Retry-After; health checks do not count."""
     backend: Any = Silent()
     few = msgspec.structs.replace(settings, gateway_requests=2)
     async with calling(make_app(backend, few)) as http:

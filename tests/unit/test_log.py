@@ -59,10 +59,10 @@ def test_a_long_line_goes_on_below_its_beginning_on_a_terminal(monkeypatch: pyte
     monkeypatch.setenv("TERM", "dumb")  # it has 80 columns and no colours
     path = "/a/path/that/is/longer/than/what/is/left" * 2
     for out, lines in (
-        (Terminal(), ["00:00:00  coord  this one is told at", " " * 17 + path, " " * 17 + "the end"]),
-        (io.StringIO(), [f"00:00:00  coord  this one is told at {path} the end"]),
+        (Terminal(), ["00:00:00  coord  this line has the path", " " * 17 + path, " " * 17 + "the end"]),
+        (io.StringIO(), [f"00:00:00  coord  this line has the path {path} the end"]),
     ):
-        ConsoleLog(out, lambda: None).message("x", f"this one is told at {path} the end")
+        ConsoleLog(out, lambda: None).message("x", f"this line has the path {path} the end")
         assert out.getvalue().splitlines() == lines
 
 
@@ -161,10 +161,10 @@ def test_the_line_about_an_end_says_why_once_it_repeats() -> None:
 
 
 def test_a_program_that_never_works_does_not_fill_the_log() -> None:
-    """Each of its first ends is told, then one in twelve: one a minute at the longest wait."""
+    """Each of its first ends is logged, then one in twelve: one a minute at the longest wait."""
     event = Event(name="p", what="ended", again_in_s=5)
-    told = [ends for ends in range(1, 61) if is_logged(msgspec.structs.replace(event, ends=ends))]
-    assert told == [*range(1, 13), 24, 36, 48, 60]
+    text = [ends for ends in range(1, 61) if is_logged(msgspec.structs.replace(event, ends=ends))]
+    assert text == [*range(1, 13), 24, 36, 48, 60]
 
 
 def test_an_object_without_a_word_for_its_event_is_none() -> None:

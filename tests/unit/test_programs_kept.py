@@ -48,7 +48,7 @@ def plain(result: Any) -> Any:
 
 
 async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None:
-    """It is told id, type, payload (in one line, however it was submitted) and attempt."""
+    """It gets id, type, payload (on one line, however it was submitted) and attempt."""
     async with kept(*program(tmp_path)) as programs:
         say = "say(task_id=me, result=[os.getpid(), task])"
         first = plain(await programs.handle(Asked({"do": say}, task_id="one").task))
@@ -116,7 +116,7 @@ async def test_noise_is_passed_over(tmp_path: Path) -> None:
 
 
 async def test_a_death_fails_the_task_and_the_next_has_another_process(tmp_path: Path) -> None:
-    """Retryably, with how it ended and what it said last."""
+    """Retryably, with the way it ended and its last output."""
     async with kept(*program(tmp_path)) as programs:
         with pytest.raises(Retryable, match=r"program_died: .*: exit code 3: bye"):
             await programs.handle(Asked({"do": "print('bye', file=sys.stderr); sys.exit(3)"}).task)
@@ -221,9 +221,9 @@ async def test_one_that_is_gone_fails_each_task(tmp_path: Path, monkeypatch: pyt
 async def test_a_cancel_ends_it_and_the_next_task_has_another(tmp_path: Path, do: str) -> None:
     """SIGTERM, then SIGKILL; only then has the handler ended."""
     pid = tmp_path / "pid"
-    told = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
+    text = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
     async with kept(*program(tmp_path), grace_s=0.3) as programs:
-        handling = asyncio.create_task(programs.handle(Asked({"do": f"{told}\n{do}"}).task))
+        handling = asyncio.create_task(programs.handle(Asked({"do": f"{text}\n{do}"}).task))
         await wait_until(lambda: written(pid), "it runs", 30)
         handling.cancel()
         with pytest.raises(asyncio.CancelledError):

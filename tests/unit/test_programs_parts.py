@@ -45,9 +45,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:D
 def test_an_exit_code_says_whether_another_try_helps(code: int, raised: type[Any], name: str) -> None:
     """The failure has the code's own name, and the end of standard error."""
     with pytest.raises(raised) as caught:
-        check(code, "it said so")
+        check(code, "no disk")
     assert caught.value.code == name
-    assert caught.value.message.endswith(": it said so")
+    assert caught.value.message.endswith(": no disk")
 
 
 def test_an_end_is_told_in_words() -> None:
@@ -102,7 +102,7 @@ def test_what_is_no_result_fails_for_good(written: bytes, output: Output, says: 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1_000])
 def test_lines_come_whole_however_they_are_cut(size: int) -> None:
-    """A long one is left out and told of once; the last needs no end."""
+    """A long line is dropped and reported once; the last line needs no end."""
     lines: list[bytes] = []
     dropped: list[int] = []
     splitter = Lines(5, lines.append, lambda: dropped.append(len(lines)))
@@ -175,8 +175,8 @@ def test_a_command_is_looked_at_before_anything_starts(tmp_path: Path, monkeypat
 def test_its_environment_tells_of_the_task() -> None:
     """Agent, task, type and attempt besides the agent's own; a ``coord`` that it runs takes them for no settings."""
     environ = Command(["cat"], {"PATH": os.environ["PATH"], "COORD_NAMESPACE": "n"}).environ("a", Asked().task)
-    told = {name: value for name, value in environ.items() if name.startswith("COORD_")}
-    assert told == {
+    shown = {name: value for name, value in environ.items() if name.startswith("COORD_")}
+    assert shown == {
         "COORD_NAMESPACE": "n", "COORD_AGENT_ID": "a", "COORD_TASK_ID": "t1", "COORD_TASK_TYPE": "demo",
         "COORD_ATTEMPT": "2", "COORD_PROGRESS_FD": "3",
     }  # fmt: skip
@@ -208,7 +208,7 @@ async def test_a_program_finds_the_settings_of_its_agent(monkeypatch: pytest.Mon
 
 
 async def test_failures_are_logged_briefly() -> None:
-    """With the end of what was said, which says the most."""
+    """With the end of the output, which is the most useful part."""
     agent = program_agent(
         "a", ["sh", "-c", "seq 1000 >&2; exit 1"], Settings(), Options(), capabilities=["c"]
     )  # fmt: skip
