@@ -26,7 +26,7 @@ from msgspec import Struct
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_fields, write_json
 from coord.cli.parse import writable
-from coord.cli.progress import Progress
+from coord.cli.progress import ProgressBar
 from coord.errors import ConfigError, CoordError, FactInvalid, ResultTimeout
 from coord.models.tasks import TaskState
 
@@ -95,13 +95,13 @@ async def run(client: Client, plan: SubmitPlan) -> ExitCode:
     """Submit the tasks of a file; return the exit code."""
     with ExitStack() as stack:
         file = stack.enter_context(opened(plan.file))
-        progress = stack.enter_context(Progress())
+        progress = stack.enter_context(ProgressBar())
         count = await _check_all(client, plan, file, progress)
         results = stack.enter_context(writable(plan.results, "--results")) if plan.results else None
         return await _Run(client, plan, count, results, progress).run(file)
 
 
-async def _check_all(client: Client, plan: SubmitPlan, file: IO[bytes], progress: Progress) -> int:
+async def _check_all(client: Client, plan: SubmitPlan, file: IO[bytes], progress: ProgressBar) -> int:
     """Return the number of tasks; raise ``FactInvalid`` for the first invalid line."""
     max_bytes = client.settings.max_entry_bytes
     count = 0
@@ -122,7 +122,7 @@ class _Run:
     """The submission of one file."""
 
     def __init__(
-        self, client: Client, plan: SubmitPlan, count: int, results: IO[bytes] | None, progress: Progress
+        self, client: Client, plan: SubmitPlan, count: int, results: IO[bytes] | None, progress: ProgressBar
     ) -> None:
         self._client = client
         self._plan = plan

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-class Progress:
-    """A progress bar; use it as ``with Progress() as progress``."""
+class ProgressBar:
+    """A progress bar; use it as ``with ProgressBar() as progress``."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None

@@ -13,7 +13,7 @@ from coord.cli.commands import Namespace, RedisUrl
 from coord.cli.session import settings_of
 
 
-class Kind(StrEnum):
+class WorkerKind(StrEnum):
     """A kind of worker."""
 
     REGISTRY = "registry"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 def worker(
     *,
-    kind: Annotated[Kind, typer.Argument(help="Kind of worker.", show_default=False)],
+    kind: Annotated[WorkerKind, typer.Argument(help="Kind of worker.", show_default=False)],
     name: Annotated[
         str | None,
         typer.Option(

@@ -86,7 +86,7 @@ class SubmitTask(Struct, frozen=True):
     payment: Any = None  #: accepted and ignored
 
 
-class Agent(Struct, frozen=True, kw_only=True):
+class AgentSchema(Struct, frozen=True, kw_only=True):
     """An agent's record, without its incarnation: a caller that knows it could act as the agent's process."""
 
     agent_id: str
@@ -112,13 +112,13 @@ class Agent(Struct, frozen=True, kw_only=True):
     rev: int
 
     @classmethod
-    def of(cls, record: AgentRecord) -> Agent:
+    def of(cls, record: AgentRecord) -> AgentSchema:
         """Build it from a record."""
         times = {name: iso_or_none(getattr(record, name)) for name in ("registration_time", "last_heartbeat")}
         return cls(**_common_fields(cls, record) | times)
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class AttemptSchema(Struct, frozen=True, kw_only=True):
     """An attempt that did not complete."""
 
     attempt: int
@@ -131,13 +131,13 @@ class Attempt(Struct, frozen=True, kw_only=True):
     message: str
 
     @classmethod
-    def of(cls, record: AttemptRecord) -> Attempt:
+    def of(cls, record: AttemptRecord) -> AttemptSchema:
         """Build it from a record."""
         times = {name: iso_or_none(getattr(record, name)) for name in ("assigned_at", "started_at", "ended_at")}
         return cls(**_common_fields(cls, record) | times)
 
 
-class Task(Struct, frozen=True, kw_only=True):
+class TaskSchema(Struct, frozen=True, kw_only=True):
     """A task's record, without its lease: a caller that knows it could report for the task."""
 
     task_id: str
@@ -158,13 +158,13 @@ class Task(Struct, frozen=True, kw_only=True):
     finished_at: str | None
     progress: Any
     placement: Any
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptSchema, ...]
     result: Any
     error: TaskError | None
     dropped: bool  #: payload, progress and result were dropped to free memory on the server
 
     @classmethod
-    def of(cls, record: TaskRecord) -> Task:
+    def of(cls, record: TaskRecord) -> TaskSchema:
         """Build it from a record."""
         names = (
             "submitted_at",
@@ -176,7 +176,7 @@ class Task(Struct, frozen=True, kw_only=True):
             "finished_at",
         )
         times = {name: iso_or_none(getattr(record, name)) for name in names}
-        attempts = tuple(map(Attempt.of, record.attempts))
+        attempts = tuple(map(AttemptSchema.of, record.attempts))
         return cls(**_common_fields(cls, record) | times | {"attempts": attempts})
 
 
@@ -184,26 +184,26 @@ class AgentFound(Struct, frozen=True, kw_only=True):
     """GET /agents/{id}."""
 
     status: str = "success"
-    agent: Agent
+    agent: AgentSchema
     timestamp: str
 
     @classmethod
     def of(cls, record: AgentRecord) -> AgentFound:
         """Build it from a record."""
-        return cls(agent=Agent.of(record), timestamp=now())
+        return cls(agent=AgentSchema.of(record), timestamp=now())
 
 
 class TaskFound(Struct, frozen=True, kw_only=True):
     """GET /tasks/{id}."""
 
     status: str = "success"
-    task: Task
+    task: TaskSchema
     timestamp: str
 
     @classmethod
     def of(cls, record: TaskRecord) -> TaskFound:
         """Build it from a record."""
-        return cls(task=Task.of(record), timestamp=now())
+        return cls(task=TaskSchema.of(record), timestamp=now())
 
 
 class Registered(Struct, frozen=True, kw_only=True):

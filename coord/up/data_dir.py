@@ -54,7 +54,7 @@ def refuse_foreign(folder: Path) -> None:
         raise ConfigError(f"{path} is not empty and is not a data folder of coord; choose another with --data")
 
 
-class Claim:
+class FolderLock:
     """The exclusive use of a data folder by this process; the lock ends with the process, even after SIGKILL.
 
     Its file records which server a ``coord up`` has started, so the next ``coord up`` may stop a server that a killed

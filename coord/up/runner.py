@@ -39,7 +39,7 @@ from coord.up.log import Log, last_error
 from coord.up.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
 from coord.up.server import ExternalServer, ManagedServer, Server
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import Event, ManagedProgram, Supervisor
+from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor
 
 #: Seconds that an external server gets to answer at the start: a service manager retries, a person has mistyped.
 EXTERNAL_LIMIT_S = 10.0
@@ -173,7 +173,7 @@ class LocalCell:
         agents = {program.name for program in self._plan.agents}
         reaper = Reaper(max(program.drain_s or 0 for program in self._plan.agents)) if agents else None
 
-        def on_event(event: Event) -> None:
+        def on_event(event: ProgramEvent) -> None:
             if reaper is not None and event.pid is not None and event.name in agents:
                 (reaper.add if event.what == "started" else reaper.remove)(event.pid)
             self._on_event(event)
@@ -219,7 +219,7 @@ class LocalCell:
                 "set COORD_ENDPOINT_FILE to another path"
             ) from None
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: ProgramEvent) -> None:
         if event.name == GATEWAY and event.what in {"started", "ended"}:
             self._gateway_pid = event.pid if event.what == "started" else None
         fields = {"name": event.name, "pid": event.pid, "code": event.code, "again_in_s": event.again_in_s}
@@ -272,12 +272,12 @@ async def _pass_on_force(first: Shutdown, second: Shutdown) -> None:
     second.force()
 
 
-def is_logged(event: Event) -> bool:
+def is_logged(event: ProgramEvent) -> bool:
     """Return True if an end is logged: all of the first ends, then one a minute, so a broken program fills no disk."""
     return event.ends <= LOGGED_ENDS or event.ends % LOGGED_ENDS == 0
 
 
-def sentence_of(event: Event) -> str:
+def sentence_of(event: ProgramEvent) -> str:
     """Describe how a program ended and when it restarts, after repeated ends also the last line of its output."""
     if event.what == "failed":
         sentence = f"{event.name} could not be started ({event.reason}); next try in {event.again_in_s:g} s"

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError
-from coord.up.data_dir import Claim, unusable
+from coord.up.data_dir import FolderLock, unusable
 from coord.up.log import WriteMessage
 from coord.up.shutdown import Shutdown
 from coord.up.supervisor import Timing, backoff
@@ -75,7 +75,7 @@ class ManagedServer:
     origin = ""
 
     def __init__(self, folder: Path) -> None:
-        self._claim = Claim(folder)
+        self._claim = FolderLock(folder)
         self.data_dir: Path | None = self._claim.folder
         self._folder = self._claim.folder
         self._server: EmbeddedServer | None = None

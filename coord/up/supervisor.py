@@ -48,7 +48,7 @@ class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float | None = None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class ProgramEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a program."""
 
     name: str
@@ -83,7 +83,7 @@ class Supervisor:
     def __init__(
         self,
         programs: Sequence[ManagedProgram],
-        on_event: Callable[[Event], None],
+        on_event: Callable[[ProgramEvent], None],
         *,
         on_line: Callable[[str, str], None] | None = None,
         timing: Timing | None = None,
@@ -135,7 +135,7 @@ class Supervisor:
             self._on_event(msgspec.structs.replace(event, again_in_s=wait_s, ends=ends))
             await shutdown.requested_within(wait_s)
 
-    async def _run_once(self, program: ManagedProgram, shutdown: Shutdown) -> Event:
+    async def _run_once(self, program: ManagedProgram, shutdown: Shutdown) -> ProgramEvent:
         """Run a program until it ends; return how it ended, or why it could not be started."""
         output = self._output(program)
         try:
@@ -143,9 +143,9 @@ class Supervisor:
         except OSError as error:
             if output is not None:
                 await output.close()
-            return Event(name=program.name, what="failed", reason=str(error))
+            return ProgramEvent(name=program.name, what="failed", reason=str(error))
         self._running[program.name] = process
-        self._on_event(Event(name=program.name, what="started", pid=process.pid))
+        self._on_event(ProgramEvent(name=program.name, what="started", pid=process.pid))
         ended = asyncio.create_task(process.wait())
         requested = asyncio.create_task(shutdown.requested.wait())
         try:
@@ -163,7 +163,7 @@ class Supervisor:
             if output is not None:
                 await output.close()
         last_line = output.last_line if output is not None else ""
-        return Event(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
+        return ProgramEvent(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
 
     def _output(self, program: ManagedProgram) -> ChildOutput | None:
         on_line = self._on_line
@@ -184,7 +184,7 @@ class Supervisor:
             forced.cancel()
         if not ended.done():
             _kill_group(process)
-            self._on_event(Event(name=program.name, what="killed", pid=process.pid))
+            self._on_event(ProgramEvent(name=program.name, what="killed", pid=process.pid))
 
 
 async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:

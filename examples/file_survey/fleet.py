@@ -21,10 +21,10 @@ from coord.errors import ConfigError, CoordError, DataFolderInUse
 from coord.models.agents import AgentStatus
 from coord.programs.reaper import Reaper
 from coord.terminal import plain
-from coord.up.data_dir import Claim, refuse_foreign, unusable
+from coord.up.data_dir import FolderLock, refuse_foreign, unusable
 from coord.up.runner import sentence_of
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import Event, ManagedProgram, Supervisor
+from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor
 from examples.file_survey.jobs import KINDS
 
 COORD = "coord up"
@@ -80,7 +80,7 @@ class Fleet:
         self.agent_ids = [f"{kind.agents}-{number}" for kind in KINDS for number in range(1, agents + 1)]
         self._url = ""
         self._has_url = asyncio.Event()
-        self._claim: Claim | None = None
+        self._claim: FolderLock | None = None
         self._failure: CoordError | None = None
 
     def claim(self) -> None:
@@ -91,10 +91,10 @@ class Fleet:
             ConfigError: it cannot be created or written.
         """
         try:
-            self._claim = Claim(self._folder)
+            self._claim = FolderLock(self._folder)
             if not self._settings.redis_url:
                 refuse_foreign(self._folder / "redis")
-                Claim(self._folder / "redis").release()  # our `coord up` claims it afterwards
+                FolderLock(self._folder / "redis").release()  # our `coord up` claims it afterwards
         except ConfigError as error:
             raise ConfigError(plain(str(error))) from None
         except DataFolderInUse as error:
@@ -132,7 +132,7 @@ class Fleet:
         """
         up_shutdown = Shutdown()
 
-        def on_event(event: Event) -> None:
+        def on_event(event: ProgramEvent) -> None:
             if event.what == "ended" and event.code == CANNOT:
                 self._failure = CoordError(f"{COORD} cannot run: {self.last_output(COORD)}")
                 up_shutdown.request_once()
@@ -160,7 +160,7 @@ class Fleet:
     async def _run_agents(self, url: str, shutdown: Shutdown) -> None:
         reaper = Reaper(DRAIN_S)
 
-        def on_event(event: Event) -> None:
+        def on_event(event: ProgramEvent) -> None:
             if event.pid is not None:
                 (reaper.add if event.what == "started" else reaper.remove)(event.pid)
             self._on_event(event)
@@ -235,7 +235,7 @@ class Fleet:
             if self.ends[ended.name] <= REPORTED_ENDS:
                 self._write(ended.message)
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: ProgramEvent) -> None:
         if event.again_in_s is None:  # it has started, or everything ends
             return
         self.ends[event.name] += 1

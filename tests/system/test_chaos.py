@@ -23,7 +23,7 @@ from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.programs.outcome import describe_exit
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import Event, ManagedProgram, Supervisor, Timing
+from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor, Timing
 from tests.processes import MOMENTS, ROOT, House, house
 from tests.waiting import wait_until
 
@@ -70,7 +70,7 @@ class Crowd:
         self._supervisor = Supervisor(programs, self._tell, timing=Timing(longest_s=0.5, drain_s=5))
         self._shutdown = Shutdown()
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: ProgramEvent) -> None:
         if event.what == "ended":
             self.ended[f"{event.name.partition('-')[0]} {describe_exit(event.code or 0)}"] += 1
 

@@ -17,7 +17,7 @@ from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
 from coord.models.tasks import TaskState
 from coord.up import programs, runner
-from coord.up.data_dir import Claim, default_data_dir, refuse_foreign
+from coord.up.data_dir import FolderLock, default_data_dir, refuse_foreign
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
@@ -153,7 +153,7 @@ def test_a_folder_full_of_something_else(coord: Coord, tmp_path: Path) -> None:
 
 def test_a_folder_in_use(coord: Coord, tmp_path: Path) -> None:
     """One `coord up` has a folder at a time; the other is named."""
-    claim = Claim(tmp_path / "data")
+    claim = FolderLock(tmp_path / "data")
     result = coord("up", "--data", str(tmp_path / "data"))
     assert result.code == 2
     assert f"another coord up (pid {os.getpid()}) uses {tmp_path / 'data'}" in result.err
@@ -195,12 +195,12 @@ def test_a_second_one_is_not_started_unannounced(coord: Coord, tmp_path: Path) -
 
 def test_a_folder_that_was_claimed_can_be_claimed_again(tmp_path: Path) -> None:
     """The claim goes with its holder, and remembers the server that it started."""
-    first = Claim(tmp_path / "data")
+    first = FolderLock(tmp_path / "data")
     with pytest.raises(DataFolderInUse):
-        Claim(tmp_path / "data")
+        FolderLock(tmp_path / "data")
     first.record(4711)
     first.release()
-    second = Claim(tmp_path / "data")
+    second = FolderLock(tmp_path / "data")
     assert second.earlier_server == 4711
     second.release()
 

@@ -16,7 +16,7 @@ import psutil
 
 from coord.up.child_output import MAX_LINE_BYTES
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import Event, ManagedProgram, Supervisor, Timing, backoff
+from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor, Timing, backoff
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
@@ -32,14 +32,14 @@ class Run:
     """A supervisor under way."""
 
     def __init__(
-        self, supervisor: Supervisor, shutdown: Shutdown, events: list[Event], task: asyncio.Task[None]
+        self, supervisor: Supervisor, shutdown: Shutdown, events: list[ProgramEvent], task: asyncio.Task[None]
     ) -> None:
         self.supervisor = supervisor
         self.shutdown = shutdown
         self.events = events
         self.task = task
 
-    def seen(self, what: str) -> list[Event]:
+    def seen(self, what: str) -> list[ProgramEvent]:
         """The events of one kind."""
         return [event for event in self.events if event.what == what]
 
@@ -49,7 +49,7 @@ async def running(
     *programs: ManagedProgram, timing: Timing = QUICK, on_line: Callable[[str, str], None] | None = None
 ) -> AsyncIterator[Run]:
     """Run programs; whatever the test does, none is left at its end."""
-    shutdown, events = Shutdown(), list[Event]()
+    shutdown, events = Shutdown(), list[ProgramEvent]()
     supervisor = Supervisor(programs, events.append, timing=timing, on_line=on_line)
     task = asyncio.create_task(supervisor.run(shutdown))
     try:

@@ -13,7 +13,7 @@ from coord.config import Settings
 from coord.up import log
 from coord.up.log import ConsoleLog, JsonLog, last_error, open_log, parse_line
 from coord.up.runner import is_logged, sentence_of
-from coord.up.supervisor import Event
+from coord.up.supervisor import ProgramEvent
 
 WORKER = '{"event":"worker.took_over","entries":3,"level":"info","timestamp":"2026-01-31T12:00:00Z","service":"x"}'
 FAILED = '{"event":"tick.failed","level":"error","exception":"Traceback:\\n  x\\nValueError: no"}'
@@ -150,19 +150,19 @@ def test_last_words(line: str, words: str) -> None:
 
 def test_the_line_about_an_end_says_why_once_it_repeats() -> None:
     """The first ends need no explanation: the program's own lines stand above."""
-    event = Event(name="p", what="ended", pid=7, code=1, again_in_s=0.1, ends=1, last_line="no disk")
+    event = ProgramEvent(name="p", what="ended", pid=7, code=1, again_in_s=0.1, ends=1, last_line="no disk")
     assert sentence_of(event) == "p (pid 7) has ended (exit code 1); it restarts in 0.1 s"
     repeated = msgspec.structs.replace(event, ends=3)
     assert sentence_of(repeated).endswith(". It has ended 3 times in a row; its last output: no disk")
     silent = msgspec.structs.replace(repeated, last_line="")
     assert sentence_of(silent).endswith(". It has ended 3 times in a row without any output")
-    missing = Event(name="p", what="failed", again_in_s=5, ends=1, reason="not there")
+    missing = ProgramEvent(name="p", what="failed", again_in_s=5, ends=1, reason="not there")
     assert sentence_of(missing) == "p could not be started (not there); next try in 5 s"
 
 
 def test_a_program_that_never_works_does_not_fill_the_log() -> None:
     """Each of its first ends is logged, then one in twelve: one a minute at the longest wait."""
-    event = Event(name="p", what="ended", again_in_s=5)
+    event = ProgramEvent(name="p", what="ended", again_in_s=5)
     text = [ends for ends in range(1, 61) if is_logged(msgspec.structs.replace(event, ends=ends))]
     assert text == [*range(1, 13), 24, 36, 48, 60]
 
