@@ -221,7 +221,7 @@ class _Reader:
 
 def _options(table: AgentTable, agent_id: str) -> list[str]:
     """Return the options of ``coord agent``."""
-    options = ["--id", agent_id, "--drain-timeout", f"{max(0.0, table.drain - LEAVING_S):f}"]
+    options = ["--id", agent_id, "--drain-timeout", _seconds(max(0.0, table.drain - LEAVING_S))]
     if table.type is not None:
         options += ["--type", table.type]
     for name, values in (
@@ -234,10 +234,15 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
     if table.capacity is not None:
         options += ["--capacity", str(table.capacity)]
     if table.timeout is not None:
-        options += ["--timeout", f"{table.timeout:f}"]
+        options += ["--timeout", _seconds(table.timeout)]
     if table.keep_alive:
         options.append("--keep-alive")
     return options
+
+
+def _seconds(value: float) -> str:
+    """Format a number of seconds without an exponent, which ``coord agent`` does not accept."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def _fill(word: str, values: Mapping[str, str]) -> str:

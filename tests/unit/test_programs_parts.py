@@ -227,7 +227,7 @@ async def test_failures_are_logged_briefly() -> None:
     ("words", "options", "declared", "says"),
     [
         (["cat"], {}, {}, "the agent has no capability; give --capability NAME"),
-        (["cat", "{x}"], {"keep_alive": True}, {"capabilities": ["c"]}, "{x} has no value then"),
+        (["cat", "{x}"], {"keep_alive": True}, {"capabilities": ["c"]}, "so {x} has no value"),
         (["cat"], {}, {"capabilities": ["c"], "capacity": 90_000}, "raise it with `ulimit -n "),
         (["cat"], {"timeout_s": float("nan")}, {"capabilities": ["c"]}, "timeout must be a finite number"),
     ],
