@@ -71,7 +71,7 @@ def show_settings(name: str | None, *, json: bool, redis_url: str | None, namesp
         ConfigError: there is no live setting of this name; lists them.
     """
     if name is not None and name not in LIVE:
-        raise ConfigError(f"{name!r} is not a live setting; the live settings are {', '.join(LIVE)}")
+        raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
     found = [
         setting
         for setting in ask(lambda client: client.live_settings(), redis_url=redis_url, namespace=namespace)

@@ -172,7 +172,7 @@ def test_the_time_to_wait_for_a_file_is_over(coord: Coord, live: LiveCell, tmp_p
     [
         ("{", "line 3: Input data was truncated"),
         ("[]", "line 3: Expected 'object', got 'array'"),
-        ('{"payload": 1}', "line 3: it has no task_type"),
+        ('{"payload": 1}', "line 3: no task_type"),
         ('{"task_type": "echo", "tymeout": 3}', "line 3: unknown field 'tymeout'; did you mean 'timeout'?"),
         ('{"task_type": "echo", "timeout": "x"}', "line 3: Expected 'float | null', got 'str' - at '$.timeout'"),
         ('{"task_type": "echo", "timeout": -1}', "$.timeout"),

@@ -86,7 +86,7 @@ def test_a_message_that_cannot_be_delivered(coord: Coord) -> None:
         (["messages", "send", "cli-agent", "{"], 2, "PAYLOAD is not JSON"),
         (["messages", "send", "cli-agent", "--ttl", "-1"], 2, "ttl"),
         (["messages", "list", "--cursor", "x"], 2, "leave it out"),
-        (["events", "--since", "yesterday"], 2, "--since 'yesterday' is neither a moment"),
+        (["events", "--since", "yesterday"], 2, "--since must be a date and time"),
     ],
 )
 def test_a_slip_is_named(coord: Coord, arguments: list[str], code: int, says: str) -> None:

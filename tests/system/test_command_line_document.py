@@ -28,7 +28,7 @@ VARIES = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "MOMENT"),
     (r"\b\d+(\.\d+)? (ms|s)\b|\b\d+ min \d+ s\b", "LENGTH"),
-    (r"[\d,]+ a second", "RATE"),
+    (r"[\d,]+ per second", "RATE"),
     (r'"seconds":[\d.]+', "SECONDS"),
     (r'"id":"\d+-\d+"', "ENTRY"),
     (r"\b[0-9a-f]{16}\b", "POOL"),

@@ -101,7 +101,7 @@ def test_agents_are_listed_and_chosen(coord: Coord) -> None:
 def test_the_screen_of_agents(coord: Coord) -> None:
     """A line each; a sentence for none."""
     header, *rows = coord("agents", "list").out.splitlines()
-    assert header.split() == ["agent", "type", "status", "health", "load", "capabilities", "last", "beat"]
+    assert header.split() == ["agent", "type", "status", "health", "load", "capabilities", "last", "heartbeat"]
     assert [row.split()[:3] for row in rows] == [["echo-1", "worker", "active"], ["spare-1", "specialist", "active"]]
     assert coord("agents", "list", "--status", "error").out == "no agents\n"
 
@@ -164,7 +164,7 @@ def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
     """A line each, and a hint when there are more than were asked for."""
     first, second = failed_task(lives, "early"), failed_task(lives, "late\nand more")
     header, *rows = coord("dead", "list").out.splitlines()
-    assert header.split() == ["kind", "id", "died", "what", "code", "why"]
+    assert header.split() == ["kind", "id", "died", "what", "code", "reason"]
     ids = [row.split()[1] for row in rows]
     assert ids.index(second) < ids.index(first)
     assert rows[ids.index(second)].endswith(r"late\nand more")
@@ -246,14 +246,14 @@ def test_one_is_purged_and_then_all(lives: Living, coord: Coord, kind: str) -> N
         (["dead", "show", "entry", "1-1"], 1, "entry '1-1' is not in dead:in"),
         (["dead", "show", "entry", "x"], 2, "ID must be the id of an entry, such as 1769860800000-0, got 'x'"),
         (["dead", "replay", "task", "none"], 1, "Task 'none' not found"),
-        (["dead", "replay", "task", "none", "--ttl", "5"], 2, "--ttl is for messages"),
-        (["dead", "replay", "message", "none", "--ttl", "x"], 2, "--ttl: 'x' is not a length of time"),
+        (["dead", "replay", "task", "none", "--ttl", "5"], 2, "--ttl is valid for messages only"),
+        (["dead", "replay", "message", "none", "--ttl", "x"], 2, "--ttl must be a time such as"),
         (["dead", "purge", "task"], 2, "give either one ID or --older-than TIME (0 for all)"),
-        (["dead", "purge", "task", "t", "--older-than", "0"], 2, "name either one ID or --older-than TIME"),
+        (["dead", "purge", "task", "t", "--older-than", "0"], 2, "give either one ID or --older-than TIME"),
         (
             ["dead", "purge", "task", "--older-than", "ever"],
             2,
-            "--older-than: 'ever' is not a length of time; write it",
+            "--older-than must be a time such as",
         ),
         (["dead", "list", "--kind", "letter"], 2, "'letter' is not one of 'task', 'message', 'entry'"),
         (["agents", "drain", "a b"], 2, "agent_id must be 1 to 128 characters"),

@@ -65,7 +65,7 @@ async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None
     [
         ("say(task_id=me, error={})", Retryable, "program_failed", ""),
         ("say(task_id=me, error=dict(message='no', code='bad_page', retryable=False))", NonRetryable, "bad_page", "no"),
-        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "does not fit"),
+        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "is invalid"),
         ("say(task_id=me)", NonRetryable, "answer_invalid", "none of result, error, release and progress"),
         ("say(task_id=me, error=dict(message=7))", NonRetryable, "answer_invalid", "$.error.message"),
         ("print('x' * 2_000_000, flush=True)", NonRetryable, "result_too_large", "a line of more than 1048576 bytes"),
