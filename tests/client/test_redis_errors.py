@@ -170,26 +170,26 @@ async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
     logged: list[tuple[str, str]] = []
     monkeypatch.setattr("coord.gateway.backend.log", Recorder(logged))
     failures: list[CoordError] = []
-    desk = Backend(msgspec.structs.replace(settings, redis_url=server.url))
-    desk.open(failures.append)
+    backend = Backend(msgspec.structs.replace(settings, redis_url=server.url))
+    backend.open(failures.append)
 
     def is_open() -> bool:
         try:
-            return desk.client is not None
+            return backend.client is not None
         except ServerUnavailable:
             return False
 
     await wait_until(is_open, "it is open")
     assert (failures, errors) == ([], [])
     assert logged == [("exception", "background.failed")] * 2, "each kind once, however often it was tried"
-    await desk.close()
+    await backend.close()
 
 
 async def test_what_no_waiting_mends_ends_the_gateway_s_opening(settings: Settings) -> None:
     """Such as a URL that is none."""
-    desk = Backend(msgspec.structs.replace(settings, redis_url="http://nowhere"))
+    backend = Backend(msgspec.structs.replace(settings, redis_url="http://nowhere"))
     failures: list[CoordError] = []
-    desk.open(failures.append)
+    backend.open(failures.append)
     await wait_until(lambda: failures, "it is reported")
     assert failures[0].code == "config_invalid"
-    await desk.close()
+    await backend.close()

@@ -1,4 +1,4 @@
-"""How a main job ends that cannot go on: at once with one line, or after it has put its things in order."""
+"""How a file survey ends that cannot go on: at once with one line, or after it has put its things in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coord.endpoint import read_endpoint
 from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskState
 from coord.queries import count_by_state
-from tests.system.main_job import JOB_S, ROOT, SOURCE, Job, Start, below, in_the_middle
+from tests.system.file_survey import JOB_S, ROOT, SOURCE, Job, Start, below, in_the_middle
 from tests.waiting import wait_until
 
 #: Files of ``many``; each is three tasks.
@@ -46,7 +46,7 @@ async def test_data_that_cannot_be_kept_is_said_at_once(
     data = given if given.startswith("~") else str(tmp_path / given)
     job = start_job(few, "--once", "--data", data)
     assert await job.ended() == 2
-    (line,) = job.said.splitlines()
+    (line,) = job.output.splitlines()
     assert line.startswith(f"scripts/run: cannot keep data in {data}: ")
     assert line.endswith("; choose another folder with --data")
 
@@ -58,7 +58,7 @@ async def test_a_folder_of_somebody_is_left_as_it_is(start_job: Start, few: Path
     (theirs / "letter.txt").write_text("")
     refused = start_job(few, "--once")
     assert await refused.ended() == 2
-    assert "is not empty and no data folder of coord" in refused.said
+    assert "is not empty and is not a data folder of coord" in refused.output
     assert [one.name for one in theirs.iterdir()] == ["letter.txt"]
 
 
@@ -68,12 +68,12 @@ async def test_a_folder_of_somebody_is_left_as_it_is(start_job: Start, few: Path
         (("",), "scripts/run: '' is not a folder"),
         (("no\nsuch",), r"scripts/run: 'no\nsuch' is not a folder"),
         ((".", "--report", "/proc/no/such"), "scripts/run: cannot write a report to '/proc/no/such': No such file"),
-        ((".", "--agents", "0"), "argument --agents: '0' is no number from 1 to 32"),
+        ((".", "--agents", "0"), "argument --agents: must be a number from 1 to 32, got '0'"),
     ],
 )
 def test_a_slip_on_the_command_line_is_said_at_once(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
     """In one line, with exit code 2, before the folder is walked or anything started."""
-    command = [sys.executable, "-P", "-m", "examples.main_job", "--once", "--data", str(tmp_path / "data"), *options]
+    command = [sys.executable, "-P", "-m", "examples.file_survey", "--once", "--data", str(tmp_path / "data"), *options]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
@@ -96,10 +96,10 @@ def many(tmp_path: Path) -> Path:
 async def _the_next_run_has_only_its_own(start_job: Start, few: Path) -> Job:
     """Run on another folder with the same data, and look at its tables and at the books."""
     job = start_job(few)
-    await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
+    await wait_until(lambda: "follow the logs" in job.output, "the job is done", JOB_S)
     found = job.results()["found"]
     assert (found["files"], found["python_files"], found["failures"]) == (1, 1, [])
-    assert "\n3 tasks in " in job.said
+    assert "\n3 tasks in " in job.output
     endpoint = read_endpoint(Settings().endpoint_path)
     assert endpoint is not None
     async with Client(endpoint.url, settings=Settings()) as client:
@@ -128,7 +128,7 @@ async def test_the_next_run_cancels_what_a_killed_one_has_left(start_job: Start,
     killed.process.wait()
     await wait_until(lambda: not any(one.is_running() for one in left), "all have ended", JOB_S)
     job = await _the_next_run_has_only_its_own(start_job, few)
-    assert " unfinished tasks of a run that was ended in the middle" in job.said
+    assert " open tasks of an interrupted run" in job.output
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -140,9 +140,9 @@ async def test_an_interrupted_run_cancels_what_it_has_submitted(
     await in_the_middle(MANY)
     job.process.send_signal(sign)
     assert await job.ended() == 130
-    assert f" of {MANY * 3:,} tasks were done" in job.said
-    assert " tasks that were not done" in job.said
+    assert f" of {MANY * 3:,} tasks were done" in job.output
+    assert " open tasks" in job.output
     again = await _the_next_run_has_only_its_own(start_job, few)
-    assert "unfinished tasks of a run" not in again.said
-    assert "Traceback" not in again.said
-    assert "never retrieved" not in again.said
+    assert "open tasks of an interrupted run" not in again.output
+    assert "Traceback" not in again.output
+    assert "never retrieved" not in again.output

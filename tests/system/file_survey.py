@@ -1,4 +1,4 @@
-"""The main job as a process of its own, for the tests that start it."""
+"""The file survey as a process of its own, for the tests that start it."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ SOURCE = '"""Module {n}."""\n\nimport os\n\n' + "\n".join(
 
 
 class Job:
-    """One run of the main job."""
+    """One run of the file survey."""
 
     def __init__(self, folder: Path | str, data: Path, *options: str, **environ: str) -> None:
         self.data = data
         self.report = data.with_suffix(".json")
         self.log = data.with_suffix(".log")
-        command = [sys.executable, "-P", "-m", "examples.main_job", str(folder), "--data", str(data)]
+        command = [sys.executable, "-P", "-m", "examples.file_survey", str(folder), "--data", str(data)]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [*command, "--report", str(self.report), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                # Any port: other tests start main jobs at the same time, and so may a person.
+                # Any port: other tests start file surveys at the same time, and so may a person.
                 env=os.environ | {"PYTHONPATH": str(ROOT), "COORD_GATEWAY_PORT": "0"} | environ,
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What it has printed so far."""
         return self.log.read_text()
 
@@ -71,7 +71,7 @@ class Job:
 
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
-        await wait_until(lambda: self.process.poll() is not None, "the main job has ended", JOB_S)
+        await wait_until(lambda: self.process.poll() is not None, "the file survey has ended", JOB_S)
         return int(self.process.returncode)
 
     def results(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def below(pid: int) -> list[psutil.Process]:
 
 
 class Start:
-    """Starts main jobs; whatever a test leaves running is ended with it."""
+    """Starts file surveys; whatever a test leaves running is ended with it."""
 
     def __init__(self, tmp_path: Path) -> None:
         self._tmp_path = tmp_path

@@ -1,4 +1,4 @@
-"""The main job as a person runs it: real processes on a small folder; also when one is killed in the middle."""
+"""The file survey as a person runs it: real processes on a small folder; also when one is killed in the middle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.models.tasks import TaskState
 from coord.queries import count_by_state
-from tests.system.main_job import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
+from tests.system.file_survey import JOB_S, SOURCE, Job, Start, assert_books, below, in_the_middle
 from tests.waiting import wait_until
 
 
@@ -85,12 +85,12 @@ def test_it_finds_what_is_there(undisturbed: Job, folder: Path) -> None:
         "461 of 461 tasks finished, 1 failed",
         "1 failed: 1 unparsable",
         "broken.py:1: invalid syntax",
-        "What each agent did",
+        "Work of each agent",
         "submitted → finished",
         "461 tasks in",
     )
-    assert [part for part in expected if part not in job.said] == []
-    assert "Traceback" not in job.said
+    assert [part for part in expected if part not in job.output] == []
+    assert "Traceback" not in job.output
     assert below(job.process.pid) == []
     assert EmbeddedServer.find(job.data / "redis") is None
 
@@ -107,22 +107,22 @@ async def test_its_books_balance_when_it_has_ended(undisturbed: Job) -> None:
 
 
 async def test_any_other_failure_ends_it_with_1(start_job: Start, tmp_path: Path) -> None:
-    """Files that are gone when their turn comes: each is told with its reason."""
+    """Files that were deleted meanwhile: each failure is shown with its reason."""
     folder = tmp_path / "going"
     folder.mkdir()
     files = [folder / f"module_{number:03}.py" for number in range(200)]
     for number, file in enumerate(files):
         file.write_text(SOURCE.replace("{n}", str(number)))
     job = start_job(folder, "--once")
-    await wait_until(lambda: "200 text files" in job.said, "it has looked at the folder", JOB_S)
+    await wait_until(lambda: "200 text files" in job.output, "it has looked at the folder", JOB_S)
     for file in files[100:]:
         file.unlink()
     assert await job.ended() == 1
     failures = job.results()["found"]["failures"]
     assert {one["code"] for one in failures} == {"unreadable"}
     assert len(failures) > 20
-    told = [one["message"] for one in failures]
-    assert [one for one in told if one not in job.said] == []
+    text = [one["message"] for one in failures]
+    assert [one for one in text if one not in job.output] == []
 
 
 def _agent(job: Job) -> int:
@@ -152,7 +152,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     url = await in_the_middle(TASKS // 2)
     killed = victim(job)
     os.kill(killed, signal.SIGKILL)
-    await wait_until(lambda: "Everything stays up" in job.said, "the job is done", JOB_S)
+    await wait_until(lambda: "Everything keeps running" in job.output, "the job is done", JOB_S)
     async with Client(url, settings=Settings()) as client:
         counters = await client.counters()
         assert {agent.load for agent in await client.agents()} == {0}
@@ -163,9 +163,9 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     job.process.send_signal(signal.SIGINT)
     assert await job.ended() == 0
     assert job.results() == undisturbed.results()
-    assert "Traceback" not in job.said
-    (line,) = (line for line in job.said.splitlines() if f"(pid {killed}) has ended" in line)
-    assert ", starts again in " in line
+    assert "Traceback" not in job.output
+    (line,) = (line for line in job.output.splitlines() if f"(pid {killed}) has ended" in line)
+    assert "; it restarts in " in line
     ends = msgspec.json.decode(job.report.read_bytes())["ends"]
     assert sum(ends.values()) == 1
 
@@ -176,8 +176,8 @@ async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_
     folder.mkdir()
     (folder / "a.py").write_text("x = 1\n")
     job = start_job(folder)
-    await wait_until(lambda: "what the processes say" in job.said, "the job is done", JOB_S)
-    (line,) = (line for line in job.said.splitlines() if "one more agent joins" in line)
+    await wait_until(lambda: "follow the logs" in job.output, "the job is done", JOB_S)
+    (line,) = (line for line in job.output.splitlines() if "add an agent" in line)
     endpoint = read_endpoint(Settings().endpoint_path)
     assert endpoint is not None
     offered = shlex.split(line, comments=True)
@@ -200,7 +200,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_
 
 
 async def test_killed_it_leaves_nobody_behind(start_job: Start, folder: Path) -> None:
-    """Agents, `coord up`, workers and Redis end by themselves when the main job is killed."""
+    """Agents, `coord up`, workers and Redis end by themselves when the file survey is killed."""
     job = start_job(folder)
     await in_the_middle(TASKS // 2)
     processes = below(job.process.pid)
@@ -216,10 +216,10 @@ async def test_two_at_once_need_two_data_folders(start_job: Start, folder: Path)
     await in_the_middle(TASKS // 2)
     refused = start_job(folder, "--once", name="one")
     assert await refused.ended() == 2
-    assert "scripts/run: another coord up" in refused.said
-    assert f"(pid {first.process.pid}) runs on" in refused.said
-    assert "it may be another scripts/run" in refused.said
-    assert refused.said.count("text files") == 1, "the first one's; found out before the folder was walked"
+    assert "scripts/run: another coord up" in refused.output
+    assert f"(pid {first.process.pid}) uses" in refused.output
+    assert "it may be another scripts/run" in refused.output
+    assert refused.output.count("text files") == 1, "the first one's; found out before the folder was walked"
     assert (first.data / "logs" / "coord-up.log").read_text(), "the first one's logs are left alone"
     beside = start_job(folder, "--once", name="two")
     assert await beside.ended() == 0
@@ -231,12 +231,12 @@ async def test_nothing_to_do(start_job: Start, tmp_path: Path) -> None:
     (tmp_path / "void").mkdir()
     job = start_job(tmp_path / "void", "--once")
     assert await job.ended() == 0
-    assert "0 text files, 0 tasks" in job.said
-    assert "nothing to do" in job.said
+    assert "0 text files, 0 tasks" in job.output
+    assert "nothing to do" in job.output
     assert job.results()["found"]["files"] == 0
     missing = start_job(tmp_path / "missing", "--once")
     assert await missing.ended() == 2
-    assert f"scripts/run: '{tmp_path / 'missing'}' is not a folder" in missing.said
+    assert f"scripts/run: '{tmp_path / 'missing'}' is not a folder" in missing.output
     unset = start_job("", "--once")
     assert await unset.ended() == 2
-    assert "scripts/run: '' is not a folder" in unset.said
+    assert "scripts/run: '' is not a folder" in unset.output

@@ -1,4 +1,4 @@
-"""The tables: what was found, what failed and why, what each agent did, how fast it went."""
+"""The tables: findings, failures with their reasons, the work of each agent, durations."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from coord.terminal import plain
-from examples.main_job.findings import Duplicates, Findings, Module
-from examples.main_job.timing import Timing
-from examples.main_job.walk import Found
+from examples.file_survey.findings import Duplicates, Findings, Module
+from examples.file_survey.timing import Timing
+from examples.file_survey.walk import Found
 
-DUPLICATES_SHOWN = 5
+MAX_DUPLICATES = 5
 
 
 def show_found(console: Console, found: Found, tasks: int) -> None:
-    """What the walk found, before any agent has seen it."""
+    """Show the files, before any agent has examined them."""
     files, tasks_ = _count(len(found.files), "text file"), _count(tasks, "task")
-    whole = not console.is_terminal  # one line; a terminal's own line breaks are amid words
+    whole = not console.is_terminal  # one line; line breaks are for terminals
     console.print(f"[bold]{_name(str(found.root))}[/]: {files}, {tasks_}", soft_wrap=whole)
-    for what, counted in (("left out", found.left_out), ("not entered", found.not_entered)):
+    for title, counted in (("left out", found.left_out), ("not entered", found.not_entered)):
         if counted:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
-            console.print(f"{what}: {reasons}", soft_wrap=whole)
+            console.print(f"{title}: {reasons}", soft_wrap=whole)
 
 
 def show_findings(console: Console, found: Findings) -> None:
-    """What the agents found out."""
-    totals = _table("What was found", "", "how much")
-    for what, value in (
+    """Show the findings."""
+    totals = _table("Findings", "", "total")
+    for name, value in (
         ("files", f"{found.files:,}"),
         ("… of these empty", f"{found.empty_files:,}"),
         ("bytes", f"{found.bytes:,}"),
@@ -45,7 +45,7 @@ def show_findings(console: Console, found: Findings) -> None:
         ("methods", f"{found.methods:,}"),
         ("public definitions with a docstring", _share(found.documented, found.public)),
     ):
-        totals.add_row(what, value)
+        totals.add_row(name, value)
     console.print(totals)
     if found.biggest:
         console.print(_biggest(found.biggest))
@@ -53,13 +53,13 @@ def show_findings(console: Console, found: Findings) -> None:
         console.print(_counted("Most imported packages", "package", "files that import it", found.imports))
     if found.common_words:
         title = "Most common words"
-        console.print(_counted(title, "word", "files that have it among their top ten", found.common_words))
+        console.print(_counted(title, "word", "files with it among their top ten", found.common_words))
     if found.duplicates:
         console.print(_duplicates(found.duplicates))
 
 
 def show_failures(console: Console, found: Findings) -> None:
-    """Each failure with its reason."""
+    """Show each failure with its reason."""
     if not found.failures:
         console.print("\nNo task failed.")
         return
@@ -73,8 +73,8 @@ def show_failures(console: Console, found: Findings) -> None:
 
 
 def show_timing(console: Console, timing: Timing, ends: Mapping[str, int]) -> None:
-    """What each agent did, and how fast it all went."""
-    agents = _table("What each agent did", "agent", "done", "failed", "busy s", "p50 ms", "ended and restarted")
+    """Show the work of each agent, and durations."""
+    agents = _table("Work of each agent", "agent", "done", "failed", "busy s", "p50 ms", "ended and restarted")
     for agent in timing.agents:
         busy = f"{agent.running_ms / 1000:,.1f}"
         restarts = str(ends.get(agent.agent_id, 0))
@@ -84,7 +84,7 @@ def show_timing(console: Console, timing: Timing, ends: Mapping[str, int]) -> No
     others = ", ".join(f"{_name(name)} {count}" for name, count in sorted(ends.items()) if name not in shown)
     if others:
         console.print(f"also ended and restarted: {others}")
-    spans = _table("How long a task took, in milliseconds", "from … to", "p50", "p95", "p99", "longest")
+    spans = _table("Duration of a task, in milliseconds", "from … to", "p50", "p95", "p99", "longest")
     for span in timing.spans:
         spans.add_row(span.what, *(f"{ms:,}" for ms in (span.p50, span.p95, span.p99, span.longest)))
     console.print(spans)
@@ -102,10 +102,10 @@ def _biggest(modules: Sequence[Module]) -> Table:
     return table
 
 
-def _counted(title: str, what: str, count: str, rows: Sequence[tuple[str, int]]) -> Table:
-    table = _table(title, what, count)
-    for name, number in rows:
-        table.add_row(_name(name), f"{number:,}")
+def _counted(title: str, name: str, count: str, rows: Sequence[tuple[str, int]]) -> Table:
+    table = _table(title, name, count)
+    for item, number in rows:
+        table.add_row(_name(item), f"{number:,}")
     return table
 
 
@@ -114,7 +114,7 @@ def _duplicates(groups: Sequence[Duplicates]) -> Table:
     wasted = sum(group.wasted for group in groups)
     title = f"Duplicates: {len(groups):,} contents, {copies:,} needless copies, {wasted:,} bytes"
     table = _table(title, "files", "bytes each")
-    for group in groups[:DUPLICATES_SHOWN]:
+    for group in groups[:MAX_DUPLICATES]:
         more = len(group.paths) - 4
         shown = [_name(path) for path in group.paths[:4]] + ([f"… and {more} more"] if more > 0 else [])
         table.add_row("\n".join(shown), f"{group.bytes:,}")
@@ -122,7 +122,7 @@ def _duplicates(groups: Sequence[Duplicates]) -> Table:
 
 
 def _table(title: str, first: str, *numbers: str, words: str = "") -> Table:
-    """A table of names and numbers, or of two columns of words."""
+    """Return a table of names and numbers, or of two columns of text."""
     table = Table(
         title=f"\n{title}",
         title_justify="left",
@@ -140,17 +140,17 @@ def _table(title: str, first: str, *numbers: str, words: str = "") -> Table:
 
 
 def plain_lines(text: str) -> str:
-    """Text with every control character spelt out but for the ends of lines."""
+    """Escape every control character in a text except line ends."""
     return "\n".join(map(plain, text.split("\n")))
 
 
 def _name(text: str) -> str:
-    """What comes from files: no control character reaches the terminal, and no markup is read in it."""
+    """Escape control characters and markup in a text that comes from files."""
     return escape(plain(text))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,7 +1,7 @@
-"""What a run has submitted: noted in the data folder, so that whatever is not finished when it ends can be cancelled.
+"""The tasks of a run, recorded in the data folder, so that open tasks can be cancelled when the run is interrupted.
 
-The note is written before the tasks are submitted, so it names all that there may be, also after ``kill -9``: then the
-next run cancels them, and has agents and clock to itself.
+The record is written before the tasks are submitted, so it covers all of them, even after ``kill -9``: then the next
+run cancels them before it starts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from coord.errors import ResultTimeout, TaskAlreadyFinished, TaskNotFound
 from coord.models.ids import new_id
 from coord.models.tasks import TERMINAL, Priority
 
-#: Tasks looked at or cancelled together; a client awaits no more than 1,000 answers.
+#: Maximum tasks that are read or cancelled together; a client awaits at most 1,000 answers.
 STEP = 500
-REASON = "the main job was interrupted"
+REASON = "the file survey was interrupted"
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -30,15 +30,15 @@ class Run(msgspec.Struct, frozen=True):
     tasks: int = 0
 
     def task_id(self, number: int) -> str:
-        """The id of its task of this number, from 0 on."""
+        """Return the id of the task with this number, counted from 0."""
         return f"{self.run_id}-{number}"
 
 
 class Unfinished:
-    """The note of this run, or of an earlier one while this one has submitted nothing.
+    """The record of this run, or of an earlier one until this run submits its first task.
 
     Args:
-        folder: where it is kept.
+        folder: folder of the record.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,37 +46,38 @@ class Unfinished:
         self._run = Run(new_id())
 
     def task_id(self, number: int) -> str:
-        """The id of this run's task of this number."""
+        """Return the id of this run's task with this number."""
         return self._run.task_id(number)
 
     def submitting(self, tasks: int) -> None:
-        """So many tasks may have been submitted from now on."""
+        """Record that tasks up to this number may be submitted from now on."""
         self._run = Run(self._run.run_id, tasks)
         write_private(self._path, msgspec.json.encode(self._run))
 
     def forget(self) -> None:
-        """All are finished."""
+        """Delete the record: all tasks have ended."""
         self._path.unlink(missing_ok=True)
 
     async def cancel(self, client: Client) -> int:
-        """Cancel what the note names and is not finished, and forget it; how many tasks that were.
+        """Cancel the open tasks of the recorded run and delete the record; return the number of cancelled tasks.
 
         Raises:
-            ServerUnavailable, ServerFull: Redis is away; the note stays.
+            ServerUnavailable, ServerFull: Redis is unavailable; the record is kept.
         """
-        run = self._noted()
+        run = self._recorded()
         if run is None:
             return 0
-        # Asked before the records are: a task without a record was either never submitted, or still lies there.
-        waits = any(one.submitted for one in (await client.backlog(0)).priorities if one.priority is Priority.NORMAL)
+        # Read before the records: a task without a record was never submitted, or is still in this stream.
+        priorities = (await client.backlog(0)).priorities
+        has_waiting = any(backlog.submitted for backlog in priorities if backlog.priority is Priority.NORMAL)
         cancelled = 0
         for begin in range(0, run.tasks, STEP):
             ids = [run.task_id(number) for number in range(begin, min(begin + STEP, run.tasks))]
-            cancelled += await _cancel(client, ids, also_unknown=waits)
+            cancelled += await _cancel(client, ids, also_unknown=has_waiting)
         self.forget()
         return cancelled
 
-    def _noted(self) -> Run | None:
+    def _recorded(self) -> Run | None:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=Run)
         except (OSError, msgspec.MsgspecError):

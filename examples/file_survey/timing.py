@@ -1,4 +1,4 @@
-"""How fast it went, and what each agent did: from the moments that the coordinator recorded."""
+"""Durations and the work of each agent, from the times in the tasks' records."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from examples.main_job.outcome import Outcome
+from examples.file_survey.jobs import Outcome
 
-#: What is measured: its name, and the two moments of a task's record between which it lies.
+#: Name of a span, and the two times of a task's record that it lies between.
 SPANS = (
     ("submitted → finished", "submitted_at", "finished_at"),
     ("waiting for an agent", "submitted_at", "assigned_at"),
@@ -20,7 +20,7 @@ SPANS = (
 
 
 class Span(msgspec.Struct, frozen=True):
-    """How long something took, in milliseconds."""
+    """Percentiles of a duration, in milliseconds."""
 
     what: str
     p50: int
@@ -30,17 +30,17 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class AgentWork(msgspec.Struct, frozen=True):
-    """What one agent did."""
+    """The work of one agent."""
 
     agent_id: str
     done: int
     failed: int
-    running_ms: int  #: of all its tasks together
-    p50_ms: int  #: of one
+    running_ms: int  #: total of all its tasks
+    p50_ms: int  #: of one task
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All measurements."""
 
     tasks: int
     seconds: float  #: from the first submission to the last outcome
@@ -55,32 +55,32 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def timing(outcomes: Sequence[Outcome]) -> Timing:
-    """Measure finished tasks; there is at least one."""
-    begin = min(one.record.submitted_at for one in outcomes)
-    end = max(one.record.finished_at or one.record.submitted_at for one in outcomes)
+    """Measure finished tasks, at least one."""
+    begin = min(outcome.record.submitted_at for outcome in outcomes)
+    end = max(outcome.record.finished_at or outcome.record.submitted_at for outcome in outcomes)
     spans = []
     for what, first, last in SPANS:
-        took = sorted(ms for one in outcomes if (ms := one.between(first, last)) is not None)
+        took = sorted(ms for outcome in outcomes if (ms := outcome.between(first, last)) is not None)
         if took:
             spans.append(Span(what, *(percentile(took, share) for share in (0.5, 0.95, 0.99, 1.0))))
     by_agent: dict[str, list[Outcome]] = defaultdict(list)
-    for one in outcomes:
-        by_agent[one.record.agent_id or "(none)"].append(one)
+    for outcome in outcomes:
+        by_agent[outcome.record.agent_id or "(none)"].append(outcome)
     return Timing(
         tasks=len(outcomes),
         seconds=max(1, end - begin) / 1000,
-        repeated=sum(one.record.attempt > 1 for one in outcomes),
+        repeated=sum(outcome.record.attempt > 1 for outcome in outcomes),
         spans=tuple(spans),
         agents=tuple(_agent(agent_id, work) for agent_id, work in sorted(by_agent.items())),
     )
 
 
 def percentile(ascending: Sequence[int], share: float) -> int:
-    """The smallest value that at least this share of all values does not exceed (nearest rank)."""
+    """Return the smallest value that at least this share of all values does not exceed (nearest rank)."""
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
 
 
 def _agent(agent_id: str, work: list[Outcome]) -> AgentWork:
-    took = sorted(one.between("started_at", "finished_at") or 0 for one in work)
-    done = sum(one.is_done for one in work)
+    took = sorted(outcome.between("started_at", "finished_at") or 0 for outcome in work)
+    done = sum(outcome.is_done for outcome in work)
     return AgentWork(agent_id, done, len(work) - done, sum(took), percentile(took, 0.5))
