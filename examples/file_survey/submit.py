@@ -10,19 +10,15 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from redis import exceptions as redis_errors
-
-from coord import Client, TaskHandle, TaskSpec, queries
+from coord import Client, TaskHandle, TaskSpec
 from coord.errors import (
-    ServerFull,
-    ServerUnavailable,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
     TaskNotFound,
     TaskRefused,
+    Unavailable,
 )
-from coord.keys import Keys
 from coord.models.tasks import TERMINAL, TaskRecord
 from examples.file_survey.jobs import Job, Outcome
 from examples.file_survey.progress import Live
@@ -38,9 +34,6 @@ RECORDS = 256
 GATHER_S = 0.02
 #: Seconds before a retry while Redis is unavailable or full.
 RETRY_S = 0.2
-
-#: Errors of a Redis server that is unavailable or full; they are temporary.
-UNAVAILABLE = (redis_errors.RedisError, OSError, ServerUnavailable, ServerFull)
 
 
 async def submit_all(
@@ -90,7 +83,7 @@ class _Submitter:
         while True:
             try:
                 return await self._client.submit_many(specs)
-            except UNAVAILABLE:
+            except Unavailable:
                 await asyncio.sleep(RETRY_S)
 
     async def _follow(self, job: Job, spec: TaskSpec, handle: TaskHandle) -> None:
@@ -99,12 +92,12 @@ class _Submitter:
                 await handle.result()
             except (TaskFailed, TaskCancelled, TaskExpired):
                 pass  # the record has the details
-            except UNAVAILABLE:
-                await asyncio.sleep(RETRY_S)
-                continue
             except (TaskRefused, TaskNotFound):  # a full backlog; or a server that lost its last second
                 await asyncio.sleep(RETRY_S)
                 (handle,) = await self._submitted([spec])
+                continue
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
                 continue
             record = await self._records.of(handle.task_id)
             if record is not None and record.state in TERMINAL:
@@ -127,7 +120,6 @@ class Records:
     def __init__(self, client: Client, group: asyncio.TaskGroup) -> None:
         self._client = client
         self._group = group
-        self._keys = Keys(client.settings.namespace)
         self._wanted: dict[str, asyncio.Future[TaskRecord | None]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -145,8 +137,8 @@ class Records:
             await asyncio.sleep(GATHER_S)
             ids = list(self._wanted)[:RECORDS]
             try:
-                records = await queries.get_tasks(self._client.redis, self._keys, ids)
-            except (redis_errors.RedisError, OSError):
+                records = await self._client.tasks(ids)
+            except Unavailable:
                 await asyncio.sleep(RETRY_S)
                 continue
             for task_id, record in zip(ids, records, strict=True):
