@@ -278,11 +278,11 @@ def _items_of(value: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
-        return "cannot be made JSON: nested too deeply, or contains itself"
+        return "cannot be encoded as JSON: nested too deeply, or contains itself"
     try:
-        return f"cannot be made JSON: {error}"
+        return f"cannot be encoded as JSON: {error}"
     except Exception:  # noqa: BLE001 -- a __str__ of the user's may raise
-        return f"cannot be made JSON: {type(error).__name__}"
+        return f"cannot be encoded as JSON: {type(error).__name__}"
 
 
 def _type_name(kind: type) -> str:

@@ -20,8 +20,6 @@ STUB = Path(__file__).parents[1] / "coord" / "client" / "sync.pyi"
 OWN: dict[type, list[str]] = {
     SyncTaskHandle: [],
     SyncClient: [
-        "settings: Settings",
-        "caller: str",
         (
             "def __init__("
             "self, url: str | None = ..., *, settings: Settings | None = ..., reach_s: float = ...) -> None: ..."

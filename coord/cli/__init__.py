@@ -1,7 +1,7 @@
-"""The command ``coord``: one command is one file, one call and what is printed of it.
+"""The command ``coord``: each command is a function that makes one call and prints the result.
 
-An error is one line on standard error, with the next step. ``coord.cli.exit_codes`` says what each exit code means,
-``coord.cli.commands`` how a command is written.
+An error is one line on standard error, with the next step. ``coord.cli.exit_codes`` defines the exit codes,
+``coord.cli.commands`` the conventions of a command.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
-    from coord.cli.exit_codes import ExitCode, exit_code, sentence
+    """Run the command in the arguments of this process."""
+    from coord.cli.exit_codes import ExitCode, sentence
 
     try:
         from coord.cli.app import app
@@ -23,10 +23,10 @@ def main() -> None:
         app()
     except CoordError as error:
         print(sentence(error), file=sys.stderr)
-        sys.exit(exit_code(error))
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        from coord.terminal import has_enough
+        from coord.terminal import quiet_exit
 
-        raise has_enough(sys.stdout) from None
+        raise quiet_exit(sys.stdout) from None

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -35,7 +36,7 @@ from coord.errors import ConfigError
 C = TypeVar("C", bound=type)
 
 #: Parts of the asynchronous classes that belong on the loop.
-INTERNAL = frozenset({"keys", "redis", "tell", "waited_for", "watcher"})
+INTERNAL = frozenset({"connection", "notifying"})
 
 CLOSED = "the client is closed: open it again with open(), or make another one"
 
@@ -94,9 +95,8 @@ def _mirrored(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def method(self: _Mirror, *args: Any, **kwargs: Any) -> Any:
             return self._client._call(self, name, *_taken(self, signature, lists, args, kwargs))
 
-    returns = (
-        str(signature.return_annotation).replace("AsyncIterator", "Iterator").replace("TaskHandle", "SyncTaskHandle")
-    )
+    returns = re.sub(r"\bAsync(?:Iterator|Generator)\b", "Iterator", str(signature.return_annotation))
+    returns = returns.replace("TaskHandle", "SyncTaskHandle")
     method.__signature__ = signature.replace(return_annotation=returns)  # type: ignore[attr-defined]
     return method
 

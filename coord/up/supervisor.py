@@ -1,7 +1,7 @@
-"""Keeps programs running: each is started again when it ends, later and later while it keeps ending at once.
+"""Keeps programs running: a program that ends is restarted with exponential backoff.
 
-A program is a process of its own, and leads a process group of its own. Its standard input is a pipe that nobody
-writes to: when this process is gone, however it went, the pipe closes, and a program that watches it
+A program is a process of its own and leads its own process group. Its standard input is a pipe that this process never
+writes to. When this process is gone, even after SIGKILL, the pipe closes, and a program that watches it
 (``--watch-stdin``) ends by itself.
 """
 
@@ -12,131 +12,99 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from coord.backoff import Backoff
 from coord.up.child_output import ChildOutput
-from coord.up.shutdown import Stop
+from coord.up.shutdown import Shutdown
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the supervisor waits, in seconds."""
+    """Times of the supervisor, in seconds."""
 
-    #: Before the first restart: at once, for a person.
+    #: Wait before the first restart: immediate for a person.
     first_s: float = 0.1
-    #: The longest wait; it doubles up to here, so a program that cannot run does not take the machine with it.
+    #: Maximum wait; the wait doubles up to here, so a program that cannot run does not overload the machine.
     longest_s: float = 5.0
-    #: A program that lived this long was well: its next end counts as the first one.
-    well_s: float = 10.0
-    #: What a program has to finish what it holds after SIGTERM; then it is killed.
+    #: After this time of running, the backoff starts again from the first wait.
+    stable_s: float = 10.0
+    #: Time that a program gets after SIGTERM to finish what it holds; then it is killed.
     drain_s: float = 10.0
 
 
 class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept running."""
+    """A program to keep running."""
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
-    #: Where its output goes, appended; None: where this process's own goes.
+    #: File to append its output to; None: ``on_line`` of the supervisor gets it.
     log: Path | None = None
-    #: Exit codes that no restart mends, such as 2 for a wrong option.
-    final_codes: frozenset[int] = frozenset()
-    #: Where it runs; None: where this process does.
+    #: Working directory; None: that of this process.
     folder: Path | None = None
-    #: Its own time to finish what it holds; None: the supervisor's.
+    #: Seconds that it gets to drain; None: as in ``Timing``.
     drain_s: float | None = None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class ProgramEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a program."""
 
     name: str
-    what: str  #: started, ended (by itself), failed (could not be started), killed (it did not drain)
+    what: str  #: started, ended (by itself), failed (could not be started), killed (did not drain in time)
     pid: int | None = None
-    code: int | None = None  #: exit code; negative: the signal that ended it
-    again_in_s: float | None = None  #: when it is started again; None: it is not
-    reason: str = ""
-    ends: int = 0  #: how often in a row it has ended without having been well before
-    last_line: str = ""  #: what it wrote last, where its output is heard
-
-    @property
-    def how(self) -> str:
-        """How it ended, for people: ``exit code 3``, ``SIGKILL``."""
-        if self.code is None:
-            return self.reason
-        if self.code >= 0:
-            return f"exit code {self.code}"
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-self.code).name
-        return f"signal {-self.code}"
-
-
-class GaveUp(Exception):
-    """A program ended with one of its final codes."""
-
-    def __init__(self, program: ManagedProgram, event: Event) -> None:
-        super().__init__(f"{program.name} ended with {event.how}")
-        self.program = program
-        self.event = event
-
-
-def backoff(timing: Timing) -> Iterator[float]:
-    """The waits before one restart after the other, in seconds: doubling from first to longest."""
-    wait_s = timing.first_s
-    while True:
-        yield wait_s
-        wait_s = min(wait_s * 2, timing.longest_s)
+    code: int | None = None  #: exit code; negative: the number of the signal that ended it
+    again_in_s: float | None = None  #: seconds until it restarts; None: it does not
+    reason: str = ""  #: why it could not be started
+    ends: int = 0  #: number of consecutive ends without a stable run
+    last_line: str = ""  #: last line of its output, if ``on_line`` gets that
 
 
 class Supervisor:
-    """Runs programs until it is asked to stop.
+    """Runs programs until shutdown.
 
     Args:
-        programs: what to run; their names are unique.
-        tell: called with each event, in the event loop.
-        hear: called with a program's name and each line that it writes, for those without a ``log``; None: their
-            output goes where this process's own goes.
-        timing: other waits than the usual, for tests.
+        programs: the programs; their names are unique.
+        on_event: called with each event, in the event loop.
+        on_line: called with a program's name and each line of its output, for programs without a ``log``; None: their
+            output goes to that of this process.
+        timing: times other than the default, for tests.
     """
 
     def __init__(
         self,
         programs: Sequence[ManagedProgram],
-        tell: Callable[[Event], None],
+        on_event: Callable[[ProgramEvent], None],
         *,
-        hear: Callable[[str, str], None] | None = None,
+        on_line: Callable[[str, str], None] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self._programs = tuple(programs)
-        self._tell = tell
-        self._hear = hear
+        self._on_event = on_event
+        self._on_line = on_line
         self._timing = timing or Timing()
         self._running: dict[str, Process] = {}
 
     @property
     def pids(self) -> dict[str, int]:
-        """The programs that run at the moment, and their process ids."""
+        """The names and process ids of the programs that run."""
         return {name: process.pid for name, process in self._running.items()}
 
-    async def run(self, stop: Stop) -> None:
-        """Start all, keep them running, and once ``stop`` is asked for, end them: SIGTERM, and SIGKILL when it is late.
+    async def run(self, shutdown: Shutdown) -> None:
+        """Start all programs and keep them running; on shutdown send SIGTERM, then SIGKILL after the time to drain.
 
-        Returns when every process is gone; when it is cancelled, they are killed first.
-
-        Raises:
-            GaveUp: a program ended with one of its final codes; the others have been ended.
+        Return when every process is gone. If this is cancelled, the processes are killed first.
         """
         if not self._programs:
-            await stop.asked.wait()
+            await shutdown.requested.wait()
             return
-        kept = [asyncio.create_task(self._keep(program, stop), name=program.name) for program in self._programs]
+        kept = [asyncio.create_task(self._keep(program, shutdown), name=program.name) for program in self._programs]
         try:
             done, rest = await asyncio.wait(kept, return_when=asyncio.FIRST_EXCEPTION)
             if rest:
-                stop.ask_once()
+                shutdown.request_once()
                 await asyncio.wait(rest)
             for task in done:
                 task.result()
@@ -145,72 +113,72 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*kept, return_exceptions=True)
 
-    async def _keep(self, program: ManagedProgram, stop: Stop) -> None:
+    async def _keep(self, program: ManagedProgram, shutdown: Shutdown) -> None:
         loop = asyncio.get_running_loop()
-        waits, ends = backoff(self._timing), 0
-        while not stop.asked.is_set():
-            begin = loop.time()
-            event = await self._live(program, stop)
-            if stop.asked.is_set():
+        backoff, ends = Backoff(self._timing.first_s, self._timing.longest_s), 0
+        while not shutdown.requested.is_set():
+            started = loop.time()
+            event = await self._run_once(program, shutdown)
+            if shutdown.requested.is_set():
                 return
-            if loop.time() - begin >= self._timing.well_s:
-                waits, ends = backoff(self._timing), 0
-            is_final = event.code in program.final_codes
+            if loop.time() - started >= self._timing.stable_s:
+                backoff.reset()
+                ends = 0
             ends += 1
-            event = msgspec.structs.replace(event, again_in_s=None if is_final else next(waits), ends=ends)
-            self._tell(event)
-            if is_final:
-                raise GaveUp(program, event)
-            await stop.asked_within(event.again_in_s or 0)
+            wait_s = backoff.next_s()
+            self._on_event(msgspec.structs.replace(event, again_in_s=wait_s, ends=ends))
+            await shutdown.requested_within(wait_s)
 
-    async def _live(self, program: ManagedProgram, stop: Stop) -> Event:
-        """One life of a program: how it ended, or why it could not be started."""
+    async def _run_once(self, program: ManagedProgram, shutdown: Shutdown) -> ProgramEvent:
+        """Run a program until it ends; return how it ended, or why it could not be started."""
         output = self._output(program)
         try:
             process = await _start(program, output)
         except OSError as error:
             if output is not None:
                 await output.close()
-            return Event(name=program.name, what="failed", reason=str(error))
+            return ProgramEvent(name=program.name, what="failed", reason=str(error))
         self._running[program.name] = process
-        self._tell(Event(name=program.name, what="started", pid=process.pid))
+        self._on_event(ProgramEvent(name=program.name, what="started", pid=process.pid))
         ended = asyncio.create_task(process.wait())
-        asked = asyncio.create_task(stop.asked.wait())
+        requested = asyncio.create_task(shutdown.requested.wait())
         try:
-            await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, requested}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                await self._drain(program, process, ended, stop)
+                await self._drain(program, process, ended, shutdown)
             code = await ended
         finally:
-            asked.cancel()
-            # Of an orderly end it is known that it left nobody behind; of any other it is not.
+            requested.cancel()
+            # After exit code 0 no process of the group is left; after any other end there may be some.
             if process.returncode != 0:
                 _kill_group(process)
             await ended
             del self._running[program.name]
             if output is not None:
                 await output.close()
-        last_line = output.last if output is not None else ""
-        return Event(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
+        last_line = output.last_line if output is not None else ""
+        return ProgramEvent(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
 
     def _output(self, program: ManagedProgram) -> ChildOutput | None:
-        hear = self._hear
-        if hear is None or program.log is not None:
+        on_line = self._on_line
+        if on_line is None or program.log is not None:
             return None
-        return ChildOutput(lambda line: hear(program.name, line))
+        return ChildOutput(lambda line: on_line(program.name, line))
 
-    async def _drain(self, program: ManagedProgram, process: Process, ended: asyncio.Task[int], stop: Stop) -> None:
-        """Return when the process is gone or out of time; then its whole group is killed."""
+    async def _drain(
+        self, program: ManagedProgram, process: Process, ended: asyncio.Task[int], shutdown: Shutdown
+    ) -> None:
+        """Send SIGTERM and wait; if the time to drain passes or the shutdown is forced, kill the whole group."""
         _terminate(process)
-        urgent = asyncio.create_task(stop.urgent.wait())
+        forced = asyncio.create_task(shutdown.forced.wait())
         drain_s = self._timing.drain_s if program.drain_s is None else program.drain_s
         try:
-            await asyncio.wait({ended, urgent}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, forced}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            urgent.cancel()
+            forced.cancel()
         if not ended.done():
             _kill_group(process)
-            self._tell(Event(name=program.name, what="killed", pid=process.pid))
+            self._on_event(ProgramEvent(name=program.name, what="killed", pid=process.pid))
 
 
 async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:
@@ -235,13 +203,13 @@ async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process
 
 
 def _terminate(process: Process) -> None:
-    # Not process.terminate: it would reap a process that has just ended, before its exit code is read elsewhere.
+    # Not process.terminate(): it would reap a process that has just ended, and its exit code would be lost.
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
 
 
 def _kill_group(process: Process) -> None:
-    """The program and what it has started, also when it is gone itself."""
+    """Kill the program and the processes that it has started, even if the program itself has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

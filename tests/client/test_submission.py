@@ -24,7 +24,7 @@ from coord.models.tasks import Requirements, TaskSubmitted
 
 
 def test_a_task_requires_what_was_said_and_nothing_else() -> None:
-    """The capability named like the type only where nothing is said; capabilities go on top of requirements."""
+    """The capability named like the type is the default; capabilities are added to requirements."""
 
     def required(**given: Any) -> Requirements:
         fact = task_append(TaskSpec(task_type="echo", **given), "", MIB).fact
@@ -78,7 +78,7 @@ class Report(BaseModel):
         (math.nan, "payload: nan is not a JSON number; use null or a string for it"),
         ({"pages": [{"score": 1.5}, {"score": -math.inf}]}, r"payload\.pages\[1\]\.score: -inf is not a JSON number"),
         (Report(score=math.inf), r"payload\.score: inf is not a JSON number"),
-        ({"image": object()}, r"payload\.image: cannot be made JSON: type object has no JSON form"),
+        ({"image": object()}, r"payload\.image: cannot be encoded as JSON: type object has no JSON form"),
         (msgspec.Raw(b'{"n":[1,1e999]}'), r"payload\.n\[1\]: the number 1e999 is out of range"),
         (msgspec.Raw(b"[" + b"1" * 5_000 + b"]"), r"payload\[0\]: the number 111111111111… \(5000 characters\) is out"),
         (msgspec.Raw(b"[NaN]"), r"payload\[0\]: nan is not a JSON number"),
@@ -107,7 +107,7 @@ def test_a_payload_may_be_a_model() -> None:
     [("echo", "a TaskSpec or a mapping of its fields, not str"), ({"task_type": "e", "x": 1}, "'x'")],
 )
 def test_what_is_no_task_is_refused(given: Any, error: str) -> None:
-    """Among many, too, it is said what does not fit."""
+    """Also among many, the error names what does not fit."""
     with pytest.raises(FactInvalid, match=error):
         spec_of(given)
 
@@ -120,10 +120,10 @@ def test_the_limit_counts_the_whole_entry() -> None:
 
 def test_a_message_goes_to_the_lane_of_its_priority() -> None:
     """Urgent and critical share one."""
-    said = {"message_id": "m", "sender_id": "s", "receiver_id": "r", "payload": {"n": 1}}
-    one = message_append(said, "urgent", "me", MIB)
+    fields = {"message_id": "m", "sender_id": "s", "receiver_id": "r", "payload": {"n": 1}}
+    one = message_append(fields, "urgent", "me", MIB)
     assert (one.stream, one.caller) == ("in:messages:critical", "me")
     assert isinstance(one.fact, MessageSent)
     assert one.fact.payload == msgspec.Raw(b'{"n":1}')
     with pytest.raises(FactInvalid, match="priority"):
-        message_append(said, "soon", "", MIB)
+        message_append(fields, "soon", "", MIB)

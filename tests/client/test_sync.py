@@ -11,10 +11,13 @@ import pytest
 
 from coord import Client, SyncClient, SyncTaskHandle, TaskHandle
 from coord.client import blocking
-from coord.client.mirror import INTERNAL
+from coord.client.admin import Admin
+from coord.client.mirror import INTERNAL, _part_of
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
 from tests.sync_stub import STUB, stub
+
+SyncAdmin = _part_of(Admin)
 
 
 def public(kind: type) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def public(kind: type) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("kind", "mirror"), [(Client, SyncClient), (TaskHandle, SyncTaskHandle)])
+@pytest.mark.parametrize(("kind", "mirror"), [(Client, SyncClient), (TaskHandle, SyncTaskHandle), (Admin, SyncAdmin)])
 def test_it_has_the_same_methods_with_the_same_arguments(kind: type, mirror: type) -> None:
     """And none of them is a coroutine; what is new in one is in the other without another line."""
     assert public(kind).keys() == public(mirror).keys()
@@ -102,7 +105,7 @@ def test_parts_of_the_client_are_parts_of_it(settings: Settings, monkeypatch: py
     client._inner.part = Part()
     assert client.part.double(3) == 6
     assert client.settings is settings
-    with pytest.raises(AttributeError, match="'SyncClient' object has no attribute 'watcher'"):
-        _ = client.watcher
+    with pytest.raises(AttributeError, match="'SyncClient' object has no attribute 'connection'"):
+        _ = client.connection
     with pytest.raises(FactInvalid, match="expected tasks"):
         client.submit_many(5)

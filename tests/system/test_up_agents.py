@@ -68,9 +68,9 @@ async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_pat
         assert first["says"] == f"hello from {first['by']}"
         assert first["in"] == str(tmp_path / "below")
         psutil.Process(first["pid"]).kill()
-        end = await wait_until(lambda: up.told("process.ended"), "its end is told", START_S)
+        end = await wait_until(lambda: up.events("process.ended"), "its end is logged", START_S)
         assert end[0]["message"].startswith(f"{first['by']} (pid ")
-        await wait_until(lambda: len(up.told("agent.registered", first["by"])) == 2, "it is there again", START_S)
+        await wait_until(lambda: len(up.events("agent.registered", first["by"])) == 2, "it is there again", START_S)
         greeted = await client.submit_many([{"task_type": "greet"}] * 20)
         assert len([await one.result(timeout=START_S) for one in greeted]) == 20
     up.process.terminate()
@@ -96,7 +96,7 @@ async def test_a_file_with_a_slip_starts_nothing(start: Start, tmp_path: Path) -
     file.write_text(FILE.replace("count", "cuont"))
     up = start("--agents", str(file))
     assert await up.ended() == 2
-    assert up.said == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean count?\n"
+    assert up.output == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean 'count'?\n"
     assert not up.data.exists()
 
 
