@@ -32,7 +32,10 @@ def __getattr__(name: str) -> Any:
     """Load a public name, or an error of ``coord.errors``."""
     if name in _HOME:
         module, attribute = _HOME[name]
-        return getattr(import_module(module), attribute)
+        from coord.interrupts import quiet_import
+
+        with quiet_import():
+            return getattr(import_module(module), attribute)
     errors = import_module("coord.errors")
     found = getattr(errors, name, None)
     if isinstance(found, type) and issubclass(found, errors.CoordError):

@@ -15,6 +15,11 @@ import signal
 import socket
 import sys
 
+from coord.interrupts import end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # while the rest is imported, and until there is something to end
+
 import uvloop
 from redis import exceptions as redis_errors
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from coord import logs
 from coord.agent.agent import Agent
 from coord.errors import ConfigError, CoordError
+from coord.interrupts import end_on_interrupt
 from coord.logs import get_logger
 
 log = get_logger()
@@ -41,6 +42,7 @@ def run(*agents: Agent) -> None:
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ConfigError("run() has an event loop of its own; within one: await agent.serve()")
+    end_on_interrupt()  # until there is something to drain
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     logs.configure(agents[0].settings, service=f"agent {names}")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

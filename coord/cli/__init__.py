@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from coord.errors import CoordError
+from coord.interrupts import ends_on_interrupt
 
 __all__ = ["main"]
 
@@ -18,7 +19,8 @@ def main() -> None:
     from coord.cli.exit_codes import ExitCode, exit_code, sentence
 
     try:
-        from coord.cli.app import app
+        with ends_on_interrupt():
+            from coord.cli.app import app
 
         app()
     except CoordError as error:

@@ -6,10 +6,12 @@ paint on an operator's terminal.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,6 +43,16 @@ def write_line(text: str = "") -> None:
 def hint(text: str) -> None:
     """One line beside the data: on standard error."""
     print(plain(text), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def interruptible(sentence: str) -> Iterator[None]:
+    """Say on Ctrl-C what goes on without this command, and how to go on with it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        hint(f"interrupted: {sentence}")
+        raise
 
 
 def write_table(

@@ -10,7 +10,7 @@ import typer
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import hint, write_json, write_line
+from coord.cli.output import hint, interruptible, write_json, write_line
 from coord.cli.session import ask
 from coord.errors import ConfigError, CoordError, ResultTimeout
 from coord.models.tasks import Priority
@@ -123,10 +123,12 @@ def submit(
 async def _one(client: Client, spec: dict[str, Any], *, wait: bool, wait_timeout: float | None, json: bool) -> ExitCode:
     (handle,) = await client.submit_many([spec])
     if wait:
-        return await _outcome(handle, wait_timeout, json=json)
+        with interruptible(_goes_on(handle.task_id)):
+            return await _outcome(handle, wait_timeout, json=json)
     late = False
     try:
-        await handle.accepted(timeout=ACCEPT_S)
+        with interruptible(_goes_on(handle.task_id)):
+            await handle.accepted(timeout=ACCEPT_S)
     except ResultTimeout:
         late = True
         hint(f"no distributor took it within {ACCEPT_S:g} s; it waits for one: `coord ps` shows who is there")
@@ -150,6 +152,12 @@ async def _outcome(handle: TaskHandle, wait_timeout: float | None, *, json: bool
         return ExitCode.NO
     write_json(await handle.record() if json else result)
     return ExitCode.OK
+
+
+def _goes_on(task_id: str) -> str:
+    return (
+        f"task {task_id} goes on; `coord tasks watch {task_id}` follows it, `coord tasks cancel {task_id}` cancels it"
+    )
 
 
 def _said(**options: Any) -> dict[str, Any] | None:

@@ -110,7 +110,8 @@ class LocalCell:
         beginning = asyncio.create_task(server.begin())
         await self._stop.unless_urgent(asyncio.wait({beginning}))
         if not beginning.done():
-            # The interpreter would wait for the thread that waits for the server; the next `coord up` adopts that one.
+            # The interpreter would wait for the thread that waits for the server. One that was found running stays.
+            server.abandon()
             sys.stdout.flush()
             os._exit(130)
         beginning.result()

@@ -6,9 +6,12 @@ Both are used in the same way: ``begin``, ``keep`` until asked to stop, ``end``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError
@@ -35,6 +38,10 @@ class Server(Protocol):
         """Make it run."""
         ...
 
+    def abandon(self) -> None:
+        """Kill what ``begin`` has started and still waits for."""
+        ...
+
     async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
         """Keep it running until ``stop``; ``moved`` is called when its ``url`` has changed."""
         ...
@@ -55,6 +62,9 @@ class Given:
 
     async def begin(self) -> None:
         """It runs, or ``wait_for_server`` says that it does not."""
+
+    def abandon(self) -> None:
+        """Nothing was started."""
 
     async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
         """Workers find it again by themselves."""
@@ -92,6 +102,12 @@ class Embedded:
             self._claim.record(server.pid)
         self._server, self.url = server, server.url
         self.origin = f"pid {server.pid}, {'found running' if server.adopted else 'started'}"
+
+    def abandon(self) -> None:
+        """Kill the server that loads its data: it has written nothing yet, and is the only process started so far."""
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
         """Start it again when it has died, later and later while that fails."""

@@ -20,6 +20,9 @@ import msgspec
 from coord.up.child_output import ChildOutput
 from coord.up.shutdown import Stop
 
+#: Between two requests to end at once.
+HURRY_S = 0.5
+
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long the supervisor waits, in seconds."""
@@ -48,6 +51,8 @@ class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path | None = None
     #: Its own time to finish what it holds; None: the supervisor's.
     drain_s: float | None = None
+    #: Time to end what it has started, after a SIGTERM more, when it is to end at once; 0: it is killed then.
+    hurry_s: float = 0.0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +213,8 @@ class Supervisor:
             await asyncio.wait({ended, urgent}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             urgent.cancel()
+        if program.hurry_s:
+            await _hurry(process, ended, program.hurry_s)
         if not ended.done():
             _kill_group(process)
             self._tell(Event(name=program.name, what="killed", pid=process.pid))
@@ -232,6 +239,18 @@ async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process
             log.close()
         if writing is not None:
             os.close(writing)
+
+
+async def _hurry(process: Process, ended: asyncio.Task[int], limit_s: float) -> None:
+    """Ask a program again and again to end at once; return when it has ended or the time is over.
+
+    Two signals that are sent at the same moment can arrive as one, so one more is not enough.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while not ended.done() and loop.time() < deadline:
+        _terminate(process)
+        await asyncio.wait({ended}, timeout=min(HURRY_S, limit_s))
 
 
 def _terminate(process: Process) -> None:

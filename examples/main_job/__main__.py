@@ -6,6 +6,11 @@ import asyncio
 import sys
 import time
 
+from coord.interrupts import end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # while the rest is imported, and until there is something to end
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -92,13 +97,13 @@ class _Job:
                         self._say(
                             "ending: agents finish what they hold, then coord up ends; Ctrl-C again ends all at once"
                         )
-                return code
             finally:
                 self._over.ask_once()
                 try:
                     await self._ended(keeping)
                 finally:
                     await end(hurrying)
+        return 130 if self._stop.urgent.is_set() else code
 
     async def _hurry(self) -> None:
         """What becomes urgent for us is so for the processes."""

@@ -16,8 +16,9 @@ from redis import exceptions as redis_errors
 from coord import Client
 from coord.aio import end
 from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, DataFolderInUse
+from coord.errors import ConfigError, CoordError, DataFolderInUse
 from coord.models.agents import AgentStatus
 from coord.terminal import plain
 from coord.up.data_dir import Claim, refuse_foreign, unusable
@@ -34,6 +35,8 @@ TOLD_S = 0.4
 #: Between two looks at what `coord up` has said, and how many ends of one of its processes are told; its log has all.
 PASS_ON_S = 0.2
 TOLD_ENDS = 3
+#: What `coord up` has to end its processes and its server when all is to end at once.
+HURRY_S = 15.0
 #: From a cold start on a busy machine. The job begins with whoever is there: tasks wait for the others.
 GATHER_LIMIT_S = 15.0
 
@@ -127,12 +130,26 @@ class Fleet:
                 await Supervisor(self._agent_programs(url), self._tell).run(stop)
         finally:
             last.ask_once()
-            if stop.urgent.is_set():
-                last.ask()
+            hurrying = asyncio.create_task(_hurry(stop, last))
             try:
                 await up
             finally:
-                await end(passing_on)
+                await end(passing_on, hurrying)
+                await asyncio.to_thread(self._end_server)
+
+    def _end_server(self) -> None:
+        """End the server of a `coord up` that was killed, so that none stays when this process ends."""
+        folder = self._folder / "redis"
+        if self._settings.redis_url or not folder.is_dir():
+            return
+        with contextlib.suppress(CoordError):  # another process has the folder by now
+            claim = Claim(folder)
+            try:
+                server = EmbeddedServer.find(folder)
+                if server is not None and server.pid == claim.earlier_server:
+                    server.stop(force=True)
+            finally:
+                claim.release()
 
     async def _pass_on(self) -> None:
         """Tell of the ends of those processes that `coord up` keeps, as of our own."""
@@ -186,6 +203,7 @@ class Fleet:
             environ=self._environ,
             log=self._log(COORD),
             final_codes=frozenset({2}),
+            hurry_s=HURRY_S,
         )
 
     def _agent_programs(self, url: str) -> list[ManagedProgram]:
@@ -212,3 +230,9 @@ class Fleet:
         if event.again_in_s == TOLD_S:
             sentence += f"; it keeps ending, its last words: {self.last_words(event.name)}"
         self._say(sentence)
+
+
+async def _hurry(first: Stop, last: Stop) -> None:
+    """Make the second request to end urgent once the first one is."""
+    await first.urgent.wait()
+    last.ask()

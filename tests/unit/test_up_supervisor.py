@@ -192,6 +192,34 @@ async def test_asked_twice_it_does_not_wait(tmp_path: Path) -> None:
     assert len(run.seen("killed")) == 1
 
 
+async def test_asked_twice_a_program_with_processes_of_its_own_may_end_them(tmp_path: Path) -> None:
+    """One that needs a second signal to hurry gets it, again and again, before it is killed."""
+    log = tmp_path / "log"
+    script = (
+        "n=0; trap 'n=$((n+1)); [ $n -lt 3 ] || { echo in order; exit 0; }' TERM; echo up; while :; do sleep 0.05; done"
+    )
+    program = msgspec.structs.replace(shell(script, log=log), hurry_s=20.0)
+    async with running(program, timing=Timing(drain_s=600)) as run:
+        await wait_until(has_said(log, "up"), "it runs")
+        run.stop.ask()
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 30)
+    assert log.read_text() == "up\nin order\n"
+    assert not run.seen("killed")
+
+
+async def test_one_that_does_not_hurry_is_killed(tmp_path: Path) -> None:
+    """Its time to end what it has started is limited."""
+    log = tmp_path / "log"
+    program = msgspec.structs.replace(shell(DEAF, log=log), hurry_s=0.05)
+    async with running(program, timing=Timing(drain_s=600)) as run:
+        await wait_until(has_said(log, "deaf"), "it no longer listens")
+        run.stop.ask()
+        run.stop.ask()
+        await asyncio.wait_for(run.task, 30)
+    assert len(run.seen("killed")) == 1
+
+
 async def test_a_stop_cuts_the_wait_before_a_restart_short() -> None:
     """Nobody waits for a backoff at the end."""
     async with running(shell("exit 1"), timing=Timing(first_s=600)) as run:
