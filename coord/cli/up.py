@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.cli.commands import Namespace
+from coord.cli.exit_codes import ExitCode
 from coord.cli.options import settings_of
 from coord.errors import ConfigError
 
@@ -81,12 +82,12 @@ def up(
         gateway=gateway,
         agents=tuple(read_agents(agents)) if agents is not None else (),
     )
-    if asyncio.run(_run(plan, watch_stdin=watch_stdin)):
-        raise typer.Exit(130)
+    if code := asyncio.run(_run(plan, watch_stdin=watch_stdin)):
+        raise typer.Exit(code)
 
 
-async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> bool:
-    """Run the cell; whether it was ended urgently."""
+async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> int:
+    """Run the cell; the exit code."""
     from coord.cli.signals import stop_on_signals, stop_when_stdin_closes
     from coord.up.log import open_log
     from coord.up.runner import LocalCell
@@ -96,7 +97,10 @@ async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> bool:
     if watch_stdin:
         stop_when_stdin_closes(stop)
     log = open_log(plan.settings, stop.ask_once)
+    cell = LocalCell(plan, stop, log)
     with stop_on_signals(stop):
-        await LocalCell(plan, stop, log).run()
+        await cell.run()
     log.say("up.ended", "ended")
-    return stop.urgent.is_set()
+    if stop.urgent.is_set():
+        return ExitCode.INTERRUPTED
+    return ExitCode.NO if cell.gave_up else ExitCode.OK

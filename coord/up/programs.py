@@ -39,8 +39,8 @@ def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[Mana
 
 def worker_command(kind: str, name: str | None, *, watch_stdin: bool) -> list[str]:
     """How a worker is started."""
-    # -P: a folder called workers where the command is typed is not ours.
-    command = [sys.executable, "-P", "-m", "workers", kind]
+    # -P: a folder called coord where the command is typed is not ours; coord.launch: nor is any other workers.
+    command = [sys.executable, "-P", "-m", "coord.launch", "workers", kind]
     command += ["--name", name] if name is not None else []
     return [*command, "--watch-stdin"] if watch_stdin else command
 

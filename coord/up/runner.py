@@ -34,11 +34,11 @@ from coord.server_check import ServerReport, check_server
 from coord.translation import read_failure
 from coord.up.data_dir import default_data_dir, refuse_foreign
 from coord.up.gateway_check import is_ours, is_taken, url_of
-from coord.up.log import Log, last_words
+from coord.up.log import Log, last_words, read_line
 from coord.up.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
 from coord.up.server import Embedded, Given, Server
 from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, ManagedProgram, Supervisor
+from coord.up.supervisor import Event, GaveUp, ManagedProgram, Supervisor
 
 #: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
 GIVEN_LIMIT_S = 10.0
@@ -46,6 +46,8 @@ GIVEN_LIMIT_S = 10.0
 SILENCE_S = 1.0
 #: Between two looks at whether the workers are there.
 LOOK_S = 0.05
+#: Between two looks at which agents are there.
+AGENTS_LOOK_S = 0.25
 #: Who is not there by then is named.
 READY_LIMIT_S = 15.0
 #: From this end in a row on, the line about it tells what the program said last.
@@ -85,6 +87,9 @@ class LocalCell:
         self._log = log
         self._endpoint = plan.settings.endpoint_path
         self._gateway_pid: int | None = None
+        self._supervisors: list[Supervisor] = []
+        #: A program could never be used, so all was ended.
+        self.gave_up = False
 
     async def run(self) -> None:
         """Bring the cell up, keep it so until asked to stop, then end workers, server and announcement.
@@ -150,9 +155,14 @@ class LocalCell:
         speaking = [
             run_once("up.ready", lambda: self._say_when_ready(redis, Keys(settings.namespace), workers)),
             run_once("up.ending", self._say_when_asked),
+            run_once("up.agents_ready", lambda: self._note_ready_agents(redis, Keys(settings.namespace))),
         ]
         try:
-            await self._supervise(workers, [*gateways, *agents])
+            try:
+                await self._supervise(workers, [*gateways, *agents])
+            except GaveUp:
+                self.gave_up = True
+                self._stop.ask_once()
             await keeping
         finally:
             await end(*speaking)
@@ -160,7 +170,8 @@ class LocalCell:
     async def _supervise(self, workers: list[ManagedProgram], callers: list[ManagedProgram]) -> None:
         """Keep all running; asked to stop, end the callers, then the workers."""
         last = Stop()
-        working = asyncio.create_task(Supervisor(workers, self._tell, hear=self._log.hear).run(last))
+        keeper = Supervisor(workers, self._tell, hear=self._log.hear, gives_up=self._gives_up)
+        working = asyncio.create_task(keeper.run(last))
         working.add_done_callback(lambda _: self._stop.ask_once())
         hurrying = asyncio.create_task(_hand_on(self._stop, last))
         agents = {one.name for one in self._plan.agents}
@@ -171,8 +182,10 @@ class LocalCell:
                 (guard.hold if event.what == "started" else guard.release)(event.pid)
             self._tell(event)
 
+        other = Supervisor(callers, tell, hear=self._hear_caller, gives_up=self._gives_up)
+        self._supervisors = [keeper, other]
         try:
-            await Supervisor(callers, tell, hear=self._log.hear).run(self._stop)
+            await other.run(self._stop)
         finally:
             last.ask_once()
             try:
@@ -216,7 +229,9 @@ class LocalCell:
         if event.name == GATEWAY and event.what in {"started", "ended"}:
             self._gateway_pid = event.pid if event.what == "started" else None
         fields = {"name": event.name, "pid": event.pid, "code": event.code, "again_in_s": event.again_in_s}
-        if event.what == "killed":
+        if event.what == "gave_up":
+            self._log.say("process.gave_up", gave_up_sentence(event), level="error", **fields)
+        elif event.what == "killed":
             why = "was killed" if self._stop.urgent.is_set() else "did not end in time, so it was killed"
             self._log.say("process.killed", f"{event.name} (pid {event.pid}) {why}", level="warning", **fields)
         elif event.what in {"ended", "failed"} and is_told(event):
@@ -229,7 +244,7 @@ class LocalCell:
         missing = [program.name for program in programs] + ([GATEWAY] if self._plan.gateway else [])
         while missing:
             with contextlib.suppress(redis_errors.RedisError, OSError):  # a TimeoutError is one
-                missing = [name for name in missing if not await self._is_there(redis, keys, name)]
+                missing = [name for name in missing if not await self._has_come(redis, keys, name)]
             if missing and loop.time() > late_at:
                 late_at = math.inf
                 self._log.say(
@@ -238,6 +253,37 @@ class LocalCell:
             if missing:
                 await asyncio.sleep(LOOK_S)
         self._log.say("up.ready", "ready: clients and agents of this user find it by themselves; Ctrl-C ends it")
+
+    async def _has_come(self, redis: Redis, keys: Keys, name: str) -> bool:
+        is_there = await self._is_there(redis, keys, name)
+        if is_there:
+            self._note_ready(name)
+        return is_there
+
+    async def _note_ready_agents(self, redis: Redis, keys: Keys) -> None:
+        """Note which agents were ready once: they may be given work."""
+        left = {one.name for one in self._plan.agents}
+        while left:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                for name in sorted(left):
+                    if await redis.sismember(keys.of("agents:active"), name):
+                        self._note_ready(name)
+                        left.discard(name)
+            await asyncio.sleep(AGENTS_LOOK_S)
+
+    def _hear_caller(self, name: str, line: str) -> None:
+        """Log a line of an agent or the gateway; an agent may have another id than its process."""
+        if '"agent.registered"' in line and (found := read_line(line)) and found["event"] == "agent.registered":
+            self._note_ready(name)
+        self._log.hear(name, line)
+
+    def _note_ready(self, name: str) -> None:
+        for supervisor in self._supervisors:
+            supervisor.ready(name)
+
+    def _gives_up(self, event: Event) -> bool:
+        """Return True if there is no use in starting a program again; a port may become free."""
+        return event.name != GATEWAY or not is_taken(self._plan.settings)
 
     async def _is_there(self, redis: Redis, keys: Keys, name: str) -> bool:
         if name != GATEWAY:
@@ -278,6 +324,16 @@ def sentence_of(event: Event) -> str:
         words = last_words(event.last_line)
         said += f", its last words: {words[:WORDS_KEPT]}" if words else " and has said nothing"
     return said
+
+
+def gave_up_sentence(event: Event) -> str:
+    """Return what is said of a program that is not started again."""
+    words = last_words(event.last_line)[:WORDS_KEPT] or event.reason
+    return (
+        f"{event.name} was never ready and has ended {event.ends} times in a row with the same error ({event.how})"
+        + (f": {words}" if words else "")
+        + "; it is not started again, and coord up ends"
+    )
 
 
 def _server(plan: CellPlan) -> Server:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +19,17 @@ from pathlib import Path
 import msgspec
 
 from coord.up.child_output import ChildOutput
+from coord.up.log import last_words
 from coord.up.shutdown import Stop
 
 #: Between two requests to end at once.
 HURRY_S = 0.5
+
+
+#: Ends in a row with one error, without ever having been ready, after which a program is not started again.
+SAME_ENDS = 5
+#: Signals by which others end a program: no error of its own.
+OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +67,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a program."""
 
     name: str
-    what: str  #: started, ended (by itself), failed (could not be started), killed (it did not drain)
+    what: str  #: started, ended (by itself), failed (could not be started), killed (it did not drain), gave_up
     pid: int | None = None
     code: int | None = None  #: exit code; negative: the signal that ended it
     again_in_s: float | None = None  #: when it is started again; None: it is not
@@ -80,7 +88,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GaveUp(Exception):
-    """A program ended with one of its final codes."""
+    """A program ended with one of its final codes, or again and again with one error before it was ever ready."""
 
     def __init__(self, program: ManagedProgram, event: Event) -> None:
         super().__init__(f"{program.name} ended with {event.how}")
@@ -104,6 +112,8 @@ class Supervisor:
         tell: called with each event, in the event loop.
         hear: called with a program's name and each line that it writes, for those without a ``log``; None: their
             output goes where this process's own goes.
+        gives_up: called after an end that is the fifth in a row (or a later one) with the same error, of a program
+            that was never ready; True: it is not started again, and all others are ended. None: it always is.
         timing: other waits than the usual, for tests.
     """
 
@@ -113,11 +123,14 @@ class Supervisor:
         tell: Callable[[Event], None],
         *,
         hear: Callable[[str, str], None] | None = None,
+        gives_up: Callable[[Event], bool] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self._programs = tuple(programs)
         self._tell = tell
         self._hear = hear
+        self._gives_up = gives_up
+        self._ready: set[str] = set()
         self._timing = timing or Timing()
         self._running: dict[str, Process] = {}
 
@@ -126,13 +139,17 @@ class Supervisor:
         """The programs that run at the moment, and their process ids."""
         return {name: process.pid for name, process in self._running.items()}
 
+    def ready(self, name: str) -> None:
+        """Note that a program has worked once: from now on it is started again whatever it ends with."""
+        self._ready.add(name)
+
     async def run(self, stop: Stop) -> None:
         """Start all, keep them running, and once ``stop`` is asked for, end them: SIGTERM, and SIGKILL when it is late.
 
         Returns when every process is gone; when it is cancelled, they are killed first.
 
         Raises:
-            GaveUp: a program ended with one of its final codes; the others have been ended.
+            GaveUp: a program ended with one of its final codes, or ``gives_up`` said so; the others have been ended.
         """
         if not self._programs:
             await stop.asked.wait()
@@ -153,6 +170,7 @@ class Supervisor:
     async def _keep(self, program: ManagedProgram, stop: Stop) -> None:
         loop = asyncio.get_running_loop()
         waits, ends = backoff(self._timing), 0
+        same = _SameError()
         while not stop.asked.is_set():
             begin = loop.time()
             event = await self._live(program, stop)
@@ -160,6 +178,11 @@ class Supervisor:
                 return
             if loop.time() - begin >= self._timing.well_s:
                 waits, ends = backoff(self._timing), 0
+                same = _SameError()
+            if same.count(event) >= SAME_ENDS and program.name not in self._ready and self._has_enough(event):
+                event = msgspec.structs.replace(event, what="gave_up", ends=ends + 1)
+                self._tell(event)
+                raise GaveUp(program, event)
             is_final = event.code in program.final_codes
             ends += 1
             event = msgspec.structs.replace(event, again_in_s=None if is_final else next(waits), ends=ends)
@@ -167,6 +190,9 @@ class Supervisor:
             if is_final:
                 raise GaveUp(program, event)
             await stop.asked_within(event.again_in_s or 0)
+
+    def _has_enough(self, event: Event) -> bool:
+        return self._gives_up is not None and self._gives_up(event)
 
     async def _live(self, program: ManagedProgram, stop: Stop) -> Event:
         """One life of a program: how it ended, or why it could not be started."""
@@ -218,6 +244,24 @@ class Supervisor:
         if not ended.done():
             _kill_group(process)
             self._tell(Event(name=program.name, what="killed", pid=process.pid))
+
+
+class _SameError:
+    """Counts the ends in a row of one program that have the same error; numbers in its last words may differ."""
+
+    def __init__(self) -> None:
+        self._error: tuple[int | None, str] | None = None
+        self._ends = 0
+
+    def count(self, event: Event) -> int:
+        """Return how many ends in a row, up to this one, have its error; 0 if it is none."""
+        if event.code == 0 or event.code in OTHERS:
+            self._error, self._ends = None, 0
+            return 0
+        error = (event.code, re.sub(r"\d+", "0", last_words(event.last_line) or event.reason))
+        self._ends = self._ends + 1 if error == self._error else 1
+        self._error = error
+        return self._ends
 
 
 async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:

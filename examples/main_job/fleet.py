@@ -22,6 +22,7 @@ from coord.errors import ConfigError, CoordError, DataFolderInUse
 from coord.models.agents import AgentStatus
 from coord.terminal import plain
 from coord.up.data_dir import Claim, refuse_foreign, unusable
+from coord.up.log import read_line
 from coord.up.shutdown import Stop
 from coord.up.supervisor import Event, ManagedProgram, Supervisor
 from examples.main_job.kinds import KINDS
@@ -117,7 +118,7 @@ class Fleet:
             GaveUp: `coord up` cannot run as it was asked to; ``last_words`` say why.
         """
         last = Stop()
-        keeper = Supervisor([self._coord_up()], self._tell)
+        keeper = Supervisor([self._coord_up()], self._tell, gives_up=lambda _: True)
         up = asyncio.create_task(keeper.run(last))
         # Without it, agents have nowhere to go.
         up.add_done_callback(lambda _: stop.ask_once())
@@ -188,6 +189,9 @@ class Fleet:
             lines = self._log(name).read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
+        gave_up = [found["message"] for line in lines if (found := read_line(line)) and "gave_up" in found["event"]]
+        if gave_up:
+            return str(gave_up[-1])
         begins = [number for number, line in enumerate(lines) if line.startswith("coord: ")]
         words = lines[begins[-1] :] if begins else lines[-1:]
         return "\n".join(words).removeprefix("coord: ") or "it has said nothing"

@@ -206,6 +206,15 @@ async def test_a_folder_called_workers_is_not_taken_for_ours(
     assert "not ours" not in up.said
 
 
+async def test_a_package_called_workers_on_the_path_is_not_taken_for_ours(start: Start, tmp_path: Path) -> None:
+    """What a user has on PYTHONPATH for the agents does not hide the workers."""
+    (tmp_path / "mine" / "workers").mkdir(parents=True)
+    (tmp_path / "mine" / "workers" / "__init__.py").write_text("raise SystemExit('not ours')")
+    up = start(PYTHONPATH=str(tmp_path / "mine"))
+    await accepted((await up.ready()).url)
+    assert "not ours" not in up.said
+
+
 async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) -> None:
     """What a newcomer copies from the first page runs as it stands there."""
     blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -234,6 +235,57 @@ async def test_a_final_code_ends_all() -> None:
         with pytest.raises(GaveUp, match="a ended with exit code 2"):
             await asyncio.wait_for(run.task, 30)
     assert run.seen("ended")[-1].again_in_s is None
+
+
+@asynccontextmanager
+async def giving_up(
+    script: str, *, ready: bool = False, says: bool = True, timing: Timing = QUICK
+) -> AsyncIterator[Run]:
+    """Run one line of shell under a supervisor that may give it up; its output is heard."""
+    stop, events = Stop(), list[Event]()
+    supervisor = Supervisor(
+        [shell(script)], events.append, hear=lambda *_: None, gives_up=lambda _: says, timing=timing
+    )
+    if ready:
+        supervisor.ready("p")
+    task = asyncio.create_task(supervisor.run(stop))
+    try:
+        yield Run(supervisor, stop, events, task)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_five_ends_with_one_error_are_enough_for_one_that_was_never_ready() -> None:
+    """It is said, with the error; numbers in it, such as a process id, do not make it another one."""
+    async with giving_up("echo started; echo no model in $$ >&2; exit 3") as run:
+        with pytest.raises(GaveUp, match="p ended with exit code 3"):
+            await asyncio.wait_for(run.task, 30)
+    (last,) = run.seen("gave_up")
+    assert (last.ends, last.code, last.again_in_s, last.last_line.rpartition(" ")[0]) == (5, 3, None, "no model in")
+    assert len(run.seen("ended")) == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("echo broken; exit 3", {"ready": True}),
+        ("echo broken; exit 3", {"says": False}),
+        ("echo broken; exit 3", {"timing": msgspec.structs.replace(QUICK, well_s=0.0)}),
+        ("kill -9 $$", {}),
+        ("exit 0", {}),
+        ('n=$(cat "$COUNT" 2>/dev/null); echo "x$n" > "$COUNT"; cat "$COUNT"; exit 3', {}),
+    ],
+    ids=["ready once", "not given up", "well for a while", "killed", "ended well", "another error each time"],
+)
+async def test_others_are_started_again_for_ever(
+    script: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that worked once, one that somebody kills, one whose error changes: it may come back."""
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    async with giving_up(script, **options) as run:
+        await wait_until(lambda: len(run.seen("ended")) > 7, "it has ended often")
+    assert not run.seen("gave_up")
 
 
 async def test_ctrl_c_does_not_reach_a_program() -> None:
