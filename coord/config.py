@@ -1,7 +1,8 @@
 """Every number and switch of coord, with its unit and its reason: each is the environment variable ``COORD_<NAME>``.
 
 ``load`` refuses what it does not know: a misspelt variable is answered with the nearest real one, a value that does
-not fit with what is expected. Nothing else in coord reads ``COORD_*``.
+not fit with what is expected. ``load_in_program`` only warns of a variable that it does not know.
+Nothing else in coord reads ``COORD_*``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -236,6 +238,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return base / "coord" / "endpoint.json"
 
 
+#: What Kubernetes sets for a service: NAME_SERVICE_HOST, NAME_SERVICE_PORT, the same for each named port, and the four
+#: variables of each port. NAME_PORT is known by its value.
+_SERVICE_NAME = re.compile(
+    r"COORD(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+#: Variables that a program was warned of.
+_warned: set[str] = set()
+
 _TYPES: dict[str, Any] = {
     name: hint
     for name, hint in get_type_hints(Settings, include_extras=True).items()
@@ -256,10 +267,10 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     source = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     for alias, field in ALIASES.items():
-        if raw := source.get(alias, "").strip():
+        if (raw := source.get(alias, "").strip()) and not is_service_variable(alias, raw):
             values[field] = _convert(f"{alias}={raw!r}", field, raw.lower() if field == "log_level" else raw)
     for variable in sorted(source):
-        if not variable.startswith(PREFIX) or variable in FOREIGN:
+        if not variable.startswith(PREFIX) or variable in FOREIGN or is_service_variable(variable, source[variable]):
             continue
         field = variable.removeprefix(PREFIX).lower()
         if field not in _TYPES or variable != variable_of(field):
@@ -274,6 +285,50 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     settings = Settings(**values)
     _check_together(settings)
     return settings
+
+
+def load_in_program() -> Settings:
+    """Read the settings for a program of a user: a ``COORD_*`` variable that is no setting is logged and ignored.
+
+    Such a program may run where variables with this prefix mean something else, and must not end for that.
+
+    Raises:
+        ConfigError: the value of a setting does not fit.
+    """
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and _is_unknown(name, os.environ[name])]
+    for name in sorted(unknown):
+        if name not in _warned:
+            _warned.add(name)
+            from coord.logs import get_logger  # which reads the settings of this module
+
+            get_logger().warning("setting.unknown", variable=name, said=_unknown(name))
+    return load({name: value for name, value in os.environ.items() if name not in unknown})
+
+
+def is_service_variable(name: str, value: str) -> bool:
+    """Return True if Kubernetes sets a variable for a service that is called ``coord`` or ``coord-…``.
+
+    It sets some for each service of a namespace in every container. ``COORD_GATEWAY_PORT`` and the name of an alias can
+    be one too; their value is an address with a protocol then, and not a number.
+    """
+    return _SERVICE_NAME.fullmatch(name) is not None or (
+        name.endswith("_PORT") and _SERVICE_ADDRESS.match(value.strip()) is not None
+    )
+
+
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without settings of coord; what Kubernetes says of services stays."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (name.startswith(PREFIX) or name in ALIASES) or is_service_variable(name, value)
+    }
+
+
+def _is_unknown(name: str, value: str) -> bool:
+    field = name.removeprefix(PREFIX).lower()
+    is_setting = field in _TYPES and name == variable_of(field)
+    return not (is_setting or name in FOREIGN or is_service_variable(name, value))
 
 
 def within_memory(settings: Settings, maximum: int) -> Settings:

@@ -50,7 +50,7 @@ class Caller:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         check_place(url, settings)
-        self.settings = settings if settings is not None else config.load()
+        self.settings = settings if settings is not None else config.load_in_program()
         self.caller = new_id()  #: where the answers to this client go, from when it is opened until it is closed
         self._url = url
         self._reach_s = seconds(reach_s, "reach_s")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings, to_environ, without_settings
 from coord.up.supervisor import ManagedProgram
 
 #: What the gateway is called in the log.
@@ -63,5 +63,4 @@ def logged_environ(settings: Settings) -> dict[str, str]:
 
 def child_environ(settings: Settings) -> dict[str, str]:
     """This process's environment with exactly these settings in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return kept | to_environ(settings)
+    return without_settings(os.environ) | to_environ(settings)
