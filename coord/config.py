@@ -231,10 +231,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def endpoint_path(self) -> Path:
         """The endpoint file: as set, else under $XDG_RUNTIME_DIR (gone after a reboot, as it should be), else state."""
+        if (place := self.endpoint_place) is None:
+            raise ConfigError(
+                "there is no home directory to keep the endpoint file in; name a file in COORD_ENDPOINT_FILE"
+            )
+        return place
+
+    @property
+    def endpoint_place(self) -> Path | None:
+        """The endpoint file, or None where this user has no home directory and nothing names another place.
+
+        Raises:
+            ConfigError: the setting names the home directory of a user that has none.
+        """
         if self.endpoint_file:
-            return Path(self.endpoint_file).expanduser()
+            return expanded(self.endpoint_file, f"COORD_ENDPOINT_FILE={self.endpoint_file}")
         runtime = os.environ.get("XDG_RUNTIME_DIR")
-        base = Path(runtime) if runtime else Path("~/.local/state").expanduser()
+        try:
+            base = Path(runtime) if runtime else Path("~/.local/state").expanduser()
+        except RuntimeError:
+            return None
         return base / "coord" / "endpoint.json"
 
 
@@ -329,6 +345,19 @@ def _is_unknown(name: str, value: str) -> bool:
     field = name.removeprefix(PREFIX).lower()
     is_setting = field in _TYPES and name == variable_of(field)
     return not (is_setting or name in FOREIGN or is_service_variable(name, value))
+
+
+def expanded(path: str | Path, said: str) -> Path:
+    """Return a path with ``~`` replaced; ``said``: how it was given, for the message.
+
+    Raises:
+        ConfigError: there is no such user, or it has no home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise ConfigError(f"{said}: there is no home directory {user}; write the whole path") from None
 
 
 def within_memory(settings: Settings, maximum: int) -> Settings:

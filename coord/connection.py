@@ -59,7 +59,7 @@ def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
     """
     if chosen := url or settings.redis_url:
         return chosen, settings
-    endpoint = read_endpoint(settings.endpoint_path)
+    endpoint = read_endpoint(settings.endpoint_place)
     if endpoint is None:
         return DEFAULT_URL, settings
     if settings.namespace == Settings().namespace:

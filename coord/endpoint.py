@@ -44,8 +44,10 @@ def write_endpoint(path: Path, url: str, data_dir: Path | None, namespace: str) 
     return endpoint
 
 
-def read_endpoint(path: Path) -> Endpoint | None:
+def read_endpoint(path: Path | None) -> Endpoint | None:
     """The endpoint, or None: no file, not ours to trust, unreadable, its writer is gone, or its socket is."""
+    if path is None:
+        return None
     try:
         with path.open("rb") as file:
             # Whoever can write this file decides where our payloads go. (Windows knows no owner ids.)
@@ -57,10 +59,10 @@ def read_endpoint(path: Path) -> Endpoint | None:
     return endpoint if _writer_lives(endpoint) and _socket_exists(endpoint.url) else None
 
 
-def remove_endpoint(path: Path) -> bool:
+def remove_endpoint(path: Path | None) -> bool:
     """Remove the file if this process wrote it; says whether it did. Another's stays."""
     endpoint = read_endpoint(path)
-    if endpoint is None or endpoint.pid != os.getpid():
+    if path is None or endpoint is None or endpoint.pid != os.getpid():
         return False
     path.unlink(missing_ok=True)
     return True

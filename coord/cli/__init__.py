@@ -26,6 +26,11 @@ def main() -> None:
     except CoordError as error:
         print(sentence(error), file=sys.stderr)
         sys.exit(exit_code(error))
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # as pathlib says it
+            raise
+        print("coord: there is no home directory of this user; set HOME", file=sys.stderr)
+        sys.exit(ExitCode.CANNOT)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:

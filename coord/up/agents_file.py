@@ -191,15 +191,21 @@ class _Reader:
         return split
 
     def _folder(self, table: AgentTable) -> Path:
-        folder = (self._path.parent / Path(table.folder).expanduser()).resolve()
+        folder = (self._path.parent / self._expanded("folder", table.folder)).resolve()
         if not folder.is_dir():
             raise self._wrong("folder", f"{folder} is not a folder")
         return folder
 
+    def _expanded(self, field: str, path: str) -> Path:
+        try:
+            return Path(path).expanduser()
+        except RuntimeError:
+            raise self._wrong(field, f"{path}: there is no home directory {Path(path).parts[0]}") from None
+
     def _find(self, field: str, word: str, folder: Path, environ: Mapping[str, str]) -> None:
         """The program is there and may be run: else it would be started again and again."""
         if "/" in word:
-            place = folder / Path(word).expanduser()
+            place = folder / self._expanded(field, word)
             if not place.is_file():
                 raise self._wrong(field, f"there is no file {place}")
             if not os.access(place, os.X_OK):

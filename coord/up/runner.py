@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -23,7 +24,7 @@ from redis.asyncio import Redis
 from coord import __version__
 from coord.aio import end
 from coord.background import run_once
-from coord.config import Settings
+from coord.config import Settings, expanded
 from coord.connection import connect_worker, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
@@ -46,6 +47,8 @@ GIVEN_LIMIT_S = 10.0
 SILENCE_S = 1.0
 #: Between two looks at whether the workers are there.
 LOOK_S = 0.05
+#: Errors of a place that this user may not write to.
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
 #: Between two looks at which agents are there.
 AGENTS_LOOK_S = 0.25
 #: Who is not there by then is named.
@@ -85,7 +88,8 @@ class LocalCell:
         self._plan = plan
         self._stop = stop
         self._log = log
-        self._endpoint = plan.settings.endpoint_path
+        self._endpoint = plan.settings.endpoint_place
+        self._unannounced = ""  # why, where it is so
         self._gateway_pid: int | None = None
         self._supervisors: list[Supervisor] = []
         #: A program could never be used, so all was ended.
@@ -153,7 +157,7 @@ class LocalCell:
         # Without the server there is nothing to keep the others for.
         keeping.add_done_callback(lambda _: self._stop.ask_once())
         speaking = [
-            run_once("up.ready", lambda: self._say_when_ready(redis, Keys(settings.namespace), workers)),
+            run_once("up.ready", lambda: self._say_when_ready(redis, Keys(settings.namespace), workers, server.url)),
             run_once("up.ending", self._say_when_asked),
             run_once("up.agents_ready", lambda: self._note_ready_agents(redis, Keys(settings.namespace))),
         ]
@@ -213,13 +217,20 @@ class LocalCell:
             rows["gateway"] = _gateway_row(self._plan.settings)
         if self._plan.agents:
             rows["agents"] = [program.name for program in self._plan.agents]
-        rows["announced"] = str(self._endpoint)
+        rows["announced"] = str(self._endpoint) if not self._unannounced else f"nowhere: {self._unannounced}"
         self._log.show(f"coord {__version__}", rows)
 
     def _announce(self, server: Server) -> None:
+        if self._endpoint is None:
+            self._unannounced = "there is no home directory; COORD_ENDPOINT_FILE can name a file"
+            return
         try:
             write_endpoint(self._endpoint, server.url, server.data_dir, self._plan.settings.namespace)
         except OSError as error:
+            if self._plan.settings.endpoint_file is None and error.errno in FORBIDDEN:
+                # In a container the home directory of a random user id is often / or another one's.
+                self._unannounced = f"{self._endpoint.parent} cannot be written; COORD_ENDPOINT_FILE can name a file"
+                return
             raise ConfigError(
                 f"cannot write the endpoint file {self._endpoint}: {error.strerror}; "
                 "name another in COORD_ENDPOINT_FILE"
@@ -237,7 +248,7 @@ class LocalCell:
         elif event.what in {"ended", "failed"} and is_told(event):
             self._log.say(f"process.{event.what}", sentence_of(event), level="warning", **fields)
 
-    async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[ManagedProgram]) -> None:
+    async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[ManagedProgram], url: str) -> None:
         """Ready is when every worker has said that it is there, and the gateway answers."""
         loop = asyncio.get_running_loop()
         late_at = loop.time() + READY_LIMIT_S
@@ -252,7 +263,10 @@ class LocalCell:
                 )
             if missing:
                 await asyncio.sleep(LOOK_S)
-        self._log.say("up.ready", "ready: clients and agents of this user find it by themselves; Ctrl-C ends it")
+        found = "clients and agents of this user find it by themselves"
+        if self._unannounced:
+            found = f"clients and agents find it by COORD_REDIS_URL={safe_url(url)}"
+        self._log.say("up.ready", f"ready: {found}; Ctrl-C ends it")
 
     async def _has_come(self, redis: Redis, keys: Keys, name: str) -> bool:
         is_there = await self._is_there(redis, keys, name)
@@ -344,12 +358,12 @@ def _server(plan: CellPlan) -> Server:
     return Embedded(folder)
 
 
-def _refuse_a_second(path: Path, plan: CellPlan) -> None:
+def _refuse_a_second(path: Path | None, plan: CellPlan) -> None:
     """One ``coord up`` is announced at a time: clients that were sent to the other one would find nothing."""
     other = read_endpoint(path)
     if other is None or other.pid == os.getpid():
         return
-    if plan.data_dir and other.data_dir == str(plan.data_dir.expanduser().resolve()):
+    if plan.data_dir and other.data_dir == str(expanded(plan.data_dir, f"--data {plan.data_dir}").resolve()):
         raise DataFolderInUse(f"another coord up (pid {other.pid}) runs on {other.data_dir}; end that one first")
     raise ConfigError(
         f"another coord up (pid {other.pid}, Redis at {safe_url(other.url)}) is announced in {path}; "

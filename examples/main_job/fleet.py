@@ -59,7 +59,10 @@ class Fleet:
         self._agents = agents
         self._say = say
         #: A person's own `coord up` keeps its announcement; ours then has a file of its own.
-        self.own_endpoint = folder / "endpoint.json" if read_endpoint(settings.endpoint_path) else None
+        place = settings.endpoint_place
+        self._is_second = read_endpoint(place) is not None
+        is_usable = place is not None and not self._is_second and _can_be_written(place)
+        self.own_endpoint = None if is_usable else folder / "endpoint.json"
         self._environ = dict(os.environ)
         if self.own_endpoint:
             self._environ["COORD_ENDPOINT_FILE"] = str(self.own_endpoint)
@@ -200,7 +203,7 @@ class Fleet:
         # A Redis that the environment names is used; else one on a data folder of our own.
         data = [] if self._settings.redis_url else ["--data", str(self._folder / "redis")]
         # The port is that of the person's own `coord up` then.
-        gateway = ["--no-gateway"] if self.own_endpoint else []
+        gateway = ["--no-gateway"] if self._is_second else []
         return ManagedProgram(
             name=COORD,
             command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data, *gateway),
@@ -234,6 +237,12 @@ class Fleet:
         if event.again_in_s == TOLD_S:
             sentence += f"; it keeps ending, its last words: {self.last_words(event.name)}"
         self._say(sentence)
+
+
+def _can_be_written(path: Path) -> bool:
+    """Return True if a file can be made there, with the folders that it needs."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    return os.access(there, os.W_OK)
 
 
 async def _hurry(first: Stop, last: Stop) -> None:

@@ -215,6 +215,24 @@ async def test_a_package_called_workers_on_the_path_is_not_taken_for_ours(start:
     assert "not ours" not in up.said
 
 
+@pytest.mark.parametrize("home", ["none", "not ours"])
+async def test_without_a_home_it_works_on_a_folder_that_is_named(start: Start, tmp_path: Path, home: str) -> None:
+    """It says where clients find it, as no file does; a random user id in a container has no home, or one like /."""
+    (tmp_path / "sitecustomize.py").write_text("import pwd\ndef no(uid): raise KeyError(uid)\npwd.getpwuid = no\n")
+    without = ("HOME",) if home == "none" else ()
+    up = start(unset=without, PYTHONPATH=str(tmp_path), XDG_RUNTIME_DIR="", HOME="/proc/1")
+    await wait_until(lambda: up.lives() and up.told("up.ready"), "it is ready", START_S)
+    server = EmbeddedServer.find(up.data)
+    assert server is not None
+    (ready,) = up.told("up.ready")
+    assert f"clients and agents find it by COORD_REDIS_URL={server.url}; " in ready["message"]
+    (started,) = up.told("up.started")
+    assert started["announced"].startswith("nowhere: ")
+    await accepted(server.url)
+    up.process.terminate()
+    assert await up.ended() == 0
+
+
 async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) -> None:
     """What a newcomer copies from the first page runs as it stands there."""
     blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
