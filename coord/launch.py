@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from coord.interrupts import end_on_interrupt
+from coord.standard_streams import open_missing, tell
 
 #: Files that show that a package called ``workers`` is the one of coord.
 MARKS = ("__main__.py", "loop.py", "lua/admit.lua")
@@ -24,12 +25,13 @@ class NotOurs(ImportError):
 
 def main() -> None:
     """Run the package that the first argument names, in this process."""
+    open_missing()
     end_on_interrupt()
     package = sys.argv.pop(1)
     try:
         load(package)
     except NotOurs as error:
-        sys.stderr.write(f"coord: {error}\n")
+        tell(f"coord: {error}")
         sys.exit(2)
     runpy.run_module(package, run_name="__main__", alter_sys=True)
 

@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from coord.config import Settings
+from coord.standard_streams import json_text
 
 
 def configure(settings: Settings, *, service: str) -> None:
@@ -115,4 +116,4 @@ class _Service:
 
 
 def _json(event: Any, **_options: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    return json_text(msgspec.json.encode(event, enc_hook=repr), sys.stderr)

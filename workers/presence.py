@@ -15,7 +15,7 @@ import sys
 import psutil
 from redis.exceptions import RedisError
 
-from coord import config
+from coord import config, standard_streams
 from coord.connection import connect_worker, locate, safe_url
 from coord.errors import CoordError
 from coord.keys import CONSUMES, Keys
@@ -66,7 +66,11 @@ def main() -> int:
         well, said = asyncio.run(_look(options.kind, config.load()))
     except CoordError as error:
         well, said = False, str(error)
-    (sys.stdout if well else sys.stderr).write(f"{said}\n")
+    if well:
+        print(said)  # noqa: T201 -- what it was asked
+    else:
+        standard_streams.tell(said)
+    standard_streams.settle()
     return 0 if well else 1
 
 

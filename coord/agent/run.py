@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from coord.agent.agent import Agent
 from coord.errors import ConfigError, CoordError
 from coord.interrupts import end_on_interrupt
 from coord.logs import get_logger
+from coord.standard_streams import open_missing, settle
 
 log = get_logger()
 
@@ -42,6 +42,7 @@ def run(*agents: Agent) -> None:
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ConfigError("run() has an event loop of its own; within one: await agent.serve()")
+    open_missing()  # before an event loop takes their place
     end_on_interrupt()  # until there is something to drain
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     logs.configure(agents[0].settings, service=f"agent {names}")
@@ -53,8 +54,7 @@ def run(*agents: Agent) -> None:
         if any(agent.has_abandoned for agent in agents):
             # A thread cannot be ended, and the interpreter would wait for it: what it held was given back.
             log.warning("agent.leaves_handlers_behind")
-            sys.stdout.flush()
-            sys.stderr.flush()
+            settle()
             os._exit(1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from coord import standard_streams
 from coord.errors import CoordError
 from coord.interrupts import ends_on_interrupt
 
@@ -15,7 +16,25 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
+    """Run the command that the arguments name; an output that cannot be written is one line and exit code 2."""
+    from coord.cli.exit_codes import ExitCode
+
+    standard_streams.prepare()
+    failed: OSError | None = None
+    try:
+        _main()
+    except OSError as error:
+        if error.errno not in standard_streams.UNWRITABLE:
+            raise
+        failed = error
+    finally:
+        failed = standard_streams.settle() or failed
+        if failed is not None:
+            standard_streams.tell(f"coord: cannot write the output: {failed.strerror}")
+            sys.exit(ExitCode.CANNOT)
+
+
+def _main() -> None:
     from coord.cli.exit_codes import ExitCode, exit_code, sentence
 
     try:
@@ -24,12 +43,12 @@ def main() -> None:
 
         app()
     except CoordError as error:
-        print(sentence(error), file=sys.stderr)
+        standard_streams.tell(sentence(error))
         sys.exit(exit_code(error))
     except RuntimeError as error:
         if "home directory" not in str(error):  # as pathlib says it
             raise
-        print("coord: there is no home directory of this user; set HOME", file=sys.stderr)
+        standard_streams.tell("coord: there is no home directory of this user; set HOME")
         sys.exit(ExitCode.CANNOT)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)

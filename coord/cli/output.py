@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from coord.errors import ConfigError
+from coord.standard_streams import json_text, tell
 from coord.terminal import has_enough, plain
 
 #: A value that is shown to a person is cut after so many characters; ``--json`` shows all of it.
@@ -27,12 +29,12 @@ PIPED_COLUMNS = 100_000
 def write_json(value: Any) -> None:
     """One JSON document; indented for a person's eyes, on one line for a program's."""
     said = msgspec.json.encode(value)
-    _write((msgspec.json.format(said, indent=2) if sys.stdout.isatty() else said).decode() + "\n")
+    _write(json_text(msgspec.json.format(said, indent=2) if sys.stdout.isatty() else said, sys.stdout) + "\n")
 
 
 def write_json_line(value: Any) -> None:
     """One object of a stream of data: always one line."""
-    _write(msgspec.json.encode(value).decode() + "\n")
+    _write(json_text(msgspec.json.encode(value), sys.stdout) + "\n")
 
 
 def write_line(text: str = "") -> None:
@@ -42,7 +44,7 @@ def write_line(text: str = "") -> None:
 
 def hint(text: str) -> None:
     """One line beside the data: on standard error."""
-    print(plain(text), file=sys.stderr, flush=True)
+    tell(plain(text))
 
 
 @contextlib.contextmanager
@@ -145,3 +147,5 @@ def _write(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         raise has_enough(sys.stdout) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write the output: {error.strerror}") from None

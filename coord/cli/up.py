@@ -12,6 +12,7 @@ from coord.cli.commands import Namespace
 from coord.cli.exit_codes import ExitCode
 from coord.cli.options import settings_of
 from coord.errors import ConfigError
+from coord.standard_streams import settle
 
 if TYPE_CHECKING:
     from coord.up import runner
@@ -101,6 +102,7 @@ async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> int:
     with stop_on_signals(stop):
         await cell.run()
     log.say("up.ended", "ended")
+    settle()  # what the log could not write by now is no reason to end with an error
     if stop.urgent.is_set():
         return ExitCode.INTERRUPTED
     return ExitCode.NO if cell.gave_up else ExitCode.OK

@@ -18,6 +18,7 @@ import msgspec
 from rich.text import Text
 
 from coord.config import Settings
+from coord.standard_streams import json_text
 from coord.terminal import has_enough, plain
 
 #: ``coord up`` itself, where lines are named by who speaks.
@@ -100,7 +101,7 @@ class JsonLog(Log):
             self._line({**_ours("output", "info"), **found, "process": process})
 
     def _line(self, fields: Mapping[str, Any]) -> None:
-        self._write(msgspec.json.encode(fields, enc_hook=repr).decode())
+        self._write(json_text(msgspec.json.encode(fields, enc_hook=repr), self._out))
 
 
 class ConsoleLog(Log):

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.markup import escape
 
-from coord import Client
+from coord import Client, standard_streams
 from coord.aio import end
 from coord.cli.signals import stop_on_signals
 from coord.config import load
@@ -41,6 +41,7 @@ CANCEL_S = 5.0
 
 def main() -> int:
     """Read the command line and do the job; the exit code."""
+    standard_streams.prepare()
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, width=PLAIN_WIDTH)
@@ -50,7 +51,7 @@ def main() -> int:
         found = walk(options.folder)
         return asyncio.run(job.run(found))
     except CoordError as error:
-        print(f"scripts/run: {plain_lines(str(error))}", file=sys.stderr)
+        standard_streams.tell(f"scripts/run: {plain_lines(str(error))}")
         return 2
     except KeyboardInterrupt:  # before there was anything to end
         return 130

@@ -297,6 +297,19 @@ def test_the_file_of_a_task_is_not_written_where_it_cannot_be(coord: Coord, tmp_
     assert "--results: cannot write" in said.err
 
 
+def test_an_output_that_is_not_utf_8_gets_valid_json(live: LiveCell) -> None:
+    """What is not ASCII is escaped as JSON has it, and a table shows it somehow."""
+    payload = '"\u00e9\U0001f600"'
+    command = [sys.executable, "-m", "coord.cli", "tasks", "submit", "echo", payload, "--id", "ascii", "--wait"]
+    environ = os.environ | live.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == '"\\u00e9\\ud83d\\ude00"\n'
+    command = [sys.executable, "-m", "coord.cli", "tasks", "show", "ascii"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert "result" in done.stdout
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("options", [("--wait",), ("--wait", "--json")])
 def test_ctrl_c_says_which_task_goes_on(live: LiveCell, options: tuple[str, ...]) -> None:
     """Whoever stops waiting reads how to follow the task and how to cancel it; the exit code is 130."""
