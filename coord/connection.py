@@ -25,7 +25,7 @@ from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
 from coord.logs import get_logger
 from coord.pipeline import PACKING, ListeningParser
-from coord.refusals import is_for_now, refusal
+from coord.refusals import answers, is_for_now, refusal, refuses_only_writes
 
 log = get_logger()
 
@@ -39,6 +39,8 @@ DEMOTED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.Clu
 LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
 #: What a PING raises that did not reach a server.
 UNREACHED = (redis_errors.ConnectionError, redis_errors.TimeoutError)
+#: What may help where no server answers.
+HINT = {"hint": "is `coord up` running?"}
 #: Whoever waits longer for a server is told what for.
 QUIET_S = 2.0
 #: Sockets per client; a call beyond waits for one instead of failing.
@@ -190,7 +192,7 @@ def check_url(url: str, option: str = "") -> None:
 
 
 async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
-    """Return once the server answers and has loaded its data.
+    """Return once the server answers and has loaded its data; one that only refuses writes can be read.
 
     Args:
         redis: a client of either kind.
@@ -212,25 +214,37 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
             async with asyncio.timeout_at(deadline):
                 await _ping_once(redis)
         except redis_errors.BusyLoadingError:
-            why = "it is loading its data"
+            why, is_there = "it is loading its data", True
         except (redis_errors.RedisError, OSError) as error:
-            if said := refusal(error, safe_url(url), has_password=bool(urlsplit(url).password)):
-                raise ConfigError(said) from error
-            if not isinstance(error, (*UNREACHED, OSError)) and not is_for_now(error):
-                raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
+            if refuses_only_writes(error):
+                return
+            _raise_if_for_good(error, url)
             why = str(error) or type(error).__name__
+            is_there = answers(error)
         else:
             return
         if loop.time() + wait_s >= deadline:
+            if is_there:
+                raise ServerUnavailable(
+                    f"Redis at {safe_url(url)} was not usable within {limit_s:g} s: {why.rstrip('.')}. Try again later"
+                )
             raise ServerUnavailable(
                 f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
                 "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
             )
         if loop.time() >= say_at:
             say_at = deadline
-            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, hint="is `coord up` running?")
+            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, **({} if is_there else HINT))
         await asyncio.sleep(wait_s)
         wait_s = min(wait_s * 2, 1.0)
+
+
+def _raise_if_for_good(error: Exception, url: str) -> None:
+    """Raise what a PING met with if it is of no use to wait."""
+    if said := refusal(error, safe_url(url), has_password=bool(urlsplit(url).password)):
+        raise ConfigError(said) from error
+    if not isinstance(error, (*UNREACHED, OSError)) and not is_for_now(error):
+        raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
 
 
 async def _ping_once(redis: Redis) -> None:

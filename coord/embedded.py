@@ -39,6 +39,8 @@ STOP_LIMIT_S = 30.0
 #: How long to wait for a server that another process is starting in the same folder.
 ADOPT_LIMIT_S = 10.0
 POLL_S = 0.01
+#: What a server answers PING that has loaded its data; one with a full disk refuses PING as it does writes.
+READY = (b"+PONG", b"-MISCONF")
 #: What the server says of an append-only file that has something else than entries in it.
 DAMAGED = ("Bad file format reading the append only file", "Unexpected end of file reading the append only file")
 
@@ -107,7 +109,7 @@ class EmbeddedServer:
         while (lock := _lock(folder)) is None:
             if found := cls._adopt(folder, args):
                 answer = _ping(found.socket_path)
-                if answer.startswith(b"+PONG"):
+                if answer.startswith(READY):
                     return found
                 if answer.startswith(b"-LOADING"):
                     deadline = time.monotonic() + ADOPT_LIMIT_S
@@ -216,7 +218,7 @@ class EmbeddedServer:
                 _refuse_damaged(self.data_dir, logfile, begin)
                 raise ServerUnavailable(f"the server in {self.data_dir} ended at start:\n{_tail(logfile, begin)}")
             answer = _ping(self.socket_path)
-            if answer.startswith(b"+PONG"):
+            if answer.startswith(READY):
                 return
             if answer.startswith(b"-LOADING"):
                 deadline = time.monotonic() + START_LIMIT_S

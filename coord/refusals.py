@@ -30,6 +30,21 @@ def is_for_now(error: BaseException) -> bool:
     )
 
 
+def refuses_only_writes(error: BaseException) -> bool:
+    """Return True if a server answers PING with an error only because it refuses writes: its disk is full or fails."""
+    return isinstance(error, redis_errors.ResponseError) and answer_of(error).startswith("MISCONF")
+
+
+def answers(error: BaseException) -> bool:
+    """Return True if a server answered, and refuses for now; the answer may be wrapped in another error."""
+    current: BaseException | None = error
+    while current is not None:
+        if is_for_now(current):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
 def answer_of(error: BaseException) -> str:
     """Return what the server answered, without the words that redis-py puts around it in a pipeline."""
     return str(error).rpartition(" of pipeline caused error: ")[2].strip("(),'\"")

@@ -33,6 +33,8 @@ FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
 #: Before a lasting command that the server refused for now (out of memory, loading, …) is sent again.
 REFUSED_WAIT_S = 0.5
+#: Before the same refusal is logged again.
+SAID_AGAIN_S = 10.0
 #: What the other side has to take note that a connection ends.
 CLOSE_S = 1.0
 #: How those of a server begin that is not the primary of our keys, or not any more.
@@ -62,6 +64,7 @@ class ReconnectingConnection:
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._is_demoted = False  # the server that the last connection led to
+        self._refusal = "", 0.0  # what was logged last of refused commands, and when
 
     async def open(self) -> None:
         """Connect for the first time; several callers may wait for it.
@@ -157,8 +160,16 @@ class ReconnectingConnection:
         if self.drop_demoted(error):
             self._waiting.insert(0, order)  # before those that came after it, which are lost with the connection
             return
-        log.warning("redis.refused", error=str(error))
+        self._log_refusal(str(error))
         asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._send_again, order)
+
+    def _log_refusal(self, error: str) -> None:
+        """Log what every command is refused with once, and again every few seconds."""
+        now = asyncio.get_running_loop().time()
+        said, said_at = self._refusal
+        if error != said or now - said_at >= SAID_AGAIN_S:
+            self._refusal = error, now
+            log.warning("redis.refused", error=error)
 
     def _send_again(self, order: PendingCommand) -> None:
         if order.packed is not None and not self._is_closed:

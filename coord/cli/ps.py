@@ -75,8 +75,9 @@ async def _watch(client: Client, *, json: bool) -> None:
 
 
 async def _picture(client: Client) -> Picture:
-    from coord.queries import memory_use, presence
+    from coord.queries import memory_use, presence, write_refusal
 
+    refusal = await write_refusal(client.redis)
     found = await presence(client.redis, client.keys)
     before: Presence | None = None
     if any(is_late(one, found.now) for one in found.backlogs):
@@ -84,7 +85,8 @@ async def _picture(client: Client) -> Picture:
         before, found = found, await presence(client.redis, client.keys)
     waiting = [one for one in found.backlogs if one.length]
     use = await memory_use(client.redis, client.keys)
-    told = [*warnings(found, before), *memory.warnings(use)]
+    refused = [f"Redis refuses writes, so nothing is submitted, placed or reported: {refusal}"] if refusal else []
+    told = [*refused, *warnings(found, before), *memory.warnings(use)]
     return Picture(found.workers, waiting, told, found.now, use)
 
 

@@ -129,6 +129,10 @@ class Backend:
         client = self.client
         return await queries.workers_present(client.redis, client.keys, int(self.settings.presence_ttl_s * 1000))
 
+    async def write_refusal(self) -> str:
+        """Return why Redis refuses writes, or ''; raises what redis-py raises."""
+        return await queries.write_refusal(self.client.redis)
+
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
         """Whatever is wrong with Redis becomes ``ServerUnavailable``; so does its silence."""

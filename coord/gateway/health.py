@@ -1,4 +1,4 @@
-"""``/health``: whether Redis answers and each kind of worker is there; said within a second, whatever Redis does."""
+"""``/health``: whether Redis takes writes and each kind of worker is there; said within a second, whatever happens."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Checks:
     async def _begin(self) -> dict[str, Check]:
         try:
             async with asyncio.timeout(LOOK_S):
+                refusal = await self._desk.write_refusal()
                 present = await self._desk.workers()
         except TimeoutError:
             why = f"no answer within {LOOK_S:g} s"
@@ -66,7 +67,8 @@ class Checks:
             log.exception("background.failed", task="health.look")
             why = "the look has failed; the gateway's log says how"
         else:
-            return {"redis": Check("ok")} | {kind: _found(kind, count) for kind, count in present.items()}
+            redis = Check("failed", f"it refuses writes: {refusal}") if refusal else Check("ok")
+            return {"redis": redis} | {kind: _found(kind, count) for kind, count in present.items()}
         return {"redis": Check("failed", why)} | {kind: Check("unknown") for kind in CONSUMES}
 
 
@@ -82,12 +84,12 @@ class HealthResource:
 
     # 200 {"status": "healthy", "service": "agent-coordinator", "version": …, "timestamp": …, "checks": {"redis": …}}
     async def on_get(self, _req: Request, resp: Response) -> None:
-        """503 when Redis is away or a kind of worker is missing."""
+        """503 when Redis is away or refuses writes, or a kind of worker is missing."""
         checks = await self._checks.look()
         _give(resp, checks, is_well=all(one.status == "ok" for one in checks.values()))
 
     async def on_get_ready(self, _req: Request, resp: Response) -> None:
-        """503 when Redis is away."""
+        """503 when Redis is away or refuses writes."""
         checks = await self._checks.look()
         _give(resp, checks, is_well=checks["redis"].status == "ok")
 

@@ -29,6 +29,7 @@ from coord.queries.totals import by_state, counters, submitted
 from coord.queries.waiting import Backlog, PoolBacklog, PriorityBacklog, backlog
 from coord.queries.worker_counts import workers_present
 from coord.queries.worker_presence import Presence, presence
+from coord.queries.write_refusal import write_refusal
 
 __all__ = [
     "Backlog",
@@ -76,4 +77,5 @@ __all__ = [
     "tasks",
     "waiting_pools",
     "workers_present",
+    "write_refusal",
 ]
