@@ -310,8 +310,8 @@ class LocalCell:
             supervisor.ready(name)
 
     def _gives_up(self, event: Event) -> bool:
-        """Return True if there is no use in starting a program again; a port may become free."""
-        return event.name != GATEWAY or not is_taken(self._plan.settings)
+        """Return True if there is no use in starting a program again; a port becomes free, perhaps has by now."""
+        return event.name != GATEWAY or os.strerror(errno.EADDRINUSE) not in event.last_line
 
     async def _is_there(self, redis: Redis, keys: Keys, name: str) -> bool:
         if name != GATEWAY:
