@@ -6,12 +6,110 @@ Callers append facts to Redis Streams; workers turn facts into state; every chan
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coord.agent.agent import Agent
+    from coord.agent.run import run
+    from coord.agent.task import NonRetryable, Release, Retryable, Task
+    from coord.client.client import Client
+    from coord.client.handle import TaskHandle
+    from coord.client.submission import TaskSpec
+    from coord.errors import (
+        AgentNotFound,
+        AgentSuperseded,
+        ConfigError,
+        Conflict,
+        CoordError,
+        CursorInvalid,
+        DataFolderInUse,
+        EntryBuried,
+        EntryNotFound,
+        EntryTruncated,
+        FactInvalid,
+        FactTooLarge,
+        IdConflict,
+        IdInvalid,
+        Invalid,
+        MessageExpired,
+        MessageNotDead,
+        MessageNotFound,
+        MessageUndeliverable,
+        NotFound,
+        ResultDropped,
+        ResultTimeout,
+        ServerFull,
+        ServerUnavailable,
+        ServerUnfit,
+        TaskAlreadyFinished,
+        TaskCancelled,
+        TaskEnded,
+        TaskExpired,
+        TaskFailed,
+        TaskNotDead,
+        TaskNotFound,
+        TaskRefused,
+        Timeout,
+        Unavailable,
+        Undelivered,
+        UnknownAgent,
+    )
+    from coord.models.messages import AgentMessage as Message
 
 __version__ = "0.1.0"
 
-#: Public names, loaded when they are first asked for: a worker imports ``coord.keys`` and nothing of the SDK. For type
-#: checkers and editors, and for ``from coord import *``, they stand in ``__init__.pyi`` as well.
+__all__ = [
+    "Agent",
+    "AgentNotFound",
+    "AgentSuperseded",
+    "Client",
+    "ConfigError",
+    "Conflict",
+    "CoordError",
+    "CursorInvalid",
+    "DataFolderInUse",
+    "EntryBuried",
+    "EntryNotFound",
+    "EntryTruncated",
+    "FactInvalid",
+    "FactTooLarge",
+    "IdConflict",
+    "IdInvalid",
+    "Invalid",
+    "Message",
+    "MessageExpired",
+    "MessageNotDead",
+    "MessageNotFound",
+    "MessageUndeliverable",
+    "NonRetryable",
+    "NotFound",
+    "Release",
+    "ResultDropped",
+    "ResultTimeout",
+    "Retryable",
+    "ServerFull",
+    "ServerUnavailable",
+    "ServerUnfit",
+    "Task",
+    "TaskAlreadyFinished",
+    "TaskCancelled",
+    "TaskEnded",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskNotDead",
+    "TaskNotFound",
+    "TaskRefused",
+    "TaskSpec",
+    "Timeout",
+    "Unavailable",
+    "Undelivered",
+    "UnknownAgent",
+    "run",
+]
+
+#: Public name -> module and attribute, imported at the first use: a worker imports ``coord.keys`` and nothing of the
+#: SDK. Every other name in ``__all__`` is an error of ``coord.errors``. Type checkers read the imports above.
 _HOME = {
     "Agent": ("coord.agent.agent", "Agent"),
     "Client": ("coord.client.client", "Client"),
@@ -25,19 +123,14 @@ _HOME = {
     "run": ("coord.agent.run", "run"),
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 -- the names are those of the table
+if not TYPE_CHECKING:  # with it, type checkers would accept any name
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name, or an error of ``coord.errors``."""
-    if name in _HOME:
-        module, attribute = _HOME[name]
+    def __getattr__(name: str) -> Any:
+        """Import a public name."""
+        if name not in __all__:
+            raise AttributeError(f"module 'coord' has no attribute {name!r}")
+        module, attribute = _HOME.get(name, ("coord.errors", name))
         from coord.interrupts import quiet_import
 
         with quiet_import():
             return getattr(import_module(module), attribute)
-    errors = import_module("coord.errors")
-    found = getattr(errors, name, None)
-    if isinstance(found, type) and issubclass(found, errors.CoordError):
-        return found
-    raise AttributeError(f"module 'coord' has no attribute {name!r}")

@@ -1,10 +1,9 @@
-"""What callers of the SDK hand over, before it goes anywhere: a slip is told with the name of what does not fit."""
+"""Checks of the arguments that users pass to the SDK; each error names the argument that does not fit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -12,76 +11,77 @@ from msgspec import Struct
 from coord import codec
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
+from coord.suggestions import suggest
 
 T = TypeVar("T")
 
 
-def listed(given: object, field: str) -> tuple[str, ...]:
-    """Several words; a single string is not taken for its letters.
+def as_words(value: object, field: str) -> tuple[str, ...]:
+    """Return a list of words as a tuple; a single string is refused, because it would be split into its letters.
 
     Raises:
-        FactInvalid: it is no list.
+        FactInvalid: it is not a list.
     """
-    if isinstance(given, str):
-        raise FactInvalid(f"{field}: expected a list of words, such as [{given!r}], not {given!r}")
-    if isinstance(given, bytes | Mapping) or not isinstance(given, Iterable):
-        raise FactInvalid(f"{field}: expected a list of words, not {_shown(given)}")
-    return tuple(given)
+    if isinstance(value, str):
+        raise FactInvalid(f"{field}: expected a list of words, such as [{value!r}], not {value!r}")
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+        raise FactInvalid(f"{field}: expected a list of words, not {_describe(value)}")
+    return tuple(value)
 
 
-def check_text(given: object, field: str, most: int = 128) -> None:
-    """Whether it is text of 1 to ``most`` characters.
+def check_text(value: object, field: str, max_length: int = 128) -> None:
+    """Check that the value is text of 1 to ``max_length`` characters.
 
     Raises:
         FactInvalid: it is not.
     """
-    if not isinstance(given, str) or not 1 <= len(given) <= most:
-        raise FactInvalid(f"{field}: expected text of 1 to {most} characters, not {_shown(given)}")
+    if not isinstance(value, str) or not 1 <= len(value) <= max_length:
+        raise FactInvalid(f"{field}: expected text of 1 to {max_length} characters, not {_describe(value)}")
 
 
-def all_of(given: object, kind: type[T], field: str) -> list[T]:
-    """Several objects of one kind.
-
-    Raises:
-        FactInvalid: it is no list, or has something else; names the type of that.
-    """
-    several: list[T] = []
-    for one in given if isinstance(given, Iterable) else [given]:
-        if not isinstance(one, kind):
-            raise FactInvalid(f"{field}: expected a list of {kind.__name__}, not {type(one).__name__}")
-        several.append(one)
-    return several
-
-
-def mapped(given: object, field: str) -> dict[str, Any]:
-    """Names with their values; None: there are none.
+def as_list(value: object, kind: type[T], field: str) -> list[T]:
+    """Return several objects of one class as a list.
 
     Raises:
-        FactInvalid: it is no mapping.
+        FactInvalid: it is not a list, or has an object of another class; names that class.
     """
-    if given is None:
+    items: list[T] = []
+    for item in value if isinstance(value, Iterable) else [value]:
+        if not isinstance(item, kind):
+            raise FactInvalid(f"{field}: expected a list of {kind.__name__}, not {type(item).__name__}")
+        items.append(item)
+    return items
+
+
+def as_dict(value: object, field: str) -> dict[str, Any]:
+    """Return a mapping as a dict; None is an empty one.
+
+    Raises:
+        FactInvalid: it is not a mapping.
+    """
+    if value is None:
         return {}
-    if not isinstance(given, Mapping):
-        raise FactInvalid(f"{field}: expected a mapping, not {_shown(given)}")
-    return dict(given)
+    if not isinstance(value, Mapping):
+        raise FactInvalid(f"{field}: expected a mapping, not {_describe(value)}")
+    return dict(value)
 
 
-def seconds(given: object, field: str) -> float:
-    """A wait, in seconds; below 0: none.
+def as_seconds(value: object, field: str) -> float:
+    """Return a duration in seconds; a negative one is 0.
 
     Raises:
-        FactInvalid: it is no finite number.
+        FactInvalid: it is not a finite number.
     """
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-        raise FactInvalid(f"{field}: expected a number of seconds, not {_shown(given)}")
-    return max(0.0, given)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise FactInvalid(f"{field}: expected a number of seconds, not {_describe(value)}")
+    return max(0.0, value)
 
 
 def check_finite(value: object, field: str) -> None:
-    """JSON has no NaN and no infinity, which would be sent as null: as if nothing had been said.
+    """Check that no number is NaN or infinite: JSON has neither, so they would be sent as null, like a missing value.
 
     Raises:
-        FactInvalid: it is such a number, or a Struct or a mapping with one; names it.
+        FactInvalid: the value is such a number, or a Struct or a mapping with one; names its field.
     """
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -90,60 +90,58 @@ def check_finite(value: object, field: str) -> None:
         for name in value.__struct_fields__:
             check_finite(getattr(value, name), f"{field}.{name}".lstrip("."))
     elif isinstance(value, Mapping):
-        for name, one in value.items():
-            check_finite(one, f"{field}.{name}".lstrip("."))
+        for name, item in value.items():
+            check_finite(item, f"{field}.{name}".lstrip("."))
 
 
-def check_known(given: object, kind: type[Struct], field: str) -> None:
-    """A misspelt name would be passed over, and ask for nothing.
+def check_known(value: object, kind: type[Struct], field: str) -> None:
+    """Check that a mapping has only fields of ``kind``; a misspelt name would be ignored silently.
 
     Raises:
-        FactInvalid: a mapping has a name that is no field of ``kind``; names the nearest that is one.
+        FactInvalid: it has another name; suggests the nearest field.
     """
-    if not isinstance(given, Mapping):
+    if not isinstance(value, Mapping):
         return
     fields = kind.__struct_fields__
-    for name in given:
+    for name in value:
         if name not in fields:
-            near = get_close_matches(str(name), fields, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it may have {', '.join(fields)}"
-            raise FactInvalid(f"{field}: no field {name!r}; {hint}")
+            raise FactInvalid(f"{field}: no field {name!r}; {suggest(str(name), fields)}")
 
 
-def encoded(said: Struct | Mapping[str, Any]) -> bytes:
-    """The JSON of a fact's fields.
+def encode_fields(fields: Struct | Mapping[str, Any]) -> bytes:
+    """Return the fields of a fact as JSON.
 
     Raises:
-        FactInvalid: one of them cannot be made JSON; names it.
+        FactInvalid: a field cannot be encoded as JSON; names it.
     """
     try:
-        return codec.encode(said)
+        return codec.encode(fields)
     except Exception as error:
-        # Whatever an object of the caller's raises when it is encoded: a TypeError, an overflow, its own.
-        named = said if isinstance(said, Mapping) else {name: getattr(said, name) for name in said.__struct_fields__}
+        # Any exception: an object of the user may raise a TypeError, an overflow or its own when it is encoded.
+        named = fields if isinstance(fields, Mapping) else {n: getattr(fields, n) for n in fields.__struct_fields__}
         for field, value in named.items():
             try:
                 codec.encode(value)
-            except Exception as why:
-                raise FactInvalid(f"{field}: cannot be made JSON: {why}") from why
-        raise FactInvalid(f"it cannot be made JSON: {error}") from error
+            except Exception as cause:
+                raise FactInvalid(f"{field}: cannot be encoded as JSON: {cause}") from cause
+        raise FactInvalid(f"it cannot be encoded as JSON: {error}") from error
 
 
-def check_place(url: object, settings: object) -> None:
-    """Where a client or an agent is to connect.
+def check_connection_options(url: object, settings: object) -> None:
+    """Check ``url`` and ``settings`` of a client or an agent; each may be None.
 
     Raises:
-        ConfigError: it is neither None nor what it should be.
+        ConfigError: one of them has the wrong type.
     """
     if url is not None and not isinstance(url, str):
-        raise ConfigError(f"url: expected text, such as 'redis://127.0.0.1:6379', not {_shown(url)}")
+        raise ConfigError(f"url: expected text, such as 'redis://127.0.0.1:6379', not {_describe(url)}")
     if settings is not None and not isinstance(settings, Settings):
-        raise ConfigError(f"settings: expected coord.config.Settings, not {_shown(settings)}")
+        raise ConfigError(f"settings: expected coord.config.Settings, not {_describe(settings)}")
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     try:
-        shown = repr(value)
-    except Exception:  # noqa: BLE001 -- what is the caller's may raise anything
-        shown = ""
-    return shown if 0 < len(shown) <= 60 else type(value).__name__
+        text = repr(value)
+    except Exception:  # noqa: BLE001 -- an object of the user may raise anything
+        text = ""
+    return text if 0 < len(text) <= 60 else type(value).__name__

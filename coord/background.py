@@ -1,8 +1,8 @@
-"""Background tasks under supervision: a task whose result nobody awaits never ends unseen.
+"""Supervised background tasks: every unexpected end is logged, although no caller awaits the task.
 
-``keep`` runs work that has no end, such as a reader: it is started again after every end. ``retry`` runs work until it
-has returned once, ``run_once`` runs it a single time. All log an unexpected end as ``background.failed`` with its
-traceback and the name of the task.
+``keep`` runs work that has no end, such as a reader, and restarts it after every end. ``retry`` runs work until it has
+returned once. ``run_once`` runs it a single time. All log an unexpected end as ``background.failed`` with its traceback
+and the name of the task.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from coord.backoff import Backoff
 from coord.logs import get_logger
 
 log = get_logger()
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-#: Wait before work is started again: the first, doubled with each end up to the second, in seconds.
+#: Seconds before a restart: the first wait, doubled with each end up to the second.
 RESTART_S = (0.1, 5.0)
-#: Work that ran for this long was well: its next end counts as the first one.
+#: After a run of this many seconds, the wait is the first one again.
 WELL_S = 10.0
 
 
 def keep(name: str, work: Work) -> asyncio.Task[None]:
-    """Run ``work`` in a task until that is cancelled; start it again whenever it raises or returns.
+    """Run ``work`` in a task until it is cancelled; restart it whenever it raises or returns.
 
     Args:
         name: of the task, in the log.
-        work: called for each start; has no end of its own.
+        work: called for each start; runs until it is cancelled.
     """
     return asyncio.create_task(_repeat(name, work, until_returned=False), name=name)
 
 
 def retry(name: str, work: Work) -> asyncio.Task[None]:
-    """Run ``work`` in a task until it returns; start it again whenever it raises.
+    """Run ``work`` in a task until it returns; restart it whenever it raises.
 
     Args:
         name: of the task, in the log.
@@ -49,13 +50,13 @@ def run_once(name: str, work: Work, failed: Callable[[Exception], None] | None =
     Args:
         name: of the task, in the log.
         work: called once; may return.
-        failed: called with the exception that ended it, once that is logged.
+        failed: called with the exception that ended it, after the exception is logged.
     """
     return asyncio.create_task(_run_once(name, work, failed), name=name)
 
 
 def call_safely(name: str, function: Callable[..., object], *args: object) -> None:
-    """Call a function whose exception must not stop its caller: it is logged like the end of a task."""
+    """Call a function and log its exception like the end of a task, so that it does not reach the caller."""
     try:
         function(*args)
     except Exception:
@@ -64,7 +65,7 @@ def call_safely(name: str, function: Callable[..., object], *args: object) -> No
 
 async def _repeat(name: str, work: Work, *, until_returned: bool) -> None:
     loop = asyncio.get_running_loop()
-    wait_s = RESTART_S[0]
+    backoff = Backoff(*RESTART_S)
     while True:
         began = loop.time()
         try:
@@ -74,11 +75,10 @@ async def _repeat(name: str, work: Work, *, until_returned: bool) -> None:
         else:
             if until_returned:
                 return
-            log.error("background.failed", task=name, error="it returned, and has no end of its own")
+            log.error("background.failed", task=name, error="it returned, but must run until it is cancelled")
         if loop.time() - began >= WELL_S:
-            wait_s = RESTART_S[0]
-        await asyncio.sleep(wait_s)
-        wait_s = min(wait_s * 2, RESTART_S[1])
+            backoff.reset()
+        await asyncio.sleep(backoff.next_s())
 
 
 async def _run_once(name: str, work: Work, failed: Callable[[Exception], None] | None) -> None:

@@ -1,6 +1,6 @@
-"""The wall clock, in one place, so that tests can see who reads it.
+"""The wall clock, in one place, so that tests can find its users.
 
-Scripts take their time from the server; this clock is only for what a process says about itself.
+Scripts take their time from the server. This clock is only for what a process reports about itself.
 """
 
 from __future__ import annotations
@@ -9,5 +9,5 @@ import time
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970-01-01 UTC by this machine's clock."""
+    """Return milliseconds since 1970-01-01 UTC on this machine's clock."""
     return time.time_ns() // 1_000_000

@@ -1,7 +1,7 @@
-"""Between entries and facts: the only place where JSON is read or written.
+"""Encoding and decoding of entries, facts and packed record fields: the only module that reads or writes JSON.
 
-Whatever a caller may put into an entry ends in a fact or in ``FactInvalid``, ``FactTooLarge`` or ``IdInvalid`` naming
-the field; nothing else is raised for it.
+Any entry of a caller results in a fact, or in ``FactInvalid``, ``FactTooLarge`` or ``IdInvalid`` with the name of the
+field. No other error is raised for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
 from coord.models.tasks import Pool
 
-#: What msgspec raises for bad input: its own errors, and these two besides (deep nesting, invalid UTF-8).
+#: Errors of msgspec for invalid input: its own, and two more (deep nesting, invalid UTF-8).
 BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
-#: Bytes that an entry's other fields may have beside its data.
+#: Bytes that the other fields of an entry may have in addition to its data.
 SLACK = 4096
 
 _encode = msgspec.json.Encoder().encode
@@ -38,26 +38,26 @@ _ID_BYTES = frozenset(_ID_ALPHABET)
 _LEASE_ALPHABET = b"0123456789abcdef"
 
 
-class _Plain(NamedTuple):
-    """How a fact about a task, or about several, is decoded without the patterns of its ids and leases."""
+class _FastDecoder(NamedTuple):
+    """A decoder of facts about tasks that does not check the patterns of ids and leases."""
 
     fact: type[Any]
-    twin: type[Struct]
+    twin: type[Struct]  #: the fact's fields without patterns
     decode: Callable[[bytes], Struct]
     has_lease: bool
-    part: type[Any] | None = None  #: of a fact that is nothing but a list: what it lists
+    part: type[Any] | None = None  #: if the fact is a list: the facts that it lists
 
 
-def _plain_of(fact: type[Struct]) -> _Plain | None:
-    """None for a fact that does not begin with a task's id: only those are many."""
+def _fast_decoder(fact: type[Struct]) -> _FastDecoder | None:
+    """Return the decoder; None for a fact that does not start with a task id, because only those are frequent."""
     types = get_type_hints(fact, include_extras=True)
     names = fact.__struct_fields__
     if fact in PARTS_OF:
-        part = _plain_of(PARTS_OF[fact])
-        assert part is not None  # noqa: S101 (it begins with the task's id)
+        part = _fast_decoder(PARTS_OF[fact])
+        assert part is not None  # noqa: S101 (it starts with a task id)
         bounds = types[names[0]].__metadata__[0]
         twin = msgspec.defstruct(fact.__name__, [(names[0], Annotated[tuple[part.twin, ...], bounds])])  # type: ignore[name-defined]
-        return _Plain(fact, twin, msgspec.json.Decoder(twin).decode, part.has_lease, part.fact)
+        return _FastDecoder(fact, twin, msgspec.json.Decoder(twin).decode, part.has_lease, part.fact)
     if names[0] != "task_id":
         return None
     has_lease = names[1:2] == ("lease",)
@@ -66,53 +66,58 @@ def _plain_of(fact: type[Struct]) -> _Plain | None:
         types["lease"] = Annotated[str, Meta(min_length=16, max_length=16)]
     needed = len(names) - len(fact.__struct_defaults__)
     fields: list[Any] = [(name, types[name]) for name in names[:needed]]
-    fields += [(name, types[name], given) for name, given in zip(names[needed:], fact.__struct_defaults__, strict=True)]
+    fields += [
+        (name, types[name], default) for name, default in zip(names[needed:], fact.__struct_defaults__, strict=True)
+    ]
     twin = msgspec.defstruct(fact.__name__, fields)
-    return _Plain(fact, twin, msgspec.json.Decoder(twin).decode, has_lease)
+    return _FastDecoder(fact, twin, msgspec.json.Decoder(twin).decode, has_lease)
 
 
-#: stream -> type -> how it is decoded without patterns, where that is known.
-_PLAIN: dict[str, dict[bytes, _Plain]] = {
-    stream: {TYPE_OF[cls].encode(): plain for cls in classes if (plain := _plain_of(cls)) is not None}
+#: stream -> type -> decoder without patterns, for the facts that have one.
+_FAST_DECODERS: dict[str, dict[bytes, _FastDecoder]] = {
+    stream: {TYPE_OF[cls].encode(): decoder for cls in classes if (decoder := _fast_decoder(cls)) is not None}
     for stream, classes in STREAM_FACTS.items()
 }
 
 
-class Read(Protocol):
+class RawEntry(Protocol):
     """An entry as it was read from a stream."""
 
     @property
     def stream(self) -> str:
-        """Without the namespace."""
+        """The name of the stream, without the namespace."""
 
     @property
     def fields(self) -> Mapping[bytes, bytes]:
-        """As they are in the entry."""
+        """The fields as they are in the entry."""
 
 
 class Assignment(NamedTuple):
-    """Who has, or had, a task: one field of its record, its parts with spaces between. Times are ms since 1970."""
+    """The assignment of a task: one field of its record, its parts separated by spaces.
+
+    Times are ms since 1970; ``start_by`` and ``timeout_at`` are ms on the clock of attempts.
+    """
 
     lease: str
     agent_id: str
-    entry: str  #: in the agent's inbox
-    rings: bool  #: whether it may have an alarm of its own
+    entry: str  #: id of its entry in the agent's inbox
+    has_alarm: bool  #: it may have an entry in ``deadlines`` or ``limits``
     term: int  #: of the agent
     attempt: int
     assigned_at: int
-    start_by: int | None  #: until it is claimed; None: it was claimed, and need not have started
-    timeout_at: int | None  #: None: it may take any time
-    placement: str  #: JSON: why this agent
+    start_by: int | None  #: limit for the claim; None: it is claimed, though perhaps not started
+    timeout_at: int | None  #: None: no timeout
+    placement: str  #: JSON: the reason for this agent
 
 
-def assignment_of(raw: str) -> Assignment:
-    """The parts of a record's ``assignment``; raises ``ValueError`` when it is none."""
-    lease, agent_id, entry, rings, term, attempt, assigned_at, start_by, timeout_at, placement = raw.split(" ", 9)
+def parse_assignment(raw: str) -> Assignment:
+    """Parse the field ``assignment`` of a record; raise ``ValueError`` if it is invalid."""
+    lease, agent_id, entry, has_alarm, term, attempt, assigned_at, start_by, timeout_at, placement = raw.split(" ", 9)
     return Assignment(
         lease,
         agent_id,
         entry,
-        rings != "0",
+        has_alarm != "0",
         int(term),
         int(attempt),
         int(assigned_at),
@@ -123,57 +128,72 @@ def assignment_of(raw: str) -> Assignment:
 
 
 class SubmissionRecord(NamedTuple):
-    """What was submitted, but for its body: one field of a task's record, its parts with spaces between."""
+    """The submission of a task without its body: one field of its record, its parts separated by spaces."""
 
     priority: str
-    caller: str  #: whom its outcome is told; empty: nobody
-    more: bool  #: whether the record may have fields that most have not, such as ``deadline`` and ``attempt``
+    caller: str  #: caller that receives the outcome; empty: none
+    has_extras: bool  #: the record may have fields that most records lack, such as ``deadline`` and ``attempt``
     submitted_at: int  #: ms since 1970
-    score: str  #: its place in its pool's queue
+    score: str  #: position in the queue of its pool
     pool: str
     digest: str
 
 
-def submission_of(raw: str) -> SubmissionRecord:
-    """The parts of a record's ``submission``; raises ``ValueError`` when it is none."""
-    priority, caller, more, submitted_at, score, pool, digest = raw.split(" ")
-    return SubmissionRecord(priority, caller, more != "0", int(submitted_at), score, pool, digest)
+def parse_submission(raw: str) -> SubmissionRecord:
+    """Parse the field ``submission`` of a record; raise ``ValueError`` if it is invalid."""
+    priority, caller, has_extras, submitted_at, score, pool, digest = raw.split(" ")
+    return SubmissionRecord(priority, caller, has_extras != "0", int(submitted_at), score, pool, digest)
 
 
 def unpack_record(record: Mapping[str, str]) -> dict[str, str]:
-    """A task's fields with the parts of ``submission`` and ``assignment``; raises ``ValueError`` when one is none."""
+    """Return the fields of a task's record, and the parts of ``submission`` and ``assignment`` as further fields.
+
+    Raises:
+        ValueError: one of the two is invalid.
+    """
     parts: dict[str, Any] = {}
     if "submission" in record:
-        parts |= submission_of(record["submission"])._asdict()
+        parts |= parse_submission(record["submission"])._asdict()
     if "assignment" in record:
-        parts |= assignment_of(record["assignment"])._asdict()
+        parts |= parse_assignment(record["assignment"])._asdict()
     return {**record, **{name: str(value) for name, value in parts.items() if value not in {None, ""}}}
 
 
 def encode(value: Any) -> bytes:
-    """JSON of any value that msgspec knows."""
+    """Return the JSON of any value that msgspec supports."""
     return _encode(value)
 
 
 def decode_json(raw: bytes) -> Any:
-    """Any JSON; raises one of ``BAD_JSON``."""
+    """Decode any JSON; raise one of ``BAD_JSON`` if it is invalid."""
     return msgspec.json.decode(raw)
 
 
-def entry_of(fact: Struct, *, caller: str = "", data: bytes | None = None) -> dict[str, bytes | str]:
-    """The fields of the entry that tells ``fact``; ``caller`` is where the answer goes, empty for none."""
+def encode_entry(fact: Struct, *, caller: str = "", data: bytes | None = None) -> dict[str, bytes | str]:
+    """Return the fields of the entry for a fact.
+
+    Args:
+        fact: the fact.
+        caller: where the answer goes; empty: no answer.
+        data: the JSON of the fact, if the caller already has it.
+    """
     fields: dict[str, bytes | str] = {"type": TYPE_OF[type(fact)], "data": _encode(fact) if data is None else data}
     if caller:
         fields["caller"] = caller
     return fields
 
 
-def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
-    """The fact that an entry of ``stream`` (its name without namespace) tells.
+def decode_fact(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
+    """Decode the fact of an entry.
+
+    Args:
+        stream: the name of its stream, without the namespace.
+        fields: of the entry.
+        max_bytes: limit for its data.
 
     Raises:
-        FactInvalid: a field is missing or does not fit; the message names it.
-        FactTooLarge: the entry's data is over ``max_bytes``.
+        FactInvalid: a field is missing or invalid; the message names it.
+        FactTooLarge: the entry's data is larger than ``max_bytes``.
     """
     kind = fields.get(b"type")
     if kind is None:
@@ -187,7 +207,7 @@ def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
         raise FactInvalid("field 'data' is missing")
     _check_size(fields, data, max_bytes)
     try:
-        # What is passed on as it is (payloads, results) is not looked into, so its encoding is checked here.
+        # Payloads and results are passed on undecoded, so their encoding is checked here.
         if not data.isascii():
             data.decode()
         fact: Fact = decoder.decode(data)
@@ -200,20 +220,20 @@ def fact_of(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> Fact:
     return fact
 
 
-def facts_of(entries: Sequence[Read], max_bytes: int) -> list[Fact | CoordError]:
-    """What each entry tells, or why it tells nothing: ``fact_of`` for a batch, at less than half its cost.
+def decode_facts(entries: Sequence[RawEntry], max_bytes: int) -> list[Fact | CoordError]:
+    """Return the fact or the error of each entry: ``decode_fact`` for a batch, at less than half the cost.
 
-    A pattern costs msgspec more than all the rest of a small fact. So ids and leases are decoded by their lengths
-    alone, and the alphabet of a whole batch of them is looked at in one go. Whatever is not plainly right is decoded
-    once more with the patterns, which decide and name the field.
+    A pattern costs msgspec more than the rest of a small fact. So ids and leases are decoded with a check of their
+    lengths only, and the alphabet of all ids of a batch is checked at once. Whatever fails is decoded again with the
+    patterns, which decide and name the field.
     """
     found: list[Fact | CoordError] = []
     ids: list[str] = []
     leases: list[str] = []
     for entry in entries:
         fields = entry.fields
-        plain = _PLAIN[entry.stream].get(fields.get(b"type", b""))
-        if plain is None:
+        decoder = _FAST_DECODERS[entry.stream].get(fields.get(b"type", b""))
+        if decoder is None:
             found.append(_fact_or_error(entry, max_bytes))
             continue
         try:
@@ -221,19 +241,19 @@ def facts_of(entries: Sequence[Read], max_bytes: int) -> list[Fact | CoordError]
             _check_size(fields, data, max_bytes)
             if not data.isascii():
                 data.decode()
-            values = astuple(plain.decode(data))
-            if plain.part is not None:
-                parts = [plain.part(*astuple(one)) for one in values[0]]
-                found.append(plain.fact(tuple(parts)))
-                ids += [one.task_id for one in parts]
-                if plain.has_lease:
-                    leases += [one.lease for one in parts]
+            values = astuple(decoder.decode(data))
+            if decoder.part is not None:
+                parts = [decoder.part(*astuple(part)) for part in values[0]]
+                found.append(decoder.fact(tuple(parts)))
+                ids += [part.task_id for part in parts]
+                if decoder.has_lease:
+                    leases += [part.lease for part in parts]
                 continue
-            found.append(plain.fact(*values))
+            found.append(decoder.fact(*values))
             ids.append(values[0])
-            if plain.has_lease:
+            if decoder.has_lease:
                 leases.append(values[1])
-        except Exception:  # noqa: BLE001 -- whatever it is, the other way meets it too and names it
+        except Exception:  # noqa: BLE001 -- decoding with the patterns raises it again and names the field
             found.append(_fact_or_error(entry, max_bytes))
     if _is_of("".join(ids), _ID_ALPHABET) and _is_of("".join(leases), _LEASE_ALPHABET):
         return found
@@ -243,14 +263,14 @@ def facts_of(entries: Sequence[Read], max_bytes: int) -> list[Fact | CoordError]
 def _check_size(fields: Mapping[bytes, bytes], data: bytes, max_bytes: int) -> None:
     if len(data) > max_bytes:
         raise FactTooLarge(f"field 'data': {len(data)} bytes are over the limit of {max_bytes}")
-    # Beside its data an entry has its type, which is known by now; only others can be long.
+    # In addition to its data an entry has its type, which is valid here; only other fields can be long.
     if len(fields) > 2 and sum(map(len, fields.values())) > max_bytes + SLACK:
         raise FactTooLarge(f"the entry's fields together are over the limit of {max_bytes} bytes")
 
 
-def _fact_or_error(entry: Read, max_bytes: int) -> Fact | CoordError:
+def _fact_or_error(entry: RawEntry, max_bytes: int) -> Fact | CoordError:
     try:
-        return fact_of(entry.stream, entry.fields, max_bytes)
+        return decode_fact(entry.stream, entry.fields, max_bytes)
     except CoordError as error:
         return error
 
@@ -260,7 +280,7 @@ def _is_of(text: str, alphabet: bytes) -> bool:
 
 
 def caller_of(fields: Mapping[bytes, bytes]) -> str:
-    """The caller that an entry names, or '' when it names none that may be a caller id."""
+    """Return the caller that an entry names; '' if it names none, or not a valid id."""
     return _caller(fields.get(b"caller", b""))
 
 
@@ -270,17 +290,17 @@ def _caller(raw: bytes) -> str:
 
 
 def digest_of(fact: Struct) -> str:
-    """24 hex digits that are the same for the same content, whatever the order of its keys.
+    """Return 24 hex digits that are the same for the same content, in any order of its keys.
 
-    What is opaque (a payload) counts byte by byte: another order of keys in there is other content.
+    Opaque parts (a payload) are compared byte by byte: a different order of keys in them is different content.
     """
-    digest = _DIGEST.copy()  # quicker than to make one
+    digest = _DIGEST.copy()  # faster than a new one
     digest.update(_encode_canonical(fact))
     return digest.hexdigest()
 
 
 def pool_of(pool: Pool) -> tuple[str, bytes]:
-    """A pool's id (16 hex digits, the same in every process) and its definition as JSON."""
+    """Return a pool's id (16 hex digits, the same in every process) and its definition as JSON."""
     definition = _encode_canonical(pool)
     return blake2b(definition, digest_size=8).hexdigest(), definition
 

@@ -1,13 +1,11 @@
-"""Every number and switch of coord, with its unit and its reason: each is the environment variable ``COORD_<NAME>``.
+"""All settings of coord, with units and reasons: each is an environment variable ``COORD_<NAME>``.
 
-``load`` refuses what it does not know: a misspelt variable is answered with the nearest real one, a value that does
-not fit with what is expected. ``load_in_program`` only warns of a variable that it does not know.
-Nothing else in coord reads ``COORD_*``.
+``load`` rejects unknown variables and invalid values. The message names the nearest known variable, or what is
+expected. ``load_in_program`` only warns of unknown variables. No other module reads ``COORD_*``.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -19,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from coord.errors import ConfigError
+from coord.suggestions import closest
 
 PREFIX = "COORD_"
 
@@ -230,22 +229,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def endpoint_path(self) -> Path:
-        """The endpoint file: as set, else under $XDG_RUNTIME_DIR (gone after a reboot, as it should be), else state."""
-        if (place := self.endpoint_place) is None:
-            raise ConfigError(
-                "there is no home directory to keep the endpoint file in; name a file in COORD_ENDPOINT_FILE"
-            )
-        return place
+        """The endpoint file: as set, else under $XDG_RUNTIME_DIR, which a reboot empties, else under ~/.local/state.
+
+        Raises:
+            ConfigError: this user has no home directory, and no setting names another path.
+        """
+        if (path := self.endpoint_place) is None:
+            raise ConfigError("there is no home directory for the endpoint file; set COORD_ENDPOINT_FILE to a path")
+        return path
 
     @property
     def endpoint_place(self) -> Path | None:
-        """The endpoint file, or None where this user has no home directory and nothing names another place.
+        """The same, but None if this user has no home directory and no setting names another path.
 
         Raises:
             ConfigError: the setting names the home directory of a user that has none.
         """
         if self.endpoint_file:
-            return expanded(self.endpoint_file, f"COORD_ENDPOINT_FILE={self.endpoint_file}")
+            return expand_home(self.endpoint_file, f"COORD_ENDPOINT_FILE={self.endpoint_file}")
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         try:
             base = Path(runtime) if runtime else Path("~/.local/state").expanduser()
@@ -271,14 +272,14 @@ _TYPES: dict[str, Any] = {
 
 
 def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
-    """Read the settings: ``overrides`` (a command's options; None means not given) over ``environ`` over the defaults.
+    """Read the settings: ``overrides`` take precedence over ``environ``, and ``environ`` over the defaults.
 
     Args:
-        environ: variables to read; default ``os.environ``. An empty value counts as not given.
-        overrides: values by field name, validated like the variables.
+        environ: variables to read; default ``os.environ``. An empty value counts as unset.
+        overrides: values by field name, such as the options of a command; validated like variables. None: not given.
 
     Raises:
-        ConfigError: names the variable or option, its value and what is expected; for an unknown one the nearest known.
+        ConfigError: a variable or option is unknown or invalid; names it, its value, and what is expected.
     """
     source = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -317,7 +318,7 @@ def load_in_program() -> Settings:
             _warned.add(name)
             from coord.logs import get_logger  # which reads the settings of this module
 
-            get_logger().warning("setting.unknown", variable=name, said=_unknown(name))
+            get_logger().warning("setting.unknown", variable=name, message=_unknown(name))
     return load({name: value for name, value in os.environ.items() if name not in unknown})
 
 
@@ -333,7 +334,7 @@ def is_service_variable(name: str, value: str) -> bool:
 
 
 def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without settings of coord; what Kubernetes says of services stays."""
+    """Return an environment without settings of coord; variables of Kubernetes services stay."""
     return {
         name: value
         for name, value in environ.items()
@@ -347,8 +348,8 @@ def _is_unknown(name: str, value: str) -> bool:
     return not (is_setting or name in FOREIGN or is_service_variable(name, value))
 
 
-def expanded(path: str | Path, said: str) -> Path:
-    """Return a path with ``~`` replaced; ``said``: how it was given, for the message.
+def expand_home(path: str | Path, source: str) -> Path:
+    """Return a path with ``~`` replaced; ``source``: the option or variable with its value, for the message.
 
     Raises:
         ConfigError: there is no such user, or it has no home directory.
@@ -357,11 +358,16 @@ def expanded(path: str | Path, said: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         user = Path(path).parts[0]
-        raise ConfigError(f"{said}: there is no home directory {user}; write the whole path") from None
+        raise ConfigError(f"{source}: there is no home directory {user}; write the whole path") from None
 
 
 def within_memory(settings: Settings, maximum: int) -> Settings:
-    """Cap streams by shares of a server's maxmemory (bytes; 0: none) too: together they take a sixth of a small one."""
+    """Limit the sizes of streams also by shares of the server's maxmemory: together a sixth of it at most.
+
+    Args:
+        settings: the settings.
+        maximum: maxmemory in bytes; 0: none.
+    """
     if not maximum:
         return settings
     shares = {"log_bytes": 32, "progress_log_bytes": 64, "replies_bytes": 64, "dead_in_bytes": 32}
@@ -370,10 +376,10 @@ def within_memory(settings: Settings, maximum: int) -> Settings:
 
 
 def live_text(name: str, value: object) -> str:
-    """The value of a setting of ``LIVE`` as it is kept in ``settings``.
+    """Return the value of a live setting as text, as it is stored in the key ``settings``.
 
     Raises:
-        ConfigError: it cannot be set live, or the value does not fit; names those that can, or what is expected.
+        ConfigError: the setting cannot be set live, or the value is invalid; names the valid ones.
     """
     if name not in LIVE:
         raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
@@ -381,23 +387,23 @@ def live_text(name: str, value: object) -> str:
 
 
 def variable_of(field: str) -> str:
-    """The environment variable of a field: ``batch_bytes`` → ``COORD_BATCH_BYTES``."""
+    """Return the environment variable of a field: ``batch_bytes`` → ``COORD_BATCH_BYTES``."""
     return PREFIX + field.upper()
 
 
 def option_of(field: str) -> str:
-    """The option of ``coord``'s commands for a field: ``namespace`` → ``--namespace``."""
+    """Return the command line option of a field: ``namespace`` → ``--namespace``."""
     return OPTIONS.get(field, "--" + field.replace("_", "-"))
 
 
 def source_of(field: str, value: str) -> str:
-    """The environment variable that gives a field this value, for messages; '' if none does."""
-    aliases = [alias for alias, one in ALIASES.items() if one == field]
+    """Return the environment variable that sets a field to this value, for messages; '' if none does."""
+    aliases = [alias for alias, target in ALIASES.items() if target == field]
     return next((name for name in (variable_of(field), *aliases) if os.environ.get(name, "").strip() == value), "")
 
 
 def to_environ(settings: Settings) -> dict[str, str]:
-    """The variables that make a child process load the same settings: those that differ from their defaults."""
+    """Return the variables with which a child process loads the same settings: all that differ from their default."""
     default = Settings()
     changed = {
         field: value
@@ -411,17 +417,17 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _convert(said: str, field: str, value: object) -> Any:
+def _convert(given: str, field: str, value: object) -> Any:
     try:
         converted = msgspec.convert(value, _TYPES[field], strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{said}: {_expected(field, str(error))}") from None
+        raise ConfigError(f"{given}: {_expected(field, str(error))}") from None
     if isinstance(converted, float) and not math.isfinite(converted):
-        raise ConfigError(f"{said}: expected a finite number")
+        raise ConfigError(f"{given}: expected a finite number")
     return converted
 
 
-def _expected(field: str, said: str) -> str:
+def _expected(field: str, error: str) -> str:
     if field == "namespace":
         return "expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
     hint = _TYPES[field]
@@ -429,7 +435,7 @@ def _expected(field: str, said: str) -> str:
         return "expected a number from 0 to 1"
     if getattr(hint, "__origin__", None) is Literal:
         return "expected one of " + ", ".join(hint.__args__)
-    return said.replace("`", "").replace("Expected", "expected").replace(", got str", ", in digits")
+    return error.replace("`", "").replace("Expected", "expected").replace(", got str", ", in digits")
 
 
 def _check_together(settings: Settings) -> None:
@@ -447,8 +453,8 @@ def _check_together(settings: Settings) -> None:
 
 def _unknown(variable: str) -> str:
     # The prefix is removed, because all names share it and it would make any two of them similar.
-    said = variable.upper().removeprefix(PREFIX)
+    name = variable.upper().removeprefix(PREFIX)
     known = [field.upper() for field in _TYPES]
-    near = difflib.get_close_matches(said, known, n=1, cutoff=0.7) or [one for one in known if one.endswith(f"_{said}")]
-    hint = f"did you mean {PREFIX}{near[0]}?" if near else "known settings are the fields of coord.config.Settings"
+    near = closest(name, known, cutoff=0.7) or next((field for field in known if field.endswith(f"_{name}")), None)
+    hint = f"did you mean {PREFIX}{near}?" if near else "known settings are the fields of coord.config.Settings"
     return f"{variable} is not a setting; {hint}"

@@ -1,8 +1,13 @@
-"""Connections to Redis: for callers with retries, for workers with none.
+"""Connections to Redis, and the meaning of their errors.
 
-redis-py repeats a command whose answer it missed, which may run it twice. Callers append facts whose identity makes a
-second one harmless, so they may; a worker's dispatch would put two tasks under one lease, so workers connect with
-``connect_worker``, which repeats nothing: after an error they look at what is theirs and go on from there.
+Clients of callers retry, clients of workers do not. redis-py repeats a command whose answer it missed, so the command
+may run twice. Callers append facts, whose identity makes a repetition harmless. A repeated dispatch of a worker would
+put two tasks under one lease, so workers connect with ``connect_worker``, which repeats nothing: after an error they
+read their pending entries again.
+
+Errors of redis-py become errors of ``coord.errors`` in one place: ``read_failure`` and ``write_failure`` for callers,
+``permanent_failure`` for the first contact with a server. An error is permanent, or temporary (``is_temporary``), or
+says that the server was demoted (``is_demoted``).
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -20,32 +27,51 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from coord.backoff import Backoff
 from coord.config import Settings, source_of
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, ServerUnavailable, ServerUnfit
+from coord.errors import ConfigError, CoordError, ServerFull, ServerUnavailable, ServerUnfit
 from coord.logs import get_logger
-from coord.pipeline import PACKING, ListeningParser
-from coord.refusals import answers, is_for_now, refusal, refuses_only_writes
+from coord.pipeline import CONNECTION_CLASSES, TimestampingParser
 
 log = get_logger()
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
-#: Tries after the first for a caller: with full jitter up to 1 s each, a fail-over of a few seconds goes unseen.
+#: Retries of a caller: with full jitter up to 1 s each, they outlast a fail-over of a few seconds.
 CALLER_RETRIES = 6
-#: What a server answers that is not the primary of our keys, or not any more. The address may lead to the one that is
-#: by now, so the connection is closed as if it had been lost; of a server that is demoted nobody else closes it.
+#: Errors of a server that is not, or no longer, the primary of the namespace. The address may lead to the new primary
+#: by now, so the connection is closed as if it had been lost. A demoted server does not close it itself.
 DEMOTED = (redis_errors.ReadOnlyError, redis_errors.MovedError, redis_errors.ClusterDownError)
-#: Lost in these ways, a command of a caller's is repeated.
-LOST = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
-#: What a PING raises that did not reach a server.
+#: Errors after which a caller's command is repeated.
+RETRIED = (redis_errors.ConnectionError, redis_errors.TimeoutError, *DEMOTED)
+#: Errors of a PING that did not reach a server.
 UNREACHED = (redis_errors.ConnectionError, redis_errors.TimeoutError)
-#: What may help where no server answers.
+#: First words of error answers after which a retry may succeed.
+TEMPORARY = (
+    "OOM", "LOADING", "BUSY", "MISCONF", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS",
+    "TRYAGAIN",
+)  # fmt: skip
+#: The classes that redis-py makes of some of these answers; it removes the first word.
+TEMPORARY_CLASSES = (
+    redis_errors.BusyLoadingError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.ReadOnlyError,
+    redis_errors.AskError,  # the base class of MovedError
+    redis_errors.ClusterDownError,
+    redis_errors.MasterDownError,
+    redis_errors.TryAgainError,
+)
+#: The advice after a failed write.
+REPEAT = "Repeating it with the same task_id or message_id is safe"
+#: What may help if no server answers.
 HINT = {"hint": "is `coord up` running?"}
-#: Whoever waits longer for a server is told what for.
+#: A process that waits longer than this for a server logs a warning.
 QUIET_S = 2.0
-#: Sockets per client; a call beyond waits for one instead of failing.
+#: First and longest wait between two attempts to reach a server, in seconds.
+PING_WAIT_S = (0.02, 1.0)
+#: Sockets per client; a further call waits for a socket instead of failing.
 MAX_CONNECTIONS = 64
-#: What a URL's query may say; anything else would change what this module promises.
+#: Options that the query of a URL may contain. Any other would change what this module promises.
 URL_OPTIONS = frozenset({
     "db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password",
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
@@ -53,11 +79,11 @@ URL_OPTIONS = frozenset({
 
 
 def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
-    """Where the cell is, and the settings for it.
+    """Return the URL of the server, and the settings with the namespace of its cell.
 
-    The server: ``url``, else COORD_REDIS_URL, else that of a live ``coord up`` by its endpoint file, else this
-    machine's port 6379. Who follows a ``coord up`` to its server means its cell: its namespace holds, unless the
-    settings name one other than the default.
+    The server is ``url``, else COORD_REDIS_URL, else that of a running ``coord up`` by its endpoint file, else port
+    6379 of this machine. A caller that finds the server through the endpoint file also uses the namespace of that
+    ``coord up``, unless the settings name a namespace other than the default.
     """
     if chosen := url or settings.redis_url:
         return chosen, settings
@@ -70,83 +96,53 @@ def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
 
 
 def connect(url: str, settings: Settings, *, retries: int = CALLER_RETRIES, name: str | None = None) -> Redis:
-    """A client for callers; opens no connection yet. RESP3, answers in bytes.
+    """Return a client for callers: RESP3, answers in bytes. It opens no connection yet.
 
     Args:
         url: redis://, rediss:// or unix://; its query may name a db and TLS files (``ssl_ca_certs=…``).
-        settings: for the timeouts; the socket's is above any BLOCK of ``read_block_ms``.
-        retries: how often a command is repeated after a lost connection or a timeout. It may then run twice.
-        name: shown by CLIENT LIST; needs CLIENT in the user's ACL, so only our own processes set it.
+        settings: for the timeouts. The socket timeout is longer than any BLOCK of ``read_block_ms``.
+        retries: number of times that a command is repeated after a lost connection or a timeout. It may then run twice.
+        name: shown by CLIENT LIST. It needs CLIENT in the user's ACL, so only coord's own processes set it.
 
     Raises:
-        ConfigError: the URL is no Redis URL; names it, without its password.
+        ConfigError: the URL is not a Redis URL; the message shows it without its password.
     """
     backoff = ExponentialWithJitterBackoff(base=0.05, cap=1.0)
-    return _client(url, settings, Retry(backoff, retries, LOST), name)
+    return _client(url, settings, Retry(backoff, retries, RETRIED), name)
 
 
 def connect_worker(url: str, settings: Settings, *, name: str | None = None) -> Redis:
-    """A client that sends each command at most once: any lost answer is an error. Else like ``connect``."""
-    return _client(url, settings, Retry(NoBackoff(), 0, LOST), name)
+    """Return a client that sends each command at most once; a lost answer is an error. Otherwise like ``connect``."""
+    return _client(url, settings, Retry(NoBackoff(), 0, RETRIED), name)
 
 
 def is_demoted(error: BaseException) -> bool:
-    """Whether an error says that the server is not the primary of our keys, or not any more."""
+    """Return True if the server is not, or no longer, the primary of the namespace."""
     return isinstance(error, DEMOTED) or "UNBLOCKED" in str(error)
 
 
 async def leave_server(redis: Redis) -> None:
-    """Close every connection, each once its command is done, so that the next ones go where the address leads now.
+    """Close every connection after its current command, so that new ones go where the address leads now.
 
-    For a server that was demoted: it still answers reads, perhaps for ever with what was true then. So a connection
-    that is in use now must not return to the pool either.
+    Used after the server was demoted. Such a server still answers reads, with data that is out of date. So a connection
+    that is in use must not return to the pool either.
     """
     pool = redis.connection_pool
-    # redis-py has no public way to them; the version is pinned below 9 and tests fail over through it.
+    # redis-py has no public access to these connections; the version is pinned below 9 and tests fail over through it.
     for connection in list(pool._in_use_connections):  # noqa: SLF001
         connection.mark_for_reconnect()
     with contextlib.suppress(redis_errors.RedisError, OSError):
         await pool.disconnect(inuse_connections=False)
 
 
-def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
-    check_url(url)
-    tcp = not url.startswith("unix://")
-    answer_s = settings.answer_timeout_s + settings.read_block_ms / 1000
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        # A call that waits for a socket outlives one whose connection is half-open and the connect after it.
-        timeout=answer_s + settings.connect_timeout_s,
-        protocol=3,
-        parser_class=ListeningParser,
-        decode_responses=False,
-        retry=retry,
-        retry_on_timeout=False,
-        socket_timeout=answer_s,
-        socket_connect_timeout=settings.connect_timeout_s,
-        # A PING before a command after an idle time costs a round trip and proves nothing about the next moment.
-        health_check_interval=0,
-        client_name=name,
-        # redis-py would announce itself with two commands per connection, which a tight ACL refuses.
-        driver_info=None,
-        # Redis Enterprise's notices of moving nodes: on by default under RESP3, they cost a command per connection
-        # and switch off the pool's look at whether an idle socket was closed or holds a stray answer.
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **({"socket_keepalive": True, "socket_keepalive_options": keepalive_options(answer_s)} if tcp else {}),
-    )
-    pool.connection_class = PACKING[pool.connection_class]
-    return Redis.from_pool(pool)
-
-
 def keepalive_options(silence_s: float) -> dict[int, int]:
-    """Return the socket options with which the system gives a connection up whose other side is gone.
+    """Return the socket options with which the system detects that the other side is gone.
 
-    For connections that wait for no answer, and for what was written and is not acknowledged. The timeout of an answer
-    does it for the others.
+    They cover connections that wait for no answer, and written data that is not acknowledged. The timeout of an answer
+    covers the rest.
 
     Args:
-        silence_s: how long the other side may be silent.
+        silence_s: time for which the other side may send nothing, in seconds.
     """
     probe_s = max(1, int(silence_s / 3))
     wanted = {
@@ -160,7 +156,7 @@ def keepalive_options(silence_s: float) -> dict[int, int]:
 
 
 def safe_url(url: str) -> str:
-    """The URL as it may be shown: a password is replaced by ``***``, and so is the query."""
+    """Return the URL with its password and its query replaced by ``***``, for logs and messages."""
     try:
         parts = urlsplit(url)
         password = parts.password
@@ -171,14 +167,22 @@ def safe_url(url: str) -> str:
 
 
 def check_url(url: str, option: str = "") -> None:
-    """Raise ``ConfigError`` if this is no Redis URL; ``option``: how it was given, if not by a variable."""
+    """Check that this is a Redis URL.
+
+    Args:
+        url: the URL.
+        option: the command line option that it came from, for the message; empty: none.
+
+    Raises:
+        ConfigError: the URL is not a Redis URL, or has an unknown option; the message shows it without its password.
+    """
     variable = source_of("redis_url", url)
     given = f"{option} " if option else f"{variable}=" if variable else ""
     shown = f"{given}{safe_url(url)!r}"
     help_ = "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path/to/socket"
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for one that is no number or too large
+        _ = parts.port  # raises if it is not a number or too large
         parse_url(url)
     except ValueError as error:
         raise ConfigError(f"{shown} is not a Redis URL ({error}); {help_}") from None
@@ -188,7 +192,7 @@ def check_url(url: str, option: str = "") -> None:
         raise ConfigError(f"{shown} is not a Redis URL; {help_}")
     for name in parse_qs(parts.query):
         if name not in URL_OPTIONS:
-            raise ConfigError(f"{shown}: option {name!r} is not known; known are {', '.join(sorted(URL_OPTIONS))}")
+            raise ConfigError(f"{shown}: option {name!r} is unknown; known are {', '.join(sorted(URL_OPTIONS))}")
 
 
 async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
@@ -196,19 +200,19 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
 
     Args:
         redis: a client of either kind.
-        url: what it was made from, for the message.
-        limit_s: seconds to go on trying while nobody answers, or while the server loads or refuses for now.
+        url: the URL of that client, for the message.
+        limit_s: seconds to retry while the server does not answer, loads its data, or refuses temporarily.
 
     Raises:
         ServerUnavailable: the server was not usable within the limit; says where, why, and what to do.
-        ConfigError: the server refuses the credentials or has no such database, or its certificate is not trusted:
-            waiting mends none of it.
-        ServerUnfit: the server refuses a PING, and not only for now.
+        ConfigError: the server refuses the credentials or has no such database, or its certificate is not trusted.
+            Waiting does not help.
+        ServerUnfit: the server refuses a PING permanently.
     """
     loop = asyncio.get_running_loop()
-    began = loop.time()
-    deadline, say_at = began + limit_s, began + QUIET_S
-    wait_s = 0.02
+    started = loop.time()
+    deadline, warn_at = started + limit_s, started + QUIET_S
+    backoff = Backoff(*PING_WAIT_S)
     while True:
         try:
             async with asyncio.timeout_at(deadline):
@@ -218,11 +222,12 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
         except (redis_errors.RedisError, OSError) as error:
             if refuses_only_writes(error):
                 return
-            _raise_if_for_good(error, url)
+            _raise_if_permanent(error, url)
             why = str(error) or type(error).__name__
-            is_there = answers(error)
+            is_there = has_answered(error)
         else:
             return
+        wait_s = backoff.next_s()
         if loop.time() + wait_s >= deadline:
             if is_there:
                 raise ServerUnavailable(
@@ -232,23 +237,160 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
                 f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
                 "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
             )
-        if loop.time() >= say_at:
-            say_at = deadline
+        if loop.time() >= warn_at:
+            warn_at = deadline
             log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, **({} if is_there else HINT))
         await asyncio.sleep(wait_s)
-        wait_s = min(wait_s * 2, 1.0)
 
 
-def _raise_if_for_good(error: Exception, url: str) -> None:
-    """Raise what a PING met with if it is of no use to wait."""
-    if said := refusal(error, safe_url(url), has_password=bool(urlsplit(url).password)):
-        raise ConfigError(said) from error
-    if not isinstance(error, (*UNREACHED, OSError)) and not is_for_now(error):
+def is_temporary(error: BaseException) -> bool:
+    """Return True if the server refuses the command only temporarily, so a retry may succeed."""
+    return isinstance(error, TEMPORARY_CLASSES) or (
+        isinstance(error, redis_errors.ResponseError) and server_text(error).startswith(TEMPORARY)
+    )
+
+
+def refuses_only_writes(error: BaseException) -> bool:
+    """Return True if a server answers PING with an error only because it refuses writes: its disk is full or fails."""
+    return isinstance(error, redis_errors.ResponseError) and server_text(error).startswith("MISCONF")
+
+
+def has_answered(error: BaseException) -> bool:
+    """Return True if a server answered, and refuses temporarily; another error may wrap the answer."""
+    current: BaseException | None = error
+    while current is not None:
+        if is_temporary(current):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
+def permanent_failure(error: BaseException, place: str, *, has_password: bool) -> str:
+    """Return a sentence with the next step if retrying cannot help; otherwise ''.
+
+    Args:
+        error: raised by the first PING.
+        place: the URL, safe to show.
+        has_password: True if the URL has a password.
+    """
+    if _caused_by(error, (redis_errors.AuthenticationError, redis_errors.AuthorizationError)):
+        if not has_password:
+            return f"Redis at {place} asks for a password: redis://:PASSWORD@host, or redis://USER:PASSWORD@host"
+        return f"Redis at {place} refuses the user or password: {error}"
+    if _caused_by(error, (ssl.SSLCertVerificationError,)):
+        return (
+            f"Redis at {place} has a certificate that is not trusted: {error}. "
+            "Name its authority: rediss://…?ssl_ca_certs=/path/to/ca.pem"
+        )
+    if "DB index" in str(error):
+        return f"Redis at {place} has no database of this number: {error}; name another, such as 0"
+    return ""
+
+
+@contextlib.contextmanager
+def reading(place: str = "") -> Iterator[None]:
+    """Translate the errors of the reads in a ``with`` block; ``place`` is the server's URL, safe to show.
+
+    Raises:
+        ServerUnavailable: Redis does not answer, is loading its data, or refuses temporarily.
+        ServerFull: Redis is out of memory.
+        ServerUnfit: Redis refuses the command permanently, for example because the user has no permission.
+    """
+    try:
+        yield
+    except CoordError:
+        raise
+    except (redis_errors.RedisError, OSError) as error:
+        raise read_failure(error, place) from error
+
+
+def read_failure(error: Exception, place: str = "") -> CoordError:
+    """Return coord's error for a failed read; ``place`` is the server's URL, safe to show."""
+    server = f"Redis at {place}" if place else "Redis"
+    why = _reason(error)
+    if isinstance(error, redis_errors.BusyLoadingError):
+        return ServerUnavailable(f"{server} is loading its data: {why}; try again in a moment")
+    if _is_lost(error):
+        return ServerUnavailable(f"{server} does not answer: {why}; try again when it is back")
+    if isinstance(error, redis_errors.OutOfMemoryError):
+        return ServerFull(f"{server} is full: {why}; try again later")
+    if isinstance(error, DEMOTED) or is_temporary(error):
+        return ServerUnavailable(f"{server} does not serve this for now: {why}; try again later")
+    if isinstance(error, redis_errors.NoPermissionError):
+        return ServerUnfit(f"{server} refuses this user: {why}; grant the permission in its ACL")
+    return ServerUnfit(f"{server} answered: {why}; `coord fsck` checks its data")
+
+
+def write_failure(error: Exception) -> Exception:
+    """Return coord's error for a failed append, or the error itself if Redis refuses it permanently."""
+    translated: CoordError
+    if isinstance(error, redis_errors.BusyLoadingError):
+        translated = ServerUnavailable(f"Redis is loading its data: {_reason(error)}. {REPEAT}")
+    elif _is_lost(error):
+        translated = ServerUnavailable(f"Redis did not answer, so the entry may exist or not: {error}. {REPEAT}")
+    elif isinstance(error, DEMOTED):
+        translated = ServerUnavailable(
+            f"the server takes no writes of this namespace, so none or some of it may be written: {error}. "
+            f"{REPEAT}; a fail-over is over when the address in COORD_REDIS_URL leads to the new primary"
+        )
+    elif isinstance(error, redis_errors.OutOfMemoryError):
+        translated = ServerFull(
+            f"Redis is full: {error} Try again later, with the same task_id or message_id: "
+            "of several, some may have been accepted"
+        )
+    elif is_temporary(error):
+        translated = ServerUnavailable(f"Redis takes no writes for now: {_reason(error)}. {REPEAT}")
+    else:
+        return error
+    translated.__cause__ = error
+    return translated
+
+
+def server_text(error: BaseException) -> str:
+    """Return the text of a server's error answer, without the words that redis-py adds to it in a pipeline."""
+    return str(error).rpartition(" of pipeline caused error: ")[2].strip("(),'\"")
+
+
+def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Redis:
+    check_url(url)
+    tcp = not url.startswith("unix://")
+    answer_s = settings.answer_timeout_s + settings.read_block_ms / 1000
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        # A call that waits for a socket waits longer than a call on a half-open connection and its reconnect.
+        timeout=answer_s + settings.connect_timeout_s,
+        protocol=3,
+        parser_class=TimestampingParser,
+        decode_responses=False,
+        retry=retry,
+        retry_on_timeout=False,
+        socket_timeout=answer_s,
+        socket_connect_timeout=settings.connect_timeout_s,
+        # A PING before a command after an idle time costs a round trip and proves nothing about the next moment.
+        health_check_interval=0,
+        client_name=name,
+        # redis-py would send its name with two commands per connection, which a strict ACL refuses.
+        driver_info=None,
+        # Redis Enterprise's notices of moving nodes, on by default under RESP3, cost a command per connection and
+        # disable the pool's check that an idle socket is open and holds no stray answer.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **({"socket_keepalive": True, "socket_keepalive_options": keepalive_options(answer_s)} if tcp else {}),
+    )
+    pool.connection_class = CONNECTION_CLASSES[pool.connection_class]
+    return Redis.from_pool(pool)
+
+
+def _raise_if_permanent(error: Exception, url: str) -> None:
+    """Raise coord's error for a failed PING if waiting does not help."""
+    if failure := permanent_failure(error, safe_url(url), has_password=bool(urlsplit(url).password)):
+        raise ConfigError(failure) from error
+    if not isinstance(error, (*UNREACHED, OSError)) and not is_temporary(error):
         raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
 
 
 async def _ping_once(redis: Redis) -> None:
-    """PING over a connection of its own: a caller's client would repeat it, and keep the reason of the failure."""
+    """Send PING over a separate connection: a caller's client would repeat it and hide the reason of the failure."""
     connection = redis.connection_pool.make_connection()
     connection.retry = Retry(NoBackoff(), 0)
     try:
@@ -257,3 +399,21 @@ async def _ping_once(redis: Redis) -> None:
         await connection.read_response()
     finally:
         await connection.disconnect(nowait=True)
+
+
+def _caused_by(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Return True if the error is or wraps one of these. Over a unix socket redis-py wraps even a refused password."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, kinds):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
+def _is_lost(error: Exception) -> bool:
+    return isinstance(error, (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError))
+
+
+def _reason(error: Exception) -> str:
+    return (server_text(error) or type(error).__name__).rstrip(".")

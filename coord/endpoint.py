@@ -1,8 +1,8 @@
-"""The endpoint file: where a running ``coord up`` says where its Redis is. Who reads it gets a live one or nothing.
+"""The endpoint file: a running ``coord up`` publishes the address of its Redis there. Stale files are ignored.
 
-The file is JSON, readable by its owner only: ``{"url", "data_dir", "namespace", "pid", "started"}``. ``pid`` is the
-process that wrote it (``coord up`` itself), ``started`` that process's start in seconds since 1970, so that a pid
-which the system has given to another process is not taken for it.
+The file is JSON, readable only by its owner: ``{"url", "data_dir", "namespace", "pid", "started"}``. ``pid`` is the
+process that wrote it (``coord up`` itself). ``started`` is the start of that process in seconds since 1970, so that
+another process which got the same pid later is not mistaken for it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import psutil
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint file says."""
+    """The content of an endpoint file."""
 
-    #: redis://, rediss:// or unix://, as ``connection.connect`` takes it.
+    #: redis://, rediss:// or unix:// URL, for ``connection.connect``.
     url: str
-    #: The embedded server's data folder; None when ``coord up`` was given a Redis.
+    #: Data folder of the embedded server; None if ``coord up`` uses another Redis.
     data_dir: str | None
     namespace: str
     pid: int
@@ -31,7 +31,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_endpoint(path: Path, url: str, data_dir: Path | None, namespace: str) -> Endpoint:
-    """Write the file in one step (a reader sees the old one or the new one), mode 0600, in this process's name."""
+    """Write the endpoint file of this process atomically, with mode 0600."""
     endpoint = Endpoint(
         url=url,
         data_dir=None if data_dir is None else str(data_dir),
@@ -45,12 +45,12 @@ def write_endpoint(path: Path, url: str, data_dir: Path | None, namespace: str) 
 
 
 def read_endpoint(path: Path | None) -> Endpoint | None:
-    """The endpoint, or None: no file, not ours to trust, unreadable, its writer is gone, or its socket is."""
+    """Return the endpoint; None if there is no trustworthy file, or its writer or its socket no longer exists."""
     if path is None:
         return None
     try:
         with path.open("rb") as file:
-            # Whoever can write this file decides where our payloads go. (Windows knows no owner ids.)
+            # A user who can write this file decides where payloads go. (Windows has no owner ids.)
             if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid not in {os.getuid(), 0}:
                 return None
             endpoint = msgspec.json.decode(file.read(), type=Endpoint)
@@ -60,7 +60,7 @@ def read_endpoint(path: Path | None) -> Endpoint | None:
 
 
 def remove_endpoint(path: Path | None) -> bool:
-    """Remove the file if this process wrote it; says whether it did. Another's stays."""
+    """Remove the file if this process wrote it; return True if it was removed."""
     endpoint = read_endpoint(path)
     if path is None or endpoint is None or endpoint.pid != os.getpid():
         return False
@@ -69,7 +69,7 @@ def remove_endpoint(path: Path | None) -> bool:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file in one step, with mode 0600."""
+    """Replace a file atomically, with mode 0600."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -81,7 +81,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def process_started(pid: int) -> float | None:
-    """Start of a process in seconds since 1970; None when there is none, or only a zombie of it."""
+    """Return the start of a process in seconds since 1970; None if it does not exist or is a zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -93,7 +93,7 @@ def process_started(pid: int) -> float | None:
 
 def _writer_lives(endpoint: Endpoint) -> bool:
     started = process_started(endpoint.pid)
-    # Start times are rounded to a clock tick, and shift a little when the wall clock is set.
+    # Start times are rounded to a clock tick, and shift slightly when the wall clock is changed.
     return started is not None and abs(started - endpoint.started) < 2
 
 

@@ -1,7 +1,27 @@
-"""Every error that coord raises or answers with: one class per error, its ``code`` is what travels on the wire.
+"""Every error that coord raises or sends in an answer.
 
-A message names the field or the thing that is wrong and, where there is one, the next step. ``from_code`` turns the
-code of an answer back into the class, so that a caller in Python catches the same error wherever it was found.
+    CoordError
+    ├── Invalid             the request does not fit; a retry fails again
+    │   ├── ConfigError, FactInvalid, FactTooLarge, IdInvalid, CursorInvalid, EntryBuried
+    ├── NotFound            no such record, or no record any more
+    │   ├── TaskNotFound, AgentNotFound, UnknownAgent, MessageNotFound, EntryNotFound
+    ├── Conflict            the request contradicts the present state
+    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
+    │   └── DataFolderInUse
+    ├── Unavailable         the server or the cell cannot take the request now
+    │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
+    ├── Timeout             the wait is over and nothing is decided; also a builtin TimeoutError
+    │   └── ResultTimeout
+    ├── TaskEnded           the task ended without a result that can be read
+    │   ├── TaskFailed, TaskCancelled, TaskExpired, ResultDropped
+    └── Undelivered         the message did not reach an inbox
+        └── MessageUndeliverable, MessageExpired
+
+Each class has three attributes: ``code`` (sent in answers; stable), ``http_status`` (of the gateway) and ``exit_code``
+(of the command line; ``coord.cli.exit_codes.ExitCode`` explains the numbers). A subclass inherits what it does not set.
+
+A message names the field or the record that is wrong and, where there is one, the next step. ``from_code`` turns the
+code of an answer back into its class, so that a Python caller catches the same class wherever the error was found.
 """
 
 from __future__ import annotations
@@ -10,191 +30,272 @@ from typing import ClassVar
 
 
 class CoordError(Exception):
-    """Something coord refuses or could not do."""
+    """Base class of all errors of coord."""
 
     code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 422
+    exit_code: ClassVar[int] = 2
 
 
-class ConfigError(CoordError):
-    """A setting is unknown or its value does not fit."""
+# Groups. They have no code of their own, because only their subclasses are raised.
+
+
+class Invalid(CoordError):
+    """The request does not fit, so a retry fails again."""
+
+
+class NotFound(CoordError):
+    """The record does not exist, or not any more."""
+
+    http_status = 404
+    exit_code = 1
+
+
+class Conflict(CoordError):
+    """The request contradicts the present state."""
+
+    http_status = 409
+    exit_code = 1
+
+
+class Unavailable(CoordError):
+    """The server or the cell cannot take the request now."""
+
+    http_status = 503
+
+
+class Timeout(CoordError, TimeoutError):
+    """The wait is over and nothing is decided: the task, message or request continues."""
+
+    http_status = 504
+    exit_code = 3
+
+
+class TaskEnded(CoordError):
+    """The task ended without a result that can be read."""
+
+    exit_code = 1
+
+
+class Undelivered(CoordError):
+    """The message did not reach an inbox."""
+
+    exit_code = 1
+
+
+# Invalid.
+
+
+class ConfigError(Invalid):
+    """A setting is unknown or its value does not fit; or the SDK is used in a wrong way."""
 
     code = "config_invalid"
+    http_status = 503  # the configuration is the gateway's, not the caller's
 
 
-class FactInvalid(CoordError):
+class FactInvalid(Invalid):
     """An entry does not fit its type; the message names the field."""
 
     code = "fact_invalid"
 
 
-class FactTooLarge(CoordError):
+class FactTooLarge(Invalid):
     """An entry, a payload or a result is over its limit."""
 
     code = "fact_too_large"
+    http_status = 413
 
 
-class IdInvalid(CoordError):
+class IdInvalid(Invalid):
     """An id is not 1 to 128 characters of A-Z a-z 0-9 . _ @ -, or is a reserved word."""
 
     code = "id_invalid"
 
 
-class IdConflict(CoordError):
-    """The id was used before with other content."""
-
-    code = "id_conflict"
-
-
-class CursorInvalid(CoordError):
-    """A cursor was not given by the list that it is used for."""
+class CursorInvalid(Invalid):
+    """A cursor does not come from the list that it is used for."""
 
     code = "cursor_invalid"
 
 
-class TaskNotFound(CoordError):
+class EntryBuried(Invalid):
+    """The entry failed three times by itself and was moved to dead:in."""
+
+    code = "entry_buried"
+
+
+# NotFound.
+
+
+class TaskNotFound(NotFound):
     """No task has this id."""
 
     code = "task_not_found"
 
 
-class TaskRefused(CoordError):
-    """The backlog is full; submit again later."""
-
-    code = "backlog_full"
-
-
-class TaskAlreadyFinished(CoordError):
-    """The task has an outcome already, so the request changes nothing."""
-
-    code = "task_finished"
-
-
-class TaskNotDead(CoordError):
-    """The task is no dead letter: only a failed one can be replayed or purged."""
-
-    code = "task_not_dead"
-
-
-class TaskFailed(CoordError):
-    """The task used up its attempts, or failed in a way that no retry mends."""
-
-    code = "task_failed"
-
-
-class TaskCancelled(CoordError):
-    """The task was cancelled before it had a result."""
-
-    code = "task_cancelled"
-
-
-class TaskExpired(CoordError):
-    """The task's deadline passed before it had a result."""
-
-    code = "task_expired"
-
-
-class ResultDropped(CoordError):
-    """The task completed, but its result was dropped to free memory on the server."""
-
-    code = "result_dropped"
-
-
-class AgentNotFound(CoordError):
+class AgentNotFound(NotFound):
     """No agent has this id."""
 
     code = "agent_not_found"
 
 
-class UnknownAgent(CoordError):
-    """A beat came from an agent that is not registered; it has to register again."""
+class UnknownAgent(NotFound):
+    """A heartbeat came from an agent that is not registered; the agent must register again."""
 
     code = "unknown_agent"
+    exit_code = 2
 
 
-class AgentSuperseded(CoordError):
-    """A newer process took this agent id; this one must stop."""
-
-    code = "superseded"
-
-
-class MessageUndeliverable(CoordError):
-    """The message has no receiver, or its receiver has no room."""
-
-    code = "message_undeliverable"
-
-
-class MessageExpired(CoordError):
-    """The message's time to live passed before it was delivered."""
-
-    code = "message_expired"
-
-
-class MessageNotFound(CoordError):
-    """No message has this id, or its record was forgotten."""
+class MessageNotFound(NotFound):
+    """No message has this id, or its record was removed."""
 
     code = "message_not_found"
 
 
-class MessageNotDead(CoordError):
-    """The message was delivered: only a dead one can be replayed or purged."""
-
-    code = "message_not_dead"
-
-
-class EntryNotFound(CoordError):
-    """No buried entry has this id."""
+class EntryNotFound(NotFound):
+    """No entry of dead:in has this id."""
 
     code = "entry_not_found"
 
 
-class EntryTruncated(CoordError):
-    """The buried entry was not kept whole, so it cannot be replayed."""
+# Conflict.
+
+
+class IdConflict(Conflict):
+    """The id was used before with other content."""
+
+    code = "id_conflict"
+
+
+class TaskAlreadyFinished(Conflict):
+    """The task has an outcome already, so the request changes nothing."""
+
+    code = "task_finished"
+
+
+class TaskNotDead(Conflict):
+    """The task is not a dead letter: only a failed task can be replayed or purged."""
+
+    code = "task_not_dead"
+    http_status = 422
+
+
+class MessageNotDead(Conflict):
+    """The message is not a dead letter: only an undelivered message can be replayed or purged."""
+
+    code = "message_not_dead"
+    http_status = 422
+
+
+class EntryTruncated(Conflict):
+    """The entry in dead:in was not kept whole, so it cannot be replayed."""
 
     code = "entry_truncated"
+    http_status = 422
 
 
-class EntryBuried(CoordError):
-    """The entry failed three times by itself and lies in dead:in."""
+class AgentSuperseded(Conflict):
+    """A newer process took this agent id; this process must stop."""
 
-    code = "entry_buried"
-
-
-class ServerUnfit(CoordError):
-    """The Redis server cannot be used as it is set up; the message says what to change."""
-
-    code = "server_unfit"
+    code = "superseded"
+    exit_code = 2
 
 
-class ServerUnavailable(CoordError):
+class DataFolderInUse(Conflict):
+    """Another server has the data folder open."""
+
+    code = "data_folder_in_use"
+    http_status = 422
+    exit_code = 2
+
+
+# Unavailable.
+
+
+class ServerUnavailable(Unavailable):
     """No Redis server answered."""
 
     code = "server_unavailable"
 
 
-class ServerFull(CoordError):
-    """The Redis server is out of memory and takes nothing new; try again later."""
+class ServerFull(Unavailable):
+    """The Redis server is out of memory and accepts nothing new; try again later."""
 
     code = "server_full"
 
 
-class DataFolderInUse(CoordError):
-    """Another server has the data folder open."""
+class ServerUnfit(Unavailable):
+    """The Redis server cannot be used as it is set up; the message says what to change."""
 
-    code = "data_folder_in_use"
+    code = "server_unfit"
 
 
-class ResultTimeout(CoordError, TimeoutError):
-    """The task had no outcome within the time the caller wanted to wait."""
+class TaskRefused(Unavailable):
+    """The backlog is full; submit the task again later."""
+
+    code = "backlog_full"
+    exit_code = 1
+
+
+# Timeout.
+
+
+class ResultTimeout(Timeout):
+    """There was no outcome or answer within the timeout of the caller."""
 
     code = "result_timeout"
 
 
-#: code -> class, for every error above.
+# TaskEnded.
+
+
+class TaskFailed(TaskEnded):
+    """The task used up its attempts, or failed in a way that no retry can fix."""
+
+    code = "task_failed"
+
+
+class TaskCancelled(TaskEnded):
+    """The task was cancelled before it had a result."""
+
+    code = "task_cancelled"
+
+
+class TaskExpired(TaskEnded):
+    """The deadline of the task passed before it had a result."""
+
+    code = "task_expired"
+
+
+class ResultDropped(TaskEnded):
+    """The task completed, but its result was dropped to free memory on the server."""
+
+    code = "result_dropped"
+
+
+# Undelivered.
+
+
+class MessageUndeliverable(Undelivered):
+    """The message has no receiver, or the inbox of its receiver is full."""
+
+    code = "message_undeliverable"
+
+
+class MessageExpired(Undelivered):
+    """The time to live of the message passed before it was delivered."""
+
+    code = "message_expired"
+
+
+#: code -> class, for every class above that has a code of its own.
 BY_CODE: dict[str, type[CoordError]] = {
-    cls.code: cls for cls in list(globals().values()) if isinstance(cls, type) and issubclass(cls, CoordError)
+    cls.code: cls
+    for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, CoordError) and "code" in vars(cls)
 }
 
 
 def from_code(code: str, message: str) -> CoordError:
-    """Build the error that an answer's ``code`` stands for; an unknown code becomes a plain ``CoordError``."""
+    """Return the error that an answer's ``code`` names; an unknown code becomes a plain ``CoordError``."""
     return BY_CODE.get(code, CoordError)(message or code)

@@ -13,25 +13,25 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from coord.interrupts import end_on_interrupt
-from coord.standard_streams import open_missing, tell
+from coord.standard_streams import open_missing, write_error
 
 #: Files that show that a package called ``workers`` is the one of coord.
 MARKS = ("__main__.py", "loop.py", "lua/admit.lua")
 
 
 class NotOurs(ImportError):
-    """Another package has the name, and the one of coord is not to be found."""
+    """Another package has the name, and that of coord was not found."""
 
 
 def main() -> None:
-    """Run the package that the first argument names, in this process."""
+    """Run the package in the first argument, in this process."""
     open_missing()
     end_on_interrupt()
     package = sys.argv.pop(1)
     try:
         load(package)
     except NotOurs as error:
-        tell(f"coord: {error}")
+        write_error(f"coord: {error}")
         sys.exit(2)
     runpy.run_module(package, run_name="__main__", alter_sys=True)
 

@@ -1,6 +1,6 @@
-"""Logs of one process: dotted event names, data in keywords, on standard error; JSON lines unless a person reads.
+"""The log of a process, on standard error: dotted event names, data in keywords; JSON lines or readable text.
 
-Standard output stays free for what a command was asked for.
+Standard output stays free for the results of commands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def configure(settings: Settings, *, service: str) -> None:
 
     Args:
         settings: ``log_level`` and ``log_format``; ``auto`` means console on a terminal, JSON elsewhere.
-        service: who is speaking, on every line: ``distributor``, ``agent summarizer-1``, …
+        service: the name of the process, for every line: ``distributor``, ``agent summarizer-1``, …
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [
@@ -34,7 +34,7 @@ def configure(settings: Settings, *, service: str) -> None:
     ]
     render: list[Processor]
     if settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty()):
-        # Not rich's: it shows what every variable holds, payloads and secrets too, in a page for each failure.
+        # Not the traceback of rich: it shows the values of all variables, including payloads and secrets.
         trace = structlog.dev.plain_traceback
         render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=trace)]
     else:
@@ -42,8 +42,8 @@ def configure(settings: Settings, *, service: str) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lenient(sys.stderr))),
-        cache_logger_on_first_use=False,  # a logger made at import time must follow a later configure
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _TolerantStream(sys.stderr))),
+        cache_logger_on_first_use=False,  # a logger that was created at import time must follow a later ``configure``
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -54,20 +54,20 @@ def configure(settings: Settings, *, service: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries speak up only when something is wrong: their chatter at info is not our event stream.
+    # Libraries log only warnings and errors: their messages at level info are not coord's events.
     root.setLevel(max(level, logging.WARNING))
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:
-    """A logger; ``fields`` go on each of its lines. Use: ``log.info("task.assigned", task_id=…)``."""
-    return cast("FilteringBoundLogger", _Guest(fields))
+    """Return a logger that adds ``fields`` to each line. Use: ``log.info("task.assigned", task_id=…)``."""
+    return cast("FilteringBoundLogger", _DeferredLogger(fields))
 
 
-class _Guest:
-    """Speaks as the process has configured structlog.
+class _DeferredLogger:
+    """A logger that uses the current configuration of structlog for each line.
 
-    A program that has not (it uses a client, it serves agents by itself) is told warnings alone, on standard error:
-    what it prints is its own.
+    In a program that does not configure structlog (it uses a client, or runs agents itself), it logs only warnings and
+    errors, on standard error.
     """
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -76,21 +76,21 @@ class _Guest:
     def __getattr__(self, name: str) -> Any:
         if structlog.is_configured():
             return getattr(structlog.get_logger(**self._fields), name)
-        return getattr(_quiet().bind(**self._fields), name)
+        return getattr(_warnings_only().bind(**self._fields), name)
 
 
-def _quiet() -> FilteringBoundLogger:
+def _warnings_only() -> FilteringBoundLogger:
     render = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    quiet = structlog.wrap_logger(
-        structlog.PrintLogger(cast("TextIO", _Lenient(sys.stderr))),
+    logger = structlog.wrap_logger(
+        structlog.PrintLogger(cast("TextIO", _TolerantStream(sys.stderr))),
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     )
-    return cast("FilteringBoundLogger", quiet)
+    return cast("FilteringBoundLogger", logger)
 
 
-class _Lenient:
-    """A stream whose reader may be gone: a line that nobody can hear is no reason to drop work."""
+class _TolerantStream:
+    """A stream that ignores errors: if the log cannot be written, work goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -105,7 +105,7 @@ class _Lenient:
 
 
 class _Service:
-    """Puts the speaker's name on each line, in every task of the event loop (a context variable would not reach)."""
+    """Adds the name of the process to each line, in every task of the event loop. A context variable would not do."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,12 +1,13 @@
-"""Connections that write commands with hiredis, as redis-py's asyncio ones already read answers with it.
+"""Connections of redis-py that pack commands with hiredis, and read the answers of a round trip together.
 
-They also differ from redis-py's in two ways. A closed transport is a lost connection: uvloop raises ``RuntimeError``
-from a write to one, which redis-py passes on. And the timeout of an answer counts from the last byte that arrived, and
-does not fire because this process stood still (``coord.silence``).
+redis-py already reads answers with hiredis, but packs commands in Python, one argument at a time. A batch of 256
+reports has 2,560 arguments, and packing them was a third of a distributor's work. redis-py's pipeline reads each answer
+in three coroutines and under a timeout of its own, which was a quarter of a client's work. ``send_and_read`` does that
+once for all answers that have arrived.
 
-redis-py's own packing is Python, an argument at a time; a batch of 256 reports has 2,560 arguments, and packing them
-was a third of a distributor's work. Its pipeline reads each answer in three coroutines and under a timeout of its own,
-which was a quarter of a client's: ``exchange`` does that once for all answers that have come.
+The connections differ from redis-py's in two more ways. A closed transport is a lost connection: uvloop raises
+``RuntimeError`` for a write to a closed transport, which redis-py passes on. And the timeout of an answer counts from
+the last byte that arrived, and does not fire because this process was suspended (``SilenceTimer``).
 """
 
 from __future__ import annotations
@@ -23,22 +24,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from coord.silence import Silence
-
 T = TypeVar("T")
 
-#: Packs a command: a tuple of str, bytes, int or float.
+#: Packs a command, a tuple of str, bytes, int or float.
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
-def _pack(command: Iterable[Any]) -> bytes:
-    name, *args = command
-    # redis-py names some commands with a space ("SCRIPT LOAD"); the server wants them as two arguments.
-    return pack((*name.split(), *args))
-
-
-#: What uvloop says of an operation on a transport that is closed. (asyncio's own loop raises an OSError.)
+#: Text of uvloop's error for an operation on a closed transport. (asyncio's own loop raises an OSError.)
 CLOSED = "the handler is closed"
+#: Shortest time between the two checks of a ``SilenceTimer``, in seconds: enough for the loop to read its sockets.
+SECOND_CHECK_S = 0.05
 
 
 def is_closed_transport(error: BaseException) -> bool:
@@ -46,21 +41,84 @@ def is_closed_transport(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and CLOSED in str(error)
 
 
-class ListeningParser(_AsyncHiredisParser):
-    """redis-py's parser, which also notes when something arrives."""
+class SilenceTimer:
+    """Calls ``alarm`` when an answer is due and nothing has arrived for ``limit_s`` seconds.
+
+    An event loop runs its timers before it reads its sockets. So after this process was suspended for longer than a
+    timeout, the timer is due first, although the answer arrived long ago. Here a due timer only starts a second check:
+    by then the loop has read whatever had arrived.
+
+    Args:
+        limit_s: seconds.
+        received_at: returns the time of the last arrival, or since when an answer is due, on the loop's clock; None if
+            no answer is due. ``start`` is called again when one is.
+        alarm: called once, from the event loop.
+    """
+
+    __slots__ = ("_alarm", "_due_at", "_limit_s", "_loop", "_received_at", "_seen", "_timer")
+
+    def __init__(self, limit_s: float, received_at: Callable[[], float | None], alarm: Callable[[], None]) -> None:
+        self._limit_s = limit_s
+        self._received_at = received_at
+        self._alarm = alarm
+        self._loop = asyncio.get_running_loop()
+        self._seen: float | None = None
+        self._due_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start to check, unless that has started already."""
+        if self._timer is None:
+            self._check_later()
+
+    def stop(self) -> None:
+        """Stop to check; no alarm is raised after this."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_later(self) -> None:
+        self._seen = self._received_at()
+        if self._seen is None:
+            self._timer = None
+            return
+        self._due_at = self._seen + self._limit_s
+        self._timer = self._loop.call_at(self._due_at, self._check)
+
+    def _check(self) -> None:
+        if self._received_at() != self._seen:
+            self._check_later()
+            return
+        # A timer that fires late means that this process was suspended. So may the other side have been (a machine that
+        # was suspended), so it gets the same time again.
+        late_s = min(self._loop.time() - self._due_at, self._limit_s)
+        self._timer = self._loop.call_later(max(SECOND_CHECK_S, late_s), self._check_again)
+
+    def _check_again(self) -> None:
+        if self._received_at() != self._seen:
+            self._check_later()
+        else:
+            self._timer = None
+            self._alarm()
+
+
+class TimestampingParser(_AsyncHiredisParser):
+    """redis-py's parser, which also records when bytes arrive."""
 
     def __init__(self, socket_read_size: int) -> None:
         super().__init__(socket_read_size)
-        self.heard_at = 0.0  #: on the loop's clock
+        self.received_at = 0.0  #: on the loop's clock
 
     async def read_from_socket(self) -> bool:
-        """Read what has arrived."""
+        """Read the bytes that have arrived."""
         has_read: bool = await super().read_from_socket()  # type: ignore[no-untyped-call]
-        self.heard_at = asyncio.get_running_loop().time()
+        self.received_at = asyncio.get_running_loop().time()
         return has_read
 
 
-class _Packing(AbstractConnection):
+class _PackingMixin(AbstractConnection):
+    """The methods in which coord's connections differ from redis-py's."""
+
     def pack_command(self, *args: Any) -> list[bytes]:
         return [_pack(args)]
 
@@ -102,13 +160,13 @@ class _Packing(AbstractConnection):
         disconnect_on_error: bool = True,
         push_request: bool | None = False,
     ) -> Any:
-        if timeout is not None:  # nobody here asks for one of its own
+        if timeout is not None:  # coord never passes one
             return await super().read_response(
                 disable_decoding, timeout, disconnect_on_error=disconnect_on_error, push_request=push_request
             )
         parser: Any = self._parser
         try:
-            response = await self._patiently(
+            response = await self._with_timeout(
                 parser.read_response(disable_decoding=disable_decoding, push_request=push_request)
             )
         except BaseException as error:
@@ -121,8 +179,8 @@ class _Packing(AbstractConnection):
         return response
 
     def _raise_translated(self, error: BaseException) -> None:
-        """Raise what redis-py would for an error of the event loop; return if it is none of these."""
-        if isinstance(error, TimeoutError):  # ours, or the system's: ETIMEDOUT
+        """Raise redis-py's error for an error of the event loop; return for any other error."""
+        if isinstance(error, TimeoutError):  # of ``_with_timeout``, or the system's: ETIMEDOUT
             raise RedisTimeoutError(f"{self._host_error()} did not answer in time") from error
         if isinstance(error, OSError):
             raise RedisConnectionError(f"the connection to {self._host_error()} failed: {error}") from error
@@ -133,7 +191,7 @@ class _Packing(AbstractConnection):
         return RedisConnectionError(f"the connection to {self._host_error()} was closed while it was used")
 
     async def can_read(self) -> bool:
-        """Look whether a connection that was idle can be used; an error or True makes the pool open another."""
+        """Check that an idle connection can be used; an error or True makes the pool open another one."""
         writer = self._writer
         if writer is None or writer.transport.is_closing():
             await self.disconnect(nowait=True)
@@ -147,123 +205,129 @@ class _Packing(AbstractConnection):
         for part in parts:
             writer.write(part)
         if writer.transport.get_write_buffer_size():
-            await self._patiently(writer.drain(), _last_change(writer.transport.get_write_buffer_size))
+            await self._with_timeout(writer.drain(), _last_change(writer.transport.get_write_buffer_size))
         else:
             await writer.drain()
 
-    async def _patiently(self, work: Awaitable[T], heard_at: Callable[[], float] | None = None) -> T:
+    async def _with_timeout(self, work: Awaitable[T], received_at: Callable[[], float] | None = None) -> T:
         """Await ``work``; raise ``TimeoutError`` once nothing has arrived for the socket's timeout."""
         if self.socket_timeout is None:
             return await work
         loop = asyncio.get_running_loop()
-        parser, began = cast("ListeningParser", self._parser), loop.time()
+        parser, started = cast("TimestampingParser", self._parser), loop.time()
         async with asyncio.timeout(None) as limit:
-            silence = Silence(
+            timer = SilenceTimer(
                 self.socket_timeout,
-                heard_at or (lambda: max(began, parser.heard_at)),
+                received_at or (lambda: max(started, parser.received_at)),
                 lambda: limit.reschedule(loop.time()),
             )
-            silence.start()
+            timer.start()
             try:
                 return await work
             finally:
-                silence.stop()
+                timer.stop()
 
 
 def _last_change(size: Callable[[], int]) -> Callable[[], float]:
-    """Return a function that tells when ``size`` was last seen to change, on the loop's clock."""
+    """Return a function that returns when ``size`` was last seen to change, on the loop's clock."""
     loop = asyncio.get_running_loop()
     seen, changed_at = size(), loop.time()
 
-    def heard_at() -> float:
+    def last_change() -> float:
         nonlocal seen, changed_at
         if (now := size()) != seen:
             seen, changed_at = now, loop.time()
         return changed_at
 
-    return heard_at
+    return last_change
 
 
-class PackingConnection(_Packing, Connection):
-    """Over TCP."""
+class PackingConnection(_PackingMixin, Connection):
+    """Connection over TCP."""
 
 
-class PackingSSLConnection(_Packing, SSLConnection):
-    """Over TLS."""
+class PackingSSLConnection(_PackingMixin, SSLConnection):
+    """Connection over TLS."""
 
 
-class PackingUnixConnection(_Packing, UnixDomainSocketConnection):
-    """Over a unix socket."""
+class PackingUnixConnection(_PackingMixin, UnixDomainSocketConnection):
+    """Connection over a unix socket."""
 
 
-#: redis-py's connection -> the same, writing with hiredis.
-PACKING: dict[type[AbstractConnection], type[AbstractConnection]] = {
+#: redis-py's class of a connection -> coord's.
+CONNECTION_CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     Connection: PackingConnection,
     SSLConnection: PackingSSLConnection,
     UnixDomainSocketConnection: PackingUnixConnection,
 }
 
 
-async def exchange(
+async def send_and_read(
     redis: Redis, packed: Sequence[bytes], *, to_raise: bool = False, sent: asyncio.Future[None] | None = None
 ) -> list[Any]:
-    """Send packed commands in one round trip; the answer or the error of each, in order.
+    """Send packed commands in one round trip; return the answer or the error of each, in order.
 
-    They are sent again as ``redis`` does, so they may run twice.
+    They are retried as ``redis`` retries its commands, so they may run twice.
 
     Args:
-        redis: a client of hiredis connections.
-        packed: what ``pack`` made of each.
-        to_raise: the first error that any of them had is raised; sent again if it is one that ``redis`` repeats.
-        sent: done when they have been sent, which is long before their answers when the server is busy.
+        redis: a client of ``coord.connection``.
+        packed: the commands, each packed by ``pack``.
+        to_raise: raise the first error of any command; first retry, if it is an error that ``redis`` retries.
+        sent: completed when the commands have been sent. On a busy server that is long before their answers.
 
     Raises:
-        redis.exceptions.RedisError: of the round trip itself; any of the commands may have run.
+        redis.exceptions.RedisError: the round trip failed; any of the commands may have run.
     """
     pool = redis.connection_pool
     connection = cast("AbstractConnection", await pool.get_connection())
 
-    async def once() -> list[Any]:
+    async def attempt() -> list[Any]:
         await connection.send_packed_command(b"".join(packed))
         if sent is not None and not sent.done():
             sent.set_result(None)
-        answers = await _answers(connection, len(packed))
-        if to_raise and (error := next((one for one in answers if isinstance(one, ResponseError)), None)):
+        answers = await _read_answers(connection, len(packed))
+        if to_raise and (error := next((answer for answer in answers if isinstance(answer, ResponseError)), None)):
             raise error
         return answers
 
     try:
-        return await connection.retry.call_with_retry(once, lambda error: connection.disconnect(error=error))
+        return await connection.retry.call_with_retry(attempt, lambda error: connection.disconnect(error=error))
     finally:
         await pool.release(connection)
 
 
-async def _answers(connection: AbstractConnection, count: int) -> list[Any]:
+async def _read_answers(connection: AbstractConnection, count: int) -> list[Any]:
     answers: list[Any] = []
     try:
         while len(answers) < count:
-            answer = _at_hand(connection)
+            answer = _next_buffered(connection)
             if answer is NOT_ENOUGH_DATA:
-                answer = await _read(connection)
+                answer = await _read_answer(connection)
             if not isinstance(answer, hiredis.PushNotification):
                 answers.append(answer)
     except BaseException:
-        await connection.disconnect(nowait=True)  # nobody knows any more whose the answers are that are still to come
+        await connection.disconnect(nowait=True)  # the answers still to come belong to no command any more
         raise
     return answers
 
 
-def _at_hand(connection: AbstractConnection) -> Any:
-    """The next answer of those that have come, or ``NOT_ENOUGH_DATA``."""
-    # redis-py has no public way to it; the version is pinned below 9 and tests append through it.
+def _next_buffered(connection: AbstractConnection) -> Any:
+    """Return the next answer that has arrived, or ``NOT_ENOUGH_DATA``."""
+    # redis-py has no public access to it; the version is pinned below 9 and tests append through it.
     answer = cast("Any", connection)._parser._reader.gets()  # noqa: SLF001
-    if isinstance(answer, RedisConnectionError):  # the server does not serve yet, or not any more
+    if isinstance(answer, RedisConnectionError):  # the server does not serve yet, or no longer
         raise answer
     return answer
 
 
-async def _read(connection: AbstractConnection) -> Any:
+async def _read_answer(connection: AbstractConnection) -> Any:
     try:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+def _pack(command: Iterable[Any]) -> bytes:
+    name, *args = command
+    # redis-py names some commands with a space ("SCRIPT LOAD"); the server expects two arguments.
+    return pack((*name.split(), *args))

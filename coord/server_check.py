@@ -1,4 +1,4 @@
-"""Whether a server is fit for coord: its version and settings, what it loses, whether it has all of a namespace."""
+"""Check that a server suits coord: version, settings, durability, and whether it holds the whole namespace."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ BULK_WARNING_BYTES = 64 * MIB
 
 
 class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is and promises, as found at start."""
+    """The properties of a server, as found at start."""
 
     product: str  #: ``valkey`` or ``redis``
     version: str  #: of the product: 9.1.2
     cluster_enabled: bool
     maxmemory: int  #: bytes; 0 means no limit
     policy: str  #: maxmemory-policy
-    proto_max_bulk_len: int | None  #: bytes; None when CONFIG is forbidden
-    durability: str  #: a sentence: what an acknowledgement survives
-    warnings: list[str]  #: sentences for the operator; the server is usable all the same
+    proto_max_bulk_len: int | None  #: bytes; None if CONFIG is forbidden
+    durability: str  #: a sentence: which failures an acknowledged write survives
+    warnings: list[str]  #: sentences for the operator; the server is usable nevertheless
 
 
 async def check_server(redis: Redis, settings: Settings) -> ServerReport:
-    """Ask the server what it is; one that would lose or mistreat tasks is refused.
+    """Read the properties of the server; refuse a server that would lose tasks.
 
     Raises:
-        ServerUnfit: too old, evicting (unless ``allow_eviction``), a replica, or a node of a cluster that does not have
-            the namespace's slot or is giving it away; says what to change.
+        ServerUnfit: the server is too old, evicts keys (unless ``allow_eviction``), is a replica, or is a cluster node
+            that does not have the namespace's slot or is migrating it; says what to change.
     """
     info = await redis.info()
     config: dict[str, str] | None
@@ -43,7 +43,7 @@ async def check_server(redis: Redis, settings: Settings) -> ServerReport:
         config = {_text(key): _text(value) for key, value in answer.items()}
     except redis_errors.ResponseError:  # managed servers forbid or rename CONFIG
         config = None
-    report = judge(info, config, allow_eviction=settings.allow_eviction)
+    report = evaluate_server(info, config, allow_eviction=settings.allow_eviction)
     if report.cluster_enabled:
         await _check_slot(redis, settings.namespace)
     return report
@@ -58,22 +58,22 @@ async def _check_slot(redis: Redis, namespace: str) -> None:
             "has it: point COORD_REDIS_URL there, best with an address that follows a fail-over"
         ) from None
     except (redis_errors.ClusterDownError, redis_errors.NoPermissionError):
-        pass  # down for now: workers wait; or CLUSTER is forbidden here
+        pass  # the cluster is down, and workers wait for it; or CLUSTER is forbidden
 
 
 async def check_migration(redis: Redis, namespace: str) -> None:
-    """Look whether this node of a cluster is giving its slot of the namespace away, key by key.
+    """Check that this cluster node is not migrating the namespace's slot to another node, key by key.
 
     Raises:
-        ServerUnfit: it is: a script would find some of its keys here, and others gone.
-        RedisError: the node does not answer, or has no such slot (``MovedError``).
+        ServerUnfit: it is migrating the slot, so a script would find only some of its keys.
+        RedisError: the node does not answer, or does not have the slot (``MovedError``).
     """
     key = Keys(namespace).of("settings")
     try:
         await redis.exists(key)
     except redis_errors.MovedError:
         raise
-    except redis_errors.AskError as error:  # of a key that is gone already; MovedError is one of these, too
+    except redis_errors.AskError as error:  # the key was migrated already; MovedError is a subclass
         raise _migrating(namespace, error.slot_id) from None
     slot = int(await redis.execute_command("CLUSTER", "KEYSLOT", key))
     nodes: bytes = await redis.execute_command("CLUSTER", "NODES")
@@ -84,15 +84,26 @@ async def check_migration(redis: Redis, namespace: str) -> None:
 
 def _migrating(namespace: str, slot: int) -> ServerUnfit:
     return ServerUnfit(
-        f"slot {slot}, that of namespace {namespace!r}, is being migrated, so scripts find only some of its keys: "
-        f"finish the migration, or take it back (CLUSTER SETSLOT {slot} STABLE), before workers are started again"
+        f"slot {slot} of namespace {namespace!r} is being migrated, so scripts find only some of its keys: "
+        f"finish the migration, or cancel it (CLUSTER SETSLOT {slot} STABLE), before you start workers again"
     )
 
 
-def judge(info: Mapping[str, object], config: Mapping[str, str] | None, *, allow_eviction: bool) -> ServerReport:
-    """The verdict on an INFO answer and, where CONFIG is allowed, three of its values. Raises as ``check_server``."""
+def evaluate_server(
+    info: Mapping[str, object], config: Mapping[str, str] | None, *, allow_eviction: bool
+) -> ServerReport:
+    """Evaluate the answers of a server; no I/O.
+
+    Args:
+        info: the answer of INFO.
+        config: three values of CONFIG GET; None if CONFIG is forbidden.
+        allow_eviction: accept a maxmemory-policy that evicts keys.
+
+    Raises:
+        ServerUnfit: as ``check_server``.
+    """
     product = "valkey" if "valkey_version" in info or info.get("server_name") == "valkey" else "redis"
-    # Valkey calls itself Redis 7.2.4 for old clients' sake; its own version stands beside that.
+    # Valkey reports redis_version 7.2.4 for old clients; its own version is in another field.
     version = str(info.get("valkey_version") or info.get("redis_version") or "0")
     needed = (7, 2) if product == "valkey" else (7, 0)
     if _numbers(version) < needed:
@@ -108,13 +119,15 @@ def judge(info: Mapping[str, object], config: Mapping[str, str] | None, *, allow
     if policy != "noeviction":
         if not allow_eviction:
             raise ServerUnfit(
-                f"maxmemory-policy is {policy}, so a full server would drop tasks without a word; "
+                f"maxmemory-policy is {policy}, so a full server would silently drop tasks; "
                 "run CONFIG SET maxmemory-policy noeviction (and keep it in the server's configuration), "
                 "or accept the loss with COORD_ALLOW_EVICTION=true"
             )
-        warnings.append(f"maxmemory-policy is {policy}: a full server drops tasks without a word")
+        warnings.append(f"maxmemory-policy is {policy}: a full server silently drops tasks")
     if maxmemory == 0:
-        warnings.append("no maxmemory is set: a full machine ends the server instead of refusing new tasks")
+        warnings.append(
+            "no maxmemory is set: when memory runs out, the system kills the server before it can refuse new tasks"
+        )
     bulk = int(config["proto-max-bulk-len"]) if config and "proto-max-bulk-len" in config else None
     if config is None:
         warnings.append("CONFIG is forbidden here, so proto-max-bulk-len, appendfsync and save could not be checked")
@@ -140,9 +153,9 @@ def _durability(info: Mapping[str, object], config: Mapping[str, str] | None) ->
             "always": "AOF, fsync on every write: what was acknowledged is on disk",
             "everysec": "AOF, fsync every second: the last second can be lost if the machine dies",
             "no": "AOF, fsync left to the system: up to half a minute can be lost if the machine dies",
-        }.get((config or {}).get("appendfsync", ""), "AOF, fsync unknown: ask whoever runs the server")
+        }.get((config or {}).get("appendfsync", ""), "AOF, fsync unknown: ask the operator of the server")
     if config is None:
-        return "no AOF; snapshots unknown: ask whoever runs the server"
+        return "no AOF; snapshots unknown: ask the operator of the server"
     if config.get("save"):
         return f"snapshots only (save {config['save']}): everything since the last one is lost if the server dies"
     return "none: everything is lost if the server ends"

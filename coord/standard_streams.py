@@ -1,7 +1,7 @@
 """Standard input, output and error as they may be found: closed, full, or with an encoding that is not UTF-8.
 
-A descriptor from 0 to 2 that is closed is the next one that the system gives to a file or a socket: whatever is printed
-then would go there, and libuv ends a process that uses one. So ``open_missing`` comes before anything is opened.
+A descriptor from 0 to 2 that is closed is the next one that the system gives to a file or a socket: all output would
+then go there, and libuv ends a process that uses one. So ``open_missing`` comes before anything is opened.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TextIO
 
-#: What a write to a stream fails with that nobody can write to: full, over a quota or a limit, gone.
+#: Errors of a write to a stream that cannot be written: full, over a quota or a limit, gone.
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 _MODES = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
@@ -42,18 +42,18 @@ def open_missing() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def settle() -> OSError | None:
-    """Write what output and error still hold; what cannot be written is dropped, or the interpreter would complain.
+def flush() -> OSError | None:
+    """Write what standard output and error hold; discard what cannot be written, which would be an error at exit.
 
     Returns:
-        The error of standard output, or None: it was written, or its reader has enough.
+        The error of standard output; None if it was written, or its reader has closed it.
     """
     failed: OSError | None = None
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError as error:
-            drop(stream)
+            discard(stream)
             if stream is sys.stdout and not isinstance(error, BrokenPipeError):
                 failed = error
         except ValueError:  # closed by the program
@@ -61,21 +61,21 @@ def settle() -> OSError | None:
     return failed
 
 
-def drop(stream: TextIO) -> None:
-    """Let what a stream still holds, and all that follows, go nowhere."""
+def discard(stream: TextIO) -> None:
+    """Discard what a stream holds, and all later output."""
     with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
-def tell(line: str) -> None:
+def write_error(line: str) -> None:
     """Write one line to standard error, if that can be written."""
     try:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
     except OSError:
-        drop(sys.stderr)
+        discard(sys.stderr)
 
 
 def json_text(encoded: bytes, stream: TextIO) -> str:
@@ -84,11 +84,11 @@ def json_text(encoded: bytes, stream: TextIO) -> str:
     if text.isascii() or _is_utf8(stream):
         return text
     # Outside of strings, JSON is ASCII.
-    return "".join(one if one.isascii() else _escaped(one) for one in text)
+    return "".join(char if char.isascii() else _escaped(char) for char in text)
 
 
-def _escaped(one: str) -> str:
-    pairs = one.encode("utf-16-be", "surrogatepass")
+def _escaped(char: str) -> str:
+    pairs = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{pairs[at : at + 2].hex()}" for at in range(0, len(pairs), 2))
 
 

@@ -1,7 +1,7 @@
-"""Appending facts, and reading them as one consumer of a group.
+"""Append facts to streams, and read them as a consumer of a group.
 
-An entry that was read stays pending under its consumer's name until a script has acknowledged and deleted it, so
-whatever dies in between, someone reads it again.
+An entry that was read stays pending under its consumer's name until a script acknowledges and deletes it. So if any
+process crashes in between, the entry is read again.
 """
 
 from __future__ import annotations
@@ -18,82 +18,101 @@ from coord import codec
 from coord.connection import DEMOTED
 from coord.keys import Keys
 from coord.models.facts import PARTS_OF, TYPE_OF
-from coord.pipeline import exchange, pack
+from coord.pipeline import pack, send_and_read
 
-#: Beats kept at most: the only facts that may be lost, so a fleet cannot fill a server whose registry is away.
-BEATS_KEPT = 100_000
+#: Maximum number of heartbeats in their stream, so that agents cannot fill a server while no registry runs. Heartbeats
+#: are the only facts that may be lost.
+HEARTBEATS_KEPT = 100_000
+
+
+#: Bytes of a fact's JSON up to which it may share an entry: a longer one gains little, and nothing so short nests so
+#: deep that the other facts of its entry could not be read.
+MAX_BATCHED_BYTES = 1_024
+
+
+def max_facts_per_entry(limit: int, max_bytes: int) -> int:
+    """Return how many short facts may share an entry of ``max_bytes``, at most ``limit``; below 2: none may."""
+    return min(limit, max_bytes // (MAX_BATCHED_BYTES + 1) - 1)
 
 
 class Entry(Struct, frozen=True, gc=False):
-    """One entry as it was read."""
+    """An entry that was read from a stream."""
 
     stream: str  #: without the namespace
     id: str
     fields: dict[bytes, bytes]
 
 
-NONE: Mapping[str, int] = {}
+NO_LIMITS: Mapping[str, int] = {}
 #: The types of facts that list others.
-_LISTS = {TYPE_OF[fact].encode() for fact in PARTS_OF}
+_LIST_TYPES = {TYPE_OF[fact].encode() for fact in PARTS_OF}
 
 
-def count_of(entry: Entry) -> int:
-    """How many facts an entry tells, or more where one quotes the name of a field."""
-    if entry.fields.get(b"type") not in _LISTS:
+def count_facts(entry: Entry) -> int:
+    """Return the number of facts in an entry; an upper bound, if a payload contains the text ``"task_id"``."""
+    if entry.fields.get(b"type") not in _LIST_TYPES:
         return 1
     return max(1, entry.fields.get(b"data", b"").count(b'"task_id"'))
 
 
 class Append(Struct, frozen=True, gc=False):
-    """One fact and where it goes."""
+    """A fact, and the stream to which it is appended."""
 
     stream: str  #: without the namespace
     fact: Struct
-    caller: str = ""  #: where the answer goes; empty for none
-    data: bytes | None = None  #: the fact's JSON, where it was made already
+    caller: str = ""  #: where the answer goes; empty: no answer
+    data: bytes | None = None  #: the fact's JSON, if it is already encoded
 
 
-def command_of(keys: Keys, one: Append) -> tuple[Any, ...]:
-    """The command that appends a fact."""
-    command: list[Any] = ["XADD", keys.of(one.stream)]
-    if one.stream == "in:beats":
-        command += ("MAXLEN", "~", BEATS_KEPT)
+def append_command(keys: Keys, item: Append) -> tuple[Any, ...]:
+    """Return the command that appends a fact."""
+    command: list[Any] = ["XADD", keys.of(item.stream)]
+    if item.stream == "in:beats":
+        command += ("MAXLEN", "~", HEARTBEATS_KEPT)
     command.append("*")
-    for field in codec.entry_of(one.fact, caller=one.caller, data=one.data).items():
+    for field in codec.encode_entry(item.fact, caller=item.caller, data=item.data).items():
         command += field
     return tuple(command)
 
 
 async def append(redis: Redis, keys: Keys, appends: Sequence[Append]) -> list[str]:
-    """Append facts in one round trip; their entry ids, in order.
+    """Append facts in one round trip; return their entry ids, in order.
 
     Raises:
-        redis.exceptions.RedisError: the first error that any of them had; others may have been appended.
+        redis.exceptions.RedisError: the first error of any fact; others may have been appended.
     """
     pipe = redis.pipeline(transaction=False)
-    for one in appends:
-        pipe.execute_command(*command_of(keys, one))
-    return [entry.decode() for entry in await pipe.execute()]
+    for item in appends:
+        pipe.execute_command(*append_command(keys, item))
+    return [entry_id.decode() for entry_id in await pipe.execute()]
 
 
 async def append_each(redis: Redis, packed: Sequence[bytes]) -> list[str | RedisError]:
-    """Send packed commands of ``command_of`` in one round trip; the entry id or the error of each, in order.
+    """Send packed commands of ``append_command`` in one round trip; return the entry id or the error of each, in order.
 
     Raises:
-        redis.exceptions.RedisError: of the round trip itself; any of the facts may have been appended.
+        redis.exceptions.RedisError: the round trip failed; any of the facts may have been appended.
     """
-    told = await exchange(redis, packed)
-    turned_away = [place for place, one in enumerate(told) if isinstance(one, DEMOTED)]
-    if turned_away:
-        # Not the primary any more: repeated as if the connection had been lost, until the address leads to the new one.
-        again = await exchange(redis, [packed[place] for place in turned_away], to_raise=True)
-        for place, entry in zip(turned_away, again, strict=True):
-            told[place] = entry
-    return [one.decode() if isinstance(one, bytes) else one for one in told]
+    answers = await send_and_read(redis, packed)
+    refused = [index for index, answer in enumerate(answers) if isinstance(answer, DEMOTED)]
+    if refused:
+        # The server is no longer the primary: retry as after a lost connection, until the address leads to the new one.
+        retried = await send_and_read(redis, [packed[index] for index in refused], to_raise=True)
+        for index, answer in zip(refused, retried, strict=True):
+            answers[index] = answer
+    return [answer.decode() if isinstance(answer, bytes) else answer for answer in answers]
 
 
 class Consumer:
-    """One consumer of the group ``kind`` on ``streams``."""
+    """A consumer of the group ``kind`` on several streams.
+
+    Args:
+        redis: a client of ``connect_worker``.
+        keys: of the cell.
+        kind: the kind of worker, which is the name of the group.
+        name: of the consumer.
+        streams: names without the namespace, in the order in which their entries are returned.
+    """
 
     def __init__(self, redis: Redis, keys: Keys, kind: str, name: str, streams: Iterable[str]) -> None:
         self.redis = redis
@@ -103,7 +122,7 @@ class Consumer:
         self.streams = {keys.of(stream): stream for stream in streams}
 
     async def make_groups(self) -> None:
-        """Make the group on every stream, from the beginning (never ``$``: what waits there already is work)."""
+        """Create the group on every stream, from the beginning: entries that wait there already are work."""
         for key in self.streams:
             if await self._has_group(key):
                 continue
@@ -114,7 +133,7 @@ class Consumer:
                     raise
 
     async def _has_group(self, key: str) -> bool:
-        """Whether the group is there: a server out of memory refuses to make even one that exists."""
+        """Return True if the group exists. A server without memory refuses to create even an existing group."""
         try:
             groups = await self.redis.xinfo_groups(key)
         except ResponseError:  # no such key
@@ -126,28 +145,28 @@ class Consumer:
         count: int,
         block_ms: int | None,
         sent: asyncio.Future[None] | None = None,
-        fewer: Mapping[str, int] = NONE,
+        fewer: Mapping[str, int] = NO_LIMITS,
     ) -> list[Entry]:
-        """New entries in the streams' order; waits ``block_ms`` at most.
+        """Read new entries, in the order of the streams.
 
         Args:
-            count: entries of each stream at most.
-            block_ms: None: what is there.
-            sent: done when the server has been asked.
-            fewer: stream -> entries of it at most, where that is less and there is something to read.
+            count: maximum number of entries of each stream.
+            block_ms: time to wait for entries, in ms; None: do not wait.
+            sent: completed when the request has been sent.
+            fewer: stream -> a lower maximum for it. It does not apply to a read that waits.
         """
-        of_count: dict[int, list[str]] = {}
+        by_count: dict[int, list[str]] = {}
         for key, stream in self.streams.items():
-            of_count.setdefault(min(count, fewer.get(stream, count)), []).append(key)
-        if len(of_count) > 1:
-            commands = [self._reading(keys, most, None) for most, keys in of_count.items()]
-            answers = await exchange(self.redis, commands, to_raise=True, sent=sent)
+            by_count.setdefault(min(count, fewer.get(stream, count)), []).append(key)
+        if len(by_count) > 1:
+            commands = [self._read_command(keys, limit, None) for limit, keys in by_count.items()]
+            answers = await send_and_read(self.redis, commands, to_raise=True, sent=sent)
             if entries := self._entries(answers):
                 return entries
-        command = self._reading(list(self.streams), count, block_ms)
-        return self._entries(await exchange(self.redis, [command], to_raise=True, sent=sent))
+        command = self._read_command(list(self.streams), count, block_ms)
+        return self._entries(await send_and_read(self.redis, [command], to_raise=True, sent=sent))
 
-    def _reading(self, keys: Sequence[str], count: int, block_ms: int | None) -> bytes:
+    def _read_command(self, keys: Sequence[str], count: int, block_ms: int | None) -> bytes:
         blocks = () if block_ms is None else ("BLOCK", block_ms)
         new = [">"] * len(keys)
         return pack(("XREADGROUP", "GROUP", self.kind, self.name, "COUNT", count, *blocks, "STREAMS", *keys, *new))
@@ -160,16 +179,16 @@ class Consumer:
             for entry_id, pairs in found.get(key.encode(), ())
         ]
 
-    async def own_pending(self, count: int) -> list[Entry]:
-        """What was delivered to this consumer and is not acknowledged; leaves the delivery counts alone."""
+    async def read_pending(self, count: int) -> list[Entry]:
+        """Return the entries that are pending for this consumer; the delivery counts do not change."""
         found: list[Entry] = []
         for key, stream in self.streams.items():
             pending = await self.redis.xpending_range(key, self.kind, "-", "+", count, consumername=self.name)
-            found += await self._fetch(key, stream, [cast("bytes", one["message_id"]) for one in pending])
+            found += await self._fetch(key, stream, [cast("bytes", item["message_id"]) for item in pending])
         return found
 
     async def claim_idle(self, idle_ms: int, count: int) -> list[Entry]:
-        """Take over what a consumer has left unacknowledged for ``idle_ms``; leaves the delivery counts alone."""
+        """Take over entries that have been pending with another consumer for ``idle_ms``; delivery counts stay."""
         found: list[Entry] = []
         for key, stream in self.streams.items():
             ids = await self.redis.xautoclaim(key, self.kind, self.name, idle_ms, "0-0", count=count, justid=True)
@@ -177,13 +196,15 @@ class Consumer:
         return found
 
     async def count_try(self, entry: Entry, tries: int | None = None) -> int:
-        """Count a try of this entry by itself; how many there have been, this one included.
+        """Count an attempt to handle this entry on its own; return the number of attempts, including this one.
 
-        ``tries`` is given by whoever knows better than the server, because a try that was cut off does not count.
+        Args:
+            entry: the entry.
+            tries: the number, if the caller knows better than the server: an interrupted attempt does not count.
         """
         key = self.keys.of(entry.stream)
         if tries is not None:
-            # The first delivery counted one, and was no try by itself.
+            # The first delivery counted as one, and was not an attempt on its own.
             await self.redis.xclaim(key, self.kind, self.name, 0, [entry.id], retrycount=tries + 1, justid=True)
             return tries
         await self.redis.xclaim(key, self.kind, self.name, 0, [entry.id])
@@ -204,13 +225,13 @@ class Consumer:
             else:
                 gone.append(entry_id)
         if gone:
-            # Trimmed, or handled by the consumer it was taken from: nothing is left to do.
+            # Trimmed, or handled by its previous consumer: nothing is left to do.
             await self.redis.xack(key, self.kind, *gone)
         return found
 
 
 def _fields_of(pairs: Sequence[bytes]) -> dict[bytes, bytes]:
-    if len(pairs) == 4:  # a type and its data: most entries, at a third of the cost
+    if len(pairs) == 4:  # type and data only: most entries, at a third of the cost
         name, value, other, second = pairs
         return {name: value, other: second}
     parts = iter(pairs)

@@ -1,4 +1,4 @@
-"""Writing to a terminal or a pipe, safely: control characters are shown, and a reader may stop reading."""
+"""Safe output to a terminal or a pipe: control characters are escaped, and the reader may close the pipe."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TextIO
 
 
 def plain(text: str) -> str:
-    """``text`` with every control character spelt out, the ends of lines too."""
+    """Return ``text`` with every control character escaped, including line breaks."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def has_enough(stream: TextIO) -> SystemExit:
-    """Return the quiet exit to raise when the reader of the output has closed it, as ``head`` does."""
-    # Without this, the interpreter complains when it flushes at its end.
+def quiet_exit(stream: TextIO) -> SystemExit:
+    """Return the exception to raise after the reader has closed the output, as ``head`` does."""
+    # Without this, the interpreter reports an error when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return SystemExit(0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 from workers import __main__ as workers_main
 from workers import presence
@@ -45,11 +47,8 @@ def _parse_coord(arguments: Sequence[str]) -> list[str]:
         # typer 0.21 imports names from click that click 8.5 calls deprecated; it keeps a group's own words in one.
         warnings.simplefilter("ignore", DeprecationWarning)
         import click
-        import typer
 
-        from coord.cli.app import app
-
-        command = typer.main.get_command(app)
+        command: Any = _coord_command()
         context = None
         names: list[str] = []
         rest = list(arguments)
@@ -67,6 +66,16 @@ def _parse_coord(arguments: Sequence[str]) -> list[str]:
             return names
         except click.ClickException as error:
             raise AssertionError(f"coord {' '.join(arguments)}: {error.format_message()}") from None
+
+
+@cache
+def _coord_command() -> Any:
+    """Return the command tree of ``coord``; building it takes a tenth of a second."""
+    import typer
+
+    from coord.cli.app import app
+
+    return typer.main.get_command(app)
 
 
 def _parse_module(module: str, arguments: Sequence[str]) -> str:

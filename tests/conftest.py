@@ -1,7 +1,7 @@
 """What all tests share: real servers for the whole run, a clean client per test, and fakeredis beside them.
 
-``redis_or_fake`` runs one test on all servers that coord must behave the same on. A server that is missing skips
-locally and fails in CI.
+``redis_or_fake`` runs one test on all servers that coord must behave the same on; on fakeredis one test of each script
+does. A server that is missing skips locally and fails in CI.
 """
 
 from __future__ import annotations
@@ -131,9 +131,17 @@ async def cell(server: EmbeddedServer, settings: Settings) -> AsyncIterator[Runn
         yield running
 
 
-@pytest.fixture(params=["fakeredis", "valkey", "redis7"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of ``redis_or_fake`` on both real servers, and on fakeredis if it is marked ``on_fakeredis``."""
+    if "redis_or_fake" in metafunc.fixturenames:
+        is_marked = metafunc.definition.get_closest_marker("on_fakeredis") is not None
+        servers = ["fakeredis"] * is_marked + ["valkey", "redis7"]
+        metafunc.parametrize("redis_or_fake", servers, indirect=True)
+
+
+@pytest.fixture
 async def redis_or_fake(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
-    """The same test on fakeredis, on the embedded Valkey and on ``redis-server`` from PATH."""
+    """The same test on the embedded Valkey and on ``redis-server`` from PATH; marked ones on fakeredis as well."""
     if request.param == "fakeredis":
         imitation = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=3)
         yield imitation

@@ -53,15 +53,15 @@ class Up:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What it and its workers have written so far."""
         return self.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has written so far, each line a JSON object; the last one may still be under way."""
-        return [msgspec.json.decode(line) for line in self.said.rpartition("\n")[0].splitlines()]
+        return [msgspec.json.decode(line) for line in self.output.rpartition("\n")[0].splitlines()]
 
-    def told(self, event: str, process: str = "") -> list[dict[str, Any]]:
+    def events(self, event: str, process: str = "") -> list[dict[str, Any]]:
         """The lines with this event, of a process whose name begins so."""
         return [line for line in self.lines() if line["event"] == event and line["process"].startswith(process)]
 
@@ -88,7 +88,7 @@ class Up:
     async def ready(self) -> Endpoint:
         """Wait until every worker works."""
         found = await self.announced()
-        await wait_until(lambda: self.lives() and "ready: " in self.said, "every worker is there", START_S)
+        await wait_until(lambda: self.lives() and "ready: " in self.output, "every worker is there", START_S)
         return found
 
     async def worker(self, kind: str) -> tuple[str, psutil.Process]:
@@ -102,8 +102,8 @@ class Up:
         return int(self.process.returncode)
 
     def lives(self) -> bool:
-        """Return True, or fail with what it has said if it has ended."""
-        assert self.process.poll() is None, f"coord up has ended:\n{self.said}"
+        """Return True, or fail with its output if it has ended."""
+        assert self.process.poll() is None, f"coord up has ended:\n{self.output}"
         return True
 
 

@@ -1,4 +1,4 @@
-"""Whether the books of a cell balance, for any test, at any moment between two scripts: what ``coord fsck`` looks at.
+"""Consistency check of a cell for any test, at any moment between two scripts: the checks of ``coord fsck``.
 
 ``await assert_ledger(redis, keys)``.
 """
@@ -8,89 +8,98 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from coord.client.events import events
+from coord.client.events import follow_events
 from coord.config import Settings
-from coord.fsck import Books, Finding, read_books
-from coord.fsck.books import GRAVEYARD, HELD, WAITING, Record
-from coord.fsck.checks import alarms, claims, ends, gauges, lifetimes, structures, sums
+from coord.fsck import CellSnapshot, Finding, read_snapshot
+from coord.fsck.checks import (
+    check_alarms,
+    check_claims,
+    check_counters,
+    check_ends,
+    check_structures,
+    check_sums,
+    check_ttls,
+)
+from coord.fsck.snapshot import END_INDEX, HELD, WAITING, Record
 from coord.keys import Keys
 from coord.models.events import Event
 
 __all__ = [
-    "GRAVEYARD",
+    "END_INDEX",
     "HELD",
     "WAITING",
-    "Books",
+    "CellSnapshot",
     "Record",
     "assert_keys_end",
     "assert_ledger",
     "events_of_tasks",
-    "read_books",
+    "read_snapshot",
 ]
 
 
 async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> None:
-    """Fail unless the books balance exactly.
+    """Fail unless the cell is exactly consistent.
 
     Args:
         redis: any asyncio client that answers in bytes.
         keys: of the cell.
-        trimmed: records of ended tasks were forgotten meanwhile, so the totals may be above what is left of them.
+        trimmed: records of ended tasks were removed, so the totals may be above the number of records.
     """
-    books = await read_books(redis, keys, Settings())
-    _assert_none(books.odd)
-    _assert_counters(books, trimmed=trimmed)
-    _assert_structures(books)
-    _assert_alarms(books)
-    _assert_ends(books)
+    snapshot = await read_snapshot(redis, keys, Settings())
+    _assert_none(snapshot.unreadable)
+    _assert_counters(snapshot, trimmed=trimmed)
+    _assert_structures(snapshot)
+    _assert_alarms(snapshot)
+    _assert_ends(snapshot)
 
 
 async def assert_keys_end(redis: Any, keys: Keys) -> None:
-    """Fail if a key that should end by itself has no TTL, or one of a living thing has one."""
-    _assert_none(lifetimes(await read_books(redis, keys, Settings())))
+    """Fail if a key that should expire has no TTL, or one that should not expire has one."""
+    _assert_none(check_ttls(await read_snapshot(redis, keys, Settings())))
 
 
 async def events_of_tasks(redis: Any, keys: Keys) -> list[Event]:
     """What the logs tell of tasks, oldest first."""
-    return [one async for one in events(redis, keys, since="0-0", follow=False) if one.log in {"tasks", "progress"}]
+    events = follow_events(redis, keys, since="0-0", follow=False)
+    return [event async for event in events if event.log in {"tasks", "progress"}]
 
 
-def _assert_counters(books: Books, *, trimmed: bool) -> None:
-    _assert_none([*sums(books), *gauges(_with_sizes(books), trimmed=trimmed)])
+def _assert_counters(snapshot: CellSnapshot, *, trimmed: bool) -> None:
+    _assert_none([*check_sums(snapshot), *check_counters(_with_sizes(snapshot), trimmed=trimmed)])
 
 
-def _assert_structures(books: Books) -> None:
-    _assert_none(structures(_only_assignments(books)))
+def _assert_structures(snapshot: CellSnapshot) -> None:
+    _assert_none(check_structures(_only_assignments(snapshot)))
 
 
-def _assert_alarms(books: Books) -> None:
-    _assert_none([*alarms(books), *claims(books)])
+def _assert_alarms(snapshot: CellSnapshot) -> None:
+    _assert_none([*check_alarms(snapshot), *check_claims(snapshot)])
 
 
-def _assert_ends(books: Books) -> None:
-    _assert_none(ends(books))
+def _assert_ends(snapshot: CellSnapshot) -> None:
+    _assert_none(check_ends(snapshot))
 
 
-def _with_sizes(books: Books) -> Books:
-    """Books of whole records, as a test may have made them: with the size of each body."""
+def _with_sizes(snapshot: CellSnapshot) -> CellSnapshot:
+    """Return the snapshot with the size of each body, for a snapshot of whole records that a test made."""
     sized = {
         task: one if "body_bytes" in one else one | {"body_bytes": str(len(_raw(one.get("body", ""))))}
-        for task, one in books.records.items()
+        for task, one in snapshot.records.items()
     }
-    return books._replace(records=sized)
+    return snapshot._replace(records=sized)
 
 
-def _only_assignments(books: Books) -> Books:
-    """Books of whole inboxes: without what is no assignment."""
+def _only_assignments(snapshot: CellSnapshot) -> CellSnapshot:
+    """Return the snapshot without entries that are not assignments, for a snapshot of whole inboxes."""
     inboxes = {
         inbox: {
             entry: fields
             for entry, fields in entries.items()
             if fields.get("message_type", "task_assignment") == "task_assignment"
         }
-        for inbox, entries in books.inboxes.items()
+        for inbox, entries in snapshot.inboxes.items()
     }
-    return books._replace(inboxes=inboxes)
+    return snapshot._replace(inboxes=inboxes)
 
 
 def _raw(text: str) -> bytes:

@@ -168,7 +168,7 @@ class House:
     async def count(self, state: TaskState) -> int:
         """How many tasks are in a state; -1 while the server is away."""
         try:
-            return queries.by_state(await queries.counters(self.redis, self.keys))[state]
+            return queries.count_by_state(await queries.get_counters(self.redis, self.keys))[state]
         except (RedisError, OSError):
             return -1
 
@@ -192,7 +192,7 @@ class House:
     async def assert_in_order(self, ids: list[str], state: TaskState = TaskState.COMPLETED) -> None:
         """Every task ended once, and so; the books balance; nothing is in flight; no key stays that should end."""
         await self.settle_down()
-        records = await queries.tasks(self.redis, self.keys, ids)
+        records = await queries.get_tasks(self.redis, self.keys, ids)
         assert Counter(one.state if one else None for one in records) == {state: len(ids)}
         log = await events_of_tasks(self.redis, self.keys)
         outcomes = Counter(one.fields["task_id"] for one in log if one.type == f"task.{state}")

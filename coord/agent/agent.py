@@ -1,7 +1,8 @@
-"""An agent: what it is, what it can do, and its life from registration to the last report.
+"""An agent: what it can do, and its life from registration to the last report.
 
-It claims by deleting, never runs more than its capacity, repeats its reports until Redis has them, and comes back by
-itself after Redis was away without losing what it runs.
+An agent claims tasks by deleting their inbox entries, never runs more than its capacity, repeats its reports until
+Redis has them, and reconnects by itself after an outage of Redis without losing the tasks that it runs.
+``coord.agent.session`` shows the parts of an agent and how they work together.
 """
 
 from __future__ import annotations
@@ -10,55 +11,93 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from coord import codec, config
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
-from coord.agent.session import Session
-from coord.aio import CANCEL_S, end
-from coord.arguments import check_finite, check_place, check_text, encoded, listed, mapped, seconds
+from coord.agent.run import run
+from coord.agent.session import AgentSpec, Session
+from coord.aio import CANCEL_S, cancel_and_wait
+from coord.arguments import (
+    as_dict,
+    as_seconds,
+    as_words,
+    check_connection_options,
+    check_finite,
+    check_text,
+    encode_fields,
+)
 from coord.config import Settings
 from coord.connection import locate
 from coord.errors import ConfigError, FactInvalid
-from coord.models.agents import AgentStatus, Location
+from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
-from coord.models.ids import check_id
+from coord.models.ids import check_id, new_id
 
 F = TypeVar("F", bound=Callable[..., Any])
+Hook: TypeAlias = Callable[[], Awaitable[None]]
 
-#: What an agent may say of itself; it leaves by ``stop``.
+#: The names of ``AgentType``.
+AgentTypeName: TypeAlias = Literal[
+    "coordinator",
+    "worker",
+    "specialist",
+    "monitor",
+    "gateway",
+    "orchestrator",
+    "inference",
+    "training",
+    "processing",
+    "provider",
+    "consumer",
+    "general",
+]
+
+#: Statuses that an agent may report; it leaves with ``stop``.
 STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
-#: What handlers have to finish when the agent is told to stop.
+#: Seconds that running handlers have to finish when the agent stops.
 DRAIN_TIMEOUT_S = 30.0
 
 
 class Agent:
     """An agent and its handlers.
 
-    It registers ``capabilities`` and, besides, the task type of each of its handlers: a task that is submitted
-    without requirements asks for the capability named like its type.
+    It registers ``capabilities`` and the task type of each of its handlers: a task without requirements needs the
+    capability named like its type.
 
     Args:
-        agent_id: one process at a time has it; a newer process takes it over, and the older one stops.
-        agent_type: what it is for, see ``coord.models.agents.AgentType``.
-        capabilities: what it can do besides its task types.
-        capacity: tasks at a time; default ``settings.capacity`` (8). Handlers that are not async have as many threads.
-        heartbeat_interval: seconds; default ``settings.heartbeat_interval_s`` (5). After three missed it is lost.
-        drain_timeout: seconds that handlers have to finish when the agent stops.
-        url: where Redis is; default: see ``coord.connection.locate``.
+        agent_id: 1 to 128 characters of ``A-Z a-z 0-9 . _ @ -``. One process at a time has an id; a newer process takes
+            it over, and the older one stops.
+        agent_type: ``worker``, ``specialist``, ``inference`` and so on; see ``coord.models.agents.AgentType``.
+        capabilities: what the agent can do, in addition to the task types of its handlers; at most 256.
+        services: services that it offers; at most 256.
+        tags: at most 256.
+        labels: at most 64, values up to 256 characters.
+        endpoints: name -> address, stored in the record.
+        metadata: any JSON object, stored in the record.
+        location: ``coord.models.agents.Location``: ``lat`` and ``lon`` in degrees, ``region``, ``zone``.
+        version: version of the agent, up to 128 characters.
+        capacity: maximum number of concurrent tasks, 1 to 100,000; default: ``settings.capacity`` (8). Handlers that
+            are not async have as many threads.
+        weight: stored in the record for placement; the built-in strategies do not use it.
+        heartbeat_interval: seconds between heartbeats, 0.05 to 86,400; default: ``settings.heartbeat_interval_s`` (5).
+            After three missed ones the agent is lost and its tasks are reassigned.
+        drain_timeout: seconds that running handlers have to finish at shutdown.
+        url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
     Raises:
         IdInvalid: the id does not fit.
-        FactInvalid: something else does not; the message names it.
+        FactInvalid: another argument does not fit; the message names it.
+        ConfigError: ``url`` or ``settings`` has the wrong type.
     """
 
     def __init__(
         self,
         agent_id: str,
         *,
-        agent_type: str = "worker",
+        agent_type: AgentTypeName | AgentType = "worker",
         capabilities: Iterable[str] = (),
         services: Iterable[str] = (),
         tags: Iterable[str] = (),
@@ -74,25 +113,25 @@ class Agent:
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
-        check_place(url, settings)
+        check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else config.load_in_program()
-        self.drain_timeout = seconds(drain_timeout, "drain_timeout")
+        self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
-        self._before: list[Callable[[], Awaitable[None]]] = []
-        self._after: list[Callable[[], Awaitable[None]]] = []
+        self._start_hooks: list[Hook] = []
+        self._stop_hooks: list[Hook] = []
         self._url = url
-        self._capabilities = listed(capabilities, "capabilities")
+        self._capabilities = as_words(capabilities, "capabilities")
         self._declared: dict[str, Any] = {
             "agent_id": agent_id,
             "agent_type": agent_type,
-            "services": listed(services, "services"),
-            "endpoints": mapped(endpoints, "endpoints"),
-            "metadata": mapped(metadata, "metadata"),
-            "tags": listed(tags, "tags"),
-            "labels": mapped(labels, "labels"),
+            "services": as_words(services, "services"),
+            "endpoints": as_dict(endpoints, "endpoints"),
+            "metadata": as_dict(metadata, "metadata"),
+            "tags": as_words(tags, "tags"),
+            "labels": as_dict(labels, "labels"),
             "version": version,
             "location": location,
             "capacity": self.settings.capacity if capacity is None else capacity,
@@ -105,25 +144,43 @@ class Agent:
             check_finite(self._declared[field], field)
         self._session: Session | None = None
         self._starting: asyncio.Task[Session] | None = None
-        self._leaving: asyncio.Task[None] | None = None  # lets go of the last session, hooks and all
+        self._leaving: asyncio.Task[None] | None = None  # closes the last session and calls the hooks
         self.has_abandoned = False  #: a handler did not end when the agent stopped, and may still run
-        self.fact("")  # says now what does not fit
+        self.capacity = self._registration("").capacity or self.settings.capacity  #: maximum concurrent tasks
 
-    # What it can do.
+    def _registration(self, incarnation: str) -> AgentRegistered:
+        """Return the fact with which this agent registers.
+
+        Raises:
+            FactInvalid: an argument of the agent does not fit; the message names it.
+        """
+        capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
+        declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
+        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encode_fields(declared)}
+        fact = codec.decode_fact("in:registry", fields, self.settings.max_entry_bytes)
+        assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
+        if not fact.capacity:
+            raise FactInvalid("capacity must be at least 1")
+        return fact
+
+    # Handlers.
 
     def task(self, task_type: str) -> Callable[[F], F]:
-        """Decorates the handler of a task type: sync (it runs in a thread) or async.
+        """Register the decorated function as the handler of a task type: sync (it runs in a thread) or async.
 
-        It takes the ``Task``; or, where its first parameter is annotated with what msgspec can decode (a Struct, a
-        dict, a dataclass), the payload as that, and then, if it has a second parameter, the ``Task``. A payload that
-        does not fit fails its task for good.
+        The handler takes the ``Task``. If its first parameter is annotated with a type that msgspec can decode (a
+        Struct, a dict, a dataclass), it takes the payload as that type, and the ``Task`` as an optional second
+        parameter. A payload that does not fit fails its task without a retry.
 
-        What it returns is the result, any JSON. What it raises is a failure, tried again unless it is
-        ``NonRetryable``; ``Retryable`` says with which code, ``Release`` gives the task back.
+        The return value is the result, any JSON. An exception is a failure; the task is retried unless the exception is
+        ``NonRetryable``. ``Retryable`` sets the error code, ``Release`` gives the task back.
+
+        Args:
+            task_type: 1 to 128 characters.
 
         Raises:
             FactInvalid: the type does not fit.
-            ConfigError: the function does not, or there is another one.
+            ConfigError: the signature does not fit, the type has a handler already, or the agent runs.
         """
         if callable(task_type):
             raise ConfigError("name the task type: @agent.task('summarize')")
@@ -139,9 +196,9 @@ class Agent:
         return register
 
     def any_task(self, function: F) -> F:
-        """Decorates the handler of every task whose type has none of its own.
+        """Register the decorated function as the handler of every task whose type has no handler of its own.
 
-        It makes the agent no more capable: it gets what its ``capabilities`` (and other properties) fit, whatever the
+        This adds no capability: the agent gets the tasks that its ``capabilities`` and other properties meet, of any
         type.
         """
         if self.fallback is not None:
@@ -150,20 +207,20 @@ class Agent:
         self.fallback = read_handler(function)
         return function
 
-    def on_start(self, function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Decorates what is awaited each time before the agent registers: make ready here what handlers share."""
+    def on_start(self, function: Hook) -> Hook:
+        """Await the decorated function each time before the agent registers, to prepare shared resources."""
         check_hook(function)
-        self._before.append(function)
+        self._start_hooks.append(function)
         return function
 
-    def on_stop(self, function: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Decorates what is awaited when the agent has left and no handler runs, also if it could not start."""
+    def on_stop(self, function: Hook) -> Hook:
+        """Await the decorated function when the agent has left and no handler runs, also if the start failed."""
         check_hook(function)
-        self._after.append(function)
+        self._stop_hooks.append(function)
         return function
 
     def on_message(self, function: F) -> F:
-        """Decorates a handler of messages (``Message``): sync or async; several are called in order."""
+        """Register the decorated function as a message handler: sync or async; several are called in order."""
         self._check_not_running()
         check_message_handler(function)
         self.message_handlers.append(function)
@@ -173,75 +230,49 @@ class Agent:
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running: register its handlers before it is started")
 
-    def fact(self, incarnation: str) -> AgentRegistered:
-        """What it registers as."""
-        capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
-        declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
-        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encoded(declared)}
-        fact = codec.fact_of("in:registry", fields, self.settings.max_entry_bytes)
-        assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
-        if not fact.capacity:
-            raise FactInvalid("capacity must be at least 1")
-        return fact
-
-    # Its life.
+    # State.
 
     @property
     def is_serving(self) -> bool:
-        """Whether it has a place in the fleet."""
+        """True while the agent is registered."""
         return self._session is not None and self._session.is_registered
 
     @property
     def running(self) -> int:
-        """Handlers that run at the moment."""
+        """Number of running handlers."""
         return self._session.runner.running if self._session else 0
 
     @property
     def leases(self) -> int:
-        """Leases that it holds, as its next beat will say."""
+        """Number of leases that the agent holds, as in its next heartbeat."""
         return self._session.claims.leases if self._session else 0
 
-    async def start(self) -> None:
-        """Connect, register, and wait until the registry has answered; from then on it takes work.
-
-        Raises:
-            ServerUnavailable: no Redis answers.
-            AgentSuperseded: a newer process has this agent id.
-            ConfigError: it runs already, or was stopped before it had started.
-        """
-        if await self._start() is None:
-            raise ConfigError(f"agent '{self.agent_id}' was stopped before it had started")
-
-    async def stop(self, *, grace: float | None = None) -> None:
-        """Drain and leave: give unstarted work back, finish what runs, report, deregister, close.
-
-        One that is starting gives that up. Where whoever waits for this gives up, handlers have no more grace.
+    async def set_status(self, status: AgentStatus) -> None:
+        """Report a status: only an ``active`` agent gets new tasks.
 
         Args:
-            grace: seconds that handlers have to finish; default ``drain_timeout``. Then they are cancelled and their
-                tasks given back.
+            status: ``active``, ``busy``, ``maintenance``, ``error`` or ``draining``.
         """
-        grace = self.drain_timeout if grace is None else seconds(grace, "grace")
         if self._session is None:
-            await end(self._starting, again_s=CANCEL_S)  # which may have been too late for it
-        session = self._session
-        if session is None:
-            await self._left()
-            return
-        if session.is_within(asyncio.current_task()):
-            raise ConfigError(
-                "stop() waits for the handlers, so none can wait for it: asyncio.create_task(agent.stop())"
-            )
-        try:
-            await session.drain(grace)
-        finally:
-            await asyncio.shield(self._leave(session))
+            raise ConfigError(f"agent '{self.agent_id}' is not running")
+        if status not in STATUSES:
+            raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
+        self._session.registration.change_status(AgentStatus(status))
+
+    # Life.
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then shut down gracefully; a second signal ends the process at once. Blocks.
+
+        See ``coord.run``, which serves several agents.
+        """
+        run(self)
 
     async def serve(self) -> None:
-        """Start, and serve until ``stop`` is called; cancelled, it drains with no grace.
+        """Start, and serve until ``stop`` is called; if it is cancelled, it stops without grace.
 
         Raises:
-            AgentSuperseded: a newer process took this agent id; this one has stopped.
+            AgentSuperseded: a newer process took this agent id; this agent has stopped.
         """
         session = self._session or await self._start()
         if session is None:
@@ -254,88 +285,114 @@ class Agent:
         if session.failure is not None:
             await self.stop(grace=0)
             raise session.failure
-        await self._left()
+        await self._wait_until_left()
+
+    async def start(self) -> None:
+        """Connect, register, and wait until the registry has answered; the agent gets tasks from then on.
+
+        Raises:
+            ServerUnavailable: no Redis answers.
+            AgentSuperseded: a newer process has this agent id.
+            ConfigError: it runs already, or was stopped before it had started.
+        """
+        if await self._start() is None:
+            raise ConfigError(f"agent '{self.agent_id}' was stopped before it had started")
 
     async def _start(self) -> Session | None:
-        """The session, once it is registered; None when ``stop`` came first."""
-        await self._left()
+        """Return the session once it is registered; None if ``stop`` was called first."""
+        await self._wait_until_left()
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running already")
         starting = self._starting = asyncio.create_task(self._begin())
         try:
             await asyncio.wait([starting])
         except asyncio.CancelledError:
-            await end(starting, again_s=CANCEL_S)
+            await cancel_and_wait(starting, again_s=CANCEL_S)
             if not starting.cancelled() and starting.exception() is None:
-                await self.stop(grace=0)  # it was done in that very moment, and nobody would serve it
+                await self.stop(grace=0)  # it started at that very moment, and no caller would serve it
             raise
         finally:
             self._starting = None
         if not starting.cancelled() and starting.result().leaving is None:
             return starting.result()
-        await self._left()
+        await self._wait_until_left()
         return None
 
     async def _begin(self) -> Session:
-        session = await Session.open(self, *locate(self.settings, self._url))
+        spec = AgentSpec(self._registration(new_id()), self.handlers, self.fallback, self.message_handlers)
+        session = await Session.open(spec, *locate(self.settings, self._url))
         try:
-            for function in self._before:
+            for function in self._start_hooks:
                 await function()
             self._session = session
             await session.begin()
         except BaseException:
             leaving = self._leave(session)
             while not leaving.done():
-                with suppress(asyncio.CancelledError):  # whoever gives it up waits until all is let go of
+                with suppress(asyncio.CancelledError):  # also a cancelled caller waits until all is released
                     await asyncio.wait([leaving])
             leaving.result()
             raise
         return session
 
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Shut down gracefully: give back unstarted tasks, finish running ones, report, deregister, close.
+
+        A start in progress is cancelled. If ``stop`` itself is cancelled, handlers have no more grace.
+
+        Args:
+            grace: seconds that handlers have to finish; default: ``drain_timeout``. Then they are cancelled and their
+                tasks given back.
+
+        Raises:
+            ConfigError: a handler of this agent waits for it.
+        """
+        grace = self.drain_timeout if grace is None else as_seconds(grace, "grace")
+        if self._session is None:
+            await cancel_and_wait(self._starting, again_s=CANCEL_S)  # it may start all the same
+        session = self._session
+        if session is None:
+            await self._wait_until_left()
+            return
+        if session.is_within(asyncio.current_task()):
+            raise ConfigError(
+                "stop() waits for the handlers, so none can wait for it: asyncio.create_task(agent.stop())"
+            )
+        try:
+            await session.drain(grace)
+        finally:
+            await asyncio.shield(self._leave(session))
+
     def _leave(self, session: Session) -> asyncio.Task[None]:
-        """Let go of a session, to the end, whoever gives up waiting for it."""
+        """Close a session in a task that completes even if its waiters are cancelled."""
         if session.leaving is None:
             self._session = None
-            session.leaving = self._leaving = asyncio.create_task(self._let_go(session))
+            session.leaving = self._leaving = asyncio.create_task(self._close(session))
         return session.leaving
 
-    async def _left(self) -> None:
-        """Wait until the last session is let go of."""
-        leaving = self._leaving
-        if leaving is not None and leaving is not asyncio.current_task():
-            await asyncio.wait([leaving])
-
-    async def _let_go(self, session: Session) -> None:
+    async def _close(self, session: Session) -> None:
         try:
             await session.close()
             self.has_abandoned = self.has_abandoned or session.has_abandoned
-            await self._clean_up()
+            await self._call_stop_hooks()
         finally:
             self._leaving = None
 
-    async def _clean_up(self) -> None:
+    async def _call_stop_hooks(self) -> None:
         failure: Exception | None = None
-        for function in reversed(self._after):
+        for function in reversed(self._stop_hooks):
             try:
                 await function()
-            except Exception as error:  # noqa: BLE001 -- the others have something to let go of as well
+            except Exception as error:  # noqa: BLE001 -- the other hooks have something to release as well
                 failure = failure or error
         if failure is not None:
             raise failure
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once. Blocks."""
-        from coord.agent.run import run
-
-        run(self)
-
-    async def set_status(self, status: AgentStatus) -> None:
-        """Say how it is: ``busy`` or ``maintenance`` gets nothing new, ``active`` does again."""
-        if self._session is None:
-            raise ConfigError(f"agent '{self.agent_id}' is not running")
-        if status not in STATUSES:
-            raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
-        self._session.membership.change_status(AgentStatus(status))
+    async def _wait_until_left(self) -> None:
+        """Wait until the last session is closed."""
+        leaving = self._leaving
+        if leaving is not None and leaving is not asyncio.current_task():
+            await asyncio.wait([leaving])
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -1,6 +1,6 @@
-"""What the agents of a process complete in one turn of the loop, told in as few entries as fit.
+"""Reports that the agents of a process complete in one turn of the loop, in as few entries as possible.
 
-An append and all that becomes of it costs Redis and the distributor the same whether it tells of one task or of fifty.
+An append and its handling costs Redis and the distributor the same for one task as for fifty.
 """
 
 from __future__ import annotations
@@ -10,75 +10,75 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from coord.agent.attempt import Attempt
 from coord.agent.reconnect import ReconnectingConnection
-from coord.batching import SHORT, most
+from coord.agent.task import Attempt
 from coord.logs import get_logger
 from coord.models.facts import TYPE_OF, TaskCompleted, TasksCompleted
 from coord.pipeline import pack
+from coord.streams import MAX_BATCHED_BYTES, max_facts_per_entry
 
 log = get_logger()
 
-#: Tasks told of in one entry at most, as many as it may hold: the first entry wakes a distributor, which takes what is
-#: there then.
-MOST = 256
+#: Maximum number of tasks in one entry, as many as possible: the first entry wakes a distributor, which takes what is
+#: in the stream at that time.
+MAX_TASKS_PER_ENTRY = 256
 
-#: Called with an attempt and Redis' answer to the entry that told of it.
-Answered = Callable[[Attempt, Any], None]
+#: Called with an attempt and the answer of Redis to the entry with its report.
+AnswerCallback = Callable[[Attempt, Any], None]
 
 
 class Completions:
-    """What is to be told on one link."""
+    """The ``task.completed`` facts of one connection."""
 
     def __init__(self, link: ReconnectingConnection, stream: str, max_bytes: int) -> None:
         self._link = link
-        self._alone = head_of(stream, TYPE_OF[TaskCompleted])
-        self._together = head_of(stream, TYPE_OF[TasksCompleted])
+        self._single = command_head(stream, TYPE_OF[TaskCompleted])
+        self._many = command_head(stream, TYPE_OF[TasksCompleted])
         self._loop = asyncio.get_running_loop()
-        #: What waits for the end of this turn: each fact's JSON, and who is to be told of the answer to its entry.
+        #: Waiting for the end of this turn: the JSON of each fact, its callback and its attempt.
         self._facts: list[bytes] = []
-        self._told: list[Answered] = []
+        self._callbacks: list[AnswerCallback] = []
         self._attempts: list[Attempt] = []
-        self._most = most(MOST, max_bytes)
+        self._limit = max_facts_per_entry(MAX_TASKS_PER_ENTRY, max_bytes)
 
-    def add(self, data: bytes, told: Answered, attempt: Attempt) -> None:
-        """Tell of this one with this turn's others; ``told(attempt, answer)`` gets Redis' answer to their entry."""
-        if len(data) > SHORT or self._most < 2:
-            self._link.send_until_answered(command(self._alone, data), told, attempt)
+    def add(self, data: bytes, callback: AnswerCallback, attempt: Attempt) -> None:
+        """Send a report with the others of this turn; ``callback(attempt, answer)`` gets the answer to their entry."""
+        if len(data) > MAX_BATCHED_BYTES or self._limit < 2:
+            self._link.send_until_answered(command(self._single, data), callback, attempt)
             return
         if not self._facts:
             self._loop.call_soon(self._send)
         self._facts.append(data)
-        self._told.append(told)
+        self._callbacks.append(callback)
         self._attempts.append(attempt)
-        if len(self._facts) == self._most:
+        if len(self._facts) == self._limit:
             self._send()
 
     def _send(self) -> None:
-        facts, told, attempts = self._facts, self._told, self._attempts
-        self._facts, self._told, self._attempts = [], [], []
+        facts, callbacks, attempts = self._facts, self._callbacks, self._attempts
+        self._facts, self._callbacks, self._attempts = [], [], []
         if len(facts) == 1:
-            self._link.send_until_answered(command(self._alone, facts[0]), told[0], attempts[0])
+            self._link.send_until_answered(command(self._single, facts[0]), callbacks[0], attempts[0])
         elif facts:
             data = b'{"completed":[%b]}' % b",".join(facts)
-            self._link.send_until_answered(command(self._together, data), _tell, (told, attempts))
+            self._link.send_until_answered(command(self._many, data), _pass_on, (callbacks, attempts))
 
 
-def head_of(stream: str, kind: str) -> bytes:
-    """The command that appends a fact of a kind, packed but for its last word, which is the fact."""
+def command_head(stream: str, kind: str) -> bytes:
+    """Return the packed command that appends a fact of a kind, without its last argument, which is the fact."""
     return pack(("XADD", stream, "*", "type", kind, "data", b"")).removesuffix(b"$0\r\n\r\n")
 
 
 def command(head: bytes, data: bytes) -> bytes:
-    """The command that ``head`` begins, with its fact."""
+    """Return the packed command that ``head`` begins, with its fact."""
     return b"%b$%d\r\n%b\r\n" % (head, len(data), data)
 
 
-def _tell(about: tuple[list[Answered], list[Attempt]], answer: Any) -> None:
-    for told, attempt in zip(*about, strict=True):
+def _pass_on(context: tuple[list[AnswerCallback], list[Attempt]], answer: Any) -> None:
+    for callback, attempt in zip(*context, strict=True):
         try:
-            told(attempt, answer)
-        except Exception:  # the others are to be told as well
+            callback(attempt, answer)
+        except Exception:  # the other callbacks must be called as well
             log.exception("sdk.defect", task_id=attempt.task_id)
 
 
@@ -86,7 +86,7 @@ _of_link: WeakKeyDictionary[ReconnectingConnection, Completions] = WeakKeyDictio
 
 
 def shared(link: ReconnectingConnection, stream: str, max_bytes: int) -> Completions:
-    """Those of a link, whichever agents share it."""
+    """Return the completions of a connection, which all its agents share."""
     found = _of_link.get(link)
     if found is None:
         found = _of_link[link] = Completions(link, stream, max_bytes)

@@ -1,7 +1,7 @@
 """Messages to an agent: handled one after the other, highest lane first, and deleted when their handler is done.
 
-At least once until they expire: a message whose handler fails is tried three times, and one that was being handled
-when the process died is there for the next. No handler starts after the message has expired.
+Delivery is at-least-once until the message expires: a message whose handler fails is tried three times, and a message
+that was being handled during a crash is handled again by the next process. No handler starts after the expiry.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from coord.pipeline import pack
 
 log = get_logger()
 
-#: Messages that are held in memory whole; of those that wait behind them only the place is, and they are read again.
+#: Messages that are kept in memory as a whole; of those behind them only the entry id is kept, and they are read again.
 HELD = 64
-#: Waits before the second and the third try of a message whose handler failed.
+#: Seconds before the second and the third try of a message whose handler failed.
 RETRY_WAITS_S = (0.2, 1.0)
 
 MessageHandler = Callable[[AgentMessage], Any]
@@ -34,7 +34,15 @@ Fields = Mapping[bytes, bytes]
 
 
 class MessageRunner:
-    """The messages of one agent process; ``now_ms`` is the server's time."""
+    """The messages of one agent process.
+
+    Args:
+        agent_id: id of the agent.
+        link: the connection for writes.
+        keys: of the cell.
+        handlers: called in this order with each message.
+        now_ms: returns the server's time in milliseconds since 1970.
+    """
 
     def __init__(
         self,
@@ -48,8 +56,8 @@ class MessageRunner:
         self._agent_id = agent_id
         self._link = link
         self._handlers = [(handler, is_async(handler)) for handler in handlers]
-        # A thread of its own: where handlers of tasks have them all, one of them may be waiting for a message.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{agent_id}-mail")
+        # A thread of its own: if handlers of tasks occupy all others, one of them may be waiting for a message.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{agent_id}-messages")
         self._in_thread: asyncio.Future[Any] | None = None
         self._now_ms = now_ms
         self._streams = [keys.inbox(agent_id, lane) for lane in Lane]
@@ -58,10 +66,10 @@ class MessageRunner:
         self._held = 0
         self._is_closed = False
         self._is_cancelled = False
-        self._pump: asyncio.Task[None] | None = None
+        self._handling: asyncio.Task[None] | None = None
 
     def take(self, lane: int, entry: bytes, fields: Fields) -> None:
-        """A message was read."""
+        """Accept a message that was read."""
         if (lane, entry) in self._known or self._is_closed:
             return
         self._known.add((lane, entry))
@@ -75,27 +83,27 @@ class MessageRunner:
         kept = fields if self._held < HELD else None
         self._held += kept is not None
         self._queues[lane].append((entry, kept))
-        if self._pump is None:
-            self._pump = asyncio.create_task(self._handle_all())
+        if self._handling is None:
+            self._handling = asyncio.create_task(self._handle_all())
 
     @property
     def has_abandoned(self) -> bool:
-        """Once it is closed: whether a handler did not end, and may still run."""
-        return self._in_thread is not None or self._pump is not None
+        """True, after ``close``, if a handler did not end and may still run."""
+        return self._in_thread is not None or self._handling is not None
 
     def runs(self, task: asyncio.Future[Any]) -> bool:
-        """Whether this is the task that calls the handlers."""
-        return self._pump is task
+        """Return True if this is the asyncio task that calls the handlers."""
+        return self._handling is task
 
     async def close(self, grace_s: float) -> None:
-        """Begin with no further message; the one that is being handled has ``grace_s``, then it is cancelled, once."""
+        """Start no further message; the current handler has ``grace_s`` seconds, then it is cancelled, once."""
         self._is_closed = True
-        pump = self._pump
-        if pump is not None and not self._is_cancelled:
-            await asyncio.wait([pump], timeout=grace_s)
+        handling = self._handling
+        if handling is not None and not self._is_cancelled:
+            await asyncio.wait([handling], timeout=grace_s)
             self._is_cancelled = True
-            pump.cancel()
-            await asyncio.wait([pump], timeout=CANCEL_S)
+            handling.cancel()
+            await asyncio.wait([handling], timeout=CANCEL_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _handle_all(self) -> None:
@@ -107,13 +115,13 @@ class MessageRunner:
                     fields = kept if kept is not None else await self._read_again(lane, entry)
                     if fields is not None and (message := self._message(entry, fields)) is not None:
                         await self._handle(message)
-                except Exception:  # a defect of ours must not keep the others from being handled
-                    log.exception("background.failed", task="mail.handle", entry=entry.decode())
-                    self._known.discard((lane, entry))  # it stays in the inbox, and is read again after a reconnect
+                except Exception:  # a defect of the SDK must not hold up the other messages
+                    log.exception("background.failed", task="messages.handle", entry=entry.decode())
+                    self._known.discard((lane, entry))  # it stays in the inbox and is read again after a reconnect
                     continue
                 self._delete(lane, entry)
         finally:
-            self._pump = None
+            self._handling = None
 
     def _next_lane(self) -> int | None:
         return next((lane for lane, queue in enumerate(self._queues) if queue), None)
@@ -122,7 +130,7 @@ class MessageRunner:
         try:
             return message_of(fields)
         except (KeyError, ValueError, *BAD_JSON) as error:
-            log.error(  # noqa: TRY400 -- what it says is enough
+            log.error(  # noqa: TRY400 -- the message is enough
                 "message.unreadable", agent_id=self._agent_id, entry=entry.decode(), error=repr(error)
             )
             return None
@@ -143,17 +151,17 @@ class MessageRunner:
                     await asyncio.sleep(wait_s)
 
     async def _await(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
-        """What an async handler raised, of whatever kind."""
+        """Call an async handler and return what it raised, of any kind."""
         try:
             await handler(message)
         except BaseException as error:
             if self._is_closed and isinstance(error, asyncio.CancelledError):
-                raise  # it was given its time
+                raise  # its grace is over
             return error
         return None
 
     async def _call(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
-        """The same of one that is called in a thread."""
+        """Call a handler in a thread and return what it raised."""
         self._in_thread = asyncio.get_running_loop().run_in_executor(self._thread, call_caught, handler, (message,))
         error: BaseException | None
         _, error = await self._in_thread
@@ -161,7 +169,7 @@ class MessageRunner:
         return error
 
     async def _read_again(self, lane: int, entry: bytes) -> Fields | None:
-        """The entry's fields, or None if it is gone or cannot be had now."""
+        """Return the fields of an entry, or None if it is gone or cannot be read now."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._link.send_until_answered(pack(("XRANGE", self._streams[lane], entry, entry)), _resolve, future)
         answer = await future
@@ -173,8 +181,8 @@ class MessageRunner:
     def _delete(self, lane: int, entry: bytes) -> None:
         self._link.send_until_answered(pack(("XDEL", self._streams[lane], entry)), self._deleted, (lane, entry))
 
-    def _deleted(self, about: tuple[int, bytes], _answer: Any) -> None:
-        self._known.discard(about)
+    def _deleted(self, place: tuple[int, bytes], _answer: Any) -> None:
+        self._known.discard(place)
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
@@ -183,7 +191,7 @@ def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
 
 
 def message_of(fields: Fields) -> AgentMessage:
-    """The message that an inbox entry holds."""
+    """Return the message of an inbox entry."""
     text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items() if name != b"data"}
     return AgentMessage(
         id=text["id"],

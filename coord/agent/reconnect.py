@@ -1,8 +1,8 @@
-"""A connection that comes back by itself, and the one that the agents of a process share for what they write.
+"""A connection that reconnects by itself, and the shared one that the agents of a process write on.
 
-A command is *lasting* or not. A lasting one is sent again after a lost connection until it is answered, so it may run
-twice: only facts go this way, whose identity makes a second one harmless, and deletions. Any other gets
-``ConnectionLost``.
+A command of ``send_until_answered`` is sent again after a lost connection until it is answered, so it may run twice.
+Only facts, whose identity makes a second one harmless, and deletions are sent so. The callback of any other command
+gets ``ConnectionLost``.
 """
 
 from __future__ import annotations
@@ -16,61 +16,58 @@ from weakref import WeakKeyDictionary
 from redis import exceptions as redis_errors
 
 from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.background import call_safely, retry
+from coord.backoff import Backoff
 from coord.config import Settings
-from coord.connection import connect_worker, safe_url, wait_for_server
+from coord.connection import TEMPORARY, connect_worker, read_failure, safe_url, wait_for_server
 from coord.logs import get_logger
-from coord.refusals import FOR_NOW
-from coord.translation import read_failure
 
 log = get_logger()
 
-#: How long ``open`` goes on trying.
+#: Seconds for which ``open`` retries.
 OPEN_S = 30.0
-#: Waits between attempts to connect: doubling, with jitter.
+#: Seconds between attempts to connect: doubling, with jitter.
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
-#: Before a lasting command that the server refused for now (out of memory, loading, …) is sent again.
+#: Seconds before a command that the server refused temporarily (out of memory, loading, …) is sent again.
 REFUSED_WAIT_S = 0.5
-#: Before the same refusal is logged again.
-SAID_AGAIN_S = 10.0
-#: What the other side has to take note that a connection ends.
+#: Seconds after which the same refusal is logged again.
+LOG_AGAIN_S = 10.0
+#: Seconds that the other side has to confirm the end of a connection.
 CLOSE_S = 1.0
-#: How those of a server begin that is not the primary of our keys, or not any more.
+#: How error answers begin that mean: this server is not the primary of these keys, or not any more.
 DEMOTED = ("READONLY", "MOVED", "CLUSTERDOWN", "UNBLOCKED")
 
 
 class ReconnectingConnection:
-    """A connection that comes back by itself.
-
-    ``on_up`` is called each time that it has come up, the first time too.
+    """A connection that reconnects by itself.
 
     Args:
-        url: where Redis is.
+        url: URL of Redis.
         settings: for the timeouts.
     """
 
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
-        #: Called each time that the connection has come up.
+        #: Functions that are called each time that the connection is up, the first time too.
         self.on_up: list[Callable[[], None]] = []
         self._redis = connect_worker(url, settings)
-        # The same for reads that block and for writes: a server that stands still for 2 s is no alarm for either.
+        # The same for blocking reads and for writes: a server that hangs for 2 s is no error for either.
         self._patience_s = settings.read_block_ms / 1000 + settings.answer_timeout_s
-        self._wire: RedisProtocol | None = None
+        self._protocol: RedisProtocol | None = None
         self._waiting: list[PendingCommand] = []
-        self._coming_back: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._is_demoted = False  # the server that the last connection led to
-        self._refusal = "", 0.0  # what was logged last of refused commands, and when
+        self._is_demoted = False  # True if the server of the last connection is not the primary any more
+        self._refusal = "", 0.0  # the refusal that was logged last, and when
 
     async def open(self) -> None:
-        """Connect for the first time; several callers may wait for it.
+        """Connect for the first time; several callers may wait for this.
 
         Raises:
-            ServerUnavailable: nobody answers there.
+            ServerUnavailable: no server answers.
             ConfigError: the server refuses the credentials, or its certificate is not trusted.
         """
         if self._opening is None:
@@ -83,13 +80,13 @@ class ReconnectingConnection:
         while True:
             await wait_for_server(self._redis, self.url, limit_s=max(FIRST_WAIT_S, until - loop.time()))
             try:
-                wire = await self._connect()
-            except (redis_errors.RedisError, OSError) as error:  # lost again, between the one connection and the other
+                protocol = await self._connect()
+            except (redis_errors.RedisError, OSError) as error:  # lost between the first connection and this one
                 if loop.time() >= until:
                     raise read_failure(error, safe_url(self.url)) from error
                 await asyncio.sleep(FIRST_WAIT_S)
             else:
-                self._up(wire)
+                self._up(protocol)
                 return
 
     async def _connect(self) -> RedisProtocol:
@@ -97,128 +94,127 @@ class ReconnectingConnection:
 
     @property
     def is_up(self) -> bool:
-        """Whether there is a connection at the moment."""
-        return self._wire is not None
+        """True while there is a connection."""
+        return self._protocol is not None
 
-    def send(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
-        """Send a command; ``done(about, answer)`` gets its answer, or ``ConnectionLost`` in its place."""
-        order = PendingCommand(done, about, None)
-        if self._wire is not None:
-            self._wire.send(packed, order)
+    def send(self, packed: bytes, callback: Callable[[Any, Any], None], context: Any = None) -> None:
+        """Send a command; ``callback(context, answer)`` gets its answer, or ``ConnectionLost`` instead."""
+        command = PendingCommand(callback, context, None)
+        if self._protocol is not None:
+            self._protocol.send(packed, command)
         else:
-            asyncio.get_running_loop().call_soon(done, about, ConnectionLost())
+            asyncio.get_running_loop().call_soon(callback, context, ConnectionLost())
 
-    def send_until_answered(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
-        """Send a command again and again until it is answered; an answer may be an error that no repeating mends."""
-        order = PendingCommand(done, about, packed)
-        if self._wire is not None:
-            self._wire.send(packed, order)
+    def send_until_answered(self, packed: bytes, callback: Callable[[Any, Any], None], context: Any = None) -> None:
+        """Send a command repeatedly until it is answered; the answer may be an error that no retry can fix."""
+        command = PendingCommand(callback, context, packed)
+        if self._protocol is not None:
+            self._protocol.send(packed, command)
         else:
-            self._waiting.append(order)
+            self._waiting.append(command)
 
     def drop(self) -> None:
-        """Give this connection up and come back with another."""
-        if self._wire is not None:
-            self._wire.close()
+        """Close this connection and reconnect."""
+        if self._protocol is not None:
+            self._protocol.close()
 
     def drop_demoted(self, error: Exception) -> bool:
-        """If an error answer says that this server is no primary (any more), give it up; whether it was so.
+        """Reconnect if an error answer means that this server is not the primary (any more); return True if it does.
 
-        The address leads to the new one by now, or will in a moment: the next attempt waits a little.
+        The address leads to the new primary by now or soon, so the next attempt waits a little.
         """
         if not str(error).startswith(DEMOTED):
             return False
-        if self._wire is not None:
+        if self._protocol is not None:
             log.warning("redis.demoted", url=safe_url(self.url), error=str(error))
             self._is_demoted = True
-            self._wire.close()
+            self._protocol.close()
         return True
 
     async def close(self) -> None:
-        """Close for good; what was not answered is dropped."""
+        """Close permanently; commands without an answer are dropped."""
         self._is_closed = True
-        await end(self._opening, self._coming_back)
-        wire = self._wire
-        if wire is not None:
-            wire.close()
-            await wire.wait_closed(CLOSE_S)
+        await cancel_and_wait(self._opening, self._reconnecting)
+        protocol = self._protocol
+        if protocol is not None:
+            protocol.close()
+            await protocol.wait_closed(CLOSE_S)
         self._waiting.clear()
         await self._redis.aclose()
 
-    def _up(self, wire: RedisProtocol) -> None:
-        self._wire = wire
+    def _up(self, protocol: RedisProtocol) -> None:
+        self._protocol = protocol
         waiting, self._waiting = self._waiting, []
-        for order in waiting:
-            wire.send(order.packed or b"", order)
-        for tell in tuple(self.on_up):
-            call_safely("link.up", tell)
+        for command in waiting:
+            protocol.send(command.packed or b"", command)
+        for function in tuple(self.on_up):
+            call_safely("link.up", function)
 
-    def _refused(self, order: PendingCommand, error: Exception) -> None:
-        if not str(error).startswith(FOR_NOW):
-            order.done(order.about, error)
+    def _refused(self, command: PendingCommand, error: Exception) -> None:
+        if not str(error).startswith(TEMPORARY):
+            command.callback(command.context, error)
             return
         if self.drop_demoted(error):
-            self._waiting.insert(0, order)  # before those that came after it, which are lost with the connection
+            self._waiting.insert(0, command)  # before later ones, which are lost with the connection
             return
         self._log_refusal(str(error))
-        asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._send_again, order)
+        asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._send_again, command)
 
     def _log_refusal(self, error: str) -> None:
-        """Log what every command is refused with once, and again every few seconds."""
+        """Log a refusal once, and again every few seconds if it stays the same."""
         now = asyncio.get_running_loop().time()
-        said, said_at = self._refusal
-        if error != said or now - said_at >= SAID_AGAIN_S:
+        logged, logged_at = self._refusal
+        if error != logged or now - logged_at >= LOG_AGAIN_S:
             self._refusal = error, now
             log.warning("redis.refused", error=error)
 
-    def _send_again(self, order: PendingCommand) -> None:
-        if order.packed is not None and not self._is_closed:
-            self.send_until_answered(order.packed, order.done, order.about)
+    def _send_again(self, command: PendingCommand) -> None:
+        if command.packed is not None and not self._is_closed:
+            self.send_until_answered(command.packed, command.callback, command.context)
 
-    def _lost(self, wire: RedisProtocol, orders: list[PendingCommand]) -> None:
-        if wire is self._wire:
-            self._wire = None
+    def _lost(self, protocol: RedisProtocol, commands: list[PendingCommand]) -> None:
+        if protocol is self._protocol:
+            self._protocol = None
         if self._is_closed:
             return
-        log.warning("redis.lost", url=safe_url(self.url), under_way=len(orders))
-        self._waiting[:0] = [order for order in orders if order.packed is not None]
-        if self._coming_back is None or self._coming_back.done():
-            self._coming_back = retry("link.come_back", self._come_back)
-        for order in orders:
-            if order.packed is None:
-                call_safely("link.lost", order.done, order.about, ConnectionLost())
+        log.warning("redis.lost", url=safe_url(self.url), under_way=len(commands))
+        self._waiting[:0] = [command for command in commands if command.packed is not None]
+        if self._reconnecting is None or self._reconnecting.done():
+            self._reconnecting = retry("link.reconnect", self._reconnect)
+        for command in commands:
+            if command.packed is None:
+                call_safely("link.lost", command.callback, command.context, ConnectionLost())
 
-    async def _come_back(self) -> None:
-        wait_s = FIRST_WAIT_S
-        said = ""
+    async def _reconnect(self) -> None:
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
+        logged = ""
         if self._is_demoted:
             self._is_demoted = False
             await asyncio.sleep(REFUSED_WAIT_S * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
-        while self._wire is None:
+        while self._protocol is None:
             try:
-                wire = await self._connect()
+                protocol = await self._connect()
             except (redis_errors.RedisError, OSError) as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.warning("redis.away", url=safe_url(self.url), error=said)
+                if str(error) != logged:
+                    logged = str(error)
+                    log.warning("redis.away", url=safe_url(self.url), error=logged)
             else:
                 log.info("redis.back", url=safe_url(self.url))
-                self._coming_back = None  # this one may be lost as soon as it is used
-                self._up(wire)
+                self._reconnecting = None  # the new connection may be lost as soon as it is used
+                self._up(protocol)
                 return
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
-            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            await asyncio.sleep(backoff.next_s() * random.uniform(0.5, 1))  # noqa: S311 -- jitter is no secret
 
 
-class Shared:
-    """The links that agents of one event loop share for what they write, so that it goes out together."""
+class SharedConnections:
+    """The connections on which the agents of one event loop write, so that their commands go out together."""
 
     def __init__(self) -> None:
         self._links: dict[tuple[str, Settings], ReconnectingConnection] = {}
         self._users: dict[ReconnectingConnection, int] = {}
 
     async def join(self, url: str, settings: Settings) -> ReconnectingConnection:
-        """The link to ``url``, open; raises as ``ReconnectingConnection.open``. To be left again."""
+        """Return the open connection to ``url``, until ``leave``; raises as ``ReconnectingConnection.open``."""
         link = self._links.get((url, settings))
         if link is None:
             link = self._links[url, settings] = ReconnectingConnection(url, settings)
@@ -231,7 +227,7 @@ class Shared:
         return link
 
     async def leave(self, link: ReconnectingConnection) -> None:
-        """Give a link back; the last one to leave closes it."""
+        """Stop using a connection; it closes when its last user leaves."""
         self._users[link] -= 1
         if not self._users[link]:
             del self._users[link]
@@ -239,9 +235,9 @@ class Shared:
             await link.close()
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, Shared] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedConnections] = WeakKeyDictionary()
 
 
-def shared() -> Shared:
-    """The shared links of the running event loop."""
-    return _shared.setdefault(asyncio.get_running_loop(), Shared())
+def shared_connections() -> SharedConnections:
+    """Return the shared connections of the running event loop."""
+    return _shared.setdefault(asyncio.get_running_loop(), SharedConnections())

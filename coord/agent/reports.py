@@ -1,6 +1,6 @@
-"""What an agent says of the tasks that it holds. Every report is repeated until Redis has answered it.
+"""Reports of an agent about its tasks. Every report of an outcome is repeated until Redis has answered it.
 
-A report appended twice is harmless: the second finds its lease settled and gets the first outcome.
+A report that is appended twice is harmless: the second finds its lease settled and gets the first outcome.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from msgspec import Raw, Struct, json
 
 from coord import codec
 from coord.agent import batching
-from coord.agent.attempt import Attempt
-from coord.agent.protocol import ErrorAnswer
+from coord.agent.protocol import ErrorAnswer, ignore_answer
 from coord.agent.reconnect import ReconnectingConnection
+from coord.agent.task import Attempt
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.facts import (
@@ -32,20 +32,20 @@ from coord.pipeline import pack
 
 log = get_logger()
 
-#: Outcomes that are remembered to be told again, when a fail-over brings their assignments back: so many …
+#: Outcomes that are kept to be reported again if a fail-over restores their assignments: maximum number …
 REMEMBERED = 1_000
-#: … so many bytes of them …
+#: … and bytes …
 REMEMBERED_BYTES = 8 * 1024 * 1024
-#: … and so long.
+#: … and age in seconds.
 REMEMBERED_S = 300.0
-#: The longest error message that travels, as long as its fact may have it; what is above is cut.
-LONGEST_MESSAGE = 4_096
+#: Maximum length of an error message, the limit of its fact; the rest is cut off.
+MAX_MESSAGE = 4_096
 
-#: Share of the server's maxmemory that a report may take at most, as a divisor. While a result is settled it is there
-#: twice, in the report and in the record; and it needs room beside what waits.
+#: A report may take the server's maxmemory divided by this. While a result is settled it is in memory twice, in the
+#: report and in the record; and other data needs room as well.
 PARTS_OF_MEMORY = 8
 
-#: What ends an attempt.
+#: Facts that end an attempt.
 OUTCOMES = (TaskCompleted, TaskFailed, TaskReleased)
 COMPLETED = TYPE_OF[TaskCompleted]
 
@@ -53,25 +53,34 @@ _encode = codec.encode
 
 
 class Reports:
-    """An agent's reports; ``answered`` is called with each attempt whose outcome Redis has."""
+    """The reports of one agent process.
 
-    def __init__(self, link: ReconnectingConnection, keys: Keys, max_bytes: int) -> None:
-        self.answered: Callable[[Attempt], None] = lambda _attempt: None
+    Args:
+        link: the connection for writes.
+        keys: of the cell.
+        max_bytes: maximum size of an entry.
+        on_answered: called with each attempt whose outcome Redis has answered.
+    """
+
+    def __init__(
+        self, link: ReconnectingConnection, keys: Keys, max_bytes: int, on_answered: Callable[[Attempt], None]
+    ) -> None:
+        self._on_answered = on_answered
         self._link = link
         self._stream = keys.of("in:reports")
         self._completions = batching.shared(link, self._stream, max_bytes)
         self._max_bytes = max_bytes
-        self._reason = "COORD_MAX_ENTRY_BYTES"  # what the limit is due to
+        self._reason = "COORD_MAX_ENTRY_BYTES"  # where the limit comes from
         self._configured_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
-        #: By kind of outcome: the command that tells it, but for the fact itself.
-        self._heads = {TYPE_OF[fact]: batching.head_of(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
-        self._taken = self._told  # bound once
+        #: By kind of outcome: the command that reports it, without the fact itself.
+        self._heads = {TYPE_OF[fact]: batching.command_head(self._stream, TYPE_OF[fact]) for fact in OUTCOMES}
+        self._receive = self._answered  # bound once
         self._unanswered = 0
-        #: By lease: the outcomes that were told, as JSON, the oldest first; and when each was told. (An OrderedDict
-        #: knows its first; a dict would look for it among the places of all that were deleted before.)
+        #: By lease: the outcomes that were reported, as JSON, the oldest first; and the time of each. (An OrderedDict
+        #: finds its first item at once; a dict searches past the slots of all deleted items.)
         self._finished: OrderedDict[str, bytes] = OrderedDict()
-        self._kinds: dict[str, str] = {}  # of those that are not `task.completed`
+        self._kinds: dict[str, str] = {}  # by lease: the kind of outcomes that are not `task.completed`
         self._finished_at: deque[float] = deque()
         self._finished_bytes = 0
         self._flushed = asyncio.Event()
@@ -79,14 +88,14 @@ class Reports:
 
     @property
     def unanswered(self) -> int:
-        """Outcomes that Redis has not answered yet."""
+        """Number of outcomes that Redis has not answered yet."""
         return self._unanswered
 
     def learn_limit(self) -> None:
-        """Ask the server for its maxmemory, which may bound results further; without INFO nothing changes."""
+        """Read maxmemory of the server, which may limit results further; without INFO nothing changes."""
         self._link.send(pack(("INFO", "memory")), self._learned)
 
-    def _learned(self, _about: Any, answer: Any) -> None:
+    def _learned(self, _context: Any, answer: Any) -> None:
         found = re.search(rb"^maxmemory:(\d+)", answer, re.MULTILINE) if isinstance(answer, bytes) else None
         if found is None:
             return
@@ -96,12 +105,12 @@ class Reports:
         self._reason = "an eighth of the server's maxmemory" if is_bound else "COORD_MAX_ENTRY_BYTES"
 
     def completed(self, attempt: Attempt, result: Any) -> None:
-        """It ended well; a result that cannot travel is a failure that no retry mends."""
+        """Report the result of an attempt; a result that cannot be sent is a failure that no retry can fix."""
         try:
             raw = _encode(result)
             data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
             _check(data, "result", raw)
-        except Exception as error:  # noqa: BLE001 -- whatever an object of the user's raises when it is encoded
+        except Exception as error:  # noqa: BLE001 -- an object of the user may raise anything when it is encoded
             message = f"the result of type {type(result).__name__} is not JSON: {error}"
             self.failed(attempt, "result_invalid", message, retryable=False)
             return
@@ -111,29 +120,29 @@ class Reports:
             self.failed(attempt, "result_too_large", message, retryable=False)
             return
         self._outcome(attempt, COMPLETED, data)
-        self._completions.add(data, self._taken, attempt)
+        self._completions.add(data, self._receive, attempt)
 
     def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool) -> None:
-        """It failed."""
+        """Report that an attempt failed."""
         ago = self._ago(attempt) if attempt.started_at else None
         fact = TaskFailed(attempt.task_id, attempt.lease, _text(code, 128), _text(message), retryable, ago)
         self._send(attempt, TYPE_OF[TaskFailed], _encode(fact))
 
     def released(self, attempt: Attempt, reason: str, code: str = "released") -> None:
-        """Return it unfinished. ``code``: see ``TaskReleased``."""
+        """Give a task back unfinished. ``code``: see ``TaskReleased``."""
         ago = self._ago(attempt) if attempt.started_at else None
         fact = TaskReleased(attempt.task_id, attempt.lease, _text(reason), code, ago)
         self._send(attempt, TYPE_OF[TaskReleased], _encode(fact))
 
     def started(self, attempt: Attempt) -> None:
-        """It has been running for a while."""
+        """Report that an attempt has been running for a while."""
         data = _encode(TaskStarted(attempt.task_id, attempt.lease, self._ago(attempt)))
         self._link.send_until_answered(
-            pack(("XADD", self._stream, "*", "type", "task.started", "data", data)), _ignored
+            pack(("XADD", self._stream, "*", "type", "task.started", "data", data)), ignore_answer
         )
 
-    def progressed(self, attempt: Attempt, raw: bytes, done: Callable[[Any, Any], None]) -> bool:
-        """How far it is; may be lost. False when it cannot travel: it is too large, or a ``Raw`` that is no JSON."""
+    def progressed(self, attempt: Attempt, raw: bytes, callback: Callable[[Any, Any], None]) -> bool:
+        """Report progress, which may be lost; return False if it is too large, or a ``Raw`` that is not JSON."""
         data = _encode(TaskProgressed(attempt.task_id, attempt.lease, Raw(raw)))
         try:
             _check(data, "progress", raw)
@@ -141,20 +150,20 @@ class Reports:
             return False
         if len(data) > self._max_bytes:
             return False
-        self._link.send(pack(("XADD", self._stream, "*", "type", "task.progressed", "data", data)), done, attempt)
+        self._link.send(pack(("XADD", self._stream, "*", "type", "task.progressed", "data", data)), callback, attempt)
         return True
 
-    def tell_again(self, lease: str) -> bool:
-        """Tell the outcome that this lease had once more; False if none is remembered."""
+    def repeat(self, lease: str) -> bool:
+        """Report the outcome of a lease again; return False if none is kept."""
         data = self._finished.get(lease)
         if data is None:
             return False
         head = self._heads[self._kinds.get(lease, COMPLETED)]
-        self._link.send_until_answered(batching.command(head, data), _ignored)
+        self._link.send_until_answered(batching.command(head, data), ignore_answer)
         return True
 
     async def flushed(self, limit_s: float) -> bool:
-        """Wait until Redis has every outcome; False if it had not within the limit."""
+        """Wait until Redis has every outcome; return False if it has not within ``limit_s`` seconds."""
         try:
             await asyncio.wait_for(self._flushed.wait(), limit_s)
         except TimeoutError:
@@ -166,66 +175,62 @@ class Reports:
 
     def _send(self, attempt: Attempt, kind: str, data: bytes) -> None:
         self._outcome(attempt, kind, data)
-        self._link.send_until_answered(batching.command(self._heads[kind], data), self._taken, attempt)
+        self._link.send_until_answered(batching.command(self._heads[kind], data), self._receive, attempt)
 
     def _outcome(self, attempt: Attempt, kind: str, data: bytes) -> None:
-        """Count an outcome as told, and remember it."""
+        """Count an outcome as sent, and keep it."""
         if not self._unanswered:
             self._flushed.clear()
         self._unanswered += 1
-        self._remember(attempt.lease, kind, data)
+        self._keep(attempt.lease, kind, data)
 
-    def _remember(self, lease: str, kind: str, data: bytes) -> None:
-        finished, told_at = self._finished, self._finished_at
+    def _keep(self, lease: str, kind: str, data: bytes) -> None:
+        finished, times = self._finished, self._finished_at
         if lease in finished:
             return  # the first outcome is the one that counts
         now = self._loop.time()
         finished[lease] = data
         if kind != COMPLETED:
             self._kinds[lease] = kind
-        told_at.append(now)
+        times.append(now)
         self._finished_bytes += len(data)
         while finished and (
-            len(finished) > REMEMBERED or self._finished_bytes > REMEMBERED_BYTES or told_at[0] <= now - REMEMBERED_S
+            len(finished) > REMEMBERED or self._finished_bytes > REMEMBERED_BYTES or times[0] <= now - REMEMBERED_S
         ):
             forgotten, oldest = finished.popitem(last=False)
             self._kinds.pop(forgotten, None)
-            told_at.popleft()
+            times.popleft()
             self._finished_bytes -= len(oldest)
 
-    def _told(self, attempt: Attempt, answer: Any) -> None:
+    def _answered(self, attempt: Attempt, answer: Any) -> None:
         if isinstance(answer, ErrorAnswer):
-            # No repeating mends it (an ACL that forbids the stream): the lease is no longer held, so it gets lost.
+            # No retry can fix it (an ACL that forbids the stream): the lease is not held any more, so it gets lost.
             log.error("report.refused", task_id=attempt.task_id, error=str(answer))
         self._unanswered -= 1
         if not self._unanswered:
             self._flushed.set()
-        self.answered(attempt)
+        self._on_answered(attempt)
 
 
-class _Passed(Struct):
-    """What of a report is passed on as it is."""
+class _Embedded(Struct):
+    """The parts of a report that are embedded without decoding."""
 
     result: Raw = Raw(b"")
     progress: Raw = Raw(b"")
 
 
-_passed = json.Decoder(_Passed).decode
+_embedded = json.Decoder(_Embedded).decode
 
 
 def _check(data: bytes, field: str, raw: bytes) -> None:
-    """Raise what the distributor would when it reads this: a ``Raw`` of the user's may hold anything."""
+    """Raise what the distributor would raise when it reads this: a ``Raw`` of the user may hold anything."""
     if not data.isascii():
         data.decode()
-    if bytes(getattr(_passed(data), field)) != raw.strip():
+    if bytes(getattr(_embedded(data), field)) != raw.strip():
         raise ValueError("it is more than one value")  # and would be read as other fields of its report
 
 
-def _ignored(_about: Any, _answer: Any) -> None:
-    pass
-
-
-def _text(said: object, longest: int = LONGEST_MESSAGE) -> str:
-    """What a handler has said, whatever it is: cut, and without halves of surrogate pairs, which are no UTF-8."""
-    text = said if isinstance(said, str) else str(said)
-    return text[:longest].encode("utf-8", "replace").decode()
+def _text(value: object, max_length: int = MAX_MESSAGE) -> str:
+    """Return the text of any value: cut, and without halves of surrogate pairs, which are not UTF-8."""
+    text = value if isinstance(value, str) else str(value)
+    return text[:max_length].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Agents as a process of their own: event loop, logs, signals."""
+"""Runs agents as a process: event loop, logs, signals."""
 
 from __future__ import annotations
 
@@ -8,32 +8,51 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol, runtime_checkable
 
 from coord import logs
-from coord.agent.agent import Agent
+from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.interrupts import end_on_interrupt
 from coord.logs import get_logger
-from coord.standard_streams import open_missing, settle
+from coord.standard_streams import flush, open_missing
 
 log = get_logger()
 
 
-def run(*agents: Agent) -> None:
+@runtime_checkable
+class Runnable(Protocol):
+    """The part of ``Agent`` that ``run`` needs."""
+
+    agent_id: str
+    settings: Settings
+    has_abandoned: bool
+
+    async def serve(self) -> None:
+        """Start, and serve until ``stop`` is called."""
+
+    async def stop(self) -> None:
+        """Shut down gracefully."""
+
+
+def run(*agents: Runnable) -> None:
     """Serve all these agents until SIGTERM or SIGINT, then drain them; a second signal ends the process at once.
 
-    They share one event loop (uvloop where there is one) and what they write. Blocks.
+    They share one event loop (uvloop where it exists) and the connection for their writes. Blocks.
+
+    Args:
+        agents: each an ``Agent``.
 
     Raises:
-        ConfigError: it is called in an event loop or beside the main thread, or with no agent, or with one twice.
-        SystemExit: what they may not go on with, in one line: no Redis answers (``ServerUnavailable``), or a newer
-            process took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its
-            cause; whoever wants to handle it serves the agents with ``Agent.serve``.
+        ConfigError: it is called in an event loop or outside the main thread, or with no agent, or with one twice.
+        SystemExit: in one line, why they cannot continue: no Redis answers (``ServerUnavailable``), or a newer process
+            took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its cause; to
+            handle it, serve the agents with ``Agent.serve``.
     """
     if not agents:
         raise ConfigError("name at least one agent to run")
     for agent in agents:
-        if not isinstance(agent, Agent):
+        if not isinstance(agent, Runnable):
             raise ConfigError(f"run() takes agents, not {type(agent).__name__}")
         if [other.agent_id for other in agents].count(agent.agent_id) > 1:
             raise ConfigError(f"agent '{agent.agent_id}' is named twice: one process at a time has an agent id, once")
@@ -52,32 +71,32 @@ def run(*agents: Agent) -> None:
         except CoordError as error:
             raise SystemExit(f"{names}: {error}") from error
         if any(agent.has_abandoned for agent in agents):
-            # A thread cannot be ended, and the interpreter would wait for it: what it held was given back.
+            # A thread cannot be stopped, and the interpreter would wait for it. Its task was given back.
             log.warning("agent.leaves_handlers_behind")
-            settle()
+            flush()
             os._exit(1)
 
 
-async def _serve(agents: tuple[Agent, ...]) -> None:
+async def _serve(agents: tuple[Runnable, ...]) -> None:
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    stopping = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
-        if asked.is_set():
+        if stopping.is_set():
             os._exit(128 + number)
         log.info("agent.asked_to_stop", signal=number.name)
-        asked.set()
+        stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     serving = [asyncio.create_task(agent.serve()) for agent in agents]
-    stop = asyncio.create_task(asked.wait())
+    stop = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait([stop, *serving], return_when=asyncio.FIRST_COMPLETED)
         stopped = await asyncio.gather(*(agent.stop() for agent in agents), return_exceptions=True)
         for task in serving:
-            if not task.done() and asked.is_set():
-                task.cancel()  # one that was still waiting for Redis
+            if not task.done() and stopping.is_set():
+                task.cancel()  # it was still waiting for Redis
         for outcome in (*await asyncio.gather(*serving, return_exceptions=True), *stopped):
             if isinstance(outcome, Exception):
                 raise outcome

@@ -1,4 +1,4 @@
-"""Runs handlers: async ones on the loop, others in threads; whatever they return or raise becomes a report."""
+"""Runs handlers: async ones on the loop, others in threads. What they return or raise becomes a report."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from typing import Any
 
 import msgspec
 
-from coord.agent.attempt import Attempt
 from coord.agent.handlers import Handler, call_caught
 from coord.agent.reports import Reports
-from coord.agent.task import NonRetryable, Release, Retryable, Task
+from coord.agent.task import Attempt, NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
 from coord.logs import get_logger
 
 log = get_logger()
 
-#: A handler that has run for so long is reported as started; a shorter one's outcome tells of it.
+#: Seconds after which a handler is reported as started; a shorter one reports this with its outcome.
 STARTED_S = 0.1
-#: What a handler that was told to stop may take before its slot counts as taken for longer.
+#: Seconds that a handler has to stop before its slot counts as occupied for longer.
 STUCK_S = 5.0
 SHUTTING_DOWN = "the agent is shutting down"
 
 
 class _Assigned(msgspec.Struct):
-    """The little that an agent needs of a task as it was submitted."""
+    """The fields of a submitted task that an agent needs."""
 
     task_type: str
     payload: msgspec.Raw = msgspec.Raw(b"{}")
@@ -37,10 +36,16 @@ _assigned = msgspec.json.Decoder(_Assigned).decode
 
 
 class Runner:
-    """The handlers of one agent process.
+    """The running handlers of one agent process.
 
-    ``ended`` is called after each attempt, when its report is on its way; ``stuck`` with the number of handlers that go
-    on although they were told to stop, whenever it changes.
+    Args:
+        agent_id: id of the agent.
+        handlers: by task type.
+        fallback: for task types that have no handler.
+        threads: for handlers that are not async.
+        reports: for the outcomes.
+        on_ended: called after each attempt, when its report is sent.
+        on_stuck: called with the number of handlers that still run although they must stop, whenever it changes.
     """
 
     def __init__(
@@ -50,18 +55,21 @@ class Runner:
         fallback: Handler | None,
         threads: ThreadPoolExecutor,
         reports: Reports,
+        *,
+        on_ended: Callable[[], None],
+        on_stuck: Callable[[int], None],
     ) -> None:
-        self.ended: Callable[[], None] = lambda: None
-        self.stuck: Callable[[int], None] = lambda _count: None
-        self.has_abandoned = False
+        self.has_abandoned = False  #: a handler did not end in time, and may still run
+        self._on_ended = on_ended
+        self._on_stuck = on_stuck
         self._agent_id = agent_id
         self._handlers = handlers
-        self._fallback = fallback  #: for task types that have no handler
+        self._fallback = fallback
         self._threads = threads
         self._reports = reports
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._tell = self.progress
+        self._report_progress = self.progress  # bound once
         self._running: dict[str, Attempt] = {}
         self._stuck: set[str] = set()  # leases
         self._sweeper: asyncio.TimerHandle | None = None
@@ -69,17 +77,17 @@ class Runner:
 
     @property
     def running(self) -> int:
-        """Handlers that run."""
+        """Number of running handlers."""
         return len(self._running)
 
     def runs(self, task: asyncio.Future[Any]) -> bool:
-        """Whether this is the task of a handler."""
+        """Return True if this is the asyncio task of a handler."""
         return any(attempt.future is task for attempt in self._running.values())
 
     def start(self, attempt: Attempt) -> None:
         """Run the handler of a claimed attempt."""
         attempt.started_at = self._loop.time()
-        task: Any = Task(attempt, self._tell)
+        task: Any = Task(attempt, self._report_progress)
         args: tuple[Any, ...] = (task,)
         try:
             assigned = _assigned(attempt.raw)
@@ -88,14 +96,14 @@ class Runner:
             if handler is not None and handler.decode is not None:
                 payload = handler.decode(assigned.payload)
                 args = (payload, task) if handler.takes_task else (payload,)
-        except Exception as error:  # noqa: BLE001 -- a Struct's own checks may raise anything
-            why = str(error) if isinstance(error, BAD_JSON) else _described(error)
+        except Exception as error:  # noqa: BLE001 -- the checks of a Struct of the user may raise anything
+            why = str(error) if isinstance(error, BAD_JSON) else _describe(error)
             self._reports.failed(attempt, "payload_invalid", f"payload: {why}", retryable=False)
-            self.ended()
+            self._on_ended()
             return
         if handler is None:
             self._reports.failed(attempt, "no_handler", self._no_handler(attempt.task_type), retryable=False)
-            self.ended()
+            self._on_ended()
             return
         self._running[attempt.lease] = attempt
         if self._sweeper is None:
@@ -104,36 +112,36 @@ class Runner:
             attempt.future = self._loop.create_task(self._run(handler.call, args, attempt))
         else:
             attempt.future = self._loop.run_in_executor(self._threads, call_caught, handler.call, args)
-            attempt.future.add_done_callback(lambda done: self._thread_ended(attempt, done))
+            attempt.future.add_done_callback(lambda future: self._thread_ended(attempt, future))
 
     def stop(self, attempt: Attempt, reason: str) -> None:
-        """Make an attempt stop: an async handler is cancelled, one in a thread can see it."""
+        """Stop an attempt: an async handler is cancelled; a handler in a thread sees ``Task.cancelled``."""
         if attempt.stop_reason is not None:
             return
         attempt.stop_reason = reason or "stopped"
         if isinstance(attempt.future, asyncio.Task):
-            # Not at once: a coroutine that is cancelled before its first step never gets to report its end.
+            # Not at once: a coroutine that is cancelled before its first step never reports its end.
             self._loop.call_soon(attempt.future.cancel)
-        self._loop.call_later(STUCK_S, self._look_if_stuck, attempt)
+        self._loop.call_later(STUCK_S, self._check_stuck, attempt)
 
     def stop_all(self, reason: str) -> None:
-        """Make everything stop that runs."""
+        """Stop all running attempts."""
         for attempt in list(self._running.values()):
             self.stop(attempt, reason)
 
     def progress(self, attempt: Attempt, raw: bytes) -> None:
-        """Take a handler's progress, from any thread."""
+        """Report the progress of a handler; may be called from any thread."""
         if threading.get_ident() == self._thread:
             self._progress(attempt, raw)
         else:
             self._loop.call_soon_threadsafe(self._progress, attempt, raw)
 
     async def finish(self, grace_s: float, cancel_s: float) -> None:
-        """Let the handlers end.
+        """Wait until the handlers have ended.
 
         Args:
-            grace_s: what they have; then they are stopped and their tasks given back.
-            cancel_s: what stopped ones have to clean up. Threads cannot be ended: their results will be dropped.
+            grace_s: seconds that they have; then they are stopped and their tasks given back.
+            cancel_s: seconds that stopped ones have to clean up. Threads cannot be stopped: their results are dropped.
         """
         if await self._ended_within(grace_s):
             return
@@ -146,29 +154,29 @@ class Runner:
             self._ended(attempt)
 
     def close(self) -> None:
-        """Let go of the timer."""
+        """Cancel the timer."""
         if self._sweeper:
             self._sweeper.cancel()
 
     async def _run(self, call: Callable[..., Any], args: tuple[Any, ...], attempt: Attempt) -> None:
         try:
             result = await call(*args)
-        except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is the task's outcome
+        except BaseException as error:  # noqa: BLE001 -- anything that a handler raises is the outcome of its task
             self._raised(attempt, error)
         else:
-            self._ended_well(attempt, result)
+            self._finished(attempt, result)
 
-    def _thread_ended(self, attempt: Attempt, done: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
-        if done.cancelled():  # it was still waiting for a thread when the agent closed
+    def _thread_ended(self, attempt: Attempt, future: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
+        if future.cancelled():  # it was still waiting for a thread when the agent closed
             return
-        result, error = done.result()
+        result, error = future.result()
         if error is not None:
             self._raised(attempt, error)
         else:
-            self._ended_well(attempt, result)
+            self._finished(attempt, result)
 
-    def _ended_well(self, attempt: Attempt, result: Any) -> None:
-        if attempt.stop_reason is not None:  # it was to stop: whatever it returns then is dropped
+    def _finished(self, attempt: Attempt, result: Any) -> None:
+        if attempt.stop_reason is not None:  # it had to stop: its result is dropped
             self._raised(attempt, asyncio.CancelledError())
         else:
             self._returned(attempt, result)
@@ -178,21 +186,21 @@ class Runner:
             return
         try:
             self._reports.completed(attempt, result)
-        except BaseException as error:  # noqa: BLE001 -- what is the user's may raise anything when it is encoded
-            said = f"the result of type {type(result).__name__} is not JSON: {_described(error)}"
-            self._reports.failed(attempt, "result_invalid", said, retryable=False)
+        except BaseException as error:  # noqa: BLE001 -- an object of the user may raise anything when it is encoded
+            message = f"the result of type {type(result).__name__} is not JSON: {_describe(error)}"
+            self._reports.failed(attempt, "result_invalid", message, retryable=False)
         self._ended(attempt)
 
     def _raised(self, attempt: Attempt, error: BaseException) -> None:
         if attempt.lease not in self._running:
             return
         try:
-            self._tell_raised(attempt, error)
-        except BaseException:  # noqa: BLE001 -- an exception of the user's of which nothing can be said
+            self._report_raised(attempt, error)
+        except BaseException:  # noqa: BLE001 -- an exception of the user that cannot be described
             self._reports.failed(attempt, "handler_failed", type(error).__name__, retryable=True)
         self._ended(attempt)
 
-    def _tell_raised(self, attempt: Attempt, error: BaseException) -> None:
+    def _report_raised(self, attempt: Attempt, error: BaseException) -> None:
         reports = self._reports
         if attempt.stop_reason is not None:
             code = "draining" if attempt.stop_reason == SHUTTING_DOWN else "stopped"
@@ -209,23 +217,23 @@ class Runner:
                 agent_id=self._agent_id, task_id=attempt.task_id, task_type=attempt.task_type, attempt=attempt.number,
                 exc_info=error,
             )  # fmt: skip
-            reports.failed(attempt, "handler_failed", _described(error), retryable=True)
+            reports.failed(attempt, "handler_failed", _describe(error), retryable=True)
 
-    def _look_if_stuck(self, attempt: Attempt) -> None:
+    def _check_stuck(self, attempt: Attempt) -> None:
         if attempt.lease in self._running:
             log.warning(
-                "task.handler_goes_on", agent_id=self._agent_id, task_id=attempt.task_id, told=attempt.stop_reason
+                "task.handler_goes_on", agent_id=self._agent_id, task_id=attempt.task_id, reason=attempt.stop_reason
             )
             self._stuck.add(attempt.lease)
-            self.stuck(len(self._stuck))
+            self._on_stuck(len(self._stuck))
 
     def _ended(self, attempt: Attempt) -> None:
         del self._running[attempt.lease]
         attempt.future = attempt.next_progress = None
         if attempt.lease in self._stuck:
             self._stuck.remove(attempt.lease)
-            self.stuck(len(self._stuck))
-        self.ended()
+            self._on_stuck(len(self._stuck))
+        self._on_ended()
         if self._all_ended is not None and not self._running:
             self._all_ended.set()
 
@@ -239,26 +247,26 @@ class Runner:
         return True
 
     def _sweep(self) -> None:
-        """Report as started whatever has run for a while: one timer for all that run, none while nothing does."""
+        """Report long-running handlers as started; one timer for all of them, and none while nothing runs."""
         self._sweeper = self._loop.call_later(STARTED_S, self._sweep) if self._running else None
         now = self._loop.time()
         for attempt in self._running.values():
-            if not attempt.has_told and now - attempt.started_at >= STARTED_S:
-                attempt.has_told = True
+            if not attempt.has_reported_start and now - attempt.started_at >= STARTED_S:
+                attempt.has_reported_start = True
                 self._reports.started(attempt)
 
     def _progress(self, attempt: Attempt, raw: bytes) -> None:
         if attempt.lease not in self._running:
             return
-        if attempt.tells_progress:
+        if attempt.is_sending_progress:
             attempt.next_progress = raw
             return
-        attempt.tells_progress = self._reports.progressed(attempt, raw, self._progress_told)
-        if not attempt.tells_progress:
-            log.warning("task.progress_refused", task_id=attempt.task_id, bytes=len(raw), hint="too long, or no JSON")
+        attempt.is_sending_progress = self._reports.progressed(attempt, raw, self._progress_sent)
+        if not attempt.is_sending_progress:
+            log.warning("task.progress_refused", task_id=attempt.task_id, bytes=len(raw), hint="too long, or not JSON")
 
-    def _progress_told(self, attempt: Attempt, _answer: Any) -> None:
-        attempt.tells_progress = False
+    def _progress_sent(self, attempt: Attempt, _answer: Any) -> None:
+        attempt.is_sending_progress = False
         raw, attempt.next_progress = attempt.next_progress, None
         if raw is not None:
             self._progress(attempt, raw)
@@ -271,8 +279,8 @@ class Runner:
         )
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 -- a __str__ of the user's may raise
+    except BaseException:  # noqa: BLE001 -- a __str__ of the user may raise anything
         return type(error).__name__

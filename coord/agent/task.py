@@ -1,4 +1,4 @@
-"""A task as its handler sees it, and the exceptions with which a handler says more than "it failed"."""
+"""A task in an agent: ``Task`` as its handler sees it, ``Attempt`` as the agent does, and exceptions for handlers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 
 import msgspec
 
-from coord.agent.attempt import Attempt
 from coord.codec import decode_json, encode
 
 
 class NonRetryable(Exception):
-    """Raise it in a handler: the task fails for good, with this code and message, whatever attempts are left."""
+    """Raise it in a handler to fail the task without a retry, even if attempts are left.
+
+    Args:
+        code: error code in the record of the task, up to 128 characters.
+        message: reason in the record of the task, up to 4,096 characters.
+    """
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(f"{code}: {message}" if message else code)
@@ -22,9 +26,13 @@ class NonRetryable(Exception):
 
 
 class Retryable(Exception):
-    """Raise it in a handler: this attempt failed, with this code and message; it is tried again if attempts are left.
+    """Raise it in a handler to fail this attempt with a code; the task is retried if attempts are left.
 
     Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log.
+
+    Args:
+        code: error code in the record of the task, up to 128 characters.
+        message: reason in the record of the task, up to 4,096 characters.
     """
 
     def __init__(self, code: str, message: str = "") -> None:
@@ -34,72 +42,95 @@ class Retryable(Exception):
 
 
 class Release(Exception):
-    """Raise it in a handler: the task is given back unfinished and tried again soon; it counts as no attempt."""
+    """Raise it in a handler to give the task back unfinished; it is retried soon, and the attempt is not counted.
+
+    Args:
+        reason: kept in the record of the task.
+    """
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
 
 
+class Attempt(msgspec.Struct, eq=False):
+    """One attempt at a task, from the read of its inbox entry to the answer to its report."""
+
+    task_id: str
+    lease: str
+    number: int  #: 1 for the first
+    lane: int  #: of the inbox
+    entry: bytes  #: of the inbox
+    raw: bytes | msgspec.Raw  #: the task as submitted; only its payload once the handler has started
+    task_type: str = ""
+    is_unclaimed: bool = True
+    started_at: float = 0.0  #: on the clock of the event loop; 0 until the handler has started
+    has_reported_start: bool = False
+    stop_reason: str | None = None  #: why the attempt must stop; None: it may continue
+    future: asyncio.Future[Any] | None = None
+    is_sending_progress: bool = False
+    next_progress: bytes | None = None
+
+
 class Task:
-    """One attempt at a task."""
+    """One attempt at a task, for its handler."""
 
-    __slots__ = ("_attempt", "_payload", "_tell")
+    __slots__ = ("_attempt", "_payload", "_report_progress")
 
-    def __init__(self, attempt: Attempt, tell: Callable[[Attempt, bytes], None]) -> None:
+    def __init__(self, attempt: Attempt, report_progress: Callable[[Attempt, bytes], None]) -> None:
         self._attempt = attempt
-        self._tell = tell
+        self._report_progress = report_progress
         self._payload: Any = msgspec.UNSET
 
     @property
     def task_id(self) -> str:
-        """Its id."""
+        """Id of the task."""
         return self._attempt.task_id
 
     @property
     def task_type(self) -> str:
-        """Its type: what handlers are chosen by."""
+        """Type of the task, by which its handler is chosen."""
         return self._attempt.task_type
 
     @property
     def attempt(self) -> int:
-        """How often it was assigned, this time included. Execution is at least once: a handler may want to know."""
+        """Number of the attempt, 1 for the first. Execution is at-least-once, so a handler may need it."""
         return self._attempt.number
 
     @property
     def lease(self) -> str:
-        """What makes this attempt's reports count: 16 hex digits."""
+        """Lease of the attempt, 16 hex digits; only reports with the current lease count."""
         return self._attempt.lease
 
     @property
     def payload(self) -> Any:
-        """What the client sent; decoded at the first look."""
+        """Payload that the client sent; decoded at the first access."""
         if self._payload is msgspec.UNSET:
             self._payload = decode_json(bytes(self._attempt.raw))
         return self._payload
 
     @property
     def payload_json(self) -> bytes:
-        """The same as the client sent it: JSON, not looked into."""
+        """Payload as the client sent it: JSON, not decoded."""
         return bytes(self._attempt.raw)
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt shall stop.
+        """True when this attempt must stop.
 
-        An async handler is cancelled besides. One that runs in a thread should look here now and then and return;
-        whatever it returns then is dropped.
+        An async handler is cancelled as well. A handler that runs in a thread should check this regularly and return;
+        its result is then dropped.
         """
         return self._attempt.stop_reason is not None
 
     async def progress(self, value: Any) -> None:
-        """Record how far it is: any JSON. Only the newest counts; one that comes too soon after another is skipped."""
+        """Record the progress, any JSON value. Only the newest value counts; intermediate values are skipped."""
         self.report_progress(value)
         await asyncio.sleep(0)
 
     def report_progress(self, value: Any) -> None:
-        """The same for a handler that runs in a thread; may be called from anywhere."""
-        self._tell(self._attempt, encode(value))
+        """Record the progress like ``progress``, from a handler that runs in a thread; may be called anywhere."""
+        self._report_progress(self._attempt, encode(value))
 
     def __repr__(self) -> str:
         return f"<Task {self.task_id} {self.task_type!r} attempt {self.attempt}>"

@@ -1,7 +1,7 @@
-"""The command ``coord``: one command is one file, one call and what is printed of it.
+"""The command ``coord``: each command is a function that makes one call and prints the result.
 
-An error is one line on standard error, with the next step. ``coord.cli.exit_codes`` says what each exit code means,
-``coord.cli.commands`` how a command is written.
+An error is one line on standard error, with the next step. ``coord.cli.exit_codes`` defines the exit codes,
+``coord.cli.commands`` the conventions of a command.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that the arguments name; an output that cannot be written is one line and exit code 2."""
+    """Run the command in the arguments of this process; exit with 2 if the output cannot be written."""
     from coord.cli.exit_codes import ExitCode
 
     standard_streams.prepare()
-    failed: OSError | None = None
+    failure: OSError | None = None
     try:
-        _main()
+        _run()
     except OSError as error:
         if error.errno not in standard_streams.UNWRITABLE:
             raise
-        failed = error
+        failure = error
     finally:
-        failed = standard_streams.settle() or failed
-        if failed is not None:
-            standard_streams.tell(f"coord: cannot write the output: {failed.strerror}")
+        failure = standard_streams.flush() or failure
+        if failure is not None:
+            standard_streams.write_error(f"coord: cannot write the output: {failure.strerror}")
             sys.exit(ExitCode.CANNOT)
 
 
-def _main() -> None:
-    from coord.cli.exit_codes import ExitCode, exit_code, sentence
+def _run() -> None:
+    from coord.cli.exit_codes import ExitCode, sentence
 
     try:
         with ends_on_interrupt():
@@ -43,16 +43,16 @@ def _main() -> None:
 
         app()
     except CoordError as error:
-        standard_streams.tell(sentence(error))
-        sys.exit(exit_code(error))
+        standard_streams.write_error(sentence(error))
+        sys.exit(error.exit_code)
     except RuntimeError as error:
-        if "home directory" not in str(error):  # as pathlib says it
+        if "home directory" not in str(error):  # the text of pathlib
             raise
-        standard_streams.tell("coord: there is no home directory of this user; set HOME")
+        standard_streams.write_error("coord: this user has no home directory; set HOME")
         sys.exit(ExitCode.CANNOT)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        from coord.terminal import has_enough
+        from coord.terminal import quiet_exit
 
-        raise has_enough(sys.stdout) from None
+        raise quiet_exit(sys.stdout) from None

@@ -9,7 +9,7 @@ from coord.errors import CoordError
 
 
 class ExitCode(IntEnum):
-    """Every exit code of ``coord``."""
+    """Every exit code of ``coord``; ``exit_code`` of an error class is one of them."""
 
     OK = 0  #: done, or the answer is yes
     NO = 1  #: the answer is no, or what was asked for has failed: a failed task, no such agent, a finding of fsck
@@ -17,26 +17,6 @@ class ExitCode(IntEnum):
     OPEN = 3  #: the time to wait is over and nothing is decided: the task, message or request goes on
     INTERRUPTED = 130  #: Ctrl-C
 
-
-#: Errors that are answers: the cell was asked, and this is what it said.
-_NO: tuple[type[CoordError], ...] = (
-    errors.AgentNotFound,
-    errors.EntryNotFound,
-    errors.EntryTruncated,
-    errors.IdConflict,
-    errors.MessageExpired,
-    errors.MessageNotDead,
-    errors.MessageNotFound,
-    errors.MessageUndeliverable,
-    errors.ResultDropped,
-    errors.TaskAlreadyFinished,
-    errors.TaskCancelled,
-    errors.TaskExpired,
-    errors.TaskFailed,
-    errors.TaskNotDead,
-    errors.TaskNotFound,
-    errors.TaskRefused,
-)
 
 #: What to do next, where the error itself does not say it.
 _NEXT: dict[type[CoordError], str] = {
@@ -47,14 +27,7 @@ _NEXT: dict[type[CoordError], str] = {
 }
 
 
-def exit_code(error: CoordError) -> ExitCode:
-    """The exit code of a command that ended with ``error``."""
-    if isinstance(error, errors.ResultTimeout):
-        return ExitCode.OPEN
-    return ExitCode.NO if isinstance(error, _NO) else ExitCode.CANNOT
-
-
 def sentence(error: CoordError) -> str:
-    """The one line that a person is told of ``error``: what is wrong, and the next step."""
+    """Return the line to print for an error: what is wrong, and the next step."""
     step = _NEXT.get(type(error))
     return f"coord: {error}; {step}" if step else f"coord: {error}"

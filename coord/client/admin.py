@@ -1,22 +1,24 @@
-"""What an operator tells the workers: each a fact on ``in:control:{kind}``, answered by the worker that has done it.
+"""What operators do with a cell: ``client.admin``.
 
-A fact that is appended twice, because Redis' answer was lost, does no harm: the second one finds nothing left to do.
-``retry`` and ``replay`` may be told just that (``TaskNotDead`` and the like) when it was their own first one.
+Each change is a fact on ``in:control:{kind}``, answered by the worker that has made it. A fact that is appended twice,
+because the first reply of Redis was lost, does no harm: the second one finds nothing left to do. ``retry`` and
+``replay`` may then raise ``TaskNotDead`` and the like although their own first fact had its effect.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, get_args
 
 from msgspec import Struct
 
 from coord import codec, config, queries
-from coord.arguments import check_finite, encoded, seconds
+from coord.arguments import as_seconds, check_finite, encode_fields
 from coord.client.answers import Answer
-from coord.client.connection import Caller
+from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
-from coord.errors import EntryNotFound, FactInvalid, ResultTimeout
+from coord.client.submission import StrategyName
+from coord.connection import reading
+from coord.errors import EntryNotFound, FactInvalid
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.control import (
@@ -31,134 +33,142 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.dead import DeadKind
+from coord.models.dead_letters import DeadKind
 from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.streams import Append
-from coord.translation import reading
 
-#: How long a worker may take to answer, in seconds.
+#: Seconds that a worker has to answer.
 ANSWER_S = 10.0
 
 _KINDS = get_args(DeadKind)
 
 
-class Operator(Caller, ABC):
-    """The part of ``Client`` that is for operators.
+class Admin:
+    """The operations of a client that are for operators; use it as ``client.admin``.
 
-    Each method returns when a worker has done what it asks for. Beside what it says itself, each raises
-    ``ResultTimeout`` when no worker answered within ``wait`` seconds (the fact waits for one), ``IdInvalid`` or
-    ``FactInvalid`` for what does not fit, and ``ServerUnavailable`` or ``ServerFull`` when Redis does not answer, or
-    has no memory left.
+    Each method returns when a worker has done the request. ``timeout`` is how many seconds to wait for that (default
+    10). In addition to its own errors, each method raises ``ResultTimeout`` if no worker answered in that time (the
+    request waits for one), ``IdInvalid`` or ``FactInvalid`` for an argument that does not fit, and
+    ``ServerUnavailable`` or ``ServerFull`` if Redis does not answer or is out of memory.
     """
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
 
     # Settings.
 
-    async def set_strategy(self, name: str, *, wait: float = ANSWER_S) -> None:
-        """Choose agents by this strategy from now on; every distributor does within a second.
+    async def set_strategy(self, name: StrategyName, *, timeout: float = ANSWER_S) -> None:
+        """Choose agents by this strategy from now on; every distributor does so within a second.
+
+        Args:
+            name: ``least_connections``, ``round_robin`` or ``random``.
+            timeout: seconds to wait for the answer.
 
         Raises:
-            ConfigError: no such strategy; names those that there are.
+            ConfigError: there is no such strategy; names the strategies that there are.
         """
-        await self._control("distributor", StrategySet(name), wait)
+        await self._control("distributor", StrategySet(name), timeout)
 
-    async def set_setting(self, name: str, value: str | float | None, *, wait: float = ANSWER_S) -> None:
-        """Set one of ``coord.config.LIVE``; every distributor obeys within a second.
+    async def set_setting(self, name: str, value: str | float | None, *, timeout: float = ANSWER_S) -> None:
+        """Set one of ``coord.config.LIVE``; every distributor uses it within a second.
 
         Args:
             name: ``strategy`` or ``health_threshold``.
-            value: None gives it back to the environment of the distributors.
-            wait: seconds.
+            value: None resets the setting to the environment of the distributors.
+            timeout: seconds to wait for the answer.
 
         Raises:
-            ConfigError: it cannot be set live, or the value does not fit; says what does.
+            ConfigError: it is not a live setting, or the value does not fit; names the valid ones.
         """
         if name == "strategy" and value is not None:
-            await self.set_strategy(str(value), wait=wait)
+            await self._control("distributor", StrategySet(str(value)), timeout)
             return
-        # By the worker's own rule, so that a slip is told at once and does not end among the dead letters.
-        config.live_text(name, value if value is not None else getattr(self.settings, name, None))
-        await self._control("distributor", SettingSet(name, value), wait)
+        # The worker's own check, so that a mistake raises here and does not become a dead letter.
+        config.live_text(name, value if value is not None else getattr(self._connection.settings, name, None))
+        await self._control("distributor", SettingSet(name, value), timeout)
 
     async def live_settings(self) -> list[queries.LiveSetting]:
-        """Each setting that can be set live: its value, where that comes from, and what holds otherwise."""
+        """Return each live setting: its value, its source, and the value without it."""
+        connection = self._connection
         with reading():
-            return await queries.live_settings(self.redis, self._keys, self.settings)
+            return await queries.list_settings(connection.redis, connection.keys, connection.settings)
 
     # Agents.
 
-    async def drain(self, agent_id: str, *, wait: float = ANSWER_S) -> AgentStatus:
-        """Let an agent finish what it has and give it nothing new, whatever it says of itself, until it is resumed.
+    async def drain(self, agent_id: str, *, timeout: float = ANSWER_S) -> AgentStatus:
+        """Let an agent finish its tasks and assign it nothing new, whatever it reports, until it is resumed.
 
-        Returns: its status now: ``draining``, or ``stale`` for one that is silent (and drains when it is back).
+        Returns: its status now: ``draining``, or ``stale`` if it is silent (it drains when it is back).
 
         Raises:
-            AgentNotFound: no such agent, or it left.
+            AgentNotFound: there is no such agent, or it left.
         """
-        return await self._status(AgentDrained(check_id(agent_id, "agent_id")), wait)
+        return await self._change_agent(AgentDrained(check_id(agent_id, "agent_id")), timeout)
 
-    async def resume(self, agent_id: str, *, wait: float = ANSWER_S) -> AgentStatus:
+    async def resume(self, agent_id: str, *, timeout: float = ANSWER_S) -> AgentStatus:
         """End the draining of an agent.
 
-        Returns: its status now, which is what it says of itself: ``active``, or another one that it set by itself.
+        Returns: its status now, as the agent itself reports it: ``active``, or another one that it has set.
 
         Raises:
-            AgentNotFound: no such agent, or it left.
+            AgentNotFound: there is no such agent, or it left.
         """
-        return await self._status(AgentResumed(check_id(agent_id, "agent_id")), wait)
+        return await self._change_agent(AgentResumed(check_id(agent_id, "agent_id")), timeout)
 
-    async def remove(self, agent_id: str, *, wait: float = ANSWER_S) -> None:
-        """Deregister an agent: what it has in flight goes to others, its record stays as those of agents that left.
+    async def remove(self, agent_id: str, *, timeout: float = ANSWER_S) -> None:
+        """Deregister an agent: its tasks go to others, its record stays like that of an agent that left.
 
-        A process of it that still runs registers again with its next beat: stop it first.
+        A process of the agent that still runs registers again with its next heartbeat: stop it first.
 
         Raises:
-            AgentNotFound: no such agent.
+            AgentNotFound: there is no such agent.
         """
-        await self._control("registry", AgentRemoved(check_id(agent_id, "agent_id")), wait)
+        await self._control("registry", AgentRemoved(check_id(agent_id, "agent_id")), timeout)
 
     # Dead letters.
 
-    async def retry(self, task_id: str, *, wait: float = ANSWER_S) -> TaskHandle:
-        """Try a failed task again: the same id, fresh attempts, its story kept.
+    async def retry(self, task_id: str, *, timeout: float = ANSWER_S) -> TaskHandle:
+        """Queue a failed task again: the same id, fresh attempts, its history kept.
 
-        Returns: a handle that waits for the new outcome. Whoever submitted the task is told that as well.
+        Returns: a handle that waits for the new outcome. The client that submitted the task gets that outcome as well.
 
         Raises:
-            TaskNotFound: no such task, or it was forgotten.
-            TaskNotDead: it has not failed; says what it is.
+            TaskNotFound: there is no such task, or its record was removed.
+            TaskNotDead: it has not failed; names its state.
             TaskExpired: its deadline has passed; submit a new one.
         """
-        await self._control("distributor", TaskReplayed(check_id(task_id, "task_id")), wait)
-        self.watcher.begin_anew(task_id)
-        return self.handle(task_id)
+        await self._control("distributor", TaskReplayed(check_id(task_id, "task_id")), timeout)
+        watcher = self._connection.watcher
+        watcher.forget(task_id)
+        return TaskHandle(self._connection, watcher.watch(task_id), "", None)
 
-    async def replay(self, kind: DeadKind, dead_id: str, *, ttl: float | None = None, wait: float = ANSWER_S) -> str:
-        """Set a dead letter going again.
+    async def replay(self, kind: DeadKind, dead_id: str, *, ttl: float | None = None, timeout: float = ANSWER_S) -> str:
+        """Replay a dead letter.
 
         Args:
             kind: ``task`` (as ``retry``), ``message`` (delivered as if sent now), ``entry`` (of ``dead:in``, appended
-                anew to the stream that it came from, where it is handled like any other).
+                again to the stream that it came from, where it is handled like any other).
             dead_id: the task's or the message's id, or the id of the entry in ``dead:in``.
-            ttl: of a message: seconds to live from now on; default: the router's.
-            wait: seconds.
+            ttl: of a message: its new time to live in seconds; default: that of the routers.
+            timeout: seconds to wait for the answer.
 
-        Returns: the id of what goes again: the task's, the message's, or of the entry in its stream.
+        Returns: the id of what was replayed: the task's, the message's, or that of the new entry in its stream.
 
         Raises:
-            TaskNotFound, MessageNotFound, EntryNotFound: there is no such thing, or it was forgotten.
-            TaskNotDead, MessageNotDead: it is no dead letter.
-            TaskExpired: the task's deadline has passed.
+            TaskNotFound, MessageNotFound, EntryNotFound: it does not exist, or not any more.
+            TaskNotDead, MessageNotDead: it is not a dead letter.
+            TaskExpired: the deadline of the task has passed.
             EntryTruncated: only the first 4 KiB of the entry were kept.
             AgentNotFound, MessageUndeliverable: the message still cannot be delivered; it stays a dead letter.
             FactInvalid: ``kind``, ``dead_id`` or ``ttl`` does not fit.
         """
         if kind == "task":
-            await self.retry(dead_id, wait=wait)
+            await self.retry(dead_id, timeout=timeout)
         elif kind == "message":
-            await self._control("router", MessageReplayed(check_id(dead_id, "message_id"), ttl), wait)
+            await self._control("router", MessageReplayed(check_id(dead_id, "message_id"), ttl), timeout)
         elif kind == "entry":
-            answer = await self._control(await self._kind_of_entry(dead_id), EntryReplayed(dead_id), wait)
+            answer = await self._control(await self._worker_of_entry(dead_id), EntryReplayed(dead_id), timeout)
             return str(_data(answer)["entry_id"])
         else:
             raise _unknown_kind(kind)
@@ -170,77 +180,73 @@ class Operator(Caller, ABC):
         dead_id: str | None = None,
         *,
         older_than: float | None = None,
-        wait: float = ANSWER_S,
+        timeout: float = ANSWER_S,
     ) -> int:
-        """Forget dead letters of a kind: one, or all that died ``older_than`` seconds ago or earlier (0: all).
+        """Delete dead letters: one, or all of a kind that are at least ``older_than`` seconds old.
 
-        Many are forgotten 1,000 at a time, each step answered within ``wait`` seconds.
+        Args:
+            kind: ``task``, ``message`` or ``entry``.
+            dead_id: the id of one dead letter.
+            older_than: seconds; 0: all. Up to 1,000 are deleted in one step.
+            timeout: seconds to wait for the answer to each step.
 
-        Returns: how many were forgotten.
+        Returns: the number of deleted dead letters.
 
         Raises:
             TaskNotFound, MessageNotFound, EntryNotFound: there is none with this ``dead_id``.
-            TaskNotDead, MessageNotDead: it is no dead letter.
-            FactInvalid: ``kind`` is unknown, or not just one of ``dead_id`` and ``older_than`` was given.
+            TaskNotDead, MessageNotDead: it is not a dead letter.
+            FactInvalid: ``kind`` is unknown, or not exactly one of ``dead_id`` and ``older_than`` is set.
         """
         if (dead_id is None) == (older_than is None):
             raise FactInvalid("give either dead_id or older_than, in seconds (0 for all)")
         purged = 0
         while True:
             if kind == "entry":
-                answer = await self._control("registry", EntriesPurged(dead_id, older_than), wait)
+                answer = await self._control("registry", EntriesPurged(dead_id, older_than), timeout)
             elif kind in _KINDS:
                 if dead_id is not None:
                     check_id(dead_id, f"{kind}_id")
                 authority = "distributor" if kind == "task" else "router"
-                answer = await self._control(authority, DeadPurged(dead_id, older_than), wait)
+                answer = await self._control(authority, DeadPurged(dead_id, older_than), timeout)
             else:
                 raise _unknown_kind(kind)
-            told = _data(answer)
-            purged += int(told["purged"])
-            if not told["left"]:
+            step = _data(answer)
+            purged += int(step["purged"])
+            if not step["left"]:
                 return purged
 
-    # How it is told.
+    # Requests.
 
-    @abstractmethod
-    def handle(self, task_id: str) -> TaskHandle:
-        """A handle of a task."""
-
-    async def _control(self, kind: str, fact: Struct, wait: float) -> Answer:
-        """Tell a kind of worker, and wait until one has answered that it is done."""
-        wait = seconds(wait, "wait")
-        one = Append(f"in:control:{kind}", fact, self.caller)
-        _check(one, self.settings.max_entry_bytes)
-        (entry,) = await self._append([one])
-        answer = await self._answer((one.stream, entry), wait)
-        if answer is None:
-            raise ResultTimeout(f"no {kind} answered within {wait:g} s; the request waits for one")
+    async def _control(self, worker: str, fact: Struct, timeout: float) -> Answer:
+        """Send a request to a kind of worker and wait until it is done."""
+        timeout = as_seconds(timeout, "timeout")
+        append = Append(f"in:control:{worker}", fact, self._connection.caller)
+        _check(append, self._connection.settings.max_entry_bytes)
+        answer = (await self._connection.request(append, timeout, worker)).answer
         if not answer.ok:
             raise answer.error
         return answer
 
-    async def _status(self, fact: Struct, wait: float) -> AgentStatus:
-        return AgentStatus(_data(await self._control("registry", fact, wait))["status"])
+    async def _change_agent(self, fact: Struct, timeout: float) -> AgentStatus:
+        return AgentStatus(_data(await self._control("registry", fact, timeout))["status"])
 
-    async def _kind_of_entry(self, entry_id: str) -> str:
-        """The kind of worker that reads the stream from which an entry was buried."""
-        _check(Append("in:control:registry", EntryReplayed(entry_id)), self.settings.max_entry_bytes)
-        command = ("XRANGE", self._keys.of("dead:in"), entry_id, entry_id)
+    async def _worker_of_entry(self, entry_id: str) -> str:
+        """Return the kind of worker that reads the stream from which an entry was moved to ``dead:in``."""
+        connection = self._connection
+        _check(Append("in:control:registry", EntryReplayed(entry_id)), connection.settings.max_entry_bytes)
         with reading():
-            found: list[tuple[bytes, dict[bytes, bytes]]] = await self.redis.execute_command(*command)
-        stream = found[0][1].get(b"stream", b"").decode("utf-8", "replace") if found else ""
-        for kind, streams in CONSUMES.items():
-            if stream in streams:
-                return kind
+            entry = await queries.get_dead_entry(connection.redis, connection.keys, entry_id)
+        for worker, streams in CONSUMES.items():
+            if entry is not None and entry.stream in streams:
+                return worker
         raise EntryNotFound(f"entry '{entry_id}' is not in dead:in")
 
 
-def _check(one: Append, max_bytes: int) -> None:
-    """By the worker's own rules, so that a slip is told at once and does not end among the dead letters."""
-    check_finite(one.fact, "")
-    fields = {b"type": TYPE_OF[type(one.fact)].encode(), b"data": encoded(one.fact)}
-    codec.fact_of(one.stream, fields, max_bytes)
+def _check(append: Append, max_bytes: int) -> None:
+    """Apply the worker's own checks, so that a mistake raises here and does not become a dead letter."""
+    check_finite(append.fact, "")
+    fields = {b"type": TYPE_OF[type(append.fact)].encode(), b"data": encode_fields(append.fact)}
+    codec.decode_fact(append.stream, fields, max_bytes)
 
 
 def _data(answer: Answer) -> Any:
@@ -248,4 +254,4 @@ def _data(answer: Answer) -> Any:
 
 
 def _unknown_kind(kind: str) -> FactInvalid:
-    return FactInvalid(f"kind {kind!r} is none of {', '.join(_KINDS)}")
+    return FactInvalid(f"kind: expected one of {', '.join(_KINDS)}, not {kind!r}")

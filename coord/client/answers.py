@@ -1,4 +1,4 @@
-"""Answers to facts: matched by stream and entry id of the fact, whichever arrives first, the id or the answer."""
+"""Answers to facts, matched by the stream and entry id of the fact. The id or the answer may arrive first."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from coord.errors import CoordError, from_code
 
 
 class Answer(NamedTuple):
-    """What a worker said of one fact."""
+    """The answer of a worker to one fact."""
 
     ok: bool
     code: str = ""
     message: str = ""
-    data: bytes = b"null"  #: JSON, for facts whose answer says more
-    task_id: str = ""  #: the only one that it is about, of several in the fact
+    data: bytes = b"null"  #: JSON, for facts whose answer has data
+    task_id: str = ""  #: set if the answer is for only one of several tasks in the fact
 
     @property
     def error(self) -> CoordError:
-        """The error that it stands for, if it is not ok."""
+        """The error that an answer stands for that is not ok."""
         return from_code(self.code, self.message)
 
 
@@ -29,7 +29,7 @@ Appended = tuple[str, str]
 
 
 def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[Appended], Answer]:
-    """The facts, and the answer to each of them, that an entry of type ``fact.answered`` tells of."""
+    """Return the facts that an entry of type ``fact.answered`` names, and the answer to each of them."""
     stream = fields[b"stream"].decode()
     code = fields.get(b"code", b"").decode("utf-8", "replace")
     message = fields.get(b"message", b"").decode("utf-8", "replace")
@@ -38,45 +38,45 @@ def read_answer(fields: Mapping[bytes, bytes]) -> tuple[list[Appended], Answer]:
     return [(stream, entry) for entry in fields[b"fact"].decode().split()], answer
 
 
-#: Takes an answer; whether there may be more, since the fact tells of several tasks.
-Take = Callable[[Answer], bool | None]
+#: Called with an answer; returns True if more answers to the same fact may follow (it lists several tasks).
+AnswerCallback = Callable[[Answer], bool | None]
 
 
 class Answers:
-    """Answers awaited and answers that came early; at most ``kept`` of each, so that lost ones do not pile up.
+    """Expected answers, and answers that arrived early; at most ``kept`` of each, so that lost ones do not accumulate.
 
-    A fact that was appended twice, because its first answer from Redis was lost, has two entry ids, of which we know
-    the second. So an answer may never come: whoever must know looks at the records as well.
+    A fact may be appended twice, if the first reply of Redis was lost. Then it has two entry ids, of which the client
+    knows the second. So an answer may never arrive; a caller that must know reads the record as well.
     """
 
     def __init__(self, kept: int = 1_000) -> None:
         self._kept = kept
-        # Ordered ones know their first; a dict would look for it among the places of all that were deleted before.
-        self._awaited: OrderedDict[Appended, Take] = OrderedDict()
+        # An OrderedDict finds its first item at once; a dict searches past the slots of all deleted items.
+        self._expected: OrderedDict[Appended, AnswerCallback] = OrderedDict()
         self._early: OrderedDict[Appended, list[Answer]] = OrderedDict()
 
-    def expect(self, fact: Appended, take: Take) -> None:
-        """Call ``take`` with the answer to this fact; at once if it is here."""
+    def expect(self, fact: Appended, callback: AnswerCallback) -> None:
+        """Call ``callback`` with the answer to this fact; at once if it has arrived already."""
         for early in self._early.pop(fact, ()):
-            if not take(early):
+            if not callback(early):
                 return
-        self._awaited[fact] = take
-        if len(self._awaited) > self._kept:
-            self._awaited.popitem(last=False)
+        self._expected[fact] = callback
+        if len(self._expected) > self._kept:
+            self._expected.popitem(last=False)
 
-    def arrived(self, facts: Iterable[Appended], answer: Answer) -> None:
-        """An answer to one or more facts was read."""
+    def receive(self, facts: Iterable[Appended], answer: Answer) -> None:
+        """Pass on an answer to one or more facts."""
         for fact in facts:
-            self._arrived(fact, answer)
+            self._receive(fact, answer)
 
-    def _arrived(self, fact: Appended, answer: Answer) -> None:
-        take = self._awaited.get(fact)
-        if take is not None:
-            if not take(answer):
-                del self._awaited[fact]
+    def _receive(self, fact: Appended, answer: Answer) -> None:
+        callback = self._expected.get(fact)
+        if callback is not None:
+            if not callback(answer):
+                del self._expected[fact]
             return
         early = self._early.setdefault(fact, [])
-        if answer not in early:  # replies are read again when the connection was lost
+        if answer not in early:  # replies are read again after a lost connection
             early.append(answer)
         if len(self._early) > self._kept:
             self._early.popitem(last=False)

@@ -1,57 +1,116 @@
-"""A client: submits tasks, waits for what becomes of them, cancels, sends messages, looks things up.
+"""A client: submits tasks, waits for their results, cancels them, sends messages and reads records.
 
-Everything that it changes, it changes by appending a fact. Its connection repeats a command whose answer was lost, so
-a fact may be appended twice: that is harmless, because the task's or message's id makes the second one change nothing.
+Every change is a fact that the client appends. Its connection repeats a command if the reply of Redis was lost, so a
+fact may be appended twice. That is harmless: because of the id of the task or message, the second one changes nothing.
 
-What Redis fails with becomes an error of ``coord.errors``, for reads as for writes (``coord.translation``).
+Errors of Redis become errors of ``coord.errors``, for reads and for writes (``coord.connection``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any, Literal, Unpack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, aclosing
+from types import TracebackType
+from typing import Any, Self, Unpack
 
 from msgspec import Struct
 
 from coord import queries
-from coord.arguments import all_of, seconds
-from coord.client.admin import Operator
-from coord.client.handle import TaskHandle, closed
-from coord.client.submission import TaskOptions, TaskSpec, checked, message_append, spec_of, task_append, together
-from coord.errors import AgentNotFound, CoordError, FactInvalid, ResultTimeout, TaskNotFound
+from coord.arguments import as_list, as_seconds
+from coord.client.admin import Admin
+from coord.client.connection import REACH_S, ClientConnection
+from coord.client.events import follow_events
+from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
+from coord.client.outcomes import closed
+from coord.client.submission import (
+    PriorityName,
+    TaskOptions,
+    TaskSpec,
+    group_tasks,
+    message_append,
+    spec_of,
+    task_append,
+)
+from coord.config import Settings
+from coord.connection import reading
+from coord.errors import AgentNotFound, CoordError, EntryNotFound, FactInvalid, MessageNotFound, ResultTimeout
 from coord.models.agents import AgentRecord
-from coord.models.facts import TaskCancelRequested
+from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
+from coord.models.events import Event
 from coord.models.ids import check_id, new_id
-from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
+from coord.models.memory import MemoryUse
+from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append
-from coord.translation import reading
 
-#: Tasks appended in one round trip at most …
+#: Maximum number of tasks appended in one round trip …
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
-#: How long the router may take to answer for a message.
+#: Seconds that a router has to answer for a message.
 RECEIPT_S = 10.0
-
-CancelAnswer = Literal["accepted", "pending", "sent"]
 
 
 class Receipt(Struct, frozen=True):
-    """A message was delivered into its receiver's inbox."""
+    """A message was delivered into the inbox of its receiver."""
 
     message_id: str
     receiver_id: str
     entry_id: str  #: of the fact
 
 
-class Client(Operator):
+class Client:
     """One connection to a cell for any number of coroutines; use it as ``async with Client() as client``.
 
-    ``url``, ``settings``, ``reach_s``: see ``Caller``, which opens and closes it. What only operators need
-    (``drain``, ``retry``, ``set_strategy`` and so on) is inherited from ``Operator``.
+    Operations of operators (``drain``, ``retry``, ``set_strategy`` and so on) are in ``client.admin``.
+
+    Args:
+        url: URL of Redis (``redis://``, ``rediss://`` or ``unix://``); default: see ``coord.connection.locate``.
+        settings: all settings; default: from the environment.
+        reach_s: seconds that ``open`` waits for a server that does not answer or is loading its data.
+
+    Raises:
+        ConfigError: an argument has the wrong type.
     """
+
+    def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
+        self.connection = ClientConnection(url, settings=settings, reach_s=reach_s)
+        self.admin = Admin(self.connection)  #: operations of operators
+
+    async def open(self) -> None:
+        """Connect; ``async with`` does this.
+
+        Raises:
+            ServerUnavailable: no Redis answers within ``reach_s`` seconds.
+            ConfigError: the server refuses the credentials, or its certificate is not trusted; or the client is open
+                in another event loop.
+            ServerUnfit: the server refuses a PING permanently, for example to a user without the permission.
+        """
+        await self.connection.open()
+
+    async def close(self) -> None:
+        """Disconnect. Coroutines that wait get a ``ConfigError``; submitted tasks continue."""
+        await self.connection.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this client; after ``open`` with the URL and namespace that it uses."""
+        return self.connection.settings
+
+    @property
+    def caller(self) -> str:
+        """The id under which this client receives answers; a new one each time that it is opened again."""
+        return self.connection.caller
 
     # Tasks.
 
@@ -59,91 +118,100 @@ class Client(Operator):
         """Submit a task; returns when Redis has it.
 
         Args:
-            task_type: what is to be done; without ``requirements`` or ``capabilities`` an agent is required that has
-                the capability of this name, as every agent has that has a handler for it.
-            payload: any JSON, or what msgspec makes JSON of; default ``{}``.
+            task_type: type of the task. Without ``requirements`` or ``capabilities`` the agent must have the capability
+                of this name, which every agent has that has a handler for it.
+            payload: any value that msgspec can encode as JSON; default ``{}``.
             options: the other fields of ``TaskSpec``: ``task_id``, ``priority``, ``capabilities``, ``requirements``,
                 ``timeout``, ``deadline``, ``delay``, ``run_at``, ``retry``, ``strategy``, ``notify``.
 
         Raises:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
-            ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
         """
         spec = spec_of({"task_type": task_type, "payload": {} if payload is None else payload, **options})
         return (await self._submit([task_append(spec, self.caller, self.settings.max_entry_bytes)]))[0]
 
     async def submit_many(self, specs: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskHandle]:
-        """Submit many tasks, in bounded round trips; each is a ``TaskSpec`` or a mapping of its fields.
+        """Submit many tasks, in round trips of limited size.
 
-        Raises: as ``submit``. Where one does not fit, none is submitted; where Redis fails on the way, some may be, and
-            submitting all again with the same task ids is safe.
+        Args:
+            specs: each a ``TaskSpec`` or a mapping of its fields.
+
+        Raises: as ``submit``. If one task does not fit, none is submitted. If Redis fails in between, some may be
+            submitted; submitting all again with the same task ids is safe.
         """
         if not isinstance(specs, Iterable):
             raise FactInvalid(f"specs: expected tasks, each a TaskSpec or a mapping, not {type(specs).__name__}")
         batches: list[list[Append]] = []
         size = BATCH_BYTES
-        for number, given in enumerate(specs):
+        for number, spec in enumerate(specs):
             try:
-                one = task_append(spec_of(given), self.caller, self.settings.max_entry_bytes)
+                append = task_append(spec_of(spec), self.caller, self.settings.max_entry_bytes)
             except CoordError as error:
                 raise type(error)(f"specs[{number}]: {error}") from None
             if size >= BATCH_BYTES or len(batches[-1]) >= BATCH:
                 if batches:
-                    await asyncio.sleep(0)  # others have their turn
+                    await asyncio.sleep(0)  # let other coroutines run
                 batches.append([])
                 size = 0
-            batches[-1].append(one)
-            size += len(one.fact.payload) if isinstance(one.fact, TaskSubmitted) else 0
+            batches[-1].append(append)
+            size += len(append.fact.payload) if isinstance(append.fact, TaskSubmitted) else 0
         return [handle for batch in batches for handle in await self._submit(batch)]
 
     async def _submit(self, batch: Sequence[Append]) -> list[TaskHandle]:
-        # Watched before they are appended: an outcome may be told before the answer to the append is here.
-        facts = [one.fact for one in batch if isinstance(one.fact, TaskSubmitted)]
-        watches = self.watcher.watch_submissions(facts)
-        parcels = together(batch, self.settings.max_entry_bytes)
+        watcher = self.connection.watcher
+        # Watched before they are appended: an outcome may arrive before the reply to the append.
+        facts = [append.fact for append in batch if isinstance(append.fact, TaskSubmitted)]
+        watches = watcher.watch_submissions(facts)
+        entries = group_tasks(batch, self.settings.max_entry_bytes)
         try:
-            entries = await self._append([one.append for one in parcels])
+            entry_ids = await self.connection.append([entry.append for entry in entries])
         except BaseException:
             for watch in watches:
                 watch.entry = ""
             raise
         handles: list[TaskHandle] = []
         rest = iter(watches)
-        for parcel, entry in zip(parcels, entries, strict=True):
-            some = [next(rest) for _ in range(parcel.tasks)]
-            stream = parcel.append.stream
-            answers = self.watcher.answers((stream, entry), [watch.task_id for watch in some])
-            for watch, answer in zip(some, answers, strict=True):
-                watch.stream, watch.entry = stream, entry
-                handles.append(TaskHandle(self, watch, entry, answer))
+        for entry, entry_id in zip(entries, entry_ids, strict=True):
+            group = [next(rest) for _ in range(entry.tasks)]
+            stream = entry.append.stream
+            answers = watcher.expect_answers((stream, entry_id), [watch.task_id for watch in group])
+            for watch, answer in zip(group, answers, strict=True):
+                watch.stream, watch.entry = stream, entry_id
+                handles.append(TaskHandle(self.connection, watch, entry_id, answer))
         return handles
 
     def handle(self, task_id: str) -> TaskHandle:
-        """A handle of a task that was submitted before, by whomever; its result is waited for by looking."""
-        return TaskHandle(self, self.watcher.watch(check_id(task_id, "task_id")), "", None)
+        """Return a handle of a task that was submitted before, by any client; its record is read for its outcome."""
+        watch = self.connection.watcher.watch(check_id(task_id, "task_id"))
+        return TaskHandle(self.connection, watch, "", None)
 
     async def as_completed(
         self, handles: Iterable[TaskHandle], timeout: float | None = None
     ) -> AsyncIterator[TaskHandle]:
-        """The handles in the order in which their tasks end, however they end.
+        """Yield the handles in the order in which their tasks end, with whatever outcome.
+
+        Args:
+            handles: of this client.
+            timeout: seconds to wait for the next one; None: no limit.
 
         Raises:
-            ResultTimeout: the next one had no outcome within ``timeout`` seconds after the one before.
+            ResultTimeout: no task ended within ``timeout`` seconds after the one before.
             ConfigError: the client was closed meanwhile.
         """
-        waiting = dict.fromkeys(all_of(handles, TaskHandle, "handles"))
-        timeout = None if timeout is None else seconds(timeout, "timeout")
+        waiting = dict.fromkeys(as_list(handles, TaskHandle, "handles"))
+        timeout = None if timeout is None else as_seconds(timeout, "timeout")
         ready: asyncio.Queue[TaskHandle] = asyncio.Queue()
         ended: set[TaskHandle] = set()
 
-        def tell(handle: TaskHandle) -> None:
+        def add(handle: TaskHandle) -> None:
             if handle not in ended:
                 ended.add(handle)
                 ready.put_nowait(handle)
 
         with ExitStack() as stack:
             for handle in waiting:
-                stack.enter_context(handle.waited_for(tell))
+                stack.enter_context(handle.notifying(add))
             for left in range(len(waiting), 0, -1):
                 try:
                     handle = await asyncio.wait_for(ready.get(), timeout)
@@ -154,40 +222,78 @@ class Client(Operator):
                 yield handle
 
     async def task(self, task_id: str) -> TaskRecord:
-        """A task's record; raises ``TaskNotFound``."""
+        """Read the record of a task; raises ``TaskNotFound``."""
+        return await read_task(self.connection, task_id)
+
+    async def tasks(self, task_ids: Iterable[str]) -> list[TaskRecord | None]:
+        """Read the records of several tasks, in order; None for a task without a record.
+
+        All are read in one round trip, so ask for some hundred at a time.
+        """
+        ids = [check_id(task_id, "task_id") for task_id in task_ids]
         with reading():
-            record = await queries.task(self.redis, self._keys, check_id(task_id, "task_id"))
-        if record is None:
-            raise TaskNotFound(f"Task '{task_id}' not found")
-        return record
+            return await queries.get_tasks(self.connection.redis, self.connection.keys, ids)
 
-    async def cancel(self, task_id: str, reason: str = "", *, wait: float = 2.0) -> CancelAnswer:
-        """Ask for a task to be cancelled.
+    async def list_tasks(
+        self,
+        *,
+        states: Collection[TaskState] = (),
+        task_type: str | None = None,
+        agent_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> queries.TaskPage:
+        """List tasks: those that agents hold, those that wait, those that failed, and the others that ended.
 
-        Returns:
-            ``accepted``: it is cancelled, or its agent was told to stop and will be overruled if it does not;
-            ``pending``: it is not known yet, and will be cancelled if its submission comes;
-            ``sent``: nobody answered within ``wait`` seconds; the request waits for a distributor.
+        The records have no payload, result, progress and attempts. A task that stays in its state is listed once; a
+        task that moves meanwhile may be listed twice or not at all.
+
+        Args:
+            states: only these; empty: all.
+            task_type: only this type.
+            agent_id: only tasks that this agent holds or has ended.
+            limit: maximum number of tasks, at least 1.
+            cursor: continue after a page, from its ``next``.
 
         Raises:
-            TaskNotFound: no such task.
-            TaskAlreadyFinished: it has another outcome.
+            CursorInvalid: the cursor is not from a list of tasks.
         """
-        wait = seconds(wait, "wait")
-        if not isinstance(reason, str):
-            raise FactInvalid(f"reason: expected text, not {type(reason).__name__}")
-        said = TaskCancelRequested(check_id(task_id, "task_id"), reason[:4096])
-        fact, data = checked("in:requests", TaskCancelRequested, said, self.settings.max_entry_bytes)
-        one = Append("in:requests", fact, self.caller, data)
-        (entry,) = await self._append([one])
-        answer = await self._answer((one.stream, entry), wait)
-        if answer is None:
-            return "sent"
-        if answer.ok:
-            return "accepted"
-        if answer.code == "pending":
-            return "pending"
-        raise answer.error
+        found: list[TaskRecord] = []
+        while True:
+            with reading():
+                page = await queries.list_tasks(
+                    self.connection.redis,
+                    self.connection.keys,
+                    states=states,
+                    task_type=task_type,
+                    agent_id=agent_id,
+                    limit=limit - len(found),
+                    cursor=cursor,
+                )
+            found += page.tasks
+            cursor = page.next
+            if cursor is None or len(found) >= limit:
+                return queries.TaskPage(tuple(found), cursor)
+
+    async def cancel(self, task_id: str, reason: str = "", *, timeout: float = CANCEL_ANSWER_S) -> CancelAnswer:
+        """Request that a task is cancelled.
+
+        Args:
+            task_id: id of the task.
+            reason: sent to the agent of the task and kept in its record; at most 4,096 characters.
+            timeout: seconds to wait for the answer of a distributor.
+
+        Returns:
+            ``accepted``: it is cancelled, or its agent was asked to stop, and it is cancelled regardless if the agent
+            does not;
+            ``pending``: its submission has not been handled yet; it is cancelled when it is.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            TaskAlreadyFinished: it has another outcome.
+            ResultTimeout: no distributor answered within ``timeout`` seconds; the request waits for one.
+        """
+        return await cancel_task(self.connection, task_id, reason, timeout=timeout)
 
     # Messages.
 
@@ -197,36 +303,36 @@ class Client(Operator):
         payload: Any = None,
         *,
         sender_id: str | None = None,
-        priority: str = Priority.NORMAL,
+        priority: PriorityName | Priority = Priority.NORMAL,
         ttl: float | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
         timeout: float = RECEIPT_S,
     ) -> Receipt:
-        """Send a message to an agent; returns when it lies in its inbox.
+        """Send a message to an agent; returns when it is in the inbox of the agent.
 
         Args:
-            receiver_id: the agent.
-            payload: any JSON, or what msgspec makes JSON of.
-            sender_id: who sends; default: this client's caller id.
-            priority: urgent, critical, high, normal or low; the first two share a lane.
-            ttl: seconds; it is not handled after that.
-            correlation_id: an id that tells what it belongs to.
-            reply_to: the id of the message that it answers.
-            message_id: default: a new one; the same id with the same content is delivered once.
-            timeout: seconds to wait for the router.
+            receiver_id: id of the agent.
+            payload: any value that msgspec can encode as JSON.
+            sender_id: id shown to the receiver; default: this client's caller id.
+            priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
+            ttl: seconds to live; an expired message is not handled. Default: that of the routers.
+            correlation_id: id of the conversation.
+            reply_to: id of the message that this one answers.
+            message_id: default: a new UUID; the same id with the same content is delivered once.
+            timeout: seconds to wait for a router.
 
         Raises:
             AgentNotFound: there is no such receiver.
             MessageUndeliverable: its inbox is full.
             MessageExpired: its time to live passed before it was delivered.
             IdConflict: the id was used before with other content.
-            ResultTimeout: no router answered in time; the message waits for one.
+            ResultTimeout: no router answered within ``timeout`` seconds; the message waits for one.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
         """
-        timeout = seconds(timeout, "timeout")
-        said = {
+        timeout = as_seconds(timeout, "timeout")
+        fields = {
             "message_id": new_id() if message_id is None else message_id,
             "sender_id": self.caller if sender_id is None else sender_id,
             "receiver_id": receiver_id,
@@ -235,32 +341,171 @@ class Client(Operator):
             "correlation_id": correlation_id,
             "reply_to": reply_to,
         }
-        one = message_append(said, priority, self.caller, self.settings.max_entry_bytes)
-        (entry,) = await self._append([one])
-        answer = await self._answer((one.stream, entry), timeout)
-        if answer is None:
-            raise ResultTimeout(f"no router answered within {timeout:g} s; the message waits for one")
+        append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
+        entry_id, answer = await self.connection.request(append, timeout, "router", "message")
         if not answer.ok:
             raise answer.error
-        return Receipt(said["message_id"], receiver_id, entry)
+        return Receipt(fields["message_id"], receiver_id, entry_id)
 
-    # What is.
+    async def message(self, message_id: str) -> MessageRecord:
+        """Read the record of a message; raises ``MessageNotFound``."""
+        with reading():
+            record = await queries.get_message(
+                self.connection.redis, self.connection.keys, check_id(message_id, "message_id")
+            )
+        if record is None:
+            raise MessageNotFound(f"Message '{message_id}' not found")
+        return record
+
+    async def list_messages(
+        self,
+        *,
+        agent_id: str | None = None,
+        status: MessageStatus | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> queries.MessagePage:
+        """List messages, the newest first, without their payloads: those whose records are still kept.
+
+        Args:
+            agent_id: only messages that this agent sent or received.
+            status: only this status.
+            limit: maximum number of messages, at least 1.
+            cursor: continue after a page, from its ``next``.
+
+        Raises:
+            CursorInvalid: the cursor is not from a list of messages.
+        """
+        found: list[MessageRecord] = []
+        while True:
+            with reading():
+                page = await queries.list_messages(
+                    self.connection.redis,
+                    self.connection.keys,
+                    agent_id=agent_id,
+                    status=status,
+                    limit=limit - len(found),
+                    cursor=cursor,
+                )
+            found += page.messages
+            cursor = page.next
+            if cursor is None or len(found) >= limit:
+                return queries.MessagePage(tuple(found), cursor)
+
+    # Agents.
 
     async def agents(self) -> list[AgentRecord]:
-        """Every agent that has a record, by id."""
+        """Read the records of all agents, by id."""
         with reading():
-            ids = await queries.agent_ids(self.redis, self._keys)
-            return [agent for agent in await queries.agents(self.redis, self._keys, ids) if agent is not None]
+            return await queries.list_agents(self.connection.redis, self.connection.keys)
 
     async def agent(self, agent_id: str) -> AgentRecord:
-        """An agent's record; raises ``AgentNotFound``."""
+        """Read the record of an agent; raises ``AgentNotFound``."""
         with reading():
-            record = await queries.agent(self.redis, self._keys, check_id(agent_id, "agent_id"))
+            record = await queries.get_agent(
+                self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id")
+            )
         if record is None:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
 
-    async def counters(self) -> dict[str, int]:
-        """Every counter; ``{state}:{priority}`` is how many tasks of a priority are in a state."""
+    # Dead letters.
+
+    async def dead_letters(self, kind: DeadKind, *, limit: int = 100) -> list[DeadLetter]:
+        """List dead letters of a kind, the newest first.
+
+        Args:
+            kind: ``task``, ``message`` or ``entry``.
+            limit: maximum number, at least 1.
+        """
+        readers = {
+            "task": queries.list_dead_tasks,
+            "message": queries.list_dead_messages,
+            "entry": queries.list_dead_entries,
+        }
+        if kind not in readers:
+            raise FactInvalid(f"kind: expected one of {', '.join(readers)}, not {kind!r}")
         with reading():
-            return await queries.counters(self.redis, self._keys)
+            return await readers[kind](self.connection.redis, self.connection.keys, limit)
+
+    async def count_dead_letters(self) -> dict[str, int]:
+        """Return the number of dead letters of each kind."""
+        with reading():
+            return await queries.count_dead_letters(self.connection.redis, self.connection.keys)
+
+    async def dead_entry(self, entry_id: str) -> DeadEntry:
+        """Read an entry of ``dead:in``; raises ``EntryNotFound``."""
+        with reading():
+            entry = await queries.get_dead_entry(self.connection.redis, self.connection.keys, entry_id)
+        if entry is None:
+            raise EntryNotFound(f"entry '{entry_id}' is not in dead:in")
+        return entry
+
+    # The cell.
+
+    async def backlog(self, max_pools: int | None = None) -> queries.Backlog:
+        """Count the tasks that wait, by priority and by pool.
+
+        Args:
+            max_pools: maximum number of pools to list, those with the oldest heads; None: all.
+        """
+        with reading():
+            return await queries.get_backlog(self.connection.redis, self.connection.keys, max_pools)
+
+    async def workers(self) -> queries.WorkersSnapshot:
+        """Return the workers that are present, and the length and age of every stream that they read."""
+        with reading():
+            return await queries.list_workers(self.connection.redis, self.connection.keys)
+
+    async def count_workers(self) -> dict[str, int]:
+        """Return how many workers of each kind are present; one round trip."""
+        ttl_ms = int(self.settings.presence_ttl_s * 1000)
+        with reading():
+            return await queries.count_workers(self.connection.redis, self.connection.keys, ttl_ms)
+
+    async def counters(self) -> dict[str, int]:
+        """Return every counter; ``{state}:{priority}`` is the number of tasks of a priority in a state."""
+        with reading():
+            return await queries.get_counters(self.connection.redis, self.connection.keys)
+
+    async def write_refusal(self) -> str:
+        """Return why Redis refuses every write at the moment, or ''."""
+        with reading():
+            return await queries.get_write_refusal(self.connection.redis)
+
+    async def memory_use(self) -> MemoryUse:
+        """Measure the memory of the cell by kind of key; reads a sample of the keyspace."""
+        with reading():
+            return await queries.measure_memory(self.connection.redis, self.connection.keys)
+
+    async def events(
+        self,
+        *,
+        since: str | None = None,
+        follow: bool = True,
+        on_outage: Callable[[str], None] = lambda _message: None,
+    ) -> AsyncGenerator[Event]:
+        """Iterate over the events of the cell, in order, also across outages of Redis.
+
+        Use ``contextlib.aclosing`` if you leave the loop early.
+
+        Args:
+            since: id of the entry after which to begin (``0-0``: the oldest that is kept); None: from now on.
+            follow: continue for ever; if False, end with the events until now.
+            on_outage: called with a message when Redis is unavailable and when it is back.
+
+        Raises:
+            ServerUnavailable: Redis is unavailable at the beginning, or at any time without ``follow``.
+        """
+        following = follow_events(
+            self.connection.redis,
+            self.connection.keys,
+            since=since,
+            follow=follow,
+            block_ms=self.settings.read_block_ms,
+            on_outage=on_outage,
+        )
+        with reading():
+            async with aclosing(following) as events:
+                async for event in events:
+                    yield event

@@ -1,65 +1,90 @@
-"""A caller: appends facts to a cell, and is told what its workers say of them."""
+"""The connection of a client to a cell: appends facts and receives the answers of workers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 from redis.asyncio import Redis
 
 from coord import config
-from coord.arguments import check_place, seconds
+from coord.arguments import as_seconds, check_connection_options
 from coord.client.answers import Answer, Appended
 from coord.client.outbox import Outbox
-from coord.client.submission import checked
+from coord.client.submission import build_fact
 from coord.client.watcher import Watcher
 from coord.config import Settings
 from coord.connection import connect, locate, wait_for_server
-from coord.errors import ConfigError
+from coord.errors import ConfigError, ResultTimeout
 from coord.keys import Keys
 from coord.models.ids import new_id
 from coord.streams import Append
 
 T = TypeVar("T")
 
-#: Seconds to wait for a server at the start, unless told otherwise: one that is restarted beside it is there by then.
+#: Seconds to wait for a server at the start: a server that restarts at the same time is up by then.
 REACH_S = 30.0
 
 NOT_OPEN = "the client is not open: use it as `async with Client() as client`"
 OTHER_LOOP = "the client was opened in another event loop: open one in each loop that uses one"
 
 
-class AppendResult(Struct, frozen=True):
-    """A fact is in its stream."""
+class AnsweredFact(NamedTuple):
+    """A fact that a worker has answered."""
 
-    entry_id: str  #: milliseconds since 1970 on the server's clock, a dash, a number
-    answered: bool  #: its worker has taken it; else it waits for one
+    entry_id: str
+    answer: Answer
 
 
-class Caller:
-    """One connection to a cell, for any number of coroutines.
+class FactHandle:
+    """A fact that was appended with ``ClientConnection.append_fact``."""
+
+    def __init__(self, connection: ClientConnection, stream: str, entry_id: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self.entry_id = entry_id  #: milliseconds since 1970 on the server's clock, a dash, a number
+
+    async def accepted(self, timeout: float) -> None:
+        """Return when its worker has accepted the fact.
+
+        Args:
+            timeout: seconds to wait.
+
+        Raises:
+            CoordError: the error in the worker's answer, if it refused the fact.
+            ResultTimeout: no answer within ``timeout`` seconds; the fact waits for a worker.
+        """
+        timeout = as_seconds(timeout, "timeout")
+        answer = await self._connection.watcher.wait_for_answer((self._stream, self.entry_id), timeout)
+        if answer is None:
+            raise ResultTimeout(f"no worker answered within {timeout:g} s; the fact waits for one")
+        if not answer.ok:
+            raise answer.error
+
+
+class ClientConnection:
+    """One connection to a cell, for any number of coroutines of one event loop.
 
     Args:
-        url: where Redis is; default: see ``coord.connection.locate``.
+        url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
-        reach_s: how long to go on trying while nobody answers there, or while the server is loading.
+        reach_s: seconds that ``open`` waits for a server that does not answer or is loading its data.
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
-        check_place(url, settings)
+        check_connection_options(url, settings)
         self.settings = settings if settings is not None else config.load_in_program()
-        self.caller = new_id()  #: where the answers to this client go, from when it is opened until it is closed
+        self.caller = new_id()  #: id under which this client receives answers, from open to close
         self._url = url
-        self._reach_s = seconds(reach_s, "reach_s")
+        self._reach_s = as_seconds(reach_s, "reach_s")
         self._keys = Keys(self.settings.namespace)
         self._redis: Redis | None = None
         self._outbox: Outbox | None = None
         self._watcher: Watcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing: asyncio.Task[None] | None = None  # held: it goes on when whoever waits for it gives up
+        self._closing: asyncio.Task[None] | None = None  # kept, so that it continues if ``close`` is cancelled
 
     async def open(self) -> None:
         """Connect.
@@ -68,9 +93,9 @@ class Caller:
             ServerUnavailable: no Redis answers.
             ConfigError: the server refuses the credentials, or its certificate is not trusted; or the client is open
                 in another event loop.
-            ServerUnfit: the server refuses a PING for good, such as for a user without the right.
+            ServerUnfit: the server refuses a PING permanently, for example to a user without the permission.
         """
-        if self._redis is not None and not self._forgets():
+        if self._redis is not None and not self._forget_closed_loop():
             return
         url, settings = locate(self.settings, self._url)
         redis = connect(url, settings)
@@ -79,71 +104,84 @@ class Caller:
         except BaseException:
             await redis.aclose()
             raise
-        if self._redis is not None and not self._forgets():
-            await redis.aclose()  # it was opened meanwhile
+        if self._redis is not None and not self._forget_closed_loop():
+            await redis.aclose()  # another coroutine opened the client meanwhile
             return
         self.settings, self._keys = settings, Keys(settings.namespace)
         if self._loop is not None:
-            self.caller = new_id()  # what was replied before it was closed tells of what may have changed since
+            self.caller = new_id()  # replies from before the close may be outdated
         self._loop = asyncio.get_running_loop()
         self._redis = redis
         self._outbox = Outbox(redis, self._keys)
         self._watcher = Watcher(redis, url, settings, self.caller)
 
     async def close(self) -> None:
-        """Disconnect; who waits for something is told so. What was submitted goes on."""
-        if self._redis is None or self._forgets():
+        """Disconnect. Coroutines that wait get a ``ConfigError``; submitted tasks continue."""
+        if self._redis is None or self._forget_closed_loop():
             return
         redis, outbox, watcher = self._redis, self._outbox, self._watcher
         self._redis = self._outbox = self._watcher = None
         self._closing = asyncio.create_task(_close(outbox, watcher, redis))
         await asyncio.shield(self._closing)
 
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     @property
     def redis(self) -> Redis:
-        """The connection, for reading."""
+        """The Redis connection, for reading."""
         return self._opened(self._redis)
 
     @property
     def keys(self) -> Keys:
-        """The names of the cell's keys, for reading."""
+        """The key names of the cell, for reading."""
         return self._keys
 
     @property
     def watcher(self) -> Watcher:
-        """What waits for outcomes and answers."""
+        """Waits for outcomes and answers."""
         return self._opened(self._watcher)
 
-    async def tell(self, stream: str, fact: Struct, *, wait: float) -> AppendResult:
-        """Append one fact and wait ``wait`` seconds for what its worker says of it; 0: do not wait.
+    async def append(self, batch: Sequence[Append]) -> list[str]:
+        """Append facts and return their entry ids, in order.
+
+        Raises:
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
+        """
+        return await self._opened(self._outbox).append(batch)
+
+    async def append_fact(self, stream: str, fact: Struct, *, wants_answer: bool) -> FactHandle:
+        """Append one fact.
+
+        Args:
+            stream: without the namespace, such as ``in:registry``.
+            fact: one of ``coord.models.facts``.
+            wants_answer: let the worker answer, so that ``FactHandle.accepted`` may be awaited.
 
         Raises:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
-            CoordError: what the worker said, if it did not take the fact.
-            ServerUnavailable, ServerFull: Redis does not answer, or has no memory left.
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
         """
-        wait = seconds(wait, "wait")
-        same, data = checked(stream, type(fact), fact, self.settings.max_entry_bytes)
-        (entry,) = await self._append([Append(stream, same, self.caller if wait > 0 else "", data)])
-        answer = await self._answer((stream, entry), wait) if wait > 0 else None
-        if answer is not None and not answer.ok:
-            raise answer.error
-        return AppendResult(entry, answer is not None)
+        checked, data = build_fact(stream, type(fact), fact, self.settings.max_entry_bytes)
+        (entry,) = await self.append([Append(stream, checked, self.caller if wants_answer else "", data)])
+        return FactHandle(self, stream, entry)
 
-    async def _append(self, batch: Sequence[Append]) -> list[str]:
-        return await self._opened(self._outbox).append(batch)
+    async def request(self, append: Append, timeout: float, worker: str, subject: str = "request") -> AnsweredFact:
+        """Append one fact and wait for its answer, which may be an error.
 
-    async def _answer(self, fact: Appended, timeout: float) -> Answer | None:
-        return await self.watcher.ask(fact, timeout)
+        Args:
+            append: the fact, with this client as its caller.
+            timeout: seconds to wait.
+            worker: the kind of worker that answers, for the error message.
+            subject: what waits for a worker after the timeout, for the error message.
+
+        Raises:
+            ResultTimeout: no answer within ``timeout`` seconds.
+            ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
+        """
+        (entry,) = await self.append([append])
+        fact: Appended = (append.stream, entry)
+        answer = await self.watcher.wait_for_answer(fact, timeout)
+        if answer is None:
+            raise ResultTimeout(f"no {worker} answered within {timeout:g} s; the {subject} waits for one")
+        return AnsweredFact(entry, answer)
 
     def _opened(self, part: T | None) -> T:
         if part is None:
@@ -156,11 +194,11 @@ class Caller:
             raise ConfigError(OTHER_LOOP)
         return part
 
-    def _forgets(self) -> bool:
-        """Whether it was open in a loop that is closed, so that nothing is left to be disconnected in good order.
+    def _forget_closed_loop(self) -> bool:
+        """Return True if the client was open in a loop that is closed; its connections cannot be closed properly.
 
         Raises:
-            ConfigError: it is open, in a loop that is not this one.
+            ConfigError: it is open in another loop.
         """
         if self._loop is not None and self._loop.is_closed():
             self._redis = self._outbox = self._watcher = None

@@ -1,22 +1,23 @@
-"""A submitted task: wait for its outcome, cancel it, look at its record."""
+"""A submitted task: wait for its outcome, cancel it, read its record."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import ref
+from typing import Any, Literal, TypeAlias
 
-from msgspec import Struct
-
-from coord.arguments import seconds
+from coord import queries
+from coord.arguments import as_seconds
 from coord.client.answers import Answer
-from coord.client.outcomes import LazyFuture
+from coord.client.connection import ClientConnection
+from coord.client.outcomes import LazyFuture, Outcome, Watch
+from coord.client.submission import build_fact
 from coord.codec import BAD_JSON, decode_json, encode
+from coord.connection import reading
 from coord.errors import (
-    ConfigError,
     CoordError,
+    FactInvalid,
     ResultDropped,
     ResultTimeout,
     TaskCancelled,
@@ -25,61 +26,31 @@ from coord.errors import (
     TaskNotFound,
     TaskRefused,
 )
+from coord.models.facts import TaskCancelRequested
+from coord.models.ids import check_id
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
+from coord.streams import Append
 
-if TYPE_CHECKING:
-    from coord.client.client import Client
+#: Seconds that a distributor has to answer a cancel request.
+CANCEL_ANSWER_S = 2.0
+#: Maximum length of the reason of a cancel request; the rest is cut off.
+MAX_REASON = 4_096
 
-
-class Outcome(NamedTuple):
-    """How a task ended, or why nothing can be said of it."""
-
-    state: str  #: completed, failed, cancelled, expired; refused; unknown
-    data: bytes = b"null"  #: the result, or the error, as JSON
-    is_dropped: bool = False  #: it completed, and its result was dropped to free memory; ``data`` is that error
-
-
-class Watch(Struct, eq=False, weakref=True):
-    """What is known of the outcome of one submission, or of a task that someone else submitted."""
-
-    task_id: str
-    interval_s: float  #: until the next look
-    after: str  #: the last reply that had been read: up to it, replies tell of something else
-    entry: str | None = ""  #: of the submission; None while it is being appended; empty for a task of someone else's
-    stream: str = ""  #: that it was submitted on
-    earlier: ref[Watch] | None = None  #: of the task's submission before, which replies tell of as well
-    last_reply: str | None = None  #: when the submission was first seen to be consumed
-    behind: dict[str, str] | None = None  #: of someone else's: the last entry of each stream at the first look
-    waiters: int = 0  #: who wait for the outcome now; only then its record is looked at
-    look_at: float = 0.0  #: when, on the loop's clock
-    _outcome: LazyFuture[Outcome] | None = None
-    _taken: LazyFuture[bool] | None = None
-
-    @property
-    def outcome(self) -> LazyFuture[Outcome]:
-        """How it ended, once that is known."""
-        if self._outcome is None:
-            self._outcome = LazyFuture()
-        return self._outcome
-
-    @property
-    def taken(self) -> LazyFuture[bool]:
-        """Told when the submission was taken for certain, or is lost; its answer need not be waited for any more."""
-        if self._taken is None:
-            self._taken = LazyFuture()
-        return self._taken
+CancelAnswer: TypeAlias = Literal["accepted", "pending"]
 
 
 class TaskHandle:
     """One submission of a task."""
 
-    __slots__ = ("_answer", "_client", "_watch", "entry_id")
+    __slots__ = ("_answer", "_connection", "_watch", "entry_id")
 
-    def __init__(self, client: Client, watch: Watch, entry_id: str, answer: LazyFuture[Answer] | None) -> None:
-        self._client = client
+    def __init__(
+        self, connection: ClientConnection, watch: Watch, entry_id: str, answer: LazyFuture[Answer] | None
+    ) -> None:
+        self._connection = connection
         self._watch = watch
         self._answer = answer
-        self.entry_id = entry_id  #: of the fact; empty for a task that someone else submitted
+        self.entry_id = entry_id  #: entry id of the submission; empty for a task of another client
 
     @property
     def task_id(self) -> str:
@@ -88,21 +59,24 @@ class TaskHandle:
 
     @property
     def done(self) -> bool:
-        """Whether the outcome is known here."""
+        """True when the outcome has arrived."""
         return self.outcome is not None
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the task ended, or that this submission was turned down (``refused``); None until it is known here."""
+        """How the task ended, or that this submission was refused (``refused``); None until the outcome has arrived."""
         answer = self._answer.value if self._answer is not None else None
         if answer is not None and not answer.ok:
             return Outcome(TaskState.REFUSED, encode({"code": answer.code, "message": answer.message}))
-        if self._answer is not None and answer is None and not self._watch.taken.is_here:
-            return None  # what the replies told may be of another submission under this id
+        if self._answer is not None and answer is None and not self._watch.taken.done:
+            return None  # the replies may be for another submission with this id
         return self._watch.outcome.value
 
     async def accepted(self, timeout: float | None = None) -> None:
-        """Return when the coordinator has taken the task.
+        """Return when a distributor has admitted the task.
+
+        Args:
+            timeout: seconds to wait; None: no limit.
 
         Raises:
             TaskRefused: the backlog is full; submit the task again later.
@@ -110,13 +84,12 @@ class TaskHandle:
             ResultTimeout: no answer within ``timeout`` seconds; the submission waits for a distributor.
             ConfigError: the client was closed meanwhile.
         """
-        patience = _Patience(timeout)
-        await self._accepted(patience)
+        await self._accepted(_Deadline(timeout))
 
-    async def _accepted(self, patience: _Patience) -> None:
+    async def _accepted(self, deadline: _Deadline) -> None:
         if self._answer is None:
             return
-        await self._wait((self._answer, self._watch.taken), patience, "accepted", "does a distributor run?")
+        await self._wait((self._answer, self._watch.taken), deadline, "accepted", "does a distributor run?")
         answer, outcome = self._answer.value, self._watch.outcome.value
         if answer is not None:
             if not answer.ok:
@@ -125,25 +98,28 @@ class TaskHandle:
             raise await self._error(outcome)
 
     async def result(self, timeout: float | None = None) -> Any:
-        """The task's result.
+        """Wait for the task's result and return it.
 
-        Waits for the coordinator's word. That may get lost (Redis restarts, the replies are capped), so while
-        someone waits, the record is looked at as well, every 3 s: it is the truth.
+        The outcome is pushed to the client. A push may get lost (Redis restarts, the replies are capped), so the record
+        of an awaited task is read as well, every 3 s.
+
+        Args:
+            timeout: seconds to wait; None: no limit.
 
         Raises:
-            TaskFailed: it used up its attempts, or failed for good; says how often it was tried, the code and message.
+            TaskFailed: it used up its attempts or failed without a retry; has the attempt, the code and the message.
             TaskCancelled, TaskExpired: it ended without a result.
             ResultDropped: it completed, but its result was dropped to free memory on the server before it was read.
             TaskRefused: the backlog was full; submit the task again later.
             IdConflict: the id was used before with other content.
-            TaskNotFound: nothing is known of it, because its record was forgotten, or Redis lost its data.
-            ResultTimeout: it had no outcome within ``timeout`` seconds; the task goes on.
+            TaskNotFound: its record was removed, or Redis lost its data.
+            ResultTimeout: it had no outcome within ``timeout`` seconds; the task continues.
             ConfigError: the client was closed meanwhile.
         """
-        patience = _Patience(timeout)
-        # First what became of this submission: the outcome may be of another one with the same id.
-        await self._accepted(patience)
-        await self._wait((self._watch.outcome,), patience, "finished", "it goes on")
+        deadline = _Deadline(timeout)
+        # First the answer to this submission: the outcome may be of another submission with the same id.
+        await self._accepted(deadline)
+        await self._wait((self._watch.outcome,), deadline, "finished", "it goes on")
         outcome = await self._watch.outcome.future()
         if outcome.is_dropped:
             raise ResultDropped(decode_json(outcome.data)["message"])
@@ -151,53 +127,53 @@ class TaskHandle:
             return decode_json(outcome.data)
         raise await self._error(outcome)
 
-    async def _wait(self, wanted: Sequence[LazyFuture[Any]], patience: _Patience, what: str, hint: str) -> None:
-        """Wait for the first of these; one that is here needs no client."""
-        if any(one.is_here for one in wanted):
+    async def _wait(self, futures: Sequence[LazyFuture[Any]], deadline: _Deadline, what: str, hint: str) -> None:
+        """Wait for the first of these; if one is done already, the client need not be open."""
+        if any(future.done for future in futures):
             return
         try:
-            await self._client.watcher.wait(self._watch, wanted, patience.left)
+            await self._connection.watcher.wait(self._watch, futures, deadline.left)
         except TimeoutError:
             raise ResultTimeout(
-                f"task '{self.task_id}' was not {what} within {patience.timeout_s:g} s; {hint}"
+                f"task '{self.task_id}' was not {what} within {deadline.timeout_s:g} s; {hint}"
             ) from None
 
-    async def cancel(self, reason: str = "", *, wait: float = 2.0) -> str:
+    async def cancel(self, reason: str = "", *, timeout: float = CANCEL_ANSWER_S) -> CancelAnswer:
         """Cancel the task; see ``Client.cancel``."""
-        return await self._client.cancel(self.task_id, reason, wait=wait)
+        return await cancel_task(self._connection, self.task_id, reason, timeout=timeout)
 
     async def record(self) -> TaskRecord:
-        """What is recorded of the task; raises ``TaskNotFound`` until the coordinator has taken it."""
-        return await self._client.task(self.task_id)
+        """Read the record of the task; raises ``TaskNotFound`` until a distributor has admitted the task."""
+        return await read_task(self._connection, self.task_id)
 
     @contextmanager
-    def waited_for(self, tell: Callable[[TaskHandle], None]) -> Iterator[None]:
-        """Have ``tell`` called when the outcome is known or the submission was turned down, perhaps twice.
+    def notifying(self, callback: Callable[[TaskHandle], None]) -> Iterator[None]:
+        """Call ``callback``, perhaps twice, when the outcome is known or the submission was refused.
 
-        Meanwhile the record is looked at besides. One that is done needs no client.
+        Meanwhile the record is read as well. If the handle is done already, the client need not be open.
         """
         if self.outcome is not None:
-            tell(self)
+            callback(self)
             yield
             return
 
-        def look(told: asyncio.Future[Any]) -> None:
-            if self.outcome is not None or (not told.cancelled() and told.exception() is not None):
-                tell(self)
+        def check(future: asyncio.Future[Any]) -> None:
+            if self.outcome is not None or (not future.cancelled() and future.exception() is not None):
+                callback(self)
 
-        watched: list[asyncio.Future[Any]] = [self._watch.outcome.future()]
+        futures: list[asyncio.Future[Any]] = [self._watch.outcome.future()]
         if self._answer is not None:
-            watched += [self._answer.future(), self._watch.taken.future()]
-        watcher = self._client.watcher
+            futures += [self._answer.future(), self._watch.taken.future()]
+        watcher = self._connection.watcher
         watcher.begin_waiting(self._watch)
-        for one in watched:
-            one.add_done_callback(look)
+        for future in futures:
+            future.add_done_callback(check)
         try:
             yield
         finally:
             watcher.end_waiting(self._watch)
-            for one in watched:
-                one.remove_done_callback(look)
+            for future in futures:
+                future.remove_done_callback(check)
 
     async def _error(self, outcome: Outcome) -> CoordError:
         try:
@@ -209,7 +185,7 @@ class TaskHandle:
             try:
                 record = await self.record()
             except CoordError:
-                tried = ""  # what was told of it is known all the same
+                tried = ""  # the reply alone is enough for the error
             else:
                 tried = f" at attempt {record.attempt}" if record.attempt > 1 else ""
             return TaskFailed(f"task '{self.task_id}' failed{tried}: {code}: {message}")
@@ -225,19 +201,39 @@ class TaskHandle:
         return f"<TaskHandle {self.task_id}>"
 
 
-class _Patience:
-    """How long somebody waits, for one thing after the other."""
+class _Deadline:
+    """The end of a wait for several things, one after the other."""
 
     def __init__(self, timeout: float | None) -> None:
-        self.timeout_s = 0.0 if timeout is None else seconds(timeout, "timeout")
+        self.timeout_s = 0.0 if timeout is None else as_seconds(timeout, "timeout")
         self._until = None if timeout is None else asyncio.get_running_loop().time() + self.timeout_s
 
     @property
     def left(self) -> float | None:
-        """Seconds; None for ever."""
+        """Seconds left; None: no limit."""
         return None if self._until is None else max(0.0, self._until - asyncio.get_running_loop().time())
 
 
-def closed() -> ConfigError:
-    """What is told to those who wait while their client is closed."""
-    return ConfigError("the client was closed while this was waited for; what was submitted goes on")
+async def read_task(connection: ClientConnection, task_id: str) -> TaskRecord:
+    """Read the record of a task; raises ``TaskNotFound``."""
+    with reading():
+        record = await queries.get_task(connection.redis, connection.keys, check_id(task_id, "task_id"))
+    if record is None:
+        raise TaskNotFound(f"Task '{task_id}' not found")
+    return record
+
+
+async def cancel_task(connection: ClientConnection, task_id: str, reason: str, *, timeout: float) -> CancelAnswer:
+    """Request that a task is cancelled; see ``Client.cancel``."""
+    timeout = as_seconds(timeout, "timeout")
+    if not isinstance(reason, str):
+        raise FactInvalid(f"reason: expected text, not {type(reason).__name__}")
+    request = TaskCancelRequested(check_id(task_id, "task_id"), reason[:MAX_REASON])
+    fact, data = build_fact("in:requests", TaskCancelRequested, request, connection.settings.max_entry_bytes)
+    append = Append("in:requests", fact, connection.caller, data)
+    answer = (await connection.request(append, timeout, "distributor")).answer
+    if answer.ok:
+        return "accepted"
+    if answer.code == "pending":
+        return "pending"
+    raise answer.error

@@ -1,60 +1,81 @@
-"""What a client submits or sends, checked by the same rules as the workers' before anything is appended."""
+"""What a client submits or sends, checked and turned into facts before anything is appended.
+
+The checks are those of the workers (``codec.decode_fact``), so an error is raised where it was made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast
 
 from msgspec import Struct
 
 from coord import codec
-from coord.arguments import check_finite, check_known, encoded, listed
-from coord.batching import SHORT, most
+from coord.arguments import as_words, check_finite, check_known, encode_fields
 from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
-from coord.streams import Append
+from coord.streams import MAX_BATCHED_BYTES, Append, max_facts_per_entry
 
-#: Tasks in one entry at most.
-MOST = 64
+#: Maximum number of tasks in one entry.
+MAX_TASKS_PER_ENTRY = 64
+
+#: The names of ``Priority``, most urgent first.
+PriorityName: TypeAlias = Literal["urgent", "critical", "high", "normal", "low"]
+#: The names of the strategies in ``coord.placement.STRATEGIES``.
+StrategyName: TypeAlias = Literal["least_connections", "round_robin", "random"]
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
-#: The fields of a spec that are said only when they are given.
+#: The fields of a spec that are sent only if they are set.
 _OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry")
 
 
 class TaskSpec(Struct, kw_only=True):
     """A task to submit.
 
-    ``payload`` is any JSON, or whatever msgspec makes JSON of, such as a Struct. Where neither ``requirements`` nor
-    ``capabilities`` are given, the task requires the capability named like its type, which an agent has that has a
-    handler for it. Names that ``Requirements`` does not have are refused. ``timeout`` (seconds) bounds one attempt; at
-    ``deadline`` the task expires whatever its state; ``delay`` (seconds) or ``run_at`` is when it may run first.
+    Args:
+        task_type: type of the task; agents choose the handler by it. 1 to 128 characters.
+        payload: input of the task: any value that msgspec can encode as JSON, such as a dict or a Struct.
+        task_id: id of the task, 1 to 128 characters of ``A-Z a-z 0-9 . _ @ -``; default: a new UUID. Submitting the
+            same id with the same content again has no further effect.
+        priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``.
+        capabilities: capabilities that the agent must have, in addition to those in ``requirements``. Without
+            ``capabilities`` and ``requirements`` the agent must have the capability named like the task type, which
+            every agent has that has a handler for it.
+        requirements: ``agent_type``, ``capabilities``, ``services``, ``tags``, ``labels``, ``agent_id`` and
+            ``min_health_score`` (0 to 1) that the agent must meet. Unknown names are refused.
+        timeout: seconds that one attempt may take; default: no limit.
+        deadline: time at which the task expires, whatever its state; an aware datetime.
+        delay: seconds before the task may start.
+        run_at: time from which the task may start; an aware datetime. Not together with ``delay``.
+        retry: ``max_attempts`` (1 to 1,000), ``backoff`` and ``backoff_max`` (seconds); default: those of the cell.
+        strategy: ``least_connections``, ``round_robin`` or ``random``; default: that of the cell.
+        notify: send the outcome to this client. If False, ``TaskHandle.result`` reads the record instead.
     """
 
     task_type: str
     payload: Any = {}
-    task_id: str | None = None  #: default: a new one. The same id with the same content is submitted once
-    priority: str = Priority.NORMAL
-    capabilities: Iterable[str] | None = None  #: on top of those in ``requirements``
+    task_id: str | None = None
+    priority: PriorityName | Priority = Priority.NORMAL
+    capabilities: Iterable[str] | None = None
     requirements: Requirements | Mapping[str, Any] | None = None
     timeout: float | None = None
     deadline: datetime | None = None
     delay: float | None = None
     run_at: datetime | None = None
     retry: Retry | Mapping[str, Any] | None = None
-    strategy: str | None = None
-    notify: bool = True  #: tell this client the outcome; without, ``result`` looks at the records
+    strategy: StrategyName | None = None
+    notify: bool = True
 
 
 class TaskOptions(TypedDict, total=False):
-    """The fields of ``TaskSpec`` besides type and payload, for ``Client.submit``."""
+    """The fields of ``TaskSpec`` except type and payload, for ``Client.submit``."""
 
     task_id: str | None
-    priority: str
+    priority: PriorityName | Priority
     capabilities: Iterable[str] | None
     requirements: Requirements | Mapping[str, Any] | None
     timeout: float | None
@@ -62,21 +83,21 @@ class TaskOptions(TypedDict, total=False):
     delay: float | None
     run_at: datetime | None
     retry: Retry | Mapping[str, Any] | None
-    strategy: str | None
+    strategy: StrategyName | None
     notify: bool
 
 
 def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
-    """The fact that a spec becomes, and its stream.
+    """Return the fact of a task and its stream.
 
     Raises:
         IdInvalid: the task id does not fit.
-        FactInvalid: anything else does not; the message names it.
-        FactTooLarge: it is over ``max_bytes``.
+        FactInvalid: another field does not fit; the message names it.
+        FactTooLarge: the fact has more than ``max_bytes``.
     """
     priority = _priority(spec.priority)
     task_id = check_id(spec.task_id, "task_id") if spec.task_id is not None else new_id()
-    said = {
+    fields = {
         "task_id": task_id,
         "task_type": spec.task_type,
         "payload": spec.payload,
@@ -85,95 +106,99 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     for name in _OPTIONS:
         if (value := getattr(spec, name)) is not None:
             check_finite(value, name)
-            said[name] = value
+            fields[name] = value
     if spec.notify is not False:
-        said["notify"] = spec.notify
+        fields["notify"] = spec.notify
     stream = _STREAMS[priority]
-    fact, data = checked(stream, TaskSubmitted, said, max_bytes)
+    fact, data = build_fact(stream, TaskSubmitted, fields, max_bytes)
     return Append(stream, fact, caller, data)
 
 
-class Parcel(NamedTuple):
-    """What is appended as one entry."""
+class TaskEntry(NamedTuple):
+    """An entry to append, and the number of tasks in it."""
 
     append: Append
     tasks: int
 
 
-def together(batch: Sequence[Append], max_bytes: int) -> list[Parcel]:
-    """Tasks that follow one another on a stream share an entry, which costs everyone little more than one of them.
+def group_tasks(batch: Sequence[Append], max_bytes: int) -> list[TaskEntry]:
+    """Let consecutive tasks of a stream share an entry, which costs little more than an entry with one task.
 
-    An entry is taken whole or not at all, so what a worker might refuse that was taken here goes alone: a strategy of
-    its own, which the worker may not know, and whatever is long (nothing short nests too deep to be read in a list). No
-    id is twice in an entry, for an answer names the task that it is about. ``max_bytes``: what an entry may have.
+    An entry is accepted whole or not at all. So a task that a worker might refuse although it was accepted here goes
+    alone: one with a strategy, which the worker may not know, and a long one (nothing short nests too deep to be read
+    in a list). No id occurs twice in an entry, because an answer names its task by id.
+
+    Args:
+        batch: tasks, in the order in which they are to be appended.
+        max_bytes: maximum size of an entry.
     """
-    limit = most(MOST, max_bytes)
-    parcels: list[Parcel] = []
-    some: list[Append] = []
+    limit = max_facts_per_entry(MAX_TASKS_PER_ENTRY, max_bytes)
+    entries: list[TaskEntry] = []
+    group: list[Append] = []
     ids: set[str] = set()
-    for one in batch:
-        task = cast("TaskSubmitted", one.fact)
-        is_alone = len(one.data or b"") > SHORT or task.strategy is not None
-        if some and (is_alone or len(some) >= limit or one.stream != some[0].stream or task.task_id in ids):
-            parcels.append(_parcel_of(some))
-            some, ids = [], set()
+    for append in batch:
+        task = cast("TaskSubmitted", append.fact)
+        is_alone = len(append.data or b"") > MAX_BATCHED_BYTES or task.strategy is not None
+        if group and (is_alone or len(group) >= limit or append.stream != group[0].stream or task.task_id in ids):
+            entries.append(_entry_of(group))
+            group, ids = [], set()
         if is_alone:
-            parcels.append(Parcel(one, 1))
+            entries.append(TaskEntry(append, 1))
         else:
-            some.append(one)
+            group.append(append)
             ids.add(task.task_id)
-    if some:
-        parcels.append(_parcel_of(some))
-    return parcels
+    if group:
+        entries.append(_entry_of(group))
+    return entries
 
 
-def _parcel_of(some: list[Append]) -> Parcel:
-    if len(some) == 1:
-        return Parcel(some[0], 1)
-    fact = TasksSubmitted(tuple([cast("TaskSubmitted", one.fact) for one in some]))
-    data = b'{"tasks":[%b]}' % b",".join([one.data or b"" for one in some])
-    return Parcel(Append(some[0].stream, fact, some[0].caller, data), len(some))
+def _entry_of(group: list[Append]) -> TaskEntry:
+    if len(group) == 1:
+        return TaskEntry(group[0], 1)
+    fact = TasksSubmitted(tuple([cast("TaskSubmitted", append.fact) for append in group]))
+    data = b'{"tasks":[%b]}' % b",".join([append.data or b"" for append in group])
+    return TaskEntry(Append(group[0].stream, fact, group[0].caller, data), len(group))
 
 
-def message_append(said: dict[str, Any], priority: str, caller: str, max_bytes: int) -> Append:
-    """The fact that a message becomes, and its stream; ``said`` holds the fields of ``MessageSent``.
+def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes: int) -> Append:
+    """Return the fact of a message and its stream; ``fields`` are those of ``MessageSent``.
 
     Raises: as ``task_append``.
     """
     lane = LANE[_priority(priority)]
     for field in ("message_id", "sender_id", "receiver_id"):
-        check_id(said[field], field)
+        check_id(fields[field], field)
     stream = f"in:messages:{lane}"
-    check_finite(said.get("ttl"), "ttl")
-    fact, data = checked(stream, MessageSent, {k: v for k, v in said.items() if v is not None}, max_bytes)
+    check_finite(fields.get("ttl"), "ttl")
+    fact, data = build_fact(stream, MessageSent, {k: v for k, v in fields.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 
 
-def _priority(given: str) -> Priority:
+def _priority(name: str) -> Priority:
     try:
-        return _PRIORITIES[given]
+        return _PRIORITIES[name]
     except (KeyError, TypeError):
-        raise FactInvalid(f"priority {given!r} is none of {', '.join(Priority)}") from None
+        raise FactInvalid(f"priority: expected one of {', '.join(Priority)}, not {name!r}") from None
 
 
-def spec_of(given: TaskSpec | Mapping[str, Any]) -> TaskSpec:
-    """What somebody wants to submit, by itself or as a mapping of its fields.
+def spec_of(value: TaskSpec | Mapping[str, Any]) -> TaskSpec:
+    """Return a ``TaskSpec``, also from a mapping of its fields.
 
     Raises:
-        FactInvalid: it is neither, or has another field.
+        FactInvalid: the value is neither, or has an unknown field.
     """
-    if isinstance(given, TaskSpec):
-        return given
-    if not isinstance(given, Mapping):
-        raise FactInvalid(f"expected a TaskSpec or a mapping of its fields, not {type(given).__name__}")
+    if isinstance(value, TaskSpec):
+        return value
+    if not isinstance(value, Mapping):
+        raise FactInvalid(f"expected a TaskSpec or a mapping of its fields, not {type(value).__name__}")
     try:
-        return TaskSpec(**given)
+        return TaskSpec(**value)
     except TypeError as error:
         raise FactInvalid(f"task: {str(error).lower()}") from None
 
 
 def _requirements(spec: TaskSpec) -> Any:
-    capabilities = None if spec.capabilities is None else listed(spec.capabilities, "capabilities")
+    capabilities = None if spec.capabilities is None else as_words(spec.capabilities, "capabilities")
     given = spec.requirements
     if given is None:
         return {"capabilities": [spec.task_type] if capabilities is None else capabilities}
@@ -183,16 +208,18 @@ def _requirements(spec: TaskSpec) -> Any:
     check_finite(given, "requirements")
     if capabilities is None:
         return given
-    said = dict(given) if isinstance(given, Mapping) else codec.decode_json(codec.encode(given))
-    required = listed(said.get("capabilities", ()), "requirements.capabilities")
-    said["capabilities"] = [*required, *(one for one in capabilities if one not in required)]
-    return said
+    fields = dict(given) if isinstance(given, Mapping) else codec.decode_json(codec.encode(given))
+    required = as_words(fields.get("capabilities", ()), "requirements.capabilities")
+    fields["capabilities"] = [*required, *(name for name in capabilities if name not in required)]
+    return fields
 
 
-def checked(stream: str, kind: type[Struct], said: Struct | Mapping[str, Any], max_bytes: int) -> tuple[Fact, bytes]:
-    """The fact of type ``kind`` that has these fields, as the worker will read it, and its JSON.
+def build_fact(
+    stream: str, kind: type[Struct], fields: Struct | Mapping[str, Any], max_bytes: int
+) -> tuple[Fact, bytes]:
+    """Return the fact of type ``kind`` with these fields, as the worker will decode it, and its JSON.
 
     Raises: as ``task_append``.
     """
-    data = encoded(said)
-    return codec.fact_of(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data
+    data = encode_fields(fields)
+    return codec.decode_fact(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data

@@ -1,8 +1,8 @@
-"""Whether the books of a cell balance: counters against records, records against every structure that names them.
+"""Consistency check of a cell: counters against records, and records against every structure that names tasks.
 
-Nothing here writes, and a live cell may be looked at. What differs in one look is looked at again, and only what
-differs in the same way each time is told: a move is one script, so what is under way at the next look is another one.
-The sum ``submitted = scheduled + queued + assigned + running + terminal`` is read at one moment and holds at each.
+Nothing here writes, and the cell may be live. A difference is checked again, and reported only if it is the same each
+time: a transition is one script, so a task that is in transition at the next check is a different one. The sum
+``submitted = scheduled + queued + assigned + running + terminal`` is read at one moment and always holds.
 """
 
 from __future__ import annotations
@@ -13,41 +13,60 @@ from typing import Any
 from msgspec import Struct
 
 from coord.config import Settings
-from coord.fsck.books import Books, Finding, read_books
-from coord.fsck.checks import alarms, caps, claims, ends, gauges, leases, lifetimes, structures, sums
+from coord.fsck.checks import (
+    check_alarms,
+    check_caps,
+    check_claims,
+    check_counters,
+    check_ends,
+    check_leases,
+    check_structures,
+    check_sums,
+    check_ttls,
+)
+from coord.fsck.snapshot import CellSnapshot, Finding, read_snapshot
 from coord.keys import Keys
 
-__all__ = ["Books", "Finding", "Report", "examine", "read_books"]
+__all__ = ["CellSnapshot", "Finding", "FsckReport", "examine", "read_snapshot"]
 
-#: What is looked at task by task and key by key; ``gauges``, the totals, only mean something when nothing moves.
-SINGLE = (sums, structures, leases, alarms, claims, ends, lifetimes, caps)
-#: Looks at a cell that moves: what at least three have seen is there. Totals are compared in looks during which none of
-#: them moved, in two at least; where there are no two such, no more than five are taken.
-LOOKS, LOOKS_MOST = 3, 5
-#: Seconds between two looks.
-AGAIN_S = 0.3
+#: Checks of single tasks and keys. ``check_counters`` compares totals, which is only valid while nothing changes.
+SINGLE = (
+    check_sums,
+    check_structures,
+    check_leases,
+    check_alarms,
+    check_claims,
+    check_ends,
+    check_ttls,
+    check_caps,
+)
+#: Snapshots of a live cell: a finding of at least three is certain. Totals are compared only in snapshots during which
+#: no counter changed, at least two of them. If there are no two such, at most five snapshots are taken.
+SNAPSHOTS, MAX_SNAPSHOTS = 3, 5
+#: Time between two snapshots, in seconds.
+PAUSE_S = 0.3
 
 
 class FsckReport(Struct, frozen=True):
-    """What ``examine`` has found."""
+    """The result of ``examine``."""
 
     findings: list[Finding]
-    tasks: int  #: how many records there were
-    dropped: int  #: of them gave up result and payload to free memory, which is no finding
-    compared: bool  #: totals were compared with records; False: they never stood still for as long as a look takes
+    tasks: int  #: number of task records
+    dropped: int  #: records whose result and payload were dropped to free memory, which is not a finding
+    compared: bool  #: totals were compared with records; False: they changed during every snapshot
 
 
 async def examine(
     redis: Any, keys: Keys, *, quiet: bool = False, trimmed: bool = True, settings: Settings | None = None
 ) -> FsckReport:
-    """Look at a cell until what is found is certain; sorted findings.
+    """Check a cell until the findings are certain; the report has them sorted.
 
     Args:
-        redis: any asyncio client that answers in bytes; a replica will do.
+        redis: an asyncio client that answers in bytes; it may be connected to a replica.
         keys: of the cell.
-        quiet: nothing moves, so one look is enough.
-        trimmed: records of ended tasks may have been forgotten, so the totals may be above what is left of them.
-        settings: those of the cell's workers, for how large each stream may be.
+        quiet: nothing changes, so one snapshot is enough.
+        trimmed: records of ended tasks may have been removed, so totals may be above the number of records.
+        settings: of the cell's workers, for the maximum size of each stream.
 
     Raises:
         redis.exceptions.RedisError: the server cannot be read.
@@ -55,17 +74,17 @@ async def examine(
     single: list[set[Finding]] = []
     totals: list[set[Finding]] = []
     while True:
-        books = await read_books(redis, keys, settings or Settings())
-        single.append(set(books.odd).union(*(check(books) for check in SINGLE)))
-        if books.still or quiet:
-            totals.append(set(gauges(books, trimmed=trimmed)))
+        snapshot = await read_snapshot(redis, keys, settings or Settings())
+        single.append(set(snapshot.unreadable).union(*(check(snapshot) for check in SINGLE)))
+        if snapshot.is_stable or quiet:
+            totals.append(set(check_counters(snapshot, trimmed=trimmed)))
         found = set.intersection(*single)
         differing = set.intersection(*totals) if totals else set()
-        if quiet or len(single) == LOOKS_MOST or (totals and not found and not differing):
+        if quiet or len(single) == MAX_SNAPSHOTS or (totals and not found and not differing):
             break
-        if len(single) >= LOOKS and len(totals) > 1:
+        if len(single) >= SNAPSHOTS and len(totals) > 1:
             break
-        await asyncio.sleep(AGAIN_S)
+        await asyncio.sleep(PAUSE_S)
     compared = quiet or len(totals) > 1 or (bool(totals) and not differing)
-    dropped = sum("dropped" in one for one in books.records.values())
-    return FsckReport(sorted(found | differing if compared else found), len(books.records), dropped, compared)
+    dropped = sum("dropped" in record for record in snapshot.records.values())
+    return FsckReport(sorted(found | differing if compared else found), len(snapshot.records), dropped, compared)

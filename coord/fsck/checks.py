@@ -1,4 +1,4 @@
-"""What must hold of a cell's books: counters, records, and every structure that names a task. No I/O."""
+"""The checks of a snapshot: counters, records, and every structure that names tasks. No I/O."""
 
 from __future__ import annotations
 
@@ -8,160 +8,166 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from coord.config import MIB
-from coord.fsck.books import GRAVEYARD, HELD, WAITING, Books, Finding, Record
+from coord.fsck.snapshot import END_INDEX, HELD, WAITING, CellSnapshot, Finding, Record
 from coord.keys import WITHOUT_TTL
 from coord.models.tasks import LANE, TERMINAL, Priority, TaskState
 
-#: What may become due, by index and state; the earliest is the task's score.
+#: index -> state -> the times that may become due; the earliest is the score of the task.
 DUE: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "alarms": {"scheduled": ("deadline", "run_at"), "queued": ("deadline",)},
     "deadlines": {"assigned": ("deadline",), "running": ("deadline",)},
     "limits": {"assigned": ("timeout_at", "cancel_by"), "running": ("timeout_at", "cancel_by")},
 })  # fmt: skip
-#: Of a task that a structure should name, and of one that it should not.
-SAYS: Mapping[str, tuple[str, str]] = MappingProxyType({
+#: structure -> texts about a task that is missing in it, and about a task that should not be in it.
+TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "queue": ("is queued", "has no record that waits in it"),
     "inflight": ("is held by the agent", "is not held by the agent"),
     "alarm": ("has something due", "has nothing due"),
     "grave": ("has ended so", "has no record that ended so"),
 })  # fmt: skip
-#: A stream that takes so many times its cap is not capped. Small entries take more memory than their names and values.
-OVER = 2
+#: A stream counts as not capped above this multiple of its cap. Small entries take more memory than their content.
+CAP_TOLERANCE = 2
 COUNTED = tuple(state for state in TaskState if state != TaskState.REFUSED)
 
 
-def sums(books: Books) -> Iterator[Finding]:
-    """What must hold of the counters by themselves."""
-    counted = books.counters
+def check_sums(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check the counters against each other."""
+    counted = snapshot.counters
     for priority in Priority:
         parts = {state: counted.get(f"{state}:{priority}", 0) for state in COUNTED}
         total = counted.get(f"submitted:{priority}", 0)
         if total != sum(parts.values()):
-            told = ", ".join(f"{number} {state}" for state, number in parts.items() if number)
-            yield Finding("counters.sum", "counters", f"{priority}: {total} submitted are not {told or 'none'}")
+            listed = ", ".join(f"{number} {state}" for state, number in parts.items() if number)
+            yield Finding("counters.sum", "counters", f"{priority}: {total} submitted are not {listed or 'none'}")
     for name, value in counted.items():
         if value < 0:
             yield Finding("counters.negative", "counters", f"{name} is {value}")
 
 
-def gauges(books: Books, *, trimmed: bool) -> Iterator[Finding]:
-    """The counters against the records."""
-    found = Counter(f"{one['state']}:{one['priority']}" for one in books.records.values())
+def check_counters(snapshot: CellSnapshot, *, trimmed: bool) -> Iterator[Finding]:
+    """Check the counters against the records."""
+    found = Counter(f"{record['state']}:{record['priority']}" for record in snapshot.records.values())
     for name in (f"{state}:{priority}" for priority in Priority for state in COUNTED):
-        more = books.counters.get(name, 0) - found[name]
-        if more and not (trimmed and more > 0 and name.partition(":")[0] in TERMINAL):
-            yield Finding("counters.state", "counters", f"{name} is {abs(more)} {_side(more)} the records")
-    waiting = sum(int(one.get("body_bytes", 0)) for one in books.records.values() if one["state"] in WAITING)
-    if more := books.counters.get("backlog_bytes", 0) - waiting:
-        yield Finding("counters.backlog_bytes", "counters", f"it is {abs(more)} {_side(more)} the waiting bodies")
+        excess = snapshot.counters.get(name, 0) - found[name]
+        if excess and not (trimmed and excess > 0 and name.partition(":")[0] in TERMINAL):
+            yield Finding("counters.state", "counters", f"{name} is {abs(excess)} {_side(excess)} the records")
+    waiting = sum(
+        int(record.get("body_bytes", 0)) for record in snapshot.records.values() if record["state"] in WAITING
+    )
+    if excess := snapshot.counters.get("backlog_bytes", 0) - waiting:
+        yield Finding("counters.backlog_bytes", "counters", f"it is {abs(excess)} {_side(excess)} the waiting bodies")
 
 
-def structures(books: Books) -> Iterator[Finding]:
-    """Queues, pools, in-flight sets and inboxes against the records."""
+def check_structures(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check queues, pools, in-flight sets and inboxes against the records."""
     queued: dict[str, dict[str, float]] = {}
     inflight: dict[str, set[str]] = {}
-    for task, one in books.records.items():
-        if one["state"] == "queued":
-            queued.setdefault(one.get("pool", ""), {})[task] = float(one.get("score", 0))
-        elif one["state"] in HELD:
-            inflight.setdefault(one.get("agent_id", ""), set()).add(task)
-    for pool in sorted({*queued, *books.queues}):
-        yield from _differ("queue", f"queue:{pool}", queued.get(pool, {}), books.queues.get(pool, {}))
-    for pool in sorted(books.pools ^ set(books.queues)):
-        kind, why = ("orphan", "nothing waits in it") if pool in books.pools else ("missing", "tasks wait in it")
+    for task, record in snapshot.records.items():
+        if record["state"] == "queued":
+            queued.setdefault(record.get("pool", ""), {})[task] = float(record.get("score", 0))
+        elif record["state"] in HELD:
+            inflight.setdefault(record.get("agent_id", ""), set()).add(task)
+    for pool in sorted({*queued, *snapshot.queues}):
+        yield from _compare("queue", f"queue:{pool}", queued.get(pool, {}), snapshot.queues.get(pool, {}))
+    for pool in sorted(snapshot.pools ^ set(snapshot.queues)):
+        kind, why = ("orphan", "nothing waits in it") if pool in snapshot.pools else ("missing", "tasks wait in it")
         yield Finding(f"pool.{kind}", "pools", f"{pool}: {why}")
-    for agent in sorted({*inflight, *books.inflight}):
-        wanted, there = (dict.fromkeys(of.get(agent, ()), 0.0) for of in (inflight, books.inflight))
-        yield from _differ("inflight", f"inflight:{agent}", wanted, there)
-    for inbox, entries in books.inboxes.items():
+    for agent in sorted({*inflight, *snapshot.inflight}):
+        expected, actual = (dict.fromkeys(source.get(agent, ()), 0.0) for source in (inflight, snapshot.inflight))
+        yield from _compare("inflight", f"inflight:{agent}", expected, actual)
+    for inbox, entries in snapshot.inboxes.items():
         for entry, fields in entries.items():
-            yield from _assigned(books, inbox, entry, fields)
+            yield from _check_assignment(snapshot, inbox, entry, fields)
 
 
-def leases(books: Books) -> Iterator[Finding]:
-    """A lease is one task's, and only while an agent holds it."""
+def check_leases(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that a lease belongs to one task, and only while an agent holds the task."""
     held: dict[str, str] = {}
-    for task, one in sorted(books.records.items()):
-        if one["state"] in HELD:
-            first = held.setdefault(one.get("lease", ""), task)
+    for task, record in sorted(snapshot.records.items()):
+        if record["state"] in HELD:
+            first = held.setdefault(record.get("lease", ""), task)
             if first != task:
                 yield Finding("lease.shared", f"task:{task}", f"it is held under the lease of {first}")
-        elif one["state"] in WAITING and "lease" in one:
-            yield Finding("lease.waiting", f"task:{task}", f"it is {one['state']} and has a lease")
+        elif record["state"] in WAITING and "lease" in record:
+            yield Finding("lease.waiting", f"task:{task}", f"it is {record['state']} and has a lease")
 
 
-def _assigned(books: Books, inbox: str, entry: str, fields: Record) -> Iterator[Finding]:
+def _check_assignment(snapshot: CellSnapshot, inbox: str, entry: str, fields: Record) -> Iterator[Finding]:
     task = fields.get("task_id", "")
-    one = books.records.get(task, {})
-    lane = LANE.get(Priority(one["priority"])) if one.get("state") in HELD else None
-    told = (f"{one.get('agent_id')}:{lane}", one.get("entry"), one.get("lease"))
-    if (inbox, entry, fields.get("lease")) != told:
-        why = f"the record of {task} says otherwise" if lane else f"nobody holds {task}"
+    record = snapshot.records.get(task, {})
+    lane = LANE.get(Priority(record["priority"])) if record.get("state") in HELD else None
+    expected = (f"{record.get('agent_id')}:{lane}", record.get("entry"), record.get("lease"))
+    if (inbox, entry, fields.get("lease")) != expected:
+        why = f"the record of {task} differs" if lane else f"no agent holds {task}"
         yield Finding("inbox.orphan", f"inbox:{inbox}", f"{entry} is an assignment, and {why}")
 
 
-def alarms(books: Books) -> Iterator[Finding]:
-    """Each alarm, deadline and limit is the earliest moment at which something is due."""
-    for index, there in (("alarms", books.alarms), ("deadlines", books.deadlines), ("limits", books.limits)):
-        wanted: dict[str, float] = {}
-        for task, one in books.records.items():
-            if due := [float(one[name]) for name in DUE[index].get(one["state"], ()) if name in one]:
-                wanted[task] = min(due)
-        yield from _differ("alarm", index, wanted, there)
+def check_alarms(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that each alarm, deadline and limit is the earliest time at which the task has something due."""
+    for index, actual in (("alarms", snapshot.alarms), ("deadlines", snapshot.deadlines), ("limits", snapshot.limits)):
+        expected: dict[str, float] = {}
+        for task, record in snapshot.records.items():
+            if due := [float(record[name]) for name in DUE[index].get(record["state"], ()) if name in record]:
+                expected[task] = min(due)
+        yield from _compare("alarm", index, expected, actual)
 
 
-def claims(books: Books) -> Iterator[Finding]:
-    """Whoever has a task that it may not have claimed is looked after."""
-    given = {one["agent_id"] for one in books.records.values() if one["state"] == "assigned" and "start_by" in one}
-    for agent in sorted(given - set(books.unclaimed)):
+def check_claims(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that the claims of every agent with an unclaimed task are watched."""
+    assigned = {
+        record["agent_id"]
+        for record in snapshot.records.values()
+        if record["state"] == "assigned" and "start_by" in record
+    }
+    for agent in sorted(assigned - set(snapshot.unclaimed)):
         yield Finding("unclaimed.missing", "unclaimed", f"{agent} has an assigned task and is not there")
 
 
-def ends(books: Books) -> Iterator[Finding]:
-    """The indexes of ended tasks against the records."""
-    for index in sorted(books.graves):
-        ended = [task for task, one in books.records.items() if GRAVEYARD.get(one["state"]) == index]
-        there = dict.fromkeys(books.graves[index], 0.0)
-        wanted = dict.fromkeys(ended, 0.0)
-        yield from _differ("grave", index, wanted, there)
+def check_ends(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check the indexes of ended tasks against the records."""
+    for index in sorted(snapshot.ended):
+        ended = [task for task, record in snapshot.records.items() if END_INDEX.get(record["state"]) == index]
+        expected = dict.fromkeys(ended, 0.0)
+        actual = dict.fromkeys(snapshot.ended[index], 0.0)
+        yield from _compare("grave", index, expected, actual)
 
 
-def lifetimes(books: Books) -> Iterator[Finding]:
-    """Keys that should end by themselves do, and no living thing does."""
-    for name, ttl in books.ttls.items():
+def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that keys have a TTL exactly if they should expire."""
+    for name, ttl in snapshot.ttls.items():
         if name.startswith("task:"):
-            state = books.records.get(name[5:], {}).get("state")
+            state = snapshot.records.get(name[5:], {}).get("state")
             if state is None:
-                continue  # gone meanwhile
-            is_ending = False  # a record is forgotten by the index of its end
+                continue  # removed during the snapshot
+            should_expire = False  # a record is removed by the index of its end
         elif name.startswith("message:"):
-            is_ending = name[8:] not in books.dead_messages
+            should_expire = name[8:] not in snapshot.dead_messages
         else:
-            is_ending = not any(fnmatchcase(name, pattern) for pattern in WITHOUT_TTL)
-        if is_ending and ttl == -1:
-            yield Finding("ttl.missing", name, "it has no TTL and should end by itself")
-        elif ttl >= 0 and not is_ending:
-            yield Finding("ttl.unexpected", name, "it has a TTL and should live on")
+            should_expire = not any(fnmatchcase(name, pattern) for pattern in WITHOUT_TTL)
+        if should_expire and ttl == -1:
+            yield Finding("ttl.missing", name, "it has no TTL and should expire")
+        elif ttl >= 0 and not should_expire:
+            yield Finding("ttl.unexpected", name, "it has a TTL and should not expire")
 
 
-def caps(books: Books) -> Iterator[Finding]:
-    """Streams that are capped by bytes hold about as many at most."""
-    for name, (size, cap) in books.capped.items():
-        if size > OVER * cap + MIB:
-            why = f"it takes {size // MIB} MiB of memory, far more than its cap of {cap / MIB:.0f} MiB"
+def check_caps(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that streams which are capped by bytes do not exceed their caps by far."""
+    for name, (size, cap) in snapshot.capped.items():
+        if size > CAP_TOLERANCE * cap + MIB:
+            why = f"it takes {size // MIB} MiB of memory, much more than its cap of {cap / MIB:.0f} MiB"
             yield Finding("stream.cap", name, why)
 
 
-def _differ(code: str, key: str, wanted: Mapping[str, float], there: Mapping[str, float]) -> Iterator[Finding]:
-    is_wanted, is_not = SAYS[code]
-    for task in sorted({*wanted, *there}):
-        if task not in there:
-            yield Finding(f"{code}.missing", key, f"{task} {is_wanted} and is not there")
-        elif task not in wanted:
-            yield Finding(f"{code}.orphan", key, f"{task} is there and {is_not}")
-        elif wanted[task] != there[task]:
-            yield Finding(f"{code}.moment", key, f"{task} is at {there[task]:.0f} instead of {wanted[task]:.0f}")
+def _compare(code: str, key: str, expected: Mapping[str, float], actual: Mapping[str, float]) -> Iterator[Finding]:
+    missing, orphan = TEXTS[code]
+    for task in sorted({*expected, *actual}):
+        if task not in actual:
+            yield Finding(f"{code}.missing", key, f"{task} {missing} and is not there")
+        elif task not in expected:
+            yield Finding(f"{code}.orphan", key, f"{task} is there and {orphan}")
+        elif expected[task] != actual[task]:
+            yield Finding(f"{code}.moment", key, f"{task} is at {actual[task]:.0f} instead of {expected[task]:.0f}")
 
 
-def _side(more: int) -> str:
-    return "above" if more > 0 else "below"
+def _side(excess: int) -> str:
+    return "above" if excess > 0 else "below"

@@ -1,1 +1,1 @@
-"""What things are: agents, tasks, messages, and the facts that tell of them. No I/O, no clock."""
+"""Data types: agents, tasks, messages, facts and records. No I/O, no clock."""

@@ -1,4 +1,4 @@
-"""An agent: its type, its status, what it declares of itself, and its record."""
+"""Agents: type, status, record, and the view of an agent that placement uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 
 class AgentType(StrEnum):
-    """What an agent is for."""
+    """The purpose of an agent."""
 
     COORDINATOR = "coordinator"
     WORKER = "worker"
@@ -26,19 +26,19 @@ class AgentType(StrEnum):
 
 
 class AgentStatus(StrEnum):
-    """How an agent is. Only an ``active`` one is placeable, and so a member of ``agents:active``."""
+    """The status of an agent. Only an ``active`` agent is placeable, and so a member of ``agents:active``."""
 
     ACTIVE = "active"
-    INACTIVE = "inactive"  #: it left
-    BUSY = "busy"  #: it says that it wants nothing more for now
-    STALE = "stale"  #: it missed its beats
+    INACTIVE = "inactive"  #: it left the cell
+    BUSY = "busy"  #: it wants no further tasks for now
+    STALE = "stale"  #: it missed its heartbeats
     MAINTENANCE = "maintenance"
     ERROR = "error"
-    DRAINING = "draining"  #: finishes what it has, gets nothing new
+    DRAINING = "draining"  #: it finishes its tasks and gets no new ones
 
 
 class Location(Struct, frozen=True, omit_defaults=True):
-    """Where an agent is; degrees for ``lat`` and ``lon``."""
+    """The location of an agent; ``lat`` and ``lon`` in degrees."""
 
     lat: Annotated[float, Meta(ge=-90, le=90)] | None = None
     lon: Annotated[float, Meta(ge=-180, le=180)] | None = None
@@ -47,7 +47,7 @@ class Location(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that is recorded of an agent. Times are milliseconds since 1970 on the server's clock."""
+    """The record of an agent. Times are milliseconds since 1970 on the server's clock."""
 
     agent_id: str
     agent_type: str
@@ -64,20 +64,20 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: float = 1.0
     heartbeat_interval: float | None = None  #: seconds
     incarnation: str = ""
-    deaf: bool = False  #: it says that it does not read its inbox, and gets nothing new until it does
-    drained_from: str = ""  #: what it says of itself while an operator drains it; empty: nobody does
+    deaf: bool = False  #: it reports that it does not read its inbox, and gets nothing new until it does
+    drained_from: str = ""  #: the status it reports while an operator drains it; empty: it is not drained
     term: int = 0
     rev: int = 0
     registration_time: int = 0
     last_heartbeat: int = 0
     load_metrics: dict[str, float] = {}
     health_score: float = 1.0
-    leases: int | None = None  #: how many it said it held, at its last beat
+    leases: int | None = None  #: number of leases that it reported with its last heartbeat
     load: int = 0  #: tasks assigned and not settled
 
 
 class FleetAgent(Struct, kw_only=True):
-    """What placement sees of an agent: one row of the distributor's view."""
+    """The properties of an agent that placement uses: one row of the distributor's view."""
 
     agent_id: str
     agent_type: str
@@ -90,5 +90,5 @@ class FleetAgent(Struct, kw_only=True):
     health_score: float = 1.0
     rev: int = 0
     active: bool = True
-    load: int = 0  #: tasks in flight as last heard, plus those planned since
-    outside_load: int = 0  #: connections and tasks that the agent reports from elsewhere
+    load: int = 0  #: tasks in flight as last known, plus those planned since
+    outside_load: int = 0  #: connections and tasks from elsewhere that the agent reports

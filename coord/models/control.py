@@ -1,7 +1,7 @@
-"""What operators want changed: the facts of ``in:control:{registry,distributor,router}``, a stream for each authority.
+"""The facts of operators, on ``in:control:{registry,distributor,router}``: one stream for each kind of worker.
 
-A *dead letter* is what coord gave up on and keeps for a while: a failed task, a message that could not be delivered, an
-entry that could not be handled (``dead:in``). It is replayed by the worker whose work it is.
+A *dead letter* is an item that coord gave up on and keeps for a while: a failed task, an undelivered message, or an
+entry that could not be handled (``dead:in``). The worker that is responsible for the item replays it.
 """
 
 from __future__ import annotations
@@ -10,90 +10,89 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from coord.models.ids import Id
+from coord.models.ids import EntryId, Id
 from coord.models.tasks import Seconds, Text
 
-EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]
-#: Seconds since a dead letter died; 0 takes all that died before the fact was appended.
+#: Age of a dead letter in seconds; 0 selects all that exist when the fact is appended.
 Age = Annotated[float, Meta(ge=0, le=315_360_000)]
 Value = Annotated[str, Meta(min_length=1, max_length=128)] | float
 
 
 class StrategySet(Struct, frozen=True, omit_defaults=True):
-    """How the best agent is chosen from now on, for tasks that name no strategy of their own."""
+    """Sets the strategy of tasks that name none of their own."""
 
     strategy: Text
 
 
 class SettingSet(Struct, frozen=True, omit_defaults=True):
-    """A setting that distributors obey while they run; ``null`` gives it back to their environment."""
+    """Sets a setting of the distributors at run time; ``null`` resets it to the value of their environment."""
 
     name: Text
     value: Value | None
 
 
 class TaskReplayed(Struct, frozen=True, omit_defaults=True):
-    """A failed task is tried again: the same id, fresh attempts, its story kept."""
+    """Retries a failed task: same id, fresh attempts, history kept."""
 
     task_id: Id
 
 
 class DeadPurged(Struct, frozen=True, omit_defaults=True):
-    """Dead letters of the stream's authority are forgotten: failed tasks by the distributor, messages by the router.
+    """Removes dead letters: failed tasks on the distributor's stream, messages on the router's.
 
-    One of them, or the oldest of those that died ``older_than`` seconds before this fact or earlier: at most 1,000,
-    and the answer tells how many are left.
+    Either one dead letter, or those that died ``older_than`` seconds before this fact or earlier, oldest first. One
+    fact removes at most 1,000; the answer says how many are left.
     """
 
-    dead_id: Id | None = None  #: a task's or a message's
+    dead_id: Id | None = None  #: id of a task or a message
     older_than: Age | None = None
 
     def __post_init__(self) -> None:
-        _one_of(self.dead_id, self.older_than, "dead_id")
+        _check_exclusive(self.dead_id, self.older_than, "dead_id")
 
 
 class AgentDrained(Struct, frozen=True, omit_defaults=True):
-    """An agent finishes what it has and gets nothing new, whatever it says of itself, until it is resumed or leaves."""
+    """Drains an agent: it finishes its tasks and gets no new ones, whatever it reports, until resumed or gone."""
 
     agent_id: Id
 
 
 class AgentResumed(Struct, frozen=True, omit_defaults=True):
-    """An agent is no longer drained: its status is what it last said of itself."""
+    """Ends the draining of an agent: its status is again the one that it last reported."""
 
     agent_id: Id
 
 
 class AgentRemoved(Struct, frozen=True, omit_defaults=True):
-    """An agent counts as having left. What it had in flight goes to others."""
+    """Removes an agent as if it had left. Its tasks go to other agents."""
 
     agent_id: Id
 
 
 class MessageReplayed(Struct, frozen=True, omit_defaults=True):
-    """A dead message is delivered as if it had been sent now."""
+    """Delivers a dead message as if it had been sent now."""
 
     message_id: Id
-    ttl: Seconds | None = None  #: seconds from now on; default: the router's
+    ttl: Seconds | None = None  #: seconds from now; default: that of the router's settings
 
 
 class EntryReplayed(Struct, frozen=True, omit_defaults=True):
-    """A buried entry is appended anew to the stream that it came from; told to the kind of worker that reads it."""
+    """Appends an entry of ``dead:in`` to its original stream again; handled by the workers that read that stream."""
 
-    entry_id: EntryId  #: of its entry in dead:in
+    entry_id: EntryId  #: in dead:in
 
 
 class EntriesPurged(Struct, frozen=True, omit_defaults=True):
-    """Buried entries are forgotten, whichever stream they came from; bounded as ``DeadPurged`` is."""
+    """Removes entries of ``dead:in``, of any original stream; with the limits of ``DeadPurged``."""
 
-    entry_id: EntryId | None = None  #: of its entry in dead:in
+    entry_id: EntryId | None = None  #: in dead:in
     older_than: Age | None = None
 
     def __post_init__(self) -> None:
-        _one_of(self.entry_id, self.older_than, "entry_id")
+        _check_exclusive(self.entry_id, self.older_than, "entry_id")
 
 
-#: kind of worker -> what its operators may tell it.
+#: kind of worker -> the facts on its control stream.
 CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "registry": (AgentDrained, AgentResumed, AgentRemoved, EntryReplayed, EntriesPurged),
     "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
@@ -101,6 +100,6 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
 }
 
 
-def _one_of(one: str | None, age: float | None, name: str) -> None:
-    if (one is None) == (age is None):
+def _check_exclusive(dead_id: str | None, age: float | None, name: str) -> None:
+    if (dead_id is None) == (age is None):
         raise ValueError(f"give either {name} or older_than")

@@ -1,34 +1,30 @@
-"""What happened: an entry of one of the logs."""
+"""Events: the entries of the logs."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-#: The logs, as in ``log:agents``; events of one ms are told in this order.
+from coord.models.ids import entry_ms
+
+#: The logs, as in ``log:agents``. Events of the same ms are returned in this order.
 LOGS = ("control", "agents", "tasks", "progress", "messages")
 
-#: Told in place of entries that were trimmed away before they were read; ``missed`` says how many, where it is known.
-#: An entry may tell of a batch of tasks.
+#: Type of the event that replaces entries which were trimmed before they were read; ``missed`` is their number, if it
+#: is known. One entry may contain the events of a batch of tasks.
 TRIMMED = "log.trimmed"
-#: Told when a log begins anew, because Redis was emptied or lost its last moments.
+#: Type of the event that reports that a log was reset: Redis was emptied, or lost its last writes.
 RESET = "log.reset"
 
 
 class Event(Struct, frozen=True):
-    """One thing that happened, or ``TRIMMED`` or ``RESET``."""
+    """An event of a log; or ``TRIMMED`` or ``RESET``."""
 
     log: str  #: one of ``LOGS``
-    id: str  #: of the entry: the ms since 1970 at which it happened, and a number among those of that ms
+    id: str  #: id of the entry
     type: str  #: dotted: task.completed
-    fields: dict[str, str]  #: what else is told of it: task_id, agent_id …
+    fields: dict[str, str]  #: its other fields: task_id, agent_id …
 
     @property
     def at(self) -> int:
-        """When it happened: ms since 1970 on the server's clock."""
-        return int(self.id.partition("-")[0])
-
-
-def order(entry_id: str) -> tuple[int, int]:
-    """What entry ids are compared by."""
-    ms, _, number = entry_id.partition("-")
-    return int(ms), int(number or 0)
+        """The time of the event: ms since 1970 on the server's clock."""
+        return entry_ms(self.id)

@@ -1,7 +1,7 @@
-"""The facts that callers append: one frozen Struct per ``type``, and per stream the table of types it may carry.
+"""The facts that callers append: one frozen Struct for each ``type``, and the types that each stream may carry.
 
-An entry has ``type`` (dotted, past tense), ``data`` (one JSON object) and optionally ``caller`` and ``traceparent``.
-These Structs are what ``data`` must fit; durations are seconds, moments are RFC 3339 with an offset.
+An entry has ``type`` (dotted, past tense), ``data`` (one JSON object) and optionally ``caller``. These Structs are the
+schemas of ``data``. Durations are in seconds, times are RFC 3339 with an offset.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.ids import Id, not_reserved
+from coord.models.ids import EntryId, Id, not_reserved
 from coord.models.messages import MessageType
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
 Name = Annotated[str, Meta(max_length=128)]
-#: Kept with spaces between, so none may be in it.
+#: Several are stored with spaces between them, so an incarnation contains none.
 Incarnation = Annotated[str, Meta(max_length=128, pattern=r"^\S*\Z")]
 Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
 Metrics = Annotated[dict[Text, float], Meta(max_length=64)]
@@ -41,11 +41,11 @@ Explanation = Annotated[str, Meta(max_length=4096)]
 
 
 class AgentRegistered(Struct, frozen=True, omit_defaults=True):
-    """An agent says what it is. Again with the same incarnation, or with none, it is a refresh."""
+    """An agent describes itself. A repetition with the same incarnation, or without one, is a refresh."""
 
     agent_id: Id
     agent_type: AgentType
-    incarnation: Incarnation = ""  #: drawn once per agent process; empty for a caller that has none
+    incarnation: Incarnation = ""  #: random, one for each agent process; empty if the caller has none
     capabilities: Names = ()
     services: Names = ()
     endpoints: dict[Text, str] = {}
@@ -54,7 +54,7 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
     labels: Annotated[dict[Text, Annotated[str, Meta(max_length=256)]], Meta(max_length=64)] = {}
     version: Name = ""
     location: Location | None = None
-    capacity: Annotated[int, Meta(ge=0, le=100_000)] | None = None  #: tasks at a time
+    capacity: Annotated[int, Meta(ge=0, le=100_000)] | None = None  #: tasks that it may hold at once
     weight: Annotated[float, Meta(ge=0, le=1_000_000)] = 1.0
     heartbeat_interval: Annotated[float, Meta(ge=0.05, le=86_400)] | None = None  #: seconds
 
@@ -63,7 +63,7 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
-    """An agent, or someone for it, says how it is; metrics are merged into those it gave before."""
+    """The status of an agent changes; metrics are merged into the previous ones."""
 
     agent_id: Id
     status: AgentStatus
@@ -72,41 +72,41 @@ class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentDeregistered(Struct, frozen=True, omit_defaults=True):
-    """An agent leaves. What it still had in flight is given to others."""
+    """An agent leaves. Tasks that it still holds go to other agents."""
 
     agent_id: Id
     incarnation: Incarnation = ""
 
 
 class AgentHeartbeat(Struct, frozen=True, omit_defaults=True):
-    """An agent lives. The only fact that may be lost."""
+    """An agent is alive. The only fact that may be lost."""
 
     agent_id: Id
     incarnation: Incarnation = ""
     load_metrics: Metrics = {}
-    leases: Annotated[int, Meta(ge=0)] | None = None  #: how many leases the agent holds
-    deaf: bool = False  #: it does not read its inbox at the moment, so it must get nothing new
+    leases: Annotated[int, Meta(ge=0)] | None = None  #: number of leases that the agent holds
+    deaf: bool = False  #: it does not read its inbox at the moment, so it gets nothing new
 
 
 class AgentLeasesListed(Struct, frozen=True, omit_defaults=True):
-    """An agent says which leases it holds, as asked: each from before its claim is sent until its report is in."""
+    """An agent lists its leases on request. A lease counts from before its claim is sent until its report is in."""
 
     agent_id: Id
     incarnation: Incarnation
-    ask: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]  #: of the question that this answers
+    ask: EntryId  #: id of the request that this answers
     leases: Annotated[dict[Lease, Id], Meta(max_length=100_000)]  #: lease -> task id
 
 
 class TaskStarted(Struct, frozen=True, omit_defaults=True):
-    """The handler has been running for a while (a shorter one's outcome carries ``started_ms_ago`` alone)."""
+    """The handler has been running for a while. The outcome of a shorter one carries ``started_ms_ago`` instead."""
 
     task_id: Id
     lease: Lease
-    started_ms_ago: Annotated[int, Meta(ge=0)] = 0  #: before this entry was appended
+    started_ms_ago: Annotated[int, Meta(ge=0)] = 0  #: ms before this entry was appended
 
 
 class TaskProgressed(Struct, frozen=True, omit_defaults=True):
-    """The handler reports how far it is; any JSON."""
+    """The handler reports its progress; any JSON."""
 
     task_id: Id
     lease: Lease
@@ -114,7 +114,7 @@ class TaskProgressed(Struct, frozen=True, omit_defaults=True):
 
 
 class TaskCompleted(Struct, frozen=True, omit_defaults=True):
-    """The handler ended well; the result is any JSON."""
+    """The handler succeeded; the result is any JSON."""
 
     task_id: Id
     lease: Lease
@@ -123,13 +123,13 @@ class TaskCompleted(Struct, frozen=True, omit_defaults=True):
 
 
 class TasksCompleted(Struct, frozen=True):
-    """Many handlers ended well: an agent that completes thousands a second tells of them in one entry."""
+    """Many handlers succeeded: an agent that completes thousands of tasks a second reports several in one entry."""
 
     completed: Annotated[tuple[TaskCompleted, ...], Meta(min_length=1, max_length=256)]
 
 
 class TaskFailed(Struct, frozen=True, omit_defaults=True):
-    """The handler failed. ``retryable`` false ends the task whatever attempts are left."""
+    """The handler failed. If ``retryable`` is false, the task fails even if attempts are left."""
 
     task_id: Id
     lease: Lease
@@ -140,17 +140,17 @@ class TaskFailed(Struct, frozen=True, omit_defaults=True):
 
 
 class TaskReleased(Struct, frozen=True, omit_defaults=True):
-    """The agent returns the task unfinished; it does not count as an attempt.
+    """The agent returns the task unfinished; this does not count as an attempt.
 
     With the code ``draining``, ``no_slot`` or ``no_handler`` the agent would return the next task as well, so it gets
-    nothing until the registry has handled a later fact of the agent's. Any other code is for people to read.
+    nothing until the registry has handled a later fact of that agent. Any other code is information for people.
     """
 
     task_id: Id
     lease: Lease
     reason: Explanation = ""
     code: Name = "released"
-    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None  #: None: the task was not started, so nothing counts
+    started_ms_ago: Annotated[int, Meta(ge=0)] | None = None  #: None: the task was not started
 
 
 class TaskCancelRequested(Struct, frozen=True, omit_defaults=True):
@@ -161,14 +161,14 @@ class TaskCancelRequested(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentLost(Struct, frozen=True, omit_defaults=True):
-    """The registry has given an agent up: what it had in this term, and in earlier ones, goes to others."""
+    """The registry declares an agent lost: its tasks of this term and of earlier terms go to other agents."""
 
     agent_id: Id
     term: Annotated[int, Meta(ge=0)]
 
 
 class LeaseLost(Struct, frozen=True, omit_defaults=True):
-    """The registry has found that an agent no longer holds a lease: the task goes to another."""
+    """The registry finds that an agent no longer holds a lease: the task goes to another agent."""
 
     agent_id: Id
     task_id: Id
@@ -176,7 +176,7 @@ class LeaseLost(Struct, frozen=True, omit_defaults=True):
 
 
 class MessageSent(Struct, frozen=True, omit_defaults=True):
-    """Someone writes to an agent. The priority is the stream that it was appended to."""
+    """A message to an agent. Its priority is the stream that it was appended to."""
 
     message_id: Id
     sender_id: Id
@@ -185,7 +185,7 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
     payload: msgspec.Raw = _NO_PAYLOAD
     ttl: Seconds | None = None  #: seconds
     correlation_id: Id | None = None
-    reply_to: Id | None = None  #: a message id
+    reply_to: Id | None = None  #: id of a message
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
@@ -223,7 +223,7 @@ Fact = (
     | EntriesPurged
 )
 
-#: The word on the wire for each fact.
+#: fact -> its ``type`` on the wire.
 TYPE_OF: dict[type[Struct], str] = {
     AgentRegistered: "agent.registered",
     AgentStatusChanged: "agent.status_changed",
@@ -256,7 +256,7 @@ TYPE_OF: dict[type[Struct], str] = {
 
 _REPORTS = (TaskStarted, TaskProgressed, TaskCompleted, TasksCompleted, TaskFailed, TaskReleased)
 
-#: stream (without its namespace) -> the facts that it may carry. Nothing else is accepted from it.
+#: stream (without its namespace) -> the facts that it may carry. Others are invalid there.
 STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "in:registry": (AgentRegistered, AgentStatusChanged, AgentDeregistered, AgentLeasesListed),
     "in:beats": (AgentHeartbeat,),
@@ -268,10 +268,10 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }
 
-#: A fact that is nothing but a list of others: what it lists, in its only field.
+#: fact that lists others in its only field -> the facts that it lists.
 PARTS_OF: dict[type[Struct], type[Struct]] = {TasksCompleted: TaskCompleted, TasksSubmitted: TaskSubmitted}
 
 
 def parts_of(fact: Struct) -> tuple[Any, ...]:
-    """The facts that a fact lists; itself, where it is no such list."""
+    """Return the facts that a fact lists; the fact itself if it is not a list."""
     return astuple(fact)[0] if type(fact) in PARTS_OF else (fact,)

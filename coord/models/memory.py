@@ -1,29 +1,30 @@
-"""The memory of the Redis server, and what coord does as it fills up."""
+"""Memory of the Redis server: how full it is, and the limits at which coord reacts."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-#: Shares of maxmemory, in the order in which they are reached. Above the first, ended tasks give up their results and
-#: payloads, the oldest first, until …
+# Shares of maxmemory, in the order in which they are reached.
+
+#: Above this share, results and payloads of ended tasks are dropped, oldest first …
 RELIEVE_ABOVE = 0.75
-#: … this share is in use: each pass frees a twentieth of the memory, so that passes are few.
+#: … until this share is in use. A pass frees a twentieth of the memory, so passes are rare.
 RELIEVE_DOWN_TO = 0.70
-#: Above it submissions are refused: what waits already needs room for its results.
+#: Above this share submissions are refused, because the waiting tasks need room for their results.
 REFUSE_ABOVE = 0.85
-#: Above it nothing is placed: the rest is for the results of tasks that agents hold.
+#: Above this share no task is placed: the rest is for the results of tasks that agents hold.
 PLACE_UP_TO = 0.92
 
 
 class Memory(Struct, frozen=True):
-    """How full the server is; bytes, 0 for no maximum."""
+    """Memory in use and its maximum, in bytes; a maximum of 0 means none."""
 
     used: int
     maximum: int
 
     @property
     def share(self) -> float:
-        """The used share of the maximum; 0 where there is none."""
+        """The used share of the maximum; 0 if there is no maximum."""
         return self.used / self.maximum if self.maximum else 0.0
 
     @property
@@ -33,12 +34,12 @@ class Memory(Struct, frozen=True):
 
     @property
     def is_too_full_to_place(self) -> bool:
-        """True while no task is placed, so that the results of those under way have room."""
+        """True while no task is placed, so that the results of running tasks have room."""
         return self.share > PLACE_UP_TO
 
 
 class MemoryPart(Struct, frozen=True, kw_only=True):
-    """What the keys of one kind hold."""
+    """The memory of the keys of one kind."""
 
     kind: str  #: ended tasks, log:tasks, …
     bytes: int
@@ -47,16 +48,16 @@ class MemoryPart(Struct, frozen=True, kw_only=True):
 
 
 class MemoryUse(Struct, frozen=True, kw_only=True):
-    """Where the memory of a server has gone; bytes."""
+    """The use of a server's memory; bytes."""
 
-    used: int  #: 0 where INFO is forbidden
-    maximum: int  #: 0 for no limit
-    parts: list[MemoryPart] = []  #: the largest first; empty where keys cannot be measured
-    results_dropped: int = 0  #: ended tasks that gave up result and payload, since the cell began
+    used: int  #: 0 if INFO is forbidden
+    maximum: int  #: 0: no limit
+    parts: list[MemoryPart] = []  #: largest first; empty if keys cannot be measured
+    results_dropped: int = 0  #: ended tasks whose result and payload were dropped, since the cell was created
     results_dropped_bytes: int = 0
-    note: str = ""  #: what could not be read, and why
+    note: str = ""  #: what could not be measured, and why
 
     @property
     def memory(self) -> Memory:
-        """How full the server is."""
+        """Memory in use and its maximum."""
         return Memory(self.used, self.maximum)

@@ -1,4 +1,4 @@
-"""A message between agents, and an agent's inbox entry."""
+"""Messages: type, status, the message as its receiver sees it, and its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class MessageType(StrEnum):
-    """How a message travels, or what it is about."""
+    """The way in which a message travels, or its topic."""
 
     DIRECT = "direct"
     BROADCAST = "broadcast"
@@ -24,9 +24,9 @@ class MessageType(StrEnum):
 
 
 class MessageStatus(StrEnum):
-    """What became of a message for its receiver."""
+    """The delivery status of a message."""
 
-    DELIVERED = "delivered"  #: it lies in the receiver's inbox
+    DELIVERED = "delivered"  #: it is in the receiver's inbox
     DEAD = "dead"  #: it could not be delivered; the reason is recorded
 
 
@@ -46,7 +46,7 @@ class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is recorded of a message."""
+    """The record of a message. Times are milliseconds since 1970 on the server's clock."""
 
     message_id: str
     sender_id: str

@@ -1,14 +1,14 @@
-"""A task: its states and the moves between them, its priority, what it requires, and its record.
+"""Tasks: states and transitions, priority, requirements, submission and record.
 
-The life of a task, documented once:
+The life of a task:
 
-* ``scheduled``: has a moment before which it must not run (a delay, or the backoff before its next attempt);
-* ``queued``: may run now and waits for an eligible agent with room;
-* ``assigned``: pushed to an agent's inbox under a lease;
-* ``running``: its agent has said that it started;
-* ``completed``, ``failed``, ``cancelled``, ``expired``: the outcome, recorded once; a failed task is a dead letter,
-  which an operator may replay: it is ``queued`` again;
-* ``refused``: never admitted, because the backlog was full; it may be submitted again.
+* ``scheduled``: it must not run before a given time (a delay, or the backoff before its next attempt);
+* ``queued``: it may run now, and waits for an eligible agent with room;
+* ``assigned``: it was pushed to an agent's inbox under a lease;
+* ``running``: its agent has reported that it started;
+* ``completed``, ``failed``, ``cancelled``, ``expired``: the outcome, recorded once. A failed task is a dead letter. An
+  operator may replay it; then it is ``queued`` again;
+* ``refused``: it was never admitted, because the backlog was full; it may be submitted again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from coord.models.ids import Id, not_reserved
 
 
 class TaskState(StrEnum):
-    """Where a task is in its life; the values are what records and logs say."""
+    """The state of a task; records and logs use these values."""
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"
@@ -38,12 +38,12 @@ class TaskState(StrEnum):
     REFUSED = "refused"
 
 
-#: The states that end a task's life. (A refused one never began it.)
+#: The states in which a task has ended. (A refused task never started its life.)
 TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED})
 
 _S = TaskState
 
-#: Every legal move, from ``None`` (no record yet). The headers of ``workers/lua`` declare the same edges.
+#: state -> the states that may follow; ``None``: no record yet. The headers of ``workers/lua`` declare the same.
 MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyType(
     {
         None: frozenset({_S.QUEUED, _S.SCHEDULED, _S.REFUSED, _S.CANCELLED, _S.EXPIRED}),
@@ -53,7 +53,7 @@ MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyTy
         _S.ASSIGNED: frozenset({_S.RUNNING, _S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
         _S.RUNNING: frozenset({_S.COMPLETED, _S.SCHEDULED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
         _S.COMPLETED: frozenset(),
-        _S.FAILED: frozenset({_S.QUEUED}),  # replayed by an operator; the only outcome that is not the last word
+        _S.FAILED: frozenset({_S.QUEUED}),  # replayed by an operator; the only outcome that is not final
         _S.CANCELLED: frozenset(),
         _S.EXPIRED: frozenset(),
     }
@@ -61,7 +61,7 @@ MOVES: MappingProxyType[TaskState | None, frozenset[TaskState]] = MappingProxyTy
 
 
 class Priority(StrEnum):
-    """How soon a task wants to run, most pressing first."""
+    """The priority of a task, highest first."""
 
     URGENT = "urgent"
     CRITICAL = "critical"
@@ -70,8 +70,8 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-#: Milliseconds by which a priority is put ahead of its submission time. A task is overtaken only by tasks submitted
-#: within the difference after it, so nothing starves and the longest wait behind others is known.
+#: Head start of each priority in ms: tasks are ordered by submission time minus head start. A task is overtaken only by
+#: tasks submitted within the difference of the head starts, so no task starves and the longest delay is known.
 HEAD_START_MS: MappingProxyType[Priority, int] = MappingProxyType(
     {
         Priority.URGENT: 600_000,
@@ -82,7 +82,7 @@ HEAD_START_MS: MappingProxyType[Priority, int] = MappingProxyType(
     }
 )
 
-#: Share of the backlog's limit at which a priority is refused: the pressing ones find room for longest.
+#: Share of the backlog limit at which submissions of a priority are refused: lower priorities are refused first.
 BACKLOG_SHARE: MappingProxyType[Priority, float] = MappingProxyType(
     {
         Priority.URGENT: 1.0,
@@ -95,7 +95,7 @@ BACKLOG_SHARE: MappingProxyType[Priority, float] = MappingProxyType(
 
 
 class Lane(StrEnum):
-    """An inbox lane. Agents read them in this order."""
+    """A lane of an inbox. Agents read the lanes in this order."""
 
     CRITICAL = "critical"
     HIGH = "high"
@@ -103,7 +103,7 @@ class Lane(StrEnum):
     LOW = "low"
 
 
-#: The lane on which a task of each priority is pushed: urgent and critical share one.
+#: priority -> the lane on which its tasks are pushed: urgent and critical share one.
 LANE: MappingProxyType[Priority, Lane] = MappingProxyType(
     {
         Priority.URGENT: Lane.CRITICAL,
@@ -118,31 +118,31 @@ Text = Annotated[str, Meta(min_length=1, max_length=128)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Moment = Annotated[datetime, Meta(tz=True)]
-# Many are held at a time and none is part of a cycle: `gc=False` spares the collector what it would find nothing in.
+# Structs with `gc=False` are numerous and never part of a reference cycle, so the garbage collector can skip them.
 
 
 class Requirements(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What an agent must have to be given a task; none of it ever bends. Unknown keys are ignored."""
+    """The properties that an agent must have to get a task. They are never relaxed. Unknown keys are ignored."""
 
     agent_type: Text | None = None
     capabilities: tuple[Text, ...] = ()  #: all of them
     services: tuple[Text, ...] = ()  #: all of them
     tags: tuple[Text, ...] = ()  #: all of them
     labels: dict[Text, str] = {}  #: all of them, with these values
-    agent_id: Id | None = None  #: this agent and no other
-    min_health_score: Fraction = 0.0  #: on top of the fleet's own threshold
+    agent_id: Id | None = None  #: only this agent
+    min_health_score: Fraction = 0.0  #: in addition to the threshold of the cell
 
 
 class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """How often a task is tried, and how long it rests in between (exponential, full jitter)."""
+    """The number of attempts of a task, and the backoff between them (exponential, with full jitter)."""
 
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
     backoff: Annotated[float, Meta(ge=0, le=86_400)] | None = None  #: seconds before the second attempt
-    backoff_max: Annotated[float, Meta(ge=0, le=86_400)] | None = None  #: seconds, ceiling of the doubling
+    backoff_max: Annotated[float, Meta(ge=0, le=86_400)] | None = None  #: seconds, upper limit of the backoff
 
 
 class Pool(Struct, frozen=True, omit_defaults=True):
-    """What interchangeable tasks share: any of them may go wherever one of them may."""
+    """The properties that interchangeable tasks share: each of them may go to the same agents."""
 
     task_type: str
     requirements: Requirements = Requirements()
@@ -150,19 +150,19 @@ class Pool(Struct, frozen=True, omit_defaults=True):
 
 
 class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A client wants a task done. Its priority is the stream that it was appended to."""
+    """A client submits a task. Its priority is the stream that it was appended to."""
 
     task_id: Id
     task_type: Text
-    payload: msgspec.Raw = msgspec.Raw(b"{}")  #: any JSON; coord never looks inside
+    payload: msgspec.Raw = msgspec.Raw(b"{}")  #: any JSON; coord does not inspect it
     requirements: Requirements = Requirements()
-    strategy: Text | None = None  #: this task's own placement strategy
-    timeout: Seconds | None = None  #: seconds, bounds one attempt
-    deadline: Moment | None = None  #: the task expires then, whatever its state
+    strategy: Text | None = None  #: placement strategy of this task; None: that of the cell
+    timeout: Seconds | None = None  #: seconds, limit of one attempt
+    deadline: Moment | None = None  #: the task expires at this time, in any state
     delay: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None  #: seconds after submission before it may run
-    run_at: Moment | None = None  #: the same as a moment; not both
+    run_at: Moment | None = None  #: not before this time; excludes ``delay``
     retry: Retry = Retry()
-    notify: bool = False  #: the outcome is appended to the caller's replies
+    notify: bool = False  #: append the outcome to the caller's replies
 
     def __post_init__(self) -> None:
         not_reserved(self.task_id, "task_id")
@@ -171,34 +171,34 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class TasksSubmitted(Struct, frozen=True):
-    """A client wants many tasks done: one entry costs Redis and the distributor little more than one of them."""
+    """A client submits many tasks: one entry costs Redis and the distributor little more than one task."""
 
     tasks: Annotated[tuple[TaskSubmitted, ...], Meta(min_length=1, max_length=256)]
 
 
 class TaskError(Struct, frozen=True, omit_defaults=True):
-    """Why an attempt or a task failed."""
+    """The reason why an attempt or a task failed."""
 
     code: str
     message: str = ""
 
 
 class AttemptRecord(Struct, frozen=True, omit_defaults=True):
-    """An attempt that did not complete: who tried, when (milliseconds since 1970), and how it ended."""
+    """An attempt that did not complete. Times are milliseconds since 1970."""
 
     attempt: int
     agent_id: str
     lease: str
     assigned_at: int
     ended_at: int
-    how: str  #: failed, released, recalled, timed_out, agent_lost, cancelled, expired
+    how: str  #: how it ended: failed, released, recalled, timed_out, agent_lost, cancelled, expired
     started_at: int | None = None
     code: str = ""
     message: str = ""
 
 
 class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that is recorded of a task. Times are milliseconds since 1970 on the server's clock."""
+    """The record of a task. Times are milliseconds since 1970 on the server's clock."""
 
     task_id: str
     state: TaskState
@@ -207,9 +207,9 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     submitted_at: int = 0
     pool: str = ""
-    attempt: int = 0  #: how often it was assigned
+    attempt: int = 0  #: number of times that it was assigned
     failures: int = 0  #: attempts that count against max_attempts
-    releases: int = 0  #: attempts given or taken back, which do not
+    releases: int = 0  #: attempts that were returned or recalled; they do not count
     run_at: int | None = None
     deadline: int | None = None
     agent_id: str | None = None
@@ -219,7 +219,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: int | None = None
     finished_at: int | None = None
     cancel_requested_at: int | None = None
-    replayed_at: int | None = None  #: when an operator last set it going again, after it had failed
+    replayed_at: int | None = None  #: when an operator last replayed it after it had failed
     progress: Any = None
     placement: Any = None
     attempts: tuple[AttemptRecord, ...] = ()

@@ -1,4 +1,4 @@
-"""A worker as it says that it is there, and what waits for it."""
+"""Workers: the presence of each, and the backlog of its streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from coord.models.memory import MemoryUse
 
-#: kind of worker -> what waits while none of the kind runs.
+#: kind of worker -> the items that wait while no worker of that kind runs.
 WAITS_FOR = {
     "registry": "registrations and heartbeats",
     "distributor": "submitted tasks and results",
@@ -15,7 +15,10 @@ WAITS_FOR = {
 
 
 class WorkerRecord(Struct, frozen=True, kw_only=True):
-    """A worker's presence. Moments are milliseconds since 1970: ``started_at`` by its clock, else by the server's."""
+    """The presence of a worker.
+
+    Times are milliseconds since 1970: ``started_at`` on the worker's clock, the others on the server's.
+    """
 
     kind: str
     name: str
@@ -23,26 +26,26 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     host: str
     version: str
     started_at: int
-    progress_at: int  #: when its loop last came round
-    handled: int  #: entries since its start
-    per_s: float  #: entries a second since it said so before, a few seconds ago
-    lag_ms: int  #: how old the last entry was when it was handled
+    progress_at: int  #: last iteration of its loop
+    handled: int  #: entries handled since its start
+    per_s: float  #: entries a second since its previous report, a few seconds earlier
+    lag_ms: int  #: age of the last entry when it was handled
 
 
 class StreamBacklog(Struct, frozen=True, kw_only=True):
-    """A stream of facts, and what waits in it to be handled."""
+    """The backlog of a stream of facts."""
 
     stream: str  #: without the namespace
-    kind: str  #: of the workers that read it
+    kind: str  #: kind of worker that reads it
     length: int
-    oldest_at: int | None = None  #: milliseconds since 1970 on the server's clock; None: it is empty
+    oldest_at: int | None = None  #: time of the oldest entry, ms since 1970 on the server's clock; None: empty
 
 
-class Picture(Struct, frozen=True):
-    """A cell's workers at one moment, and what is wrong."""
+class WorkersReport(Struct, frozen=True):
+    """The workers of a cell at one moment, with warnings."""
 
     workers: list[WorkerRecord]
-    backlogs: list[StreamBacklog]  #: streams in which something waits
+    backlogs: list[StreamBacklog]  #: streams that are not empty
     warnings: list[str]
     now: int  #: milliseconds since 1970 on the server's clock
-    memory: MemoryUse | None = None  #: how full the server is, and what holds its memory
+    memory: MemoryUse | None = None  #: the use of the server's memory

@@ -1,11 +1,10 @@
-"""Choosing the best agent for a task: pure, without I/O, without a clock, without global randomness.
+"""Choice of the best agent for a task: pure functions and classes without I/O, clock or global randomness.
 
-``requirements`` says who may be chosen at all and why not; a ``Strategy`` orders those who may. The dispatch script
-is the authority: what is planned here on a view that may be old is checked there before anything moves.
+``requirements`` decides which agents are eligible and why others are not. A ``Strategy`` orders the eligible agents.
+The dispatch script is the authority: a choice that was made here on an older view is checked there before a task moves.
 """
 
-from coord.placement.facets import facets_of, facets_required
-from coord.placement.requirements import unmet
-from coord.placement.strategies import STRATEGIES, Strategy, strategy_named
+from coord.placement.requirements import facets_of, facets_required, unmet_requirement
+from coord.placement.strategies import STRATEGIES, Strategy
 
-__all__ = ["STRATEGIES", "Strategy", "facets_of", "facets_required", "strategy_named", "unmet"]
+__all__ = ["STRATEGIES", "Strategy", "facets_of", "facets_required", "unmet_requirement"]

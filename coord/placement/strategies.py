@@ -1,7 +1,17 @@
-"""Strategies: which of the agents that may be chosen comes next. One small class each, in one registry.
+"""Strategies: which of the eligible agents gets the next task. Each strategy is one small class.
 
-A strategy holds the agents that have room, in whatever order it chooses by; ``offer`` and ``withdraw`` keep it up to
-date one agent at a time, so that a choice among 10,000 agents costs what one among 100 does.
+To add a strategy, write a subclass of ``Strategy`` with a ``name``, and list it in ``STRATEGIES`` at the end of this
+file. Tasks (``strategy=``), the setting ``strategy`` and the command line then accept the name.
+
+A strategy is a data structure that a distributor keeps up to date, not a function that sorts all agents for each task.
+``offer`` and ``withdraw`` change one agent at a time, so a choice among 10,000 agents costs as much as one among 100.
+This is how a distributor uses it::
+
+    strategy = STRATEGIES["random"](Random())   # one instance for each set of requirements
+    strategy.offer(agent)                       # an eligible agent has room: agent.load < agent.capacity
+    agent_id = strategy.choose()                # a task is planned for this agent; its load rises by 1
+    strategy.offer(agent)                       # its load has changed and it still has room ...
+    strategy.withdraw(agent_id)                 # ... or it is full, lost, or no longer eligible
 """
 
 from __future__ import annotations
@@ -15,8 +25,17 @@ from coord.models.agents import FleetAgent
 
 
 class Strategy(ABC):
-    """Orders the agents that have room for one set of requirements."""
+    """Orders the agents that are eligible for one set of requirements and have room.
 
+    A strategy holds at most the agents that were offered and not withdrawn. It has no I/O and no clock, and its only
+    randomness is ``self.random``, so that tests can repeat every choice. A distributor may discard an instance at any
+    time and fill a new one.
+
+    Args:
+        random: the source of randomness, for strategies that need one.
+    """
+
+    #: The name by which tasks, settings and operators select the strategy; lower case, digits and underscores.
     name: ClassVar[str]
 
     def __init__(self, random: Random) -> None:
@@ -24,24 +43,32 @@ class Strategy(ABC):
 
     @abstractmethod
     def offer(self, agent: FleetAgent) -> None:
-        """The agent has room; called again whenever its load has changed and it still has."""
+        """Add an agent that has room, or update it.
+
+        Called again whenever the load of the agent changes and it still has room, with the same ``agent_id``. Useful
+        fields: ``load`` (tasks in flight), ``outside_load`` (work from elsewhere that the agent reports), ``capacity``,
+        ``weight`` and ``health_score``. The object changes later, so copy what is needed.
+        """
 
     @abstractmethod
     def withdraw(self, agent_id: str) -> None:
-        """The agent has no room, or may not be chosen any more; nothing happens if it was not offered."""
+        """Remove an agent that has no room or is no longer eligible; do nothing if it was not offered."""
 
     @property
     @abstractmethod
     def has_room(self) -> bool:
-        """Whether ``choose`` would find anybody."""
+        """True if ``choose`` would return an agent."""
 
     @abstractmethod
     def choose(self) -> str | None:
-        """The agent that comes next, or None when nobody has room. The caller then offers or withdraws it."""
+        """Return the id of the agent that gets the next task; None if no agent has room.
+
+        The agent stays offered. The caller offers or withdraws it before the next call.
+        """
 
 
 class LeastConnections(Strategy):
-    """The agent with the fewest tasks, counting what it reports from outside; equals take turns."""
+    """Chooses the agent with the fewest tasks, including its outside load; agents with equal load take turns."""
 
     name = "least_connections"
 
@@ -49,7 +76,7 @@ class LeastConnections(Strategy):
         super().__init__(random)
         self._at: dict[str, int] = {}
         self._buckets: dict[int, dict[str, None]] = {}
-        # The loads that have, or lately had, a bucket: they may lie far apart, for agents report what they like.
+        # The loads that have, or recently had, a bucket. They may be far apart, because agents report any outside load.
         self._loads: list[int] = []
         self._heaped: set[int] = set()
 
@@ -59,7 +86,7 @@ class LeastConnections(Strategy):
         if before == load:
             return
         if before is not None:
-            self._take_out(agent.agent_id, before)
+            self._remove(agent.agent_id, before)
         self._at[agent.agent_id] = load
         bucket = self._buckets.get(load)
         if bucket is None:
@@ -72,7 +99,7 @@ class LeastConnections(Strategy):
     def withdraw(self, agent_id: str) -> None:
         load = self._at.pop(agent_id, None)
         if load is not None:
-            self._take_out(agent_id, load)
+            self._remove(agent_id, load)
 
     @property
     def has_room(self) -> bool:
@@ -85,7 +112,7 @@ class LeastConnections(Strategy):
             self._heaped.discard(heapq.heappop(self._loads))
         return next(iter(self._buckets[self._loads[0]]))
 
-    def _take_out(self, agent_id: str, load: int) -> None:
+    def _remove(self, agent_id: str, load: int) -> None:
         bucket = self._buckets[load]
         del bucket[agent_id]
         if not bucket:
@@ -93,7 +120,7 @@ class LeastConnections(Strategy):
 
 
 class RoundRobin(Strategy):
-    """One agent after the other, in the order in which they got room."""
+    """Chooses one agent after the other, in the order in which they got room."""
 
     name = "round_robin"
 
@@ -120,7 +147,7 @@ class RoundRobin(Strategy):
 
 
 class RandomChoice(Strategy):
-    """Any agent that has room, each as likely as the other."""
+    """Chooses any agent that has room, all with the same probability."""
 
     name = "random"
 
@@ -151,10 +178,5 @@ class RandomChoice(Strategy):
         return self.random.choice(self._agents) if self._agents else None
 
 
-#: name -> strategy; what a task, a setting or an operator may name.
+#: name -> strategy: the names that a task, a setting or an operator may use.
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (LeastConnections, RoundRobin, RandomChoice)}
-
-
-def strategy_named(name: str) -> type[Strategy] | None:
-    """The strategy of this name, or None."""
-    return STRATEGIES.get(name)

@@ -1,35 +1,57 @@
-"""Reading state: records for callers, and what a distributor plans on. Nothing here writes.
+"""Reading state: records, lists and counters for callers, and the data on which distributors plan. No function writes.
 
-One file per noun; callers take the functions from here.
+Each module covers one noun. ``get_…`` returns items by name, ``list_…`` finds items, ``count_…`` and ``measure_…`` add
+up. Each function takes an asyncio client that answers in bytes, and the ``Keys`` of the cell.
 """
 
 from __future__ import annotations
 
-from coord.queries.agent_records import agent, agent_ids, agents
-from coord.queries.dead_letters import count_dead, dead_entries, dead_entry, dead_messages, dead_tasks
-from coord.queries.fleet_view import fleet, loads, suspended_agents
-from coord.queries.live_settings import LiveSetting, environment_of, live_settings
-from coord.queries.log_windows import LogWindow, log_window
-from coord.queries.memory_kinds import memory_use
-from coord.queries.message_records import MessagePage, message, message_page
-from coord.queries.pool_table import (
-    PoolChanges,
-    WaitingPool,
-    pool_changes,
-    pool_definitions,
-    pool_lengths,
-    pool_rows,
-    scan_pools,
-    waiting_pools,
+from coord.queries.agents import (
+    get_agent,
+    get_agents,
+    get_fleet,
+    get_loads,
+    get_suspended_agents,
+    list_agent_ids,
+    list_agents,
 )
-from coord.queries.server_state import memory, settings
-from coord.queries.task_pages import TaskPage, task_page
-from coord.queries.task_records import task, task_headers, tasks
-from coord.queries.totals import by_state, counters, submitted
-from coord.queries.waiting import Backlog, PoolBacklog, PriorityBacklog, backlog
-from coord.queries.worker_counts import workers_present
-from coord.queries.worker_presence import Presence, presence
-from coord.queries.write_refusal import write_refusal
+from coord.queries.dead_letters import (
+    count_dead_letters,
+    get_dead_entry,
+    list_dead_entries,
+    list_dead_messages,
+    list_dead_tasks,
+)
+from coord.queries.logs import LogWindow, get_log_window
+from coord.queries.memory import get_memory, measure_memory
+from coord.queries.messages import MessagePage, get_message, list_messages
+from coord.queries.queues import (
+    Backlog,
+    PoolBacklog,
+    PoolChanges,
+    PriorityBacklog,
+    WaitingPool,
+    get_backlog,
+    get_pool_changes,
+    get_pool_definitions,
+    get_pool_lengths,
+    get_pool_rows,
+    list_waiting_pools,
+    scan_pools,
+)
+from coord.queries.settings import LiveSetting, environment_fields, get_live_values, list_settings
+from coord.queries.tasks import (
+    TaskPage,
+    count_by_state,
+    count_submitted,
+    get_counters,
+    get_task,
+    get_task_headers,
+    get_tasks,
+    list_tasks,
+)
+from coord.queries.workers import WorkersSnapshot, count_workers, list_workers
+from coord.queries.write_refusal import get_write_refusal
 
 __all__ = [
     "Backlog",
@@ -38,44 +60,45 @@ __all__ = [
     "MessagePage",
     "PoolBacklog",
     "PoolChanges",
-    "Presence",
     "PriorityBacklog",
     "TaskPage",
     "WaitingPool",
-    "agent",
-    "agent_ids",
-    "agents",
-    "backlog",
-    "by_state",
-    "count_dead",
-    "counters",
-    "dead_entries",
-    "dead_entry",
-    "dead_messages",
-    "dead_tasks",
-    "environment_of",
-    "fleet",
-    "live_settings",
-    "loads",
-    "log_window",
-    "memory",
-    "memory_use",
-    "message",
-    "message_page",
-    "pool_changes",
-    "pool_definitions",
-    "pool_lengths",
-    "pool_rows",
-    "presence",
+    "WorkersSnapshot",
+    "count_by_state",
+    "count_dead_letters",
+    "count_submitted",
+    "count_workers",
+    "environment_fields",
+    "get_agent",
+    "get_agents",
+    "get_backlog",
+    "get_counters",
+    "get_dead_entry",
+    "get_fleet",
+    "get_live_values",
+    "get_loads",
+    "get_log_window",
+    "get_memory",
+    "get_message",
+    "get_pool_changes",
+    "get_pool_definitions",
+    "get_pool_lengths",
+    "get_pool_rows",
+    "get_suspended_agents",
+    "get_task",
+    "get_task_headers",
+    "get_tasks",
+    "get_write_refusal",
+    "list_agent_ids",
+    "list_agents",
+    "list_dead_entries",
+    "list_dead_messages",
+    "list_dead_tasks",
+    "list_messages",
+    "list_settings",
+    "list_tasks",
+    "list_waiting_pools",
+    "list_workers",
+    "measure_memory",
     "scan_pools",
-    "settings",
-    "submitted",
-    "suspended_agents",
-    "task",
-    "task_headers",
-    "task_page",
-    "tasks",
-    "waiting_pools",
-    "workers_present",
-    "write_refusal",
 ]

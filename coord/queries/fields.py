@@ -1,4 +1,4 @@
-"""From the fields of a hash to values."""
+"""Decoding of raw answers from Redis: hash fields, text, JSON and numbers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from redis.asyncio import Redis
 from coord.codec import BAD_JSON, decode_json
 
 
-async def hash_of(redis: Redis, key: str) -> dict[bytes, bytes]:
-    """A hash as it is stored; empty for none."""
+async def read_hash(redis: Redis, key: str) -> dict[bytes, bytes]:
+    """Return a hash as it is stored; empty if there is none."""
     return cast("dict[bytes, bytes]", await redis.hgetall(key))
 
 
-def decoded(raw: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Its names and values as text; bytes that are no UTF-8 become replacement characters."""
+def decode_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return names and values as text; invalid UTF-8 in a value becomes replacement characters."""
     return {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
 
 
-def text_of(raw: bytes | str) -> str:
-    """Text, whichever of the two it came as."""
+def decode_text(raw: bytes | str) -> str:
+    """Return text, from bytes or text; invalid UTF-8 becomes replacement characters."""
     return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
 
 
-def json_of(raw: str | None) -> Any:
-    """The value of a field of JSON; the text that it is where it cannot be decoded."""
+def parse_json(raw: str | None) -> Any:
+    """Return the value of a JSON field; the text itself if it cannot be decoded."""
     if raw is None:
         return None
     try:
@@ -35,6 +35,12 @@ def json_of(raw: str | None) -> Any:
         return raw
 
 
-def int_of(raw: str | None) -> int | None:
-    """The value of a field of digits; None where there is none."""
+def parse_int(raw: str | None) -> int | None:
+    """Return the value of a numeric field; None if it is missing or empty."""
     return None if raw is None or raw == "" else int(raw)
+
+
+def parse_time(answer: tuple[Any, Any]) -> int:
+    """Return the answer of TIME as milliseconds since 1970."""
+    seconds, micros = answer
+    return int(seconds) * 1000 + int(micros) // 1000

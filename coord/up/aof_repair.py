@@ -34,7 +34,7 @@ class Cut(Struct, frozen=True):
     is_zero: bool  #: all bytes of the end were zero, so that no entry can have been in it
 
     def __str__(self) -> str:
-        """Return what is said of it."""
+        """Describe the cut in a sentence."""
         lost = "all of them zero, so no entry is lost" if self.is_zero else "the entries in them are lost"
         return (
             f"cut the damaged end off {self.file}: {self.size - self.position:,} of {self.size:,} bytes, {lost}; "

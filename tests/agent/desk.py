@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from coord.agent.attempt import Attempt
 from coord.agent.claims import Claims
 from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.reports import Reports
+from coord.agent.task import Attempt
 from coord.keys import Keys
 from tests.client.packed_commands import read_command
 
@@ -28,20 +28,20 @@ class FakeLink(ReconnectingConnection):
         """As the test says."""
         return self.up
 
-    def send(self, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
+    def send(self, packed: bytes, callback: Callable[[Any, Any], None], context: Any = None) -> None:
         """Note it."""
-        self.sent.append((read_command(packed), done, about))
+        self.sent.append((read_command(packed), callback, context))
 
     send_until_answered = send
 
     def commands(self, name: bytes) -> list[list[bytes]]:
         """What was sent so far under that name."""
-        return [command[1:] for command, _done, _about in self.sent if command[0] == name]
+        return [command[1:] for command, _callback, _context in self.sent if command[0] == name]
 
     def answer(self, answer: Any, index: int = -1) -> None:
         """Answer a command."""
-        _command, done, about = self.sent.pop(index)
-        done(about, answer)
+        _command, callback, context = self.sent.pop(index)
+        callback(context, answer)
 
 
 class Desk:
@@ -51,19 +51,22 @@ class Desk:
         self.link = FakeLink()
         self.started: list[str] = []
         self.missed = 0
-        self.reports = Reports(self.link, KEYS, 1_000_000)
+        self.reports = Reports(self.link, KEYS, 1_000_000, self._answered)
         self.claims = Claims(
-            "a", "me", capacity, link=self.link, keys=KEYS, reports=self.reports, start=self._start, missed=self._missed
+            "a", "me", capacity, link=self.link, keys=KEYS, reports=self.reports, start=self._start, reread=self._reread
         )
 
     def _start(self, attempt: Attempt) -> None:
         self.started.append(attempt.lease)
 
-    def _missed(self) -> None:
+    def _answered(self, attempt: Attempt) -> None:
+        self.claims.forget(attempt)
+
+    def _reread(self) -> None:
         self.missed += 1
 
     async def completed(self, attempt: Attempt, result: Any) -> None:
-        """An attempt ends well; what is told of it goes out with all that ends in the same turn of the loop."""
+        """Complete an attempt; its report goes out with the others of the same turn of the loop."""
         self.reports.completed(attempt, result)
         await asyncio.sleep(0)
 

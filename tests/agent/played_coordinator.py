@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord import codec
-from coord.aio import end
-from coord.codec import encode, fact_of
+from coord.aio import cancel_and_wait
+from coord.codec import decode_fact, encode
 from coord.config import MIB, Settings
 from coord.keys import Keys
 from coord.models.facts import AgentRegistered, Fact, TasksCompleted
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Struct)
 
 
 class House:
-    """One namespace with nobody in it but the test. Facts that were appended stay where they are."""
+    """One namespace without workers. Facts that are appended stay in their streams."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
@@ -80,8 +80,8 @@ class House:
 
     async def facts(self, stream: str) -> list[Fact]:
         """The same, decoded as the workers would; of what one entry tells of several tasks, each."""
-        told = [fact_of(stream, fields, MIB) for _id, fields in await self.entries(stream)]
-        return [one for fact in told for one in (fact.completed if isinstance(fact, TasksCompleted) else (fact,))]
+        decoded = [decode_fact(stream, fields, MIB) for _id, fields in await self.entries(stream)]
+        return [one for fact in decoded for one in (fact.completed if isinstance(fact, TasksCompleted) else (fact,))]
 
     async def wait_for(self, stream: str, kind: type[F], count: int = 1) -> list[F]:
         """Wait until a stream holds so many facts of a kind; those."""
@@ -109,7 +109,7 @@ class House:
             try:
                 for entry, fields in await self.entries("in:registry", self._cursor):
                     self._cursor = entry
-                    fact = fact_of("in:registry", fields, MIB)
+                    fact = decode_fact("in:registry", fields, MIB)
                     code = self.answers.get(fields[b"type"].decode(), "")
                     await self.answer(codec.caller_of(fields), "in:registry", entry.decode(), code)
                     assert not isinstance(fact, AgentRegistered) or fact.incarnation
@@ -120,10 +120,10 @@ class House:
 
 @asynccontextmanager
 async def house_on(redis: Redis, settings: Settings) -> AsyncIterator[House]:
-    """A house whose registry answers."""
+    """A namespace with a registry that answers."""
     house = House(redis, settings)
     registry: asyncio.Task[None] = asyncio.create_task(house.answer_registry())
     try:
         yield house
     finally:
-        await end(registry)
+        await cancel_and_wait(registry)

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 
 async def test_a_short_task_is_claimed_run_and_reported_in_one_word(agent: Agent, house: House) -> None:
-    """Its outcome carries the lease and when it started; nothing else is said of it."""
+    """Its outcome carries the lease and when it started; there is no other report."""
     await agent.start()
     lease = await house.assign("a", "echo", {"n": 1})
     (report,) = await house.wait_for("in:reports", TaskCompleted)
@@ -108,7 +108,7 @@ async def test_a_superseded_agent_stops_for_good(agent: Agent, house: House) -> 
 
 
 async def test_what_a_superseded_agent_runs_is_stopped_at_once(agent: Agent, house: House) -> None:
-    """Also if nobody serves it and would end it: its tasks are not its own any more, and are given back so."""
+    """Also without ``serve``, which would stop it: its tasks belong to others now, so it gives them back."""
     running = asyncio.Event()
 
     @agent.task("hang")
@@ -247,10 +247,10 @@ async def test_errors_are_described_within_limits(agent: Agent, house: House) ->
         raise errors[task.payload]
 
     await agent.start()
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for count, name in enumerate(errors, 1):
         await house.assign("a", "raise", name)
-        said[name] = (await house.wait_for("in:reports", TaskFailed, count))[-1].message
-    assert (len(said["long"]), said["odd"], said["mute"], said["exit"]) == (
+        messages[name] = (await house.wait_for("in:reports", TaskFailed, count))[-1].message
+    assert (len(messages["long"]), messages["odd"], messages["mute"], messages["exit"]) == (
         4_096, "ValueError: ?", "Mute", "SystemExit: 3",
     )  # fmt: skip

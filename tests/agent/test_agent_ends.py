@@ -53,7 +53,7 @@ async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> No
 
 
 async def test_what_reappears_in_a_lane_after_a_reconnect_is_seen(agent: Agent, house: House) -> None:
-    """A fail-over may bring assignments back that are older than what was read last: each lane is read anew."""
+    """A fail-over may restore assignments older than the last one read: each lane is read from the beginning."""
     await agent.start()
     await house.assign("a", "echo")
     await house.wait_for("in:reports", TaskCompleted)
@@ -128,11 +128,11 @@ async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_le
     agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its entry is gone from the inbox, so only the agent knows that it did not begin; who has left tells nothing."""
-    told: list[bytes] = []
+    sent: list[bytes] = []
     send = ReconnectingConnection.send_until_answered
 
     def noted(link: ReconnectingConnection, packed: bytes, done: Callable[[Any, Any], None], about: Any = None) -> None:
-        told.append(read_command(packed)[4])
+        sent.append(read_command(packed)[4])
         send(link, packed, done, about)
 
     await agent.start()
@@ -152,7 +152,7 @@ async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_le
     await stopping
     (report,) = await house.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.reason) == (lease, "the agent is draining")
-    assert told == [b"agent.status_changed", b"task.released", b"agent.deregistered"]
+    assert sent == [b"agent.status_changed", b"task.released", b"agent.deregistered"]
 
 
 async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_given_back(
@@ -173,7 +173,7 @@ async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_giv
 
 
 async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServer, redis: Redis) -> None:
-    """No registry runs: the start waits, and stopping it does not; what it says is said all the same."""
+    """No registry runs: the start waits, and stopping it does not; its facts are sent all the same."""
     agent = Agent("a", url=server.url, settings=Settings(namespace="nobody"))
     done: list[str] = []
 
@@ -185,18 +185,18 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
     serving = asyncio.create_task(agent.serve())
     stream = "{nobody}:in:registry"
 
-    async def has_said(count: int) -> bool:
+    async def has_sent(count: int) -> bool:
         return int(await redis.xlen(stream)) == count
 
-    await wait_until(lambda: has_said(1), "it has registered")
+    await wait_until(lambda: has_sent(1), "it has registered")
     assert not agent.is_serving
     stopping = asyncio.create_task(agent.stop())
     await asyncio.wait_for(serving, 30)
-    assert done == ["cleaned up"], "whoever serves it goes on before its end"
+    assert done == ["cleaned up"], "serve returned before the end"
     await stopping
-    await wait_until(lambda: has_said(3), "it has said that it drains and leaves")
+    await wait_until(lambda: has_sent(3), "it has reported that it drains and leaves")
     starting = asyncio.create_task(agent.start())
-    await wait_until(lambda: has_said(4), "it has registered again")
+    await wait_until(lambda: has_sent(4), "it has registered again")
     await agent.stop()
     with pytest.raises(ConfigError, match="was stopped before it had started"):
         await asyncio.wait_for(starting, 30)
@@ -231,7 +231,7 @@ def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
         with pytest.raises(FactInvalid, match=f"{words}: expected a list of words"):
             Agent("a", **{words: "echo"})  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="agent_type"):
-        Agent("a", agent_type="wurker", settings=settings)
+        Agent("a", agent_type="wurker", settings=settings)  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="capacity"):
         Agent("a", capacity=0, settings=settings)
     agent = Agent("a", settings=settings)
@@ -257,5 +257,5 @@ async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, house: H
     await house.wait_for("in:registry", AgentStatusChanged, 2)
     may_end.set()
     await stopping
-    said = [fact.status for fact in await house.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
-    assert said == [AgentStatus.BUSY, AgentStatus.DRAINING]
+    statuses = [fact.status for fact in await house.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
+    assert statuses == [AgentStatus.BUSY, AgentStatus.DRAINING]

@@ -50,12 +50,12 @@ async def test_something_is_done_before_it_registers_and_after_it_has_left(agent
     """Each time; the last prepared is cleaned up first; handlers have ended by then."""
     done: list[str] = []
 
-    async def heard(kind: type[Any]) -> str:
-        return "heard" if any(isinstance(fact, kind) for fact in await house.facts("in:registry")) else "silent"
+    async def registry_has(kind: type[Any]) -> str:
+        return "sent" if any(isinstance(fact, kind) for fact in await house.facts("in:registry")) else "silent"
 
     @agent.on_start
     async def first() -> None:
-        done.append(f"first, registered: {await heard(AgentRegistered)}")
+        done.append(f"first, registered: {await registry_has(AgentRegistered)}")
 
     @agent.on_start
     async def second() -> None:
@@ -67,18 +67,18 @@ async def test_something_is_done_before_it_registers_and_after_it_has_left(agent
 
     @agent.on_stop
     async def last_but_one() -> None:
-        done.append(f"last but one, running: {agent.running}, left: {await heard(AgentDeregistered)}")
+        done.append(f"last but one, running: {agent.running}, left: {await registry_has(AgentDeregistered)}")
 
     await agent.start()
     await agent.stop()
     await agent.stop()
     assert done == [
-        "first, registered: silent", "second", "last but one, running: 0, left: heard", "last",
+        "first, registered: silent", "second", "last but one, running: 0, left: sent", "last",
     ]  # fmt: skip
 
 
 async def test_what_was_prepared_is_cleaned_up_if_the_start_fails(agent: Agent, house: House) -> None:
-    """Also when the preparation itself fails, or nobody waits for the registration any more."""
+    """Also if the preparation itself fails, or the start was cancelled."""
     cleaned = 0
 
     @agent.on_stop

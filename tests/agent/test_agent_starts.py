@@ -18,15 +18,15 @@ from tests.waiting import wait_until
 
 async def test_of_two_starts_at_once_one_is_refused(agent: Agent, house: House) -> None:
     """It has one place in the fleet, and one session."""
-    told = await asyncio.gather(agent.start(), agent.start(), return_exceptions=True)
-    assert told[0] is None
-    assert isinstance(told[1], ConfigError)
-    assert "is running already" in str(told[1])
+    results = await asyncio.gather(agent.start(), agent.start(), return_exceptions=True)
+    assert results[0] is None
+    assert isinstance(results[1], ConfigError)
+    assert "is running already" in str(results[1])
     assert len(await house.wait_for("in:registry", AgentRegistered)) == 1
 
 
 async def test_one_that_still_looks_for_redis_can_be_stopped(settings: Settings, unused_port: int) -> None:
-    """Whoever started it is told; who serves it just goes on; and it may be started again."""
+    """``start`` raises; ``serve`` returns; and the agent may be started again."""
     agent = Agent("a", url=f"redis://127.0.0.1:{unused_port}", settings=settings)
     starting = asyncio.create_task(agent.start())
     await asyncio.sleep(0.05)
@@ -40,7 +40,7 @@ async def test_one_that_still_looks_for_redis_can_be_stopped(settings: Settings,
 
 
 async def test_one_that_still_prepares_itself_can_be_stopped(agent: Agent, house: House) -> None:
-    """It cleans up, and nobody hears of it."""
+    """It cleans up without an error."""
     done: list[str] = []
     begun = asyncio.Event()
 
@@ -139,26 +139,26 @@ async def test_a_serve_that_is_cancelled_as_the_start_is_done_leaves_no_agent_be
 
 
 async def test_a_handler_cannot_wait_for_the_end_that_waits_for_it(agent: Agent, house: House) -> None:
-    """Of a task or of a message: it is told so at once, and what to do instead."""
-    told: list[str] = []
+    """A handler of a task or of a message gets an error at once, with the alternative."""
+    results: list[str] = []
 
     async def stop(_: object) -> None:
         try:
             await agent.stop()
         except ConfigError as error:
-            told.append(str(error))
+            results.append(str(error))
 
     agent.task("stop")(stop)
     agent.on_message(stop)
     await agent.start()
     await house.assign("a", "stop")
     await house.deliver("a", "m1", expires_at=int(time.time() * 1000) + 60_000)
-    await wait_until(lambda: len(told) == 2, "both are told")
-    assert all("asyncio.create_task(agent.stop())" in one for one in told)
+    await wait_until(lambda: len(results) == 2, "both got an error")
+    assert all("asyncio.create_task(agent.stop())" in one for one in results)
 
 
 async def test_every_hook_of_the_end_is_called(agent: Agent, house: House) -> None:
-    """Also when another one fails, which is told then."""
+    """Also if another one fails; its error is raised then."""
     done: list[str] = []
 
     @agent.on_stop
@@ -187,7 +187,7 @@ async def test_it_says_of_itself_only_what_it_may(agent: Agent) -> None:
 async def test_where_a_start_ends_early_the_hooks_of_the_end_come_to_theirs(
     agent: Agent, house: House, ends: str
 ) -> None:
-    """Each has its time, as after any other run; and whoever ends it waits for them."""
+    """Each has its time, as after any other run; and ``stop`` waits for them."""
     done: list[str] = []
     begun = asyncio.Event()
 
@@ -221,7 +221,7 @@ async def test_where_a_start_ends_early_the_hooks_of_the_end_come_to_theirs(
 
 
 async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, house: House) -> None:
-    """Whoever serves it, whoever stops it as well, and whoever starts it again."""
+    """``serve``, a second ``stop``, and another ``start``."""
     done: list[str] = []
     leaving = asyncio.Event()
 
@@ -257,7 +257,7 @@ async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, hou
 
 
 async def test_no_handler_is_registered_while_it_starts(agent: Agent) -> None:
-    """What it can do is said already, or is about to be."""
+    """Its capabilities are registered already, or are being registered."""
     refused: list[str] = []
 
     @agent.on_start

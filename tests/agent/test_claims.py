@@ -101,7 +101,7 @@ async def test_after_a_batch_in_doubt_the_next_is_claimed(desk: Desk) -> None:
 
 
 async def test_what_is_told_to_stop_while_it_is_being_claimed_does_not_start(desk: Desk) -> None:
-    """Its handler never runs: it is given back for the reason that it was told; the other of its batch starts."""
+    """Its handler never runs: it is given back with the reason of the stop; the other one of its batch starts."""
     desk.offer("a", "b")
     desk.claims.claim()
     attempt = desk.claims.known("a")
@@ -152,7 +152,7 @@ async def test_an_assignment_that_is_read_twice_is_taken_once(desk: Desk) -> Non
 
 
 async def test_a_finished_assignment_that_comes_back_gets_the_same_outcome(desk: Desk) -> None:
-    """A fail-over may bring it back: it is not run again, its outcome is told again, its entry deleted."""
+    """A fail-over may restore it: it is not run again, its outcome is reported again, its entry deleted."""
     desk.offer("a")
     desk.claims.claim()
     desk.link.answer(1)

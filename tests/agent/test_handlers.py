@@ -103,7 +103,7 @@ def test_any_other_signature_is_an_error() -> None:
     for function, why in (
         (none, "must take"), (three, "must take"), (two, "Struct"), (unknown, "Nowhere"),
         (unknown_attribute, "Nowhere"), (odd, "Called.*: annotate it with Task"), (keyword, "without x"),
-        (5, "a handler is a function, not 5"), (type, "say what"),
+        (5, "a handler is a function, not 5"), (type, "no readable signature"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=why):
             read_handler(function)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_a_handler_that_yields_is_an_error() -> None:
         yield task
 
     for function in (generator, async_generator):
-        with pytest.raises(ConfigError, match="yields: what a handler makes is what it returns"):
+        with pytest.raises(ConfigError, match="yields: return the result instead"):
             read_handler(function)
 
 
@@ -138,7 +138,7 @@ def test_a_handler_of_messages_takes_the_message() -> None:
             check_message_handler(handler)  # type: ignore[arg-type]
     check_hook(hook)
     for odd in (none, one, 5):
-        with pytest.raises(ConfigError, match="must be an async function that takes nothing"):
+        with pytest.raises(ConfigError, match="must be an async function without arguments"):
             check_hook(odd)
 
 

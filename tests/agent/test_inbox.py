@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 async def test_it_does_not_stay_with_a_server_that_is_a_replica(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That would answer reads for ever: it connects anew until its address leads to a primary, and reads on."""
+    """That would answer reads for ever: it reconnects until its address leads to a primary, and reads on."""
     monkeypatch.setattr(link_module, "REFUSED_WAIT_S", 0.02)
     running = EmbeddedServer.start(tmp_path / "own", extra=FAST)
     redis = connect(running.url, settings)
@@ -29,10 +29,10 @@ async def test_it_does_not_stay_with_a_server_that_is_a_replica(
         "a",
         running.url,
         settings,
-        take=lambda _lane, _entry, fields: taken.append(fields[b"n"]),
-        answered=lambda _fields: None,
-        read=lambda: None,
-        up=lambda: ups.append(1),
+        on_entry=lambda _lane, _entry, fields: taken.append(fields[b"n"]),
+        on_reply=lambda _fields: None,
+        on_read=lambda: None,
+        on_up=lambda: ups.append(1),
     )
     try:
         await inbox.open()

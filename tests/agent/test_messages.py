@@ -77,7 +77,7 @@ async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House
 async def test_whatever_its_handler_raises_a_message_is_tried_again_and_the_others_come(
     agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch, error: BaseException, is_async: bool
 ) -> None:
-    """⚠ Also what a future cannot hold, what would end the process, and a cancel that nobody asked for."""
+    """⚠ Also what a future cannot hold, what would end the process, and a cancel without a request."""
     monkeypatch.setattr(mail, "RETRY_WAITS_S", (0.0, 0.0))
     got: list[str] = []
 
@@ -123,7 +123,7 @@ async def test_a_message_comes_while_handlers_of_tasks_have_all_threads(agent: A
 
 
 async def test_a_message_that_cannot_be_read_is_no_hindrance(agent: Agent, house: House) -> None:
-    """Nobody but coord writes there; still it is told and dropped, and the next one is handled."""
+    """Only coord writes there; still it is logged and dropped, and the next one is handled."""
     got: list[Any] = []
     agent.on_message(lambda message: got.append(message.payload))
     await agent.start()
@@ -135,7 +135,7 @@ async def test_a_message_that_cannot_be_read_is_no_hindrance(agent: Agent, house
 
 
 async def test_a_handler_of_messages_that_never_ends_is_left_behind(agent: Agent, house: House) -> None:
-    """A thread cannot be ended; whoever runs the agent is told that one is left."""
+    """A thread cannot be stopped; ``has_abandoned`` says that one is left."""
     begun, over = threading.Event(), threading.Event()
 
     @agent.on_message

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 from coord.agent import reconnect as link_module
 from coord.agent.protocol import ConnectionLost, ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection, shared
-from coord.aio import end
+from coord.agent.reconnect import ReconnectingConnection, shared_connections
+from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -60,7 +60,7 @@ async def test_a_callback_that_raises_does_not_misplace_the_answers_after_it(lin
 async def test_after_a_lost_connection_only_lasting_commands_are_sent_again(
     link: ReconnectingConnection, redis: Redis
 ) -> None:
-    """The others are told that they are lost: sent or not, carried out or not."""
+    """The others get ``ConnectionLost``: sent or not, executed or not."""
     got: dict[str, Any] = {}
     ups: list[int] = []
     link.on_up.append(lambda: ups.append(1))
@@ -212,18 +212,18 @@ def test_the_transport_is_taken_over_under_tls_too(
 async def test_the_last_to_leave_closes_a_shared_link(server: EmbeddedServer, redis: Redis) -> None:
     """Those of one loop and one cell share one; one that fails to open is not kept."""
     settings = Settings()
-    first, second = await asyncio.gather(*(shared().join(server.url, settings) for _ in range(2)))
+    first, second = await asyncio.gather(*(shared_connections().join(server.url, settings) for _ in range(2)))
     assert first is second
     ups = [second.is_up]
     for link in (first, second):
-        await shared().leave(link)
+        await shared_connections().leave(link)
         ups.append(second.is_up)
     assert ups == [True, True, False]
     with pytest.raises(ConfigError):
-        await shared().join("redis://user:wrong@" + "/var/none", settings)
-    third = await shared().join(server.url, settings)
+        await shared_connections().join("redis://user:wrong@" + "/var/none", settings)
+    third = await shared_connections().join(server.url, settings)
     assert third is not first
-    await shared().leave(third)
+    await shared_connections().leave(third)
 
 
 async def test_a_task_that_swallows_a_cancel_is_cancelled_again() -> None:
@@ -241,6 +241,6 @@ async def test_a_task_that_swallows_a_cancel_is_cancelled_again() -> None:
 
     task = asyncio.create_task(deaf())
     await asyncio.wait([task], timeout=0.01)
-    await end(task, None)
+    await cancel_and_wait(task, None)
     assert task.cancelled()
     assert len(swallowed) == 3

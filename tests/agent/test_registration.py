@@ -1,4 +1,4 @@
-"""An agent's place in the fleet: what it says again to a registry that is silent or forgot it, and its idea of time."""
+"""The registration of an agent: what it repeats to a registry that is silent or lost its data, and its clock."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from coord import Agent
 from coord.agent import registration as membership_module
-from coord.agent.registration import CLOCK_STEP_MS, Membership
+from coord.agent.registration import CLOCK_STEP_MS, Registration
 from coord.client.answers import Answers
-from coord.codec import fact_of
+from coord.codec import decode_fact
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
@@ -20,15 +20,25 @@ from tests.agent.desk import KEYS, FakeLink
 from tests.agent.played_coordinator import House, house_on
 
 
-def membership_on(link: FakeLink) -> Membership:
+def membership_on(link: FakeLink) -> Registration:
     """Of an agent for two tasks at a time that holds none."""
     fact = AgentRegistered("a", AgentType.WORKER, incarnation="me", capacity=2)
-    return Membership(fact, 5.0, link=link, keys=KEYS, answers=Answers(), leases=lambda: 0, failed=lambda _error: None)
+    return Registration(
+        fact,
+        5.0,
+        link=link,
+        keys=KEYS,
+        answers=Answers(),
+        leases=lambda: 0,
+        is_deaf=lambda: False,
+        on_failed=lambda _error: None,
+    )
 
 
-def facts_of(link: FakeLink) -> list[Fact]:
-    """What was said."""
-    return [fact_of("in:registry", {b"type": said[3], b"data": said[5]}, MIB) for said in link.commands(b"XADD")]
+def decode_facts(link: FakeLink) -> list[Fact]:
+    """Return the facts that were sent."""
+    commands = link.commands(b"XADD")
+    return [decode_fact("in:registry", {b"type": command[3], b"data": command[5]}, MIB) for command in commands]
 
 
 async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent, house: House) -> None:
@@ -40,15 +50,15 @@ async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent
     ((entry, _fields), *_rest) = await house.entries("in:beats")
     await house.answer("a", "in:beats", entry.decode(), "unknown_agent")
     await house.wait_for("in:registry", AgentStatusChanged, 2)
-    said = await house.facts("in:registry")
-    assert [type(fact) for fact in said] == [AgentRegistered, AgentStatusChanged] * 2
-    assert [fact.status for fact in said if isinstance(fact, AgentStatusChanged)] == [AgentStatus.MAINTENANCE] * 2
+    reported = await house.facts("in:registry")
+    assert [type(fact) for fact in reported] == [AgentRegistered, AgentStatusChanged] * 2
+    assert [fact.status for fact in reported if isinstance(fact, AgentStatusChanged)] == [AgentStatus.MAINTENANCE] * 2
 
 
 async def test_a_silent_registry_is_told_again_until_it_answers(
     server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it was told may be gone with a server's data: it is told the same at intervals, and the start goes on."""
+    """The fact may be lost with a server's data: the agent registers again at intervals, and the start continues."""
     monkeypatch.setattr(membership_module, "PATIENCE_S", 0.05)
     agent = Agent("a", url=server.url, settings=settings)
     starting = asyncio.create_task(agent.start())
@@ -81,10 +91,10 @@ async def test_one_without_room_says_so_again_to_a_registry_that_forgot_it() -> 
     membership = membership_on(link)
     membership.change_room(0)
     membership.register()
-    said = facts_of(link)
-    assert [type(fact) for fact in said] == [AgentRegistered, AgentStatusChanged] * 2
-    assert {fact.capacity for fact in said if isinstance(fact, AgentRegistered)} == {1}
-    assert {fact.status for fact in said if isinstance(fact, AgentStatusChanged)} == {AgentStatus.BUSY}
+    reported = decode_facts(link)
+    assert [type(fact) for fact in reported] == [AgentRegistered, AgentStatusChanged] * 2
+    assert {fact.capacity for fact in reported if isinstance(fact, AgentRegistered)} == {1}
+    assert {fact.status for fact in reported if isinstance(fact, AgentStatusChanged)} == {AgentStatus.BUSY}
     membership.close()
     membership.change_room(2)
-    assert len(facts_of(link)) == 4
+    assert len(decode_facts(link)) == 4

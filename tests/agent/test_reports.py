@@ -1,4 +1,4 @@
-"""Reports: together where they can be, of their own kind, and told again for as long as they are remembered."""
+"""Reports: together where possible, of their own kind, and repeated for as long as they are kept."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import hiredis
 import msgspec
 import pytest
 
-from coord.agent.attempt import Attempt
 from coord.agent.reports import REMEMBERED_S
-from coord.codec import fact_of
+from coord.agent.task import Attempt
+from coord.codec import decode_fact
 from coord.config import MIB
 from coord.models.facts import TaskCompleted, TaskFailed, TaskReleased, TasksCompleted
 from tests.agent.desk import Desk
@@ -27,9 +27,9 @@ async def test_what_is_completed_in_one_turn_is_told_together(desk: Desk) -> Non
     """At most 256 in an entry, one by itself as ever; each is answered when its entry is."""
     finished(desk, *range(513))
     await asyncio.sleep(0)
-    told = desk.link.commands(b"XADD")
-    assert [one[3] for one in told] == [b"tasks.completed", b"tasks.completed", b"task.completed"]
-    facts = [fact_of("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in told]
+    sent = desk.link.commands(b"XADD")
+    assert [one[3] for one in sent] == [b"tasks.completed", b"tasks.completed", b"task.completed"]
+    facts = [decode_fact("in:reports", {b"type": one[3], b"data": one[5]}, MIB) for one in sent]
     lists = [fact.completed if isinstance(fact, TasksCompleted) else (fact,) for fact in facts]
     assert [len(one) for one in lists] == [256, 256, 1]
     assert [one.task_id for some in lists for one in some if isinstance(one, TaskCompleted)] == [
@@ -49,11 +49,11 @@ async def test_what_is_long_or_no_success_is_told_alone(desk: Desk) -> None:
     odd = [msgspec.Raw(b"{"), msgspec.Raw(b'"\xff"'), msgspec.Raw(b'1,"lease":"0000000000000000"')]
     finished(desk, "x" * 1_024, 1, odd[0], 2, *odd[1:], {1, object()}, msgspec.Raw(b" 3\n"))
     await asyncio.sleep(0)
-    told = desk.link.commands(b"XADD")
+    sent = desk.link.commands(b"XADD")
     kinds = [b"task.completed", *[b"task.failed"] * 4, b"tasks.completed"]
-    assert [one[3] for one in told] == kinds
-    assert all(b"result_invalid" in one[5] for one in told[1:5])
-    together = fact_of("in:reports", {b"type": b"tasks.completed", b"data": told[5][5]}, MIB)
+    assert [one[3] for one in sent] == kinds
+    assert all(b"result_invalid" in one[5] for one in sent[1:5])
+    together = decode_fact("in:reports", {b"type": b"tasks.completed", b"data": sent[5][5]}, MIB)
     assert isinstance(together, TasksCompleted)
     results = {one.task_id: bytes(one.result) for one in together.completed}
     assert results == {"t1": b"1", "t3": b"2", "t7": b"3"}
@@ -69,7 +69,7 @@ async def test_progress_that_is_no_json_is_not_told(desk: Desk) -> None:
 
 
 async def test_an_entry_that_is_refused_ends_the_wait_of_all_in_it(desk: Desk) -> None:
-    """No repeating mends it; nobody waits for it for ever."""
+    """No retry can fix it, and no waiter waits for ever."""
     finished(desk, 1, 2)
     await asyncio.sleep(0)
     desk.link.answer(hiredis.ReplyError("NOPERM"))
@@ -78,7 +78,7 @@ async def test_an_entry_that_is_refused_ends_the_wait_of_all_in_it(desk: Desk) -
 
 @pytest.mark.parametrize("how", ["completed", "failed", "released"])
 async def test_the_outcome_that_is_told_again_is_of_its_kind(desk: Desk, how: str) -> None:
-    """Alone, however it was told the first time."""
+    """Alone, however it was reported the first time."""
     attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b"")
     if how == "completed":
         finished(desk, 1)
@@ -89,10 +89,10 @@ async def test_the_outcome_that_is_told_again_is_of_its_kind(desk: Desk, how: st
         desk.reports.released(attempt, "full")
     await asyncio.sleep(0)
     before = len(desk.link.sent)
-    assert desk.reports.tell_again("f" * 16)
+    assert desk.reports.repeat("f" * 16)
     (again,) = desk.link.commands(b"XADD")[before:]
     assert again[3] == f"task.{how}".encode()
-    fact = fact_of("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
+    fact = decode_fact("in:reports", {b"type": again[3], b"data": again[5]}, MIB)
     assert isinstance(fact, TaskCompleted | TaskFailed | TaskReleased)
     assert (fact.task_id, fact.lease) == ("t", "f" * 16)
 
@@ -101,17 +101,17 @@ async def test_outcomes_are_remembered_within_bounds(desk: Desk) -> None:
     """The last thousand of them: memory does not grow with the work done."""
     for n in range(1_005):
         desk.reports.completed(Attempt("t", f"{n}", 1, lane=2, entry=b"1-1", raw=b""), n)
-    assert not desk.reports.tell_again("4")
-    assert desk.reports.tell_again("5")
+    assert not desk.reports.repeat("4")
+    assert desk.reports.repeat("5")
 
 
 async def test_outcomes_are_remembered_for_a_while(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was told five minutes before another is forgotten with it, however few there are."""
+    """An outcome is forgotten when another one is reported five minutes later, however few there are."""
     loop = asyncio.get_running_loop()
     desk.reports.completed(Attempt("t", "old", 1, lane=2, entry=b"1-1", raw=b""), 1)
     later = loop.time() + REMEMBERED_S
     with monkeypatch.context() as patched:
         patched.setattr(loop, "time", lambda: later)
         desk.reports.completed(Attempt("t", "new", 1, lane=2, entry=b"1-2", raw=b""), 2)
-    assert not desk.reports.tell_again("old")
-    assert desk.reports.tell_again("new")
+    assert not desk.reports.repeat("old")
+    assert desk.reports.repeat("new")

@@ -118,7 +118,7 @@ async def test_sigterm_lets_what_runs_come_to_its_end(
 async def test_an_error_in_the_end_of_one_agent_takes_nothing_from_the_others(
     server: EmbeddedServer, house: House, tmp_path: Path
 ) -> None:
-    """They have their grace; then it is told."""
+    """They have their grace; then the error is raised."""
     gate = tmp_path / "gate"
     async with started(server, house, tmp_path, ODD="1") as process:
         await house.assign("second", "wait", str(gate))
@@ -169,7 +169,7 @@ async def test_an_agent_that_cannot_run_says_why_in_one_line(tmp_path: Path) -> 
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(script), env=environment, stderr=asyncio.subprocess.PIPE
     )
-    _, said = await process.communicate()
+    _, output = await process.communicate()
     assert process.returncode == 1
-    assert b"Traceback" not in said
-    assert said.decode().splitlines()[-1].startswith("alone: 'http://127.0.0.1:1' is not a Redis URL")
+    assert b"Traceback" not in output
+    assert output.decode().splitlines()[-1].startswith("alone: 'http://127.0.0.1:1' is not a Redis URL")

@@ -1,4 +1,4 @@
-"""The runner: what becomes of handlers that are told to stop, or do not end in time."""
+"""The runner: handlers that must stop, or do not end in time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ import pytest
 
 from coord import Agent, NonRetryable, Release, Retryable, Task
 from coord.agent import runner as runner_module
-from coord.agent.attempt import Attempt
 from coord.agent.handlers import read_handler
 from coord.agent.runner import Runner
+from coord.agent.task import Attempt
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
 from tests.agent.desk import Desk
 from tests.agent.played_coordinator import House
 from tests.waiting import wait_until
+
+
+def nothing(*_args: object) -> None:
+    """Do nothing, in place of a callback."""
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 async def test_the_late_result_of_an_abandoned_handler_is_dropped(
     desk: Desk, threads: ThreadPoolExecutor, kind: str
 ) -> None:
-    """Its task was given back, and somebody else may be at it: a result that comes after that is told to nobody."""
+    """Its task was given back, and another agent may run it: a later result is not reported."""
     gate, may_end = asyncio.Event(), threading.Event()
 
     async def deaf(task: Task) -> str:
@@ -49,7 +53,9 @@ async def test_the_late_result_of_an_abandoned_handler_is_dropped(
         return "late"
 
     handler: Callable[..., object] = deaf if kind == "async" else threaded
-    runner = Runner("a", {"hold": read_handler(handler)}, None, threads, desk.reports)
+    runner = Runner(
+        "a", {"hold": read_handler(handler)}, None, threads, desk.reports, on_ended=nothing, on_stuck=nothing
+    )
     attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold"}')
     runner.start(attempt)
     assert attempt.future is not None
@@ -59,7 +65,7 @@ async def test_the_late_result_of_an_abandoned_handler_is_dropped(
     gate.set()
     may_end.set()
     await asyncio.gather(handled, return_exceptions=True)
-    await asyncio.sleep(0)  # what is told goes out at the end of the turn
+    await asyncio.sleep(0)  # reports go out at the end of the turn
     runner.close()
     assert [one[3] for one in desk.link.commands(b"XADD")] == [b"task.released"]
 
@@ -72,7 +78,7 @@ async def test_a_handler_that_is_stopped_before_its_first_step_is_given_back(
     async def hang(task: Task) -> None:
         await asyncio.Event().wait()
 
-    runner = Runner("a", {"hang": read_handler(hang)}, None, threads, desk.reports)
+    runner = Runner("a", {"hang": read_handler(hang)}, None, threads, desk.reports, on_ended=nothing, on_stuck=nothing)
     attempt = Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hang"}')
     runner.start(attempt)
     assert attempt.future is not None
@@ -80,12 +86,12 @@ async def test_a_handler_that_is_stopped_before_its_first_step_is_given_back(
     runner.stop(attempt, "cancelled")
     await asyncio.gather(handled, return_exceptions=True)
     runner.close()
-    (told,) = desk.link.commands(b"XADD")
-    assert (told[3], b"cancelled" in told[5], runner.running) == (b"task.released", True, 0)
+    (report,) = desk.link.commands(b"XADD")
+    assert (report[3], b"cancelled" in report[5], runner.running) == (b"task.released", True, 0)
 
 
 class Unspeakable(Exception):
-    """Of which nothing can be said."""
+    """An error that cannot be described."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -123,26 +129,33 @@ async def test_whatever_a_handler_raises_ends_its_attempt(
     async def handler(task: Task) -> None:
         raise error
 
-    (told,) = await _outcomes(desk, threads, handler)
-    assert told[3] == kind
-    assert says in told[5]
+    (report,) = await _outcomes(desk, threads, handler)
+    assert report[3] == kind
+    assert says in report[5]
 
 
 async def test_a_payload_whose_own_check_raises_fails_its_task_alone(desk: Desk, threads: ThreadPoolExecutor) -> None:
     """Whatever it raises: the others of its batch are started."""
-    (told,) = await _outcomes(desk, threads, checked)
-    assert b'"code":"payload_invalid","message":"payload: KeyError: 1","retryable":false' in told[5]
+    (report,) = await _outcomes(desk, threads, checked)
+    assert b'"code":"payload_invalid","message":"payload: KeyError: 1","retryable":false' in report[5]
 
 
 async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object]) -> list[list[bytes]]:
-    """What is told of one attempt, after which nothing runs."""
+    """Return the reports of one attempt, after which nothing runs."""
     ended: list[bool] = []
-    runner = Runner("a", {"hold": read_handler(handler)}, None, threads, desk.reports)
-    runner.ended = lambda: ended.append(True)
+    runner = Runner(
+        "a",
+        {"hold": read_handler(handler)},
+        None,
+        threads,
+        desk.reports,
+        on_ended=lambda: ended.append(True),
+        on_stuck=nothing,
+    )
     runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":{"n":1}}'))
     await wait_until(lambda: ended, "the slot is free")
     assert runner.running == 0
-    await asyncio.sleep(0)  # what is told goes out at the end of the turn
+    await asyncio.sleep(0)  # reports go out at the end of the turn
     runner.close()
     return desk.link.commands(b"XADD")
 
@@ -190,10 +203,10 @@ async def test_slots_of_handlers_that_go_on_are_offered_to_nobody(
     fourth = await house.assign("a", "echo")
     released, again = await house.wait_for("in:reports", TaskReleased, 2)
     assert [released.lease, again.lease] == [third, fourth]
-    assert "handlers that were told to stop go on" in released.reason
+    assert "handlers that must stop still run" in released.reason
     may_end.set()
-    said = await house.wait_for("in:registry", AgentStatusChanged, 2)
-    assert [one.status for one in said] == [AgentStatus.BUSY, AgentStatus.ACTIVE]
+    reported = await house.wait_for("in:registry", AgentStatusChanged, 2)
+    assert [one.status for one in reported] == [AgentStatus.BUSY, AgentStatus.ACTIVE]
     assert [one.capacity for one in await house.wait_for("in:registry", AgentRegistered, 5)] == [2, 1, 1, 1, 2]
     await house.assign("a", "echo", 7)
     await house.wait_for("in:reports", TaskCompleted)
@@ -202,7 +215,7 @@ async def test_slots_of_handlers_that_go_on_are_offered_to_nobody(
 async def test_maintenance_stays_maintenance_whatever_its_handlers_do(
     agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Busy is said in the place of active alone."""
+    """Busy replaces only active."""
     monkeypatch.setattr(runner_module, "STUCK_S", 0.05)
     may_end = threading.Event()
     agent.task("hold")(lambda _task: may_end.wait(30))
@@ -215,5 +228,5 @@ async def test_maintenance_stays_maintenance_whatever_its_handlers_do(
     await house.wait_for("in:registry", AgentRegistered, 3)
     may_end.set()
     await house.wait_for("in:registry", AgentRegistered, 5)
-    said = await house.wait_for("in:registry", AgentStatusChanged, 3)
-    assert {one.status for one in said} == {AgentStatus.MAINTENANCE}
+    reported = await house.wait_for("in:registry", AgentStatusChanged, 3)
+    assert {one.status for one in reported} == {AgentStatus.MAINTENANCE}

@@ -26,20 +26,20 @@ class PlayedWorkers:
 
     async def reply(self, **fields: str | bytes) -> None:
         """Append to the client's replies."""
-        said: dict[Any, Any] = dict(fields)
-        await self.redis.xadd(self.keys.replies(self.client.caller), said)
+        values: dict[Any, Any] = dict(fields)
+        await self.redis.xadd(self.keys.replies(self.client.caller), values)
 
     async def answer(self, entry: str, code: str = "", *, stream: str = "in:tasks:normal") -> None:
         """Answer a fact."""
-        said = {"stream": stream, "fact": entry, "ok": "0" if code else "1", "code": code, "message": f"why {code}"}
-        await self.reply(type="fact.answered", **said)
+        values = {"stream": stream, "fact": entry, "ok": "0" if code else "1", "code": code, "message": f"why {code}"}
+        await self.reply(type="fact.answered", **values)
 
     async def record(
         self, task_id: str, state: str, *, submitted_at: int = 9_999_999_999_999, **fields: str | bytes
     ) -> None:
         """Write a task's record."""
-        said: dict[Any, Any] = {"state": state, "submission": f"normal  0 {submitted_at} 0 p1 d1", **fields}
-        await self.redis.hset(self.keys.task(task_id), mapping=said)
+        values: dict[Any, Any] = {"state": state, "submission": f"normal  0 {submitted_at} 0 p1 d1", **fields}
+        await self.redis.hset(self.keys.task(task_id), mapping=values)
 
     async def consume(self, entry: str, stream: str = "in:tasks:normal") -> None:
         """Take a submission out of its stream."""
@@ -51,7 +51,7 @@ async def workers_of_a_client(
     server: EmbeddedServer, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PlayedWorkers]:
     """A client that looks at records often."""
-    monkeypatch.setattr(watcher, "LOOK_S", 0.05)
+    monkeypatch.setattr(watcher, "RECORD_INTERVAL_S", 0.05)
     monkeypatch.setattr(watcher, "ROUND_S", 0.01)
     async with Client(server.url, settings=settings) as client:
         yield PlayedWorkers(redis, client)

@@ -1,4 +1,4 @@
-"""A slip in what is handed over is told with the name of what does not fit, and never by what is below."""
+"""A wrong argument raises an error that names the argument, never an error of a library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coord import Agent, Client
-from coord.arguments import check_finite, check_known, encoded, listed, mapped, seconds
+from coord.arguments import as_dict, as_seconds, as_words, check_finite, check_known, encode_fields
 from coord.config import Settings
 from coord.errors import ConfigError, FactInvalid
 from coord.models.tasks import Retry
@@ -23,9 +23,9 @@ from coord.models.tasks import Retry
         ({"tags": {"a": 1}}, "tags: expected a list of words"),
         ({"labels": "x"}, "labels: expected a mapping, not 'x'"),
         ({"metadata": 5}, "metadata: expected a mapping, not 5"),
-        ({"metadata": {"made_by": object()}}, "metadata: cannot be made JSON"),
+        ({"metadata": {"made_by": object()}}, "metadata: cannot be encoded as JSON"),
         ({"endpoints": [("a", "b")]}, "endpoints: expected a mapping"),
-        ({"version": "\ud800"}, "version: cannot be made JSON"),
+        ({"version": "\ud800"}, "version: cannot be encoded as JSON"),
         ({"capacity": math.nan}, "capacity: expected a finite number, not nan"),
         ({"weight": math.inf}, "weight: expected a finite number, not inf"),
         ({"heartbeat_interval": math.nan}, "heartbeat_interval: expected a finite number"),
@@ -70,7 +70,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     check_known({"backoff": 1}, Retry, "retry")
     with pytest.raises(FactInvalid, match=r"retry: no field 'backof'; did you mean 'backoff'\?"):
         check_known({"backof": 1}, Retry, "retry")
-    with pytest.raises(FactInvalid, match="retry: no field 'zzz'; it may have max_attempts, backoff, backoff_max"):
+    with pytest.raises(FactInvalid, match="retry: no field 'zzz'; known are max_attempts, backoff, backoff_max"):
         check_known({"zzz": 1}, Retry, "retry")
 
 
@@ -81,16 +81,16 @@ def test_the_field_that_is_no_json_is_named() -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    for said in ({"a": 1, "odd": {1, object}}, Retry(max_attempts=object())):  # type: ignore[arg-type]
-        with pytest.raises(FactInvalid, match=r"^(odd|max_attempts): cannot be made JSON"):
-            encoded(said)
+    for value in ({"a": 1, "odd": {1, object}}, Retry(max_attempts=object())):  # type: ignore[arg-type]
+        with pytest.raises(FactInvalid, match=r"^(odd|max_attempts): cannot be encoded as JSON"):
+            encode_fields(value)
     with pytest.raises(FactInvalid, match="words: expected a list of words, not Evil"):
-        listed(Evil(), "words")
+        as_words(Evil(), "words")
 
 
 def test_what_fits_is_passed_on() -> None:
     """As it is."""
-    assert listed(iter("ab"), "x") == ("a", "b")
-    assert mapped(None, "x") == {}
-    assert mapped({"a": 1}, "x") == {"a": 1}
-    assert [seconds(one, "x") for one in (0, 1.5, -3)] == [0, 1.5, 0]
+    assert as_words(iter("ab"), "x") == ("a", "b")
+    assert as_dict(None, "x") == {}
+    assert as_dict({"a": 1}, "x") == {"a": 1}
+    assert [as_seconds(one, "x") for one in (0, 1.5, -3)] == [0, 1.5, 0]

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Client, TaskSpec
-from coord.codec import caller_of, encode, fact_of
+from coord.codec import caller_of, decode_fact, encode
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import (
@@ -35,7 +35,7 @@ async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(workers: 
     handle = await workers.client.submit("echo", {"n": 1}, priority="urgent", timeout=5)
     entries: Any = await workers.redis.xrange(workers.keys.of("in:tasks:urgent"))
     ((entry, fields),) = entries
-    fact = fact_of("in:tasks:urgent", fields, MIB)
+    fact = decode_fact("in:tasks:urgent", fields, MIB)
     assert isinstance(fact, TaskSubmitted)
     assert (entry.decode(), caller_of(fields)) == (handle.entry_id, workers.client.caller)
     assert (fact.task_id, fact.task_type, bytes(fact.payload)) == (handle.task_id, "echo", b'{"n":1}')
@@ -45,7 +45,7 @@ async def test_a_submission_is_one_entry_on_the_stream_of_its_priority(workers: 
 async def submitted(workers: PlayedWorkers, stream: str = "in:tasks:normal") -> list[list[str]]:
     """The ids of the tasks in each entry of a stream."""
     entries: Any = await workers.redis.xrange(workers.keys.of(stream))
-    facts = [fact_of(stream, fields, MIB) for _, fields in entries]
+    facts = [decode_fact(stream, fields, MIB) for _, fields in entries]
     return [[one.task_id for one in parts_of(fact)] for fact in facts]
 
 
@@ -67,7 +67,7 @@ async def test_many_submissions_share_entries(workers: PlayedWorkers) -> None:
 
 
 async def test_where_one_of_many_does_not_fit_none_is_submitted(workers: PlayedWorkers) -> None:
-    """It is said which; so whoever mends it submits all again, and loses no handle."""
+    """The error names it; so all can be submitted again after a fix, and no handle is lost."""
     specs: list[Any] = [TaskSpec(task_type="echo", payload="x" * 100_000) for _ in range(30)]
     odds: list[Any] = [{"task_type": 5}, {"task_type": "e", "x": 1}, 5]
     for odd in odds:
@@ -97,33 +97,33 @@ async def test_of_many_in_an_entry_each_has_its_own_answer(workers: PlayedWorker
     """One was turned down, early or late; the others were taken; nothing is mixed up."""
     early, late, *rest = await workers.client.submit_many([TaskSpec(task_type="echo")] * 5)
     entry = early.entry_id
-    told = {"type": "fact.answered", "stream": "in:tasks:normal", "fact": entry, "ok": "0", "code": "id_conflict"}
-    await workers.reply(**told, message="m", task_id=early.task_id)
+    answered = {"type": "fact.answered", "stream": "in:tasks:normal", "fact": entry, "ok": "0", "code": "id_conflict"}
+    await workers.reply(**answered, message="m", task_id=early.task_id)
     with pytest.raises(IdConflict):
         await early.accepted(timeout=5)
     with pytest.raises(ResultTimeout):
         await rest[0].accepted(timeout=0.05)
-    await workers.reply(**told, message="m", task_id=late.task_id)
+    await workers.reply(**answered, message="m", task_id=late.task_id)
     await workers.answer(entry)
     for handle in rest:
         await handle.accepted(timeout=5)
     with pytest.raises(IdConflict):
         await late.accepted(timeout=5)
-    assert not workers.client.watcher._answers._awaited
+    assert not workers.client.connection.watcher._answers._expected
 
 
 async def test_entries_of_two_streams_may_have_one_id(workers: PlayedWorkers) -> None:
     """⚠ Appended in one millisecond: what is answered to one is not taken for the other's."""
-    watcher, entry = workers.client.watcher, "9-0"
+    watcher, entry = workers.client.connection.watcher, "9-0"
     streams = ("in:tasks:normal", "in:messages:normal", "in:requests", "in:control:registry")
     codes = ("", "agent_not_found", "pending", "")
     await workers.answer(entry, codes[0], stream=streams[0])  # early
-    asking = asyncio.gather(*(watcher.ask((stream, entry), 5) for stream in streams))
+    asking = asyncio.gather(*(watcher.wait_for_answer((stream, entry), 5) for stream in streams))
     for stream, code in zip(streams[1:], codes[1:], strict=True):
         await workers.answer(entry, code, stream=stream)
-    told = [(one.ok, one.code) for one in await asking if one is not None]
-    assert told == [(not code, code) for code in codes]
-    assert not watcher._answers._awaited
+    answered = [(one.ok, one.code) for one in await asking if one is not None]
+    assert answered == [(not code, code) for code in codes]
+    assert not watcher._answers._expected
     assert not watcher._answers._early
 
 
@@ -170,7 +170,7 @@ async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(workers: Play
 
 
 async def test_a_task_that_vanished_is_said_to_be_gone(workers: PlayedWorkers) -> None:
-    """Neither in its stream nor recorded: Redis lost it, and nobody waits for ever."""
+    """Neither in its stream nor recorded: Redis lost it, and no caller waits for ever."""
     handle = await workers.client.submit("echo")
     waiting = asyncio.create_task(handle.result(timeout=10))
     with pytest.raises(TimeoutError):
@@ -181,7 +181,7 @@ async def test_a_task_that_vanished_is_said_to_be_gone(workers: PlayedWorkers) -
 
 
 async def test_an_answer_may_come_before_the_entry_id_is_known(workers: PlayedWorkers) -> None:
-    """Two connections: the answer is kept until the append has told which entry it is about."""
+    """Two connections: the answer is kept until the append has returned the entry id."""
     client = workers.client
     await client.submit("echo")  # begins to read replies
     stream = workers.keys.of("in:tasks:normal")
@@ -190,8 +190,8 @@ async def test_an_answer_may_come_before_the_entry_id_is_known(workers: PlayedWo
     await workers.answer(entry, "id_conflict")
     last = (await client.submit("echo")).entry_id
     await workers.answer(last)
-    await wait_until(lambda: client.watcher._answers._early, "the answer is here")
-    answer = await client.watcher.ask(("in:tasks:normal", entry), 5)
+    await wait_until(lambda: client.connection.watcher._answers._early, "the answer is here")
+    answer = await client.connection.watcher.wait_for_answer(("in:tasks:normal", entry), 5)
     assert answer is not None
     assert isinstance(answer.error, IdConflict)
 
@@ -242,7 +242,7 @@ async def test_a_submission_is_not_told_the_outcome_of_an_earlier_one(workers: P
     assert await first.result(timeout=5) == 1
     await workers.consume(second.entry_id)
     await workers.record("same", "completed", result=b"3")
-    assert await client.handle("same").result(timeout=5) == 3, "set going again by somebody else: it is looked up"
+    assert await client.handle("same").result(timeout=5) == 3, "another client retried it: its record is read"
 
 
 async def test_a_task_of_someone_else_may_still_wait_for_a_distributor(workers: PlayedWorkers) -> None:
@@ -280,10 +280,11 @@ async def test_as_completed_gives_up_when_nothing_ends(workers: PlayedWorkers) -
 
 
 async def test_a_cancel_says_what_the_coordinator_said(workers: PlayedWorkers) -> None:
-    """Pending is no error; silence is said as such."""
+    """Pending is not an error; no answer is a timeout."""
     client = workers.client
-    assert await client.cancel("t-1", wait=0.05) == "sent"
-    asking = asyncio.create_task(client.cancel("t-2", "why not", wait=20))
+    with pytest.raises(ResultTimeout, match=r"no distributor answered within 0\.05 s; the request waits for one"):
+        await client.cancel("t-1", timeout=0.05)
+    asking = asyncio.create_task(client.cancel("t-2", "why not", timeout=20))
 
     async def requests() -> list[Any]:
         found: Any = await workers.redis.xrange(workers.keys.of("in:requests"))

@@ -20,7 +20,7 @@ CLOSED = "the client was closed while this was waited for"
 
 
 async def test_whoever_waits_is_told_that_the_client_was_closed(workers: PlayedWorkers) -> None:
-    """For a result, for the first of several, for a task to be taken, for an answer: nobody waits for ever."""
+    """For a result, for the first of several, for a task to be taken, for an answer: no wait is endless."""
     client = workers.client
     taken, waiting = await client.submit_many([TaskSpec(task_type="echo")] * 2)
     await workers.answer(taken.entry_id)  # of both: they share an entry
@@ -31,13 +31,13 @@ async def test_whoever_waits_is_told_that_the_client_was_closed(workers: PlayedW
         async for _ in client.as_completed([taken, waiting]):
             pass
 
-    waits = [taken.result(), taken.result(timeout=60), first(), other.accepted(), client.cancel("t", wait=60)]
+    waits = [taken.result(), taken.result(timeout=60), first(), other.accepted(), client.cancel("t", timeout=60)]
     tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await wait_until(lambda: taken._watch.waiters == 3 and client.watcher._asked, "all wait")
+    await wait_until(lambda: taken._watch.waiters == 3 and client.connection.watcher._awaited_answers, "all wait")
     await client.close()
-    told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
-    assert [type(one) for one in told] == [ConfigError] * 5
-    assert all(CLOSED in str(one) for one in told)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert [type(one) for one in results] == [ConfigError] * 5
+    assert all(CLOSED in str(one) for one in results)
 
 
 async def test_what_is_known_is_known_when_the_client_is_closed(workers: PlayedWorkers) -> None:
@@ -50,8 +50,9 @@ async def test_what_is_known_is_known_when_the_client_is_closed(workers: PlayedW
     await workers.answer(failed.entry_id)
     await workers.reply(type="task.failed", task_id=failed.task_id, data=b'{"code":"no_luck","message":"m"}')
     await wait_until(lambda: failed.done, "it has failed")
-    assert await workers.client.cancel("t", wait=0.01) == "sent"
-    assert not workers.client.watcher._asked, "what was asked is not kept"
+    with pytest.raises(ResultTimeout):
+        await workers.client.cancel("t", timeout=0.01)
+    assert not workers.client.connection.watcher._awaited_answers, "what was asked is not kept"
     await workers.client.close()
     assert await known.result() == 9
     with pytest.raises(TaskFailed, match="no_luck: m"):
@@ -101,19 +102,19 @@ async def test_a_client_that_is_opened_twice_at_once_is_opened_once(
         second = asyncio.create_task(client.open())
         await asyncio.sleep(0)  # it is on its way
     await client.open()
-    redis, watcher = client.redis, client.watcher
-    asking = asyncio.create_task(client.cancel("t", wait=60))
-    await wait_until(lambda: watcher._asked, "it is waited for")
+    redis, watcher = client.connection.redis, client.connection.watcher
+    asking = asyncio.create_task(client.cancel("t", timeout=60))
+    await wait_until(lambda: watcher._awaited_answers, "it is waited for")
     go_on.set()
     await second
-    assert (client.redis, client.watcher) == (redis, watcher)
+    assert (client.connection.redis, client.connection.watcher) == (redis, watcher)
     await client.close()
     with pytest.raises(ConfigError, match=CLOSED):
         await asyncio.wait_for(asking, 5)
 
 
 async def test_a_handle_goes_on_with_a_client_that_was_opened_again(workers: PlayedWorkers) -> None:
-    """What the replies told meanwhile is found in the record."""
+    """An outcome from the time in between is found in the record."""
     handle = await workers.client.submit("echo")
     await workers.client.close()
     await workers.client.open()
@@ -148,8 +149,8 @@ def test_a_client_belongs_to_the_loop_that_it_was_opened_in(server: EmbeddedServ
             await asyncio.to_thread(asyncio.run, client.close())
         await use()
         # It is not closed; only its connections are, which would be warned of when they are found.
-        await client.watcher.close()
-        await client.redis.aclose()
+        await client.connection.watcher.close()
+        await client.connection.redis.aclose()
 
     async def open_again() -> None:
         with pytest.raises(ConfigError, match="another event loop"):
@@ -168,7 +169,7 @@ async def test_a_close_that_is_given_up_goes_on(workers: PlayedWorkers) -> None:
     """Nothing of it is left at work, and no connection."""
     client = workers.client
     await client.submit("echo")
-    redis, tasks = client.redis, list(client.watcher._tasks)
+    redis, tasks = client.connection.redis, list(client.connection.watcher._tasks)
     closing = asyncio.create_task(client.close())
     await asyncio.sleep(0)
     closing.cancel()

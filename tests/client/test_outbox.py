@@ -1,4 +1,4 @@
-"""What coroutines of one client append at the same time travels together, and each hears of its own facts alone."""
+"""Facts that coroutines of one client append at the same time travel together; each gets its own entry ids."""
 
 from __future__ import annotations
 
@@ -78,9 +78,10 @@ async def test_what_comes_meanwhile_goes_in_the_next_round_trip(redis: Redis, ke
     box = Outbox(redis, keys)
     calls = await begin(box, 100, post)
     post.may_go.set()
-    told = await asyncio.gather(*calls)
+    appended = await asyncio.gather(*calls)
     assert post.trips == [1, 99]
-    assert [(entry, f'{{"task_id":"t{number}"}}') for number, (entry,) in enumerate(told)] == await stored(redis, keys)
+    expected = [(entry, f'{{"task_id":"t{number}"}}') for number, (entry,) in enumerate(appended)]
+    assert expected == await stored(redis, keys)
     assert len(await box.append(cancels("a", "b", "c"))) == 3
     await box.close()
 
@@ -103,7 +104,7 @@ async def test_a_round_trip_is_bounded(
 
 
 async def test_a_caller_that_gives_up_takes_back_what_was_not_sent(redis: Redis, keys: Keys, post: Post) -> None:
-    """What it was told is unknown is not appended afterwards, unless it was under way."""
+    """Facts of a cancelled call are not appended afterwards, unless they were in flight."""
     box = Outbox(redis, keys)
     calls = await begin(box, 4, post)
     for call in (calls[0], calls[2]):

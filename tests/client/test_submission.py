@@ -20,7 +20,7 @@ from coord.models.tasks import Requirements, TaskSubmitted
 
 
 def test_a_task_requires_what_was_said_and_nothing_else() -> None:
-    """The capability named like the type only where nothing is said; capabilities go on top of requirements."""
+    """The capability named like the type is the default; capabilities are added to requirements."""
 
     def required(**given: Any) -> Requirements:
         fact = task_append(TaskSpec(task_type="echo", **given), "", MIB).fact
@@ -66,7 +66,7 @@ def test_a_field_that_does_not_fit_is_named(given: dict[str, Any], error: str) -
     [("echo", "a TaskSpec or a mapping of its fields, not str"), ({"task_type": "e", "x": 1}, "'x'")],
 )
 def test_what_is_no_task_is_refused(given: Any, error: str) -> None:
-    """Among many, too, it is said what does not fit."""
+    """Also among many, the error names what does not fit."""
     with pytest.raises(FactInvalid, match=error):
         spec_of(given)
 
@@ -79,10 +79,10 @@ def test_the_limit_counts_the_whole_entry() -> None:
 
 def test_a_message_goes_to_the_lane_of_its_priority() -> None:
     """Urgent and critical share one."""
-    said = {"message_id": "m", "sender_id": "s", "receiver_id": "r", "payload": {"n": 1}}
-    one = message_append(said, "urgent", "me", MIB)
+    fields = {"message_id": "m", "sender_id": "s", "receiver_id": "r", "payload": {"n": 1}}
+    one = message_append(fields, "urgent", "me", MIB)
     assert (one.stream, one.caller) == ("in:messages:critical", "me")
     assert isinstance(one.fact, MessageSent)
     assert one.fact.payload == msgspec.Raw(b'{"n":1}')
     with pytest.raises(FactInvalid, match="priority"):
-        message_append(said, "soon", "", MIB)
+        message_append(fields, "soon", "", MIB)

@@ -19,7 +19,7 @@ from coord.agent.reconnect import ReconnectingConnection
 from coord.config import Settings
 from coord.connection import connect, connect_worker, keepalive_options
 from coord.embedded import EmbeddedServer
-from coord.pipeline import exchange, is_closed_transport, pack
+from coord.pipeline import is_closed_transport, pack, send_and_read
 from tests.system.faulty_proxy import faulty_proxy
 from tests.waiting import wait_until
 
@@ -44,7 +44,7 @@ def run(loop_factory: Callable[[], Any], work: Callable[[], Awaitable[None]]) ->
 
 
 async def _idle_connection(redis: Redis) -> Any:
-    """A connection of the pool's that has answered and lies idle."""
+    """An idle connection of the pool that has answered before."""
     await redis.ping()
     (connection,) = redis.connection_pool._available_connections
     return connection
@@ -91,7 +91,7 @@ def test_an_idle_connection_that_was_reset_is_not_used(
 
     async def work() -> None:
         async with faulty_proxy(server) as proxy, connecting(proxy.url, Settings()) as redis:
-            for use in (redis.ping, lambda: exchange(redis, [pack(("PING",))])):
+            for use in (redis.ping, lambda: send_and_read(redis, [pack(("PING",))])):
                 writer = (await _idle_connection(redis))._writer
                 proxy.reset_all()
                 await wait_until(writer.transport.is_closing, "the reset has arrived")
@@ -117,7 +117,7 @@ def test_a_link_whose_transport_closes_gives_its_orders_back(
             del got[:]
             link.send(pack(("PING",)), lambda _about, answer: got.append(answer))
             link.send_until_answered(pack(("PING",)), lambda _about, answer: got.append(answer))
-            wire = link._wire
+            wire = link._protocol
             assert wire is not None
             wire._transport.abort()
             await wait_until(lambda: len(got) == 2, "both are answered")
@@ -130,14 +130,14 @@ def test_a_link_whose_transport_closes_gives_its_orders_back(
 
 
 def test_a_write_of_a_link_that_raises_makes_it_lost(server: EmbeddedServer) -> None:
-    """Uvloop refuses the write before anybody has said that the connection is gone."""
+    """Uvloop refuses the write before the loss of the connection is reported."""
 
     async def work() -> None:
         faults: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
         link = ReconnectingConnection(server.url, Settings())
         await link.open()
-        wire = link._wire
+        wire = link._protocol
         assert wire is not None
         other: Any = asyncio.get_running_loop()
         closed, _ = await other.create_connection(asyncio.Protocol, sock=_socket_to(server))
@@ -179,7 +179,7 @@ def test_a_stall_of_this_process_is_no_silence_of_the_server(
             got: list[Any] = []
             link.send(pack(("EVAL", BUSY, 0, 50)), lambda _about, answer: got.append(answer))
             asking = asyncio.create_task(redis.execute_command("EVAL", BUSY, 0, 50))
-            packed = asyncio.create_task(exchange(redis, [pack(("EVAL", BUSY, 0, 50))]))
+            packed = asyncio.create_task(send_and_read(redis, [pack(("EVAL", BUSY, 0, 50))]))
             await asyncio.sleep(0.02)
             time.sleep(0.6)  # noqa: ASYNC251 -- the stall
             assert await asking == b"done"
@@ -200,7 +200,7 @@ def test_silence_is_noticed(server: EmbeddedServer, loop_factory: Callable[[], A
         async with connect_worker(server.url, quick) as redis:
             for ask in (
                 lambda: redis.execute_command("EVAL", BUSY, 0, 700),
-                lambda: exchange(redis, [pack(("EVAL", BUSY, 0, 700))]),
+                lambda: send_and_read(redis, [pack(("EVAL", BUSY, 0, 700))]),
             ):
                 with pytest.raises(RedisTimeoutError):
                     await ask()

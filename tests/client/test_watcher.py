@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coord import Client
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.client import watcher
 from coord.client.handle import TaskHandle
 from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed
@@ -25,14 +25,14 @@ async def lose_connections(workers: PlayedWorkers) -> None:
 
 async def read_all(workers: PlayedWorkers, client: Client) -> None:
     """Return when the client has read its replies up to now, from wherever it reads them."""
-    asking = asyncio.create_task(client.watcher.ask(("in:requests", "9-9"), 20))
+    asking = asyncio.create_task(client.connection.watcher.wait_for_answer(("in:requests", "9-9"), 20))
     await asyncio.sleep(0)  # it is expected from now on
     await workers.answer("9-9", stream="in:requests")
     assert await asking is not None
 
 
 async def fail(workers: PlayedWorkers, handle: TaskHandle) -> None:
-    """The task fails, and its client is told."""
+    """Let the task fail and its client know."""
     await workers.answer(handle.entry_id)
     await workers.consume(handle.entry_id)
     error = b'{"code":"no_luck","message":"m"}'
@@ -45,7 +45,7 @@ async def fail(workers: PlayedWorkers, handle: TaskHandle) -> None:
 async def retried(workers: PlayedWorkers, task_id: str) -> TaskHandle:
     """Have the client try a failed task again; the handle that it is given."""
     stream = workers.keys.of("in:control:distributor")
-    asking = asyncio.create_task(workers.client.retry(task_id, wait=20))
+    asking = asyncio.create_task(workers.client.admin.retry(task_id, timeout=20))
     found: Any = await wait_until(lambda: workers.redis.xrange(stream), "the request is there")
     ((entry, _),) = found
     await workers.record(task_id, "queued")
@@ -69,18 +69,18 @@ async def test_the_failure_before_a_retry_is_not_its_outcome(
 
 
 async def test_the_outcome_of_a_task_that_was_forgotten_is_not_of_its_next_submission(workers: PlayedWorkers) -> None:
-    """The id is used anew by the same client, and the replies are read again."""
+    """The same client uses the id again, and the replies are read again."""
     await fail(workers, await workers.client.submit("echo", task_id="t-1"))
     await workers.redis.delete(workers.keys.task("t-1"))
-    anew = await workers.client.submit("echo", task_id="t-1")
-    await workers.answer(anew.entry_id)
-    await workers.consume(anew.entry_id)
+    again = await workers.client.submit("echo", task_id="t-1")
+    await workers.answer(again.entry_id)
+    await workers.consume(again.entry_id)
     await workers.record("t-1", "queued")
     await lose_connections(workers)
     await read_all(workers, workers.client)
-    assert not anew.done
+    assert not again.done
     await workers.reply(type="task.completed", task_id="t-1", data=b"1")
-    assert await anew.result(timeout=5) == 1
+    assert await again.result(timeout=5) == 1
 
 
 async def test_an_outcome_that_was_lost_with_the_replies_is_found_though_time_went_back(
@@ -116,7 +116,7 @@ async def answered_unread(workers: PlayedWorkers, code: str = "") -> TaskHandle:
     """A submission under an id of someone else's, consumed and answered, by a client that reads no replies any more."""
     handle = await workers.client.submit("echo", 2, task_id="same")
     await read_all(workers, workers.client)
-    await end(workers.client.watcher._tasks[0])
+    await cancel_and_wait(workers.client.connection.watcher._tasks[0])
     await workers.record("same", "completed", result=b"1")
     await workers.answer(handle.entry_id, code)
     await workers.consume(handle.entry_id)
@@ -128,8 +128,8 @@ async def answered_unread(workers: PlayedWorkers, code: str = "") -> TaskHandle:
 async def test_a_conflict_that_was_told_is_read_before_the_record_counts(workers: PlayedWorkers) -> None:
     """The submission was consumed, and its answer lies among the replies that are still to be read."""
     handle = await answered_unread(workers, "id_conflict")
-    watching = workers.client.watcher
-    watching._tasks[0] = asyncio.create_task(watching._read())
+    watching = workers.client.connection.watcher
+    watching._tasks[0] = asyncio.create_task(watching._read_replies())
     with pytest.raises(IdConflict):
         await handle.result(timeout=5)
 
@@ -170,7 +170,7 @@ async def test_all_submissions_of_a_client_under_one_id_hear_of_its_end(workers:
 async def test_a_submission_that_failed_leaves_those_who_look_the_task_up(
     workers: PlayedWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be in its stream or not: who asks for the task by its id is told what is recorded."""
+    """It may be in its stream or not: a handle by id returns what is recorded."""
     client = workers.client
     appending = asyncio.Event()
 
@@ -179,7 +179,7 @@ async def test_a_submission_that_failed_leaves_those_who_look_the_task_up(
         await asyncio.sleep(0.2)
         raise ServerUnavailable("away")
 
-    monkeypatch.setattr(client, "_append", stall)
+    monkeypatch.setattr(client.connection, "append", stall)
     submitting = asyncio.create_task(client.submit("echo", task_id="same"))
     await appending.wait()
     await workers.record("same", "completed", result=b"1")
@@ -194,14 +194,14 @@ async def test_while_a_submission_is_being_appended_a_record_is_not_of_it(
 ) -> None:
     """Others who wait for the task have its record looked at; that says nothing of what is under way."""
     client = workers.client
-    append = client._append
+    append = client.connection.append
     go_on = asyncio.Event()
 
     async def stall(batch: Sequence[Append]) -> list[str]:
         await go_on.wait()
         return await append(batch)
 
-    monkeypatch.setattr(client, "_append", stall)
+    monkeypatch.setattr(client.connection, "append", stall)
     submitting = asyncio.create_task(client.submit("echo", 2, task_id="same"))
     await asyncio.sleep(0)  # it is watched from now on
     await workers.record("same", "completed", result=b"1")
@@ -217,7 +217,7 @@ async def test_while_a_submission_is_being_appended_a_record_is_not_of_it(
 
 
 async def test_a_reply_that_cannot_be_read_is_no_hindrance(workers: PlayedWorkers) -> None:
-    """As older workers may write one: it is told of, and what comes after it is read."""
+    """Older workers may write one: it is logged, and the next replies are read."""
     handle = await workers.client.submit("echo")
     await workers.reply(type="fact.answered", fact=handle.entry_id, ok="1")
     await workers.answer(handle.entry_id)
@@ -228,7 +228,7 @@ async def test_a_reply_that_cannot_be_read_is_no_hindrance(workers: PlayedWorker
 async def test_what_was_replied_before_a_client_was_closed_is_not_read_when_it_is_open_again(
     workers: PlayedWorkers,
 ) -> None:
-    """The task may have been set going again meanwhile, by somebody else."""
+    """Another client may have retried the task meanwhile."""
     client = workers.client
     await fail(workers, await client.submit("echo", task_id="t-1"))
     await client.close()
@@ -259,7 +259,7 @@ async def test_of_two_submissions_none_shows_the_others_outcome(workers: PlayedW
 
 
 async def test_what_is_found_in_the_record_is_told_as_it_ends(workers: PlayedWorkers) -> None:
-    """The answer was lost, and the outcome told before: the look that finds the submission taken is what counts."""
+    """The answer was lost, and the outcome arrived before: the read that finds the submission consumed counts."""
     handle = await workers.client.submit("echo")
     await workers.reply(type="task.completed", task_id=handle.task_id, data=b"1")
     await workers.record(handle.task_id, "completed", result=b"1")

@@ -20,7 +20,7 @@ TYPED = [
 #: Programs of others that a document may name.
 OTHERS = frozenset({
     ".", "cat", "cd", "chmod", "curl", "docker", "git", "grep", "install", "jq", "kill", "pip", "printf", "redis-cli",
-    "seq", "sleep", "systemctl",
+    "seq", "sleep", "systemctl", "xargs",
 })  # fmt: skip
 #: In inline code: words of a command that stand for something.
 COMMAND_WORDS = re.compile(r"coord( [a-z]+)*")

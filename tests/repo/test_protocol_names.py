@@ -71,7 +71,7 @@ def test_streams_carry_what_the_table_says() -> None:
 def test_an_example_fits(example: Example) -> None:
     """The real decoder takes it, its caller, and every field of it is one that the fact has."""
     stream, fields, line = example
-    fact = codec.fact_of(stream, fields, MIB)
+    fact = codec.decode_fact(stream, fields, MIB)
     known = {row.name for row in rows_of(type(fact))}
     assert set(msgspec.json.decode(fields[b"data"])) <= known, line
     assert codec.caller_of(fields) == fields.get(b"caller", b"").decode()
@@ -99,7 +99,7 @@ def _may_be_sent(message_type: str) -> bool:
     said = {"message_id": "m", "sender_id": "a", "receiver_id": "b", "message_type": message_type}
     fields = {b"type": b"message.sent", b"data": msgspec.json.encode(said)}
     try:
-        codec.fact_of("in:messages:low", fields, MIB)
+        codec.decode_fact("in:messages:low", fields, MIB)
     except FactInvalid:
         return False
     return True

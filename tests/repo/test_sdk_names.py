@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 import coord
-from coord import Agent, Client, TaskSpec
+from coord import Agent, Client, TaskSpec, errors
+from coord.client.admin import Admin
 from coord.config import Settings
 from tests.repo.documents import ROOT
 
 TEXT = (ROOT / "docs" / "sdk.md").read_text()
 #: Parts of ``Client`` for coord's own programs.
-INTERNAL = frozenset({"keys", "redis", "tell", "watcher"})
-#: Parts of ``Agent`` for coord's own programs.
-AGENT_INTERNAL = frozenset({"fact"})
+INTERNAL = frozenset({"connection"})
 
 
 def table(header: str) -> dict[str, str]:
@@ -82,10 +81,10 @@ def test_every_option_of_a_message_is_there() -> None:
     assert rows == [name for name in parameters(Client.send) if name not in {"receiver_id", "payload"}]
 
 
-@pytest.mark.parametrize("kind", [Agent, Client])
+@pytest.mark.parametrize("kind", [Agent, Client, Admin])
 def test_every_public_method_is_there(kind: type) -> None:
     """Each is named in code."""
-    internal = INTERNAL if kind is Client else AGENT_INTERNAL
+    internal = INTERNAL if kind is Client else set()
     public = {name for name in dir(kind) if not name.startswith("_")} - internal
     assert {name for name in public if not re.search(rf"`[^`]*\b{name}\b[^`]*`", TEXT)} == set()
 
@@ -93,4 +92,7 @@ def test_every_public_method_is_there(kind: type) -> None:
 def test_every_public_name_is_imported() -> None:
     """The first block imports all that ``coord`` offers."""
     (names,) = re.findall(r"^from coord import (Agent, Client,.*)$", TEXT, re.MULTILINE)
-    assert names.split(", ") == coord.__all__
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert set(coord.__all__) == {*names.split(", "), *classes}
+    for name in coord.__all__:
+        assert getattr(coord, name)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from coord.models.ids import entry_order
 from coord.models.tasks import HEAD_START_MS, LANE, TERMINAL, Priority, TaskState
 from tests.ledger import HELD, WAITING, Record, _assert_alarms, _assert_counters, _assert_ends, _assert_structures
 from tests.scripts.machine_server import TASK_STREAMS, Picture, header_moves
@@ -16,7 +17,7 @@ from workers.transitions import LeaseLoss, Loss, Report
 T = TypeVar("T")
 ENDED = {str(state) for state in TERMINAL}
 #: Which script may forget a record in which state.
-FORGETS = {("wake", state) for state in (*ENDED, "refused")} | {("purge", "failed")}
+FORGETS = {("run_alarms", state) for state in (*ENDED, "refused")} | {("purge", "failed")}
 #: What is told of an end, and must never be told otherwise.
 OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "lease")
 
@@ -24,7 +25,7 @@ OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "l
 def assert_books(seen: Picture, put_off: Mapping[str, float], *, trimmed: bool) -> None:
     """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands.
 
-    ``put_off``: tasks and agents that wake could not handle, with the moment at which it tries again. ``trimmed``:
+    ``put_off``: tasks and agents that ``run_alarms`` could not handle, with the moment of its next try. ``trimmed``:
     records of ended tasks were forgotten.
     """
     _assert_counters(seen.books, trimmed=trimmed)
@@ -141,7 +142,7 @@ def assert_heard(
         was = before.books.records.get(report.task_id, {})
         if was.get("lease") == report.lease and was["state"] in HELD:
             later = [one for one in losses if one.agent_id == was["agent_id"]]
-            if later and all(_order(report.entry) < _order(one.entry) for one in later):
+            if later and all(entry_order(report.entry) < entry_order(one.entry) for one in later):
                 assert after.books.records[report.task_id] == was, (
                     f"{report.task_id} was taken back before it was heard"
                 )
@@ -161,7 +162,7 @@ def assert_reports_read(reports: Iterable[Report], before: Picture, after: Pictu
         was = before.books.records.get(report.task_id, {})
         if was.get("lease") == report.lease and was["state"] in HELD and "deadline" in was:
             now = after.books.records[report.task_id]
-            in_time = _order(report.entry)[0] <= int(was["deadline"])
+            in_time = entry_order(report.entry)[0] <= int(was["deadline"])
             assert now["state"] != "expired" or not in_time, f"{report.task_id} expired before its report was read"
 
 
@@ -184,13 +185,8 @@ def _without(of: Mapping[str, T], tasks: Container[str]) -> dict[str, T]:
     return {task: one for task, one in of.items() if task not in tasks}
 
 
-def _order(entry: str) -> tuple[int, int]:
-    ms, _, sequence = entry.partition("-")
-    return int(ms), int(sequence)
-
-
 def _begins(record: Record) -> int:
     """From when on a task may run for the first time, as its client said, or an operator who set it going again."""
     if "replay_id" in record:
-        return _order(record["replay_id"])[0]
+        return entry_order(record["replay_id"])[0]
     return int(msgspec.json.decode(record["body"]).get("run_at") or record["submitted_at"])

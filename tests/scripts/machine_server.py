@@ -18,7 +18,7 @@ from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
 from coord.models.tasks import Priority
-from tests.ledger import GRAVEYARD, Books, Record
+from tests.ledger import END_INDEX, CellSnapshot, Record
 from tests.scripts.cell import START
 from workers import lua
 from workers.transitions import Call, Scripts
@@ -89,7 +89,7 @@ Snapshot = list[tuple[bytes, bytes, int]]
 class Picture:
     """A namespace at one moment."""
 
-    books: Books
+    books: CellSnapshot
     agents: dict[str, Record]
     active: set[str]  #: agents that may be given work
     suspended: Record  #: agents that returned a task unstarted -> their last facts then
@@ -151,6 +151,17 @@ class MachineServer:
     def set_right(self) -> None:
         """Bring a clock that was set back up to the entries: a delay counts from its entry and waits for that."""
         self.now = max(self.now, self._latest)
+
+    def due_until(self) -> dict[str, int]:
+        """Return up to which moment each index is due, in ms, by the clock that the index goes by."""
+        pipe = self._pipeline()
+        pipe.hget(self.keys.of("clock"), "attempts")
+        pipe.xrange(self.keys.of("in:reports"), count=1)
+        *_, attempts, waiting = pipe.execute()
+        oldest = int(waiting[0][0].partition(b"-")[0]) - 1 if waiting else self.now
+        attempts = int(attempts or self.now)
+        reported = min(self.now, oldest)
+        return {"alarms": self.now, "deadlines": reported, "limits": attempts, "unclaimed": attempts}
 
     def tick(self) -> None:
         """Advance the clock of attempts as wakes in short intervals do: to now, or to the oldest report that waits."""
@@ -269,7 +280,7 @@ def _picture_of(raw: Any) -> Picture:
         group[rest] = kinds[kind](content)
         if head == "task":
             ttls[rest] = int(ttl)
-    books = Books(
+    books = CellSnapshot(
         counters={name: int(value) for name, value in single.get("counters", {}).items()},
         records={task: unpack_record(one) for task, one in groups["task"].items()},
         queues=groups["queue"],
@@ -280,7 +291,7 @@ def _picture_of(raw: Any) -> Picture:
         deadlines=single.get("deadlines", {}),
         limits=single.get("limits", {}),
         unclaimed=single.get("unclaimed", {}),
-        graves={index: set(single.get(index, ())) for index in set(GRAVEYARD.values())},
+        ended={index: set(single.get(index, ())) for index in set(END_INDEX.values())},
     )
     facts = {f"in:{name}": entries for name, entries in groups["in"].items()}
     active, suspended = single.get("agents:active", set()), single.get("suspended", {})

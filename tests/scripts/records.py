@@ -22,7 +22,7 @@ class Records:
 
     async def task(self, task_id: str = "t1") -> TaskRecord:
         """A task's record, which must exist."""
-        record = await queries.task(self.redis, self.keys, task_id)
+        record = await queries.get_task(self.redis, self.keys, task_id)
         assert record is not None, f"no task {task_id}"
         return record
 
@@ -32,7 +32,7 @@ class Records:
 
     async def agent(self, agent_id: str = "a1") -> AgentRecord:
         """An agent's record, which must exist."""
-        record = await queries.agent(self.redis, self.keys, agent_id)
+        record = await queries.get_agent(self.redis, self.keys, agent_id)
         assert record is not None, f"no agent {agent_id}"
         return record
 

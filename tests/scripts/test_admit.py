@@ -16,6 +16,7 @@ from workers.transitions import Submission
 FAR = START + 3_600_000
 
 
+@pytest.mark.on_fakeredis
 async def test_a_task_is_queued(cell: Cell) -> None:
     """Recorded, queued under its aged score, counted, logged, answered; the entry is consumed."""
     assert await cell.submit(caller="c1", priority="high") == "QUEUED"
@@ -46,7 +47,7 @@ async def test_what_the_batch_answers(cell: Cell) -> None:
 async def test_pools_are_told_with_their_definitions(cell: Cell) -> None:
     """The table of waiting pools names each pool with its definition and its head."""
     await cell.submit()
-    rev, pools = await queries.waiting_pools(cell.redis, cell.keys, {})
+    rev, pools = await queries.list_waiting_pools(cell.redis, cell.keys, {})
     assert rev == 1
     assert [(one.pool, one.definition.task_type, one.length, one.head) for one in pools] == [
         ("p1", "echo", 1, START - 60_000.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from coord import queries
 from tests.scripts.cell import Cell
 from workers.transitions import SettingChange
@@ -17,13 +19,14 @@ async def configure(cell: Cell, **values: str | None) -> list[str]:
     return words
 
 
+@pytest.mark.on_fakeredis
 async def test_a_setting_is_set_and_given_back(cell: Cell) -> None:
     """The latest of a batch counts; nothing is left of one that was given back; observers see each change."""
     assert await configure(cell, strategy="random", health_threshold="0.7") == ["OK", "OK"]
-    assert await queries.settings(cell.redis, cell.keys) == {"strategy": "random", "health_threshold": "0.7"}
+    assert await queries.get_live_values(cell.redis, cell.keys) == {"strategy": "random", "health_threshold": "0.7"}
     assert await configure(cell, strategy="round_robin") == ["OK"]
     assert await configure(cell, health_threshold=None) == ["OK"]
-    assert await queries.settings(cell.redis, cell.keys) == {"strategy": "round_robin"}
+    assert await queries.get_live_values(cell.redis, cell.keys) == {"strategy": "round_robin"}
     assert await cell.logged("control") == ["setting.changed"] * 4
     assert [one for _, one in await cell.answers("op")] == ["ok"] * 4
     assert await cell.is_consumed("in:control:distributor")

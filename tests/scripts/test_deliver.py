@@ -10,6 +10,7 @@ from coord import queries
 from tests.scripts.cell import DAY, START, Cell
 
 
+@pytest.mark.on_fakeredis
 async def test_a_message_is_delivered(cell: Cell) -> None:
     """Into the lane of its priority, with what it carries; its sender is told; the record ends by itself."""
     await cell.register()
@@ -29,7 +30,7 @@ async def test_a_message_is_delivered(cell: Cell) -> None:
         "correlation_id": "c-7",
         "reply_to": "m0",
     }
-    record = await queries.message(cell.redis, cell.keys, "m1")
+    record = await queries.get_message(cell.redis, cell.keys, "m1")
     assert record is not None
     assert (record.status, record.payload, record.expires_at) == ("delivered", {"n": 1}, START + 60_000)
     assert 3_500_000 < await cell.redis.pttl(cell.keys.message("m1")) <= 3_600_000
@@ -86,7 +87,7 @@ async def test_other_content_under_a_known_id_is_a_conflict(cell: Cell) -> None:
 
 async def dead(cell: Cell) -> tuple[str, str]:
     """Status and reason of the message m1, which must be a dead letter that its index owns."""
-    record = await queries.message(cell.redis, cell.keys, "m1")
+    record = await queries.get_message(cell.redis, cell.keys, "m1")
     assert record is not None
     assert await cell.redis.zscore(cell.keys.of("messages:dead"), "m1") == cell.now
     assert await cell.redis.pttl(cell.keys.message("m1")) == -1
@@ -137,7 +138,7 @@ async def test_the_critical_lane_has_room_beyond_that(cell: Cell) -> None:
 async def test_an_offline_agents_inbox_keeps_its_messages(cell: Cell, status: str) -> None:
     """Whoever has a record may be written to."""
     await cell.register()
-    await cell.change(status=status)
+    await cell.change_status(status=status)
     assert await cell.deliver() == "DELIVERED"
 
 

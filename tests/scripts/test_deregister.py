@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scripts.cell import START, Cell
 from workers.transitions import Departure
 
 
+@pytest.mark.on_fakeredis
 async def test_an_agent_that_leaves_gets_nothing_new_and_loses_what_it_has(cell: Cell) -> None:
     """Out of ``agents:active`` at once; its tasks are announced as lost in the same script; its record stays."""
     await cell.register(interval_ms=5_000)

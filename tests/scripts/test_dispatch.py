@@ -9,6 +9,7 @@ from coord.models.tasks import LANE, Priority
 from tests.scripts.cell import START, Cell
 
 
+@pytest.mark.on_fakeredis
 @pytest.mark.parametrize("priority", list(Priority))
 async def test_a_task_is_assigned(cell: Cell, priority: Priority) -> None:
     """Popped, recorded under its lease, in flight, and pushed on the lane of its priority, in one go."""
@@ -50,7 +51,7 @@ async def test_what_the_batch_answers(cell: Cell) -> None:
     assert answer.loads == {"a1": 1, "a2": 1}
     assert answer.pools == {"p1": (0, 0.0)}
     assert (answer.pools_rev, answer.raised) == (2, 1)
-    assert await queries.waiting_pools(cell.redis, cell.keys, {}) == (2, [])
+    assert await queries.list_waiting_pools(cell.redis, cell.keys, {}) == (2, [])
 
 
 async def test_an_empty_pool_gives_nothing(cell: Cell) -> None:
@@ -64,7 +65,7 @@ async def test_an_empty_pool_gives_nothing(cell: Cell) -> None:
 async def test_only_an_active_agent_is_given_work(cell: Cell) -> None:
     """INACTIVE for one that is busy, gone or unknown; the task keeps waiting."""
     await cell.register()
-    await cell.change(status="busy")
+    await cell.change_status(status="busy")
     await cell.submit()
     assert await cell.dispatch() == "INACTIVE"
     assert await cell.dispatch("ghost") == "INACTIVE"
@@ -189,7 +190,7 @@ async def test_a_second_attempt_counts_on(cell: Cell) -> None:
     await cell.assign()
     await cell.fail()
     cell.now += 60_000
-    await cell.wake()
+    await cell.run_alarms()
     await cell.dispatch(pool="p-t1")
     assert (await cell.task()).attempt == 2
 

@@ -9,10 +9,9 @@ from redis.asyncio import Redis
 
 from coord import queries
 from coord.models.memory import MemoryUse
-from coord.queries import memory_kinds
+from coord.queries import memory as memory_queries
 from tests.scripts.cell import Cell
 from tests.scripts.test_relieve import complete, relieve
-from tests.scripts.test_server import REAL
 from workers.transitions import DeadLetterEntry
 
 
@@ -29,10 +28,10 @@ async def populate(cell: Cell) -> None:
     await cell.admit(await cell.submission("refused", body=body, caller="c1"), nearly_full=True)
     await cell.deliver("m1", payload=b'"' + b"m" * 20_000 + b'"')
     bad = await cell.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [letter]))
     await cell.append("in:messages:low")
 
 
@@ -41,11 +40,10 @@ def by_kind(use: MemoryUse) -> dict[str, int]:
     return {part.kind: part.bytes for part in use.parts}
 
 
-@REAL
 async def test_every_kind_is_measured(cell: Cell) -> None:
     """A small keyspace is measured whole: each kind with what it holds, and all of it is what is used."""
     await populate(cell)
-    use = await queries.memory_use(cell.redis, cell.keys)
+    use = await queries.measure_memory(cell.redis, cell.keys)
     sizes = by_kind(use)
     assert 3 * 30_000 < sizes["ended tasks"] < 3 * 40_000
     assert 20_000 < sizes["running tasks"] < 30_000
@@ -62,7 +60,7 @@ async def test_every_kind_is_measured(cell: Cell) -> None:
         "log:agents",
         "log:messages",
     }
-    assert kinds | {memory_kinds.SERVER} <= set(sizes)
+    assert kinds | {memory_queries.SERVER} <= set(sizes)
     assert all(sizes[kind] > 0 for kind in kinds)
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
     assert abs(sum(sizes.values()) - use.used) < 10_000
@@ -72,18 +70,17 @@ async def test_every_kind_is_measured(cell: Cell) -> None:
     assert (use.results_dropped, use.note) == (0, "")
 
 
-@REAL
 async def test_a_large_keyspace_is_sampled(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not looked at is estimated by what was, also beside another cell's keys."""
-    monkeypatch.setattr(memory_kinds, "SAMPLE", 600)
-    monkeypatch.setattr(memory_kinds, "CHUNK", 100)
+    monkeypatch.setattr(memory_queries, "SAMPLE", 600)
+    monkeypatch.setattr(memory_queries, "CHUNK", 100)
     pipe = cell.redis.pipeline(transaction=False)
     for n in range(2_000):
         pipe.hset(cell.keys.task(f"t{n}"), mapping={"state": "completed", "submission": "x", "result": "r" * 2_000})
         pipe.hset(f"{{elsewhere}}:task:t{n}", mapping={"state": "completed", "result": "r" * 2_000})
     await pipe.execute()
     cell.broken = True
-    use = await queries.memory_use(cell.redis, cell.keys)
+    use = await queries.measure_memory(cell.redis, cell.keys)
     (ended,) = [part for part in use.parts if part.kind == "ended tasks"]
     assert ended.is_estimate
     assert 2_000 * 2_000 * 0.7 < ended.bytes < 2_000 * 2_200 * 1.4
@@ -96,26 +93,25 @@ async def test_what_was_dropped_is_counted(cell: Cell) -> None:
     await cell.register(capacity=9)
     await complete(cell, "t1", "t2")
     await relieve(cell)
-    use = await queries.memory_use(cell.redis, cell.keys)
+    use = await queries.measure_memory(cell.redis, cell.keys)
     assert use.results_dropped == 2
     assert use.results_dropped_bytes > 20_000
 
 
-@REAL
 @pytest.mark.parametrize(
-    ("forbidden", "said"), [("-memory", "MEMORY USAGE"), ("-scan", "SCAN"), ("-dbsize", "DBSIZE"), ("-info", "INFO")]
+    ("forbidden", "named"), [("-memory", "MEMORY USAGE"), ("-scan", "SCAN"), ("-dbsize", "DBSIZE"), ("-info", "INFO")]
 )
-async def test_without_permission_it_says_so(cell: Cell, forbidden: str, said: str) -> None:
+async def test_without_permission_it_says_so(cell: Cell, forbidden: str, named: str) -> None:
     """One sentence; the rest is there."""
     await cell.register()
     await cell.redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", "nopass", "~*", "+@all", forbidden)
     redis = Redis(**_options(cell))
     try:
-        use = await queries.memory_use(redis, cell.keys)
+        use = await queries.measure_memory(redis, cell.keys)
     finally:
         await redis.aclose()
         await cell.redis.execute_command("ACL", "DELUSER", "limited")
-    assert said in use.note
+    assert named in use.note
     assert "\n" not in use.note
     assert bool(use.used) == (forbidden != "-info")
     assert bool(use.parts) == (forbidden == "-info")
@@ -123,5 +119,5 @@ async def test_without_permission_it_says_so(cell: Cell, forbidden: str, said: s
 
 def _options(cell: Cell) -> dict[str, Any]:
     """How a user without all rights connects to the same server."""
-    told = cell.redis.connection_pool.connection_kwargs
-    return {"unix_socket_path": told["path"], "username": "limited", "password": "any", "protocol": 3}
+    options = cell.redis.connection_pool.connection_kwargs
+    return {"unix_socket_path": options["path"], "username": "limited", "password": "any", "protocol": 3}

@@ -1,4 +1,4 @@
-"""``queries.message_page`` and ``queries.backlog``: what lists and ``coord queues`` show."""
+"""``queries.list_messages`` and ``queries.get_backlog``: what lists and ``coord queues`` show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from coord import queries
 from coord.errors import CursorInvalid
 from coord.models.messages import MessageStatus
 from coord.models.tasks import Pool, Priority
-from coord.queries import MessagePage, PriorityBacklog, message_records
+from coord.queries import MessagePage, PriorityBacklog
+from coord.queries import messages as message_queries
 from tests.scripts.cell import Cell
 
 
@@ -17,7 +18,7 @@ async def ids(cell: Cell, limit: int = 100, **asked: object) -> list[str]:
     found: list[str] = []
     cursor = None
     while True:
-        page: MessagePage = await queries.message_page(cell.redis, cell.keys, limit=limit, cursor=cursor, **asked)  # type: ignore[arg-type] # tests name them
+        page: MessagePage = await queries.list_messages(cell.redis, cell.keys, limit=limit, cursor=cursor, **asked)  # type: ignore[arg-type] # tests name them
         assert len(page.messages) <= limit
         found += [one.message_id for one in page.messages]
         cursor = page.next
@@ -41,22 +42,22 @@ async def test_messages_with_the_last_first(cell: Cell, limit: int) -> None:
 
 async def test_a_message_whose_record_has_ended_is_not_listed(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page looks at so much of the log and no more; its cursor goes on."""
-    monkeypatch.setattr(message_records, "STEP", 2)
-    monkeypatch.setattr(message_records, "BUDGET", 4)
+    monkeypatch.setattr(message_queries, "STEP", 2)
+    monkeypatch.setattr(message_queries, "BUDGET", 4)
     await cell.register("a1")
     for n in range(6):
         await cell.deliver(f"m{n}")
     await cell.redis.delete(*(cell.keys.message(f"m{n}") for n in range(1, 6)))
-    first = await queries.message_page(cell.redis, cell.keys)
+    first = await queries.list_messages(cell.redis, cell.keys)
     assert first.messages == ()
     assert first.next is not None
     assert await ids(cell) == ["m0"]
 
 
 async def test_a_cursor_of_another_list(cell: Cell) -> None:
-    """It is said so."""
+    """An error, not an empty page."""
     with pytest.raises(CursorInvalid, match="leave it out"):
-        await queries.message_page(cell.redis, cell.keys, cursor="held:a1:t1")
+        await queries.list_messages(cell.redis, cell.keys, cursor="held:a1:t1")
 
 
 async def test_what_waits(cell: Cell) -> None:
@@ -68,7 +69,7 @@ async def test_what_waits(cell: Cell) -> None:
     await cell.submit("urgent", priority="urgent", pool="p-urgent")
     await cell.submit("urgent-2", priority="urgent", pool="p-urgent")
     await cell.submission("unread", priority="high")
-    found = await queries.backlog(cell.redis, cell.keys)
+    found = await queries.get_backlog(cell.redis, cell.keys)
     assert found.priorities == (
         PriorityBacklog(Priority.URGENT, 0, 0, 2, 0, 0),
         PriorityBacklog(Priority.CRITICAL, 0, 0, 0, 0, 0),
@@ -88,14 +89,14 @@ async def test_more_pools_than_are_asked_for(cell: Cell) -> None:
     """Those with the first heads are listed and the others are counted; without a limit all are listed."""
     for number in range(5):
         await cell.submit(f"t{number}", pool=f"p{number}")
-    found = await queries.backlog(cell.redis, cell.keys, 2)
+    found = await queries.get_backlog(cell.redis, cell.keys, 2)
     assert ([one.pool for one in found.pools], found.unlisted) == (["p0", "p1"], 3)
-    found = await queries.backlog(cell.redis, cell.keys)
+    found = await queries.get_backlog(cell.redis, cell.keys)
     assert ([one.pool for one in found.pools], found.unlisted) == ([f"p{number}" for number in range(5)], 0)
 
 
 async def test_nothing_waits(cell: Cell) -> None:
     """Every priority is named all the same."""
-    found = await queries.backlog(cell.redis, cell.keys)
+    found = await queries.get_backlog(cell.redis, cell.keys)
     assert [one.priority for one in found.priorities] == list(Priority)
     assert found.pools == ()

@@ -29,7 +29,7 @@ class Following:
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.scans = 0
         self.measured: list[str] = []
-        scan_pools, pool_lengths = queries.scan_pools, queries.pool_lengths
+        scan_pools, pool_lengths = queries.scan_pools, queries.get_pool_lengths
 
         def scan(*args: Any) -> Any:
             self.scans += 1
@@ -40,7 +40,7 @@ class Following:
             return await pool_lengths(redis, keys, pools)
 
         monkeypatch.setattr(queries, "scan_pools", scan)
-        monkeypatch.setattr(queries, "pool_lengths", lengths)
+        monkeypatch.setattr(queries, "get_pool_lengths", lengths)
 
     async def look(self) -> set[str]:
         """Look; the waiting pools that are known, and that the table was not read whole again."""
@@ -148,7 +148,7 @@ async def test_a_requeued_pool_is_defined_by_its_first_task(cell: Cell, followin
     await cell.submit("t1", pool="p1", run_at=START + 1)
     await cell.submit("t2", pool="p2", run_at=START + 1)
     cell.now += 1
-    assert await cell.wake() == ["QUEUED", "QUEUED"]
+    assert await cell.run_alarms() == ["QUEUED", "QUEUED"]
     body = await cell.redis.hget(cell.keys.task("t2"), "body")
     await cell.redis.hset(cell.keys.task("t2"), "body", "{")
     assert await following.look() == {"p0", "p1"}
@@ -164,14 +164,14 @@ async def test_what_is_heard_while_the_table_is_read_is_newer(
 
     The same the other way round: one that ends is not taken for waiting.
     """
-    planner, pool_rows = following.planner, queries.pool_rows
+    planner, pool_rows = following.planner, queries.get_pool_rows
     await cell.submit("t1", pool="p1")
     await cell.dispatch(pool="p1")
     await cell.submit("t2", pool="p2")
 
     async def slow(*args: Any) -> Any:
         rows = await pool_rows(*args)
-        monkeypatch.setattr(queries, "pool_rows", pool_rows)
+        monkeypatch.setattr(queries, "get_pool_rows", pool_rows)
         planner.define("p1", planner.waiting["p0"].definition)
         for task, pool, raised in (("t3", "p1", 1), ("", "p2", 1)):
             if task:
@@ -179,10 +179,10 @@ async def test_what_is_heard_while_the_table_is_read_is_newer(
             else:
                 await cell.dispatch(pool=pool)
             rev = await cell.counter("pools_rev")
-            planner.hear(TaskBatch([], {}, {pool: (1, 5.0) if task else (0, 0.0)}, rev, raised))
+            planner.apply(TaskBatch([], {}, {pool: (1, 5.0) if task else (0, 0.0)}, rev, raised))
         return rows
 
-    monkeypatch.setattr(queries, "pool_rows", slow)
+    monkeypatch.setattr(queries, "get_pool_rows", slow)
     assert await following.look() == {"p0", "p1"}
     assert planner.is_stale
     assert await following.look() == {"p0", "p1"}
@@ -203,7 +203,7 @@ async def test_an_answer_that_comes_while_all_is_read_leaves_what_it_does_not_te
             yield rows
         await cell.submit("t2", pool="p2")
         await cell.submit("t3", pool="p3")
-        planner.hear(TaskBatch([], {}, {"p3": (1, 5.0)}, await cell.counter("pools_rev"), 1))
+        planner.apply(TaskBatch([], {}, {"p3": (1, 5.0)}, await cell.counter("pools_rev"), 1))
 
     monkeypatch.setattr(queries, "scan_pools", slow)
     await following.table.look()
@@ -212,7 +212,7 @@ async def test_an_answer_that_comes_while_all_is_read_leaves_what_it_does_not_te
     assert (set(planner.waiting), planner.is_stale) == ({"p0", "p1", "p2", "p3"}, False)
 
 
-@pytest.mark.parametrize("query", ["pool_changes", "pool_rows", "pool_definitions", "pool_lengths"])
+@pytest.mark.parametrize("query", ["get_pool_changes", "get_pool_rows", "get_pool_definitions", "get_pool_lengths"])
 async def test_a_look_that_fails_is_made_again(
     cell: Cell, following: Following, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
@@ -240,7 +240,7 @@ async def test_a_table_that_is_forgotten_while_it_is_read_is_read_again(
     cell: Cell, following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """⚠ What was read for the table of before does not count as having read this one."""
-    planner, pool_rows = following.planner, queries.pool_rows
+    planner, pool_rows = following.planner, queries.get_pool_rows
     await cell.submit("t1", pool="p1")
 
     async def forgetting(*args: Any) -> Any:
@@ -249,7 +249,7 @@ async def test_a_table_that_is_forgotten_while_it_is_read_is_read_again(
         return rows
 
     with monkeypatch.context() as patched:
-        patched.setattr(queries, "pool_rows", forgetting)
+        patched.setattr(queries, "get_pool_rows", forgetting)
         await following.table.look()
     assert (planner.is_stale, planner.pools_rev) == (True, -1)
     await following.table.look()

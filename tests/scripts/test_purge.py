@@ -45,8 +45,8 @@ async def die(cell: Cell, of: Of, count: int) -> list[str]:
             await cell.deliver(f"m{n}", receiver="nobody")
         else:
             entry = await cell.append("in:reports")
-            burial = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
-            await cell.run(cell.scripts.bury("distributor", [burial]))
+            letter = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
+            await cell.run(cell.scripts.dead_letter("distributor", [letter]))
         cell.now += 1_000
     return list(await died_at(cell, of))
 
@@ -63,6 +63,7 @@ each_kind = pytest.mark.parametrize("of", list(TOLD))
 each_record = pytest.mark.parametrize("of", ["tasks", "messages"])
 
 
+@pytest.mark.on_fakeredis
 @each_kind
 async def test_one_is_forgotten(cell: Cell, of: Of, dead: list[str]) -> None:
     """It and nothing else; the operator is told that it was one."""

@@ -14,17 +14,17 @@ from tests.scripts.cell import START, Cell
 async def test_what_is_not_there(cell: Cell) -> None:
     """None, zero or empty: never an error."""
     redis, keys = cell.redis, cell.keys
-    assert await queries.task(redis, keys, "t") is None
-    assert await queries.agent(redis, keys, "a") is None
-    assert await queries.message(redis, keys, "m") is None
-    assert await queries.tasks(redis, keys, ["t", "u"]) == [None, None]
-    assert await queries.agents(redis, keys, []) == []
-    assert await queries.agent_ids(redis, keys) == []
-    assert await queries.fleet(redis, keys) == {}
-    assert await queries.loads(redis, keys, ["a"]) == {"a": 0}
-    assert await queries.counters(redis, keys) == {}
-    assert await queries.settings(redis, keys) == {}
-    assert await queries.waiting_pools(redis, keys, {}) == (0, [])
+    assert await queries.get_task(redis, keys, "t") is None
+    assert await queries.get_agent(redis, keys, "a") is None
+    assert await queries.get_message(redis, keys, "m") is None
+    assert await queries.get_tasks(redis, keys, ["t", "u"]) == [None, None]
+    assert await queries.get_agents(redis, keys, []) == []
+    assert await queries.list_agent_ids(redis, keys) == []
+    assert await queries.get_fleet(redis, keys) == {}
+    assert await queries.get_loads(redis, keys, ["a"]) == {"a": 0}
+    assert await queries.get_counters(redis, keys) == {}
+    assert await queries.get_live_values(redis, keys) == {}
+    assert await queries.list_waiting_pools(redis, keys, {}) == (0, [])
 
 
 async def test_a_log_whose_slot_has_moved_is_not_taken_for_an_empty_one(
@@ -32,14 +32,14 @@ async def test_a_log_whose_slot_has_moved_is_not_taken_for_an_empty_one(
 ) -> None:
     """Who follows it would tell of a loss that there was not; a log that is not there is empty."""
     log = cell.keys.of("log:agents")
-    assert (await queries.log_window(cell.redis, log)).length == 0
+    assert (await queries.get_log_window(cell.redis, log)).length == 0
 
     async def moved(_key: str) -> None:
         raise MovedError("14041 127.0.0.1:7001")
 
     monkeypatch.setattr(cell.redis, "xinfo_stream", moved)
     with pytest.raises(MovedError):
-        await queries.log_window(cell.redis, log)
+        await queries.get_log_window(cell.redis, log)
 
 
 async def test_an_agent_with_everything(cell: Cell) -> None:
@@ -49,7 +49,7 @@ async def test_an_agent_with_everything(cell: Cell) -> None:
         endpoints='{"http":"http://x"}', metadata='{"n":[1]}', location='{"lat":1.5,"region":"eu"}', version="3",
         weight=2.5,
     )  # fmt: skip
-    await cell.beat(cpu=0.5, active_connections=3.0, pending_tasks=2.0)
+    await cell.heartbeat(cpu=0.5, active_connections=3.0, pending_tasks=2.0)
     await cell.assign()
 
     agent = await cell.agent()
@@ -59,7 +59,7 @@ async def test_an_agent_with_everything(cell: Cell) -> None:
     assert (agent.version, agent.weight, agent.heartbeat_interval, agent.load) == ("3", 2.5, 2.5, 1)
     assert (agent.registration_time, agent.last_heartbeat) == (START, START)
 
-    fleet = await queries.fleet(cell.redis, cell.keys)
+    fleet = await queries.get_fleet(cell.redis, cell.keys)
     assert fleet == {
         "a1": FleetAgent(
             agent_id="a1", agent_type="worker", capabilities=frozenset({"a", "b"}), services=frozenset({"s"}),
@@ -76,14 +76,14 @@ async def test_an_agent_that_gave_no_location(cell: Cell) -> None:
 
 
 async def test_the_fleet_of_some(cell: Cell) -> None:
-    """Only those asked for, only those that exist; one that is not placeable is told as such."""
+    """Only the requested ones, only those that exist; an agent that is not placeable is marked as such."""
     for name in ("a1", "a2", "a3"):
         await cell.register(name)
-    await cell.change("a2", "busy")
-    rows = await queries.fleet(cell.redis, cell.keys, ["a2", "a3", "ghost"])
+    await cell.change_status("a2", "busy")
+    rows = await queries.get_fleet(cell.redis, cell.keys, ["a2", "a3", "ghost"])
     assert {name: row.active for name, row in rows.items()} == {"a2": False, "a3": True}
-    assert await queries.agent_ids(cell.redis, cell.keys) == ["a1", "a2", "a3"]
-    assert [one and one.agent_id for one in await queries.agents(cell.redis, cell.keys, ["a3", "ghost"])] == [
+    assert await queries.list_agent_ids(cell.redis, cell.keys) == ["a1", "a2", "a3"]
+    assert [one and one.agent_id for one in await queries.get_agents(cell.redis, cell.keys, ["a3", "ghost"])] == [
         "a3",
         None,
     ]
@@ -95,7 +95,7 @@ async def test_many_tasks_in_order(cell: Cell) -> None:
     await cell.assign("t1")
     await cell.fail("t1", retryable=False)
     await cell.submit("t2")
-    found = await queries.tasks(cell.redis, cell.keys, ["t2", "ghost", "t1"])
+    found = await queries.get_tasks(cell.redis, cell.keys, ["t2", "ghost", "t1"])
     assert [one and one.state for one in found] == [TaskState.QUEUED, None, TaskState.FAILED]
 
 
@@ -105,18 +105,18 @@ async def test_counters_by_state(cell: Cell) -> None:
     await cell.submit("t1", priority="low")
     await cell.assign("t2", priority="urgent")
     await cell.admit(await cell.submission("t3"), nearly_full=True)
-    counted = await queries.counters(cell.redis, cell.keys)
-    by_state = {state: number for state, number in queries.by_state(counted).items() if number}
+    counted = await queries.get_counters(cell.redis, cell.keys)
+    by_state = {state: number for state, number in queries.count_by_state(counted).items() if number}
     assert by_state == {TaskState.QUEUED: 1, TaskState.ASSIGNED: 1, TaskState.REFUSED: 1}
-    assert queries.submitted(counted) == 2
+    assert queries.count_submitted(counted) == 2
 
 
 async def test_a_body_that_is_no_json(cell: Cell) -> None:
-    """A payload is told as the text that it is where it cannot be decoded; a record is never an error."""
+    """A payload that cannot be decoded is returned as text; a record is never an error."""
     await cell.submit(body=b'{"task_type":"echo","payload":"\xff"}')
     assert (await cell.task()).task_type == "echo"
     await cell.register()
     await cell.deliver(payload=b"\xff{")
-    message = await queries.message(cell.redis, cell.keys, "m1")
+    message = await queries.get_message(cell.redis, cell.keys, "m1")
     assert message is not None
     assert isinstance(message.payload, str)

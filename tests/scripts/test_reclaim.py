@@ -16,6 +16,7 @@ async def announced(cell: Cell) -> list[Loss]:
     return [Loss(entry, data["agent_id"], data["term"]) for entry, data in told]
 
 
+@pytest.mark.on_fakeredis
 async def test_a_lost_agents_tasks_are_tried_again(cell: Cell) -> None:
     """Assigned and running ones: a failed attempt each, scheduled after a backoff; unclaimed entries are deleted."""
     await cell.register(capacity=9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from coord import queries
 from coord.models.messages import MessageRecord
 from tests.scripts.cell import START, Cell
@@ -20,11 +22,12 @@ async def redeliver(cell: Cell, message_id: str = "m1", *, ttl_ms: int = 30_000)
 
 async def record(cell: Cell, message_id: str = "m1") -> MessageRecord:
     """A message's record, which must exist."""
-    found = await queries.message(cell.redis, cell.keys, message_id)
+    found = await queries.get_message(cell.redis, cell.keys, message_id)
     assert found is not None
     return found
 
 
+@pytest.mark.on_fakeredis
 async def test_a_dead_message_is_delivered_when_its_receiver_is_there(cell: Cell) -> None:
     """Into the lane of its priority with all that it carried, timed from now; it is no dead letter any more."""
     carried = {"correlation_id": "c-7", "reply_to": "m0", "lane": "high"}

@@ -28,6 +28,7 @@ async def failed(cell: Cell, task_id: str = "t1", **options: Any) -> None:
     assert await cell.state(task_id) == "failed"
 
 
+@pytest.mark.on_fakeredis
 async def test_a_failed_task_is_queued_with_fresh_attempts_and_its_story(cell: Cell) -> None:
     """Same id, no failures counted, the attempt's number and story kept; the operator is told."""
     await cell.register()
@@ -84,7 +85,7 @@ async def test_it_may_fail_as_often_again(cell: Cell) -> None:
             await cell.fail()
             assert await cell.state() == state
             cell.now += 60_000
-            await cell.wake()
+            await cell.run_alarms()
         assert len((await cell.task()).attempts) == 3 + 2 * again
 
 
@@ -100,7 +101,7 @@ async def test_it_may_be_given_back_as_often_again(cell: Cell) -> None:
             if state == "failed":
                 assert await replay(cell) == "REPLAYED"
             cell.now += 60_000
-            await cell.wake()
+            await cell.run_alarms()
             assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
             assert await cell.claim()
 
@@ -148,7 +149,7 @@ async def test_what_has_not_failed_is_left_alone(cell: Cell, state: str) -> None
         await cell.cancel()
     elif state == "expired":
         cell.now += 20
-        await cell.wake()
+        await cell.run_alarms()
     assert await cell.state() == state
     before = await cell.dump("log:", "in:")
 

@@ -1,4 +1,4 @@
-"""``queries.task_page``: tasks by state, type and agent, a page at a time."""
+"""``queries.list_tasks``: tasks by state, type and agent, a page at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from coord import queries
 from coord.errors import CursorInvalid
 from coord.models.tasks import TaskRecord, TaskState
-from coord.queries import task_pages
+from coord.queries import tasks as task_queries
 from tests.scripts.cell import Cell
 
 
@@ -16,7 +16,7 @@ async def ids(cell: Cell, limit: int = 100, **asked: object) -> list[str]:
     found: list[TaskRecord] = []
     cursor = None
     while True:
-        page = await queries.task_page(cell.redis, cell.keys, limit=limit, cursor=cursor, **asked)  # type: ignore[arg-type] # tests name them
+        page = await queries.list_tasks(cell.redis, cell.keys, limit=limit, cursor=cursor, **asked)  # type: ignore[arg-type] # tests name them
         assert len(page.tasks) <= limit
         found += page.tasks
         cursor = page.next
@@ -61,9 +61,9 @@ async def test_by_state_and_agent(cell: Cell) -> None:
 
 async def submit_typed(cell: Cell, task_id: str, task_type: str) -> None:
     """A waiting task of a type, in that type's pool."""
-    told = b'{"task_type":"%s"}' % task_type.encode()
-    submission = await cell.submission(task_id, pool=f"p-{task_type}", body=told)
-    await cell.run(cell.scripts.admit([submission], {f"p-{task_type}": told}, nearly_full=False))
+    body = b'{"task_type":"%s"}' % task_type.encode()
+    submission = await cell.submission(task_id, pool=f"p-{task_type}", body=body)
+    await cell.run(cell.scripts.admit([submission], {f"p-{task_type}": body}, nearly_full=False))
 
 
 async def test_by_type(cell: Cell) -> None:
@@ -82,7 +82,7 @@ async def test_a_listed_task_has_no_large_parts(cell: Cell) -> None:
     await cell.register()
     await cell.assign("t1")
     await cell.fail("t1", retryable=False)
-    (listed,) = (await queries.task_page(cell.redis, cell.keys)).tasks
+    (listed,) = (await queries.list_tasks(cell.redis, cell.keys)).tasks
     record = await cell.task("t1")
     assert (listed.payload, listed.attempts) == (None, ())
     for field in ("task_id", "state", "priority", "submitted_at", "agent_id", "attempt", "error"):
@@ -91,7 +91,7 @@ async def test_a_listed_task_has_no_large_parts(cell: Cell) -> None:
 
 async def test_what_moves_meanwhile_stops_nobody(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task that a cursor names may have gone on, and so may its equals: the others are listed once all the same."""
-    monkeypatch.setattr(task_pages, "STEP", 2)
+    monkeypatch.setattr(task_queries, "STEP", 2)
     await cell.register(capacity=20)
     names = [f"t{n}" for n in range(9)]
     for name in names:
@@ -99,11 +99,11 @@ async def test_what_moves_meanwhile_stops_nobody(cell: Cell, monkeypatch: pytest
     score = await cell.redis.zscore(cell.keys.queue("p1"), "t0")
     assert score is not None
     await cell.redis.zadd(cell.keys.queue("p1"), dict.fromkeys(names, score))
-    page = await queries.task_page(cell.redis, cell.keys, limit=4)
+    page = await queries.list_tasks(cell.redis, cell.keys, limit=4)
     assert [one.task_id for one in page.tasks] == names[:4]
     await cell.redis.zrem(cell.keys.queue("p1"), "t1", "t3")
     cell.broken = True
-    page = await queries.task_page(cell.redis, cell.keys, limit=100, cursor=page.next)
+    page = await queries.list_tasks(cell.redis, cell.keys, limit=100, cursor=page.next)
     assert [one.task_id for one in page.tasks] == names[4:]
 
 
@@ -119,12 +119,12 @@ async def test_a_record_that_was_forgotten_is_not_listed(cell: Cell) -> None:
 
 async def test_a_rare_kind_is_looked_for_in_bounded_pages(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page looks at so many tasks and no more; it may be empty, and its cursor goes on."""
-    monkeypatch.setattr(task_pages, "STEP", 2)
-    monkeypatch.setattr(task_pages, "BUDGET", 4)
+    monkeypatch.setattr(task_queries, "STEP", 2)
+    monkeypatch.setattr(task_queries, "BUDGET", 4)
     for n in range(9):
         await submit_typed(cell, f"t{n}", "common")
     await submit_typed(cell, "t9", "rare")
-    page = await queries.task_page(cell.redis, cell.keys, task_type="rare")
+    page = await queries.list_tasks(cell.redis, cell.keys, task_type="rare")
     assert page.tasks == ()
     assert page.next is not None
     assert await ids(cell, task_type="rare") == ["t9"]
@@ -132,7 +132,7 @@ async def test_a_rare_kind_is_looked_for_in_bounded_pages(cell: Cell, monkeypatc
 
 @pytest.mark.parametrize("cursor", ["", "x", "dead:x:t1", "terminal:nan:t1", "queued:p1:inf:t"])
 async def test_a_cursor_of_another_list(cell: Cell, cursor: str) -> None:
-    """It is said so, not answered with an empty page."""
+    """An error, not an empty page."""
     await cell.submit("t1")
     with pytest.raises(CursorInvalid, match="leave it out"):
-        await queries.task_page(cell.redis, cell.keys, cursor=cursor)
+        await queries.list_tasks(cell.redis, cell.keys, cursor=cursor)

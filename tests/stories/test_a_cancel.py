@@ -18,7 +18,7 @@ async def test_a_waiting_task_is_cancelled_at_once(client: Client) -> None:
     """No agent has it: it ends, and its caller is told why."""
     handle = await client.submit("never")
     await handle.accepted(timeout=10)
-    assert await handle.cancel("changed my mind", wait=20) == "accepted"
+    assert await handle.cancel("changed my mind", timeout=20) == "accepted"
     with pytest.raises(TaskCancelled, match="changed my mind"):
         await handle.result(timeout=10)
 
@@ -40,7 +40,7 @@ async def test_a_running_task_is_cancelled_in_its_handler(client: Client, make_a
     await agent.start()
     handle = await client.submit("wait")
     await running.wait()
-    assert await handle.cancel(wait=20) == "accepted"
+    assert await handle.cancel(timeout=20) == "accepted"
     with pytest.raises(TaskCancelled):
         await handle.result(timeout=10)
     assert cleaned == [handle.task_id]
@@ -80,7 +80,7 @@ async def test_a_cancel_that_comes_too_late_is_said_to(client: Client, make_agen
     handle = await client.submit("quick")
     await handle.result(timeout=10)
     with pytest.raises(TaskAlreadyFinished):
-        await handle.cancel(wait=20)
+        await handle.cancel(timeout=20)
     with pytest.raises(TaskNotFound):
-        await client.cancel("nobodys-task", wait=20)
+        await client.cancel("nobodys-task", timeout=20)
     assert (await handle.record()).state == TaskState.COMPLETED

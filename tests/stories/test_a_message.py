@@ -31,7 +31,7 @@ async def test_a_message_reaches_the_agent_it_is_for(client: Client, make_agent:
     inbox = f"{{{client.settings.namespace}}}:inbox:listener:normal"
 
     async def is_gone() -> bool:
-        return int(await client.redis.xlen(inbox)) == 0
+        return int(await client.connection.redis.xlen(inbox)) == 0
 
     await wait_until(is_gone, "the message is deleted")
 

@@ -215,7 +215,7 @@ async def test_what_does_not_fit_is_refused_before_it_is_sent(client: Client) ->
     with pytest.raises(FactInvalid, match="timeout"):
         await client.submit("echo", timeout=-1)
     with pytest.raises(FactInvalid, match="priority"):
-        await client.submit("echo", priority="soon")
+        await client.submit("echo", priority="soon")  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="delay or run_at"):
         await client.submit("echo", delay=1, run_at=datetime.now(UTC))
     with pytest.raises(FactInvalid, match="JSON"):
@@ -235,7 +235,7 @@ async def test_a_task_of_someone_else_can_be_awaited_by_its_id(client: Client, m
 
     await agent.start()
     await client.submit("echo", "hello", task_id="shared-task", notify=False)
-    async with Client(client.settings.redis_url or client._url, settings=client.settings) as other:
+    async with Client(client.settings.redis_url or client.connection._url, settings=client.settings) as other:
         await wait_until(lambda: _is_known(other, "shared-task"), "the task is known")
         assert await other.handle("shared-task").result(timeout=10) == "hello"
         with pytest.raises(TaskNotFound):

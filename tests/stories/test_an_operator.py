@@ -45,7 +45,7 @@ async def test_an_agent_is_drained_and_resumed(client: Client, make_agent: MakeA
     first = await client.submit("wait")
     await wait_until(lambda: _is(client, first.task_id, TaskState.RUNNING), "the first one runs")
 
-    assert await client.drain("a1", wait=PATIENT_S) is AgentStatus.DRAINING
+    assert await client.admin.drain("a1", timeout=PATIENT_S) is AgentStatus.DRAINING
 
     second = await client.submit("wait")
     await second.accepted(PATIENT_S)
@@ -54,7 +54,7 @@ async def test_an_agent_is_drained_and_resumed(client: Client, make_agent: MakeA
     assert (await second.record()).state is TaskState.QUEUED
     assert (await client.agent("a1")).status is AgentStatus.DRAINING
 
-    assert await client.resume("a1", wait=PATIENT_S) is AgentStatus.ACTIVE
+    assert await client.admin.resume("a1", timeout=PATIENT_S) is AgentStatus.ACTIVE
     assert await second.result(PATIENT_S) == "done"
 
 
@@ -76,7 +76,7 @@ async def test_an_agent_that_died_is_removed(client: Client, make_agent: MakeAge
     await stuck.start()
     handle = await client.submit("work")
     await asyncio.wait_for(began.wait(), PATIENT_S)
-    await client.remove("stuck", wait=PATIENT_S)
+    await client.admin.remove("stuck", timeout=PATIENT_S)
     assert (await client.agent("stuck")).status is AgentStatus.INACTIVE
     await other.start()
     assert await handle.result(PATIENT_S) == "done"
@@ -100,36 +100,36 @@ async def test_a_failed_task_is_retried(client: Client, make_agent: MakeAgent) -
         await handle.result(PATIENT_S)
     is_mended = True
 
-    again = await client.retry(handle.task_id, wait=PATIENT_S)
+    again = await client.admin.retry(handle.task_id, timeout=PATIENT_S)
 
     assert again.task_id == handle.task_id
     assert await again.result(PATIENT_S) == "done at attempt 2"
     record = await again.record()
     assert [one.message for one in record.attempts] == ["RuntimeError: the disk is full"]
     with pytest.raises(TaskNotDead, match="is completed; only a failed one"):
-        await client.retry(handle.task_id, wait=PATIENT_S)
+        await client.admin.retry(handle.task_id, timeout=PATIENT_S)
     with pytest.raises(TaskNotFound):
-        await client.replay("task", "ghost", wait=PATIENT_S)
+        await client.admin.replay("task", "ghost", timeout=PATIENT_S)
 
 
 async def test_what_distributors_obey_is_set_while_they_run(client: Client) -> None:
     """The strategy and the health below which nobody gets a task; what does not fit is said, and changes nothing."""
-    await client.set_strategy("round_robin", wait=PATIENT_S)
-    await client.set_setting("health_threshold", 0.8, wait=PATIENT_S)
-    assert {one.name: (one.value, one.source) for one in await client.live_settings()} == {
+    await client.admin.set_strategy("round_robin", timeout=PATIENT_S)
+    await client.admin.set_setting("health_threshold", 0.8, timeout=PATIENT_S)
+    assert {one.name: (one.value, one.source) for one in await client.admin.live_settings()} == {
         "health_threshold": ("0.8", "live"),
         "strategy": ("round_robin", "live"),
     }
     with pytest.raises(ConfigError, match="'best' is not one of least_connections, random, round_robin"):
-        await client.set_strategy("best", wait=PATIENT_S)
+        await client.admin.set_strategy("best", timeout=PATIENT_S)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="'A B' is not one of least_connections, random, round_robin"):
-        await client.set_setting("strategy", "A B", wait=PATIENT_S)
+        await client.admin.set_setting("strategy", "A B", timeout=PATIENT_S)
     with pytest.raises(ConfigError, match="health_threshold=2: expected a number from 0 to 1"):
-        await client.set_setting("health_threshold", 2, wait=PATIENT_S)
+        await client.admin.set_setting("health_threshold", 2, timeout=PATIENT_S)
     with pytest.raises(ConfigError, match="only health_threshold, strategy"):
-        await client.set_setting("patience", 2, wait=PATIENT_S)
-    await client.set_setting("health_threshold", None, wait=PATIENT_S)
-    found = {one.name: one for one in await client.live_settings()}
+        await client.admin.set_setting("patience", 2, timeout=PATIENT_S)
+    await client.admin.set_setting("health_threshold", None, timeout=PATIENT_S)
+    found = {one.name: one for one in await client.admin.live_settings()}
     assert (found["health_threshold"].value, found["health_threshold"].source) == ("0.5", "default")
 
 
@@ -138,15 +138,15 @@ async def test_a_message_that_found_nobody_is_replayed(client: Client, make_agen
     with pytest.raises(AgentNotFound):
         await client.send("late", "hello", message_id="m1", timeout=PATIENT_S)
     with pytest.raises(AgentNotFound):
-        await client.replay("message", "m1", wait=PATIENT_S)
+        await client.admin.replay("message", "m1", timeout=PATIENT_S)
     agent = make_agent("late")
     got: list[str] = []
     agent.on_message(lambda message: got.append(message.payload))
     await agent.start()
-    assert await client.replay("message", "m1", ttl=600.0, wait=PATIENT_S) == "m1"
+    assert await client.admin.replay("message", "m1", ttl=600.0, timeout=PATIENT_S) == "m1"
     await wait_until(lambda: got == ["hello"], "it is handled")
     with pytest.raises(MessageNotDead):
-        await client.replay("message", "m1", wait=PATIENT_S)
+        await client.admin.replay("message", "m1", timeout=PATIENT_S)
 
 
 async def test_a_buried_entry_is_replayed_by_whoever_reads_its_stream(client: Client, cell: RunningCell) -> None:
@@ -156,16 +156,16 @@ async def test_a_buried_entry_is_replayed_by_whoever_reads_its_stream(client: Cl
     buried = await wait_until(lambda: _buried(cell, 2), "both are buried")
     first = buried["in:tasks:low"]
 
-    entry = await client.replay("entry", first, wait=PATIENT_S)
+    entry = await client.admin.replay("entry", first, timeout=PATIENT_S)
 
     # Nothing has taught a distributor this word meanwhile, so it is buried again, as an entry of its own.
     again = await wait_until(lambda: _buried(cell, 2), "it is buried again")
     (fields,) = (await cell.redis.execute_command("XRANGE", cell.keys.of("dead:in"), again["in:tasks:low"], "+"))[0][1:]
     assert (fields[b"id"].decode(), again["in:tasks:low"] != first) == (entry, True)
     with pytest.raises(EntryTruncated):
-        await client.replay("entry", buried["in:reports"], wait=PATIENT_S)
+        await client.admin.replay("entry", buried["in:reports"], timeout=PATIENT_S)
     with pytest.raises(EntryNotFound):
-        await client.replay("entry", first, wait=PATIENT_S)
+        await client.admin.replay("entry", first, timeout=PATIENT_S)
 
 
 async def test_dead_letters_are_purged(client: Client, make_agent: MakeAgent, cell: RunningCell) -> None:
@@ -186,18 +186,18 @@ async def test_dead_letters_are_purged(client: Client, make_agent: MakeAgent, ce
     await _append(cell, "in:reports", "no.such", "{}")
     buried = await wait_until(lambda: _buried(cell, 1), "an entry is buried")
 
-    assert await client.purge("task", handles[0].task_id, wait=PATIENT_S) == 1
-    assert await client.purge("task", older_than=3_600, wait=PATIENT_S) == 0
-    assert await client.purge("task", older_than=0, wait=PATIENT_S) == 2
-    assert await client.purge("message", "m1", wait=PATIENT_S) == 1
-    assert await client.purge("entry", buried["in:reports"], wait=PATIENT_S) == 1
-    assert await client.purge("entry", older_than=0, wait=PATIENT_S) == 0
+    assert await client.admin.purge("task", handles[0].task_id, timeout=PATIENT_S) == 1
+    assert await client.admin.purge("task", older_than=3_600, timeout=PATIENT_S) == 0
+    assert await client.admin.purge("task", older_than=0, timeout=PATIENT_S) == 2
+    assert await client.admin.purge("message", "m1", timeout=PATIENT_S) == 1
+    assert await client.admin.purge("entry", buried["in:reports"], timeout=PATIENT_S) == 1
+    assert await client.admin.purge("entry", older_than=0, timeout=PATIENT_S) == 0
     with pytest.raises(TaskNotFound):
-        await client.purge("task", handles[1].task_id, wait=PATIENT_S)
+        await client.admin.purge("task", handles[1].task_id, timeout=PATIENT_S)
     with pytest.raises(MessageNotFound):
-        await client.purge("message", "m1", wait=PATIENT_S)
+        await client.admin.purge("message", "m1", timeout=PATIENT_S)
     with pytest.raises(EntryNotFound):
-        await client.purge("entry", buried["in:reports"], wait=PATIENT_S)
+        await client.admin.purge("entry", buried["in:reports"], timeout=PATIENT_S)
 
 
 async def test_many_dead_letters_are_purged_by_one_call(client: Client, cell: RunningCell) -> None:
@@ -207,31 +207,31 @@ async def test_many_dead_letters_are_purged_by_one_call(client: Client, cell: Ru
         pipe.xadd(cell.keys.of("in:requests"), {"type": "no.such", "data": "{}"})
     await pipe.execute()
     await wait_until(lambda: _buried(cell, 1_500), "all are buried", PATIENT_S)
-    assert await client.purge("entry", older_than=0, wait=PATIENT_S) == 1_500
-    steps = (await queries.log_window(cell.redis, cell.keys.of("in:control:registry"))).added
+    assert await client.admin.purge("entry", older_than=0, timeout=PATIENT_S) == 1_500
+    steps = (await queries.get_log_window(cell.redis, cell.keys.of("in:control:registry"))).added
     assert steps == 2
 
 
 async def test_what_does_not_fit_is_said_before_anything_is_appended(client: Client, cell: RunningCell) -> None:
     """A slip of an operator does not end among the dead letters."""
     with pytest.raises(IdInvalid, match="agent_id"):
-        await client.drain("a b")
+        await client.admin.drain("a b")
     with pytest.raises(FactInvalid, match="entry_id"):
-        await client.replay("entry", "last")
+        await client.admin.replay("entry", "last")
     with pytest.raises(FactInvalid, match="entry_id"):
-        await client.purge("entry", "last")
-    with pytest.raises(FactInvalid, match="'letter' is none of task, message, entry"):
-        await client.replay("letter", "x")  # type: ignore[arg-type]
-    with pytest.raises(FactInvalid, match="'letter' is none of task, message, entry"):
-        await client.purge("letter", "x")  # type: ignore[arg-type]
+        await client.admin.purge("entry", "last")
+    with pytest.raises(FactInvalid, match="kind: expected one of task, message, entry, not 'letter'"):
+        await client.admin.replay("letter", "x")  # type: ignore[arg-type]
+    with pytest.raises(FactInvalid, match="kind: expected one of task, message, entry, not 'letter'"):
+        await client.admin.purge("letter", "x")  # type: ignore[arg-type]
     with pytest.raises(FactInvalid, match="either dead_id or older_than"):
-        await client.purge("task")
+        await client.admin.purge("task")
     with pytest.raises(FactInvalid, match="older_than"):
-        await client.purge("task", older_than=-1)
+        await client.admin.purge("task", older_than=-1)
     with pytest.raises(FactInvalid, match="ttl"):
-        await client.replay("message", "m1", ttl=0)
+        await client.admin.replay("message", "m1", ttl=0)
     for kind in ("registry", "distributor", "router"):
-        assert (await queries.log_window(cell.redis, cell.keys.of(f"in:control:{kind}"))).added == 0
+        assert (await queries.get_log_window(cell.redis, cell.keys.of(f"in:control:{kind}"))).added == 0
 
 
 async def test_without_a_worker_the_request_waits(client: Client, cell: RunningCell, make_agent: MakeAgent) -> None:
@@ -240,7 +240,7 @@ async def test_without_a_worker_the_request_waits(client: Client, cell: RunningC
     (registry,) = cell.of_kind("registry")
     await registry.stop()
     with pytest.raises(ResultTimeout, match="no registry answered"):
-        await client.drain("a1", wait=0.05)
+        await client.admin.drain("a1", timeout=0.05)
     await cell.add("registry")
     await wait_until(lambda: _drains(client), "it drains")
 

@@ -76,7 +76,7 @@ class CellHouse(House):
 
         async def completed() -> bool:
             try:
-                records = await queries.tasks(self.redis, self.keys, ids)
+                records = await queries.get_tasks(self.redis, self.keys, ids)
             except (RedisError, OSError):
                 return False
             return all(one and one.state == TaskState.COMPLETED for one in records)
@@ -96,10 +96,10 @@ class CellHouse(House):
         assert await self.redis.exists(self.keys.of("dead:in")) == 0
 
     async def _all_have_ended(self) -> bool:
-        counted = await queries.counters(self.redis, self.keys)
+        counted = await queries.get_counters(self.redis, self.keys)
         waiting = [await self.redis.xlen(self.keys.of(one)) for one in ("in:tasks:normal", "in:reports")]
-        ended = sum(queries.by_state(counted)[one] for one in TERMINAL)
-        return not any(waiting) and ended == queries.submitted(counted)
+        ended = sum(queries.count_by_state(counted)[one] for one in TERMINAL)
+        return not any(waiting) and ended == queries.count_submitted(counted)
 
 
 @contextlib.asynccontextmanager
@@ -165,7 +165,7 @@ class Load(Traffic):
 
     async def _waiting(self) -> int:
         try:
-            counted = queries.by_state(await queries.counters(self.at.redis, self.at.keys))
+            counted = queries.count_by_state(await queries.get_counters(self.at.redis, self.at.keys))
             return counted[TaskState.QUEUED] + int(await self.at.redis.xlen(self.at.keys.tasks_in("normal")))
         except (RedisError, OSError):
             return 0  # the server is away, which a client is to see

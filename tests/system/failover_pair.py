@@ -13,7 +13,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.embedded import EmbeddedServer, find_binary
 from tests.ports import unused_ports
 from tests.system.forwarder import Forwarder
@@ -125,7 +125,7 @@ async def sentinel_pair(folder: Path, *, cuts: bool = True) -> AsyncIterator[Sen
         built = SentinelPair(two.primary, two.replica, two.ports, two.front, sentinel)
         await wait_until(lambda: _knows_replica(sentinel), "the sentinel knows the replica", 60)
         following = asyncio.create_task(built.follow())
-        stack.push_async_callback(end, following)
+        stack.push_async_callback(cancel_and_wait, following)
         yield built
 
 

@@ -52,7 +52,7 @@ class Registrations(Work):
         """Each was logged as registered once, has its first term and its status."""
         await self.at.settle_down()
         await self._say_again()
-        records = await queries.agents(self.at.redis, self.at.keys, self.names)
+        records = await queries.get_agents(self.at.redis, self.at.keys, self.names)
         assert Counter((one.status, one.term) if one else None for one in records) == {
             (AgentStatus.BUSY, 1): len(self.names)
         }
@@ -85,7 +85,7 @@ class Tasks(Work):
         """Each is completed, and no attempt of any was lost."""
         await self.at.all_end(len(self.names))
         await self.at.assert_in_order(self.names)
-        records = await queries.tasks(self.at.redis, self.at.keys, self.names)
+        records = await queries.get_tasks(self.at.redis, self.at.keys, self.names)
         assert Counter(one.failures for one in records if one) == {0: len(self.names)}
 
 
@@ -109,7 +109,7 @@ class Messages(Work):
         await self.at.settle_down()
         inbox = await self.at.redis.execute_command("XRANGE", self.at.keys.inbox("reader", "normal"), "-", "+")
         assert Counter(fields[b"id"].decode() for _, fields in inbox) == dict.fromkeys(self.names, 1)
-        counted = await queries.counters(self.at.redis, self.at.keys)
+        counted = await queries.get_counters(self.at.redis, self.at.keys)
         assert counted["messages_delivered"] == len(self.names)
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.embedded import EmbeddedServer
 
 #: SO_LINGER with a time of 0: closing sends a reset.
@@ -90,7 +90,7 @@ class FaultyProxy:
             pass  # it was reset
         finally:
             self.connections.discard(connection)
-            await end(*ways)
+            await cancel_and_wait(*ways)
             writer.transport.abort()
             away.transport.abort()
             self.tasks.discard(task)

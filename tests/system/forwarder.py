@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
-from coord.aio import end
+from coord.aio import cancel_and_wait
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Forwarder:
         """From now on, lead there."""
         self.target = target
         if self.cuts:
-            await end(*self._open)
+            await cancel_and_wait(*self._open)
 
     async def finish(self) -> None:
         """Listen no more, and cut what is open."""
         if self._server is not None:
             self._server.close()
-        await end(*self._open)
+        await cancel_and_wait(*self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -55,7 +55,7 @@ class Forwarder:
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await end(*ways)
+                await cancel_and_wait(*ways)
         except (OSError, asyncio.CancelledError):
             pass  # who connected sees a closed connection, as if the server had gone
         finally:

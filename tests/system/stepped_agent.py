@@ -14,15 +14,15 @@ from typing import Any
 from unittest.mock import patch
 
 from coord import Agent, Task
-from coord.agent.attempt import Attempt
 from coord.agent.claims import Claims
 from coord.agent.reports import Reports
+from coord.agent.task import Attempt
 
 STEPS = ("before_claim", "claimed", "mid_task", "reported")
 
 _claim = Claims.claim
 _claimed = Claims._claimed
-_told = Reports._told
+_answered = Reports._answered
 
 
 class Trap:
@@ -58,10 +58,10 @@ if __name__ == "__main__":
         trap.pass_by("claimed")
         _claimed(claims, batch, answer)
 
-    def told(reports: Reports, attempt: Attempt, answer: Any) -> None:
+    def answered(reports: Reports, attempt: Attempt, answer: Any) -> None:
         """In place of the method."""
         trap.pass_by("reported")
-        _told(reports, attempt, answer)
+        _answered(reports, attempt, answer)
 
     @agent.task("echo")
     async def echo(task: Task) -> dict[str, object]:
@@ -74,6 +74,6 @@ if __name__ == "__main__":
     with (
         patch.object(Claims, "claim", claim),
         patch.object(Claims, "_claimed", claimed),
-        patch.object(Reports, "_told", told),
+        patch.object(Reports, "_answered", answered),
     ):
         agent.run()

@@ -14,18 +14,18 @@ from contextvars import ContextVar
 from typing import Any
 from unittest.mock import patch
 
-from coord.pipeline import _Packing
+from coord.pipeline import _PackingMixin
 from coord.streams import Consumer, Entry
 from workers.__main__ import main
 from workers.transitions import Call, Scripts
 
 STEPS = ("before_read", "after_read", "sent", "answered")
 #: What is run by the clock and consumes nothing.
-BY_CLOCK = {"present", "expire", "wake", "relieve"}
+BY_CLOCK = {"worker_heartbeat", "tick_liveness", "run_alarms", "relieve"}
 
 _read_new = Consumer.read_new
 _run = Scripts.run
-_send = _Packing.send_packed_command
+_send = _PackingMixin.send_packed_command
 _is_last: ContextVar[bool] = ContextVar("is_last", default=False)
 
 
@@ -82,7 +82,7 @@ class Trap:
             self.strike()
         return answers
 
-    async def send(self, connection: _Packing, command: Any, *args: Any, **options: Any) -> None:
+    async def send(self, connection: _PackingMixin, command: Any, *args: Any, **options: Any) -> None:
         """``send_packed_command`` of coord's connections."""
         await _send(connection, command, *args, **options)
         if _is_last.get() and b"EVALSHA" in (command if isinstance(command, bytes) else b"".join(command)):
@@ -102,13 +102,13 @@ if __name__ == "__main__":
         """In place of the method."""
         return await trap.run(scripts, *calls)
 
-    async def send(connection: _Packing, command: Any, *args: Any, **options: Any) -> None:
+    async def send(connection: _PackingMixin, command: Any, *args: Any, **options: Any) -> None:
         """In place of the method."""
         await trap.send(connection, command, *args, **options)
 
     with (
         patch.object(Consumer, "read_new", read_new),
         patch.object(Scripts, "run", run),
-        patch.object(_Packing, "send_packed_command", send),
+        patch.object(_PackingMixin, "send_packed_command", send),
     ):
         sys.exit(main())

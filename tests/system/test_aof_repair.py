@@ -1,4 +1,4 @@
-"""A damaged append-only file: what `coord up` says of it, and how `--repair-aof` cuts the damage off."""
+"""A damaged append-only file: what `coord up` writes about it, and how `--repair-aof` cuts the damage off."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _keys(folder: Path) -> int:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_end_is_cut_off_and_kept(tmp_path: Path, damage: str) -> None:
-    """The server refuses the file, and says which command helps; after that it has every whole entry."""
+    """The server refuses the file, and the error names the command that helps; after that it has every whole entry."""
     folder = tmp_path / "data"
     file = await _written(folder, 3)
     whole = file.read_bytes()
@@ -124,18 +124,18 @@ async def test_what_cannot_be_repaired_is_left(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_coord_up_repairs_and_starts(start: Start, tmp_path: Path) -> None:
-    """Without the option it exits with 2 and one line that names it; with it, it says what is lost and works."""
+    """Without the option it exits with 2 and one line that names it; with it, it logs what is lost and works."""
     file = await _written(tmp_path / "data", 3)
     file.write_bytes(file.read_bytes() + b"\0" * 100)
     refused = start()
     assert await refused.ended() == 2
-    (line,) = refused.said.splitlines()
+    (line,) = refused.output.splitlines()
     assert line.startswith(f"coord: the append-only file in {tmp_path / 'data'} is damaged (")
     assert "--repair-aof" in line
     up = start("--repair-aof")
     endpoint = await up.ready()
-    (repaired,) = up.told("aof.repaired")
+    (repaired,) = up.events("aof.repaired")
     assert (repaired["level"], repaired["cut"]) == ("warning", 100)
     assert "all of them zero, so no entry is lost" in repaired["message"]
     async with Client(endpoint.url, settings=Settings()) as client:
-        assert await client.redis.get("k2") == b"v"
+        assert await client.connection.redis.get("k2") == b"v"

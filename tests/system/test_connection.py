@@ -23,7 +23,7 @@ from coord.connection import (
 )
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, ServerUnavailable
-from coord.pipeline import exchange, pack
+from coord.pipeline import pack, send_and_read
 from tests.waiting import wait_until
 
 
@@ -152,6 +152,7 @@ async def test_more_calls_than_sockets_wait_their_turn(redis: Redis, server: Emb
     assert await redis.get("n") == b"1000"
 
 
+@pytest.mark.on_fakeredis
 async def test_answers_have_one_shape_everywhere(redis_or_fake: Redis) -> None:
     """fakeredis, Valkey and Redis 7.0 answer a group read alike, in bytes."""
     await redis_or_fake.xgroup_create("s", "g", id="0", mkstream=True)
@@ -174,7 +175,7 @@ async def test_nobody_there_is_said_with_the_next_step(connecting: Callable[...,
 async def test_who_waits_for_long_is_told_what_for(
     unused_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once, after two seconds: somebody who has forgotten `coord up` looks at a blank screen else."""
+    """Once, after two seconds: otherwise a person who forgot `coord up` sees a blank screen."""
     monkeypatch.setattr("coord.connection.QUIET_S", 0.05)
     url = f"redis://127.0.0.1:{unused_port}"
     with pytest.raises(ServerUnavailable):
@@ -284,7 +285,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_tls_with_a_trusted_and_with_an_unknown_certificate(
     tmp_path: Path, certificate: Path, redis_server_binary: Path, unused_port: int
 ) -> None:
-    """rediss:// works with the certificate's authority, and without it says at once what is missing."""
+    """rediss:// works with the certificate's authority, and without it the error names at once what is missing."""
     options = {
         "--tls-port": str(unused_port),
         "--tls-auth-clients": "no",
@@ -327,23 +328,24 @@ async def _blocked_clients(redis: Redis) -> int:
     return int((await redis.info("clients"))["blocked_clients"])
 
 
+@pytest.mark.on_fakeredis
 async def test_an_exchange_reads_every_answer_before_it_raises(redis_or_fake: Redis) -> None:
     """The first error of several commands is raised, the others are carried out, and no answer is left for the next."""
     commands = [("SET", "k", "1"), ("HGET", "k", "f"), ("INCR", "k")]
     with pytest.raises(ResponseError):
-        await exchange(redis_or_fake, [pack(one) for one in commands], to_raise=True)
-    assert await exchange(redis_or_fake, [pack(("GET", "k")), pack(("XLEN", "s"))], to_raise=True) == [b"2", 0]
+        await send_and_read(redis_or_fake, [pack(one) for one in commands], to_raise=True)
+    assert await send_and_read(redis_or_fake, [pack(("GET", "k")), pack(("XLEN", "s"))], to_raise=True) == [b"2", 0]
 
 
 async def test_an_exchange_with_a_replica_closes_its_connection(server: EmbeddedServer) -> None:
-    """The address may lead to the primary by the next, which connects anew; a worker repeats nothing by itself."""
+    """The address may lead to the primary by the next, which connects again; a worker repeats nothing."""
     redis = connect_worker(server.url, Settings())
     who, refused = pack(("CLIENT", "ID")), pack(("EVAL", "return redis.error_reply('READONLY No')", 0))
     try:
-        (first,) = await exchange(redis, [who], to_raise=True)
+        (first,) = await send_and_read(redis, [who], to_raise=True)
         with pytest.raises(ReadOnlyError):
-            await exchange(redis, [refused], to_raise=True)
-        (second,) = await exchange(redis, [who], to_raise=True)
+            await send_and_read(redis, [refused], to_raise=True)
+        (second,) = await send_and_read(redis, [who], to_raise=True)
         assert second != first
     finally:
         await redis.aclose()

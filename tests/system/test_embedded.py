@@ -56,8 +56,8 @@ async def test_it_starts_private_and_as_configured(folder: Path) -> None:
     server = EmbeddedServer.start(folder)
     async with client(server) as redis:
         named = ("appendonly", "appendfsync", "maxmemory-policy", "port", "proto-max-bulk-len", "save")
-        said = await redis.config_get(*named)
-    assert {_text(key): _text(value) for key, value in said.items()} == {
+        config = await redis.config_get(*named)
+    assert {_text(key): _text(value) for key, value in config.items()} == {
         "appendonly": "yes",
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
@@ -203,7 +203,7 @@ async def test_a_long_or_odd_path_works(tmp_path: Path) -> None:
 
 
 def test_a_socket_is_put_into_no_folder_that_is_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a long path it lies elsewhere, in a folder that somebody may have made before."""
+    """For a long path it is elsewhere, in a folder that another user may have created before."""
     folder = tmp_path / ("long" * 30)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(embedded, "SOCKET_PATH_MAX", len(str(tmp_path)) + 60)
@@ -216,8 +216,8 @@ async def test_what_is_asked_for_stands_over_what_is_usual(folder: Path) -> None
     """Arguments of one's own come last, so they win."""
     server = EmbeddedServer.start(folder, extra=("--appendfsync", "always"))
     async with client(server) as redis:
-        said = await redis.config_get("appendfsync")
-    assert [_text(value) for value in said.values()] == ["always"]
+        config = await redis.config_get("appendfsync")
+    assert [_text(value) for value in config.values()] == ["always"]
     server.stop()
 
 

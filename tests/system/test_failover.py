@@ -78,9 +78,9 @@ async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPai
     await load.stop()
     await at.assert_one_outcome_each()
     assert all(one.alive for one in people)
-    records = await queries.tasks(at.redis, at.keys, safe)
+    records = await queries.get_tasks(at.redis, at.keys, safe)
     assert [one.state if one else None for one in records] == [TaskState.COMPLETED] * len(safe)
-    assert [one for one in await queries.tasks(at.redis, at.keys, lost) if one] == []
+    assert [one for one in await queries.get_tasks(at.redis, at.keys, lost) if one] == []
 
 
 async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing(
@@ -116,7 +116,7 @@ async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing
     await wait_until(lambda: _stale_reports(at, 2), "its own late report has come, and was not known either")
     for one in distributors:
         assert len(events_of(one, "fleet.snapshot")) > seen[one.name], one.told()
-    assert await queries.task(at.redis, at.keys, ghost.task_id) is None
+    assert await queries.get_task(at.redis, at.keys, ghost.task_id) is None
     assert all(one.alive for one in [*people, late])
     await at.assert_one_outcome_each()
 
@@ -204,7 +204,7 @@ async def test_a_cluster_s_replica_takes_over_and_the_old_primary_returns(tmp_pa
         for at, kept, gone in zip(cells, safe, lost, strict=True):
             await at.are_completed(kept)
             await at.assert_one_outcome_each()
-            assert [one for one in await queries.tasks(at.redis, at.keys, gone) if one] == []
+            assert [one for one in await queries.get_tasks(at.redis, at.keys, gone) if one] == []
         assert all(one.alive for one in people)
         await wait_until(lambda: two.follows(0), "the old primary is a replica that has caught up", 60)
         async with two.direct(0) as old, two.direct(1) as new:
@@ -232,7 +232,7 @@ async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, m
         wanted = set(letters.acknowledged)
         await wait_until(lambda: wanted <= heard_by(*people), "every message is handled", 60)
         assert all(one.alive for one in people)
-        records = await queries.tasks(at.redis, at.keys, load.acknowledged)
+        records = await queries.get_tasks(at.redis, at.keys, load.acknowledged)
         assert {one.failures for one in records if one} == {0}
         async with two.direct(0) as old:
             names = {one["name"] for one in await old.client_list(_type="normal")}
@@ -248,7 +248,7 @@ async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None
         async with two.direct(0) as owner, two.direct(1) as other:
             await owner.hset("{moving}:settings", "health_threshold", "0.5")
             slot = int(await owner.execute_command("CLUSTER", "KEYSLOT", "{moving}:settings"))
-            said = f"slot {slot}, that of namespace 'moving', is being migrated"
+            said = f"slot {slot} of namespace 'moving' is being migrated"
             theirs, ours = [await one.execute_command("CLUSTER", "MYID") for one in (other, owner)]
             await other.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ours)
             await owner.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", theirs)
@@ -314,7 +314,7 @@ async def _change_places(two: Pair, mode: str) -> None:
 
 async def _is(at: CellHouse, task_id: str, state: TaskState) -> bool:
     try:
-        record = await queries.task(at.redis, at.keys, task_id)
+        record = await queries.get_task(at.redis, at.keys, task_id)
     except (RedisError, OSError):
         return False
     return record is not None and record.state == state
@@ -342,4 +342,4 @@ async def _answer_to_report(at: CellHouse, handle: TaskHandle, lease: str) -> st
 
 
 async def _stale_reports(at: CellHouse, count: int) -> bool:
-    return (await queries.counters(at.redis, at.keys)).get("reports_stale", 0) >= count
+    return (await queries.get_counters(at.redis, at.keys)).get("reports_stale", 0) >= count

@@ -52,7 +52,7 @@ async def test_work_that_ends_in_time_counts_when_the_coordinator_was_away(at: H
         os.kill(pid, signal.SIGCONT)
     await at.all_end(TASKS)
     await at.assert_in_order(ids)
-    records = await queries.tasks(at.redis, at.keys, ids)
+    records = await queries.get_tasks(at.redis, at.keys, ids)
     assert [one.attempts for one in records if one] == [()] * TASKS
 
 

@@ -86,13 +86,13 @@ async def test_a_write_is_repeated_by_the_retry(at: House) -> None:
         handle = await client.submit("echo", {"s": 0}, notify=True)
         assert await at.redis.xlen(at.keys.tasks_in("normal")) == 2
         receipt = asyncio.create_task(client.send("a1", {"n": 1}, message_id="hello"))
-        await wait_until(lambda: _has_entries(at, at.keys.messages_in("normal"), 2), "the message was repeated")
+        await wait_until(lambda: _has_entries(at, at.keys.of("in:messages:normal"), 2), "the message was repeated")
         await asyncio.gather(at.worker("distributor"), at.worker("router"))
         assert (await handle.result(timeout=10))["by"] == "a1"
         assert (await receipt).message_id == "hello"
     await at.assert_in_order([handle.task_id])
-    counted = await queries.counters(at.redis, at.keys)
-    assert (queries.submitted(counted), counted["messages_delivered"]) == (1, 1)
+    counted = await queries.get_counters(at.redis, at.keys)
+    assert (queries.count_submitted(counted), counted["messages_delivered"]) == (1, 1)
 
 
 async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
@@ -138,7 +138,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
     ends |= {(task, "task.completed") for task in quick}
     assert {one: count for one, count in told.items() if one[1] in ENDS} == dict.fromkeys(ends, 1)
     assert await _is(at, slow, failures=2, attempt=2)
-    assert (await queries.counters(at.redis, at.keys))["messages_delivered"] == 1
+    assert (await queries.get_counters(at.redis, at.keys))["messages_delivered"] == 1
     doubled = {line for one in workers for line in one.log.read_text().splitlines() if line.startswith("doubled ")}
     assert doubled == {f"doubled {kind}" for kind in TYPE_OF.values()}
     assert all(one.alive for one in workers)
@@ -165,10 +165,10 @@ async def test_everybody_is_restarted_under_load(at: House) -> None:
     await at.all_end(len(ids))
     await at.assert_in_order(ids)
     assert len(ids) > 50
-    records = [one for one in await queries.tasks(at.redis, at.keys, ids) if one]
+    records = [one for one in await queries.get_tasks(at.redis, at.keys, ids) if one]
     assert {one.failures for one in records} == {0}
     assert {attempt.how for one in records for attempt in one.attempts} <= {"released", "recalled"}
-    assert (await queries.counters(at.redis, at.keys)).get("retried", 0) == 0
+    assert (await queries.get_counters(at.redis, at.keys)).get("retried", 0) == 0
 
 
 @asynccontextmanager
@@ -222,7 +222,7 @@ async def _has_entries(at: House, key: str, count: int) -> bool:
 
 async def _is(at: House, task_id: str, **expected: object) -> bool:
     """Whether a task's record says so."""
-    record = await queries.task(at.redis, at.keys, task_id)
+    record = await queries.get_task(at.redis, at.keys, task_id)
     return record is not None and all(getattr(record, name) == value for name, value in expected.items())
 
 
@@ -230,7 +230,7 @@ async def _is_consumed(at: House) -> bool:
     """Whether each control stream has had every fact twice, and nothing of it is left."""
     wanted = Counter(one.stream for one in by_operators(""))
     for stream, count in wanted.items():
-        window = await queries.log_window(at.redis, at.keys.of(stream))
+        window = await queries.get_log_window(at.redis, at.keys.of(stream))
         if (window.added, window.length) != (2 * count, 0):
             return False
     return True

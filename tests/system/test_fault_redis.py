@@ -116,11 +116,11 @@ async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: House) -> No
     people = await everybody(at)
     ids = await at.submit(100, seconds=0.1)
     await wait_until(lambda: _is(at, TaskState.COMPLETED, 5), "it goes on")
-    used = (await queries.memory(at.redis)).used
+    used = (await queries.get_memory(at.redis)).used
     await at.redis.config_set("maxmemory", int(used * 1.1))
     refused = await _until_refused(at)
     assert "again" in refused
-    taken = queries.submitted(await queries.counters(at.redis, at.keys))
+    taken = queries.count_submitted(await queries.get_counters(at.redis, at.keys))
     await at.all_end(taken)
     await at.redis.config_set("maxmemory", used * 10)
     more = await _until_accepted(at)
@@ -141,7 +141,7 @@ async def test_a_full_server_drains(at: House, mended_by: str) -> None:
     await wait_until(lambda: _is(at, TaskState.RUNNING, 8), "it is at work")
     distributor.send(signal.SIGSTOP)
     gate.touch()
-    used = (await queries.memory(at.redis)).used
+    used = (await queries.get_memory(at.redis)).used
     await at.redis.config_set("maxmemory", used + 6 * MIB)
     flood = await _flood(at)
     assert len(flood) > 10
@@ -216,17 +216,17 @@ async def _are_active(at: House, *agents: str) -> bool:
 
 async def _failures(at: House, ids: list[str]) -> dict[int, int]:
     """How many attempts counted as failed -> of how many tasks."""
-    return dict(Counter(one.failures for one in await queries.tasks(at.redis, at.keys, ids) if one))
+    return dict(Counter(one.failures for one in await queries.get_tasks(at.redis, at.keys, ids) if one))
 
 
 async def _all_are_completed(at: House, ids: list[str]) -> bool:
-    records = await queries.tasks(at.redis, at.keys, ids)
+    records = await queries.get_tasks(at.redis, at.keys, ids)
     return {one.state if one else None for one in records} == {TaskState.COMPLETED}
 
 
 async def _have_ended(at: House, ids: list[str]) -> bool:
     """Completed or refused."""
-    records = await queries.tasks(at.redis, at.keys, ids)
+    records = await queries.get_tasks(at.redis, at.keys, ids)
     return {one.state if one else None for one in records} <= {TaskState.COMPLETED, TaskState.REFUSED}
 
 

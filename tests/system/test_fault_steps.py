@@ -83,7 +83,7 @@ async def test_an_agent_is_killed_at_each_step_of_a_task(at: House, steps: list[
     heir = await at.agent("heir", capacity=8)
     await at.all_end(len(ids))
     await at.assert_in_order(ids)
-    records = [one for one in await queries.tasks(at.redis, at.keys, ids) if one]
+    records = [one for one in await queries.get_tasks(at.redis, at.keys, ids) if one]
     assert {attempt.how for one in records for attempt in one.attempts} <= {"agent_lost"}
     done_by = Counter(one.result["pid"] for one in records)
     assert done_by[heir.popen.pid] >= 1

@@ -44,11 +44,11 @@ async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: House) -> Non
     gate.touch()
     heir = await at.agent("heir", capacity=4)
     await at.all_end(8)
-    before = await queries.tasks(at.redis, at.keys, ids)
+    before = await queries.get_tasks(at.redis, at.keys, ids)
     zombie.send(signal.SIGCONT)
     await wait_until(lambda: _has_said(at, 4), "its late reports are counted")
     await at.settle_down()
-    assert await queries.tasks(at.redis, at.keys, ids) == before
+    assert await queries.get_tasks(at.redis, at.keys, ids) == before
     await at.assert_in_order(ids)
     active = at.keys.of("agents:active")
     await wait_until(lambda: at.redis.sismember(active, "zombie"), "it is back in the fleet")
@@ -58,7 +58,7 @@ async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: House) -> Non
     await at.all_end(16)
     assert zombie.alive
     await at.assert_in_order(ids)
-    late = [one for one in await queries.tasks(at.redis, at.keys, ids[8:]) if one]
+    late = [one for one in await queries.get_tasks(at.redis, at.keys, ids[8:]) if one]
     assert {one.agent_id for one in late} == {"zombie"}
 
 
@@ -98,7 +98,7 @@ async def test_two_processes_have_one_agent_id(at: House) -> None:
     await at.all_end(8)
     assert newer.alive, newer.told()
     await at.assert_in_order(ids)
-    records = [one for one in await queries.tasks(at.redis, at.keys, ids) if one]
+    records = [one for one in await queries.get_tasks(at.redis, at.keys, ids) if one]
     assert {one.result["pid"] for one in records} == {newer.popen.pid}
     lost = [attempt for one in records for attempt in one.attempts]
     assert Counter(one.how for one in lost)["agent_lost"] >= 4
@@ -107,7 +107,7 @@ async def test_two_processes_have_one_agent_id(at: House) -> None:
 
 
 async def _is_in_term(at: House, agent_id: str, term: int) -> bool:
-    found = await queries.agent(at.redis, at.keys, agent_id)
+    found = await queries.get_agent(at.redis, at.keys, agent_id)
     return found is not None and (found.status, found.term) == (AgentStatus.ACTIVE, term)
 
 
@@ -116,7 +116,7 @@ async def _running(at: House, count: int) -> bool:
 
 
 async def _late_reports(at: House) -> int:
-    counted = await queries.counters(at.redis, at.keys)
+    counted = await queries.get_counters(at.redis, at.keys)
     return counted.get("reports_stale", 0) + counted.get("reports_duplicate", 0)
 
 

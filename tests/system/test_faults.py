@@ -116,7 +116,7 @@ async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: House) -> None:
     other = await at.agent("other", capacity=4)
     await at.all_end(12)
     await at.assert_in_order(ids)
-    records = [one for one in await queries.tasks(at.redis, at.keys, ids) if one]
+    records = [one for one in await queries.get_tasks(at.redis, at.keys, ids) if one]
     lost = [attempt for one in records for attempt in one.attempts]
     assert {(one.agent_id, one.how) for one in lost} == {("victim", "agent_lost")}
     assert len(lost) >= 4
@@ -168,14 +168,14 @@ async def test_a_registry_that_was_away_kills_no_healthy_agent(at: House) -> Non
     await wait_until(lambda: _beats(at, 0), "the beats are handled")
     log = await at.redis.execute_command("XRANGE", at.keys.of("log:agents"), "-", "+")
     assert b"agent.lost" not in {fields[b"type"] for _, fields in log}
-    found = await queries.agent(at.redis, at.keys, "a1")
+    found = await queries.get_agent(at.redis, at.keys, "a1")
     assert found is not None
     assert (found.status, found.term) == (AgentStatus.ACTIVE, 1)
 
 
 async def _are_known(at: House, count: int) -> bool:
     """Whether so many tasks were admitted."""
-    return queries.submitted(await queries.counters(at.redis, at.keys)) >= count
+    return queries.count_submitted(await queries.get_counters(at.redis, at.keys)) >= count
 
 
 async def _is(at: House, state: TaskState, count: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.client import events as feed
 from coord.config import Settings
 from coord.connection import connect
@@ -64,7 +64,7 @@ class Listener:
 
     async def end(self) -> None:
         """Listen no more."""
-        await end(self._task)
+        await cancel_and_wait(self._task)
 
 
 @pytest.fixture
@@ -84,19 +84,19 @@ async def test_three_logs_are_one(redis: Redis, keys: Keys, monkeypatch: pytest.
     for n in range(0, 20, 5):
         await tell(redis, keys, "agents", f"a{n}", f"{n * 10 + 1}-1")
         await tell(redis, keys, "messages", f"m{n}", f"{n * 10 + 2}-0")
-    heard = await told(feed.events(redis, keys, since="0-0", follow=False))
+    heard = await told(feed.follow_events(redis, keys, since="0-0", follow=False))
     assert len(heard) == 28
     assert [one for _, one in heard] == sorted(
         (one for _, one in heard), key=lambda one: tuple(map(int, one.split("-")))
     )
-    assert await told(feed.events(redis, keys, since=heard[-2][1], follow=False)) == heard[-1:]
-    assert await told(feed.events(redis, keys, follow=False)) == []
+    assert await told(feed.follow_events(redis, keys, since=heard[-2][1], follow=False)) == heard[-1:]
+    assert await told(feed.follow_events(redis, keys, follow=False)) == []
 
 
 async def test_only_what_happens_from_now_on(redis: Redis, keys: Keys, listen: list[Listener]) -> None:
     """Also in a log that does not exist yet."""
     await tell(redis, keys, "tasks", "before")
-    listen.append(Listener(feed.events(redis, keys, block_ms=50)))
+    listen.append(Listener(feed.follow_events(redis, keys, block_ms=50)))
     # It has its place once it has asked; what is told until then is before now.
     await wait_until(lambda: _is_blocked(redis), "it listens")
     await tell(redis, keys, "messages", "after")
@@ -113,17 +113,17 @@ async def test_events_that_were_trimmed_away_are_told_of(redis: Redis, keys: Key
     ids = [await tell(redis, keys, "tasks", f"t{n}") for n in range(10)]
     await redis.xtrim(keys.of("log:tasks"), maxlen=4, approximate=False)
     # From the beginning is from whatever there is.
-    assert [kind for kind, _ in await told(feed.events(redis, keys, since="0-0", follow=False))] == [
+    assert [kind for kind, _ in await told(feed.follow_events(redis, keys, since="0-0", follow=False))] == [
         "t6",
         "t7",
         "t8",
         "t9",
     ]
     # From an event that is gone: something is missing, nobody knows how much.
-    heard = await told(feed.events(redis, keys, since=ids[2], follow=False))
+    heard = await told(feed.follow_events(redis, keys, since=ids[2], follow=False))
     assert [kind for kind, _ in heard] == [TRIMMED, "t6", "t7", "t8", "t9"]
     # From an event that is there: nothing is missing.
-    assert [kind for kind, _ in await told(feed.events(redis, keys, since=ids[7], follow=False))] == ["t8", "t9"]
+    assert [kind for kind, _ in await told(feed.follow_events(redis, keys, since=ids[7], follow=False))] == ["t8", "t9"]
 
 
 async def test_who_reads_too_slowly_is_told_how_many_are_missing(
@@ -133,7 +133,7 @@ async def test_who_reads_too_slowly_is_told_how_many_are_missing(
     monkeypatch.setattr(feed, "COUNT", 2)
     for n in range(4):
         await tell(redis, keys, "tasks", f"t{n}")
-    async with aclosing(feed.events(redis, keys, since="0-0", block_ms=50)) as stream:
+    async with aclosing(feed.follow_events(redis, keys, since="0-0", block_ms=50)) as stream:
         assert [(await anext(stream)).type for _ in range(2)] == ["t0", "t1"]
         for n in range(4, 20):
             await tell(redis, keys, "tasks", f"t{n}")
@@ -154,7 +154,7 @@ async def test_it_goes_on_when_redis_was_away(tmp_path: Path, keys: Keys, listen
     try:
         redis = connect(server.url, Settings(), retries=0)
         await tell(redis, keys, "tasks", "first")
-        listen.append(Listener(feed.events(redis, keys, since="0-0", block_ms=50, say=said.append)))
+        listen.append(Listener(feed.follow_events(redis, keys, since="0-0", block_ms=50, on_outage=said.append)))
         await listen[0].hears("first")
         server.kill()
         await wait_until(lambda: said, "the absence is said", 30)

@@ -43,9 +43,9 @@ def test_findings_are_a_line_each_or_one_json_object_and_end_with_1(
     assert line.split(maxsplit=1) == ["alarm.orphan", "alarms: t1 is there and has nothing due"]
     assert summary == f"{namespace}: 0 tasks, 1 finding"
     assert _fsck(monkeypatch, *asked, "--json") == 1
-    told = msgspec.json.decode(capsys.readouterr().out)
+    report = msgspec.json.decode(capsys.readouterr().out)
     wanted = {"code": "alarm.orphan", "key": "alarms", "message": "t1 is there and has nothing due"}
-    assert told == {"findings": [wanted], "tasks": 0, "dropped": 0, "compared": True}
+    assert report == {"findings": [wanted], "tasks": 0, "dropped": 0, "compared": True}
 
 
 def test_a_server_that_cannot_be_reached_ends_with_2(
@@ -54,6 +54,6 @@ def test_a_server_that_cannot_be_reached_ends_with_2(
     """It is not the same as a cell in which something is wrong."""
     monkeypatch.setattr("coord.cli.session.REACH_S", 0.05)
     assert _fsck(monkeypatch, "--redis-url", f"unix://{tmp_path}/none.sock") == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "no usable Redis at" in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "no usable Redis at" in output.err

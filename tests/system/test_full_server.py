@@ -66,12 +66,12 @@ def agent_of(cell: RunningCell, capacity: int) -> Agent:
 
 async def memory_share(cell: RunningCell) -> float:
     """How full the server is, 0 to 1."""
-    return (await queries.memory(cell.redis)).share
+    return (await queries.get_memory(cell.redis)).share
 
 
 async def ended(cell: RunningCell) -> int:
     """How many tasks have ended."""
-    by_state = queries.by_state(await queries.counters(cell.redis, cell.keys))
+    by_state = queries.count_by_state(await queries.get_counters(cell.redis, cell.keys))
     return sum(by_state[state] for state in TERMINAL)
 
 
@@ -96,7 +96,7 @@ async def test_large_results_do_not_stop_the_cell(full: RunningCell) -> None:
         last = handles[-1]
         assert len(await last.result(timeout=120)) == RESULT_BYTES
         await wait_until(lambda: _have_ended(full, RESULTS), "all have ended", 120)
-        records = await queries.task_headers(full.redis, full.keys, [one.task_id for one in handles])
+        records = await queries.get_task_headers(full.redis, full.keys, [one.task_id for one in handles])
         assert Counter(one.state for one in records if one) == {TaskState.COMPLETED: RESULTS}
         gone = [one.task_id for one in records if one and one.dropped]
         kept = [one.task_id for one in records if one and not one.dropped]
@@ -107,7 +107,7 @@ async def test_large_results_do_not_stop_the_cell(full: RunningCell) -> None:
             with pytest.raises(ResultDropped, match=r"dropped to free memory .* raise maxmemory"):
                 await late.handle(gone[0]).result(timeout=20)
             assert len(await late.handle(kept[-1]).result(timeout=20)) == RESULT_BYTES
-        counted = await queries.counters(full.redis, full.keys)
+        counted = await queries.get_counters(full.redis, full.keys)
         assert counted["results_dropped"] >= len(gone)
         assert counted["results_dropped_bytes"] >= len(gone) * RESULT_BYTES
         await assert_goes_on(full, client)
@@ -143,7 +143,7 @@ async def test_nothing_is_placed_while_results_have_no_room(
     async with Client(full.url, settings=full.settings) as client:
         handle = await client.submit("write")
         await handle.accepted(timeout=20)
-        used = (await queries.memory(full.redis)).used
+        used = (await queries.get_memory(full.redis)).used
         junk = [f"junk:{n}" for n in range(int((0.95 * MAXIMUM - used) / MIB))]
         for key in junk:
             await full.redis.set(key, "x" * MIB)

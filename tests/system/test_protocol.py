@@ -22,7 +22,7 @@ async def say(cell: RunningCell, stream: str, kind: str, fact: dict[str, Any], c
     return str((await cell.redis.execute_command("XADD", cell.keys.of(stream), "*", *pairs)).decode())
 
 
-async def entry_of(cell: RunningCell, key: str, **wanted: str) -> Fields:
+async def encode_entry(cell: RunningCell, key: str, **wanted: str) -> Fields:
     """The fields of the first entry of a stream that has these, once it is there."""
 
     async def found() -> Fields | None:
@@ -64,11 +64,11 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
     declared = me | {"agent_type": "worker", "heartbeat_interval": 60, "unheard": "of"}  # unknown fields are ignored
     fact = await say(cell, "in:registry", "agent.registered", declared, "a-9")
     replies, inbox = cell.keys.replies("a-9"), cell.keys.inbox("a-9", "critical")
-    answer = await entry_of(cell, replies, fact=fact, ok="1")
+    answer = await encode_entry(cell, replies, fact=fact, ok="1")
 
     task = {"task_id": "t-9", "task_type": "wait", "requirements": {"agent_id": "a-9"}, "notify": True}
     await say(cell, "in:tasks:urgent", "task.submitted", task, CALLER)
-    assignment = await entry_of(cell, inbox, message_type="task_assignment")
+    assignment = await encode_entry(cell, inbox, message_type="task_assignment")
     assert list(assignment) == ["message_type", "data", *list(assignment)[2:]]
     assert sorted(assignment) == sorted(described("`task_assignment`"))
     assert msgspec.json.decode(assignment["data"]) == task
@@ -78,25 +78,25 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
 
     message = {"message_id": "m-9", "sender_id": CALLER, "receiver_id": "a-9", "correlation_id": "k", "reply_to": "m-8"}
     await say(cell, "in:messages:high", "message.sent", message)
-    letter = await entry_of(cell, cell.keys.inbox("a-9", "high"))
+    letter = await encode_entry(cell, cell.keys.inbox("a-9", "high"))
     assert sorted(letter) == sorted(described("Messages"))
 
     await say(cell, "in:beats", "agent.heartbeat", me | {"leases": 7})
-    asked = await entry_of(cell, inbox, order="list_leases")
+    asked = await encode_entry(cell, inbox, order="list_leases")
     assert sorted(asked) == sorted(described("`list_leases`"))
 
     await say(cell, "in:requests", "task.cancel_requested", {"task_id": "t-9", "reason": "enough"}, CALLER)
-    order = await entry_of(cell, inbox, order="stop_task")
+    order = await encode_entry(cell, inbox, order="stop_task")
     assert sorted(order) == sorted(described("`stop_task`"))
     assert (order["lease"], order["message_type"]) == (assignment["lease"], "coordination")
     released = {"task_id": "t-9", "lease": order["lease"], "reason": "stopped"}
     await say(cell, "in:reports", "task.released", released)
-    outcome = await entry_of(cell, cell.keys.replies(CALLER), task_id="t-9")
+    outcome = await encode_entry(cell, cell.keys.replies(CALLER), task_id="t-9")
     assert sorted([*outcome, "at"]) == sorted(described("Outcomes"))
     assert outcome["type"] in words(tables("Outcomes")[0][0][1])
 
     refused = await say(cell, "in:requests", "task.cancel_requested", {"task_id": "t-0"}, CALLER)
-    error = await entry_of(cell, cell.keys.replies(CALLER), fact=refused, ok="0", code="task_not_found")
+    error = await encode_entry(cell, cell.keys.replies(CALLER), fact=refused, ok="0", code="task_not_found")
     assert {*answer, *error} <= set(described("Answers")) <= {*answer, *error, "data", "task_id"}
 
 
@@ -106,10 +106,10 @@ async def test_a_large_result_is_in_the_record_alone(cell: RunningCell) -> None:
     await say(cell, "in:registry", "agent.registered", me | {"agent_type": "worker", "heartbeat_interval": 60}, "a-9")
     task = {"task_id": "t-8", "task_type": "wait", "requirements": {"agent_id": "a-9"}, "notify": True}
     await say(cell, "in:tasks:urgent", "task.submitted", task, CALLER)
-    assignment = await entry_of(cell, cell.keys.inbox("a-9", "critical"), message_type="task_assignment")
+    assignment = await encode_entry(cell, cell.keys.inbox("a-9", "critical"), message_type="task_assignment")
     done = {"task_id": "t-8", "lease": assignment["lease"], "result": "x" * 20_000}
     await say(cell, "in:reports", "task.completed", done)
-    outcome = await entry_of(cell, cell.keys.replies(CALLER), task_id="t-8")
+    outcome = await encode_entry(cell, cell.keys.replies(CALLER), task_id="t-8")
     assert sorted([*outcome, "data"]) == sorted(described("Outcomes"))
     assert outcome["at"] == "record"
     assert await cell.redis.hstrlen(cell.keys.task("t-8"), "result") == 20_002
@@ -125,7 +125,7 @@ async def test_what_counts_as_the_same(cell: RunningCell) -> None:
     for stream, data in [("in:tasks:low", task), ("in:tasks:high", same), ("in:tasks:low", other)]:
         command = ("XADD", cell.keys.of(stream), "*", "type", "task.submitted", "data", data, "caller", CALLER)
         fact = (await cell.redis.execute_command(*command)).decode()
-        answer = await entry_of(cell, cell.keys.replies(CALLER), fact=fact)
+        answer = await encode_entry(cell, cell.keys.replies(CALLER), fact=fact)
         codes.append(answer.get("code", ""))
     assert codes == ["", "", "id_conflict"]
     assert answer["task_id"] == "t-9"
@@ -138,10 +138,10 @@ async def test_an_agent_without_incarnation(cell: RunningCell) -> None:
     task = {"task_id": "t-9", "task_type": "wait", "retry": {"backoff": 600}}
     await say(cell, "in:tasks:low", "task.submitted", task)
     lane, critical = cell.keys.inbox("a-9", "low"), cell.keys.inbox("a-9", "critical")
-    assert (await entry_of(cell, lane))["incarnation"] == ""
+    assert (await encode_entry(cell, lane))["incarnation"] == ""
     await say(cell, "in:beats", "agent.heartbeat", {"agent_id": "a-9"})
     last = await say(cell, "in:beats", "agent.heartbeat", {"agent_id": "a-9", "leases": 7})
-    assert (await entry_of(cell, critical, order="list_leases"))["ask"] == last
+    assert (await encode_entry(cell, critical, order="list_leases"))["ask"] == last
     assert await cell.redis.xlen(critical) == 1
     await say(cell, "in:registry", "agent.deregistered", {"agent_id": "a-9"})
     failures = lambda: cell.redis.hget(cell.keys.task("t-9"), "failures")  # noqa: E731 -- awaited by wait_until

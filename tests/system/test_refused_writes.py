@@ -15,7 +15,7 @@ from coord.connection import connect_worker
 from coord.embedded import EmbeddedServer
 from coord.errors import ServerUnavailable
 from coord.models.agents import AgentStatus
-from coord.queries import write_refusal
+from coord.queries import get_write_refusal
 from tests.http import HttpCaller
 from tests.ports import unused_port
 from tests.processes import AGENT, NAMESPACE, House, house
@@ -59,21 +59,21 @@ async def test_commands_that_read_work_and_others_are_one_line(at: House) -> Non
         assert err.count("\n") == 1
 
 
-async def test_a_client_is_opened_reads_and_says_what_it_cannot_write(at: House) -> None:
+async def test_a_client_opens_and_reads_and_a_write_is_an_error(at: House) -> None:
     """It can do all of it again once the disk works."""
     await refuse_writes(at.server, at.redis)
     async with Client(at.server.url, settings=Settings(namespace=NAMESPACE), reach_s=5) as client:
         assert await client.agents() == []
         with pytest.raises(ServerUnavailable, match="takes no writes for now: MISCONF"):
             await client.submit("echo")
-        assert (await write_refusal(client.redis)).startswith("MISCONF ")
+        assert (await get_write_refusal(client.connection.redis)).startswith("MISCONF ")
         await accept_writes(at.server, at.redis)
         await client.submit("echo")
-        assert await write_refusal(client.redis) == ""
+        assert await get_write_refusal(client.connection.redis) == ""
 
 
 async def test_workers_and_agents_that_start_meanwhile_wait(at: House) -> None:
-    """They say why, once, and work when the disk does."""
+    """They log the reason once, and work when the disk does."""
     await refuse_writes(at.server, at.redis)
     worker = at.start("registry", "-P", "-m", "workers", "registry", "--name", "r1")
     agent = at.start("a0", "-P", "-c", AGENT, "a0", "1")
@@ -116,12 +116,12 @@ async def test_a_full_server_and_a_replica_refuse_writes(tmp_path: Path) -> None
     server = EmbeddedServer.start(tmp_path / "data")
     try:
         async with connect_worker(server.url, Settings()) as redis:
-            assert await write_refusal(redis) == ""
+            assert await get_write_refusal(redis) == ""
             await redis.config_set("maxmemory", "1mb")
-            assert await write_refusal(redis) == "its memory is full"
+            assert await get_write_refusal(redis) == "its memory is full"
             await redis.config_set("maxmemory", "0")
             await redis.execute_command("REPLICAOF", "127.0.0.1", str(unused_port()))
-            assert await write_refusal(redis) == "it is a read-only replica"
+            assert await get_write_refusal(redis) == "it is a read-only replica"
     finally:
         server.stop()
 

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from coord import Client
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.errors import CoordError, ServerUnavailable
 from coord.models.tasks import TaskState
@@ -54,7 +54,7 @@ async def resetting(proxy: FaultyProxy, *, every_s: float = 0.05) -> AsyncIterat
     try:
         yield
     finally:
-        await end(task)
+        await cancel_and_wait(task)
         for connection in proxy.connections:
             connection.resets_after = None
 

@@ -1,4 +1,4 @@
-"""What a server is asked at the start: one that is not fit is refused with the reason, and what it promises is said."""
+"""The check of a server at start: an unsuitable server is refused with the reason, and its durability is reported."""
 
 from __future__ import annotations
 

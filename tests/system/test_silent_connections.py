@@ -55,8 +55,8 @@ async def people(at: House, silenced: str, proxy: FaultyProxy) -> dict[str, Proc
 async def asked_of(at: House, kind: str) -> None:
     """Have a process of this kind do something; returns when it has."""
     if kind == "registry":
-        await at.client.drain("a0", wait=60)
-        await at.client.resume("a0", wait=60)
+        await at.client.admin.drain("a0", timeout=60)
+        await at.client.admin.resume("a0", timeout=60)
     elif kind == "router":
         await at.client.send("a0", {"n": 1}, timeout=60)
     else:

@@ -8,13 +8,13 @@ import traceback
 import pytest
 
 from coord import background
-from coord.aio import end
+from coord.aio import cancel_and_wait
 from coord.background import call_safely, keep, retry, run_once
 from tests.waiting import wait_until
 
 
 class Recorder:
-    """A logger that notes what it is told: how the process's own is set up depends on the tests before."""
+    """A logger that records its events: the configuration of the real one depends on earlier tests."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -55,12 +55,12 @@ async def test_what_has_no_end_is_started_again_whether_it_raises_or_returns(
 
     task = keep("a.reader", work)
     await wait_until(hangs.is_set, "it runs for the third time")
-    await end(task)
-    told = recorder.text
-    assert told.count("background.failed") == told.count("a.reader") == 2
-    assert "RuntimeError: defect" in told
-    assert "Traceback" in told
-    assert "it returned" in told
+    await cancel_and_wait(task)
+    output = recorder.text
+    assert output.count("background.failed") == output.count("a.reader") == 2
+    assert "RuntimeError: defect" in output
+    assert "Traceback" in output
+    assert "it returned" in output
 
 
 async def test_what_shall_return_once_is_started_again_until_it_does(recorder: Recorder) -> None:
@@ -72,12 +72,12 @@ async def test_what_shall_return_once_is_started_again_until_it_does(recorder: R
             raise errors.pop(0)
 
     await retry("a.connect", work)
-    told = recorder.text
-    assert told.count("background.failed") == 2
+    output = recorder.text
+    assert output.count("background.failed") == 2
 
 
 async def test_what_runs_once_hands_its_error_on(recorder: Recorder) -> None:
-    """Its own task does not raise, so nothing is left that nobody has looked at."""
+    """Its own task does not raise, so no exception is left unretrieved."""
     failures: list[Exception] = []
 
     async def work() -> None:
@@ -99,7 +99,7 @@ async def test_a_cancelled_task_is_not_started_again() -> None:
 
     tasks = [keep("a", work), retry("b", work), run_once("c", work)]
     await wait_until(lambda: starts == 3, "all run")
-    await end(*tasks)
+    await cancel_and_wait(*tasks)
     assert starts == 3
 
 

@@ -30,7 +30,7 @@ LEASE = "0123456789abcdef"
 def fact(stream: str, kind: str, data: object, **fields: bytes) -> Any:
     """What ``codec`` makes of an entry; ``data`` is bytes as they are, or anything as JSON."""
     raw = data if isinstance(data, bytes) else msgspec.json.encode(data)
-    return codec.fact_of(stream, {b"type": kind.encode(), b"data": raw}, MAX)
+    return codec.decode_fact(stream, {b"type": kind.encode(), b"data": raw}, MAX)
 
 
 def submitted(**changes: object) -> Any:
@@ -44,13 +44,13 @@ def registered(**changes: object) -> Any:
 
 
 def test_a_fact_travels_and_comes_back() -> None:
-    """What ``entry_of`` writes, ``fact_of`` reads; the caller travels beside it."""
-    told = TaskSubmitted("t1", "echo", payload=msgspec.Raw(b'{"n":1}'), requirements=Requirements(capabilities=("x",)))
-    entry = codec.entry_of(told, caller="c1")
+    """What ``encode_entry`` writes, ``decode_fact`` reads; the caller travels beside it."""
+    fact = TaskSubmitted("t1", "echo", payload=msgspec.Raw(b'{"n":1}'), requirements=Requirements(capabilities=("x",)))
+    entry = codec.encode_entry(fact, caller="c1")
     fields = {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in entry.items()}
-    assert codec.fact_of("in:tasks:low", fields, MAX) == told
+    assert codec.decode_fact("in:tasks:low", fields, MAX) == fact
     assert codec.caller_of(fields) == "c1"
-    assert "caller" not in codec.entry_of(told)
+    assert "caller" not in codec.encode_entry(fact)
 
 
 def test_a_payload_is_kept_as_it_was_written() -> None:
@@ -60,7 +60,7 @@ def test_a_payload_is_kept_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "fields", "says"),
+    ("stream", "fields", "message"),
     [
         ("in:beats", {b"data": b"{}"}, "'type' is missing"),
         ("in:beats", {}, "'type' is missing"),
@@ -70,16 +70,16 @@ def test_a_payload_is_kept_as_it_was_written() -> None:
         ("in:beats", {b"type": b"\xff\xfe", b"data": b"{}"}, r"'type': in:beats does not carry '\\xff\\xfe'"),
     ],
 )
-def test_an_entry_without_its_parts(stream: str, fields: dict[bytes, bytes], says: str) -> None:
+def test_an_entry_without_its_parts(stream: str, fields: dict[bytes, bytes], message: str) -> None:
     """The missing or unknown part is named, and what the stream carries."""
     with pytest.raises(FactInvalid) as caught:
-        codec.fact_of(stream, fields, MAX)
-    assert says in str(caught.value)
+        codec.decode_fact(stream, fields, MAX)
+    assert message in str(caught.value)
     assert "field " in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         (b"", "'data'"),
         (b"{", "'data'"),
@@ -93,11 +93,11 @@ def test_an_entry_without_its_parts(stream: str, fields: dict[bytes, bytes], say
         (b"\x00\x01", "'data'"),
     ],
 )
-def test_data_that_is_not_json_or_not_an_object(data: bytes, says: str) -> None:
+def test_data_that_is_not_json_or_not_an_object(data: bytes, message: str) -> None:
     """Truncated, foreign, invalid UTF-8, nested beyond reason: refused, never raised through."""
     with pytest.raises(FactInvalid, match="field 'data'") as caught:
         fact("in:beats", "agent.heartbeat", data)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_invalid_utf8_in_what_nobody_reads() -> None:
@@ -116,7 +116,7 @@ def test_a_payload_nested_too_deeply() -> None:
 def test_too_large() -> None:
     """An entry over the limit is refused with both numbers."""
     with pytest.raises(FactTooLarge, match="'data': 101 bytes are over the limit of 100"):
-        codec.fact_of("in:beats", {b"type": b"agent.heartbeat", b"data": b"x" * 101}, 100)
+        codec.decode_fact("in:beats", {b"type": b"agent.heartbeat", b"data": b"x" * 101}, 100)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_message_types_that_cannot_be_sent() -> None:
-    """Only what is built is accepted; the message says which."""
+    """Only what is built is accepted; the message names it."""
     data = {"message_id": "m1", "sender_id": "s1", "receiver_id": "a1", "message_type": "broadcast"}
     with pytest.raises(FactInvalid, match="message_type 'broadcast' cannot be sent"):
         fact("in:messages:low", "message.sent", data)
@@ -217,7 +217,7 @@ def test_message_types_that_cannot_be_sent() -> None:
     ],
 )  # fmt: skip
 def test_a_caller_is_an_id_or_nobody(raw: bytes, caller: str) -> None:
-    """⚠ The key of the answers is built from it: what could leave its key is nobody."""
+    """⚠ The key of the answers is built from it: an invalid caller gets none."""
     assert codec.caller_of({b"caller": raw}) == caller
 
 

@@ -42,15 +42,15 @@ def outcome(call: Callable[[], object]) -> object:
 def alike(entries: list[Entry], most: int = MAX) -> list[object]:
     """What a batch tells, having compared it with what its entries tell one by one."""
     together: list[object] = [
-        (type(one), str(one)) if isinstance(one, CoordError) else one for one in codec.facts_of(entries, most)
+        (type(one), str(one)) if isinstance(one, CoordError) else one for one in codec.decode_facts(entries, most)
     ]
-    alone = [outcome(lambda one=one: codec.fact_of(one.stream, one.fields, most)) for one in entries]  # type: ignore[misc]
+    alone = [outcome(lambda one=one: codec.decode_fact(one.stream, one.fields, most)) for one in entries]  # type: ignore[misc]
     assert together == alone
     assert [type(one) for one in together] == [type(one) for one in alone]
     return together
 
 
-TOLD = [
+FACTS = [
     ("in:reports", TaskStarted("t1", LEASE, 5)),
     ("in:reports", TaskProgressed("t1", LEASE, msgspec.Raw(b"[1]"))),
     ("in:reports", TaskCompleted("t1", LEASE, msgspec.Raw(b"1"), 3)),
@@ -73,19 +73,19 @@ def entry(stream: str, kind: str, data: bytes, **fields: bytes) -> Entry:
 
 def test_a_batch_tells_what_its_entries_tell() -> None:
     """Of every kind of fact about a task, whole and by its defaults, and of one that is about none."""
-    entries = [entry(stream, TYPE_OF[type(told)], codec.encode(told), caller=b"c") for stream, told in TOLD]
-    assert alike(entries) == [told for _, told in TOLD]
+    entries = [entry(stream, TYPE_OF[type(fact)], codec.encode(fact), caller=b"c") for stream, fact in FACTS]
+    assert alike(entries) == [fact for _, fact in FACTS]
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "é", "a\n", "x" * 129, "submit", "\u2028", 7, None])
 def test_an_id_that_does_not_fit_is_named_in_a_batch_as_well(bad: object) -> None:
-    """The others of the batch are told all the same, and nothing else is said of it than by itself."""
+    """The others of the batch are decoded nevertheless, and its error is the same as on its own."""
     good = entry("in:tasks:low", "task.submitted", b'{"task_id":"t1","task_type":"echo"}')
     data = msgspec.json.encode({"task_id": bad, "task_type": "echo"})
-    told = alike([good, entry("in:tasks:low", "task.submitted", data), good])
-    assert told[0] == told[2] == TaskSubmitted("t1", "echo")
-    assert isinstance(told[1], tuple)
-    assert "task_id" in told[1][1]
+    decoded = alike([good, entry("in:tasks:low", "task.submitted", data), good])
+    assert decoded[0] == decoded[2] == TaskSubmitted("t1", "echo")
+    assert isinstance(decoded[1], tuple)
+    assert "task_id" in decoded[1][1]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_an_id_that_does_not_fit_is_named_in_a_batch_as_well(bad: object) -> Non
 def test_a_lease_that_does_not_fit_is_named_in_a_batch_as_well(bad: str) -> None:
     """As an id is. The last of two equal keys counts, in both ways of reading."""
     data = b'{"task_id":"t1","lease":"%s","lease":%s}' % (LEASE.encode(), msgspec.json.encode(bad))
-    told = alike([entry("in:reports", "task.completed", data)])
-    assert isinstance(told[0], tuple)
-    assert "lease" in told[0][1]
+    decoded = alike([entry("in:reports", "task.completed", data)])
+    assert isinstance(decoded[0], tuple)
+    assert "lease" in decoded[0][1]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_one_that_does_not_fit_is_named_among_several(bad: bytes, named: str) ->
     entries = [entry("in:reports", "tasks.completed", b'{"completed":[%b]}' % one) for one in (
         good, b",".join([good, bad % LEASE.encode(), good]), b",".join([good] * 256), b",".join([good] * 257), b"",
     )]  # fmt: skip
-    told = alike(entries)
-    assert [isinstance(one, TasksCompleted) for one in told] == [True, False, True, False, False]
-    for error, name in ((told[1], named), (told[3], "$.completed"), (told[4], "$.completed")):
+    decoded = alike(entries)
+    assert [isinstance(one, TasksCompleted) for one in decoded] == [True, False, True, False, False]
+    for error, name in ((decoded[1], named), (decoded[3], "$.completed"), (decoded[4], "$.completed")):
         assert isinstance(error, tuple)
         assert name in error[1]
 
@@ -134,15 +134,15 @@ def test_one_that_does_not_fit_is_named_among_several(bad: bytes, named: str) ->
 def test_a_submission_that_does_not_fit_is_named_among_several(bad: bytes, named: str) -> None:
     """As it is by itself, with its place."""
     data = b'{"tasks":[%b,{"task_id":"t2","task_type":"echo"}]}' % bad
-    (told,) = alike([entry("in:tasks:low", "tasks.submitted", data)])
-    assert isinstance(told, tuple)
-    assert named in told[1]
+    (decoded,) = alike([entry("in:tasks:low", "tasks.submitted", data)])
+    assert isinstance(decoded, tuple)
+    assert named in decoded[1]
 
 
 def test_sizes_in_a_batch() -> None:
     """Data over the limit, and other fields that are long, are refused as by themselves."""
     data = b'{"task_id":"t1","task_type":"echo"}'
-    told = alike(
+    decoded = alike(
         [
             entry("in:tasks:low", "task.submitted", data),
             entry("in:tasks:low", "task.submitted", data, caller=b"c" * 5_000),
@@ -150,14 +150,14 @@ def test_sizes_in_a_batch() -> None:
         ],
         100,
     )
-    assert told[0] == TaskSubmitted("t1", "echo")
-    assert [one[0] for one in told[1:] if isinstance(one, tuple)] == [FactTooLarge, FactTooLarge]
+    assert decoded[0] == TaskSubmitted("t1", "echo")
+    assert [one[0] for one in decoded[1:] if isinstance(one, tuple)] == [FactTooLarge, FactTooLarge]
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(TOLD),
+            st.sampled_from(FACTS),
             st.binary(max_size=8),
             st.integers(min_value=0, max_value=80),
             st.integers(min_value=0, max_value=8),
@@ -168,7 +168,7 @@ def test_sizes_in_a_batch() -> None:
 def test_any_batch_tells_what_its_entries_tell(drawn: list[tuple[tuple[str, Struct], bytes, int, int]]) -> None:
     """Bytes put in anywhere, in place of others or between them."""
     entries = []
-    for (stream, told), bytes_, at, length in drawn:
-        data = codec.encode(told)
-        entries.append(entry(stream, TYPE_OF[type(told)], data[:at] + bytes_ + data[at + length :]))
+    for (stream, fact), bytes_, at, length in drawn:
+        data = codec.encode(fact)
+        entries.append(entry(stream, TYPE_OF[type(fact)], data[:at] + bytes_ + data[at + length :]))
     alike(entries)

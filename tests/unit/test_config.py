@@ -53,7 +53,7 @@ def test_values_are_read_as_their_type(environ: dict[str, str], field: str, valu
 
 
 @pytest.mark.parametrize(
-    ("environ", "says"),
+    ("environ", "messages"),
     [
         ({"COORD_NAMSPACE": "x"}, ["COORD_NAMSPACE", "COORD_NAMESPACE"]),
         ({"COORD_BACKOF_MS": "1"}, ["COORD_BACKOF_MS", "COORD_BACKOFF_MS"]),
@@ -73,11 +73,11 @@ def test_values_are_read_as_their_type(environ: dict[str, str], field: str, valu
         ({"COORD_BATCH_BYTES": "2048"}, ["COORD_BATCH_BYTES=2048", "COORD_MAX_ENTRY_BYTES"]),
     ],
 )
-def test_a_mistake_is_named(environ: dict[str, str], says: list[str]) -> None:
+def test_a_mistake_is_named(environ: dict[str, str], messages: list[str]) -> None:
     """The error names the variable, its value and what is expected; for an unknown one the nearest."""
     with pytest.raises(ConfigError) as caught:
         load(environ)
-    assert [part for part in says if part not in str(caught.value)] == []
+    assert [part for part in messages if part not in str(caught.value)] == []
 
 
 def test_overrides_win_and_are_validated() -> None:

@@ -13,7 +13,7 @@ from coord.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("", "expected redis://"),
         ("localhost:6379", "localhost"),
@@ -29,11 +29,11 @@ from coord.errors import ConfigError
         ("redis://u:hidden@h/zero", "redis://u:***@h/zero"),
     ],
 )
-def test_a_bad_url_is_named(url: str, says: str) -> None:
+def test_a_bad_url_is_named(url: str, message: str) -> None:
     """ConfigError names the URL, never its password; options that would undo this module are refused."""
     with pytest.raises(ConfigError) as caught:
         connect(url, Settings())
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "hidden" not in str(caught.value)
 
 
@@ -60,9 +60,9 @@ def test_redis_is_found_by_setting_then_endpoint_then_default(tmp_path: Path) ->
     assert locate(here) == (DEFAULT_URL, here)
     write_endpoint(path, "redis://127.0.0.1:7001/0", None, "coord")
     assert locate(here) == ("redis://127.0.0.1:7001/0", here)
-    told = Settings(endpoint_file=str(path), redis_url="redis://r:1")
-    assert locate(told) == ("redis://r:1", told)
-    assert locate(told, "redis://named:1") == ("redis://named:1", told)
+    explicit = Settings(endpoint_file=str(path), redis_url="redis://r:1")
+    assert locate(explicit) == ("redis://r:1", explicit)
+    assert locate(explicit, "redis://named:1") == ("redis://named:1", explicit)
 
 
 def test_the_namespace_of_a_coord_up_is_followed_with_its_server(tmp_path: Path) -> None:

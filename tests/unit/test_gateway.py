@@ -20,8 +20,8 @@ from coord.errors import BY_CODE
 from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
 from coord.gateway.body import problem_of
-from coord.gateway.errors import REFUSED, STATUS
-from coord.gateway.idempotency import KeysSeen
+from coord.gateway.errors import HTTP_ONLY, status_of
+from coord.gateway.idempotency import SeenKeys
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -88,9 +88,10 @@ def assert_error(answer: Any, status: int, code: str) -> Any:
 
 def test_only_a_defect_of_ours_is_a_500() -> None:
     """Whatever the SDK raises is the caller's to mend or will pass; what is not there is a 404."""
-    assert {STATUS.get(code, REFUSED) for code in BY_CODE} <= {404, 409, 413, 422, 503, 504}
-    assert {STATUS.get(code) for code in BY_CODE if code.endswith("_not_found")} == {404}
-    assert [code for code, status in STATUS.items() if status == 500] == ["internal"]
+    assert {status_of(code) for code in BY_CODE} <= {404, 409, 413, 422, 503, 504}
+    assert {status_of(code) for code in BY_CODE if code.endswith("_not_found")} == {404}
+    assert [code for code, status in HTTP_ONLY.items() if status == 500] == ["internal"]
+    assert not set(HTTP_ONLY) & set(BY_CODE), "a code has one status"
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
@@ -225,7 +226,7 @@ async def test_a_key_is_good_for_one_body(http: Caller) -> None:
 def test_keys_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory is bounded."""
     monkeypatch.setattr("coord.gateway.idempotency.KEPT", 2)
-    seen = KeysSeen()
+    seen = SeenKeys()
     for key in "abc":
         seen.check("/x", key, b"1")
     seen.check("/x", "a", b"2")
@@ -254,7 +255,7 @@ async def test_where_others_may_come_any_name_is_good(settings: Settings) -> Non
 
 
 class Silent:
-    """A desk whose Redis never answers."""
+    """A backend with a Redis that never answers."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -279,21 +280,21 @@ class Silent:
 
 async def test_health_is_answered_while_redis_is_silent(settings: Settings) -> None:
     """Within the look's own limit, and many who ask make one look."""
-    desk: Any = Silent()
-    async with calling(make_app(desk, settings)) as http:
+    backend: Any = Silent()
+    async with calling(make_app(backend, settings)) as http:
         answers = await asyncio.gather(*(http.get("/health") for _ in range(20)))
     assert {one.status_code for one in answers} == {503}
     assert "no answer" in answers[0].json["checks"]["redis"]["message"]
-    assert desk.asked < len(answers)
+    assert backend.asked < len(answers)
 
 
 async def test_requests_at_once_are_bounded(settings: Settings) -> None:
-    """What is above is told to come back; health is not."""
-    desk: Any = Silent()
+    """Requests above the limit get a 503 with Retry-After; health checks do not count."""
+    backend: Any = Silent()
     few = msgspec.structs.replace(settings, gateway_requests=2)
-    async with calling(make_app(desk, few)) as http:
+    async with calling(make_app(backend, few)) as http:
         held = [asyncio.create_task(http.get("/tasks/t1")) for _ in range(2)]
-        await wait_until(lambda: desk.asked == 2, "two requests are at work")
+        await wait_until(lambda: backend.asked == 2, "two requests are at work")
         assert_error(await http.get("/tasks/t1"), 503, "overloaded")
         assert_error(await http.get("/tasks/t1"), 503, "overloaded")  # refused ones do not count
         assert (await http.get("/health/live")).status_code == 200

@@ -86,11 +86,11 @@ def test_an_interactive_session_lives_on(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["rich.console", "examples.main_job.fleet", "psutil"])
-def test_the_main_job_ends_quietly_while_it_imports(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize("module", ["rich.console", "examples.file_survey.fleet", "psutil"])
+def test_the_file_survey_ends_quietly_while_it_imports(tmp_path: Path, module: str) -> None:
     """Ctrl-C amid the imports of `scripts/run` prints nothing."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(module=module))
-    done = run(tmp_path, "-P", "-m", "examples.main_job", "--once")
+    done = run(tmp_path, "-P", "-m", "examples.file_survey", "--once")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

@@ -61,7 +61,7 @@ def test_a_program_that_configures_nothing_is_told_warnings_on_standard_error(
     assert "ValueError: invalid literal" in err
     structlog.configure(processors=[structlog.processors.JSONRenderer()])
     log.info("agent.registered")
-    assert json.loads(capsys.readouterr().out) == {"event": "agent.registered", "shard": 1}, "as it says itself"
+    assert json.loads(capsys.readouterr().out) == {"event": "agent.registered", "shard": 1}, "as configured"
 
 
 def test_a_library_s_warning_takes_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,14 +107,14 @@ def test_a_person_s_traceback_shows_code_and_no_values(capsys: pytest.CaptureFix
         payload["user"]
     except KeyError:
         get_logger().exception("task.handler_failed")
-    said = capsys.readouterr().err
-    assert 'payload["user"]' in said
-    assert "hunter2" not in said
-    assert len(said.splitlines()) < 10
+    output = capsys.readouterr().err
+    assert 'payload["user"]' in output
+    assert "hunter2" not in output
+    assert len(output.splitlines()) < 10
 
 
 def test_a_reader_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker whose `coord up` was killed goes on until it has finished what it holds."""
+    """A worker whose `coord up` was killed continues until it has finished its work."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", buffering=1) as closed:

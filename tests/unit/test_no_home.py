@@ -97,9 +97,9 @@ def coord(tmp_path: Path) -> Coord:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("up",), "coord: there is no home folder to keep data in; choose a folder with --data\n"),
+        (("up",), "coord: this user has no home folder to keep data in; choose a folder with --data\n"),
         (("up", "--data", f"{NOBODY}/x"), f"coord: cannot keep data in {NOBODY}/x: "),
-        (("--install-completion", "bash"), "coord: there is no home directory of this user; set HOME\n"),
+        (("--install-completion", "bash"), "coord: this user has no home directory; set HOME\n"),
     ],
 )
 def test_a_command_that_needs_a_home_says_so_in_one_line(coord: Coord, arguments: tuple[str, ...], says: str) -> None:

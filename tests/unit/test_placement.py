@@ -1,4 +1,4 @@
-"""Placement: hard requirements never bend, room is never overrun, and each strategy chooses as it says."""
+"""Placement: hard requirements never bend, room is never overrun, and each strategy chooses in its order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Strategy, strategy_named, unmet
+from coord.placement import STRATEGIES, Strategy, unmet_requirement
 from coord.placement.strategies import LeastConnections, RandomChoice, RoundRobin
 from workers.planner import Planner
 from workers.view import View
@@ -51,20 +51,20 @@ BREAKS: dict[str, dict[str, Any]] = {
 
 def test_an_agent_that_meets_everything_may_be_chosen() -> None:
     """Exactly what is required, and exactly at the health threshold, is enough."""
-    assert unmet(FIT, ALL, 0.7) is None
-    assert unmet(FIT, Requirements(), 0.7) is None
+    assert unmet_requirement(FIT, ALL, 0.7) is None
+    assert unmet_requirement(FIT, Requirements(), 0.7) is None
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_each_requirement_is_named_when_it_is_not_met(name: str) -> None:
-    """An agent that fails one requirement is not chosen, and the answer says which."""
-    assert unmet(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
+    """An agent that fails one requirement is not chosen, and the answer names the requirement."""
+    assert unmet_requirement(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
 
 
 def test_a_tasks_own_health_can_only_be_stricter() -> None:
-    """The fleet's threshold holds for every task, whatever it says itself."""
-    assert unmet(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
-    assert unmet(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
+    """The threshold of the cell holds for every task; a task can only be stricter."""
+    assert unmet_requirement(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
+    assert unmet_requirement(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
 
 
 @pytest.mark.parametrize("name", ["capabilities", "services", "tags"])
@@ -72,13 +72,13 @@ def test_of_several_all_are_required(name: str) -> None:
     """One of two is not enough; more than what is asked for does no harm."""
     wanted = msgspec.convert({name: ["x", "y"]}, Requirements)
     has = {have: msgspec.structs.replace(FIT, **{name: frozenset(have)}) for have in ("x", "xy", "xyz")}
-    assert [unmet(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [name, None, None]
+    assert [unmet_requirement(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [name, None, None]
 
 
 def test_a_label_that_is_missing_is_not_met() -> None:
     """A label must be there with the value; another label with that value is none."""
-    assert unmet(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
-    assert unmet(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) == "labels"
+    assert unmet_requirement(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
+    assert unmet_requirement(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) == "labels"
 
 
 # Random fleets.
@@ -123,7 +123,7 @@ def random_requirements(random: Random) -> Requirements:
 
 
 def fits(agent: FleetAgent, wanted: Requirements, threshold: float) -> bool:
-    """The same as ``unmet``, told otherwise."""
+    """The same as ``unmet_requirement``, written differently."""
     return (
         agent.active
         and agent.health_score >= threshold
@@ -138,7 +138,7 @@ def fits(agent: FleetAgent, wanted: Requirements, threshold: float) -> bool:
 
 
 def check_a_random_case(seed: int) -> None:
-    """Plan twice on a random fleet, with a change in between: nobody unfit, nobody above capacity, no room unused."""
+    """Plan twice on a random fleet, with a change in between: no unfit agent, no overload, no room unused."""
     random = Random(seed)
     threshold = random.choice((0.0, 0.5))
     fleet = {one.agent_id: one for one in (random_agent(random, number) for number in range(random.randint(0, 6)))}
@@ -205,7 +205,7 @@ def test_no_plan_breaks_a_requirement_or_a_capacity_in_the_long_run() -> None:
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**48))
 def test_offer_withdraw_and_choose_against_a_naive_model(name: str, seed: int) -> None:
-    """After any operations: room if and only if somebody is offered, and only such a one is chosen."""
+    """After any operations: room if and only if an agent is offered, and only offered agents are chosen."""
     random = Random(seed)
     strategy = STRATEGIES[name](Random(seed))
     naive: dict[str, FleetAgent] = {}
@@ -292,7 +292,7 @@ def test_round_robin_goes_around() -> None:
 
 
 def test_random_is_fair() -> None:
-    """With a seed, so that it is the same each time: nobody is chosen a tenth more than its share."""
+    """With a seed, so that it is the same each time: no agent is chosen a tenth more than its share."""
     fleet = agents(5)
     strategy = RandomChoice(Random(42))
     for one in fleet:
@@ -305,6 +305,5 @@ def test_random_is_fair() -> None:
 
 def test_strategies_are_found_by_name() -> None:
     """Each under the name that a task or a setting may say."""
-    assert strategy_named("round_robin") is RoundRobin
-    assert strategy_named("no such") is None
+    assert STRATEGIES["round_robin"] is RoundRobin
     assert all(cls.name == name for name, cls in STRATEGIES.items())

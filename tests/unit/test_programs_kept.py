@@ -48,7 +48,7 @@ def plain(result: Any) -> Any:
 
 
 async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None:
-    """It is told id, type, payload (in one line, however it was submitted) and attempt."""
+    """It gets id, type, payload (on one line, however it was submitted) and attempt."""
     async with kept(*program(tmp_path)) as programs:
         say = "say(task_id=me, result=[os.getpid(), task])"
         first = plain(await programs.handle(Asked({"do": say}, task_id="one").task))
@@ -65,7 +65,7 @@ async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None
     [
         ("say(task_id=me, error={})", Retryable, "program_failed", ""),
         ("say(task_id=me, error=dict(message='no', code='bad_page', retryable=False))", NonRetryable, "bad_page", "no"),
-        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "does not fit"),
+        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "is invalid"),
         ("say(task_id=me)", NonRetryable, "answer_invalid", "none of result, error, release and progress"),
         ("say(task_id=me, error=dict(message=7))", NonRetryable, "answer_invalid", "$.error.message"),
         ("print('x' * 2_000_000, flush=True)", NonRetryable, "result_too_large", "a line of more than 1048576 bytes"),
@@ -116,7 +116,7 @@ async def test_noise_is_passed_over(tmp_path: Path) -> None:
 
 
 async def test_a_death_fails_the_task_and_the_next_has_another_process(tmp_path: Path) -> None:
-    """Retryably, with how it ended and what it said last."""
+    """Retryably, with the way it ended and its last output."""
     async with kept(*program(tmp_path)) as programs:
         with pytest.raises(Retryable, match=r"program_died: .*: exit code 3: bye"):
             await programs.handle(Asked({"do": "print('bye', file=sys.stderr); sys.exit(3)"}).task)
@@ -178,10 +178,9 @@ async def test_one_may_end_after_each_answer(tmp_path: Path) -> None:
             pids.add(
                 plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid()); sys.exit()"}).task))
             )
-            life = slot._life
 
-            def is_seen(life: asyncio.Future[KeptProcess] = life) -> bool:
-                return not life.done() or life.result().has_exited
+            def is_seen(process: asyncio.Future[KeptProcess] = slot._process) -> bool:
+                return not process.done() or process.result().has_exited
 
             await wait_until(is_seen, "its end is seen", 30)
     assert len(pids) == 8
@@ -222,9 +221,9 @@ async def test_one_that_is_gone_fails_each_task(tmp_path: Path, monkeypatch: pyt
 async def test_a_cancel_ends_it_and_the_next_task_has_another(tmp_path: Path, do: str) -> None:
     """SIGTERM, then SIGKILL; only then has the handler ended."""
     pid = tmp_path / "pid"
-    told = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
+    text = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
     async with kept(*program(tmp_path), grace_s=0.3) as programs:
-        handling = asyncio.create_task(programs.handle(Asked({"do": f"{told}\n{do}"}).task))
+        handling = asyncio.create_task(programs.handle(Asked({"do": f"{text}\n{do}"}).task))
         await wait_until(lambda: written(pid), "it runs", 30)
         handling.cancel()
         with pytest.raises(asyncio.CancelledError):

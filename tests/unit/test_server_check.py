@@ -1,11 +1,11 @@
-"""The verdict on what a server says of itself."""
+"""The evaluation of a server's INFO and CONFIG."""
 
 from __future__ import annotations
 
 import pytest
 
 from coord.errors import ServerUnfit
-from coord.server_check import judge
+from coord.server_check import evaluate_server
 
 FIT = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 1 << 30, "aof_enabled": 0}
 CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""}
@@ -23,24 +23,26 @@ CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""
 def test_a_server_that_is_too_old_is_refused(info: dict[str, str], product: str) -> None:
     """Below Redis 7.0 or Valkey 7.2, whose own version counts, not the one that it shows to old clients."""
     with pytest.raises(ServerUnfit, match=f"{product} is too old"):
-        judge({"maxmemory_policy": "noeviction"} | info, CONFIG, allow_eviction=False)
+        evaluate_server({"maxmemory_policy": "noeviction"} | info, CONFIG, allow_eviction=False)
 
 
 def test_a_server_without_a_limit_is_warned_of() -> None:
     """It would take the machine's memory instead of refusing new tasks."""
-    (said,) = judge(FIT | {"maxmemory": 0}, CONFIG, allow_eviction=False).warnings
-    assert "no maxmemory is set" in said
-    assert judge(FIT, CONFIG, allow_eviction=False).warnings == []
+    (warning,) = evaluate_server(FIT | {"maxmemory": 0}, CONFIG, allow_eviction=False).warnings
+    assert "no maxmemory is set" in warning
+    assert evaluate_server(FIT, CONFIG, allow_eviction=False).warnings == []
 
 
 def test_a_replica_is_refused() -> None:
     """Every write would fail there; the message names its primary."""
     with pytest.raises(ServerUnfit, match="replica of main:6379"):
-        judge(FIT | {"role": "slave", "master_host": "main", "master_port": 6379}, CONFIG, allow_eviction=False)
+        evaluate_server(
+            FIT | {"role": "slave", "master_host": "main", "master_port": 6379}, CONFIG, allow_eviction=False
+        )
 
 
 @pytest.mark.parametrize(
-    ("info", "config", "says"),
+    ("info", "config", "text"),
     [
         ({"aof_enabled": 1}, {"appendfsync": "everysec"}, "last second can be lost"),
         ({"aof_enabled": 1}, {"appendfsync": "always"}, "is on disk"),
@@ -51,15 +53,15 @@ def test_a_replica_is_refused() -> None:
         ({}, None, "snapshots unknown"),
     ],
 )
-def test_durability_is_said_in_a_sentence(info: dict[str, int], config: dict[str, str] | None, says: str) -> None:
+def test_durability_is_a_sentence(info: dict[str, int], config: dict[str, str] | None, text: str) -> None:
     """What an acknowledgement survives, for each kind of persistence."""
     merged = None if config is None else CONFIG | config
-    assert says in judge(FIT | info, merged, allow_eviction=False).durability
+    assert text in evaluate_server(FIT | info, merged, allow_eviction=False).durability
 
 
 def test_a_huge_bulk_limit_is_a_warning() -> None:
     """Redis's default lets one entry take 512 MiB."""
-    report = judge(FIT, CONFIG | {"proto-max-bulk-len": str(512 << 20)}, allow_eviction=False)
+    report = evaluate_server(FIT, CONFIG | {"proto-max-bulk-len": str(512 << 20)}, allow_eviction=False)
     assert report.warnings == [
         "proto-max-bulk-len is 512 MiB: a single entry can take that much memory; 8 MiB is plenty"
     ]

@@ -48,11 +48,11 @@ def shell(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (f"{WORKER} --watch-stdin </dev/null", 0, "", ""),
         (f"COORD_BATCH=0 {WORKER} 2>/dev/full", 2, "", ""),
         (f"COORD_BATCH=0 {sys.executable} -m workers.presence registry 2>/dev/full", 1, "", ""),
-        (f"{sys.executable} -P -m examples.main_job /no/such 2>/dev/full", 2, "", ""),
+        (f"{sys.executable} -P -m examples.file_survey /no/such 2>/dev/full", 2, "", ""),
     ],
 )
 def test_a_stream_that_cannot_be_used(line: str, code: int, out: str, err: str) -> None:
-    """The exit code is the one of the command; what cannot be written is said where that can be."""
+    """The exit code is the one of the command; the error is written where that is possible."""
     done = shell(line)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 
@@ -89,7 +89,7 @@ def test_what_is_opened_next_does_not_become_an_output(tmp_path: Path) -> None:
 def test_text_that_the_output_cannot_have_is_escaped() -> None:
     """In an error as in a help text; the encoding is what a user's environment says."""
     done = shell(f"{COORD} tasks submit x '[1' --label é 2>&1", PYTHONIOENCODING="ascii")
-    assert done.stdout == "coord: --label '\\xe9' is not NAME=VALUE, such as --label zone=eu\n"
+    assert done.stdout == "coord: --label must be NAME=VALUE, such as --label zone=eu, got '\\xe9'\n"
     done = shell(f"{COORD} tasks submit --help", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert "coord tasks submit ocr" in done.stdout
@@ -104,7 +104,7 @@ def test_json_is_json_in_every_encoding(encoding: str) -> None:
     assert json.loads(text) == value
     assert text.isascii() == (encoding != "utf-8")
     log = JsonLog(out, lambda: None)
-    log.say("up.test", "é\U0001f600")
+    log.message("up.test", "é\U0001f600")
     written = out.buffer.getvalue()
     assert json.loads(written)["message"] == "é\U0001f600"
     assert written.isascii() == (encoding != "utf-8")

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 CODE = """
 import subprocess, sys
 from pathlib import Path
-from coord.up.server import Embedded
-server = Embedded(Path(sys.argv[1]))
+from coord.up.server import ManagedServer
+server = ManagedServer(Path(sys.argv[1]))
 loading = subprocess.Popen(["sleep", "600"], start_new_session=True)
 server.abandon()
 print(loading.wait(10))
@@ -21,7 +21,7 @@ print(loading.wait(10))
 
 
 def test_a_server_that_still_loads_is_not_left_behind(tmp_path: Path) -> None:
-    """The second Ctrl-C kills it: it has written nothing yet, and nobody would end it."""
+    """The second Ctrl-C kills it: it has written nothing yet, and nothing else would end it."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(tmp_path / "data")],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -234,7 +234,7 @@ async def fleet(cell: RunningCell, count: int, *, capacity: int = 1, **options: 
 
 async def state(cell: RunningCell, task_id: str) -> TaskRecord | None:
     """A task's record."""
-    return await queries.task(cell.redis, cell.keys, task_id)
+    return await queries.get_task(cell.redis, cell.keys, task_id)
 
 
 async def await_state(cell: RunningCell, task_id: str, wanted: TaskState, timeout: float = 30.0) -> TaskRecord:
@@ -253,7 +253,7 @@ async def await_count(cell: RunningCell, wanted: TaskState, count: int, timeout:
     """Wait until so many tasks are in a state."""
 
     async def reached() -> bool:
-        return queries.by_state(await queries.counters(cell.redis, cell.keys))[wanted] >= count
+        return queries.count_by_state(await queries.get_counters(cell.redis, cell.keys))[wanted] >= count
 
     await wait_until(reached, f"{count} tasks are {wanted}", timeout)
 

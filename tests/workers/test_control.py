@@ -24,7 +24,7 @@ from coord.models.control import (
 )
 from coord.models.facts import MessageSent
 from coord.models.tasks import TaskState
-from coord.queries import LiveSetting, live_settings
+from coord.queries import LiveSetting, list_settings
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
@@ -44,7 +44,7 @@ async def test_a_strategy_that_nobody_knows_stops_nobody(cell: RunningCell, call
 
 async def settings_of(cell: RunningCell) -> dict[str, LiveSetting]:
     """The live settings by name, as a client with coord's defaults sees them."""
-    found = await live_settings(cell.redis, cell.keys, Settings(namespace=cell.settings.namespace))
+    found = await list_settings(cell.redis, cell.keys, Settings(namespace=cell.settings.namespace))
     return {one.name: one for one in found}
 
 
@@ -103,7 +103,7 @@ async def test_what_cannot_be_set_is_answered_with_what_can(
     answer = await caller.answer(await caller.tell("in:control:distributor", fact))
     assert answer["code"] == "config_invalid"
     assert words in answer["message"]
-    assert await queries.settings(cell.redis, cell.keys) == {}
+    assert await queries.get_live_values(cell.redis, cell.keys) == {}
 
 
 async def test_a_drained_agent_gets_nothing_until_it_is_resumed(cell: RunningCell, caller: Caller) -> None:
@@ -139,7 +139,7 @@ async def test_what_a_removed_agent_had_goes_to_others(cell: RunningCell, caller
     async with working([other]):
         task = await await_state(cell, told.task_id, TaskState.COMPLETED)
     assert (task.agent_id, task.attempts[0].how) == (other.agent_id, "agent_lost")
-    record = await queries.agent(cell.redis, cell.keys, lost.agent_id)
+    record = await queries.get_agent(cell.redis, cell.keys, lost.agent_id)
     assert record is not None
     assert record.status is AgentStatus.INACTIVE
 
@@ -159,7 +159,7 @@ async def test_a_failed_task_goes_again_in_a_pool_that_had_gone(cell: RunningCel
         task = await await_state(cell, told.task_id, TaskState.COMPLETED)
     assert (task.attempt, len(task.attempts)) == (2, 1)
     await wait_until(lambda: _is_told(caller, "task.completed"), "its caller is told the new outcome")
-    assert not await queries.settings(cell.redis, cell.keys)
+    assert not await queries.get_live_values(cell.redis, cell.keys)
     await assert_ledger(cell.redis, cell.keys)
 
 
@@ -239,8 +239,8 @@ async def test_dead_letters_are_purged_by_their_authority(
     answer = await caller.answer(await caller.tell(f"in:control:{kind}", fact))
     assert msgspec.json.decode(answer["data"]) == {"purged": 1, "left": 0}
     left = [
-        await queries.task(cell.redis, cell.keys, "t1") is None,
-        await queries.message(cell.redis, cell.keys, "m1") is None,
+        await queries.get_task(cell.redis, cell.keys, "t1") is None,
+        await queries.get_message(cell.redis, cell.keys, "m1") is None,
         await buried(cell) == [],
     ]
     assert left == [kind == "distributor", kind == "router", kind == "registry"]

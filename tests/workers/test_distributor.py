@@ -50,7 +50,7 @@ async def test_the_same_id_twice_has_one_effect(cell: RunningCell, caller: Calle
     assert (await caller.answer(first))["ok"] == "1"
     assert (await caller.answer(again))["ok"] == "1"
     assert (await caller.answer(other))["code"] == "id_conflict"
-    assert queries.submitted(await queries.counters(cell.redis, cell.keys)) == 2
+    assert queries.count_submitted(await queries.get_counters(cell.redis, cell.keys)) == 2
     await assert_ledger(cell.redis, cell.keys)
 
 
@@ -85,7 +85,7 @@ async def test_what_fails_in_an_entry_of_many_is_buried_with_it_and_nothing_else
     assert (dead["stream"], dead["id"], dead["code"]) == ("in:reports", entry, "entry_buried")
     for one in (told[0], told[2]):
         assert (await await_state(cell, one.task_id, TaskState.COMPLETED)).attempt == 1
-    counters = await queries.counters(cell.redis, cell.keys)
+    counters = await queries.get_counters(cell.redis, cell.keys)
     assert counters["completed:normal"] == 2
 
 

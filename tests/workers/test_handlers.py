@@ -29,12 +29,11 @@ from coord.models.facts import (
 from coord.models.tasks import Requirements, Retry, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append
 from tests.ledger import assert_keys_end, assert_ledger
-from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.intake import Intake
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service
+from workers.service import Service, WorkerContext
 from workers.transitions import Scripts
 
 
@@ -74,7 +73,7 @@ class Floor:
 
     async def task(self, task_id: str = "t1") -> TaskRecord:
         """Its record."""
-        found = await queries.task(self.redis, self.keys, task_id)
+        found = await queries.get_task(self.redis, self.keys, task_id)
         assert found is not None
         return found
 
@@ -117,7 +116,7 @@ async def test_the_registry_keeps_an_agents_record(floor: Floor) -> None:
     assert await floor.tell("in:beats", AgentHeartbeat("a1", "i1", {"cpu_usage": 0.5}, 0)) == ["ok"]
     assert await floor.tell("in:registry", AgentStatusChanged("a1", AgentStatus.MAINTENANCE, "i1")) == ["ok"]
     assert await floor.tell("in:control:registry", AgentDrained("a1")) == ["ok"]
-    found = await queries.agent(floor.redis, floor.keys, "a1")
+    found = await queries.get_agent(floor.redis, floor.keys, "a1")
     assert found is not None
     assert (found.status, found.drained_from, found.load_metrics) == ("draining", "maintenance", {"cpu_usage": 0.5})
     assert await floor.tell("in:registry", AgentDeregistered("a1", "i1"), AgentDeregistered("a2")) == [

@@ -69,7 +69,7 @@ async def test_a_message_to_nobody_and_one_that_came_too_late_are_dead(cell: Run
     await cell.add("router")
     assert (await caller.answer(late))["code"] == "message_expired"
     for one in ("m1", "m2"):
-        found = await queries.message(cell.redis, cell.keys, one)
+        found = await queries.get_message(cell.redis, cell.keys, one)
         assert found is not None
         assert found.status is MessageStatus.DEAD
         assert found.reason

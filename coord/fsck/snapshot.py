@@ -1,0 +1,264 @@
+"""CellSnapshot of a cell: every structure that names tasks, and the TTL of each key; read by SCAN in bounded pipelines.
+
+A snapshot of a live cell is not taken at one moment. Only parts that say so are read at one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Container, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from msgspec import Struct
+from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
+
+from coord.codec import unpack_record
+from coord.config import Settings
+from coord.keys import Keys
+from coord.models.tasks import Priority, TaskState
+from coord.queries.pages import chunks
+
+T = TypeVar("T")
+Record = dict[str, str]
+HELD = ("assigned", "running")
+WAITING = ("scheduled", "queued")
+#: state of an ended task -> the index that lists it.
+END_INDEX: Mapping[str, str] = MappingProxyType(
+    {
+        "completed": "tasks:terminal",
+        "cancelled": "tasks:terminal",
+        "expired": "tasks:terminal",
+        "failed": "tasks:dead",
+        "refused": "tasks:refused",
+    }
+)
+#: Fields that are read of a task's record; not payload and result, which may have 1 MiB each.
+FIELDS = (
+    "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped",
+)  # fmt: skip
+#: Commands in one round trip: a few milliseconds of the server's time.
+CHUNK = 500
+#: Entries of an inbox in one round trip; each may have 1 MiB.
+INBOX_CHUNK = 50
+
+
+class Finding(Struct, frozen=True, order=True):
+    """An inconsistency."""
+
+    code: str  #: kind of inconsistency, such as ``inflight.missing``
+    key: str  #: key without the namespace
+    message: str
+
+
+class CellSnapshot(NamedTuple):
+    """All data of a cell about its tasks."""
+
+    counters: dict[str, int]
+    records: dict[str, Record]  #: by task id: ``FIELDS`` with their parts, and ``body_bytes`` instead of the body
+    queues: dict[str, dict[str, float]]  #: by pool
+    inflight: dict[str, set[str]]  #: by agent
+    inboxes: dict[str, dict[str, Record]]  #: by ``agent:lane``
+    pools: set[str]
+    alarms: dict[str, float]
+    deadlines: dict[str, float]
+    limits: dict[str, float]
+    ended: dict[str, set[str]]  #: by index
+    unclaimed: dict[str, float]  #: by agent
+    dead_messages: Container[str] = frozenset()  #: messages whose records live as long as they are in the index
+    ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
+    unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
+    is_stable: bool = True  #: no counter changed while the records were read
+    capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
+
+
+async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
+    """Read a snapshot, in pieces.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        settings: of the cell's workers, for the maximum size of each stream.
+    """
+    return await _Reader(redis, keys, settings).read()
+
+
+class _Reader:
+    def __init__(self, redis: Any, keys: Keys, settings: Settings) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.settings = settings
+        self.unreadable: list[Finding] = []
+
+    async def read(self) -> CellSnapshot:
+        prefix = self.keys.prefix
+        before = await self._read("counters", self.redis.hgetall(self.keys.of("counters")), {})
+        scan = self.redis.scan_iter(match=f"{prefix}*", count=CHUNK)
+        names = {raw.decode("utf-8", "replace")[len(prefix) :] async for raw in scan}
+        records = await self._records(_rest(names, "task:"))
+        queues = {pool: await self._zset(f"queue:{pool}") for pool in _rest(names, "queue:")}
+        inflight = {agent: await self._members(f"inflight:{agent}") for agent in _rest(names, "inflight:")}
+        inboxes = {inbox: await self._entries(f"inbox:{inbox}") for inbox in _rest(names, "inbox:")}
+        ended = {index: set(await self._zset(index)) for index in sorted(set(END_INDEX.values()))}
+        after = await self._read("counters", self.redis.hgetall(self.keys.of("counters")), {})
+        return CellSnapshot(
+            counters=self._counters(after),
+            records=records,
+            queues=queues,
+            inflight={agent: tasks for agent, tasks in inflight.items() if tasks},
+            inboxes=inboxes,
+            pools=await self._pools(queues),
+            alarms=await self._zset("alarms"),
+            deadlines=await self._zset("deadlines"),
+            limits=await self._zset("limits"),
+            ended=ended,
+            unclaimed=await self._zset("unclaimed"),
+            dead_messages=await self._zset("messages:dead"),
+            ttls=await self._ttls(sorted(names)),
+            unreadable=self.unreadable,
+            is_stable=before == after,
+            capped=await self._capped(sorted(names)),
+        )
+
+    async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
+        """Return for each pool whether it has a row in the table, and a queue."""
+        pipe = self.redis.pipeline(transaction=at_one_moment)
+        for pool in pools:
+            pipe.hexists(table, pool)
+            pipe.exists(self.keys.queue(pool))
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
+        return answers
+
+    def _counters(self, raw: Mapping[bytes, bytes]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name, value in raw.items():
+            try:
+                found[name.decode()] = int(value)
+            except ValueError:
+                self._report("counters.value", "counters", f"{name.decode()} is not a whole number")
+        return found
+
+    async def _records(self, ids: Sequence[str]) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for chunk in chunks(ids, CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for task in chunk:
+                pipe.hmget(self.keys.task(task), FIELDS)
+                pipe.hstrlen(self.keys.task(task), "body")
+            answers = await pipe.execute(raise_on_error=False)
+            for task, values, size in zip(chunk, answers[::2], answers[1::2], strict=True):
+                if isinstance(values, Exception):
+                    self._wrong_type(f"task:{task}", values)
+                    continue
+                pairs = zip(FIELDS, values, strict=True)
+                record = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
+                if not record:
+                    continue  # it was removed after the keys were listed
+                record = self._unpack(task, record)
+                if record.get("state") not in set(TaskState) or record.get("priority") not in set(Priority):
+                    self._report("task.unknown", f"task:{task}", "it has no known state and priority")
+                    continue
+                found[task] = record | {"body_bytes": str(size)}
+        return found
+
+    def _unpack(self, task: str, record: Record) -> Record:
+        try:
+            return unpack_record(record)
+        except ValueError:
+            self._report("assignment.value", f"task:{task}", "its submission or assignment cannot be parsed")
+        try:
+            return unpack_record({name: value for name, value in record.items() if name != "assignment"})
+        except ValueError:
+            return record
+
+    async def _pools(self, queues: dict[str, dict[str, float]]) -> set[str]:
+        """Read the table of pools. A queue and its row are read at one moment, because they are created together."""
+        table = self.keys.of("pools")
+        rows = await self._read("pools", self.redis.hkeys(table), [])
+        named = sorted({raw.decode() for raw in rows} | set(queues))
+        found: set[str] = set()
+        for chunk in chunks(named, CHUNK):
+            try:
+                answers = await self._pool_keys(table, chunk, at_one_moment=True)
+            except (OutOfMemoryError, ExecAbortError):  # without memory, Redis 7.0 refuses even a transaction of reads
+                answers = await self._pool_keys(table, chunk, at_one_moment=False)
+            for pool, has_row, has_queue in zip(chunk, answers[::2], answers[1::2], strict=True):
+                if has_row == 1:
+                    found.add(pool)
+                if has_queue:
+                    queues.setdefault(pool, {})
+                else:
+                    queues.pop(pool, None)
+        return found
+
+    async def _zset(self, name: str) -> dict[str, float]:
+        async def scan() -> dict[str, float]:
+            pairs = self.redis.zscan_iter(self.keys.of(name), count=CHUNK)
+            return {member.decode("utf-8", "replace"): float(score) async for member, score in pairs}
+
+        return await self._read(name, scan(), {})
+
+    async def _members(self, name: str) -> set[str]:
+        answer = await self._read(name, self.redis.smembers(self.keys.of(name)), set())
+        return {member.decode("utf-8", "replace") for member in answer}
+
+    async def _entries(self, name: str) -> dict[str, Record]:
+        """Read the assignments in a lane of an inbox, without payloads."""
+        found: dict[str, Record] = {}
+        begin = "-"
+        while True:
+            command = ("XRANGE", self.keys.of(name), begin, "+", "COUNT", INBOX_CHUNK)
+            answer = await self._read(name, self.redis.execute_command(*command), [])
+            for entry, fields in answer:
+                if fields.get(b"message_type") == b"task_assignment":
+                    found[entry.decode()] = {
+                        name.decode(): value.decode()
+                        for name, value in fields.items()
+                        if name in {b"task_id", b"lease"}
+                    }
+                begin = f"({entry.decode()}"
+            if len(answer) < INBOX_CHUNK:
+                return found
+
+    async def _ttls(self, names: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for chunk in chunks(names, CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for name in chunk:
+                pipe.pttl(self.keys.of(name))
+            found.update(zip(chunk, await pipe.execute(), strict=True))
+        return found
+
+    async def _capped(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Read the sizes of the streams that are capped by bytes, if this user may measure them."""
+        s = self.settings
+        caps = {"log:progress": s.progress_log_bytes, "log:": s.log_bytes, "replies:": s.replies_bytes}
+        caps["dead:in"] = s.dead_in_bytes
+        capped = {name: cap for name in names for prefix, cap in reversed(caps.items()) if name.startswith(prefix)}
+        pipe = self.redis.pipeline(transaction=False)
+        for name in capped:
+            pipe.execute_command("MEMORY USAGE", self.keys.of(name))
+        sizes = await pipe.execute(raise_on_error=False)
+        measured = zip(capped.items(), sizes, strict=True)
+        return {name: (size, cap) for (name, cap), size in measured if isinstance(size, int)}
+
+    async def _read(self, name: str, answer: Awaitable[T], default: T) -> T:
+        """Await an answer; if the key has the wrong type, report that and return ``default``."""
+        try:
+            return await answer
+        except ResponseError as error:
+            self._wrong_type(name, error)
+            return default
+
+    def _wrong_type(self, name: str, error: Exception) -> None:
+        if "WRONGTYPE" not in str(error):
+            raise error
+        self._report("type.wrong", name, "it has the wrong type")
+
+    def _report(self, code: str, key: str, message: str) -> None:
+        finding = Finding(code, key, message)
+        if finding not in self.unreadable:
+            self.unreadable.append(finding)
+
+
+def _rest(names: set[str], prefix: str) -> list[str]:
+    return sorted(name[len(prefix) :] for name in names if name.startswith(prefix))

@@ -1,0 +1,163 @@
+"""Agents: their records, and the view of them that placement uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from redis.asyncio import Redis
+
+from coord.keys import Keys
+from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location
+from coord.queries.fields import decode_fields, parse_int, parse_json
+
+_FLEET_FIELDS = (
+    "agent_type",
+    "capabilities",
+    "services",
+    "tags",
+    "labels",
+    "capacity",
+    "weight",
+    "health_score",
+    "rev",
+    "metric:active_connections",
+    "metric:pending_tasks",
+)
+#: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
+OUTSIDE_LOAD_MAX = 1_000_000
+
+
+async def get_agent(redis: Redis, keys: Keys, agent_id: str) -> AgentRecord | None:
+    """Return an agent's record, or None."""
+    return (await get_agents(redis, keys, [agent_id]))[0]
+
+
+async def get_agents(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list[AgentRecord | None]:
+    """Return the records of many agents, in order; one round trip."""
+    pipe = redis.pipeline(transaction=False)
+    for agent_id in agent_ids:
+        pipe.hgetall(keys.agent(agent_id))
+        pipe.scard(keys.inflight(agent_id))
+    answers = await pipe.execute()
+    return [_agent_record(raw, load) if raw else None for raw, load in zip(answers[::2], answers[1::2], strict=True)]
+
+
+async def list_agents(redis: Redis, keys: Keys) -> list[AgentRecord]:
+    """Return the records of all agents, sorted by id; two round trips."""
+    ids = await list_agent_ids(redis, keys)
+    return [agent for agent in await get_agents(redis, keys, ids) if agent is not None]
+
+
+async def list_agent_ids(redis: Redis, keys: Keys) -> list[str]:
+    """Return the ids of all agents that have a record, sorted."""
+    members: set[bytes] = await redis.execute_command("SMEMBERS", keys.of("agents:all"))
+    return sorted(member.decode() for member in members)
+
+
+async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None) -> dict[str, FleetAgent]:
+    """Return the properties that placement uses, of each agent that has a record.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        only: ids to read; None reads all agents.
+    """
+    ids = list(only) if only is not None else await list_agent_ids(redis, keys)
+    suspended = await get_suspended_agents(redis, keys)
+    pipe = redis.pipeline(transaction=False)
+    for agent_id in ids:
+        pipe.hmget(keys.agent(agent_id), _FLEET_FIELDS)
+        pipe.sismember(keys.of("agents:active"), agent_id)
+        pipe.scard(keys.inflight(agent_id))
+    answers = await pipe.execute(raise_on_error=False)
+    fleet: dict[str, FleetAgent] = {}
+    for agent_id, fields, active, load in zip(ids, answers[::3], answers[1::3], answers[2::3], strict=True):
+        error = next((answer for answer in (fields, active, load) if isinstance(answer, Exception)), None)
+        if error is not None:
+            if "WRONGTYPE" not in str(error):
+                raise error
+            continue  # a foreign key in the place of an agent's must not hide the others
+        if fields[0] is not None:
+            is_active = bool(active) and agent_id not in suspended
+            fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load))
+    return fleet
+
+
+async def get_suspended_agents(redis: Redis, keys: Keys) -> set[str]:
+    """Return the ids of the agents to which dispatch assigns nothing.
+
+    Each of them returned a task before starting it, and the registry has not handled a fact of that agent since.
+    """
+    marks: dict[bytes, bytes] = await redis.execute_command("HGETALL", keys.of("suspended")) or {}
+    pipe = redis.pipeline(transaction=False)
+    for agent_id in marks:
+        pipe.hmget(keys.agent(agent_id.decode()), "beat_id", "fact_id", "registered_id")
+    answers = await pipe.execute() if marks else []
+    return {
+        agent_id.decode()
+        for (agent_id, mark), facts in zip(marks.items(), answers, strict=True)
+        if mark == b" ".join(fact or b"" for fact in facts)
+    }
+
+
+async def get_loads(redis: Redis, keys: Keys, agent_ids: Iterable[str]) -> dict[str, int]:
+    """Return the true load of each of these agents: the tasks assigned to it and not settled."""
+    ids = list(agent_ids)
+    pipe = redis.pipeline(transaction=False)
+    for agent_id in ids:
+        pipe.scard(keys.inflight(agent_id))
+    return dict(zip(ids, await pipe.execute(), strict=True))
+
+
+def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
+    raw = decode_fields(raw_fields)
+    location = parse_json(raw.get("location"))
+    interval = parse_int(raw.get("heartbeat_interval"))
+    return AgentRecord(
+        agent_id=raw["agent_id"],
+        agent_type=raw.get("agent_type", ""),
+        status=AgentStatus(raw["status"]),
+        capabilities=tuple(parse_json(raw.get("capabilities")) or ()),
+        services=tuple(parse_json(raw.get("services")) or ()),
+        endpoints=parse_json(raw.get("endpoints")) or {},
+        metadata=parse_json(raw.get("metadata")) or {},
+        tags=tuple(parse_json(raw.get("tags")) or ()),
+        labels=parse_json(raw.get("labels")) or {},
+        location=msgspec.convert(location, Location) if location else None,
+        version=raw.get("version", ""),
+        capacity=int(raw.get("capacity", 0)),
+        weight=float(raw.get("weight", 1)),
+        heartbeat_interval=interval / 1000 if interval is not None else None,
+        incarnation=raw.get("incarnation", ""),
+        deaf=raw.get("deaf") == "1",
+        drained_from=raw.get("drained_from", ""),
+        term=int(raw.get("term", 0)),
+        rev=int(raw.get("rev", 0)),
+        registration_time=int(raw.get("registration_time", 0)),
+        last_heartbeat=int(raw.get("last_heartbeat", 0)),
+        load_metrics={name[7:]: float(value) for name, value in raw.items() if name.startswith("metric:")},
+        health_score=float(raw.get("health_score", 0)),
+        leases=parse_int(raw.get("leases")),
+        load=int(load),
+    )
+
+
+def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
+    text = [None if value is None else value.decode() for value in fields]
+    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending = text
+    return FleetAgent(
+        agent_id=agent_id,
+        agent_type=kind or "",
+        capabilities=frozenset(parse_json(capabilities) or ()),
+        services=frozenset(parse_json(services) or ()),
+        tags=frozenset(parse_json(tags) or ()),
+        labels=parse_json(labels) or {},
+        capacity=int(capacity or 0),
+        weight=float(weight or 1),
+        health_score=float(health or 0),
+        rev=int(rev or 0),
+        active=active,
+        load=load,
+        outside_load=int(min(max(float(connections or 0) + float(pending or 0), 0), OUTSIDE_LOAD_MAX)),
+    )

@@ -1,0 +1,23 @@
+"""Suggestions for names that a user misspelt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+
+def closest(name: str, known: Collection[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most similar to ``name``, or None.
+
+    Args:
+        name: as the user typed it.
+        known: the valid names.
+        cutoff: smallest similarity that counts, 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def suggest(name: str, known: Collection[str], *, cutoff: float = 0.6) -> str:
+    """Return the hint of an error message about an unknown name: the closest known name, or all known names."""
+    near = closest(name, known, cutoff=cutoff)
+    return f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
