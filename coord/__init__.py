@@ -139,4 +139,7 @@ if not TYPE_CHECKING:  # with it, type checkers would accept any name
         if name not in __all__:
             raise AttributeError(f"module 'coord' has no attribute {name!r}")
         module, attribute = _HOME.get(name, ("coord.errors", name))
-        return getattr(import_module(module), attribute)
+        from coord.interrupts import quiet_import
+
+        with quiet_import():
+            return getattr(import_module(module), attribute)

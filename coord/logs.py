@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from coord.config import Settings
+from coord.standard_streams import json_text
 
 
 def configure(settings: Settings, *, service: str) -> None:
@@ -86,7 +87,7 @@ def _log_safely(write: Callable[..., Any], event: str, *args: Any, **fields: Any
         return write(event, *args, **fields)
     except Exception as error:  # noqa: BLE001 -- a value's __repr__, a processor of the program's own
         with contextlib.suppress(Exception):
-            line = to_json({"event": event, **fields, "log_error": error})
+            line = to_json({"event": event, **fields, "log_error": error}, sys.stderr)
             sys.stderr.write(line.encode("ascii", "backslashreplace").decode() + "\n")
         return None
 
@@ -131,16 +132,17 @@ class _Service:
         return event
 
 
-def to_json(event: Mapping[str, Any]) -> str:
-    """Return an event as JSON, whatever its values are: one that cannot be JSON becomes text."""
+def to_json(event: Mapping[str, Any], stream: TextIO) -> str:
+    """Return an event as JSON for a stream, whatever its values are: one that cannot be JSON becomes text."""
     try:
-        return msgspec.json.encode(event, enc_hook=repr).decode()
+        encoded = msgspec.json.encode(event, enc_hook=repr)
     except Exception:  # noqa: BLE001 -- half of a surrogate pair, a value that contains itself, a __repr__ that raises
-        return msgspec.json.encode({_text_of(name): _plain(value) for name, value in event.items()}).decode()
+        encoded = msgspec.json.encode({_text_of(name): _plain(value) for name, value in event.items()})
+    return json_text(encoded, stream)
 
 
 def _json(event: Any, **_options: Any) -> str:
-    return to_json(event)
+    return to_json(event, sys.stderr)
 
 
 def _plain(value: Any) -> Any:

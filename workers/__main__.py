@@ -15,10 +15,15 @@ import signal
 import socket
 import sys
 
+from coord.interrupts import end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # while the rest is imported, and until there is something to end
+
 import uvloop
 from redis import exceptions as redis_errors
 
-from coord import config, logs
+from coord import config, logs, standard_streams
 from coord.connection import locate, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnfit
 from coord.models.ids import check_id, new_id
@@ -61,7 +66,10 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
     for sig in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(sig, loop.stop)
     if watch_stdin:
-        running.add_reader(sys.stdin.fileno(), _stop_at_end, loop)
+        try:
+            running.add_reader(0, _stop_at_end, loop)
+        except OSError:  # /dev/null and files cannot be watched; they are at their end, or will be at once
+            loop.stop()
     try:
         report = await _reach(cell, loop)
         if report is None:
@@ -130,8 +138,8 @@ async def _watch_slot(cell: WorkerContext) -> None:
 
 
 def _stop_at_end(loop: Loop) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+    if not os.read(0, 4096):
+        asyncio.get_running_loop().remove_reader(0)
         loop.stop()
 
 
@@ -153,6 +161,14 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Read the command line and the settings, and run the worker; return the exit code."""
+    standard_streams.prepare()
+    try:
+        return _main()
+    finally:
+        standard_streams.flush()
+
+
+def _main() -> int:
     options = arguments().parse_args()
     try:
         settings = config.load()
@@ -162,7 +178,7 @@ def main() -> int:
         _collect_seldom()
         uvloop.run(work(options.kind, name, settings, watch_stdin=options.watch_stdin))
     except CoordError as error:
-        sys.stderr.write(f"coord: {error}\n")
+        standard_streams.write_error(f"coord: {error}")
         return 2
     return 0
 

@@ -15,7 +15,7 @@ import sys
 import psutil
 from redis.exceptions import RedisError
 
-from coord import config
+from coord import config, standard_streams
 from coord.connection import connect_worker, locate, safe_url
 from coord.errors import CoordError
 from coord.keys import CONSUMES, Keys
@@ -66,7 +66,11 @@ def main() -> int:
         is_alive, result = asyncio.run(_check(options.kind, config.load()))
     except CoordError as error:
         is_alive, result = False, str(error)
-    (sys.stdout if is_alive else sys.stderr).write(f"{result}\n")
+    if is_alive:
+        print(result)  # noqa: T201 -- the output of this command
+    else:
+        standard_streams.write_error(result)
+    standard_streams.flush()
     return 0 if is_alive else 1
 
 

@@ -115,7 +115,7 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
-        self.settings = settings if settings is not None else config.load()
+        self.settings = settings if settings is not None else config.load_in_program()
         self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None

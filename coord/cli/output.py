@@ -6,14 +6,18 @@ operator's terminal.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from coord.errors import ConfigError
+from coord.standard_streams import json_text, write_error
 from coord.terminal import plain, quiet_exit
 
 #: Maximum characters of a value in readable output; ``--json`` shows all of it.
@@ -25,12 +29,12 @@ PIPED_COLUMNS = 100_000
 def write_json(value: Any) -> None:
     """Write one JSON document; indented on a terminal, otherwise on one line."""
     encoded = msgspec.json.encode(value)
-    _write((msgspec.json.format(encoded, indent=2) if sys.stdout.isatty() else encoded).decode() + "\n")
+    _write(json_text(msgspec.json.format(encoded, indent=2) if sys.stdout.isatty() else encoded, sys.stdout) + "\n")
 
 
 def write_json_line(value: Any) -> None:
     """Write one object of a stream of data, always on one line."""
-    _write(msgspec.json.encode(value).decode() + "\n")
+    _write(json_text(msgspec.json.encode(value), sys.stdout) + "\n")
 
 
 def write_line(text: str = "") -> None:
@@ -40,7 +44,17 @@ def write_line(text: str = "") -> None:
 
 def hint(text: str) -> None:
     """Write one line to standard error, beside the data."""
-    print(plain(text), file=sys.stderr, flush=True)
+    write_error(plain(text))
+
+
+@contextlib.contextmanager
+def interruptible(sentence: str) -> Iterator[None]:
+    """Write on Ctrl-C what continues without this command, and the next step."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        hint(f"interrupted: {sentence}")
+        raise
 
 
 def write_table(
@@ -133,3 +147,5 @@ def _write(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         raise quiet_exit(sys.stdout) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write the output: {error.strerror}") from None

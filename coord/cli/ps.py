@@ -94,6 +94,7 @@ async def _watch(client: Client, *, json: bool) -> None:
 
 
 async def _picture(client: Client) -> WorkersReport:
+    refusal = await client.write_refusal()
     found = await client.workers()
     before: WorkersSnapshot | None = None
     if any(is_late(backlog, found.now) for backlog in found.backlogs):
@@ -101,7 +102,8 @@ async def _picture(client: Client) -> WorkersReport:
         before, found = found, await client.workers()
     waiting = [backlog for backlog in found.backlogs if backlog.length]
     use = await client.memory_use()
-    warnings = [*worker_warnings(found, before), *memory_warnings(use)]
+    refused = [f"Redis refuses writes, so nothing is submitted, placed or reported: {refusal}"] if refusal else []
+    warnings = [*refused, *worker_warnings(found, before), *memory_warnings(use)]
     return WorkersReport(found.workers, waiting, warnings, found.now, use)
 
 

@@ -11,7 +11,7 @@ import typer
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import hint, write_json, write_line
+from coord.cli.output import hint, interruptible, write_json, write_line
 from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.errors import ConfigError, CoordError, FactInvalid, IdInvalid, ResultTimeout
@@ -176,10 +176,12 @@ async def _submit_one(
     except (FactInvalid, IdInvalid) as error:
         raise type(error)(option_error(str(error), spec)) from None
     if wait:
-        return await _outcome(handle, wait_timeout, json=json)
+        with interruptible(_continuation(handle.task_id)):
+            return await _outcome(handle, wait_timeout, json=json)
     is_late = False
     try:
-        await handle.accepted(timeout=ACCEPT_S)
+        with interruptible(_continuation(handle.task_id)):
+            await handle.accepted(timeout=ACCEPT_S)
     except ResultTimeout:
         is_late = True
         hint(f"no distributor accepted the task within {ACCEPT_S:g} s; it waits for one: see `coord ps`")
@@ -203,6 +205,12 @@ async def _outcome(handle: TaskHandle, wait_timeout: float | None, *, json: bool
         return ExitCode.NO
     write_json(await handle.record() if json else result)
     return ExitCode.OK
+
+
+def _continuation(task_id: str) -> str:
+    return (
+        f"task {task_id} goes on; `coord tasks watch {task_id}` follows it, `coord tasks cancel {task_id}` cancels it"
+    )
 
 
 def option_error(message: str, spec: dict[str, Any]) -> str:

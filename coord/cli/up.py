@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.cli.commands import Namespace
+from coord.cli.exit_codes import ExitCode
 from coord.cli.session import settings_of
 from coord.errors import ConfigError
+from coord.standard_streams import flush
 
 if TYPE_CHECKING:
     from coord.up import runner
@@ -52,6 +54,10 @@ def up(
             metavar="FILE", help="TOML file with agents to start; see examples/agents.toml.", show_default=False
         ),
     ] = None,
+    repair_aof: Annotated[
+        bool,
+        typer.Option("--repair-aof", help="Cut a damaged end off the append-only file first, and keep a copy of it."),
+    ] = False,
     watch_stdin: Annotated[
         bool,
         typer.Option(
@@ -78,20 +84,23 @@ def up(
     if port is not None and not gateway:
         raise ConfigError("--port is the port of the gateway, and --no-gateway runs none; give one of them")
     settings = settings_of(redis_url=redis_url, namespace=namespace, gateway_port=port)
+    if repair_aof and data is None and settings.redis_url:
+        raise ConfigError("--repair-aof is for the embedded server; give its folder with --data")
     workers = {"registry": registries, "distributor": distributors, "router": routers}
     plan = runner.CellPlan(
         settings=settings,
         data_dir=data,
         workers=workers,
         gateway=gateway,
+        repair_aof=repair_aof,
         agents=tuple(read_agents(agents)) if agents is not None else (),
     )
-    if asyncio.run(_run(plan, watch_stdin=watch_stdin)):
-        raise typer.Exit(130)
+    if code := asyncio.run(_run(plan, watch_stdin=watch_stdin)):
+        raise typer.Exit(code)
 
 
-async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> bool:
-    """Run the cell; return True after a forced shutdown."""
+async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> int:
+    """Run the cell; return the exit code."""
     from coord.up.log import open_log
     from coord.up.runner import LocalCell
     from coord.up.shutdown import Shutdown, shutdown_on_signals, shutdown_when_stdin_closes
@@ -100,7 +109,11 @@ async def _run(plan: runner.CellPlan, *, watch_stdin: bool) -> bool:
     if watch_stdin:
         shutdown_when_stdin_closes(shutdown)
     log = open_log(plan.settings, shutdown.request_once)
+    cell = LocalCell(plan, shutdown, log)
     with shutdown_on_signals(shutdown):
-        await LocalCell(plan, shutdown, log).run()
+        await cell.run()
     log.message("up.ended", "stopped")
-    return shutdown.forced.is_set()
+    flush()  # lines of the log that cannot be written are no error
+    if shutdown.forced.is_set():
+        return ExitCode.INTERRUPTED
+    return ExitCode.NO if cell.gave_up else ExitCode.OK

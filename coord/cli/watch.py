@@ -11,7 +11,7 @@ import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import duration, shown, write_json_line, write_line
+from coord.cli.output import duration, interruptible, shown, write_json_line, write_line
 from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.errors import ResultTimeout, TaskNotFound
@@ -58,7 +58,8 @@ def watch(
     async def follow(client: Client) -> list[TaskRecord]:
         display = _Live() if sys.stdout.isatty() and not json else _Lines(json=json)
         try:
-            return await _follow(client, wanted, display, timeout)
+            with interruptible(f"{_these(wanted)} on; `coord tasks cancel {wanted[0]}` cancels {_one_of(wanted)}"):
+                return await _follow(client, wanted, display, timeout)
         finally:
             display.end()
 
@@ -94,6 +95,14 @@ async def _follow(
         if timeout is not None and time.monotonic() - began >= timeout:
             raise ResultTimeout(f"{len(open_)} of {len(task_ids)} tasks did not end within {timeout:g} s; they go on")
         await asyncio.sleep(POLL_S)
+
+
+def _these(task_ids: list[str]) -> str:
+    return f"task {task_ids[0]} goes" if len(task_ids) == 1 else f"{len(task_ids)} tasks go"
+
+
+def _one_of(task_ids: list[str]) -> str:
+    return "it" if len(task_ids) == 1 else "the first of them"
 
 
 def _named(task_ids: list[str]) -> str:

@@ -473,6 +473,11 @@ class Client:
         with reading():
             return await queries.get_counters(self.connection.redis, self.connection.keys)
 
+    async def write_refusal(self) -> str:
+        """Return why Redis refuses every write at the moment, or ''."""
+        with reading():
+            return await queries.get_write_refusal(self.connection.redis)
+
     async def memory_use(self) -> MemoryUse:
         """Measure the memory of the cell by kind of key; reads a sample of the keyspace."""
         with reading():

@@ -132,6 +132,10 @@ class Backend:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
 
+    async def write_refusal(self) -> str:
+        """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
+        return await self.client.write_refusal()
+
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""

@@ -1,4 +1,4 @@
-"""``/health``: checks Redis and each kind of worker; responds within a second even if Redis does not."""
+"""``/health``: checks that Redis accepts writes, and each kind of worker; responds within a second in any case."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class Checks:
     async def _check(self) -> dict[str, Check]:
         try:
             async with asyncio.timeout(CHECK_S):
+                refusal = await self._backend.write_refusal()
                 present = await self._backend.workers()
         except TimeoutError:
             reason = f"no answer within {CHECK_S:g} s"
@@ -66,7 +67,8 @@ class Checks:
             log.exception("background.failed", task="health.check")
             reason = "the check failed; the log of the gateway has the details"
         else:
-            return {"redis": Check("ok")} | {kind: _worker_check(kind, count) for kind, count in present.items()}
+            redis = Check("failed", f"it refuses writes: {refusal}") if refusal else Check("ok")
+            return {"redis": redis} | {kind: _worker_check(kind, count) for kind, count in present.items()}
         return {"redis": Check("failed", reason)} | {kind: Check("unknown") for kind in CONSUMES}
 
 
@@ -82,12 +84,12 @@ class HealthResource:
 
     # 200 {"status": "healthy", "service": "agent-coordinator", "version": …, "timestamp": …, "checks": {"redis": …}}
     async def on_get(self, _req: Request, resp: Response) -> None:
-        """Return 503 if Redis is unavailable or a kind of worker is missing."""
+        """Return 503 if Redis is unavailable or refuses writes, or a kind of worker is missing."""
         checks = await self._checks.run()
         _respond(resp, checks, is_healthy=all(check.status == "ok" for check in checks.values()))
 
     async def on_get_ready(self, _req: Request, resp: Response) -> None:
-        """Return 503 if Redis is unavailable."""
+        """Return 503 if Redis is unavailable or refuses writes."""
         checks = await self._checks.run()
         _respond(resp, checks, is_healthy=checks["redis"].status == "ok")
 

@@ -12,7 +12,7 @@ import msgspec
 
 from coord.agent.agent import Agent
 from coord.agent.task import NonRetryable, Release, Retryable, Task
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings, to_environ, without_settings
 from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
@@ -97,8 +97,7 @@ def program_agent(
 
 def _environ(settings: Settings) -> dict[str, str]:
     """Return this process's environment with exactly these settings in it."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return others | to_environ(settings)
+    return without_settings(os.environ) | to_environ(settings)
 
 
 def _short(message: str) -> str:

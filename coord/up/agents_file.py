@@ -190,15 +190,21 @@ class _Reader:
         return split
 
     def _folder(self, table: AgentTable) -> Path:
-        folder = (self._path.parent / Path(table.folder).expanduser()).resolve()
+        folder = (self._path.parent / self._expanded("folder", table.folder)).resolve()
         if not folder.is_dir():
             raise self._wrong("folder", f"{folder} is not a folder")
         return folder
 
+    def _expanded(self, field: str, path: str) -> Path:
+        try:
+            return Path(path).expanduser()
+        except RuntimeError:
+            raise self._wrong(field, f"{path}: there is no home directory {Path(path).parts[0]}") from None
+
     def _check_program(self, field: str, word: str, folder: Path, environ: Mapping[str, str]) -> None:
         """Check that the program exists and is executable, since it would restart forever otherwise."""
         if "/" in word:
-            path = folder / Path(word).expanduser()
+            path = folder / self._expanded(field, word)
             if not path.is_file():
                 raise self._wrong(field, f"{path} does not exist")
             if not os.access(path, os.X_OK):

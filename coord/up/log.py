@@ -106,7 +106,7 @@ class JsonLog(Log):
             self._line({**_own_fields("output", "info"), **record, "process": process})
 
     def _line(self, fields: Mapping[str, Any]) -> None:
-        self._write(to_json(fields))
+        self._write(to_json(fields, self._out))
 
 
 class ConsoleLog(Log):

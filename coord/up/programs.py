@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings, to_environ, without_settings
 from coord.up.supervisor import ManagedProgram
 
 #: The name of the gateway in the log.
@@ -39,8 +39,8 @@ def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[Mana
 
 def worker_command(kind: str, name: str | None, *, watch_stdin: bool) -> list[str]:
     """Return the command that starts a worker."""
-    # -P: a folder named workers in the current directory must not be imported.
-    command = [sys.executable, "-P", "-m", "workers", kind]
+    # -P: a folder named workers in the current directory must not be imported; coord.launch: nor may any other.
+    command = [sys.executable, "-P", "-m", "coord.launch", "workers", kind]
     command += ["--name", name] if name is not None else []
     return [*command, "--watch-stdin"] if watch_stdin else command
 
@@ -63,5 +63,4 @@ def logged_environ(settings: Settings) -> dict[str, str]:
 
 def child_environ(settings: Settings) -> dict[str, str]:
     """Return this process's environment with exactly these settings in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return kept | to_environ(settings)
+    return without_settings(os.environ) | to_environ(settings)

@@ -6,9 +6,12 @@ Both have the same three steps: ``start``, ``keep`` until shutdown, ``stop``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 from coord.backoff import Backoff
 from coord.embedded import EmbeddedServer
@@ -36,6 +39,10 @@ class Server(Protocol):
         """Start the server."""
         ...
 
+    def abandon(self) -> None:
+        """Kill the process that ``start`` has started and still waits for."""
+        ...
+
     async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
         """Keep the server running until shutdown; ``on_new_url`` is called when its ``url`` has changed."""
         ...
@@ -56,6 +63,9 @@ class ExternalServer:
 
     async def start(self) -> None:
         """Do nothing; ``wait_for_server`` reports a server that does not run."""
+
+    def abandon(self) -> None:
+        """Do nothing; nothing was started."""
 
     async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
         """Wait for shutdown; workers reconnect by themselves."""
@@ -93,6 +103,12 @@ class ManagedServer:
             self._claim.record(server.pid)
         self._server, self.url = server, server.url
         self.origin = f"pid {server.pid}, {'found running' if server.adopted else 'started'}"
+
+    def abandon(self) -> None:
+        """Kill the server that loads its data: it has written nothing yet, and is the only child process so far."""
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
         """Restart the server with exponential backoff whenever it has ended."""

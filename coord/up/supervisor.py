@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,15 @@ import msgspec
 
 from coord.backoff import Backoff
 from coord.up.child_output import ChildOutput
+from coord.up.log import last_error
 from coord.up.shutdown import Shutdown
+
+#: Seconds between two SIGTERM of a forced shutdown.
+FORCE_AGAIN_S = 0.5
+#: Consecutive ends with the same error after which a program that was never ready is not restarted.
+SAME_ENDS = 5
+#: Signals by which other processes end a program: not its own error.
+FOREIGN_SIGNALS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,19 +56,29 @@ class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path | None = None
     #: Seconds that it gets to drain; None: as in ``Timing``.
     drain_s: float | None = None
+    #: Seconds that it gets in a forced shutdown to end its own processes, with more SIGTERM; 0: it is killed at once.
+    force_s: float = 0.0
 
 
 class ProgramEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a program."""
 
     name: str
-    what: str  #: started, ended (by itself), failed (could not be started), killed (did not drain in time)
+    what: str  #: started, ended (by itself), failed (could not be started), killed (did not drain in time), gave_up
     pid: int | None = None
     code: int | None = None  #: exit code; negative: the number of the signal that ended it
     again_in_s: float | None = None  #: seconds until it restarts; None: it does not
     reason: str = ""  #: why it could not be started
     ends: int = 0  #: number of consecutive ends without a stable run
     last_line: str = ""  #: last line of its output, if ``on_line`` gets that
+
+
+class GaveUp(Exception):
+    """A program that was never ready has ended again and again with the same error."""
+
+    def __init__(self, event: ProgramEvent) -> None:
+        super().__init__(f"{event.name} has ended {event.ends} times in a row with the same error")
+        self.event = event
 
 
 class Supervisor:
@@ -70,6 +89,8 @@ class Supervisor:
         on_event: called with each event, in the event loop.
         on_line: called with a program's name and each line of its output, for programs without a ``log``; None: their
             output goes to that of this process.
+        gives_up: called after each end from the fifth in a row with the same error on, if the program was never ready;
+            True: it is not restarted, and all others are ended. None: every program is restarted.
         timing: times other than the default, for tests.
     """
 
@@ -79,11 +100,14 @@ class Supervisor:
         on_event: Callable[[ProgramEvent], None],
         *,
         on_line: Callable[[str, str], None] | None = None,
+        gives_up: Callable[[ProgramEvent], bool] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self._programs = tuple(programs)
         self._on_event = on_event
         self._on_line = on_line
+        self._gives_up = gives_up
+        self._ready: set[str] = set()
         self._timing = timing or Timing()
         self._running: dict[str, Process] = {}
 
@@ -92,10 +116,17 @@ class Supervisor:
         """The names and process ids of the programs that run."""
         return {name: process.pid for name, process in self._running.items()}
 
+    def mark_ready(self, name: str) -> None:
+        """Note that a program was ready once: from now on it is restarted after every end."""
+        self._ready.add(name)
+
     async def run(self, shutdown: Shutdown) -> None:
         """Start all programs and keep them running; on shutdown send SIGTERM, then SIGKILL after the time to drain.
 
         Return when every process is gone. If this is cancelled, the processes are killed first.
+
+        Raises:
+            GaveUp: ``gives_up`` returned True for a program; the others have been ended.
         """
         if not self._programs:
             await shutdown.requested.wait()
@@ -116,6 +147,7 @@ class Supervisor:
     async def _keep(self, program: ManagedProgram, shutdown: Shutdown) -> None:
         loop = asyncio.get_running_loop()
         backoff, ends = Backoff(self._timing.first_s, self._timing.longest_s), 0
+        same = _SameError()
         while not shutdown.requested.is_set():
             started = loop.time()
             event = await self._run_once(program, shutdown)
@@ -124,10 +156,18 @@ class Supervisor:
             if loop.time() - started >= self._timing.stable_s:
                 backoff.reset()
                 ends = 0
+                same = _SameError()
             ends += 1
+            if same.count(event) >= SAME_ENDS and program.name not in self._ready and self._is_given_up(event):
+                event = msgspec.structs.replace(event, what="gave_up", ends=ends)
+                self._on_event(event)
+                raise GaveUp(event)
             wait_s = backoff.next_s()
             self._on_event(msgspec.structs.replace(event, again_in_s=wait_s, ends=ends))
             await shutdown.requested_within(wait_s)
+
+    def _is_given_up(self, event: ProgramEvent) -> bool:
+        return self._gives_up is not None and self._gives_up(event)
 
     async def _run_once(self, program: ManagedProgram, shutdown: Shutdown) -> ProgramEvent:
         """Run a program until it ends; return how it ended, or why it could not be started."""
@@ -176,9 +216,29 @@ class Supervisor:
             await asyncio.wait({ended, forced}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             forced.cancel()
+        if program.force_s:
+            await _terminate_again(process, ended, program.force_s)
         if not ended.done():
             _kill_group(process)
             self._on_event(ProgramEvent(name=program.name, what="killed", pid=process.pid))
+
+
+class _SameError:
+    """Counts the consecutive ends of one program with the same error; numbers in its last line may differ."""
+
+    def __init__(self) -> None:
+        self._error: tuple[int | None, str] | None = None
+        self._ends = 0
+
+    def count(self, event: ProgramEvent) -> int:
+        """Return how many consecutive ends, up to this one, have its error; 0 if it is none."""
+        if event.code == 0 or event.code in FOREIGN_SIGNALS:
+            self._error, self._ends = None, 0
+            return 0
+        error = (event.code, re.sub(r"\d+", "0", last_error(event.last_line) or event.reason))
+        self._ends = self._ends + 1 if error == self._error else 1
+        self._error = error
+        return self._ends
 
 
 async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:
@@ -200,6 +260,18 @@ async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process
             log.close()
         if writing is not None:
             os.close(writing)
+
+
+async def _terminate_again(process: Process, ended: asyncio.Task[int], limit_s: float) -> None:
+    """Send SIGTERM repeatedly until a program has ended or the time has passed.
+
+    Two signals that are sent at the same moment can arrive as one, so a single one is not enough.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while not ended.done() and loop.time() < deadline:
+        _terminate(process)
+        await asyncio.wait({ended}, timeout=min(FORCE_AGAIN_S, limit_s))
 
 
 def _terminate(process: Process) -> None:

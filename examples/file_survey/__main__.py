@@ -6,10 +6,15 @@ import asyncio
 import sys
 import time
 
+from coord.interrupts import end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # during the other imports, and until there is a process to end
+
 from rich.console import Console
 from rich.markup import escape
 
-from coord import Client
+from coord import Client, standard_streams
 from coord.aio import cancel_and_wait
 from coord.config import load
 from coord.errors import CoordError, Unavailable
@@ -33,6 +38,7 @@ CANCEL_S = 5.0
 
 def main() -> int:
     """Read the command line and run the survey; return the exit code."""
+    standard_streams.prepare()
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, width=PLAIN_WIDTH)
@@ -42,7 +48,7 @@ def main() -> int:
         found = walk(options.folder)
         return asyncio.run(survey.run(found))
     except CoordError as error:
-        print(f"scripts/run: {plain_lines(str(error))}", file=sys.stderr)
+        standard_streams.write_error(f"scripts/run: {plain_lines(str(error))}")
         return 2
     except KeyboardInterrupt:  # before any process was started
         return 130
@@ -89,13 +95,13 @@ class _Survey:
                         self._write(
                             "stopping: agents finish what they hold, then coord up stops; Ctrl-C again stops at once"
                         )
-                return code
             finally:
                 self._fleet_shutdown.request_once()
                 try:
                     await fleet
                 finally:
                     await cancel_and_wait(forcing)
+        return 130 if self._shutdown.forced.is_set() else code
 
     async def _pass_on_force(self) -> None:
         """Force the shutdown of the processes when the user forces ours."""

@@ -12,19 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from redis import exceptions as redis_errors
 
 from coord import Client
+from coord.aio import cancel_and_wait
 from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
-from coord.errors import ConfigError, CoordError, DataFolderInUse
+from coord.errors import ConfigError, CoordError, DataFolderInUse, Unavailable
 from coord.models.agents import AgentStatus
 from coord.programs.reaper import Reaper
 from coord.terminal import plain
 from coord.up.data_dir import FolderLock, refuse_foreign, unusable
+from coord.up.log import parse_line
 from coord.up.runner import sentence_of
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor
+from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor
 from examples.file_survey.jobs import KINDS
 
 COORD = "coord up"
@@ -36,6 +38,8 @@ POLL_S = 0.02
 REPORTED_WAIT_S = 0.4
 #: Maximum reported ends of one process of ``coord up``; its log has all.
 REPORTED_ENDS = 3
+#: Seconds that `coord up` gets to end its processes and its server in a forced shutdown.
+FORCE_S = 15.0
 #: Seconds to wait for all agents, enough for a cold start on a busy machine; then the job starts without the others.
 GATHER_LIMIT_S = 15.0
 #: Seconds that agents get to finish if this process is killed.
@@ -71,7 +75,10 @@ class Fleet:
         self._agents = agents
         self._write = write
         #: A `coord up` of the user keeps its endpoint file; ours then has its own.
-        self.own_endpoint = folder / "endpoint.json" if read_endpoint(settings.endpoint_path) else None
+        path = settings.endpoint_place
+        self._is_second = read_endpoint(path) is not None
+        is_usable = path is not None and not self._is_second and _can_be_written(path)
+        self.own_endpoint = None if is_usable else folder / "endpoint.json"
         self._environ = dict(os.environ)
         if self.own_endpoint:
             self._environ["COORD_ENDPOINT_FILE"] = str(self.own_endpoint)
@@ -117,7 +124,7 @@ class Fleet:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GATHER_LIMIT_S
         while True:
-            with contextlib.suppress(redis_errors.RedisError, OSError):
+            with contextlib.suppress(Unavailable):
                 agents = {agent.agent_id for agent in await client.agents() if agent.status is AgentStatus.ACTIVE}
                 active = len(agents.intersection(self.agent_ids))
                 if active == len(self.agent_ids) or loop.time() > deadline:
@@ -139,7 +146,7 @@ class Fleet:
             else:
                 self._on_event(event)
 
-        supervisor = Supervisor([self._coord_up()], on_event, on_line=self._on_line)
+        supervisor = Supervisor([self._coord_up()], on_event, on_line=self._on_line, gives_up=lambda _: True)
         up = asyncio.create_task(supervisor.run(up_shutdown))
         # Without `coord up`, agents cannot connect.
         up.add_done_callback(lambda _: shutdown.request_once())
@@ -151,11 +158,30 @@ class Fleet:
                 await self._run_agents(url, shutdown)
         finally:
             up_shutdown.request_once()
-            if shutdown.forced.is_set():
-                up_shutdown.force()
-            await up
+            forcing = asyncio.create_task(_pass_on_force(shutdown, up_shutdown))
+            try:
+                await up
+            except GaveUp:
+                self._failure = CoordError(f"{COORD} cannot run: {self.last_output(COORD)}")
+            finally:
+                await cancel_and_wait(forcing)
+                await asyncio.to_thread(self._end_server)
         if self._failure is not None:
             raise self._failure
+
+    def _end_server(self) -> None:
+        """End the server of a `coord up` that was killed, so that none is left when this process ends."""
+        folder = self._folder / "redis"
+        if self._settings.redis_url or not folder.is_dir():
+            return
+        with contextlib.suppress(CoordError):  # another process has the folder by now
+            lock = FolderLock(folder)
+            try:
+                server = EmbeddedServer.find(folder)
+                if server is not None and server.pid == lock.earlier_server:
+                    server.stop(force=True)
+            finally:
+                lock.release()
 
     async def _run_agents(self, url: str, shutdown: Shutdown) -> None:
         reaper = Reaper(DRAIN_S)
@@ -192,11 +218,16 @@ class Fleet:
         )
 
     def last_output(self, name: str) -> str:
-        """Return the error in the log of a process that has ended: from its last line with ``coord: `` on."""
+        """Return the error in the log of an ended process: a program given up, else from the last ``coord: `` on."""
         try:
             lines = self._log(name).read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
+        gave_up = [
+            record["message"] for line in lines if (record := parse_line(line)) and record["event"] == "process.gave_up"
+        ]
+        if gave_up:
+            return str(gave_up[-1])
         starts = [number for number, line in enumerate(lines) if line.startswith("coord: ")]
         error = lines[starts[-1] :] if starts else lines[-1:]
         return "\n".join(error).removeprefix("coord: ") or "no output"
@@ -205,11 +236,12 @@ class Fleet:
         # A Redis server in the environment is used; otherwise an embedded one with its own data folder.
         data = [] if self._settings.redis_url else ["--data", str(self._folder / "redis")]
         # The `coord up` of the user has the port then.
-        gateway = ["--no-gateway"] if self.own_endpoint else []
+        gateway = ["--no-gateway"] if self._is_second else []
         return ManagedProgram(
             name=COORD,
             command=(sys.executable, "-P", "-m", "coord.cli", "up", "--watch-stdin", *data, *gateway),
             environ=self._environ,
+            force_s=FORCE_S,
         )
 
     def _agent_programs(self, url: str) -> list[ManagedProgram]:
@@ -243,6 +275,18 @@ class Fleet:
             return
         last_line = event.last_line or self.last_output(event.name)
         self._write(sentence_of(msgspec.structs.replace(event, last_line=last_line)))
+
+
+def _can_be_written(path: Path) -> bool:
+    """Return True if this user can create the file, with its folders."""
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    return os.access(existing, os.W_OK)
+
+
+async def _pass_on_force(first: Shutdown, second: Shutdown) -> None:
+    """Force the second shutdown when the first one is forced."""
+    await first.forced.wait()
+    second.force()
 
 
 def ended_process(line: str) -> EndedProcess | None:

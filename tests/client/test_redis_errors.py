@@ -147,6 +147,32 @@ async def test_a_server_that_refuses_ping_for_now_is_waited_for(
             await wait_for_server(redis, server.url, limit_s=30)
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (redis_errors.ResponseError("BUSY Redis is busy running a script"), "BUSY Redis is busy running a script"),
+        (redis_errors.BusyLoadingError("loading"), "it is loading its data"),
+        (ConnectionError("BUSY Redis is busy"), ""),
+    ],
+)
+async def test_a_server_that_answers_is_not_to_be_started(
+    server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    """One that refuses for longer than somebody waits is there: the advice is to wait, not to start another."""
+
+    async def ping(_redis: Any) -> None:
+        if not says:  # over a unix socket redis-py wraps what the server answers to the first commands
+            raise redis_errors.ConnectionError(str(error)) from redis_errors.ResponseError(str(error))
+        raise error
+
+    monkeypatch.setattr("coord.connection._ping_once", ping)
+    async with connect_worker(server.url, settings) as redis:
+        with pytest.raises(ServerUnavailable, match=r"was not usable within 0\.05 s") as failure:
+            await wait_for_server(redis, server.url, limit_s=0.05)
+    assert f"{says or error}. Try again later" in str(failure.value)
+    assert "coord up" not in str(failure.value)
+
+
 async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
     server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -295,3 +296,60 @@ def test_the_file_of_a_task_is_not_written_where_it_cannot_be(coord: Coord, tmp_
     )
     assert output.code == 2
     assert "--results: cannot write" in output.err
+
+
+def test_an_output_that_is_not_utf_8_gets_valid_json(live: LiveCell) -> None:
+    """What is not ASCII is escaped as JSON has it, and a table shows it somehow."""
+    payload = '"\u00e9\U0001f600"'
+    command = [sys.executable, "-m", "coord.cli", "tasks", "submit", "echo", payload, "--id", "ascii", "--wait"]
+    environ = os.environ | live.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == '"\\u00e9\\ud83d\\ude00"\n'
+    command = [sys.executable, "-m", "coord.cli", "tasks", "show", "ascii"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert "result" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("options", [("--wait",), ("--wait", "--json")])
+def test_ctrl_c_says_which_task_goes_on(live: LiveCell, options: tuple[str, ...]) -> None:
+    """The message names the commands that follow and cancel the task; the exit code is 130."""
+    task_id = f"interrupted{len(options)}"
+    command = ["tasks", "submit", "gate", f'{{"gate": "{task_id}"}}', "--id", task_id, *options]
+    process = _started(live, *command)
+    wait_for_state(live, task_id, TaskState.RUNNING)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == (
+        f"interrupted: task {task_id} goes on; `coord tasks watch {task_id}` follows it, "
+        f"`coord tasks cancel {task_id}` cancels it\n"
+    )
+    live.open_gate(task_id)
+    wait_for_state(live, task_id, TaskState.COMPLETED)
+
+
+def test_ctrl_c_of_a_watch_says_that_the_task_goes_on(live: LiveCell) -> None:
+    """To stop looking at a task is not to cancel it."""
+    live.do(live.client.submit("gate", {"gate": "watched"}, task_id="watched"))
+    wait_for_state(live, "watched", TaskState.RUNNING)
+    process = _started(live, "tasks", "watch", "watched")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("watched  running")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "interrupted: task watched goes on; `coord tasks cancel watched` cancels it\n"
+    live.open_gate("watched")
+
+
+def _started(live: LiveCell, *arguments: str) -> subprocess.Popen[str]:
+    """A command of ``coord`` as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "coord.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | live.environ,
+        text=True,
+    )

@@ -131,6 +131,28 @@ async def test_the_next_run_cancels_what_a_killed_one_has_left(start_job: Start,
     assert " open tasks of an interrupted run" in job.output
 
 
+@pytest.mark.parametrize("when", ["at_the_job", "at_rest", "at_its_end"])
+async def test_a_second_ctrl_c_leaves_no_process(start_job: Start, few: Path, many: Path, when: str) -> None:
+    """It ends with 130, and no process that it has started runs on, nor a server."""
+    job = start_job(few if when == "at_rest" else many)
+    if when == "at_the_job":
+        await in_the_middle(MANY)
+    else:
+        await wait_until(lambda: "follow the logs" in job.output, "the job is done", JOB_S)
+    left = below(job.process.pid)
+    server = EmbeddedServer.find(job.data / "redis")
+    assert server is not None
+    job.process.send_signal(signal.SIGINT)
+    await wait_until(lambda: "Ctrl-C again" in job.output, "it stops", JOB_S)
+    if when == "at_its_end":
+        await wait_until(lambda: not job.find("text_stats", "content_digest"), "the agents have left", JOB_S)
+    job.process.send_signal(signal.SIGINT)
+    assert await job.ended() == 130
+    assert not server.alive()
+    assert not [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert "Traceback" not in job.output
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_run_cancels_what_it_has_submitted(
     start_job: Start, few: Path, many: Path, sign: signal.Signals

@@ -208,6 +208,33 @@ async def test_a_folder_called_workers_is_not_taken_for_ours(
     assert "not ours" not in up.output
 
 
+async def test_a_package_called_workers_on_the_path_is_not_taken_for_ours(start: Start, tmp_path: Path) -> None:
+    """What a user has on PYTHONPATH for the agents does not hide the workers."""
+    (tmp_path / "mine" / "workers").mkdir(parents=True)
+    (tmp_path / "mine" / "workers" / "__init__.py").write_text("raise SystemExit('not ours')")
+    up = start(PYTHONPATH=str(tmp_path / "mine"))
+    await accepted((await up.ready()).url)
+    assert "not ours" not in up.output
+
+
+@pytest.mark.parametrize("home", ["none", "not ours"])
+async def test_without_a_home_it_works_on_a_folder_that_is_named(start: Start, tmp_path: Path, home: str) -> None:
+    """It logs the address for clients, as no file has it; a random user id has no home, or one like /."""
+    (tmp_path / "sitecustomize.py").write_text("import pwd\ndef no(uid): raise KeyError(uid)\npwd.getpwuid = no\n")
+    without = ("HOME",) if home == "none" else ()
+    up = start(unset=without, PYTHONPATH=str(tmp_path), XDG_RUNTIME_DIR="", HOME="/proc/1")
+    await wait_until(lambda: up.lives() and up.events("up.ready"), "it is ready", START_S)
+    server = EmbeddedServer.find(up.data)
+    assert server is not None
+    (ready,) = up.events("up.ready")
+    assert f"clients and agents connect with COORD_REDIS_URL={server.url}; " in ready["message"]
+    (started,) = up.events("up.started")
+    assert started["announced"].startswith("nowhere: ")
+    await accepted(server.url)
+    up.process.terminate()
+    assert await up.ended() == 0
+
+
 async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) -> None:
     """What a newcomer copies from the first page runs as it stands there."""
     blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)

@@ -279,6 +279,12 @@ class Silent:
     def __init__(self) -> None:
         self.asked = 0
 
+    async def write_refusal(self) -> str:
+        """Wait for ever."""
+        self.asked += 1
+        await asyncio.Event().wait()
+        return ""
+
     async def workers(self) -> dict[str, int]:
         """Wait for ever."""
         self.asked += 1

@@ -12,7 +12,7 @@ import pytest
 from coord.config import Settings
 from coord.up import log
 from coord.up.log import ConsoleLog, JsonLog, last_error, open_log, parse_line
-from coord.up.runner import is_logged, sentence_of
+from coord.up.runner import gave_up_sentence, is_logged, sentence_of
 from coord.up.supervisor import ProgramEvent
 
 WORKER = '{"event":"worker.took_over","entries":3,"level":"info","timestamp":"2026-01-31T12:00:00Z","service":"x"}'
@@ -157,6 +157,11 @@ def test_the_line_about_an_end_says_why_once_it_repeats() -> None:
     silent = msgspec.structs.replace(repeated, last_line="")
     assert sentence_of(silent).endswith(". It has ended 3 times in a row without any output")
     missing = ProgramEvent(name="p", what="failed", again_in_s=5, ends=1, reason="not there")
+    given_up = msgspec.structs.replace(repeated, what="gave_up", ends=5, again_in_s=None)
+    assert gave_up_sentence(given_up) == (
+        "p was never ready and has ended 5 times in a row with the same error (exit code 1): no disk; "
+        "it does not restart, and coord up stops"
+    )
     assert sentence_of(missing) == "p could not be started (not there); next try in 5 s"
 
 

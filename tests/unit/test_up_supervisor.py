@@ -9,13 +9,15 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
+import pytest
 
 from coord.up.child_output import MAX_LINE_BYTES
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor, Timing
+from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor, Timing
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
@@ -183,12 +185,91 @@ async def test_asked_twice_it_does_not_wait(tmp_path: Path) -> None:
     assert len(run.seen("killed")) == 1
 
 
+async def test_asked_twice_a_program_with_processes_of_its_own_may_end_them(tmp_path: Path) -> None:
+    """One that needs a second signal to end at once gets it, again and again, before it is killed."""
+    log = tmp_path / "log"
+    script = (
+        "n=0; trap 'n=$((n+1)); [ $n -lt 3 ] || { echo in order; exit 0; }' TERM; echo up; while :; do sleep 0.05; done"
+    )
+    program = msgspec.structs.replace(shell(script, log=log), force_s=20.0)
+    async with running(program, timing=Timing(drain_s=600)) as run:
+        await wait_until(has_said(log, "up"), "it runs")
+        run.shutdown.request()
+        run.shutdown.request()
+        await asyncio.wait_for(run.task, 30)
+    assert log.read_text() == "up\nin order\n"
+    assert not run.seen("killed")
+
+
+async def test_one_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """Its time to end what it has started is limited."""
+    log = tmp_path / "log"
+    program = msgspec.structs.replace(shell(DEAF, log=log), force_s=0.05)
+    async with running(program, timing=Timing(drain_s=600)) as run:
+        await wait_until(has_said(log, "deaf"), "it no longer listens")
+        run.shutdown.request()
+        run.shutdown.request()
+        await asyncio.wait_for(run.task, 30)
+    assert len(run.seen("killed")) == 1
+
+
 async def test_a_stop_cuts_the_wait_before_a_restart_short() -> None:
     """Nobody waits for a backoff at the end."""
     async with running(shell("exit 1"), timing=Timing(first_s=600)) as run:
         await wait_until(lambda: run.seen("ended"), "it has ended")
         run.shutdown.request()
         await asyncio.wait_for(run.task, 30)
+
+
+@asynccontextmanager
+async def giving_up(
+    script: str, *, ready: bool = False, gives_up: bool = True, timing: Timing = QUICK
+) -> AsyncIterator[Run]:
+    """Run one line of shell under a supervisor that may give it up; its output is read."""
+    shutdown, events = Shutdown(), list[ProgramEvent]()
+    supervisor = Supervisor(
+        [shell(script)], events.append, on_line=lambda *_: None, gives_up=lambda _: gives_up, timing=timing
+    )
+    if ready:
+        supervisor.mark_ready("p")
+    task = asyncio.create_task(supervisor.run(shutdown))
+    try:
+        yield Run(supervisor, shutdown, events, task)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_five_ends_with_one_error_are_enough_for_one_that_was_never_ready() -> None:
+    """The event has the error; numbers in it, such as a process id, do not make it another one."""
+    async with giving_up("echo started; echo no model in $$ >&2; exit 3") as run:
+        with pytest.raises(GaveUp, match="p has ended 5 times in a row with the same error"):
+            await asyncio.wait_for(run.task, 30)
+    (last,) = run.seen("gave_up")
+    assert (last.ends, last.code, last.again_in_s, last.last_line.rpartition(" ")[0]) == (5, 3, None, "no model in")
+    assert len(run.seen("ended")) == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("echo broken; exit 3", {"ready": True}),
+        ("echo broken; exit 3", {"gives_up": False}),
+        ("echo broken; exit 3", {"timing": msgspec.structs.replace(QUICK, stable_s=0.0)}),
+        ("kill -9 $$", {}),
+        ("exit 0", {}),
+        ('n=$(cat "$COUNT" 2>/dev/null); echo "x$n" > "$COUNT"; cat "$COUNT"; exit 3', {}),
+    ],
+    ids=["ready once", "not given up", "stable for a while", "killed", "ended well", "another error each time"],
+)
+async def test_others_are_started_again_for_ever(
+    script: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that worked once, one that somebody kills, one whose error changes: it may come back."""
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    async with giving_up(script, **options) as run:
+        await wait_until(lambda: len(run.seen("ended")) > 7, "it has ended often")
+    assert not run.seen("gave_up")
 
 
 async def test_ctrl_c_does_not_reach_a_program() -> None:
