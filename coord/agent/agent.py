@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from coord import codec, config
+from coord import codec
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
@@ -35,6 +35,7 @@ from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
 from coord.models.ids import check_id, new_id
+from coord.program_settings import load_in_program
 
 log = get_logger()
 
@@ -119,7 +120,7 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
-        self.settings = settings if settings is not None else config.load()
+        self.settings = settings if settings is not None else load_in_program()
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
         self._forget_after = None if forget_after is None else as_seconds(forget_after, "forget_after")
         self.handlers: dict[str, Handler] = {}
@@ -174,8 +175,8 @@ class Agent:
         """Register the decorated function as the handler of a task type: sync (it runs in a thread) or async.
 
         The handler takes the ``Task``. If its first parameter is annotated with a type that msgspec can decode (a
-        Struct, a dict, a dataclass), it takes the payload as that type, and the ``Task`` as an optional second
-        parameter. A payload that does not fit fails its task without a retry.
+        Struct, a dict, a dataclass) or with a pydantic model, it takes the payload as that type, and the ``Task`` as an
+        optional second parameter. A payload that does not fit fails its task without a retry.
 
         The return value is the result, any JSON. An exception is a failure; the task is retried unless the exception is
         ``NonRetryable``. ``Retryable`` sets the error code, ``Release`` gives the task back.

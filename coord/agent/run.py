@@ -14,7 +14,9 @@ from coord.agent.signals import StopSignals, exit_at_once
 from coord.aio import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
+from coord.interrupts import end_on_interrupt
 from coord.logs import get_logger
+from coord.standard_streams import open_missing
 
 log = get_logger()
 
@@ -62,6 +64,8 @@ def run(*agents: Runnable) -> None:
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ConfigError("run() has an event loop of its own; within one: await agent.serve()")
+    open_missing()  # before an event loop takes their place
+    end_on_interrupt()  # until there is something to drain
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     logs.configure(agents[0].settings, service=f"agent {names}")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

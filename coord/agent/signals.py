@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from coord.standard_streams import flush
+
 #: The signals that stop the agents.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Seconds within which several signals count as one stop: a service manager sends one to each process, and a parent
@@ -69,8 +71,7 @@ def exit_at_once(code: int) -> None:
     if multiprocessing is not None:
         for child in multiprocessing.active_children():
             child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Puts it together: an agent whose handler is a program."""
+"""An agent with a program as its handler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from coord.agent.agent import Agent
 from coord.agent.signals import ONE_STOP_S
 from coord.agent.task import NonRetryable, Release, Retryable, Task
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings, to_environ, without_settings
 from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
@@ -24,44 +24,45 @@ from coord.programs.pool import ProcessPool
 
 log = get_logger()
 
-#: What a program has to end after SIGTERM; less than a cancelled handler has, which is five seconds.
+#: Seconds that a program gets to end after SIGTERM.
 GRACE_S = 3.0
-LONGEST_GRACE_S = 4.5
-#: Of a failure's message, in the log.
-SHORT = 600
+#: Maximum of the same: less than the five seconds that a cancelled handler gets.
+MAX_GRACE_S = 4.5
+#: Characters of a failure's message in the log.
+LOGGED_CHARACTERS = 600
 #: Checks, within ``ONE_STOP_S``, whether the agent was stopped together with its program.
 STOP_CHECKS = 20
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a program is run."""
+    """How to run a program."""
 
-    task_types: tuple[str, ...] = ()  #: the only ones that are taken; none: all
-    keep_alive: bool = False
-    timeout_s: float | None = None  #: for one attempt, besides what the task itself says
-    grace_s: float = GRACE_S  #: between SIGTERM and SIGKILL
-    output: Output = Output.AUTO
+    task_types: tuple[str, ...] = ()  #: types of the tasks to accept; empty: all
+    keep_alive: bool = False  #: keep one process per concurrent task, instead of starting one for each task
+    timeout_s: float | None = None  #: seconds for one attempt, in addition to the timeout of the task
+    grace_s: float = GRACE_S  #: seconds between SIGTERM and SIGKILL, at most ``MAX_GRACE_S``
+    output: Output = Output.AUTO  #: how to read standard output
 
 
 def program_agent(
     agent_id: str, words: Sequence[str], settings: Settings, options: Options, **declared: Any
 ) -> Agent:  # fmt: skip
-    """An agent that runs a program for its tasks.
+    """Return an agent that runs a program for its tasks.
 
     Args:
-        agent_id: as ``Agent``.
-        words: the program and its arguments, see ``coord.programs.arguments``.
-        settings: the program finds them in its environment, so that a ``coord`` of its own finds the same cell.
-        options: how it is run.
-        declared: what else ``Agent`` takes.
+        agent_id: as for ``Agent``.
+        words: the program and its arguments, see ``coord.programs.command``.
+        settings: they are also in the program's environment, so that a ``coord`` command in it uses the same cell.
+        options: how to run the program.
+        declared: further arguments of ``Agent``.
 
     Raises:
-        ConfigError: the program cannot be run, an argument does not fit, or the agent could do nothing.
+        ConfigError: the program cannot be run, an argument is invalid, or the agent has no capability and no task type.
     """
     if not declared.get("capabilities") and not options.task_types:
-        raise ConfigError("say what the program can do: --capability NAME (as often as needed), or --task-type NAME")
+        raise ConfigError("the agent has no capability; give --capability NAME (repeatable), or --task-type NAME")
     if options.timeout_s is not None and not 0 < options.timeout_s < math.inf:
-        raise ConfigError(f"timeout must be a finite number of seconds above 0, not {options.timeout_s}")
+        raise ConfigError(f"timeout must be a finite number of seconds above 0, got {options.timeout_s}")
     command = Command(words, _environ(settings))
     limits = Limits(timeout_s=options.timeout_s, grace_s=options.grace_s, output_bytes=settings.max_entry_bytes)
     agent = Agent(agent_id, settings=settings, **declared)
@@ -71,8 +72,8 @@ def program_agent(
     if options.keep_alive:
         if command.arguments.fields:
             raise ConfigError(
-                f"a program that is kept is started before there is a task: {{{command.arguments.fields[0]}}} "
-                "has no value then; it reads the payload from its lines"
+                f"with --keep-alive the program starts before there is a task, so {{{command.arguments.fields[0]}}} "
+                "has no value; the program must read the payload from its standard input"
             )
         programs = ProcessPool(command, agent_id, limits, capacity)
     else:
@@ -114,21 +115,22 @@ async def _give_back_if_stopping(agent: Agent, work: Awaitable[Any]) -> Any:
 
 
 def _environ(settings: Settings) -> dict[str, str]:
-    """This process's environment with exactly these settings in it."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return others | to_environ(settings)
+    """Return this process's environment with exactly these settings in it."""
+    return without_settings(os.environ) | to_environ(settings)
 
 
-def _short(told: str) -> str:
-    """For a line of the log; the task's record has all of it."""
-    return told if len(told) <= SHORT else f"{told[: SHORT // 3]} … {told[-SHORT // 3 * 2 :]}"
+def _short(message: str) -> str:
+    """Shorten a message for the log, mostly in its beginning; the task's record has all of it."""
+    if len(message) <= LOGGED_CHARACTERS:
+        return message
+    return f"{message[: LOGGED_CHARACTERS // 3]} … {message[-LOGGED_CHARACTERS // 3 * 2 :]}"
 
 
 def _check_files(capacity: int) -> None:
-    """Four pipes for each program, four more while one is being started, and what the agent has open itself."""
+    """Check the limit of open files: four pipes per program, four while one starts, and the files of the agent."""
     needed, (limit, _) = 4 * capacity + 64, resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise ConfigError(
-            f"a capacity of {capacity} needs {needed} open files, and the limit is {limit}; "
+            f"a capacity of {capacity} needs {needed} open files, but the limit is {limit}; "
             f"raise it with `ulimit -n {needed}`"
         )

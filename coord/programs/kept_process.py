@@ -1,8 +1,9 @@
-"""One life of a program that is kept: what is said to it, and what it answers."""
+"""A process that is kept for many tasks: one task at a time, as JSON lines on standard input and output."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -11,32 +12,40 @@ from msgspec import UNSET, Raw, UnsetType
 from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
 from coord.logs import get_logger
+from coord.programs.buffers import Lines
 from coord.programs.command import Command, Limits
-from coord.programs.guard import Guard
-from coord.programs.lines import Lines
-from coord.programs.outcome import STOPPED, ProgramStopped, how
-from coord.programs.process import ProgramProcess, finish
+from coord.programs.outcome import STOPPED, ProgramStopped, describe_end
+from coord.programs.process import LINGER_S, ProgramProcess, finish
 from coord.programs.progress import Progress
+from coord.programs.reaper import Reaper
+from coord.values import why_undecodable
 
 log = get_logger()
 
-#: What an answer's line may have besides its result.
+#: Bytes that the line of an answer may have in addition to its result.
 SLACK = 4_096
-#: Of a line that is passed over, in the log.
-_SHOWN = 200
+#: Bytes of a line that the log shows if it is ignored, and the error if it is an invalid answer.
+_SHOWN_BYTES = 200
+#: The beginning of an object, also of one that is written over several lines.
+_OBJECT = re.compile(rb"""\s*[{"']""")
+#: Names of the fields that end a task.
+_OUTCOMES = (b"result", b"error", b"release")
+#: The beginning of an answer that does not name its task.
+_ANSWER = re.compile(rb"""\s*\{\s*["'](?:result|error|release)["']\s*:""")
 
 
 class _Head(msgspec.Struct):
-    task_id: str
+    task_id: str  # decoded alone, so that output of another kind is not taken for an answer
 
 
 class _Error(msgspec.Struct):
     message: str = ""
     code: str = "program_failed"
     retryable: bool = True
+    detail: Raw | UnsetType = UNSET
 
 
-class _Said(msgspec.Struct):
+class _Answer(msgspec.Struct):
     task_id: str
     progress: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
@@ -44,74 +53,80 @@ class _Said(msgspec.Struct):
     release: str | UnsetType = UNSET
 
 
-_head = msgspec.json.Decoder(_Head).decode
-_said = msgspec.json.Decoder(_Said).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 class KeptProcess:
-    """From the start of a program to its end; it has one task at a time."""
+    """A program from its start to its end."""
 
     def __init__(self, limits: Limits) -> None:
         self.is_ended_by_us = False
         self.has_answered = False  #: any task
         self._program: ProgramProcess
         self._ended: asyncio.Task[int]
-        self._lines = Lines(limits.output_bytes + SLACK, self._line, self._too_long)
+        self._lines = Lines(limits.output_bytes + SLACK, self._on_line, self._on_long_line)
         self._limits = limits
-        self._passed_over = 0
+        self._ignored_lines = 0
         self._task: Task | None = None
         self._progress: Progress | None = None
         self._answer: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def start(cls, command: Command, environ: dict[str, str], guard: Guard, limits: Limits) -> KeptProcess:
+    async def start(cls, command: Command, environ: dict[str, str], reaper: Reaper, limits: Limits) -> KeptProcess:
         """Start the program; raises ``OSError``."""
-        life = cls(limits)
-        life._program = await ProgramProcess.start(
-            command.path, command.words({}), environ, guard, output=life._lines.feed
+        process = cls(limits)
+        process._program = await ProgramProcess.start(
+            command.path, command.words({}), environ, reaper, on_output=process._lines.feed
         )  # fmt: skip
-        life._ended = asyncio.create_task(life._program.ended())
-        return life
+        process._ended = asyncio.create_task(process._program.wait())
+        return process
 
     @property
     def has_open_task(self) -> bool:
-        """Whether it was given a task and has not answered."""
+        """True if it has a task and has not answered."""
         return self._task is not None
 
     @property
     def has_exited(self) -> bool:
-        """Whether its first process has ended; it may still have something to say."""
+        """True if its first process has ended; there may be output to read."""
         return self._program.has_exited
 
     @property
-    def is_over(self) -> bool:
-        """Whether it has ended."""
+    def has_ended(self) -> bool:
+        """True if it has ended and its output has been read."""
         return self._ended.done()
 
-    async def over(self) -> str:
-        """Wait for its end; how that was, for people."""
+    async def wait(self) -> str:
+        """Wait until it has ended; return a description of how."""
         try:
             code = await asyncio.shield(self._ended)
         except asyncio.CancelledError:
             if not self._ended.done():
                 await self.end(self._limits.grace_s)
             raise
-        return self._how(code)
+        return self._describe_end(code)
 
-    async def ask(self, task: Task, line: bytes) -> Any:
-        """Have it do a task; its result.
+    async def run(self, task: Task, line: bytes) -> Any:
+        """Give it a task and return the result.
+
+        Args:
+            task: the task.
+            line: the task as a line for the program.
 
         Raises:
-            NonRetryable, Retryable, Release: as it answered, or because it ended.
+            NonRetryable, Retryable, Release: its answer, or because it ended.
         """
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._task, self._progress = task, Progress(task)
         self._program.write(line)
-        closed = self._program.stdin_closed
+        closed, output_closed = self._program.stdin_closed, self._program.stdout_closed
         try:
-            await asyncio.wait([answer, self._ended, closed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([answer, self._ended, closed, output_closed], return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and output_closed.done():  # it ends, or can give no answer any more
+                await asyncio.wait([answer, self._ended], timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done() and not self._ended.done():
-                # It has ended, or will take nothing more; what it has said meanwhile is still to be read.
+                # It has closed its standard input; output that it has written so far is still to be read.
                 await self._program.end(self._limits.grace_s)
                 await self._ended
         finally:
@@ -119,8 +134,8 @@ class KeptProcess:
         self._task = None
         if not answer.done():
             code = self._ended.result()
-            kind = ProgramStopped if code in STOPPED else Retryable
-            raise kind("program_died", f"the program ended without an answer: {self._how(code)}")
+            kind = ProgramStopped if code in STOPPED and not self.is_ended_by_us else Retryable
+            raise kind("program_died", f"the program ended without an answer: {self._describe_end(code)}")
         self.has_answered = True
         outcome = answer.result()
         if isinstance(outcome, Exception):
@@ -128,12 +143,12 @@ class KeptProcess:
         return outcome
 
     async def end(self, grace_s: float) -> None:
-        """End it: SIGTERM, SIGKILL after the grace. Goes on to that end when cancelled."""
+        """End it: SIGTERM, then SIGKILL after ``grace_s`` seconds. A cancel does not stop this."""
         self.is_ended_by_us = True
         await finish(self._end(grace_s))
 
-    async def leave(self, grace_s: float) -> None:
-        """Let it see the end of its input and end by itself within the grace; then end it."""
+    async def close(self, grace_s: float) -> None:
+        """Close its standard input, wait up to ``grace_s`` seconds until it ends by itself, then end it."""
         self.is_ended_by_us = True
         self._program.close_stdin()
         await asyncio.wait([self._ended], timeout=grace_s)
@@ -144,57 +159,82 @@ class KeptProcess:
         await self._ended
         self._task = None
 
-    def _line(self, line: bytes) -> None:
+    def _on_line(self, line: bytes) -> None:
         task, answer = self._task, self._answer
-        try:
-            task_id = _head(line).task_id if line.lstrip().startswith(b"{") else None
-        except BAD_JSON:
-            task_id = None
-        if task is None or answer is None or answer.done() or task_id != task.task_id:
-            self._pass_over(line)
+        if task is None or answer is None or answer.done():
+            self._ignore(line)
             return
         try:
-            said = _said(line)
+            task_id = _decode_head(line).task_id
         except BAD_JSON as error:
-            answer.set_result(NonRetryable("answer_invalid", f"the program's answer does not fit: {error}"))
+            if _is_meant_as_answer(line, task.task_id):
+                why = why_undecodable(line, "answer", error)
+                answer.set_result(_invalid(f"the program's answer cannot be decoded: {why}", line))
+            else:
+                self._ignore(line)
             return
-        if said.progress is not UNSET and self._progress is not None:
-            self._progress.tell(said.progress)
-        outcome = _outcome(said)
+        if task_id != task.task_id:
+            self._ignore(line)
+            return
+        try:
+            decoded = _decode_answer(line)
+        except BAD_JSON as error:
+            answer.set_result(_invalid(f"the program's answer is invalid: {error}", line))
+            return
+        if decoded.progress is not UNSET and self._progress is not None:
+            self._progress.update(decoded.progress)
+        outcome = _outcome(decoded, line)
         if outcome is not UNSET:
             answer.set_result(outcome)
 
-    def _pass_over(self, line: bytes) -> None:
-        """Once loudly: a library that prints where it should not is worth a word, not one for each line."""
-        self._passed_over += 1
-        tell = log.warning if self._passed_over == 1 else log.debug
-        tell(
+    def _ignore(self, line: bytes) -> None:
+        """Log an ignored line: the first as a warning, since a library may print many of them."""
+        self._ignored_lines += 1
+        write = log.warning if self._ignored_lines == 1 else log.info
+        write(
             "program.line_passed_over",
-            pid=self._program.pid, line=line[:_SHOWN].decode("utf-8", "replace"),
-            hint="standard output is for answers to the task at hand; write anything else to standard error",
+            pid=self._program.pid, line=_beginning(line),
+            hint="standard output is for answers to the current task; write anything else to standard error",
         )  # fmt: skip
 
-    def _too_long(self) -> None:
+    def _on_long_line(self) -> None:
         if self._answer is None or self._answer.done():
-            self._pass_over(b"(a line too long to be kept)")
+            self._ignore(b"(a line over the limit)")
             return
         limit = self._limits.output_bytes
         self._answer.set_result(
             NonRetryable("result_too_large", f"the program wrote a line of more than {limit} bytes")
         )
 
-    def _how(self, code: int) -> str:
-        said = self._program.said.text()
-        return f"{how(code)}: {said}" if said else f"{how(code)}, and nothing on standard error"
+    def _describe_end(self, code: int) -> str:
+        return describe_end(code, self._program.stderr.text())
 
 
-def _outcome(said: _Said) -> Any:
-    """The result, or the exception that stands for another answer; UNSET where it is progress alone."""
-    if said.error is not UNSET:
-        kind = Retryable if said.error.retryable else NonRetryable
-        return kind(said.error.code, said.error.message)
-    if said.release is not UNSET:
-        return Release(said.release)
-    if said.result is UNSET and said.progress is UNSET:
-        return NonRetryable("answer_invalid", "the program's answer has none of result, error, release and progress")
-    return said.result
+def _is_meant_as_answer(line: bytes, task_id: str) -> bool:
+    """Return True if a line that is not JSON was meant as the answer to a task, and not as other output."""
+    if b"progress" in line and not any(word in line for word in _OUTCOMES):
+        return False  # progress never fails a task
+    if b"task_id" in line:
+        return task_id.encode() in line and _OBJECT.match(line) is not None
+    return _ANSWER.match(line) is not None
+
+
+def _invalid(why: str, line: bytes) -> NonRetryable:
+    return NonRetryable("answer_invalid", f"{why}; the line begins with: {_beginning(line)}")
+
+
+def _beginning(line: bytes) -> str:
+    return line[:_SHOWN_BYTES].decode("utf-8", "replace")
+
+
+def _outcome(answer: _Answer, line: bytes) -> Any:
+    """Return the result, or the exception for another answer; UNSET for progress alone."""
+    if answer.error is not UNSET:
+        kind = Retryable if answer.error.retryable else NonRetryable
+        detail = None if answer.error.detail is UNSET else answer.error.detail
+        return kind(answer.error.code, answer.error.message, detail=detail)
+    if answer.release is not UNSET:
+        return Release(answer.release)
+    if answer.result is UNSET and answer.progress is UNSET:
+        return _invalid("the program's answer has none of result, error, release and progress", line)
+    return answer.result

@@ -1,6 +1,6 @@
-"""Programs that are kept: one for each task at a time, spoken to in JSON lines.
+"""A pool of kept processes: one per concurrent task, which receive tasks as JSON lines.
 
-To the program, one line for each task, the next one after its answer:
+To the program, one line for each task; the next one follows after its answer:
 
     {"task_id": "…", "task_type": "…", "payload": …, "attempt": 1}
 
@@ -9,11 +9,12 @@ From the program, any number of progress lines and then one answer:
     {"task_id": "…", "progress": …}
     {"task_id": "…", "result": …}
     {"task_id": "…", "error": {"message": "…", "code": "program_failed", "retryable": true}}
-    {"task_id": "…", "release": "why it is given back"}
+    {"task_id": "…", "release": "why the task is returned"}
 
-Of an error everything may be left out. Any other line is logged and passed over. A program that ends fails the task
-that it had, retryably, and is started again, later and later while it keeps ending. One that shall stop a task
-(cancelled, over its time) is ended, SIGTERM first, and started again at once.
+Every field of an error is optional. A line that was meant as an answer and cannot be decoded (NaN, broken JSON, an
+answer without ``task_id``) fails the task; any other line is logged and ignored. If a program ends, its task fails
+retryably, and the program restarts with exponential backoff. To stop a task (cancelled or timed out), its program is
+ended, first with SIGTERM, and restarts at once.
 """
 
 from __future__ import annotations
@@ -30,49 +31,49 @@ from coord.backoff import Backoff
 from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
-from coord.programs.guard import Guard
 from coord.programs.kept_process import KeptProcess
 from coord.programs.process import prepare
+from coord.programs.reaper import Reaper
 
 log = get_logger()
 
-#: Waits before a program that died is started again: doubling …
+#: Seconds before a program that ended restarts; doubles with each further end …
 FIRST_WAIT_S = 0.1
-#: … up to here, so that one that cannot run does not take the machine with it.
+#: … up to here, so that a program that cannot run does not overload the machine.
 LONGEST_WAIT_S = 10.0
-#: A program that lived this long, or answered, was well: its next end counts as the first one.
-WELL_S = 10.0
+#: After this many seconds of running, or after an answer, the backoff starts again from the first wait.
+STABLE_S = 10.0
 
 
 class ProcessPool:
-    """As many programs as there may be tasks at a time."""
+    """Keeps as many processes as there may be concurrent tasks."""
 
     def __init__(self, command: Command, agent_id: str, limits: Limits, count: int) -> None:
         self._command = command
         self._agent_id = agent_id
         self._limits = limits
         self._count = count
-        self._guard: Guard | None = None
+        self._reaper: Reaper | None = None
         self._slots: list[_Slot] = []
         self._free: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
 
     async def start(self) -> None:
-        """Start them all; before the first task."""
+        """Start all processes; call it before the first task."""
         prepare()
-        self._guard = Guard(self._limits.grace_s)
+        self._reaper = Reaper(self._limits.grace_s)
         self._free = asyncio.LifoQueue()
-        self._slots = [_Slot(self._command, self._agent_id, self._limits, self._guard) for _ in range(self._count)]
+        self._slots = [_Slot(self._command, self._agent_id, self._limits, self._reaper) for _ in range(self._count)]
         for slot in self._slots:
             self._free.put_nowait(slot)
 
     async def stop(self) -> None:
-        """End them: each sees the end of its input, and is ended if it goes on."""
+        """Close the standard input of all processes, and end those that keep running."""
         await asyncio.gather(*(slot.stop() for slot in self._slots))
-        if self._guard is not None:
-            await asyncio.to_thread(self._guard.close)
+        if self._reaper is not None:
+            await asyncio.to_thread(self._reaper.close)
 
     async def handle(self, task: Task) -> Any:
-        """Have one of them do one task; cancelled, it ends that program before it returns."""
+        """Run one task on a free process and return its result; on cancel, end that process before returning."""
         slot = await self._free.get()
         try:
             return await slot.run(task)
@@ -81,82 +82,82 @@ class ProcessPool:
 
 
 class _Slot:
-    """One program, started again whenever it has ended."""
+    """One process of the pool, which restarts whenever it ends."""
 
-    def __init__(self, command: Command, agent_id: str, limits: Limits, guard: Guard) -> None:
+    def __init__(self, command: Command, agent_id: str, limits: Limits, reaper: Reaper) -> None:
         self._command = command
         self._environ = command.environ(agent_id)
         self._limits = limits
-        self._guard = guard
+        self._reaper = reaper
         self._loop = asyncio.get_running_loop()
         self._is_stopping = False
-        #: The program that lives, or will.
-        self._life: asyncio.Future[KeptProcess] = self._loop.create_future()
+        #: The process that runs, or the next one.
+        self._process: asyncio.Future[KeptProcess] = self._loop.create_future()
         self._keeping = retry("program.keep", self._keep)
 
     async def run(self, task: Task) -> Any:
-        life: KeptProcess | None = None
+        process: KeptProcess | None = None
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                life = await asyncio.shield(self._life)
-                if life.has_exited:  # while it had nothing to do: its end is no failure of this task
-                    await life.over()
-                    self._forget(life)
-                    life = await asyncio.shield(self._life)
-                return await life.ask(task, _line(task))
+                process = await asyncio.shield(self._process)
+                if process.has_exited:  # while it was idle, which is no failure of this task
+                    await process.wait()
+                    self._replace(process)
+                    process = await asyncio.shield(self._process)
+                return await process.run(task, _line(task))
         except TimeoutError:
-            said = f"the program had not answered after {self._limits.timeout_s:g} s"
-            raise Retryable("timed_out", said) from None
+            message = f"the program had not answered after {self._limits.timeout_s:g} s"
+            raise Retryable("timed_out", message) from None
         finally:
-            if life is not None and life.has_open_task:
-                await life.end(self._limits.grace_s)
-            if life is not None and life.is_over:
-                self._forget(life)
+            if process is not None and process.has_open_task:
+                await process.end(self._limits.grace_s)
+            if process is not None and process.has_ended:
+                self._replace(process)
 
     async def stop(self) -> None:
         self._is_stopping = True
-        if self._life.done():
-            await self._life.result().leave(self._limits.grace_s)
+        if self._process.done():
+            await self._process.result().close(self._limits.grace_s)
         await cancel_and_wait(self._keeping)
 
     async def _keep(self) -> None:
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while not self._is_stopping:
-            begun = self._loop.time()
-            if self._life.done():  # of a program whose keeping failed
-                self._life = self._loop.create_future()
+            started = self._loop.time()
+            if self._process.done():  # left by a failed call of this function
+                self._process = self._loop.create_future()
             try:
-                life = await KeptProcess.start(self._command, self._environ, self._guard, self._limits)
+                process = await KeptProcess.start(self._command, self._environ, self._reaper, self._limits)
             except OSError as error:
-                why, is_ours = f"{self._command.path} cannot be started: {error.strerror}", False
-                self._fail(Retryable("not_started", why))
+                reason, is_ended_by_us = f"{self._command.path} cannot be started: {error.strerror}", False
+                self._fail(Retryable("not_started", reason))
             else:
-                self._life.set_result(life)
-                why = await life.over()
-                is_ours = life.is_ended_by_us
-                self._forget(life)
-                if life.has_answered:
+                self._process.set_result(process)
+                reason = await process.wait()
+                is_ended_by_us = process.is_ended_by_us
+                self._replace(process)
+                if process.has_answered:
                     backoff.reset()
-            if is_ours or self._loop.time() - begun >= WELL_S:
+            if is_ended_by_us or self._loop.time() - started >= STABLE_S:
                 backoff.reset()
-            if not is_ours:
+            if not is_ended_by_us:
                 wait_s = backoff.next_s()
-                log.warning("program.died", program=self._command.name, how=why, again_in_s=wait_s)
+                log.warning("program.died", program=self._command.name, how=reason, again_in_s=wait_s)
                 await asyncio.sleep(wait_s)
 
-    def _forget(self, life: KeptProcess) -> None:
-        """The next task waits for the next program."""
-        if self._life.done() and self._life.result() is life:
-            self._life = self._loop.create_future()
+    def _replace(self, process: KeptProcess) -> None:
+        """Make the next task wait for the next process."""
+        if self._process.done() and self._process.result() is process:
+            self._process = self._loop.create_future()
 
     def _fail(self, error: Retryable) -> None:
-        """Whoever waits for the program has failed."""
-        failed, self._life = self._life, self._loop.create_future()
+        """Fail the task that waits for the process."""
+        failed, self._process = self._process, self._loop.create_future()
         failed.set_exception(error)
-        failed.exception()  # looked at, so that nobody warns of it when no task waits
+        failed.exception()  # mark it as retrieved, so that asyncio does not warn if no task waits
 
 
-class _Asked(msgspec.Struct):
+class _TaskLine(msgspec.Struct):
     task_id: str
     task_type: str
     payload: msgspec.Raw
@@ -168,4 +169,4 @@ def _line(task: Task) -> bytes:
         payload = msgspec.Raw(msgspec.json.format(task.payload_json, indent=-1))
     except BAD_JSON as error:
         raise NonRetryable("payload_invalid", f"payload: {error}") from None
-    return encode(_Asked(task.task_id, task.task_type, payload, task.attempt)) + b"\n"
+    return encode(_TaskLine(task.task_id, task.task_type, payload, task.attempt)) + b"\n"

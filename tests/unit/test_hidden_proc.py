@@ -99,12 +99,12 @@ async def test_a_gateway_whose_ports_cannot_be_listed_is_asked(monkeypatch: pyte
     """Its answer decides; one on any free port counts as ready while its process exists."""
     asked: list[int] = []
 
-    async def answers(_host: str, port: int) -> bool:
+    def responds(_host: str, port: int) -> bool:
         asked.append(port)
         return True
 
     monkeypatch.setattr(psutil.Process, "net_connections", fails)
-    monkeypatch.setattr(gateway_check, "_answers", answers)
-    assert await gateway_check.is_ours(Settings(gateway_port=9001), os.getpid())
-    assert await gateway_check.is_ours(Settings(gateway_port=0), os.getpid())
+    monkeypatch.setattr(gateway_check, "_responds", responds)
+    assert await gateway_check.is_ready(Settings(gateway_port=9001), os.getpid())
+    assert await gateway_check.is_ready(Settings(gateway_port=0), os.getpid())
     assert asked == [9001]
