@@ -24,7 +24,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -74,10 +74,15 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[float, Meta(gt=0)] | None = None
     #: Keep one process per concurrent task, which receives tasks as JSON lines, instead of starting one for each task.
     keep_alive: bool = False
+    #: Format of standard input and of standard output, as ``coord agent --input`` and ``--output``.
+    input: Literal["json", "text"] | None = None
+    output: Literal["auto", "json", "text"] | None = None
 
 
+#: Field -> its valid values.
+_FORMATS = {"input": ("json", "text"), "output": ("auto", "json", "text")}
 #: Fields that are valid with ``program`` only.
-PROGRAM_FIELDS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive")
+PROGRAM_FIELDS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive", "input", "output")
 
 
 def read_agents(path: Path) -> list[ManagedProgram]:
@@ -127,6 +132,9 @@ class _Reader:
                 raise self._wrong(
                     "capabilities", 'missing; name what the program can do, such as capabilities = ["ocr"]'
                 )
+            for field in ("input", "output"):
+                if table.keep_alive and field in raw:
+                    raise self._wrong(field, "is for one process per task; with keep_alive, leave it out")
         else:
             self._refuse_program_fields(raw)
         return [self._managed(table, number, folder, command, program) for number in range(1, table.count + 1)]
@@ -235,6 +243,10 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
         options += ["--timeout", _seconds(table.timeout)]
     if table.keep_alive:
         options.append("--keep-alive")
+    if table.input is not None:
+        options += ["--input", table.input]
+    if table.output is not None:
+        options += ["--output", table.output]
     return options
 
 
@@ -251,6 +263,8 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
 def _expected(field: str, value: object, error: str) -> str:
     if field == "type":
         return f"{value!r} is not an agent type; expected one of {', '.join(AgentType)}"
+    if field in _FORMATS:
+        return f"expected one of {', '.join(_FORMATS[field])}, got {value!r}"
     if field in {"command", "program"} and not isinstance(value, str | list):
         return f"expected a line of words or a list of them, got {value!r}"
     problem = error.partition(" - at ")[0].replace("`", "").replace("Expected", "expected")

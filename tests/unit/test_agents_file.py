@@ -78,6 +78,12 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
     assert program.name == "ocr"
 
 
+def test_the_formats_of_a_program_become_options(file: Path) -> None:
+    """Without the fields, the defaults of ``coord agent`` apply."""
+    (program,) = read(file, "[agents.x]\nprogram = 'sort'\ncapabilities = ['sort']\ninput = 'text'\noutput = 'text'")
+    assert program.command[-6:] == ("--input", "text", "--output", "text", "--", "sort")
+
+
 def test_the_folder_is_below_the_file(file: Path) -> None:
     """And so are the programs."""
     (program,) = read(file, '[agents.a]\ncommand = "../ocr.sh"\nfolder = "sub"')
@@ -120,6 +126,13 @@ def test_the_example_is_right() -> None:
         ("[agents.x]\ncommand = 'cat'\ndrain = 0", "[agents.x] drain: expected float > 0.0"),
         ("[agents.x]\ncommand = 'cat'\nfolder = 'no'", "/no is not a folder"),
         ("[agents.x]\ncommand = 'cat'\ncapacity = 2", "[agents.x] capacity: is valid with program only; an agent"),
+        ("[agents.x]\nprogram = 'cat'\ninput = 'xml'", "[agents.x] input: expected one of json, text, got 'xml'"),
+        ("[agents.x]\nprogram = 'cat'\noutput = 1", "[agents.x] output: expected one of auto, json, text, got 1"),
+        ("[agents.x]\ncommand = 'cat'\ninput = 'text'", "[agents.x] input: is valid with program only; an agent"),
+        (
+            "[agents.x]\nprogram = 'cat'\ncapabilities = ['a']\nkeep_alive = true\ninput = 'text'",
+            "[agents.x] input: is for one process per task; with keep_alive, leave it out",
+        ),
         ("[agents.x]\ncommand = 'no-such-program'", "[agents.x] command: program 'no-such-program' is not on PATH"),
         ("[agents.x]\ncommand = 'ocr.sh'", "[agents.x] command: program 'ocr.sh' is not on PATH; for the one in "),
         ("[agents.x]\ncommand = './no.sh'", "/no.sh does not exist"),
