@@ -16,10 +16,15 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command in the arguments of this process."""
     from coord.cli.exit_codes import ExitCode, sentence
+    from coord.cli.parse import wants_json
 
     try:
         from coord.cli.app import app
 
+        if wants_json(sys.argv[1:]):
+            from coord.cli.json_errors import run
+
+            sys.exit(run(app))
         app()
     except CoordError as error:
         print(sentence(error), file=sys.stderr)

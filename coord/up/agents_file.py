@@ -30,6 +30,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from coord.config import load
+from coord.durations import EXPECTED, parse_duration
 from coord.errors import ConfigError, CoordError
 from coord.models.agents import AgentType
 from coord.models.facts import Names
@@ -60,7 +61,7 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "."
     #: Environment variables in addition to those of ``coord up``.
     env: dict[str, str] = {}
-    #: Seconds to drain at shutdown; then it is killed. An agent of the SDK takes up to 30.
+    #: Time to drain at shutdown, in seconds; then it is killed. An agent of the SDK takes up to 30 s.
     drain: Annotated[float, Meta(gt=0, le=3600)] = 35.0
 
     # For a program only; an agent declares these itself.
@@ -70,7 +71,7 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     tags: Names = ()
     labels: dict[str, str] = {}
     capacity: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    #: Timeout of one task in seconds.
+    #: Timeout of one task, in seconds.
     timeout: Annotated[float, Meta(gt=0)] | None = None
     #: Keep one process per concurrent task, which receives tasks as JSON lines, instead of starting one for each task.
     keep_alive: bool = False
@@ -79,6 +80,8 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     output: Literal["auto", "json", "text"] | None = None
 
 
+#: Fields that take a time: a number of seconds, or text with a unit.
+_TIMES = ("drain", "timeout")
 #: Field -> its valid values.
 _FORMATS = {"input": ("json", "text"), "output": ("auto", "json", "text")}
 #: Fields that are valid with ``program`` only.
@@ -178,6 +181,7 @@ class _Reader:
         for field in raw:
             if field not in known:
                 raise self._wrong(field, f"is not a field; {suggest(field, known, cutoff=0.5)}")
+        raw = raw | {field: self._seconds(field, raw[field]) for field in _TIMES if isinstance(raw.get(field), str)}
         for field, value in raw.items():
             # One by one, so that the error can name the field.
             try:
@@ -185,6 +189,12 @@ class _Reader:
             except msgspec.ValidationError as error:
                 raise self._wrong(field, _expected(field, value, str(error))) from None
         return msgspec.convert(raw, AgentTable)
+
+    def _seconds(self, field: str, text: str) -> float:
+        seconds = parse_duration(text)
+        if seconds is None:
+            raise self._wrong(field, f"expected {EXPECTED}, got {text!r}")
+        return seconds
 
     def _words(self, field: str, words: tuple[str, ...] | str | None) -> list[str] | None:
         if words is None:
