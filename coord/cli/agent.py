@@ -23,6 +23,13 @@ from coord.models.agents import AgentType
 _INVALID_IN_ID = re.compile(r"[^A-Za-z0-9._@-]+")
 
 
+class Input(StrEnum):
+    """As ``coord.programs.Input``, which is slow to import."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
 class Output(StrEnum):
     """As ``coord.programs.Output``, which is slow to import."""
 
@@ -65,6 +72,9 @@ def agent(
         bool,
         typer.Option("--keep-alive", help="Keep one process per concurrent task, which reads and writes JSON lines."),
     ] = False,
+    input: Annotated[  # noqa: A002 -- the option's name
+        Input, typer.Option(help="Format of standard input; text: a payload that is text, unchanged.")
+    ] = Input.JSON,
     output: Annotated[
         Output, typer.Option(help="Format of standard output; auto: JSON if it is JSON, else text.")
     ] = Output.AUTO,
@@ -95,13 +105,13 @@ def agent(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Run a program for each task: it gets the payload as JSON on standard input, and its output is the result.
+    """Run a program for each task: it gets the payload on standard input, and its output is the result.
 
     {name} in an argument is that field of the payload. Exit code 75 returns the task; 64, 65 and 66 are permanent
     failures; after any other code but 0 the task is retried. SIGTERM shuts the agent down gracefully.
 
     Examples:
-    coord agent --capability count_words -- wc -w
+    coord agent --capability count_words --input text -- wc -w
     coord agent --capability ocr --capacity 2 --timeout 60s -- ./ocr.sh {lang}
     coord agent --capability embed --keep-alive -- python embed.py
     """
@@ -113,6 +123,7 @@ def agent(
         keep_alive=keep_alive,
         timeout_s=timeout,
         grace_s=grace,
+        input=programs.Input(input),
         output=programs.Output(output),
     )
     created = programs.program_agent(

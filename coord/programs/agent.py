@@ -19,6 +19,7 @@ from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
+from coord.programs.stdin import Input
 
 log = get_logger()
 
@@ -37,7 +38,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: bool = False  #: keep one process per concurrent task, instead of starting one for each task
     timeout_s: float | None = None  #: seconds for one attempt, in addition to the timeout of the task
     grace_s: float = GRACE_S  #: seconds between SIGTERM and SIGKILL, at most ``MAX_GRACE_S``
-    output: Output = Output.AUTO  #: how to read standard output
+    output: Output = Output.AUTO  #: how to read standard output; only without ``keep_alive``
+    input: Input = Input.JSON  #: how to write the payload to standard input; only without ``keep_alive``
 
 
 def program_agent(
@@ -66,6 +68,7 @@ def program_agent(
     _check_files(capacity)
     programs: ProcessPerTask | ProcessPool
     if options.keep_alive:
+        _check_formats(options)
         if command.arguments.fields:
             raise ConfigError(
                 f"with --keep-alive the program starts before there is a task, so {{{command.arguments.fields[0]}}} "
@@ -73,7 +76,7 @@ def program_agent(
             )
         programs = ProcessPool(command, agent_id, limits, capacity)
     else:
-        programs = ProcessPerTask(command, agent_id, limits, options.output)
+        programs = ProcessPerTask(command, agent_id, limits, options.output, options.input)
     agent.on_start(programs.start)
     agent.on_stop(programs.stop)
 
@@ -93,6 +96,23 @@ def program_agent(
     if not options.task_types:
         agent.any_task(handle)
     return agent
+
+
+def _check_formats(options: Options) -> None:
+    """Refuse formats of standard input and output for a kept program, which they would not change."""
+    given = [
+        f"--{name} {value.value}"
+        for name, value, default in (
+            ("input", options.input, Input.JSON),
+            ("output", options.output, Output.AUTO),
+        )
+        if value is not default
+    ]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for one process per task; with --keep-alive the program reads and writes JSON lines, "
+            "so leave it out"
+        )
 
 
 def _environ(settings: Settings) -> dict[str, str]:

@@ -24,12 +24,13 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from coord.config import load
+from coord.durations import EXPECTED, parse_duration
 from coord.errors import ConfigError, CoordError
 from coord.models.agents import AgentType
 from coord.models.facts import Names
@@ -60,7 +61,7 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "."
     #: Environment variables in addition to those of ``coord up``.
     env: dict[str, str] = {}
-    #: Seconds to drain at shutdown; then it is killed. An agent of the SDK takes up to 30.
+    #: Time to drain at shutdown, in seconds; then it is killed. An agent of the SDK takes up to 30 s.
     drain: Annotated[float, Meta(gt=0, le=3600)] = 35.0
 
     # For a program only; an agent declares these itself.
@@ -70,14 +71,21 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     tags: Names = ()
     labels: dict[str, str] = {}
     capacity: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    #: Timeout of one task in seconds.
+    #: Timeout of one task, in seconds.
     timeout: Annotated[float, Meta(gt=0)] | None = None
     #: Keep one process per concurrent task, which receives tasks as JSON lines, instead of starting one for each task.
     keep_alive: bool = False
+    #: Format of standard input and of standard output, as ``coord agent --input`` and ``--output``.
+    input: Literal["json", "text"] | None = None
+    output: Literal["auto", "json", "text"] | None = None
 
 
+#: Fields that take a time: a number of seconds, or text with a unit.
+_TIMES = ("drain", "timeout")
+#: Field -> its valid values.
+_FORMATS = {"input": ("json", "text"), "output": ("auto", "json", "text")}
 #: Fields that are valid with ``program`` only.
-PROGRAM_FIELDS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive")
+PROGRAM_FIELDS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive", "input", "output")
 
 
 def read_agents(path: Path) -> list[ManagedProgram]:
@@ -127,6 +135,9 @@ class _Reader:
                 raise self._wrong(
                     "capabilities", 'missing; name what the program can do, such as capabilities = ["ocr"]'
                 )
+            for field in ("input", "output"):
+                if table.keep_alive and field in raw:
+                    raise self._wrong(field, "is for one process per task; with keep_alive, leave it out")
         else:
             self._refuse_program_fields(raw)
         return [self._managed(table, number, folder, command, program) for number in range(1, table.count + 1)]
@@ -170,6 +181,7 @@ class _Reader:
         for field in raw:
             if field not in known:
                 raise self._wrong(field, f"is not a field; {suggest(field, known, cutoff=0.5)}")
+        raw = raw | {field: self._seconds(field, raw[field]) for field in _TIMES if isinstance(raw.get(field), str)}
         for field, value in raw.items():
             # One by one, so that the error can name the field.
             try:
@@ -177,6 +189,12 @@ class _Reader:
             except msgspec.ValidationError as error:
                 raise self._wrong(field, _expected(field, value, str(error))) from None
         return msgspec.convert(raw, AgentTable)
+
+    def _seconds(self, field: str, text: str) -> float:
+        seconds = parse_duration(text)
+        if seconds is None:
+            raise self._wrong(field, f"expected {EXPECTED}, got {text!r}")
+        return seconds
 
     def _words(self, field: str, words: tuple[str, ...] | str | None) -> list[str] | None:
         if words is None:
@@ -241,6 +259,10 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
         options += ["--timeout", _seconds(table.timeout)]
     if table.keep_alive:
         options.append("--keep-alive")
+    if table.input is not None:
+        options += ["--input", table.input]
+    if table.output is not None:
+        options += ["--output", table.output]
     return options
 
 
@@ -257,6 +279,8 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
 def _expected(field: str, value: object, error: str) -> str:
     if field == "type":
         return f"{value!r} is not an agent type; expected one of {', '.join(AgentType)}"
+    if field in _FORMATS:
+        return f"expected one of {', '.join(_FORMATS[field])}, got {value!r}"
     if field in {"command", "program"} and not isinstance(value, str | list):
         return f"expected a line of words or a list of them, got {value!r}"
     problem = error.partition(" - at ")[0].replace("`", "").replace("Expected", "expected")

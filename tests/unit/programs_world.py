@@ -19,6 +19,7 @@ from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
+from coord.programs.stdin import Input
 
 #: Long enough for whatever shall happen on a busy machine.
 LONG_S = 60.0
@@ -42,10 +43,14 @@ def limits(*, timeout_s: float | None = LONG_S, grace_s: float = LONG_S, output_
 
 @asynccontextmanager
 async def each(
-    *words: str, output: Output = Output.AUTO, environ: dict[str, str] | None = None, **limited: Any
+    *words: str,
+    output: Output = Output.AUTO,
+    input_format: Input = Input.JSON,
+    environ: dict[str, str] | None = None,
+    **limited: Any,
 ) -> AsyncIterator[ProcessPerTask]:
     """A program that is started for each task."""
-    programs = ProcessPerTask(Command(words, environ or dict(os.environ)), "a", limits(**limited), output)
+    programs = ProcessPerTask(Command(words, environ or dict(os.environ)), "a", limits(**limited), output, input_format)
     await programs.start()
     try:
         yield programs
