@@ -24,6 +24,7 @@ from coord.arguments import (
     as_seconds,
     as_words,
     check_connection_options,
+    check_count,
     check_finite,
     check_text,
     encode_fields,
@@ -58,6 +59,8 @@ AgentTypeName: TypeAlias = Literal[
 STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
 #: Seconds that running handlers have to finish when the agent stops.
 DRAIN_TIMEOUT_S = 30.0
+#: Maximum number of messages, each of another sender, that are handled concurrently.
+MESSAGE_CONCURRENCY = 32
 
 
 class Agent:
@@ -84,6 +87,8 @@ class Agent:
         heartbeat_interval: seconds between heartbeats, 0.05 to 86,400; default: ``settings.heartbeat_interval_s`` (5).
             After three missed ones the agent is lost and its tasks are reassigned.
         drain_timeout: seconds that running handlers have to finish at shutdown.
+        message_concurrency: maximum number of messages, each of another sender, that are handled concurrently, 1 to
+            10,000; as many replies are handled besides. With 1, messages and replies are handled one by one.
         url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
@@ -110,6 +115,7 @@ class Agent:
         weight: float = 1.0,
         heartbeat_interval: float | None = None,
         drain_timeout: float = DRAIN_TIMEOUT_S,
+        message_concurrency: int = MESSAGE_CONCURRENCY,
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
@@ -117,6 +123,8 @@ class Agent:
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else config.load()
         self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
+        check_count(message_concurrency, "message_concurrency", 10_000)
+        self._message_concurrency = message_concurrency
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
@@ -220,7 +228,12 @@ class Agent:
         return function
 
     def on_message(self, function: F) -> F:
-        """Register the decorated function as a message handler: sync or async; several are called in order."""
+        """Register the decorated function as a message handler: sync or async; several are called in order.
+
+        The messages of one sender are handled one after the other, those of different senders concurrently, up to
+        ``message_concurrency``. A message with ``reply_to`` does not wait for the other messages of its sender, because
+        a handler may be waiting for it. ``Retryable(after=5)`` puts a message off.
+        """
         self._check_not_running()
         check_message_handler(function)
         self.message_handlers.append(function)
@@ -319,7 +332,9 @@ class Agent:
         return None
 
     async def _begin(self) -> Session:
-        spec = AgentSpec(self._registration(new_id()), self.handlers, self.fallback, self.message_handlers)
+        spec = AgentSpec(
+            self._registration(new_id()), self.handlers, self.fallback, self.message_handlers, self._message_concurrency
+        )
         session = await Session.open(spec, *locate(self.settings, self._url))
         try:
             for function in self._start_hooks:

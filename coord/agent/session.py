@@ -56,6 +56,7 @@ class AgentSpec(Struct, frozen=True):
     handlers: Mapping[str, Handler]  #: by task type
     fallback: Handler | None  #: for task types without a handler
     message_handlers: Sequence[MessageHandler]
+    message_concurrency: int
 
 
 class Session:
@@ -128,6 +129,7 @@ class Session:
             keys,
             handlers=spec.message_handlers,
             now_ms=self.registration.now_ms,
+            concurrency=spec.message_concurrency,
         )
         link.on_up.append(self._link_up)
 
