@@ -1,7 +1,8 @@
 """Messages to an agent: handled in the order of ``Mailbox``, and deleted when their handlers are done.
 
-Delivery is at-least-once until the message expires: a message whose handler fails is tried three times, and a message
-that was being handled during a crash is handled again by the next process. No handler starts after the expiry.
+Delivery is at-least-once until the message expires: a message whose handler fails is tried three times, one that a
+handler puts off (``Retryable`` with ``after``) is tried again until it expires, and a message that was being handled
+during a crash is handled again by the next process. No handler starts after the expiry.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from coord.agent.handlers import call_caught, is_async
 from coord.agent.mailbox import Fields, Mailbox, WaitingMessage
 from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
-from coord.agent.task import NonRetryable
+from coord.agent.task import NonRetryable, Retryable
 from coord.aio import CANCEL_S
 from coord.codec import BAD_JSON, decode_json
 from coord.keys import Keys
@@ -30,6 +31,8 @@ log = get_logger()
 HELD = 64
 #: Seconds before the second and the third try of a message whose handler failed.
 RETRY_WAITS_S = (0.2, 1.0)
+#: Shortest time in seconds for which a handler can put off a message.
+MIN_PUT_OFF_S = 0.05
 #: Seconds before a message is read again that the server refused to return.
 READ_AGAIN_S = 1.0
 
@@ -186,6 +189,8 @@ class MessageRunner:
                 return None
             handler, is_coroutine = self._handlers[waiting.next_handler]
             error = await (self._await(handler, message) if is_coroutine else self._call(handler, message))
+            if isinstance(error, Retryable) and error.after is not None:
+                return self._seconds_off(waiting, message, error)
             if error is not None:
                 log.error("message.handler_failed", agent_id=self._agent_id, message_id=message.id, exc_info=error)
                 if not isinstance(error, NonRetryable) and waiting.failures < len(RETRY_WAITS_S):
@@ -197,6 +202,17 @@ class MessageRunner:
             waiting.next_handler += 1
             waiting.failures = 0
         return None
+
+    def _seconds_off(self, waiting: WaitingMessage, message: AgentMessage, error: Retryable) -> float:
+        """Return the seconds for which a handler puts a message off, at most until it expires."""
+        waiting.put_off += 1
+        wait_s = max(error.after or 0.0, MIN_PUT_OFF_S)
+        log.info(
+            "message.put_off",
+            agent_id=self._agent_id, message_id=message.id, why=str(error), times=waiting.put_off, seconds=wait_s,
+        )  # fmt: skip
+        left_s = (message.expires_at - self._now_ms()) / 1000 + 0.001
+        return min(wait_s, max(left_s, 0.0))
 
     def _log_expired(self, waiting: WaitingMessage, message: AgentMessage) -> None:
         write = log.warning if waiting.put_off else log.info
