@@ -77,14 +77,14 @@ def as_seconds(value: object, field: str) -> float:
     return max(0.0, value)
 
 
-def check_count(value: object, field: str, most: int) -> None:
-    """Check that the value is a whole number from 1 to ``most``.
+def check_count(value: object, field: str, most: int, *, least: int = 1) -> None:
+    """Check that the value is a whole number from ``least`` to ``most``.
 
     Raises:
         FactInvalid: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise FactInvalid(f"{field}: expected a whole number from 1 to {most:,}, not {_describe(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise FactInvalid(f"{field}: expected a whole number from {least} to {most:,}, not {_describe(value)}")
 
 
 def check_finite(value: object, field: str) -> None:

@@ -125,6 +125,7 @@ class Agent:
         self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
         check_count(message_concurrency, "message_concurrency", 10_000)
         self._message_concurrency = message_concurrency
+        self._held_slots = 0
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
@@ -272,6 +273,24 @@ class Agent:
             raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
         self._session.registration.change_status(AgentStatus(status))
 
+    def hold_slots(self, count: int) -> None:
+        """Offer ``count`` slots less than the capacity, for example while the resources that they need are loading.
+
+        The agent claims no task for these slots; tasks that run already are not affected.
+
+        Args:
+            count: 0 to the capacity of the agent; replaces the count of the last call.
+
+        Raises:
+            FactInvalid: the count does not fit.
+        """
+        check_count(count, "count", self.capacity, least=0)
+        if count == self._held_slots:
+            return
+        self._held_slots = count
+        if self._session is not None:
+            self._session.hold_slots(count)
+
     # Life.
 
     def run(self) -> None:
@@ -341,6 +360,8 @@ class Agent:
                 await function()
             self._session = session
             await session.begin()
+            if self._held_slots:
+                session.hold_slots(self._held_slots)
         except BaseException:
             leaving = self._leave(session)
             while not leaving.done():

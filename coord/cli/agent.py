@@ -56,6 +56,18 @@ def agent(
     keep_alive: Annotated[
         bool, typer.Option("--keep-alive", help="Keep one process for each task at a time; it speaks JSON lines.")
     ] = False,
+    wait_ready: Annotated[
+        bool,
+        typer.Option(
+            "--wait-ready", help='With --keep-alive: accept no task before the program prints {"ready": true}.'
+        ),
+    ] = False,
+    load_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, metavar="S", help="With --keep-alive: seconds that the program has to load.", show_default="600"
+        ),
+    ] = None,
     output: Annotated[
         Output, typer.Option(help="What standard output is; auto: JSON if it is, else text.")
     ] = Output.AUTO,
@@ -91,6 +103,8 @@ def agent(
         task_types=tuple(task_type or ()),
         keep_alive=keep_alive,
         timeout_s=timeout,
+        wait_ready=wait_ready,
+        load_timeout_s=load_timeout,
         grace_s=grace,
         output=programs.Output(output),
     )

@@ -15,7 +15,7 @@ from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.config import ALIASES, PREFIX, Settings, to_environ
 from coord.errors import ConfigError
 from coord.logs import get_logger
-from coord.programs.command import Command, Limits
+from coord.programs.command import LOAD_TIMEOUT_S, Command, Limits
 from coord.programs.outcome import Output
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
@@ -35,6 +35,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     task_types: tuple[str, ...] = ()  #: the only ones that are taken; none: all
     keep_alive: bool = False
     timeout_s: float | None = None  #: for one attempt, besides what the task itself says
+    load_timeout_s: float | None = None  #: for the load of a kept program; None: 600
+    wait_ready: bool = False  #: a kept program prints that it is ready; nothing is accepted before
     grace_s: float = GRACE_S  #: between SIGTERM and SIGKILL
     output: Output = Output.AUTO
 
@@ -58,8 +60,14 @@ def program_agent(
         raise ConfigError("say what the program can do: --capability NAME (as often as needed), or --task-type NAME")
     if options.timeout_s is not None and not 0 < options.timeout_s < math.inf:
         raise ConfigError(f"timeout must be a finite number of seconds above 0, not {options.timeout_s}")
+    _check_loading(options)
     command = Command(words, _environ(settings))
-    limits = Limits(timeout_s=options.timeout_s, grace_s=options.grace_s, output_bytes=settings.max_entry_bytes)
+    limits = Limits(
+        timeout_s=options.timeout_s,
+        grace_s=options.grace_s,
+        output_bytes=settings.max_entry_bytes,
+        load_timeout_s=LOAD_TIMEOUT_S if options.load_timeout_s is None else options.load_timeout_s,
+    )
     agent = Agent(agent_id, settings=settings, **declared)
     capacity = agent.capacity
     _check_files(capacity)
@@ -70,7 +78,9 @@ def program_agent(
                 f"a program that is kept is started before there is a task: {{{command.arguments.fields[0]}}} "
                 "has no value then; it reads the payload from its lines"
             )
-        programs = ProcessPool(command, agent_id, limits, capacity)
+        programs = ProcessPool(
+            command, agent_id, limits, capacity, wait_ready=options.wait_ready, hold_slots=agent.hold_slots
+        )
     else:
         programs = ProcessPerTask(command, agent_id, limits, options.output)
     agent.on_start(programs.start)
@@ -92,6 +102,19 @@ def program_agent(
     if not options.task_types:
         agent.any_task(handle)
     return agent
+
+
+def _check_loading(options: Options) -> None:
+    """Check the options for the load of a kept program.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    if options.load_timeout_s is not None and not 0 < options.load_timeout_s < math.inf:
+        raise ConfigError(f"load timeout must be a finite number of seconds above 0, not {options.load_timeout_s}")
+    for option, is_used in (("wait-ready", options.wait_ready), ("load-timeout", options.load_timeout_s is not None)):
+        if is_used and not options.keep_alive:
+            raise ConfigError(f"--{option} is for a program that is kept: add --keep-alive, or leave --{option} out")
 
 
 def _environ(settings: Settings) -> dict[str, str]:

@@ -14,6 +14,8 @@ from coord.agent.task import Task
 from coord.errors import ConfigError
 from coord.programs.arguments import Arguments
 
+#: Default limit in seconds for the load of a kept program: enough for a large model on a slow disk.
+LOAD_TIMEOUT_S = 600.0
 #: Of a file's beginning, to see whether it is text.
 _LOOKED_AT = 512
 
@@ -84,5 +86,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a program may take."""
 
     timeout_s: float | None  #: for one task
+    load_timeout_s: float = LOAD_TIMEOUT_S  #: from the start of a kept program until it is ready
     grace_s: float  #: between SIGTERM and SIGKILL
     output_bytes: int  #: for one result

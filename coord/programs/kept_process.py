@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from coord.agent.task import NonRetryable, Release, Retryable, Task
+from coord.aio import CANCEL_S
 from coord.codec import BAD_JSON
+from coord.codec import encode as _encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
 from coord.programs.guard import Guard
@@ -20,14 +23,28 @@ from coord.programs.progress import Progress
 
 log = get_logger()
 
+#: Seconds of a cancelled handler that are left for its report, after the program's answer and its end.
+LEAVING_S = 0.2
+#: Seconds between two looks at whether the program has read its first line.
+LOOK_S = 0.05
 #: What an answer's line may have besides its result.
 SLACK = 4_096
 #: Of a line that is passed over, in the log.
 _SHOWN = 200
 
 
+class _Ready(msgspec.Struct):
+    ready: bool
+    task_id: UnsetType = UNSET
+
+
 class _Head(msgspec.Struct):
     task_id: str
+
+
+class _Cancel(msgspec.Struct):
+    cancel: str  #: the task's id
+    attempt: int
 
 
 class _Error(msgspec.Struct):
@@ -44,16 +61,26 @@ class _Said(msgspec.Struct):
     release: str | UnsetType = UNSET
 
 
+_ready = msgspec.json.Decoder(_Ready).decode
 _head = msgspec.json.Decoder(_Head).decode
 _said = msgspec.json.Decoder(_Said).decode
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class KeptProcess:
     """From the start of a program to its end; it has one task at a time."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, on_ready: Callable[[], None] = _nothing) -> None:
         self.is_ended_by_us = False
         self.has_answered = False  #: any task
+        self.on_ready = on_ready
+        self.is_ready = False  #: it has printed that it is
+        self.has_loaded = False  #: it is ready, or has read a task
+        self.on_loaded: Callable[[], None] = _nothing  #: called when it has loaded
+        self._changed = asyncio.Event()  # it is ready, or has ended
         self._program: ProgramProcess
         self._ended: asyncio.Task[int]
         self._lines = Lines(limits.output_bytes + SLACK, self._line, self._too_long)
@@ -64,13 +91,16 @@ class KeptProcess:
         self._answer: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def start(cls, command: Command, environ: dict[str, str], guard: Guard, limits: Limits) -> KeptProcess:
-        """Start the program; raises ``OSError``."""
-        life = cls(limits)
+    async def start(
+        cls, command: Command, environ: dict[str, str], guard: Guard, limits: Limits, on_ready: Callable[[], None]
+    ) -> KeptProcess:
+        """Start the program; ``on_ready`` is called when it prints that it is ready. Raises ``OSError``."""
+        life = cls(limits, on_ready)
         life._program = await ProgramProcess.start(
             command.path, command.words({}), environ, guard, output=life._lines.feed
         )  # fmt: skip
         life._ended = asyncio.create_task(life._program.ended())
+        life._ended.add_done_callback(lambda _: life._changed.set())
         return life
 
     @property
@@ -98,6 +128,11 @@ class KeptProcess:
             raise
         return self._how(code)
 
+    async def wait_until_ready(self) -> bool:
+        """Wait until it has printed that it is ready; return False if it ends before."""
+        await self._changed.wait()
+        return self.is_ready
+
     async def ask(self, task: Task, line: bytes) -> Any:
         """Have it do a task; its result.
 
@@ -107,6 +142,8 @@ class KeptProcess:
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._task, self._progress = task, Progress(task)
         self._program.write(line)
+        if not self.has_loaded:
+            self._look_later(len(line))
         closed = self._program.stdin_closed
         try:
             await asyncio.wait([answer, self._ended, closed], return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +162,28 @@ class KeptProcess:
             raise outcome
         return outcome
 
+    async def let_go(self, grace_s: float) -> None:
+        """Stop the open task: ask the program to, and end the program if it does not answer.
+
+        Only a program that has printed that it is ready is asked: another one would take the line for a task. It has
+        what is left of the time of a cancelled handler after ``grace_s``.
+        """
+        await finish(self._let_go(grace_s))
+
+    async def _let_go(self, grace_s: float) -> None:
+        answer = self._answer
+        if self.is_ready and not self.is_over and self._task is not None and answer is not None:
+            self._progress = None
+            self._program.write(_encode(_Cancel(self._task.task_id, self._task.attempt)) + b"\n")
+            waits = [answer, self._ended, self._program.stdin_closed]
+            limit_s = max(0.0, CANCEL_S - LEAVING_S - grace_s)
+            await asyncio.wait(waits, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done() and not self.is_over:
+                log.info("program.task_stopped", pid=self._program.pid, task_id=self._task.task_id)
+                self.has_answered, self._task = True, None
+                return
+        await self.end(grace_s)
+
     async def end(self, grace_s: float) -> None:
         """End it: SIGTERM, SIGKILL after the grace. Goes on to that end when cancelled."""
         self.is_ended_by_us = True
@@ -142,7 +201,36 @@ class KeptProcess:
         await self._ended
         self._task = None
 
+    def _look_later(self, length: int) -> None:
+        """Look soon, and then repeatedly, whether the program has begun to read a line of this length."""
+        if self.has_loaded or self._ended.done():
+            return
+        if self._program.unread < length:
+            self._loaded()
+        else:
+            asyncio.get_running_loop().call_later(LOOK_S, self._look_later, length)
+
+    def _loaded(self) -> None:
+        if not self.has_loaded:
+            self.has_loaded = True
+            self.on_loaded()
+
+    def _is_ready_line(self, line: bytes) -> bool:
+        """Note that the program is ready if its line says so; return True for such a line."""
+        try:
+            is_ready = b'"ready"' in line and _ready(line).ready
+        except BAD_JSON:
+            return False
+        if is_ready and not self.is_ready:
+            self.is_ready = True
+            self._loaded()
+            self._changed.set()
+            self.on_ready()
+        return is_ready
+
     def _line(self, line: bytes) -> None:
+        if self._is_ready_line(line):
+            return
         task, answer = self._task, self._answer
         try:
             task_id = _head(line).task_id if line.lstrip().startswith(b"{") else None

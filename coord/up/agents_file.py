@@ -74,10 +74,24 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Annotated[float, Meta(gt=0)] | None = None
     #: One process for all tasks, which speaks JSON lines, instead of one for each.
     keep_alive: bool = False
+    #: With ``keep_alive``: accept no task before the program prints that it is ready.
+    wait_ready: bool = False
+    #: With ``keep_alive``: seconds that the program has to load.
+    load_timeout: Annotated[float, Meta(gt=0)] | None = None
 
 
 #: Fields that only make sense beside ``program``.
-OF_PROGRAMS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive")
+OF_PROGRAMS = (
+    "type",
+    "capabilities",
+    "tags",
+    "labels",
+    "capacity",
+    "timeout",
+    "keep_alive",
+    "wait_ready",
+    "load_timeout",
+)
 
 
 def read_agents(path: Path) -> list[ManagedProgram]:
@@ -125,6 +139,9 @@ class _Reader:
             self._find("program", line[0], folder, table.env)
             if not table.capabilities:
                 raise self._wrong("capabilities", 'say what it can do, such as capabilities = ["ocr"]')
+            for field in ("wait_ready", "load_timeout"):
+                if field in raw and not table.keep_alive:
+                    raise self._wrong(field, f"is for a program that is kept: add keep_alive = true, or remove {field}")
         else:
             self._refuse_of_programs(raw)
         return [self._program(table, number, folder, given, line) for number in range(1, table.count + 1)]
@@ -235,6 +252,10 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
         options += ["--timeout", f"{table.timeout:g}"]
     if table.keep_alive:
         options.append("--keep-alive")
+    if table.wait_ready:
+        options.append("--wait-ready")
+    if table.load_timeout is not None:
+        options += ["--load-timeout", f"{table.load_timeout:g}"]
     return options
 
 

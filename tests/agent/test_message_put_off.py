@@ -156,6 +156,7 @@ async def test_a_message_that_cannot_be_read_again_now_is_kept(
 ) -> None:
     """The server may refuse the read for a while; an answer that is an error is not a message that is gone."""
     monkeypatch.setattr(mail, "READ_AGAIN_S", 0.0)
+    monkeypatch.setattr(mail, "HELD", 0)
     read_again = mail.MessageRunner._read_again
     refused: list[bytes] = []
     handled: list[str] = []
@@ -171,12 +172,12 @@ async def test_a_message_that_cannot_be_read_again_now_is_kept(
         handled.append(message.id)
 
     monkeypatch.setattr(mail.MessageRunner, "_read_again", refuse_once)
-    for n in range(mail.HELD + 2):
-        await house.deliver("a", f"m{n}", expires_at=in_a_minute())
+    for message_id in ("m1", "m2"):
+        await house.deliver("a", message_id, expires_at=in_a_minute())
     await agent.start()
     await wait_until_empty(house)
     assert len(refused) == 1
-    assert sorted(handled) == sorted(f"m{n}" for n in range(mail.HELD + 2))
+    assert sorted(handled) == ["m1", "m2"]
 
 
 @pytest.mark.parametrize("after", ["5", float("nan"), float("inf"), True])
