@@ -293,12 +293,12 @@ class Agent:
 
     # Life.
 
-    def run(self) -> None:
+    def run(self, *, configure_logging: bool = True) -> None:
         """Serve until SIGTERM or SIGINT, then shut down gracefully; a second signal ends the process at once. Blocks.
 
         See ``coord.run``, which serves several agents.
         """
-        run(self)
+        run(self, configure_logging=configure_logging)
 
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called; if it is cancelled, it stops without grace.
