@@ -223,6 +223,7 @@ class KeptProcess:
             return False
         if is_ready and not self.is_ready:
             self.is_ready = True
+            log.info("program.ready", pid=self._program.pid)
             self._loaded()
             self._changed.set()
             self.on_ready()

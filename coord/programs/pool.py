@@ -56,6 +56,9 @@ FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 #: A program that lived this long, or answered, was well: its next end counts as the first one.
 WELL_S = 10.0
+#: Seconds for which programs must load again before their slots are held: a program may end after each answer, and each
+#: change of the capacity is an entry for the registry.
+HOLD_AFTER_S = 0.5
 #: Characters of the reasons for which programs ended that are shown when the agent cannot start.
 SHOWN = 1_000
 
@@ -129,6 +132,7 @@ class ProcessPool:
     async def stop(self) -> None:
         """End them: each sees the end of its input, and is ended if it goes on."""
         await asyncio.gather(*(slot.stop() for slot in self._slots))
+        self._readiness.close()
         if self._guard is not None:
             await asyncio.to_thread(self._guard.close)
 
@@ -157,13 +161,15 @@ class Readiness:
 
     Args:
         wait_ready: it does; otherwise this is known when the first one has printed it.
-        hold_slots: called with the number of programs that are not ready, whenever it changes.
+        hold_slots: called with the number of programs that are not ready; not for those that load again quickly.
     """
 
     def __init__(self, *, wait_ready: bool, hold_slots: Callable[[int], None] | None) -> None:
         self.is_announced = wait_ready
         self.slots: list[_Slot] = []
         self._hold_slots = hold_slots
+        self._held = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:
         """Note that a program has printed that it is ready."""
@@ -171,9 +177,31 @@ class Readiness:
         self.changed()
 
     def changed(self) -> None:
-        """Count the programs that are ready."""
-        if self.is_announced and self._hold_slots is not None:
-            self._hold_slots(sum(not slot.is_ready for slot in self.slots))
+        """Count the programs that are ready: free slots at once, hold others soon."""
+        loading = self._loading
+        if not self.is_announced or self._hold_slots is None or loading == self._held:
+            return
+        if loading < self._held:
+            self._held = loading
+            self._hold_slots(loading)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HOLD_AFTER_S, self._hold)
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def _loading(self) -> int:
+        return sum(not slot.is_ready for slot in self.slots)
+
+    def _hold(self) -> None:
+        self._timer = None
+        if self._hold_slots is not None and self._loading != self._held:
+            self._held = self._loading
+            self._hold_slots(self._held)
 
 
 class _Slot:
