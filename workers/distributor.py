@@ -40,6 +40,7 @@ from workers.cell import WorkerContext
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
+from workers.refusals import Refusal, find_refusals, refused_payloads
 from workers.service import Failure, ReceivedFact, Service, Tick, end_tasks, failures_of, word_for_each
 from workers.submissions import submission_of
 from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
@@ -76,6 +77,7 @@ class Distributor(Service):
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
+        self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
         self._wanted: set[str] = set()
         self._suspended: set[str] = set()
         self._kicked = asyncio.Event()
@@ -92,6 +94,7 @@ class Distributor(Service):
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
+        await self._read_refusals(batch)
         calls: list[Call[Any]] = []
         told_of: list[list[ReceivedFact[Any]]] = []
         by_handler = _by_handler(batch)
@@ -136,7 +139,25 @@ class Distributor(Service):
 
     def settle(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
-        return reports.settle(self.cell.scripts, batch)
+        return reports.settle(self.cell.scripts, batch, self._take_refusals(batch))
+
+    async def _read_refusals(self, batch: list[ReceivedFact[Any]]) -> None:
+        """Find where tasks wait whose payload their agent could not decode; there are few, and mostly none."""
+        if refused := refused_payloads(batch):
+            try:
+                found = await find_refusals(self.cell, self.view, refused)
+            except redis_errors.ResponseError as error:  # a foreign key in the place of a record: their tasks fail
+                log.warning("refusals.unreadable", error=str(error))
+                return
+            for refusal in found.values():
+                self.planner.define(refusal.pool, refusal.definition)
+            self._refusals |= found
+
+    def _take_refusals(self, batch: list[ReceivedFact[Any]]) -> dict[str, Refusal]:
+        if not self._refusals:
+            return {}
+        leases = [one.lease for one in refused_payloads(batch)]
+        return {lease: self._refusals.pop(lease) for lease in leases if lease in self._refusals}
 
     def reclaim(self, batch: list[ReceivedFact[AgentLost]]) -> Call[TaskBatch]:
         """``reclaim`` for a batch of ``AgentLost``."""

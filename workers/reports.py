@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coord.models.facts import TaskCompleted, TaskFailed, TaskProgressed, TaskReleased, TaskStarted, parts_of
 from coord.streams import Entry
+from workers.refusals import Refusal, redirected
 from workers.service import ReceivedFact, word_for_each
 from workers.transitions import Call, Report, Scripts, TaskBatch
 
@@ -16,9 +17,19 @@ MESSAGE_KEPT = 2_000
 ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
 
 
-def settle(scripts: Scripts, batch: Sequence[ReceivedFact[Any]]) -> Call[TaskBatch]:
-    """``settle`` for a batch of entries; answers a word for each."""
+def settle(
+    scripts: Scripts, batch: Sequence[ReceivedFact[Any]], refusals: Mapping[str, Refusal] | None = None
+) -> Call[TaskBatch]:
+    """``settle`` for a batch of entries; answers a word for each.
+
+    Args:
+        scripts: of the worker.
+        batch: entries with reports.
+        refusals: lease -> where a task waits whose payload its agent could not decode.
+    """
     reports = [_report_of(one.entry, part, one.caller) for one in batch for part in parts_of(one.fact)]
+    if refusals:
+        reports = [redirected(report, refusals) for report in reports]
     return word_for_each(batch, scripts.settle(reports))
 
 

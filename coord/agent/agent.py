@@ -80,7 +80,8 @@ class Agent:
         endpoints: name -> address, stored in the record.
         metadata: any JSON object, stored in the record.
         location: ``coord.models.agents.Location``: ``lat`` and ``lon`` in degrees, ``region``, ``zone``.
-        version: version of the agent, up to 128 characters.
+        version: version of the agent, up to 128 characters. Agents of other versions get tasks whose payload this one
+            cannot decode.
         capacity: maximum number of concurrent tasks, 1 to 100,000; default: ``settings.capacity`` (8). Handlers that
             are not async have as many threads.
         weight: stored in the record for placement; the built-in strategies do not use it.
@@ -179,7 +180,8 @@ class Agent:
 
         The handler takes the ``Task``. If its first parameter is annotated with a type that msgspec can decode (a
         Struct, a dict, a dataclass), it takes the payload as that type, and the ``Task`` as an optional second
-        parameter. A payload that does not fit fails its task without a retry.
+        parameter. A payload that does not fit fails its task without a retry, if no agent of another version is
+        registered that can get it.
 
         The return value is the result, any JSON. An exception is a failure; the task is retried unless the exception is
         ``NonRetryable``. ``Retryable`` sets the error code, ``Release`` gives the task back.
