@@ -70,6 +70,8 @@ def _needs(pool: Pool) -> str:
     said: dict[str, Any] = msgspec.to_builtins(pool.requirements)
     if pool.strategy:
         said["strategy"] = pool.strategy
+    if pool.refused_by:
+        said["another version than"] = [version or "(none)" for version in pool.refused_by]
     return "; ".join(f"{name} {_plainly(value)}" for name, value in said.items()) or "nothing in particular"
 
 
