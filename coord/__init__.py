@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coord.client.client import Client
     from coord.client.handle import TaskHandle
     from coord.client.submission import TaskSpec
+    from coord.client.sync import SyncClient, SyncTaskHandle
     from coord.errors import (
         AgentNotFound,
         AgentSuperseded,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
         MessageNotFound,
         MessageUndeliverable,
         NotFound,
+        PayloadInvalid,
         ResultDropped,
+        ResultInvalid,
         ResultTimeout,
         ServerFull,
         ServerUnavailable,
@@ -83,13 +86,17 @@ __all__ = [
     "MessageUndeliverable",
     "NonRetryable",
     "NotFound",
+    "PayloadInvalid",
     "Release",
     "ResultDropped",
+    "ResultInvalid",
     "ResultTimeout",
     "Retryable",
     "ServerFull",
     "ServerUnavailable",
     "ServerUnfit",
+    "SyncClient",
+    "SyncTaskHandle",
     "Task",
     "TaskAlreadyFinished",
     "TaskCancelled",
@@ -117,6 +124,8 @@ _HOME = {
     "NonRetryable": ("coord.agent.task", "NonRetryable"),
     "Release": ("coord.agent.task", "Release"),
     "Retryable": ("coord.agent.task", "Retryable"),
+    "SyncClient": ("coord.client.sync", "SyncClient"),
+    "SyncTaskHandle": ("coord.client.sync", "SyncTaskHandle"),
     "Task": ("coord.agent.task", "Task"),
     "TaskHandle": ("coord.client.handle", "TaskHandle"),
     "TaskSpec": ("coord.client.submission", "TaskSpec"),
@@ -130,4 +139,7 @@ if not TYPE_CHECKING:  # with it, type checkers would accept any name
         if name not in __all__:
             raise AttributeError(f"module 'coord' has no attribute {name!r}")
         module, attribute = _HOME.get(name, ("coord.errors", name))
-        return getattr(import_module(module), attribute)
+        from coord.interrupts import quiet_import
+
+        with quiet_import():
+            return getattr(import_module(module), attribute)

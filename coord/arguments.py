@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from coord import codec
+from coord import values
 from coord.config import Settings
-from coord.errors import ConfigError, FactInvalid
+from coord.errors import ConfigError, FactInvalid, PayloadInvalid
 from coord.suggestions import suggest
 
 T = TypeVar("T")
+
+#: Name of the field that holds any JSON of the caller.
+PAYLOAD = "payload"
 
 
 def as_words(value: object, field: str) -> tuple[str, ...]:
@@ -122,19 +125,31 @@ def encode_fields(fields: Struct | Mapping[str, Any]) -> bytes:
     """Return the fields of a fact as JSON.
 
     Raises:
-        FactInvalid: a field cannot be encoded as JSON; names it.
+        PayloadInvalid: its payload cannot be encoded as JSON; names the path of the value.
+        FactInvalid: another field cannot.
     """
     try:
-        return codec.encode(fields)
-    except Exception as error:
-        # Any exception: an object of the user may raise a TypeError, an overflow or its own when it is encoded.
-        named = fields if isinstance(fields, Mapping) else {n: getattr(fields, n) for n in fields.__struct_fields__}
-        for field, value in named.items():
-            try:
-                codec.encode(value)
-            except Exception as cause:
-                raise FactInvalid(f"{field}: cannot be encoded as JSON: {cause}") from cause
-        raise FactInvalid(f"it cannot be encoded as JSON: {error}") from error
+        return values.encode_fields(fields)
+    except values.ValueRefused as error:
+        raise _refused(error) from error
+
+
+def check_payload(payload: object) -> None:
+    """Check a payload that is JSON already (``msgspec.Raw``); ``encode_fields`` checks any other.
+
+    Raises:
+        PayloadInvalid: its reader could not decode it; names the path of the value.
+    """
+    if type(payload) is Raw:
+        try:
+            values.check_raw(payload, PAYLOAD)
+        except values.ValueRefused as error:
+            raise _refused(error) from error
+
+
+def _refused(error: values.ValueRefused) -> FactInvalid:
+    kind = PayloadInvalid if error.path.startswith(PAYLOAD) else FactInvalid
+    return kind(str(error))
 
 
 def check_connection_options(url: object, settings: object) -> None:

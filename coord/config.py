@@ -1,13 +1,14 @@
 """All settings of coord, with units and reasons: each is an environment variable ``COORD_<NAME>``.
 
 ``load`` rejects unknown variables and invalid values. The message names the nearest known variable, or what is
-expected. No other module reads ``COORD_*``.
+expected. ``load_in_program`` only warns of unknown variables. No other module reads ``COORD_*``.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -228,13 +229,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def endpoint_path(self) -> Path:
-        """The endpoint file: as set, else under $XDG_RUNTIME_DIR, which a reboot empties, else under ~/.local/state."""
+        """The endpoint file: as set, else under $XDG_RUNTIME_DIR, which a reboot empties, else under ~/.local/state.
+
+        Raises:
+            ConfigError: this user has no home directory, and no setting names another path.
+        """
+        if (path := self.endpoint_place) is None:
+            raise ConfigError("there is no home directory for the endpoint file; set COORD_ENDPOINT_FILE to a path")
+        return path
+
+    @property
+    def endpoint_place(self) -> Path | None:
+        """The same, but None if this user has no home directory and no setting names another path.
+
+        Raises:
+            ConfigError: the setting names the home directory of a user that has none.
+        """
         if self.endpoint_file:
-            return Path(self.endpoint_file).expanduser()
+            return expand_home(self.endpoint_file, f"COORD_ENDPOINT_FILE={self.endpoint_file}")
         runtime = os.environ.get("XDG_RUNTIME_DIR")
-        base = Path(runtime) if runtime else Path("~/.local/state").expanduser()
+        try:
+            base = Path(runtime) if runtime else Path("~/.local/state").expanduser()
+        except RuntimeError:
+            return None
         return base / "coord" / "endpoint.json"
 
+
+#: What Kubernetes sets for a service: NAME_SERVICE_HOST, NAME_SERVICE_PORT, the same for each named port, and the four
+#: variables of each port. NAME_PORT is known by its value.
+_SERVICE_NAME = re.compile(
+    r"COORD(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+#: Variables that a program was warned of.
+_warned: set[str] = set()
 
 _TYPES: dict[str, Any] = {
     name: hint
@@ -256,10 +284,10 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     source = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     for alias, field in ALIASES.items():
-        if raw := source.get(alias, "").strip():
+        if (raw := source.get(alias, "").strip()) and not is_service_variable(alias, raw):
             values[field] = _convert(f"{alias}={raw!r}", field, raw.lower() if field == "log_level" else raw)
     for variable in sorted(source):
-        if not variable.startswith(PREFIX) or variable in FOREIGN:
+        if not variable.startswith(PREFIX) or variable in FOREIGN or is_service_variable(variable, source[variable]):
             continue
         field = variable.removeprefix(PREFIX).lower()
         if field not in _TYPES or variable != variable_of(field):
@@ -274,6 +302,63 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     settings = Settings(**values)
     _check_together(settings)
     return settings
+
+
+def load_in_program() -> Settings:
+    """Read the settings for a program of a user: a ``COORD_*`` variable that is no setting is logged and ignored.
+
+    Such a program may run where variables with this prefix mean something else, and must not end for that.
+
+    Raises:
+        ConfigError: the value of a setting does not fit.
+    """
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and _is_unknown(name, os.environ[name])]
+    for name in sorted(unknown):
+        if name not in _warned:
+            _warned.add(name)
+            from coord.logs import get_logger  # which reads the settings of this module
+
+            get_logger().warning("setting.unknown", variable=name, message=_unknown(name))
+    return load({name: value for name, value in os.environ.items() if name not in unknown})
+
+
+def is_service_variable(name: str, value: str) -> bool:
+    """Return True if Kubernetes sets a variable for a service that is called ``coord`` or ``coord-…``.
+
+    It sets some for each service of a namespace in every container. ``COORD_GATEWAY_PORT`` and the name of an alias can
+    be one too; their value is an address with a protocol then, and not a number.
+    """
+    return _SERVICE_NAME.fullmatch(name) is not None or (
+        name.endswith("_PORT") and _SERVICE_ADDRESS.match(value.strip()) is not None
+    )
+
+
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without settings of coord; variables of Kubernetes services stay."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (name.startswith(PREFIX) or name in ALIASES) or is_service_variable(name, value)
+    }
+
+
+def _is_unknown(name: str, value: str) -> bool:
+    field = name.removeprefix(PREFIX).lower()
+    is_setting = field in _TYPES and name == variable_of(field)
+    return not (is_setting or name in FOREIGN or is_service_variable(name, value))
+
+
+def expand_home(path: str | Path, source: str) -> Path:
+    """Return a path with ``~`` replaced; ``source``: the option or variable with its value, for the message.
+
+    Raises:
+        ConfigError: there is no such user, or it has no home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise ConfigError(f"{source}: there is no home directory {user}; write the whole path") from None
 
 
 def within_memory(settings: Settings, maximum: int) -> Settings:

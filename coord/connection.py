@@ -63,6 +63,8 @@ TEMPORARY_CLASSES = (
 )
 #: The advice after a failed write.
 REPEAT = "Repeating it with the same task_id or message_id is safe"
+#: What may help if no server answers.
+HINT = {"hint": "is `coord up` running?"}
 #: A process that waits longer than this for a server logs a warning.
 QUIET_S = 2.0
 #: First and longest wait between two attempts to reach a server, in seconds.
@@ -85,7 +87,7 @@ def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
     """
     if chosen := url or settings.redis_url:
         return chosen, settings
-    endpoint = read_endpoint(settings.endpoint_path)
+    endpoint = read_endpoint(settings.endpoint_place)
     if endpoint is None:
         return DEFAULT_URL, settings
     if settings.namespace == Settings().namespace:
@@ -194,7 +196,7 @@ def check_url(url: str, option: str = "") -> None:
 
 
 async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
-    """Return once the server answers and has loaded its data.
+    """Return once the server answers and has loaded its data; one that only refuses writes can be read.
 
     Args:
         redis: a client of either kind.
@@ -216,24 +218,28 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
             async with asyncio.timeout_at(deadline):
                 await _ping_once(redis)
         except redis_errors.BusyLoadingError:
-            why = "it is loading its data"
+            why, is_there = "it is loading its data", True
         except (redis_errors.RedisError, OSError) as error:
-            if failure := permanent_failure(error, safe_url(url), has_password=bool(urlsplit(url).password)):
-                raise ConfigError(failure) from error
-            if not isinstance(error, (*UNREACHED, OSError)) and not is_temporary(error):
-                raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
+            if refuses_only_writes(error):
+                return
+            _raise_if_permanent(error, url)
             why = str(error) or type(error).__name__
+            is_there = has_answered(error)
         else:
             return
         wait_s = backoff.next_s()
         if loop.time() + wait_s >= deadline:
+            if is_there:
+                raise ServerUnavailable(
+                    f"Redis at {safe_url(url)} was not usable within {limit_s:g} s: {why.rstrip('.')}. Try again later"
+                )
             raise ServerUnavailable(
                 f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
                 "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
             )
         if loop.time() >= warn_at:
             warn_at = deadline
-            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, hint="is `coord up` running?")
+            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, **({} if is_there else HINT))
         await asyncio.sleep(wait_s)
 
 
@@ -242,6 +248,21 @@ def is_temporary(error: BaseException) -> bool:
     return isinstance(error, TEMPORARY_CLASSES) or (
         isinstance(error, redis_errors.ResponseError) and server_text(error).startswith(TEMPORARY)
     )
+
+
+def refuses_only_writes(error: BaseException) -> bool:
+    """Return True if a server answers PING with an error only because it refuses writes: its disk is full or fails."""
+    return isinstance(error, redis_errors.ResponseError) and server_text(error).startswith("MISCONF")
+
+
+def has_answered(error: BaseException) -> bool:
+    """Return True if a server answered, and refuses temporarily; another error may wrap the answer."""
+    current: BaseException | None = error
+    while current is not None:
+        if is_temporary(current):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
 
 
 def permanent_failure(error: BaseException, place: str, *, has_password: bool) -> str:
@@ -358,6 +379,14 @@ def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Red
     )
     pool.connection_class = CONNECTION_CLASSES[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+def _raise_if_permanent(error: Exception, url: str) -> None:
+    """Raise coord's error for a failed PING if waiting does not help."""
+    if failure := permanent_failure(error, safe_url(url), has_password=bool(urlsplit(url).password)):
+        raise ConfigError(failure) from error
+    if not isinstance(error, (*UNREACHED, OSError)) and not is_temporary(error):
+        raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
 
 
 async def _ping_once(redis: Redis) -> None:

@@ -11,13 +11,14 @@ import fcntl
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ import msgspec
 import psutil
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.retry import Retry
 
 from coord.endpoint import process_started, write_private
@@ -45,6 +46,8 @@ ADOPT_LIMIT_S = 10.0
 ANSWER_LIMIT_S = 2.0
 #: Interval at which a server that starts or stops is checked, in seconds.
 POLL_S = 0.01
+#: Texts of the server's log about an append-only file that contains something other than entries.
+DAMAGED = ("Bad file format reading the append only file", "Unexpected end of file reading the append only file")
 
 #: ``ready``: it serves; ``loading``: it loads its data; ``silent``: it does not answer, or refuses a PING.
 ServerState = Literal["ready", "loading", "silent"]
@@ -223,6 +226,7 @@ class EmbeddedServer:
         while True:
             if not self.alive():
                 _remove_socket(self.data_dir, self.socket_path)
+                _refuse_damaged(self.data_dir, logfile, begin)
                 raise ServerUnavailable(f"the server in {self.data_dir} ended at start:\n{_tail(logfile, begin)}")
             state = _state(self.socket_path)
             if state == "ready":
@@ -281,6 +285,22 @@ def find_binary() -> Path:
     )
 
 
+@contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Prevent that a server starts on a data folder during this block.
+
+    Raises:
+        DataFolderInUse: a server runs there.
+    """
+    lock = _lock(data_dir)
+    if lock is None:
+        raise DataFolderInUse(f"a Redis server runs on {data_dir}, so its files are in use and not damaged")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 def _lock(folder: Path) -> int | None:
     """Return a file descriptor that holds the folder's lock; None if another process holds the lock."""
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -335,6 +355,9 @@ def _state(socket_path: Path) -> ServerState:
             client.ping()
     except BusyLoadingError:
         return "loading"
+    except ResponseError as error:
+        # A server with a full disk refuses PING as it does writes; its data is loaded.
+        return "ready" if str(error).startswith("MISCONF") else "silent"
     except RedisError:
         return "silent"
     return "ready"
@@ -347,6 +370,17 @@ def _pid_behind(socket_path: Path) -> int | None:
             return int(client.info("server")["process_id"])
     except RedisError:
         return None
+
+
+def _refuse_damaged(folder: Path, logfile: Path, begin: int) -> None:
+    """Raise an error with the next step if the server ended because of its append-only file."""
+    found = next((line for line in _tail(logfile, begin).splitlines() if any(map(line.__contains__, DAMAGED))), None)
+    if found is not None:
+        why = found.partition(" # ")[2].partition(":")[0] or found.strip()
+        raise ServerUnavailable(
+            f"the append-only file in {folder} is damaged ({why}). "
+            f"`coord up --data {shlex.quote(str(folder))} --repair-aof` keeps a copy and cuts a damaged end off"
+        )
 
 
 def _tail(logfile: Path, begin: int) -> str:

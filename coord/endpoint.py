@@ -44,8 +44,10 @@ def write_endpoint(path: Path, url: str, data_dir: Path | None, namespace: str) 
     return endpoint
 
 
-def read_endpoint(path: Path) -> Endpoint | None:
+def read_endpoint(path: Path | None) -> Endpoint | None:
     """Return the endpoint; None if there is no trustworthy file, or its writer or its socket no longer exists."""
+    if path is None:
+        return None
     try:
         with path.open("rb") as file:
             # A user who can write this file decides where payloads go. (Windows has no owner ids.)
@@ -57,10 +59,10 @@ def read_endpoint(path: Path) -> Endpoint | None:
     return endpoint if _writer_lives(endpoint) and _socket_exists(endpoint.url) else None
 
 
-def remove_endpoint(path: Path) -> bool:
+def remove_endpoint(path: Path | None) -> bool:
     """Remove the file if this process wrote it; return True if it was removed."""
     endpoint = read_endpoint(path)
-    if endpoint is None or endpoint.pid != os.getpid():
+    if path is None or endpoint is None or endpoint.pid != os.getpid():
         return False
     path.unlink(missing_ok=True)
     return True

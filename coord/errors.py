@@ -2,7 +2,9 @@
 
     CoordError
     ├── Invalid             the request does not fit; a retry fails again
-    │   ├── ConfigError, FactInvalid, FactTooLarge, IdInvalid, CursorInvalid, EntryBuried
+    │   ├── ConfigError, FactTooLarge, IdInvalid, CursorInvalid, EntryBuried
+    │   └── FactInvalid
+    │       └── PayloadInvalid
     ├── NotFound            no such record, or no record any more
     │   ├── TaskNotFound, AgentNotFound, UnknownAgent, MessageNotFound, EntryNotFound
     ├── Conflict            the request contradicts the present state
@@ -13,12 +15,13 @@
     ├── Timeout             the wait is over and nothing is decided; also a builtin TimeoutError
     │   └── ResultTimeout
     ├── TaskEnded           the task ended without a result that can be read
-    │   ├── TaskFailed, TaskCancelled, TaskExpired, ResultDropped
+    │   ├── TaskFailed, TaskCancelled, TaskExpired, ResultInvalid, ResultDropped
     └── Undelivered         the message did not reach an inbox
         └── MessageUndeliverable, MessageExpired
 
 Each class has three attributes: ``code`` (sent in answers; stable), ``http_status`` (of the gateway) and ``exit_code``
 (of the command line; ``coord.cli.exit_codes.ExitCode`` explains the numbers). A subclass inherits what it does not set.
+A ``TaskFailed`` has the code of its failure.
 
 A message names the field or the record that is wrong and, where there is one, the next step. ``from_code`` turns the
 code of an answer back into its class, so that a Python caller catches the same class wherever the error was found.
@@ -26,13 +29,13 @@ code of an answer back into its class, so that a Python caller catches the same 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class CoordError(Exception):
     """Base class of all errors of coord."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
     http_status: ClassVar[int] = 422
     exit_code: ClassVar[int] = 2
 
@@ -97,6 +100,12 @@ class FactInvalid(Invalid):
     """An entry does not fit its type; the message names the field."""
 
     code = "fact_invalid"
+
+
+class PayloadInvalid(FactInvalid):
+    """A payload cannot be encoded as JSON, or its reader could not decode it; the message has the path of the value."""
+
+    code = "payload_invalid"
 
 
 class FactTooLarge(Invalid):
@@ -250,9 +259,29 @@ class ResultTimeout(Timeout):
 
 
 class TaskFailed(TaskEnded):
-    """The task used up its attempts, or failed in a way that no retry can fix."""
+    """The task used up its attempts, or failed in a way that no retry can fix.
+
+    Attributes:
+        code: from the handler: that of its ``NonRetryable`` or ``Retryable``, ``handler_failed`` for any other
+            exception; or one of coord, such as ``timed_out``. ``task_failed`` if it is not known.
+        message: the reason, from the handler.
+        detail: any JSON from the handler, or None.
+        task_id: id of the task.
+        attempt: the number of its last attempt; 0 if it is not known.
+    """
 
     code = "task_failed"
+
+    def __init__(
+        self, text: str, *, code: str = "", message: str = "", detail: Any = None, task_id: str = "", attempt: int = 0
+    ) -> None:
+        super().__init__(text)
+        if code:
+            self.code = code
+        self.message = message
+        self.detail = detail
+        self.task_id = task_id
+        self.attempt = attempt
 
 
 class TaskCancelled(TaskEnded):
@@ -265,6 +294,12 @@ class TaskExpired(TaskEnded):
     """The deadline of the task passed before it had a result."""
 
     code = "task_expired"
+
+
+class ResultInvalid(TaskEnded):
+    """The task completed, but its result cannot be decoded; the record shows its text."""
+
+    code = "result_invalid"
 
 
 class ResultDropped(TaskEnded):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TextIO, cast
 
 import msgspec
@@ -15,6 +17,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from coord.config import Settings
+from coord.standard_streams import json_text
 
 
 def configure(settings: Settings, *, service: str) -> None:
@@ -113,8 +116,19 @@ class _DeferredLogger:
 
     def __getattr__(self, name: str) -> Any:
         if structlog.is_configured():
-            return getattr(structlog.get_logger(**self._fields), name)
-        return getattr(_warnings_only().bind(**self._fields), name)
+            return partial(_log_safely, getattr(structlog.get_logger(**self._fields), name))
+        return partial(_log_safely, getattr(_warnings_only().bind(**self._fields), name))
+
+
+def _log_safely(write: Callable[..., Any], event: str, *args: Any, **fields: Any) -> Any:
+    """Write a line of the log; if that raises, write it with escapes, so that the caller continues."""
+    try:
+        return write(event, *args, **fields)
+    except Exception as error:  # noqa: BLE001 -- a value's __repr__, a processor of the program's own
+        with contextlib.suppress(Exception):
+            line = to_json({"event": event, **fields, "log_error": error}, sys.stderr)
+            sys.stderr.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        return None
 
 
 def _warnings_only() -> FilteringBoundLogger:
@@ -135,7 +149,11 @@ class _TolerantStream:
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # half of a surrogate pair, or a stream that is not UTF-8
+                encoding = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):
@@ -153,5 +171,30 @@ class _Service:
         return event
 
 
+def to_json(event: Mapping[str, Any], stream: TextIO) -> str:
+    """Return an event as JSON for a stream, whatever its values are: one that cannot be JSON becomes text."""
+    try:
+        encoded = msgspec.json.encode(event, enc_hook=repr)
+    except Exception:  # noqa: BLE001 -- half of a surrogate pair, a value that contains itself, a __repr__ that raises
+        encoded = msgspec.json.encode({_text_of(name): _plain(value) for name, value in event.items()})
+    return json_text(encoded, stream)
+
+
 def _json(event: Any, **_options: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    return to_json(event, sys.stderr)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        msgspec.json.encode(value)
+    except Exception:  # noqa: BLE001 -- as above
+        return _text_of(value)
+    return value
+
+
+def _text_of(value: Any) -> str:
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # noqa: BLE001 -- as above
+        text = f"<{type(value).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()

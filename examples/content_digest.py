@@ -1,4 +1,4 @@
-"""An agent that takes a file's fingerprint: its SHA-256 and its size. Files with the same one are the same.
+"""An agent that computes the digest of a file: its SHA-256 and its size. Files with equal digests are equal.
 
     python examples/content_digest.py --id digest-1
 
@@ -26,14 +26,14 @@ class File(msgspec.Struct):
     path: str  #: below root
 
 
-def digest(place: Path) -> dict[str, Any]:
-    """The SHA-256 and the size in bytes of a file, read piece by piece."""
-    with place.open("rb") as opened:
+def digest(path: Path) -> dict[str, Any]:
+    """Return the SHA-256 and the size in bytes of a file, which is read in pieces."""
+    with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         return {"sha256": sha256, "bytes": opened.tell()}
 
 
-def fingerprint(file: File) -> dict[str, Any]:
+def handle(file: File) -> dict[str, Any]:
     """Handle one task."""
     try:
         return digest(Path(file.root) / file.path)
@@ -43,15 +43,15 @@ def fingerprint(file: File) -> dict[str, Any]:
 
 def main() -> None:
     """Run the agent until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(description="Fingerprint files.")
-    parser.add_argument("--id", required=True, help="this agent's name in the fleet, such as digest-1")
+    parser = argparse.ArgumentParser(description="Compute digests of files.")
+    parser.add_argument("--id", required=True, help="id of this agent, such as digest-1")
     agent = Agent(parser.parse_args().id, agent_type="worker", capabilities=["content_digest"], capacity=8)
-    agent.task("content_digest")(fingerprint)
+    agent.task("content_digest")(handle)
     agent.run()
 
 
 if __name__ == "__main__":
     try:
         main()
-    except CoordError as error:  # no Redis there, or this id is not one
+    except CoordError as error:  # Redis is unavailable, or the id is invalid
         sys.exit(f"content_digest: {error}")

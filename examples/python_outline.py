@@ -3,7 +3,7 @@
     python examples/python_outline.py --id outline-1
 
 Its tasks are of type ``python_outline``, with the payload ``{"root": "/some/folder", "path": "a/file/below/it.py"}``.
-A file that does not parse fails its task for good: no other agent and no other try would read it differently.
+A file with a syntax error is a permanent failure: a retry would give the same error.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import msgspec
 from coord import Agent, NonRetryable
 from coord.errors import CoordError
 
-#: Two threads that make syntax trees at once disturb each other's count of how deep they are, up to Python 3.12: one of
-#: them then fails with "AST constructor recursion depth mismatch".
+#: Up to Python 3.12, two threads that build syntax trees at the same time share one count of the depth, and one of them
+#: fails with "AST constructor recursion depth mismatch".
 PARSER = threading.Lock()
 HOLDS_STATEMENTS = ast.stmt | ast.ExceptHandler | ast.match_case
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -37,7 +37,7 @@ class File(msgspec.Struct):
 
 
 def outline(content: bytes) -> dict[str, Any]:
-    """What a Python source defines and imports. Raises what ``ast.parse`` raises for one that does not parse."""
+    """Return what a Python source defines and imports; raises the errors of ``ast.parse``."""
     with PARSER:
         tree = ast.parse(content)
     nodes = list(_statements(tree))
@@ -62,7 +62,7 @@ def outline(content: bytes) -> dict[str, Any]:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """The module and every statement in it; what is inside expressions defines and imports nothing."""
+    """Yield the module and every statement in it; expressions define and import nothing."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -75,7 +75,7 @@ def _length(node: Function) -> int:
 
 
 def _imported(node: ast.AST) -> list[str]:
-    """The packages that a statement imports by their full name; a relative import names none."""
+    """Return the packages that a statement imports; a relative import has none."""
     if isinstance(node, ast.Import):
         return [alias.name.partition(".")[0] for alias in node.names]
     if isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -83,7 +83,7 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
-def describe(file: File) -> dict[str, Any]:
+def handle(file: File) -> dict[str, Any]:
     """Handle one task."""
     try:
         return outline((Path(file.root) / file.path).read_bytes())
@@ -98,17 +98,17 @@ def describe(file: File) -> dict[str, Any]:
 def main() -> None:
     """Run the agent until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description="Outline Python files.")
-    parser.add_argument("--id", required=True, help="this agent's name in the fleet, such as outline-1")
-    warnings.simplefilter("ignore", SyntaxWarning)  # what the compiler thinks of a file's style is not asked here
+    parser.add_argument("--id", required=True, help="id of this agent, such as outline-1")
+    warnings.simplefilter("ignore", SyntaxWarning)  # warnings about the examined files are irrelevant
     warnings.simplefilter("ignore", DeprecationWarning)
-    # They take turns at the parser; meanwhile the other one reads its file.
+    # One thread parses while the other reads its file.
     agent = Agent(parser.parse_args().id, agent_type="worker", capabilities=["python_outline"], capacity=2)
-    agent.task("python_outline")(describe)
+    agent.task("python_outline")(handle)
     agent.run()
 
 
 if __name__ == "__main__":
     try:
         main()
-    except CoordError as error:  # no Redis there, or this id is not one
+    except CoordError as error:  # Redis is unavailable, or the id is invalid
         sys.exit(f"python_outline: {error}")

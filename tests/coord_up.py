@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,18 @@ END_S = 30.0
 class Up:
     """One `coord up`, what it has written, and its processes.
 
-    ``out``: where it writes instead of ``log``.
+    ``out``: where it writes instead of ``log``; ``unset``: variables that it does not have.
     """
 
-    def __init__(self, folder: Path, *arguments: str, log: Path, out: int | None = None, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        log: Path,
+        out: int | None = None,
+        unset: Sequence[str] = (),
+        **environ: str,
+    ) -> None:
         self.data = folder
         self.log = log
         command = [sys.executable, "-m", "coord.cli", "up", *arguments]
@@ -37,21 +46,22 @@ class Up:
             command.append("--no-gateway")  # its usual port may be in use
         if "--redis-url" not in arguments:
             command += ["--data", str(folder)]
+        variables = {name: value for name, value in (os.environ | environ).items() if name not in unset}
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out or file, stderr=out or file, env=os.environ | environ
+                command, stdin=subprocess.PIPE, stdout=out or file, stderr=out or file, env=variables
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What it and its workers have written so far."""
         return self.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has written so far, each line a JSON object; the last one may still be under way."""
-        return [msgspec.json.decode(line) for line in self.said.rpartition("\n")[0].splitlines()]
+        return [msgspec.json.decode(line) for line in self.output.rpartition("\n")[0].splitlines()]
 
-    def told(self, event: str, process: str = "") -> list[dict[str, Any]]:
+    def events(self, event: str, process: str = "") -> list[dict[str, Any]]:
         """The lines with this event, of a process whose name begins so."""
         return [line for line in self.lines() if line["event"] == event and line["process"].startswith(process)]
 
@@ -70,7 +80,7 @@ class Up:
 
     async def announced(self) -> Endpoint:
         """Wait for the announcement, which comes when the server is there and fit."""
-        await wait_until(lambda: self._lives() and self.endpoint() is not None, "it has announced itself", START_S)
+        await wait_until(lambda: self.lives() and self.endpoint() is not None, "it has announced itself", START_S)
         found = self.endpoint()
         assert found is not None
         return found
@@ -78,7 +88,7 @@ class Up:
     async def ready(self) -> Endpoint:
         """Wait until every worker works."""
         found = await self.announced()
-        await wait_until(lambda: self._lives() and "ready: " in self.said, "every worker is there", START_S)
+        await wait_until(lambda: self.lives() and "ready: " in self.output, "every worker is there", START_S)
         return found
 
     async def worker(self, kind: str) -> tuple[str, psutil.Process]:
@@ -91,8 +101,9 @@ class Up:
         await wait_until(lambda: self.process.poll() is not None, "coord up has ended", END_S)
         return int(self.process.returncode)
 
-    def _lives(self) -> bool:
-        assert self.process.poll() is None, f"coord up has ended:\n{self.said}"
+    def lives(self) -> bool:
+        """Return True, or fail with its output if it has ended."""
+        assert self.process.poll() is None, f"coord up has ended:\n{self.output}"
         return True
 
 
@@ -111,10 +122,17 @@ class Start:
         self._tmp_path = tmp_path
         self._all: list[Up] = []
 
-    def __call__(self, *arguments: str, folder: str = "data", out: int | None = None, **environ: str) -> Up:
+    def __call__(
+        self,
+        *arguments: str,
+        folder: str = "data",
+        out: int | None = None,
+        unset: Sequence[str] = (),
+        **environ: str,
+    ) -> Up:
         """Start one with these options and variables."""
         log = self._tmp_path / f"up-{len(self._all)}.log"
-        up = Up(self._tmp_path / folder, *arguments, log=log, out=out, **environ)
+        up = Up(self._tmp_path / folder, *arguments, log=log, out=out, unset=unset, **environ)
         self._all.append(up)
         return up
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 LIMIT_S = 60.0
 
 
-class Said:
+class CommandResult:
     """What a command wrote, and its exit code."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
@@ -117,7 +117,7 @@ def living(url: str) -> Iterator[Living]:
         structlog.reset_defaults()
 
 
-def run_coord(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Said:
+def run_coord(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> CommandResult:
     """Run ``coord`` with arguments in this thread."""
     monkeypatch.setattr("sys.argv", ["coord", *arguments])
     capsys.readouterr()
@@ -126,4 +126,4 @@ def run_coord(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     code = ended.value.code
-    return Said(code if isinstance(code, int) else 1, out, err)
+    return CommandResult(code if isinstance(code, int) else 1, out, err)

@@ -12,12 +12,11 @@ from redis.asyncio import Redis
 from coord.config import Settings
 from coord.connection import connect
 from coord.keys import Keys
-from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.loop import Loop
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service, end_tasks
+from workers.service import Service, WorkerContext, end_tasks
 
 KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
 

@@ -19,7 +19,9 @@ HEAD = """# Settings
 
 Every setting of coord, by group. A process reads its settings from environment variables when it starts. An empty
 value counts as unset. An unknown `COORD_…` variable or an invalid value is an error: the process does not start, and
-the error names the nearest known setting or the expected value.
+the error names the nearest known setting or the expected value. In a program with a `Client` or an `Agent`, an unknown
+variable is a warning. Variables that Kubernetes sets for a service called `coord` or `coord-…` are ignored
+(`COORD_SERVICE_HOST`, `COORD_PORT=tcp://…`, `COORD_GATEWAY_PORT=tcp://…`).
 
 Options of a command take precedence over the environment; see [command-line.md](command-line.md).
 

@@ -1,7 +1,7 @@
 """``python -m workers KIND``: run one worker until SIGTERM.
 
-Settings come from ``COORD_*``. The process ends with 0 after SIGTERM or SIGINT, having finished what it had read;
-with 2 when it cannot be started as asked.
+Settings come from ``COORD_*``. Exit code 0: SIGTERM or SIGINT; what was read is finished. 2: the worker cannot start
+with these arguments and settings, or on this server.
 """
 
 from __future__ import annotations
@@ -15,39 +15,49 @@ import signal
 import socket
 import sys
 
+from coord.interrupts import end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # while the rest is imported, and until there is something to end
+
 import uvloop
 from redis import exceptions as redis_errors
 
-from coord import config, logs
+from coord import config, logs, standard_streams
 from coord.connection import locate, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnfit
 from coord.models.ids import check_id, new_id
 from coord.server_check import ServerReport, check_migration, check_server
-from workers.cell import WorkerContext
 from workers.distributor import Distributor
-from workers.intake import is_passing
+from workers.intake import is_transient
 from workers.loop import Loop
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service, end_tasks
+from workers.service import Service, WorkerContext, end_tasks
 
 log = logs.get_logger()
 
-#: Objects made and still there, after which Python looks for cycles; its own 700 are half a batch, and cost a tenth.
+#: New objects after which Python collects cycles. Its default of 700 is half a batch, and costs a tenth of the time.
 COLLECT_EVERY = 20_000
-#: Before the server is looked at again that was lost meanwhile.
-AGAIN_S = 0.1
-#: Between two looks whether a cluster's slot is being migrated: keys begin to move a moment after that was said.
+#: Seconds before a server that was lost during its check is checked again.
+RETRY_S = 0.1
+#: Seconds between two checks for a migration of the cluster's slot: keys start to move a moment after it is declared.
 SLOT_S = 0.25
 
 KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
 
 
 async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: bool = False) -> None:
-    """Run a worker of ``kind`` until SIGTERM or SIGINT, or, if asked to watch it, until standard input ends.
+    """Run a worker until SIGTERM or SIGINT.
+
+    Args:
+        kind: registry, distributor or router.
+        name: of the worker; unique among its kind.
+        settings: of the worker.
+        watch_stdin: also stop when standard input ends.
 
     Raises:
-        CoordError: the server cannot be used, or is away.
+        CoordError: the server cannot be used, or is unavailable.
     """
     url, settings = locate(settings)
     cell = WorkerContext.open(url, settings, name=f"coord-{kind}-{name}")
@@ -56,14 +66,17 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
     for sig in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(sig, loop.stop)
     if watch_stdin:
-        running.add_reader(sys.stdin.fileno(), _stop_at_end, loop)
+        try:
+            running.add_reader(0, _stop_at_end, loop)
+        except OSError:  # /dev/null and files cannot be watched; they are at their end, or will be at once
+            loop.stop()
     try:
         report = await _reach(cell, loop)
         if report is None:
             return
         cell.scripts.fit_streams(report.maxmemory)
         for sentence in report.warnings:
-            log.warning("server.warning", said=sentence)
+            log.warning("server.warning", message=sentence)
         place = {"redis": safe_url(url), "namespace": settings.namespace, "durability": report.durability}
         log.info("worker.started", kind=kind, name=name, **place)
         await (_run_while_whole(cell, loop) if report.cluster_enabled else loop.run())
@@ -73,7 +86,7 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
 
 
 async def _reach(cell: WorkerContext, loop: Loop) -> ServerReport | None:
-    """Wait for the server, and look whether it is fit: what it is; None when asked to stop meanwhile."""
+    """Wait for the server and check it; return the report, or None if the worker is stopped meanwhile."""
     waiting = asyncio.create_task(_find(cell))
     stopped = asyncio.create_task(loop.stopped())
     try:
@@ -91,18 +104,18 @@ async def _find(cell: WorkerContext) -> ServerReport:
         try:
             return await check_server(cell.redis, cell.settings)
         except (redis_errors.RedisError, OSError) as error:
-            if isinstance(error, redis_errors.NoPermissionError) or not is_passing(error):
+            if isinstance(error, redis_errors.NoPermissionError) or not is_transient(error):
                 raise ServerUnfit(
-                    f"Redis at {safe_url(cell.url)} refuses what coord needs: {error}; see to the rights of this user"
+                    f"Redis at {safe_url(cell.url)} refuses what coord needs: {error}; check this user's permissions"
                 ) from error
             log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
 
 async def _run_while_whole(cell: WorkerContext, loop: Loop) -> None:
-    """Run on a node of a cluster until the loop ends, or the namespace's slot begins to be migrated.
+    """Run on a node of a cluster until the loop ends or a migration of the namespace's slot starts.
 
-    Then nothing is finished: a script that finds only some of its keys tears the books apart.
+    After that nothing is finished: a script that finds only some of its keys would leave inconsistent data.
 
     Raises:
         ServerUnfit: the slot is being migrated.
@@ -110,9 +123,9 @@ async def _run_while_whole(cell: WorkerContext, loop: Loop) -> None:
     running, watching = asyncio.create_task(loop.run()), asyncio.create_task(_watch_slot(cell))
     try:
         await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
-        for one in (watching, running):
-            if one.done():
-                one.result()
+        for task in (watching, running):
+            if task.done():
+                task.result()
     finally:
         await end_tasks(running, watching)
 
@@ -125,29 +138,37 @@ async def _watch_slot(cell: WorkerContext) -> None:
 
 
 def _stop_at_end(loop: Loop) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+    if not os.read(0, 4096):
+        asyncio.get_running_loop().remove_reader(0)
         loop.stop()
 
 
 def _collect_seldom() -> None:
-    """A batch makes thousands of objects and lets go of all: looking for cycles among them is time for nothing."""
+    """Collect cycles seldom: a batch creates and frees thousands of objects, and has no cycles among them."""
     gc.collect()
-    gc.freeze()  # what was imported stays, and need not be looked through again
+    gc.freeze()  # imported objects stay, and need not be scanned again
     gc.set_threshold(COLLECT_EVERY)
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Run one worker until SIGTERM.")
     parser.add_argument("kind", choices=sorted(KINDS))
-    parser.add_argument("--name", default="", help="its name among its kind; default: host, pid and a random part")
-    parser.add_argument("--watch-stdin", action="store_true", help="end when standard input ends, as a child should")
+    parser.add_argument("--name", default="", help="Name, unique among its kind. Default: host, pid and a random part.")
+    parser.add_argument("--watch-stdin", action="store_true", help="Stop when standard input ends.")
     return parser
 
 
 def main() -> int:
-    """Read the command line and the settings, and work."""
+    """Read the command line and the settings, and run the worker; return the exit code."""
+    standard_streams.prepare()
+    try:
+        return _main()
+    finally:
+        standard_streams.flush()
+
+
+def _main() -> int:
     options = arguments().parse_args()
     try:
         settings = config.load()
@@ -157,7 +178,7 @@ def main() -> int:
         _collect_seldom()
         uvloop.run(work(options.kind, name, settings, watch_stdin=options.watch_stdin))
     except CoordError as error:
-        sys.stderr.write(f"coord: {error}\n")
+        standard_streams.write_error(f"coord: {error}")
         return 2
     return 0
 

@@ -1,7 +1,8 @@
-"""The distributor: which agent gets this task, and what became of it.
+"""The distributor: decides which agent gets each task, and records the outcome.
 
 Any number of distributors share the work. Each plans on its own view of the fleet; the dispatch script alone decides.
-A round trip carries what reports, losses, requests and submissions ask for and the assignments planned on top of it.
+One round trip carries the scripts for reports, losses, requests and submissions, and the assignments planned on top of
+them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any, ClassVar
 
 from redis import exceptions as redis_errors
 
-from coord import codec, logs, queries
+from coord import codec, config, logs, queries
 from coord.background import keep
-from coord.errors import FactInvalid
+from coord.errors import ConfigError, FactInvalid
 from coord.models.control import DeadPurged, EntryReplayed, SettingSet, StrategySet, TaskReplayed
 from coord.models.facts import (
     AgentLost,
@@ -35,73 +36,83 @@ from coord.models.facts import (
 from coord.models.memory import Memory
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
 from coord.placement import STRATEGIES
-from workers import control, reports
-from workers.cell import WorkerContext
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
-from workers.refusals import Refusal, find_refusals, refused_payloads
-from workers.service import Failure, ReceivedFact, Service, Tick, end_tasks, failures_of, word_for_each
-from workers.submissions import submission_of
-from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Submission, TaskBatch
+from workers.refusals import Refusal, find_refusals, redirected, refused_payloads
+from workers.service import (
+    Failure,
+    ReceivedFact,
+    Service,
+    Tick,
+    WorkerContext,
+    end_tasks,
+    failures_of,
+    ticks_of,
+    word_for_each,
+)
+from workers.task_facts import MESSAGE_KEPT, ending_leases, reports_of, submission_of
+from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Replay, SettingChange, Submission, TaskBatch
 from workers.view import View
 
 log = logs.get_logger()
 
-#: A view that sees no room for a waiting pool may be this old, in seconds, before true loads are read.
-UNHEARD_S = 0.05
-#: Agents whose true loads are read at once.
+#: Loads older than this, in seconds, are read again before the view concludes that no agent has room for a pool.
+STALE_LOAD_S = 0.05
+#: Agents whose true loads are read in one round trip.
 REREAD = 1_000
-#: Calls that free memory in one tick: as much as they can free is written in a tenth of a second by no one.
+#: Calls that free memory in one tick. What they free together is more than callers write in a tenth of a second.
 RELIEF_ROUNDS = 8
-#: A server that refused an assignment for want of memory is asked again after so many seconds.
+#: Seconds without assignments after the server refused one for lack of memory.
 FULL_S = 1.0
 
 
 class Distributor(Service):
-    """Admits tasks, places them, settles what becomes of them."""
+    """Admits tasks, places them, and settles their outcomes."""
 
     kind: ClassVar[str] = "distributor"
     checked: ClassVar[frozenset[type[Fact]]] = frozenset({StrategySet, SettingSet, TaskSubmitted, TasksSubmitted})
-    #: Each round trip's own facts are fenced by leases and ids, so their order does not matter. Four keep the server at
-    #: work while this process packs and unpacks: the drain gains about a tenth over two; more were not tried.
+    #: Each round trip's own facts are fenced by leases and ids, so their order does not matter. Four keep the server
+    #: busy while this process packs and unpacks: the drain gains about a tenth over two; more were not tried.
     depth: ClassVar[int] = 4
 
     def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         settings = cell.settings
-        self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret hangs on it)
+        self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret depends on it)
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
-        self.follower = Follower(cell, self._on_fleet)
+        self.follower = Follower(cell, self._on_agents_changed)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
         self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
-        self._wanted: set[str] = set()
+        self._outdated: set[str] = set()  # agents whose rows are read again before the next plan
         self._suspended: set[str] = set()
-        self._kicked = asyncio.Event()
+        self._has_work = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
 
     def check(self, fact: Fact) -> None:
-        """A task and an operator may only name a strategy that exists."""
+        """Check that every strategy that a fact names exists, and that a setting may have its value.
+
+        Raises:
+            FactInvalid: a task names an unknown strategy.
+            ConfigError: a setting is unknown, or may not have this value.
+        """
         if isinstance(fact, StrategySet | SettingSet):
-            control.check_setting(fact)
-        for one in parts_of(fact):
-            if isinstance(one, TaskSubmitted) and one.strategy is not None and one.strategy not in STRATEGIES:
+            _check_setting(fact)
+        for part in parts_of(fact):
+            if isinstance(part, TaskSubmitted) and part.strategy is not None and part.strategy not in STRATEGIES:
                 known = ", ".join(sorted(STRATEGIES))
-                raise FactInvalid(f"field 'data': strategy {one.strategy!r} is not one of {known} - at `$.strategy`")
+                raise FactInvalid(f"field 'data': strategy {part.strategy!r} is not one of {known} - at `$.strategy`")
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """One call for each kind of fact in the batch, then the assignments, all in one round trip."""
+        """Handle a batch: one call for each kind of fact, then the assignments, all in one round trip."""
         await self._read_refusals(batch)
-        calls: list[Call[Any]] = []
-        told_of: list[list[ReceivedFact[Any]]] = []
         by_handler = _by_handler(batch)
-        for handler, told in by_handler.items():
-            calls.append(handler(self, told))
-            told_of.append(told)
-        leases = reports.ending_leases(by_handler.get(Distributor.settle, []))
+        batches = list(by_handler.values())
+        calls: list[Call[Any]] = [handler(self, facts) for handler, facts in by_handler.items()]
+        leases = ending_leases(by_handler.get(Distributor.settle, []))
         room = self.planner.expect_room(leases)
         most = self.cell.settings.batch
         placements = self.planner.plan(max(most, len(leases))) if self._may_place() else []
@@ -112,34 +123,37 @@ class Distributor(Service):
         except BaseException as error:
             self.planner.unanswered(placements)
             self.planner.room_answered(room)
-            # Reports are settled all the same, which makes room; assignments would take it, so they wait a while.
+            # Reports are settled all the same, which frees memory; assignments would take it, so they wait a while.
             if isinstance(error, redis_errors.OutOfMemoryError):
                 self._refused_at = time.monotonic()
             raise
         self.planner.room_answered(room)
         failures: list[Failure] = []
-        for told, answer in zip(told_of, answers, strict=False):
-            words = self._hear(answer)
-            self.hold(told, words)
-            failures += failures_of(told, words)
-        for piece, answer in zip(pieces, answers[len(told_of) :], strict=True):
-            self._wanted |= self.planner.answered(piece, answer)
-        if self._wanted or self._can_place() or self.planner.unread:
-            self._kicked.set()
+        for facts, answer in zip(batches, answers, strict=False):
+            words = self._apply_answer(answer)
+            self.defer(facts, words)
+            failures += failures_of(facts, words)
+        for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
+            self._outdated |= self.planner.answered(piece, answer)
+        if self._outdated or self._can_place() or self.planner.unread:
+            self._has_work.set()
         if Distributor.configure in by_handler:
             await self.read_settings()
         return failures
 
-    def _hear(self, answer: TaskBatch | list[str]) -> list[str]:
-        """Take over what a script answered; its words."""
+    def _apply_answer(self, answer: TaskBatch | list[str]) -> list[str]:
+        """Apply the answer of a script to the plan; return its words."""
         if isinstance(answer, list):
             return answer
-        self.planner.hear(answer)
+        self.planner.apply(answer)
         return answer.words
 
     def settle(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
-        return reports.settle(self.cell.scripts, batch, self._take_refusals(batch))
+        reports = reports_of(batch)
+        if refusals := self._take_refusals(batch):
+            reports = [redirected(report, refusals) for report in reports]
+        return word_for_each(batch, self.cell.scripts.settle(reports))
 
     async def _read_refusals(self, batch: list[ReceivedFact[Any]]) -> None:
         """Find where tasks wait whose payload their agent could not decode; there are few, and mostly none."""
@@ -156,7 +170,7 @@ class Distributor(Service):
     def _take_refusals(self, batch: list[ReceivedFact[Any]]) -> dict[str, Refusal]:
         if not self._refusals:
             return {}
-        leases = [one.lease for one in refused_payloads(batch)]
+        leases = [fact.lease for fact in refused_payloads(batch)]
         return {lease: self._refusals.pop(lease) for lease in leases if lease in self._refusals}
 
     def reclaim(self, batch: list[ReceivedFact[AgentLost]]) -> Call[TaskBatch]:
@@ -166,28 +180,28 @@ class Distributor(Service):
             losses.append(Loss(entry.id, fact.agent_id, fact.term))
         return self.cell.scripts.reclaim(losses)
 
-    def forfeit(self, batch: list[ReceivedFact[LeaseLost]]) -> Call[TaskBatch]:
-        """``forfeit`` for a batch of ``LeaseLost``."""
+    def reclaim_lease(self, batch: list[ReceivedFact[LeaseLost]]) -> Call[TaskBatch]:
+        """``reclaim_lease`` for a batch of ``LeaseLost``."""
         losses: list[LeaseLoss] = []
         for entry, fact, _ in batch:
             losses.append(LeaseLoss(entry.id, fact.agent_id, fact.task_id, fact.lease))
-        return self.cell.scripts.forfeit(losses)
+        return self.cell.scripts.reclaim_lease(losses)
 
     def cancel(self, batch: list[ReceivedFact[TaskCancelRequested]]) -> Call[TaskBatch]:
         """``cancel`` for a batch of ``TaskCancelRequested``."""
         requests: list[CancelRequest] = []
         for entry, fact, caller in batch:
-            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[: reports.MESSAGE_KEPT]))
+            requests.append(CancelRequest(entry.id, fact.task_id, caller, fact.reason[:MESSAGE_KEPT]))
         return self.cell.scripts.cancel(requests)
 
     def admit(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
-        """``admit`` for a batch of submissions; the plan of this round trip counts on them already."""
+        """``admit`` for a batch of submissions; the plan of this round trip already includes them."""
         submissions: list[Submission] = []
         pools: dict[str, bytes] = {}
-        for told in batch:
-            for fact in parts_of(told.fact):
+        for received in batch:
+            for fact in parts_of(received.fact):
                 pool, definition = self._pool_of(fact)
-                submission = submission_of(told, fact, pool)
+                submission = submission_of(received, fact, pool)
                 submissions.append(submission)
                 pools[pool] = definition
                 if submission.run_at is None and not self.memory.is_nearly_full:
@@ -196,40 +210,41 @@ class Distributor(Service):
         return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=is_full))
 
     def configure(self, batch: list[ReceivedFact[StrategySet | SettingSet]]) -> Call[list[str]]:
-        """``configure`` for a batch of settings."""
-        return control.configure(self.cell.scripts, batch)
+        """``configure`` for a batch of settings that were checked."""
+        changes: list[SettingChange] = []
+        for entry, fact, caller in batch:
+            name, value = _setting_of(fact)
+            text = None if value is None else config.live_text(name, value)
+            changes.append(SettingChange(entry.id, caller, name, text))
+        return self.cell.scripts.configure(changes)
 
     def replay(self, batch: list[ReceivedFact[TaskReplayed]]) -> Call[TaskBatch]:
         """``replay`` for a batch of ``TaskReplayed``."""
-        return control.replay(self.cell.scripts, batch)
-
-    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``unbury`` for a batch of ``EntryReplayed``."""
-        return control.unbury(self.cell.scripts, self.kind, batch)
+        return self.cell.scripts.replay([Replay(entry.id, fact.task_id, caller) for entry, fact, caller in batch])
 
     def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
-        return control.purge(self.cell.scripts, self.kind, "tasks", batch)
+        return self.purge_dead("tasks", batch)
 
-    def presence(self) -> dict[str, str]:
-        """What its environment says of the settings that may be set live."""
+    def heartbeat_fields(self) -> dict[str, str]:
+        """Return the environment values of the settings that can be changed at run time."""
         return queries.environment_fields(self.cell.settings)
 
-    async def wake(self) -> None:
-        """Do what is due by the clock."""
+    async def run_alarms(self) -> None:
+        """Do what is due by the clocks."""
         due = 1
         while due:
-            (answer,) = await self.cell.scripts.run(self.cell.scripts.wake())
-            self.planner.hear(answer)
+            (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
+            self.planner.apply(answer)
             due = answer.due
             for word in answer.words:
                 if word.startswith("ERROR"):
                     log.error("task.wake_failed", why=word)
         if self._can_place():
-            self._kicked.set()
+            self._has_work.set()
 
     async def relieve(self) -> None:
-        """Free memory where the server is nearly full, and learn how full it is."""
+        """Free memory if the server is nearly full, and learn how full it is."""
         scripts = self.cell.scripts
         for _ in range(RELIEF_ROUNDS):
             (relief,) = await scripts.run(scripts.relieve())
@@ -242,92 +257,92 @@ class Distributor(Service):
             if not relief.is_more:
                 break
         if self._can_place():
-            self._kicked.set()
+            self._has_work.set()
 
-    async def look_again(self) -> None:
-        """Before the view may say that nobody has room: the true loads, and the table of waiting pools if it moved."""
+    async def refresh_loads(self) -> None:
+        """Read the true loads before the view concludes that no agent has room; and the table of pools if it moved."""
         cell = self.cell
         if self.planner.is_stale:
             await self.table.look()
         starved = self.planner.starved_groups()
-        if starved and (unheard := self.view.unheard(starved, UNHEARD_S, REREAD)):
-            self.view.hear(await queries.get_loads(cell.redis, cell.keys, unheard))
+        if starved and (stale := self.view.stale_agents(starved, STALE_LOAD_S, REREAD)):
+            self.view.apply_loads(await queries.get_loads(cell.redis, cell.keys, stale))
         if self._can_place() or self.planner.unread:
-            self._kicked.set()
+            self._has_work.set()
 
     async def read_suspended(self) -> None:
-        """Read the rows of suspended agents again: a fact of theirs may have ended that."""
+        """Read the rows of suspended agents again: a fact of theirs may have ended the suspension."""
         cell = self.cell
         before = self._suspended
         self._suspended = await queries.get_suspended_agents(cell.redis, cell.keys)
         if changed := before ^ self._suspended:
-            await self._on_fleet(changed)
+            await self._on_agents_changed(changed)
 
     async def read_pools(self) -> None:
-        """The table of waiting pools as it is; now and then even when nothing says that it moved."""
+        """Check the table of waiting pools, also when nothing indicates a change."""
         await self.table.check()
         if self.planner.broken:
             log.error("placement.failed", agents=sorted(self.planner.broken)[:20])
-            self._wanted |= self.planner.broken
+            self._outdated |= self.planner.broken
             self.planner.broken.clear()
-            self._kicked.set()
+            self._has_work.set()
 
     async def read_settings(self) -> None:
-        """What operators have set."""
+        """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
         found = await queries.get_live_values(cell.redis, cell.keys)
         strategy = found.get("strategy", cell.settings.strategy)
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
         if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
             log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
-            self._kicked.set()
+            self._has_work.set()
 
     async def resync(self) -> None:
-        """A new snapshot of everything that is planned on."""
-        self._wanted.clear()
+        """Take a new snapshot of everything that plans depend on."""
+        self._outdated.clear()
         self.planner.forget()
         await self.read_settings()
         await self.relieve()
         self.view.replace(await self.follower.resync())
         await self.read_pools()
-        self._kicked.set()
+        self._has_work.set()
 
     async def start(self) -> None:
-        """Follow the fleet, and place what can be placed without waiting for the next fact."""
-        self.follower.disturbed = self.disturbed
+        """Follow the fleet, and place whatever can be placed without waiting for the next fact."""
+        self.follower.request_recovery = self.request_recovery
         self.follower.start()
         self._pumping = keep("placement.pump", self._pump)
 
     async def stop(self) -> None:
-        """End what ``start`` began."""
+        """Stop what ``start`` started."""
         await self.follower.stop()
         if self._pumping is not None:
             await end_tasks(self._pumping)
 
     def ticks(self) -> dict[str, Tick]:
-        """What is done by the clock."""
-        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+        """Return what is done periodically, by name."""
+        return ticks_of(self, TICKS)
 
     async def _pump(self) -> None:
-        """Rounds without new facts, whenever something became placeable."""
+        """Run rounds without new facts, whenever something can be placed."""
         while True:
-            await self._kicked.wait()
-            self._kicked.clear()
+            await self._has_work.wait()
+            self._has_work.clear()
             try:
-                if self._wanted:
-                    wanted, self._wanted = self._wanted, set()
-                    self.view.update(wanted, await queries.get_fleet(self.cell.redis, self.cell.keys, wanted))
+                if self._outdated:
+                    outdated, self._outdated = self._outdated, set()
+                    self.view.update(outdated, await queries.get_fleet(self.cell.redis, self.cell.keys, outdated))
                 if self._can_place():
                     await self.handle([])
                 if self.planner.unread:
                     await self.table.read_lengths()
-                    self._kicked.set()
+                    self._has_work.set()
             except (redis_errors.RedisError, OSError) as error:
                 log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}")
-                self.disturbed()
+                self.request_recovery()
             except Exception:
                 log.exception("placement.failed")
-                self.disturbed()
+                self.request_recovery()
 
     def _may_place(self) -> bool:
         return not self.memory.is_too_full_to_place and time.monotonic() - self._refused_at >= FULL_S
@@ -335,13 +350,13 @@ class Distributor(Service):
     def _can_place(self) -> bool:
         return self._may_place() and self.planner.is_ready()
 
-    async def _on_fleet(self, changed: set[str]) -> None:
+    async def _on_agents_changed(self, changed: set[str]) -> None:
         rows = await queries.get_fleet(self.cell.redis, self.cell.keys, changed)
         self.view.update(changed, rows)
-        self._kicked.set()
+        self._has_work.set()
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
-        """The task's pool and its definition; the planner gets to know it."""
+        """Return the task's pool and its definition; the planner learns it."""
         key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
         found = self._pools.get(key)
         if found is None:
@@ -353,8 +368,27 @@ class Distributor(Service):
         return found
 
 
+def _check_setting(fact: StrategySet | SettingSet) -> None:
+    """Check the name and the value of a setting; a value of None resets it to the environment.
+
+    Raises:
+        ConfigError: names the settings that exist, or the values that this one may have.
+    """
+    name, value = _setting_of(fact)
+    if value is None:
+        config.live_text(name, getattr(config.Settings(), name, None))
+        return
+    if name == "strategy" and value not in STRATEGIES:
+        raise ConfigError(f"strategy {value!r} is not one of {', '.join(sorted(STRATEGIES))}")
+    config.live_text(name, value)
+
+
+def _setting_of(fact: StrategySet | SettingSet) -> tuple[str, str | float | None]:
+    return ("strategy", fact.strategy) if isinstance(fact, StrategySet) else (fact.name, fact.value)
+
+
 def _share(raw: str, otherwise: float) -> float:
-    """A share (0..1) as an operator has set it; what is none must not stop the placing."""
+    """Return a share (0 to 1) that an operator set, or ``otherwise``: an invalid value must not stop placement."""
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(raw)) <= 1:
             return value
@@ -362,11 +396,11 @@ def _share(raw: str, otherwise: float) -> float:
 
 
 def _by_handler(batch: list[ReceivedFact[Any]]) -> dict[Handler, list[ReceivedFact[Any]]]:
-    """The facts of a batch that each handler is for, in the order of their calls."""
+    """Return the facts of each handler, in the order in which the handlers are called."""
     found: dict[Handler, list[ReceivedFact[Any]]] = {handler: [] for handler in HANDLERS.values()}
-    for one in batch:
-        found[HANDLERS[type(one.fact)]].append(one)
-    return {handler: told for handler, told in found.items() if told}
+    for received in batch:
+        found[HANDLERS[type(received.fact)]].append(received)
+    return {handler: facts for handler, facts in found.items() if facts}
 
 
 Handler = Callable[[Distributor, list[ReceivedFact[Any]]], Call[Any]]
@@ -380,23 +414,23 @@ HANDLERS: dict[type[Fact], Handler] = {
     TaskFailed: Distributor.settle,
     TaskReleased: Distributor.settle,
     AgentLost: Distributor.reclaim,
-    LeaseLost: Distributor.forfeit,
+    LeaseLost: Distributor.reclaim_lease,
     StrategySet: Distributor.configure,
     SettingSet: Distributor.configure,
     TaskReplayed: Distributor.replay,
-    EntryReplayed: Distributor.unbury,
+    EntryReplayed: Distributor.requeue,
     DeadPurged: Distributor.purge,
     TaskCancelRequested: Distributor.cancel,
     TaskSubmitted: Distributor.admit,
     TasksSubmitted: Distributor.admit,
 }
 
-#: What is done by the clock: seconds between two times.
+#: What is done periodically: seconds between two calls.
 TICKS = {
-    "wake": 0.1,
+    "run_alarms": 0.1,
     "relieve": 0.1,
-    "look_again": 0.05,
-    "try_held": 0.05,
+    "refresh_loads": 0.05,
+    "retry_deferred": 0.05,
     "read_suspended": 0.5,
     "read_pools": 1.0,
     "read_settings": 1.0,

@@ -1,4 +1,4 @@
-"""Follows the registry's log, so that a view of the fleet is never older than the last change by more than a moment."""
+"""Follows the registry's log, so that a view of the fleet lags behind the last change by a moment at most."""
 
 from __future__ import annotations
 
@@ -13,41 +13,40 @@ from coord.background import keep
 from coord.connection import is_demoted, leave_server
 from coord.models.agents import FleetAgent
 from coord.models.ids import entry_order
-from workers.cell import WorkerContext
-from workers.service import end_tasks
+from workers.service import WorkerContext, end_tasks
 
 log = logs.get_logger()
 
 #: Log entries read at once.
 COUNT = 1_000
-#: Seconds between two looks at whether the log still holds the cursor.
+#: Seconds between two checks that the log still holds the cursor.
 CHECK_S = 1.0
 
 
 class Follower:
-    """Reads ``log:agents`` from a cursor and tells which agents changed."""
+    """Reads ``log:agents`` from a cursor, and calls back with the agents that changed."""
 
     def __init__(self, cell: WorkerContext, changed: Callable[[set[str]], Awaitable[None]]) -> None:
         self.cell = cell
-        self.disturbed: Callable[[], None] = lambda: None
+        self.request_recovery: Callable[[], None] = lambda: None
         self._changed = changed
         self._key = cell.keys.of("log:agents")
         self._cursor: str | None = None
-        self._added = 0  # entries that the log had ever had at the cursor
+        self._added = 0  # entries ever added to the log, up to the cursor
         self._task: asyncio.Task[None] | None = None
         self._checked_at = 0.0
 
     def start(self) -> None:
-        """Begin to follow; nothing is told before the first ``resync``."""
+        """Start to follow; there are no calls before the first ``resync``."""
         self._task = keep("fleet.follow", self._follow)
 
     async def stop(self) -> None:
-        """End."""
+        """Stop following."""
         if self._task is not None:
             await end_tasks(self._task)
 
     async def resync(self) -> dict[str, FleetAgent]:
-        """A snapshot of the fleet, and the cursor set to a moment before it was taken."""
+        """Return a snapshot of the fleet, and set the cursor to a moment before it."""
         window = await queries.get_log_window(self.cell.redis, self._key)
         self._cursor, self._added = window.last, window.added
         fleet = await queries.get_fleet(self.cell.redis, self.cell.keys)
@@ -69,13 +68,13 @@ class Follower:
                 self._lose_track()
                 await asyncio.sleep(0.2)
             except Exception:
-                # Whatever it was: a view that nobody follows any more would be the worse for it.
+                # Continue after any error: without a follower the view would become stale.
                 log.exception("fleet.failed")
                 self._lose_track()
                 await asyncio.sleep(0.2)
 
     async def _read(self, cursor: str) -> None:
-        block_ms = self.cell.settings.read_block_ms  # not longer: the timeout of an answer counts from there
+        block_ms = self.cell.settings.read_block_ms  # not longer: the answer timeout starts there
         command = ("XREAD", "COUNT", COUNT, "BLOCK", block_ms, "STREAMS", self._key, cursor)
         answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command)
         changed: set[str] = set()
@@ -89,11 +88,11 @@ class Follower:
                         changed.add(agent_id.decode())
         if changed:
             await self._changed(changed)
-        if self._cursor == began:  # else there was a resync meanwhile
+        if self._cursor == began:  # otherwise there was a resync meanwhile
             self._cursor, self._added = cursor, self._added + count
 
     async def _check(self) -> None:
-        """Whether entries went unread, because the log was flushed, rewound, or trimmed beyond the cursor."""
+        """Request recovery if entries were missed: the log was flushed, rewound, or trimmed beyond the cursor."""
         now = asyncio.get_running_loop().time()
         if now - self._checked_at < CHECK_S or self._cursor is None:
             return
@@ -108,9 +107,9 @@ class Follower:
         added = window.added - self._added
         if entry_order(window.last) <= at:
             return entry_order(window.last) < at or added != 0
-        # All that is there is unread once the first of it is; before that, only that there must be something.
+        # If the first entry is unread, all entries are. Otherwise it is only known that there must be some.
         return added != window.length if entry_order(window.first) > at else added < 1
 
     def _lose_track(self) -> None:
         self._cursor = None
-        self.disturbed()
+        self.request_recovery()

@@ -1,8 +1,8 @@
-"""What happens to a batch of entries between being read and being consumed.
+"""Brings entries to a service: decodes them, handles them in one round trip, and retries those that fail.
 
-Decoded, handled in one round trip; what failed in it is tried by itself, each try counted before it is made, and buried
-after three. An entry that cannot be decoded is buried at once. Lost connections, a loading or a full server never
-count: such an error is raised, and everything stays pending.
+An entry that fails in a batch is retried on its own, up to three times; each try is counted before it is made. After
+three failed tries the entry becomes a dead letter. An entry that cannot be decoded becomes one at once. Transient
+errors (a lost connection, a loading or a full server) never count: they are raised, and everything stays pending.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from workers.transitions import DeadLetterEntry
 
 log = logs.get_logger()
 
-#: Tries of an entry by itself before it is buried.
+#: Tries of an entry on its own before it becomes a dead letter.
 TRIES = 3
-#: Bytes of a buried entry that are kept.
-BURIED_BYTES = 4096
-#: Bytes of its type that are.
-BURIED_TYPE_BYTES = 128
+#: Bytes of a dead letter's data that are kept.
+KEPT_DATA_BYTES = 4096
+#: Bytes of its type that are kept.
+KEPT_TYPE_BYTES = 128
 #: Characters of the reason that are kept.
 REASON_KEPT = 1000
 
-#: Errors that say nothing about an entry: the server is away, loading, full, failing over, lost its scripts or its slot
-#: (AskError is MovedError's base), or its operator took a permission away.
-PASSING = (
+#: Errors that no entry causes: the server is unavailable, loading, full, failing over, lost its scripts or its slot
+#: (AskError is MovedError's base), or its operator revoked a permission.
+TRANSIENT = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
     redis_errors.NoScriptError,
@@ -47,7 +47,7 @@ PASSING = (
     redis_errors.NoPermissionError,
     OSError,
 )
-PASSING_WORDS = (
+TRANSIENT_WORDS = (
     "NOGROUP",
     "UNBLOCKED",
     "NOREPLICAS",
@@ -60,96 +60,96 @@ PASSING_WORDS = (
 )
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether an error will pass by itself, so that no entry is to blame for it."""
-    if isinstance(error, PASSING):
+def is_transient(error: BaseException) -> bool:
+    """Return True if an error will pass without a change, so that no entry caused it."""
+    if isinstance(error, TRANSIENT):
         return True
-    # The words count in the server's mouth only: another error may quote what a caller wrote.
-    return isinstance(error, redis_errors.RedisError) and any(word in str(error) for word in PASSING_WORDS)
+    # The words count only in errors of the server: another error may quote what a caller wrote.
+    return isinstance(error, redis_errors.RedisError) and any(word in str(error) for word in TRANSIENT_WORDS)
 
 
 class Intake:
-    """Brings entries to one service."""
+    """Brings entries to one service, and moves those that cannot be handled to the dead letters."""
 
     def __init__(self, service: Service, consumer: Consumer) -> None:
         self.service = service
         self.consumer = consumer
         self.handled = 0  #: facts since the start
-        self.lag_ms = 0  #: how old the last one was
+        self.lag_ms = 0  #: age of the last fact when it was handled
         self._scripts = service.cell.scripts
         self._max_bytes = service.cell.settings.max_entry_bytes
         self._tries: dict[tuple[str, str], int] = {}
 
     async def handle(self, entries: Sequence[Entry]) -> None:
-        """A batch in one round trip, then its failures one by one.
+        """Handle a batch in one round trip, then its failures one by one.
 
         Raises:
-            redis.exceptions.RedisError: a passing one; everything that it concerned is still pending.
+            redis.exceptions.RedisError: a transient one; the entries concerned are still pending.
         """
-        told = await self._decode(entries)
-        if not told:
+        received = await self._decode(entries)
+        if not received:
             return
         try:
-            failures = await self.service.handle(told)
+            failures = await self.service.handle(received)
         except Exception as error:
-            if is_passing(error):
+            if is_transient(error):
                 raise
-            log.exception("worker.batch_failed", entries=len(told))
-            failures = [Failure(one.entry, str(error)) for one in told]
-        self._count(told, len(failures))
+            log.exception("worker.batch_failed", entries=len(received))
+            failures = [Failure(item.entry, str(error)) for item in received]
+        self._count(received, len(failures))
         if failures:
             await self.handle_alone([failure.entry for failure in failures])
 
     async def handle_alone(self, entries: Sequence[Entry]) -> None:
-        """Each entry by itself. Raises as ``handle``."""
+        """Handle each entry on its own. Raises as ``handle``."""
         for entry in entries:
-            one = (entry.stream, entry.id)
-            known = self._tries.get(one)
+            key = (entry.stream, entry.id)
+            known = self._tries.get(key)
             tries = await self.consumer.count_try(entry, None if known is None else known + 1)
-            self._tries[one] = tries
+            self._tries[key] = tries
             if tries > TRIES:
-                await self._bury([(entry, "entry_buried", "its worker ended three times while it was tried")])
+                await self._dead_letter([(entry, "entry_buried", "its worker ended three times while it was tried")])
                 continue
             try:
                 why = await self._try(entry, tries)
             except Exception as error:
-                if is_passing(error):
+                if is_transient(error):
                     await self._take_back(entry, tries)
                 raise
-            if one in self.service.held:
-                # It waits for something else, which is no failing.
+            if key in self.service.deferred:
+                # It waits for another entry, which is not a failure.
                 await self._take_back(entry, tries)
             elif why is None:
-                self._tries.pop(one, None)
+                self._tries.pop(key, None)
             elif tries >= TRIES:
-                await self._bury([(entry, "entry_buried", f"failed {tries} times by itself; last: {why}")])
+                await self._dead_letter([(entry, "entry_buried", f"failed {tries} times by itself; last: {why}")])
 
     async def _take_back(self, entry: Entry, tries: int) -> None:
-        """A try that was none: neither this process nor the next one, which asks the server, counts it."""
+        """Do not count a try: neither here nor on the server, where the next process reads the count."""
         self._tries[entry.stream, entry.id] = tries - 1
         with contextlib.suppress(redis_errors.RedisError, OSError):
             await self.consumer.count_try(entry, tries - 1)
 
     async def _try(self, entry: Entry, tries: int) -> str | None:
-        """One entry by itself; why it failed, if it did. A passing error is raised."""
-        told = await self._decode([entry])
-        if not told:
+        """Handle one entry on its own; return why it failed, or None. A transient error is raised."""
+        received = await self._decode([entry])
+        if not received:
             return None
         try:
-            failures = await self.service.handle(told)
+            failures = await self.service.handle(received)
         except Exception as error:
-            if is_passing(error):
+            if is_transient(error):
                 raise
             log.exception("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries)
             return str(error) or type(error).__name__
         if failures:
             log.warning("worker.entry_failed", stream=entry.stream, entry=entry.id, tries=tries, why=failures[0].why)
             return failures[0].why
-        self._count(told, 0)
+        self._count(received, 0)
         return None
 
     async def _decode(self, entries: Sequence[Entry]) -> list[ReceivedFact[Any]]:
-        told: list[ReceivedFact[Any]] = []
+        received: list[ReceivedFact[Any]] = []
         bad: list[tuple[Entry, str, str]] = []
         service, checked = self.service, self.service.checked
         for entry, fact in zip(entries, codec.decode_facts(entries, self._max_bytes), strict=True):
@@ -162,18 +162,18 @@ class Intake:
                 bad.append((entry, error.code, str(error)))
             else:
                 caller = codec.caller_of(entry.fields) if b"caller" in entry.fields else ""
-                told.append(ReceivedFact(entry, fact, caller))
+                received.append(ReceivedFact(entry, fact, caller))
         if bad:
-            await self._bury(bad)
-        return told
+            await self._dead_letter(bad)
+        return received
 
-    async def _bury(self, bad: Sequence[tuple[Entry, str, str]]) -> None:
-        burials = [
+    async def _dead_letter(self, bad: Sequence[tuple[Entry, str, str]]) -> None:
+        letters = [
             DeadLetterEntry(
                 stream=entry.stream,
                 entry=entry.id,
-                kind=entry.fields.get(b"type", b"")[:BURIED_TYPE_BYTES],
-                data=entry.fields.get(b"data", b"")[:BURIED_BYTES],
+                kind=entry.fields.get(b"type", b"")[:KEPT_TYPE_BYTES],
+                data=entry.fields.get(b"data", b"")[:KEPT_DATA_BYTES],
                 whole=_is_kept_whole(entry),
                 caller=codec.caller_of(entry.fields),
                 code=code,
@@ -181,19 +181,19 @@ class Intake:
             )
             for entry, code, reason in bad
         ]
-        await self._scripts.run(self._scripts.bury(self.service.kind, burials))
-        for burial in burials:
-            self._tries.pop((burial.stream, burial.entry), None)
+        await self._scripts.run(self._scripts.dead_letter(self.service.kind, letters))
+        for letter in letters:
+            self._tries.pop((letter.stream, letter.entry), None)
             log.warning(
-                "entry.buried", stream=burial.stream, entry=burial.entry, code=burial.code, reason=burial.reason
+                "entry.buried", stream=letter.stream, entry=letter.entry, code=letter.code, reason=letter.reason
             )
 
-    def _count(self, told: Sequence[ReceivedFact[Any]], failed: int) -> None:
-        self.handled += sum(len(parts_of(one.fact)) for one in told) - failed
-        self.lag_ms = max(0, int(time.time() * 1000) - entry_ms(told[-1].entry.id))
+    def _count(self, received: Sequence[ReceivedFact[Any]], failed: int) -> None:
+        self.handled += sum(len(parts_of(item.fact)) for item in received) - failed
+        self.lag_ms = max(0, int(time.time() * 1000) - entry_ms(received[-1].entry.id))
 
 
 def _is_kept_whole(entry: Entry) -> bool:
-    """Whether what is buried of an entry is all of it, so that it may be replayed."""
+    """Return True if a dead letter keeps all of an entry, so that it can be replayed."""
     kind, data = entry.fields.get(b"type"), entry.fields.get(b"data")
-    return kind is not None and len(kind) <= BURIED_TYPE_BYTES and data is not None and len(data) <= BURIED_BYTES
+    return kind is not None and len(kind) <= KEPT_TYPE_BYTES and data is not None and len(data) <= KEPT_DATA_BYTES

@@ -1,7 +1,7 @@
-"""The loop that every worker runs: what is promised to an entry that was appended.
+"""The loop that every worker runs: no appended entry is lost.
 
-Read, handle in one round trip, let the script acknowledge. Whatever goes wrong in between, the entry is still
-pending: this process re-reads what is its own after an error, and takes over what a dead sibling left.
+Read entries, handle them in one round trip, let the script acknowledge them. If anything fails in between, the entry is
+still pending: this process reads its own pending entries again after an error, and takes over those of a dead sibling.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from workers.service import Service, Tick, end_tasks
 
 log = logs.get_logger()
 
-#: Between attempts to go on while the server is away: from the first to the last, in seconds.
+#: Seconds between retries while the server is unavailable: the first wait, doubled with each retry, and the longest.
 BACKOFF_S = (0.02, 1.0)
-#: Unexpected errors of the loop in a row, without a good turn between them, after which the process ends.
+#: Unexpected errors of the loop in a row, without a successful turn between them, after which the process ends.
 FAILURES = 5
-#: What is due by the clock while nothing can be done is done this soon after, in seconds.
+#: A tick that is due while the worker recovers is retried after so many seconds.
 UNREADY_S = 0.05
 
 
@@ -43,34 +43,41 @@ class Loop:
         self.name = name
         self.consumer = Consumer(self.cell.redis, self.cell.keys, service.kind, name, CONSUMES[service.kind])
         self.intake = Intake(service, self.consumer)
-        self._fewer: dict[str, int] = {}  # stream -> entries to read of it next time, where that is less than a batch
+        self._read_limits: dict[str, int] = {}  # stream -> entries of the next read, if fewer than a batch
         self._stopped = asyncio.Event()
-        self._attention = asyncio.Event()  # cuts a waiting read short
-        self._attending: asyncio.Task[bool] | None = None  # waits for it
-        self._dirty = True  # nothing is known yet
+        self._interrupt = asyncio.Event()  # interrupts a blocking read
+        self._interrupting: asyncio.Task[bool] | None = None  # waits for ``_interrupt``
+        self._needs_recovery = True  # nothing has been read yet
         self._has_begun = False
-        self._disturbances = 0
-        self._is_demoted = False  # the server, by the last errors
+        self._recovery_requests = 0
+        self._is_demoted = False  # the server is no longer primary, by the last errors
         self._rounds: set[asyncio.Task[None]] = set()
-        self._reading: asyncio.Task[list[Entry]] | None = None  # the next read, where it has begun
+        self._reading: asyncio.Task[list[Entry]] | None = None  # the next read, if it was started
         self._taken_over_at = 0.0
         self._started_at = int(time.time() * 1000)
-        self._round_at = time.monotonic()  # when it last came round
-        self._said = (time.monotonic(), 0)  # when presence was last said, and how many entries were handled by then
-        service.disturbed = self._disturb
+        self._round_at = time.monotonic()  # start of the last turn of the loop
+        self._last_heartbeat = (time.monotonic(), 0)  # its time, and the facts handled by then
+        service.request_recovery = self._request_recovery
 
     def stop(self) -> None:
-        """Read nothing more, finish what was read, end."""
+        """Stop reading, finish what was read, and end."""
         self._stopped.set()
-        self._attention.set()
+        self._interrupt.set()
 
     async def stopped(self) -> None:
         """Wait until ``stop`` is called."""
         await self._stopped.wait()
 
     async def run(self) -> None:
-        """The loop."""
-        ticks = {**self.service.ticks(), "presence": Tick(self.cell.settings.presence_ttl_s / 3, self._say_present)}
+        """Run the loop until ``stop`` is called.
+
+        Raises:
+            Exception: the last one, after ``FAILURES`` unexpected errors in a row.
+        """
+        ticks = {
+            **self.service.ticks(),
+            "worker_heartbeat": Tick(self.cell.settings.presence_ttl_s / 3, self._send_heartbeat),
+        }
         ticking = [asyncio.create_task(self._tick(name, tick)) for name, tick in ticks.items()]
         backoff, failures = Backoff(*BACKOFF_S), 0
         try:
@@ -78,7 +85,7 @@ class Loop:
             while not self._stopped.is_set():
                 self._round_at = time.monotonic()
                 try:
-                    if self._dirty:
+                    if self._needs_recovery:
                         await self._recover()
                     await self._take_over()
                     await self._begin(await self._read_new())
@@ -92,37 +99,37 @@ class Loop:
                     log.exception("worker.failed", in_a_row=failures)
                     if failures >= FAILURES:
                         raise
-                    self._disturb()
+                    self._request_recovery()
                 await self._pause(backoff.next_s())
             await self._leave()
         finally:
             await self._end_reading()
-            await end_tasks(*ticking, *self._rounds, *([self._attending] if self._attending else []))
+            await end_tasks(*ticking, *self._rounds, *([self._interrupting] if self._interrupting else []))
             await self.service.stop()
 
     async def _recover(self) -> None:
-        """After an error: make sure that groups and scripts exist, then handle what was read and not acknowledged."""
+        """Recover after an error: create groups, load scripts, then handle the entries that were not acknowledged."""
         await self._end_reading()
         await self._finish_rounds()
         if self._is_demoted:
             self._is_demoted = False
             await leave_server(self.cell.redis)
-        before = self._disturbances
-        self._attention.clear()
+        before = self._recovery_requests
+        self._interrupt.clear()
         await self.cell.scripts.load()
         await self.consumer.make_groups()
-        self.service.held.clear()
+        self.service.deferred.clear()
         await self.service.resync()
-        self._dirty = self._disturbances != before
-        # What is pending at the start was left by an earlier process of this name, which one of them may have killed.
+        self._needs_recovery = self._recovery_requests != before
+        # Entries pending at the start were left by an earlier process of this name. One of them may have killed it.
         await self._handle_pending(alone=not self._has_begun)
         self._has_begun = True
 
     async def _handle_pending(self, *, alone: bool) -> None:
-        """Whatever is pending in this name, once: an entry that fails again waits until it is taken over."""
+        """Handle each entry that is pending under this name once; one that fails again waits until it is taken over."""
         seen: set[tuple[str, str]] = set()
         while True:
-            found = await self.consumer.read_pending(min(self._fewer.values(), default=self.cell.settings.batch))
+            found = await self.consumer.read_pending(min(self._read_limits.values(), default=self.cell.settings.batch))
             entries = [entry for entry in found if (entry.stream, entry.id) not in seen]
             if not entries:
                 return
@@ -134,14 +141,14 @@ class Loop:
                 await self.intake.handle(batch)
 
     async def _take_over(self) -> None:
-        """Now and then: what a sibling left unacknowledged, one entry at a time, for one of them may have killed it."""
+        """Take over entries that a sibling left pending, one at a time, because one of them may have killed it."""
         idle_ms = self.cell.settings.reclaim_idle_ms
         if time.monotonic() - self._taken_over_at < idle_ms / 2000:
             return
         self._taken_over_at = time.monotonic()
         await self._finish_rounds()
         entries = await self.consumer.claim_idle(idle_ms, self.cell.settings.batch)
-        entries = [entry for entry in entries if (entry.stream, entry.id) not in self.service.held]
+        entries = [entry for entry in entries if (entry.stream, entry.id) not in self.service.deferred]
         if entries:
             log.info("worker.took_over", entries=len(entries))
             await self.intake.handle_alone(entries)
@@ -149,11 +156,11 @@ class Loop:
     async def _read_new(self) -> list[Entry]:
         if self._reading is None:
             self._reading = self._read()
-        if self._attending is None or self._attending.done():
-            self._attending = asyncio.create_task(self._attention.wait())
+        if self._interrupting is None or self._interrupting.done():
+            self._interrupting = asyncio.create_task(self._interrupt.wait())
         reading = self._reading
         try:
-            await asyncio.wait({reading, self._attending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, self._interrupting}, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading.done() else []
         finally:
             if reading.done():
@@ -163,28 +170,30 @@ class Loop:
 
     def _read(self, sent: asyncio.Future[None] | None = None) -> asyncio.Task[list[Entry]]:
         settings = self.cell.settings
-        reading = self.consumer.read_new(settings.batch, settings.read_block_ms, sent, self._fewer)
+        reading = self.consumer.read_new(settings.batch, settings.read_block_ms, sent, self._read_limits)
         return asyncio.create_task(reading)
 
     async def _read_ahead(self) -> None:
-        """Begin the next read; returns when the server has been asked."""
+        """Start the next read; return when the command has been sent."""
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reading = self._read(sent)
         waits: list[asyncio.Future[Any]] = [self._reading, sent]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
 
     async def _end_reading(self) -> None:
-        """What a read that is cut off was about to bring stays pending, and is re-read as one's own."""
+        """Cancel the read that is under way. Entries that it would have returned stay pending, and are read again."""
         reading, self._reading = self._reading, None
         if reading is not None:
             await end_tasks(reading)
 
     async def _begin(self, entries: list[Entry]) -> None:
-        """Begin a round for each batch; at most ``depth`` rounds are in flight."""
+        """Start a round for each batch; at most ``depth`` rounds are in flight."""
         read = Counter([entry.stream for entry in entries])
-        is_full = any(count >= self._fewer.get(stream, self.cell.settings.batch) for stream, count in read.items())
+        is_full = any(
+            count >= self._read_limits.get(stream, self.cell.settings.batch) for stream, count in read.items()
+        )
         batches = self._batches(entries)
-        # Behind a full read more waits: asked for now, it is here when the server is done with these.
+        # After a full read more entries wait. Requested now, they arrive while the server handles these.
         if is_full and not self._stopped.is_set():
             await self._read_ahead()
         for batch in batches:
@@ -203,14 +212,14 @@ class Loop:
             self._interrupted(error)
         except Exception:
             log.exception("round.failed", entries=len(entries))
-            self._disturb()  # they are still pending, and are read again
+            self._request_recovery()  # the entries are still pending, and are read again
 
     def _batches(self, entries: list[Entry]) -> list[list[Entry]]:
-        """Batches of bounded bytes and number of facts; also learns how many entries to read next time."""
+        """Return batches of bounded bytes and number of facts; also set how many entries to read next time."""
         settings = self.cell.settings
         counts = [count_facts(entry) for entry in entries]
         facts = sum(counts)
-        share = facts / max(1, -(-facts // settings.batch))  # of like size
+        share = facts / max(1, -(-facts // settings.batch))  # batches of similar size
         batches: list[list[Entry]] = []
         size = number = all_before = 0
         of_stream: dict[str, tuple[int, int, int]] = {}  # entries, facts and bytes
@@ -226,10 +235,10 @@ class Loop:
             size += weight
             number += count
             all_before += count
-        self._fewer = {
-            stream: max(1, min(settings.batch * read // told, settings.batch_bytes * read // max(1, total)))
-            for stream, (read, told, total) in of_stream.items()
-            if told > read or total * settings.batch > settings.batch_bytes * read
+        self._read_limits = {
+            stream: max(1, min(settings.batch * read // facts, settings.batch_bytes * read // max(1, total)))
+            for stream, (read, facts, total) in of_stream.items()
+            if facts > read or total * settings.batch > settings.batch_bytes * read
         }
         return batches
 
@@ -238,7 +247,7 @@ class Loop:
             await asyncio.wait(self._rounds)
 
     async def _leave(self) -> None:
-        """Finish what was read, so that nobody has to wait until it counts as left behind."""
+        """Finish what was read, so that no sibling has to take it over."""
         await self._finish_rounds()
         await self._end_reading()
         try:
@@ -248,15 +257,15 @@ class Loop:
         except Exception:
             log.exception("worker.failed", while_="leaving")
 
-    def _disturb(self) -> None:
-        self._dirty = True
-        self._disturbances += 1
-        self._attention.set()
+    def _request_recovery(self) -> None:
+        self._needs_recovery = True
+        self._recovery_requests += 1
+        self._interrupt.set()
 
     def _interrupted(self, error: Exception) -> None:
         log.warning("worker.interrupted", error=f"{type(error).__name__}: {error}"[-300:])
         self._is_demoted = self._is_demoted or is_demoted(error)
-        self._disturb()
+        self._request_recovery()
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -266,7 +275,7 @@ class Loop:
         while True:
             waits_s = tick.every_s
             try:
-                if self._dirty:
+                if self._needs_recovery:
                     waits_s = min(waits_s, UNREADY_S)
                 else:
                     await tick.act()
@@ -276,20 +285,20 @@ class Loop:
                 log.exception("tick.failed", tick=name)
             await asyncio.sleep(waits_s)
 
-    async def _say_present(self) -> None:
-        said_at, handled = self._said
+    async def _send_heartbeat(self) -> None:
+        sent_at, handled = self._last_heartbeat
         now = time.monotonic()
-        self._said = (now, self.intake.handled)
+        self._last_heartbeat = (now, self.intake.handled)
         fields: dict[str, str | int | float] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started_at": self._started_at,
             "handled": self.intake.handled,
-            "per_s": round((self.intake.handled - handled) / (now - said_at), 1) if now > said_at else 0,
+            "per_s": round((self.intake.handled - handled) / (now - sent_at), 1) if now > sent_at else 0,
             "lag_ms": self.intake.lag_ms,
             "idle_ms": int((now - self._round_at) * 1000),
             "version": __version__,
-            **self.service.presence(),
+            **self.service.heartbeat_fields(),
         }
         scripts = self.cell.scripts
-        await scripts.run(scripts.present(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))
+        await scripts.run(scripts.worker_heartbeat(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))

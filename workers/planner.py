@@ -1,11 +1,12 @@
-"""Which waiting task goes to whom next: the table of waiting pools, and a plan on the view of the fleet.
+"""Plans which waiting task goes to which agent: the table of waiting pools, and a plan on the view of the fleet.
 
-A plan may be wrong, since others plan as well; the dispatch script decides, and its answer corrects the table and the
-view. Pools are served in the order of their first task's score, a few at a time, so that none is passed over.
+A plan may be wrong, because other distributors plan as well. The dispatch script decides, and its answer corrects the
+table and the view. Pools are served in the order of their first task's score, a few tasks at a time, so that no pool
+starves.
 
-The pools of a group stand in its line, the one with the lowest head first; the order holds the first pool of each group
-that is awake. A group without room is put to sleep when its turn comes, with all its pools, and costs nothing until the
-view wakes it. Entries of the line and the order that no longer hold are skipped when they are reached.
+A group (the agents that meet the same requirements) has a line: a heap of its pools by head. The order is a heap of the
+first pool of each group that is awake. A group without room is put to sleep when its turn comes, with all its pools,
+and costs nothing until the view wakes it. Outdated entries of line and order are skipped when they are reached.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from workers.view import Candidates, View
 
 #: Tasks of a pool that are planned before the next pool has its turn.
 TURN = 16
-#: Definitions kept at most of pools in which nothing waits, so that one that comes and goes need not be read again.
+#: Maximum number of definitions kept of pools in which nothing waits: a pool that waits again need not be read.
 DEFINITIONS_KEPT = 10_000
-#: Leases remembered at most: another distributor may be told of the end of any.
+#: Maximum number of leases remembered: another distributor may receive the end of any of them.
 LEASES_KEPT = 50_000
-#: Groups that are looked at in one search for starved ones; others are looked at in the next.
+#: Groups checked in one search for starved ones; the next search checks others.
 STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
 
 
 class Waiting:
-    """A pool in which tasks wait, as last heard, less what is planned and not answered."""
+    """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
     __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned")
 
@@ -46,11 +47,11 @@ class Waiting:
         self.head = -inf
         self.planned = 0
         self.is_read = False  #: length and head are known; they are read when an agent can serve the pool
-        self.key: float | None = None  #: the head under which it stands in its group's line; None: it does not
+        self.key: float | None = None  #: its head in its group's line; None: it is not in the line
 
     @property
     def left(self) -> int:
-        """Tasks that are not planned yet."""
+        """Number of tasks that are not planned yet."""
         return self.length - self.planned
 
 
@@ -61,22 +62,22 @@ class Planner:
         self.view = view
         self.waiting: dict[str, Waiting] = {}
         self.definitions: dict[str, Pool] = {}  #: of pools in which nothing waits
-        #: The revision up to which the table is known here; when it rises by others' doing, changes have to be read.
+        #: The revision up to which the table is known here. If others raise it, the changes have to be read.
         self.pools_rev = -1
         self.is_stale = True
-        self.forgotten = 0  #: how many times everything was forgotten: what was read before is of no use then
+        self.forgotten = 0  #: how often everything was forgotten: data read before that is of no use
         self.unread: dict[str, None] = {}  #: waiting pools that an agent can serve, of unknown length
         self.unknown: set[str] = set()  #: pools that an answer named and that have no definition here
-        self.heard: set[str] | None = None  #: while the table is read: the pools that answers name meanwhile
-        #: Agents that dispatch raised an error for; they are suspended until their rows are read again.
+        self.reported: set[str] | None = None  #: pools in answers while the table is read; else None
+        #: Agents for which dispatch returned an error; they get nothing until their rows are read again.
         self.broken: set[str] = set()
         self._order: list[Entry] = []
-        self._order_limit = 64  # entries, above which what no longer holds is removed
-        self._leases: dict[str, str] = {}  # lease -> agent, of those given from here whose end has not been seen
+        self._order_limit = 64  # entries; above it outdated ones are removed
+        self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
         self._explanations: dict[tuple[str, int], bytes] = {}
 
     def forget(self) -> None:
-        """Nothing of the table is known any more."""
+        """Forget the table."""
         for pool in list(self.waiting):
             self._end(pool)
         self._order.clear()
@@ -87,11 +88,11 @@ class Planner:
         self.forgotten += 1
 
     def knows(self, pool: str) -> bool:
-        """Whether the pool's definition is known."""
+        """Return True if the pool's definition is known."""
         return pool in self.waiting or pool in self.definitions
 
     def define(self, pool: str, definition: Pool) -> None:
-        """Remember what a pool stands for; that of a waiting pool is kept anyhow."""
+        """Remember the definition of a pool; a waiting pool has one already."""
         if pool in self.waiting:
             return
         self.definitions.pop(pool, None)
@@ -100,7 +101,13 @@ class Planner:
         self.definitions[pool] = definition
 
     def expect(self, pool: str, count: int, head: float) -> None:
-        """``count`` tasks of the pool are about to be admitted, in the same round trip as the plan."""
+        """Add tasks that are about to be admitted, in the same round trip as the plan.
+
+        Args:
+            pool: of the tasks.
+            count: of tasks.
+            head: score of the first one.
+        """
         waiting = self.waiting.get(pool)
         if waiting is None:
             waiting = self._begin(pool, self.definitions[pool])
@@ -112,7 +119,7 @@ class Planner:
         self._line_up(pool, waiting)
 
     def learn(self, pool: str, definition: Pool) -> None:
-        """The pool stands in the table; its length is read only when an agent can serve it."""
+        """Add a pool of the table; its length is read only when an agent can serve it."""
         if pool not in self.waiting:
             waiting = self._begin(pool, definition)
             if waiting.group.eligible:
@@ -121,7 +128,7 @@ class Planner:
                 self._line_up(pool, waiting)
 
     def measure(self, pool: str, length: int, head: float) -> None:
-        """Take over the length of a waiting pool and the score of its first task, as they were read."""
+        """Set the length of a waiting pool and the score of its first task."""
         waiting = self.waiting.get(pool)
         if waiting is None:
             return
@@ -135,21 +142,21 @@ class Planner:
             self._end(pool)
 
     def remove(self, pool: str) -> None:
-        """The pool is not in the table any more."""
+        """Remove a pool that is no longer in the table."""
         self.measure(pool, 0, 0.0)
 
-    def hear(self, batch: TaskBatch) -> None:
-        """Take over what a script answered of pools and loads."""
-        self._hear_pools(batch)
-        self.view.hear(batch.loads)
+    def apply(self, batch: TaskBatch) -> None:
+        """Apply the pools and loads in a script's answer."""
+        self._apply_pools(batch)
+        self.view.apply_loads(batch.loads)
 
-    def _hear_pools(self, batch: TaskBatch) -> None:
+    def _apply_pools(self, batch: TaskBatch) -> None:
         if batch.pools_rev == self.pools_rev + batch.raised:
             self.pools_rev = batch.pools_rev
         else:
             self.is_stale = True
-        if self.heard is not None:
-            self.heard.update(batch.pools)
+        if self.reported is not None:
+            self.reported.update(batch.pools)
         for pool, (length, head) in batch.pools.items():
             if pool not in self.waiting and length:
                 definition = self.definitions.get(pool)
@@ -161,7 +168,7 @@ class Planner:
             self.measure(pool, length, head)
 
     def plan(self, most: int) -> list[Placement]:
-        """At most ``most`` assignments; counted as planned until ``answered``."""
+        """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
         placed: list[tuple[str, str, int, bytes]] = []
         served: list[tuple[str, Waiting]] = []
         again: list[tuple[str, Waiting]] = []
@@ -181,7 +188,7 @@ class Planner:
         ]
 
     def _serve(self, pool: str, waiting: Waiting, placed: list[tuple[str, str, int, bytes]], most: int) -> bool:
-        """Plan one turn of a pool; whether it has more tasks and may have another turn."""
+        """Plan one turn of a pool; return True if it has more tasks and may have another turn."""
         group = waiting.group
         if not group.eligible:
             return False
@@ -195,7 +202,7 @@ class Planner:
         return waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
-        """Take over what dispatch answered; the agents that are not as the view had them."""
+        """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
         self._unplan(placements)
         for placement, word in zip(placements, batch.words, strict=True):
@@ -210,7 +217,7 @@ class Planner:
                 changed.add(placement.agent_id)
         while len(self._leases) > LEASES_KEPT:
             del self._leases[next(iter(self._leases))]
-        self._hear_pools(batch)
+        self._apply_pools(batch)
         self.view.answered(_count_by_agent(placements), batch.loads)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
@@ -219,9 +226,9 @@ class Planner:
         return changed
 
     def expect_room(self, leases: Iterable[str]) -> Counter[str]:
-        """These leases are about to end, in the same round trip as the plan; the slots of each agent.
+        """Count slots that leases free in the same round trip as the plan; return their number for each agent.
 
-        Known are those that were given from here and have not ended.
+        Only leases that were created here and have not ended are known.
         """
         room = Counter([agent_id for lease in leases if (agent_id := self._leases.pop(lease, None)) is not None])
         for agent_id, count in room.items():
@@ -229,12 +236,12 @@ class Planner:
         return room
 
     def room_answered(self, room: Counter[str]) -> None:
-        """The round trip is over; what came of it is heard as true loads."""
+        """End the effect of ``expect_room``: the round trip is over, and its answer has the true loads."""
         for agent_id, count in room.items():
             self.view.free(agent_id, -count)
 
     def unanswered(self, placements: list[Placement]) -> None:
-        """These are planned no longer: their round trip failed, so they are never answered."""
+        """Drop placements whose round trip failed, so that they are never answered."""
         self._unplan(placements)
         self.view.answered(_count_by_agent(placements), {})
 
@@ -246,12 +253,12 @@ class Planner:
                 self._line_up(pool, waiting)
 
     def is_ready(self) -> bool:
-        """Whether a plan would place anything."""
+        """Return True if a plan would place anything."""
         self._wake()
         return self.view.rooms > 0 and self._find_first()
 
     def starved_groups(self) -> list[Candidates]:
-        """Some of the groups of pools that wait although nobody in the view has room: others the next time."""
+        """Return some of the groups without room whose pools wait; the next call returns others."""
         self._wake()
         order = self._order
         for entry in order if len(order) <= STARVED_AT_ONCE else self.view.random.sample(order, STARVED_AT_ONCE):
@@ -262,7 +269,7 @@ class Planner:
         return [group for group in self.view.full_groups(STARVED_AT_ONCE) if self._first_of(group) is not None]
 
     def sample(self, most: int) -> list[str]:
-        """At most ``most`` waiting pools that agents can serve, each as likely as the other where there are more."""
+        """Return at most ``most`` waiting pools that agents can serve, a random choice if there are more."""
         groups = {self.waiting[entry[1]].group for entry in islice(self._order, most) if self._has_turn(entry)}
         groups.update(self.view.full_groups(most - len(groups)))
         found: list[str] = []
@@ -273,7 +280,7 @@ class Planner:
         return found
 
     def _begin(self, pool: str, definition: Pool) -> Waiting:
-        """Tasks wait in the pool."""
+        """Add a waiting pool."""
         self.definitions.pop(pool, None)
         self.unknown.discard(pool)
         group = self.view.hold(definition)
@@ -283,7 +290,7 @@ class Planner:
         return waiting
 
     def _end(self, pool: str) -> None:
-        """No task waits in the pool any more."""
+        """Remove a pool in which no task waits."""
         waiting = self.waiting.pop(pool)
         self.unread.pop(pool, None)
         self.define(pool, waiting.definition)
@@ -300,7 +307,7 @@ class Planner:
         self.view.sleep(group)
 
     def _line_up(self, pool: str, waiting: Waiting) -> None:
-        """Let the pool stand in its group's line, where its head says, if tasks of it are left."""
+        """Put the pool into its group's line, by its head, if it has tasks left."""
         if self.waiting.get(pool) is not waiting or not _is_left(waiting):
             return
         group = waiting.group
@@ -312,17 +319,17 @@ class Planner:
         self._queue(group)
 
     def _stands(self, entry: Entry) -> bool:
-        """Whether an entry of a line still holds."""
+        """Return True if an entry of a line is current."""
         waiting = self.waiting.get(entry[1])
         return waiting is not None and waiting.key == entry[0]
 
     def _has_turn(self, entry: Entry) -> bool:
-        """Whether an entry of the order still holds."""
+        """Return True if an entry of the order is current."""
         waiting = self.waiting.get(entry[1])
         return waiting is not None and waiting.group.turn == entry
 
     def _first_of(self, group: Candidates) -> Entry | None:
-        """The first of a group's line; what no longer holds is removed from the line."""
+        """Return the first entry of a group's line; remove outdated ones before it."""
         line = group.line
         while line:
             waiting = self.waiting.get(line[0][1])
@@ -334,7 +341,7 @@ class Planner:
         return None
 
     def _queue(self, group: Candidates) -> None:
-        """Let the first of a group's line stand in the order, unless the group sleeps."""
+        """Put the first entry of a group's line into the order, unless the group sleeps."""
         if group.is_asleep:
             return
         first = self._first_of(group)
@@ -347,7 +354,7 @@ class Planner:
                     self._order_limit = 2 * len(self._order) + 64
 
     def _find_first(self) -> bool:
-        """Whether the first of the order can be served now; what cannot is removed from the order."""
+        """Return True if the first of the order can be served now; remove entries before it that cannot."""
         while self._order:
             entry = self._order[0]
             if not self._has_turn(entry):
@@ -369,7 +376,7 @@ class Planner:
         return False
 
     def _take_first(self) -> tuple[str, Waiting]:
-        """Remove the first of the order, which ``_find_first`` has found, from it and from its group's line."""
+        """Remove the first entry of the order, found by ``_find_first``, from the order and from its group's line."""
         _, pool = heappop(self._order)
         waiting = self.waiting[pool]
         heappop(waiting.group.line)
@@ -393,18 +400,18 @@ def _count_by_agent(placements: list[Placement]) -> Counter[str]:
 
 
 def _is_left(waiting: Waiting) -> bool:
-    """Whether the pool has tasks that are not planned yet, or an unknown number of them."""
+    """Return True if the pool has tasks that are not planned yet, or an unknown number of tasks."""
     return waiting.left > 0 or not waiting.is_read
 
 
 def _compact(heap: list[Entry], holds: Callable[[Entry], bool]) -> None:
-    """Remove what no longer holds from a heap."""
+    """Remove outdated entries from a heap."""
     heap[:] = {entry for entry in heap if holds(entry)}
     heapify(heap)
 
 
 def by_agents(placements: list[Placement], most: int) -> list[list[Placement]]:
-    """In pieces of like size, at most ``most``, those of an agent together: what it gets at once wakes it once."""
+    """Cut a plan into similar pieces of at most ``most``; an agent's placements stay together, to wake it once."""
     if len(placements) <= most:
         return [placements] if placements else []
     share = len(placements) / -(-len(placements) // most)
@@ -412,9 +419,9 @@ def by_agents(placements: list[Placement], most: int) -> list[list[Placement]]:
     for placement in placements:
         of_agent.setdefault(placement.agent_id, []).append(placement)
     pieces: list[list[Placement]] = [[]]
-    for all_of_it in of_agent.values():
-        for at in range(0, len(all_of_it), most):
-            some, before = all_of_it[at : at + most], len(pieces[-1])
+    for group in of_agent.values():
+        for at in range(0, len(group), most):
+            some, before = group[at : at + most], len(pieces[-1])
             if before and (before + len(some) > most or before + len(some) / 2 > share):
                 pieces.append([])
             pieces[-1] += some

@@ -1,7 +1,7 @@
-"""Follows the table of waiting pools for a planner: what changes, read in pieces; all of it only when that must be.
+"""Follows the table of waiting pools for a planner: reads its changes, in pieces; the whole table only if it has to.
 
-Nothing that a script's answer said while the table was read is overwritten by what was read: such a pool is read again
-in the next look. A look that fails leaves the table stale, so that the next one begins where this one did.
+What was read never overwrites a script's answer that came meanwhile: such a pool is read again in the next look. A look
+that fails leaves the table stale, so the next one starts from the same revision.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from workers.planner import Planner
 
 log = logs.get_logger()
 
-#: Pools that are read in one round trip.
+#: Pools read in one round trip.
 CHUNK = 1_000
-#: Looks in a row that find more pools in the table than are known here, or fewer, until all of it is read.
+#: Checks in a row that find more pools in the table than known here, or fewer, until the whole table is read.
 LOOKS_OFF = 5
-#: Pools whose lengths and heads are refreshed in each safety look, of those that agents can serve.
+#: Pools whose lengths and heads are refreshed in each check, of those that agents can serve.
 REFRESHED = 1_000
 
 
 class PoolTable:
-    """The planner's table, as the server has it."""
+    """Keeps the planner's table of waiting pools as the server has it."""
 
     def __init__(self, redis: Redis, keys: Keys, planner: Planner) -> None:
         self.redis = redis
         self.keys = keys
         self.planner = planner
         self._reading = asyncio.Lock()  # one reading at a time
-        self._off: deque[int] = deque(maxlen=LOOKS_OFF)  # by how many pools the last looks differed
-        self._allowed_off = 0  # what a full reading left: rows of the table without tasks
+        self._off: deque[int] = deque(maxlen=LOOKS_OFF)  # differences in the number of pools, of the last checks
+        self._allowed_off = 0  # difference that a full read left: rows of the table without tasks
         self._has_reread = False
 
     async def look(self) -> None:
-        """Bring the table up to date if it has moved; one round trip if it has not."""
+        """Bring the table up to date if it changed; one round trip if it did not."""
         async with self._reading:
             await self._look()
 
     async def check(self) -> None:
-        """Do the same, now and then even when nothing says that it moved, and refresh what others may have changed."""
+        """Do the same, refresh what others may have changed, and compare the number of pools."""
         async with self._reading:
             count = await self._look()
             await self._refresh(self.planner.sample(REFRESHED))
             self._judge(count - len(self.planner.waiting))
 
     async def read_lengths(self) -> None:
-        """Read the lengths of pools that an agent can serve since a moment ago."""
+        """Read the lengths of pools that an agent has become able to serve."""
         async with self._reading:
             await self._read_lengths()
 
     async def _look(self) -> int:
-        """Read what has changed; how many pools the table has."""
+        """Read what has changed; return the number of pools in the table."""
         planner = self.planner
         since, forgotten = planner.pools_rev, planner.forgotten
-        planner.is_stale = False  # what is heard from now on counts for the next look
-        planner.heard = set()
+        planner.is_stale = False  # answers from now on count for the next look
+        planner.reported = set()
         unknown: set[str] = set()
         is_done = False
         try:
@@ -70,7 +70,7 @@ class PoolTable:
             if planner.forgotten == forgotten:
                 unknown, planner.unknown = planner.unknown, set()
                 if changes.pools is None:
-                    # What a script's answer says from here on goes on from this revision.
+                    # Answers of scripts from here on continue from this revision.
                     planner.pools_rev = changes.rev
                     await self._read_all()
                 else:
@@ -79,7 +79,7 @@ class PoolTable:
                 is_done = planner.forgotten == forgotten
             return changes.count
         finally:
-            planner.heard = None
+            planner.reported = None
             if not is_done:
                 planner.is_stale = True
                 if planner.forgotten == forgotten:
@@ -87,7 +87,7 @@ class PoolTable:
                     planner.unknown |= unknown
 
     async def _read(self, pools: Iterable[str]) -> None:
-        """Read whether these pools stand in the table."""
+        """Read whether these pools are in the table."""
         rest = iter(pools)
         while some := list(islice(rest, CHUNK)):
             rows = await queries.get_pool_rows(self.redis, self.keys, some)
@@ -97,7 +97,7 @@ class PoolTable:
                     self.planner.remove(pool)
 
     async def _read_all(self) -> None:
-        """Read the whole table; other work goes on meanwhile."""
+        """Read the whole table; other work continues meanwhile."""
         unseen = set(self.planner.waiting)
         log.info("pools.read", known=len(unseen))
         async for rows in queries.scan_pools(self.redis, self.keys):
@@ -108,7 +108,7 @@ class PoolTable:
         self._off.clear()
 
     async def _take_over(self, rows: Mapping[str, bytes]) -> None:
-        """These rows stand in the table."""
+        """Take over rows of the table."""
         planner, forgotten = self.planner, self.planner.forgotten
         new = {pool: raw for pool, raw in rows.items() if pool not in planner.waiting}
         definitions: Mapping[str, Pool] = {}
@@ -132,29 +132,29 @@ class PoolTable:
     async def _refresh(self, pools: list[str]) -> None:
         if not pools:
             return
-        planner, outer, forgotten = self.planner, self.planner.heard, self.planner.forgotten
-        planner.heard = set()
+        planner, outer, forgotten = self.planner, self.planner.reported, self.planner.forgotten
+        planner.reported = set()
         try:
             lengths = await queries.get_pool_lengths(self.redis, self.keys, pools)
             if planner.forgotten == forgotten:
                 for pool, (length, head) in lengths.items():
-                    if pool not in planner.heard:
+                    if pool not in planner.reported:
                         planner.measure(pool, length, head)
         finally:
             if outer is not None:
-                outer |= planner.heard
-            planner.heard = outer
+                outer |= planner.reported
+            planner.reported = outer
 
     def _is_newer(self, pool: str) -> bool:
-        """Whether a script's answer may be newer than what was read of the pool; then the next look reads it again."""
-        if pool not in (self.planner.heard or ()):
+        """Return True if a script's answer may be newer than what was read of a pool; the next look reads it again."""
+        if pool not in (self.planner.reported or ()):
             return False
         self.planner.unknown.add(pool)
         self.planner.is_stale = True
         return True
 
     def _judge(self, more: int) -> None:
-        """Read everything in the next look if this one and those before it all missed pools, or all had too many."""
+        """Have the whole table read if the last checks all had too few pools, or all had too many."""
         self._off.append(more - self._allowed_off)
         if 0 in self._off:
             self._has_reread = False

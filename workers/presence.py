@@ -1,8 +1,8 @@
-"""``python -m workers.presence KIND``: whether a worker of this kind on this host is at work, as Redis has it.
+"""``python -m workers.presence KIND``: check that a worker of this kind on this host is alive.
 
-Made for a container's health check and for a service manager: it looks at the presence that every worker renews while
-its loop runs, and which ends with it. Exit code 0: one is present and its process lives; 1: none is, or Redis cannot be
-asked, or the settings do not fit. One line says what was found.
+A health check for containers and service managers. It reads the worker heartbeats in Redis, which every worker renews
+while its loop runs, and which expire without it. Exit code 0: a worker is present and its process runs. 1: none is, or
+Redis is unavailable, or the settings are invalid. It prints one line with the result.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import sys
 import psutil
 from redis.exceptions import RedisError
 
-from coord import config
+from coord import config, standard_streams
 from coord.connection import connect_worker, locate, safe_url
 from coord.errors import CoordError
 from coord.keys import CONSUMES, Keys
 
-#: Seconds to find out; a check that takes longer is late for whoever waits for it.
+#: Timeout of the check, in seconds.
 LIMIT_S = 5.0
 
 
-async def present_here(kind: str, url: str, settings: config.Settings) -> str:
-    """The name of a worker of ``kind`` that has said from this host that it is there, its process alive; or ""."""
+async def find_living_worker(kind: str, url: str, settings: config.Settings) -> str:
+    """Return the name of a worker of ``kind`` on this host with a heartbeat and a running process, or ""."""
     host = socket.gethostname()
     keys = Keys(settings.namespace)
     async with connect_worker(url, settings) as redis:
@@ -37,37 +37,41 @@ async def present_here(kind: str, url: str, settings: config.Settings) -> str:
     return ""
 
 
-async def _look(kind: str, settings: config.Settings) -> tuple[bool, str]:
+async def _check(kind: str, settings: config.Settings) -> tuple[bool, str]:
     url, settings = locate(settings)
     where = safe_url(url)
     try:
         async with asyncio.timeout(LIMIT_S):
-            name = await present_here(kind, url, settings)
+            name = await find_living_worker(kind, url, settings)
     except (RedisError, OSError) as error:  # a TimeoutError is an OSError
-        return False, f"Redis at {where} cannot be asked: {str(error) or type(error).__name__}"
+        return False, f"Redis at {where} cannot be reached: {str(error) or type(error).__name__}"
     if not name:
         return False, f"no {kind} of {socket.gethostname()} is present in {settings.namespace} at {where}"
     return True, f"{name} is present"
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m workers.presence", description="Whether a worker of this kind on this host is at work."
+        prog="python -m workers.presence", description="Check that a worker of this kind on this host is alive."
     )
     parser.add_argument("kind", choices=sorted(CONSUMES))
     return parser
 
 
 def main() -> int:
-    """Read the command line and the settings, look, and say what was found."""
+    """Read the command line and the settings, check, and print the result; return the exit code."""
     options = arguments().parse_args()
     try:
-        well, said = asyncio.run(_look(options.kind, config.load()))
+        is_alive, result = asyncio.run(_check(options.kind, config.load()))
     except CoordError as error:
-        well, said = False, str(error)
-    (sys.stdout if well else sys.stderr).write(f"{said}\n")
-    return 0 if well else 1
+        is_alive, result = False, str(error)
+    if is_alive:
+        print(result)  # noqa: T201 -- the output of this command
+    else:
+        standard_streams.write_error(result)
+    standard_streams.flush()
+    return 0 if is_alive else 1
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from coord import codec, queries
 from coord.models.agents import AgentStatus
 from coord.models.facts import TaskFailed
 from coord.models.tasks import Pool
-from workers.cell import WorkerContext
-from workers.service import ReceivedFact
+from workers.service import ReceivedFact, WorkerContext
 from workers.transitions import Report
 from workers.view import View
 
@@ -27,8 +26,8 @@ CODE = "payload_invalid"
 #: Versions that may refuse one task; the next one fails it.
 MAX_VERSIONS = 16
 #: Agents of other versions whose status is read, if none of them is active.
-LOOKED_AT = 100
-#: Statuses of agents that are not there.
+STATUSES_READ = 100
+#: Statuses of agents that are not present.
 AWAY = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
 
@@ -41,7 +40,7 @@ class Refusal(Struct, frozen=True):
 
 def refused_payloads(batch: Iterable[ReceivedFact[Any]]) -> list[TaskFailed]:
     """Return the reports of a batch that say that an agent cannot decode a payload."""
-    return [one.fact for one in batch if type(one.fact) is TaskFailed and one.fact.code == CODE]
+    return [received.fact for received in batch if type(received.fact) is TaskFailed and received.fact.code == CODE]
 
 
 async def find_refusals(cell: WorkerContext, view: View, failed: Sequence[TaskFailed]) -> dict[str, Refusal]:
@@ -87,7 +86,7 @@ async def _has_another(cell: WorkerContext, view: View, pool: Pool) -> bool:
     agents = view.agents_that_may_decode(pool)
     if any(agent.active for agent in agents):
         return True
-    some = [agent.agent_id for agent in agents[:LOOKED_AT]]
+    some = [agent.agent_id for agent in agents[:STATUSES_READ]]
     records = await queries.get_agents(cell.redis, cell.keys, some) if some else []
     return any(record is not None and record.status not in AWAY for record in records)
 

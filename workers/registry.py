@@ -1,14 +1,13 @@
-"""The registry: who is alive, and what they can do.
+"""The registry: which agents are alive, and what they can do.
 
-Any number of registries share the work. Facts are last-writer-wins by entry id, registrations, statuses and beats each
-among themselves, so it does not matter which registry was quicker. (A status or a beat that overtakes its agent's first
-registration is answered ``unknown_agent``, and an agent registers again.)
+Any number of registries share the work. Facts are last-writer-wins by entry id: registrations, statuses and heartbeats
+each among themselves. So it does not matter which registry is quicker. (A status or a heartbeat that overtakes its
+agent's first registration is answered with ``unknown_agent``, and the agent registers again.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -24,54 +23,55 @@ from coord.models.facts import (
     AgentStatusChanged,
     Fact,
 )
-from workers import control
-from workers.service import Failure, ReceivedFact, Service, Tick, failures_of
-from workers.transitions import Beat, Call, Change, Departure, LeaseList, Registration
+from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
+from workers.transitions import (
+    Call,
+    Departure,
+    DrainRequest,
+    Heartbeat,
+    LeaseList,
+    Registration,
+    StatusChange,
+    metric_fields,
+)
 
 log = logs.get_logger()
 
 
 class Registry(Service):
-    """Turns agents' facts into their records, and gives up those that fall silent."""
+    """Turns agents' facts into their records, and declares agents lost that send no more heartbeats."""
 
     kind: ClassVar[str] = "registry"
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """One call for each run of facts of a kind, all in one round trip.
+        """Handle a batch in the order of its entries, in one round trip.
 
-        In their order: a status that is handled after a refresh which it preceded would count as outdated.
+        (A status that is handled after a refresh which it preceded would count as outdated.)
         """
-        calls: list[Call[list[str]]] = []
-        told_of: list[list[ReceivedFact[Any]]] = []
-        for handler, run in groupby(batch, key=lambda one: HANDLERS[type(one.fact)]):
-            told = list(run)
-            calls.append(handler(self, told))
-            told_of.append(told)
-        failures: list[Failure] = []
-        for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
-            self.hold(told, words)
-            failures += failures_of(told, words)
-        return failures
+        return await self.handle_in_order(batch, HANDLERS)
 
     def register(self, batch: list[ReceivedFact[AgentRegistered]]) -> Call[list[str]]:
         """``register`` for a batch of ``AgentRegistered``."""
         capacity = self.cell.settings.default_capacity
-        return self.cell.scripts.register([_registration(one, capacity) for one in batch])
+        return self.cell.scripts.register([_registration(received, capacity) for received in batch])
 
-    def beat(self, batch: list[ReceivedFact[AgentHeartbeat]]) -> Call[list[str]]:
-        """``beat`` for a batch of ``AgentHeartbeat``."""
-        beats: list[Beat] = []
+    def heartbeat(self, batch: list[ReceivedFact[AgentHeartbeat]]) -> Call[list[str]]:
+        """``heartbeat`` for a batch of ``AgentHeartbeat``."""
+        heartbeats: list[Heartbeat] = []
         for entry, fact, caller in batch:
-            metrics = fact.load_metrics
-            beats.append(Beat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, metrics, fact.deaf))
-        return self.cell.scripts.beat(beats)
+            fields = metric_fields(fact.load_metrics)
+            heartbeats.append(
+                Heartbeat(entry.id, caller, fact.agent_id, fact.incarnation, fact.leases, fact.deaf, fields)
+            )
+        return self.cell.scripts.heartbeat(heartbeats)
 
-    def change(self, batch: list[ReceivedFact[AgentStatusChanged]]) -> Call[list[str]]:
-        """``change`` for a batch of ``AgentStatusChanged``."""
-        changes: list[Change] = []
+    def change_status(self, batch: list[ReceivedFact[AgentStatusChanged]]) -> Call[list[str]]:
+        """``change_status`` for a batch of ``AgentStatusChanged``."""
+        changes: list[StatusChange] = []
         for entry, fact, caller in batch:
-            changes.append(Change(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fact.load_metrics))
-        return self.cell.scripts.change(changes)
+            fields = metric_fields(fact.load_metrics)
+            changes.append(StatusChange(entry.id, caller, fact.agent_id, fact.incarnation, fact.status, fields))
+        return self.cell.scripts.change_status(changes)
 
     def deregister(self, batch: list[ReceivedFact[AgentDeregistered]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentDeregistered``."""
@@ -80,44 +80,44 @@ class Registry(Service):
             departures.append(Departure(entry.id, caller, fact.agent_id, fact.incarnation))
         return self.cell.scripts.deregister(departures)
 
-    def audit(self, batch: list[ReceivedFact[AgentLeasesListed]]) -> Call[list[str]]:
-        """``audit`` for a batch of ``AgentLeasesListed``."""
+    def check_leases(self, batch: list[ReceivedFact[AgentLeasesListed]]) -> Call[list[str]]:
+        """``check_leases`` for a batch of ``AgentLeasesListed``."""
         lists: list[LeaseList] = []
         for entry, fact, _ in batch:
             lists.append(LeaseList(entry.id, fact.agent_id, fact.incarnation, fact.ask, fact.leases))
-        return self.cell.scripts.audit(lists)
+        return self.cell.scripts.check_leases(lists)
 
     def drain(self, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
-        """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``."""
-        return control.drain(self.cell.scripts, batch)
+        """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``, in their order."""
+        requests: list[DrainRequest] = []
+        for entry, fact, caller in batch:
+            requests.append(DrainRequest(entry.id, caller, fact.agent_id, isinstance(fact, AgentDrained)))
+        return self.cell.scripts.drain(requests)
 
     def remove(self, batch: list[ReceivedFact[AgentRemoved]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentRemoved``."""
-        return control.remove(self.cell.scripts, batch)
-
-    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``unbury`` for a batch of ``EntryReplayed``."""
-        return control.unbury(self.cell.scripts, self.kind, batch)
+        departures = [Departure(entry.id, caller, fact.agent_id, "") for entry, fact, caller in batch]
+        return self.cell.scripts.deregister(departures, by_operator=True)
 
     def purge(self, batch: list[ReceivedFact[EntriesPurged]]) -> Call[list[str]]:
-        """``purge`` for a batch of ``EntriesPurged``: of every stream, as they are nobody's work any more."""
-        return control.purge(self.cell.scripts, self.kind, "entries", batch)
+        """``purge`` for a batch of ``EntriesPurged``: entries of every stream, also of other kinds of worker."""
+        return self.purge_dead("entries", batch)
 
-    async def expire(self) -> None:
-        """Tick the observed clock; say who was given up."""
-        (expiry,) = await self.cell.scripts.run(self.cell.scripts.expire())
-        if expiry.stale:
-            log.warning("agents.lost", count=expiry.stale)
+    async def tick_liveness(self) -> None:
+        """Tick the observed clock, and log how many agents are lost."""
+        (answer,) = await self.cell.scripts.run(self.cell.scripts.tick_liveness())
+        if answer.stale:
+            log.warning("agents.lost", count=answer.stale)
 
     def ticks(self) -> dict[str, Tick]:
-        """What is done by the clock."""
-        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+        """Return what is done periodically, by name."""
+        return ticks_of(self, TICKS)
 
 
-def _registration(told: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
-    entry, fact, caller = told
+def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
+    entry, fact, caller = received
     capacity = default_capacity if fact.capacity is None else fact.capacity
-    seen = _Seen(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
+    visible = _Visible(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
     interval = fact.heartbeat_interval
     return Registration(
         entry=entry.id,
@@ -125,7 +125,7 @@ def _registration(told: ReceivedFact[AgentRegistered], default_capacity: int) ->
         agent_id=fact.agent_id,
         incarnation=fact.incarnation,
         interval_ms=None if interval is None else int(interval * 1000),
-        digest=codec.digest_of(seen),
+        digest=codec.digest_of(visible),
         facets=" ".join(_facets(fact)),
         fields={
             "agent_type": fact.agent_type.value,
@@ -143,8 +143,8 @@ def _registration(told: ReceivedFact[AgentRegistered], default_capacity: int) ->
     )
 
 
-class _Seen(Struct, frozen=True):
-    """What eligibility can see of a registration: a change of it raises the agent's ``rev``."""
+class _Visible(Struct, frozen=True):
+    """The part of a registration that eligibility can see: a change of it raises the agent's ``rev``."""
 
     agent_type: str
     capabilities: tuple[str, ...]
@@ -166,16 +166,16 @@ def _facets(fact: AgentRegistered) -> list[str]:
 
 HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     AgentRegistered: Registry.register,
-    AgentStatusChanged: Registry.change,
-    AgentHeartbeat: Registry.beat,
+    AgentStatusChanged: Registry.change_status,
+    AgentHeartbeat: Registry.heartbeat,
     AgentDeregistered: Registry.deregister,
-    AgentLeasesListed: Registry.audit,
+    AgentLeasesListed: Registry.check_leases,
     AgentDrained: Registry.drain,
     AgentResumed: Registry.drain,
     AgentRemoved: Registry.remove,
-    EntryReplayed: Registry.unbury,
+    EntryReplayed: Registry.requeue,
     EntriesPurged: Registry.purge,
 }
 
-#: What is done by the clock: seconds between two times.
-TICKS = {"expire": 0.5, "try_held": 0.05}
+#: What is done periodically: seconds between two calls.
+TICKS = {"tick_liveness": 0.5, "retry_deferred": 0.05}

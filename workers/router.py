@@ -1,4 +1,4 @@
-"""The router: who receives this message.
+"""The router: delivers messages to the inboxes of agents.
 
 One batch in flight at a time and one router for each lane keep a sender's messages to a receiver in their order.
 """
@@ -6,15 +6,13 @@ One batch in flight at a time and one router for each lane keep a sender's messa
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any, ClassVar
 
 from coord import codec
 from coord.models.control import DeadPurged, EntryReplayed, MessageReplayed
 from coord.models.facts import Fact, MessageSent
-from workers import control
-from workers.service import Failure, ReceivedFact, Service, Tick, failures_of
-from workers.transitions import Call, Delivery
+from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
+from workers.transitions import Call, Delivery, Redelivery
 
 
 class Router(Service):
@@ -23,45 +21,34 @@ class Router(Service):
     kind: ClassVar[str] = "router"
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """One call for each run of facts of a kind, all in one round trip and in their order."""
-        calls: list[Call[list[str]]] = []
-        told_of: list[list[ReceivedFact[Any]]] = []
-        for kind, run in groupby(batch, key=lambda one: type(one.fact)):
-            told = list(run)
-            calls.append(HANDLERS[kind](self, told))
-            told_of.append(told)
-        failures: list[Failure] = []
-        for told, words in zip(told_of, await self.cell.scripts.run(*calls), strict=True):
-            failures += failures_of(told, words)
-        return failures
+        """Handle a batch in the order of its entries, in one round trip."""
+        return await self.handle_in_order(batch, HANDLERS)
 
     def deliver(self, batch: list[ReceivedFact[MessageSent]]) -> Call[list[str]]:
         """``deliver`` for a batch of ``MessageSent``."""
-        return self.cell.scripts.deliver([self._delivery(one) for one in batch])
+        return self.cell.scripts.deliver([self._delivery(received) for received in batch])
 
     def redeliver(self, batch: list[ReceivedFact[MessageReplayed]]) -> Call[list[str]]:
         """``redeliver`` for a batch of ``MessageReplayed``."""
-        return control.redeliver(self.cell.scripts, batch, self.cell.settings.message_ttl_s)
-
-    def unbury(self, batch: list[ReceivedFact[EntryReplayed]]) -> Call[list[str]]:
-        """``unbury`` for a batch of ``EntryReplayed``."""
-        return control.unbury(self.cell.scripts, self.kind, batch)
+        redeliveries: list[Redelivery] = []
+        for entry, fact, caller in batch:
+            redeliveries.append(Redelivery(entry.id, caller, fact.message_id, self._ttl_ms(fact)))
+        return self.cell.scripts.redeliver(redeliveries)
 
     def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
-        return control.purge(self.cell.scripts, self.kind, "messages", batch)
-
-    def ticks(self) -> dict[str, Tick]:
-        """What is done by the clock."""
-        return {name: Tick(every, getattr(self, name)) for name, every in TICKS.items()}
+        return self.purge_dead("messages", batch)
 
     async def forget_dead(self) -> None:
-        """Dead letters that are too old or too many are forgotten, also while no message comes."""
+        """Forget dead letters that are too old or too many, also while no message comes."""
         await self.cell.scripts.run(self.cell.scripts.deliver([]))
 
-    def _delivery(self, told: ReceivedFact[MessageSent]) -> Delivery:
-        entry, fact, caller = told
-        ttl = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
+    def ticks(self) -> dict[str, Tick]:
+        """Return what is done periodically, by name."""
+        return ticks_of(self, TICKS)
+
+    def _delivery(self, received: ReceivedFact[MessageSent]) -> Delivery:
+        entry, fact, caller = received
         return Delivery(
             entry=entry.id,
             lane=entry.stream.rpartition(":")[2],
@@ -71,19 +58,23 @@ class Router(Service):
             sender_id=fact.sender_id,
             receiver_id=fact.receiver_id,
             message_type=fact.message_type,
-            ttl_ms=int(ttl * 1000),
+            ttl_ms=self._ttl_ms(fact),
             payload=bytes(fact.payload),
             correlation_id=fact.correlation_id or "",
             reply_to=fact.reply_to or "",
         )
 
+    def _ttl_ms(self, fact: MessageSent | MessageReplayed) -> int:
+        ttl_s = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
+        return int(ttl_s * 1000)
+
 
 HANDLERS: dict[type[Fact], Callable[[Router, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     MessageSent: Router.deliver,
     MessageReplayed: Router.redeliver,
-    EntryReplayed: Router.unbury,
+    EntryReplayed: Router.requeue,
     DeadPurged: Router.purge,
 }
 
-#: What is done by the clock: seconds between two times.
+#: What is done periodically: seconds between two calls.
 TICKS = {"forget_dead": 60.0}

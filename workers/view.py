@@ -1,12 +1,12 @@
-"""A distributor's view of the fleet: what placement plans on, never the authority.
+"""A distributor's view of the fleet: the basis of plans, never the authority.
 
-Loads are the true ones as last heard, plus what this distributor has planned and not had answered. An agent is in a
-group when it meets the group's hard requirements; the group's strategy holds those of its agents that have room. An
-agent may be in many groups, so a group takes changes over when it is looked at, each agent once.
+A load is the last reported one, plus the tasks that this distributor planned and that are not answered yet. An agent is
+in a group if it meets the group's hard requirements. The group's strategy holds those of its agents that have room. An
+agent may be in many groups, so a group takes over changes when it is used, each agent once.
 
-Groups that no agent can serve cost nothing but memory. Agents are indexed by their facets, and each group is listed
-under one facet that it requires, the one that the fewest agents have: only an agent that has it can join the group.
-The planner puts a group without room to sleep, and ``woken`` returns it when an agent of it has room again.
+Groups that no agent can serve cost only memory. Agents are indexed by their facets. Each group is listed under one
+facet that it requires, the one that the fewest agents have: only an agent with that facet can join the group. The
+planner puts a group without room to sleep; ``woken`` returns it when one of its agents has room again.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
 from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet_requirement
 
-#: Groups kept at most that no waiting pool uses; the ones that have not been used for longest are dropped.
+#: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
-#: The facet that every agent has: groups that require nothing are listed under it.
-EVERY = "*"
-#: Members of full groups that are looked through at once for agents whose load is old.
-MEMBERS_LOOKED_AT = 50_000
+#: The facet that every agent has: groups without required facets are listed under it.
+ANY_AGENT = "*"
+#: Members of full groups that are searched at once for agents with an old load.
+MEMBERS_SEARCHED = 50_000
 
-#: The members of every group that has none. It cannot be added to by mistake.
-NOBODY: set[str] = frozenset()  # type: ignore[assignment]
+#: The members of every empty group. It is frozen, so it cannot be changed by mistake.
+NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
 #: Requirements as JSON, strategy (None: the fleet's), and the versions of agents that refused the payload.
@@ -63,14 +63,14 @@ class Candidates:
         self.requirements = requirements
         self.refused_by = key[2]  #: versions of agents that are not eligible
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
-        self.watched = EVERY  #: the facet that the group is listed under
+        self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
-        self.within: set[str] = NOBODY  #: agents that have all of ``needs``
-        self.eligible: set[str] = NOBODY  #: those of them that meet all requirements now
+        self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
+        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
         self.users = 0  #: waiting pools that hold it
-        self.is_asleep = False  #: the planner has put it aside until ``View.woken`` returns it
+        self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.version = 0  #: of the view, when this group was last brought up to date
-        #: The planner's: the group's waiting pools by their heads, and the first of them as it stands in the order.
+        #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
         self.line: list[tuple[float, str]] = []
         self.turn: tuple[float, str] | None = None
         self._strategy: Strategy | None = None
@@ -78,27 +78,27 @@ class Candidates:
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy that holds the agents with room; made when it is first asked for."""
+        """The strategy that holds the agents with room; created on first use."""
         if self._strategy is None:
             self._strategy = self._view.strategy_for(self)
         return self._strategy
 
     @property
     def has_room(self) -> bool:
-        """Whether any of its agents may be given a task now."""
+        """True if any of its agents may get a task now."""
         if not self.eligible:
             return False
         self._view.bring_up_to_date(self)
         return self.strategy.has_room
 
     def join(self, agent_id: str) -> None:
-        """Add an agent that is eligible; its room is taken over when the group is looked at."""
+        """Add an eligible agent; its room is taken over when the group is used."""
         if not self.eligible:
             self.eligible = set()
         self.eligible.add(agent_id)
 
     def leave(self, agent_id: str) -> None:
-        """Remove an agent that is not eligible any more; without any, the group is small again."""
+        """Remove an agent that is no longer eligible; a group without agents becomes small again."""
         self.eligible.discard(agent_id)
         if self._strategy is not None:
             self._strategy.withdraw(agent_id)
@@ -106,28 +106,28 @@ class Candidates:
             self.forget()
 
     def forget(self) -> None:
-        """Forget what was offered to the strategy; it is offered again when the group is looked at."""
+        """Drop the strategy; it is created again when the group is used."""
         self._strategy = None
 
 
 class AgentState:
     """One agent in the view."""
 
-    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "heard", "heard_at", "planned")
+    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "planned", "reported_at", "reported_load")
 
     def __init__(self, agent: FleetAgent) -> None:
         self.facets = facets_of(agent)
         self.planned = 0
         self.has_room = False
-        self.groups: dict[Candidates, None] = {}  #: whose ``needs`` it has
+        self.groups: dict[Candidates, None] = {}  #: groups whose ``needs`` it has
         self.take_over(agent)
 
     def take_over(self, agent: FleetAgent) -> None:
-        """Take over the agent's row; what is planned stays planned."""
+        """Take over the agent's row; planned tasks stay planned."""
         self.agent = agent
-        self.heard = agent.load
-        self.heard_at = time.monotonic()
-        self.freed = 0  #: slots that round trips under way make free
+        self.reported_load = agent.load
+        self.reported_at = time.monotonic()
+        self.freed = 0  #: slots that round trips under way free
 
 
 class View:
@@ -137,10 +137,10 @@ class View:
         self.health_threshold = health_threshold
         self.strategy = strategy
         self.random = random
-        self.seats: dict[str, AgentState] = {}
+        self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[GroupKey, Candidates] = {}
-        self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the latest used last
+        self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
         self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
@@ -151,13 +151,13 @@ class View:
         self._changed: dict[str, int] = {}
 
     def replace(self, fleet: Mapping[str, FleetAgent]) -> None:
-        """Begin again from a snapshot; what was planned and not answered is forgotten. Groups in use stay."""
+        """Start again from a snapshot; planned tasks are forgotten. Groups in use stay."""
         for group in list(self._unused):
             self._drop(group)
         for group in self._groups.values():
-            group.within = group.eligible = NOBODY
+            group.within = group.eligible = NO_AGENTS
             group.forget()
-        self.seats.clear()
+        self.agents.clear()
         self._having.clear()
         self._full.clear()
         self._opened.clear()
@@ -167,50 +167,50 @@ class View:
             self._add(agent)
 
     def configure(self, health_threshold: float, strategy: str) -> bool:
-        """Take over what operators have set; whether anything changed."""
+        """Apply live settings; return True if anything changed."""
         if (health_threshold, strategy) == (self.health_threshold, self.strategy):
             return False
         self.health_threshold, self.strategy = health_threshold, strategy
         for group in self._groups.values():
             if group.own_strategy is None:
                 group.forget()
-        for seat in self.seats.values():
-            self._judge(seat)
-            self._refresh(seat)
+        for state in self.agents.values():
+            self._judge(state)
+            self._refresh(state)
         return True
 
-    def update(self, asked: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
-        """Take over the rows of the agents asked for; one without a row is gone."""
-        for agent_id in asked:
-            seat, row = self.seats.get(agent_id), rows.get(agent_id)
-            if seat is not None and row is not None and seat.facets == facets_of(row):
-                seat.take_over(row)
-                self._judge(seat)
-                self._refresh(seat)
+    def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
+        """Apply the rows of the agents that were read; an agent without a row is gone."""
+        for agent_id in agent_ids:
+            state, row = self.agents.get(agent_id), rows.get(agent_id)
+            if state is not None and row is not None and state.facets == facets_of(row):
+                state.take_over(row)
+                self._judge(state)
+                self._refresh(state)
                 continue
             planned = 0
-            if seat is not None:
-                planned = seat.planned
-                self._remove(seat)
+            if state is not None:
+                planned = state.planned
+                self._remove(state)
             if row is not None:
                 self._add(row, planned)
 
     def group_of(self, pool: Pool) -> Candidates:
-        """The group that may serve a pool."""
+        """Return the group that may serve a pool."""
         group = self._find_or_make(pool)
         if not group.users:
             self._keep_unused(group)
         return group
 
     def hold(self, pool: Pool) -> Candidates:
-        """The group that may serve a waiting pool; it is kept until the pool releases it."""
+        """Return the group that may serve a waiting pool; it is kept until the pool releases it."""
         group = self._find_or_make(pool)
         self._unused.pop(group, None)
         group.users += 1
         return group
 
     def release(self, group: Candidates) -> None:
-        """A waiting pool needs the group no longer."""
+        """Release a group that a waiting pool no longer needs."""
         group.users -= 1
         if group.users:
             return
@@ -220,13 +220,13 @@ class View:
         self._keep_unused(group)
 
     def sleep(self, group: Candidates) -> None:
-        """Put a group without room aside, until an agent of it has room."""
+        """Put a group without room to sleep, until one of its agents has room."""
         group.is_asleep = True
         if group.eligible:
             self._full[group] = None
 
     def woken(self) -> list[Candidates]:
-        """The groups that slept and may have room now; they sleep no longer."""
+        """Wake the sleeping groups that may have room now, and return them."""
         if not self._joined and not self._opened:
             return []
         found = [group for group in self._joined if group.is_asleep]
@@ -235,10 +235,10 @@ class View:
         for agent_id in self._opened:
             if not self._full:
                 break
-            seat = self.seats.get(agent_id)
-            if seat is None or not seat.has_room:
+            state = self.agents.get(agent_id)
+            if state is None or not state.has_room:
                 continue
-            groups = seat.groups if len(seat.groups) < len(self._full) else list(self._full)
+            groups = state.groups if len(state.groups) < len(self._full) else list(self._full)
             for group in groups:
                 if group.is_asleep and agent_id in group.eligible:
                     self._wake(group)
@@ -248,11 +248,11 @@ class View:
         return found
 
     def full_groups(self, most: int) -> list[Candidates]:
-        """At most ``most`` of the sleeping groups that have agents: others the next time, so that each has its turn."""
+        """Return at most ``most`` of the sleeping groups that have agents; the next call returns others."""
         found: list[Candidates] = []
         members = 0
         for group in islice(self._full, most):
-            if found and members + len(group.eligible) > MEMBERS_LOOKED_AT:
+            if found and members + len(group.eligible) > MEMBERS_SEARCHED:
                 break
             members += len(group.eligible)
             found.append(group)
@@ -263,7 +263,7 @@ class View:
         return found
 
     def take(self, group: Candidates) -> FleetAgent | None:
-        """The group's next agent, with one more task planned for it; None when nobody has room."""
+        """Plan one task for the group's next agent and return the agent; None if no agent has room."""
         if not group.eligible:
             return None
         strategy = group.strategy
@@ -272,65 +272,70 @@ class View:
         agent_id = strategy.choose()
         if agent_id is None:
             return None
-        seat = self.seats[agent_id]
-        seat.planned += 1
-        self._refresh(seat)
-        # This group need not look for what has changed before the next is taken from it.
-        _offer(seat, strategy)
+        state = self.agents[agent_id]
+        state.planned += 1
+        self._refresh(state)
+        # So the next ``take`` of this group need not search for this change.
+        _offer(state, strategy)
         group.version = self._version
-        return seat.agent
+        return state.agent
 
     def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
-        """Subtract answered tasks from what is planned for each agent, and take over the loads that came with them."""
+        """Subtract answered tasks from the planned ones, and apply the loads of the answer.
+
+        Args:
+            counts: agent -> answered placements.
+            loads: agent -> true load.
+        """
         for agent_id, count in counts.items():
-            seat = self.seats.get(agent_id)
-            if seat is not None and seat.planned:
-                seat.planned = max(0, seat.planned - count)
+            state = self.agents.get(agent_id)
+            if state is not None and state.planned:
+                state.planned = max(0, state.planned - count)
                 if agent_id not in loads:  # the others are refreshed once, with their loads
-                    self._refresh(seat)
-        self.hear(loads)
+                    self._refresh(state)
+        self.apply_loads(loads)
 
     def free(self, agent_id: str, count: int) -> None:
-        """So many tasks of the agent end in a round trip that is about to be sent; negative: it is over."""
-        seat = self.seats.get(agent_id)
-        if seat is not None:
-            seat.freed = max(0, seat.freed + count)
-            self._refresh(seat)
+        """Count slots of an agent that a round trip is about to free; negative when the round trip is over."""
+        state = self.agents.get(agent_id)
+        if state is not None:
+            state.freed = max(0, state.freed + count)
+            self._refresh(state)
 
     def agents_that_may_decode(self, pool: Pool) -> list[FleetAgent]:
-        """The agents of other versions than those that refused, that have what the pool requires, in any state."""
+        """Return the agents with all facets of the pool and a version that has not refused, in any state."""
         needs = facets_required(pool.requirements)
         return [
-            seat.agent
-            for seat in self.seats.values()
-            if seat.agent.version not in pool.refused_by and seat.facets.issuperset(needs)
+            state.agent
+            for state in self.agents.values()
+            if state.agent.version not in pool.refused_by and state.facets.issuperset(needs)
         ]
 
     def suspend(self, agent_id: str) -> None:
-        """Plan nothing for an agent until its row is read again: it is not what the view thought."""
-        seat = self.seats.get(agent_id)
-        if seat is not None:
-            seat.agent.active = False
-            self._refresh(seat)
+        """Plan nothing for an agent until its row is read again: the view of it is wrong."""
+        state = self.agents.get(agent_id)
+        if state is not None:
+            state.agent.active = False
+            self._refresh(state)
 
-    def hear(self, loads: Mapping[str, int]) -> None:
-        """Take over true loads."""
+    def apply_loads(self, loads: Mapping[str, int]) -> None:
+        """Apply true loads: agent -> tasks in flight."""
         at = time.monotonic()
         for agent_id, load in loads.items():
-            seat = self.seats.get(agent_id)
-            if seat is not None:
-                seat.heard, seat.heard_at = load, at
-                self._refresh(seat)
+            state = self.agents.get(agent_id)
+            if state is not None:
+                state.reported_load, state.reported_at = load, at
+                self._refresh(state)
 
-    def unheard(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
-        """Agents of these groups whose load was last heard longer than ``for_s`` ago: the ``most`` longest unheard."""
+    def stale_agents(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
+        """Return the agents of these groups with a load older than ``for_s`` seconds: the ``most`` oldest ones."""
         before = time.monotonic() - for_s
-        heard_at = {agent_id: self.seats[agent_id].heard_at for group in groups for agent_id in group.eligible}
-        found = [agent_id for agent_id, at in heard_at.items() if at < before]
-        return found if len(found) <= most else heapq.nsmallest(most, found, key=heard_at.__getitem__)
+        reported_at = {agent_id: self.agents[agent_id].reported_at for group in groups for agent_id in group.eligible}
+        found = [agent_id for agent_id, at in reported_at.items() if at < before]
+        return found if len(found) <= most else heapq.nsmallest(most, found, key=reported_at.__getitem__)
 
     def bring_up_to_date(self, group: Candidates) -> None:
-        """Tell the group's strategy what has changed since it was last looked at."""
+        """Apply to the group's strategy the changes since the group was last used."""
         changes = self._version - group.version
         if not changes:
             return
@@ -338,20 +343,20 @@ class View:
         if len(group.eligible) < changes:
             for agent_id in group.eligible:
                 if self._changed.get(agent_id, 0) > group.version:
-                    _offer(self.seats[agent_id], strategy)
+                    _offer(self.agents[agent_id], strategy)
         else:
             for agent_id in reversed(self._changed):
                 if self._changed[agent_id] <= group.version:
                     break
                 if agent_id in group.eligible:
-                    _offer(self.seats[agent_id], strategy)
+                    _offer(self.agents[agent_id], strategy)
         group.version = self._version
 
     def strategy_for(self, group: Candidates) -> Strategy:
-        """A new strategy that holds those of the group's agents that have room."""
+        """Return a new strategy that holds those of the group's agents that have room."""
         strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
         for agent_id in group.eligible:
-            _offer(self.seats[agent_id], strategy)
+            _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
 
@@ -361,65 +366,65 @@ class View:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
-            self._watch(group, min(group.needs, key=self._frequency, default=EVERY))
-            agents = self.seats if group.watched == EVERY else self._having.get(group.watched, {})
-            for seat in agents.values():
-                self._consider(seat, group)
+            self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
+            agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
+            for state in agents.values():
+                self._consider(state, group)
         return group
 
     def _keep_unused(self, group: Candidates) -> None:
-        """Keep a group for a while that no waiting pool holds."""
+        """Keep an unused group for a while."""
         self._unused.pop(group, None)
-        self._unused[group] = None  # the latest used stands last
+        self._unused[group] = None  # the most recently used one is last
         if len(self._unused) > GROUPS_KEPT:
             self._drop(next(iter(self._unused)))
 
     def _add(self, agent: FleetAgent, planned: int = 0) -> None:
-        seat = self.seats[agent.agent_id] = AgentState(agent)
-        seat.planned = planned
-        for facet in seat.facets:
-            self._having.setdefault(facet, {})[agent.agent_id] = seat
-        for facet in (EVERY, *seat.facets):
+        state = self.agents[agent.agent_id] = AgentState(agent)
+        state.planned = planned
+        for facet in state.facets:
+            self._having.setdefault(facet, {})[agent.agent_id] = state
+        for facet in (ANY_AGENT, *state.facets):
             for group in list(self._watching.get(facet, ())):
-                if not self._consider(seat, group):
-                    self._watch_rarer(group, seat)
-        self._refresh(seat)
+                if not self._consider(state, group):
+                    self._watch_rarer(group, state)
+        self._refresh(state)
 
-    def _remove(self, seat: AgentState) -> None:
-        agent_id = seat.agent.agent_id
-        del self.seats[agent_id]
+    def _remove(self, state: AgentState) -> None:
+        agent_id = state.agent.agent_id
+        del self.agents[agent_id]
         self._changed.pop(agent_id, None)
-        self.rooms -= seat.has_room
-        for facet in seat.facets:
+        self.rooms -= state.has_room
+        for facet in state.facets:
             having = self._having[facet]
             del having[agent_id]
             if not having:
                 del self._having[facet]
-        for group in seat.groups:
+        for group in state.groups:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
 
-    def _consider(self, seat: AgentState, group: Candidates) -> bool:
-        """Whether the agent has all that the group needs; then it is in the group whenever it is fit."""
-        if not seat.facets.issuperset(group.needs):
+    def _consider(self, state: AgentState, group: Candidates) -> bool:
+        """Add the agent to the group if it has all required facets; return True if it has."""
+        if not state.facets.issuperset(group.needs):
             return False
         if not group.within:
             group.within = set()
-        group.within.add(seat.agent.agent_id)
-        seat.groups[group] = None
-        self._judge_in(seat, group)
+        group.within.add(state.agent.agent_id)
+        state.groups[group] = None
+        self._judge_in(state, group)
         return True
 
-    def _judge(self, seat: AgentState) -> None:
-        for group in seat.groups:
-            self._judge_in(seat, group)
+    def _judge(self, state: AgentState) -> None:
+        for group in state.groups:
+            self._judge_in(state, group)
 
-    def _judge_in(self, seat: AgentState, group: Candidates) -> None:
-        agent_id = seat.agent.agent_id
+    def _judge_in(self, state: AgentState, group: Candidates) -> None:
+        agent_id = state.agent.agent_id
         if (
-            seat.agent.version in group.refused_by
-            or unmet_requirement(seat.agent, group.requirements, self.health_threshold) is not None
+            state.agent.version in group.refused_by
+            or unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None
         ):
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
@@ -437,17 +442,17 @@ class View:
         group.is_asleep = False
         self._full.pop(group, None)
 
-    def _refresh(self, seat: AgentState) -> None:
-        agent, changed = seat.agent, self._changed
+    def _refresh(self, state: AgentState) -> None:
+        agent, changed = state.agent, self._changed
         agent_id = agent.agent_id
-        load = max(0, seat.heard + seat.planned - seat.freed)
+        load = max(0, state.reported_load + state.planned - state.freed)
         agent.load = load
         self._version += 1
         changed.pop(agent_id, None)
         changed[agent_id] = self._version
         has_room = load < agent.capacity and agent.active
-        if has_room is not seat.has_room:
-            seat.has_room = has_room
+        if has_room is not state.has_room:
+            state.has_room = has_room
             if not has_room:
                 self.rooms -= 1
                 return
@@ -468,9 +473,9 @@ class View:
         if not watching:
             del self._watching[group.watched]
 
-    def _watch_rarer(self, group: Candidates, seat: AgentState) -> None:
-        """List a group under a facet that this agent lacks, if fewer agents have it: the next like it costs nothing."""
-        rarest = min((facet for facet in group.needs if facet not in seat.facets), key=self._frequency)
+    def _watch_rarer(self, group: Candidates, state: AgentState) -> None:
+        """List a group under a facet that this agent lacks, if fewer agents have it: similar agents then are free."""
+        rarest = min((facet for facet in group.needs if facet not in state.facets), key=self._frequency)
         if self._frequency(rarest) < self._frequency(group.watched):
             self._unwatch(group)
             self._watch(group, rarest)
@@ -480,11 +485,11 @@ class View:
         del self._groups[group.key]
         self._unwatch(group)
         for agent_id in group.within:
-            del self.seats[agent_id].groups[group]
+            del self.agents[agent_id].groups[group]
 
 
-def _offer(seat: AgentState, strategy: Strategy) -> None:
-    if seat.has_room:
-        strategy.offer(seat.agent)
+def _offer(state: AgentState, strategy: Strategy) -> None:
+    if state.has_room:
+        strategy.offer(state.agent)
     else:
-        strategy.withdraw(seat.agent.agent_id)
+        strategy.withdraw(state.agent.agent_id)

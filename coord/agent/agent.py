@@ -122,7 +122,7 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
-        self.settings = settings if settings is not None else config.load()
+        self.settings = settings if settings is not None else config.load_in_program()
         self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
         check_count(message_concurrency, "message_concurrency", 10_000)
         self._message_concurrency = message_concurrency
@@ -179,9 +179,9 @@ class Agent:
         """Register the decorated function as the handler of a task type: sync (it runs in a thread) or async.
 
         The handler takes the ``Task``. If its first parameter is annotated with a type that msgspec can decode (a
-        Struct, a dict, a dataclass), it takes the payload as that type, and the ``Task`` as an optional second
-        parameter. A payload that does not fit fails its task without a retry, if no agent of another version is
-        registered that can get it.
+        Struct, a dict, a dataclass) or with a pydantic model, it takes the payload as that type, and the ``Task`` as an
+        optional second parameter. A payload that does not fit fails its task without a retry, if no agent of another
+        version is registered that can get it.
 
         The return value is the result, any JSON. An exception is a failure; the task is retried unless the exception is
         ``NonRetryable``. ``Retryable`` sets the error code, ``Release`` gives the task back.

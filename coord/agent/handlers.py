@@ -7,11 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import msgspec
-import msgspec.inspect
-
 from coord.agent.task import Task
 from coord.errors import ConfigError
+from coord.values import decoder_of
 
 
 class Handler(NamedTuple):
@@ -103,9 +101,7 @@ def _may_take(function: Callable[..., Any], count: int) -> bool:
 
 def _decoder(kind: Any, name: str) -> Callable[[Any], Any]:
     try:
-        if not isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
-            return msgspec.json.Decoder(kind).decode
-        why = "annotate it with Task, or with what msgspec can decode"
+        return decoder_of(kind)
     except (TypeError, NameError) as error:
         why = str(error)
     raise ConfigError(f"handler {name}: a payload cannot be decoded as {kind!r}: {why}")

@@ -18,7 +18,9 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from coord.connection import refuses_only_writes
 from coord.logs import get_logger
 from coord.pipeline import SilenceTimer
 
@@ -97,7 +99,7 @@ class RedisProtocol(asyncio.Protocol):
         try:
             await connection.connect()
             await connection.send_command("PING")  # a server that still loads its data accepts connections already
-            await connection.read_response()
+            await _read_pong(connection)
             _check_open(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -195,6 +197,15 @@ class RedisProtocol(asyncio.Protocol):
         self._pending.clear()
         self._out.clear()
         self._lost(self, commands)
+
+
+async def _read_pong(connection: AbstractConnection) -> None:
+    """Read the answer to PING; a server that refuses writes refuses PING too, but can be used."""
+    try:
+        await connection.read_response()
+    except ResponseError as error:
+        if not refuses_only_writes(error):
+            raise
 
 
 def _check_open(connection: AbstractConnection) -> None:

@@ -32,6 +32,8 @@ FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
 #: Seconds before a command that the server refused temporarily (out of memory, loading, …) is sent again.
 REFUSED_WAIT_S = 0.5
+#: Seconds after which the same refusal is logged again.
+LOG_AGAIN_S = 10.0
 #: Seconds that the other side has to confirm the end of a connection.
 CLOSE_S = 1.0
 #: How error answers begin that mean: this server is not the primary of these keys, or not any more.
@@ -59,6 +61,7 @@ class ReconnectingConnection:
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._is_demoted = False  # True if the server of the last connection is not the primary any more
+        self._refusal = "", 0.0  # the refusal that was logged last, and when
 
     async def open(self) -> None:
         """Connect for the first time; several callers may wait for this.
@@ -154,8 +157,16 @@ class ReconnectingConnection:
         if self.drop_demoted(error):
             self._waiting.insert(0, command)  # before later ones, which are lost with the connection
             return
-        log.warning("redis.refused", error=str(error))
+        self._log_refusal(str(error))
         asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._send_again, command)
+
+    def _log_refusal(self, error: str) -> None:
+        """Log a refusal once, and again every few seconds if it stays the same."""
+        now = asyncio.get_running_loop().time()
+        logged, logged_at = self._refusal
+        if error != logged or now - logged_at >= LOG_AGAIN_S:
+            self._refusal = error, now
+            log.warning("redis.refused", error=error)
 
     def _send_again(self, command: PendingCommand) -> None:
         if command.packed is not None and not self._is_closed:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw, Struct, json
+from msgspec.structs import replace
 
-from coord import codec
+from coord import codec, values
 from coord.agent import batching
 from coord.agent.protocol import ErrorAnswer, ignore_answer
 from coord.agent.reconnect import ReconnectingConnection
@@ -21,6 +22,7 @@ from coord.agent.task import Attempt
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.facts import (
+    DETAIL_BYTES,
     TYPE_OF,
     TaskCompleted,
     TaskFailed,
@@ -107,11 +109,11 @@ class Reports:
     def completed(self, attempt: Attempt, result: Any) -> None:
         """Report the result of an attempt; a result that cannot be sent is a failure that no retry can fix."""
         try:
-            raw = _encode(result)
+            raw = values.encode(result, "result")
             data = _encode(TaskCompleted(attempt.task_id, attempt.lease, Raw(raw), self._ago(attempt)))
             _check(data, "result", raw)
-        except Exception as error:  # noqa: BLE001 -- an object of the user may raise anything when it is encoded
-            message = f"the result of type {type(result).__name__} is not JSON: {error}"
+        except (ValueError, *codec.BAD_JSON) as error:
+            message = f"{error}; the result was: {values.text_of(result)}"
             self.failed(attempt, "result_invalid", message, retryable=False)
             return
         if len(data) > self._max_bytes:
@@ -122,10 +124,12 @@ class Reports:
         self._outcome(attempt, COMPLETED, data)
         self._completions.add(data, self._receive, attempt)
 
-    def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool) -> None:
-        """Report that an attempt failed."""
+    def failed(self, attempt: Attempt, code: str, message: str, *, retryable: bool, detail: Any = None) -> None:
+        """Report that an attempt failed; a detail that cannot be sent is left out."""
         ago = self._ago(attempt) if attempt.started_at else None
         fact = TaskFailed(attempt.task_id, attempt.lease, _text(code, 128), _text(message), retryable, ago)
+        if detail is not None and (raw := _detail(attempt, detail)) is not None:
+            fact = replace(fact, detail=raw)
         self._send(attempt, TYPE_OF[TaskFailed], _encode(fact))
 
     def released(self, attempt: Attempt, reason: str, code: str = "released") -> None:
@@ -228,6 +232,20 @@ def _check(data: bytes, field: str, raw: bytes) -> None:
         data.decode()
     if bytes(getattr(_embedded(data), field)) != raw.strip():
         raise ValueError("it is more than one value")  # and would be read as other fields of its report
+
+
+def _detail(attempt: Attempt, detail: Any) -> Raw | None:
+    """Return the detail of a failure as JSON; None if it cannot be sent."""
+    try:
+        raw = values.encode(detail, "detail")
+    except values.ValueRefused as error:
+        why = str(error)
+    else:
+        if len(raw) <= DETAIL_BYTES:
+            return Raw(raw)
+        why = f"it has {len(raw)} bytes, and the limit is {DETAIL_BYTES}"
+    log.warning("task.detail_refused", task_id=attempt.task_id, error=why)
+    return None
 
 
 def _text(value: object, max_length: int = MAX_MESSAGE) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,9 @@ from typing import Protocol, runtime_checkable
 from coord import logs
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
+from coord.interrupts import end_on_interrupt
 from coord.logs import get_logger
+from coord.standard_streams import flush, open_missing
 
 log = get_logger()
 
@@ -64,6 +65,8 @@ def run(*agents: Runnable, configure_logging: bool = True) -> None:
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         raise ConfigError("run() has an event loop of its own; within one: await agent.serve()")
+    open_missing()  # before an event loop takes their place
+    end_on_interrupt()  # until there is something to drain
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     if configure_logging:
         logs.configure_program(agents[0].settings, service=f"agent {names}")
@@ -75,8 +78,7 @@ def run(*agents: Runnable, configure_logging: bool = True) -> None:
         if any(agent.has_abandoned for agent in agents):
             # A thread cannot be stopped, and the interpreter would wait for it. Its task was given back.
             log.warning("agent.leaves_handlers_behind")
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush()
             os._exit(1)
 
 

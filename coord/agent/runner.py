@@ -208,9 +208,9 @@ class Runner:
         elif isinstance(error, Release):
             reports.released(attempt, error.reason or "released by its handler", "handler")
         elif isinstance(error, NonRetryable):
-            reports.failed(attempt, error.code, error.message, retryable=False)
+            reports.failed(attempt, error.code, error.message, retryable=False, detail=error.detail)
         elif isinstance(error, Retryable):
-            reports.failed(attempt, error.code, error.message, retryable=True)
+            reports.failed(attempt, error.code, error.message, retryable=True, detail=error.detail)
         else:
             log.warning(
                 "task.handler_failed",

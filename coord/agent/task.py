@@ -8,28 +8,37 @@ from typing import Any
 
 import msgspec
 
+from coord import values
 from coord.arguments import as_seconds
-from coord.codec import decode_json, encode
+from coord.codec import BAD_JSON, decode_json
+from coord.logs import get_logger
+
+log = get_logger()
 
 
 class NonRetryable(Exception):
     """Raise it in a handler to fail the task without a retry, even if attempts are left.
 
+    The caller finds the code, the message and the detail in its ``TaskFailed``.
+
     Args:
         code: error code in the record of the task, up to 128 characters.
         message: reason in the record of the task, up to 4,096 characters.
+        detail: any JSON of up to 4 KiB, for programs.
     """
 
-    def __init__(self, code: str, message: str = "") -> None:
+    def __init__(self, code: str, message: str = "", *, detail: Any = None) -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
+        self.detail = detail
 
 
 class Retryable(Exception):
     """Raise it in a handler to fail this attempt with a code; the task is retried if attempts are left.
 
-    Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log.
+    Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log. If no
+    attempt is left, the caller finds the code, the message and the detail in its ``TaskFailed``.
 
     In a message handler, ``Retryable(after=5)`` puts the message off: the handler gets it again after 5 seconds, and so
     on until the message expires. Later messages do not wait for it.
@@ -37,16 +46,20 @@ class Retryable(Exception):
     Args:
         code: error code in the record of the task, up to 128 characters.
         message: reason in the record of the task, up to 4,096 characters.
+        detail: any JSON of up to 4 KiB, for programs.
         after: seconds until a message handler gets its message again. A task waits for its own backoff instead.
 
     Raises:
         FactInvalid: ``after`` is not a finite number.
     """
 
-    def __init__(self, code: str = "try_again", message: str = "", *, after: float | None = None) -> None:
+    def __init__(
+        self, code: str = "try_again", message: str = "", *, detail: Any = None, after: float | None = None
+    ) -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
+        self.detail = detail
         self.after = None if after is None else as_seconds(after, "after")
 
 
@@ -113,9 +126,17 @@ class Task:
 
     @property
     def payload(self) -> Any:
-        """Payload that the client sent; decoded at the first access."""
+        """Payload that the client sent; decoded at the first access.
+
+        Raises:
+            NonRetryable: it cannot be decoded (``payload_invalid``), such as a number that is out of range.
+        """
         if self._payload is msgspec.UNSET:
-            self._payload = decode_json(bytes(self._attempt.raw))
+            raw = bytes(self._attempt.raw)
+            try:
+                self._payload = decode_json(raw)
+            except BAD_JSON as error:
+                raise NonRetryable("payload_invalid", values.why_undecodable(raw, "payload", error)) from None
         return self._payload
 
     @property
@@ -133,13 +154,22 @@ class Task:
         return self._attempt.stop_reason is not None
 
     async def progress(self, value: Any) -> None:
-        """Record the progress, any JSON value. Only the newest value counts; intermediate values are skipped."""
+        """Record the progress, any JSON value. Only the newest value counts; intermediate values are skipped.
+
+        A value that cannot be encoded as JSON is left out, with a warning in the agent's log: progress never fails a
+        task.
+        """
         self.report_progress(value)
         await asyncio.sleep(0)
 
     def report_progress(self, value: Any) -> None:
         """Record the progress like ``progress``, from a handler that runs in a thread; may be called anywhere."""
-        self._report_progress(self._attempt, encode(value))
+        try:
+            raw = values.encode(value, "progress")
+        except values.ValueRefused as error:
+            log.warning("task.progress_refused", task_id=self.task_id, error=str(error))
+            return
+        self._report_progress(self._attempt, raw)
 
     def __repr__(self) -> str:
         return f"<Task {self.task_id} {self.task_type!r} attempt {self.attempt}>"

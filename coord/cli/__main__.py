@@ -1,4 +1,4 @@
-"""``python -m coord.cli``: the command ``coord``, where only the interpreter's place is known."""
+"""``python -m coord.cli``: the command ``coord``, for callers that know only the path of the interpreter."""
 
 from coord.cli import main
 

@@ -15,11 +15,12 @@ import typer
 
 from coord.cli import parse
 from coord.cli.commands import Namespace, RedisUrl
-from coord.cli.options import settings_of
+from coord.cli.parse import Duration
+from coord.cli.session import settings_of
 from coord.errors import CoordError
 from coord.models.agents import AgentType
 
-_NO_ID = re.compile(r"[^A-Za-z0-9._@-]+")
+_INVALID_IN_ID = re.compile(r"[^A-Za-z0-9._@-]+")
 
 
 class Output(StrEnum):
@@ -31,30 +32,38 @@ class Output(StrEnum):
 
 
 def agent(
-    command: Annotated[list[str], typer.Argument(metavar="-- PROGRAM [ARGUMENT…]", help="What is run for each task.")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- PROGRAM [ARGUMENT…]", help="Program to run for each task.")
+    ],
     *,
     capability: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="What the program can do; as often as needed.")
+        list[str] | None, typer.Option(metavar="NAME", help="Capability of the agent; repeatable.")
     ] = None,
     task_type: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Take tasks of this type alone; as often as needed.", show_default="any"),
+        typer.Option(metavar="NAME", help="Accept only tasks of this type; repeatable.", show_default="any"),
     ] = None,
     id: Annotated[  # noqa: A002 -- the option's name
-        str | None, typer.Option(metavar="ID", help="The agent's id.", show_default="from program, host and process")
+        str | None, typer.Option(metavar="ID", help="Id of the agent.", show_default="from program, host and process")
     ] = None,
-    type: Annotated[AgentType, typer.Option(help="The agent's type.")] = AgentType.WORKER,  # noqa: A002 -- same
-    tag: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A tag; as often as needed.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; as often as needed.")] = None,
-    service: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A service; as often as needed.")] = None,
+    type: Annotated[AgentType, typer.Option(help="Type of the agent.")] = AgentType.WORKER,  # noqa: A002 -- same
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Tag of the agent; repeatable.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Label of the agent; repeatable.")
+    ] = None,
+    service: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Service of the agent; repeatable.")] = None,
     capacity: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Tasks at a time.", show_default="COORD_CAPACITY, 8")
+        int | None, typer.Option(min=1, metavar="N", help="Maximum concurrent tasks.", show_default="COORD_CAPACITY, 8")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, metavar="S", help="Seconds for one task.", show_default="no limit")
+        float | None,
+        typer.Option(
+            click_type=Duration(0.001), metavar="TIME", help="Timeout of one task: 30s, 5m.", show_default="no limit"
+        ),
     ] = None,
     keep_alive: Annotated[
-        bool, typer.Option("--keep-alive", help="Keep one process for each task at a time; it speaks JSON lines.")
+        bool,
+        typer.Option("--keep-alive", help="Keep one process per concurrent task, which reads and writes JSON lines."),
     ] = False,
     wait_ready: Annotated[
         bool,
@@ -65,35 +74,50 @@ def agent(
     load_timeout: Annotated[
         float | None,
         typer.Option(
-            min=0.001, metavar="S", help="With --keep-alive: seconds that the program has to load.", show_default="600"
+            click_type=Duration(0.001),
+            metavar="TIME",
+            help="With --keep-alive: time that the program has to load.",
+            show_default="10m",
         ),
     ] = None,
     output: Annotated[
-        Output, typer.Option(help="What standard output is; auto: JSON if it is, else text.")
+        Output, typer.Option(help="Format of standard output; auto: JSON if it is JSON, else text.")
     ] = Output.AUTO,
     grace: Annotated[
-        float, typer.Option(min=0, max=4.5, metavar="S", help="Seconds between SIGTERM and SIGKILL.")
+        float,
+        typer.Option(
+            click_type=Duration(0, 4.5), metavar="TIME", help="Time between SIGTERM and SIGKILL.", show_default="3s"
+        ),
     ] = 3.0,
     drain_timeout: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds that tasks have to finish when the agent is ended.")
+        float,
+        typer.Option(
+            click_type=Duration(),
+            metavar="TIME",
+            help="Time for running tasks to finish at shutdown.",
+            show_default="30s",
+        ),
     ] = 30.0,
     heartbeat_interval: Annotated[
         float | None,
         typer.Option(
-            min=0.05, metavar="S", help="Seconds between beats.", show_default="COORD_HEARTBEAT_INTERVAL_S, 5"
+            click_type=Duration(0.05),
+            metavar="TIME",
+            help="Time between two heartbeats.",
+            show_default="COORD_HEARTBEAT_INTERVAL_S, 5s",
         ),
     ] = None,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Run a program for each task: its payload is JSON on standard input, its result what the program prints.
+    """Run a program for each task: it gets the payload as JSON on standard input, and its output is the result.
 
-    {name} in an argument is that field of the payload. Exit code 75 gives the task back; 64, 65 and 66 are failures
-    that no retry mends; any other but 0 is one that a retry may mend. SIGTERM ends the agent when its tasks are done.
+    {name} in an argument is that field of the payload. Exit code 75 returns the task; 64, 65 and 66 are permanent
+    failures; after any other code but 0 the task is retried. SIGTERM shuts the agent down gracefully.
 
     Examples:
     coord agent --capability count_words -- wc -w
-    coord agent --capability ocr --capacity 2 --timeout 60 -- ./ocr.sh {lang}
+    coord agent --capability ocr --capacity 2 --timeout 60s -- ./ocr.sh {lang}
     coord agent --capability embed --keep-alive -- python embed.py
     """
     from coord import programs
@@ -108,7 +132,7 @@ def agent(
         grace_s=grace,
         output=programs.Output(output),
     )
-    made = programs.program_agent(
+    created = programs.program_agent(
         id or default_id(command),
         command,
         settings,
@@ -123,7 +147,7 @@ def agent(
         drain_timeout=drain_timeout,
     )
     try:
-        made.run()
+        created.run()
     except SystemExit as error:
         if isinstance(error.__cause__, CoordError):
             raise error.__cause__ from None
@@ -131,9 +155,9 @@ def agent(
 
 
 def default_id(command: Sequence[str]) -> str:
-    """An id that no other process has: the program's name, the host's, the process id, and four random digits.
+    """Return an id that no other process has: names of program and host, process id, and four random digits.
 
-    The process id alone would not do: in containers it is the same everywhere, and hosts' names may be.
+    The process id alone is not enough: in containers it is often the same, and the names of hosts may be too.
     """
-    program, host = (_NO_ID.sub("-", name)[:48] for name in (PurePath(command[0]).name, socket.gethostname()))
+    program, host = (_INVALID_IN_ID.sub("-", name)[:48] for name in (PurePath(command[0]).name, socket.gethostname()))
     return f"{program}-{host}-{os.getpid()}-{secrets.token_hex(2)}"

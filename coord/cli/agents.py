@@ -1,4 +1,4 @@
-"""``coord agents``: look at agents, and take them out of service."""
+"""``coord agents``: show agents; drain, resume and remove them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from coord.models.agents import AgentRecord, AgentStatus, AgentType
 if TYPE_CHECKING:
     from coord import Client
 
-AgentIds = Annotated[list[str], typer.Argument(metavar="AGENT...", help="One or more agents.", show_default=False)]
+AgentIds = Annotated[list[str], typer.Argument(metavar="AGENT...", help="Ids of the agents.", show_default=False)]
 
 
 def list_agents(
     *,
-    status: Annotated[AgentStatus | None, typer.Option(help="Only those with this status.", show_default=False)] = None,
+    status: Annotated[
+        AgentStatus | None, typer.Option(help="Only agents with this status.", show_default=False)
+    ] = None,
     agent_type: Annotated[
-        AgentType | None, typer.Option("--type", help="Only those of this type.", show_default=False)
+        AgentType | None, typer.Option("--type", help="Only agents of this type.", show_default=False)
     ] = None,
     capability: Annotated[
-        list[str] | None, typer.Option(help="Only those that can do this; again for more.", show_default=False)
+        list[str] | None, typer.Option(help="Only agents with this capability; repeatable.", show_default=False)
     ] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """List agents, those that left or fell silent too, while they are remembered.
+    """List agents, including those that left or became stale, while their records are kept.
 
     Examples:
         coord agents list
@@ -39,68 +41,80 @@ def list_agents(
         coord agents list --json | jq -r '.[].agent_id'
     """
     found = [
-        one
-        for one in ask(lambda client: client.agents(), redis_url=redis_url, namespace=namespace)
-        if (status is None or one.status is status)
-        and (agent_type is None or one.agent_type == agent_type)
-        and set(capability or ()) <= set(one.capabilities)
+        record
+        for record in ask(lambda client: client.agents(), redis_url=redis_url, namespace=namespace)
+        if (status is None or record.status is status)
+        and (agent_type is None or record.agent_type == agent_type)
+        and set(capability or ()) <= set(record.capabilities)
     ]
     if json:
         write_json(found)
     elif found:
-        columns = ("agent", "type", "status", "health", "load", "capabilities", "last beat")
-        write_table(columns, [_row(one) for one in found], right=("health", "load"), free="capabilities")
+        columns = ("agent", "type", "status", "health", "load", "capabilities", "last heartbeat")
+        write_table(columns, [_row(record) for record in found], right=("health", "load"), free="capabilities")
     else:
         write_line("no agents")
 
 
 def show(
-    agent_id: Annotated[str, typer.Argument(metavar="AGENT", help="The agent.", show_default=False)],
+    agent_id: Annotated[str, typer.Argument(metavar="AGENT", help="Id of the agent.", show_default=False)],
     *,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show all that is recorded of an agent.
+    """Show the record of an agent.
 
     Examples:
         coord agents show ocr-1
     """
-    found = ask(lambda client: client.agent(agent_id), redis_url=redis_url, namespace=namespace)
+    record = ask(lambda client: client.agent(agent_id), redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(found)
+        write_json(record)
     else:
-        write_fields(_fields(found))
+        write_fields(_fields(record))
 
 
 def drain(
     agent_ids: AgentIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
 ) -> None:
-    """Let agents finish what they have and give them nothing new, until they are resumed.
+    """Drain agents: they finish their tasks and get no new ones until they are resumed.
 
     Examples:
         coord agents drain ocr-1 ocr-2
     """
-    _each(agent_ids, lambda client, one: client.admin.drain(one), json=json, redis_url=redis_url, namespace=namespace)
+    _each(
+        agent_ids,
+        lambda client, agent_id: client.admin.drain(agent_id),
+        json=json,
+        redis_url=redis_url,
+        namespace=namespace,
+    )
 
 
 def resume(
     agent_ids: AgentIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
 ) -> None:
-    """Give drained agents work again, as soon as they want it themselves.
+    """Resume drained agents: they get tasks again, unless an agent itself reports another status.
 
     Examples:
         coord agents resume ocr-1
     """
-    _each(agent_ids, lambda client, one: client.admin.resume(one), json=json, redis_url=redis_url, namespace=namespace)
+    _each(
+        agent_ids,
+        lambda client, agent_id: client.admin.resume(agent_id),
+        json=json,
+        redis_url=redis_url,
+        namespace=namespace,
+    )
 
 
 def remove(
     agent_ids: AgentIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
 ) -> None:
-    """Deregister agents whose process is gone; what they have in flight goes to others.
+    """Deregister agents with no process; their tasks go to other agents.
 
-    An agent that still runs comes back with its next heartbeat: end its process first.
+    An agent that still runs registers again with its next heartbeat: stop its process first.
 
     Examples:
         coord agents remove ocr-1
@@ -113,7 +127,7 @@ def remove(
     _each(agent_ids, act, json=json, redis_url=redis_url, namespace=namespace)
 
 
-agents = group("agents", "Look at agents, and take them out of service.")
+agents = group("agents", "Show agents; drain, resume and remove them.")
 register(agents, list_agents, "list")
 for command in (show, drain, resume, remove):
     register(agents, command)
@@ -127,7 +141,7 @@ def _each(
     redis_url: str | None,
     namespace: str | None,
 ) -> None:
-    """Do it to one after the other, and say what its status is then; the first that cannot be done ends it."""
+    """Act on one agent after the other and print its new status; the first error ends it."""
 
     async def work(client: Client) -> list[dict[str, str]]:
         done: list[dict[str, str]] = []
@@ -142,40 +156,40 @@ def _each(
         write_json(done)
 
 
-def _row(one: AgentRecord) -> tuple[Any, ...]:
+def _row(record: AgentRecord) -> tuple[Any, ...]:
     return (
-        one.agent_id,
-        one.agent_type,
-        one.status.value,
-        f"{one.health_score:.2f}",
-        f"{one.load}/{one.capacity}",
-        " ".join(one.capabilities),
-        moment(one.last_heartbeat or None),
+        record.agent_id,
+        record.agent_type,
+        record.status.value,
+        f"{record.health_score:.2f}",
+        f"{record.load}/{record.capacity}",
+        " ".join(record.capabilities),
+        moment(record.last_heartbeat or None),
     )
 
 
-def _fields(one: AgentRecord) -> dict[str, Any]:
-    interval = one.heartbeat_interval
+def _fields(record: AgentRecord) -> dict[str, Any]:
+    interval = record.heartbeat_interval
     return {
-        "agent": one.agent_id,
-        "type": one.agent_type,
-        "status": f"{one.status.value} (deaf: it does not read its inbox)" if one.deaf else one.status.value,
-        "health": f"{one.health_score:.2f}",
-        "load": f"{one.load} of {one.capacity}",
-        "weight": f"{one.weight:g}",
-        "capabilities": " ".join(one.capabilities),
-        "services": " ".join(one.services),
-        "tags": " ".join(one.tags),
-        "labels": one.labels or None,
-        "location": one.location,
-        "endpoints": one.endpoints or None,
-        "metadata": one.metadata or None,
-        "version": one.version,
+        "agent": record.agent_id,
+        "type": record.agent_type,
+        "status": f"{record.status.value} (deaf: does not read its inbox)" if record.deaf else record.status.value,
+        "health": f"{record.health_score:.2f}",
+        "load": f"{record.load} of {record.capacity}",
+        "weight": f"{record.weight:g}",
+        "capabilities": " ".join(record.capabilities),
+        "services": " ".join(record.services),
+        "tags": " ".join(record.tags),
+        "labels": record.labels or None,
+        "location": record.location,
+        "endpoints": record.endpoints or None,
+        "metadata": record.metadata or None,
+        "version": record.version,
         "heartbeat": "none declared" if interval is None else f"every {interval:g} s",
-        "last beat": moment(one.last_heartbeat or None),
-        "registered": moment(one.registration_time or None),
-        "metrics": one.load_metrics or None,
-        "incarnation": one.incarnation,
-        "term": one.term,
-        "rev": one.rev,
+        "last heartbeat": moment(record.last_heartbeat or None),
+        "registered": moment(record.registration_time or None),
+        "metrics": record.load_metrics or None,
+        "incarnation": record.incarnation,
+        "term": record.term,
+        "rev": record.rev,
     }

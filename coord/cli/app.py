@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Annotated
 
 import typer
 
+from coord import __version__
 from coord.cli.agent import agent
 from coord.cli.agents import agents
 from coord.cli.commands import register, root
@@ -16,12 +18,22 @@ from coord.cli.gateway import gateway
 from coord.cli.messages import messages
 from coord.cli.ps import ps
 from coord.cli.queues import queues
-from coord.cli.settings import settings
-from coord.cli.strategy import strategy
+from coord.cli.settings import settings, strategy
 from coord.cli.tasks import tasks
 from coord.cli.up import up
-from coord.cli.version import show_version, version
 from coord.cli.worker import worker
+
+
+def version() -> None:
+    """Show the version of coord and of its Python interpreter."""
+    print(f"coord {__version__} (Python {platform.python_version()})")
+
+
+def _show_version(is_given: bool) -> None:
+    if is_given:
+        version()
+        raise typer.Exit
+
 
 app = root()
 
@@ -30,7 +42,7 @@ app = root()
 def _options(
     *,
     _version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options before the command."""

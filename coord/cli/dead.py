@@ -1,4 +1,4 @@
-"""``coord dead``: dead letters, which are what coord gave up on: why, and set going again or forgotten."""
+"""``coord dead``: show, replay and purge dead letters: failed tasks, undelivered messages, invalid entries."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.durations import seconds_of
 from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.errors import EntryNotFound, FactInvalid, MessageNotFound, TaskNotDead
 from coord.models.dead_letters import DeadEntry, DeadLetter
@@ -21,10 +21,10 @@ from coord.models.tasks import TaskRecord, TaskState
 if TYPE_CHECKING:
     from coord import Client
 
-#: Of each kind, unless --limit says otherwise: a screen or two.
-LISTED = 50
-#: Of each kind at most.
-LISTED_MOST = 10_000
+#: Default of --limit: a screen or two.
+DEFAULT_LIMIT = 50
+#: Maximum of --limit.
+MAX_LIMIT = 10_000
 
 
 class Kind(StrEnum):
@@ -35,19 +35,25 @@ class Kind(StrEnum):
     ENTRY = "entry"
 
 
-AKind = Annotated[Kind, typer.Argument(help="A failed task, a message, a buried entry.", show_default=False)]
-AnId = Annotated[str, typer.Argument(metavar="ID", help="As `coord dead list` shows it.", show_default=False)]
+KindArgument = Annotated[
+    Kind, typer.Argument(help="A failed task, an undelivered message, an invalid entry.", show_default=False)
+]
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of the dead letter, see `coord dead list`.", show_default=False)
+]
 
 
 def list_dead(
     *,
-    kind: Annotated[Kind | None, typer.Option(help="Only this kind.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, max=LISTED_MOST, help="So many of each kind, newest first.")] = LISTED,
+    kind: Annotated[Kind | None, typer.Option(help="Only dead letters of this kind.", show_default=False)] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number of each kind, newest first.")
+    ] = DEFAULT_LIMIT,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """List dead letters: tasks that failed, messages that reached nobody, entries that no worker could handle.
+    """List dead letters: failed tasks, undelivered messages, and entries that no worker could handle.
 
     Examples:
         coord dead list
@@ -59,59 +65,68 @@ def list_dead(
         write_json(letters)
         return
     if letters:
-        columns = ("kind", "id", "died", "what", "code", "why")
-        rows = [(one.kind, one.id, moment(one.died_at), one.what, one.code, one.reason) for one in letters]
+        columns = ("kind", "id", "died", "what", "code", "reason")
+        rows = [
+            (letter.kind, letter.id, moment(letter.died_at), letter.what, letter.code, letter.reason)
+            for letter in letters
+        ]
         write_table(columns, rows)
     else:
         write_line("no dead letters")
-    for one in kinds:
-        if counted[one] > limit:
-            hint(f"{counted[one]:,} of kind {one}; --limit shows more than {limit}")
+    for each in kinds:
+        if counted[each] > limit:
+            hint(f"there are {counted[each]:,} of kind {each}; to show more than {limit}, use --limit")
 
 
 def show(
-    kind: AKind, dead_id: AnId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
+    kind: KindArgument,
+    dead_id: IdArgument,
+    *,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
 ) -> None:
-    """Show all that is known of a dead letter.
+    """Show the record of a dead letter.
 
     Examples:
         coord dead show task 0197…
         coord dead show entry 1769860800000-0 --json | jq .data
     """
-    found = ask(lambda client: _one(client, kind, dead_id), redis_url=redis_url, namespace=namespace)
+    record = ask(lambda client: _read(client, kind, dead_id), redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(found)
+        write_json(record)
     else:
-        write_fields(_fields(found))
+        write_fields(_fields(record))
 
 
 def replay(
-    kind: AKind,
+    kind: KindArgument,
     dead_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="As `coord dead list` shows them.", show_default=False)
+        list[str],
+        typer.Argument(metavar="ID...", help="Ids of dead letters, see `coord dead list`.", show_default=False),
     ],
     *,
     ttl: Annotated[
-        str | None, typer.Option(help="Of a message: how long it may live from now on, such as 10m.")
+        float | None,
+        typer.Option(click_type=Duration(), metavar="TIME", help="New time to live of a message, such as 10m."),
     ] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Set dead letters going again: a task with fresh attempts, a message as if sent now, an entry in its stream.
+    """Replay dead letters: a task with new attempts, a message as if sent now, an entry in its stream.
 
     Examples:
         coord dead replay task 0197…
         coord dead list --kind task --json | jq -r '.[].id' | xargs coord dead replay task
     """
     if ttl is not None and kind is not Kind.MESSAGE:
-        raise FactInvalid(f"--ttl is for messages; a {kind} keeps what it was given")
-    seconds = None if ttl is None else seconds_of(ttl, "--ttl")
+        raise FactInvalid(f"--ttl is valid for messages only, not for kind {kind}")
 
     async def work(client: Client) -> list[dict[str, str]]:
         done: list[dict[str, str]] = []
         for dead_id in dead_ids:
-            again = await client.admin.replay(kind.value, dead_id, ttl=seconds)
+            again = await client.admin.replay(kind.value, dead_id, ttl=ttl)
             done.append({"kind": kind, "id": dead_id, "replayed_as": again})
             if not json:
                 write_line(f"{kind} {dead_id}: replayed" + (f" as {again}" if again != dead_id else ""))
@@ -123,20 +138,26 @@ def replay(
 
 
 def purge(
-    kind: AKind,
+    kind: KindArgument,
     dead_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One of them; without it, --older-than.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[ID]", help="Id of the dead letter; or give --older-than.", show_default=False),
     ] = None,
     *,
     older_than: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="All that died so long ago: 12h, 7d, 0 for all.", show_default=False),
+        float | None,
+        typer.Option(
+            click_type=Duration(),
+            metavar="TIME",
+            show_default=False,
+            help="All that died at least this long ago: 12h, 7d, 0 for all.",
+        ),
     ] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Forget dead letters of a kind. They cannot be brought back.
+    """Delete dead letters of a kind. They cannot be restored.
 
     Examples:
         coord dead purge task 0197…
@@ -144,10 +165,9 @@ def purge(
         coord dead purge message --older-than 0
     """
     if (dead_id is None) == (older_than is None):
-        raise FactInvalid("name either one ID or --older-than TIME (0 for all)")
-    seconds = None if older_than is None else seconds_of(older_than, "--older-than")
+        raise FactInvalid("give either one ID or --older-than TIME (0 for all)")
     purged = ask(
-        lambda client: client.admin.purge(kind.value, dead_id, older_than=seconds),
+        lambda client: client.admin.purge(kind.value, dead_id, older_than=older_than),
         redis_url=redis_url,
         namespace=namespace,
     )
@@ -157,7 +177,7 @@ def purge(
         write_line(f"{purged:,} {kind} letter{'' if purged == 1 else 's'} purged")
 
 
-dead = group("dead", "Dead letters: what coord gave up on.")
+dead = group("dead", "Show, replay and purge dead letters: failed tasks, undelivered messages, invalid entries.")
 register(dead, list_dead, "list")
 for command in (show, replay, purge):
     register(dead, command)
@@ -168,7 +188,7 @@ async def _letters(client: Client, kinds: Sequence[Kind], limit: int) -> tuple[l
     return found, await client.count_dead_letters()
 
 
-async def _one(client: Client, kind: Kind, dead_id: str) -> TaskRecord | MessageRecord | DeadEntry:
+async def _read(client: Client, kind: Kind, dead_id: str) -> TaskRecord | MessageRecord | DeadEntry:
     if kind is Kind.TASK:
         task = await client.task(dead_id)
         if task.state is not TaskState.FAILED:
@@ -180,24 +200,24 @@ async def _one(client: Client, kind: Kind, dead_id: str) -> TaskRecord | Message
         except MessageNotFound:
             message = None
         if message is None or message.status is not MessageStatus.DEAD:
-            raise MessageNotFound(f"message '{dead_id}' is no dead letter; `coord dead list` shows which are")
+            raise MessageNotFound(f"message '{dead_id}' is not a dead letter; see `coord dead list --kind message`")
         return message
     try:
         return await client.dead_entry(_entry_id(dead_id))
     except EntryNotFound as error:
-        raise EntryNotFound(f"{error}; `coord dead list --kind entry` shows which are") from None
+        raise EntryNotFound(f"{error}; see `coord dead list --kind entry`") from None
 
 
 def _entry_id(text: str) -> str:
     milliseconds, dash, number = text.partition("-")
     if not (milliseconds.isdecimal() and dash and number.isdecimal() and text.isascii() and len(text) <= 41):
-        raise FactInvalid(f"ID: {text!r} is not the id of an entry, such as 1769860800000-0")
+        raise FactInvalid(f"ID must be the id of an entry, such as 1769860800000-0, got {text!r}")
     return text
 
 
-def _fields(found: TaskRecord | MessageRecord | DeadEntry) -> dict[str, Any]:
-    """Each field under its own name, moments in local time."""
-    fields = msgspec.structs.asdict(found)
+def _fields(record: TaskRecord | MessageRecord | DeadEntry) -> dict[str, Any]:
+    """Return each field under its own name, times in local time."""
+    fields = msgspec.structs.asdict(record)
     for name, value in fields.items():
         if name.endswith("_at") or name in {"deadline", "cancel_requested_at"}:
             fields[name] = moment(value)

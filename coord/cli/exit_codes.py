@@ -28,6 +28,6 @@ _NEXT: dict[type[CoordError], str] = {
 
 
 def sentence(error: CoordError) -> str:
-    """The one line that a person is told of ``error``: what is wrong, and the next step."""
+    """Return the line to print for an error: what is wrong, and the next step."""
     step = _NEXT.get(type(error))
     return f"coord: {error}; {step}" if step else f"coord: {error}"

@@ -1,4 +1,4 @@
-"""``coord fsck``: whether the books of a cell balance."""
+"""``coord fsck``: check the consistency of a cell."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Check that a cell's counters, records, queues and inboxes agree. Changes nothing; the cell may be at work.
+    """Check that the counters, records, queues and inboxes of a cell are consistent. Read-only; safe on a running cell.
 
-    Exit code 0: all is well; 1: something was found; 2: it could not be looked at.
+    Exit code 0: consistent; 1: there are findings; 2: the check could not run.
 
     Examples:
         coord fsck
@@ -29,8 +29,8 @@ def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespa
     if json:
         write_json(report)
     else:
-        for one in report.findings:
-            write_line(f"{one.code:<22}  {one.key}: {one.message}")
+        for finding in report.findings:
+            write_line(f"{finding.code:<22}  {finding.key}: {finding.message}")
         write_line(_summary(report, cell))
     if report.findings:
         raise typer.Exit(ExitCode.NO)
@@ -44,8 +44,8 @@ async def _examine(client: Client) -> tuple[str, FsckReport]:
 
 
 def _summary(report: FsckReport, namespace: str) -> str:
-    found = len(report.findings)
-    told = f"{namespace}: {report.tasks} tasks, {found or 'no'} finding{'' if found == 1 else 's'}"
+    count = len(report.findings)
+    summary = f"{namespace}: {report.tasks} tasks, {count or 'no'} finding{'' if count == 1 else 's'}"
     if report.dropped:
-        told += f"; {report.dropped} gave up result and payload to free memory (coord ps)"
-    return told if report.compared else f"{told}; too busy to compare totals with records"
+        summary += f"; result and payload of {report.dropped} were dropped to free memory (see coord ps)"
+    return summary if report.compared else f"{summary}; totals and records not compared: the cell is too busy"

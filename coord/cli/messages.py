@@ -1,4 +1,4 @@
-"""``coord messages``: send one, and look at those that were sent."""
+"""``coord messages``: send a message; show messages."""
 
 from __future__ import annotations
 
@@ -9,37 +9,48 @@ import typer
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.models.messages import MessageStatus
 from coord.models.tasks import Priority
 
 
 def send(
-    receiver: Annotated[str, typer.Argument(help="The agent.", show_default=False)],
-    payload: Annotated[str | None, typer.Argument(metavar="PAYLOAD", help="JSON; - for standard input.")] = None,
+    receiver: Annotated[str, typer.Argument(help="Id of the agent.", show_default=False)],
+    payload: Annotated[
+        str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
+    ] = None,
     *,
-    sender: Annotated[str | None, typer.Option(metavar="ID", help="Who sends.", show_default="a new id")] = None,
-    priority: Annotated[Priority, typer.Option(help="Which lane of the inbox.")] = Priority.NORMAL,
+    sender: Annotated[str | None, typer.Option(metavar="ID", help="Id of the sender.", show_default="a new id")] = None,
+    priority: Annotated[Priority, typer.Option(help="Lane of the inbox.")] = Priority.NORMAL,
     ttl: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Not handled after that.", show_default="300")
+        float | None,
+        typer.Option(
+            click_type=Duration(above=True), metavar="TIME", help="Time to live: 30s, 10m.", show_default="5m"
+        ),
     ] = None,
-    correlation_id: Annotated[str | None, typer.Option(metavar="ID", help="What it belongs to.")] = None,
-    reply_to: Annotated[str | None, typer.Option(metavar="ID", help="The message that it answers.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(metavar="ID", help="Id of the conversation.")] = None,
+    reply_to: Annotated[str | None, typer.Option(metavar="ID", help="Id of the message that this one answers.")] = None,
     message_id: Annotated[
-        str | None, typer.Option("--id", help="Its id; the same again is delivered once.", show_default="a new one")
+        str | None,
+        typer.Option("--id", help="Id of the message; a repeated id is delivered once.", show_default="a new id"),
     ] = None,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long a router may take.")] = 10.0,
+    wait: Annotated[
+        float,
+        typer.Option(click_type=Duration(), metavar="TIME", help="Time to wait for a router.", show_default="10s"),
+    ] = 10.0,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Send a message to an agent; prints its id when it lies in the agent's inbox.
+    """Send a message to an agent; prints the message id once it is in the agent's inbox.
 
-    Exit code 1: there is no such agent, or its inbox is full; 3: no router answered, and the message waits for one.
+    Exit code 1: the agent does not exist or its inbox is full; 3: no router answered in time,
+    and the message waits for one.
 
     Examples:
         coord messages send ocr-1 '{"text": "reload your models"}'
-        coord messages send ocr-1 - --priority high --ttl 30 < order.json
+        coord messages send ocr-1 - --priority high --ttl 30s < order.json
     """
     body = parse.payload(payload)
     receipt = ask(
@@ -65,15 +76,17 @@ def send(
 
 def list_(
     *,
-    agent: Annotated[str | None, typer.Option(metavar="ID", help="Sent or received by this agent.")] = None,
-    status: Annotated[MessageStatus | None, typer.Option(help="Of this status.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 50,
-    cursor: Annotated[str | None, typer.Option(help="Go on after a list that named this.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only messages that this agent sent or receives.")
+    ] = None,
+    status: Annotated[MessageStatus | None, typer.Option(help="Only messages with this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of messages.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Continue from this cursor.")] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """List messages, the last first: those whose records are still kept.
+    """List messages whose records are kept, newest first.
 
     Examples:
         coord messages list --agent ocr-1
@@ -91,31 +104,31 @@ def list_(
         ("message", "type", "priority", "from", "to", "status", "sent", "expires", "reason"),
         [
             (
-                one.message_id,
-                one.message_type,
-                one.priority,
-                one.sender_id,
-                one.receiver_id,
-                one.status,
-                moment(one.sent_at),
-                moment(one.expires_at),
-                one.reason,
+                record.message_id,
+                record.message_type,
+                record.priority,
+                record.sender_id,
+                record.receiver_id,
+                record.status,
+                moment(record.sent_at),
+                moment(record.expires_at),
+                record.reason,
             )
-            for one in page.messages
+            for record in page.messages
         ],
     )
     if page.next is not None:
-        hint(f"there may be more: coord messages list --cursor {page.next}")
+        hint(f"there may be more; continue with: coord messages list --cursor {page.next}")
 
 
 def show(
-    message_id: Annotated[str, typer.Argument(help="The message.", show_default=False)],
+    message_id: Annotated[str, typer.Argument(help="Id of the message.", show_default=False)],
     *,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show a message: who sent what to whom, and whether it was delivered.
+    """Show a message: sender, receiver, payload and delivery status.
 
     Examples:
         coord messages show 0199f6a2-6a0c-7c65-9f38-0d1f1a7e6c55
@@ -140,7 +153,7 @@ def show(
     )
 
 
-messages = group("messages", "Send messages to agents, and look at those that were sent.")
+messages = group("messages", "Send messages to agents; show messages.")
 register(messages, send)
 register(messages, list_, "list")
 register(messages, show)

@@ -1,46 +1,60 @@
-"""Printing: JSON for programs, tables and fields for people, the same when piped but for colours.
+"""Output: JSON for programs, tables and fields for people; piped output differs in colours and width only.
 
-What comes from outside (ids, payloads, reasons) is shown with its control characters spelt out, so that no agent can
-paint on an operator's terminal.
+Control characters in values from outside (ids, payloads, reasons) are escaped, so that no agent can manipulate an
+operator's terminal.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from coord.errors import ConfigError
+from coord.standard_streams import json_text, write_error
 from coord.terminal import plain, quiet_exit
 
-#: A value that is shown to a person is cut after so many characters; ``--json`` shows all of it.
-SHOWN = 2_000
-#: Columns of a table that is piped: as many as it wants, so that nothing is cut.
+#: Maximum characters of a value in readable output; ``--json`` shows all of it.
+MAX_SHOWN = 2_000
+#: Width of a piped table: large enough that nothing is cut.
 PIPED_COLUMNS = 100_000
 
 
 def write_json(value: Any) -> None:
-    """One JSON document; indented for a person's eyes, on one line for a program's."""
-    said = msgspec.json.encode(value)
-    _write((msgspec.json.format(said, indent=2) if sys.stdout.isatty() else said).decode() + "\n")
+    """Write one JSON document; indented on a terminal, otherwise on one line."""
+    encoded = msgspec.json.encode(value)
+    _write(json_text(msgspec.json.format(encoded, indent=2) if sys.stdout.isatty() else encoded, sys.stdout) + "\n")
 
 
 def write_json_line(value: Any) -> None:
-    """One object of a stream of data: always one line."""
-    _write(msgspec.json.encode(value).decode() + "\n")
+    """Write one object of a stream of data, always on one line."""
+    _write(json_text(msgspec.json.encode(value), sys.stdout) + "\n")
 
 
 def write_line(text: str = "") -> None:
-    """One line of text, control characters spelt out."""
+    """Write one line of text; control characters are escaped."""
     _write(plain(text) + "\n")
 
 
 def hint(text: str) -> None:
-    """One line beside the data: on standard error."""
-    print(plain(text), file=sys.stderr, flush=True)
+    """Write one line to standard error, beside the data."""
+    write_error(plain(text))
+
+
+@contextlib.contextmanager
+def interruptible(sentence: str) -> Iterator[None]:
+    """Write on Ctrl-C what continues without this command, and the next step."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        hint(f"interrupted: {sentence}")
+        raise
 
 
 def write_table(
@@ -51,14 +65,14 @@ def write_table(
     free: str | None = None,
     spare: Sequence[str] = (),
 ) -> None:
-    """A table with a header line, columns aligned; on a terminal, what has no room in a line goes below it, indented.
+    """Write a table with a header line; on a terminal, columns without room continue on the next line, indented.
 
     Args:
-        columns: their names.
-        rows: one value for each column; see ``shown``. In one piece, so that it can be copied, but for the free one.
-        right: the columns whose values stand at the right: numbers.
+        columns: names of the columns.
+        rows: one value per column, see ``shown``. Only values of the free column are wrapped, so others can be copied.
+        right: columns that are aligned to the right: numbers.
         free: the column that may be wrapped; default: the last.
-        spare: the columns that a narrow terminal does without, the most dispensable first.
+        spare: columns that a narrow terminal omits, the first of them first.
     """
     from rich.text import Text
 
@@ -73,7 +87,7 @@ def write_table(
 
 
 def write_fields(fields: Mapping[str, Any]) -> None:
-    """One record: a line for each field that has a value, its name first."""
+    """Write one record: a line for each field with a value, its name first."""
     from rich.table import Table
     from rich.text import Text
 
@@ -87,22 +101,22 @@ def write_fields(fields: Mapping[str, Any]) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as a person reads it: text as it is, nothing for None, anything else as JSON; cut after ``SHOWN``."""
+    """Return a value as readable text: text as it is, "" for None, anything else as JSON; cut after ``MAX_SHOWN``."""
     if value is None:
         return ""
     text = plain(value if isinstance(value, str) else msgspec.json.encode(value).decode())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters; --json shows all)"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters; --json shows all)"
 
 
 def moment(ms: int | None) -> str:
-    """A moment, given in milliseconds since 1970, in the local time zone: 2026-01-31 12:00:00.123; '' for None."""
+    """Format milliseconds since 1970 in the local time zone: 2026-01-31 12:00:00.123; '' for None."""
     if ms is None:
         return ""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(ms // 1000))}.{ms % 1000:03d}"
 
 
 def duration(ms: float | None) -> str:
-    """A length of time, given in milliseconds: 12 ms, 3.4 s, 5 min 6 s, 7 h 8 min, 9 d 10 h; '' for None."""
+    """Format a duration in milliseconds: 12 ms, 3.4 s, 5 min 6 s, 7 h 8 min, 9 d 10 h; '' for None."""
     if ms is None:
         return ""
     minutes, seconds = divmod(int(ms // 1000), 60)
@@ -117,13 +131,13 @@ def duration(ms: float | None) -> str:
     return f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms"
 
 
-def _write_rich(what: Any) -> None:
+def _write_rich(renderable: Any) -> None:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, markup=False, emoji=False, width=None if terminal else PIPED_COLUMNS)
     with console.capture() as captured:
-        console.print(what)
+        console.print(renderable)
     _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
@@ -133,3 +147,5 @@ def _write(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         raise quiet_exit(sys.stdout) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write the output: {error.strerror}") from None

@@ -1,7 +1,8 @@
-"""What a person typed, as values: JSON, ``NAME=VALUE``, moments. A slip is answered with what would fit."""
+"""Values that a user types: JSON, ``NAME=VALUE``, durations, times, files. An error shows a valid value."""
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -9,74 +10,137 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from coord.errors import ConfigError
+from coord.models.tasks import check_moment
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_LENGTH = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_NUMBER = r"[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}"
+_DURATION = re.compile(rf"(-?(?:{_NUMBER})) ?(ms|s|m|h|d|)")
+_DURATION_WITH_UNIT = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 
 
-def payload(said: str | None) -> msgspec.Raw:
-    """The payload that an argument gives: JSON, ``-`` for what is on standard input, nothing for ``{}``.
+class Duration(click.ParamType):  # type: ignore[type-arg] # generic in click 8.4 only
+    """The type of every option that takes a time: ``1.5`` (seconds), ``30s``, ``5m``, ``2h``, ``7d``, ``250ms``.
+
+    Use it as ``typer.Option(click_type=Duration(), metavar="TIME")``; the value is a number of seconds.
+
+    Args:
+        minimum: the least valid number of seconds.
+        maximum: the greatest valid number of seconds.
+        above: True if the value must be above ``minimum``.
+    """
+
+    name = "time"
+
+    def __init__(self, minimum: float = 0.0, maximum: float = math.inf, *, above: bool = False) -> None:
+        self._minimum = minimum
+        self._maximum = maximum
+        self._above = above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of seconds.
+
+        Raises:
+            ConfigError: it is not a duration, or out of range; names the option.
+        """
+        option = param.opts[0] if param is not None else "TIME"
+        if isinstance(value, int | float):  # the default
+            return float(value)
+        found = _DURATION.fullmatch(value.strip())
+        if found is None:
+            raise ConfigError(f"{option} must be a time such as 1.5 (seconds), 30s, 5m, 2h or 7d, got {value!r}")
+        seconds = float(found[1]) * _UNITS[found[2]]
+        if seconds < self._minimum or (self._above and seconds == self._minimum):
+            least = f"{self._minimum:g} seconds" if self._minimum else "0"
+            limit = f"above {least}" if self._above else f"{least} or more"
+            raise ConfigError(f"{option} must be {limit}, got {value}")
+        if seconds > self._maximum:
+            raise ConfigError(f"{option} must be {self._maximum:g} seconds or less, got {value}")
+        return seconds
+
+
+def payload(text: str | None) -> msgspec.Raw:
+    """Return the payload of an argument: JSON, ``-`` for JSON on standard input, None for ``{}``.
 
     Raises:
-        ConfigError: it is no JSON; shows how text is given.
+        ConfigError: it is not JSON; shows how to write text and objects.
     """
-    if said is None:
+    if text is None:
         return msgspec.Raw(b"{}")
-    raw = sys.stdin.buffer.read() if said == "-" else said.encode("utf-8", "surrogateescape")
+    raw = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     try:
         msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        where = "standard input" if said == "-" else "PAYLOAD"
-        raise ConfigError(f"{where} is not JSON ({error}); text is given as '\"text\"', an object as '{{}}'") from None
+        source = "standard input" if text == "-" else "PAYLOAD"
+        raise ConfigError(f"{source} is not JSON ({error}); write text as '\"text\"', an object as '{{}}'") from None
     return msgspec.Raw(raw.strip())
 
 
-def pairs(said: Sequence[str], option: str) -> dict[str, str]:
-    """``NAME=VALUE``, any number of them.
-
-    Raises:
-        ConfigError: one has no ``=`` or no name; names the option.
-    """
-    found: dict[str, str] = {}
-    for one in said:
-        name, equals, value = one.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{option} {one!r} is not NAME=VALUE, such as {option} zone=eu")
-        found[name] = value
-    return found
-
-
-def moment(said: str, option: str, *, ahead: bool) -> datetime:
-    """A moment: RFC 3339, or how far from now, as ``90s``, ``5m``, ``2h``, ``1d``.
+def pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    """Parse any number of ``NAME=VALUE``.
 
     Args:
-        said: what was typed.
-        option: for the message.
-        ahead: whether a length counts forwards from now, or back.
+        values: as typed.
+        option: name of the option, for errors.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: a value has no ``=`` or no name.
     """
-    if length := _LENGTH.fullmatch(said):
-        offset = timedelta(seconds=float(length[1]) * _UNITS[length[2]])
+    parsed: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} must be NAME=VALUE, such as {option} zone=eu, got {text!r}")
+        parsed[name] = value
+    return parsed
+
+
+def moment(text: str, option: str, *, ahead: bool) -> datetime:
+    """Parse a point in time: RFC 3339, or a distance from now such as ``90s``, ``5m``, ``2h``, ``1d``.
+
+    Args:
+        text: as typed.
+        option: name of the option, for errors.
+        ahead: True if a distance is in the future, False if it is in the past.
+
+    Raises:
+        ConfigError: it is neither, or outside the years 1 to 9999 in UTC.
+    """
+    try:
+        parsed = _moment(text, option, ahead=ahead)
+        check_moment(parsed, option)
+    except (OverflowError, ValueError):
+        raise ConfigError(f"{option} {text!r} is outside the years 1 to 9999 in UTC") from None
+    return parsed
+
+
+def _moment(text: str, option: str, *, ahead: bool) -> datetime:
+    if duration := _DURATION_WITH_UNIT.fullmatch(text):
+        offset = timedelta(seconds=float(duration[1]) * _UNITS[duration[2]])
         return datetime.now(UTC) + (offset if ahead else -offset)
     try:
-        found = datetime.fromisoformat(said)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
+        distance = "from now" if ahead else "ago"
         raise ConfigError(
-            f"{option} {said!r} is neither a moment, such as 2030-01-31T12:00:00Z, nor a length of time, such as 5m"
+            f"{option} must be a date and time such as 2030-01-31T12:00:00Z, or 5m for 5 minutes {distance}, "
+            f"got {text!r}"
         ) from None
-    return found if found.tzinfo else found.astimezone()
+    return parsed if parsed.tzinfo else parsed.astimezone()
 
 
 def writable(path: Path, option: str) -> Any:
-    """The file, opened to be written anew.
+    """Open a file for writing.
+
+    Args:
+        path: the file; its content is replaced.
+        option: name of the option, for errors.
 
     Raises:
-        ConfigError: it cannot be; says why.
+        ConfigError: it cannot be written.
     """
     try:
         return path.open("wb")

@@ -1,4 +1,4 @@
-"""A bar on standard error while something takes its time; nothing where no person looks."""
+"""A progress bar on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-class Progress:
-    """One bar at a time; use it as ``with Progress() as progress``."""
+class ProgressBar:
+    """A progress bar; use it as ``with ProgressBar() as progress``."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
-        self._shown: TaskID | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -43,27 +43,27 @@ class Progress:
     ) -> None:
         self.end()
 
-    def begin(self, what: str, total: int | None) -> None:
-        """Show a new bar; ``total`` None: it is not known how much there is."""
+    def start(self, title: str, total: int | None) -> None:
+        """Show a new bar; ``total`` is None if the number of steps is unknown."""
         if self._bar is not None:
-            if self._shown is not None:
-                self._bar.remove_task(self._shown)
-            self._shown = self._bar.add_task(what, total=total)
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(title, total=total)
 
-    def to(self, done: int) -> None:
-        """So much is done."""
-        if self._bar is not None and self._shown is not None:
-            self._bar.update(self._shown, completed=done)
+    def update(self, done: int) -> None:
+        """Set the number of steps done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
 
-    def say(self, text: str) -> None:
-        """One line above the bar."""
+    def write(self, text: str) -> None:
+        """Write one line above the bar."""
         if self._bar is not None:
             self._bar.console.print(plain(text))
         else:
             hint(text)
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""``coord queues``: what waits, by priority and by pool."""
+"""``coord queues``: waiting tasks, by priority and by pool."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ if TYPE_CHECKING:
     from coord.models.tasks import Pool
 
 
-#: Pools that a person is shown.
-POOLS_SHOWN = 100
+#: Maximum number of pools in readable output.
+MAX_POOLS = 100
 
 
 def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Show what waits: by priority with what is scheduled and in flight, and by pool with the age of its head.
+    """Show waiting tasks: by priority, with scheduled and running ones, and by pool, with the age of its first task.
 
-    A pool is what interchangeable tasks share: type, requirements, strategy. Its head is placed next; pools are served
-    in the order shown, those that an agent can serve. The first 100 are shown; --json lists all.
+    A pool is what interchangeable tasks share: type, requirements, strategy. Its head is placed next. Pools with an
+    eligible agent are served in the order shown. The first 100 are shown; --json lists all.
 
     Examples:
         coord queues
         coord queues --json | jq '.pools[] | select(.head_age > 60000)'
     """
-    most = None if json else POOLS_SHOWN
-    found = ask(lambda client: client.backlog(most), redis_url=redis_url, namespace=namespace)
+    limit = None if json else MAX_POOLS
+    found = ask(lambda client: client.backlog(limit), redis_url=redis_url, namespace=namespace)
     if json:
         write_json(found)
         return
     write_table(
         ("priority", "submitted", "scheduled", "queued", "assigned", "running"),
         [
-            (one.priority, one.submitted, one.scheduled, one.queued, one.assigned, one.running)
-            for one in found.priorities
+            (row.priority, row.submitted, row.scheduled, row.queued, row.assigned, row.running)
+            for row in found.priorities
         ],
         right=["submitted", "scheduled", "queued", "assigned", "running"],
     )
     write_line()
     if not found.pools:
-        write_line("no task waits for an agent")
+        write_line("no tasks are waiting")
         return
     write_table(
-        ("pool", "type", "queued", "head waits", "head's priority", "head", "an agent must have"),
+        ("pool", "type", "queued", "head waits", "head's priority", "head", "requirements"),
         [
             (
-                one.pool,
-                one.definition.task_type,
-                one.length,
-                duration(one.head_age),
-                one.head_priority,
-                one.head,
-                _needs(one.definition),
+                pool.pool,
+                pool.definition.task_type,
+                pool.length,
+                duration(pool.head_age),
+                pool.head_priority,
+                pool.head,
+                _requirements(pool.definition),
             )
-            for one in found.pools
+            for pool in found.pools
         ],
         right=["queued"],
     )
@@ -65,19 +65,19 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
         write_line(f"and {found.unlisted} more pools; --json lists all")
 
 
-def _needs(pool: Pool) -> str:
-    """``capabilities ocr, pdf; labels {"zone":"eu"}``; the strategy, where the pool has its own."""
-    said: dict[str, Any] = msgspec.to_builtins(pool.requirements)
+def _requirements(pool: Pool) -> str:
+    """Format requirements as ``capabilities ocr, pdf; labels zone=eu``, with the strategy if the pool has its own."""
+    values: dict[str, Any] = msgspec.to_builtins(pool.requirements)
     if pool.strategy:
-        said["strategy"] = pool.strategy
+        values["strategy"] = pool.strategy
     if pool.refused_by:
-        said["another version than"] = [version or "(none)" for version in pool.refused_by]
-    return "; ".join(f"{name} {_plainly(value)}" for name, value in said.items()) or "nothing in particular"
+        values["another version than"] = [version or "(none)" for version in pool.refused_by]
+    return "; ".join(f"{name} {_text(value)}" for name, value in values.items()) or "none"
 
 
-def _plainly(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     if isinstance(value, dict):
-        return ", ".join(f"{name}={one}" for name, one in value.items())
+        return ", ".join(f"{name}={item}" for name, item in value.items())
     return str(value)

@@ -1,25 +1,37 @@
-"""Asking a cell: one coroutine with an open ``Client``, and errors that a person can do something about."""
+"""The session of a command: its settings, and an open ``Client`` whose errors say what to do."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from coord.cli.options import settings_of
-from coord.config import Settings
+from coord.config import Settings, load, option_of
 
 if TYPE_CHECKING:
     from coord import Client
 
 T = TypeVar("T")
 
-#: Seconds to wait for the server: a person sits there, and a script that wants longer tries again.
+#: Seconds to wait for the server: a person is waiting, and a script can retry.
 REACH_S = 5.0
 
 
+def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) -> Settings:
+    """Return the settings of a command: its options take precedence over the environment; None means not given.
+
+    Raises:
+        ConfigError: an option or a variable is invalid; names it.
+    """
+    if redis_url:
+        from coord.connection import check_url  # imports the Redis client, which every command with a URL needs
+
+        check_url(redis_url, option_of("redis_url"))
+    return load(redis_url=redis_url, namespace=namespace, **others)
+
+
 def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None, namespace: str | None = None) -> T:
-    """Run ``work`` with an open client; what it returns.
+    """Run ``work`` with an open client and return its result.
 
     Args:
         work: a function of the client, such as ``lambda client: client.task(task_id)``; Ctrl-C cancels it.
@@ -27,7 +39,7 @@ def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None,
         namespace: the option of that name.
 
     Raises:
-        CoordError: a setting does not fit, Redis cannot be reached or refuses, or what ``work`` raised.
+        CoordError: a setting is invalid, Redis is unavailable or refuses a command, or ``work`` raised it.
     """
     settings = settings_of(redis_url=redis_url, namespace=namespace)
     return asyncio.run(_ask(work, settings))
@@ -38,7 +50,7 @@ async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
 
     working = asyncio.create_task(_work(work, settings))
     try:
-        # Not awaited itself: Ctrl-C cancels once, and one cancel may get lost in there (see coord.aio).
+        # Not awaited directly: Ctrl-C cancels once, and one cancel may get lost in there (see coord.aio).
         await asyncio.wait({working})
     except asyncio.CancelledError:
         await cancel_and_wait(working)

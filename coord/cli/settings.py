@@ -1,4 +1,4 @@
-"""``coord settings``: what distributors obey while they run."""
+"""``coord settings`` and ``coord strategy``: show and change settings of running distributors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from coord.cli.session import ask
 from coord.config import LIVE
 from coord.errors import ConfigError
 
-Name = Annotated[str, typer.Argument(help=f"One of: {', '.join(LIVE)}.", show_default=False)]
+Name = Annotated[str, typer.Argument(help=f"Name of the setting: {', '.join(LIVE)}.", show_default=False)]
 
 
 def show(
-    name: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(LIVE)}; default: all.")] = None,
+    name: Annotated[str | None, typer.Argument(help=f"Name of the setting: {', '.join(LIVE)}; default: all.")] = None,
     *,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show the settings that can be set live: what holds now, whether that was set so, and what holds otherwise.
+    """Show live settings: the value, where it was set, and the value without a live one.
 
     Examples:
         coord settings show
@@ -39,7 +39,7 @@ def set_setting(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Set one live; every distributor obeys within a second, and after a restart too.
+    """Set a live setting; every distributor applies it within a second, and keeps it after a restart.
 
     Examples:
         coord settings set health_threshold 0.7
@@ -49,7 +49,7 @@ def set_setting(
 
 
 def reset(name: Name, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Give one back to the environment of the distributors.
+    """Reset a setting to its value in the environment of the distributors.
 
     Examples:
         coord settings reset strategy
@@ -58,7 +58,7 @@ def reset(name: Name, *, json: AsJson = False, redis_url: RedisUrl = None, names
     show_settings(name, json=json, redis_url=redis_url, namespace=namespace)
 
 
-settings = group("settings", "What distributors obey while they run.")
+settings = group("settings", "Show and change settings of running distributors.")
 register(settings, show)
 register(settings, set_setting, "set")
 register(settings, reset)
@@ -68,14 +68,14 @@ def show_settings(name: str | None, *, json: bool, redis_url: str | None, namesp
     """Print one live setting, or all (``None``).
 
     Raises:
-        ConfigError: there is none of this name; names those that there are.
+        ConfigError: there is no live setting of this name; lists them.
     """
     if name is not None and name not in LIVE:
         raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
     found = [
-        one
-        for one in ask(lambda client: client.admin.live_settings(), redis_url=redis_url, namespace=namespace)
-        if name in {None, one.name}
+        setting
+        for setting in ask(lambda client: client.admin.live_settings(), redis_url=redis_url, namespace=namespace)
+        if name in {None, setting.name}
     ]
     if json:
         write_json(found if name is None else found[0])
@@ -83,10 +83,53 @@ def show_settings(name: str | None, *, json: bool, redis_url: str | None, namesp
     if name is None:
         columns = ("setting", "value", "set by", "otherwise", "default", "variable")
         rows = [
-            (one.name, one.value, one.source, " | ".join(one.otherwise), one.default, one.variable) for one in found
+            (
+                setting.name,
+                setting.value,
+                setting.source,
+                " | ".join(setting.otherwise),
+                setting.default,
+                setting.variable,
+            )
+            for setting in found
         ]
         write_table(columns, rows)
         return
-    (one,) = found
-    where = {"live": "set live", "environment": f"set by {one.variable}", "default": "the default"}[one.source]
-    write_line(f"{one.name}: {one.value} ({where})")
+    (setting,) = found
+    sources = {"live": "set live", "environment": f"set by {setting.variable}", "default": "the default"}
+    write_line(f"{setting.name}: {setting.value} ({sources[setting.source]})")
+
+
+def show_strategy(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
+    """Show the placement strategy for tasks without a strategy of their own, and where it was set.
+
+    Examples:
+        coord strategy show
+    """
+    show_settings("strategy", json=json, redis_url=redis_url, namespace=namespace)
+
+
+def set_strategy(
+    name: Annotated[str, typer.Argument(help="Name of the strategy.", show_default=False)],
+    *,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Set the placement strategy; every distributor applies it within a second.
+
+    An unknown name is refused with a list of the strategies. `coord settings reset strategy` undoes it.
+
+    Examples:
+        coord strategy set round_robin
+    """
+    ask(lambda client: client.admin.set_setting("strategy", name), redis_url=redis_url, namespace=namespace)
+    if json:
+        write_json({"strategy": name})
+    else:
+        write_line(f"strategy: {name}")
+
+
+strategy = group("strategy", "Show and set the strategy that chooses the best agent.")
+register(strategy, show_strategy, "show")
+register(strategy, set_strategy, "set")

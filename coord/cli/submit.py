@@ -1,7 +1,8 @@
-"""``coord tasks submit``: one task from the command line, or as many as a file has lines."""
+"""``coord tasks submit``: submit one task, or one for each line of a file."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,77 +11,124 @@ import typer
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import hint, write_json, write_line
+from coord.cli.output import hint, interruptible, write_json, write_line
+from coord.cli.parse import Duration
 from coord.cli.session import ask
-from coord.errors import ConfigError, CoordError, ResultTimeout
+from coord.errors import ConfigError, CoordError, FactInvalid, IdInvalid, ResultTimeout
 from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
     from coord import Client, TaskHandle
 
-#: Seconds that a distributor may take to say that it has a task.
+#: Seconds to wait until a distributor accepts a task.
 ACCEPT_S = 5.0
+#: Field of a task -> argument or option that sets it, for errors.
+OPTION_OF = {
+    "task_type": "TYPE",
+    "payload": "PAYLOAD",
+    "task_id": "--id",
+    "timeout": "--timeout",
+    "delay": "--delay",
+    "run_at": "--run-at",
+    "deadline": "--deadline",
+    "strategy": "--strategy",
+    "retry.max_attempts": "--max-attempts",
+    "retry.backoff": "--backoff",
+    "requirements.capabilities": "--capability",
+    "requirements.agent_type": "--agent-type",
+    "requirements.services": "--service",
+    "requirements.tags": "--tag",
+    "requirements.labels": "--label",
+    "requirements.agent_id": "--agent",
+    "requirements.min_health_score": "--min-health",
+}
+_FIELD_ERROR = re.compile(r"(?:field 'data': )?(.+) - at (?:`key` in )?`\$\.([a-z_.]+).*`")
+#: Maximum delay: a year.
+_MAX_DELAY_S = 31_536_000
 
 
 def submit(
-    task_type: Annotated[str | None, typer.Argument(metavar="TYPE", help="What is to be done.")] = None,
-    payload: Annotated[str | None, typer.Argument(metavar="PAYLOAD", help="JSON; - for standard input.")] = None,
+    task_type: Annotated[str | None, typer.Argument(metavar="TYPE", help="Type of the task.")] = None,
+    payload: Annotated[
+        str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
+    ] = None,
     *,
     file: Annotated[
-        Path | None, typer.Option(help="Submit a task for each line of this file (JSON objects); - for standard input.")
+        Path | None,
+        typer.Option(help="Submit one task per line of this file (JSON objects); - reads standard input."),
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="With --file --wait: write each outcome to this file, one JSON object a line.")
+        Path | None,
+        typer.Option(help="With --file --wait: write each outcome to this file, one JSON object per line."),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome, and print the result.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome and print the result.")] = False,
     wait_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0, help="With --wait: no longer than this; the task goes on.")
+        float | None,
+        typer.Option(
+            click_type=Duration(), metavar="TIME", help="With --wait: maximum time to wait; the task is not cancelled."
+        ),
     ] = None,
     task_id: Annotated[
         str | None,
-        typer.Option("--id", help="The task's id; the same again submits nothing.", show_default="a new one"),
+        typer.Option("--id", help="Id of the task; a repeated id submits nothing.", show_default="a new id"),
     ] = None,
-    priority: Annotated[Priority | None, typer.Option(help="How soon it wants to run.", show_default="normal")] = None,
+    priority: Annotated[Priority | None, typer.Option(help="Priority of the task.", show_default="normal")] = None,
     capability: Annotated[
-        list[str] | None, typer.Option(help="An agent must have this; repeat for more.", show_default="TYPE")
+        list[str] | None,
+        typer.Option(help="Capability that the agent must have; repeatable.", show_default="TYPE"),
     ] = None,
-    agent_type: Annotated[str | None, typer.Option(help="An agent must be of this type.")] = None,
-    service: Annotated[list[str] | None, typer.Option(help="An agent must offer this.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="An agent must have this tag.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="… this label.")] = None,
-    agent: Annotated[str | None, typer.Option(metavar="ID", help="This agent and no other.")] = None,
-    min_health: Annotated[float | None, typer.Option(min=0, max=1, help="… at least this health.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Choose the best agent this way.")] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Bounds one attempt.")] = None,
-    delay: Annotated[float | None, typer.Option(metavar="SECONDS", help="Run no sooner than so long from now.")] = None,
-    run_at: Annotated[str | None, typer.Option(metavar="MOMENT", help="Run no sooner than then.")] = None,
+    agent_type: Annotated[str | None, typer.Option(help="Type that the agent must have.")] = None,
+    service: Annotated[list[str] | None, typer.Option(help="Service that the agent must have; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Tag that the agent must have; repeatable.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Label that the agent must have; repeatable.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option(metavar="ID", help="Run the task on this agent only.")] = None,
+    min_health: Annotated[float | None, typer.Option(min=0, max=1, help="Minimum health of the agent, 0 to 1.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Placement strategy for this task.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(click_type=Duration(above=True), metavar="TIME", help="Timeout of one attempt: 30s, 5m."),
+    ] = None,
+    delay: Annotated[
+        float | None,
+        typer.Option(click_type=Duration(0, _MAX_DELAY_S), metavar="TIME", help="Delay before the task may run."),
+    ] = None,
+    run_at: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Time before which the task does not run: RFC 3339, or 5m, 2h, 1d."),
+    ] = None,
     deadline: Annotated[
-        str | None, typer.Option(metavar="MOMENT", help="Expires then, whatever its state: RFC 3339, or 5m, 2h, 1d.")
+        str | None,
+        typer.Option(metavar="WHEN", help="Time at which an unfinished task expires: RFC 3339, or 5m, 2h, 1d."),
     ] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Tries before it counts as failed.")] = None,
-    backoff: Annotated[float | None, typer.Option(metavar="SECONDS", help="Rest before the second try.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Number of attempts before the task fails.")] = None,
+    backoff: Annotated[
+        float | None,
+        typer.Option(click_type=Duration(), metavar="TIME", help="Upper limit of the backoff before the first retry."),
+    ] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Submit a task, or one for each line of a file; prints its id, with --wait its result.
+    """Submit a task, or one for each line of a file; prints the task id, with --wait the result.
 
-    A line of --file is an object: task_type, payload, and if need be task_id, priority, capabilities, requirements,
-    timeout, deadline, delay, run_at, retry, strategy. What the command line says holds for lines that do not say it.
-    All lines are checked before any is submitted.
+    A line of --file is an object with task_type and payload, optionally task_id, priority, capabilities, requirements,
+    timeout, deadline, delay, run_at, retry, strategy. Options of the command line apply to lines without that field.
+    All lines are checked before any task is submitted.
 
-    Exit code 0: submitted, with --wait completed; 1: refused or not completed; 3: the time to wait was over.
+    Exit code 0: submitted, with --wait completed; 1: refused or not completed; 3: timed out, the task goes on.
 
     Examples:
         coord tasks submit ocr '{"page": 1}'
-        coord tasks submit report --id report-7 --priority high --timeout 60 --wait < /dev/null
+        coord tasks submit report --id report-7 --priority high --timeout 60s --wait < /dev/null
         jq -c . order.json | coord tasks submit order - --tag eu --max-attempts 5
         coord tasks submit --file tasks.jsonl --wait --results results.jsonl
     """
     common: dict[str, Any] = {
         "priority": priority,
         "capabilities": capability,
-        "requirements": _said(
+        "requirements": _given(
             agent_type=agent_type,
             services=service,
             tags=tag,
@@ -93,26 +141,26 @@ def submit(
         "delay": delay,
         "run_at": parse.moment(run_at, "--run-at", ahead=True) if run_at else None,
         "deadline": parse.moment(deadline, "--deadline", ahead=True) if deadline else None,
-        "retry": _said(max_attempts=max_attempts, backoff=backoff),
+        "retry": _given(max_attempts=max_attempts, backoff=backoff),
     }
-    common = _said(**common) or {}
+    common = _given(**common) or {}
     if file is not None:
         from coord.cli import bulk
 
-        _refuse(payload is not None, "PAYLOAD is for one task; with --file each line has its own")
-        _refuse(task_id is not None, "--id is for one task; with --file each line may name its task_id")
-        _refuse(results is not None and not wait, "--results is written as tasks end: give --wait too")
+        _refuse_if(payload is not None, "PAYLOAD is for one task; with --file each line has its own payload")
+        _refuse_if(task_id is not None, "--id is for one task; with --file each line may have a task_id")
+        _refuse_if(results is not None and not wait, "--results needs --wait: it gets the outcomes of the tasks")
         plan = bulk.SubmitPlan(
             file, common, task_type, wait=wait, wait_timeout=wait_timeout, results=results, json=json
         )
         code = ask(lambda client: bulk.run(client, plan), redis_url=redis_url, namespace=namespace)
     else:
-        _refuse(task_type is None, "give a TYPE, as in `coord tasks submit echo '{\"n\": 1}'`, or --file")
-        _refuse(results is not None, "--results is for --file; the result of one task is printed")
-        one = common | {"task_type": task_type, "payload": parse.payload(payload), "task_id": task_id}
-        one.setdefault("capabilities", [task_type])
+        _refuse_if(task_type is None, "give a TYPE, as in `coord tasks submit echo '{\"n\": 1}'`, or --file")
+        _refuse_if(results is not None, "--results is for --file; the result of one task is printed")
+        spec = common | {"task_type": task_type, "payload": parse.payload(payload), "task_id": task_id}
+        spec.setdefault("capabilities", [task_type])
         code = ask(
-            lambda client: _one(client, one, wait=wait, wait_timeout=wait_timeout, json=json),
+            lambda client: _submit_one(client, spec, wait=wait, wait_timeout=wait_timeout, json=json),
             redis_url=redis_url,
             namespace=namespace,
         )
@@ -120,25 +168,32 @@ def submit(
         raise typer.Exit(code)
 
 
-async def _one(client: Client, spec: dict[str, Any], *, wait: bool, wait_timeout: float | None, json: bool) -> ExitCode:
-    (handle,) = await client.submit_many([spec])
-    if wait:
-        return await _outcome(handle, wait_timeout, json=json)
-    late = False
+async def _submit_one(
+    client: Client, spec: dict[str, Any], *, wait: bool, wait_timeout: float | None, json: bool
+) -> ExitCode:
     try:
-        await handle.accepted(timeout=ACCEPT_S)
+        (handle,) = await client.submit_many([spec])
+    except (FactInvalid, IdInvalid) as error:
+        raise type(error)(option_error(str(error), spec)) from None
+    if wait:
+        with interruptible(_continuation(handle.task_id)):
+            return await _outcome(handle, wait_timeout, json=json)
+    is_late = False
+    try:
+        with interruptible(_continuation(handle.task_id)):
+            await handle.accepted(timeout=ACCEPT_S)
     except ResultTimeout:
-        late = True
-        hint(f"no distributor took it within {ACCEPT_S:g} s; it waits for one: `coord ps` shows who is there")
+        is_late = True
+        hint(f"no distributor accepted the task within {ACCEPT_S:g} s; it waits for one: see `coord ps`")
     if json:
-        write_json({"task_id": handle.task_id, "entry_id": handle.entry_id, "accepted": not late})
+        write_json({"task_id": handle.task_id, "entry_id": handle.entry_id, "accepted": not is_late})
     else:
         write_line(handle.task_id)
-    return ExitCode.OPEN if late else ExitCode.OK
+    return ExitCode.OPEN if is_late else ExitCode.OK
 
 
 async def _outcome(handle: TaskHandle, wait_timeout: float | None, *, json: bool) -> ExitCode:
-    """Print the result, or with ``json`` the record, however the task ended."""
+    """Print the result, or with ``json`` the record of the task, whatever its outcome."""
     try:
         result = await handle.result(wait_timeout)
     except ResultTimeout as error:
@@ -152,11 +207,37 @@ async def _outcome(handle: TaskHandle, wait_timeout: float | None, *, json: bool
     return ExitCode.OK
 
 
-def _said(**options: Any) -> dict[str, Any] | None:
-    """The options that were given; None for none."""
+def _continuation(task_id: str) -> str:
+    return (
+        f"task {task_id} goes on; `coord tasks watch {task_id}` follows it, `coord tasks cancel {task_id}` cancels it"
+    )
+
+
+def option_error(message: str, spec: dict[str, Any]) -> str:
+    """Return the error of a field of a task as an error of the option that sets the field."""
+    message = message.removeprefix("specs[0]: ")
+    found = _FIELD_ERROR.fullmatch(message)
+    if found is None:
+        field, space, rest = message.partition(" ")
+        return f"{OPTION_OF[field]}{space}{rest}" if field in OPTION_OF else message.removeprefix("field 'data': ")
+    problem, path = found[1], found[2]
+    value: Any = spec
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if "matching regex '^[A-Za-z0-9._@-]" in problem:
+        expected = "must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -"
+    elif problem == "Expected `str` of length >= 1":
+        expected = "must not be empty"
+    else:
+        expected = problem.replace("`", "").replace("Expected", "must be")
+    return f"{OPTION_OF.get(path, path)} {expected}, got {value!r}"
+
+
+def _given(**options: Any) -> dict[str, Any] | None:
+    """Return the options that were given; None without any."""
     return {name: value for name, value in options.items() if value is not None and value != []} or None
 
 
-def _refuse(wrong: bool, sentence: str) -> None:
-    if wrong:
+def _refuse_if(is_wrong: bool, sentence: str) -> None:
+    if is_wrong:
         raise ConfigError(sentence)

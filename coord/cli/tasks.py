@@ -1,4 +1,4 @@
-"""``coord tasks``: submit, look at, follow, cancel and try again."""
+"""``coord tasks``: submit, show, list, watch, cancel and retry tasks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from coord.models.tasks import TaskRecord, TaskState
 if TYPE_CHECKING:
     from coord import Client
 
-TaskId = Annotated[str, typer.Argument(help="The task.", show_default=False)]
+TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
 
 
 def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Show a task: its state, where it ran and why there, every attempt, its result or error.
+    """Show a task: state, agent, placement decision, attempts, result or error.
 
     Examples:
         coord tasks show report-7
@@ -36,18 +36,18 @@ def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, n
     if record.attempts:
         write_line()
         write_table(
-            ("attempt", "how it ended", "agent", "assigned", "lasted", "code", "message"),
+            ("attempt", "outcome", "agent", "assigned", "duration", "code", "message"),
             [
                 (
-                    one.attempt,
-                    one.how,
-                    one.agent_id,
-                    moment(one.assigned_at),
-                    duration(one.ended_at - one.assigned_at),
-                    one.code,
-                    one.message,
+                    attempt.attempt,
+                    attempt.how,
+                    attempt.agent_id,
+                    moment(attempt.assigned_at),
+                    duration(attempt.ended_at - attempt.assigned_at),
+                    attempt.code,
+                    attempt.message,
                 )
-                for one in record.attempts
+                for attempt in record.attempts
             ],
             right=["attempt"],
         )
@@ -67,8 +67,8 @@ def _fields(record: TaskRecord) -> dict[str, object]:
         "attempt": record.attempt or None,
         "assigned": moment(record.assigned_at),
         "started": moment(record.started_at),
-        "cancel asked": moment(record.cancel_requested_at),
-        "finished": moment(record.finished_at) + (f" ({ended} after it was submitted)" if ended else ""),
+        "cancel requested": moment(record.cancel_requested_at),
+        "finished": moment(record.finished_at) + (f" ({ended} after submission)" if ended else ""),
         "pool": record.pool,
         "payload": record.payload,
         "progress": record.progress,
@@ -80,24 +80,24 @@ def _fields(record: TaskRecord) -> dict[str, object]:
 
 def _result(record: TaskRecord) -> object:
     if record.dropped:
-        return "dropped, as was the payload, to free memory on the server"
+        return "dropped, like the payload, to free memory on the server"
     return "null" if record.state is TaskState.COMPLETED and record.result is None else record.result
 
 
 def list_(
     *,
-    state: Annotated[list[TaskState] | None, typer.Option(help="Of this state; may be given more than once.")] = None,
-    task_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Of this type.")] = None,
-    agent: Annotated[str | None, typer.Option(metavar="ID", help="Held or ended by this agent.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 50,
-    cursor: Annotated[str | None, typer.Option(help="Go on after a list that named this.")] = None,
+    state: Annotated[list[TaskState] | None, typer.Option(help="Only tasks in this state; repeatable.")] = None,
+    task_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only tasks of this type.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="ID", help="Only tasks of this agent.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of tasks.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Continue from this cursor.")] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """List tasks: those that agents hold, those that wait, those that failed, and the others that ended.
+    """List tasks: first those that agents hold, then waiting, failed and other ended tasks.
 
-    Waiting ones come pool by pool, the next to be placed first; ended ones with the last first.
+    Waiting tasks are listed by pool, the next to be placed first; ended tasks are listed newest first.
 
     Examples:
         coord tasks list
@@ -115,42 +115,42 @@ def list_(
         write_json(page)
         return
     write_table(
-        ("task", "type", "state", "priority", "agent", "attempt", "submitted", "took", "error"),
+        ("task", "type", "state", "priority", "agent", "attempt", "submitted", "duration", "error"),
         [
             (
-                one.task_id,
-                one.task_type,
-                one.state,
-                one.priority,
-                one.agent_id,
-                one.attempt,
-                moment(one.submitted_at),
-                None if one.finished_at is None else duration(one.finished_at - one.submitted_at),
-                None if one.error is None else f"{one.error.code}: {one.error.message}",
+                record.task_id,
+                record.task_type,
+                record.state,
+                record.priority,
+                record.agent_id,
+                record.attempt,
+                moment(record.submitted_at),
+                None if record.finished_at is None else duration(record.finished_at - record.submitted_at),
+                None if record.error is None else f"{record.error.code}: {record.error.message}",
             )
-            for one in page.tasks
+            for record in page.tasks
         ],
         right=["attempt"],
     )
     if page.next is not None:
-        hint(f"there may be more: coord tasks list --cursor {page.next}")
+        hint(f"there may be more; continue with: coord tasks list --cursor {page.next}")
 
 
 def cancel(
     task_id: TaskId,
     *,
-    reason: Annotated[str, typer.Option(help="Told to its agent, and kept in its record.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason for the agent and the task's record.")] = "",
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Cancel a task: one that waits at once; one that runs is told to stop, and overruled if it does not.
+    """Cancel a task: a waiting task at once; a running task is asked to stop, and the cancel is forced if it does not.
 
-    Exit code 0: it is or will be cancelled; 1: it has another outcome, or there is no such task; 3: no distributor
-    answered, and the request waits for one.
+    Exit code 0: cancelled, or cancel requested; 1: the task has another outcome or does not exist; 3: no distributor
+    answered in time, the request waits for one.
 
     Examples:
-        coord tasks cancel report-7 --reason "asked for twice"
+        coord tasks cancel report-7 --reason "submitted twice"
     """
 
     async def work(client: Client) -> tuple[str, TaskState | None, bool]:
@@ -161,15 +161,15 @@ def cancel(
             answer = "sent"
         return answer, await _state(client, task_id), before is TaskState.CANCELLED
 
-    answer, state, was_so = ask(work, redis_url=redis_url, namespace=namespace)
+    answer, state, was_cancelled = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_json({"task_id": task_id, "answer": answer})
     else:
         write_line(
             {
-                "accepted": f"{task_id} {_outcome(state, was_so=was_so)}",
-                "pending": f"{task_id} is not known yet; it will be cancelled if it comes",
-                "sent": f"no distributor answered; the request to cancel {task_id} waits for one (coord ps)",
+                "accepted": f"{task_id} {_outcome(state, was_cancelled=was_cancelled)}",
+                "pending": f"{task_id} does not exist yet; it will be cancelled when it is submitted",
+                "sent": f"no distributor answered; the request to cancel {task_id} waits for one (see coord ps)",
             }[answer]
         )
     if answer == "sent":
@@ -183,17 +183,17 @@ async def _state(client: Client, task_id: str) -> TaskState | None:
         return None
 
 
-def _outcome(state: TaskState | None, *, was_so: bool) -> str:
-    """What an accepted cancel has come to, by the record."""
+def _outcome(state: TaskState | None, *, was_cancelled: bool) -> str:
+    """Describe the effect of an accepted cancel, by the state in the record."""
     if state is TaskState.CANCELLED:
-        return "was cancelled already" if was_so else "is cancelled"
+        return "was already cancelled" if was_cancelled else "is cancelled"
     if state in {TaskState.ASSIGNED, TaskState.RUNNING}:
-        return f"is {state}; its agent was told to stop"
-    return "is to be cancelled" if state is None else f"is {state} by now"
+        return f"is {state}; its agent was asked to stop"
+    return "will be cancelled" if state is None else f"is {state}"
 
 
 def retry(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Try a failed task again: the same id, fresh attempts, its story kept.
+    """Retry a failed task: same id, new attempts, history kept.
 
     Examples:
         coord tasks retry report-7
@@ -207,10 +207,10 @@ def retry(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, 
     if json:
         write_json(record)
     else:
-        write_line(f"{task_id} is {record.state} again; `coord tasks watch {task_id}` follows it")
+        write_line(f"{task_id} is {record.state} again; follow it with `coord tasks watch {task_id}`")
 
 
-tasks = group("tasks", "Submit tasks, look at them, follow them, cancel them, try them again.")
+tasks = group("tasks", "Submit, show, list, watch, cancel and retry tasks.")
 register(tasks, submit)
 register(tasks, show)
 register(tasks, list_, "list")

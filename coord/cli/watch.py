@@ -1,4 +1,4 @@
-"""``coord tasks watch``: what becomes of tasks, until all of them have ended."""
+"""``coord tasks watch``: follow tasks until all of them have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import duration, shown, write_json_line, write_line
+from coord.cli.output import duration, interruptible, shown, write_json_line, write_line
+from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
@@ -22,29 +23,31 @@ if TYPE_CHECKING:
 
     from coord import Client
 
-#: Seconds between two looks at the records.
-LOOK_S = 0.2
+#: Seconds between two reads of the records.
+POLL_S = 0.2
 #: Records read in one round trip.
 CHUNK = 100
-#: Rows of the live table: those that have not ended come first.
-ROWS = 30
+#: Maximum rows of the live table; tasks that have not ended come first.
+MAX_ROWS = 30
 _ENDED = TERMINAL | {TaskState.REFUSED}
-#: How each state looks on a terminal.
+#: State -> style on a terminal.
 _STYLE = {TaskState.RUNNING: "cyan", TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.EXPIRED: "red"}
 
 
 def watch(
-    task_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks.", show_default=False)],
+    task_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the tasks.", show_default=False)],
     *,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Wait no longer.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(click_type=Duration(), metavar="TIME", help="Maximum time to wait: 30s, 5m.")
+    ] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Follow tasks until they have ended: a live table on a terminal, otherwise a line for each change.
+    """Follow tasks until all have ended: a live table on a terminal, otherwise a line for each change.
 
-    With --json each line is the task's record as of then. Exit code 0: all are completed; 1: one is not; 3: the time
-    was over, and they go on.
+    With --json each line is the task's current record. Exit code 0: all completed; 1: at least one did not; 3: timed
+    out, the tasks go on.
 
     Examples:
         coord tasks watch report-7
@@ -55,12 +58,13 @@ def watch(
     async def follow(client: Client) -> list[TaskRecord]:
         display = _Live() if sys.stdout.isatty() and not json else _Lines(json=json)
         try:
-            return await _follow(client, wanted, display, timeout)
+            with interruptible(f"{_these(wanted)} on; `coord tasks cancel {wanted[0]}` cancels {_one_of(wanted)}"):
+                return await _follow(client, wanted, display, timeout)
         finally:
             display.end()
 
     records = ask(follow, redis_url=redis_url, namespace=namespace)
-    if any(one.state is not TaskState.COMPLETED for one in records):
+    if any(record.state is not TaskState.COMPLETED for record in records):
         raise typer.Exit(ExitCode.NO)
 
 
@@ -73,22 +77,32 @@ async def _follow(
     while True:
         missing: list[str] = []
         for at in range(0, len(open_), CHUNK):
-            some = open_[at : at + CHUNK]
-            for task_id, record in zip(some, await client.tasks(some), strict=True):
+            chunk = open_[at : at + CHUNK]
+            for task_id, record in zip(chunk, await client.tasks(chunk), strict=True):
                 if record is None:
                     missing.append(task_id)
                 elif record != seen.get(task_id):
                     seen[task_id] = record
                     display.changed(record)
         if missing:
-            raise TaskNotFound(f"{_named(missing)} not found: unknown, forgotten, or not taken by a distributor yet")
-        open_ = [one for one in open_ if seen[one].state not in _ENDED]
-        display.looked(list(seen.values()))
+            raise TaskNotFound(
+                f"{_named(missing)} not found: unknown id, expired record, or not yet accepted by a distributor"
+            )
+        open_ = [task_id for task_id in open_ if seen[task_id].state not in _ENDED]
+        display.refresh(list(seen.values()))
         if not open_:
             return list(seen.values())
         if timeout is not None and time.monotonic() - began >= timeout:
-            raise ResultTimeout(f"{len(open_)} of {len(task_ids)} did not end within {timeout:g} s; they go on")
-        await asyncio.sleep(LOOK_S)
+            raise ResultTimeout(f"{len(open_)} of {len(task_ids)} tasks did not end within {timeout:g} s; they go on")
+        await asyncio.sleep(POLL_S)
+
+
+def _these(task_ids: list[str]) -> str:
+    return f"task {task_ids[0]} goes" if len(task_ids) == 1 else f"{len(task_ids)} tasks go"
+
+
+def _one_of(task_ids: list[str]) -> str:
+    return "it" if len(task_ids) == 1 else "the first of them"
 
 
 def _named(task_ids: list[str]) -> str:
@@ -97,30 +111,30 @@ def _named(task_ids: list[str]) -> str:
 
 
 class _Lines:
-    """A line for each change."""
+    """Writes a line for each change."""
 
     def __init__(self, *, json: bool) -> None:
         self._json = json
-        self._said: dict[str, str] = {}
+        self._last: dict[str, str] = {}
 
     def changed(self, record: TaskRecord) -> None:
         if self._json:
             write_json_line(record)
             return
-        said = _sentence(record)
-        if said != self._said.get(record.task_id):
-            self._said[record.task_id] = said
-            write_line(f"{record.task_id}  {said}")
+        sentence = _sentence(record)
+        if sentence != self._last.get(record.task_id):
+            self._last[record.task_id] = sentence
+            write_line(f"{record.task_id}  {sentence}")
 
-    def looked(self, records: list[TaskRecord]) -> None:
-        """Nothing is shown of a look."""
+    def refresh(self, records: list[TaskRecord]) -> None:
+        """Do nothing: ``changed`` writes all."""
 
     def end(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class _Live:
-    """A table that is drawn anew with each look."""
+    """Shows a table that is redrawn with each refresh."""
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -129,9 +143,9 @@ class _Live:
         self._live.start()
 
     def changed(self, record: TaskRecord) -> None:
-        """All changes are drawn together."""
+        """Do nothing: ``refresh`` draws all."""
 
-    def looked(self, records: list[TaskRecord]) -> None:
+    def refresh(self, records: list[TaskRecord]) -> None:
         self._live.update(_table(records), refresh=True)
 
     def end(self) -> None:
@@ -139,7 +153,7 @@ class _Live:
 
 
 def _sentence(record: TaskRecord) -> str:
-    """``running on ocr-1, attempt 2: {"page":3}``."""
+    """Format a record: ``running on ocr-1 at attempt 2: {"page":3}``."""
     parts: list[str] = [str(record.state)]
     if record.agent_id:
         parts.append(f"on {record.agent_id}")
@@ -154,8 +168,8 @@ def _sentence(record: TaskRecord) -> str:
 def _detail(record: TaskRecord) -> str:
     if record.error is not None:
         return shown(f"{record.error.code}: {record.error.message}")
-    told: Any = record.result if record.state is TaskState.COMPLETED else record.progress
-    return shown(told)
+    value: Any = record.result if record.state is TaskState.COMPLETED else record.progress
+    return shown(value)
 
 
 def _table(records: list[TaskRecord]) -> Table:
@@ -166,11 +180,12 @@ def _table(records: list[TaskRecord]) -> Table:
     for column in ("task", "state", "agent", "attempt"):
         table.add_column(column, no_wrap=True)
     table.add_column("progress, result or error", overflow="ellipsis", no_wrap=True)
-    ordered = sorted(records, key=lambda one: one.state in _ENDED)
-    for one in ordered[:ROWS]:
-        state = Text(one.state, style=_STYLE.get(one.state, ""))
-        cells = (plain(one.task_id), state, plain(one.agent_id or ""), str(one.attempt or ""), _detail(one))
+    ordered = sorted(records, key=lambda record: record.state in _ENDED)
+    for record in ordered[:MAX_ROWS]:
+        state = Text(record.state, style=_STYLE.get(record.state, ""))
+        agent, attempt = plain(record.agent_id or ""), str(record.attempt or "")
+        cells = (plain(record.task_id), state, agent, attempt, _detail(record))
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-    if len(ordered) > ROWS:
-        table.add_row(Text(f"and {len(ordered) - ROWS} more", style="dim"))
+    if len(ordered) > MAX_ROWS:
+        table.add_row(Text(f"and {len(ordered) - MAX_ROWS} more", style="dim"))
     return table

@@ -1,4 +1,4 @@
-"""``coord worker KIND``: one more worker, here."""
+"""``coord worker KIND``: run one worker."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from coord.cli.commands import Namespace, RedisUrl
-from coord.cli.options import settings_of
+from coord.cli.session import settings_of
 
 
-class Kind(StrEnum):
+class WorkerKind(StrEnum):
     """A kind of worker."""
 
     REGISTRY = "registry"
@@ -23,21 +23,27 @@ class Kind(StrEnum):
 
 def worker(
     *,
-    kind: Annotated[Kind, typer.Argument(help="What it does.", show_default=False)],
+    kind: Annotated[WorkerKind, typer.Argument(help="Kind of worker.", show_default=False)],
     name: Annotated[
         str | None,
-        typer.Option(help="Its name among its kind; it takes up what that name had read.", show_default="host-pid-…"),
+        typer.Option(
+            help="Name, unique among its kind; a worker takes over the entries that are pending under its name.",
+            show_default="host-pid-…",
+        ),
     ] = None,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
     watch_stdin: Annotated[
-        bool, typer.Option("--watch-stdin", help="End when standard input closes: with the process that started it.")
+        bool,
+        typer.Option(
+            "--watch-stdin", help="Shut down when standard input closes, so with the process that started it."
+        ),
     ] = False,
 ) -> None:
-    """Run one worker until Ctrl-C or SIGTERM; it finishes what it has read, then ends.
+    """Run one worker until Ctrl-C or SIGTERM; it finishes the entries that it has read.
 
-    Any number of each kind may run, here or on other machines. The log is readable on a terminal, else JSON lines.
-    Exit code 0: it was asked to end; 2: it could not be started as asked.
+    Any number of workers of each kind may run, on any number of machines. The log is readable on a terminal, else JSON
+    lines. Exit code 0: graceful shutdown; 2: it could not start.
 
     Examples:
         coord worker distributor
@@ -47,5 +53,5 @@ def worker(
 
     environ = child_environ(settings_of(redis_url=redis_url, namespace=namespace))
     sys.stdout.flush()
-    # In place of this process: signals, exit code and memory are the worker's own.
+    # The worker replaces this process: it gets the signals, and its exit code and memory are its own.
     os.execve(sys.executable, worker_command(kind, name, watch_stdin=watch_stdin), environ)  # noqa: S606 (no shell)

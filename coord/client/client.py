@@ -76,7 +76,7 @@ class Client:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         self.connection = ClientConnection(url, settings=settings, reach_s=reach_s)
-        self.admin = Admin(self.connection)  #: operations of operators
+        self._admin = Admin(self.connection)
 
     async def open(self) -> None:
         """Connect; ``async with`` does this.
@@ -106,6 +106,11 @@ class Client:
     def settings(self) -> Settings:
         """The settings of this client; after ``open`` with the URL and namespace that it uses."""
         return self.connection.settings
+
+    @property
+    def admin(self) -> Admin:
+        """The operations of operators."""
+        return self._admin
 
     @property
     def caller(self) -> str:
@@ -467,6 +472,11 @@ class Client:
         """Return every counter; ``{state}:{priority}`` is the number of tasks of a priority in a state."""
         with reading():
             return await queries.get_counters(self.connection.redis, self.connection.keys)
+
+    async def write_refusal(self) -> str:
+        """Return why Redis refuses every write at the moment, or ''."""
+        with reading():
+            return await queries.get_write_refusal(self.connection.redis)
 
     async def memory_use(self) -> MemoryUse:
         """Measure the memory of the cell by kind of key; reads a sample of the keyspace."""

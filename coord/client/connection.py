@@ -75,7 +75,7 @@ class ClientConnection:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         check_connection_options(url, settings)
-        self.settings = settings if settings is not None else config.load()
+        self.settings = settings if settings is not None else config.load_in_program()
         self.caller = new_id()  #: id under which this client receives answers, from open to close
         self._url = url
         self._reach_s = as_seconds(reach_s, "reach_s")

@@ -19,6 +19,7 @@ from coord.errors import (
     CoordError,
     FactInvalid,
     ResultDropped,
+    ResultInvalid,
     ResultTimeout,
     TaskCancelled,
     TaskExpired,
@@ -110,6 +111,7 @@ class TaskHandle:
             TaskFailed: it used up its attempts or failed without a retry; has the attempt, the code and the message.
             TaskCancelled, TaskExpired: it ended without a result.
             ResultDropped: it completed, but its result was dropped to free memory on the server before it was read.
+            ResultInvalid: it completed, but its result cannot be decoded, such as a number that is out of range.
             TaskRefused: the backlog was full; submit the task again later.
             IdConflict: the id was used before with other content.
             TaskNotFound: its record was removed, or Redis lost its data.
@@ -124,8 +126,16 @@ class TaskHandle:
         if outcome.is_dropped:
             raise ResultDropped(decode_json(outcome.data)["message"])
         if outcome.state == TaskState.COMPLETED:
-            return decode_json(outcome.data)
+            return self._decoded(outcome.data)
         raise await self._error(outcome)
+
+    def _decoded(self, result: bytes) -> Any:
+        try:
+            return decode_json(result)
+        except BAD_JSON as error:
+            raise ResultInvalid(
+                f"task '{self.task_id}' completed, but its result cannot be decoded: {error}; its record shows the text"
+            ) from error
 
     async def _wait(self, futures: Sequence[LazyFuture[Any]], deadline: _Deadline, what: str, hint: str) -> None:
         """Wait for the first of these; if one is done already, the client need not be open."""
@@ -183,12 +193,15 @@ class TaskHandle:
         code, message = (data.get("code", ""), data.get("message", "")) if isinstance(data, dict) else ("", "")
         if outcome.state == TaskState.FAILED:
             try:
-                record = await self.record()
+                attempt = (await self.record()).attempt
             except CoordError:
-                tried = ""  # the reply alone is enough for the error
-            else:
-                tried = f" at attempt {record.attempt}" if record.attempt > 1 else ""
-            return TaskFailed(f"task '{self.task_id}' failed{tried}: {code}: {message}")
+                attempt = 0  # the reply alone is enough for the error
+            tried = f" at attempt {attempt}" if attempt > 1 else ""
+            detail = data.get("detail") if isinstance(data, dict) else None
+            return TaskFailed(
+                f"task '{self.task_id}' failed{tried}: {code}: {message}",
+                code=code, message=message, detail=detail, task_id=self.task_id, attempt=attempt,
+            )  # fmt: skip
         if outcome.state == TaskState.CANCELLED:
             return TaskCancelled(f"task '{self.task_id}' was cancelled" + (f": {message}" if message else ""))
         if outcome.state == TaskState.EXPIRED:

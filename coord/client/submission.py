@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast
 from msgspec import Struct
 
 from coord import codec
-from coord.arguments import as_words, check_finite, check_known, encode_fields
+from coord.arguments import as_words, check_finite, check_known, check_payload, encode_fields
 from coord.errors import FactInvalid
 from coord.models.facts import TYPE_OF, Fact, MessageSent
 from coord.models.ids import check_id, new_id
@@ -97,6 +97,7 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     """
     priority = _priority(spec.priority)
     task_id = check_id(spec.task_id, "task_id") if spec.task_id is not None else new_id()
+    check_payload(spec.payload)
     fields = {
         "task_id": task_id,
         "task_type": spec.task_type,
@@ -170,6 +171,7 @@ def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes
         check_id(fields[field], field)
     stream = f"in:messages:{lane}"
     check_finite(fields.get("ttl"), "ttl")
+    check_payload(fields["payload"])
     fact, data = build_fact(stream, MessageSent, {k: v for k, v in fields.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 

@@ -1,5 +1,5 @@
-"""The HTTP gateway: for callers who do not speak Redis. Decode, one call of the SDK, encode; it owns no state.
+"""The HTTP gateway, for callers without Redis. A handler decodes, makes one SDK call and encodes; it owns no state.
 
-It appends the same facts and reads the same records as every client, so any number of gateways may run, and one that
-is killed loses nothing that it has answered for.
+The gateway appends the same facts and reads the same records as every client. So any number of gateways may run, and a
+killed gateway loses nothing that it has acknowledged.
 """

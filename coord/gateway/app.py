@@ -1,4 +1,4 @@
-"""The table of paths. Each is answered without a prefix and under ``/v1``; what is not here is answered 404."""
+"""The routes. Each path is served without a prefix and under ``/v1``; any other path gets a 404."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coord.errors import IdInvalid
 from coord.gateway import errors
 from coord.gateway.agents import AgentResource, HeartbeatResource, RegisterResource
 from coord.gateway.backend import Backend
-from coord.gateway.exchange import PREFIX, RequestBody
+from coord.gateway.body import PREFIX, RequestReader
 from coord.gateway.health import Checks, HealthResource
 from coord.gateway.middleware import RequestGuard
 from coord.gateway.tasks import SubmitResource, TaskResource
@@ -20,33 +20,33 @@ from coord.models.ids import check_id
 
 
 class IdConverter(BaseConverter):
-    """A path segment that may be an id. Another one, such as a reserved word, is a path that is not there."""
+    """A path segment that is a valid id. With any other segment, such as a reserved word, the path does not exist."""
 
     def convert(self, value: str) -> str | None:
-        """The id, or None."""
+        """Return the id; None if it is invalid."""
         try:
             return check_id(value, "id")
         except IdInvalid:
             return None
 
 
-def make_app(desk: Backend, settings: Settings) -> App[Request, Response]:
-    """The app that answers with what ``desk`` says."""
+def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
+    """Return the ASGI app."""
     app = App()
     app.add_middleware(RequestGuard(settings))
     errors.install(app)
     app.router_options.converters["id"] = IdConverter
     app.req_options.strip_url_path_trailing_slash = True
-    exchange = RequestBody(settings)
-    health, task = HealthResource(Checks(desk)), TaskResource(desk)
+    reader = RequestReader(settings)
+    health, task = HealthResource(Checks(backend)), TaskResource(backend)
     routes: list[tuple[str, Any, str | None]] = [
         ("/health", health, None),
         ("/health/live", health, "live"),
         ("/health/ready", health, "ready"),
-        ("/agents/register", RegisterResource(desk, exchange), None),
-        ("/agents/{agent_id:id}", AgentResource(desk), None),
-        ("/agents/{agent_id:id}/heartbeat", HeartbeatResource(desk, exchange), None),
-        ("/tasks/submit", SubmitResource(desk, exchange), None),
+        ("/agents/register", RegisterResource(backend, reader), None),
+        ("/agents/{agent_id:id}", AgentResource(backend), None),
+        ("/agents/{agent_id:id}/heartbeat", HeartbeatResource(backend, reader), None),
+        ("/tasks/submit", SubmitResource(backend, reader), None),
         ("/tasks/{task_id:id}", task, None),
         ("/tasks/{task_id:id}/status", task, None),
     ]

@@ -1,6 +1,6 @@
-"""What the gateway asks of the SDK: one client for all requests, and a limit on how long Redis may take.
+"""The gateway's SDK client: one client for all requests, with a timeout for Redis.
 
-The client is opened beside the requests: a gateway that starts before Redis answers 503 until that is there.
+The client is opened in the background: a gateway that starts before Redis responds with 503 until Redis is available.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from coord.client.handle import TaskHandle
 from coord.client.submission import TaskSpec
 from coord.config import Settings
 from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerFull, ServerUnavailable, UnknownAgent
-from coord.gateway.times import of_entry
+from coord.gateway.schemas import entry_time
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
 
 log = logs.get_logger()
 
-#: How long one try to open the client may take: where Redis is may be announced meanwhile.
+#: Timeout of one attempt to open the client; the address of Redis may be published meanwhile.
 OPEN_S = 2.0
-#: Between two tries.
+#: Seconds between two attempts.
 OPEN_AGAIN_S = 0.2
-#: Statuses with which an agent leaves: a beat after one of them would be a stranger's.
+#: Statuses with which an agent leaves: no heartbeat is valid after one of them.
 LEAVING = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
 
-class Written(NamedTuple):
-    """A fact is in its stream."""
+class Appended(NamedTuple):
+    """A fact that is in its stream."""
 
     at: str  #: ISO 8601, by Redis's clock
-    answered: bool  #: its worker has taken it; else it waits for one
+    answered: bool  #: whether a worker has handled it; else it waits for one
 
 
 class Backend:
@@ -52,7 +52,7 @@ class Backend:
         self._opening: asyncio.Task[None] | None = None
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
-        """Begin to look for Redis; ``failed`` is called with what no waiting mends, such as a wrong password."""
+        """Start to connect in the background; ``failed`` is called with a permanent error, such as a wrong password."""
         self._opening = run_once("gateway.open", lambda: self._open(failed))
 
     async def close(self) -> None:
@@ -63,23 +63,23 @@ class Backend:
 
     @property
     def client(self) -> Client:
-        """The client; raises ``ServerUnavailable`` until Redis was there once."""
+        """The client; raises ``ServerUnavailable`` until the first connection to Redis."""
         if self._client is None:
-            raise ServerUnavailable("Redis is not there yet")
+            raise ServerUnavailable("Redis is not available yet")
         return self._client
 
-    async def register(self, fact: AgentRegistered, wait_s: float) -> Written:
-        """Register an agent, or refresh it."""
+    async def register(self, fact: AgentRegistered, wait_s: float) -> Appended:
+        """Register an agent, or refresh its registration."""
         async with self._limited(wait_s):
             return await self._append("in:registry", fact, wait_s)
 
-    async def beat(
+    async def heartbeat(
         self, agent_id: str, status: AgentStatus | None, load_metrics: Mapping[str, float], wait_s: float
-    ) -> Written:
-        """A beat, and a change of status where the agent says another than is recorded.
+    ) -> Appended:
+        """Send a heartbeat, and a change of status if the agent reports another status than its record has.
 
         Raises:
-            AgentNotFound: it is not registered, or left.
+            AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
         async with self._limited(2 * wait_s):
@@ -89,52 +89,56 @@ class Backend:
                 written = await self._append("in:beats", AgentHeartbeat(agent_id, load_metrics=metrics), wait_s)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
-            if status is not None and await self._changes(agent_id, status):
+            if status is not None and await self._is_change(agent_id, status):
                 return await self._change(agent_id, status, metrics, wait_s)
         return written
 
-    async def _change(self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float) -> Written:
+    async def _change(self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float) -> Appended:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
         return await self._append("in:registry", change, wait_s)
 
-    async def _append(self, stream: str, fact: Struct, wait_s: float) -> Written:
+    async def _append(self, stream: str, fact: Struct, wait_s: float) -> Appended:
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0)
-        return Written(of_entry(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
+        return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
-    async def _changes(self, agent_id: str, status: AgentStatus) -> bool:
-        """Whether a beat with this status says something new: one that is told to drain may go on saying active."""
+    async def _is_change(self, agent_id: str, status: AgentStatus) -> bool:
+        """Return True if the status is news: an agent that an operator drains may go on reporting active."""
         recorded = (await self.client.agent(agent_id)).status
         return recorded != status and (recorded, status) != (AgentStatus.DRAINING, AgentStatus.ACTIVE)
 
-    async def submit(self, spec: TaskSpec, wait_s: float) -> Written:
-        """Submit a task; ``spec`` has its id.
+    async def submit(self, spec: TaskSpec, wait_s: float) -> Appended:
+        """Submit a task; ``spec`` contains its id.
 
         Raises:
             TaskRefused: the backlog is full.
             IdConflict: the id was used before with other content.
         """
-        async with self._limited(wait_s, f"; repeating it is safe with task_data.task_id '{spec.task_id}'"):
+        async with self._limited(wait_s, f"; it is safe to retry with task_data.task_id '{spec.task_id}'"):
             (handle,) = await self.client.submit_many([spec])
             answered = wait_s > 0 and await _is_accepted(handle, wait_s)
-        return Written(of_entry(handle.entry_id), answered)
+        return Appended(entry_time(handle.entry_id), answered)
 
     async def agent(self, agent_id: str) -> AgentRecord:
-        """An agent's record; raises ``AgentNotFound``."""
+        """Return an agent's record; raises ``AgentNotFound``."""
         async with self._limited():
             return await self.client.agent(agent_id)
 
     async def task(self, task_id: str) -> TaskRecord:
-        """A task's record; raises ``TaskNotFound``."""
+        """Return a task's record; raises ``TaskNotFound``."""
         async with self._limited():
             return await self.client.task(task_id)
 
     async def workers(self) -> dict[str, int]:
-        """How many workers of each kind there are; raises ``ServerUnavailable`` and the like."""
+        """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
+
+    async def write_refusal(self) -> str:
+        """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
+        return await self.client.write_refusal()
 
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
-        """Whatever is wrong with Redis becomes ``ServerUnavailable``; so does its silence."""
+        """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
         limit = self.settings.gateway_redis_s + wait_s
         try:
             async with asyncio.timeout(limit):
@@ -143,7 +147,7 @@ class Backend:
             raise ServerUnavailable(f"Redis did not answer within {limit:g} s{advice}") from None
         except (RedisError, OSError) as error:
             log.warning("redis.refuses", error=str(error))
-            raise ServerUnavailable(f"Redis does not do what it was asked to: {error}{advice}") from error
+            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
         except ServerUnavailable as error:
             raise ServerUnavailable(f"{error}{advice}") from error
 
@@ -159,7 +163,7 @@ class Backend:
                 failed(error)
                 return
             except Exception as error:
-                # Whatever it is, it must not leave the gateway closed for ever.
+                # No error may leave the gateway without a client forever.
                 if repr(error) != logged:
                     logged = repr(error)
                     log.exception("background.failed", task="gateway.open")

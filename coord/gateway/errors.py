@@ -1,9 +1,9 @@
-"""The body of every error answer, and the HTTP status of errors that only HTTP has.
+"""Error responses: one JSON body for all errors, and the HTTP status of errors that only HTTP has.
 
     {"status": "error", "code": "agent_not_found", "message": "Agent 'x' not found", "detail": "Agent 'x' not found",
      "timestamp": "2026-01-01T00:00:00.000+00:00"}
 
-``detail`` is a sentence, or where a body does not fit a list of ``{"loc": ["body", "agent_id"], "msg": …, "type": …}``.
+``detail`` is a sentence; for an invalid body it is a list of ``{"loc": ["body", "agent_id"], "msg": …, "type": …}``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from coord import codec, logs
 from coord.errors import BY_CODE, CoordError
-from coord.gateway.times import now
+from coord.gateway.schemas import now
 
 log = logs.get_logger()
 
@@ -38,22 +38,22 @@ HTTP_ONLY: dict[str, int] = {
     "internal": 500,
 }
 
-#: Seconds after which to try again, for the codes that pass by themselves.
+#: Retry-After in seconds, for temporary errors.
 RETRY_AFTER: dict[str, int] = {"overloaded": 1, "server_unavailable": 1, "config_invalid": 5, "server_full": 5}
-#: The same for the other 503s, such as a full backlog.
+#: Retry-After in seconds of every other 503, such as a full backlog.
 RETRY_AFTER_S = 5
 
 
 class Problem(Struct, frozen=True):
-    """One thing that does not fit in a request."""
+    """One invalid value in a request."""
 
-    loc: list[str | int]  #: the way to it: ``["body", "capabilities", 0]``
+    loc: list[str | int]  #: path of the value: ``["body", "capabilities", 0]``
     msg: str
     type: str  #: missing, type_error, value_error, json_invalid
 
 
 class RequestError(CoordError):
-    """A request that is refused before any fact is made of it."""
+    """The gateway refuses the request before it appends a fact."""
 
     def __init__(self, code: str, message: str, problems: list[Problem] | None = None) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class RequestError(CoordError):
 
 
 class ErrorBody(Struct, frozen=True, kw_only=True):
-    """The body of every answer that is no success."""
+    """The body of every error response."""
 
     status: str = "error"
     code: str
@@ -72,7 +72,7 @@ class ErrorBody(Struct, frozen=True, kw_only=True):
 
 
 def install(app: App[Request, Response]) -> None:
-    """Let ``app`` answer whatever is raised in it, or by falcon, with an ``ErrorBody``."""
+    """Make ``app`` respond with an ``ErrorBody`` to every exception, including those of falcon."""
     app.set_error_serializer(_serialize)
     app.add_error_handler(Exception, _defect)
     app.add_error_handler(falcon.HTTPError, _http_error)
@@ -86,7 +86,7 @@ def status_of(code: str) -> int:
 
 
 def refuse(resp: Response, code: str, message: str, problems: list[Problem] | None = None) -> None:
-    """Make ``resp`` the answer for this error."""
+    """Set the error body and the status of a response."""
     status = status_of(code)
     resp.status = status
     resp.content_type = falcon.MEDIA_JSON
@@ -109,13 +109,13 @@ async def _http_error(req: Request, resp: Response, error: falcon.HTTPError, _pa
 
 
 def _serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
-    """What falcon itself refuses: a path that is not there, a method that the path does not take, a broken header."""
+    """Respond to what falcon itself refuses: an unknown path, an unsupported method, a broken header."""
     if isinstance(error, falcon.HTTPNotFound):
-        refuse(resp, "not_found", f"no such path: {req.path[:200]}")
+        refuse(resp, "not_found", f"unknown path: {req.path[:200]}")
     elif isinstance(error, falcon.HTTPMethodNotAllowed):
-        refuse(resp, "method_not_allowed", f"{req.path[:200]} does not take {req.method}")
+        refuse(resp, "method_not_allowed", f"{req.path[:200]} does not support {req.method}")
     else:
-        refuse(resp, "body_invalid", error.description or error.title or "the request is not understood")
+        refuse(resp, "body_invalid", error.description or error.title or "invalid request")
 
 
 async def _too_deep(_req: Request, resp: Response, _error: RecursionError, _params: Mapping[str, Any]) -> None:
@@ -123,6 +123,6 @@ async def _too_deep(_req: Request, resp: Response, _error: RecursionError, _para
 
 
 async def _defect(req: Request, resp: Response, error: Exception, _params: Mapping[str, Any]) -> None:
-    """A fault of ours: the log has its trace, the caller has not."""
+    """Respond to a defect of the gateway: the log has the traceback, the response does not."""
     log.error("gateway.defect", method=req.method, path=req.path, error=repr(error), exc_info=error)
-    refuse(resp, "internal", "the gateway has failed; its log says how")
+    refuse(resp, "internal", "internal error; the log of the gateway has the details")

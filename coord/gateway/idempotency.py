@@ -1,8 +1,8 @@
-"""Idempotency-Key: the same request twice has one effect, and a key is never good for two different ones.
+"""Idempotency-Key: a repeated request has one effect, and a key with a different body is refused.
 
-For a task the key stands for a task id, so that holds in every gateway for as long as the task's record is kept. For
-whatever else is posted (a registration, a beat: facts that may be told twice) this process remembers which body came
-under which key, for as many of the latest keys as ``KEPT``.
+For a task the key determines the task id, so this holds in every gateway for as long as the task's record is kept. For
+other requests (a registration, a heartbeat: facts that may be repeated) this process remembers the body of each of the
+latest ``KEPT`` keys.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from coord.errors import IdConflict
 from coord.gateway.errors import RequestError
 
 HEADER = "Idempotency-Key"
-#: Keys that are remembered.
+#: Number of keys that are remembered.
 KEPT = 100_000
-#: Longer ones are no keys.
+#: Maximum length of a key.
 LONGEST = 255
-#: The namespace of the task ids that keys stand for (RFC 9562, version 5).
+#: Namespace of the task ids that are derived from keys (RFC 9562, version 5).
 TASKS = UUID("5b3c4f0e-8d0c-5f5e-9d57-0c6b0a2a7f11")
 
 
 def key_of(req: Request) -> str | None:
-    """The request's key, with or without the quotes that the header's draft standard has; None: it has none.
+    """Return the request's key, without the quotes of the header's draft standard; None without a key.
 
     Raises:
-        Fault: it is empty or too long.
+        RequestError: it is empty or too long.
     """
-    said: str | None = req.get_header(HEADER)
-    if said is None:
+    header: str | None = req.get_header(HEADER)
+    if header is None:
         return None
-    key = said.strip()
+    key = header.strip()
     if len(key) > 1 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not key or len(key) > LONGEST:
@@ -44,14 +44,14 @@ def key_of(req: Request) -> str | None:
 
 
 def task_id_of(req: Request) -> str | None:
-    """The task id that the request's key stands for; the same in every gateway."""
+    """Return the task id derived from the request's key, the same in every gateway; None without a key."""
     key = key_of(req)
     return None if key is None else str(uuid5(TASKS, key))
 
 
 @contextmanager
 def conflict_is_reuse(task_id: str | None, key_id: str | None) -> Iterator[None]:
-    """A conflict over a task id that a key stands for is a conflict over the key."""
+    """Turn a conflict over a task id that was derived from a key into an error about the key."""
     try:
         yield
     except IdConflict:
@@ -60,17 +60,22 @@ def conflict_is_reuse(task_id: str | None, key_id: str | None) -> Iterator[None]
         raise reused() from None
 
 
-class KeysSeen:
-    """Which body came under which key."""
+class SeenKeys:
+    """Remembers the body of each key."""
 
     def __init__(self) -> None:
-        self._digests: dict[bytes, bytes] = {}  # of scope and key -> of the body
+        self._digests: dict[bytes, bytes] = {}  # digest of scope and key -> digest of the body
 
     def check(self, scope: str, key: str, body: bytes) -> None:
-        """Remember the body of this key; ``scope`` is what it was posted to.
+        """Remember the body of this key.
+
+        Args:
+            scope: the path that it was posted to.
+            key: the key.
+            body: the body.
 
         Raises:
-            Fault: another one came under it before.
+            RequestError: the key was used before with another body.
         """
         digest = _digest(body)
         if self._digests.setdefault(_digest(f"{scope} {key}".encode()), digest) != digest:
@@ -84,5 +89,5 @@ def _digest(data: bytes) -> bytes:
 
 
 def reused() -> RequestError:
-    """The fault of a key that came with another body before."""
+    """Return the error for a key that was used before with another body."""
     return RequestError("idempotency_key_reused", f"this {HEADER} was used before with another body")

@@ -1,19 +1,95 @@
-"""What callers get: records with times that people read, and without what only an agent's own process may know."""
+"""The JSON bodies of the API: one Struct per request and per response, and times as HTTP callers see them.
+
+Requests have the same limits as the facts that they become. Responses show records with ISO 8601 times (UTC,
+milliseconds, with the offset) and without what only an agent's own process may know.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from coord.client.submission import TaskSpec
-from coord.gateway.times import iso_or_none, now
-from coord.models.agents import AgentRecord, Location
-from coord.models.tasks import AttemptRecord, TaskError, TaskRecord
+from coord.clock import now_ms
+from coord.models.agents import AgentRecord, AgentStatus, AgentType, Location
+from coord.models.facts import AgentRegistered, Metrics, Name, Names
+from coord.models.ids import Id
+from coord.models.tasks import AttemptRecord, Moment, Requirements, Retry, Seconds, TaskError, TaskRecord, Text
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LIMITS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+_FIRST_MS, _LAST_MS = ((limit - _EPOCH) // timedelta(milliseconds=1) for limit in _LIMITS)
+
+Label = Annotated[str, Meta(max_length=256)]
+Capacity = Annotated[int, Meta(ge=0, le=100_000)]
+Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
+Interval = Annotated[float, Meta(ge=0.05, le=86_400)]
+Delay = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 
-class Agent(Struct, frozen=True, kw_only=True):
-    """An agent's record, without its incarnation (who knows that may speak as its process)."""
+class RegisterAgent(Struct, frozen=True):
+    """POST /agents/register; unknown keys are ignored."""
+
+    agent_id: Id
+    agent_type: AgentType
+    capabilities: Names = ()
+    services: Names = ()
+    endpoints: dict[Text, str] = {}
+    metadata: dict[str, Any] = {}
+    tags: Names = ()
+    labels: Annotated[dict[Text, Label], Meta(max_length=62)] = {}  #: chain_id and island_id become labels too
+    version: Name = ""
+    location: Location | None = None
+    capacity: Capacity | None = None  #: tasks at a time
+    weight: Weight = 1.0
+    heartbeat_interval: Interval | None = None  #: seconds
+    chain_id: Label | int | None = None
+    island_id: Label | int | None = None
+
+    def fact(self) -> AgentRegistered:
+        """Return the fact for the registry. An HTTP agent has no incarnation, so each registration is a refresh."""
+        extra = {"chain_id": self.chain_id, "island_id": self.island_id}
+        labels = self.labels | {name: str(value) for name, value in extra.items() if value is not None}
+        same = {name: getattr(self, name) for name in self.__struct_fields__ if name not in (*extra, "labels")}
+        return AgentRegistered(**same, labels=labels)
+
+
+class HeartbeatBody(Struct, frozen=True):
+    """POST /agents/{id}/heartbeat; the body is optional."""
+
+    status: AgentStatus | None = None
+    load_metrics: Metrics = {}
+    running: Any = None  #: accepted and ignored: an agent without an incarnation is not asked for its leases
+
+
+class TaskData(Struct, frozen=True):
+    """The fields of ``task_data`` that the gateway reads; all of ``task_data`` is the task's payload."""
+
+    task_id: Id | None = None
+    task_type: Text | None = None
+    required_capabilities: Names | None = None
+
+
+class SubmitTask(Struct, frozen=True):
+    """POST /tasks/submit; unknown keys are ignored."""
+
+    task_data: msgspec.Raw
+    priority: str | None = None
+    requirements: Requirements | None = None
+    timeout: Seconds | None = None  #: seconds, limits one attempt
+    deadline: Moment | None = None
+    delay: Delay | None = None  #: seconds
+    run_at: Moment | None = None
+    retry: Retry | None = None
+    chain_id: Any = None  #: accepted and ignored
+    payment: Any = None  #: accepted and ignored
+
+
+class AgentSchema(Struct, frozen=True, kw_only=True):
+    """An agent's record, without its incarnation: a caller that knows it could act as the agent's process."""
 
     agent_id: str
     agent_type: str
@@ -33,18 +109,18 @@ class Agent(Struct, frozen=True, kw_only=True):
     last_heartbeat: str | None
     load_metrics: dict[str, float]
     health_score: float
-    load: int  #: tasks that it holds now
+    load: int  #: tasks that it holds
     term: int
     rev: int
 
     @classmethod
-    def of(cls, record: AgentRecord) -> Agent:
-        """Of a record."""
+    def of(cls, record: AgentRecord) -> AgentSchema:
+        """Build it from a record."""
         times = {name: iso_or_none(getattr(record, name)) for name in ("registration_time", "last_heartbeat")}
-        return cls(**_same(cls, record) | times)
+        return cls(**_common_fields(cls, record) | times)
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class AttemptSchema(Struct, frozen=True, kw_only=True):
     """An attempt that did not complete."""
 
     attempt: int
@@ -57,14 +133,14 @@ class Attempt(Struct, frozen=True, kw_only=True):
     message: str
 
     @classmethod
-    def of(cls, record: AttemptRecord) -> Attempt:
-        """Of a record."""
+    def of(cls, record: AttemptRecord) -> AttemptSchema:
+        """Build it from a record."""
         times = {name: iso_or_none(getattr(record, name)) for name in ("assigned_at", "started_at", "ended_at")}
-        return cls(**_same(cls, record) | times)
+        return cls(**_common_fields(cls, record) | times)
 
 
-class Task(Struct, frozen=True, kw_only=True):
-    """A task's record, without its lease (who knows that may report for it)."""
+class TaskSchema(Struct, frozen=True, kw_only=True):
+    """A task's record, without its lease: a caller that knows it could report for the task."""
 
     task_id: str
     state: str
@@ -84,14 +160,14 @@ class Task(Struct, frozen=True, kw_only=True):
     finished_at: str | None
     progress: Any
     placement: Any
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptSchema, ...]
     result: Any
     error: TaskError | None
     dropped: bool  #: payload, progress and result were dropped to free memory on the server
 
     @classmethod
-    def of(cls, record: TaskRecord) -> Task:
-        """Of a record."""
+    def of(cls, record: TaskRecord) -> TaskSchema:
+        """Build it from a record."""
         names = (
             "submitted_at",
             "run_at",
@@ -102,34 +178,34 @@ class Task(Struct, frozen=True, kw_only=True):
             "finished_at",
         )
         times = {name: iso_or_none(getattr(record, name)) for name in names}
-        attempts = tuple(map(Attempt.of, record.attempts))
-        return cls(**_same(cls, record) | times | {"attempts": attempts})
+        attempts = tuple(map(AttemptSchema.of, record.attempts))
+        return cls(**_common_fields(cls, record) | times | {"attempts": attempts})
 
 
 class AgentFound(Struct, frozen=True, kw_only=True):
     """GET /agents/{id}."""
 
     status: str = "success"
-    agent: Agent
+    agent: AgentSchema
     timestamp: str
 
     @classmethod
     def of(cls, record: AgentRecord) -> AgentFound:
-        """Of a record."""
-        return cls(agent=Agent.of(record), timestamp=now())
+        """Build it from a record."""
+        return cls(agent=AgentSchema.of(record), timestamp=now())
 
 
 class TaskFound(Struct, frozen=True, kw_only=True):
     """GET /tasks/{id}."""
 
     status: str = "success"
-    task: Task
+    task: TaskSchema
     timestamp: str
 
     @classmethod
     def of(cls, record: TaskRecord) -> TaskFound:
-        """Of a record."""
-        return cls(task=Task.of(record), timestamp=now())
+        """Build it from a record."""
+        return cls(task=TaskSchema.of(record), timestamp=now())
 
 
 class Registered(Struct, frozen=True, kw_only=True):
@@ -141,7 +217,7 @@ class Registered(Struct, frozen=True, kw_only=True):
     registered_at: str
 
 
-class HeartbeatTaken(Struct, frozen=True, kw_only=True):
+class HeartbeatReceived(Struct, frozen=True, kw_only=True):
     """POST /agents/{id}/heartbeat."""
 
     status: str = "success"
@@ -158,15 +234,45 @@ class Submitted(Struct, frozen=True, kw_only=True):
     task_id: str
     priority: str
     submitted_at: str
-    escrow_id: UnsetType | None = UNSET  #: null where a payment was sent: none is made
+    escrow_id: UnsetType | None = UNSET  #: null if the request had a payment; the gateway makes no payments
 
     @classmethod
     def of(cls, spec: TaskSpec, at: str, *, paid: bool) -> Submitted:
-        """Of what was submitted, and when."""
+        """Return the response for a submitted task.
+
+        Args:
+            spec: the task, with its id.
+            at: time of the submission, ISO 8601.
+            paid: whether the request had a payment.
+        """
         escrow_id = None if paid else UNSET
         return cls(task_id=str(spec.task_id), priority=spec.priority, submitted_at=at, escrow_id=escrow_id)
 
 
-def _same(view: type[Struct], record: Struct) -> dict[str, Any]:
-    """The fields of a record that a view has as well."""
-    return {name: getattr(record, name) for name in view.__struct_fields__}
+def _common_fields(schema: type[Struct], record: Struct) -> dict[str, Any]:
+    """Return the fields of a record that the schema also has."""
+    return {name: getattr(record, name) for name in schema.__struct_fields__}
+
+
+def iso(ms: int) -> str:
+    """Format milliseconds since 1970 as ``2026-01-31T12:00:00.000+00:00``.
+
+    A time outside the years 1 to 9999, which an older version may have stored, becomes the first or the last of them.
+    """
+    ms = min(max(ms, _FIRST_MS), _LAST_MS)
+    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds")
+
+
+def iso_or_none(ms: int | None) -> str | None:
+    """Format a time that may be missing; a record stores 0 for never."""
+    return iso(ms) if ms else None
+
+
+def now() -> str:
+    """Return this machine's time."""
+    return iso(now_ms())
+
+
+def entry_time(entry_id: str) -> str:
+    """Return the time at which Redis stored an entry, by its own clock."""
+    return iso(int(entry_id.partition("-")[0]))

@@ -1,4 +1,4 @@
-"""Serves the gateway until it is asked to end: requests under way are finished, within a limit."""
+"""Runs the gateway until shutdown: active requests get a limited time to finish."""
 
 from __future__ import annotations
 
@@ -19,57 +19,66 @@ from coord.gateway.backend import Backend
 
 log = logs.get_logger()
 
-#: What requests under way may take when the gateway ends: longer than any wait that it does itself.
-END_S = 10
-#: How long a connection may idle between two requests: above what clients keep theirs for, so that they close first.
+#: Seconds that active requests get at shutdown: longer than any wait of the gateway itself.
+SHUTDOWN_S = 10
+#: Seconds that a connection may idle between two requests: longer than in clients, so that the client closes first.
 IDLE_S = 75
-#: Connections that wait to be taken.
+#: Maximum number of connections that wait to be accepted.
 BACKLOG = 2_048
 
 
-async def serve(settings: Settings, asked: asyncio.Event, urgent: asyncio.Event) -> None:
-    """Serve until ``asked``; when ``urgent``, without waiting for what is under way.
+async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Event) -> None:
+    """Serve until shutdown.
+
+    Args:
+        settings: host, port and limits.
+        requested: set for a graceful shutdown.
+        forced: set for a shutdown that does not wait for active requests.
 
     Raises:
-        ConfigError: the address may not or cannot be bound, or Redis refuses the credentials.
+        ConfigError: the address must not or cannot be bound, or Redis refuses the credentials.
     """
     listener = bind(settings)
-    desk = Backend(settings)
-    server = _Server(_config(desk, settings))
+    backend = Backend(settings)
+    server = _Server(_config(backend, settings))
     failures: list[CoordError] = []
 
     def failed(error: CoordError) -> None:
         failures.append(error)
         server.should_exit = True
 
-    desk.open(failed)
+    backend.open(failed)
     watching = [
-        asyncio.create_task(_ask(asked, server, "should_exit")),
-        asyncio.create_task(_ask(urgent, server, "force_exit")),
+        asyncio.create_task(_set_when(requested, server, "should_exit")),
+        asyncio.create_task(_set_when(forced, server, "force_exit")),
     ]
     log.info("gateway.started", url=_url(listener))
     try:
         await server.serve(sockets=[listener])
     finally:
         await cancel_and_wait(*watching)
-        await desk.close()
+        await backend.close()
     log.info("gateway.stopped")
     if failures:
         raise failures[0]
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The socket that listens; raises ``ConfigError`` naming the setting that does not fit."""
+    """Return the listening socket.
+
+    Raises:
+        ConfigError: the address must not or cannot be bound; names the setting.
+    """
     host, port = settings.gateway_host, settings.gateway_port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"COORD_GATEWAY_HOST={host}: no such address: {error}") from None
-    family, kind, protocol, _, address = min(found)  # IPv4 first: localhost is both
+        raise ConfigError(f"COORD_GATEWAY_HOST={host}: unknown address: {error}") from None
+    family, kind, protocol, _, address = min(found)  # IPv4 first: localhost has both
     if not settings.gateway_allow_open and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise ConfigError(
-            f"COORD_GATEWAY_HOST={host}: other machines reach this address, and the gateway has no authentication yet: "
-            "whoever reaches it may do everything. Bind 127.0.0.1, or accept that with COORD_GATEWAY_ALLOW_OPEN=true"
+            f"COORD_GATEWAY_HOST={host}: other machines can reach this address, and the gateway has no authentication "
+            "yet: every caller may do everything. Bind 127.0.0.1, or allow it with COORD_GATEWAY_ALLOW_OPEN=true"
         )
     listener = socket.socket(family, kind, protocol)
     try:
@@ -85,9 +94,9 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _config(desk: Backend, settings: Settings) -> uvicorn.Config:
+def _config(backend: Backend, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(desk, settings),
+        make_app(backend, settings),
         http="h11",
         ws="none",
         lifespan="off",
@@ -98,21 +107,21 @@ def _config(desk: Backend, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_S,
-        timeout_graceful_shutdown=END_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which leaves the signals to the command."""
+    """A uvicorn server that leaves the signals to the command."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def _ask(event: asyncio.Event, server: _Server, wish: str) -> None:
+async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> None:
     await event.wait()
-    setattr(server, wish, True)
+    setattr(server, attribute, True)
 
 
 def _url(listener: socket.socket) -> str:

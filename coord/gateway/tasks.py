@@ -1,43 +1,105 @@
-"""What is posted and asked about tasks."""
+"""Resources of tasks: submit one, get one."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from falcon.asgi import Request, Response
 
+from coord import codec
+from coord.client.submission import TaskSpec
 from coord.gateway.backend import Backend
-from coord.gateway.body import give
-from coord.gateway.exchange import RequestBody
+from coord.gateway.body import RequestReader, decode, respond, respond_to_write
+from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import conflict_is_reuse, task_id_of
-from coord.gateway.requests import SubmitTask
-from coord.gateway.schemas import Submitted, TaskFound
+from coord.gateway.schemas import SubmitTask, Submitted, TaskData, TaskFound
+from coord.models.ids import new_id
+from coord.models.tasks import Priority, Requirements, check_moment
+from coord.values import why_undecodable
+
+#: The type of a task whose ``task_data`` has none.
+TASK_TYPE = "task"
 
 
 class SubmitResource:
     """``/tasks/submit``."""
 
-    def __init__(self, desk: Backend, exchange: RequestBody) -> None:
-        self._desk = desk
-        self._exchange = exchange
+    def __init__(self, backend: Backend, reader: RequestReader) -> None:
+        self._backend = backend
+        self._reader = reader
 
     # POST {"task_data": {"task_type": "ocr", "required_capabilities": ["ocr"], "page": 7}, "priority": "high"}
     # 200 {"status": "success", "message": …, "task_id": "0199…", "priority": "high", "submitted_at": …}
     async def on_post(self, req: Request, resp: Response) -> None:
         """Submit a task."""
-        asked, key_id = await self._exchange.read(req, SubmitTask), task_id_of(req)
-        spec = asked.spec(key_id)
+        body, key_id = await self._reader.read(req, SubmitTask), task_id_of(req)
+        spec = task_spec(body, key_id)
         with conflict_is_reuse(spec.task_id, key_id):
-            at, answered = await self._desk.submit(spec, self._exchange.wait_s(req))
-        body = Submitted.of(spec, at, paid=asked.payment is not None)
-        self._exchange.give_written(req, resp, body, answered=answered, path=f"/tasks/{spec.task_id}")
+            at, answered = await self._backend.submit(spec, self._reader.wait_s(req))
+        submitted = Submitted.of(spec, at, paid=body.payment is not None)
+        respond_to_write(req, resp, submitted, answered=answered, path=f"/tasks/{spec.task_id}")
 
 
 class TaskResource:
     """``/tasks/{id}`` and ``/tasks/{id}/status``."""
 
-    def __init__(self, desk: Backend) -> None:
-        self._desk = desk
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     # 200 {"status": "success", "task": {"task_id": "0199…", "state": "completed", "result": …, …}, "timestamp": …}
     async def on_get(self, _req: Request, resp: Response, task_id: str) -> None:
-        """A task's record: everything, attempts, placement, result."""
-        give(resp, TaskFound.of(await self._desk.task(task_id)))
+        """Return a task's record: everything, attempts, placement, result."""
+        respond(resp, TaskFound.of(await self._backend.task(task_id)))
+
+
+def task_spec(body: SubmitTask, key_id: str | None) -> TaskSpec:
+    """Return the task to submit.
+
+    Args:
+        body: the request.
+        key_id: the task id derived from the request's Idempotency-Key; None without one.
+
+    Raises:
+        RequestError: the priority is unknown, or a time or ``task_data`` is invalid.
+    """
+    for field in ("deadline", "run_at"):
+        _check_moment(getattr(body, field), field)
+    raw = bytes(body.task_data)
+    data = decode(raw, TaskData, at=("body", "task_data"))
+    try:
+        # The payload is passed on as it is, so its readers must be able to decode it.
+        codec.decode_json(raw)
+    except codec.BAD_JSON as error:
+        why = why_undecodable(raw, "task_data", error)
+        problem = Problem(["body", "task_data"], why.removeprefix("task_data: "), "value_error")
+        raise RequestError("payload_invalid", why, [problem]) from None
+    return TaskSpec(
+        task_type=data.task_type or TASK_TYPE,
+        payload=body.task_data,
+        task_id=data.task_id or key_id or new_id(),
+        priority=_priority(body.priority),
+        capabilities=data.required_capabilities,
+        requirements=body.requirements or Requirements(),  # without any, every agent may get the task
+        timeout=body.timeout,
+        deadline=body.deadline,
+        delay=body.delay,
+        run_at=body.run_at,
+        retry=body.retry,
+        notify=False,
+    )
+
+
+def _check_moment(moment: datetime | None, field: str) -> None:
+    if moment is not None:
+        try:
+            check_moment(moment, field)
+        except ValueError as error:
+            problem = Problem(["body", field], str(error), "value_error")
+            raise RequestError("body_invalid", str(error), [problem]) from None
+
+
+def _priority(name: str | None) -> Priority:
+    try:
+        return Priority(name.lower()) if name is not None else Priority.NORMAL
+    except ValueError:
+        raise RequestError("invalid_priority", f"Invalid priority: {name[:60] if name else name}") from None

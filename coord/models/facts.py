@@ -31,6 +31,9 @@ from coord.models.messages import MessageType
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
+_NO_DETAIL = msgspec.Raw(b"null")
+#: Of a failure's detail, which is recorded with every failed task.
+DETAIL_BYTES = 4_096
 Name = Annotated[str, Meta(max_length=128)]
 #: Several are stored with spaces between them, so an incarnation contains none.
 Incarnation = Annotated[str, Meta(max_length=128, pattern=r"^\S*\Z")]
@@ -137,6 +140,7 @@ class TaskFailed(Struct, frozen=True, omit_defaults=True):
     message: Explanation = ""
     retryable: bool = True
     started_ms_ago: Annotated[int, Meta(ge=0)] | None = None
+    detail: msgspec.Raw = _NO_DETAIL  #: any JSON, for programs; more than ``DETAIL_BYTES`` are not kept
 
 
 class TaskReleased(Struct, frozen=True, omit_defaults=True):

@@ -13,7 +13,7 @@ The life of a task:
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -121,6 +121,18 @@ Moment = Annotated[datetime, Meta(tz=True)]
 # Structs with `gc=False` are numerous and never part of a reference cycle, so the garbage collector can skip them.
 
 
+def check_moment(moment: datetime, field: str) -> None:
+    """Check that every reader can show a moment, in whatever time zone it was given.
+
+    Raises:
+        ValueError: it is outside the years 1 to 9999 in UTC; names the field.
+    """
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{field} {moment.isoformat()} is outside the years 1 to 9999 in UTC") from None
+
+
 class Requirements(Struct, frozen=True, omit_defaults=True, gc=False):
     """The properties that an agent must have to get a task. They are never relaxed. Unknown keys are ignored."""
 
@@ -167,6 +179,10 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
 
     def __post_init__(self) -> None:
         not_reserved(self.task_id, "task_id")
+        if self.deadline is not None:
+            check_moment(self.deadline, "deadline")
+        if self.run_at is not None:
+            check_moment(self.run_at, "run_at")
         if self.delay is not None and self.run_at is not None:
             raise ValueError("give delay or run_at, not both")
 
@@ -182,6 +198,7 @@ class TaskError(Struct, frozen=True, omit_defaults=True):
 
     code: str
     message: str = ""
+    detail: Any = None  #: what the handler gave besides
 
 
 class AttemptRecord(Struct, frozen=True, omit_defaults=True):

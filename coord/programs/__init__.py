@@ -1,9 +1,9 @@
-"""Any program as an agent: started for each task, or kept and spoken to in JSON lines.
+"""Any program as an agent: one process per task, or kept processes that receive tasks as JSON lines.
 
-What is promised of a program's processes stands in ``process``, what its exit code means in ``outcome``.
+``process`` describes the guarantees about a program's processes, ``outcome`` the meaning of its exit code.
 """
 
-from coord.programs.agent import LONGEST_GRACE_S, Options, program_agent
+from coord.programs.agent import MAX_GRACE_S, Options, program_agent
 from coord.programs.outcome import Output
 
-__all__ = ["LONGEST_GRACE_S", "Options", "Output", "program_agent"]
+__all__ = ["MAX_GRACE_S", "Options", "Output", "program_agent"]

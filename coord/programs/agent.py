@@ -1,4 +1,4 @@
-"""Puts it together: an agent whose handler is a program."""
+"""An agent with a program as its handler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from coord.agent.agent import Agent
 from coord.agent.task import NonRetryable, Release, Retryable, Task
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings, to_environ, without_settings
 from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import LOAD_TIMEOUT_S, Command, Limits
@@ -22,51 +22,52 @@ from coord.programs.pool import ProcessPool
 
 log = get_logger()
 
-#: What a program has to end after SIGTERM; less than a cancelled handler has, which is five seconds.
+#: Seconds that a program gets to end after SIGTERM.
 GRACE_S = 3.0
-LONGEST_GRACE_S = 4.5
-#: Of a failure's message, in the log.
-SHORT = 600
+#: Maximum of the same: less than the five seconds that a cancelled handler gets.
+MAX_GRACE_S = 4.5
+#: Characters of a failure's message in the log.
+LOGGED_CHARACTERS = 600
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a program is run."""
+    """How to run a program."""
 
-    task_types: tuple[str, ...] = ()  #: the only ones that are taken; none: all
-    keep_alive: bool = False
-    timeout_s: float | None = None  #: for one attempt, besides what the task itself says
-    load_timeout_s: float | None = None  #: for the load of a kept program; None: 600
-    wait_ready: bool = False  #: a kept program prints that it is ready; nothing is accepted before
-    grace_s: float = GRACE_S  #: between SIGTERM and SIGKILL
-    output: Output = Output.AUTO
+    task_types: tuple[str, ...] = ()  #: types of the tasks to accept; empty: all
+    keep_alive: bool = False  #: keep one process per concurrent task, instead of starting one for each task
+    timeout_s: float | None = None  #: seconds for one attempt, in addition to the timeout of the task
+    load_timeout_s: float | None = None  #: seconds for the load of a kept program; None: 600
+    wait_ready: bool = False  #: a kept program prints that it is ready; accept no task before
+    grace_s: float = GRACE_S  #: seconds between SIGTERM and SIGKILL, at most ``MAX_GRACE_S``
+    output: Output = Output.AUTO  #: how to read standard output
 
 
 def program_agent(
     agent_id: str, words: Sequence[str], settings: Settings, options: Options, **declared: Any
 ) -> Agent:  # fmt: skip
-    """An agent that runs a program for its tasks.
+    """Return an agent that runs a program for its tasks.
 
     Args:
-        agent_id: as ``Agent``.
-        words: the program and its arguments, see ``coord.programs.arguments``.
-        settings: the program finds them in its environment, so that a ``coord`` of its own finds the same cell.
-        options: how it is run.
-        declared: what else ``Agent`` takes.
+        agent_id: as for ``Agent``.
+        words: the program and its arguments, see ``coord.programs.command``.
+        settings: they are also in the program's environment, so that a ``coord`` command in it uses the same cell.
+        options: how to run the program.
+        declared: further arguments of ``Agent``.
 
     Raises:
-        ConfigError: the program cannot be run, an argument does not fit, or the agent could do nothing.
+        ConfigError: the program cannot be run, an argument is invalid, or the agent has no capability and no task type.
     """
     if not declared.get("capabilities") and not options.task_types:
-        raise ConfigError("say what the program can do: --capability NAME (as often as needed), or --task-type NAME")
+        raise ConfigError("the agent has no capability; give --capability NAME (repeatable), or --task-type NAME")
     if options.timeout_s is not None and not 0 < options.timeout_s < math.inf:
-        raise ConfigError(f"timeout must be a finite number of seconds above 0, not {options.timeout_s}")
-    _check_loading(options)
+        raise ConfigError(f"timeout must be a finite number of seconds above 0, got {options.timeout_s}")
+    _check_load_options(options)
     command = Command(words, _environ(settings))
     limits = Limits(
         timeout_s=options.timeout_s,
+        load_timeout_s=LOAD_TIMEOUT_S if options.load_timeout_s is None else options.load_timeout_s,
         grace_s=options.grace_s,
         output_bytes=settings.max_entry_bytes,
-        load_timeout_s=LOAD_TIMEOUT_S if options.load_timeout_s is None else options.load_timeout_s,
     )
     agent = Agent(agent_id, settings=settings, **declared)
     capacity = agent.capacity
@@ -75,8 +76,8 @@ def program_agent(
     if options.keep_alive:
         if command.arguments.fields:
             raise ConfigError(
-                f"a program that is kept is started before there is a task: {{{command.arguments.fields[0]}}} "
-                "has no value then; it reads the payload from its lines"
+                f"with --keep-alive the program starts before there is a task, so {{{command.arguments.fields[0]}}} "
+                "has no value; the program must read the payload from its standard input"
             )
         programs = ProcessPool(
             command, agent_id, limits, capacity, wait_ready=options.wait_ready, hold_slots=agent.hold_slots
@@ -104,35 +105,36 @@ def program_agent(
     return agent
 
 
-def _check_loading(options: Options) -> None:
+def _check_load_options(options: Options) -> None:
     """Check the options for the load of a kept program.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: a value is invalid, or the program is not kept.
     """
     if options.load_timeout_s is not None and not 0 < options.load_timeout_s < math.inf:
-        raise ConfigError(f"load timeout must be a finite number of seconds above 0, not {options.load_timeout_s}")
+        raise ConfigError(f"load timeout must be a finite number of seconds above 0, got {options.load_timeout_s}")
     for option, is_used in (("wait-ready", options.wait_ready), ("load-timeout", options.load_timeout_s is not None)):
         if is_used and not options.keep_alive:
-            raise ConfigError(f"--{option} is for a program that is kept: add --keep-alive, or leave --{option} out")
+            raise ConfigError(f"--{option} is valid with --keep-alive only; add --keep-alive, or remove --{option}")
 
 
 def _environ(settings: Settings) -> dict[str, str]:
-    """This process's environment with exactly these settings in it."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return others | to_environ(settings)
+    """Return this process's environment with exactly these settings in it."""
+    return without_settings(os.environ) | to_environ(settings)
 
 
-def _short(told: str) -> str:
-    """For a line of the log; the task's record has all of it."""
-    return told if len(told) <= SHORT else f"{told[: SHORT // 3]} … {told[-SHORT // 3 * 2 :]}"
+def _short(message: str) -> str:
+    """Shorten a message for the log, mostly in its beginning; the task's record has all of it."""
+    if len(message) <= LOGGED_CHARACTERS:
+        return message
+    return f"{message[: LOGGED_CHARACTERS // 3]} … {message[-LOGGED_CHARACTERS // 3 * 2 :]}"
 
 
 def _check_files(capacity: int) -> None:
-    """Four pipes for each program, four more while one is being started, and what the agent has open itself."""
+    """Check the limit of open files: four pipes per program, four while one starts, and the files of the agent."""
     needed, (limit, _) = 4 * capacity + 64, resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise ConfigError(
-            f"a capacity of {capacity} needs {needed} open files, and the limit is {limit}; "
+            f"a capacity of {capacity} needs {needed} open files, but the limit is {limit}; "
             f"raise it with `ulimit -n {needed}`"
         )

@@ -1,9 +1,9 @@
-"""What a program's end means: a result, a failure, or a task given back.
+"""The outcome of a program: a result, a failure, or a returned task.
 
-* exit code 0: standard output is the result;
-* 75 (EX_TEMPFAIL): the task is given back, and tried again soon, here or elsewhere; that counts as no attempt;
-* 64, 65, 66 (EX_USAGE, EX_DATAERR, EX_NOINPUT): a failure that no retry mends, for it lies in the task;
-* any other (78, EX_CONFIG, too: another machine may be set up better), or a signal: a failure that a retry may mend.
+* Exit code 0: standard output is the result.
+* 75 (EX_TEMPFAIL): the task is returned and runs again soon, here or on another agent; it does not count as an attempt.
+* 64, 65, 66 (EX_USAGE, EX_DATAERR, EX_NOINPUT): the failure is permanent, because its cause is in the task.
+* Any other code (78, EX_CONFIG, too: another machine may be set up better) or a signal: a retry may succeed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from msgspec import Raw
 from coord.agent.task import NonRetryable, Release, Retryable
 from coord.codec import BAD_JSON, decode_json
 
-TRY_ELSEWHERE = 75
-FINAL = frozenset({64, 65, 66})
-#: What a shell says of a command that it could not run.
+RELEASE = 75
+PERMANENT = frozenset({64, 65, 66})
+#: Exit codes of a shell for a command that it could not run.
 _SHELL = {126: " (cannot be executed)", 127: " (not found)"}
 
 
@@ -32,25 +32,33 @@ class Output(StrEnum):
     TEXT = "text"  #: text, also if it is JSON
 
 
-def check(code: int, said: str) -> None:
-    """Raise what the end of a program means, unless it ended well.
+def check(code: int, stderr: str) -> None:
+    """Raise the outcome of a program that did not end with exit code 0.
 
     Args:
-        code: its exit code; minus the signal that ended it.
-        said: the end of its standard error.
+        code: its exit code; negative: the number of the signal that ended it.
+        stderr: the end of its standard error.
+
+    Raises:
+        Release, NonRetryable, Retryable: see the module's docstring.
     """
     if code == 0:
         return
-    message = f"{how(code)}: {said}" if said else f"{how(code)}, and nothing on standard error"
-    if code == TRY_ELSEWHERE:
+    message = describe_end(code, stderr)
+    if code == RELEASE:
         raise Release(message)
-    if code in FINAL:
+    if code in PERMANENT:
         raise NonRetryable(f"exit_{code}", message)
     raise Retryable(f"exit_{code}" if code > 0 else "killed", message)
 
 
-def how(code: int) -> str:
-    """How a program ended, for people: ``exit code 3``, ``killed by SIGSEGV``."""
+def describe_end(code: int, stderr: str) -> str:
+    """Describe how a program ended and what it wrote to standard error."""
+    return f"{describe_exit(code)}: {stderr}" if stderr else f"{describe_exit(code)}, and nothing on standard error"
+
+
+def describe_exit(code: int) -> str:
+    """Describe an exit code: ``exit code 3``; a negative one is a signal: ``killed by SIGSEGV``."""
     if code >= 0:
         return f"exit code {code}{_SHELL.get(code, '')}"
     with contextlib.suppress(ValueError):
@@ -59,10 +67,10 @@ def how(code: int) -> str:
 
 
 def result(written: bytes, output: Output) -> Any:
-    """The result that standard output is: JSON as it stands, or text without the line ends after it; empty, null.
+    """Return the result in standard output: JSON as it is, or text without trailing line ends; None if it is empty.
 
     Raises:
-        NonRetryable: it is not UTF-8, or not the JSON that was asked for.
+        NonRetryable: it is not UTF-8, or not JSON although ``output`` requires it.
     """
     if output is not Output.TEXT:
         if not written.strip() and output is Output.AUTO:
@@ -80,5 +88,5 @@ def result(written: bytes, output: Output) -> Any:
         raise NonRetryable(
             "result_invalid",
             f"standard output is not UTF-8 (byte {error.start} is 0x{written[error.start]:02x}); "
-            "print text or JSON, and other data encoded, such as by base64",
+            "print text or JSON, and encode other data, for example as base64",
         ) from None

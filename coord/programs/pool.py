@@ -1,6 +1,6 @@
-"""Programs that are kept: one for each task at a time, spoken to in JSON lines.
+"""A pool of kept processes: one per concurrent task, which receive tasks as JSON lines.
 
-To the program, one line for each task, the next one after its answer:
+To the program, one line for each task; the next one follows after its answer:
 
     {"task_id": "…", "task_type": "…", "payload": …, "attempt": 1}
 
@@ -9,21 +9,22 @@ From the program, any number of progress lines and then one answer:
     {"task_id": "…", "progress": …}
     {"task_id": "…", "result": …}
     {"task_id": "…", "error": {"message": "…", "code": "program_failed", "retryable": true}}
-    {"task_id": "…", "release": "why it is given back"}
+    {"task_id": "…", "release": "why the task is returned"}
 
-A program that loads slowly prints first, once it has loaded:
+A program that loads slowly may print a line once it has loaded:
 
     {"ready": true}
 
-It gets no task before if ``wait_ready`` is set, or once a program of the pool has printed this line. To stop a task,
-such a program gets another line, and answers the task in any form:
+It gets no task before that if ``wait_ready`` is set, or once a program of the pool has printed this line. To stop a
+task, such a program gets another line, and answers the task in any form:
 
     {"cancel": "the task's id", "attempt": 1}
 
-Of an error everything may be left out. Any other line is logged and passed over. A program that ends fails the task
-that it had, retryably, and is started again, later and later while it keeps ending. One that shall stop a task
-(cancelled, over its time) and does not answer, or has never said that it is ready, is ended, SIGTERM first, and started
-again at once. The time of a task begins when the program is ready, or has read the task's line.
+Every field of an error is optional. A line that was meant as an answer and cannot be decoded (NaN, broken JSON, an
+answer without ``task_id``) fails the task; any other line is logged and ignored. If a program ends, its task fails
+retryably, and the program restarts with exponential backoff. To stop a task (cancelled or timed out), its program is
+ended, first with SIGTERM, and restarts at once, unless it has printed that it is ready and answers the line above. The
+time of a task begins when the program is ready, or has begun to read the line of the task.
 """
 
 from __future__ import annotations
@@ -44,27 +45,27 @@ from coord.codec import BAD_JSON, encode
 from coord.errors import ConfigError
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits
-from coord.programs.guard import Guard
 from coord.programs.kept_process import KeptProcess
 from coord.programs.process import prepare
+from coord.programs.reaper import Reaper
 
 log = get_logger()
 
-#: Waits before a program that died is started again: doubling …
+#: Seconds before a program that ended restarts; doubles with each further end …
 FIRST_WAIT_S = 0.1
-#: … up to here, so that one that cannot run does not take the machine with it.
+#: … up to here, so that a program that cannot run does not overload the machine.
 LONGEST_WAIT_S = 10.0
-#: A program that lived this long, or answered, was well: its next end counts as the first one.
-WELL_S = 10.0
+#: After this many seconds of running, or after an answer, the backoff starts again from the first wait.
+STABLE_S = 10.0
 #: Seconds for which programs must load again before their slots are held: a program may end after each answer, and each
 #: change of the capacity is an entry for the registry.
 HOLD_AFTER_S = 0.5
-#: Characters of the reasons for which programs ended that are shown when the agent cannot start.
-SHOWN = 1_000
+#: Characters shown of the reasons for which programs ended, if the agent cannot start.
+SHOWN_CHARACTERS = 1_000
 
 
 class ProcessPool:
-    """As many programs as there may be tasks at a time.
+    """Keeps as many processes as there may be concurrent tasks.
 
     Args:
         command: the program.
@@ -90,21 +91,22 @@ class ProcessPool:
         self._agent_id = agent_id
         self._limits = limits
         self._count = count
-        self._guard: Guard | None = None
+        self._reaper: Reaper | None = None
         self._slots: list[_Slot] = []
         self._free: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
 
     async def start(self) -> None:
-        """Start them all; before the first task.
+        """Start all processes; call it before the first task.
 
         Raises:
             ConfigError: with ``wait_ready``, a program is not ready in time.
         """
         prepare()
-        self._guard = Guard(self._limits.grace_s)
+        self._reaper = Reaper(self._limits.grace_s)
         self._free = asyncio.LifoQueue()
         self._slots = [
-            _Slot(self._command, self._agent_id, self._limits, self._guard, self._readiness) for _ in range(self._count)
+            _Slot(self._command, self._agent_id, self._limits, self._reaper, self._readiness)
+            for _ in range(self._count)
         ]
         self._readiness.slots = self._slots
         for slot in self._slots:
@@ -114,30 +116,31 @@ class ProcessPool:
 
     async def _wait_until_ready(self) -> None:
         limit_s = self._limits.load_timeout_s
-        begun = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
             async with asyncio.timeout(limit_s):
                 await asyncio.gather(*(slot.wait_until_ready() for slot in self._slots))
         except TimeoutError:
-            deaths = "".join(f"; it ended: {slot.last_death}" for slot in self._slots if slot.last_death)[:SHOWN]
+            ends = "".join(f"; it ended: {slot.last_end}" for slot in self._slots if slot.last_end)[:SHOWN_CHARACTERS]
             raise ConfigError(
                 f'program {self._command.name} did not print {{"ready": true}} within {limit_s:g} s; '
-                f"allow it more with --load-timeout{deaths}"
+                f"set a longer time with --load-timeout{ends}"
             ) from None
         log.info(
             "programs.ready",
-            program=self._command.name, count=self._count, after_s=round(asyncio.get_running_loop().time() - begun, 3),
+            program=self._command.name, count=self._count, after_s=round(loop.time() - started, 3),
         )  # fmt: skip
 
     async def stop(self) -> None:
-        """End them: each sees the end of its input, and is ended if it goes on."""
+        """Close the standard input of all processes, and end those that keep running."""
         await asyncio.gather(*(slot.stop() for slot in self._slots))
         self._readiness.close()
-        if self._guard is not None:
-            await asyncio.to_thread(self._guard.close)
+        if self._reaper is not None:
+            await asyncio.to_thread(self._reaper.close)
 
     async def handle(self, task: Task) -> Any:
-        """Have one of them do one task; cancelled, it ends that program before it returns."""
+        """Run one task on a free process and return its result; on cancel, stop the task before returning."""
         slot = await self._take()
         try:
             return await slot.run(task)
@@ -145,7 +148,7 @@ class ProcessPool:
             self._free.put_nowait(slot)
 
     async def _take(self) -> _Slot:
-        """Return a free slot; if the programs print that they are ready, one that is, if there is one."""
+        """Return a free slot: one that is ready if there is one and the programs print that they are ready."""
         slots = [await self._free.get()]
         if self._readiness.is_announced:
             while not slots[-1].is_ready and not self._free.empty():
@@ -157,28 +160,28 @@ class ProcessPool:
 
 
 class Readiness:
-    """Which programs of a pool are ready, if the program prints when it is.
+    """Shows which programs of a pool are ready, if the program prints when it is.
 
     Args:
-        wait_ready: it does; otherwise this is known when the first one has printed it.
+        wait_ready: the program prints it; otherwise this is known when the first one has printed it.
         hold_slots: called with the number of programs that are not ready; not for those that load again quickly.
     """
 
     def __init__(self, *, wait_ready: bool, hold_slots: Callable[[int], None] | None) -> None:
-        self.is_announced = wait_ready
+        self.is_announced = wait_ready  #: the program prints when it is ready
         self.slots: list[_Slot] = []
         self._hold_slots = hold_slots
         self._held = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def ready(self) -> None:
+    def announce(self) -> None:
         """Note that a program has printed that it is ready."""
         self.is_announced = True
-        self.changed()
+        self.update()
 
-    def changed(self) -> None:
-        """Count the programs that are ready: free slots at once, hold others soon."""
-        loading = self._loading
+    def update(self) -> None:
+        """Count the programs that are not ready: free slots at once, hold others soon."""
+        loading = self._count_loading()
         if not self.is_announced or self._hold_slots is None or loading == self._held:
             return
         if loading < self._held:
@@ -193,68 +196,69 @@ class Readiness:
             self._timer.cancel()
             self._timer = None
 
-    @property
-    def _loading(self) -> int:
+    def _count_loading(self) -> int:
         return sum(not slot.is_ready for slot in self.slots)
 
     def _hold(self) -> None:
         self._timer = None
-        if self._hold_slots is not None and self._loading != self._held:
-            self._held = self._loading
-            self._hold_slots(self._held)
+        loading = self._count_loading()
+        if self._hold_slots is not None and loading != self._held:
+            self._held = loading
+            self._hold_slots(loading)
 
 
 class _Slot:
-    """One program, started again whenever it has ended."""
+    """One process of the pool, which restarts whenever it ends."""
 
-    def __init__(self, command: Command, agent_id: str, limits: Limits, guard: Guard, readiness: Readiness) -> None:
+    def __init__(self, command: Command, agent_id: str, limits: Limits, reaper: Reaper, readiness: Readiness) -> None:
+        self.last_end = ""  #: how the last process ended that was not ended by the agent
         self._readiness = readiness
-        self.last_death = ""
         self._command = command
         self._environ = command.environ(agent_id)
         self._limits = limits
-        self._guard = guard
+        self._reaper = reaper
         self._loop = asyncio.get_running_loop()
         self._is_stopping = False
-        #: The program that lives, or will.
-        self._life: asyncio.Future[KeptProcess] = self._loop.create_future()
+        #: The process that runs, or the next one.
+        self._process: asyncio.Future[KeptProcess] = self._loop.create_future()
         self._keeping = retry("program.keep", self._keep)
 
     async def run(self, task: Task) -> Any:
-        life: KeptProcess | None = None
+        process: KeptProcess | None = None
         try:
             async with asyncio.timeout(self._limits.load_timeout_s) as limit:
-                life = await asyncio.shield(self._life)
-                if life.has_exited:  # while it had nothing to do: its end is no failure of this task
-                    await life.over()
-                    self._forget(life)
-                    life = None
-                    life = await asyncio.shield(self._life)
-                if self._readiness.is_announced and not await life.wait_until_ready():
-                    raise Retryable("program_died", f"the program ended before it was ready: {await life.over()}")
-                if life.has_loaded:
-                    self._begin_time(limit)
+                process = await asyncio.shield(self._process)
+                if process.has_exited:  # while it was idle, which is no failure of this task
+                    await process.wait()
+                    self._replace(process)
+                    process = None
+                    process = await asyncio.shield(self._process)
+                if self._readiness.is_announced and not await process.wait_until_ready():
+                    end = await process.wait()
+                    raise Retryable("program_died", f"the program ended before it was ready: {end}")
+                if process.has_loaded:
+                    self._start_timeout(limit)
                 else:
-                    life.on_loaded = partial(self._begin_time, limit)
-                return await life.ask(task, _line(task))
+                    process.on_loaded = partial(self._start_timeout, limit)
+                return await process.run(task, _line(task))
         except TimeoutError:
-            raise self._timed_out(life) from None
+            raise self._timeout_error(process) from None
         finally:
-            if life is not None:
-                life.on_loaded = _nothing
-                if life.has_open_task:
-                    await life.let_go(self._limits.grace_s)
-                if life.is_over:
-                    self._forget(life)
+            if process is not None:
+                process.on_loaded = None
+                if process.has_open_task:
+                    await process.stop_task(self._limits.grace_s)
+                if process.has_ended:
+                    self._replace(process)
 
-    def _begin_time(self, limit: asyncio.Timeout) -> None:
-        """Let the time of the task begin."""
+    def _start_timeout(self, limit: asyncio.Timeout) -> None:
+        """Start the timeout of the task, in place of that of the load."""
         timeout_s = self._limits.timeout_s
         with suppress(RuntimeError):  # the limit has passed at this very moment
             limit.reschedule(None if timeout_s is None else self._loop.time() + timeout_s)
 
-    def _timed_out(self, life: KeptProcess | None) -> Retryable:
-        if life is not None and life.has_loaded and self._limits.timeout_s is not None:
+    def _timeout_error(self, process: KeptProcess | None) -> Retryable:
+        if process is not None and process.has_loaded and self._limits.timeout_s is not None:
             return Retryable("timed_out", f"the program had not answered after {self._limits.timeout_s:g} s")
         limit_s = self._limits.load_timeout_s
         log.warning("program.load_timed_out", program=self._command.name, limit_s=limit_s)
@@ -262,87 +266,83 @@ class _Slot:
 
     @property
     def is_ready(self) -> bool:
-        """True while a program runs that has printed that it is ready."""
-        life = self._life
-        if not life.done() or life.cancelled() or life.exception() is not None:
+        """True while a process runs that has printed that it is ready."""
+        running = self._process
+        if not running.done() or running.cancelled() or running.exception() is not None:
             return False
-        return life.result().is_ready and not life.result().has_exited
+        return running.result().is_ready and not running.result().has_exited
 
     async def wait_until_ready(self) -> None:
-        """Wait until a program has printed that it is ready, however often it ends before."""
+        """Wait until a process has printed that it is ready, however often it ends before."""
         while True:
             try:
-                life = await asyncio.shield(self._life)
+                process = await asyncio.shield(self._process)
             except Retryable:  # it could not be started, and is started again
                 continue
-            if await life.wait_until_ready():
+            if await process.wait_until_ready():
                 return
-            await life.over()
-            self._forget(life)
+            await process.wait()
+            self._replace(process)
 
     async def stop(self) -> None:
         self._is_stopping = True
-        if self._life.done():
-            await self._life.result().leave(self._limits.grace_s)
+        if self._process.done():
+            await self._process.result().close(self._limits.grace_s)
         await cancel_and_wait(self._keeping)
 
     async def _keep(self) -> None:
         backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while not self._is_stopping:
-            begun = self._loop.time()
-            if self._life.done():  # of a program whose keeping failed
-                self._life = self._loop.create_future()
+            started = self._loop.time()
+            if self._process.done():  # left by a failed call of this function
+                self._process = self._loop.create_future()
             try:
-                life = await KeptProcess.start(
-                    self._command, self._environ, self._guard, self._limits, self._readiness.ready
+                process = await KeptProcess.start(
+                    self._command, self._environ, self._reaper, self._limits, self._readiness.announce
                 )
             except OSError as error:
-                why, is_ours = f"{self._command.path} cannot be started: {error.strerror}", False
-                self._fail(Retryable("not_started", why))
+                reason, is_ended_by_us = f"{self._command.path} cannot be started: {error.strerror}", False
+                self._fail(Retryable("not_started", reason))
             else:
-                self._life.set_result(life)
-                loading = asyncio.create_task(self._limit_load(life))
+                self._process.set_result(process)
+                loading = asyncio.create_task(self._limit_load(process))
                 try:
-                    why = await life.over()
+                    reason = await process.wait()
                 finally:
                     loading.cancel()
-                    self._readiness.changed()
-                is_ours = life.is_ended_by_us
-                self._forget(life)
-                if life.has_answered:
+                    self._readiness.update()
+                is_ended_by_us = process.is_ended_by_us
+                self._replace(process)
+                if process.has_answered:
                     backoff.reset()
-            if is_ours or self._loop.time() - begun >= WELL_S:
+            if is_ended_by_us or self._loop.time() - started >= STABLE_S:
                 backoff.reset()
-            if not is_ours:
-                self.last_death = why
+            if not is_ended_by_us:
+                self.last_end = reason
                 wait_s = backoff.next_s()
-                log.warning("program.died", program=self._command.name, how=why, again_in_s=wait_s)
+                log.warning("program.died", program=self._command.name, how=reason, again_in_s=wait_s)
                 await asyncio.sleep(wait_s)
 
-    async def _limit_load(self, life: KeptProcess) -> None:
-        """End a program that is not ready in time, if the program prints when it is."""
+    async def _limit_load(self, process: KeptProcess) -> None:
+        """End a process that is not ready in time, if the program prints when it is."""
         await asyncio.sleep(self._limits.load_timeout_s)
-        if self._readiness.is_announced and not life.is_ready:
+        if self._readiness.is_announced and not process.is_ready:
             log.warning("program.load_timed_out", program=self._command.name, limit_s=self._limits.load_timeout_s)
-            await life.end(self._limits.grace_s)
+            await process.end(self._limits.grace_s)
 
-    def _forget(self, life: KeptProcess) -> None:
-        """The next task waits for the next program."""
-        if self._life.done() and self._life.result() is life:
-            self._life = self._loop.create_future()
+    def _replace(self, process: KeptProcess) -> None:
+        """Make the next task wait for the next process."""
+        if self._process.done() and self._process.result() is process:
+            self._process = self._loop.create_future()
 
     def _fail(self, error: Retryable) -> None:
-        """Whoever waits for the program has failed."""
-        failed, self._life = self._life, self._loop.create_future()
+        """Fail the task that waits for the process."""
+        failed, self._process = self._process, self._loop.create_future()
         failed.set_exception(error)
-        failed.exception()  # looked at, so that nobody warns of it when no task waits
+        failed.exception()  # mark it as retrieved, so that asyncio does not warn if no task waits
 
 
-def _nothing() -> None:
-    """Do nothing."""
-
-
-class _Asked(msgspec.Struct):
+class _TaskLine(msgspec.Struct):
     task_id: str
     task_type: str
     payload: msgspec.Raw
@@ -354,4 +354,4 @@ def _line(task: Task) -> bytes:
         payload = msgspec.Raw(msgspec.json.format(task.payload_json, indent=-1))
     except BAD_JSON as error:
         raise NonRetryable("payload_invalid", f"payload: {error}") from None
-    return encode(_Asked(task.task_id, task.task_type, payload, task.attempt)) + b"\n"
+    return encode(_TaskLine(task.task_id, task.task_type, payload, task.attempt)) + b"\n"

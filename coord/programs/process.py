@@ -1,8 +1,8 @@
-"""One start of a program: its processes, from the first until nothing of them is left.
+"""One run of a program: all its processes, from the start until none is left.
 
-A program is the first process of a session and group of its own. It has ended when that process has; whatever it left
-in its group is killed then, and a pipe that somebody outside the group still holds is not waited for. Only a process
-that leaves the group (``setsid``) outlives it.
+A program is the first process of its own session and process group. It has ended when that process has ended. Then the
+rest of its group is killed, and a pipe that a process outside the group holds open is not waited for. Only a process
+that leaves the group (``setsid``) outlives the program.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from functools import partial
 from typing import Any
 
 from coord.programs.buffers import Tail
-from coord.programs.guard import Guard
+from coord.programs.reaper import Reaper
 
-#: What the program's children have to say their last, once it has ended: enough for the end of a pipeline.
+#: Seconds that children of the program get to write their last output after it has ended: enough for a pipeline.
 LINGER_S = 0.5
-#: The end of standard error that is kept: what fits into a failure's 4,096 characters, with some words before it.
+#: Bytes of standard error that are kept: they fit into the 4,096 characters of a failure, after its first words.
 TAIL_BYTES = 3_900
-#: Where the program finds the pipe for its progress.
+#: File descriptor of the pipe for progress.
 PROGRESS_FD = 3
 
-#: Exit code 255: of a program that ended unseen.
+#: Exit code 255, for a program that was reaped elsewhere.
 UNKNOWN_STATUS = 255 << 8
 
-#: Pipes are moved above these numbers, so that putting them in their places cannot close one another.
-_ABOVE = 10
-#: Signals that Python, or a shell in the background, has its children ignore.
-_USUAL = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+#: Pipes move to file descriptors from this number on, so that dup2 to the final descriptors closes none of them.
+_MIN_FD = 10
+#: Signals that children of Python, or of a shell in the background, would ignore; programs get the default.
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
-Take = Callable[[bytes], None]
+OnData = Callable[[bytes], None]
 
 
 class ProgramProcess:
-    """A program that was started; ``end`` or ``ended`` is to be awaited in any case."""
+    """A running program; the caller must await ``end`` or ``wait``."""
 
-    def __init__(self, pid: int, guard: Guard, pipes: Sequence[_Pipe], stdin: _Stdin) -> None:
+    def __init__(self, pid: int, reaper: Reaper, pipes: Sequence[_Pipe], stdin: _Stdin) -> None:
         self.pid = pid
-        self.said = Tail(TAIL_BYTES)  #: on standard error
-        self._guard = guard
+        self.stderr = Tail(TAIL_BYTES)  #: the end of standard error
+        self._reaper = reaper
         self._pipes = pipes
         self._stdin = stdin
         self._status: int | None = None
@@ -58,37 +58,37 @@ class ProgramProcess:
 
     @classmethod
     async def start(
-        cls, path: str, words: Sequence[str], environ: Mapping[str, str], guard: Guard, *,
-        output: Take, progress: Take | None = None,
+        cls, path: str, words: Sequence[str], environ: Mapping[str, str], reaper: Reaper, *,
+        on_output: OnData, on_progress: OnData | None = None,
     ) -> ProgramProcess:  # fmt: skip
-        """Start it.
+        """Start a program.
 
         Args:
             path: the program's file.
-            words: its name as it was typed, and its arguments.
+            words: its name as typed, and its arguments.
             environ: its environment.
-            guard: told of its group.
-            output: called with what it writes to standard output.
-            progress: the same for fd 3, which it has only if this is given.
+            reaper: ends its process group if this process is gone.
+            on_output: called with what it writes to standard output.
+            on_progress: called with what it writes to fd 3, which is open only with this argument.
 
         Raises:
-            OSError: it could not be started.
+            OSError: the program could not be started.
         """
-        said = Tail(TAIL_BYTES)
-        takes = {1: output, 2: said.take} | ({PROGRESS_FD: progress} if progress else {})
-        theirs: dict[int, int] = {}
+        stderr = Tail(TAIL_BYTES)
+        readers = {1: on_output, 2: stderr.feed} | ({PROGRESS_FD: on_progress} if on_progress else {})
+        child_fds: dict[int, int] = {}
         pipes: list[_Pipe] = []
         stdin: _Stdin | None = None
         try:
-            # Nothing is awaited once the program runs, so that no cancel can come before somebody answers for it.
-            for number, take in takes.items():
-                ours, theirs[number] = _moved(*os.pipe())
-                pipes.append(await _Pipe.open(ours, take))
-            reads, writes = os.pipe()
-            ours, theirs[0] = _moved(writes, reads)
-            stdin = await _Stdin.open(ours)
-            pid = _spawn(path, words, environ, theirs)
-            guard.hold(pid)
+            # Nothing is awaited once the program runs, so a cancel cannot leave a program that nothing manages.
+            for number, on_data in readers.items():
+                own_fd, child_fds[number] = _move_child_end(*os.pipe())
+                pipes.append(await _Pipe.open(own_fd, on_data))
+            read_fd, write_fd = os.pipe()
+            own_fd, child_fds[0] = _move_child_end(write_fd, read_fd)
+            stdin = await _Stdin.open(own_fd)
+            pid = _spawn(path, words, environ, child_fds)
+            reaper.add(pid)
         except BaseException:
             for pipe in pipes:
                 pipe.close()
@@ -96,58 +96,63 @@ class ProgramProcess:
                 stdin.close()
             raise
         finally:
-            for number in theirs.values():
+            for number in child_fds.values():
                 os.close(number)
-        program = cls(pid, guard, pipes, stdin)
-        program.said = said
+        program = cls(pid, reaper, pipes, stdin)
+        program.stderr = stderr
         return program
 
     @property
     def has_exited(self) -> bool:
-        """Whether its first process has ended."""
+        """True if its first process has ended."""
         return self._exited.is_set()
 
     @property
     def stdin_closed(self) -> asyncio.Future[None]:
-        """Done once nobody reads its standard input any more."""
+        """Done once no process reads its standard input."""
         return self._stdin.lost
 
     @property
+    def stdout_closed(self) -> asyncio.Future[None]:
+        """Done once nothing more can come from its standard output."""
+        return self._pipes[0].ended  # the first that is opened
+
+    @property
     def unread(self) -> int:
-        """Number of bytes written to its standard input that it has not read; 0 if the system does not say."""
+        """Number of bytes written to its standard input that it has not read; 0 if the system does not show it."""
         return self._stdin.unread()
 
     def write(self, data: bytes) -> None:
-        """Write to its standard input, whether it reads that or not."""
+        """Write to its standard input; does nothing once that is closed."""
         if not self._stdin.transport.is_closing():
             self._stdin.transport.write(data)
 
     def close_stdin(self) -> None:
-        """Let it see the end of its input, once it has read what was written."""
+        """Close its standard input after what was written."""
         if not self._stdin.transport.is_closing():
             self._stdin.transport.write_eof()
 
-    async def ended(self) -> int:
-        """Wait until it has ended and said everything.
+    async def wait(self) -> int:
+        """Wait until it has ended and its output has been read.
 
         Returns:
-            Its exit code; minus the number of the signal that ended it.
+            Its exit code; negative: the number of the signal that ended it.
         """
         await self._exited.wait()
-        await self._said_all(LINGER_S)
-        return self._bury()
+        await self._read_all(LINGER_S)
+        return self._reap()
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM to its group, SIGKILL after the grace; returns when nothing of the group is left.
+        """End the group: SIGTERM, then SIGKILL after ``grace_s`` seconds; return when no process of it is left.
 
-        It goes on to that end when the caller is cancelled.
+        A cancel of the caller does not stop this.
         """
         if self._ending is None:
             self._ending = asyncio.create_task(self._end(grace_s))
         await finish(self._ending)
 
     def end_soon(self, grace_s: float) -> None:
-        """The same, without waiting for it."""
+        """Start to end the group, without waiting."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end(grace_s))
 
@@ -158,31 +163,31 @@ class ProgramProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._exited.wait()
-                await self._said_all(grace_s)  # the others of its group may still be cleaning up
+                await self._read_all(grace_s)  # other processes of its group may still be cleaning up
         self._signal(signal.SIGKILL)
         await self._exited.wait()
-        self._bury()
+        self._reap()
 
-    async def _said_all(self, limit_s: float) -> None:
+    async def _read_all(self, limit_s: float) -> None:
         if waits := [pipe.ended for pipe in self._pipes if not pipe.ended.done()]:
             await asyncio.wait(waits, timeout=limit_s)
 
-    def _bury(self) -> int:
-        """Kill the rest of the group and forget it; while its first process is unburied, the number is its own."""
+    def _reap(self) -> int:
+        """Kill the rest of the group, then reap the first process: until then the group's number cannot be reused."""
         if not self._is_gone:
             self._is_gone = True
             self._signal(signal.SIGKILL)
-            self._guard.release(self.pid)
+            self._reaper.remove(self.pid)
             if self._status is None:
                 _, self._status = os.waitpid(self.pid, 0)
             for pipe in self._pipes:
                 pipe.close()
             self._stdin.close()
-        assert self._status is not None  # noqa: S101 -- for the type checker: it was set above, or by whom waited
+        assert self._status is not None  # noqa: S101 -- for the type checker: set above or by the thread
         return os.waitstatus_to_exitcode(self._status)
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses where all are dead
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses if all are zombies
             os.killpg(self.pid, number)
 
     def _watch(self) -> None:
@@ -190,37 +195,37 @@ class ProgramProcess:
         try:
             if hasattr(os, "waitid"):
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-            else:  # macOS before Python 3.13; the number is free from here on, a moment too early
+            else:  # macOS before Python 3.13; frees the number a moment too early
                 _, status = os.waitpid(self.pid, 0)
-        except ChildProcessError:  # somebody else has buried it: see ``prepare``
+        except ChildProcessError:  # another part of this process has reaped it: see ``prepare``
             status = UNKNOWN_STATUS
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._has_ended, status)
+            self._loop.call_soon_threadsafe(self._set_exited, status)
 
-    def _has_ended(self, status: int | None) -> None:
+    def _set_exited(self, status: int | None) -> None:
         self._status = status
         self._exited.set()
 
 
 class _Pipe(asyncio.Protocol):
-    """A pipe that is read to its end; ``ended`` is done then."""
+    """A pipe that is read to its end; then ``ended`` is done."""
 
-    def __init__(self, take: Take) -> None:
+    def __init__(self, on_data: OnData) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._take = take
+        self._on_data = on_data
         self._transport: asyncio.BaseTransport | None = None
 
     @classmethod
-    async def open(cls, number: int, take: Take) -> _Pipe:
+    async def open(cls, number: int, on_data: OnData) -> _Pipe:
         file = os.fdopen(number, "rb", buffering=0)
-        _, pipe = await asyncio.get_running_loop().connect_read_pipe(lambda: cls(take), file)
+        _, pipe = await asyncio.get_running_loop().connect_read_pipe(lambda: cls(on_data), file)
         return pipe
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._take(data)
+        self._on_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
@@ -232,7 +237,7 @@ class _Pipe(asyncio.Protocol):
 
 
 class _Stdin(asyncio.BaseProtocol):
-    """A pipe that is written to, until the other side has closed it."""
+    """A pipe that is written to until the other side closes it."""
 
     transport: asyncio.WriteTransport
     number: int
@@ -266,39 +271,41 @@ class _Stdin(asyncio.BaseProtocol):
             self.transport.abort()
 
 
-def _moved(ours: int, theirs: int) -> tuple[int, int]:
-    """The ends of a pipe, theirs with a high number; both are closed in programs that do not get them."""
-    moved = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
-    os.close(theirs)
-    return ours, moved
+def _move_child_end(own_fd: int, child_fd: int) -> tuple[int, int]:
+    """Return both ends of a pipe, the child's with a high number; other programs do not inherit them."""
+    moved = fcntl.fcntl(child_fd, fcntl.F_DUPFD_CLOEXEC, _MIN_FD)
+    os.close(child_fd)
+    return own_fd, moved
 
 
-def _spawn(path: str, words: Sequence[str], environ: Mapping[str, str], theirs: Mapping[int, int]) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, number, place) for place, number in theirs.items()]
-    encoded = [word.encode("utf-8", "surrogateescape") for word in words]  # as JSON is, whatever the locale
-    spawn = partial(os.posix_spawn, path, encoded, environ, file_actions=actions, setsigmask=(), setsigdef=_USUAL)
+def _spawn(path: str, words: Sequence[str], environ: Mapping[str, str], child_fds: Mapping[int, int]) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, number, target) for target, number in child_fds.items()]
+    encoded = [word.encode("utf-8", "surrogateescape") for word in words]  # UTF-8 like JSON, whatever the locale
+    spawn = partial(
+        os.posix_spawn, path, encoded, environ, file_actions=actions, setsigmask=(), setsigdef=_DEFAULT_SIGNALS
+    )
     try:
         return spawn(setsid=True)
-    except NotImplementedError:  # a C library that cannot; a program that asks the terminal would be stopped by it
+    except NotImplementedError:  # C library without setsid; a program that reads from the terminal is stopped by it
         return spawn(setpgroup=0)
 
 
 def prepare() -> None:
-    """Make this process fit to start programs, whatever it has inherited.
+    """Prepare this process to start programs, whatever it has inherited.
 
-    Its files go to no program, or whoever waits for their end would wait on. And children are buried by us alone: a
-    parent that ignores SIGCHLD would have the system bury them, and nobody would learn how they ended.
+    Programs must not inherit its open files: a reader that waits for their end would wait for the program. And SIGCHLD
+    must not be ignored: the system would reap the children, and their exit codes would be lost.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 -- names, of which one is gone once they are listed
+    for number in map(int, os.listdir("/dev/fd")):  # noqa: PTH208 -- names; one of them is gone once they are listed
         if number > 2:
             with contextlib.suppress(OSError):
                 os.set_inheritable(number, False)
 
 
 async def finish(task: asyncio.Task[Any] | Coroutine[Any, Any, Any]) -> None:
-    """Await to its end; a cancel that comes meanwhile is raised then."""
+    """Await to the end; a cancel during this is raised afterwards."""
     task = asyncio.ensure_future(task)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

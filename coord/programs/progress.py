@@ -1,4 +1,4 @@
-"""Progress of one task: the newest word of a program counts, and it is passed on a few times a second at most."""
+"""Progress of one task: reports the newest line of a program, at most a few times per second."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from msgspec import Raw
 
 from coord.agent.task import Task
 from coord.codec import BAD_JSON, decode_json
-from coord.programs.lines import Lines
+from coord.programs.buffers import Lines
 
-#: Between two reports: often enough for an eye, seldom enough for a thousand chatty programs.
+#: Seconds between two reports: often enough for a person, rare enough for a thousand programs with much output.
 INTERVAL_S = 0.25
-#: The longest line; a longer one is left out.
-LONGEST = 64 * 1024
+#: Maximum bytes of a line; longer ones are dropped.
+MAX_LINE_BYTES = 64 * 1024
 
 
 class Progress:
-    """What a program says of one task."""
+    """Reports the progress of one task; ``lines`` takes what the program writes."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._newest: bytes | Raw | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.lines = Lines(LONGEST, self._line, lambda: None)
+        self.lines = Lines(MAX_LINE_BYTES, self._on_line, lambda: None)
 
-    def tell(self, value: bytes | Raw) -> None:
-        """Pass on a line, or JSON, now or soon."""
+    def update(self, value: bytes | Raw) -> None:
+        """Report a line, or JSON, now or after the interval."""
         self._newest = value
         if self._timer is None:
-            self._pass_on()
+            self._flush()
 
     def close(self) -> None:
-        """Pass on what is left."""
+        """Report what is left."""
         self.lines.end()
         if self._timer is not None:
             self._timer.cancel()
@@ -41,25 +41,25 @@ class Progress:
             self._report(self._newest)
             self._newest = None
 
-    def _line(self, line: bytes) -> None:
+    def _on_line(self, line: bytes) -> None:
         if line and not line.isspace():
-            self.tell(line)
+            self.update(line)
 
-    def _pass_on(self) -> None:
+    def _flush(self) -> None:
         self._timer = None
         if self._newest is not None:
             value, self._newest = self._newest, None
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._pass_on)
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._flush)
             self._report(value)
 
     def _report(self, value: bytes | Raw) -> None:
         self._task.report_progress(value if isinstance(value, Raw) else json_or_text(value))
 
 
-def json_or_text(said: bytes) -> Any:
-    """JSON as it stands, else text; what is no UTF-8 is replaced."""
+def json_or_text(line: bytes) -> Any:
+    """Return JSON as it is, anything else as text; bytes that are not UTF-8 are replaced."""
     try:
-        decode_json(said)
+        decode_json(line)
     except BAD_JSON:
-        return said.decode("utf-8", "replace").strip()
-    return Raw(said)
+        return line.decode("utf-8", "replace").strip()
+    return Raw(line)

@@ -1,58 +1,73 @@
-"""The process that ends programs when the agent that started them is gone, however it went.
-
-Standard input is a pipe from the agent: ``+123`` a group begins, ``-123`` it has ended. When the pipe closes, whatever
-has begun and not ended gets SIGTERM, and SIGKILL after so many seconds as the first argument says. It is run by its
-path, on a bare interpreter: it imports nothing of coord, so that it starts in milliseconds and stays small.
-"""
+"""The agent's side of the reaper: registers process groups with it, so that no group outlives the agent."""
 
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
 import sys
-import time
+from pathlib import Path
 
-#: Between two looks at whether the groups have ended.
-LOOK_S = 0.02
+from coord.logs import get_logger
 
+log = get_logger()
 
-def main() -> None:
-    """Wait for the end of the agent, then end what it left."""
-    grace_s = float(sys.argv[1])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever ends the agent ends this one with it, by the pipe
-    held: set[int] = set()
-    with os.fdopen(0, "rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            group = int(line[1:])
-            if line[:1] == b"+":
-                held.add(group)
-            else:
-                held.discard(group)
-    end(held, grace_s)
+_SCRIPT = str(Path(__file__).with_name("reaper_process.py"))
 
 
-def end(groups: set[int], grace_s: float) -> None:
-    """SIGTERM to all, SIGKILL to those that are left after ``grace_s``."""
-    left = {group for group in groups if _send(group, signal.SIGTERM)}
-    deadline = time.monotonic() + grace_s
-    while left and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-        left = {group for group in left if _send(group, 0)}
-    for group in left:
-        _send(group, signal.SIGKILL)
+class Reaper:
+    """Ends its process groups when this process is gone, even after SIGKILL.
 
+    Args:
+        grace_s: seconds that a group gets between SIGTERM and SIGKILL.
+    """
 
-def _send(group: int, number: int) -> bool:
-    """Whether there is such a group."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # the latter: of another user, or nothing but the dead
-        return False
-    return True
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._groups: set[int] = set()
+        self._process = self._start()
 
+    @property
+    def pid(self) -> int:
+        """The process id of the reaper."""
+        return self._process.pid
 
-if __name__ == "__main__":
-    main()
+    def add(self, group: int) -> None:
+        """Add a process group that has started."""
+        self._groups.add(group)
+        self._send(f"+{group}\n")
+
+    def remove(self, group: int) -> None:
+        """Remove a process group that has ended; the system may use its number again from now on."""
+        self._groups.discard(group)
+        self._send(f"-{group}\n")
+
+    def close(self) -> None:
+        """Close the pipe, and wait until the reaper has ended the remaining groups."""
+        self._process.communicate()
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None  # noqa: S101 -- for the type checker: it was started with a pipe
+        try:
+            os.write(self._process.stdin.fileno(), line.encode())
+        except (OSError, ValueError) as error:  # the reaper was killed, was stopped with a full pipe, or is missing
+            log.warning("reaper.lost", pid=self._process.pid, error=str(error))
+            self._process.kill()
+            self._process.communicate()
+            try:
+                self._process = self._start()
+            except OSError as reason:  # the next line tries again: programs without a reaper are better than none
+                log.error("reaper.missing", error=str(reason))  # noqa: TRY400 -- the reason says it all
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _SCRIPT, str(self._grace_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the agent
+        )
+        assert process.stdin is not None  # noqa: S101 -- same
+        os.set_blocking(process.stdin.fileno(), False)
+        if self._groups:
+            os.write(process.stdin.fileno(), "".join(f"+{group}\n" for group in sorted(self._groups)).encode())
+        return process

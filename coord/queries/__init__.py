@@ -52,6 +52,7 @@ from coord.queries.tasks import (
     list_tasks,
 )
 from coord.queries.workers import WorkersSnapshot, count_workers, list_workers
+from coord.queries.write_refusal import get_write_refusal
 
 __all__ = [
     "Backlog",
@@ -88,6 +89,7 @@ __all__ = [
     "get_task",
     "get_task_headers",
     "get_tasks",
+    "get_write_refusal",
     "list_agent_ids",
     "list_agents",
     "list_dead_entries",

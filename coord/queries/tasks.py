@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -71,7 +72,15 @@ class _TypedBody(Struct):
     task_type: str = ""
 
 
+class _OpaqueBody(Struct):
+    """A task's body, of which the payload is not decoded."""
+
+    task_type: str = ""
+    payload: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 _typed_body = msgspec.json.Decoder(_TypedBody)
+_opaque_body = msgspec.json.Decoder(_OpaqueBody)
 
 
 async def get_task(redis: Redis, keys: Keys, task_id: str) -> TaskRecord | None:
@@ -270,13 +279,23 @@ def _type_in(raw: bytes | None) -> str:
         return ""
 
 
+def _parse_body(raw: str | None) -> dict[str, Any]:
+    """Return the body; a payload that Python cannot decode, such as one with 1e999 in it, is its text."""
+    body = parse_json(raw)
+    if isinstance(body, str):
+        try:
+            opaque = _opaque_body.decode(body)
+        except BAD_JSON:
+            return {}
+        return {"task_type": opaque.task_type, "payload": bytes(opaque.payload).decode("utf-8", "replace")}
+    return body if isinstance(body, dict) else {}
+
+
 def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord | None:
     raw = decode_fields(raw_fields)
     if "submission" not in raw:  # no record, or one that a version before the first release left behind
         return None
-    # A payload may hold a number that Python cannot represent, such as 1e999; then the body stays text.
-    decoded_body = parse_json(raw.get("body"))
-    body = decoded_body if isinstance(decoded_body, dict) else {}
+    body = _parse_body(raw.get("body"))
     error = parse_json(raw.get("error"))
     # Not splitlines: a message may hold one of the other characters that it takes for the end of a line.
     lines = [line for line in raw.get("attempts", "").split("\n") if line]

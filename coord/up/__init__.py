@@ -1,1 +1,1 @@
-"""``coord up``: a cell on this machine, which is a Redis server, its workers, a gateway and agents, kept running."""
+"""``coord up``: runs a cell on this machine: a Redis server, workers, a gateway and agents."""

@@ -1,17 +1,17 @@
-"""``coord up --agents FILE``: a TOML file that says which agents to start and keep running.
+"""``coord up --agents FILE``: a TOML file with the agents to start and keep running.
 
 ::
 
     [agents.ocr]                        # ids: ocr-1 and ocr-2
-    program = ["./ocr.sh", "{lang}"]    # knows nothing of coord: started through `coord agent`
+    program = ["./ocr.sh", "{lang}"]    # any program: started through `coord agent`
     capabilities = ["ocr"]
     count = 2
 
-    [agents.stats]                      # an agent in Python, or in any language that speaks the protocol
+    [agents.stats]                      # an agent: with the SDK, or in any language by the protocol
     command = ["{python}", "stats.py", "--id", "{id}"]
 
-Paths in it are relative to the file's own folder. Whatever does not fit is refused before anything is started, with
-the table's and the field's name.
+Paths are relative to the folder of the file. An invalid file is refused before anything starts; the error names table
+and field.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from coord.models.ids import check_id
 from coord.suggestions import suggest
 from coord.up.supervisor import ManagedProgram
 
-#: More processes of one table are a typing error: an agent takes many tasks at once by its capacity.
-MANY = 256
+#: Maximum processes of one table; more is a typing error, because one agent runs many tasks (see its capacity).
+MAX_COUNT = 256
 
-#: Of the time to drain: what ``coord agent`` needs to end its programs and to say good-bye.
+#: Seconds of the time to drain that ``coord agent`` needs to end its programs and to deregister.
 LEAVING_S = 5.0
 
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -49,30 +49,30 @@ Words = Annotated[tuple[str, ...], Meta(min_length=1)]
 class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     """One table of the file: ``[agents.NAME]``."""
 
-    #: An agent that speaks coord itself, as a list or as one line of words; in its words and in ``env``, ``{id}`` is
-    #: the id of the agent, ``{number}`` which of ``count`` it is, ``{python}`` the interpreter that runs coord.
+    #: Command of an agent, as a list or as one line of words. In its words and in ``env``, ``{id}`` is the id of the
+    #: agent, ``{number}`` its number from 1 to ``count``, ``{python}`` the interpreter that runs coord.
     command: Words | str | None = None
-    #: A program that knows nothing of coord, started through ``coord agent``; its words are handed on as they are.
+    #: Any program, started through ``coord agent``; its words are passed on unchanged.
     program: Words | str | None = None
-    #: How many to start: their ids are NAME-1, NAME-2, …; one alone is called NAME.
-    count: Annotated[int, Meta(ge=1, le=MANY)] = 1
-    #: Where it runs; default: the file's folder.
+    #: Number of processes. Their ids are NAME-1, NAME-2, …; the id of a single one is NAME.
+    count: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 1
+    #: Working directory; default: the folder of the file.
     folder: str = "."
-    #: Besides those of ``coord up``.
+    #: Environment variables in addition to those of ``coord up``.
     env: dict[str, str] = {}
-    #: Seconds to finish what it holds when it is to end; then it is killed. An agent of the SDK takes up to 30.
+    #: Seconds to drain at shutdown; then it is killed. An agent of the SDK takes up to 30.
     drain: Annotated[float, Meta(gt=0, le=3600)] = 35.0
 
-    # For a program: what it can do. (A command says that itself.)
+    # For a program only; an agent declares these itself.
 
     type: AgentType | None = None
     capabilities: Names = ()
     tags: Names = ()
     labels: dict[str, str] = {}
     capacity: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    #: Seconds that it may take for one task.
+    #: Timeout of one task in seconds.
     timeout: Annotated[float, Meta(gt=0)] | None = None
-    #: One process for all tasks, which speaks JSON lines, instead of one for each.
+    #: Keep one process per concurrent task, which receives tasks as JSON lines, instead of starting one for each task.
     keep_alive: bool = False
     #: With ``keep_alive``: accept no task before the program prints that it is ready.
     wait_ready: bool = False
@@ -80,8 +80,8 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     load_timeout: Annotated[float, Meta(gt=0)] | None = None
 
 
-#: Fields that only make sense beside ``program``.
-OF_PROGRAMS = (
+#: Fields that are valid with ``program`` only.
+PROGRAM_FIELDS = (
     "type",
     "capabilities",
     "tags",
@@ -95,10 +95,10 @@ OF_PROGRAMS = (
 
 
 def read_agents(path: Path) -> list[ManagedProgram]:
-    """The programs that a file describes; the ``environ`` of each is what the file adds to that of ``coord up``.
+    """Return the programs of a file; the ``environ`` of each contains only the variables of the file.
 
     Raises:
-        ConfigError: the file cannot be read, is not TOML, or a field does not fit; names table, field and what to do.
+        ConfigError: the file cannot be read, is not TOML, or a field is invalid; names table, field and what to do.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -108,14 +108,14 @@ def read_agents(path: Path) -> list[ManagedProgram]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     tables = content.pop("agents", None)
     if content:
-        raise ConfigError(f"{path}: [{next(iter(content))}] is not known; expected tables called [agents.NAME]")
+        raise ConfigError(f"{path}: unknown table [{next(iter(content))}]; expected tables named [agents.NAME]")
     if not isinstance(tables, dict) or not tables:
-        raise ConfigError(f"{path} describes no agent; expected tables called [agents.NAME]")
+        raise ConfigError(f"{path} contains no agent; expected tables named [agents.NAME]")
     programs = [program for name, table in tables.items() for program in _Reader(path, name).read(table)]
     names = [program.name for program in programs]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{path}: two agents would be called {name}; rename one of the tables")
+            raise ConfigError(f"{path}: two agents have the id {name}; rename one of the tables")
     return programs
 
 
@@ -127,48 +127,50 @@ class _Reader:
         self._name = name
 
     def read(self, raw: object) -> list[ManagedProgram]:
-        """The programs of the table."""
+        """Return the programs of the table."""
         if not isinstance(raw, dict):
             raise self._wrong(None, f"expected a table [agents.{self._name}] with a command or a program")
         table = self._table(raw)
-        given, line = self._one_of("command", table.command), self._one_of("program", table.program)
-        if (given is None) == (line is None):
-            raise self._wrong(None, "name a command (an agent that speaks coord) or a program (any other), one of them")
+        command, program = self._words("command", table.command), self._words("program", table.program)
+        if (command is None) == (program is None):
+            raise self._wrong(None, "give either a command (an agent) or a program (any other program)")
         folder = self._folder(table)
-        if line is not None:
-            self._find("program", line[0], folder, table.env)
+        if program is not None:
+            self._check_program("program", program[0], folder, table.env)
             if not table.capabilities:
-                raise self._wrong("capabilities", 'say what it can do, such as capabilities = ["ocr"]')
+                raise self._wrong(
+                    "capabilities", 'missing; name what the program can do, such as capabilities = ["ocr"]'
+                )
             for field in ("wait_ready", "load_timeout"):
                 if field in raw and not table.keep_alive:
-                    raise self._wrong(field, f"is for a program that is kept: add keep_alive = true, or remove {field}")
+                    raise self._wrong(field, f"is valid with keep_alive only; add keep_alive = true, or remove {field}")
         else:
-            self._refuse_of_programs(raw)
-        return [self._program(table, number, folder, given, line) for number in range(1, table.count + 1)]
+            self._refuse_program_fields(raw)
+        return [self._managed(table, number, folder, command, program) for number in range(1, table.count + 1)]
 
-    def _program(
-        self, table: AgentTable, number: int, folder: Path, given: list[str] | None, line: list[str] | None
+    def _managed(
+        self, table: AgentTable, number: int, folder: Path, command: list[str] | None, program: list[str] | None
     ) -> ManagedProgram:
         agent_id = self._name if table.count == 1 else f"{self._name}-{number}"
         try:
-            check_id(agent_id, "the name, which is the agent's id,")
+            check_id(agent_id, "the name of the table, which is the agent's id,")
         except CoordError as error:
             raise self._wrong(None, str(error)) from None
-        words = {"{id}": agent_id, "{number}": str(number), "{python}": sys.executable}
-        environ = {name: _filled(value, words) for name, value in table.env.items()}
+        values = {"{id}": agent_id, "{number}": str(number), "{python}": sys.executable}
+        environ = {name: _fill(value, values) for name, value in table.env.items()}
         try:
             load(environ)
         except ConfigError as error:
             raise self._wrong("env", str(error)) from None
-        if given is not None:
-            command = [_filled(word, words) for word in given]
-            self._find("command", command[0], folder, environ)
-            if table.count > 1 and not any("{id}" in word for word in (*given, *table.env.values())):
+        if command is not None:
+            words = [_fill(word, values) for word in command]
+            self._check_program("command", words[0], folder, environ)
+            if table.count > 1 and not any("{id}" in word for word in (*command, *table.env.values())):
                 raise self._wrong(
-                    "command", f"{table.count} processes would be one agent; write {{id}} where it takes its id"
+                    "command", f"{table.count} processes would have the same id; put {{id}} where the agent gets its id"
                 )
         else:
-            command = [
+            words = [
                 sys.executable,
                 "-P",
                 "-m",
@@ -176,11 +178,9 @@ class _Reader:
                 "agent",
                 *_options(table, agent_id),
                 "--",
-                *(line or ()),
+                *(program or ()),
             ]
-        return ManagedProgram(
-            name=agent_id, command=tuple(command), environ=environ, folder=folder, drain_s=table.drain
-        )
+        return ManagedProgram(name=agent_id, command=tuple(words), environ=environ, folder=folder, drain_s=table.drain)
 
     def _table(self, raw: dict[str, Any]) -> AgentTable:
         known = AgentTable.__struct_fields__
@@ -188,55 +188,61 @@ class _Reader:
             if field not in known:
                 raise self._wrong(field, f"is not a field; {suggest(field, known, cutoff=0.5)}")
         for field, value in raw.items():
-            # One by one, so that the message can name the field.
+            # One by one, so that the error can name the field.
             try:
                 msgspec.convert({field: value}, AgentTable)
             except msgspec.ValidationError as error:
                 raise self._wrong(field, _expected(field, value, str(error))) from None
         return msgspec.convert(raw, AgentTable)
 
-    def _one_of(self, field: str, words: tuple[str, ...] | str | None) -> list[str] | None:
+    def _words(self, field: str, words: tuple[str, ...] | str | None) -> list[str] | None:
         if words is None:
             return None
         try:
             split = shlex.split(words) if isinstance(words, str) else list(words)
         except ValueError as error:
-            raise self._wrong(field, f"{error}: {words!r}; a list of words needs no quotes") from None
+            raise self._wrong(field, f"{error}: {words!r}; fix the quotes, or write a list of words") from None
         if not split or not split[0]:
             raise self._wrong(field, "is empty")
         return split
 
     def _folder(self, table: AgentTable) -> Path:
-        folder = (self._path.parent / Path(table.folder).expanduser()).resolve()
+        folder = (self._path.parent / self._expanded("folder", table.folder)).resolve()
         if not folder.is_dir():
             raise self._wrong("folder", f"{folder} is not a folder")
         return folder
 
-    def _find(self, field: str, word: str, folder: Path, environ: Mapping[str, str]) -> None:
-        """The program is there and may be run: else it would be started again and again."""
+    def _expanded(self, field: str, path: str) -> Path:
+        try:
+            return Path(path).expanduser()
+        except RuntimeError:
+            raise self._wrong(field, f"{path}: there is no home directory {Path(path).parts[0]}") from None
+
+    def _check_program(self, field: str, word: str, folder: Path, environ: Mapping[str, str]) -> None:
+        """Check that the program exists and is executable, since it would restart forever otherwise."""
         if "/" in word:
-            place = folder / Path(word).expanduser()
-            if not place.is_file():
-                raise self._wrong(field, f"there is no file {place}")
-            if not os.access(place, os.X_OK):
-                raise self._wrong(field, f"{place} may not be executed; try chmod +x {shlex.quote(str(place))}")
+            path = folder / self._expanded(field, word)
+            if not path.is_file():
+                raise self._wrong(field, f"{path} does not exist")
+            if not os.access(path, os.X_OK):
+                raise self._wrong(field, f"{path} is not executable; chmod +x {shlex.quote(str(path))}")
         elif shutil.which(word, path=environ.get("PATH", os.environ.get("PATH"))) is None:
             near = f"; for the one in {folder} write ./{word}" if (folder / word).is_file() else ""
-            raise self._wrong(field, f"no program {word!r} on PATH{near}")
+            raise self._wrong(field, f"program {word!r} is not on PATH{near}")
 
-    def _refuse_of_programs(self, raw: Mapping[str, Any]) -> None:
-        for field in OF_PROGRAMS:
+    def _refuse_program_fields(self, raw: Mapping[str, Any]) -> None:
+        for field in PROGRAM_FIELDS:
             if field in raw:
-                raise self._wrong(field, "is for a program; a command tells the coordinator itself what it can do")
+                raise self._wrong(field, "is valid with program only; an agent declares it itself")
 
-    def _wrong(self, field: str | None, why: str) -> ConfigError:
-        place = f"[agents.{self._name}]" + (f" {field}" if field else "")
-        return ConfigError(f"{self._path}: {place}: {why}")
+    def _wrong(self, field: str | None, reason: str) -> ConfigError:
+        name = f"[agents.{self._name}]" + (f" {field}" if field else "")
+        return ConfigError(f"{self._path}: {name}: {reason}")
 
 
 def _options(table: AgentTable, agent_id: str) -> list[str]:
-    """``coord agent``'s options."""
-    options = ["--id", agent_id, "--drain-timeout", f"{max(0.0, table.drain - LEAVING_S):g}"]
+    """Return the options of ``coord agent``."""
+    options = ["--id", agent_id, "--drain-timeout", _seconds(max(0.0, table.drain - LEAVING_S))]
     if table.type is not None:
         options += ["--type", table.type]
     for name, values in (
@@ -249,26 +255,31 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
     if table.capacity is not None:
         options += ["--capacity", str(table.capacity)]
     if table.timeout is not None:
-        options += ["--timeout", f"{table.timeout:g}"]
+        options += ["--timeout", _seconds(table.timeout)]
     if table.keep_alive:
         options.append("--keep-alive")
     if table.wait_ready:
         options.append("--wait-ready")
     if table.load_timeout is not None:
-        options += ["--load-timeout", f"{table.load_timeout:g}"]
+        options += ["--load-timeout", _seconds(table.load_timeout)]
     return options
 
 
-def _filled(word: str, words: Mapping[str, str]) -> str:
-    """The word with each ``{name}`` of ``words`` replaced, in one pass; other braces stay as they are."""
-    return re.sub(r"\{(?:id|number|python)\}", lambda found: words[found.group()], word)
+def _seconds(value: float) -> str:
+    """Format a number of seconds without an exponent, which ``coord agent`` does not accept."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _expected(field: str, value: object, said: str) -> str:
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    """Replace ``{id}``, ``{number}`` and ``{python}`` in one pass; other braces stay unchanged."""
+    return re.sub(r"\{(?:id|number|python)\}", lambda found: values[found.group()], word)
+
+
+def _expected(field: str, value: object, error: str) -> str:
     if field == "type":
-        return f"{value!r} is none; expected one of {', '.join(AgentType)}"
+        return f"{value!r} is not an agent type; expected one of {', '.join(AgentType)}"
     if field in {"command", "program"} and not isinstance(value, str | list):
         return f"expected a line of words or a list of them, got {value!r}"
-    what = said.partition(" - at ")[0].replace("`", "").replace("Expected", "expected")
-    inside = said.partition(f"$.{field}")[2].rstrip("`")
-    return f"{what}{f' (at {inside})' if inside else ''}"
+    problem = error.partition(" - at ")[0].replace("`", "").replace("Expected", "expected")
+    inside = error.partition(f"$.{field}")[2].rstrip("`")
+    return f"{problem}{f' (at {inside})' if inside else ''}"

@@ -1,4 +1,4 @@
-"""What a program writes, line by line: its standard output and error are one pipe, which ends with the last holder."""
+"""The output of a program, line by line: standard output and standard error share one pipe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import contextlib
 import os
 from collections.abc import Callable
 
-#: A longer line is handed on in pieces, so that a program that never ends one does not fill our memory.
-LONGEST_BYTES = 256 * 1024
-#: After a program's end: how long a grandchild that holds its output open is listened to.
+#: A longer line is passed on in pieces, so that a program that never ends a line cannot fill the memory.
+MAX_LINE_BYTES = 256 * 1024
+#: Seconds for which output is read after a program's end while a grandchild holds the pipe open.
 GRANDCHILD_S = 0.5
 
 
@@ -17,19 +17,19 @@ class ChildOutput(asyncio.Protocol):
     """The reading end of one program's output.
 
     Args:
-        hear: called with each line that is not empty, without its end; bytes that are no UTF-8 are replaced.
+        on_line: called with each non-empty line, without its end; bytes that are not UTF-8 are replaced.
     """
 
-    def __init__(self, hear: Callable[[str], None]) -> None:
-        self._hear = hear
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
         self._rest = bytearray()
         self._closed = asyncio.Event()
         self._transport: asyncio.ReadTransport | None = None
-        #: The last line so far that has a word in it.
-        self.last = ""
+        #: The last line with a letter or a digit.
+        self.last_line = ""
 
     async def open(self) -> int:
-        """Begin to listen; the end to write to, which the caller closes once the program has it."""
+        """Start to read; return the writing end, which the caller closes once the program has it."""
         reading, writing = os.pipe()
         try:
             self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -41,7 +41,7 @@ class ChildOutput(asyncio.Protocol):
         return writing
 
     async def close(self) -> None:
-        """Hear what is still there, and stop listening."""
+        """Read what is left, then stop reading."""
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), GRANDCHILD_S)
@@ -53,22 +53,22 @@ class ChildOutput(asyncio.Protocol):
         """Called by the event loop."""
         self._rest += data
         *lines, rest = self._rest.split(b"\n")
-        while len(rest) > LONGEST_BYTES:
-            lines.append(rest[:LONGEST_BYTES])
-            del rest[:LONGEST_BYTES]
+        while len(rest) > MAX_LINE_BYTES:
+            lines.append(rest[:MAX_LINE_BYTES])
+            del rest[:MAX_LINE_BYTES]
         self._rest = rest
         for line in lines:
-            self._tell(line)
+            self._pass_on(line)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Called by the event loop at the end, and after ``close``."""
         if not self._closed.is_set():
             self._closed.set()
-            self._tell(self._rest)
+            self._pass_on(self._rest)
             self._rest = bytearray()
 
-    def _tell(self, line: bytes | bytearray) -> None:
+    def _pass_on(self, line: bytes | bytearray) -> None:
         text = line.decode("utf-8", "replace").rstrip()
         if text:
-            self.last = text if any(map(str.isalnum, text)) else self.last
-            self._hear(text)
+            self.last_line = text if any(map(str.isalnum, text)) else self.last_line
+            self._on_line(text)

@@ -1,4 +1,4 @@
-"""The data folder of ``coord up``: where it is, and that one ``coord up`` at a time has it."""
+"""The data folder of ``coord up``: its location, and a lock so that one ``coord up`` at a time uses it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import msgspec
 
 from coord.errors import ConfigError, DataFolderInUse
 
+#: Names in a data folder of coord; it has at least one of them.
+KNOWN_NAMES = ("appendonlydir", "server.json", "server.log", "up.json", "lock")
+
 
 class _Owner(msgspec.Struct, frozen=True):
     """``up.json`` in the folder."""
@@ -19,51 +22,51 @@ class _Owner(msgspec.Struct, frozen=True):
 
 
 def default_data_dir() -> Path:
-    """``$XDG_STATE_HOME/coord/data``, else ``~/.local/state/coord/data``.
+    """Return ``$XDG_STATE_HOME/coord/data``, else ``~/.local/state/coord/data``.
 
-    One per user, wherever the command is typed: it is announced in one file per user, and what was submitted
-    yesterday is there today.
+    There is one for each user, whatever the current directory: each user has one endpoint file, and data submitted
+    yesterday must be there today.
+
+    Raises:
+        ConfigError: the user has no home folder.
     """
     state = os.environ.get("XDG_STATE_HOME")
     try:
         base = Path(state) if state else Path("~/.local/state").expanduser()
     except RuntimeError:
-        raise ConfigError("there is no home folder to keep data in; choose a folder with --data") from None
+        raise ConfigError("this user has no home folder to keep data in; choose a folder with --data") from None
     return base / "coord" / "data"
 
 
-#: What a data folder of coord has at least one of.
-OURS = ("appendonlydir", "server.json", "server.log", "up.json", "lock")
-
-
 def refuse_foreign(folder: Path) -> None:
-    """See that the folder is coord's, empty, or not there yet: a server would put its files among somebody's own.
+    """Check that the folder belongs to coord, is empty, or does not exist, so that coord mixes with no other files.
 
     Raises:
-        ConfigError: it is full of something else.
+        ConfigError: the folder contains other files.
     """
     try:
-        place = folder.expanduser().resolve()
-        found = {one.name for one in place.iterdir() if not one.name.startswith(".")} - {"lost+found"}  # of a volume
+        path = folder.expanduser().resolve()
+        # A mounted volume contains lost+found.
+        names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} - {"lost+found"}
     except (OSError, RuntimeError):
-        return  # not there yet, or the claim says what is wrong with it
-    if found and found.isdisjoint(OURS):
-        raise ConfigError(f"{place} is not empty and no data folder of coord; choose another with --data")
+        return  # it does not exist, or the claim reports what is wrong
+    if names and names.isdisjoint(KNOWN_NAMES):
+        raise ConfigError(f"{path} is not empty and is not a data folder of coord; choose another with --data")
 
 
-class Claim:
-    """A data folder that is this process's own while it lives: the lock goes with the process, however that ends.
+class FolderLock:
+    """The exclusive use of a data folder by this process; the lock ends with the process, even after SIGKILL.
 
-    Its file remembers which server a ``coord up`` started, so that the next one may end it although a killed
-    predecessor did the starting.
+    Its file records which server a ``coord up`` has started, so the next ``coord up`` may stop a server that a killed
+    one has left running.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder, made when missing.
+        """Claim the folder; create it if necessary.
 
         Raises:
-            DataFolderInUse: another ``coord up`` has it.
-            ConfigError: it cannot be made or written.
+            DataFolderInUse: another ``coord up`` uses it.
+            ConfigError: it cannot be created or written.
         """
         try:
             self.folder = folder.expanduser().resolve()
@@ -78,16 +81,16 @@ class Claim:
             os.close(self._handle)
             if not isinstance(error, BlockingIOError):
                 raise unusable(folder, error) from None
-            who = f" (pid {before.pid})" if before else ""
+            owner = f" (pid {before.pid})" if before else ""
             raise DataFolderInUse(
-                f"another coord up{who} runs on {self.folder}; end that one, or choose another folder with --data"
+                f"another coord up{owner} uses {self.folder}; stop it, or choose another folder with --data"
             ) from None
-        #: The server that an earlier ``coord up`` had started.
+        #: Process id of the server that an earlier ``coord up`` has started.
         self.earlier_server = before.server_pid if before else None
         self.record(self.earlier_server)
 
     def record(self, server_pid: int | None) -> None:
-        """Remember the server that a ``coord up`` of this folder is answerable for."""
+        """Record the server that a ``coord up`` of this folder must stop."""
         content = msgspec.json.encode(_Owner(pid=os.getpid(), server_pid=server_pid))
         # In place: replacing the file would leave the lock on the old one.
         try:
@@ -97,7 +100,7 @@ class Claim:
             raise unusable(self.folder, error) from None
 
     def release(self) -> None:
-        """Let the next ``coord up`` have the folder."""
+        """Release the folder for the next ``coord up``."""
         os.close(self._handle)
 
     def _read(self) -> _Owner | None:
@@ -108,7 +111,7 @@ class Claim:
 
 
 def unusable(folder: Path, error: Exception) -> ConfigError:
-    """The answer to a folder that the system refuses."""
+    """Return the error for a folder that cannot be created or written."""
     is_file = isinstance(error, FileExistsError)
-    why = "it is a file, not a folder" if is_file else getattr(error, "strerror", None) or str(error)
-    return ConfigError(f"cannot keep data in {folder}: {why}; choose another folder with --data")
+    reason = "it is a file, not a folder" if is_file else getattr(error, "strerror", None) or str(error)
+    return ConfigError(f"cannot keep data in {folder}: {reason}; choose another folder with --data")

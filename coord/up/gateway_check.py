@@ -1,27 +1,28 @@
-"""The gateway's place: its URL, whether another program has it, and whether our own gateway answers there."""
+"""The gateway of ``coord up``: its URL, whether its port is free, and whether it is ready."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import http.client
 import socket
 
 import psutil
 
 from coord.config import Settings
 
-#: How long the gateway may take to say that it is ready; it needs milliseconds.
-ANSWER_S = 2.0
+#: Timeout in seconds of the readiness check; the gateway needs milliseconds.
+READY_TIMEOUT_S = 2.0
 
 
 def url_of(settings: Settings) -> str:
-    """Where the gateway answers; '' while only it will know: on a free port."""
+    """Return the URL of the gateway; '' if it takes a free port, which only the gateway knows."""
     host = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
     return f"http://{host}:{settings.gateway_port}" if settings.gateway_port else ""
 
 
 def is_taken(settings: Settings) -> bool:
-    """Whether another program listens there; what else keeps the gateway from it, it says itself."""
+    """Return True if another program listens on the port; the gateway itself reports any other obstacle."""
     try:
         found = socket.getaddrinfo(settings.gateway_host, settings.gateway_port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = min(found)
@@ -34,30 +35,31 @@ def is_taken(settings: Settings) -> bool:
     return False
 
 
-async def is_ours(settings: Settings, pid: int | None) -> bool:
-    """Whether the gateway of this process id answers.
+async def is_ready(settings: Settings, pid: int | None) -> bool:
+    """Return True if the gateway with this process id is ready.
 
-    Somebody else's gateway on the port answers too, so it is first asked whether ours listens at all.
+    A gateway of another ``coord up`` on the port responds too. So this first checks that the process listens there.
     """
+    return await asyncio.to_thread(_is_ready, settings, pid)
+
+
+def _is_ready(settings: Settings, pid: int | None) -> bool:
     try:
-        opened = [] if pid is None else await asyncio.to_thread(psutil.Process(pid).net_connections, "tcp")
+        connections = [] if pid is None else psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
         return False
-    ports = {one.laddr.port for one in opened if one.status == psutil.CONN_LISTEN}
+    ports = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
     if settings.gateway_port:
         ports &= {settings.gateway_port}
-    for port in ports:
-        if await _answers(settings.gateway_host, port):
-            return True
-    return False
+    return any(_responds(settings.gateway_host, port) for port in ports)
 
 
-async def _answers(host: str, port: int) -> bool:
-    """Whether a gateway there is ready; raises ``OSError`` where nobody answers in time."""
-    async with asyncio.timeout(ANSWER_S):
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            writer.write(b"GET /health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            return b" 200 " in await reader.readline()
-        finally:
-            writer.close()
+def _responds(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=READY_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

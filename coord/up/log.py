@@ -1,8 +1,8 @@
-"""The log of ``coord up``: what it says and what its programs write, as one stream.
+"""The log of ``coord up``: its own messages and the output of its programs, as one stream.
 
-On a terminal a person reads it: time, who, what. Elsewhere each line is one JSON object with ``timestamp``, ``level``,
-``event`` and ``process``; what ``coord up`` says has its sentence in ``message``, what a program wrote as JSON keeps
-its fields, and any other line of a program is an ``output`` with its ``text``.
+On a terminal it is readable: time, process, text. Elsewhere each line is one JSON object with ``timestamp``, ``level``,
+``event`` and ``process``. A message of ``coord up`` has its sentence in ``message``. A line that a program wrote as
+JSON keeps its fields. Any other line of a program is an ``output`` event with the line in ``text``.
 """
 
 from __future__ import annotations
@@ -18,136 +18,142 @@ import msgspec
 from rich.text import Text
 
 from coord.config import Settings
+from coord.logs import to_json
 from coord.terminal import plain, quiet_exit
 
-#: ``coord up`` itself, where lines are named by who speaks.
-OURSELVES = "coord"
-#: Fields of a program's line that the console shows elsewhere, or not at all.
+#: Name of ``coord up`` in the column of processes.
+OWN_NAME = "coord"
+#: Fields of a program's line that the console shows in another column, or not at all.
 SHOWN_ELSEWHERE = frozenset({"timestamp", "level", "event", "service", "process", "exception"})
-#: What rich draws around an error.
+#: Characters that rich draws around an error.
 FRAME = " \t│|"
-#: Rows that name those whose lines will be heard.
-SPEAKERS = ("workers", "agents")
-#: Width of the names of rows.
-ROW = 11
+#: Width of the column of row names.
+ROW_WIDTH = 11
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
-class Say(Protocol):
-    """Says one sentence to whoever reads the log."""
+class WriteMessage(Protocol):
+    """Writes one message to the log."""
 
     def __call__(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
-        """``event``: its dotted name, for programs that read; ``fields``: what the sentence is about, for them too."""
+        """Write a message.
+
+        Args:
+            event: its dotted name, for programs that read the log.
+            sentence: its text, for people.
+            level: its level.
+            fields: the data of the sentence, for programs that read the log.
+        """
         ...
 
 
 class Log(ABC):
-    """Where everything is written; whoever reads it may go away.
+    """The log on one stream; the reader of the stream may go away.
 
     Args:
-        out: where to.
-        gone: called once when the reader has closed a pipe.
+        out: the stream.
+        on_closed: called once when the reader has closed a pipe.
     """
 
-    def __init__(self, out: TextIO, gone: Callable[[], None]) -> None:
+    def __init__(self, out: TextIO, on_closed: Callable[[], None]) -> None:
         self._out = out
-        self._gone = gone
-        self._is_read = True
+        self._on_closed = on_closed
+        self._is_open = True
 
     @abstractmethod
-    def say(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
-        """One sentence of ours, see ``Say``."""
+    def message(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
+        """Write a message of ``coord up``, see ``WriteMessage``."""
 
     @abstractmethod
-    def show(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
-        """What was brought up."""
+    def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
+        """Write what was started."""
 
     @abstractmethod
-    def hear(self, process: str, line: str) -> None:
-        """A line that a program wrote."""
+    def output(self, process: str, line: str) -> None:
+        """Write a line of a program's output."""
 
     def _write(self, line: str) -> None:
-        if not self._is_read:
+        if not self._is_open:
             return
         try:
             self._out.write(line + "\n")
             self._out.flush()
         except BrokenPipeError:
-            self._is_read = False
+            self._is_open = False
             quiet_exit(self._out)
-            self._gone()
-        except OSError:  # a full disk, a terminal that was closed: no reason to end the work
+            self._on_closed()
+        except OSError:  # a full disk, or a closed terminal: lost lines must not stop the cell
             pass
 
 
 class JsonLog(Log):
     """JSON lines."""
 
-    def say(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
-        """One object with the sentence as ``message``."""
-        self._line({**_ours(event, level), "message": sentence, **fields})
+    def message(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
+        """Write an object with the sentence as ``message``."""
+        self._line({**_own_fields(event, level), "message": sentence, **fields})
 
-    def show(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
-        """One object with a field for each row."""
-        self._line({**_ours("up.started", "info"), "message": title, **rows})
+    def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
+        """Write an object with a field for each row."""
+        self._line({**_own_fields("up.started", "info"), "message": title, **rows})
 
-    def hear(self, process: str, line: str) -> None:
-        """The program's own object, or one made of its words."""
-        found = read_line(line)
-        if found is None:
-            self._line({**_ours("output", "info"), "process": process, "text": line})
+    def output(self, process: str, line: str) -> None:
+        """Write the program's own object, or an ``output`` event with the line."""
+        record = parse_line(line)
+        if record is None:
+            self._line({**_own_fields("output", "info"), "process": process, "text": line})
         else:
-            self._line({**_ours("output", "info"), **found, "process": process})
+            self._line({**_own_fields("output", "info"), **record, "process": process})
 
     def _line(self, fields: Mapping[str, Any]) -> None:
-        self._write(msgspec.json.encode(fields, enc_hook=repr).decode())
+        self._write(to_json(fields, self._out))
 
 
 class ConsoleLog(Log):
-    """Lines for a person; ``width`` is that of the column of names."""
+    """Readable lines."""
 
-    def __init__(self, out: TextIO, gone: Callable[[], None]) -> None:
+    def __init__(self, out: TextIO, on_closed: Callable[[], None]) -> None:
         from rich.console import Console
 
-        super().__init__(out, gone)
+        super().__init__(out, on_closed)
         self._console = Console(file=out, highlight=False, soft_wrap=True)
-        self._width = len(OURSELVES)
+        self._width = len(OWN_NAME)  # of the column of processes
 
-    def say(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
-        """Time and sentence."""
-        self._line(_clock(None), OURSELVES, sentence, level)
+    def message(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
+        """Write time and sentence."""
+        self._line(_clock(None), OWN_NAME, sentence, level)
 
-    def show(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
-        """A row for each."""
+    def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
+        """Write a line for each row, and one for each warning."""
         self._print(Text(), title, "bold")
-        speakers = [
+        processes = [
             name for row in ("workers", "gateway", "agents") if isinstance(rows.get(row), list) for name in rows[row]
         ]
-        self._width = max(map(len, [OURSELVES, *speakers]))
+        self._width = max(map(len, [OWN_NAME, *processes]))
         for name, value in rows.items():
-            for one in value if name == "warning" else [value]:
-                head = Text(f"{name:<{ROW}}", style="yellow" if name == "warning" else "cyan")
-                self._print(head, one if isinstance(one, str) else ", ".join(one))
+            for item in value if name == "warning" else [value]:
+                head = Text(f"{name:<{ROW_WIDTH}}", style="yellow" if name == "warning" else "cyan")
+                self._print(head, item if isinstance(item, str) else ", ".join(item))
 
-    def hear(self, process: str, line: str) -> None:
-        """Time, name, event and fields; a traceback follows it."""
-        found = read_line(line)
-        if found is None:
+    def output(self, process: str, line: str) -> None:
+        """Write time, process, event and fields; a traceback follows on its own lines."""
+        record = parse_line(line)
+        if record is None:
             self._line(_clock(None), process, line, "info")
             return
-        fields = " ".join(f"{name}={_shown(value)}" for name, value in found.items() if name not in SHOWN_ELSEWHERE)
-        event, level = str(found.get("event", "")), str(found.get("level", "info"))
-        self._line(_clock(found.get("timestamp")), process, event, level, fields)
-        for one in str(found.get("exception", "")).splitlines():
-            self._line(" " * 8, process, f"  {one}", level)
+        fields = " ".join(f"{name}={_shown(value)}" for name, value in record.items() if name not in SHOWN_ELSEWHERE)
+        event, level = str(record.get("event", "")), str(record.get("level", "info"))
+        self._line(_clock(record.get("timestamp")), process, event, level, fields)
+        for trace_line in str(record.get("exception", "")).splitlines():
+            self._line(" " * 8, process, f"  {trace_line}", level)
 
-    def _line(self, clock: str, process: str, what: str, level: str, fields: str = "") -> None:
+    def _line(self, clock: str, process: str, text: str, level: str, fields: str = "") -> None:
         self._width = max(self._width, len(process))
         head = Text.assemble((f"{clock}  ", "dim"), (f"{process:<{self._width}}  ", "cyan"))
-        self._print(head, plain(f"{what}  {fields}" if fields else what), STYLES.get(level, ""))
+        self._print(head, plain(f"{text}  {fields}" if fields else text), STYLES.get(level, ""))
 
     def _print(self, head: Text, body: str, style: str = "") -> None:
-        """On a terminal, what is longer than a line goes on below, between two words; in a file a line stays one."""
+        """Print a line; on a terminal a long one is wrapped between words and indented, in a file it stays one line."""
         lines = [body]
         if self._console.is_terminal:
             room = max(20, self._console.width - head.cell_len)
@@ -159,39 +165,39 @@ class ConsoleLog(Log):
             head = Text(" " * head.cell_len)
 
 
-def open_log(settings: Settings, gone: Callable[[], None]) -> Log:
-    """The log on standard output, as ``log_format`` says; ``auto``: for a person on a terminal, else JSON lines."""
+def open_log(settings: Settings, on_closed: Callable[[], None]) -> Log:
+    """Return the log on standard output in the format of ``log_format``; ``auto`` is readable on a terminal."""
     is_console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
-    return (ConsoleLog if is_console else JsonLog)(sys.stdout, gone)
+    return (ConsoleLog if is_console else JsonLog)(sys.stdout, on_closed)
 
 
-def read_line(line: str) -> dict[str, Any] | None:
-    """A program's line as an object, or None: it is none, or has no event."""
+def parse_line(line: str) -> dict[str, Any] | None:
+    """Return a program's line as an object; None if it is not a JSON object with an event."""
     if not line.startswith("{"):
         return None
     try:
-        found = msgspec.json.decode(line)
+        record = msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
+    return record if isinstance(record, dict) and isinstance(record.get("event"), str) else None
 
 
-def last_words(line: str) -> str:
-    """What a program said last, for the sentence about its end: an exception, or an event with its error."""
-    found = read_line(line)
-    if found is None:
+def last_error(line: str) -> str:
+    """Summarize the last line of a program that has ended: an exception, or an event with its error."""
+    record = parse_line(line)
+    if record is None:
         return line.strip(FRAME)
-    exception = str(found.get("exception", "")).strip()
-    error = exception.splitlines()[-1] if exception else found.get("error")
-    return f"{found['event']}: {error}" if error else str(found["event"])
+    exception = str(record.get("exception", "")).strip()
+    error = exception.splitlines()[-1] if exception else record.get("error")
+    return f"{record['event']}: {error}" if error else str(record["event"])
 
 
-def _ours(event: str, level: str) -> dict[str, Any]:
+def _own_fields(event: str, level: str) -> dict[str, Any]:
     return {
         "timestamp": _now().isoformat().replace("+00:00", "Z"),
         "level": level,
         "event": event,
-        "process": OURSELVES,
+        "process": OWN_NAME,
     }
 
 
@@ -200,12 +206,12 @@ def _now() -> dt.datetime:
 
 
 def _clock(timestamp: Any) -> str:
-    """The wall clock of whoever reads."""
+    """Format a timestamp, or the current time, as local wall clock time."""
     try:
-        moment = dt.datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else _now()
-    except ValueError:
-        moment = _now()
-    return moment.astimezone().strftime("%H:%M:%S")
+        moment = (dt.datetime.fromisoformat(timestamp) if isinstance(timestamp, str) else _now()).astimezone()
+    except (ValueError, OverflowError):
+        moment = _now().astimezone()
+    return moment.strftime("%H:%M:%S")
 
 
 def _shown(value: Any) -> str:

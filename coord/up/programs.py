@@ -1,4 +1,4 @@
-"""The programs that ``coord up`` keeps running: their names, how they are started, what their environment says."""
+"""The programs that ``coord up`` keeps running: names, commands and environments of workers and gateway."""
 
 from __future__ import annotations
 
@@ -9,59 +9,58 @@ from collections.abc import Mapping
 
 import msgspec
 
-from coord.config import ALIASES, PREFIX, Settings, to_environ
+from coord.config import Settings, to_environ, without_settings
 from coord.up.supervisor import ManagedProgram
 
-#: What the gateway is called in the log.
+#: The name of the gateway in the log.
 GATEWAY = "gateway"
-#: It gives the requests under way 10 s by itself.
+#: Seconds that the gateway gets to drain; it gives active requests 10 s.
 GATEWAY_DRAIN_S = 15.0
 
 
 def worker_programs(settings: Settings, workers: Mapping[str, int]) -> list[ManagedProgram]:
-    """The processes of the workers: so many of each kind, with names that no other ``coord up`` gives.
+    """Return the worker processes, with names that no other ``coord up`` uses.
 
-    A worker takes up what its own name has pending, so two with one name would do the same work twice: those of a
-    killed ``coord up`` may still be ending when the next one starts.
+    A worker takes over the entries that are pending under its own name, so two workers with one name would do the same
+    work twice: those of a killed ``coord up`` may still be ending when the next one starts.
+
+    Args:
+        settings: settings of the workers.
+        workers: number of workers of each kind.
     """
-    mark = secrets.token_hex(2)
+    suffix = secrets.token_hex(2)
     environ = logged_environ(settings)
-    names = [(kind, f"{kind}-{number}-{mark}") for kind, count in workers.items() for number in range(1, count + 1)]
+    names = [(kind, f"{kind}-{number}-{suffix}") for kind, count in workers.items() for number in range(1, count + 1)]
     return [
-        ManagedProgram(
-            name=name,
-            command=worker_command(kind, name, watch_stdin=True),
-            environ=environ,
-        )
+        ManagedProgram(name=name, command=worker_command(kind, name, watch_stdin=True), environ=environ)
         for kind, name in names
     ]
 
 
 def worker_command(kind: str, name: str | None, *, watch_stdin: bool) -> list[str]:
-    """How a worker is started."""
-    # -P: a folder called workers where the command is typed is not ours.
-    command = [sys.executable, "-P", "-m", "workers", kind]
+    """Return the command that starts a worker."""
+    # -P: a folder named workers in the current directory must not be imported; coord.launch: nor may any other.
+    command = [sys.executable, "-P", "-m", "coord.launch", "workers", kind]
     command += ["--name", name] if name is not None else []
     return [*command, "--watch-stdin"] if watch_stdin else command
 
 
 def kind_of(name: str) -> str:
-    """The kind of a worker of this name."""
+    """Return the kind of the worker with this name."""
     return name.partition("-")[0]
 
 
 def gateway_program(settings: Settings) -> ManagedProgram:
-    """The gateway, where the settings say."""
+    """Return the gateway process."""
     command = (sys.executable, "-P", "-m", "coord.cli", "gateway", "--watch-stdin")
     return ManagedProgram(name=GATEWAY, command=command, environ=logged_environ(settings), drain_s=GATEWAY_DRAIN_S)
 
 
 def logged_environ(settings: Settings) -> dict[str, str]:
-    """``child_environ`` for a process whose lines we read: each is one JSON object."""
+    """Return ``child_environ`` for a process whose output ``coord up`` reads: each line is one JSON object."""
     return child_environ(msgspec.structs.replace(settings, log_format="json"))
 
 
 def child_environ(settings: Settings) -> dict[str, str]:
-    """This process's environment with exactly these settings in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ALIASES}
-    return kept | to_environ(settings)
+    """Return this process's environment with exactly these settings in it."""
+    return without_settings(os.environ) | to_environ(settings)

@@ -1,15 +1,16 @@
-"""One cell on this machine: a Redis server, its workers, a gateway and agents, brought up, kept up and taken down.
+"""One cell on this machine: starts a Redis server, workers, a gateway and agents, keeps them running, shuts them down.
 
-Workers are processes (``python -m workers KIND``) and are never imported. When this process is gone, however it went,
-they and the gateway end by themselves, as they watch their standard input, and agents, who need not, are ended by the
-leash that holds them; the server stays, and the next ``coord up`` adopts it. In order, those who call end first: what
-agents report at their end is still read.
+Workers are processes (``python -m workers KIND``) and are never imported. When this process is gone, even after
+SIGKILL, workers and gateway end by themselves, because they watch their standard input. Agents need not do that, so a
+reaper ends them. The Redis server keeps running, and the next ``coord up`` adopts it. Callers end before workers, so
+the last reports of agents are still read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -23,78 +24,91 @@ from redis.asyncio import Redis
 from coord import __version__
 from coord.aio import cancel_and_wait
 from coord.background import run_once
-from coord.config import Settings
+from coord.config import Settings, expand_home
 from coord.connection import connect_worker, read_failure, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
 from coord.keys import Keys
 from coord.models.workers import WAITS_FOR
-from coord.programs.guard import Guard
+from coord.programs.outcome import describe_exit
+from coord.programs.reaper import Reaper
 from coord.server_check import ServerReport, check_server
+from coord.up.aof_repair import repair
 from coord.up.data_dir import default_data_dir, refuse_foreign
-from coord.up.gateway_check import is_ours, is_taken, url_of
-from coord.up.log import Log, last_words
+from coord.up.gateway_check import is_ready, is_taken, url_of
+from coord.up.log import Log, last_error, parse_line
 from coord.up.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
-from coord.up.server import Embedded, Given, Server
-from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, ManagedProgram, Supervisor
+from coord.up.server import ExternalServer, ManagedServer, Server
+from coord.up.shutdown import Shutdown
+from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor
 
-#: How long a given server may take to answer at the start; a service manager tries again, a person has mistyped.
-GIVEN_LIMIT_S = 10.0
-#: A person who sees nothing for longer wonders whether it has stuck.
+#: Seconds that an external server gets to answer at the start: a service manager retries, a person has mistyped.
+EXTERNAL_LIMIT_S = 10.0
+#: Seconds without output after which a message says what the start waits for.
 SILENCE_S = 1.0
-#: Between two looks at whether the workers are there.
-LOOK_S = 0.05
-#: Who is not there by then is named.
+#: Seconds between two checks whether the workers are ready.
+POLL_S = 0.05
+#: Seconds between two checks which agents are ready.
+AGENTS_POLL_S = 0.25
+#: Errors of a path that this user may not write to.
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
+#: Seconds after which a message names the processes that are not ready.
 READY_LIMIT_S = 15.0
-#: From this end in a row on, the line about it tells what the program said last.
-KEEPS_ENDING = 3
-#: So many ends in a row are told one by one; at the longest wait of 5 s, as many again take a minute.
-TOLD_ENDS = 12
-#: Characters of a program's last words.
-WORDS_KEPT = 500
+#: From this consecutive end on, the message includes the last line of the program's output.
+REPEATED_ENDS = 3
+#: Number of consecutive ends that are all logged; then one in so many: one a minute at the longest wait of 5 s.
+LOGGED_ENDS = 12
+#: Maximum characters of a program's last line in a message.
+MAX_LAST_LINE = 500
 
 
 class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to bring up."""
+    """What to start."""
 
     settings: Settings
-    #: The embedded server's folder; None: the server that the settings name, else ``default_data_dir()``.
+    #: Folder of the embedded server; None: the server in the settings, else ``default_data_dir()``.
     data_dir: Path | None
-    #: kind of worker -> how many.
+    #: Number of workers of each kind.
     workers: Mapping[str, int]
-    #: Whether there is a gateway, where the settings say.
+    #: Whether to start a gateway, on host and port of the settings.
     gateway: bool = False
-    #: Agents to start; their ``environ`` is what they have besides ours.
+    #: Whether to cut a damaged end off the append-only file of the embedded server first.
+    repair_aof: bool = False
+    #: Agents to start; their ``environ`` is added to that of this process.
     agents: tuple[ManagedProgram, ...] = ()
 
 
 class LocalCell:
-    """A server and all that runs on it.
+    """A server and the processes that use it.
 
     Args:
-        plan: what to bring up.
-        stop: when to end it.
-        log: where everything is said.
+        plan: what to start.
+        shutdown: when to end it.
+        log: the log of everything.
     """
 
-    def __init__(self, plan: CellPlan, stop: Stop, log: Log) -> None:
+    def __init__(self, plan: CellPlan, shutdown: Shutdown, log: Log) -> None:
         self._plan = plan
-        self._stop = stop
+        self._shutdown = shutdown
         self._log = log
-        self._endpoint = plan.settings.endpoint_path
+        self._endpoint = plan.settings.endpoint_place
+        self._unpublished = ""  #: why there is no endpoint file
         self._gateway_pid: int | None = None
+        self._supervisors: list[Supervisor] = []
+        #: True if a program was given up, so all others were ended.
+        self.gave_up = False
 
     async def run(self) -> None:
-        """Bring the cell up, keep it so until asked to stop, then end workers, server and announcement.
+        """Start the cell and keep it running; on shutdown end the processes, remove the endpoint file, stop the server.
 
         Raises:
-            CoordError: something that the person who asked can mend; nothing of ours is left running.
+            CoordError: a problem that the user can fix; no process of the cell is left running.
         """
-        _refuse_a_second(self._endpoint, self._plan)
+        _refuse_second(self._endpoint, self._plan)
         server = _server(self._plan)
         try:
-            await self._begin(server)
+            await self._repair(server)
+            await self._start(server)
             settings = msgspec.structs.replace(self._plan.settings, redis_url=server.url)
             async with connect_worker(server.url, settings) as redis:
                 report = await self._check(redis, settings, server.url)
@@ -102,35 +116,47 @@ class LocalCell:
                     await self._run(server, redis, settings, report)
         finally:
             remove_endpoint(self._endpoint)
-            await server.end(self._stop, self._log.say)
+            await server.stop(self._shutdown, self._log.message)
 
-    async def _begin(self, server: Server) -> None:
-        """Wait for the server even when asked to stop, but not when urgently: a large folder takes minutes to load."""
-        beginning = asyncio.create_task(server.begin())
-        await self._stop.unless_urgent(asyncio.wait({beginning}))
-        if not beginning.done():
-            # The interpreter would wait for the thread that waits for the server; the next `coord up` adopts that one.
+    async def _repair(self, server: Server) -> None:
+        if not self._plan.repair_aof or server.data_dir is None:
+            return
+        cut = await asyncio.to_thread(repair, server.data_dir)
+        if cut is None:
+            self._log.message("aof.whole", f"the append-only file in {server.data_dir} has no damaged end")
+        else:
+            fields = {"copy": str(cut.copy), "position": cut.position, "cut": cut.size - cut.position}
+            self._log.message("aof.repaired", str(cut), level="warning", **fields)
+
+    async def _start(self, server: Server) -> None:
+        """Wait for the server even after a shutdown request, but not a forced one: loading may take minutes."""
+        starting = asyncio.create_task(server.start())
+        await self._shutdown.unless_forced(asyncio.wait({starting}))
+        if not starting.done():
+            # The interpreter would wait for the thread that starts the server. A server that was found running stays.
+            server.abandon()
             sys.stdout.flush()
             os._exit(130)
-        beginning.result()
+        starting.result()
 
     async def _check(self, redis: Redis, settings: Settings, url: str) -> ServerReport | None:
-        """The server's report, or None when asked to stop meanwhile."""
+        """Return the server's report, or None after a shutdown request."""
 
         async def check() -> ServerReport:
-            await wait_for_server(redis, url, limit_s=GIVEN_LIMIT_S)
+            await wait_for_server(redis, url, limit_s=EXTERNAL_LIMIT_S)
             return await check_server(redis, settings)
 
         waiting = ("redis.awaited", f"waiting for Redis at {safe_url(url)}")
-        late = asyncio.get_running_loop().call_later(SILENCE_S, self._log.say, *waiting)
+        late = asyncio.get_running_loop().call_later(SILENCE_S, self._log.message, *waiting)
         try:
-            return await self._stop.unless_asked(check())
+            return await self._shutdown.unless_requested(check())
         except redis_errors.RedisError as error:
             failure = read_failure(error, safe_url(url))
             if not isinstance(failure, ServerUnfit):
                 raise failure from None
             raise ServerUnfit(
-                f"Redis at {safe_url(url)} refuses what coord needs: {error}; see to the rights of this user"
+                f"Redis at {safe_url(url)} refuses a command that coord needs: {error}; "
+                "check the permissions of this Redis user"
             ) from None
         finally:
             late.cancel()
@@ -139,57 +165,69 @@ class LocalCell:
         workers = worker_programs(settings, self._plan.workers)
         gateways = [gateway_program(settings)] if self._plan.gateway else []
         environ = logged_environ(settings)
-        agents = [msgspec.structs.replace(one, environ={**environ, **one.environ}) for one in self._plan.agents]
-        self._announce(server)
-        self._show(server, report, workers)
-        keeping = asyncio.create_task(server.keep(self._stop, self._log.say, lambda: self._announce(server)))
-        # Without the server there is nothing to keep the others for.
-        keeping.add_done_callback(lambda _: self._stop.ask_once())
-        speaking = [
-            run_once("up.ready", lambda: self._say_when_ready(redis, Keys(settings.namespace), workers)),
-            run_once("up.ending", self._say_when_asked),
+        agents = [
+            msgspec.structs.replace(program, environ={**environ, **program.environ}) for program in self._plan.agents
+        ]
+        self._publish_endpoint(server)
+        self._log_startup(server, report, workers)
+        keeping = asyncio.create_task(
+            server.keep(self._shutdown, self._log.message, lambda: self._publish_endpoint(server))
+        )
+        # Without the server the other processes have no purpose.
+        keeping.add_done_callback(lambda _: self._shutdown.request_once())
+        messages = [
+            run_once("up.ready", lambda: self._log_readiness(redis, Keys(settings.namespace), workers, server.url)),
+            run_once("up.ending", self._log_shutdown),
+            run_once("up.agents_ready", lambda: self._mark_ready_agents(redis, Keys(settings.namespace))),
         ]
         try:
-            await self._supervise(workers, [*gateways, *agents])
+            try:
+                await self._supervise(workers, [*gateways, *agents])
+            except GaveUp:
+                self.gave_up = True
+                self._shutdown.request_once()
             await keeping
         finally:
-            await cancel_and_wait(*speaking)
+            await cancel_and_wait(*messages)
 
     async def _supervise(self, workers: list[ManagedProgram], callers: list[ManagedProgram]) -> None:
-        """Keep all running; asked to stop, end the callers, then the workers."""
-        last = Stop()
-        working = asyncio.create_task(Supervisor(workers, self._tell, hear=self._log.hear).run(last))
-        working.add_done_callback(lambda _: self._stop.ask_once())
-        hurrying = asyncio.create_task(_hand_on(self._stop, last))
-        agents = {one.name for one in self._plan.agents}
-        guard = Guard(max(one.drain_s or 0 for one in self._plan.agents)) if agents else None
+        """Keep all programs running; on shutdown end the callers, then the workers."""
+        workers_shutdown = Shutdown()
+        of_workers = Supervisor(workers, self._on_event, on_line=self._log.output, gives_up=self._gives_up)
+        working = asyncio.create_task(of_workers.run(workers_shutdown))
+        working.add_done_callback(lambda _: self._shutdown.request_once())
+        forcing = asyncio.create_task(_pass_on_force(self._shutdown, workers_shutdown))
+        agents = {program.name for program in self._plan.agents}
+        reaper = Reaper(max(program.drain_s or 0 for program in self._plan.agents)) if agents else None
 
-        def tell(event: Event) -> None:
-            if guard is not None and event.pid is not None and event.name in agents:
-                (guard.hold if event.what == "started" else guard.release)(event.pid)
-            self._tell(event)
+        def on_event(event: ProgramEvent) -> None:
+            if reaper is not None and event.pid is not None and event.name in agents:
+                (reaper.add if event.what == "started" else reaper.remove)(event.pid)
+            self._on_event(event)
 
+        of_callers = Supervisor(callers, on_event, on_line=self._on_caller_line, gives_up=self._gives_up)
+        self._supervisors = [of_workers, of_callers]
         try:
-            await Supervisor(callers, tell, hear=self._log.hear).run(self._stop)
+            await of_callers.run(self._shutdown)
         finally:
-            last.ask_once()
+            workers_shutdown.request_once()
             try:
                 await working
             finally:
-                await cancel_and_wait(hurrying)
-                if guard is not None:
-                    await asyncio.to_thread(guard.close)
+                await cancel_and_wait(forcing)
+                if reaper is not None:
+                    await asyncio.to_thread(reaper.close)
 
-    def _show(self, server: Server, report: ServerReport, workers: list[ManagedProgram]) -> None:
+    def _log_startup(self, server: Server, report: ServerReport, workers: list[ManagedProgram]) -> None:
         rows: dict[str, str | list[str]] = {
             "redis": f"{safe_url(server.url)} ({report.product} {report.version}, {server.origin})"
         }
         if server.data_dir is not None:
             rows["data"] = str(server.data_dir)
         rows["durability"] = report.durability
-        none_here = [kind for kind, count in self._plan.workers.items() if not count]
-        elsewhere = [f"no {kind} here: {WAITS_FOR[kind]} wait unless one runs elsewhere" for kind in none_here]
-        if warnings := [*report.warnings, *elsewhere]:
+        missing = [kind for kind, count in self._plan.workers.items() if not count]
+        notes = [f"no {kind} here: {WAITS_FOR[kind]} wait unless one runs elsewhere" for kind in missing]
+        if warnings := [*report.warnings, *notes]:
             rows["warning"] = warnings
         if self._plan.settings.namespace != Settings().namespace:
             rows["namespace"] = self._plan.settings.namespace
@@ -198,53 +236,98 @@ class LocalCell:
             rows["gateway"] = _gateway_row(self._plan.settings)
         if self._plan.agents:
             rows["agents"] = [program.name for program in self._plan.agents]
-        rows["announced"] = str(self._endpoint)
-        self._log.show(f"coord {__version__}", rows)
+        rows["announced"] = f"nowhere: {self._unpublished}" if self._unpublished else str(self._endpoint)
+        self._log.startup(f"coord {__version__}", rows)
 
-    def _announce(self, server: Server) -> None:
+    def _publish_endpoint(self, server: Server) -> None:
+        if self._endpoint is None:
+            self._unpublished = "there is no home directory; set COORD_ENDPOINT_FILE to a path"
+            return
         try:
             write_endpoint(self._endpoint, server.url, server.data_dir, self._plan.settings.namespace)
         except OSError as error:
+            if self._plan.settings.endpoint_file is None and error.errno in FORBIDDEN:
+                # In a container the home directory of a random user id is often / or that of another user.
+                self._unpublished = f"{self._endpoint.parent} cannot be written; set COORD_ENDPOINT_FILE to a path"
+                return
             raise ConfigError(
                 f"cannot write the endpoint file {self._endpoint}: {error.strerror}; "
-                "name another in COORD_ENDPOINT_FILE"
+                "set COORD_ENDPOINT_FILE to another path"
             ) from None
 
-    def _tell(self, event: Event) -> None:
+    def _on_event(self, event: ProgramEvent) -> None:
         if event.name == GATEWAY and event.what in {"started", "ended"}:
             self._gateway_pid = event.pid if event.what == "started" else None
         fields = {"name": event.name, "pid": event.pid, "code": event.code, "again_in_s": event.again_in_s}
-        if event.what == "killed":
-            why = "was killed" if self._stop.urgent.is_set() else "did not end in time, so it was killed"
-            self._log.say("process.killed", f"{event.name} (pid {event.pid}) {why}", level="warning", **fields)
-        elif event.what in {"ended", "failed"} and is_told(event):
-            self._log.say(f"process.{event.what}", sentence_of(event), level="warning", **fields)
+        if event.what == "gave_up":
+            self._log.message("process.gave_up", gave_up_sentence(event), level="error", **fields)
+        elif event.what == "killed":
+            reason = "was killed" if self._shutdown.forced.is_set() else "did not end in time and was killed"
+            self._log.message("process.killed", f"{event.name} (pid {event.pid}) {reason}", level="warning", **fields)
+        elif event.what in {"ended", "failed"} and is_logged(event):
+            self._log.message(f"process.{event.what}", sentence_of(event), level="warning", **fields)
 
-    async def _say_when_ready(self, redis: Redis, keys: Keys, programs: list[ManagedProgram]) -> None:
-        """Ready is when every worker has said that it is there, and the gateway answers."""
+    async def _log_readiness(self, redis: Redis, keys: Keys, programs: list[ManagedProgram], url: str) -> None:
+        """Log that the cell is ready: every worker has published its presence, and the gateway responds."""
         loop = asyncio.get_running_loop()
         late_at = loop.time() + READY_LIMIT_S
         missing = [program.name for program in programs] + ([GATEWAY] if self._plan.gateway else [])
         while missing:
-            with contextlib.suppress(redis_errors.RedisError, OSError):  # a TimeoutError is one
-                missing = [name for name in missing if not await self._is_there(redis, keys, name)]
+            with contextlib.suppress(redis_errors.RedisError, OSError):  # TimeoutError is an OSError
+                missing = [name for name in missing if not await self._check_ready(redis, keys, name)]
             if missing and loop.time() > late_at:
                 late_at = math.inf
-                self._log.say(
-                    "up.late", f"not there yet: {', '.join(missing)}; their own lines say why", level="warning"
+                self._log.message(
+                    "up.late", f"not ready yet: {', '.join(missing)}; see their log lines", level="warning"
                 )
             if missing:
-                await asyncio.sleep(LOOK_S)
-        self._log.say("up.ready", "ready: clients and agents of this user find it by themselves; Ctrl-C ends it")
+                await asyncio.sleep(POLL_S)
+        how = "clients and agents of this user connect automatically"
+        if self._unpublished:
+            how = f"clients and agents connect with COORD_REDIS_URL={safe_url(url)}"
+        self._log.message("up.ready", f"ready: {how}; press Ctrl-C to stop")
 
-    async def _is_there(self, redis: Redis, keys: Keys, name: str) -> bool:
+    async def _check_ready(self, redis: Redis, keys: Keys, name: str) -> bool:
+        is_there = await self._is_ready(redis, keys, name)
+        if is_there:
+            self._mark_ready(name)
+        return is_there
+
+    async def _mark_ready_agents(self, redis: Redis, keys: Keys) -> None:
+        """Note which agents were ready once: they may get work."""
+        left = {program.name for program in self._plan.agents}
+        while left:
+            with contextlib.suppress(redis_errors.RedisError, OSError):
+                for name in sorted(left):
+                    if await redis.sismember(keys.of("agents:active"), name):
+                        self._mark_ready(name)
+                        left.discard(name)
+            await asyncio.sleep(AGENTS_POLL_S)
+
+    def _on_caller_line(self, name: str, line: str) -> None:
+        """Log a line of an agent or the gateway; an agent may have another id than its process."""
+        if '"agent.registered"' in line and (record := parse_line(line)) and record["event"] == "agent.registered":
+            self._mark_ready(name)
+        self._log.output(name, line)
+
+    def _mark_ready(self, name: str) -> None:
+        for supervisor in self._supervisors:
+            supervisor.mark_ready(name)
+
+    def _gives_up(self, event: ProgramEvent) -> bool:
+        """Return True if a restart is useless; a taken port becomes free, perhaps it is free by now."""
+        return event.name != GATEWAY or os.strerror(errno.EADDRINUSE) not in event.last_line
+
+    async def _is_ready(self, redis: Redis, keys: Keys, name: str) -> bool:
         if name != GATEWAY:
             return bool(await redis.exists(keys.worker(kind_of(name), name)))
-        return await is_ours(self._plan.settings, self._gateway_pid)
+        return await is_ready(self._plan.settings, self._gateway_pid)
 
-    async def _say_when_asked(self) -> None:
-        await self._stop.asked.wait()
-        self._log.say("up.ending", "ending: all finish what they hold; Ctrl-C again ends them at once")
+    async def _log_shutdown(self) -> None:
+        await self._shutdown.requested.wait()
+        self._log.message(
+            "up.ending", "stopping: all processes finish what they hold; press Ctrl-C again to stop at once"
+        )
 
 
 def _gateway_row(settings: Settings) -> str:
@@ -253,47 +336,58 @@ def _gateway_row(settings: Settings) -> str:
     return url_of(settings) or "on a free port"
 
 
-async def _hand_on(first: Stop, last: Stop) -> None:
-    """What becomes urgent for the one is so for the other."""
-    await first.urgent.wait()
-    last.ask()
-    last.ask()
+async def _pass_on_force(first: Shutdown, second: Shutdown) -> None:
+    """Force the second shutdown when the first one is forced."""
+    await first.forced.wait()
+    second.force()
 
 
-def is_told(event: Event) -> bool:
-    """Whether an end is worth a line: each of the first, then one a minute, or a broken program would fill the log."""
-    return event.ends <= TOLD_ENDS or event.ends % TOLD_ENDS == 0
+def is_logged(event: ProgramEvent) -> bool:
+    """Return True if an end is logged: all of the first ends, then one a minute, so a broken program fills no disk."""
+    return event.ends <= LOGGED_ENDS or event.ends % LOGGED_ENDS == 0
 
 
-def sentence_of(event: Event) -> str:
-    """How a program ended, when it starts again, and, once it keeps ending, what it said last."""
+def sentence_of(event: ProgramEvent) -> str:
+    """Describe how a program ended and when it restarts, after repeated ends also the last line of its output."""
     if event.what == "failed":
-        said = f"{event.name} could not be started ({event.how}), tried again in {event.again_in_s:g} s"
+        sentence = f"{event.name} could not be started ({event.reason}); next try in {event.again_in_s:g} s"
     else:
-        said = f"{event.name} (pid {event.pid}) has ended ({event.how}), starts again in {event.again_in_s:g} s"
-    if event.ends >= KEEPS_ENDING:
-        said += f"; it has ended {event.ends} times in a row"
-        words = last_words(event.last_line)
-        said += f", its last words: {words[:WORDS_KEPT]}" if words else " and has said nothing"
-    return said
+        end_text = "unknown" if event.code is None else describe_exit(event.code)
+        sentence = f"{event.name} (pid {event.pid}) has ended ({end_text}); it restarts in {event.again_in_s:g} s"
+    if event.ends >= REPEATED_ENDS:
+        sentence += f". It has ended {event.ends} times in a row"
+        line = last_error(event.last_line)
+        sentence += f"; its last output: {line[:MAX_LAST_LINE]}" if line else " without any output"
+    return sentence
+
+
+def gave_up_sentence(event: ProgramEvent) -> str:
+    """Describe why a program is not restarted, with the last line of its output."""
+    end_text = f" ({describe_exit(event.code)})" if event.code is not None else ""
+    line = last_error(event.last_line)[:MAX_LAST_LINE] or event.reason
+    return (
+        f"{event.name} was never ready and has ended {event.ends} times in a row with the same error{end_text}"
+        + (f": {line}" if line else "")
+        + "; it does not restart, and coord up stops"
+    )
 
 
 def _server(plan: CellPlan) -> Server:
     if plan.data_dir is None and plan.settings.redis_url:
-        return Given(plan.settings.redis_url)
+        return ExternalServer(plan.settings.redis_url)
     folder = plan.data_dir or default_data_dir()
     refuse_foreign(folder)
-    return Embedded(folder)
+    return ManagedServer(folder)
 
 
-def _refuse_a_second(path: Path, plan: CellPlan) -> None:
-    """One ``coord up`` is announced at a time: clients that were sent to the other one would find nothing."""
+def _refuse_second(path: Path | None, plan: CellPlan) -> None:
+    """Check that no other ``coord up`` uses the endpoint file: its clients would connect to this cell instead."""
     other = read_endpoint(path)
     if other is None or other.pid == os.getpid():
         return
-    if plan.data_dir and other.data_dir == str(plan.data_dir.expanduser().resolve()):
-        raise DataFolderInUse(f"another coord up (pid {other.pid}) runs on {other.data_dir}; end that one first")
+    if plan.data_dir and other.data_dir == str(expand_home(plan.data_dir, f"--data {plan.data_dir}").resolve()):
+        raise DataFolderInUse(f"another coord up (pid {other.pid}) uses {other.data_dir}; stop it first")
     raise ConfigError(
-        f"another coord up (pid {other.pid}, Redis at {safe_url(other.url)}) is announced in {path}; "
-        "end that one, or give this one a file of its own: COORD_ENDPOINT_FILE=/path/to/file coord up"
+        f"another coord up (pid {other.pid}, Redis at {safe_url(other.url)}) uses the endpoint file {path}; "
+        "stop it, or give this one its own file: COORD_ENDPOINT_FILE=/path/to/file coord up"
     )

@@ -1,52 +1,59 @@
-"""The Redis of a ``coord up``: an embedded server on a data folder, started again when it dies, or one that was given.
+"""The Redis server of ``coord up``: an embedded one on a data folder, restarted when it ends, or an external one.
 
-Both are used in the same way: ``begin``, ``keep`` until asked to stop, ``end``.
+Both have the same three steps: ``start``, ``keep`` until shutdown, ``stop``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from coord.backoff import Backoff
 from coord.embedded import EmbeddedServer
 from coord.errors import CoordError
-from coord.up.data_dir import Claim, unusable
-from coord.up.log import Say
-from coord.up.shutdown import Stop
+from coord.up.data_dir import FolderLock, unusable
+from coord.up.log import WriteMessage
+from coord.up.shutdown import Shutdown
 from coord.up.supervisor import Timing
 
-#: Between two looks at whether the server lives: short beside what clients retry for.
-LOOK_S = 0.1
+#: Seconds between two checks of the server's process: short compared with how long clients retry.
+POLL_S = 0.1
 
 
 class Server(Protocol):
-    """What a cell needs of its server."""
+    """The server of a cell."""
 
-    #: Where it is; for the embedded one known once it has begun.
+    #: URL of the server; an embedded server has one after ``start``.
     url: str
-    #: The embedded one's folder.
+    #: Data folder of an embedded server.
     data_dir: Path | None
-    #: What became of it at the beginning, for people.
+    #: Where the server comes from, for people.
     origin: str
 
-    async def begin(self) -> None:
-        """Make it run."""
+    async def start(self) -> None:
+        """Start the server."""
         ...
 
-    async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
-        """Keep it running until ``stop``; ``moved`` is called when its ``url`` has changed."""
+    def abandon(self) -> None:
+        """Kill the process that ``start`` has started and still waits for."""
         ...
 
-    async def end(self, stop: Stop, say: Say) -> None:
-        """End it, if it is ours to end."""
+    async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
+        """Keep the server running until shutdown; ``on_new_url`` is called when its ``url`` has changed."""
+        ...
+
+    async def stop(self, shutdown: Shutdown, write: WriteMessage) -> None:
+        """Stop the server if ``coord up`` has started it."""
         ...
 
 
-class Given:
-    """A server that someone else runs."""
+class ExternalServer:
+    """A server that is managed elsewhere."""
 
     data_dir: Path | None = None
     origin = "given"
@@ -54,36 +61,39 @@ class Given:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    async def begin(self) -> None:
-        """It runs, or ``wait_for_server`` says that it does not."""
+    async def start(self) -> None:
+        """Do nothing; ``wait_for_server`` reports a server that does not run."""
 
-    async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
-        """Workers find it again by themselves."""
-        await stop.asked.wait()
+    def abandon(self) -> None:
+        """Do nothing; nothing was started."""
 
-    async def end(self, stop: Stop, say: Say) -> None:
-        """It stays."""
+    async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
+        """Wait for shutdown; workers reconnect by themselves."""
+        await shutdown.requested.wait()
+
+    async def stop(self, shutdown: Shutdown, write: WriteMessage) -> None:
+        """Leave the server running."""
 
 
-class Embedded:
-    """A server of this ``coord up``, or one found running on the folder.
+class ManagedServer:
+    """An embedded server, started here or found running on the folder.
 
-    Raises (when made):
-        DataFolderInUse: another ``coord up`` runs on the folder.
+    Raises (when created):
+        DataFolderInUse: another ``coord up`` uses the folder.
     """
 
     url = ""
     origin = ""
 
     def __init__(self, folder: Path) -> None:
-        self._claim = Claim(folder)
+        self._claim = FolderLock(folder)
         self.data_dir: Path | None = self._claim.folder
         self._folder = self._claim.folder
         self._server: EmbeddedServer | None = None
         self._is_ours = False
 
-    async def begin(self) -> None:
-        """Start the server, or adopt the one that runs on the folder; it is ours if a ``coord up`` started it."""
+    async def start(self) -> None:
+        """Start the server, or adopt the one that runs on the folder; it is ours if a ``coord up`` has started it."""
         try:
             server = await asyncio.to_thread(EmbeddedServer.start, self._folder)
         except OSError as error:
@@ -94,61 +104,70 @@ class Embedded:
         self._server, self.url = server, server.url
         self.origin = f"pid {server.pid}, {'found running' if server.adopted else 'started'}"
 
-    async def keep(self, stop: Stop, say: Say, moved: Callable[[], None]) -> None:
-        """Start it again when it has died, later and later while that fails."""
+    def abandon(self) -> None:
+        """Kill the server that loads its data: it has written nothing yet, and is the only child process so far."""
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
+        """Restart the server with exponential backoff whenever it has ended."""
         server = self._running
         timing = Timing()
         loop = asyncio.get_running_loop()
         backoff, since = Backoff(timing.first_s, timing.longest_s), loop.time()
-        while not await stop.asked_within(LOOK_S):
+        while not await shutdown.requested_within(POLL_S):
             if await asyncio.to_thread(server.alive):
                 continue
-            if loop.time() - since >= timing.well_s:
+            if loop.time() - since >= timing.stable_s:
                 backoff.reset()
             wait_s = backoff.next_s()
-            say(
+            write(
                 "redis.ended",
-                f"the Redis server (pid {server.pid}) has ended, starts again in {wait_s:g} s",
+                f"the Redis server (pid {server.pid}) has ended; it restarts in {wait_s:g} s",
                 level="warning",
             )
-            if await stop.asked_within(wait_s):
+            if await shutdown.requested_within(wait_s):
                 return
             try:
                 await asyncio.to_thread(server.restart)
             except (CoordError, OSError) as error:
-                say("redis.failed", f"the Redis server did not start: {error}", level="error")
+                write("redis.failed", f"the Redis server did not start: {error}", level="error")
                 continue
             since = loop.time()
             self._is_ours = True
             self._claim.record(server.pid)
-            say(
+            write(
                 "redis.restarted",
-                f"the Redis server runs again, pid {server.pid}; nothing that it had acknowledged is lost",
+                f"the Redis server runs again, pid {server.pid}; all acknowledged data is kept",
             )
             if server.url != self.url:
                 self.url = server.url
-                moved()
+                on_new_url()
 
-    async def end(self, stop: Stop, say: Say) -> None:
-        """Shut it down once its data is on disk; asked urgently, at once: what it acknowledged is with the system."""
+    async def stop(self, shutdown: Shutdown, write: WriteMessage) -> None:
+        """Stop the server once its data is on disk; if forced, at once: the system has what was acknowledged."""
         if self._server is not None:
             if self._is_ours:
                 stopping = asyncio.create_task(asyncio.to_thread(self._server.stop, force=True))
-                await stop.unless_urgent(_gone(stopping))
+                await shutdown.unless_forced(_wait_for(stopping))
                 if not stopping.done():
                     await asyncio.to_thread(self._server.kill)
                 await stopping
                 self._claim.record(None)
             else:
-                say("redis.left", f"the Redis server (pid {self._server.pid}) was not started by coord up, so it stays")
+                write(
+                    "redis.left",
+                    f"the Redis server (pid {self._server.pid}) keeps running: coord up has not started it",
+                )
         self._claim.release()
 
     @property
     def _running(self) -> EmbeddedServer:
         if self._server is None:
-            raise RuntimeError("begin() comes first")
+            raise RuntimeError("call start() first")
         return self._server
 
 
-async def _gone(stopping: asyncio.Task[None]) -> None:
+async def _wait_for(stopping: asyncio.Task[None]) -> None:
     await asyncio.wait({stopping})

@@ -1,10 +1,13 @@
-"""The wish to end: asked for once, things end in order; twice, at once."""
+"""Shutdown of a command: the first request ends it gracefully, the second one at once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import os
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from coord.aio import cancel_and_wait
@@ -12,34 +15,39 @@ from coord.aio import cancel_and_wait
 T = TypeVar("T")
 
 
-class Stop:
-    """One command's wish to end, which all that it runs looks at."""
+class Shutdown:
+    """The state of a command's shutdown, shared by everything that the command runs."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.urgent = asyncio.Event()
+        self.requested = asyncio.Event()  #: set for a graceful shutdown
+        self.forced = asyncio.Event()  #: set for a shutdown at once
 
-    def ask(self) -> None:
-        """Wish to end; a second time, at once."""
-        (self.urgent if self.asked.is_set() else self.asked).set()
+    def request(self) -> None:
+        """Request a shutdown; the second call forces it."""
+        (self.forced if self.requested.is_set() else self.requested).set()
 
-    def ask_once(self) -> None:
-        """Wish to end; it is no more urgent if that was wished already."""
-        self.asked.set()
+    def request_once(self) -> None:
+        """Request a graceful shutdown; further calls do not force it."""
+        self.requested.set()
 
-    async def asked_within(self, seconds: float) -> bool:
-        """Wait so long, or until it is asked for; whether it was."""
+    def force(self) -> None:
+        """Request a shutdown at once."""
+        self.requested.set()
+        self.forced.set()
+
+    async def requested_within(self, seconds: float) -> bool:
+        """Wait for a request, at most ``seconds``; return True if there is one."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.asked.wait(), seconds)
-        return self.asked.is_set()
+            await asyncio.wait_for(self.requested.wait(), seconds)
+        return self.requested.is_set()
 
-    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What ``work`` gives, or None when it is asked to stop first; the work is cancelled then."""
-        return await _unless(self.asked, work)
+    async def unless_requested(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return the result of ``work``; cancel it and return None if a shutdown is requested first."""
+        return await _unless(self.requested, work)
 
-    async def unless_urgent(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What ``work`` gives, or None when it is asked to stop at once; the work is cancelled then."""
-        return await _unless(self.urgent, work)
+    async def unless_forced(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return the result of ``work``; cancel it and return None if a shutdown is forced first."""
+        return await _unless(self.forced, work)
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -50,3 +58,34 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
         return task.result() if task.done() else None
     finally:
         await cancel_and_wait(task, waiting)
+
+
+@contextlib.contextmanager
+def shutdown_on_signals(shutdown: Shutdown) -> Iterator[None]:
+    """Request a shutdown on Ctrl-C, SIGTERM and a closed terminal (unless ``nohup`` has disabled that)."""
+    loop = asyncio.get_running_loop()
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
+    for number in handled:
+        loop.add_signal_handler(number, shutdown.request)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def shutdown_when_stdin_closes(shutdown: Shutdown) -> None:
+    """Request a shutdown at the end of standard input: the process that started this one with a pipe is gone."""
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1024):
+                pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(shutdown.request_once)
+
+    # A thread, because a loop can watch a pipe or a terminal, but neither a file nor /dev/null.
+    threading.Thread(target=watch, name="stdin", daemon=True).start()

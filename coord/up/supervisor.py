@@ -1,7 +1,7 @@
-"""Keeps programs running: each is started again when it ends, later and later while it keeps ending at once.
+"""Keeps programs running: a program that ends is restarted with exponential backoff.
 
-A program is a process of its own, and leads a process group of its own. Its standard input is a pipe that nobody
-writes to: when this process is gone, however it went, the pipe closes, and a program that watches it
+A program is a process of its own and leads its own process group. Its standard input is a pipe that this process never
+writes to. When this process is gone, even after SIGKILL, the pipe closes, and a program that watches it
 (``--watch-stdin``) ends by itself.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping, Sequence
@@ -19,117 +20,122 @@ import msgspec
 
 from coord.backoff import Backoff
 from coord.up.child_output import ChildOutput
-from coord.up.shutdown import Stop
+from coord.up.log import last_error
+from coord.up.shutdown import Shutdown
+
+#: Seconds between two SIGTERM of a forced shutdown.
+FORCE_AGAIN_S = 0.5
+#: Consecutive ends with the same error after which a program that was never ready is not restarted.
+SAME_ENDS = 5
+#: Signals by which other processes end a program: not its own error.
+FOREIGN_SIGNALS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the supervisor waits, in seconds."""
+    """Times of the supervisor, in seconds."""
 
-    #: Before the first restart: at once, for a person.
+    #: Wait before the first restart: immediate for a person.
     first_s: float = 0.1
-    #: The longest wait; it doubles up to here, so a program that cannot run does not take the machine with it.
+    #: Maximum wait; the wait doubles up to here, so a program that cannot run does not overload the machine.
     longest_s: float = 5.0
-    #: A program that lived this long was well: its next end counts as the first one.
-    well_s: float = 10.0
-    #: What a program has to finish what it holds after SIGTERM; then it is killed.
+    #: After this time of running, the backoff starts again from the first wait.
+    stable_s: float = 10.0
+    #: Time that a program gets after SIGTERM to finish what it holds; then it is killed.
     drain_s: float = 10.0
 
 
 class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept running."""
+    """A program to keep running."""
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
-    #: Where its output goes, appended; None: where this process's own goes.
+    #: File to append its output to; None: ``on_line`` of the supervisor gets it.
     log: Path | None = None
-    #: Exit codes that no restart mends, such as 2 for a wrong option.
-    final_codes: frozenset[int] = frozenset()
-    #: Where it runs; None: where this process does.
+    #: Working directory; None: that of this process.
     folder: Path | None = None
-    #: Its own time to finish what it holds; None: the supervisor's.
+    #: Seconds that it gets to drain; None: as in ``Timing``.
     drain_s: float | None = None
+    #: Seconds that it gets in a forced shutdown to end its own processes, with more SIGTERM; 0: it is killed at once.
+    force_s: float = 0.0
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class ProgramEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a program."""
 
     name: str
-    what: str  #: started, ended (by itself), failed (could not be started), killed (it did not drain)
+    what: str  #: started, ended (by itself), failed (could not be started), killed (did not drain in time), gave_up
     pid: int | None = None
-    code: int | None = None  #: exit code; negative: the signal that ended it
-    again_in_s: float | None = None  #: when it is started again; None: it is not
-    reason: str = ""
-    ends: int = 0  #: how often in a row it has ended without having been well before
-    last_line: str = ""  #: what it wrote last, where its output is heard
-
-    @property
-    def how(self) -> str:
-        """How it ended, for people: ``exit code 3``, ``SIGKILL``."""
-        if self.code is None:
-            return self.reason
-        if self.code >= 0:
-            return f"exit code {self.code}"
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-self.code).name
-        return f"signal {-self.code}"
+    code: int | None = None  #: exit code; negative: the number of the signal that ended it
+    again_in_s: float | None = None  #: seconds until it restarts; None: it does not
+    reason: str = ""  #: why it could not be started
+    ends: int = 0  #: number of consecutive ends without a stable run
+    last_line: str = ""  #: last line of its output, if ``on_line`` gets that
 
 
 class GaveUp(Exception):
-    """A program ended with one of its final codes."""
+    """A program that was never ready has ended again and again with the same error."""
 
-    def __init__(self, program: ManagedProgram, event: Event) -> None:
-        super().__init__(f"{program.name} ended with {event.how}")
-        self.program = program
+    def __init__(self, event: ProgramEvent) -> None:
+        super().__init__(f"{event.name} has ended {event.ends} times in a row with the same error")
         self.event = event
 
 
 class Supervisor:
-    """Runs programs until it is asked to stop.
+    """Runs programs until shutdown.
 
     Args:
-        programs: what to run; their names are unique.
-        tell: called with each event, in the event loop.
-        hear: called with a program's name and each line that it writes, for those without a ``log``; None: their
-            output goes where this process's own goes.
-        timing: other waits than the usual, for tests.
+        programs: the programs; their names are unique.
+        on_event: called with each event, in the event loop.
+        on_line: called with a program's name and each line of its output, for programs without a ``log``; None: their
+            output goes to that of this process.
+        gives_up: called after each end from the fifth in a row with the same error on, if the program was never ready;
+            True: it is not restarted, and all others are ended. None: every program is restarted.
+        timing: times other than the default, for tests.
     """
 
     def __init__(
         self,
         programs: Sequence[ManagedProgram],
-        tell: Callable[[Event], None],
+        on_event: Callable[[ProgramEvent], None],
         *,
-        hear: Callable[[str, str], None] | None = None,
+        on_line: Callable[[str, str], None] | None = None,
+        gives_up: Callable[[ProgramEvent], bool] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self._programs = tuple(programs)
-        self._tell = tell
-        self._hear = hear
+        self._on_event = on_event
+        self._on_line = on_line
+        self._gives_up = gives_up
+        self._ready: set[str] = set()
         self._timing = timing or Timing()
         self._running: dict[str, Process] = {}
 
     @property
     def pids(self) -> dict[str, int]:
-        """The programs that run at the moment, and their process ids."""
+        """The names and process ids of the programs that run."""
         return {name: process.pid for name, process in self._running.items()}
 
-    async def run(self, stop: Stop) -> None:
-        """Start all, keep them running, and once ``stop`` is asked for, end them: SIGTERM, and SIGKILL when it is late.
+    def mark_ready(self, name: str) -> None:
+        """Note that a program was ready once: from now on it is restarted after every end."""
+        self._ready.add(name)
 
-        Returns when every process is gone; when it is cancelled, they are killed first.
+    async def run(self, shutdown: Shutdown) -> None:
+        """Start all programs and keep them running; on shutdown send SIGTERM, then SIGKILL after the time to drain.
+
+        Return when every process is gone. If this is cancelled, the processes are killed first.
 
         Raises:
-            GaveUp: a program ended with one of its final codes; the others have been ended.
+            GaveUp: ``gives_up`` returned True for a program; the others have been ended.
         """
         if not self._programs:
-            await stop.asked.wait()
+            await shutdown.requested.wait()
             return
-        kept = [asyncio.create_task(self._keep(program, stop), name=program.name) for program in self._programs]
+        kept = [asyncio.create_task(self._keep(program, shutdown), name=program.name) for program in self._programs]
         try:
             done, rest = await asyncio.wait(kept, return_when=asyncio.FIRST_EXCEPTION)
             if rest:
-                stop.ask_once()
+                shutdown.request_once()
                 await asyncio.wait(rest)
             for task in done:
                 task.result()
@@ -138,73 +144,101 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*kept, return_exceptions=True)
 
-    async def _keep(self, program: ManagedProgram, stop: Stop) -> None:
+    async def _keep(self, program: ManagedProgram, shutdown: Shutdown) -> None:
         loop = asyncio.get_running_loop()
         backoff, ends = Backoff(self._timing.first_s, self._timing.longest_s), 0
-        while not stop.asked.is_set():
-            begin = loop.time()
-            event = await self._live(program, stop)
-            if stop.asked.is_set():
+        same = _SameError()
+        while not shutdown.requested.is_set():
+            started = loop.time()
+            event = await self._run_once(program, shutdown)
+            if shutdown.requested.is_set():
                 return
-            if loop.time() - begin >= self._timing.well_s:
+            if loop.time() - started >= self._timing.stable_s:
                 backoff.reset()
                 ends = 0
-            is_final = event.code in program.final_codes
+                same = _SameError()
             ends += 1
-            event = msgspec.structs.replace(event, again_in_s=None if is_final else backoff.next_s(), ends=ends)
-            self._tell(event)
-            if is_final:
-                raise GaveUp(program, event)
-            await stop.asked_within(event.again_in_s or 0)
+            if same.count(event) >= SAME_ENDS and program.name not in self._ready and self._is_given_up(event):
+                event = msgspec.structs.replace(event, what="gave_up", ends=ends)
+                self._on_event(event)
+                raise GaveUp(event)
+            wait_s = backoff.next_s()
+            self._on_event(msgspec.structs.replace(event, again_in_s=wait_s, ends=ends))
+            await shutdown.requested_within(wait_s)
 
-    async def _live(self, program: ManagedProgram, stop: Stop) -> Event:
-        """One life of a program: how it ended, or why it could not be started."""
+    def _is_given_up(self, event: ProgramEvent) -> bool:
+        return self._gives_up is not None and self._gives_up(event)
+
+    async def _run_once(self, program: ManagedProgram, shutdown: Shutdown) -> ProgramEvent:
+        """Run a program until it ends; return how it ended, or why it could not be started."""
         output = self._output(program)
         try:
             process = await _start(program, output)
         except OSError as error:
             if output is not None:
                 await output.close()
-            return Event(name=program.name, what="failed", reason=str(error))
+            return ProgramEvent(name=program.name, what="failed", reason=str(error))
         self._running[program.name] = process
-        self._tell(Event(name=program.name, what="started", pid=process.pid))
+        self._on_event(ProgramEvent(name=program.name, what="started", pid=process.pid))
         ended = asyncio.create_task(process.wait())
-        asked = asyncio.create_task(stop.asked.wait())
+        requested = asyncio.create_task(shutdown.requested.wait())
         try:
-            await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, requested}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                await self._drain(program, process, ended, stop)
+                await self._drain(program, process, ended, shutdown)
             code = await ended
         finally:
-            asked.cancel()
-            # Of an orderly end it is known that it left nobody behind; of any other it is not.
+            requested.cancel()
+            # After exit code 0 no process of the group is left; after any other end there may be some.
             if process.returncode != 0:
                 _kill_group(process)
             await ended
             del self._running[program.name]
             if output is not None:
                 await output.close()
-        last_line = output.last if output is not None else ""
-        return Event(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
+        last_line = output.last_line if output is not None else ""
+        return ProgramEvent(name=program.name, what="ended", pid=process.pid, code=code, last_line=last_line)
 
     def _output(self, program: ManagedProgram) -> ChildOutput | None:
-        hear = self._hear
-        if hear is None or program.log is not None:
+        on_line = self._on_line
+        if on_line is None or program.log is not None:
             return None
-        return ChildOutput(lambda line: hear(program.name, line))
+        return ChildOutput(lambda line: on_line(program.name, line))
 
-    async def _drain(self, program: ManagedProgram, process: Process, ended: asyncio.Task[int], stop: Stop) -> None:
-        """Return when the process is gone or out of time; then its whole group is killed."""
+    async def _drain(
+        self, program: ManagedProgram, process: Process, ended: asyncio.Task[int], shutdown: Shutdown
+    ) -> None:
+        """Send SIGTERM and wait; if the time to drain passes or the shutdown is forced, kill the whole group."""
         _terminate(process)
-        urgent = asyncio.create_task(stop.urgent.wait())
+        forced = asyncio.create_task(shutdown.forced.wait())
         drain_s = self._timing.drain_s if program.drain_s is None else program.drain_s
         try:
-            await asyncio.wait({ended, urgent}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, forced}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            urgent.cancel()
+            forced.cancel()
+        if program.force_s:
+            await _terminate_again(process, ended, program.force_s)
         if not ended.done():
             _kill_group(process)
-            self._tell(Event(name=program.name, what="killed", pid=process.pid))
+            self._on_event(ProgramEvent(name=program.name, what="killed", pid=process.pid))
+
+
+class _SameError:
+    """Counts the consecutive ends of one program with the same error; numbers in its last line may differ."""
+
+    def __init__(self) -> None:
+        self._error: tuple[int | None, str] | None = None
+        self._ends = 0
+
+    def count(self, event: ProgramEvent) -> int:
+        """Return how many consecutive ends, up to this one, have its error; 0 if it is none."""
+        if event.code == 0 or event.code in FOREIGN_SIGNALS:
+            self._error, self._ends = None, 0
+            return 0
+        error = (event.code, re.sub(r"\d+", "0", last_error(event.last_line) or event.reason))
+        self._ends = self._ends + 1 if error == self._error else 1
+        self._error = error
+        return self._ends
 
 
 async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process:
@@ -228,14 +262,26 @@ async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process
             os.close(writing)
 
 
+async def _terminate_again(process: Process, ended: asyncio.Task[int], limit_s: float) -> None:
+    """Send SIGTERM repeatedly until a program has ended or the time has passed.
+
+    Two signals that are sent at the same moment can arrive as one, so a single one is not enough.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while not ended.done() and loop.time() < deadline:
+        _terminate(process)
+        await asyncio.wait({ended}, timeout=min(FORCE_AGAIN_S, limit_s))
+
+
 def _terminate(process: Process) -> None:
-    # Not process.terminate: it would reap a process that has just ended, before its exit code is read elsewhere.
+    # Not process.terminate(): it would reap a process that has just ended, and its exit code would be lost.
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
 
 
 def _kill_group(process: Process) -> None:
-    """The program and what it has started, also when it is gone itself."""
+    """Kill the program and the processes that it has started, even if the program itself has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Finds the HTML entities whose names are most like a word, as a program that is kept between its tasks.
+"""Finds the HTML entities with names similar to a word, in a process that is kept between tasks.
 
     coord agent --capability entities --capacity 2 --keep-alive --wait-ready -- examples/programs/kept_entities.py
     coord tasks submit entities '{"word": "infinity"}' --wait
 
-It needs nothing but Python: a task is a line in, its answer a line out. It prints a line when it has loaded.
+It needs only Python: a task is a line on standard input, its answer a line on standard output. It prints a line when it
+has loaded.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import json
 import sys
 from typing import Any
 
-#: Made once, and used for every task; for a language model it would take a minute.
+#: Built once and used for every task; with a language model this would take a minute.
 ENTITIES = {name.rstrip(";"): text for name, text in html.entities.html5.items()}
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """The answer to one task."""
+    """Return the answer to one task."""
     word = task["payload"].get("word") if isinstance(task["payload"], dict) else None
     if not isinstance(word, str):
         error = {"code": "no_word", "message": "the payload has no field 'word'", "retryable": False}

@@ -1,6 +1,6 @@
-"""What ``scripts/bench`` runs: drivers that measure one row each, and the program that repeats and compares them.
+"""The benchmarks of ``scripts/bench``: a driver for each row, and the program that repeats and compares the rows.
 
-Each measurement is a process of its own (``driver``) with a server and a data folder of its own, so that another
-commit's tree can stand in for this one. A driver starts what it measures as further processes (``child``), so that
-the CPU of each can be told apart.
+Each measurement runs in its own process (``driver``) with its own server and data folder, so that the tree of another
+commit can replace this one. A driver starts what it measures as further processes (``child``), so that the CPU time of
+each is known.
 """

@@ -1,6 +1,6 @@
-"""The program behind ``scripts/bench``: measures, keeps JSON, shows a table.
+"""The program of ``scripts/bench``: measures, writes JSON, shows a table.
 
-Exit code 0; 1 when a row failed, or fell below 0.9 of the other commit's; 2 for wrong options; 130 after Ctrl-C.
+Exit code 0; 1 if a row failed, or is below 0.9 of the other commit; 2 for invalid options; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from .rows import BY_NAME, ROWS, Row
 from .summary import Line, summarize
 from .tree import ROOT, NoSuchRevision, Tree, other_tree, this_tree
 
-KEPT = ROOT / ".bench"
+RESULTS = ROOT / ".bench"
 
 
 def main() -> int:
     """Measure what the command line asks for."""
     options = _parser().parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in the background with SIGINT ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background processes with SIGINT ignored
         signal.signal(number, _interrupt)
     console = Console(width=max(120, Console().width))
     stamp = time.strftime("%Y%m%d-%H%M%S")
     try:
         if options.profile:
-            return _profile(console, BY_NAME[options.profile], KEPT / f"{stamp}-profile", quick=options.quick)
-        file = options.json or KEPT / f"{stamp}.json"
+            return _profile(console, BY_NAME[options.profile], RESULTS / f"{stamp}-profile", quick=options.quick)
+        file = options.json or RESULTS / f"{stamp}.json"
         with contextlib.ExitStack() as stack:
             trees = [this_tree()]
             if options.against:
-                place = stack.enter_context(tempfile.TemporaryDirectory(prefix="coord-bench-tree-"))
-                trees.append(stack.enter_context(other_tree(options.against, Path(place))))
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="coord-bench-tree-"))
+                trees.append(stack.enter_context(other_tree(options.against, Path(folder))))
             return _compare(console, options, trees, file)
     except NoSuchRevision as error:
         sys.stderr.write(f"scripts/bench: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("scripts/bench: stopped; everything that it had started has ended\n")
+        sys.stderr.write("scripts/bench: stopped; all its processes have ended\n")
         return 130
 
 
@@ -60,24 +60,26 @@ def _compare(console: Console, options: argparse.Namespace, trees: Sequence[Tree
     runs: list[Run] = []
     lines: list[Line] = []
     file.parent.mkdir(parents=True, exist_ok=True)
-    begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     for run in campaign(
-        options.rows, trees, repeat=options.repeat, quick=options.quick, tell=lambda run: _tell(console, run)
+        options.rows, trees, repeat=options.repeat, quick=options.quick, on_run=lambda run: _print_run(console, run)
     ):
         runs.append(run)
         lines = summarize(options.rows, runs, trees[0].label, other)
-        # Written after every run: what was measured before a Ctrl-C is kept.
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(_report(begun, options, trees, runs, lines))) + b"\n")
+        # Written after every run, so results survive Ctrl-C.
+        file.write_bytes(
+            msgspec.json.format(msgspec.json.encode(_report(started, options, trees, runs, lines))) + b"\n"
+        )
     console.print()
     table.show(console, lines, other)
-    console.print(f"kept in {_shown(file)}", highlight=False)
+    console.print(f"results in {_relative(file)}", highlight=False)
     failed = [run for run in runs if run.error]
     for run in failed:
         console.print(f"{run.row} in {run.tree} failed: {run.error}", markup=False, highlight=False)
-    fallen = [line for line in lines if line.has_fallen]
-    for line in fallen:
-        console.print(f"{line.row} {line.figure} has fallen below that of {other}", highlight=False)
-    return 1 if failed or fallen else 0
+    slower = [line for line in lines if line.is_slower]
+    for line in slower:
+        console.print(f"{line.row} {line.figure} is below that of {other}", highlight=False)
+    return 1 if failed or slower else 0
 
 
 def _profile(console: Console, row: Row, folder: Path, *, quick: bool) -> int:
@@ -90,17 +92,17 @@ def _profile(console: Console, row: Row, folder: Path, *, quick: bool) -> int:
     table.show_profile(console, found)
     table.show_server(console, run.detail)
     console.print(
-        f"{row.name} under the sampler: {run.figures['per_s']:,.0f} tasks/s; stacks in {_shown(folder)}",
+        f"{row.name} under the sampler: {run.figures['per_s']:,.0f} tasks/s; stacks in {_relative(folder)}",
         highlight=False,
     )
     return 0
 
 
 def _report(
-    begun: str, options: argparse.Namespace, trees: Sequence[Tree], runs: Sequence[Run], lines: Sequence[Line]
+    started: str, options: argparse.Namespace, trees: Sequence[Tree], runs: Sequence[Run], lines: Sequence[Line]
 ) -> dict[str, Any]:
     return {
-        "begun": begun,
+        "begun": started,
         "trees": {tree.label: tree.commit for tree in trees},
         "quick": options.quick,
         "repeat": options.repeat,
@@ -111,7 +113,7 @@ def _report(
     }
 
 
-def _tell(console: Console, run: Run) -> None:
+def _print_run(console: Console, run: Run) -> None:
     first = next((f"{name} {value:,.1f}" for name, value in _main_figures(run)), run.error.partition("\n")[0])
     console.print(
         f"{run.repetition + 1}  {run.tree:<10} {run.row:<12} {first}  (load {run.load:.1f})",
@@ -125,7 +127,7 @@ def _main_figures(run: Run) -> list[tuple[str, float]]:
     return [(name, run.figures[name]) for name in names if name in run.figures]
 
 
-def _shown(path: Path) -> str:
+def _relative(path: Path) -> str:
     return os.path.relpath(path)
 
 
@@ -133,38 +135,42 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _rows(said: str) -> list[Row]:
-    unknown = [name for name in said.split(",") if name not in BY_NAME]
+def _rows(text: str) -> list[Row]:
+    unknown = [name for name in text.split(",") if name not in BY_NAME]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no row {unknown[0]!r}; there are {', '.join(BY_NAME)}")
-    return [row for row in ROWS if row.name in said.split(",")]
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not a row; the rows are {', '.join(BY_NAME)}")
+    return [row for row in ROWS if row.name in text.split(",")]
 
 
-def _positive(said: str) -> int:
-    if not said.isdecimal() or not int(said):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, not {said!r}")
-    return int(said)
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     names = "\n".join(f"  {row.name:<12} {row.what}" for row in ROWS)
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measure coord on the embedded server. Ratios within one run count; absolutes wander.",
+        description="Measure coord on the embedded server. Compare ratios within one run; absolute values vary.",
         epilog=f"rows:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="A,B", help="only these; default: all")
-    parser.add_argument("--repeat", type=_positive, default=3, metavar="N", help="repetitions, interleaved (3)")
-    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not how fast")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where everything is kept; default .bench/TIME.json")
-    parser.add_argument("--against", metavar="REV", help="measure that commit in turn with this tree, and compare")
+    parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="A,B", help="rows to measure; default: all")
+    parser.add_argument(
+        "--repeat", type=_positive, default=3, metavar="N", help="number of repetitions, interleaved (3)"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: a test of the benchmarks, not a measurement")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all results; default .bench/TIME.json")
+    parser.add_argument(
+        "--against", metavar="REV", help="also measure this commit, in turns with this tree, and compare"
+    )
     parser.add_argument(
         "--profile",
         nargs="?",
         const="drain",
         choices=[row.name for row in ROWS if row.can_be_profiled],
-        help="sample one run of a row (drain) with py-spy instead of measuring",
+        help="profile one run of a row (drain) with py-spy instead",
     )
     return parser
 

@@ -1,6 +1,6 @@
 """SDK agents in one process: ``python -m benchmarks.agents '{"agents": N, "capacity": N, "types": […], …}'``.
 
-Handlers do nothing; that of a task whose payload says when it was sent notes how long it took until it started.
+Handlers do nothing. With "timed", they record the time from the submission to their start.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from .prompt import Prompt, main
 
 
 async def work(prompt: Prompt, options: dict[str, Any]) -> None:
-    """Start them at the word; at each further word tell the latencies in ns."""
+    """Start the agents at the first command; answer each further command with the latencies in ns."""
     waited: list[int] = []
 
     async def nothing(task: Any) -> None:
         pass
 
-    async def noting(task: Any) -> None:
+    async def timed(task: Any) -> None:
         waited.append(time.monotonic_ns() - task.payload["sent"])
 
-    handler = noting if options.get("timed") else nothing
+    handler = timed if options.get("timed") else nothing
     agents = [Agent(agent_name(i), capacity=options["capacity"]) for i in range(options["agents"])]
     for agent in agents:
         for task_type in options["types"]:
             agent.task(task_type)(handler)
     await prompt.ready()
     await asyncio.gather(*(agent.start() for agent in agents))
-    prompt.say("started")
-    while await prompt.word():
-        prompt.say(waited)
+    prompt.send("started")
+    while await prompt.receive():
+        prompt.send(waited)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the rows again and again, one driver at a time, and keeps what each said."""
+"""Runs all repetitions of the rows, one driver at a time, and collects their figures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from coord.embedded import EmbeddedServer
 from .rows import Row
 from .tree import Tree
 
-#: A measurement that takes longer hangs.
+#: Timeout of a measurement in seconds.
 LIMIT_S = 900.0
-#: What a driver has to end what it started.
+#: Seconds that a driver gets to end its processes.
 STOP_LIMIT_S = 60.0
 
 
@@ -33,57 +33,57 @@ class Run:
     row: str
     tree: str
     repetition: int
-    load: float  #: the machine's load average when it began
+    load: float  #: load average of the machine at the start
     figures: dict[str, float] = field(default_factory=dict)
     detail: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """For the file."""
+        """Return it for the file."""
         return asdict(self)
 
 
 def campaign(
-    rows: Sequence[Row], trees: Sequence[Tree], *, repeat: int, quick: bool, tell: Callable[[Run], None]
+    rows: Sequence[Row], trees: Sequence[Tree], *, repeat: int, quick: bool, on_run: Callable[[Run], None]
 ) -> Iterator[Run]:
-    """Every row in every tree, ``repeat`` times over; the trees take turns in going first.
+    """Run every row in every tree ``repeat`` times; the trees take turns to go first.
 
-    Slow minutes of the machine fall on all rows and trees alike, and ratios are taken within one repetition.
+    So slow minutes of the machine affect all rows and trees equally. Ratios are computed within one repetition.
     """
     for repetition in range(repeat):
         for row in rows:
             order = trees if repetition % 2 == 0 else tuple(reversed(trees))
             for tree in order if row.own else trees[:1]:
                 run = measure(row, tree, repetition, quick=quick)
-                tell(run)
+                on_run(run)
                 yield run
 
 
 def measure(row: Row, tree: Tree, repetition: int, *, quick: bool, **more: Any) -> Run:
-    """Run one driver in a data folder of its own; what it says, or why it failed."""
+    """Run one driver in its own data folder; return its figures, or why it failed."""
     run = Run(row.name, tree.label, repetition, os.getloadavg()[0])
     options = {**row.options, **(row.quick if quick else {}), **more}
     with _folder() as folder:
-        said, complained = folder / "figures.json", folder / "errors.txt"
-        with said.open("wb") as out, complained.open("wb") as errors:
+        output, errors_file = folder / "figures.json", folder / "errors.txt"
+        with output.open("wb") as out, errors_file.open("wb") as errors:
             code = _drive(tree, [row.driver, str(folder), str(tree.folder), json.dumps(options)], out, errors)
         if code != 0:
-            run.error = complained.read_text(errors="replace").strip() or f"the driver ended with {code}"
+            run.error = errors_file.read_text(errors="replace").strip() or f"the driver ended with {code}"
         else:
-            run.figures = json.loads(said.read_bytes())
+            run.figures = json.loads(output.read_bytes())
             run.detail = run.figures.pop("detail", {})  # type: ignore[assignment]
     return run
 
 
 def _drive(tree: Tree, arguments: Sequence[str], out: BinaryIO, errors: BinaryIO) -> int | None:
-    """Run a driver to its end; its exit code, None when it had to be ended."""
+    """Run a driver; return its exit code, or None after a timeout."""
     driver = subprocess.Popen(
         [sys.executable, "-P", "-m", "benchmarks.driver", *arguments],
         env=tree.environ(),
-        stdin=subprocess.PIPE,  # held open: a driver ends with it
+        stdin=subprocess.PIPE,  # a driver ends when this pipe closes
         stdout=out,
         stderr=errors,
-        start_new_session=True,  # Ctrl-C is for this process, which then ends the driver
+        start_new_session=True,  # Ctrl-C reaches this process, which then ends the driver
     )
     try:
         return driver.wait(LIMIT_S)
@@ -107,7 +107,7 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for one run; a server that is left in it, because its driver was killed, is ended."""
+    """Yield a folder for one run; afterwards kill a server that a killed driver has left in it."""
     folder = Path(tempfile.mkdtemp(prefix="coord-bench-"))
     try:
         yield folder

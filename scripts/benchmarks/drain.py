@@ -1,4 +1,4 @@
-"""Measures how fast waiting tasks are done: all are admitted and all agents registered before the first is placed."""
+"""Measures how fast waiting tasks complete: all are admitted and all agents registered before the first is placed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .stage import Stage
 
 
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """From the first assignment to the last completion.
+    """Measure from the first assignment to the last completion.
 
     Options: tasks, agents, distributors, pools (task types), aof, profile (a folder for samples, or None).
     """
@@ -23,14 +23,14 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         distributors = [stage.worker("distributor", number + 1) for number in range(options["distributors"])]
         fill(stage, tasks, types)
         agents = stage.program("agents", agents=options["agents"], capacity=8, types=types)
-        named = {f"distributor{number or ''}": one for number, one in enumerate(distributors)}
+        named = {f"distributor{number or ''}": worker for number, worker in enumerate(distributors)}
         meter = stage.meter(registry=registry, agents=agents, **named)
         with Sampling(options.get("profile"), {"distributor": distributors[0], "agents": agents}):
-            # The distributors hold still while the agents come, so that no task is placed before all are there.
+            # The distributors are paused while the agents register, so no task is placed before all have.
             for distributor in distributors:
                 distributor.pause()
-            agents.tell("go")
-            agents.hear()
+            agents.send("go")
+            agents.receive()
             meter.begin(scripts=options.get("profile") is not None)
             for distributor in distributors:
                 distributor.resume()
@@ -42,19 +42,19 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def type_names(count: int) -> list[str]:
-    """Task types; each has a pool of its own."""
+    """Return names of task types; each type has its own pool."""
     return [f"nothing-{number:03}" for number in range(count)]
 
 
 def roomy(tasks: int) -> dict[str, str]:
-    """Settings under which so many tasks may wait."""
+    """Return settings with a backlog for this many tasks."""
     return {"COORD_MAX_BACKLOG_TASKS": str(max(100_000, 2 * tasks))}
 
 
 def fill(stage: Stage, tasks: int, types: list[str]) -> None:
-    """Submit tasks and wait until all are admitted; nobody is there to do them."""
+    """Submit tasks and wait until all are admitted; there is no agent yet."""
     submitter: Child = stage.program("submitter", tasks=tasks, types=types)
-    submitter.tell("go")
-    submitter.hear()
+    submitter.send("go")
+    submitter.receive()
     submitter.stop()
     stage.wait(lambda: stage.counter("queued"), tasks, "admitting")

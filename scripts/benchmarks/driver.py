@@ -1,6 +1,6 @@
 """Runs one measurement and prints its figures as JSON: ``python -m benchmarks.driver NAME FOLDER TREE OPTIONS``.
 
-Ends as soon as its standard input does, and whatever it started with it.
+It ends when its standard input closes, together with its processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .child import ChildFailed
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # once is enough: what was started is being ended
+        signal.signal(number, signal.SIG_IGN)  # the processes are being ended already
     sys.exit(1)
 
 

@@ -1,6 +1,6 @@
 """Measures what a large fleet costs: memory of an idle agent, and placements per second among few and many.
 
-The agents here are registrations alone, without processes: what is measured is the coordinator's part.
+The agents are only registrations, without processes: this measures the part of the coordinator.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .hops import agent_name
 from .stage import Stage
 
 CHUNK = 500
-#: Beats of each idle agent, so that its record holds what a real one's does.
-BEATS = 3
+#: Heartbeats of each idle agent, so that its record has all fields of a real one.
+HEARTBEATS = 3
 
 
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _placements(folder: Path, tasks: int, count: int) -> dict[str, Any]:
-    """All tasks wait and all agents are registered, with room for everything, before the first task is placed."""
+    """Place tasks that all wait before the first placement, on agents with capacity for all of them."""
     types = type_names(1)
     with Stage(folder, settings=roomy(tasks)) as stage:
         registry, distributor = stage.worker("registry"), stage.worker("distributor")
@@ -46,7 +46,7 @@ def _placements(folder: Path, tasks: int, count: int) -> dict[str, Any]:
         asyncio.run(_register(stage, count, types, capacity=max(8, 2 * tasks // count)))
         idle_bytes = (stage.memory() - before) / count
         distributor = stage.worker("distributor", 2)
-        # Its view is complete when the first task is placed; everything before belongs to its start.
+        # Its view is complete when the first task is placed; the time before is part of its start.
         stage.wait(lambda: stage.counter("assigned"), 1, "starting")
         meter = stage.meter(registry=registry, distributor=distributor)
         meter.begin()
@@ -78,7 +78,7 @@ async def _register(stage: Stage, count: int, types: list[str], *, capacity: int
         )
         for name in names
     ]
-    beat = [
+    heartbeats = [
         AgentHeartbeat(
             agent_id=fact.agent_id,
             incarnation=fact.incarnation,
@@ -90,9 +90,9 @@ async def _register(stage: Stage, count: int, types: list[str], *, capacity: int
     try:
         await _append(redis, stage, "in:registry", registered)
         stage.wait(lambda: stage.size("SCARD", "agents:active"), count, "registering")
-        for _ in range(BEATS):
-            await _append(redis, stage, "in:beats", beat)
-        stage.wait(lambda: -stage.size("XLEN", "in:beats"), 0, "beating")
+        for _ in range(HEARTBEATS):
+            await _append(redis, stage, "in:beats", heartbeats)
+        stage.wait(lambda: -stage.size("XLEN", "in:beats"), 0, "sending heartbeats")
     finally:
         await redis.aclose()
 

@@ -1,4 +1,4 @@
--- The least that a middle hop can do and still choose: each task of a batch goes to the least loaded agent.
+-- The minimum of a middle hop that still chooses: each task of a batch goes to the least loaded agent.
 -- KEYS[1] stream of tasks, KEYS[2] zset agent -> tasks given, ARGV: group, then entry id | task id | data for each task
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))

@@ -1,4 +1,4 @@
-"""Measures the floor: bare redis-py, three processes, one minimal script; waiting drain, and end to end."""
+"""Measures the floor: bare redis-py, three processes, one minimal script; for waiting tasks, and end to end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .stage import Stage
 
 
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Both ways in one run, each on a server of its own; figures begin with ``drain_`` and ``end_to_end_``."""
+    """Measure both ways in one run, each on its own server; figures start with ``drain_`` and ``end_to_end_``."""
     figures: dict[str, Any] = {"detail": {}}
     for name, waits in (("drain", True), ("end_to_end", False)):
         found = _run(folder / name, waits=waits, tasks=options["tasks"], agents=options["agents"])
@@ -28,18 +28,18 @@ def _run(folder: Path, *, waits: bool, tasks: int, agents: int) -> dict[str, Any
             redis.xgroup_create(f"inbox:{agent_name(number)}", GROUP, id="0", mkstream=True)
             redis.zadd(LOADS, {agent_name(number): 0})
 
-        def play(role: str) -> Child:
+        def start(role: str) -> Child:
             return stage.program("hops", role=role, tasks=tasks, agents=agents)
 
-        producer, middle, taker = play("producer"), play("middle"), play("agents")
+        producer, middle, agents_process = start("producer"), start("middle"), start("agents")
         if waits:
-            producer.tell("go")
+            producer.send("go")
             stage.wait(lambda: int(redis.xlen(TASKS)), tasks, "appending")
-        meter = stage.meter(client=producer, distributor=middle, agents=taker)
+        meter = stage.meter(client=producer, distributor=middle, agents=agents_process)
         meter.begin()
-        for child in (taker, middle) if waits else (taker, middle, producer):
-            child.tell("go")
-        taker.hear()
+        for child in (agents_process, middle) if waits else (agents_process, middle, producer):
+            child.send("go")
+        agents_process.receive()
         figures = meter.end(tasks)
         begin = _first_assigned(redis) if waits else _ms(redis.xrange(TASKS, count=1))
         figures["per_s"] = tasks / max(1.0, _ms(redis.xrevrange(RESULTS, count=1)) - begin) * 1000
@@ -47,7 +47,7 @@ def _run(folder: Path, *, waits: bool, tasks: int, agents: int) -> dict[str, Any
 
 
 def _ms(entries: Any) -> float:
-    """When the one entry of this answer was appended."""
+    """Return the time at which the only entry of this answer was appended."""
     return float(entries[0][0].partition(b"-")[0])
 
 

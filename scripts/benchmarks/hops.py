@@ -1,4 +1,4 @@
-"""The floor's three processes: what any coordinator on Redis Streams has to pay, and nothing more.
+"""The three processes of the floor: the minimum cost of any coordinator on Redis Streams.
 
 ``python -m benchmarks.hops '{"role": "producer"|"middle"|"agents", "url": …, "tasks": N, "agents": N}'``: bare
 redis-py with hiredis and uvloop, batches of 100. No validation, no leases, no loss handling; nothing is deleted.
@@ -24,7 +24,7 @@ TASKS, RESULTS, LOADS, GROUP = "tasks", "results", "loads", "hop"
 
 
 def agent_name(number: int) -> str:
-    """The name of an agent."""
+    """Return the name of an agent."""
     return f"agent-{number:05}"
 
 
@@ -41,7 +41,7 @@ async def producer(prompt: Prompt, redis: Redis, options: dict[str, Any]) -> Non
 
 
 async def middle(prompt: Prompt, redis: Redis, options: dict[str, Any]) -> None:
-    """Read tasks, and let the script choose."""
+    """Read tasks; the script chooses the agents."""
     sha = await redis.script_load(Path(__file__).with_name("floor.lua").read_text())
     left = int(options["tasks"])
     await prompt.ready()
@@ -54,15 +54,15 @@ async def middle(prompt: Prompt, redis: Redis, options: dict[str, Any]) -> None:
 
 
 async def agents(prompt: Prompt, redis: Redis, options: dict[str, Any]) -> None:
-    """Each agent reads its own inbox, says what became of each task, acknowledges."""
+    """Run the agents: each reads its own inbox, appends the outcome of each task, and acknowledges."""
     left = int(options["tasks"])
     done = asyncio.Event()
 
-    async def agent(link: Redis, inbox: str) -> None:
+    async def agent(connection: Redis, inbox: str) -> None:
         nonlocal left
         while True:
-            if batch := await _read(link, inbox):
-                pipe = link.pipeline(transaction=False)
+            if batch := await _read(connection, inbox):
+                pipe = connection.pipeline(transaction=False)
                 for _, fields in batch:
                     pipe.execute_command("XADD", RESULTS, "*", "task_id", fields[b"task_id"], "result", b"null")
                 pipe.execute_command("XACK", inbox, GROUP, *[entry for entry, _ in batch])
@@ -71,14 +71,16 @@ async def agents(prompt: Prompt, redis: Redis, options: dict[str, Any]) -> None:
                 if left <= 0:
                     done.set()
 
-    links = [redis, *(_connect(options["url"]) for _ in range(options["agents"] - 1))]
-    for link in links:
-        await link.ping()
+    connections = [redis, *(_connect(options["url"]) for _ in range(options["agents"] - 1))]
+    for connection in connections:
+        await connection.ping()
     await prompt.ready()
-    running = [asyncio.create_task(agent(link, f"inbox:{agent_name(i)}")) for i, link in enumerate(links)]
+    running = [
+        asyncio.create_task(agent(connection, f"inbox:{agent_name(i)}")) for i, connection in enumerate(connections)
+    ]
     await done.wait()
-    prompt.say("done")
-    await prompt.word()
+    prompt.send("done")
+    await prompt.receive()
     for task in running:
         task.cancel()
 
@@ -102,11 +104,11 @@ ROLES: dict[str, Callable[[Prompt, Redis, dict[str, Any]], Awaitable[None]]] = {
 
 
 async def work(prompt: Prompt, options: dict[str, Any]) -> None:
-    """Play one role; stay until the driver is satisfied, so that its CPU can be read."""
+    """Run one role, then wait for a command of the driver, which reads the CPU time meanwhile."""
     redis = _connect(options["url"])
     await redis.ping()
     await ROLES[options["role"]](prompt, redis, options)
-    await prompt.word()
+    await prompt.receive()
 
 
 if __name__ == "__main__":

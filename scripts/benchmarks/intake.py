@@ -1,4 +1,4 @@
-"""Measures taking tasks in: how fast a client appends, how fast they are admitted, what each takes while it waits."""
+"""Measures the intake of tasks: rate of appends and admissions, and the memory of a waiting task."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .stage import Stage
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Options: tasks.
 
-    ``all_bytes`` is what the server has more in use than before; ``bytes`` the same without the log and the replies,
-    which are capped and do not grow with the backlog.
+    ``all_bytes`` is the increase of the memory in use; ``bytes`` is the same without log and replies, which are
+    capped and do not grow with the backlog.
     """
     tasks = options["tasks"]
     with Stage(folder, settings=roomy(tasks)) as stage:
@@ -24,8 +24,8 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         before = stage.memory()
         meter = stage.meter(distributor=distributor, client=client)
         meter.begin()
-        client.tell("go")
-        appended_s = client.hear()
+        client.send("go")
+        appended_s = client.receive()
         stage.wait(lambda: stage.counter("queued"), tasks, "admitting")
         figures = meter.end(tasks)
         client.stop()
@@ -42,7 +42,7 @@ def _bytes(stage: Stage, key: bytes | str) -> int:
 
 
 def _admitting_s(stage: Stage) -> float:
-    """From the first submission to the last admission, as the log tells them."""
+    """Return the seconds from the first submission to the last admission, from the log."""
     log = stage.keys.of("log:tasks")
     last = stage.redis.execute_command("XREVRANGE", log, "+", "-", "COUNT", 1)[0]
     first = stage.redis.execute_command("XRANGE", log, "-", "+", "COUNT", 1)[0][1][b"task_id"].split()[0]

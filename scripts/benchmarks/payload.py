@@ -1,4 +1,4 @@
-"""What every task of a benchmark carries: 200 bytes of JSON, and an id as the SDK draws them."""
+"""The payload of every task of a benchmark: 200 bytes of JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ PAYLOAD_BYTES = 200
 
 
 def payload(**more: Any) -> dict[str, Any]:
-    """A payload of ``PAYLOAD_BYTES`` as JSON without spaces, with these fields in it."""
+    """Return a payload with these fields that has ``PAYLOAD_BYTES`` as JSON without spaces."""
     empty = len(json.dumps({**more, "pad": ""}, separators=(",", ":")))
     return {**more, "pad": "x" * max(0, PAYLOAD_BYTES - empty)}
 
 
 def encoded() -> bytes:
-    """The same as JSON."""
+    """Return a payload as JSON."""
     return json.dumps(payload(), separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""What the records of the tasks say of a run: from when to when, on the server's clock."""
+"""Times of a run from the records of its tasks, on the server's clock."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CHUNK = 2_000
 
 
 def ended(server: redis.Redis, keys: Keys) -> list[bytes]:
-    """The ids of all tasks that have ended well."""
+    """Return the ids of all completed tasks."""
     found: list[bytes] = server.execute_command("ZRANGE", keys.of("tasks:terminal"), 0, -1)
     return found
 
 
 def times(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str) -> list[int]:
-    """One field of each record that has it: milliseconds since 1970."""
+    """Return one field of each record that has it, in milliseconds since 1970."""
     return [value for chunk in _chunks(task_ids) for value in _read(server, keys, chunk, field)]
 
 
 def span_s(server: redis.Redis, keys: Keys, begin: str) -> float:
-    """Seconds from the first ``begin`` (a field of the records) to the last end of a task."""
+    """Return the seconds from the first ``begin`` (a field of the records) to the last end of a task."""
     task_ids = ended(server, keys)
     first = min(times(server, keys, task_ids, begin))
     last = server.execute_command("ZRANGE", keys.of("tasks:terminal"), -1, -1, "WITHSCORES")[0][1]
@@ -42,7 +42,7 @@ def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str
     for task_id in task_ids:
         pipe.execute_command("HMGET", keys.task(task_id.decode()), field, "submission", "assignment")
     for value, submission, assignment in pipe.execute():
-        # By the measured tree's own codec; commits before there was one have a field of that name.
+        # The codec is that of the measured tree; records of earlier commits have a field of that name.
         if value:
             yield int(value)
         elif field == "submitted_at":

@@ -1,4 +1,4 @@
-"""The table's rows as data: which driver measures each, with which options, and which of its figures count."""
+"""The rows of the table: the driver of each, its options, and its figures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal
 class Figure:
     """One number of a row."""
 
-    name: str  #: as the driver calls it
+    name: str  #: name in the output of the driver
     unit: str
     better: Literal["more", "less"] = "less"
     floor: str = ""  #: the figure of the row ``floor`` that it is divided by
-    judged: bool = False  #: ``--against`` fails when it is worse than the other commit's
-    wanted: str = ""  #: what the project has set itself
+    judged: bool = False  #: ``--against`` fails if it is worse than that of the other commit
+    wanted: str = ""  #: target of the project
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Row:
     what: str
     driver: str
     options: dict[str, Any]
-    quick: dict[str, Any]  #: options of ``--quick``, on top
+    quick: dict[str, Any]  #: options that ``--quick`` changes
     figures: tuple[Figure, ...]
-    own: bool = True  #: it runs coord; False: bare redis-py, the same for every commit
+    own: bool = True  #: it runs coord; False: bare redis-py, which is the same for every commit
 
     @property
     def can_be_profiled(self) -> bool:
-        """Whether its driver knows the option ``profile``."""
+        """True if its driver has the option ``profile``."""
         return self.driver in {"drain", "flow"}
 
 
@@ -41,7 +41,7 @@ def _per_s(floor: str = "", wanted: str = "", name: str = "per_s") -> Figure:
 
 
 def _cpu(*names: str, floor: str = "", wanted: str = "") -> tuple[Figure, ...]:
-    """CPU of these processes in µs per task; that of the server is compared with the floor's."""
+    """Return figures of CPU time in µs per task; that of the server is compared with the floor."""
     redis = Figure("redis_us", "µs/task", floor=floor and f"{floor}_redis_us", wanted=wanted)
     commands = Figure("commands", "calls/task", floor=floor and f"{floor}_commands")
     others = (Figure(f"{name}_us", "µs/task", floor=floor and f"{floor}_{name}_us") for name in names)
@@ -53,7 +53,7 @@ _SMALL = {"tasks": 4_000}
 
 ROWS: tuple[Row, ...] = (
     Row(
-        "floor", "the same hops by bare redis-py and one minimal script", "floor",
+        "floor", "the same hops with bare redis-py and one minimal script", "floor",
         {"tasks": 20_000, "agents": 50}, _SMALL,
         (
             Figure("drain_per_s", "tasks/s", "more"),
@@ -85,7 +85,7 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
-        "end_to_end", "tasks submitted while they are done", "flow", {"tasks": 20_000, "agents": 50}, _SMALL,
+        "end_to_end", "tasks submitted while others run", "flow", {"tasks": 20_000, "agents": 50}, _SMALL,
         (
             _per_s("end_to_end_per_s", "≥ 0.45 of the floor"),
             *_cpu("client", "distributor", "agents", floor="end_to_end", wanted="≤ 2.7 times the floor's"),

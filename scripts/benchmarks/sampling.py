@@ -1,4 +1,4 @@
-"""Profiles of running processes by py-spy: raw stacks kept in files, and where the time went."""
+"""Profiles of running processes with py-spy: raw stacks in files, and shares of functions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from types import TracebackType
 
 from .child import Child, ChildFailed
 
-#: Samples per second; a prime, so that nothing periodic is in step with it.
+#: Samples per second; a prime number, so that it is not in step with periodic work.
 RATE = 499
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 20.0
 
 
 def find() -> str | None:
-    """py-spy, beside this interpreter or on PATH."""
+    """Return the path of py-spy, beside this interpreter or on PATH."""
     beside = Path(sys.executable).with_name("py-spy")
     return str(beside) if beside.exists() else shutil.which("py-spy")
 
@@ -30,7 +30,7 @@ class Sampling:
     """Samples processes during a ``with`` block; does nothing without a folder.
 
     Raises:
-        ChildFailed: py-spy is missing, or may not look into other processes.
+        ChildFailed: py-spy is missing, or has no permission to sample other processes.
     """
 
     def __init__(self, folder: str | None, children: Mapping[str, Child]) -> None:
@@ -39,7 +39,7 @@ class Sampling:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> None:
-        """Begin; returns when samples are being taken."""
+        """Start; return once samples are taken."""
         if self._folder is None:
             return
         program = find()
@@ -48,10 +48,10 @@ class Sampling:
         for name, child in self._children.items():
             log = self._folder / f"{name}.log"
             command = [program, "record", "--pid", str(child.pid), "--format", "raw", "--rate", str(RATE)]
-            # Not blocking: a process that is held up for every sample would show the sampler.
+            # Not blocking: pausing the process for every sample would distort the profile.
             command += ["--nonblocking", "--output", str(self._folder / f"{name}.txt")]
-            with log.open("wb") as said:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            with log.open("wb") as output:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             self._running.append(process)
             deadline = time.monotonic() + START_LIMIT_S
             while "Sampling process" not in (text := log.read_text(errors="replace")):
@@ -60,7 +60,7 @@ class Sampling:
                 time.sleep(0.05)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End; py-spy writes what it has when it is interrupted."""
+        """Stop; py-spy writes its samples when it is interrupted."""
         for process in self._running:
             process.send_signal(signal.SIGINT)
         for process in self._running:
@@ -72,7 +72,7 @@ class Sampling:
 
 
 def read(stacks: Path) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """The shares (0..1) of a raw profile: by function itself, and by function with what it calls; largest first."""
+    """Return the shares (0..1) of a raw profile, largest first: of each function itself, and with its callees."""
     alone: Counter[str] = Counter()
     within: Counter[str] = Counter()
     total = 0
@@ -87,7 +87,7 @@ def read(stacks: Path) -> tuple[list[tuple[str, float]], list[tuple[str, float]]
 
 
 def _function(frame: str) -> str:
-    """``execute_command (redis/asyncio/client.py:754)`` without its line: a function is one row."""
+    """Remove the line from ``execute_command (redis/asyncio/client.py:754)``, so that a function is one row."""
     head, colon, line = frame.rpartition(":")
     return f"{head})" if colon and line.rstrip(")").isdigit() else frame
 

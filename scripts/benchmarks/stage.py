@@ -1,4 +1,4 @@
-"""One measurement's own server in its own data folder, the processes on it, and waiting for what they do."""
+"""The server of one measurement in its own data folder, the processes that use it, and waiting for their progress."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from coord.keys import Keys
 from .child import Child, ChildFailed
 from .usage import Meter
 
-#: Between two looks at how far it is, in seconds: costs the server a thousandth of its time.
-LOOK_S = 0.01
-#: A count that has not moved for this long never will.
+#: Seconds between two checks of the progress: costs the server a thousandth of its time.
+POLL_S = 0.01
+#: Seconds without progress after which a measurement has failed.
 STALL_S = 60.0
 
 AOF: Mapping[bool, Sequence[str]] = {
@@ -30,7 +30,7 @@ AOF: Mapping[bool, Sequence[str]] = {
 
 
 class Stage:
-    """A server and what runs on it; everything ends with the ``with`` block."""
+    """A server and the processes that use it; all end with the ``with`` block."""
 
     def __init__(self, folder: Path, *, aof: bool = False, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -46,49 +46,49 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End everything: who writes first, the server last."""
+        """End all: the latest processes first, the server last."""
         for child in reversed(self._children):
             child.stop()
         self.redis.close()
         self.server.stop(force=True)
 
     def worker(self, kind: str, number: int = 1) -> Child:
-        """Start a worker of the tree that is measured."""
+        """Start a worker of the measured tree."""
         name = f"{kind}-{number}"
         return self._start(name, ["-m", "workers", kind, "--name", name, "--watch-stdin"])
 
     def program(self, module: str, **options: Any) -> Child:
-        """Start one of the programs of this folder, and wait until it is ready for ``go``."""
+        """Start a program of this folder and wait until it is ready for ``go``."""
         child = self._start(module, ["-m", f"benchmarks.{module}", json.dumps({"url": self.server.url, **options})])
-        child.hear()
+        child.receive()
         return child
 
     def meter(self, **children: Child) -> Meter:
-        """A meter of the server and these processes."""
-        return Meter(self.redis, {"redis": self.server.pid, **{name: one.pid for name, one in children.items()}})
+        """Return a meter of the server and these processes."""
+        return Meter(self.redis, {"redis": self.server.pid, **{name: child.pid for name, child in children.items()}})
 
-    def wait(self, count: Callable[[], int], target: int, what: str) -> None:
-        """Return once ``count()`` is ``target`` or more; raise when it stands still, or a process has ended."""
+    def wait(self, count: Callable[[], int], target: int, activity: str) -> None:
+        """Wait until ``count()`` is ``target`` or more; raise if there is no progress, or a process has ended."""
         best, moved_at = -1, time.monotonic()
         while (now := count()) < target:
             if now != best:
                 best, moved_at = now, time.monotonic()
             elif time.monotonic() - moved_at > STALL_S:
-                raise ChildFailed(f"{what}: stands still at {now} of {target}")
+                raise ChildFailed(f"{activity}: no progress at {now} of {target}")
             for child in self._children:
                 child.check()
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def counter(self, state: str) -> int:
-        """How many tasks of normal priority the counter ``state`` counts."""
+        """Return the counter of tasks of normal priority in this state."""
         return int(self.redis.execute_command("HGET", self.keys.of("counters"), f"{state}:normal") or 0)
 
     def size(self, command: str, name: str) -> int:
-        """The answer of ``SCARD``, ``XLEN`` and their like for a key without variable parts."""
+        """Return the answer of a command such as ``SCARD`` or ``XLEN`` for a key without variable parts."""
         return int(self.redis.execute_command(command, self.keys.of(name)))
 
     def memory(self) -> int:
-        """Bytes in use."""
+        """Return the bytes in use."""
         info: Any = self.redis.info("memory")
         return int(info["used_memory"])
 

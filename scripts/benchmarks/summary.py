@@ -10,7 +10,7 @@ from msgspec import Struct
 from .campaign import Run
 from .rows import Figure, Row
 
-#: A row may not fall below this share of another commit's.
+#: Minimum ratio to the other commit.
 ENOUGH = 0.9
 
 
@@ -24,32 +24,34 @@ class Spread(Struct, frozen=True):
 
 
 class Line(Struct, frozen=True):
-    """One figure of one row, summed up."""
+    """The summary of one figure of one row."""
 
     row: str
     figure: str
     unit: str
     wanted: str
-    value: Spread | None  #: in this tree; None when every run failed
-    of_floor: Spread | None  #: times the floor's figure of the same repetition
+    value: Spread | None  #: in this tree; None if every run failed
+    of_floor: Spread | None  #: ratio to the floor's figure of the same repetition
     against: Spread | None  #: in the other tree
-    ratio: Spread | None  #: to the other tree's of the same repetition; above 1 is better now, whatever the unit
+    ratio: (
+        Spread | None
+    )  #: to the other tree in the same repetition; above 1 means that this tree is better, for any unit
     judged: bool
 
     @property
-    def has_fallen(self) -> bool:
-        """Whether this is worse than is allowed."""
+    def is_slower(self) -> bool:
+        """True if the ratio is below the minimum."""
         return self.judged and self.ratio is not None and self.ratio.median < ENOUGH
 
 
 def summarize(rows: Sequence[Row], runs: Sequence[Run], now: str, other: str | None) -> list[Line]:
-    """One line for each figure of each row."""
+    """Return one line for each figure of each row."""
     found = {(run.row, run.tree, run.repetition): run.figures for run in runs if not run.error}
     repetitions = sorted({run.repetition for run in runs})
 
     def each(row: str, tree: str | None, figure: str) -> dict[int, float]:
-        told = ((one, found.get((row, tree or "", one), {}).get(figure)) for one in repetitions)
-        return {one: value for one, value in told if value is not None}
+        values = ((number, found.get((row, tree or "", number), {}).get(figure)) for number in repetitions)
+        return {number: value for number, value in values if value is not None}
 
     lines: list[Line] = []
     for row in rows:
@@ -76,7 +78,7 @@ def _better(figure: Figure, here: dict[int, float], there: dict[int, float]) -> 
 
 
 def _ratio(over: dict[int, float], under: dict[int, float]) -> Spread | None:
-    return _spread(value / under[one] for one, value in over.items() if under.get(one))
+    return _spread(value / under[number] for number, value in over.items() if under.get(number))
 
 
 def _spread(values: Iterable[float]) -> Spread | None:

@@ -1,4 +1,4 @@
-"""The table for people."""
+"""The readable table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.table import Table
 from .rows import BY_NAME
 from .summary import ENOUGH, Line, Spread
 
-#: Functions and commands shown of a profile.
-SHOWN = 15
+#: Maximum number of functions and commands of a profile.
+MAX_ROWS = 15
 
 
 def show(console: Console, lines: Sequence[Line], other: str | None) -> None:
-    """One row for each figure."""
+    """Print one row for each figure."""
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     for heading in ("row", "figure"):
         table.add_column(heading, no_wrap=True)
@@ -26,9 +26,9 @@ def show(console: Console, lines: Sequence[Line], other: str | None) -> None:
     table.add_column("of the floor", justify="right", no_wrap=True)
     if other:
         table.add_column(other, justify="right", no_wrap=True)
-        table.add_column("times as good", justify="right", no_wrap=True)
+        table.add_column("ratio", justify="right", no_wrap=True)
     else:
-        table.add_column("wanted")
+        table.add_column("target")
     shown = ""
     for line in lines:
         if line.row != shown and shown:
@@ -46,25 +46,25 @@ def show(console: Console, lines: Sequence[Line], other: str | None) -> None:
 def show_profile(
     console: Console, profiles: Mapping[str, tuple[list[tuple[str, float]], list[tuple[str, float]]]]
 ) -> None:
-    """For each process: the functions in which it is most, by themselves and with what they call."""
+    """Print for each process the functions with the largest shares, by themselves and with their callees."""
     for name, (alone, within) in profiles.items():
         table = Table(title=name, title_justify="left", show_edge=False, pad_edge=False, header_style="bold")
-        for heading in ("itself", "with what it calls"):
+        for heading in ("itself", "with callees"):
             table.add_column("%", justify="right")
             table.add_column(heading, overflow="fold")
-        for (own, own_share), (whole, whole_share) in zip(alone[:SHOWN], within[:SHOWN], strict=False):
+        for (own, own_share), (whole, whole_share) in zip(alone[:MAX_ROWS], within[:MAX_ROWS], strict=False):
             table.add_row(f"{own_share:.1%}", own, f"{whole_share:.1%}", whole)
         console.print(table, highlight=False, markup=False)
         console.print()
 
 
 def show_server(console: Console, detail: Mapping[str, Any]) -> None:
-    """What the server spends on each script, and on each command; a script's time includes what it calls."""
+    """Print the time of the server for each script and each command; a script includes its commands."""
     scripts = _plain("scripts", "µs/task", "calls", "worst ms")
     for row in detail["scripts"]:
         scripts.add_row(row["script"], f"{row['us_per_task']:.2f}", str(row["calls"]), f"{row['worst_ms']:.1f}")
     commands = _plain("commands", "µs/task", "calls/task")
-    for row in detail["commands"][:SHOWN]:
+    for row in detail["commands"][:MAX_ROWS]:
         commands.add_row(row["command"], f"{row['us_per_task']:.2f}", f"{row['calls_per_task']:.3f}")
     for table in (scripts, commands):
         console.print(table)
@@ -94,7 +94,7 @@ def _ratio(spread: Spread | None) -> str:
 
 
 def _verdict(line: Line) -> str:
-    if line.has_fallen:
+    if line.is_slower:
         return f"[red]{_ratio(line.ratio)} below {ENOUGH}[/red]"
     return _ratio(line.ratio) + ("" if line.judged or line.ratio is None else " (not judged)")
 

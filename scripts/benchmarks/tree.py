@@ -1,4 +1,4 @@
-"""The source trees that are measured: this one, and perhaps another commit's, checked out beside it for a while."""
+"""The measured source trees: this one, and optionally that of another commit in a temporary worktree."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class NoSuchRevision(Exception):
-    """git does not know a commit, or this is no repository; the message is git's."""
+    """The commit does not exist, or this is not a repository; the message is that of git."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree: ``label`` for people, its folder, and what commit it is."""
+    """A tree: its label, folder and commit."""
 
     label: str
     folder: Path
     commit: str
 
     def environ(self) -> dict[str, str]:
-        """The environment in which its ``coord`` and ``workers`` are imported, and the drivers of this tree.
+        """Return an environment that imports its ``coord`` and ``workers``, and the drivers of this tree.
 
-        No setting of the person who measures reaches a measurement.
+        Settings of the user have no effect on a measurement.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("COORD_", "AITBC_"))}
         kept["PYTHONPATH"] = os.pathsep.join((str(self.folder), str(ROOT / "scripts")))
@@ -35,7 +35,7 @@ class Tree:
 
 
 def this_tree() -> Tree:
-    """The tree that this file belongs to; a commit with ``+`` has changes on top."""
+    """Return the tree of this file; ``+`` after the commit means uncommitted changes."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         changed = "+" if _git("status", "--porcelain", "--untracked-files=no") else ""
@@ -46,21 +46,21 @@ def this_tree() -> Tree:
 
 @contextmanager
 def other_tree(revision: str, folder: Path) -> Iterator[Tree]:
-    """The tree of another commit, as a git worktree in ``folder`` that is removed afterwards."""
+    """Yield the tree of another commit, as a git worktree in ``folder`` that is removed afterwards."""
     try:
         commit = _git("rev-parse", "--short", "--verify", f"{revision}^{{commit}}")
     except NoSuchRevision as error:
-        raise NoSuchRevision(f"--against {revision}: no such commit here ({error})") from None
-    place = folder / "against"
-    _git("worktree", "add", "--detach", str(place), commit)
+        raise NoSuchRevision(f"--against {revision}: unknown commit ({error})") from None
+    worktree = folder / "against"
+    _git("worktree", "add", "--detach", str(worktree), commit)
     try:
-        yield Tree(revision, place, commit)
+        yield Tree(revision, worktree, commit)
     finally:
-        _git("worktree", "remove", "--force", str(place))
+        _git("worktree", "remove", "--force", str(worktree))
 
 
 def _git(*arguments: str) -> str:
-    # S607: whichever git the person uses
+    # S607: the git on PATH
     command = ["git", "-C", str(ROOT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

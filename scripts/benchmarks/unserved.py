@@ -1,4 +1,4 @@
-"""Measures what pools cost the others that no agent can serve: latency of single tasks, CPU of an idle distributor."""
+"""Measures the cost of pools that no agent can serve: latency of other tasks, CPU time of an idle distributor."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .drain import roomy, type_names
 from .latency import WARM_UP
 from .stage import Stage
 
-#: How long an idle distributor is watched, in seconds.
+#: Seconds for which an idle distributor is measured.
 IDLE_S = 10.0
-#: After the pools were admitted, before anything is measured, in seconds: collections and late looks are over then.
+#: Seconds between the admission of the pools and the measurement, so that garbage collections are over.
 REST_S = 2.0
 
 
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds at two quantiles, for each size; at the last, the CPU share and the memory of the distributor.
+    """Measure milliseconds at two quantiles for each size, and CPU share and memory of the distributor.
 
     Options: tasks and per_s (ordinary tasks, and their rate), sizes (name -> unserved pools that wait).
     """
@@ -32,17 +32,17 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _latency(folder: Path, tasks: int, per_s: float, pools: int) -> dict[str, Any]:
-    """One agent that has nothing else to do, and as many waiting pools, each of requirements of its own."""
+    """Measure with one idle agent, and this many waiting pools with different requirements."""
     types = type_names(1)
     with Stage(folder, settings=roomy(pools + tasks)) as stage:
         registry, distributor = stage.worker("registry"), stage.worker("distributor")
         agents = stage.program("agents", agents=1, capacity=8, types=types, timed=True)
-        agents.tell("go")
-        agents.hear()
+        agents.send("go")
+        agents.receive()
         if pools:
             filler = stage.program("submitter", tasks=pools, types=["unserved"], apart=True)
-            filler.tell("go")
-            filler.hear()
+            filler.send("go")
+            filler.receive()
             filler.stop()
             stage.wait(lambda: stage.counter("queued"), pools, "admitting")
         count = tasks + WARM_UP
@@ -51,12 +51,12 @@ def _latency(folder: Path, tasks: int, per_s: float, pools: int) -> dict[str, An
         idle = _cpu_percent(distributor.pid)
         meter = stage.meter(registry=registry, distributor=distributor, agents=agents, client=client)
         meter.begin()
-        client.tell("go")
-        client.hear()
-        stage.wait(lambda: stage.counter("completed"), count, "doing")
+        client.send("go")
+        client.receive()
+        stage.wait(lambda: stage.counter("completed"), count, "completing")
         figures = {"detail": meter.end(count)["detail"]}
-        agents.tell("latencies")
-        waited = sorted(agents.hear()[WARM_UP:])
+        agents.send("latencies")
+        waited = sorted(agents.receive()[WARM_UP:])
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             figures[f"{name}_ms"] = waited[min(len(waited) - 1, int(share * len(waited)))] / 1e6
         figures["idle_percent"] = idle
@@ -65,7 +65,7 @@ def _latency(folder: Path, tasks: int, per_s: float, pools: int) -> dict[str, An
 
 
 def _cpu_percent(pid: int) -> float:
-    """Percent of a core that a process uses while nothing is asked of it."""
+    """Return the percentage of a core that an idle process uses."""
     process = psutil.Process(pid)
     before, begin = process.cpu_times(), time.monotonic()
     time.sleep(IDLE_S)

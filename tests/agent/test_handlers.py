@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from pydantic import BaseModel
 
 from coord.agent.handlers import check_hook, check_message_handler, read_handler
 from coord.errors import ConfigError
@@ -20,6 +23,13 @@ class Numbers(msgspec.Struct):
     """A payload."""
 
     n: int
+
+
+class Page(BaseModel):
+    """A payload of a library's own kind."""
+
+    number: int
+    at: datetime
 
 
 @dataclasses.dataclass
@@ -89,6 +99,39 @@ def test_a_payload_may_be_whatever_msgspec_decodes() -> None:
     assert [decode(b'{"n":1}') for decode in decoded if decode] == [{"n": 1}, Pair(1), Numbers(1)]
 
 
+def test_a_payload_may_be_a_model_of_pydantic() -> None:
+    """Alone, within what msgspec decodes, and as None; an error has the path of what does not fit."""
+
+    def as_model(model: Page) -> None: ...
+    def as_list(models: list[Page]) -> None: ...
+    def as_either(model: Page | None) -> None: ...
+    def as_path(path: Path, task: Task) -> None: ...
+
+    decode, decode_list, decode_either, decode_path = (
+        read_handler(one).decode for one in (as_model, as_list, as_either, as_path)
+    )
+    assert decode is not None
+    assert decode_list is not None
+    assert decode_either is not None
+    assert decode_path is not None
+    page = Page(number=1, at=datetime(2030, 1, 1, tzinfo=UTC))
+    raw = page.model_dump_json().encode()
+    assert (decode(raw), decode_list(b"[%b]" % raw), decode_either(raw)) == (page, [page], page)
+    assert (decode_either(b"null"), decode_path(b'"a/b"')) == (None, Path("a/b"))
+    for refuse, wrong, why in (
+        (
+            decode,
+            b'{"number":"x"}',
+            r"unable to parse string as an integer - at `\$\.number`; Field required - at `\$\.at`",
+        ),
+        (decode_list, b'[{"number":"x"}]', r"at `\$\.number`"),
+        (decode, b'{"number":1,"at":1e999}', "Number out of range"),
+        (decode_path, b"7", "Expected `str`"),
+    ):
+        with pytest.raises(msgspec.ValidationError, match=why):
+            refuse(wrong)
+
+
 def test_any_other_signature_is_an_error() -> None:
     """Found when the handler is registered, not when the first task arrives."""
 
@@ -103,7 +146,7 @@ def test_any_other_signature_is_an_error() -> None:
     for function, why in (
         (none, "must take"), (three, "must take"), (two, "Struct"), (unknown, "Nowhere"),
         (unknown_attribute, "Nowhere"), (odd, "Called.*: annotate it with Task"), (keyword, "without x"),
-        (5, "a handler is a function, not 5"), (type, "say what"),
+        (5, "a handler is a function, not 5"), (type, "no readable signature"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=why):
             read_handler(function)  # type: ignore[arg-type]
@@ -138,7 +181,7 @@ def test_a_handler_of_messages_takes_the_message() -> None:
             check_message_handler(handler)  # type: ignore[arg-type]
     check_hook(hook)
     for odd in (none, one, 5):
-        with pytest.raises(ConfigError, match="must be an async function that takes nothing"):
+        with pytest.raises(ConfigError, match="must be an async function without arguments"):
             check_hook(odd)
 
 

@@ -129,14 +129,14 @@ async def test_an_inbox_goes_on_after_a_defect(
     async with agent:
         session = agent._session
         assert session is not None
-        read, errors = session.inbox._read, [RuntimeError("defect"), RuntimeError("defect")]
+        read, errors = session.inbox._on_read, [RuntimeError("defect"), RuntimeError("defect")]
 
         def fail() -> None:
             if errors:
                 raise errors.pop()
             read()
 
-        monkeypatch.setattr(session.inbox, "_read", fail)
+        monkeypatch.setattr(session.inbox, "_on_read", fail)
         handles = [await client.submit("echo", capabilities=["echo"]) for _ in range(3)]
         await asyncio.gather(*(handle.result(30) for handle in handles))
     assert errors == []

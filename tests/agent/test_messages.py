@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from coord import Agent, Message, Task
 from coord.agent import messages as mail
@@ -98,6 +100,33 @@ async def test_whatever_its_handler_raises_a_message_is_tried_again_and_the_othe
         return await house.inbox("a") == 0
 
     await wait_until(empty, "both are deleted")
+    assert got == ["bad", "bad", "bad", "good"]
+
+
+async def test_a_log_line_that_cannot_be_written_stops_no_message(
+    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """⚠ Such as about a file's name that is no UTF-8: the others come all the same."""
+    monkeypatch.setattr(mail, "RETRY_WAITS_S", (0.0, 0.0))
+    got: list[str] = []
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        got.append(message.id)
+        if message.id == "bad":
+            raise ValueError(os.fsdecode(b"report-\xff.txt"))
+
+    def refuse(*_args: object) -> str:
+        raise TypeError("a processor of the program's own")
+
+    await agent.start()
+    structlog.configure(processors=[refuse])
+    try:
+        for message_id in ("bad", "good"):
+            await house.deliver("a", message_id, expires_at=in_a_minute())
+        await wait_until(lambda: "good" in got, "the next one is handled")
+    finally:
+        structlog.reset_defaults()
     assert got == ["bad", "bad", "bad", "good"]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from coord import Agent, NonRetryable, Release, Retryable, Task
 from coord.agent import runner as runner_module
@@ -115,11 +119,19 @@ async def checked(payload: Checked) -> None:
     [
         (NonRetryable(404, "gone"), b"task.failed", b'"code":"404","message":"gone"'),  # type: ignore[arg-type]
         (NonRetryable("bad", ValueError("x")), b"task.failed", b'"message":"x"'),  # type: ignore[arg-type]
+        (
+            NonRetryable("bad", detail={"page": 3}),
+            b"task.failed",
+            b'"retryable":false,"started_ms_ago":0,"detail":{"page":3}',
+        ),
+        (Retryable("bad", detail=[None]), b"task.failed", b'"detail":[null]'),
+        (Retryable("bad", "no", detail=object()), b"task.failed", b'"message":"no","started_ms_ago":0}'),
+        (Retryable("bad", "no", detail="x" * 4_096), b"task.failed", b'"message":"no","started_ms_ago":0}'),
         (Retryable("bad", None), b"task.failed", b'"message":"None"'),  # type: ignore[arg-type]
         (Release(ValueError("later")), b"task.released", b'"reason":"later"'),  # type: ignore[arg-type]
         (Unspeakable(), b"task.failed", b'"message":"Unspeakable"'),
     ],
-    ids=["code", "message", "none", "reason", "unspeakable"],
+    ids=["code", "message", "detail", "list", "odd", "large", "none", "reason", "unspeakable"],
 )
 async def test_whatever_a_handler_raises_ends_its_attempt(
     desk: Desk, threads: ThreadPoolExecutor, error: Exception, kind: bytes, says: bytes
@@ -140,7 +152,95 @@ async def test_a_payload_whose_own_check_raises_fails_its_task_alone(desk: Desk,
     assert b'"code":"payload_invalid","message":"payload: KeyError: 1","retryable":false' in report[5]
 
 
-async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object]) -> list[list[bytes]]:
+async def test_an_exception_text_that_is_no_utf8_is_reported(
+    desk: Desk, threads: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file's name may hold half of a surrogate pair; the log line about it fails nothing, and keeps it."""
+    name = os.fsdecode(b"report-\xff.txt")
+
+    async def handler(task: Task) -> None:
+        raise ValueError(f"{name} is damaged")
+
+    structlog.configure(processors=[structlog.processors.format_exc_info, _as_json])
+    try:
+        (report,) = await _outcomes(desk, threads, handler)
+    finally:
+        structlog.reset_defaults()
+    assert b'"message":"ValueError: report-?.txt is damaged"' in report[5]
+    assert "report-\\\\udcff.txt is damaged" in capsys.readouterr().err
+
+
+def _as_json(_logger: object, _method: str, event: Any) -> str:
+    return msgspec.json.encode(event).decode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        (b'{"n":1e999}', b"payload.n: the number 1e999"),
+        (b"[" + b"7" * 5_000 + b"]", "payload[0]: the number 777777777777… (5000 characters)".encode()),
+    ],
+    ids=["large", "digits"],
+)
+@pytest.mark.parametrize("kind", ["async", "thread"])
+async def test_a_payload_that_cannot_be_decoded_fails_its_task_for_good(
+    desk: Desk, threads: ThreadPoolExecutor, payload: bytes, path: bytes, kind: str
+) -> None:
+    """No retry can decode it either; the message has the path."""
+
+    async def handler(task: Task) -> object:
+        return task.payload
+
+    def in_thread(task: Task) -> object:
+        return task.payload
+
+    (report,) = await _outcomes(desk, threads, handler if kind == "async" else in_thread, payload)
+    assert b'"code":"payload_invalid","message":"%b is out of range","retryable":false' % path in report[5]
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"pages": [{"score": math.nan}]}, b"result.pages[0].score: nan is not a JSON number; use null or a string"),
+        (msgspec.Raw(b'{"n":1e999}'), b"result.n: the number 1e999 is out of range"),
+        ({"image": object, "text": "paid for"}, b"'text': 'paid for'"),
+    ],
+    ids=["nan", "raw", "type"],
+)
+async def test_a_result_that_is_no_json_fails_with_its_path_and_its_text(
+    desk: Desk, threads: ThreadPoolExecutor, result: object, says: bytes
+) -> None:
+    """The work is paid for: what it made is kept in the error, up to a limit."""
+
+    async def handler(task: Task) -> object:
+        return result
+
+    (report,) = await _outcomes(desk, threads, handler)
+    assert says in report[5]
+    assert b'"code":"result_invalid"' in report[5]
+    assert b"; the result was: " in report[5]
+
+
+async def test_progress_that_is_no_json_fails_no_task(
+    desk: Desk, threads: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is left out, and the log says which value it was."""
+
+    async def handler(task: Task) -> str:
+        await task.progress({"rate": math.inf})
+        await task.progress({"model": object()})
+        return "done"
+
+    (report,) = await _outcomes(desk, threads, handler)
+    assert report[3] == b"task.completed"
+    logged = capsys.readouterr().err
+    assert "progress.rate: inf is not a JSON number" in logged
+    assert "progress.model: cannot be encoded as JSON" in logged
+
+
+async def _outcomes(
+    desk: Desk, threads: ThreadPoolExecutor, handler: Callable[..., object], payload: bytes = b'{"n":1}'
+) -> list[list[bytes]]:
     """Return the reports of one attempt, after which nothing runs."""
     ended: list[bool] = []
     runner = Runner(
@@ -152,7 +252,7 @@ async def _outcomes(desk: Desk, threads: ThreadPoolExecutor, handler: Callable[.
         on_ended=lambda: ended.append(True),
         on_stuck=nothing,
     )
-    runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":{"n":1}}'))
+    runner.start(Attempt("t", "f" * 16, 1, lane=2, entry=b"1-1", raw=b'{"task_type":"hold","payload":%b}' % payload))
     await wait_until(lambda: ended, "the slot is free")
     assert runner.running == 0
     await asyncio.sleep(0)  # reports go out at the end of the turn

@@ -23,8 +23,12 @@ from coord.models.tasks import Retry
         ({"tags": {"a": 1}}, "tags: expected a list of words"),
         ({"labels": "x"}, "labels: expected a mapping, not 'x'"),
         ({"metadata": 5}, "metadata: expected a mapping, not 5"),
-        ({"metadata": {"made_by": object()}}, "metadata: cannot be encoded as JSON"),
+        (
+            {"metadata": {"made_by": object()}},
+            "metadata.made_by: cannot be encoded as JSON: type object has no JSON form",
+        ),
         ({"endpoints": [("a", "b")]}, "endpoints: expected a mapping"),
+        ({"metadata": {"load": [math.nan]}}, r"metadata.load\[0\]: nan is not a JSON number"),
         ({"version": "\ud800"}, "version: cannot be encoded as JSON"),
         ({"capacity": math.nan}, "capacity: expected a finite number, not nan"),
         ({"weight": math.inf}, "weight: expected a finite number, not inf"),
@@ -82,7 +86,7 @@ def test_the_field_that_is_no_json_is_named() -> None:
             raise RuntimeError
 
     for value in ({"a": 1, "odd": {1, object}}, Retry(max_attempts=object())):  # type: ignore[arg-type]
-        with pytest.raises(FactInvalid, match=r"^(odd|max_attempts): cannot be encoded as JSON"):
+        with pytest.raises(FactInvalid, match=r"^(odd\[\d\]|max_attempts): cannot be encoded as JSON"):
             encode_fields(value)
     with pytest.raises(FactInvalid, match="words: expected a list of words, not Evil"):
         as_words(Evil(), "words")

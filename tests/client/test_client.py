@@ -18,6 +18,7 @@ from coord.errors import (
     ConfigError,
     FactInvalid,
     IdConflict,
+    ResultInvalid,
     ResultTimeout,
     ServerUnavailable,
     TaskFailed,
@@ -25,7 +26,7 @@ from coord.errors import (
     TaskRefused,
 )
 from coord.models.facts import parts_of
-from coord.models.tasks import Requirements, TaskSubmitted
+from coord.models.tasks import Requirements, TaskError, TaskSubmitted
 from tests.client.played_workers import PlayedWorkers
 from tests.waiting import wait_until
 
@@ -159,6 +160,42 @@ async def test_an_outcome_that_was_never_told_is_found_in_the_record(workers: Pl
         await bad.result(timeout=5)
     with pytest.raises(TaskRefused, match="full"):
         await refused.accepted(timeout=5)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"7" * 5_000], ids=["large", "digits"])
+async def test_what_cannot_be_decoded_is_shown_as_its_text(workers: PlayedWorkers, number: bytes) -> None:
+    """A payload and a result of another language's: the record shows type and text, the result is an error."""
+    handle = await workers.client.submit("echo")
+    await workers.consume(handle.entry_id)
+    value = b'{"n":%b}' % number
+    body = b'{"task_id":"%b","task_type":"echo","payload":%b}' % (handle.task_id.encode(), value)
+    await workers.record(handle.task_id, "completed", result=value, body=body)
+    with pytest.raises(ResultInvalid, match=r"its result cannot be decoded.*its record shows the text") as raised:
+        await handle.result(timeout=5)
+    assert raised.value.code == "result_invalid"
+    record = await handle.record()
+    assert (record.task_type, record.payload, record.result) == ("echo", value.decode(), value.decode())
+
+
+@pytest.mark.parametrize("way", ["replies", "record"])
+async def test_a_failure_has_the_code_and_the_detail_of_its_handler(workers: PlayedWorkers, way: str) -> None:
+    """So that a program can tell one failure from another without reading its text; however the outcome is learned."""
+    handle = await workers.client.submit("echo")
+    error = encode({"code": "unreadable", "message": "page 13 is blank", "detail": {"page": 13}})
+    await workers.record(handle.task_id, "failed", error=error, attempt="2")
+    await workers.answer(handle.entry_id)
+    if way == "replies":
+        await workers.reply(type="task.failed", task_id=handle.task_id, data=error)
+    else:
+        await workers.consume(handle.entry_id)
+    with pytest.raises(TaskFailed, match="at attempt 2: unreadable: page 13 is blank") as raised:
+        await handle.result(timeout=5)
+    failed = raised.value
+    assert (failed.code, failed.message, failed.detail) == ("unreadable", "page 13 is blank", {"page": 13})
+    assert (failed.task_id, failed.attempt) == (handle.task_id, 2)
+    record = await handle.record()
+    assert record.error == TaskError("unreadable", "page 13 is blank", {"page": 13})
+    assert TaskFailed.code == TaskFailed("x").code == "task_failed"
 
 
 async def test_a_refusal_of_an_earlier_submission_is_not_this_ones(workers: PlayedWorkers) -> None:

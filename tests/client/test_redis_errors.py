@@ -147,6 +147,32 @@ async def test_a_server_that_refuses_ping_for_now_is_waited_for(
             await wait_for_server(redis, server.url, limit_s=30)
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (redis_errors.ResponseError("BUSY Redis is busy running a script"), "BUSY Redis is busy running a script"),
+        (redis_errors.BusyLoadingError("loading"), "it is loading its data"),
+        (ConnectionError("BUSY Redis is busy"), ""),
+    ],
+)
+async def test_a_server_that_answers_is_not_to_be_started(
+    server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    """One that refuses for longer than somebody waits is there: the advice is to wait, not to start another."""
+
+    async def ping(_redis: Any) -> None:
+        if not says:  # over a unix socket redis-py wraps what the server answers to the first commands
+            raise redis_errors.ConnectionError(str(error)) from redis_errors.ResponseError(str(error))
+        raise error
+
+    monkeypatch.setattr("coord.connection._ping_once", ping)
+    async with connect_worker(server.url, settings) as redis:
+        with pytest.raises(ServerUnavailable, match=r"was not usable within 0\.05 s") as failure:
+            await wait_for_server(redis, server.url, limit_s=0.05)
+    assert f"{says or error}. Try again later" in str(failure.value)
+    assert "coord up" not in str(failure.value)
+
+
 async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
     server: EmbeddedServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,26 +196,26 @@ async def test_the_gateway_s_client_is_opened_after_whatever_went_wrong(
     logged: list[tuple[str, str]] = []
     monkeypatch.setattr("coord.gateway.backend.log", Recorder(logged))
     failures: list[CoordError] = []
-    desk = Backend(msgspec.structs.replace(settings, redis_url=server.url))
-    desk.open(failures.append)
+    backend = Backend(msgspec.structs.replace(settings, redis_url=server.url))
+    backend.open(failures.append)
 
     def is_open() -> bool:
         try:
-            return desk.client is not None
+            return backend.client is not None
         except ServerUnavailable:
             return False
 
     await wait_until(is_open, "it is open")
     assert (failures, errors) == ([], [])
     assert logged == [("exception", "background.failed")] * 2, "each kind once, however often it was tried"
-    await desk.close()
+    await backend.close()
 
 
 async def test_what_no_waiting_mends_ends_the_gateway_s_opening(settings: Settings) -> None:
     """Such as a URL that is none."""
-    desk = Backend(msgspec.structs.replace(settings, redis_url="http://nowhere"))
+    backend = Backend(msgspec.structs.replace(settings, redis_url="http://nowhere"))
     failures: list[CoordError] = []
-    desk.open(failures.append)
+    backend.open(failures.append)
     await wait_until(lambda: failures, "it is reported")
     assert failures[0].code == "config_invalid"
-    await desk.close()
+    await backend.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from pydantic import BaseModel
 
 from coord import TaskSpec
 from coord.client.submission import message_append, spec_of, task_append
@@ -14,6 +17,7 @@ from coord.config import MIB
 from coord.errors import (
     FactInvalid,
     FactTooLarge,
+    PayloadInvalid,
 )
 from coord.models.facts import MessageSent
 from coord.models.tasks import Requirements, TaskSubmitted
@@ -59,6 +63,43 @@ def test_a_field_that_does_not_fit_is_named(given: dict[str, Any], error: str) -
     """By the rules of the fact itself."""
     with pytest.raises(FactInvalid, match=error):
         task_append(TaskSpec(**{"task_type": "echo", **given}), "", MIB)
+
+
+class Report(BaseModel):
+    """A model of a user's."""
+
+    score: float
+    path: Path = Path("/data")
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (math.nan, "payload: nan is not a JSON number; use null or a string for it"),
+        ({"pages": [{"score": 1.5}, {"score": -math.inf}]}, r"payload\.pages\[1\]\.score: -inf is not a JSON number"),
+        (Report(score=math.inf), r"payload\.score: inf is not a JSON number"),
+        ({"image": object()}, r"payload\.image: cannot be encoded as JSON: type object has no JSON form"),
+        (msgspec.Raw(b'{"n":[1,1e999]}'), r"payload\.n\[1\]: the number 1e999 is out of range"),
+        (msgspec.Raw(b"[" + b"1" * 5_000 + b"]"), r"payload\[0\]: the number 111111111111… \(5000 characters\) is out"),
+        (msgspec.Raw(b"[NaN]"), r"payload\[0\]: nan is not a JSON number"),
+        (msgspec.Raw(b"{"), "payload: is not valid JSON"),
+    ],
+)
+def test_a_payload_that_is_no_json_is_refused_with_its_path(payload: Any, error: str) -> None:
+    """Of a task and of a message; null would be sent for NaN, and no agent could decode the others."""
+    message = {"message_id": "m", "sender_id": "a", "receiver_id": "b", "payload": payload}
+    with pytest.raises(PayloadInvalid, match=error):
+        task_append(TaskSpec(task_type="echo", payload=payload), "", MIB)
+    with pytest.raises(PayloadInvalid, match=error) as raised:
+        message_append(message, "normal", "", MIB)
+    assert raised.value.code == "payload_invalid"
+
+
+def test_a_payload_may_be_a_model() -> None:
+    """Of pydantic, within what msgspec encodes."""
+    fact = task_append(TaskSpec(task_type="echo", payload=[Report(score=1)]), "", MIB).fact
+    assert isinstance(fact, TaskSubmitted)
+    assert bytes(fact.payload) == b'[{"score":1.0,"path":"/data"}]'
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The examples' own work, on real small files: what the agents answer, and what the main job makes of it."""
+"""The examples' own work, on real small files: what the agents answer, and what the file survey makes of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from rich.console import Console
 from coord import NonRetryable
 from coord.models.tasks import Priority, TaskError, TaskRecord, TaskState
 from examples import content_digest, python_outline, text_stats
-from examples.main_job.findings import Duplicates, findings
-from examples.main_job.kinds import KINDS, Job, jobs
-from examples.main_job.outcome import Outcome
-from examples.main_job.report import show_failures, show_findings, show_found
-from examples.main_job.tail import Ended, Tail
-from examples.main_job.timing import percentile, timing
-from examples.main_job.walk import LARGEST, File, Found, default_folder, walk
+from examples.file_survey.findings import Duplicates, findings
+from examples.file_survey.fleet import EndedProcess, ended_process
+from examples.file_survey.jobs import KINDS, Job, Outcome, jobs
+from examples.file_survey.report import show_failures, show_findings, show_found
+from examples.file_survey.timing import percentile, timing
+from examples.file_survey.walk import MAX_BYTES, File, Found, default_folder, walk
 
 MODULE = b'''"""A module."""
 
@@ -136,7 +135,7 @@ def test_a_file_that_does_not_parse_fails_for_good(tmp_path: Path, content: byte
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "bad.py").write_bytes(content)
     with pytest.raises(NonRetryable) as caught:
-        python_outline.describe(python_outline.File(str(tmp_path), "pkg/bad.py"))
+        python_outline.handle(python_outline.File(str(tmp_path), "pkg/bad.py"))
     assert caught.value.code == "unparsable"
     assert caught.value.message.startswith(says)
 
@@ -144,9 +143,9 @@ def test_a_file_that_does_not_parse_fails_for_good(tmp_path: Path, content: byte
 @pytest.mark.parametrize(
     "handle",
     [
-        lambda root: text_stats.count(text_stats.File(root, "gone.py")),
-        lambda root: python_outline.describe(python_outline.File(root, "gone.py")),
-        lambda root: content_digest.fingerprint(content_digest.File(root, "gone.py")),
+        lambda root: text_stats.handle(text_stats.File(root, "gone.py")),
+        lambda root: python_outline.handle(python_outline.File(root, "gone.py")),
+        lambda root: content_digest.handle(content_digest.File(root, "gone.py")),
     ],
 )
 def test_a_file_that_is_gone_fails_for_good(tmp_path: Path, handle: object) -> None:
@@ -156,10 +155,10 @@ def test_a_file_that_is_gone_fails_for_good(tmp_path: Path, handle: object) -> N
         handle(str(tmp_path))
 
 
-def test_a_file_has_a_fingerprint(tmp_path: Path) -> None:
+def test_a_file_has_a_digest(tmp_path: Path) -> None:
     """SHA-256 and size."""
     (tmp_path / "f").write_bytes(b"abc")
-    assert content_digest.fingerprint(content_digest.File(str(tmp_path), "f")) == {
+    assert content_digest.handle(content_digest.File(str(tmp_path), "f")) == {
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "bytes": 3,
     }
@@ -171,8 +170,8 @@ def test_a_walk_takes_text_files_and_counts_the_rest(tmp_path: Path, monkeypatch
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("" if name == "empty" else "text\n")
     (tmp_path / "binary").write_bytes(b"\x7fELF\0")
-    (tmp_path / "large").write_bytes(b"x" * (LARGEST + 1))
-    (tmp_path / "largest").write_bytes(b"x" * LARGEST)
+    (tmp_path / "large").write_bytes(b"x" * (MAX_BYTES + 1))
+    (tmp_path / "largest").write_bytes(b"x" * MAX_BYTES)
     (tmp_path / "link").symlink_to("b.txt")
     (tmp_path / "loop").symlink_to(".")
     os.mkfifo(tmp_path / "pipe")
@@ -187,7 +186,7 @@ def test_a_walk_takes_text_files_and_counts_the_rest(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refuse)
     found = walk(tmp_path)
-    assert found.files == (File("a/c.py", 5), File("b.txt", 5), File("empty", 0), File("largest", LARGEST))
+    assert found.files == (File("a/c.py", 5), File("b.txt", 5), File("empty", 0), File("largest", MAX_BYTES))
     assert found.left_out == {
         "binary": 1,
         "link": 2,
@@ -253,7 +252,7 @@ def test_results_are_put_together_whatever_their_order() -> None:
 
 
 def test_only_an_unparsable_file_is_a_failure_of_its_own() -> None:
-    """Every other failure makes the main job end with 1."""
+    """Every other failure makes the file survey end with 1."""
     assert outcome("f", 1, TaskError("unparsable")).is_unparsable
     assert not outcome("f", 1, TaskError("agent_lost")).is_unparsable
     assert not outcome("f", 0, stats(1)).is_unparsable
@@ -273,12 +272,12 @@ def test_no_name_of_a_file_paints_on_the_terminal() -> None:
         show_found(console, Found(Path("/x", name), (), {}, {}), 1)
         show_findings(console, findings(outcomes))
         show_failures(console, findings(outcomes))
-    said = captured.get()
-    assert "\x1b[2J" not in said
-    assert "\x07" not in said
-    assert said.count(r"a\x1b[2J\n[bold]:x:.py") == 5
-    assert r"bada\x1b[2J\n[bold]:x:.py: no\x07 more" in said
-    assert "0 text files, 1 task\n" in said
+    output = captured.get()
+    assert "\x1b[2J" not in output
+    assert "\x07" not in output
+    assert output.count(r"a\x1b[2J\n[bold]:x:.py") == 5
+    assert r"bada\x1b[2J\n[bold]:x:.py: no\x07 more" in output
+    assert "0 text files, 1 task\n" in output
 
 
 def test_time_is_measured_from_the_records() -> None:
@@ -309,16 +308,10 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile([7], 0.5) == 7
 
 
-def test_ends_are_read_from_a_log_that_grows(tmp_path: Path) -> None:
-    """Each once, when its line is whole; what is no such line is passed by, and no log yet is none."""
-    log = tmp_path / "log"
-    tail = Tail(log)
-    assert tail.read() == []
-    first = Ended("process.ended", "router-1 has ended", "router-1")
-    line = msgspec.json.encode(first) + b"\n"
-    log.write_bytes(b'no json\n{"event":"up.ready"}\n[1]\n\xff\n' + line + line[:9])
-    assert tail.read() == [first]
-    with log.open("ab") as more:
-        more.write(line[9:] + b'{"event":"redis.ended","message":"gone"}\n')
-    assert tail.read() == [first, Ended("redis.ended", "gone", "redis")]
-    assert tail.read() == []
+def test_the_end_of_a_process_is_found_in_a_log_line() -> None:
+    """Lines of ``coord up`` about other events, and lines that are not JSON, are ignored."""
+    router = EndedProcess("process.ended", "router-1 has ended", "router-1")
+    assert ended_process(msgspec.json.encode(router).decode()) == router
+    assert ended_process('{"event":"redis.ended","message":"gone"}') == EndedProcess("redis.ended", "gone", "redis")
+    for line in ("no json", '{"event":"up.ready"}', "[1]", "\ufffd"):
+        assert ended_process(line) is None

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from coord import keys
+from coord.config import Settings
+from coord.keys import Keys
 from workers import lua
+from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 
 #: What must go on when the server is full, or a full server never drains: the scripts in a distributor's round trips,
 #: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
-    "admit", "audit", "bury", "cancel", "configure", "deregister", "expire", "forfeit", "present", "purge", "reclaim",
-    "relieve", "replay", "settle", "unbury", "wake",
+    "admit", "cancel", "check_leases", "configure", "dead_letter", "deregister", "purge", "reclaim", "reclaim_lease",
+    "relieve", "replay", "requeue", "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -33,18 +37,18 @@ DICTIONARY: dict[str, str] = {
 #: The keys that a file builds of what is no quoted name: file, expression -> the keys. None where the names are quoted
 #: elsewhere in the file, or come from whoever calls the part.
 BUILT: dict[tuple[str, str], set[str]] = {
-    ("bury", "stream"): {"in:*"},
+    ("dead_letter", "stream"): {"in:*"},
     ("deregister", "STREAM"): {"in:registry", "in:control:{kind}"},
-    ("expire", "index"): set(),
-    ("expire", "stream"): set(),
-    ("present", "ARGV[i]"): {"in:*"},
+    ("tick_liveness", "index"): set(),
+    ("tick_liveness", "stream"): set(),
+    ("worker_heartbeat", "ARGV[i]"): {"in:*"},
     ("purge", "of.head"): {"task:{id}", "message:{id}"},
     ("purge", "of.index"): set(),
-    ("unbury", "stream"): {"in:*"},
-    ("wake", "index"): set(),
+    ("requeue", "stream"): {"in:*"},
+    ("run_alarms", "index"): set(),
     ("lib/agents", "index"): set(),
     ("lib/agents", "set"): set(),
-    ("lib/ends", "graveyard"): set(),
+    ("lib/ends", "index"): set(),
     ("lib/base", "name"): set(),
     ("lib/base", "stream"): set(),
     ("lib/tasks", "index"): set(),
@@ -115,6 +119,7 @@ def built(body: str) -> set[str]:
     """
     behind = re.findall(r"\bP \.\. ([A-Za-z_][\w.\[\]]*)", body)
     handed = re.findall(r"(?<!function )\b(?:consume|log)\(([A-Za-z_][\w.\[\]]*)", body)
+    handed += re.findall(r"\bstream = ([A-Z_]{2,})\b", body)
     named = re.findall(r"\b([A-Za-z_]\w*)(?:, \w+)* = '", body)
     return {*behind, *handed} - {*named}
 
@@ -170,3 +175,63 @@ def test_every_key_that_a_body_builds_is_one_of_the_data_dictionary(file: str) -
     _, body = halves(file)
     assert [name for name in re.findall(r"\bP \.\. '([^']*)'", body) if not key_of(name)] == []
     assert built(body) == {expression for one, expression in BUILT if one == file}
+
+
+def test_a_file_includes_the_parts_that_it_uses() -> None:
+    """It names each part of which it uses a name, and no other; what a part needs itself, the part includes."""
+    provided = {part: top_level(halves(f"lib/{part}")[1]) for part in PARTS}
+    for file in FILES:
+        header, body = halves(file)
+        used = set(re.findall(r"(?<![\w.:])([A-Za-z_]\w*)\b(?! =(?!=))", re.sub(LITERAL, "", body))) - own_names(body)
+        needed = {part for part, names in provided.items() if file != f"lib/{part}" and names & used}
+        assert set(lua.included(header)) == needed, file
+
+
+def top_level(body: str) -> set[str]:
+    """The names that a part declares for the files that include it."""
+    lines = re.findall(r"^local (?:function )?([\w, ]+)", body, re.MULTILINE)
+    return {name for line in lines for name in re.findall(r"\w+", line)}
+
+
+def own_names(body: str) -> set[str]:
+    """The names that a file declares anywhere."""
+    lines = re.findall(r"\blocal (?:function )?([\w, ]+)", body)
+    lines += re.findall(r"\bfunction\s*\w*\(([^)]*)\)", body)
+    lines += re.findall(r"\bfor ([\w, ]+?)(?: in |=| =)", body)
+    return {name for line in lines for name in re.findall(r"\w+", line)}
+
+
+#: The calls of the rows that have options, without entries.
+WITH_OPTIONS: dict[str, Callable[[Scripts], Call[Any]]] = {
+    "dead_letter": lambda scripts: scripts.dead_letter("router", []),
+    "deregister": lambda scripts: scripts.deregister([]),
+    "purge": lambda scripts: scripts.purge("router", "messages", []),
+    "requeue": lambda scripts: scripts.requeue("router", []),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BATCH_SCRIPTS))
+def test_the_header_and_the_code_of_a_script_are_as_its_row(name: str) -> None:
+    """The arguments of an entry are the fields of its Struct, in their order; the code unpacks as many."""
+    fields = BATCH_SCRIPTS[name].entry.__struct_fields__
+    header, body = halves(name)
+    found = re.search(
+        r"^-- (?:ARGV\[(\d+)\]  |then the )number of .*then for each:\n((?:--   .*\n)+)", header + "\n", re.MULTILINE
+    )
+    assert found
+    place, listed = found.groups()
+    parts = listed.replace("\n--  ", "").removeprefix("--  ").split("|")
+    assert [part.split()[0].strip(",:") for part in parts] == list(fields)
+
+    scripts = Scripts(None, Keys("n"), Settings())  # type: ignore[arg-type]
+    call = WITH_OPTIONS[name](scripts) if name in WITH_OPTIONS else getattr(scripts, name)([])
+    assert call.args[-1] == 0
+    assert place in {None, str(5 + len(call.args) - 1)}
+
+    has_items = "dict" in str(BATCH_SCRIPTS[name].entry.__annotations__[fields[-1]])
+    unpacked = re.search(r"= unpack\(ARGV, i, i \+ (\d+)\)", body)
+    assert unpacked
+    assert int(unpacked[1]) + 1 == len(fields) - has_items
+    if name != "dead_letter":
+        width = f"width_with_fields({len(fields)})" if has_items else str(len(fields))
+        assert f" width = {width}," in body

@@ -16,19 +16,20 @@ from coord.streams import Consumer
 from tests.scripts.records import Records
 from workers import lua
 from workers.transitions import (
-    Beat,
     Call,
     CancelRequest,
-    Change,
     Delivery,
     Departure,
+    Heartbeat,
     Loss,
     Placement,
     Registration,
     Report,
     Scripts,
+    StatusChange,
     Submission,
     TaskBatch,
+    metric_fields,
 )
 
 #: The moment at which every test begins, ms since 1970. In 2033: what scripts append by themselves bears an earlier id.
@@ -153,7 +154,7 @@ class Cell(Records):
         """Register an agent; the word."""
         return await self.word(self.scripts.register([await self.registration(agent_id, **options)]))
 
-    async def beat(
+    async def heartbeat(
         self,
         agent_id: str = "a1",
         *,
@@ -164,14 +165,22 @@ class Cell(Records):
     ) -> str:
         """One heartbeat; the word."""
         entry = await self.append("in:beats", "agent.heartbeat")
-        return await self.word(self.scripts.beat([Beat(entry, caller, agent_id, incarnation, leases, metrics)]))
+        return await self.word(
+            self.scripts.heartbeat(
+                [Heartbeat(entry, caller, agent_id, incarnation, leases, False, metric_fields(metrics))]
+            )
+        )
 
-    async def change(
+    async def change_status(
         self, agent_id: str = "a1", status: str = "busy", *, incarnation: str = "i1", caller: str = "", **metrics: float
     ) -> str:
         """One change of status; the word."""
         entry = await self.append("in:registry", "agent.status_changed")
-        return await self.word(self.scripts.change([Change(entry, caller, agent_id, incarnation, status, metrics)]))
+        return await self.word(
+            self.scripts.change_status(
+                [StatusChange(entry, caller, agent_id, incarnation, status, metric_fields(metrics))]
+            )
+        )
 
     async def deregister(self, agent_id: str = "a1", *, incarnation: str = "i1", caller: str = "") -> str:
         """Let an agent leave; the word."""
@@ -275,14 +284,14 @@ class Cell(Records):
         """Take back what an agent had in a term; the word."""
         return await self.word(self.scripts.reclaim([await self.loss(agent_id, term)]))
 
-    async def wake(self, most: int = 1000, *, absent: bool = False) -> list[str]:
+    async def run_alarms(self, most: int = 1000, *, absent: bool = False) -> list[str]:
         """Do what is due; the words.
 
         ``absent``: no distributor was at work since the last call. Otherwise the clock of attempts has gone on.
         """
         if not absent:
             await self.tick()
-        answer: TaskBatch = await self.run(self.scripts.wake(most))
+        answer: TaskBatch = await self.run(self.scripts.run_alarms(most))
         return answer.words
 
     async def tick(self) -> None:

@@ -17,7 +17,7 @@ from workers.transitions import LeaseLoss, Loss, Report
 T = TypeVar("T")
 ENDED = {str(state) for state in TERMINAL}
 #: Which script may forget a record in which state.
-FORGETS = {("wake", state) for state in (*ENDED, "refused")} | {("purge", "failed")}
+FORGETS = {("run_alarms", state) for state in (*ENDED, "refused")} | {("purge", "failed")}
 #: What is told of an end, and must never be told otherwise.
 OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "lease")
 
@@ -25,7 +25,7 @@ OUTCOME = ("state", "result", "error", "finished_at", "failures", "attempts", "l
 def assert_books(seen: Picture, put_off: Mapping[str, float], *, trimmed: bool) -> None:
     """The ledger, at this moment; one valid lease for each task at most, in exactly one agent's hands.
 
-    ``put_off``: tasks and agents that wake could not handle, with the moment at which it tries again. ``trimmed``:
+    ``put_off``: tasks and agents that ``run_alarms`` could not handle, with the moment of its next try. ``trimmed``:
     records of ended tasks were forgotten.
     """
     _assert_counters(seen.books, trimmed=trimmed)

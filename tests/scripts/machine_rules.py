@@ -147,7 +147,7 @@ class Machine(World):
     @rule(first=SOME, most=st.integers(1, 2))
     def audit_some(self, first: int, most: int) -> None:
         """Lists of leases, made a while ago."""
-        self.audit(some(self.seen.waiting("in:registry"), first, most))
+        self.check_leases(some(self.seen.waiting("in:registry"), first, most))
 
     @precondition(lambda self: self.seen.facts["in:requests"])
     @rule(first=SOME, most=st.integers(1, 3))
@@ -173,12 +173,12 @@ class Machine(World):
         self.replay(some(self.seen.waiting("in:control:distributor"), first, most))
 
     @rule(later=st.sampled_from(JUMPS), most=st.sampled_from([1, 1000, 1000]), absent=st.booleans())
-    def wake(self, *, later: int, most: int, absent: bool) -> None:
+    def run_alarms(self, *, later: int, most: int, absent: bool) -> None:
         """What is due, perhaps long after; the distributor was at work meanwhile, or it (or Redis) was away."""
         self.server.now += later
         if not absent:
             self.server.tick()
-        self.run(self.scripts.wake(most))
+        self.run(self.scripts.run_alarms(most))
 
     @rule(by=st.sampled_from([-3_600_000, -5_000, -1, 5_000, 3_600_000]))
     def set_clock(self, by: int) -> None:
@@ -237,20 +237,20 @@ class Machine(World):
         elif what == "pause":
             process.is_paused = not process.is_paused
         else:
-            self.change(process, what)
+            self.change_status(process, what)
 
     @rule(ticks=st.integers(1, 3), answered=st.booleans())
     def tick(self, ticks: int, answered: bool) -> None:
         """Two seconds at a time: whoever is not paused beats, and who has not for long is given up."""
         for _ in range(ticks):
             self.server.now += 2_000
-            self.beat()
+            self.heartbeat()
             for process in self.processes if answered else ():
                 if not process.is_paused:
                     self.look(process, 0)
             if answered:
-                self.audit(self.seen.waiting("in:registry"))
-            self.run(self.scripts.expire())
+                self.check_leases(self.seen.waiting("in:registry"))
+            self.run(self.scripts.tick_liveness())
 
     @precondition(lambda self: any(self.seen.books.inboxes.values()) or any(one.read for one in self.processes))
     @rule(which=SOME, most=st.integers(0, 3), looks=st.sampled_from([True, True, False]))
@@ -326,8 +326,8 @@ class Machine(World):
             if self.open_tasks():
                 self.server.now += 400_000
                 self.server.tick()
-                self.run(self.scripts.wake())
-                self.beat()
+                self.run(self.scripts.run_alarms())
+                self.heartbeat()
                 self.dispatch_some(which=0, first=0, most=99, blind=0, fresh=True, claimed=False)
                 for process in self.processes:
                     self.look(process, 9)
@@ -350,7 +350,7 @@ class Machine(World):
         """Every fact that waits, in the order in which a distributor takes them."""
         waiting = self.seen.waiting
         self.settle(waiting("in:reports"))
-        self.audit(waiting("in:registry"))
+        self.check_leases(waiting("in:registry"))
         if waiting("in:losses"):
             self.reclaim(waiting("in:losses"))
         self.replay(waiting("in:control:distributor"))

@@ -152,6 +152,17 @@ class MachineServer:
         """Bring a clock that was set back up to the entries: a delay counts from its entry and waits for that."""
         self.now = max(self.now, self._latest)
 
+    def due_until(self) -> dict[str, int]:
+        """Return up to which moment each index is due, in ms, by the clock that the index goes by."""
+        pipe = self._pipeline()
+        pipe.hget(self.keys.of("clock"), "attempts")
+        pipe.xrange(self.keys.of("in:reports"), count=1)
+        *_, attempts, waiting = pipe.execute()
+        oldest = int(waiting[0][0].partition(b"-")[0]) - 1 if waiting else self.now
+        attempts = int(attempts or self.now)
+        reported = min(self.now, oldest)
+        return {"alarms": self.now, "deadlines": reported, "limits": attempts, "unclaimed": attempts}
+
     def tick(self) -> None:
         """Advance the clock of attempts as wakes in short intervals do: to now, or to the oldest report that waits."""
         key = self.keys.of("clock")

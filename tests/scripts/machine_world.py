@@ -32,11 +32,10 @@ from tests.scripts.machine_checks import (
 from tests.scripts.machine_server import TASK_STREAMS, MachineServer, Snapshot
 from workers.service import fold_words
 from workers.transitions import (
-    Beat,
     Call,
     CancelRequest,
-    Change,
     Departure,
+    Heartbeat,
     LeaseList,
     LeaseLoss,
     Loss,
@@ -45,12 +44,13 @@ from workers.transitions import (
     Registration,
     Replay,
     Report,
+    StatusChange,
     Submission,
     TaskBatch,
 )
 
 #: Scripts whose batch is tried again after an error, and may be repeated by a client that missed its answer.
-HANDLERS = ("admit", "settle", "cancel", "reclaim", "forfeit", "replay")
+HANDLERS = ("admit", "settle", "cancel", "reclaim", "reclaim_lease", "replay")
 
 
 class World(RuleBasedStateMachine):
@@ -71,7 +71,9 @@ class World(RuleBasedStateMachine):
         self.repeatable: list[tuple[Call[Any], tuple[str, ...], tuple[str, ...]]] = []  #: call, streams, entries
         self.kept: tuple[Snapshot, dict[str, list[str]]] | None = None
         self.fail_at = 0
-        self.put_off: dict[str, float] = {}  #: tasks and agents that wake could not handle: when it tries again
+        self.put_off: dict[
+            str, float
+        ] = {}  #: tasks and agents that ``run_alarms`` could not handle: when it tries again
         self.trimmed = False  #: records of ended tasks were forgotten
 
     # What is appended.
@@ -158,25 +160,25 @@ class World(RuleBasedStateMachine):
         if self.run(self.scripts.register([one]), "in:registry") == ["SUPERSEDED"]:
             self.processes.remove(process)
 
-    def change(self, process: Process, status: str) -> None:
+    def change_status(self, process: Process, status: str) -> None:
         """It drains, comes back or leaves."""
         entry = self.append("in:registry", "agent.status_changed")
         if status == "inactive":
             gone = Departure(entry, "", process.agent_id, process.incarnation)
             self.run(self.scripts.deregister([gone]), "in:registry")
         else:
-            changed = Change(entry, "", process.agent_id, process.incarnation, status, {})
-            self.run(self.scripts.change([changed]), "in:registry")
+            changed = StatusChange(entry, "", process.agent_id, process.incarnation, status, {})
+            self.run(self.scripts.change_status([changed]), "in:registry")
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Every process that is not paused gives a sign of life, and does as it is answered."""
         beating = [one for one in self.processes if not one.is_paused]
         beats = []
         for one in beating:
             entry = self.append("in:beats", "agent.heartbeat")
             leases = len(one.claimed) if one.incarnation else None
-            beats.append(Beat(entry, "", one.agent_id, one.incarnation, leases, {}))
-        words = self.run(self.scripts.beat(beats), "in:beats") if beats else []
+            beats.append(Heartbeat(entry, "", one.agent_id, one.incarnation, leases, False, {}))
+        words = self.run(self.scripts.heartbeat(beats), "in:beats") if beats else []
         for process, word in zip(beating, words, strict=True):
             if word == "SUPERSEDED":
                 self.processes.remove(process)
@@ -241,7 +243,7 @@ class World(RuleBasedStateMachine):
         self.run(self.scripts.purge("distributor", "tasks", [one]), "in:control:distributor")
 
     def reclaim(self, batch: Sequence[str]) -> None:
-        """``reclaim`` for the lost agents in a batch of entries, ``forfeit`` for the lost leases in it."""
+        """``reclaim`` for the lost agents in a batch of entries, ``reclaim_lease`` for the lost leases in it."""
         told = {entry: self.seen.facts["in:losses"][entry] for entry in batch}
         for entry, fields in told.items():
             loss = Loss if fields["type"] == "agent.lost" else LeaseLoss
@@ -256,16 +258,16 @@ class World(RuleBasedStateMachine):
             [self.facts[entry] for entry in batch], self.reports(self.seen.waiting("in:reports")), before, self.seen
         )
         before = self.seen
-        self.handle(leases, self.scripts.forfeit, "in:losses")
+        self.handle(leases, self.scripts.reclaim_lease, "in:losses")
         alive = {one.task_id for one in lost if before.books.records.get(one.task_id, {}).get("lease") == one.lease}
         assert_untouched({one.task_id for one in lost} - alive, before, self.seen)
         for process in self.processes:
             if before.agents[process.agent_id]["incarnation"] == process.incarnation != "":
                 assert_kept(process.claimed, "lease_lost", before, self.seen)
 
-    def audit(self, batch: Sequence[str]) -> None:
-        """``audit`` for a batch of entries."""
-        self.run(self.scripts.audit([self.facts[entry] for entry in batch]), "in:registry")
+    def check_leases(self, batch: Sequence[str]) -> None:
+        """``check_leases`` for a batch of entries."""
+        self.run(self.scripts.check_leases([self.facts[entry] for entry in batch]), "in:registry")
 
     def cancel(self, batch: Sequence[str]) -> None:
         """``cancel`` for a batch of entries."""
@@ -312,7 +314,7 @@ class World(RuleBasedStateMachine):
     def run(self, call: Call[Any], *streams: str) -> Any:
         """One script, and everything that must hold after it."""
         fail_at = 0
-        if call.script in {*HANDLERS, "dispatch", "wake"}:
+        if call.script in {*HANDLERS, "dispatch", "run_alarms"}:
             fail_at, self.fail_at = self.fail_at, 0
         before = self.seen
         answer, self.seen = self.server.run(call, streams, fail_at)
@@ -321,13 +323,13 @@ class World(RuleBasedStateMachine):
         assert_capacity(before, self.seen)
         assert_claims(call.script, before, self.seen)
         assert_story(before, self.seen)
-        if call.script == "wake" and fail_at:
-            books = self.seen.books
-            for due in (books.alarms, books.deadlines, books.limits, books.unclaimed):
-                self.put_off |= {one: at for one, at in due.items() if at - self.server.now > 50_000}
+        if call.script == "run_alarms" and fail_at:
+            for index, until in self.server.due_until().items():
+                due: dict[str, float] = getattr(self.seen.books, index)
+                self.put_off |= {name: at for name, at in due.items() if at - until > 50_000}
         assert_books(self.seen, self.put_off, trimmed=self.trimmed)
         assert_visible(self.submitted, self.seen)
-        if call.script == "wake":
+        if call.script == "run_alarms":
             assert_reports_read(self.reports(before.waiting("in:reports")), before, self.seen)
         if call.script == "dispatch":
             assert_order(before, self.seen)

@@ -17,7 +17,7 @@ async def held(cell: Cell, **options: Any) -> None:
     await cell.register()
     await cell.assign(**options)
     await cell.report("started")
-    await cell.wake()
+    await cell.run_alarms()
 
 
 @pytest.mark.parametrize("limit", ["timeout", "deadline", "cancel"])
@@ -35,7 +35,7 @@ async def test_a_result_that_waits_is_read_first(cell: Cell, limit: str, read: b
     cell.now += AWAY
 
     for _ in range(120):
-        assert "TIMED_OUT" not in await cell.wake(absent=True)
+        assert "TIMED_OUT" not in await cell.run_alarms(absent=True)
         cell.now += 100
 
     assert await cell.state() == "running"
@@ -47,10 +47,10 @@ async def test_the_clock_stands_still_while_no_distributor_is_at_work(cell: Cell
     """⚠ After an absence of 8 s an attempt of 4 s has at least the time that it had left, and then it is over."""
     await held(cell, timeout=4_000)
     cell.now += 100
-    await cell.wake(absent=True)
+    await cell.run_alarms(absent=True)
     cell.now += AWAY
     left = 0
-    while "TIMED_OUT" not in await cell.wake(absent=True):
+    while "TIMED_OUT" not in await cell.run_alarms(absent=True):
         cell.now += 100
         left += 100
     assert 3_400 <= left <= 5_600
@@ -61,10 +61,10 @@ async def test_agents_that_come_back_late_are_waited_for(cell: Cell) -> None:
     """⚠ Redis was away: who worked meanwhile connects again within a second or so, and reports then."""
     await held(cell, timeout=2_000)
     cell.now += 1_000
-    await cell.wake(absent=True)
+    await cell.run_alarms(absent=True)
     cell.now += 5_000
     for _ in range(12):
-        assert await cell.wake(absent=True) == []
+        assert await cell.run_alarms(absent=True) == []
         cell.now += 100
     assert await cell.complete() == "OK"
     assert await cell.state() == "completed"
@@ -78,8 +78,8 @@ async def test_an_attempt_ends_in_time_while_the_distributor_is_at_work(cell: Ce
     while True:
         cell.now += 100
         passed += 100
-        late = await cell.append("in:reports", "task.started")  # it waits for its distributor when wake comes
-        words = await cell.wake(absent=True)
+        late = await cell.append("in:reports", "task.started")  # it waits for its distributor when run_alarms comes
+        words = await cell.run_alarms(absent=True)
         await cell.redis.xack(cell.keys.of("in:reports"), "distributor", late)
         await cell.redis.xdel(cell.keys.of("in:reports"), late)
         if "TIMED_OUT" in words:
@@ -92,13 +92,13 @@ async def test_a_jump_of_the_servers_clock_ends_no_attempt(cell: Cell, jump: int
     """⚠ And limits still hold afterwards: timeouts, claims, the grace of a cancel."""
     await held(cell, timeout=4_000)
     cell.now += jump
-    assert await cell.wake(absent=True) == []
+    assert await cell.run_alarms(absent=True) == []
     for _ in range(20):
         cell.now += 100
-        assert await cell.wake(absent=True) == []
+        assert await cell.run_alarms(absent=True) == []
     for _ in range(60):
         cell.now += 100
-        if "TIMED_OUT" in await cell.wake(absent=True):
+        if "TIMED_OUT" in await cell.run_alarms(absent=True):
             return
     raise AssertionError("the attempt has no end any more")
 
@@ -112,7 +112,7 @@ async def test_a_deadline_is_judged_by_the_entry_of_the_report(cell: Cell, late:
     report = await cell.reported("completed", data=b"1", caller="a1")
     cell.now += AWAY
     if not late:
-        await cell.wake(absent=True)
+        await cell.run_alarms(absent=True)
     assert await cell.word(cell.scripts.settle([report])) == "OK"
     assert await cell.state() == state
     assert [kind for _, kind in await cell.answers()][-1] == f"task.{state}"
@@ -127,19 +127,19 @@ async def test_a_held_task_expires_once_older_reports_are_read(cell: Cell) -> No
     cell.now += 999
     report = await cell.reported("completed", "t2", data=b"1")
     cell.now += 5_000
-    assert await cell.wake(absent=True) == []
+    assert await cell.run_alarms(absent=True) == []
     await cell.run(cell.scripts.settle([report]))
-    assert await cell.wake(absent=True) == ["EXPIRED"]
+    assert await cell.run_alarms(absent=True) == ["EXPIRED"]
 
 
 async def test_an_idle_cell_writes_its_clock_a_few_times_a_second(cell: Cell) -> None:
     """Ticks in short intervals add up without a write each."""
-    await cell.wake(absent=True)
+    await cell.run_alarms(absent=True)
     begun = await cell.redis.hget(cell.keys.of("clock"), "attempts")
     seen = set()
     for _ in range(20):
         cell.now += 100
-        await cell.wake(absent=True)
+        await cell.run_alarms(absent=True)
         seen.add(await cell.redis.hget(cell.keys.of("clock"), "attempts"))
     assert len(seen) <= 8
     assert int(max(seen)) - int(begun) >= 1_700

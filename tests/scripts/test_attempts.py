@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from coord.models.tasks import TaskError
 from tests.scripts.cell import START, Cell
 
 
@@ -39,7 +42,7 @@ async def test_the_backoff_doubles_within_its_bounds(cell: Cell) -> None:
             assert run_at is not None
             waited.append(run_at - cell.now)
             cell.now += 3_000
-            await cell.wake()
+            await cell.run_alarms()
             await cell.dispatch(pool=f"p-{name}")
             assert await cell.claim(name)
     ceilings = {1: 1_000, 2: 2_000, 3: 3_000}
@@ -55,7 +58,7 @@ async def test_attempts_are_used_up(cell: Cell) -> None:
     await cell.assign(caller="c1", notify=True, max_attempts=2)
     await cell.fail()
     cell.now += 60_000
-    await cell.wake()
+    await cell.run_alarms()
     await cell.dispatch(pool="p-t1")
     assert await cell.fail() == "OK"
 
@@ -75,7 +78,7 @@ async def test_the_default_number_of_attempts(cell: Cell) -> None:
         await cell.fail()
         assert await cell.state() == "scheduled"
         cell.now += 60_000
-        await cell.wake()
+        await cell.run_alarms()
         await cell.dispatch(pool="p-t1")
     await cell.fail()
     assert await cell.state() == "failed"
@@ -89,6 +92,17 @@ async def test_a_failure_that_no_retry_mends(cell: Cell) -> None:
     assert await cell.state() == "failed"
 
 
+async def test_a_failure_keeps_its_detail(cell: Cell) -> None:
+    """As it was reported, in the record and in the outcome that its caller gets; a release has none."""
+    await cell.register()
+    await cell.assign(caller="c1", notify=True, max_attempts=1)
+    await cell.fail(data=b'{"page": 13}')
+    error = (await cell.task()).error
+    assert error == TaskError("boom", "it broke", {"page": 13})
+    (told,) = [one for one in await cell.stream("replies:c1") if one["type"] == "task.failed"]
+    assert json.loads(told["data"]) == {"code": "boom", "message": "it broke", "detail": {"page": 13}}
+
+
 async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
     """Given back after its start: soon placed again, bounded by ``max_releases``, then a dead letter."""
     cell.change_settings(max_releases=2)
@@ -100,7 +114,7 @@ async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:
         assert (task.state, task.releases, task.failures) == ("scheduled", releases, 0)
         assert task.run_at == cell.now + 100 * 2 ** (releases - 1)
         cell.now += 5_000
-        await cell.wake()
+        await cell.run_alarms()
         await cell.dispatch(pool="p-t1")
     await cell.report("started")
     assert await cell.report("released", message="no room") == "OK"
@@ -121,7 +135,7 @@ async def test_what_was_not_started_never_fails_for_its_returns(cell: Cell) -> N
         task = await cell.task()
         assert (task.state, task.releases, task.failures) == ("scheduled", 0, 0)
         cell.now += 5_000
-        await cell.wake()
+        await cell.run_alarms()
         assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
     assert await cell.claim()
     assert await cell.complete() == "OK"
@@ -138,7 +152,7 @@ async def test_what_is_given_back_rests_a_little_longer_each_time(cell: Cell) ->
         assert run_at is not None
         rests.append(run_at - cell.now)
         cell.now = run_at
-        await cell.wake()
+        await cell.run_alarms()
         await cell.dispatch(pool="p-t1")
         assert await cell.claim()
     assert rests == [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]
@@ -162,7 +176,7 @@ async def test_the_story_is_bounded(cell: Cell) -> None:
     for _ in range(25):
         await cell.fail()
         cell.now += 300_000
-        await cell.wake()
+        await cell.run_alarms()
         await cell.dispatch(pool="p-t1")
     attempts = (await cell.task()).attempts
     assert [one.attempt for one in attempts] == list(range(6, 26))
@@ -181,9 +195,9 @@ async def test_a_start_restarts_the_timeout(cell: Cell) -> None:
     """An attempt's timeout runs from its start, however late that is reported; the start timeout is over."""
     await cell.register()
     await cell.assign(timeout=30_000)
-    await cell.wake()
+    await cell.run_alarms()
     cell.now += 20_000
-    await cell.wake()
+    await cell.run_alarms()
     await cell.report("started", started_ms_ago=400)
     assert await cell.redis.zscore(cell.keys.of("limits"), "t1") == START + 49_600
 

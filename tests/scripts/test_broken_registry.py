@@ -35,7 +35,7 @@ async def replaced(cell: Cell) -> None:
 
 async def declared_stale(cell: Cell) -> None:
     """Somebody says that it is gone."""
-    await cell.change(status="stale")
+    await cell.change_status(status="stale")
 
 
 async def left(cell: Cell) -> None:
@@ -47,7 +47,7 @@ async def silent(cell: Cell) -> None:
     """It misses its beats."""
     for _ in range(8):
         cell.now += 2_000
-        await cell.run(cell.scripts.expire(256))
+        await cell.run(cell.scripts.tick_liveness(256))
 
 
 @asynccontextmanager

@@ -80,7 +80,7 @@ async def test_what_has_another_outcome_keeps_it(cell: Cell, state: str) -> None
     await cell.register()
     if state == "expired":
         await cell.submit(deadline=START)
-        await cell.wake()
+        await cell.run_alarms()
     else:
         await cell.assign()
         await (cell.complete() if state == "completed" else cell.fail(retryable=False))
@@ -127,7 +127,7 @@ async def test_a_forced_cancel_comes_with_the_deadline_at_the_latest(cell: Cell)
     assert await cell.redis.zscore(cell.keys.of("deadlines"), "t1") == START + 3_000
     assert await cell.redis.zscore(cell.keys.of("limits"), "t1") == START + 10_000
     cell.now += 3_000
-    assert await cell.wake() == ["EXPIRED"]
+    assert await cell.run_alarms() == ["EXPIRED"]
 
 
 async def test_capacity_is_free_at_once(cell: Cell) -> None:

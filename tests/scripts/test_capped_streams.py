@@ -7,7 +7,6 @@ import pytest
 from coord.config import KIB
 from coord.models.memory import Memory
 from tests.scripts.cell import Cell
-from tests.scripts.test_server import REAL
 from workers.transitions import DeadLetterEntry, SettingChange
 
 CAP = 8 * KIB
@@ -56,10 +55,10 @@ async def fill_replies(cell: Cell, n: int) -> None:
 async def fill_dead(cell: Cell, n: int) -> None:
     """Bury an entry."""
     bad = await cell.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="", code="fact_invalid", reason=f"{n}"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [letter]))
 
 
 FILL = {
@@ -103,15 +102,15 @@ async def test_a_batch_that_is_larger_than_the_cap_is_cut_as_well(cell: Cell) ->
     """Sections begin inside a batch too: a single call never leaves more than the cap."""
     cell.change_settings(**SMALL)
     for entries in (200, 200):
-        burials = []
+        letters = []
         for n in range(entries):
             bad = await cell.append("in:messages:low")
-            burials.append(
+            letters.append(
                 DeadLetterEntry(
                     "in:messages:low", bad, b"x", b"y" * 200, whole=True, caller="c1", code="bad", reason=f"{n}"
                 )
             )
-        await cell.run(cell.scripts.bury("router", burials))
+        await cell.run(cell.scripts.dead_letter("router", letters))
         for name in ("dead:in", "replies:c1"):
             assert CAP // 2 < await size_of(cell, name) <= CAP, name
     assert (await cell.stream("dead:in"))[-1]["reason"] == "199"
@@ -149,7 +148,6 @@ async def test_a_small_server_has_smaller_caps(cell: Cell) -> None:
         assert CAP // 2 < await size_of(cell, name) <= CAP, name
 
 
-@REAL
 async def test_the_memory_of_a_capped_stream_is_about_its_cap(cell: Cell) -> None:
     """What is counted is names and values; the server needs little more for them."""
     cap = 256 * KIB
@@ -189,7 +187,7 @@ async def test_progress_is_logged_once_a_second(cell: Cell) -> None:
     assert "task.progressed" not in await cell.logged("tasks")
     await cell.report("released", "t1", code="released", message="")
     cell.now += 100
-    await cell.wake()
+    await cell.run_alarms()
     assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
     await cell.report("progressed", "t1", data=b'"again"')
     assert (await cell.stream("log:progress"))[-1]["data"] == '"again"'

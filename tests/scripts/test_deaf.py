@@ -1,17 +1,17 @@
-"""``beat`` and ``register`` of an agent that does not read its inbox: it keeps what it has and gets nothing new."""
+"""``heartbeat`` and ``register`` of an agent that does not read its inbox: it keeps its tasks and gets none."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.scripts.cell import Cell
-from workers.transitions import Beat
+from workers.transitions import Heartbeat
 
 
-async def beat(cell: Cell, *, deaf: bool) -> str:
-    """A beat of a1 that says whether it is deaf."""
+async def heartbeat(cell: Cell, *, deaf: bool) -> str:
+    """A heartbeat of a1 that says whether it is deaf."""
     entry = await cell.redis.xadd(cell.keys.of("in:beats"), {"type": "agent.heartbeat"})
-    return await cell.word(cell.scripts.beat([Beat(entry.decode(), "", "a1", "i1", None, {}, deaf)]))
+    return await cell.word(cell.scripts.heartbeat([Heartbeat(entry.decode(), "", "a1", "i1", None, deaf, {})]))
 
 
 async def is_placeable(cell: Cell) -> bool:
@@ -20,20 +20,20 @@ async def is_placeable(cell: Cell) -> bool:
 
 
 async def test_a_deaf_agent_is_not_placeable_until_a_beat_says_otherwise(cell: Cell) -> None:
-    """Its status stays, its record says why, and every view is told; a beat that repeats it changes nothing more."""
+    """Its status stays, its record says why, and every view follows; a heartbeat that repeats it changes nothing."""
     await cell.register()
     before = await cell.agent()
 
-    assert await beat(cell, deaf=True) == "OK"
+    assert await heartbeat(cell, deaf=True) == "OK"
     agent = await cell.agent()
     assert (agent.status, agent.deaf, agent.rev) == ("active", True, before.rev + 1)
     assert not await is_placeable(cell)
     assert await cell.redis.sismember(cell.keys.facet("status", "active"), "a1")
 
-    assert await beat(cell, deaf=True) == "OK"
+    assert await heartbeat(cell, deaf=True) == "OK"
     assert (await cell.agent()).rev == agent.rev
 
-    assert await beat(cell, deaf=False) == "OK"
+    assert await heartbeat(cell, deaf=False) == "OK"
     agent = await cell.agent()
     assert (agent.status, agent.deaf, agent.rev) == ("active", False, before.rev + 2)
     assert await is_placeable(cell)
@@ -45,7 +45,7 @@ async def test_a_deaf_agent_is_not_placeable_until_a_beat_says_otherwise(cell: C
 async def test_one_that_registers_hears_again(cell: Cell, incarnation: str) -> None:
     """The same process after a reconnect, or another one."""
     await cell.register()
-    await beat(cell, deaf=True)
+    await heartbeat(cell, deaf=True)
     deaf = await cell.agent()
 
     await cell.register(incarnation=incarnation)
@@ -58,12 +58,12 @@ async def test_one_that_registers_hears_again(cell: Cell, incarnation: str) -> N
 async def test_no_status_makes_a_deaf_agent_placeable(cell: Cell) -> None:
     """Neither its own word nor an operator's; and hearing again does not make a busy one so."""
     await cell.register()
-    await beat(cell, deaf=True)
-    await cell.change(status="busy")
-    await cell.change(status="active")
+    await heartbeat(cell, deaf=True)
+    await cell.change_status(status="busy")
+    await cell.change_status(status="active")
     assert not await is_placeable(cell)
-    await cell.change(status="busy")
-    await beat(cell, deaf=False)
+    await cell.change_status(status="busy")
+    await heartbeat(cell, deaf=False)
     assert not await is_placeable(cell)
-    await cell.change(status="active")
+    await cell.change_status(status="active")
     assert await is_placeable(cell)

@@ -138,7 +138,7 @@ async def test_the_critical_lane_has_room_beyond_that(cell: Cell) -> None:
 async def test_an_offline_agents_inbox_keeps_its_messages(cell: Cell, status: str) -> None:
     """Whoever has a record may be written to."""
     await cell.register()
-    await cell.change(status=status)
+    await cell.change_status(status=status)
     assert await cell.deliver() == "DELIVERED"
 
 

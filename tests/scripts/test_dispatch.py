@@ -65,7 +65,7 @@ async def test_an_empty_pool_gives_nothing(cell: Cell) -> None:
 async def test_only_an_active_agent_is_given_work(cell: Cell) -> None:
     """INACTIVE for one that is busy, gone or unknown; the task keeps waiting."""
     await cell.register()
-    await cell.change(status="busy")
+    await cell.change_status(status="busy")
     await cell.submit()
     assert await cell.dispatch() == "INACTIVE"
     assert await cell.dispatch("ghost") == "INACTIVE"
@@ -190,7 +190,7 @@ async def test_a_second_attempt_counts_on(cell: Cell) -> None:
     await cell.assign()
     await cell.fail()
     cell.now += 60_000
-    await cell.wake()
+    await cell.run_alarms()
     await cell.dispatch(pool="p-t1")
     assert (await cell.task()).attempt == 2
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.scripts.cell import START, Cell
-from workers.transitions import Departure, Draining
+from workers.transitions import Departure, DrainRequest
 
 
-async def word_of(cell: Cell, agent_id: str, *, begins: bool) -> Draining:
+async def word_of(cell: Cell, agent_id: str, *, begins: bool) -> DrainRequest:
     """An operator's word, appended."""
     kind = "agent.drained" if begins else "agent.resumed"
-    return Draining(await cell.append("in:control:registry", kind), "op", agent_id, begins)
+    return DrainRequest(await cell.append("in:control:registry", kind), "op", agent_id, begins)
 
 
 async def drain(cell: Cell, agent_id: str = "a1") -> str:
@@ -72,15 +72,15 @@ async def test_it_stays_drained_whatever_it_says_of_itself(cell: Cell) -> None:
     """Beats, refreshes, its own statuses and a new process change nothing; what it said last holds afterwards."""
     await cell.register(interval_ms=5_000)
     await drain(cell)
-    await cell.beat()
+    await cell.heartbeat()
     assert await cell.register(interval_ms=5_000) == "REFRESHED"
-    assert await cell.change(status="active") == "OK"
+    assert await cell.change_status(status="active") == "OK"
     assert await cell.register(interval_ms=5_000, incarnation="i2") == "REGISTERED"
     agent = await cell.agent()
     assert (agent.status, agent.drained_from) == ("draining", "active")
     assert not await is_placeable(cell)
 
-    assert await cell.change(status="maintenance", incarnation="i2") == "OK"
+    assert await cell.change_status(status="maintenance", incarnation="i2") == "OK"
     assert (await cell.agent()).status == "draining"
     assert await resume(cell) == "OK"
     assert (await cell.agent()).status == "maintenance"
@@ -93,7 +93,7 @@ async def test_one_that_falls_silent_drains_on_when_it_is_back(cell: Cell) -> No
     await drain(cell)
     await fall_silent(cell)
     assert (await cell.agent()).status == "stale"
-    assert await cell.beat() == "OK"
+    assert await cell.heartbeat() == "OK"
     assert (await cell.agent()).status == "draining"
 
     await fall_silent(cell)
@@ -101,7 +101,7 @@ async def test_one_that_falls_silent_drains_on_when_it_is_back(cell: Cell) -> No
     assert await told(cell) == '{"status":"stale"}'
     assert (await cell.agent()).status == "stale"
     assert await cell.redis.zcard(cell.keys.of("agents:expiry")) == 0
-    assert await cell.beat() == "OK"
+    assert await cell.heartbeat() == "OK"
     assert (await cell.agent()).status == "active"
 
 
@@ -120,7 +120,7 @@ async def fall_silent(cell: Cell) -> None:
     """Let the agent miss its beats."""
     for _ in range(4):
         cell.now += 1_000
-        await cell.run(cell.scripts.expire())
+        await cell.run(cell.scripts.tick_liveness())
 
 
 async def test_leaving_ends_the_draining(cell: Cell) -> None:
@@ -160,7 +160,7 @@ async def test_an_earlier_word_that_comes_later_changes_nothing(cell: Cell) -> N
 async def test_an_agent_that_drains_by_itself_is_not_resumed(cell: Cell) -> None:
     """It is about to stop; only an operator's word is taken back by one, and the answer says how it is."""
     await cell.register()
-    await cell.change(status="draining")
+    await cell.change_status(status="draining")
     assert await resume(cell) == "OK"
     assert await told(cell) == '{"status":"draining"}'
     assert not await is_placeable(cell)
@@ -188,7 +188,7 @@ async def test_an_operator_removes_an_agent(cell: Cell) -> None:
     assert await cell.redis.zscore(cell.keys.of("agents:departed"), "a1") == START
     assert await cell.last_answer("op") == "ok"
     assert await cell.is_consumed("in:control:registry")
-    assert await cell.beat() == "UNKNOWN"
+    assert await cell.heartbeat() == "UNKNOWN"
     assert await cell.reclaim() == "OK"
     assert await cell.state() == "scheduled"
 

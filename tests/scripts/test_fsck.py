@@ -13,7 +13,6 @@ import pytest
 from coord.fsck import examine
 from coord.models.memory import Memory
 from tests.scripts.cell import START, Cell
-from tests.scripts.test_server import REAL
 
 Damage = Callable[[Any, Any], Awaitable[Any]]
 
@@ -131,7 +130,6 @@ async def test_dropped_results_are_no_finding(cell: Cell) -> None:
     assert (report.findings, report.dropped) == ([], 1)
 
 
-@REAL
 async def test_a_stream_far_above_its_cap_is_a_finding(cell: Cell) -> None:
     """Twice its cap and more; streams that keep to theirs are none."""
     await filled(cell)
@@ -188,7 +186,6 @@ async def _at_work(cell: Cell) -> AsyncIterator[None]:
 
 
 # Fakeredis answers without ever letting another task run.
-@pytest.mark.parametrize("redis_or_fake", ["valkey", "redis7"], indirect=True)
 async def test_a_cell_at_work_raises_no_false_alarm(cell: Cell) -> None:
     """Tasks move while they are read; what is truly broken meanwhile is found all the same."""
     await filled(cell)

@@ -9,20 +9,20 @@ import pytest
 
 from tests.scripts.cell import Cell
 from workers.transitions import (
-    Beat,
     Call,
     CancelRequest,
-    Change,
     DeadLetterEntry,
     Departure,
-    Draining,
+    DrainRequest,
     EntryReplay,
+    Heartbeat,
     LeaseList,
     LeaseLoss,
     Purge,
     Redelivery,
     Replay,
     SettingChange,
+    StatusChange,
     TaskBatch,
 )
 
@@ -57,7 +57,7 @@ async def lease_loss(cell: Cell) -> tuple[Call[Any], str, str]:
     """The loss of one lease."""
     entry = await cell.append("in:losses")
     one = LeaseLoss(entry, "a1", "held", await cell.lease("held"))
-    return cell.scripts.forfeit([one]), "in:losses", entry
+    return cell.scripts.reclaim_lease([one]), "in:losses", entry
 
 
 async def replay(cell: Cell) -> tuple[Call[Any], str, str]:
@@ -83,11 +83,11 @@ async def purge(cell: Cell) -> tuple[Call[Any], str, str]:
     )
 
 
-async def exhumation(cell: Cell) -> tuple[Call[Any], str, str]:
+async def entry_replay(cell: Cell) -> tuple[Call[Any], str, str]:
     """A request to append a buried entry again."""
     entry = await cell.append("in:control:router")
     (dead, _), *_ = await cell.redis.xrange(cell.keys.of("dead:in"))
-    return cell.scripts.unbury("router", [EntryReplay(entry, "c1", dead.decode())]), "in:control:router", entry
+    return cell.scripts.requeue("router", [EntryReplay(entry, "c1", dead.decode())]), "in:control:router", entry
 
 
 async def registration(cell: Cell) -> tuple[Call[Any], str, str]:
@@ -96,16 +96,20 @@ async def registration(cell: Cell) -> tuple[Call[Any], str, str]:
     return cell.scripts.register([one]), "in:registry", one.entry
 
 
-async def beat(cell: Cell) -> tuple[Call[Any], str, str]:
+async def heartbeat(cell: Cell) -> tuple[Call[Any], str, str]:
     """A heartbeat that moves the health."""
     entry = await cell.append("in:beats")
-    return cell.scripts.beat([Beat(entry, "c1", "a1", "i1", None, {"cpu": 1.0})]), "in:beats", entry
+    return (
+        cell.scripts.heartbeat([Heartbeat(entry, "c1", "a1", "i1", None, False, {"metric:cpu": 1.0})]),
+        "in:beats",
+        entry,
+    )
 
 
 async def status(cell: Cell) -> tuple[Call[Any], str, str]:
     """A change of status."""
     entry = await cell.append("in:registry")
-    return cell.scripts.change([Change(entry, "c1", "a1", "i1", "busy", {})]), "in:registry", entry
+    return cell.scripts.change_status([StatusChange(entry, "c1", "a1", "i1", "busy", {})]), "in:registry", entry
 
 
 async def departure(cell: Cell) -> tuple[Call[Any], str, str]:
@@ -124,16 +128,16 @@ async def removal(cell: Cell) -> tuple[Call[Any], str, str]:
 async def draining(cell: Cell) -> tuple[Call[Any], str, str]:
     """A request to drain an agent."""
     entry = await cell.append("in:control:registry")
-    return cell.scripts.drain([Draining(entry, "c1", "a1", begins=True)]), "in:control:registry", entry
+    return cell.scripts.drain([DrainRequest(entry, "c1", "a1", begins=True)]), "in:control:registry", entry
 
 
 async def lease_list(cell: Cell) -> tuple[Call[Any], str, str]:
     """A list of leases that lacks one."""
-    await cell.beat(leases=9)
+    await cell.heartbeat(leases=9)
     ask = (await cell.redis.hget(cell.keys.agent("a1"), "ask")).decode()
     cell.now += 1
     entry = await cell.append("in:registry")
-    return cell.scripts.audit([LeaseList(entry, "a1", "i1", ask, {})]), "in:registry", entry
+    return cell.scripts.check_leases([LeaseList(entry, "a1", "i1", ask, {})]), "in:registry", entry
 
 
 async def message(cell: Cell) -> tuple[Call[Any], str, str]:
@@ -149,7 +153,7 @@ async def redelivery(cell: Cell) -> tuple[Call[Any], str, str]:
 
 
 MAKES: list[Make] = [
-    admission, report, cancel, loss, lease_loss, replay, setting, purge, exhumation, registration, beat, status,
+    admission, report, cancel, loss, lease_loss, replay, setting, purge, entry_replay, registration, heartbeat, status,
     departure, removal, draining, lease_list, message, redelivery,
 ]  # fmt: skip
 
@@ -163,10 +167,10 @@ async def furnished(cell: Cell) -> None:
     await cell.deliver("lost", receiver="a9")
     await cell.register("a9")
     bad = await cell.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"odd", b"{}", whole=True, caller="", code="fact_invalid", reason="odd"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [letter]))
 
 
 @pytest.mark.parametrize("make", MAKES, ids=lambda make: str(make.__name__))

@@ -12,7 +12,6 @@ from coord.models.memory import MemoryUse
 from coord.queries import memory as memory_queries
 from tests.scripts.cell import Cell
 from tests.scripts.test_relieve import complete, relieve
-from tests.scripts.test_server import REAL
 from workers.transitions import DeadLetterEntry
 
 
@@ -29,10 +28,10 @@ async def populate(cell: Cell) -> None:
     await cell.admit(await cell.submission("refused", body=body, caller="c1"), nearly_full=True)
     await cell.deliver("m1", payload=b'"' + b"m" * 20_000 + b'"')
     bad = await cell.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"y" * 4_000, whole=True, caller="c1", code="bad", reason="bad"
     )
-    await cell.run(cell.scripts.bury("router", [burial]))
+    await cell.run(cell.scripts.dead_letter("router", [letter]))
     await cell.append("in:messages:low")
 
 
@@ -41,7 +40,6 @@ def by_kind(use: MemoryUse) -> dict[str, int]:
     return {part.kind: part.bytes for part in use.parts}
 
 
-@REAL
 async def test_every_kind_is_measured(cell: Cell) -> None:
     """A small keyspace is measured whole: each kind with what it holds, and all of it is what is used."""
     await populate(cell)
@@ -72,7 +70,6 @@ async def test_every_kind_is_measured(cell: Cell) -> None:
     assert (use.results_dropped, use.note) == (0, "")
 
 
-@REAL
 async def test_a_large_keyspace_is_sampled(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not looked at is estimated by what was, also beside another cell's keys."""
     monkeypatch.setattr(memory_queries, "SAMPLE", 600)
@@ -101,7 +98,6 @@ async def test_what_was_dropped_is_counted(cell: Cell) -> None:
     assert use.results_dropped_bytes > 20_000
 
 
-@REAL
 @pytest.mark.parametrize(
     ("forbidden", "named"), [("-memory", "MEMORY USAGE"), ("-scan", "SCAN"), ("-dbsize", "DBSIZE"), ("-info", "INFO")]
 )

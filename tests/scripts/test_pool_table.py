@@ -148,7 +148,7 @@ async def test_a_requeued_pool_is_defined_by_its_first_task(cell: Cell, followin
     await cell.submit("t1", pool="p1", run_at=START + 1)
     await cell.submit("t2", pool="p2", run_at=START + 1)
     cell.now += 1
-    assert await cell.wake() == ["QUEUED", "QUEUED"]
+    assert await cell.run_alarms() == ["QUEUED", "QUEUED"]
     body = await cell.redis.hget(cell.keys.task("t2"), "body")
     await cell.redis.hset(cell.keys.task("t2"), "body", "{")
     assert await following.look() == {"p0", "p1"}
@@ -179,7 +179,7 @@ async def test_what_is_heard_while_the_table_is_read_is_newer(
             else:
                 await cell.dispatch(pool=pool)
             rev = await cell.counter("pools_rev")
-            planner.hear(TaskBatch([], {}, {pool: (1, 5.0) if task else (0, 0.0)}, rev, raised))
+            planner.apply(TaskBatch([], {}, {pool: (1, 5.0) if task else (0, 0.0)}, rev, raised))
         return rows
 
     monkeypatch.setattr(queries, "get_pool_rows", slow)
@@ -203,7 +203,7 @@ async def test_an_answer_that_comes_while_all_is_read_leaves_what_it_does_not_te
             yield rows
         await cell.submit("t2", pool="p2")
         await cell.submit("t3", pool="p3")
-        planner.hear(TaskBatch([], {}, {"p3": (1, 5.0)}, await cell.counter("pools_rev"), 1))
+        planner.apply(TaskBatch([], {}, {"p3": (1, 5.0)}, await cell.counter("pools_rev"), 1))
 
     monkeypatch.setattr(queries, "scan_pools", slow)
     await following.table.look()
@@ -212,7 +212,7 @@ async def test_an_answer_that_comes_while_all_is_read_leaves_what_it_does_not_te
     assert (set(planner.waiting), planner.is_stale) == ({"p0", "p1", "p2", "p3"}, False)
 
 
-@pytest.mark.parametrize("query", ["pool_changes", "pool_rows", "pool_definitions", "pool_lengths"])
+@pytest.mark.parametrize("query", ["get_pool_changes", "get_pool_rows", "get_pool_definitions", "get_pool_lengths"])
 async def test_a_look_that_fails_is_made_again(
     cell: Cell, following: Following, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:

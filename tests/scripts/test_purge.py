@@ -45,8 +45,8 @@ async def die(cell: Cell, of: Of, count: int) -> list[str]:
             await cell.deliver(f"m{n}", receiver="nobody")
         else:
             entry = await cell.append("in:reports")
-            burial = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
-            await cell.run(cell.scripts.bury("distributor", [burial]))
+            letter = DeadLetterEntry("in:reports", entry, b"task.started", b"{", True, "", "fact_invalid", "no")
+            await cell.run(cell.scripts.dead_letter("distributor", [letter]))
         cell.now += 1_000
     return list(await died_at(cell, of))
 

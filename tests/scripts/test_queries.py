@@ -49,7 +49,7 @@ async def test_an_agent_with_everything(cell: Cell) -> None:
         endpoints='{"http":"http://x"}', metadata='{"n":[1]}', location='{"lat":1.5,"region":"eu"}', version="3",
         weight=2.5,
     )  # fmt: skip
-    await cell.beat(cpu=0.5, active_connections=3.0, pending_tasks=2.0)
+    await cell.heartbeat(cpu=0.5, active_connections=3.0, pending_tasks=2.0)
     await cell.assign()
 
     agent = await cell.agent()
@@ -79,7 +79,7 @@ async def test_the_fleet_of_some(cell: Cell) -> None:
     """Only the requested ones, only those that exist; an agent that is not placeable is marked as such."""
     for name in ("a1", "a2", "a3"):
         await cell.register(name)
-    await cell.change("a2", "busy")
+    await cell.change_status("a2", "busy")
     rows = await queries.get_fleet(cell.redis, cell.keys, ["a2", "a3", "ghost"])
     assert {name: row.active for name, row in rows.items()} == {"a2": False, "a3": True}
     assert await queries.list_agent_ids(cell.redis, cell.keys) == ["a1", "a2", "a3"]

@@ -31,9 +31,10 @@ class Walk:
         self.leases: list[tuple[str, str]] = []
         self.repeatable: list[Call[Any]] = []
         self.steps: list[Callable[[], Awaitable[object]]] = [
-            self.register, self.beat, self.leave, self.expire, self.submit, self.submit, self.submit, self.dispatch,
-            self.dispatch, self.dispatch, self.dispatch, self.claim, self.claim, self.report, self.report, self.report,
-            self.cancel, self.wake, self.wake, self.reclaim, self.repeat, self.later, self.relieve,
+            self.register, self.heartbeat, self.leave, self.tick_liveness, self.submit, self.submit, self.submit,
+            self.dispatch, self.dispatch, self.dispatch, self.dispatch, self.claim, self.claim, self.report,
+            self.report, self.report, self.cancel, self.run_alarms, self.run_alarms, self.reclaim, self.repeat,
+            self.later, self.relieve,
         ]  # fmt: skip
 
     async def step(self) -> str:
@@ -50,10 +51,12 @@ class Walk:
         one = await self.cell.registration(agent, incarnation=incarnation, capacity=CAPACITY, interval_ms=5_000)
         await self.run(self.cell.scripts.register([one]))
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Of the current process, an old one, or one that is not known yet."""
         agent = self.random.choice(AGENTS)
-        await self.cell.beat(agent, incarnation=f"i{self.incarnations[agent] + self.random.choice([0, 0, 0, -1, 1])}")
+        await self.cell.heartbeat(
+            agent, incarnation=f"i{self.incarnations[agent] + self.random.choice([0, 0, 0, -1, 1])}"
+        )
 
     async def leave(self) -> None:
         """Deregister, or say otherwise that it does not work now."""
@@ -62,13 +65,13 @@ class Walk:
             await self.cell.deregister(agent, incarnation="")
         else:
             status = self.random.choice(["active", "active", "busy", "draining", "stale"])
-            await self.cell.change(agent, status, incarnation="")
+            await self.cell.change_status(agent, status, incarnation="")
 
-    async def expire(self) -> None:
+    async def tick_liveness(self) -> None:
         """A tick, often some time after the last one."""
         for _ in range(self.random.choice([1, 1, 10])):
             self.cell.now += self.random.choice([0, 500, 2_000])
-            await self.cell.run(self.cell.scripts.expire())
+            await self.cell.run(self.cell.scripts.tick_liveness())
 
     async def submit(self) -> None:
         """New, known, conflicting, delayed, with a deadline, too many; up to three in a batch, of one task perhaps."""
@@ -129,10 +132,10 @@ class Walk:
             batch.append(CancelRequest(entry, self.random.choice(TASKS), "c2", "why"))
         await self.run(self.cell.scripts.cancel(batch))
 
-    async def wake(self) -> None:
+    async def run_alarms(self) -> None:
         """What is due, often some time later."""
         self.cell.now += self.random.choice([0, 500, 5_000, 61_000])
-        await self.cell.wake()
+        await self.cell.run_alarms()
 
     async def relieve(self) -> None:
         """The server is nearly full: some ended tasks give up what they hold."""

@@ -125,7 +125,7 @@ async def test_a_status_that_overtook_a_registration_holds_and_so_does_the_rest(
     """⚠ Two registries: one handles the status first, the other then the registration that was sent before it."""
     await cell.register(incarnation="i1", digest="old", capacity=1)
     early = await cell.registration(incarnation="i1", digest="new", capacity=9)
-    await cell.change(status="draining")
+    await cell.change_status(status="draining")
 
     assert await cell.word(cell.scripts.register([early])) == "REFRESHED"
 
@@ -198,7 +198,7 @@ async def test_an_agent_that_was_gone_returns(cell: Cell, leaves: bool) -> None:
 async def test_a_refresh_keeps_a_status_that_was_set(cell: Cell) -> None:
     """An agent in maintenance that refreshes its registration stays in maintenance."""
     await cell.register()
-    await cell.change(status="maintenance")
+    await cell.change_status(status="maintenance")
     await cell.register()
 
     agent = await cell.agent()
@@ -231,4 +231,4 @@ async def expire_all(cell: Cell) -> None:
     """Let the observed clock run until every agent with an interval is stale."""
     for _ in range(12):
         cell.now += 2_000
-        await cell.run(cell.scripts.expire())
+        await cell.run(cell.scripts.tick_liveness())

@@ -85,7 +85,7 @@ async def test_it_may_fail_as_often_again(cell: Cell) -> None:
             await cell.fail()
             assert await cell.state() == state
             cell.now += 60_000
-            await cell.wake()
+            await cell.run_alarms()
         assert len((await cell.task()).attempts) == 3 + 2 * again
 
 
@@ -101,7 +101,7 @@ async def test_it_may_be_given_back_as_often_again(cell: Cell) -> None:
             if state == "failed":
                 assert await replay(cell) == "REPLAYED"
             cell.now += 60_000
-            await cell.wake()
+            await cell.run_alarms()
             assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
             assert await cell.claim()
 
@@ -149,7 +149,7 @@ async def test_what_has_not_failed_is_left_alone(cell: Cell, state: str) -> None
         await cell.cancel()
     elif state == "expired":
         cell.now += 20
-        await cell.wake()
+        await cell.run_alarms()
     assert await cell.state() == state
     before = await cell.dump("log:", "in:")
 

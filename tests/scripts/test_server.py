@@ -11,8 +11,6 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from tests.scripts.cell import Cell
 from workers.transitions import Call, CancelRequest, DeadLetterEntry, LeaseLoss
 
-REAL = pytest.mark.parametrize("redis_or_fake", ["valkey", "redis7"], indirect=True)
-
 
 @pytest.fixture
 async def full(cell: Cell) -> AsyncIterator[Cell]:
@@ -30,7 +28,6 @@ async def fill(cell: Cell) -> None:
     await cell.redis.config_set("maxmemory", "1")
 
 
-@REAL
 async def test_a_full_server_drains(full: Cell) -> None:
     """⚠ Reports, losses, alarms, cancels and refusals go on without memory, or a full server never drains."""
     calls = [
@@ -44,32 +41,30 @@ async def test_a_full_server_drains(full: Cell) -> None:
         assert await full.word(call) == word
     assert await full.word(full.scripts.cancel([CancelRequest(entry, "t2", "c1", "")])) == "STOPPING"
     full.now += 10_000
-    assert sorted(await full.wake()) == ["CANCELLED", "QUEUED"]
+    assert sorted(await full.run_alarms()) == ["CANCELLED", "QUEUED"]
     assert await full.is_consumed("in:reports")
     assert await full.is_consumed("in:tasks:normal")
 
 
-@REAL
 async def test_a_full_server_gives_nobody_up_and_buries_what_is_bad(full: Cell) -> None:
-    """⚠ The observed clock stands, for beats are refused; a bad entry does not hold up its batch; losses are read."""
-    expire, lease = full.scripts.expire(), await full.lease("t1")
-    observed = (await full.run(expire)).observed
+    """⚠ The observed clock stands, as heartbeats are refused; a bad entry does not block its batch; losses are read."""
+    tick, lease = full.scripts.tick_liveness(), await full.lease("t1")
+    observed = (await full.run(tick)).observed
     bad = await full.append("in:messages:low")
-    burial = DeadLetterEntry(
+    letter = DeadLetterEntry(
         "in:messages:low", bad, b"x", b"", whole=True, caller="c1", code="fact_invalid", reason="bad"
     )
     lost = LeaseLoss(await full.append("in:losses", "lease.lost"), "a1", "t1", lease)
     await fill(full)
     full.now += 2_000
-    assert (await full.run(expire)).observed == observed
-    assert await full.run(full.scripts.bury("router", [burial])) == 1
-    assert await full.word(full.scripts.forfeit([lost])) == "OK"
+    assert (await full.run(tick)).observed == observed
+    assert await full.run(full.scripts.dead_letter("router", [letter])) == 1
+    assert await full.word(full.scripts.reclaim_lease([lost])) == "OK"
     await full.redis.config_set("maxmemory", "0")
     full.now += 2_000
-    assert (await full.run(expire)).observed == observed + 2_000
+    assert (await full.run(tick)).observed == observed + 2_000
 
 
-@REAL
 async def test_what_takes_more_memory_waits(full: Cell) -> None:
     """Registering, assigning and delivering are refused whole: nothing changed, the entry stays pending."""
     placement = await full.placement()
@@ -87,7 +82,6 @@ async def test_what_takes_more_memory_waits(full: Cell) -> None:
     assert len(await full.left("in:registry")) == len(await full.left("in:messages:normal")) == 1
 
 
-@REAL
 async def test_a_script_cannot_make_a_global(cell: Cell) -> None:
     """The server protects its globals: a leak is an error there, and not only in our own test."""
     with pytest.raises(ResponseError):
@@ -118,5 +112,5 @@ async def test_an_error_in_one_call_is_raised_though_others_were_carried_out(cel
     cell.broken = True
     await cell.redis.set(cell.keys.of("clock"), "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await cell.scripts.run(cell.scripts.expire(), cell.scripts.present("registry", "r1", {}, []))
+        await cell.scripts.run(cell.scripts.tick_liveness(), cell.scripts.worker_heartbeat("registry", "r1", {}, []))
     assert await cell.redis.exists(cell.keys.worker("registry", "r1"))

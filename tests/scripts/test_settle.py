@@ -105,7 +105,7 @@ async def test_a_report_under_an_earlier_lease_changes_nothing(cell: Cell) -> No
     await cell.deregister("a1")
     await cell.reclaim()
     cell.now += 60_000
-    await cell.wake()
+    await cell.run_alarms()
     await cell.dispatch("a2", pool="p-t1")
 
     assert await cell.complete(lease=old, caller="a1") == "DUPLICATE"

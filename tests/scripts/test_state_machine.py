@@ -13,7 +13,7 @@ tells of it (logs, replies, orders to stop) cannot fail it. Not promised, and no
 * that a command fails on a key that the same call has found to be of its type: between two writes of one task, its
   record says one thing and its queue or its agent's set another;
 * a task whose own record cannot be read when dispatch pops it: it is dropped with the pop, for there is no such task;
-* an alarm that wake could not handle rings again in a minute, so it is not the record's earliest moment until then.
+* an alarm that run_alarms could not handle is due again in a minute, and until then is not the record's earliest one.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ async def test_a_message_whose_handler_fails_is_tried_again(client: Client, make
 async def test_agents_that_ask_each_other_get_their_answers(client: Client, make_agent: MakeAgent) -> None:
     """⚠ Both at once, from handlers of messages; and an agent may ask the sender of a question back."""
     waiting: dict[str, asyncio.Future[Any]] = {}
-    told: list[str] = []
+    answers: list[str] = []
 
     async def ask(sender_id: str, receiver_id: str, asks: str) -> Any:
         """Ask an agent, which asks another one first if one is named, and wait for the reply."""
@@ -125,7 +125,7 @@ async def test_agents_that_ask_each_other_get_their_answers(client: Client, make
         me = message.receiver_id
         answer = f"{await ask(me, message.payload, '')} to {me}" if message.payload else me
         if message.sender_id == "client":
-            told.append(answer)
+            answers.append(answer)
         else:
             await client.send(message.sender_id, answer, sender_id=me, reply_to=message.id)
 
@@ -134,6 +134,6 @@ async def test_agents_that_ask_each_other_get_their_answers(client: Client, make
         agent.on_message(handle)
         await agent.start()
     await asyncio.gather(*(client.send(one, other, sender_id="client") for one, other in ("ab", "ba")))
-    await wait_until(lambda: len(told) == 2, "both have their answers")
-    assert sorted(told) == ["a to b", "b to a"]
+    await wait_until(lambda: len(answers) == 2, "both have their answers")
+    assert sorted(answers) == ["a to b", "b to a"]
     assert await asyncio.wait_for(ask("a", "b", "a"), 20) == "a to b"

@@ -10,7 +10,7 @@ import pytest
 from coord import Client
 from tests.coord_up import Start
 from tests.running import RunningCell
-from tests.system import main_job
+from tests.system import file_survey
 from tests.system.program_fleet import Fleet
 
 
@@ -23,9 +23,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def start_job(tmp_path: Path) -> Iterator[main_job.Start]:
-    """Starts main jobs with data folders of this test's own."""
-    starter = main_job.Start(tmp_path)
+def start_job(tmp_path: Path) -> Iterator[file_survey.Start]:
+    """Starts file surveys with data folders of this test's own."""
+    starter = file_survey.Start(tmp_path)
     yield starter
     starter.end()
 

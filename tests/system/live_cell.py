@@ -26,7 +26,7 @@ T = TypeVar("T")
 START_S = 60.0
 
 
-class Said(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command wrote, and its exit code."""
 
     code: int
@@ -105,7 +105,7 @@ def live_cell(url: str, settings: Settings) -> Iterator[LiveCell]:
     def thread() -> None:
         try:
             asyncio.run(run())
-        except BaseException as error:  # noqa: BLE001 -- told by the thread that waits for it
+        except BaseException as error:  # noqa: BLE001 -- raised by the thread that waits for it
             failed.append(error)
         finally:
             ready.set()
@@ -129,10 +129,10 @@ def live_cell(url: str, settings: Settings) -> Iterator[LiveCell]:
 
 def command_runner(
     cell: LiveCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
+) -> Callable[..., CommandResult]:
     """Runs ``coord`` with arguments, on the cell, in this thread."""
 
-    def run(*arguments: str) -> Said:
+    def run(*arguments: str) -> CommandResult:
         for name, value in cell.environ.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("sys.argv", ["coord", *arguments])
@@ -140,6 +140,6 @@ def command_runner(
             main()
         out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return Said(int(ended.value.code or 0), out, err)
+        return CommandResult(int(ended.value.code or 0), out, err)
 
     return run

@@ -30,7 +30,7 @@ class AgentProcess:
         self._log = log
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What it has logged."""
         return self._log.read_text(errors="replace")
 
@@ -77,7 +77,7 @@ class Fleet:
         key = self.cell.keys.of("agents:active")
 
         async def is_active() -> bool:
-            assert agent.process.returncode is None, agent.said
+            assert agent.process.returncode is None, agent.output
             return bool(await self.cell.redis.sismember(key, agent_id))
 
         await wait_until(is_active, "the agent is active", LONG_S)
@@ -107,12 +107,12 @@ class Fleet:
             sys.executable, "-m", "coord.cli", *arguments, env=self.environ(), cwd=self.folder,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        said, _ = await asyncio.wait_for(process.communicate(), LONG_S * 4)
-        assert process.returncode == 0, said.decode()
-        return said.decode()
+        result, _ = await asyncio.wait_for(process.communicate(), LONG_S * 4)
+        assert process.returncode == 0, result.decode()
+        return result.decode()
 
     async def submit(self, payload: Any, attempts: int = 1, **options: Any) -> TaskHandle:
-        """Submit a task for whoever can do "demo"."""
+        """Submit a task for any agent with the capability "demo"."""
         handle = await self.client.submit(
             "any", payload, capabilities=["demo"], retry={"max_attempts": attempts, "backoff": 0.01}, **options
         )

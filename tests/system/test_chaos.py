@@ -21,8 +21,9 @@ import pytest
 from coord import TaskSpec, queries
 from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
-from coord.up.shutdown import Stop
-from coord.up.supervisor import Event, ManagedProgram, Supervisor, Timing
+from coord.programs.outcome import describe_exit
+from coord.up.shutdown import Shutdown
+from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor, Timing
 from tests.processes import MOMENTS, ROOT, House, house
 from tests.waiting import wait_until
 
@@ -67,15 +68,15 @@ class Crowd:
         self.ended: Counter[str] = Counter()
         self.strikes: Counter[str] = Counter()
         self._supervisor = Supervisor(programs, self._tell, timing=Timing(longest_s=0.5, drain_s=5))
-        self._stop = Stop()
+        self._shutdown = Shutdown()
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: ProgramEvent) -> None:
         if event.what == "ended":
-            self.ended[f"{event.name.partition('-')[0]} {event.how}"] += 1
+            self.ended[f"{event.name.partition('-')[0]} {describe_exit(event.code or 0)}"] += 1
 
     async def _strike(self) -> None:
         chance = random.Random(SEED)
-        while not await self._stop.asked_within(STRIKES_EVERY_S):
+        while not await self._shutdown.requested_within(STRIKES_EVERY_S):
             name, pid = chance.choice(sorted(self._supervisor.pids.items()))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -84,11 +85,11 @@ class Crowd:
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
         """Everybody at work, and the killer among them; afterwards all have ended."""
-        working = [asyncio.create_task(self._supervisor.run(self._stop)), asyncio.create_task(self._strike())]
+        working = [asyncio.create_task(self._supervisor.run(self._shutdown)), asyncio.create_task(self._strike())]
         try:
             yield
         finally:
-            self._stop.ask()
+            self._shutdown.request()
             await asyncio.gather(*working)
 
 

@@ -17,12 +17,12 @@ from coord.embedded import EmbeddedServer
 from coord.models.events import Event
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.queries import MessagePage
-from tests.system.live_cell import LiveCell, Said, command_runner, live_cell
+from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
-Coord = Callable[..., Said]
+Coord = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,19 @@ def coord(live: LiveCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return command_runner(live, monkeypatch, capsys)
 
 
-def events_in(said: Said) -> list[Event]:
+def events_in(result: CommandResult) -> list[Event]:
     """The events that a command printed as JSON, one a line."""
     decoder = msgspec.json.Decoder(Event)
-    return [decoder.decode(line) for line in said.out.splitlines()]
+    return [decoder.decode(line) for line in result.out.splitlines()]
 
 
 def test_a_message_is_sent_listed_and_shown(coord: Coord) -> None:
     """Its id alone is printed; with --json the receipt, the page, the record."""
-    said = coord(
+    result = coord(
         "messages", "send", "cli-agent", '{"text": "hi"}', "--id", "m1", "--sender", "ops", "--priority", "high",
         "--ttl", "60", "--correlation-id", "c1", "--reply-to", "m0",
     )  # fmt: skip
-    assert said == Said(0, "m1\n", "")
+    assert result == CommandResult(0, "m1\n", "")
     receipt = msgspec.json.decode(coord("messages", "send", "cli-agent", "--id", "m2", "--json").out, type=Receipt)
     assert (receipt.message_id, receipt.receiver_id) == ("m2", "cli-agent")
 
@@ -71,9 +71,9 @@ def test_a_message_is_sent_listed_and_shown(coord: Coord) -> None:
 
 def test_a_message_that_cannot_be_delivered(coord: Coord) -> None:
     """The answer is no; its record says why."""
-    said = coord("messages", "send", "nobody", "--id", "lost")
-    assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("coord: Agent 'nobody' not found; `coord agents list`")
+    result = coord("messages", "send", "nobody", "--id", "lost")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("coord: Agent 'nobody' not found; `coord agents list`")
     page = msgspec.json.decode(coord("messages", "list", "--status", "dead", "--json").out, type=MessagePage)
     assert [(one.message_id, one.reason) for one in page.messages] == [("lost", "Agent 'nobody' not found")]
 
@@ -86,36 +86,36 @@ def test_a_message_that_cannot_be_delivered(coord: Coord) -> None:
         (["messages", "send", "cli-agent", "{"], 2, "PAYLOAD is not JSON"),
         (["messages", "send", "cli-agent", "--ttl", "-1"], 2, "ttl"),
         (["messages", "list", "--cursor", "x"], 2, "leave it out"),
-        (["events", "--since", "yesterday"], 2, "--since 'yesterday' is neither a moment"),
+        (["events", "--since", "yesterday"], 2, "--since must be a date and time"),
     ],
 )
 def test_a_slip_is_named(coord: Coord, arguments: list[str], code: int, says: str) -> None:
     """In one line, with the next step."""
-    said = coord(*arguments)
-    assert (said.code, said.out) == (code, "")
-    assert says in said.err
+    result = coord(*arguments)
+    assert (result.code, result.out) == (code, "")
+    assert says in result.err
 
 
 def test_nobody_delivers_it(coord: Coord) -> None:
     """Without a router the message waits: 3."""
-    said = coord("messages", "send", "someone", "--wait", "0.05", "--namespace", "deserted-messages")
-    assert said.code == 3
-    assert "the message waits for one" in said.err
+    result = coord("messages", "send", "someone", "--wait", "0.05", "--namespace", "deserted-messages")
+    assert result.code == 3
+    assert "the message waits for one" in result.err
 
 
 def test_what_happened_to_a_task(coord: Coord) -> None:
     """In order, filtered by task; as text and as JSON; from an event's id on."""
     coord("tasks", "submit", "boom", "--id", "story", "--wait")
     asked = ("events", "--since", "0", "--no-follow", "--task", "story")
-    told = events_in(coord(*asked, "--json"))
-    assert [one.type for one in told] == ["task.queued", "task.assigned", "task.failed"]
-    assert told[-1].fields["message"] == "by design"
+    output = events_in(coord(*asked, "--json"))
+    assert [one.type for one in output] == ["task.queued", "task.assigned", "task.failed"]
+    assert output[-1].fields["message"] == "by design"
     lines = coord(*asked).out.splitlines()
-    assert [line.split()[2] for line in lines] == [one.type for one in told]
+    assert [line.split()[2] for line in lines] == [one.type for one in output]
     assert 'message="by design"' in lines[-1]
-    after = events_in(coord("events", "--since", told[-1].id, "--no-follow", "--task", "story", "--json"))
+    after = events_in(coord("events", "--since", output[-1].id, "--no-follow", "--task", "story", "--json"))
     assert after == []
-    assert events_in(coord("events", "--since", "2h", "--no-follow", "--task", "story", "--json")) == told
+    assert events_in(coord("events", "--since", "2h", "--no-follow", "--task", "story", "--json")) == output
     assert events_in(coord("events", "--no-follow", "--json")) == []
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,13 +20,13 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
 from coord.queries import TaskPage
-from tests.system.live_cell import LiveCell, Said, command_runner, live_cell
+from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
-Coord = Callable[..., Said]
+Coord = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,9 @@ def coord(live: LiveCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return command_runner(live, monkeypatch, capsys)
 
 
-def record_in(said: Said) -> TaskRecord:
+def record_in(output: CommandResult) -> TaskRecord:
     """The record that a command printed as JSON."""
-    return msgspec.json.decode(said.out, type=TaskRecord)
+    return msgspec.json.decode(output.out, type=TaskRecord)
 
 
 def wait_for_state(live: LiveCell, task_id: str, state: TaskState) -> TaskRecord:
@@ -63,9 +64,9 @@ def wait_for_state(live: LiveCell, task_id: str, state: TaskState) -> TaskRecord
 
 def test_a_submitted_task_is_told_by_its_id_alone(coord: Coord, live: LiveCell) -> None:
     """So that a script may keep it; the coordinator has it then."""
-    said = coord("tasks", "submit", "echo", '{"n": 1}')
-    assert (said.code, said.err) == (0, "")
-    record = record_in(coord("tasks", "show", said.out.strip(), "--json"))
+    output = coord("tasks", "submit", "echo", '{"n": 1}')
+    assert (output.code, output.err) == (0, "")
+    record = record_in(coord("tasks", "show", output.out.strip(), "--json"))
     assert (record.task_type, record.payload) == ("echo", {"n": 1})
     again = coord("tasks", "submit", "echo", "--id", "named", "--json")
     assert msgspec.json.decode(again.out)["accepted"] is True
@@ -74,7 +75,7 @@ def test_a_submitted_task_is_told_by_its_id_alone(coord: Coord, live: LiveCell) 
 
 def test_waiting_prints_the_result(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
     """As JSON, whatever it is; with --json the whole record. The payload may come from standard input."""
-    assert coord("tasks", "submit", "echo", '"text"', "--wait") == Said(0, '"text"\n', "")
+    assert coord("tasks", "submit", "echo", '"text"', "--wait") == CommandResult(0, '"text"\n', "")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'[1, {"a": null}]\n')))
     record = record_in(coord("tasks", "submit", "echo", "-", "--wait", "--json"))
     assert (record.state, record.result) == (TaskState.COMPLETED, [1, {"a": None}])
@@ -82,37 +83,37 @@ def test_waiting_prints_the_result(coord: Coord, monkeypatch: pytest.MonkeyPatch
 
 def test_a_task_that_fails_ends_with_1(coord: Coord) -> None:
     """Its code and message stand on standard error; with --json in the record."""
-    said = coord("tasks", "submit", "boom", "--wait")
-    assert (said.code, said.out) == (1, "")
-    assert "failed: it_broke: by design" in said.err
-    said = coord("tasks", "submit", "boom", "--wait", "--json")
-    assert said.code == 1
-    error = record_in(said).error
+    output = coord("tasks", "submit", "boom", "--wait")
+    assert (output.code, output.out) == (1, "")
+    assert "failed: it_broke: by design" in output.err
+    output = coord("tasks", "submit", "boom", "--wait", "--json")
+    assert output.code == 1
+    error = record_in(output).error
     assert error is not None
     assert (error.code, error.message) == ("it_broke", "by design")
 
 
 def test_time_to_wait_is_over(coord: Coord, live: LiveCell) -> None:
     """That is 3, and no failure: the task goes on, and the next step is named."""
-    said = coord("tasks", "submit", "gate", '{"gate": "late"}', "--id", "late", "--wait", "--wait-timeout", "0.2")
-    assert (said.code, said.out) == (3, "")
-    assert "coord tasks watch late" in said.err
-    said = coord("tasks", "watch", "late", "--timeout", "0.2")
-    assert said.code == 3
-    assert "they go on" in said.err
+    output = coord("tasks", "submit", "gate", '{"gate": "late"}', "--id", "late", "--wait", "--wait-timeout", "0.2")
+    assert (output.code, output.out) == (3, "")
+    assert "coord tasks watch late" in output.err
+    output = coord("tasks", "watch", "late", "--timeout", "0.2")
+    assert output.code == 3
+    assert "they go on" in output.err
     live.open_gate("late")
     wait_for_state(live, "late", TaskState.COMPLETED)
 
 
 def test_every_option_reaches_the_record(coord: Coord) -> None:
     """What an agent must have, when it runs, how often it is tried."""
-    said = coord(
+    output = coord(
         "tasks", "submit", "plan", "{}", "--id", "planned", "--priority", "high", "--capability", "a", "--capability",
         "b", "--agent-type", "worker", "--service", "s", "--tag", "t", "--label", "zone=eu", "--agent", "someone",
         "--min-health", "0.9", "--strategy", "random", "--timeout", "60", "--delay", "3600", "--deadline", "2h",
         "--max-attempts", "5", "--backoff", "2",
     )  # fmt: skip
-    assert said == Said(0, "planned\n", "")
+    assert output == CommandResult(0, "planned\n", "")
     record = record_in(coord("tasks", "show", "planned", "--json"))
     assert (record.state, record.priority) == (TaskState.SCHEDULED, Priority.HIGH)
     assert record.run_at is not None
@@ -139,18 +140,18 @@ def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
     assert "capabilities nobody; tags gpu; labels zone=eu" in line
     for name in ("w1", "w2"):
         coord("tasks", "cancel", name)
-    assert "no task waits" in coord("queues").out
+    assert "no tasks are waiting" in coord("queues").out
 
 
 def test_lists(coord: Coord, live: LiveCell) -> None:
     """By state, type and agent; ids whole; the next page is a command."""
     for n in range(3):
         coord("tasks", "submit", "echo", "--id", f"{'x' * 100}-{n}", "--wait")
-    said = coord("tasks", "list", "--state", "completed", "--type", "echo", "--agent", "cli-agent", "--limit", "2")
-    header, *rows = said.out.splitlines()
+    output = coord("tasks", "list", "--state", "completed", "--type", "echo", "--agent", "cli-agent", "--limit", "2")
+    header, *rows = output.out.splitlines()
     assert header.split()[:4] == ["task", "type", "state", "priority"]
     assert [row.split()[0] for row in rows] == [f"{'x' * 100}-2", f"{'x' * 100}-1"]
-    cursor = said.err.split()[-1]
+    cursor = output.err.split()[-1]
     page = msgspec.json.decode(
         coord(
             "tasks", "list", "--state", "completed", "--type", "echo", "--limit", "1", "--cursor", cursor, "--json"
@@ -160,31 +161,31 @@ def test_lists(coord: Coord, live: LiveCell) -> None:
     assert [one.task_id for one in page.tasks] == [f"{'x' * 100}-0"]
     empty = coord("tasks", "list", "--agent", "ghost", "--json")
     assert msgspec.json.decode(empty.out, type=TaskPage) == TaskPage((), None)
-    said = coord("tasks", "list", "--cursor", "nonsense")
-    assert said.code == 2
-    assert "leave it out" in said.err
+    output = coord("tasks", "list", "--cursor", "nonsense")
+    assert output.code == 2
+    assert "leave it out" in output.err
 
 
 def test_an_unknown_task(coord: Coord) -> None:
     """The answer is no, whatever is asked about it; the next step is named."""
     for command in ("show", "watch", "cancel", "retry"):
-        said = coord("tasks", command, "ghost")
-        assert (said.code, said.out) == (1, "")
-        assert "coord: Task 'ghost' not found" in said.err
-        assert "`coord tasks list`" in said.err
+        output = coord("tasks", command, "ghost")
+        assert (output.code, output.out) == (1, "")
+        assert "coord: Task 'ghost' not found" in output.err
+        assert "`coord tasks list`" in output.err
 
 
 def test_a_cancelled_task(coord: Coord) -> None:
     """One that waits ends at once; one that has ended stays as it is."""
     coord("tasks", "submit", "nobody", "--id", "unwanted")
     assert coord("tasks", "cancel", "unwanted", "--reason", "no more").out == "unwanted is cancelled\n"
-    assert coord("tasks", "cancel", "unwanted").out == "unwanted was cancelled already\n"
+    assert coord("tasks", "cancel", "unwanted").out == "unwanted was already cancelled\n"
     text = coord("tasks", "show", "unwanted").out
     assert "task_cancelled: no more" in text
     coord("tasks", "submit", "echo", "--id", "done", "--wait")
-    said = coord("tasks", "cancel", "done", "--json")
-    assert said.code == 1
-    assert "`coord tasks show`" in said.err
+    output = coord("tasks", "cancel", "done", "--json")
+    assert output.code == 1
+    assert "`coord tasks show`" in output.err
     coord("tasks", "submit", "nobody", "--id", "unwanted-2")
     answer = msgspec.json.decode(coord("tasks", "cancel", "unwanted-2", "--json").out)
     assert answer == {"task_id": "unwanted-2", "answer": "accepted"}
@@ -194,9 +195,9 @@ def test_a_failed_task_is_tried_again(coord: Coord) -> None:
     """Under its id, with its story kept; one that has not failed is not."""
     coord("tasks", "submit", "boom", "--id", "again", "--wait")
     assert "again" in coord("tasks", "retry", "again").out
-    said = coord("tasks", "watch", "again", "--json")
-    assert said.code == 1
-    last = msgspec.json.decode(said.out.splitlines()[-1], type=TaskRecord)
+    output = coord("tasks", "watch", "again", "--json")
+    assert output.code == 1
+    last = msgspec.json.decode(output.out.splitlines()[-1], type=TaskRecord)
     assert (last.state, len(last.attempts)) == (TaskState.FAILED, 2)
     table = coord("tasks", "show", "again").out
     assert table.count("it_broke") == 3
@@ -234,15 +235,15 @@ def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
     command = [sys.executable, "-m", "coord.cli", "tasks", "watch", "shown-live"]
     with subprocess.Popen(command, env=environ, stdin=end, stdout=end, stderr=end) as process:
         os.close(end)
-        said = b""
+        output = b""
         with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
             while more := os.read(terminal, 65_536):
-                said += more
+                output += more
         assert process.wait(60) == 1
         os.close(terminal)
-    assert b"shown-live" in said
-    assert b"it_broke: by design" in said
-    assert b"\x1b[" in said
+    assert b"shown-live" in output
+    assert b"it_broke: by design" in output
+    assert b"\x1b[" in output
 
 
 @pytest.mark.parametrize(
@@ -250,13 +251,14 @@ def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
     [
         (["submit"], ["give a TYPE"]),
         (["submit", "echo", "n: 1"], ["PAYLOAD is not JSON", "'\"text\"'"]),
-        (["submit", "echo", "{}", "--label", "zone"], ["--label 'zone' is not NAME=VALUE"]),
-        (["submit", "echo", "{}", "--deadline", "soon"], ["--deadline 'soon'", "2030-01-31"]),
-        (["submit", "echo", "{}", "--timeout", "-1"], ["timeout"]),
-        (["submit", "echo", "{}", "--id", "a/b"], ["task_id must be 1 to 128 characters"]),
+        (["submit", "echo", "{}", "--label", "zone"], ["--label must be NAME=VALUE"]),
+        (["submit", "echo", "{}", "--deadline", "soon"], ["--deadline must be", "2030-01-31", "got 'soon'"]),
+        (["submit", "echo", "{}", "--timeout", "-1"], ["--timeout must be above 0, got -1"]),
+        (["submit", "echo", "{}", "--id", "a/b"], ["coord: --id must be 1 to 128 characters"]),
+        (["submit", "echo", "{}", "--tag", ""], ["coord: --tag must not be empty"]),
         (["submit", "echo", "{}", "--priority", "asap"], ["--priority", "urgent"]),
         (["submit", "echo", "{}", "--results", "r"], ["--results is for --file"]),
-        (["submit", "--file", "t", "--results", "r"], ["give --wait too"]),
+        (["submit", "--file", "t", "--results", "r"], ["--results needs --wait"]),
         (["submit", "echo", "{}", "--file", "t"], ["PAYLOAD is for one task"]),
         (["submit", "--file", "/nowhere"], ["cannot read /nowhere: No such file"]),
         (["list", "--state", "over"], ["--state", "completed"]),
@@ -265,32 +267,89 @@ def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
 )
 def test_a_slip_is_named(coord: Coord, arguments: list[str], says: list[str]) -> None:
     """In one line that names the field; exit code 2."""
-    said = coord("tasks", *arguments)
-    assert (said.code, said.out) == (2, "")
-    assert [part for part in says if part not in said.err] == []
+    output = coord("tasks", *arguments)
+    assert (output.code, output.out) == (2, "")
+    assert [part for part in says if part not in output.err] == []
 
 
 def test_nobody_takes_it(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a distributor the id is printed all the same, with exit code 3 and a word on standard error."""
     monkeypatch.setattr("coord.cli.submit.ACCEPT_S", 0.05)
-    said = coord("tasks", "submit", "echo", "--id", "early", "--namespace", "deserted")
-    assert (said.code, said.out) == (3, "early\n")
-    assert "it waits for one" in said.err
+    output = coord("tasks", "submit", "echo", "--id", "early", "--namespace", "deserted")
+    assert (output.code, output.out) == (3, "early\n")
+    assert "it waits for one" in output.err
 
 
 def test_help_shows_examples(coord: Coord) -> None:
     """Every command of the group has some."""
     for command in ("submit", "show", "list", "watch", "cancel", "retry"):
-        said = coord("tasks", command, "--help")
-        assert said.code == 0
-        assert f"coord tasks {command}" in said.out.partition("Examples:")[2]
+        output = coord("tasks", command, "--help")
+        assert output.code == 0
+        assert f"coord tasks {command}" in output.out.partition("Examples:")[2]
 
 
 def test_the_file_of_a_task_is_not_written_where_it_cannot_be(coord: Coord, tmp_path: Path) -> None:
     """Before anything is submitted."""
     (tmp_path / "t.jsonl").write_text('{"task_type": "echo"}\n')
-    said = coord(
+    output = coord(
         "tasks", "submit", "--file", str(tmp_path / "t.jsonl"), "--wait", "--results", str(tmp_path / "no" / "r")
     )
-    assert said.code == 2
-    assert "--results: cannot write" in said.err
+    assert output.code == 2
+    assert "--results: cannot write" in output.err
+
+
+def test_an_output_that_is_not_utf_8_gets_valid_json(live: LiveCell) -> None:
+    """What is not ASCII is escaped as JSON has it, and a table shows it somehow."""
+    payload = '"\u00e9\U0001f600"'
+    command = [sys.executable, "-m", "coord.cli", "tasks", "submit", "echo", payload, "--id", "ascii", "--wait"]
+    environ = os.environ | live.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == '"\\u00e9\\ud83d\\ude00"\n'
+    command = [sys.executable, "-m", "coord.cli", "tasks", "show", "ascii"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert "result" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("options", [("--wait",), ("--wait", "--json")])
+def test_ctrl_c_says_which_task_goes_on(live: LiveCell, options: tuple[str, ...]) -> None:
+    """The message names the commands that follow and cancel the task; the exit code is 130."""
+    task_id = f"interrupted{len(options)}"
+    command = ["tasks", "submit", "gate", f'{{"gate": "{task_id}"}}', "--id", task_id, *options]
+    process = _started(live, *command)
+    wait_for_state(live, task_id, TaskState.RUNNING)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == (
+        f"interrupted: task {task_id} goes on; `coord tasks watch {task_id}` follows it, "
+        f"`coord tasks cancel {task_id}` cancels it\n"
+    )
+    live.open_gate(task_id)
+    wait_for_state(live, task_id, TaskState.COMPLETED)
+
+
+def test_ctrl_c_of_a_watch_says_that_the_task_goes_on(live: LiveCell) -> None:
+    """To stop looking at a task is not to cancel it."""
+    live.do(live.client.submit("gate", {"gate": "watched"}, task_id="watched"))
+    wait_for_state(live, "watched", TaskState.RUNNING)
+    process = _started(live, "tasks", "watch", "watched")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("watched  running")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "interrupted: task watched goes on; `coord tasks cancel watched` cancels it\n"
+    live.open_gate("watched")
+
+
+def _started(live: LiveCell, *arguments: str) -> subprocess.Popen[str]:
+    """A command of ``coord`` as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "coord.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | live.environ,
+        text=True,
+    )

@@ -1,4 +1,4 @@
-"""docs/command-line.md on a live cell: what is typed there prints what is said there, but for times and ids."""
+"""docs/command-line.md on a live cell: its commands print its outputs, except for times and ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIES = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "MOMENT"),
     (r"\b\d+(\.\d+)? (ms|s)\b|\b\d+ min \d+ s\b", "LENGTH"),
-    (r"[\d,]+ a second", "RATE"),
+    (r"[\d,]+ per second", "RATE"),
     (r'"seconds":[\d.]+', "SECONDS"),
     (r'"id":"\d+-\d+"', "ENTRY"),
     (r"\b[0-9a-f]{16}\b", "POOL"),
@@ -82,11 +82,11 @@ def test_what_is_typed_prints_what_is_said(
     environ = os.environ | live.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     monkeypatch.chdir(tmp_path)
 
-    def told(typed: str) -> str:
+    def output(typed: str) -> str:
         words = shlex.split(typed)
         if words[0] == "coord" and "|" not in words:
-            said = coord(*words[1:])
-            return said.err + said.out
+            result = coord(*words[1:])
+            return result.err + result.out
         command = ["/bin/bash", "-c", typed]
         return subprocess.run(
             command, env=environ, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -96,7 +96,7 @@ def test_what_is_typed_prints_what_is_said(
         try:
             live.do(wait_until(lambda: _is_active(live, "ocr-1"), "the agent is there", 60))
             for typed, printed in dialogue():
-                assert compared(told(typed).splitlines(), typed) == compared(printed, typed), typed
+                assert compared(output(typed).splitlines(), typed) == compared(printed, typed), typed
         finally:
             agent.terminate()
 

@@ -68,7 +68,7 @@ async def until_state(at: House, handle: TaskHandle, *states: TaskState) -> None
 
 
 async def assert_gone(at: House, process: Process) -> None:
-    """It ended well, said good-bye, and left nothing in its lanes."""
+    """It exited with 0, deregistered, and left nothing in its lanes."""
     assert await process.ended(60) == 0, process.told()
     assert (await at.client.agent(process.name)).status == AgentStatus.INACTIVE
     for lane in ("critical", "high", "normal", "low"):
@@ -76,7 +76,7 @@ async def assert_gone(at: House, process: Process) -> None:
 
 
 async def test_three_languages_share_the_work(at: House, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Tasks for whoever is free and for each by name; what cannot be done fails at once and for good."""
+    """Tasks for any free agent and for each agent by name; a task that cannot be done fails permanently at once."""
     people = [await start(at, request.config, language, f"{language.name}-1") for language in LANGUAGES]
     wanted: dict[TaskHandle, dict[str, Any]] = {}
     for n in range(30):
@@ -111,7 +111,7 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
     first = await submit(at, tmp_path / "never")
     await until_state(at, first, TaskState.RUNNING)
     timeout_at = await at.redis.zscore(at.keys.of("limits"), first.task_id)
-    assert (timeout_at is None) == language.has_incarnation  # whose leases can be listed needs no limit
+    assert (timeout_at is None) == language.has_incarnation  # an agent that lists its leases needs no limit
     assert await at.client.cancel(first.task_id, "no more\nneeded", timeout=30) == "accepted"
     await until_state(at, first, TaskState.CANCELLED)
 
@@ -140,13 +140,13 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
 
 @each
 async def test_redis_is_away(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
-    """Work goes on without Redis and is told once it is back; a server that forgot everything is told anew."""
+    """Work goes on without Redis and is reported when it is back; after a loss of data the agent registers again."""
     agent = await start(at, request.config, language, "a-1")
     task = await submit(at, tmp_path / "one")
     await until_state(at, task, TaskState.RUNNING)
     at.server.stop(force=True)
     found = drop(tmp_path / "one")
-    await wait_until(lambda: "away" in agent.told(), "it has noticed", 30)
+    await wait_until(lambda: "unavailable" in agent.told(), "it has noticed", 30)
     at.server.restart()
     await wait_until(lambda: _answers(at), "the server is back", 30)
     await until_state(at, task, TaskState.COMPLETED)
@@ -167,14 +167,14 @@ async def test_redis_is_away(at: House, tmp_path: Path, language: Language, requ
 
 @each
 async def test_redis_is_silent(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
-    """A server that takes connections and answers nothing is noticed, and nothing that was said to it is missing."""
+    """A server that accepts connections but does not answer is detected, and no fact is lost."""
     agent = await start(at, request.config, language, "a-1", COORD_ANSWER_TIMEOUT_S="1")
     task = await submit(at, tmp_path / "one")
     await until_state(at, task, TaskState.RUNNING)
     os.kill(at.server.pid, signal.SIGSTOP)
     try:
         found = drop(tmp_path / "one")
-        await wait_until(lambda: "away" in agent.told(), "it has noticed", 60)
+        await wait_until(lambda: "unavailable" in agent.told(), "it has noticed", 60)
     finally:
         os.kill(at.server.pid, signal.SIGCONT)
     assert await task.result(timeout=60) == found
@@ -187,7 +187,7 @@ async def test_redis_is_silent(at: House, tmp_path: Path, language: Language, re
 
 @each
 async def test_redis_refuses(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
-    """Full for a while, then no primary for a while: what was refused is said again, then on new connections."""
+    """Full for a while, then no primary for a while: refused facts are repeated, then on new connections."""
     agent = await start(at, request.config, language, "a-1")
     task = await submit(at, tmp_path / "one")
     await until_state(at, task, TaskState.RUNNING)

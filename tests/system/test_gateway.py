@@ -91,7 +91,7 @@ async def test_a_task_goes_through_http_to_an_agent_and_back(at: House, http: Ht
 async def test_an_agent_registers_and_beats(at: House, http: HttpCaller) -> None:
     """What it says is read back; it is placeable, and a beat changes its status where it says another."""
     await full_house(at, http)
-    said = {
+    result = {
         "agent_id": "a1",
         "agent_type": "worker",
         "capabilities": ["ocr"],
@@ -104,11 +104,11 @@ async def test_an_agent_registers_and_beats(at: House, http: HttpCaller) -> None
         "chain_id": 7,
         "island_id": "i1",
     }
-    assert assert_written(await http.post("/v1/agents/register", said), "agent_id") == "a1"
+    assert assert_written(await http.post("/v1/agents/register", result), "agent_id") == "a1"
     answer = await http.get("/agents/a1")
     agent = answer.body["agent"]
     same = ("agent_id", "agent_type", "capabilities", "endpoints", "metadata", "tags", "capacity")
-    assert {name: agent[name] for name in same} == {name: said[name] for name in same}
+    assert {name: agent[name] for name in same} == {name: result[name] for name in same}
     assert agent["labels"] == {"rack": "7", "chain_id": "7", "island_id": "i1"}
     assert (agent["location"]["region"], agent["status"], agent["health_score"]) == ("eu", "active", 1.0)
     assert "incarnation" not in agent
@@ -131,7 +131,7 @@ async def test_an_agent_registers_and_beats(at: House, http: HttpCaller) -> None
         answer = await http.post(path)
         assert (answer.status, answer.body["code"]) == (404, "agent_not_found")
     assert (await http.get("/agents/nobody")).status == 404
-    assert_written(await http.post("/agents/register", said | {"capacity": 5}), "agent_id")
+    assert_written(await http.post("/agents/register", result | {"capacity": 5}), "agent_id")
     assert (await http.get("/agents/a1")).body["agent"]["capacity"] == 5
 
 
@@ -164,7 +164,7 @@ async def test_without_workers_a_write_is_accepted_and_waits(at: House, http: Ht
 
 
 async def test_the_same_submission_twice_is_one_task(at: House, http: HttpCaller) -> None:
-    """By its key in every gateway, by its own id; other content is said to be other content."""
+    """By its key in every gateway, by its own id; different content is a conflict."""
     await full_house(at, http)
     second = HttpCaller(unused_port())
     await gateway(at, second, **PATIENT)
@@ -241,7 +241,7 @@ async def test_redis_is_killed_and_the_gateway_goes_on_with_the_next(at: House, 
 
 
 async def test_on_sigterm_requests_under_way_are_answered(at: House, http: HttpCaller) -> None:
-    """One that waits for its worker is told that it is accepted; then the process ends with 0."""
+    """A request that waits for its worker gets a 202; then the process exits with 0."""
     process = await gateway(at, http, COORD_GATEWAY_WAIT_S="3")
     waiting = asyncio.create_task(http.post("/tasks/submit", {"task_data": ECHO}))
     await wait_until(lambda: at.redis.xlen(at.keys.of("in:tasks:normal")), "the task is in its stream")
@@ -253,19 +253,19 @@ async def test_on_sigterm_requests_under_way_are_answered(at: House, http: HttpC
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "text"),
     [
         ({"COORD_GATEWAY_HOST": EVERYWHERE}, "COORD_GATEWAY_ALLOW_OPEN=true"),
         ({"COORD_REDIS_URL": "nonsense"}, "is not a Redis URL"),
         ({"AITBC_COORDINATOR_PORT": "99999"}, "AITBC_COORDINATOR_PORT"),
     ],
 )
-async def test_what_cannot_be_started_as_asked_is_one_line(at: House, environ: dict[str, str], told: str) -> None:
+async def test_what_cannot_be_started_as_asked_is_one_line(at: House, environ: dict[str, str], text: str) -> None:
     """Exit code 2, what is wrong, and no trace."""
     any_port = {"COORD_GATEWAY_PORT": "0"}
     process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", **any_port | environ)
     assert await process.ended(30) == 2
-    assert told in process.told()
+    assert text in process.told()
     assert "Traceback" not in process.told()
 
 

@@ -54,16 +54,16 @@ TASKS = some(
 async def http(cell: RunningCell, settings: Settings) -> AsyncIterator[testing.ASGIConductor]:
     """A caller of an app that has found the cell."""
     found = msgspec.structs.replace(settings, redis_url=cell.url, gateway_wait_s=30, gateway_redis_s=30)
-    desk = Backend(found)
-    desk.open(lambda error: pytest.fail(str(error)))
-    async with testing.ASGIConductor(make_app(desk, found)) as conductor:
+    backend = Backend(found)
+    backend.open(lambda error: pytest.fail(str(error)))
+    async with testing.ASGIConductor(make_app(backend, found)) as conductor:
 
         async def ready() -> bool:
             return (await conductor.simulate_get("/health", host="localhost")).status_code == 200
 
         await wait_until(ready, "the gateway is healthy", 20)
         yield conductor
-    await desk.close()
+    await backend.close()
 
 
 async def posted(http: testing.ASGIConductor, path: str, body: Any) -> Any:
@@ -93,12 +93,12 @@ async def test_any_task_is_taken_or_refused(http: testing.ASGIConductor, task: d
 
 
 @effort(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(agent_id=IDS, said=AGENTS, status=st.sampled_from(["active", "busy", "inactive", "x"]), metrics=METRICS)
+@given(agent_id=IDS, result=AGENTS, status=st.sampled_from(["active", "busy", "inactive", "x"]), metrics=METRICS)
 async def test_any_agent_is_taken_or_refused(
-    http: testing.ASGIConductor, agent_id: str, said: Any, status: str, metrics: Any
+    http: testing.ASGIConductor, agent_id: str, result: Any, status: str, metrics: Any
 ) -> None:
     """It registers, beats and is shown."""
-    await posted(http, "/agents/register", {"agent_id": agent_id, "agent_type": "worker"} | said[0] | said[1])
+    await posted(http, "/agents/register", {"agent_id": agent_id, "agent_type": "worker"} | result[0] | result[1])
     await posted(http, f"/agents/{agent_id}/heartbeat", {"status": status, "load_metrics": metrics})
     await got(http, f"/agents/{agent_id}")
 

@@ -15,13 +15,13 @@ from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.ids import new_id
 from coord.models.messages import MessageRecord
 from coord.models.tasks import TaskRecord
-from tests.living import LIMIT_S, Living, Said, living, run_coord
+from tests.living import LIMIT_S, CommandResult, Living, living, run_coord
 from tests.waiting import wait_until
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
-Coord = Callable[..., Said]
+Coord = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_agents_are_listed_and_chosen(coord: Coord) -> None:
 def test_the_screen_of_agents(coord: Coord) -> None:
     """A line each; a sentence for none."""
     header, *rows = coord("agents", "list").out.splitlines()
-    assert header.split() == ["agent", "type", "status", "health", "load", "capabilities", "last", "beat"]
+    assert header.split() == ["agent", "type", "status", "health", "load", "capabilities", "last", "heartbeat"]
     assert [row.split()[:3] for row in rows] == [["echo-1", "worker", "active"], ["spare-1", "specialist", "active"]]
     assert coord("agents", "list", "--status", "error").out == "no agents\n"
 
@@ -116,9 +116,9 @@ def test_one_agent(coord: Coord) -> None:
 @pytest.mark.parametrize("command", ["show", "drain", "resume", "remove"])
 def test_an_agent_that_is_not_there(coord: Coord, command: str) -> None:
     """The answer is no: exit code 1, and where to look."""
-    said = coord("agents", command, "nobody")
-    assert (said.code, said.out) == (1, "")
-    assert said.err == "coord: Agent 'nobody' not found; `coord agents list` shows which there are\n"
+    output = coord("agents", command, "nobody")
+    assert (output.code, output.out) == (1, "")
+    assert output.err == "coord: Agent 'nobody' not found; `coord agents list` shows which there are\n"
 
 
 def test_an_agent_is_drained_and_resumed(lives: Living, coord: Coord) -> None:
@@ -164,20 +164,20 @@ def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
     """A line each, and a hint when there are more than were asked for."""
     first, second = failed_task(lives, "early"), failed_task(lives, "late\nand more")
     header, *rows = coord("dead", "list").out.splitlines()
-    assert header.split() == ["kind", "id", "died", "what", "code", "why"]
+    assert header.split() == ["kind", "id", "died", "what", "code", "reason"]
     ids = [row.split()[1] for row in rows]
     assert ids.index(second) < ids.index(first)
     assert rows[ids.index(second)].endswith(r"late\nand more")
-    said = coord("dead", "list", "--kind", "task", "--limit", "1")
-    assert said.err.endswith("of kind task; --limit shows more than 1\n")
+    output = coord("dead", "list", "--kind", "task", "--limit", "1")
+    assert output.err.endswith("of kind task; to show more than 1, use --limit\n")
 
 
 def test_one_dead_letter(lives: Living, coord: Coord) -> None:
     """The whole record, whichever kind it is."""
     task, message, entry = failed_task(lives), dead_message(lives), buried_entry(lives)
     assert msgspec.json.decode(coord("dead", "show", "task", task, "--json").out, type=TaskRecord).task_id == task
-    told = msgspec.json.decode(coord("dead", "show", "message", message, "--json").out, type=MessageRecord)
-    assert told.payload == {"n": 1}
+    text = msgspec.json.decode(coord("dead", "show", "message", message, "--json").out, type=MessageRecord)
+    assert text.payload == {"n": 1}
     buried = msgspec.json.decode(coord("dead", "show", "entry", entry, "--json").out, type=DeadEntry)
     assert (buried.stream, buried.data, buried.is_whole) == ("in:tasks:low", {"task_id": 7}, True)
     lines = dict(line.split(maxsplit=1) for line in coord("dead", "show", "entry", entry).out.splitlines())
@@ -199,9 +199,9 @@ def test_a_task_is_replayed(lives: Living, coord: Coord) -> None:
 def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
     """Once its receiver is there, it is delivered as if it had been sent now."""
     message = dead_message(lives)
-    said = coord("dead", "replay", "message", message)
-    assert (said.code, said.out) == (1, "")
-    assert f"'nobody-{message}' not found" in said.err
+    output = coord("dead", "replay", "message", message)
+    assert (output.code, output.out) == (1, "")
+    assert f"'nobody-{message}' not found" in output.err
     lives.agent(f"nobody-{message}")
     done = coord("dead", "replay", "message", message, "--ttl", "10m", "--json").json
     assert done == [{"kind": "message", "id": message, "replayed_as": message}]
@@ -209,7 +209,7 @@ def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
 
 
 def test_an_entry_is_replayed(lives: Living, coord: Coord) -> None:
-    """It goes through its stream once more, and is judged by its worker anew."""
+    """It goes through its stream once more, and its worker checks it again."""
     entry = buried_entry(lives)
     (done,) = coord("dead", "replay", "entry", entry, "--json").json
     assert (done["kind"], done["id"]) == ("entry", entry)
@@ -238,28 +238,32 @@ def test_one_is_purged_and_then_all(lives: Living, coord: Coord, kind: str) -> N
     ("arguments", "code", "says"),
     [
         (["dead", "show", "task", "none"], 1, "Task 'none' not found"),
-        (["dead", "show", "message", "none"], 1, "message 'none' is no dead letter; `coord dead list` shows which are"),
+        (
+            ["dead", "show", "message", "none"],
+            1,
+            "message 'none' is not a dead letter; see `coord dead list --kind message`",
+        ),
         (["dead", "show", "entry", "1-1"], 1, "entry '1-1' is not in dead:in"),
-        (["dead", "show", "entry", "x"], 2, "ID: 'x' is not the id of an entry, such as 1769860800000-0"),
+        (["dead", "show", "entry", "x"], 2, "ID must be the id of an entry, such as 1769860800000-0, got 'x'"),
         (["dead", "replay", "task", "none"], 1, "Task 'none' not found"),
-        (["dead", "replay", "task", "none", "--ttl", "5"], 2, "--ttl is for messages"),
-        (["dead", "replay", "message", "none", "--ttl", "x"], 2, "--ttl: 'x' is not a length of time"),
-        (["dead", "purge", "task"], 2, "name either one ID or --older-than TIME (0 for all)"),
-        (["dead", "purge", "task", "t", "--older-than", "0"], 2, "name either one ID or --older-than TIME"),
+        (["dead", "replay", "task", "none", "--ttl", "5"], 2, "--ttl is valid for messages only"),
+        (["dead", "replay", "message", "none", "--ttl", "x"], 2, "--ttl must be a time such as"),
+        (["dead", "purge", "task"], 2, "give either one ID or --older-than TIME (0 for all)"),
+        (["dead", "purge", "task", "t", "--older-than", "0"], 2, "give either one ID or --older-than TIME"),
         (
             ["dead", "purge", "task", "--older-than", "ever"],
             2,
-            "--older-than: 'ever' is not a length of time; write it",
+            "--older-than must be a time such as",
         ),
         (["dead", "list", "--kind", "letter"], 2, "'letter' is not one of 'task', 'message', 'entry'"),
         (["agents", "drain", "a b"], 2, "agent_id must be 1 to 128 characters"),
     ],
 )
 def test_a_slip_is_told_in_one_line(coord: Coord, arguments: list[str], code: int, says: str) -> None:
-    """What is wrong, and the exit code that says whose fault it is."""
-    said = coord(*arguments)
-    assert (said.code, said.out) == (code, "")
-    assert says in " ".join(said.err.replace("│", " ").split())
+    """The error, and the exit code for the user's or the server's fault."""
+    output = coord(*arguments)
+    assert (output.code, output.out) == (code, "")
+    assert says in " ".join(output.err.replace("│", " ").split())
 
 
 # Settings.
@@ -296,6 +300,6 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
 )
 def test_a_setting_that_does_not_fit(coord: Coord, arguments: list[str], says: str) -> None:
     """Exit code 2, and what would fit."""
-    said = coord(*arguments)
-    assert (said.code, said.out) == (2, "")
-    assert says in said.err
+    output = coord(*arguments)
+    assert (output.code, output.out) == (2, "")
+    assert says in output.err

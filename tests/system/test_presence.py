@@ -23,7 +23,7 @@ class Check:
 
     def __init__(self, at: House) -> None:
         self.at = at
-        self.said = ""
+        self.output = ""
 
     async def __call__(self, kind: str, **environ: str) -> int:
         """Its exit code; ``said`` is what it has written."""
@@ -34,7 +34,7 @@ class Check:
             stderr=subprocess.STDOUT,
         )
         out, _ = await process.communicate()
-        self.said = out.decode()
+        self.output = out.decode()
         assert process.returncode is not None
         return process.returncode
 
@@ -44,10 +44,10 @@ async def test_a_worker_at_work_is_present_and_a_killed_one_is_not(tmp_path: Pat
     async with house(tmp_path) as at:
         check = Check(at)
         assert await check("router") == 1
-        assert check.said.startswith("no router of ")
+        assert check.output.startswith("no router of ")
         router = await at.worker("router", "r1", COORD_PRESENCE_TTL_S=LONG_S)
-        assert await check("router") == 0, check.said
-        assert check.said == "r1 is present\n"
+        assert await check("router") == 0, check.output
+        assert check.output == "r1 is present\n"
         assert await check("registry") == 1
         assert await check("router", COORD_NAMESPACE="elsewhere") == 1
         router.kill()
@@ -75,9 +75,9 @@ async def test_a_server_that_is_away_or_a_wrong_setting_is_said(tmp_path: Path, 
     async with house(tmp_path) as at:
         check = Check(at)
         assert await check("registry", COORD_REDIS_URL=f"redis://:secret@127.0.0.1:{unused_port}") == 1
-        assert check.said.startswith(f"Redis at redis://:***@127.0.0.1:{unused_port} cannot be asked: ")
+        assert check.output.startswith(f"Redis at redis://:***@127.0.0.1:{unused_port} cannot be reached: ")
         assert await check("registry", COORD_NAMESPACES="x") == 1
-        assert check.said == "COORD_NAMESPACES is not a setting; did you mean COORD_NAMESPACE?\n"
+        assert check.output == "COORD_NAMESPACES is not a setting; did you mean COORD_NAMESPACE?\n"
 
 
 async def test_a_worker_of_another_host_does_not_count(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ async def test_a_thousand_files_by_a_shell_agent(fleet: Fleet) -> None:
     agent = await fleet.agent("--capability", "file_counts", "--capacity", "4", "--", str(FILE_COUNTS), "{path}")
     lines, results = fleet.folder / "tasks.jsonl", fleet.folder / "results.jsonl"
     lines.write_bytes(b"".join(encode({"task_type": "file_counts", "payload": {"path": str(one)}}) for one in files))
-    said = await fleet.coord("tasks", "submit", "--file", str(lines), "--wait", "--results", str(results))
-    assert re.search(r"completed +1,000\n", said), said
+    output = await fleet.coord("tasks", "submit", "--file", str(lines), "--wait", "--results", str(results))
+    assert re.search(r"completed +1,000\n", output), output
     counted = {
         one["line"]: one["result"]["bytes"] for one in map(msgspec.json.decode, results.read_bytes().splitlines())
     }
@@ -105,7 +105,7 @@ async def test_programs_of_every_kind_end_their_tasks(fleet: Fleet) -> None:
     for program in agent.programs():  # the daemon alone has left its group, and so outlives its task
         assert program.cmdline() == ["sleep", "1000"]
         program.kill()
-    assert "Traceback" not in agent.said
+    assert "Traceback" not in agent.output
 
 
 async def test_a_task_may_be_tried_again_or_elsewhere(fleet: Fleet) -> None:
@@ -114,8 +114,8 @@ async def test_a_task_may_be_tried_again_or_elsewhere(fleet: Fleet) -> None:
     await fleet.agent("--", "sh", "-c", code)
     record = await fleet.outcome(await fleet.submit({}, attempts=2))
     assert (record.result, record.attempt, record.failures, record.releases) == ("done", 3, 1, 1)
-    told = [(one.how, one.message) for one in record.attempts]
-    assert sorted(told) == [("failed", "exit code 1: attempt 2"), ("released", "exit code 75: attempt 1")]
+    shown = [(one.how, one.message) for one in record.attempts]
+    assert sorted(shown) == [("failed", "exit code 1: attempt 2"), ("released", "exit code 75: attempt 1")]
 
 
 DEAF = "trap '' TERM; (trap '' TERM; sleep 1000; sleep 1000) & echo $$ >pid; sleep 1000; sleep 1000"
@@ -157,12 +157,12 @@ async def test_a_task_timeout_ends_the_program(fleet: Fleet) -> None:
 
 
 async def test_sigterm_drains(fleet: Fleet) -> None:
-    """What runs is finished and told, then the agent has left."""
+    """Running tasks finish and are reported, then the agent has left."""
     agent = await fleet.agent("--", "sh", "-c", "echo $$ >pid; while ! test -e go; do sleep 0.01; done; echo done")
     handle = await fleet.submit({})
     await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
     agent.process.terminate()
-    await wait_until(lambda: "agent.draining" in agent.said, "it drains", LONG_S)
+    await wait_until(lambda: "agent.draining" in agent.output, "it drains", LONG_S)
     (fleet.folder / "go").touch()
     assert await agent.ended() == 0
     assert (await fleet.outcome(handle)).result == "done"
@@ -179,7 +179,7 @@ async def test_what_does_not_end_in_time_is_ended_and_given_back(fleet: Fleet, o
     async def runs() -> bool:
         return (await fleet.client.task(handle.task_id)).state is TaskState.RUNNING
 
-    await wait_until(runs, "the task is said to run", LONG_S)
+    await wait_until(runs, "the task is reported as running", LONG_S)
     agent.process.terminate()
     assert await agent.ended() == 0
     assert agent.programs() == []
@@ -188,7 +188,7 @@ async def test_what_does_not_end_in_time_is_ended_and_given_back(fleet: Fleet, o
         return (await fleet.client.task(handle.task_id)).releases == 1
 
     await wait_until(is_released, "the task is given back", LONG_S)
-    assert "Traceback" not in agent.said
+    assert "Traceback" not in agent.output
 
 
 @pytest.mark.parametrize("options", [(), ("--keep-alive",)])
@@ -257,14 +257,14 @@ async def test_it_finds_redis_by_itself_and_takes_one_type_alone(fleet: Fleet) -
 
 
 async def test_a_program_may_be_coord_itself(fleet: Fleet) -> None:
-    """What it is told of its task is no setting, and it finds the same cell."""
+    """The variables of its task are not settings, and it uses the same cell."""
     await fleet.agent("--", sys.executable, "-m", "coord.cli", "fsck", "--json")
     report = await (await fleet.submit({})).result(timeout=LONG_S)
     assert report["findings"] == []
 
 
 @asynccontextmanager
-async def said(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
+async def output(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
     """The exit code of a `coord agent` that ends by itself, and what it wrote."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "coord.cli", "agent", *arguments,
@@ -279,16 +279,19 @@ async def said(*arguments: str) -> AsyncIterator[tuple[int | None, str]]:
     [
         ("--capability x -- ./missing", "coord: program ./missing does not exist\n"),
         ("--capability x -- /etc/passwd", "coord: program /etc/passwd is not executable; chmod +x /etc/passwd\n"),
-        ("-- cat", "coord: say what the program can do: --capability NAME (as often as needed), or --task-type NAME\n"),
+        ("-- cat", "coord: the agent has no capability; give --capability NAME (repeatable), or --task-type NAME\n"),
         ("--capability x --id a/b -- cat", "coord: agent_id must be 1 to 128 characters"),
-        ("--capability x --label zone -- cat", "coord: --label 'zone' is not NAME=VALUE, such as --label zone=eu\n"),
+        (
+            "--capability x --label zone -- cat",
+            "coord: --label must be NAME=VALUE, such as --label zone=eu, got 'zone'\n",
+        ),
         ("--capability x --redis-url http://h -- cat", "coord: --redis-url 'http://h' is not a Redis URL"),
         ("--capability x --type none -- cat", "'none' is not one of 'coordinator', 'worker'"),
     ],
 )
 async def test_what_is_wrong_is_said_in_one_line(arguments: str, says: str) -> None:
     """At the start, with exit code 2 and the next step."""
-    async with said(*arguments.split()) as (code, out):
+    async with output(*arguments.split()) as (code, out):
         assert code == 2
         assert says in out
         assert "Traceback" not in out
@@ -300,7 +303,7 @@ async def test_a_second_signal_ends_it_at_once_and_its_programs(fleet: Fleet) ->
     await fleet.submit({})
     await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
     agent.process.terminate()
-    await wait_until(lambda: "agent.draining" in agent.said, "it drains", LONG_S)
+    await wait_until(lambda: "agent.draining" in agent.output, "it drains", LONG_S)
     agent.process.terminate()
     assert await agent.ended() == 128 + signal.SIGTERM
     await agent.no_programs()

@@ -37,7 +37,7 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_what_is_typed_prints_what_is_said(fleet: Fleet, interpreter: None) -> None:
     """In the document's order; three dots stand for anything."""
-    said: list[str] = []
+    result: list[str] = []
     agents = 0
     for words, printed in lines():
         assert words[0] == "coord"
@@ -51,6 +51,6 @@ async def test_what_is_typed_prints_what_is_said(fleet: Fleet, interpreter: None
         )  # fmt: skip
         out, _ = await asyncio.wait_for(process.communicate(), LONG_S)
         if not fnmatch.fnmatchcase(out.decode(), printed.replace("[", "[[]").replace("…", "*")):
-            said.append(f"{shlex.join(words)}\n{out.decode()}instead of\n{printed}")
-    assert said == []
+            result.append(f"{shlex.join(words)}\n{out.decode()}instead of\n{printed}")
+    assert result == []
     assert agents == 3

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from coord import __version__
-from coord.cli import worker_warnings
-from coord.cli.worker_warnings import warnings
+from coord.cli import ps
+from coord.cli.ps import worker_warnings
 from coord.embedded import EmbeddedServer
 from coord.models.workers import StreamBacklog, WorkerRecord, WorkersReport
 from coord.queries import WorkersSnapshot
-from tests.living import LIMIT_S, Living, Said, living, run_coord
+from tests.living import LIMIT_S, CommandResult, Living, living, run_coord
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
@@ -37,26 +37,30 @@ def lives(server: EmbeddedServer) -> Iterator[Living]:
         async def are_there() -> bool:
             return int(await found.cell.redis.exists(*workers)) == len(workers)
 
-        found.until(are_there, "the workers have said that they are there")
+        found.until(are_there, "the workers have published their presence")
         yield found
 
 
 @pytest.fixture
-def coord(lives: Living, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+def coord(
+    lives: Living, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., CommandResult]:
     """Runs a command on the cell."""
     return lambda *arguments: run_coord(capsys, monkeypatch, *arguments, *lives.options)
 
 
-def test_a_cell_that_is_well(lives: Living, coord: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each worker with what it has handled, once it has said so; no warning, exit code 0."""
-    monkeypatch.setattr(worker_warnings, "WAITED_MS", 60_000)  # a busy machine is slow, not ill
-    monkeypatch.setattr(worker_warnings, "STILL_MS", 60_000)
+def test_a_cell_that_is_well(
+    lives: Living, coord: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker with the number of entries that it has handled; no warning, exit code 0."""
+    monkeypatch.setattr(ps, "LATE_MS", 60_000)  # a busy machine is slow, not ill
+    monkeypatch.setattr(ps, "STUCK_MS", 60_000)
 
-    async def said() -> bool:
+    async def has_rate() -> bool:
         per_s = await lives.cell.redis.hget(lives.cell.keys.worker("registry", "registry-1"), "per_s")
         return float(per_s or 0) > 0
 
-    lives.until(said, "the registry has told how fast it handles heartbeats")
+    lives.until(has_rate, "the registry has published its rate")
     found = coord("ps", "--json")
     assert (found.code, found.err) == (0, "")
     picture = msgspec.json.decode(found.out, type=WorkersReport)
@@ -71,7 +75,7 @@ def test_a_cell_that_is_well(lives: Living, coord: Callable[..., Said], monkeypa
     assert picture.warnings == []
 
 
-def test_the_screen(coord: Callable[..., Said]) -> None:
+def test_the_screen(coord: Callable[..., CommandResult]) -> None:
     """A table that a person can read."""
     found = coord("ps")
     header, *rows = found.out.splitlines()
@@ -87,10 +91,10 @@ def test_a_cell_without_workers(
     """Every kind that is missing is named, with what it leaves undone and how to start one; exit code 1."""
     found = run_coord(capsys, monkeypatch, "ps", "--redis-url", server.url, "--namespace", namespace)
     first, memory = found.out.splitlines()
-    assert (found.code, first) == (1, "no worker is there")
+    assert (found.code, first) == (1, "no workers are running")
     assert memory.startswith("memory: ")
     registry, distributor, router = found.err.splitlines()
-    no = "warning: no {0} is there, so {1} wait; start one: coord worker {0}"
+    no = "warning: no {0} is running, so {1} wait; start one: coord worker {0}"
     assert registry == no.format("registry", "registrations and heartbeats")
     assert distributor == no.format("distributor", "submitted tasks and results")
     assert router == no.format("router", "messages")
@@ -127,17 +131,17 @@ def _backlog(length: int, waited_ms: int) -> StreamBacklog:
 )
 def test_a_stream_in_which_entries_wait(before: int, way: str) -> None:
     """How many, for how long, and which way it goes."""
-    (told,) = warnings(_presence(_backlog(6_000, 65_000)), _presence(_backlog(before, 64_000)))
-    assert told.startswith("in:messages:low: 6,000 entries wait, the oldest for 1 min 5 s, ")
-    assert way in told
+    (text,) = worker_warnings(_presence(_backlog(6_000, 65_000)), _presence(_backlog(before, 64_000)))
+    assert text.startswith("in:messages:low: 6,000 entries wait, the oldest for 1 min 5 s, ")
+    assert way in text
 
 
 def test_what_is_handled_in_time_is_no_backlog() -> None:
     """A full stream is work; only one that waits is a warning."""
-    assert warnings(_presence(_backlog(6_000, 100))) == []
+    assert worker_warnings(_presence(_backlog(6_000, 100))) == []
 
 
 def test_a_worker_that_stands_still() -> None:
     """Its presence goes on, its loop does not."""
-    (told,) = warnings(_presence(_backlog(0, 0), progress_at=NOW - 60_000))
-    assert told == "r1 (pid 7 on h) has not come round for 1 min 0 s; its own log says why"
+    (text,) = worker_warnings(_presence(_backlog(0, 0), progress_at=NOW - 60_000))
+    assert text == "r1 (pid 7 on h) has made no progress for 1 min 0 s; see its log"

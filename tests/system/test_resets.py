@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from redis.exceptions import ResponseError
 
 from coord import Client
 from coord.aio import cancel_and_wait
@@ -19,6 +18,7 @@ from coord.models.tasks import TaskState
 from tests.http import HttpCaller
 from tests.ports import unused_port
 from tests.processes import NAMESPACE, House, Process, house
+from tests.system.failing_disk import accept_writes, refuse_writes
 from tests.system.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.system.gateway_house import PATIENT, gateway, lone_gateway
 from tests.waiting import wait_until
@@ -131,31 +131,6 @@ def test_a_client_s_calls_end_well_or_say_that_redis_is_away(tmp_path: Path) -> 
         runner.run(work())
 
 
-async def refuse_writes(at: House) -> None:
-    """Let the server's snapshots fail, as on a full disk: it refuses every write, and PING."""
-    name = (await at.redis.config_get("dbfilename"))["dbfilename"]
-    place = at.server.data_dir / str(name)
-    place.unlink(missing_ok=True)
-    place.mkdir()
-    await at.redis.config_set("save", "3600 1")
-    await at.redis.execute_command("BGSAVE")
-
-    async def refuses() -> bool:
-        try:
-            await at.redis.ping()
-        except ResponseError as error:
-            return str(error).startswith("MISCONF")
-        return False
-
-    await wait_until(refuses, "it refuses writes")
-
-
-async def accept_writes(at: House) -> None:
-    """Undo it."""
-    await at.redis.config_set("save", "")
-    (at.server.data_dir / str((await at.redis.config_get("dbfilename"))["dbfilename"])).rmdir()
-
-
 async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: House, proxy: FaultyProxy) -> None:
     """The first request as well, every time."""
     for kind in ("registry", "distributor"):
@@ -173,13 +148,13 @@ async def test_a_gateway_finds_a_server_that_refuses_writes_or_resets_at_first(a
     """A server with a failing disk answers even PING with MISCONF; when it is well again, so is the gateway."""
     await at.worker("registry")
     await at.agent("a0")
-    await refuse_writes(at)
+    await refuse_writes(at.server, at.redis)
     http = HttpCaller(unused_port())
     process = await lone_gateway(at, http, COORD_REDIS_URL=proxy.url, **PATIENT)
     assert not await http.is_ready()
     async with resetting(proxy, every_s=0.02):
         await asyncio.sleep(0.5)
-    await accept_writes(at)
+    await accept_writes(at.server, at.redis)
     await wait_until(http.is_ready, "the gateway has found Redis", 30)
     assert (await http.get("/agents/a0")).status == 200
     assert_unharmed(process)

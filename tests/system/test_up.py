@@ -39,11 +39,13 @@ async def test_it_starts_everything_and_ends_everything(start: Start) -> None:
     assert not runs(server.pid)
     assert not server.socket_path.exists()
     assert not Settings().endpoint_path.exists()
-    assert [part for part in ("durability", "AOF, fsync every second", "ending", "ended") if part not in up.said] == []
+    assert [
+        part for part in ("durability", "AOF, fsync every second", "ending", "ended") if part not in up.output
+    ] == []
 
 
 async def test_as_many_of_each_as_asked(start: Start) -> None:
-    """The numbers are options; a namespace is announced with the place, and whoever finds the place is in it."""
+    """The numbers are options; the endpoint file also contains the namespace, which clients then use."""
     up = start("--registries", "2", "--distributors", "3", "--routers", "0", "--namespace", "cell-2")
     endpoint = await up.announced()
     await wait_until(lambda: len(up.workers()) == 5, "all workers run")
@@ -51,7 +53,7 @@ async def test_as_many_of_each_as_asked(start: Start) -> None:
         "distributor-1", "distributor-2", "distributor-3", "registry-1", "registry-2",
     ]  # fmt: skip
     assert endpoint.namespace == "cell-2"
-    (started,) = up.told("up.started")
+    (started,) = up.events("up.started")
     assert started["warning"] == ["no router here: messages wait unless one runs elsewhere"]
     await accepted(endpoint.url, namespace="cell-2")
     async with Client() as client:
@@ -59,7 +61,7 @@ async def test_as_many_of_each_as_asked(start: Start) -> None:
 
 
 async def test_a_killed_worker_is_started_again(start: Start) -> None:
-    """Under its name, so that it takes up what it had read; and it is said."""
+    """Under its name, so that it takes over the entries that it had read; and it is logged."""
     up = start()
     endpoint = await up.announced()
     name, first = await up.worker("distributor")
@@ -67,7 +69,7 @@ async def test_a_killed_worker_is_started_again(start: Start) -> None:
     first.kill()
     await wait_until(lambda: up.workers().get(name, first).pid != first.pid, "it runs again")
     await accepted(endpoint.url)
-    assert f"{name} (pid {first.pid}) has ended (SIGKILL), starts again in 0.1 s" in up.said
+    assert f"{name} (pid {first.pid}) has ended (killed by SIGKILL); it restarts in 0.1 s" in up.output
 
 
 async def test_a_killed_server_is_started_again(start: Start) -> None:
@@ -79,7 +81,7 @@ async def test_a_killed_server_is_started_again(start: Start) -> None:
     assert before is not None
     workers = {name: process.pid for name, process in up.workers().items()}
     os.kill(before.pid, signal.SIGKILL)
-    await wait_until(lambda: "the Redis server runs again" in up.said, "the server runs again", START_S)
+    await wait_until(lambda: "the Redis server runs again" in up.output, "the server runs again", START_S)
     after = EmbeddedServer.find(up.data)
     assert after is not None
     assert (after.url, after.pid != before.pid) == (before.url, True)
@@ -107,7 +109,7 @@ async def test_killed_it_leaves_no_worker_and_the_next_one_adopts_its_server(sta
     assert read_endpoint(Settings().endpoint_path) is None
     second = start()
     assert (await second.announced()).url == endpoint.url
-    await wait_until(lambda: f"pid {server.pid}, found running" in second.said, "it has said what it found")
+    await wait_until(lambda: f"pid {server.pid}, found running" in second.output, "it has logged the server")
     await accepted(endpoint.url)
     second.process.terminate()
     assert await second.ended() == 0
@@ -134,7 +136,7 @@ async def test_a_server_of_somebody_else_in_the_folder_stays(start: Start, tmp_p
         await up.announced()
         up.process.terminate()
         assert await up.ended() == 0
-        assert "was not started by coord up, so it stays" in up.said
+        assert "keeps running: coord up has not started it" in up.output
         assert running.alive()
     finally:
         running.stop()
@@ -146,9 +148,9 @@ async def test_a_second_one_on_the_same_folder_is_refused(start: Start, tmp_path
     endpoint = await first.announced()
     second = start(COORD_ENDPOINT_FILE=str(tmp_path / "other.json"))
     assert await second.ended() == 2
-    assert second.said == (
-        f"coord: another coord up (pid {first.process.pid}) runs on {first.data}; "
-        "end that one, or choose another folder with --data\n"
+    assert second.output == (
+        f"coord: another coord up (pid {first.process.pid}) uses {first.data}; "
+        "stop it, or choose another folder with --data\n"
     )
     await accepted(endpoint.url)
 
@@ -159,8 +161,8 @@ async def test_an_unfit_server_is_refused(start: Start, tmp_path: Path) -> None:
     try:
         up = start("--redis-url", evicting.url)
         assert await up.ended() == 2
-        assert up.said.startswith("coord: maxmemory-policy is allkeys-lru")
-        assert up.said.count("\n") == 1
+        assert up.output.startswith("coord: maxmemory-policy is allkeys-lru")
+        assert up.output.count("\n") == 1
         assert not Settings().endpoint_path.exists()
     finally:
         evicting.stop()
@@ -176,15 +178,15 @@ async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     worker.suspend()
     await wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, "it hangs")
     up.process.send_signal(signal.SIGINT)
-    await wait_until(lambda: "ending: " in up.said, "it has heard")
+    await wait_until(lambda: "stopping: " in up.output, "it has heard")
     up.process.send_signal(signal.SIGINT)
     assert await up.ended() == 130
-    assert f"{name} (pid {worker.pid}) was killed" in up.said
+    assert f"{name} (pid {worker.pid}) was killed" in up.output
     assert not runs(server.pid)
 
 
 async def test_it_ends_with_the_process_that_started_it(start: Start) -> None:
-    """--watch-stdin: the pipe closes with whoever holds its other end."""
+    """--watch-stdin: the pipe closes with the process at its other end."""
     up = start("--watch-stdin")
     await up.ready()
     workers = up.workers()
@@ -203,7 +205,34 @@ async def test_a_folder_called_workers_is_not_taken_for_ours(
     monkeypatch.chdir(tmp_path)
     up = start()
     await accepted((await up.announced()).url)
-    assert "not ours" not in up.said
+    assert "not ours" not in up.output
+
+
+async def test_a_package_called_workers_on_the_path_is_not_taken_for_ours(start: Start, tmp_path: Path) -> None:
+    """What a user has on PYTHONPATH for the agents does not hide the workers."""
+    (tmp_path / "mine" / "workers").mkdir(parents=True)
+    (tmp_path / "mine" / "workers" / "__init__.py").write_text("raise SystemExit('not ours')")
+    up = start(PYTHONPATH=str(tmp_path / "mine"))
+    await accepted((await up.ready()).url)
+    assert "not ours" not in up.output
+
+
+@pytest.mark.parametrize("home", ["none", "not ours"])
+async def test_without_a_home_it_works_on_a_folder_that_is_named(start: Start, tmp_path: Path, home: str) -> None:
+    """It logs the address for clients, as no file has it; a random user id has no home, or one like /."""
+    (tmp_path / "sitecustomize.py").write_text("import pwd\ndef no(uid): raise KeyError(uid)\npwd.getpwuid = no\n")
+    without = ("HOME",) if home == "none" else ()
+    up = start(unset=without, PYTHONPATH=str(tmp_path), XDG_RUNTIME_DIR="", HOME="/proc/1")
+    await wait_until(lambda: up.lives() and up.events("up.ready"), "it is ready", START_S)
+    server = EmbeddedServer.find(up.data)
+    assert server is not None
+    (ready,) = up.events("up.ready")
+    assert f"clients and agents connect with COORD_REDIS_URL={server.url}; " in ready["message"]
+    (started,) = up.events("up.started")
+    assert started["announced"].startswith("nowhere: ")
+    await accepted(server.url)
+    up.process.terminate()
+    assert await up.ended() == 0
 
 
 async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) -> None:

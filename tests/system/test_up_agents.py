@@ -8,6 +8,7 @@ import psutil
 
 from coord import Client
 from coord.config import Settings
+from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus
 from tests.coord_up import END_S, START_S, Start, Up, runs
 from tests.waiting import wait_until
@@ -68,9 +69,9 @@ async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_pat
         assert first["says"] == f"hello from {first['by']}"
         assert first["in"] == str(tmp_path / "below")
         psutil.Process(first["pid"]).kill()
-        end = await wait_until(lambda: up.told("process.ended"), "its end is told", START_S)
+        end = await wait_until(lambda: up.events("process.ended"), "its end is logged", START_S)
         assert end[0]["message"].startswith(f"{first['by']} (pid ")
-        await wait_until(lambda: len(up.told("agent.registered", first["by"])) == 2, "it is there again", START_S)
+        await wait_until(lambda: len(up.events("agent.registered", first["by"])) == 2, "it is there again", START_S)
         greeted = await client.submit_many([{"task_type": "greet"}] * 20)
         assert len([await one.result(timeout=START_S) for one in greeted]) == 20
     up.process.terminate()
@@ -96,8 +97,25 @@ async def test_a_file_with_a_slip_starts_nothing(start: Start, tmp_path: Path) -
     file.write_text(FILE.replace("count", "cuont"))
     up = start("--agents", str(file))
     assert await up.ended() == 2
-    assert up.said == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean 'count'?\n"
+    assert up.output == f"coord: {file}: [agents.greeter] cuont: is not a field; did you mean 'count'?\n"
     assert not up.data.exists()
+
+
+async def test_an_agent_that_can_never_start_ends_it(start: Start, tmp_path: Path) -> None:
+    """After five ends with one error the log names program and error; all is ended in order, and the exit code is 1."""
+    (tmp_path / "agents.toml").write_text(
+        "[agents.broken]\ncommand = ['{python}', '-c', 'import no_such_module']\n"
+        "[agents.idle]\ncommand = ['sleep', '600']\n"
+    )
+    up = start("--agents", str(tmp_path / "agents.toml"))
+    assert await up.ended() == 1
+    (given_up,) = up.events("process.gave_up")
+    assert given_up["message"] == (
+        "broken was never ready and has ended 5 times in a row with the same error (exit code 1): "
+        "ModuleNotFoundError: No module named 'no_such_module'; it does not restart, and coord up stops"
+    )
+    assert up.lines()[-1]["event"] == "up.ended"
+    assert EmbeddedServer.find(up.data) is None
 
 
 async def test_a_program_that_knows_nothing_of_coord_works(start: Start, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`coord up` and its gateway: started, told of, and tried again while its port is another's."""
+"""`coord up` and its gateway: started, shown, and restarted while its port is taken."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def get(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 
 async def test_it_answers_when_coord_up_is_ready(start: Start, unused_port: int) -> None:
-    """Its place is told, its lines are in the one log, and it ends with the rest."""
+    """Its URL is shown, its lines are in the log, and it ends with the other processes."""
     up = start("--port", str(unused_port))
     await up.ready()
     status, body = await asyncio.to_thread(get, unused_port, "/health")
     assert (status, body["status"]) == (200, "healthy")
-    (started,) = up.told("up.started")
+    (started,) = up.events("up.started")
     assert started["gateway"] == f"http://127.0.0.1:{unused_port}"
-    (own,) = up.told("gateway.started", "gateway")
+    (own,) = up.events("gateway.started", "gateway")
     assert own["url"] == started["gateway"]
     up.process.terminate()
     assert await up.ended() == 0
@@ -46,32 +46,32 @@ async def test_a_port_in_use_is_said_and_the_gateway_comes_once_it_is_free(start
         why = f"coord: cannot listen on 127.0.0.1 port {port}: Address already in use"
 
         def told_why() -> bool:
-            return any(why in end["message"] for end in up.told("process.ended"))
+            return any(why in end["message"] for end in up.events("process.ended"))
 
-        await wait_until(told_why, "it is said why it dies", START_S)
-        (started,) = up.told("up.started")
+        await wait_until(told_why, "the log has the reason", START_S)
+        (started,) = up.events("up.started")
         assert started["gateway"] == f"not yet: port {port} is taken; --port 0 takes a free one"
-        assert {end["name"] for end in up.told("process.ended")} == {"gateway"}
-        assert up.told("up.ready") == []
+        assert {end["name"] for end in up.events("process.ended")} == {"gateway"}
+        assert up.events("up.ready") == []
     await up.ready()
     status, _ = await asyncio.to_thread(get, port, "/health")
     assert status == 200
 
 
 async def test_another_s_gateway_on_the_port_is_not_taken_for_its_own(start: Start) -> None:
-    """It answers as ours would, so that nobody would notice; ready is not said."""
+    """It responds like ours, so the difference is not visible; ready is not logged."""
     other = start("--port", "0")
     await other.ready()
-    (own,) = other.told("gateway.started", "gateway")
+    (own,) = other.events("gateway.started", "gateway")
     port = own["url"].rpartition(":")[2]
     up = start("--port", port, folder="second", COORD_ENDPOINT_FILE=str(other.log.with_name("second.json")))
-    await wait_until(lambda: len(up.told("worker.started")) == 3, "the workers are there", START_S)
-    await wait_until(lambda: len(up.told("process.ended", "coord")) >= 4, "its gateway has ended often", START_S)
-    assert up.told("up.ready") == []
+    await wait_until(lambda: len(up.events("worker.started")) == 3, "the workers are there", START_S)
+    await wait_until(lambda: len(up.events("process.ended", "coord")) >= 4, "its gateway has ended often", START_S)
+    assert up.events("up.ready") == []
 
 
 async def test_a_free_port_is_waited_for(start: Start) -> None:
-    """The gateway answers on the port that it chose when ready is said."""
+    """The gateway responds on the port that it chose when ready is logged."""
     up = start("--port", "0")
     await up.ready()
     events = [line["event"] for line in up.lines()]

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 
 async def test_piped_every_line_is_an_object_that_says_who_speaks(start: Start) -> None:
-    """What `coord up` says has its sentence, what workers log keeps its fields; all are told apart by ``process``."""
+    """A message of `coord up` has its sentence, lines of workers keep their fields; ``process`` names the process."""
     up = start()
     await up.ready()
     workers = set(up.workers())
@@ -24,12 +24,12 @@ async def test_piped_every_line_is_an_object_that_says_who_speaks(start: Start) 
     assert await up.ended() == 0
     lines = up.lines()
     assert all({"timestamp", "level", "event", "process"} <= line.keys() for line in lines)
-    (ready,) = up.told("up.ready")
+    (ready,) = up.events("up.ready")
     assert ready["message"].startswith("ready: ")
-    (started,) = up.told("up.started")
+    (started,) = up.events("up.started")
     assert (started["data"], set(started["workers"])) == (str(up.data), workers)
     for name in workers:
-        (begun,), (stopped,) = up.told("worker.started", name), up.told("worker.stopped", name)
+        (begun,), (stopped,) = up.events("worker.started", name), up.events("worker.stopped", name)
         assert (begun["name"], stopped["kind"]) == (name, name.partition("-")[0])
     assert {line["process"] for line in lines} == {"coord", *workers}
     assert lines[-1]["event"] == "up.ended"
@@ -59,7 +59,7 @@ async def test_on_a_terminal_a_person_can_read_it(start: Start, tmp_path: Path) 
     for name in workers:
         pattern = rf"\d\d:\d\d:\d\d  {name:<{width}}  worker\.started  kind={name.partition('-')[0]}( .*)?"
         assert [line for line in lines if re.fullmatch(pattern, line)], f"{pattern} in {lines}"
-    assert re.fullmatch(rf"\d\d:\d\d:\d\d  {'coord':<{width}}  ended", lines[-1])
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d  {'coord':<{width}}  stopped", lines[-1])
     assert not [line for line in lines if line.startswith("{")]
 
 
@@ -75,18 +75,18 @@ async def test_a_worker_that_keeps_dying_is_tried_later_and_later_and_it_is_said
         async with Redis.from_url(server.url) as redis:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
             worker.kill()
-            why = "times in a row, its last words: coord: maxmemory-policy is allkeys-lru"
+            why = "times in a row; its last output: coord: maxmemory-policy is allkeys-lru"
 
             def told_why() -> bool:
-                return any(why in end["message"] for end in up.told("process.ended"))
+                return any(why in end["message"] for end in up.events("process.ended"))
 
-            await wait_until(told_why, "it is said why it dies", START_S)
-            first, *others = up.told("process.ended")
+            await wait_until(told_why, "the log has the reason", START_S)
+            first, *others = up.events("process.ended")
             assert (first["code"], {end["code"] for end in others}) == (-9, {2})
             assert {end["name"] for end in (first, *others)} == {name}
             assert max(end["again_in_s"] for end in others) > first["again_in_s"]
             await redis.config_set("maxmemory-policy", "noeviction")
-        await wait_until(lambda: len(up.told("worker.started", name)) == 2, "it works again", START_S)
+        await wait_until(lambda: len(up.events("worker.started", name)) == 2, "it works again", START_S)
     finally:
         server.stop(force=True)
 

@@ -73,7 +73,7 @@ async def test_a_wrong_word_is_named(arguments: list[str], says: str) -> None:
     """Exit code 2, and what is expected."""
     process = await coord_worker(*arguments)
     _, err = await asyncio.wait_for(process.communicate(), START_S)
-    told = " ".join(err.decode().replace("│", " ").split())
+    text = " ".join(err.decode().replace("│", " ").split())
     assert process.returncode == 2
-    assert says in told
-    assert "Traceback" not in told
+    assert says in text
+    assert "Traceback" not in text

@@ -25,14 +25,14 @@ LONG_S = 60.0
 
 
 class Asked:
-    """A task, and the progress that was told of it."""
+    """A task, and its reported progress."""
 
     def __init__(self, payload: Any = None, *, raw: bytes | None = None, task_id: str = "t1") -> None:
         attempt = Attempt(task_id, "0" * 16, 2, lane=0, entry=b"1-1", raw=b"")
         attempt.raw = msgspec.Raw(encode(payload if payload is not None else {}) if raw is None else raw)
         attempt.task_type = "demo"
         self.progress: list[Any] = []
-        self.task = Task(attempt, lambda _attempt, told: self.progress.append(decode_json(told)))
+        self.task = Task(attempt, lambda _attempt, shown: self.progress.append(decode_json(shown)))
 
 
 def limits(

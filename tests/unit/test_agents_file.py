@@ -96,12 +96,12 @@ def test_the_example_is_right() -> None:
     ("content", "says"),
     [
         ("agents = ", "is not TOML: Invalid value (at end of document)"),
-        ("", "describes no agent; expected tables called [agents.NAME]"),
-        ("[agents]", "describes no agent; expected tables called [agents.NAME]"),
-        ("[agent.x]\ncommand = 'cat'", "[agent] is not known; expected tables called [agents.NAME]"),
+        ("", "contains no agent; expected tables named [agents.NAME]"),
+        ("[agents]", "contains no agent; expected tables named [agents.NAME]"),
+        ("[agent.x]\ncommand = 'cat'", "unknown table [agent]; expected tables named [agents.NAME]"),
         ("[agents]\nx = 1", "[agents.x]: expected a table [agents.x] with a command or a program"),
-        ("[agents.x]", "[agents.x]: name a command (an agent that speaks coord) or a program (any other), one of them"),
-        ("[agents.x]\ncommand = 'cat'\nprogram = 'cat'", "[agents.x]: name a command"),
+        ("[agents.x]", "[agents.x]: give either a command (an agent) or a program (any other program)"),
+        ("[agents.x]\ncommand = 'cat'\nprogram = 'cat'", "[agents.x]: give either a command"),
         ("[agents.x]\ncommnd = 'cat'", "[agents.x] commnd: is not a field; did you mean 'command'?"),
         ("[agents.x]\nzzz = 1", "[agents.x] zzz: is not a field; known are command, program, count"),
         ("[agents.x]\ncommand = 7", "[agents.x] command: expected a line of words or a list of them, got 7"),
@@ -109,12 +109,12 @@ def test_the_example_is_right() -> None:
         ("[agents.x]\ncommand = ''", "[agents.x] command: is empty"),
         (
             '[agents.x]\ncommand = "a \'b"',
-            '[agents.x] command: No closing quotation: "a \'b"; a list of words needs no',
+            '[agents.x] command: No closing quotation: "a \'b"; fix the quotes, or write a list',
         ),
         ("[agents.x]\ncommand = 'cat'\ncount = 0", "[agents.x] count: expected int >= 1"),
         ("[agents.x]\ncommand = 'cat'\ncount = 1000", "[agents.x] count: expected int <= 256"),
         ("[agents.x]\ncommand = 'cat'\ncount = '2'", "[agents.x] count: expected int, got str"),
-        ("[agents.x]\ncommand = 'cat'\ncount = 2", "[agents.x] command: 2 processes would be one agent; write {id}"),
+        ("[agents.x]\ncommand = 'cat'\ncount = 2", "[agents.x] command: 2 processes would have the same id; put {id}"),
         ("[agents.x]\ncommand = 'cat'\nenv = { A = 1 }", "[agents.x] env: expected str, got int (at [...])"),
         (
             "[agents.x]\ncommand = 'cat'\nenv = { COORD_CAPACTY = '1' }",
@@ -122,23 +122,29 @@ def test_the_example_is_right() -> None:
         ),
         ("[agents.x]\ncommand = 'cat'\ndrain = 0", "[agents.x] drain: expected float > 0.0"),
         ("[agents.x]\ncommand = 'cat'\nfolder = 'no'", "/no is not a folder"),
-        ("[agents.x]\ncommand = 'cat'\ncapacity = 2", "[agents.x] capacity: is for a program; a command tells"),
-        ("[agents.x]\ncommand = 'no-such-program'", "[agents.x] command: no program 'no-such-program' on PATH"),
-        ("[agents.x]\ncommand = 'ocr.sh'", "[agents.x] command: no program 'ocr.sh' on PATH; for the one in "),
-        ("[agents.x]\ncommand = './no.sh'", "[agents.x] command: there is no file "),
-        ("[agents.x]\nprogram = './notes.txt'", "notes.txt may not be executed; try chmod +x "),
-        ("[agents.x]\nprogram = 'cat'", "[agents.x] capabilities: say what it can do"),
+        ("[agents.x]\ncommand = 'cat'\ncapacity = 2", "[agents.x] capacity: is valid with program only; an agent"),
+        ("[agents.x]\ncommand = 'no-such-program'", "[agents.x] command: program 'no-such-program' is not on PATH"),
+        ("[agents.x]\ncommand = 'ocr.sh'", "[agents.x] command: program 'ocr.sh' is not on PATH; for the one in "),
+        ("[agents.x]\ncommand = './no.sh'", "/no.sh does not exist"),
+        ("[agents.x]\nprogram = './notes.txt'", "notes.txt is not executable; chmod +x "),
+        ("[agents.x]\nprogram = 'cat'", "[agents.x] capabilities: missing; name what the program can do"),
         ("[agents.x]\nprogram = 'cat'\ncapabilities = 'ocr'", "[agents.x] capabilities: expected array, got str"),
-        ("[agents.x]\nprogram = 'cat'\ntype = 'ocr'", "[agents.x] type: 'ocr' is none; expected one of coordinator, "),
+        (
+            "[agents.x]\nprogram = 'cat'\ntype = 'ocr'",
+            "[agents.x] type: 'ocr' is not an agent type; expected one of coordinator, ",
+        ),
         (
             "[agents.x]\nprogram = 'cat'\ncapabilities = ['c']\nload_timeout = 9",
-            "[agents.x] load_timeout: is for a program that is kept: add keep_alive = true, or remove load_timeout",
+            "[agents.x] load_timeout: is valid with keep_alive only; add keep_alive = true, or remove load_timeout",
         ),
-        ("[agents.'a b']\ncommand = 'cat'", "[agents.a b]: the name, which is the agent's id, must be 1 to 128"),
+        (
+            "[agents.'a b']\ncommand = 'cat'",
+            "[agents.a b]: the name of the table, which is the agent's id, must be 1 to 128",
+        ),
         ("[agents.register]\ncommand = 'cat'", "is reserved for a path of the gateway"),
         (
             "[agents.a]\ncommand = 'echo {id}'\ncount = 2\n[agents.a-1]\ncommand = 'cat'",
-            "two agents would be called a-1; rename one of the tables",
+            "two agents have the id a-1; rename one of the tables",
         ),
     ],
 )
@@ -146,10 +152,10 @@ def test_a_slip_is_named_with_its_table_and_field(file: Path, content: str, says
     """One line: which file, where in it, what is expected."""
     with pytest.raises(ConfigError) as error:
         read(file, content)
-    told = str(error.value)
-    assert told.startswith(str(file))
-    assert says in told
-    assert "\n" not in told
+    text = str(error.value)
+    assert text.startswith(str(file))
+    assert says in text
+    assert "\n" not in text
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

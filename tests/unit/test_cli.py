@@ -11,19 +11,19 @@ import psutil
 import pytest
 
 from coord import __version__
-from coord.cli import main, tasks
+from coord.cli import main, submit, tasks
 from coord.config import Settings
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
 from coord.models.tasks import TaskState
 from coord.up import programs, runner
-from coord.up.data_dir import Claim, default_data_dir, refuse_foreign
+from coord.up.data_dir import FolderLock, default_data_dir, refuse_foreign
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
 
-class Said:
+class CommandResult:
     """What a command wrote, and its exit code."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
@@ -32,7 +32,7 @@ class Said:
         self.err = err
 
 
-Coord = Callable[..., Said]
+Coord = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def coord(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("COLUMNS", "120")
 
-    def run(*arguments: str) -> Said:
+    def run(*arguments: str) -> CommandResult:
         monkeypatch.setattr("sys.argv", ["coord", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
         code = ended.value.code
         assert "Traceback" not in err
-        return Said(code if isinstance(code, int) else 1, out, err)
+        return CommandResult(code if isinstance(code, int) else 1, out, err)
 
     return run
 
@@ -61,8 +61,8 @@ def test_version_is_a_command_and_an_option(coord: Coord) -> None:
 
 def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
     """The help names every command."""
-    said = coord()
-    assert [word for word in ("up", "version") if word not in said.out] == []
+    result = coord()
+    assert [word for word in ("up", "version") if word not in result.out] == []
 
 
 @pytest.mark.parametrize(
@@ -87,59 +87,61 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
 )
 def test_a_wrong_word_is_named(coord: Coord, arguments: list[str], says: list[str]) -> None:
     """What is wrong and what is expected, on standard error; nothing is started."""
-    said = coord(*arguments)
-    assert said.code == 2
-    assert [part for part in says if part not in said.err] == []
-    assert said.out == ""
+    result = coord(*arguments)
+    assert result.code == 2
+    assert [part for part in says if part not in result.err] == []
+    assert result.out == ""
 
 
 def test_a_mistyped_setting_is_answered_with_the_nearest(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is started."""
     monkeypatch.setenv("COORD_REDIS_URI", "redis://h")
-    said = coord("up")
-    assert (said.code, said.err) == (2, "coord: COORD_REDIS_URI is not a setting; did you mean COORD_REDIS_URL?\n")
+    result = coord("up")
+    assert (result.code, result.err) == (2, "coord: COORD_REDIS_URI is not a setting; did you mean COORD_REDIS_URL?\n")
 
 
 @pytest.mark.parametrize(
-    ("state", "was_so", "says"),
+    ("state", "was_cancelled", "says"),
     [
         (TaskState.CANCELLED, False, "is cancelled"),
-        (TaskState.CANCELLED, True, "was cancelled already"),
-        (TaskState.RUNNING, False, "is running; its agent was told to stop"),
-        (TaskState.ASSIGNED, False, "is assigned; its agent was told to stop"),
-        (TaskState.COMPLETED, False, "is completed by now"),
-        (None, False, "is to be cancelled"),
+        (TaskState.CANCELLED, True, "was already cancelled"),
+        (TaskState.RUNNING, False, "is running; its agent was asked to stop"),
+        (TaskState.ASSIGNED, False, "is assigned; its agent was asked to stop"),
+        (TaskState.COMPLETED, False, "is completed"),
+        (None, False, "will be cancelled"),
     ],
 )
-def test_what_has_become_of_a_cancel(state: TaskState | None, says: str, *, was_so: bool) -> None:
+def test_what_has_become_of_a_cancel(state: TaskState | None, says: str, *, was_cancelled: bool) -> None:
     """One of the things that it may have come to, not all of them: the record tells which."""
-    assert tasks._outcome(state, was_so=was_so) == says
+    assert tasks._outcome(state, was_cancelled=was_cancelled) == says
 
 
 def test_nobody_answers_at_the_url(coord: Coord, monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
     """It names the place, how long it waited, and what to do; a password is not shown."""
-    monkeypatch.setattr(runner, "GIVEN_LIMIT_S", 0.1)
-    said = coord("up", "--redis-url", f"redis://ann:secret@127.0.0.1:{unused_port}")
-    assert said.code == 2
-    assert f"no usable Redis at redis://ann:***@127.0.0.1:{unused_port} within 0.1 s" in said.err
-    assert "secret" not in said.err
+    monkeypatch.setattr(runner, "EXTERNAL_LIMIT_S", 0.1)
+    result = coord("up", "--redis-url", f"redis://ann:secret@127.0.0.1:{unused_port}")
+    assert result.code == 2
+    assert f"no usable Redis at redis://ann:***@127.0.0.1:{unused_port} within 0.1 s" in result.err
+    assert "secret" not in result.err
 
 
 def test_a_file_where_the_folder_should_be(coord: Coord, tmp_path: Path) -> None:
     """It says which, why, and what to do."""
     (tmp_path / "file").write_text("")
-    said = coord("up", "--data", str(tmp_path / "file"))
-    assert said.code == 2
+    result = coord("up", "--data", str(tmp_path / "file"))
+    assert result.code == 2
     why = "it is a file, not a folder; choose another folder with --data"
-    assert said.err == f"coord: cannot keep data in {tmp_path / 'file'}: {why}\n"
+    assert result.err == f"coord: cannot keep data in {tmp_path / 'file'}: {why}\n"
 
 
 def test_a_folder_full_of_something_else(coord: Coord, tmp_path: Path) -> None:
     """Nothing is put among files that are not coord's; an empty folder and one of coord's own are taken."""
     (tmp_path / "letter.txt").write_text("")
-    said = coord("up", "--data", str(tmp_path))
-    assert said.code == 2
-    assert said.err == f"coord: {tmp_path} is not empty and no data folder of coord; choose another with --data\n"
+    result = coord("up", "--data", str(tmp_path))
+    assert result.code == 2
+    assert (
+        result.err == f"coord: {tmp_path} is not empty and is not a data folder of coord; choose another with --data\n"
+    )
     assert [one.name for one in tmp_path.iterdir()] == ["letter.txt"]
     for name, file in (("empty", None), ("ours", "server.log")):
         (tmp_path / name).mkdir()
@@ -151,10 +153,10 @@ def test_a_folder_full_of_something_else(coord: Coord, tmp_path: Path) -> None:
 
 def test_a_folder_in_use(coord: Coord, tmp_path: Path) -> None:
     """One `coord up` has a folder at a time; the other is named."""
-    claim = Claim(tmp_path / "data")
-    said = coord("up", "--data", str(tmp_path / "data"))
-    assert said.code == 2
-    assert f"another coord up (pid {os.getpid()}) runs on {tmp_path / 'data'}" in said.err
+    claim = FolderLock(tmp_path / "data")
+    result = coord("up", "--data", str(tmp_path / "data"))
+    assert result.code == 2
+    assert f"another coord up (pid {os.getpid()}) uses {tmp_path / 'data'}" in result.err
     claim.release()
 
 
@@ -162,10 +164,10 @@ def test_an_endpoint_file_that_cannot_be_written(coord: Coord, monkeypatch: pyte
     """The server that was started meanwhile is ended again."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COORD_ENDPOINT_FILE", str(tmp_path / "file" / "endpoint.json"))
-    said = coord("up", "--data", str(tmp_path / "data"))
-    assert said.code == 2
-    assert "cannot write the endpoint file" in said.err
-    assert "COORD_ENDPOINT_FILE" in said.err
+    result = coord("up", "--data", str(tmp_path / "data"))
+    assert result.code == 2
+    assert "cannot write the endpoint file" in result.err
+    assert "COORD_ENDPOINT_FILE" in result.err
     assert json.loads((tmp_path / "data" / "up.json").read_text())["server_pid"] is None
 
 
@@ -183,22 +185,22 @@ def test_a_second_one_is_not_started_unannounced(coord: Coord, tmp_path: Path) -
     path = Settings().endpoint_path
     pid = announced_by_another(path, tmp_path / "data")
     before = path.read_text()
-    said = coord("up", "--data", str(tmp_path / "other"))
-    assert said.code == 2
-    assert f"another coord up (pid {pid}, Redis at redis://127.0.0.1:1/0) is announced in {path}" in said.err
-    assert "COORD_ENDPOINT_FILE=/path/to/file coord up" in said.err
+    result = coord("up", "--data", str(tmp_path / "other"))
+    assert result.code == 2
+    assert f"another coord up (pid {pid}, Redis at redis://127.0.0.1:1/0) uses the endpoint file {path}" in result.err
+    assert "COORD_ENDPOINT_FILE=/path/to/file coord up" in result.err
     assert path.read_text() == before
-    assert f"(pid {pid}) runs on {tmp_path / 'data'}" in coord("up", "--data", str(tmp_path / "data")).err
+    assert f"(pid {pid}) uses {tmp_path / 'data'}" in coord("up", "--data", str(tmp_path / "data")).err
 
 
 def test_a_folder_that_was_claimed_can_be_claimed_again(tmp_path: Path) -> None:
     """The claim goes with its holder, and remembers the server that it started."""
-    first = Claim(tmp_path / "data")
+    first = FolderLock(tmp_path / "data")
     with pytest.raises(DataFolderInUse):
-        Claim(tmp_path / "data")
+        FolderLock(tmp_path / "data")
     first.record(4711)
     first.release()
-    second = Claim(tmp_path / "data")
+    second = FolderLock(tmp_path / "data")
     assert second.earlier_server == 4711
     second.release()
 
@@ -240,6 +242,28 @@ def test_workers_names_are_their_own() -> None:
 
 def test_the_help_tells_of_each_argument_in_paragraphs(coord: Coord) -> None:
     """What an argument is stands beside it; a paragraph is as wide as the terminal."""
-    told = coord("dead", "replay", "--help").out
-    assert "As `coord dead list` shows them." in told
-    assert "a task with fresh attempts, a message as if sent now, an entry in its stream." in " ".join(told.split())
+    text = coord("dead", "replay", "--help").out
+    assert "Ids of dead letters, see `coord dead list`." in text
+    assert "a task with new attempts, a message as if sent now, an entry in its stream." in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (
+            r"field 'data': Expected `str` matching regex '^[A-Za-z0-9._@-]{1,128}\Z' - at `$.requirements.agent_id`",
+            "--agent must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -, got 'x y'",
+        ),
+        (
+            "specs[0]: field 'data': Expected `str` of length >= 1 - at `$.requirements.tags[0]`",
+            "--tag must not be empty, got ['']",
+        ),
+        ("specs[0]: field 'data': Expected `float` <= 10.0 - at `$.delay`", "--delay must be float <= 10.0, got 11.0"),
+        ("specs[0]: task_id must be 1 to 128 characters", "--id must be 1 to 128 characters"),
+        ("specs[0]: field 'data': give delay or run_at, not both", "give delay or run_at, not both"),
+    ],
+)
+def test_an_error_of_a_field_names_its_option(message: str, error: str) -> None:
+    """As the user typed it, without the path in the JSON of the fact."""
+    spec = {"requirements": {"agent_id": "x y", "tags": [""]}, "delay": 11.0}
+    assert submit.option_error(message, spec) == error

@@ -146,6 +146,8 @@ def test_too_large() -> None:
         ({"deadline": 5}, "$.deadline"),
         ({"delay": -1}, "$.delay"),
         ({"run_at": "tomorrow"}, "$.run_at"),
+        ({"run_at": "9999-12-31T23:59:59-23:59"}, "run_at 9999-12-31T23:59:59-23:59 is outside the years 1 to 9999"),
+        ({"deadline": "0001-01-01T00:00:00+23:59"}, "deadline 0001-01-01T00:00:00+23:59 is outside the years 1 to"),
         ({"delay": 1, "run_at": "2030-01-01T00:00:00Z"}, "delay or run_at"),
         ({"retry": {"max_attempts": 0}}, "$.retry.max_attempts"),
         ({"retry": {"attempts": 3}}, "attempts"),

@@ -56,6 +56,7 @@ FACTS = [
     ("in:reports", TaskCompleted("t1", LEASE, msgspec.Raw(b"1"), 3)),
     ("in:reports", TasksCompleted((TaskCompleted("t1", LEASE), TaskCompleted("t2", LEASE, msgspec.Raw(b"1"), 3)))),
     ("in:reports", TaskFailed("t1", LEASE, "e", "m", retryable=False)),
+    ("in:reports", TaskFailed("t1", LEASE, "e", "m", detail=msgspec.Raw(b'{"page":13}'))),
     ("in:reports", TaskReleased("t1", LEASE, "why")),
     ("in:requests", TaskCancelRequested("t1", "why")),
     ("in:control:distributor", TaskReplayed("t1")),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from coord import Agent, Client, config
 from coord.config import Settings, live_text, load, to_environ, variable_of
 from coord.errors import ConfigError
+from coord.up.programs import child_environ
 
 
 def test_nothing_set_gives_the_defaults() -> None:
@@ -138,3 +141,65 @@ def test_what_may_not_be_set_live(name: str, value: object, words: str) -> None:
     """The message names the setting, the value and what is expected."""
     with pytest.raises(ConfigError, match=re.escape(words)):
         live_text(name, value)
+
+
+#: What Kubernetes sets in every container for services called coord, coord-gateway and coord-redis.
+SERVICES = {
+    "COORD_SERVICE_HOST": "10.96.0.7",
+    "COORD_SERVICE_PORT": "9001",
+    "COORD_SERVICE_PORT_HTTP": "9001",
+    "COORD_PORT": "tcp://10.96.0.7:9001",
+    "COORD_PORT_9001_TCP": "tcp://10.96.0.7:9001",
+    "COORD_PORT_9001_TCP_PROTO": "tcp",
+    "COORD_PORT_9001_TCP_PORT": "9001",
+    "COORD_PORT_9001_TCP_ADDR": "10.96.0.7",
+    "COORD_GATEWAY_SERVICE_HOST": "10.96.0.8",
+    "COORD_GATEWAY_SERVICE_PORT": "9001",
+    "COORD_GATEWAY_PORT": "tcp://10.96.0.8:9001",
+    "COORD_GATEWAY_PORT_9001_TCP": "tcp://10.96.0.8:9001",
+    "COORD_REDIS_PORT": "udp://10.96.0.9:6379",
+    "COORD_REDIS_PORT_6379_UDP_ADDR": "10.96.0.9",
+    "AITBC_COORDINATOR_PORT": "tcp://10.96.0.8:9001",
+}
+
+
+def test_variables_of_kubernetes_services_are_no_settings() -> None:
+    """They are in every container of a namespace that has a service with such a name, and mean nothing to coord."""
+    assert load(SERVICES) == Settings()
+    assert load(SERVICES | {"COORD_BATCH": "64"}).batch == 64
+
+
+def test_variables_of_services_reach_the_processes_that_coord_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent may look for a service by them; settings come from what this process was asked for alone."""
+    for name, value in (SERVICES | {"COORD_BATCH": "64", "AITBC_LOG_LEVEL": "debug"}).items():
+        monkeypatch.setenv(name, value)
+    environ = child_environ(Settings())
+    assert {name: value for name, value in environ.items() if name.startswith(("COORD_", "AITBC_"))} == SERVICES
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("COORD_PORT", "9001"), ("COORD_SERVICE", "x"), ("COORD_SERVICE_HOSTS", "x"), ("COORD_PORT_TCP", "x")],
+)
+def test_what_only_looks_like_a_service_is_refused(variable: str, value: str) -> None:
+    """A slip of a person is still found."""
+    with pytest.raises(ConfigError, match=f"{variable} is not a setting"):
+        load({variable: value})
+
+
+@pytest.mark.parametrize("make", [Client, lambda: Agent("a")])
+def test_an_unknown_variable_is_a_warning_in_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make: Callable[[], Client | Agent]
+) -> None:
+    """A program of a user runs on; it is warned once for each name. A wrong value is still an error."""
+    monkeypatch.setattr(config, "_warned", set())
+    monkeypatch.setenv("COORD_NAMSPACE", "x")
+    monkeypatch.setenv("COORD_BATCH", "64")
+    assert make().settings == Settings(batch=64)
+    err = capsys.readouterr().err
+    assert "COORD_NAMSPACE is not a setting; did you mean COORD_NAMESPACE?" in err
+    assert make().settings == Settings(batch=64)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("COORD_BATCH", "many")
+    with pytest.raises(ConfigError, match="COORD_BATCH='many'"):
+        make()

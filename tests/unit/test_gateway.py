@@ -21,7 +21,8 @@ from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
 from coord.gateway.body import problem_of
 from coord.gateway.errors import HTTP_ONLY, status_of
-from coord.gateway.idempotency import KeysSeen
+from coord.gateway.idempotency import SeenKeys
+from coord.gateway.schemas import iso
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -148,6 +149,8 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
         ("/tasks/submit", {"task_data": {}, "priority": 1}, ["priority"], "type_error"),
         ("/tasks/submit", {"task_data": {}, "timeout": 0}, ["timeout"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "run_at": "2030-01-01T00:00:00"}, ["run_at"], "value_error"),
+        ("/tasks/submit", {"task_data": {}, "run_at": "9999-12-31T23:59:59-23:59"}, ["run_at"], "value_error"),
+        ("/tasks/submit", {"task_data": {}, "deadline": "0001-01-01T00:00:00+23:59"}, ["deadline"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "retry": {"max": 1}}, ["retry"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "requirements": {"tags": 1}}, ["requirements", "tags"], "type_error"),
         ("/tasks/submit", [1], [], "type_error"),
@@ -175,7 +178,6 @@ async def test_a_priority_that_is_none_is_a_400(http: Caller) -> None:
         b"{",
         b"nonsense",
         b'{"task_data": {"n": NaN}}',
-        b'{"task_data": {"n": 1e999}}',
         b'{"task_data": {"n": "\xff"}}',
         b'{"task_data": {"n": "\\ud800x"}}',
         b'\xef\xbb\xbf{"task_data": {}}',
@@ -188,6 +190,23 @@ async def test_a_priority_that_is_none_is_a_400(http: Caller) -> None:
 async def test_a_body_that_is_no_json_is_a_422(http: Caller, body: bytes) -> None:
     """Whatever it is instead."""
     assert_error(await http.post("/tasks/submit", body=body, headers=JSON), 422, "body_invalid")
+
+
+@pytest.mark.parametrize("number", ["1e999", "7" * 5_000], ids=["large", "digits"])
+async def test_a_number_that_no_agent_can_decode_is_a_422(http: Caller, number: str) -> None:
+    """It is JSON, so the answer says where it is."""
+    body = f'{{"task_data": {{"rows": [{{"rate": {number}}}]}}}}'.encode()
+    answer = await http.post("/tasks/submit", body=body, headers=JSON)
+    (problem,) = assert_error(answer, 422, "payload_invalid")
+    assert problem["msg"].endswith("is out of range")
+    assert answer.json["message"].startswith("task_data.rows[0].rate: the number ")
+
+
+def test_a_moment_of_an_older_record_is_shown_at_the_limit() -> None:
+    """One beyond the years that a datetime has breaks no answer."""
+    assert iso(400_000_000_000_000) == "9999-12-31T23:59:59.999+00:00"
+    assert iso(-90_000_000_000_000) == "0001-01-01T00:00:00.000+00:00"
+    assert iso(1_700_000_000_045) == "2023-11-14T22:13:20.045+00:00"
 
 
 async def test_a_body_must_say_that_it_is_json(http: Caller) -> None:
@@ -226,7 +245,7 @@ async def test_a_key_is_good_for_one_body(http: Caller) -> None:
 def test_keys_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory is bounded."""
     monkeypatch.setattr("coord.gateway.idempotency.KEPT", 2)
-    seen = KeysSeen()
+    seen = SeenKeys()
     for key in "abc":
         seen.check("/x", key, b"1")
     seen.check("/x", "a", b"2")
@@ -255,10 +274,16 @@ async def test_where_others_may_come_any_name_is_good(settings: Settings) -> Non
 
 
 class Silent:
-    """A desk whose Redis never answers."""
+    """A backend with a Redis that never answers."""
 
     def __init__(self) -> None:
         self.asked = 0
+
+    async def write_refusal(self) -> str:
+        """Wait for ever."""
+        self.asked += 1
+        await asyncio.Event().wait()
+        return ""
 
     async def workers(self) -> dict[str, int]:
         """Wait for ever."""
@@ -274,21 +299,21 @@ class Silent:
 
 async def test_health_is_answered_while_redis_is_silent(settings: Settings) -> None:
     """Within the look's own limit, and many who ask make one look."""
-    desk: Any = Silent()
-    async with calling(make_app(desk, settings)) as http:
+    backend: Any = Silent()
+    async with calling(make_app(backend, settings)) as http:
         answers = await asyncio.gather(*(http.get("/health") for _ in range(20)))
     assert {one.status_code for one in answers} == {503}
     assert "no answer" in answers[0].json["checks"]["redis"]["message"]
-    assert desk.asked < len(answers)
+    assert backend.asked < len(answers)
 
 
 async def test_requests_at_once_are_bounded(settings: Settings) -> None:
-    """What is above is told to come back; health is not."""
-    desk: Any = Silent()
+    """Requests above the limit get a 503 with Retry-After; health checks do not count."""
+    backend: Any = Silent()
     few = msgspec.structs.replace(settings, gateway_requests=2)
-    async with calling(make_app(desk, few)) as http:
+    async with calling(make_app(backend, few)) as http:
         held = [asyncio.create_task(http.get("/tasks/t1")) for _ in range(2)]
-        await wait_until(lambda: desk.asked == 2, "two requests are at work")
+        await wait_until(lambda: backend.asked == 2, "two requests are at work")
         assert_error(await http.get("/tasks/t1"), 503, "overloaded")
         assert_error(await http.get("/tasks/t1"), 503, "overloaded")  # refused ones do not count
         assert (await http.get("/health/live")).status_code == 200

@@ -78,7 +78,7 @@ def test_regularity_counts_from_the_registration() -> None:
 
 @pytest.mark.parametrize("late", [0, 1, 250, 499])
 def test_a_beat_on_its_way_is_not_missed(late: int) -> None:
-    """⚠ Just before a beat arrives, regularity is what it was: an agent that beats on time never flickers."""
+    """⚠ Just before a heartbeat arrives, regularity is what it was: an agent that beats on time never flickers."""
     for beats in range(12):
         known = on_time(beats)
         assert score(**known, observed=T0 + beats * INTERVAL + INTERVAL + late) >= 0.87
@@ -122,7 +122,7 @@ def _text(value: object) -> str:
 
 #: The shared parts of the registry's scripts, with a last line that only computes.
 _script = (
-    lua.without_shebang(lua.load("beat")).text.split("local function last_ten")[0]
+    lua.without_shebang(lua.load("heartbeat")).text.split("local function last_ten")[0]
     + """
 local agent = {}
 for i = 9, #ARGV, 2 do

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -112,6 +114,57 @@ def test_a_person_s_traceback_shows_code_and_no_values(capsys: pytest.CaptureFix
     assert 'payload["user"]' in output
     assert "hunter2" not in output
     assert len(output.splitlines()) < 10
+
+
+class Silent:
+    """Its text cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def _endless() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize("kind", ["json", "console", "none", "own"])
+@pytest.mark.parametrize(
+    "value",
+    ["report-\udcff.txt", Silent(), _endless(), 10**5_000, {"\ud800": 1}, {(1,): 2}],
+    ids=["text", "repr", "endless", "digits", "key", "tuple"],
+)
+def test_no_line_can_raise(capsys: pytest.CaptureFixture[str], kind: str, value: object) -> None:
+    """⚠ Whatever its values are: what calls it is the loop that has other work to do."""
+    if kind == "json":
+        configure(Settings(log_format="json"), service="x")
+    elif kind == "console":
+        configure(Settings(log_format="console"), service="x")
+    elif kind == "own":
+        structlog.configure(processors=[_refuse])
+    error = ValueError("page \udcff")
+    get_logger().warning("task.handler_failed", value=value, task_id="t1", exc_info=error)
+    said = capsys.readouterr().err
+    assert "task.handler_failed" in said
+    assert "t1" in said
+    assert r"page \udcff" in said or r"page \\udcff" in said
+
+
+def _refuse(*_args: object) -> str:
+    raise TypeError("a processor of the program's own")
+
+
+def test_a_stream_that_is_not_utf8_takes_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it cannot write is written as escapes; one that is closed takes none, and nothing ends."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    configure(Settings(log_format="console"), service="x")
+    get_logger().info("task.done", text="ü\udcff")
+    sys.stderr.flush()
+    assert rb"\xfc\udcff" in raw.getvalue()
+    sys.stderr.close()
+    get_logger().info("task.done", text="unheard")
 
 
 def test_a_reader_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from coord import errors
 from coord.cli.exit_codes import sentence
 from coord.cli.output import (
-    SHOWN,
+    MAX_SHOWN,
     duration,
     moment,
     shown,
@@ -26,7 +26,7 @@ from coord.terminal import plain
 
 
 @pytest.mark.parametrize(
-    ("ms", "said"),
+    ("ms", "text"),
     [
         (None, ""),
         (0, "0 ms"),
@@ -39,9 +39,9 @@ from coord.terminal import plain
         (183_600_000, "2 d 3 h"),
     ],
 )
-def test_a_length_of_time(ms: float | None, said: str) -> None:
+def test_a_length_of_time(ms: float | None, text: str) -> None:
     """The two largest units that matter."""
-    assert duration(ms) == said
+    assert duration(ms) == text
 
 
 def test_a_moment_is_local_time() -> None:
@@ -61,8 +61,8 @@ def test_a_long_value_is_cut_and_says_so() -> None:
     """The whole is in --json."""
     assert shown({"a": [1, None]}) == '{"a":[1,null]}'
     assert shown(None) == ""
-    assert shown("x" * SHOWN) == "x" * SHOWN
-    assert shown("x" * (SHOWN + 1)) == "x" * SHOWN + f"… ({SHOWN + 1:,} characters; --json shows all)"
+    assert shown("x" * MAX_SHOWN) == "x" * MAX_SHOWN
+    assert shown("x" * (MAX_SHOWN + 1)) == "x" * MAX_SHOWN + f"… ({MAX_SHOWN + 1:,} characters; --json shows all)"
 
 
 def test_a_piped_table_has_its_ids_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,10 +86,10 @@ def test_an_id_stays_whole_on_a_terminal(
     monkeypatch.setenv("NO_COLOR", "1")
     long = "x" * length
     write_table(("task", "why"), [(long, "y" * 200)])
-    said = capsys.readouterr().out
-    assert (long in said) is whole
-    assert (said.count("x"), said.count("y") - 1) == (length, 200)
-    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 80 for line in said.splitlines())
+    result = capsys.readouterr().out
+    assert (long in result) is whole
+    assert (result.count("x"), result.count("y") - 1) == (length, 200)
+    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 80 for line in result.splitlines())
 
 
 def test_a_record_shows_what_has_a_value(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,9 +106,9 @@ def test_json_is_one_line_for_programs(capsys: pytest.CaptureFixture[str]) -> No
     write_json({"a": "ü\n"})
     write_json_line([1])
     write_line("x\ty")
-    said = capsys.readouterr().out.splitlines()
-    assert [msgspec.json.decode(line) for line in said[:2]] == [{"a": "ü\n"}, [1]]
-    assert said[2:] == [r"x\ty"]
+    result = capsys.readouterr().out.splitlines()
+    assert [msgspec.json.decode(line) for line in result[:2]] == [{"a": "ü\n"}, [1]]
+    assert result[2:] == [r"x\ty"]
 
 
 def test_an_error_names_the_next_step() -> None:
@@ -140,8 +140,8 @@ def test_completion(shell: str) -> None:
     environ = {"_COORD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "coord fs", "PATH": ""}
     environ |= {"COMP_WORDS": "coord fs", "COMP_CWORD": "1", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     program = "import sys; sys.argv = ['coord']; from coord.cli import main; main()"
-    told = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)
-    assert "fsck" in told.stdout
+    content = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)
+    assert "fsck" in content.stdout
 
 
 def test_a_command_that_asks_nothing_loads_no_client() -> None:
@@ -151,5 +151,5 @@ def test_a_command_that_asks_nothing_loads_no_client() -> None:
         "slow = ('redis', 'rich', 'uvloop', 'structlog', 'psutil', 'coord.client', 'coord.agent')\n"
         "print([m for m in slow if m in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert told.stdout == "[]\n"
+    content = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert content.stdout == "[]\n"

@@ -75,12 +75,12 @@ def test_a_revision_that_rose_by_others_doing_makes_the_table_stale() -> None:
     planner = planner_of(1)
     planner.define("p1", ONE)
     read(planner, 1)
-    planner.hear(heard(rev=2, raised=1, p1=(4, 9.0)))
+    planner.apply(heard(rev=2, raised=1, p1=(4, 9.0)))
     assert not planner.is_stale
     assert planner.waiting["p1"].length == 4
-    planner.hear(heard(rev=2))
+    planner.apply(heard(rev=2))
     assert not planner.is_stale
-    planner.hear(heard(rev=4, raised=1))
+    planner.apply(heard(rev=4, raised=1))
     assert planner.is_stale
 
 
@@ -88,7 +88,7 @@ def test_a_pool_nobody_knows_makes_the_table_stale() -> None:
     """An answer that names a pool without a definition here: the table has it."""
     planner = planner_of(1)
     read(planner, 1)
-    planner.hear(heard(px=(1, 1.0)))
+    planner.apply(heard(px=(1, 1.0)))
     assert planner.is_stale
     assert planner.unknown == {"px"}
     assert "px" not in planner.waiting
@@ -104,13 +104,13 @@ def test_what_is_about_to_be_admitted_is_planned_in_the_same_round_trip() -> Non
     assert (planner.waiting["p1"].length, planner.waiting["p1"].head) == (3, 40.0)
     placements = planner.plan(10)
     assert [one.pool for one in placements] == ["p1", "p1"]
-    planner.hear(heard(rev=2, raised=1, p1=(3, 40.0)))
+    planner.apply(heard(rev=2, raised=1, p1=(3, 40.0)))
     planner.answered(placements, heard("ASSIGNED", "ASSIGNED", rev=2, loads={"a0": 1, "a1": 1}, p1=(1, 50.0)))
     assert planner.waiting["p1"].left == 1
     assert planner.plan(10) == []
     assert not planner.is_ready()
     assert len(planner.starved_groups()) == 1
-    planner.hear(heard(rev=2, loads={"a1": 0}))
+    planner.apply(heard(rev=2, loads={"a1": 0}))
     assert planner.is_ready()
     assert [one.agent_id for one in planner.plan(10)] == ["a1"]
 
@@ -125,7 +125,7 @@ def test_what_was_refused_is_not_waited_for() -> None:
     planner.answered(placements, heard("EMPTY", "EMPTY", loads={"a0": 0}, p1=(0, 0.0)))
     assert planner.waiting == {}
     assert not planner.is_ready()
-    assert planner.view.seats["a0"].planned == 0
+    assert planner.view.agents["a0"].planned == 0
 
 
 def test_pools_take_turns_in_the_order_of_their_heads() -> None:
@@ -174,7 +174,7 @@ def test_what_cannot_be_served_is_not_looked_at_again(monkeypatch: pytest.Monkey
         assert not planner.is_ready()
         assert in_order(planner) == []
         planner.answered([one], heard("ASSIGNED", loads={"a0": 1}, p1=(0, 0.0)))
-        planner.hear(heard(loads={"a0": 0}))
+        planner.apply(heard(loads={"a0": 0}))
         assert planner.starved_groups() == []
     assert looks <= 10
     planner.view.update(["m"], {"m": FleetAgent(agent_id="m", agent_type="worker", labels={"zone": "mars-7"})})
@@ -194,7 +194,7 @@ def test_pools_of_full_agents_return_when_one_has_room() -> None:
     assert not planner.is_ready()
     assert len(planner.starved_groups()) == 2
     assert in_order(planner) == []
-    planner.hear(heard(loads={"a0": 1}))
+    planner.apply(heard(loads={"a0": 1}))
     assert planner.is_ready()
     assert [one.pool for one in planner.plan(10)] == ["p1"]
 
@@ -204,7 +204,7 @@ def test_a_pool_of_which_nothing_is_left_is_passed_over() -> None:
     planner = planner_of(3)
     read(planner, 1, ("p1", ONE, 3, 1.0))
     (one,) = planner.plan(1)
-    planner.hear(heard(p1=(1, 1.0)))
+    planner.apply(heard(p1=(1, 1.0)))
     assert not planner.is_ready()
     read(planner, 1, ("p1", ONE, 1, 1.0), ("p2", ONE, 1, 2.0))
     assert [two.pool for two in planner.plan(10)] == ["p2"]
@@ -217,7 +217,7 @@ def test_lines_and_order_stay_short() -> None:
     planner = planner_of(0)
     read(planner, 1, *((f"p{number}", (ONE, TWO)[number % 2], 1, 1.0) for number in range(20)))
     for number in range(5_000):
-        planner.hear(TaskBatch([], {}, {f"p{number % 20}": (1, float(number % 977))}, 1, 0))
+        planner.apply(TaskBatch([], {}, {f"p{number % 20}": (1, float(number % 977))}, 1, 0))
     assert len(planner._order) < 200
     assert sum(len(group.line) for group in {one.group for one in planner.waiting.values()}) < 200
 
@@ -320,7 +320,7 @@ def test_slots_that_the_same_round_trip_makes_free_are_planned_on() -> None:
     (again,) = planner.plan(10)
     assert again.agent_id == ended.agent_id
     planner.room_answered(room)
-    planner.hear(heard(loads={ended.agent_id: 0}))
+    planner.apply(heard(loads={ended.agent_id: 0}))
     planner.answered([again], heard("ASSIGNED", loads={ended.agent_id: 1}, p1=(6, 1.0)))
     assert not planner.is_ready()
     assert not planner.expect_room([ended.lease])  # its end was told once
@@ -334,7 +334,7 @@ def test_slots_of_a_round_trip_that_failed_are_not_free() -> None:
     planner.answered([first], heard("ASSIGNED", loads={"a0": 1}, p1=(8, 1.0)))
     planner.room_answered(planner.expect_room([first.lease]))
     assert not planner.is_ready()
-    planner.hear(heard(loads={"a0": 0}))
+    planner.apply(heard(loads={"a0": 0}))
     assert planner.is_ready()
 
 

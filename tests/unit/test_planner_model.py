@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
     def hear(self, loads: dict[str, int]) -> None:
         """True loads are read."""
         self.take_over_loads(loads)
-        self.view.hear(loads)
+        self.view.apply_loads(loads)
 
     @rule(agent=st.sampled_from(AGENTS), count=st.integers(-2, 2))
     def free(self, agent: str, count: int) -> None:
@@ -292,14 +292,14 @@ class Machine(RuleBasedStateMachine):
             self.planner.define(name, definition)
         known = self.model.pools.setdefault(name, ModelPool(definition, 0, 0.0))
         known.length, known.head, known.is_read = length, head, True
-        self.planner.hear(TaskBatch([], {}, {name: (length, head)}, 1, 0))
+        self.planner.apply(TaskBatch([], {}, {name: (length, head)}, 1, 0))
 
     @precondition(lambda self: self.steps % 4 == 1)
     @rule(name=POOL)
     def end_pool(self, name: str) -> None:
         """An answer says that no task waits in a pool any more."""
         self.take_over_pool(name, 0, 0.0)
-        self.planner.hear(TaskBatch([], {}, {name: (0, 0.0)}, 1, 0))
+        self.planner.apply(TaskBatch([], {}, {name: (0, 0.0)}, 1, 0))
 
     @precondition(lambda self: self.steps % 4 == 2)
     @rule(name=POOL)
@@ -418,8 +418,8 @@ class Machine(RuleBasedStateMachine):
         in_use = {self.planner.waiting[name].group for name in self.model.pools}
         assert len(self.view._groups) <= len(in_use) + view_module.GROUPS_KEPT
         assert sum(map(len, self.view._watching.values())) == len(self.view._groups)
-        for seat in self.view.seats.values():
-            assert set(seat.groups) <= set(self.view._groups.values())
+        for state in self.view.agents.values():
+            assert set(state.groups) <= set(self.view._groups.values())
 
     def teardown(self) -> None:
         """Whatever happened before, all that can be served now is."""

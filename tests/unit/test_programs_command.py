@@ -8,7 +8,7 @@ import pytest
 
 from coord.agent.task import NonRetryable
 from coord.errors import ConfigError
-from coord.programs.arguments import Arguments
+from coord.programs.command import Arguments
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_place_is_filled_with_its_field(words: list[str], payload: Any, filled
         ([1], "payload_invalid", "must be an object, not an array"),
         (7, "payload_invalid", "must be an object, not a number"),
         ({"lang": "-rf"}, "field_invalid", "field 'lang' begins with a dash"),
-        ({"lang": "a\0b"}, "field_invalid", "field 'lang' holds a null character"),
+        ({"lang": "a\0b"}, "field_invalid", "field 'lang' contains a null character"),
     ],
 )
 def test_what_cannot_be_an_argument_fails_the_task_for_good(payload: Any, code: str, says: str) -> None:
@@ -53,7 +53,7 @@ def test_what_cannot_be_an_argument_fails_the_task_for_good(payload: Any, code: 
 @pytest.mark.parametrize(
     ("program", "words", "says"),
     [
-        ("program", ["x", "{"], "argument 2 '{': '{' begins or ends no field's name; write '{{'"),
+        ("program", ["x", "{"], "argument 2 '{': '{' is not part of a placeholder; write '{{'"),
         ("program", ["}"], "write '}}'"),
         ("program", ["{}"], "write '{{'"),
         ("program", ["{a.b}"], "write '{{'"),

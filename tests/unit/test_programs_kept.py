@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+import structlog.testing
 import uvloop
 from msgspec import Raw
 
@@ -48,7 +50,7 @@ def plain(result: Any) -> Any:
 
 
 async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None:
-    """It is told id, type, payload (in one line, however it was submitted) and attempt."""
+    """It gets id, type, payload (on one line, however it was submitted) and attempt."""
     async with kept(*program(tmp_path)) as programs:
         say = "say(task_id=me, result=[os.getpid(), task])"
         first = plain(await programs.handle(Asked({"do": say}, task_id="one").task))
@@ -65,9 +67,27 @@ async def test_one_process_does_one_task_after_the_other(tmp_path: Path) -> None
     [
         ("say(task_id=me, error={})", Retryable, "program_failed", ""),
         ("say(task_id=me, error=dict(message='no', code='bad_page', retryable=False))", NonRetryable, "bad_page", "no"),
-        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "does not fit"),
+        ("say(task_id=me, error=dict(code='bad', detail=[1]))", Retryable, "bad", ""),
+        ("say(task_id=me, error='boom')", NonRetryable, "answer_invalid", "is invalid"),
         ("say(task_id=me)", NonRetryable, "answer_invalid", "none of result, error, release and progress"),
         ("say(task_id=me, error=dict(message=7))", NonRetryable, "answer_invalid", "$.error.message"),
+        (
+            "say(task_id=me, result=float('nan'))",
+            NonRetryable,
+            "answer_invalid",
+            "answer.result: nan is not a JSON number",
+        ),
+        ("say(task_id=me, result=[1, float('inf')])", NonRetryable, "answer_invalid", "answer.result[1]: inf is not"),
+        ("say(task_id=me, result='\\ud800')", NonRetryable, "answer_invalid", '"result": "\\ud800"'),
+        ('print(\'{"task_id": "\' + me + \'", "result": \', flush=True)', NonRetryable, "answer_invalid", "with: {"),
+        (
+            "print(json.dumps(dict(task_id=me, result=1), indent=2), flush=True)",
+            NonRetryable,
+            "answer_invalid",
+            "with: ",
+        ),
+        ("print(dict(task_id=me, result=1), flush=True)", NonRetryable, "answer_invalid", "with: {'task_id': 't1'"),
+        ("say(result=1)", NonRetryable, "answer_invalid", "field `task_id`; the line begins with: {"),
         ("print('x' * 2_000_000, flush=True)", NonRetryable, "result_too_large", "a line of more than 1048576 bytes"),
     ],
 )
@@ -79,6 +99,7 @@ async def test_it_says_how_a_task_failed(tmp_path: Path, do: str, raised: type[A
             await programs.handle(Asked({"do": do}).task)
         assert caught.value.code == code
         assert message in caught.value.message
+        assert caught.value.detail == (Raw(b"[1]") if code == "bad" else None)
         after = plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid())"}).task))
         assert before == after
 
@@ -115,8 +136,43 @@ async def test_noise_is_passed_over(tmp_path: Path) -> None:
             assert plain(await programs.handle(Asked({"n": number, "do": do}).task)) == number
 
 
+async def test_progress_that_cannot_be_read_fails_no_task(tmp_path: Path) -> None:
+    """It is passed over, or left out where it is JSON that nobody can decode."""
+    odd = '{"task_id": "t1", "progress": 1e999}'
+    do = f"say(task_id=me, progress=float('nan'))\nprint({odd!r})\nsay(task_id=me, result=1)"
+    asked = Asked({"do": do})
+    async with kept(*program(tmp_path)) as programs:
+        assert plain(await programs.handle(asked.task)) == 1
+    assert asked.progress == []
+
+
+async def test_what_is_passed_over_is_logged(tmp_path: Path) -> None:
+    """Each line, so that a program which answers in another way is not silent; the first one says what it is for."""
+    structlog.configure(processors=[])
+    try:
+        with structlog.testing.capture_logs() as logged:
+            async with kept(*program(tmp_path)) as programs:
+                do = "print('one')\nprint('{two')\nprint('three', flush=True)\nsay(task_id=me, result=1)"
+                assert plain(await programs.handle(Asked({"do": do}).task)) == 1
+    finally:
+        structlog.reset_defaults()
+    assert [(one["log_level"], one["line"]) for one in logged if one["event"] == "program.line_passed_over"] == [
+        ("warning", "one"),
+        ("info", "{two"),
+        ("info", "three"),
+    ]
+
+
+async def test_one_that_closes_its_output_is_ended(tmp_path: Path) -> None:
+    """No answer can come from it."""
+    async with kept(*program(tmp_path)) as programs:
+        with pytest.raises(Retryable, match="program_died"):
+            await programs.handle(Asked({"do": "os.close(1)\ntime.sleep(1000)"}).task)
+        assert plain(await programs.handle(Asked({"n": 1}).task)) == {"n": 1}
+
+
 async def test_a_death_fails_the_task_and_the_next_has_another_process(tmp_path: Path) -> None:
-    """Retryably, with how it ended and what it said last."""
+    """Retryably, with the way it ended and its last output."""
     async with kept(*program(tmp_path)) as programs:
         with pytest.raises(Retryable, match=r"program_died: .*: exit code 3: bye"):
             await programs.handle(Asked({"do": "print('bye', file=sys.stderr); sys.exit(3)"}).task)
@@ -178,10 +234,9 @@ async def test_one_may_end_after_each_answer(tmp_path: Path) -> None:
             pids.add(
                 plain(await programs.handle(Asked({"do": "say(task_id=me, result=os.getpid()); sys.exit()"}).task))
             )
-            life = slot._life
 
-            def is_seen(life: asyncio.Future[KeptProcess] = life) -> bool:
-                return not life.done() or life.result().has_exited
+            def is_seen(process: asyncio.Future[KeptProcess] = slot._process) -> bool:
+                return not process.done() or process.result().has_exited
 
             await wait_until(is_seen, "its end is seen", 30)
     assert len(pids) == 8
@@ -222,9 +277,9 @@ async def test_one_that_is_gone_fails_each_task(tmp_path: Path, monkeypatch: pyt
 async def test_a_cancel_ends_it_and_the_next_task_has_another(tmp_path: Path, do: str) -> None:
     """SIGTERM, then SIGKILL; only then has the handler ended."""
     pid = tmp_path / "pid"
-    told = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
+    text = f"open({str(pid)!r}, 'w').write(str(os.getpid()) + chr(10))"
     async with kept(*program(tmp_path), grace_s=0.3) as programs:
-        handling = asyncio.create_task(programs.handle(Asked({"do": f"{told}\n{do}"}).task))
+        handling = asyncio.create_task(programs.handle(Asked({"do": f"{text}\n{do}"}).task))
         await wait_until(lambda: written(pid), "it runs", 30)
         handling.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -37,11 +37,11 @@ while (here / "loading").exists():
 tasks, cancelled = queue.Queue(), set()
 def read():
     for line in sys.stdin:
-        said = json.loads(line)
-        if "cancel" in said:
-            cancelled.add((said["cancel"], said["attempt"]))
+        received = json.loads(line)
+        if "cancel" in received:
+            cancelled.add((received["cancel"], received["attempt"]))
         else:
-            tasks.put(said)
+            tasks.put(received)
     tasks.put(None)
 threading.Thread(target=read, daemon=True).start()
 while (task := tasks.get()) is not None:
@@ -219,9 +219,9 @@ async def test_a_program_over_its_time_is_asked_to_stop_as_well(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"wait_ready": True}, "--wait-ready is for a program that is kept: add --keep-alive"),
-        ({"load_timeout_s": 5.0}, "--load-timeout is for a program that is kept: add --keep-alive"),
-        ({"load_timeout_s": 0.0, "keep_alive": True}, "load timeout must be a finite number of seconds above 0, not 0"),
+        ({"wait_ready": True}, "--wait-ready is valid with --keep-alive only; add --keep-alive"),
+        ({"load_timeout_s": 5.0}, "--load-timeout is valid with --keep-alive only; add --keep-alive"),
+        ({"load_timeout_s": 0.0, "keep_alive": True}, "load timeout must be a finite number of seconds above 0, got 0"),
     ],
 )
 def test_options_that_have_no_effect_are_refused(options: dict[str, Any], why: str) -> None:

@@ -19,9 +19,8 @@ from coord.config import Settings, load
 from coord.errors import ConfigError
 from coord.models.ids import check_id
 from coord.programs import Options, Output, program_agent
-from coord.programs.buffers import Tail
+from coord.programs.buffers import Lines, Tail
 from coord.programs.command import Command
-from coord.programs.lines import Lines
 from coord.programs.outcome import check, result
 from coord.programs.progress import Progress
 from tests.unit.programs_world import Asked, script
@@ -46,9 +45,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:D
 def test_an_exit_code_says_whether_another_try_helps(code: int, raised: type[Any], name: str) -> None:
     """The failure has the code's own name, and the end of standard error."""
     with pytest.raises(raised) as caught:
-        check(code, "it said so")
+        check(code, "no disk")
     assert caught.value.code == name
-    assert caught.value.message.endswith(": it said so")
+    assert caught.value.message.endswith(": no disk")
 
 
 def test_an_end_is_told_in_words() -> None:
@@ -103,7 +102,7 @@ def test_what_is_no_result_fails_for_good(written: bytes, output: Output, says: 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1_000])
 def test_lines_come_whole_however_they_are_cut(size: int) -> None:
-    """A long one is left out and told of once; the last needs no end."""
+    """A long line is dropped and reported once; the last line needs no end."""
     lines: list[bytes] = []
     dropped: list[int] = []
     splitter = Lines(5, lines.append, lambda: dropped.append(len(lines)))
@@ -118,13 +117,13 @@ def test_lines_come_whole_however_they_are_cut(size: int) -> None:
 def test_the_end_of_a_text_is_kept() -> None:
     """The last bytes, marked where something is missing; half a character and bad bytes are replaced or left out."""
     tail = Tail(6)
-    tail.take(b" a\n")
+    tail.feed(b" a\n")
     assert tail.text() == "a"
-    tail.take("bcdeé".encode())
+    tail.feed("bcdeé".encode())
     assert tail.text() == "… bcdeé"
-    tail.take("xxéabcde".encode())
+    tail.feed("xxéabcde".encode())
     assert tail.text() == "… abcde"
-    tail.take(b"yz\xff!")
+    tail.feed(b"yz\xff!")
     assert tail.text() == "… deyz\ufffd!"
 
 
@@ -160,11 +159,11 @@ def test_a_command_is_looked_at_before_anything_starts(tmp_path: Path, monkeypat
     for words, says in {
         (): "name a program to run, after --",
         ("nobody-has-this",): "program nobody-has-this is not on PATH",
-        ("good",): "one in this folder is called ./good",
+        ("good",): "for the one in this folder write ./good",
         ("./missing",): "program ./missing does not exist",
         (str(tmp_path),): "is a folder",
         ("./plain",): "program ./plain is not executable; chmod +x ./plain",
-        ("./naked",): "begin it with one, such as #!/bin/sh",
+        ("./naked",): "add one, such as #!/bin/sh",
     }.items():
         with pytest.raises(ConfigError) as raised:
             Command(words, environ)
@@ -176,8 +175,8 @@ def test_a_command_is_looked_at_before_anything_starts(tmp_path: Path, monkeypat
 def test_its_environment_tells_of_the_task() -> None:
     """Agent, task, type and attempt besides the agent's own; a ``coord`` that it runs takes them for no settings."""
     environ = Command(["cat"], {"PATH": os.environ["PATH"], "COORD_NAMESPACE": "n"}).environ("a", Asked().task)
-    told = {name: value for name, value in environ.items() if name.startswith("COORD_")}
-    assert told == {
+    shown = {name: value for name, value in environ.items() if name.startswith("COORD_")}
+    assert shown == {
         "COORD_NAMESPACE": "n", "COORD_AGENT_ID": "a", "COORD_TASK_ID": "t1", "COORD_TASK_TYPE": "demo",
         "COORD_ATTEMPT": "2", "COORD_PROGRESS_FD": "3",
     }  # fmt: skip
@@ -209,7 +208,7 @@ async def test_a_program_finds_the_settings_of_its_agent(monkeypatch: pytest.Mon
 
 
 async def test_failures_are_logged_briefly() -> None:
-    """With the end of what was said, which says the most."""
+    """With the end of the output, which is the most useful part."""
     agent = program_agent(
         "a", ["sh", "-c", "seq 1000 >&2; exit 1"], Settings(), Options(), capabilities=["c"]
     )  # fmt: skip
@@ -227,8 +226,8 @@ async def test_failures_are_logged_briefly() -> None:
 @pytest.mark.parametrize(
     ("words", "options", "declared", "says"),
     [
-        (["cat"], {}, {}, "say what the program can do: --capability NAME"),
-        (["cat", "{x}"], {"keep_alive": True}, {"capabilities": ["c"]}, "{x} has no value then"),
+        (["cat"], {}, {}, "the agent has no capability; give --capability NAME"),
+        (["cat", "{x}"], {"keep_alive": True}, {"capabilities": ["c"]}, "so {x} has no value"),
         (["cat"], {}, {"capabilities": ["c"], "capacity": 90_000}, "raise it with `ulimit -n "),
         (["cat"], {"timeout_s": float("nan")}, {"capabilities": ["c"]}, "timeout must be a finite number"),
     ],

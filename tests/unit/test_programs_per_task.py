@@ -93,7 +93,7 @@ async def test_a_large_payload_goes_both_ways() -> None:
 
 @pytest.mark.parametrize("code", ["head -c 10485760 /dev/zero", "yes", "trap '' TERM; yes; yes; yes"])
 async def test_too_much_output_fails_and_ends_it(code: str, tmp_path: Path) -> None:
-    """At the limit it is told to end; what comes after is not kept."""
+    """At the limit it gets SIGTERM; further output is not kept."""
     pid = tmp_path / "pid"
     async with each("sh", "-c", f"echo $$ >{pid}; {code}", grace_s=0.2) as programs:
         with pytest.raises(NonRetryable, match=r"result_too_large: .* more than 1048576 bytes"):
@@ -102,7 +102,7 @@ async def test_too_much_output_fails_and_ends_it(code: str, tmp_path: Path) -> N
 
 
 async def test_what_takes_too_long_is_ended() -> None:
-    """With a retryable failure that says what it had said."""
+    """With a retryable failure that contains its output."""
     async with each("sh", "-c", "echo thinking >&2; sleep 1000", timeout_s=0.3) as programs:
         with pytest.raises(Retryable, match=r"timed_out: the program had not ended after 0.3 s"):
             await programs.handle(Asked().task)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coord.programs.guard import Guard
+from coord.programs.reaper import Reaper
 from tests.unit.programs_world import lives, written
 from tests.waiting import wait_until
 
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[2]
 #: An agent that holds a program which ignores SIGTERM and has a child.
 AGENT = """
 import subprocess, sys, time
-from coord.programs.guard import Guard
-guard = Guard(0.2)
+from coord.programs.reaper import Reaper
+reaper = Reaper(0.2)
 code = "trap '' TERM; sleep 1000 & echo $! >child; echo $$ >pid; sleep 1000; sleep 1000"
 program = subprocess.Popen(["sh", "-c", code], start_new_session=True)
-guard.hold(program.pid)
+reaper.add(program.pid)
 ended = subprocess.Popen(["true"], start_new_session=True)
-guard.hold(ended.pid)
-guard.release(ended.pid)
+reaper.add(ended.pid)
+reaper.remove(ended.pid)
 ended.wait()
 open("held", "w").close()
 time.sleep(1000)
@@ -59,24 +59,24 @@ async def test_programs_do_not_outlive_their_agent(tmp_path: Path, number: signa
             await agent.wait()
 
 
-async def test_a_guard_that_is_killed_is_replaced(program: subprocess.Popen[bytes]) -> None:
+async def test_a_reaper_that_is_killed_is_replaced(program: subprocess.Popen[bytes]) -> None:
     """The new one knows what the old one held."""
-    guard = Guard(0.2)
-    guard.hold(program.pid)
-    first = guard.pid
+    reaper = Reaper(0.2)
+    reaper.add(program.pid)
+    first = reaper.pid
     os.kill(first, signal.SIGKILL)
-    await wait_until(lambda: not lives(first), "the guard has ended", 30)
-    guard.hold(999_999_999)
-    guard.release(999_999_999)
-    assert guard.pid != first
-    guard.close()
+    await wait_until(lambda: not lives(first), "the reaper has ended", 30)
+    reaper.add(999_999_999)
+    reaper.remove(999_999_999)
+    assert reaper.pid != first
+    reaper.close()
     assert program.wait(30) == -signal.SIGTERM
 
 
-def test_a_guard_lets_go_of_what_has_ended(program: subprocess.Popen[bytes]) -> None:
+def test_a_reaper_lets_go_of_what_has_ended(program: subprocess.Popen[bytes]) -> None:
     """A group's number may be another's then."""
-    guard = Guard(0.2)
-    guard.hold(program.pid)
-    guard.release(program.pid)
-    guard.close()
+    reaper = Reaper(0.2)
+    reaper.add(program.pid)
+    reaper.remove(program.pid)
+    reaper.close()
     assert program.poll() is None

@@ -9,7 +9,7 @@ import pytest
 from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
 from coord.streams import Entry
 from workers.service import ReceivedFact
-from workers.submissions import submission_of
+from workers.task_facts import submission_of
 
 AT = 2_000_000_000_000
 

@@ -37,10 +37,10 @@ def test_dead_letters_keep_their_ids_whole() -> None:
     """What has no room beside the id goes below it, indented; a row that has nothing there is one line."""
     columns = ("kind", "id", "died", "what", "code", "why")
     died = "2026-11-22 20:46:16.324"
-    told = laid(
+    text = laid(
         columns, (Kind.TASK, UUID, died, "summarize", "handler_failed", WHY), ("entry", "7-0", died, "x", "", "")
     )
-    assert told == [
+    assert text == [
         "kind   id                                    died                     what",
         "    code            why",
         f"task   {UUID}  {died}  summarize",
@@ -64,9 +64,9 @@ def test_workers_keep_their_names_whole() -> None:
 
 def test_what_is_wider_than_the_screen_is_folded() -> None:
     """Nothing of it is lost."""
-    told = laid(("task", "n", "why"), ("x" * 128, "7", ""))
-    assert sum(line.count("x") for line in told) == 128
-    assert told[-1].split() == ["7"]
+    text = laid(("task", "n", "why"), ("x" * 128, "7", ""))
+    assert sum(line.count("x") for line in text) == 128
+    assert text[-1].split() == ["7"]
 
 
 def test_wide_letters_count_twice() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from coord.config import Settings
 from coord.up import log
-from coord.up.log import ConsoleLog, JsonLog, last_words, open_log, read_line
-from coord.up.runner import is_told, sentence_of
-from coord.up.supervisor import Event
+from coord.up.log import ConsoleLog, JsonLog, last_error, open_log, parse_line
+from coord.up.runner import gave_up_sentence, is_logged, sentence_of
+from coord.up.supervisor import ProgramEvent
 
 WORKER = '{"event":"worker.took_over","entries":3,"level":"info","timestamp":"2026-01-31T12:00:00Z","service":"x"}'
 FAILED = '{"event":"tick.failed","level":"error","exception":"Traceback:\\n  x\\nValueError: no"}'
@@ -43,10 +43,10 @@ def objects(speak: Callable[[JsonLog], None]) -> list[dict[str, object]]:
 
 def test_a_worker_s_line_keeps_its_fields_and_gets_its_name() -> None:
     """In JSON one more field, for a person a column."""
-    assert objects(lambda log: log.hear("router-1", WORKER)) == [
+    assert objects(lambda log: log.output("router-1", WORKER)) == [
         {"event": "worker.took_over", "entries": 3, "level": "info", "service": "x", "process": "router-1"}
     ]
-    assert console(lambda log: log.hear("router-1", WORKER)) == ["00:00:00  router-1  worker.took_over  entries=3"]
+    assert console(lambda log: log.output("router-1", WORKER)) == ["00:00:00  router-1  worker.took_over  entries=3"]
 
 
 def test_a_long_line_goes_on_below_its_beginning_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,25 +59,25 @@ def test_a_long_line_goes_on_below_its_beginning_on_a_terminal(monkeypatch: pyte
     monkeypatch.setenv("TERM", "dumb")  # it has 80 columns and no colours
     path = "/a/path/that/is/longer/than/what/is/left" * 2
     for out, lines in (
-        (Terminal(), ["00:00:00  coord  this one is told at", " " * 17 + path, " " * 17 + "the end"]),
-        (io.StringIO(), [f"00:00:00  coord  this one is told at {path} the end"]),
+        (Terminal(), ["00:00:00  coord  this line has the path", " " * 17 + path, " " * 17 + "the end"]),
+        (io.StringIO(), [f"00:00:00  coord  this line has the path {path} the end"]),
     ):
-        ConsoleLog(out, lambda: None).say("x", f"this one is told at {path} the end")
+        ConsoleLog(out, lambda: None).message("x", f"this line has the path {path} the end")
         assert out.getvalue().splitlines() == lines
 
 
 def test_a_line_that_is_no_event_is_an_output() -> None:
     """A traceback, a print, JSON of another kind: nothing is lost, nothing is taken for what it is not."""
     for line in ("Killed", "{broken", '{"event":7}', "[1]", "{" * 100_000):
-        assert objects(lambda log, line=line: log.hear("p", line)) == [  # type: ignore[misc]
+        assert objects(lambda log, line=line: log.output("p", line)) == [  # type: ignore[misc]
             {"event": "output", "level": "info", "process": "p", "text": line}
         ]
-    assert console(lambda log: log.hear("p", "Killed")) == ["00:00:00  p      Killed"]
+    assert console(lambda log: log.output("p", "Killed")) == ["00:00:00  p      Killed"]
 
 
 def test_an_exception_follows_its_line() -> None:
     """A person reads it as it was printed."""
-    assert console(lambda log: log.hear("registry-1", FAILED)) == [
+    assert console(lambda log: log.output("registry-1", FAILED)) == [
         "00:00:00  registry-1  tick.failed",
         "          registry-1    Traceback:",
         "          registry-1      x",
@@ -87,7 +87,7 @@ def test_an_exception_follows_its_line() -> None:
 
 def test_no_program_paints_on_the_terminal() -> None:
     """Escapes are spelt out; brackets are brackets."""
-    (line,) = console(lambda log: log.hear("p", "\x1b[2J[bold]x"))
+    (line,) = console(lambda log: log.output("p", "\x1b[2J[bold]x"))
     assert line == r"00:00:00  p      \x1b[2J[bold]x"
 
 
@@ -96,8 +96,8 @@ def test_what_was_brought_up() -> None:
     rows: dict[str, str | list[str]] = {"redis": "r", "warning": ["w1", "w2"], "workers": ["registry-1", "router-12"]}
 
     def speak(log: log.Log) -> None:
-        log.show("coord 1", rows)
-        log.say("up.ready", "ready", pid=None)
+        log.startup("coord 1", rows)
+        log.message("up.ready", "ready", pid=None)
 
     assert console(speak) == [
         "coord 1", "redis      r", "warning    w1", "warning    w2", "workers    registry-1, router-12",
@@ -116,19 +116,19 @@ def test_the_form_is_chosen_by_the_setting(log_format: str, kind: type[log.Log])
     assert type(open_log(msgspec.structs.replace(Settings(), log_format=log_format), lambda: None)) is kind
 
 
-def test_a_full_disk_ends_nothing_and_a_closed_pipe_is_told_once() -> None:
+def test_a_full_disk_ends_nothing_and_a_closed_pipe_is_logged_once() -> None:
     """Losing lines is no reason to lose work; a reader that went away wants the end."""
     gone: list[bool] = []
     with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
-        JsonLog(full, lambda: gone.append(True)).say("a", "b")
+        JsonLog(full, lambda: gone.append(True)).message("a", "b")
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # what is left in its buffer goes there
     assert gone == []
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
         piped = JsonLog(pipe, lambda: gone.append(True))
-        piped.say("a", "b")
-        piped.say("a", "b")
+        piped.message("a", "b")
+        piped.message("a", "b")
     assert gone == [True]
 
 
@@ -145,29 +145,34 @@ def test_a_full_disk_ends_nothing_and_a_closed_pipe_is_told_once() -> None:
 )
 def test_last_words(line: str, words: str) -> None:
     """An exception's last line, an event with its error, or the line itself."""
-    assert last_words(line) == words
+    assert last_error(line) == words
 
 
 def test_the_line_about_an_end_says_why_once_it_repeats() -> None:
     """The first ends need no explanation: the program's own lines stand above."""
-    event = Event(name="p", what="ended", pid=7, code=1, again_in_s=0.1, ends=1, last_line="no disk")
-    assert sentence_of(event) == "p (pid 7) has ended (exit code 1), starts again in 0.1 s"
+    event = ProgramEvent(name="p", what="ended", pid=7, code=1, again_in_s=0.1, ends=1, last_line="no disk")
+    assert sentence_of(event) == "p (pid 7) has ended (exit code 1); it restarts in 0.1 s"
     repeated = msgspec.structs.replace(event, ends=3)
-    assert sentence_of(repeated).endswith("; it has ended 3 times in a row, its last words: no disk")
+    assert sentence_of(repeated).endswith(". It has ended 3 times in a row; its last output: no disk")
     silent = msgspec.structs.replace(repeated, last_line="")
-    assert sentence_of(silent).endswith("; it has ended 3 times in a row and has said nothing")
-    missing = Event(name="p", what="failed", again_in_s=5, ends=1, reason="not there")
-    assert sentence_of(missing) == "p could not be started (not there), tried again in 5 s"
+    assert sentence_of(silent).endswith(". It has ended 3 times in a row without any output")
+    missing = ProgramEvent(name="p", what="failed", again_in_s=5, ends=1, reason="not there")
+    given_up = msgspec.structs.replace(repeated, what="gave_up", ends=5, again_in_s=None)
+    assert gave_up_sentence(given_up) == (
+        "p was never ready and has ended 5 times in a row with the same error (exit code 1): no disk; "
+        "it does not restart, and coord up stops"
+    )
+    assert sentence_of(missing) == "p could not be started (not there); next try in 5 s"
 
 
 def test_a_program_that_never_works_does_not_fill_the_log() -> None:
-    """Each of its first ends is told, then one in twelve: one a minute at the longest wait."""
-    event = Event(name="p", what="ended", again_in_s=5)
-    told = [ends for ends in range(1, 61) if is_told(msgspec.structs.replace(event, ends=ends))]
-    assert told == [*range(1, 13), 24, 36, 48, 60]
+    """Each of its first ends is logged, then one in twelve: one a minute at the longest wait."""
+    event = ProgramEvent(name="p", what="ended", again_in_s=5)
+    text = [ends for ends in range(1, 61) if is_logged(msgspec.structs.replace(event, ends=ends))]
+    assert text == [*range(1, 13), 24, 36, 48, 60]
 
 
 def test_an_object_without_a_word_for_its_event_is_none() -> None:
     """Only what is shaped like a log line is read as one."""
-    assert read_line('{"event":"a"}') == {"event": "a"}
-    assert read_line('{"other":"a"}') is None
+    assert parse_line('{"event":"a"}') == {"event": "a"}
+    assert parse_line('{"other":"a"}') is None

@@ -44,7 +44,7 @@ def test_what_is_planned_takes_room_until_it_is_answered() -> None:
     assert taken(view) == ["a", "a"]
     view.answered({"a": 2}, {"a": 1})
     assert taken(view) == ["a"]
-    view.hear({"a": 0})
+    view.apply_loads({"a": 0})
     assert taken(view) == ["a"]
 
 
@@ -53,7 +53,7 @@ def test_answers_beyond_what_is_planned_change_nothing() -> None:
     view = view_of(agent("a", load=1))
     view.answered({"a": 1}, {})
     view.answered({"nobody": 1}, {})
-    view.hear({"nobody": 3})
+    view.apply_loads({"nobody": 3})
     assert taken(view) == []
 
 
@@ -80,7 +80,7 @@ def test_an_update_moves_an_agent_between_groups() -> None:
     view.update(["a"], {})
     assert view.group_of(gpu).eligible == set()
     assert taken(view) == ["b"]
-    assert set(view.seats) == {"b"}
+    assert set(view.agents) == {"b"}
 
 
 def test_a_snapshot_forgets_what_was_planned() -> None:
@@ -178,24 +178,24 @@ def test_groups_are_dropped_at_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert view.group_of(pools[0]) is first[0]
     view.group_of(pools[3])
     assert view.group_of(pools[0]) is first[0]
-    assert len(view.seats["a"].groups) == len(view._groups) == 3
+    assert len(view.agents["a"].groups) == len(view._groups) == 3
     assert view.group_of(pools[1]) is not first[1]
     view.update(["a"], {"a": agent("a", rev=2)})
     assert taken(view, pools[1]) == ["a"]
 
 
 def test_everybody_is_asked_about_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More agents than are asked about at once: the longest unheard come first, so that nobody is left out."""
+    """More agents than are read at once: the stalest come first, so that none is left out."""
     now = 100.0
     monkeypatch.setattr("workers.view.time.monotonic", lambda: now)
     view = view_of(*(agent(f"a{number}", load=1) for number in range(10)))
     group = view.group_of(ANY)
-    assert view.unheard([group], 0.05, 4) == []
+    assert view.stale_agents([group], 0.05, 4) == []
     asked: list[str] = []
     for _ in range(3):
         now += 0.06
-        found = view.unheard([group], 0.05, 4)
+        found = view.stale_agents([group], 0.05, 4)
         assert len(found) == 4
         asked += found
-        view.hear(dict.fromkeys(found, 1))
-    assert set(asked) == set(view.seats)
+        view.apply_loads(dict.fromkeys(found, 1))
+    assert set(asked) == set(view.agents)

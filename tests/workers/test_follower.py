@@ -23,17 +23,17 @@ async def test_the_view_follows_every_change(cell: RunningCell) -> None:
     agent = RawAgent(cell.redis, cell.keys, "a0", 1)
     caller = Caller(cell.redis, cell.keys)
     await agent.register()
-    await wait_until(lambda: "a0" in view.seats, "it is seen")
+    await wait_until(lambda: "a0" in view.agents, "it is seen")
     agent.capacity, agent.options = 7, {"capabilities": ("echo",)}
     await agent.register()
-    await wait_until(lambda: view.seats["a0"].agent.capacity == 7, "its capacity is seen")
-    assert view.seats["a0"].agent.capabilities == {"echo"}
+    await wait_until(lambda: view.agents["a0"].agent.capacity == 7, "its capacity is seen")
+    assert view.agents["a0"].agent.capabilities == {"echo"}
     await caller.tell("in:registry", AgentStatusChanged(agent_id="a0", status=AgentStatus.BUSY))
-    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen busy")
+    await wait_until(lambda: not view.agents["a0"].agent.active, "it is seen busy")
     await caller.tell("in:registry", AgentStatusChanged(agent_id="a0", status=AgentStatus.ACTIVE))
-    await wait_until(lambda: view.seats["a0"].agent.active, "it is seen back")
+    await wait_until(lambda: view.agents["a0"].agent.active, "it is seen back")
     await caller.tell("in:registry", AgentDeregistered(agent_id="a0"))
-    await wait_until(lambda: not view.seats["a0"].agent.active, "it is seen gone")
+    await wait_until(lambda: not view.agents["a0"].agent.active, "it is seen gone")
 
 
 async def test_what_a_newcomer_can_is_used_at_once(cell: RunningCell, caller: Caller) -> None:
@@ -50,43 +50,43 @@ async def test_a_log_flushed_under_the_cursor_is_noticed(cell: RunningCell) -> N
     """A change that was told in entries which nobody will ever read is found, though newer ones follow them."""
     await fleet(cell, 3)
     view = view_of(cell)
-    await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
+    await wait_until(lambda: len(view.agents) == 3, "the fleet is seen")
     await _miss_a_change(cell, view, by="del")
-    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen")
+    await wait_until(lambda: view.agents["a1"].agent.capacity == 42, "the change that went unread is seen")
 
 
 async def test_a_log_trimmed_beyond_the_cursor_is_noticed(cell: RunningCell) -> None:
     """The same for entries that were trimmed away before they were read."""
     await fleet(cell, 3)
     view = view_of(cell)
-    await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
+    await wait_until(lambda: len(view.agents) == 3, "the fleet is seen")
     await _miss_a_change(cell, view, by="trim")
-    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change that went unread is seen")
+    await wait_until(lambda: view.agents["a1"].agent.capacity == 42, "the change that went unread is seen")
 
 
 async def test_a_log_rewound_under_the_cursor_is_noticed(cell: RunningCell) -> None:
     """The log is what it was a while ago, as after a fail-over, and so are the records: the view becomes that too."""
     await fleet(cell, 3)
     view = view_of(cell)
-    await wait_until(lambda: len(view.seats) == 3, "the fleet is seen")
+    await wait_until(lambda: len(view.agents) == 3, "the fleet is seen")
     log = cell.keys.of("log:agents")
     earlier = await cell.redis.dump(log)
     assert earlier is not None
     agent = RawAgent(cell.redis, cell.keys, "a1", 42)
     await agent.register()
-    await wait_until(lambda: view.seats["a1"].agent.capacity == 42, "the change is seen")
+    await wait_until(lambda: view.agents["a1"].agent.capacity == 42, "the change is seen")
     pipe = cell.redis.pipeline(transaction=True)
     pipe.hset(cell.keys.agent("a1"), "capacity", 1)
     pipe.restore(log, 0, earlier, replace=True)
     await pipe.execute()
-    await wait_until(lambda: view.seats["a1"].agent.capacity == 1, "the change is not seen any more")
+    await wait_until(lambda: view.agents["a1"].agent.capacity == 1, "the change is not seen any more")
 
 
 async def test_a_row_that_cannot_be_read_does_not_end_the_following(cell: RunningCell) -> None:
     """Whatever a record says, the view goes on following the others once it can be read again."""
     await fleet(cell, 1)
     view = view_of(cell)
-    await wait_until(lambda: "a0" in view.seats, "it is seen")
+    await wait_until(lambda: "a0" in view.agents, "it is seen")
     (worker,) = cell.of_kind("distributor")
     follower = distributor(worker).follower
     changed, raised = follower._changed, 0
@@ -100,9 +100,9 @@ async def test_a_row_that_cannot_be_read_does_not_end_the_following(cell: Runnin
 
     follower._changed = fail_once
     await RawAgent(cell.redis, cell.keys, "a1").register()
-    await wait_until(lambda: "a1" in view.seats, "the next one is seen")
+    await wait_until(lambda: "a1" in view.agents, "the next one is seen")
     await RawAgent(cell.redis, cell.keys, "a2").register()
-    await wait_until(lambda: "a2" in view.seats, "and the one after it")
+    await wait_until(lambda: "a2" in view.agents, "and the one after it")
     assert raised == 2
 
 
@@ -119,4 +119,4 @@ async def _miss_a_change(cell: RunningCell, view: View, *, by: str) -> None:
         pipe.xtrim(log, maxlen=0, approximate=False)
     pipe.xadd(log, {"type": "agent.changed", "agent_id": "a2"})
     await pipe.execute()
-    assert view.seats["a1"].agent.capacity == 1
+    assert view.agents["a1"].agent.capacity == 1

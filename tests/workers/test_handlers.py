@@ -26,15 +26,14 @@ from coord.models.facts import (
     TaskCompleted,
     TaskFailed,
 )
-from coord.models.tasks import Requirements, Retry, TaskRecord, TaskState, TaskSubmitted
+from coord.models.tasks import Requirements, Retry, TaskError, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append
 from tests.ledger import assert_keys_end, assert_ledger
-from workers.cell import WorkerContext
 from workers.distributor import Distributor
 from workers.intake import Intake
 from workers.registry import Registry
 from workers.router import Router
-from workers.service import Service
+from workers.service import Service, WorkerContext
 from workers.transitions import Scripts
 
 
@@ -148,10 +147,26 @@ async def test_the_distributor_tries_a_failed_task_again_and_replays_a_dead_one(
     lease = await assigned(floor, "t2")
     assert await floor.tell("in:reports", TaskFailed("t2", lease, "no_luck", "m", retryable=False)) == ["ok"]
     assert (await floor.task("t2")).state is TaskState.FAILED
+    assert (await floor.task("t2")).error == TaskError("no_luck", "m")
     assert await floor.tell("in:control:distributor", TaskReplayed("t2"), TaskReplayed("t3")) == [
         "ok", "task_not_found",
     ]  # fmt: skip
     assert (await floor.task("t2")).state in {TaskState.QUEUED, TaskState.ASSIGNED}
+
+
+@pytest.mark.parametrize(
+    ("detail", "kept"),
+    [(b'{"page":13}', {"page": 13}), (b'"' + b"x" * 4_096 + b'"', None), (b'{"n":1e999}', None), (b"null", None)],
+    ids=["small", "large", "odd", "none"],
+)
+async def test_a_detail_that_is_large_or_that_nobody_can_decode_is_not_kept(
+    floor: Floor, detail: bytes, kept: object
+) -> None:
+    """It is recorded with every failed task, and read with its error."""
+    lease = await assigned(floor)
+    failed = TaskFailed("t1", lease, "no_luck", "m", retryable=False, detail=msgspec.Raw(detail))
+    assert await floor.tell("in:reports", failed) == ["ok"]
+    assert (await floor.task()).error == TaskError("no_luck", "m", kept)
 
 
 async def test_the_distributor_cancels(floor: Floor) -> None:

@@ -22,9 +22,8 @@ from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
 from tests.workers.raw import Caller, Wire, buried, entries
-from workers.cell import WorkerContext
-from workers.intake import TRIES, Intake, is_passing
-from workers.service import Failure, ReceivedFact, Service, Tick
+from workers.intake import TRIES, Intake, is_transient
+from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext
 from workers.transitions import Scripts
 
 LEASE = "0123456789abcdef"
@@ -195,7 +194,7 @@ class Bench:
         return [fields for _, fields in await entries(self.redis, self.keys.of("dead:in"))]
 
 
-PASSING = [
+TRANSIENT = [
     redis_errors.ConnectionError("lost"),
     redis_errors.TimeoutError("late"),
     redis_errors.BusyLoadingError("loading"),
@@ -217,7 +216,7 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__ + str(error)[:8])
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__ + str(error)[:8])
 async def test_passing_errors_never_count_as_tries(redis: Redis, settings: Settings, error: Exception) -> None:
     """However often the server is away, loading or full while an entry is tried, the entry outlives it."""
     bench = Bench(redis, settings)
@@ -255,8 +254,8 @@ async def test_whoever_tries_an_entry_next_counts_no_passing_error(
 
 def test_what_a_caller_wrote_is_no_passing_error() -> None:
     """Only the server's words make an error pass: a Python error that quotes an entry must not keep it for ever."""
-    assert not is_passing(ValueError("task 'LOADING' is odd"))
-    assert is_passing(redis_errors.ResponseError("LOADING Redis is loading the dataset in memory"))
+    assert not is_transient(ValueError("task 'LOADING' is odd"))
+    assert is_transient(redis_errors.ResponseError("LOADING Redis is loading the dataset in memory"))
 
 
 async def test_a_batch_that_fails_is_handled_one_by_one(redis: Redis, settings: Settings) -> None:
@@ -315,7 +314,7 @@ async def test_an_entry_that_waits_counts_no_try(redis: Redis, settings: Setting
     (entry,) = await Bench(redis, settings).consumer.read_new(10, None)
     for number in range(3 * TRIES):
         bench = Bench(redis, settings, f"w{number}")
-        bench.stub.hold([ReceivedFact(entry, None, "")], ["WAIT"])
+        bench.stub.defer([ReceivedFact(entry, None, "")], ["WAIT"])
         await bench.intake.handle_alone(await bench.consumer.claim_idle(0, 10))
     assert await bench.graves() == []
 

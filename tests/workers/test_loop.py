@@ -28,10 +28,9 @@ from tests.workers.raw import (
     vanish,
     working,
 )
-from workers.cell import WorkerContext
 from workers.loop import FAILURES, Loop
 from workers.router import Router
-from workers.service import Failure, ReceivedFact
+from workers.service import Failure, ReceivedFact, WorkerContext
 
 
 def hang(worker: RunningWorker) -> asyncio.Event:
@@ -98,10 +97,10 @@ async def test_what_goes_wrong_while_it_recovers_is_recovered_from(
         nonlocal resynced
         resynced += 1
         if resynced == 1:
-            worker.loop.service.disturbed()
+            worker.loop.service.request_recovery()
 
     monkeypatch.setattr(worker.loop.service, "resync", resync)
-    worker.loop.service.disturbed()
+    worker.loop.service.request_recovery()
     await wait_until(lambda: resynced >= 2, "it has recovered again")
 
 
@@ -157,7 +156,7 @@ async def test_after_flushall_new_facts_work_within_seconds(cell: RunningCell, c
             await await_state(cell, one.task_id, TaskState.COMPLETED, 5.0)
     (worker,) = cell.of_kind("distributor")
     view = distributor(worker).view
-    await wait_until(lambda: set(view.seats) == {"a0", "a1"}, "ghosts are gone")
+    await wait_until(lambda: set(view.agents) == {"a0", "a1"}, "ghosts are gone")
     await await_quiet(cell)
     await assert_ledger(cell.redis, cell.keys)
 
@@ -247,13 +246,13 @@ async def test_an_entry_weighs_what_it_tells(cell: RunningCell) -> None:
     assert cell.settings.batch == 256
 
     assert [len(one) for one in loop._batches([many] * 10)] == [3, 4, 3]
-    assert loop._fewer == {"in:tasks:low": 4}
+    assert loop._read_limits == {"in:tasks:low": 4}
     assert [len(one) for one in loop._batches([quoting] * 400)] == [200, 200]
-    assert loop._fewer == {}
+    assert loop._read_limits == {}
     assert [len(one) for one in loop._batches([large] * 5 + [broken, many, quoting])] == [3, 5]
-    assert loop._fewer == {"in:reports": 3, "in:tasks:low": 11}
+    assert loop._read_limits == {"in:reports": 3, "in:tasks:low": 11}
     assert loop._batches([]) == []
-    assert loop._fewer == {}
+    assert loop._read_limits == {}
 
 
 async def test_a_backlog_of_lists_does_not_keep_others_from_being_read(cell: RunningCell) -> None:

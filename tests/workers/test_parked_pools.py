@@ -115,8 +115,8 @@ async def test_a_parked_pool_is_served_when_an_agent_gets_healthy(cell: RunningC
     (agent,) = await fleet(cell, 1, heartbeat_interval=60.0)
     await _beat(cell, agent, cpu=0.95, memory=0.95)
     (worker,) = cell.of_kind("distributor")
-    seats = distributor(worker).view.seats
-    await wait_until(lambda: "a0" in seats and seats["a0"].agent.health_score < 0.8, "the drop is seen")
+    agents = distributor(worker).view.agents
+    await wait_until(lambda: "a0" in agents and agents["a0"].agent.health_score < 0.8, "the drop is seen")
     task_id = await park(cell, caller, min_health_score=0.8)
     await _beat(cell, agent, cpu=0.1, memory=0.1)
     await end(cell, task_id, agent)
@@ -147,8 +147,8 @@ async def test_a_parked_pool_is_served_when_the_threshold_falls(cell: RunningCel
     (agent,) = await fleet(cell, 1, heartbeat_interval=60.0)
     await _beat(cell, agent, cpu=0.7, memory=0.7)
     (worker,) = cell.of_kind("distributor")
-    seats = distributor(worker).view.seats
-    await wait_until(lambda: "a0" in seats and seats["a0"].agent.health_score <= 0.9, "the drop is seen")
+    agents = distributor(worker).view.agents
+    await wait_until(lambda: "a0" in agents and agents["a0"].agent.health_score <= 0.9, "the drop is seen")
     await cell.redis.hset(cell.keys.of("settings"), "health_threshold", "0.95")
     await wait_until(lambda: distributor(worker).view.health_threshold == 0.95, "the threshold is read")
     task_id = await park(cell, caller)

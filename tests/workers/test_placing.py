@@ -86,9 +86,9 @@ async def test_a_view_that_takes_the_whole_fleet_for_busy_is_mended(
     await cell.add("distributor")
     agents = await fleet(cell, 10)
     both = [distributor(worker) for worker in cell.of_kind("distributor")]
-    await wait_until(lambda: all(len(one.view.seats) == 10 for one in both), "both see the fleet")
+    await wait_until(lambda: all(len(one.view.agents) == 10 for one in both), "both see the fleet")
     for one in both:
-        one.view.hear({agent.agent_id: 1 for agent in agents})
+        one.view.apply_loads({agent.agent_id: 1 for agent in agents})
     await caller.submit(10)
     await wait_until(lambda: _all_busy(cell, agents), "the fleet is at work")
 
@@ -185,7 +185,9 @@ async def test_absurd_metrics_of_one_agent_stop_nobody(cell: RunningCell, caller
     (worker,) = cell.of_kind("distributor")
     view = distributor(worker).view
     await _beat(cell, cpu=0.7, memory=0.7)  # moves the health, so that the row is read
-    await wait_until(lambda: "a0" in view.seats and view.seats["a0"].agent.outside_load == 1_000_000, "the row is read")
+    await wait_until(
+        lambda: "a0" in view.agents and view.agents["a0"].agent.outside_load == 1_000_000, "the row is read"
+    )
     first = (await caller.submit(requirements=for_agent("a0")))[0].task_id
     await await_state(cell, first, TaskState.ASSIGNED)
     second = (await caller.submit())[0].task_id
@@ -225,7 +227,7 @@ async def test_a_round_trip_that_fails_leaves_nothing_planned(cell: RunningCell,
     object.__setattr__(worker.cell.scripts, "run", fail_thrice)
     await caller.submit(2)
     await wait_until(lambda: _all_busy(cell, agents), "the fleet is at work")
-    await wait_until(lambda: not any(seat.planned for seat in service.view.seats.values()), "nothing is planned")
+    await wait_until(lambda: not any(state.planned for state in service.view.agents.values()), "nothing is planned")
     assert raised == 3
 
 
@@ -270,7 +272,7 @@ async def _all_busy(cell: RunningCell, agents: list[RawAgent]) -> bool:
 
 
 def _health(view: View) -> float:
-    return view.seats["a0"].agent.health_score if "a0" in view.seats else 1.0
+    return view.agents["a0"].agent.health_score if "a0" in view.agents else 1.0
 
 
 async def _beat(cell: RunningCell, **metrics: float) -> None:

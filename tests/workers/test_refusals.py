@@ -51,7 +51,7 @@ async def placed_again(floor: Floor, task_id: str = "t1") -> str | None:
     assert task.state is TaskState.SCHEDULED
     while (await floor.task(task_id)).state is TaskState.SCHEDULED:
         await asyncio.sleep(0.01)
-        await floor.distributor.wake()
+        await floor.distributor.run_alarms()
     await floor.place()
     return (await floor.task(task_id)).agent_id
 

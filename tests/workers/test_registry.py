@@ -126,7 +126,7 @@ async def test_a_loss_waits_behind_older_reports(
     await wait_until(lambda: reads, "the distributor reads losses alone")
     await agent.complete(entries[done.task_id], result="in time")
     await caller.tell("in:registry", AgentDeregistered(agent_id="a0"))
-    await wait_until(lambda: distributor(worker).held, "the loss waits")
+    await wait_until(lambda: distributor(worker).deferred, "the loss waits")
     before = await state(cell, done.task_id)
     assert before is not None
     assert before.state is TaskState.ASSIGNED
@@ -134,7 +134,7 @@ async def test_a_loss_waits_behind_older_reports(
     assert (await await_state(cell, done.task_id, TaskState.COMPLETED)).result == "in time"
     (attempt,) = (await await_state(cell, lost.task_id, TaskState.QUEUED)).attempts
     assert attempt.how == "agent_lost"
-    await wait_until(lambda: not distributor(worker).held, "the loss is done with")
+    await wait_until(lambda: not distributor(worker).deferred, "the loss is done with")
     await await_quiet(cell)
     assert await buried(cell) == []
     await assert_ledger(cell.redis, cell.keys)
@@ -220,8 +220,8 @@ async def test_while_nobody_ticks_nobody_is_lost(cell: RunningCell) -> None:
     assert ticked is not None
     await cell.redis.hset(clock, "ticked_at", int(ticked) - 3_600_000)
     worker = await cell.add("registry")
-    expire = worker.cell.scripts.expire
-    (first,) = await worker.cell.scripts.run(expire())
+    tick_liveness = worker.cell.scripts.tick_liveness
+    (first,) = await worker.cell.scripts.run(tick_liveness())
     assert first.stale == 0
     found = await record(cell)
     assert found is not None

@@ -22,10 +22,9 @@ from tests.workers.raw import (
     Caller,
     pending,
 )
-from workers.cell import WorkerContext
 from workers.loop import Loop
 from workers.router import Router
-from workers.service import Failure, ReceivedFact, end_tasks
+from workers.service import Failure, ReceivedFact, WorkerContext, end_tasks
 from workers.transitions import Call, Scripts
 
 
@@ -103,16 +102,16 @@ async def test_consumers_that_are_gone_and_hold_nothing_are_swept(
     await caller.tell("in:messages:low", MessageSent(message_id="m1", sender_id="s", receiver_id="r"))
     await holder.read_new(1, None)
     await cell.redis.xgroup_createconsumer(key, "router", "gone")
-    present = Scripts.present
+    worker_heartbeat = Scripts.worker_heartbeat
 
     def at_once(self: Scripts, *args: Any) -> Call[list[str]]:
-        call = present(self, *args)
+        call = worker_heartbeat(self, *args)
         call.args[3] = -1  # ms of idleness
         return call
 
-    monkeypatch.setattr(Scripts, "present", at_once)
+    monkeypatch.setattr(Scripts, "worker_heartbeat", at_once)
     scripts = Scripts(cell.redis, cell.keys, cell.settings)
-    await scripts.run(scripts.present("router", "me", {}, CONSUMES["router"]))
+    await scripts.run(scripts.worker_heartbeat("router", "me", {}, CONSUMES["router"]))
     names = {one["name"] for one in await cell.redis.xinfo_consumers(key, "router")}
     assert b"gone" not in names
     assert b"holder" in names
@@ -145,7 +144,7 @@ async def test_a_worker_stops_while_it_cannot_reach_its_server(cell: RunningCell
     away = WorkerContext.open(f"redis://127.0.0.1:{unused_port}", cell.settings)
     loop = Loop(Router(away), "lonely")
     task = asyncio.create_task(loop.run())
-    await wait_until(lambda: loop._disturbances > 2, "it has tried a few times")
+    await wait_until(lambda: loop._recovery_requests > 2, "it has tried a few times")
     loop.stop()
     async with asyncio.timeout(3):
         await task

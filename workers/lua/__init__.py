@@ -1,8 +1,8 @@
-"""Loads the Lua scripts: each file with the shared parts that its ``include`` line names put in front of it.
+"""Loads the Lua scripts: each file, preceded by the shared parts of ``lib`` that it includes.
 
-The shebang stays the first line, for the server reads the script's flags from it. Headers are data as well: a test
-compares the ``moves`` that they declare with ``coord.models.tasks.MOVES``, and another their ``keys`` with what they
-touch.
+An ``include`` line names the parts that a file uses itself; these may include others. The shebang stays the first line,
+because the server reads the script's flags from it. Headers are data as well: tests compare their ``moves`` with
+``coord.models.tasks.MOVES``, their ``keys`` with the keys that the code touches, and their arguments with the code.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import NamedTuple
 
 NAMES = (
     "admit",
-    "audit",
-    "beat",
-    "bury",
     "cancel",
-    "change",
+    "change_status",
+    "check_leases",
     "configure",
+    "dead_letter",
     "deliver",
     "deregister",
     "dispatch",
     "drain",
-    "expire",
-    "forfeit",
-    "present",
+    "heartbeat",
     "purge",
     "reclaim",
+    "reclaim_lease",
     "redeliver",
     "register",
     "relieve",
     "replay",
+    "requeue",
+    "run_alarms",
     "settle",
-    "unbury",
-    "wake",
+    "tick_liveness",
+    "worker_heartbeat",
 )
 
 
@@ -45,30 +45,43 @@ class Source(NamedTuple):
 
     name: str
     text: str
-    sha: str  #: what EVALSHA calls it by
+    sha: str  #: its name for EVALSHA
 
 
 @cache
 def load(name: str) -> Source:
-    """The script ``name`` with its shared parts."""
+    """Return the script ``name``, preceded by the parts that it includes, directly or through other parts."""
     own = _read(f"{name}.lua")
     shebang, body = own.split("\n", 1) if own.startswith("#!") else ("", own)
-    included = re.search(r"^-- include: (.+)$", body, re.MULTILINE)
-    parts = [_read(f"lib/{part}.lua") for part in (included[1].split() if included else [])]
-    text = "\n".join(_bare(part) for part in [*parts, body])
+    parts = [_read(f"lib/{part}.lua") for part in parts_of(body)]
+    text = "\n".join(_without_comments(part) for part in [*parts, body])
     text = f"{shebang}\n{text}" if shebang else text
     return Source(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def parts_of(text: str) -> list[str]:
+    """Return the names of the parts that a script or a part includes, each after those that it includes itself."""
+    found: dict[str, None] = {}
+    for part in included(text):
+        found |= dict.fromkeys([*parts_of(_read(f"lib/{part}.lua")), part])
+    return list(found)
+
+
+def included(text: str) -> list[str]:
+    """Return the names in the ``include`` line of a script or a part."""
+    line = re.search(r"^-- include: (.+)$", text, re.MULTILINE)
+    return line[1].split() if line else []
+
+
 def moves(name: str) -> frozenset[tuple[str, str]]:
-    """The moves between states that the script's header declares; ``none`` stands for no record."""
+    """Return the moves between states that the script's header declares; ``none`` stands for no record."""
     lines = re.findall(r"^-- moves: (.+)$", _read(f"{name}.lua"), re.MULTILINE)
     edges = (edge.partition(">") for line in lines for edge in line.split())
     return frozenset((before, after) for before, _, after in edges)
 
 
 def without_shebang(source: Source) -> Source:
-    """The same script for a server that does not know the ``#!lua`` line (fakeredis)."""
+    """Return the same script for a server that does not know the ``#!lua`` line (fakeredis)."""
     text = source.text.split("\n", 1)[1] if source.text.startswith("#!") else source.text
     return Source(source.name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
@@ -77,6 +90,6 @@ def _read(path: str) -> str:
     return files(__name__).joinpath(path).read_text(encoding="utf-8")
 
 
-def _bare(text: str) -> str:
-    """The script without its comment lines: the header is for readers, not for the server's memory."""
+def _without_comments(text: str) -> str:
+    """Return the script without its comment lines: the server need not hold them in memory."""
     return "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("--"))

@@ -1,28 +1,27 @@
 #!lua flags=allow-oom
--- Admits a batch of submitted tasks: records each and puts it where it waits. The same id twice has one effect.
+-- Admits a batch of submitted tasks: records each one and puts it where it waits. The same id twice has one effect.
 -- include: base records tasklog tasks ends
 -- moves: none>queued none>scheduled none>refused none>cancelled none>expired
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled refused>expired
 -- keys: task:{id} hash rw | tombstones zset rw | counters hash r | tasks:refused zset w | in:tasks:{priority} stream w
--- ARGV[5] backlog limit, tasks
--- ARGV[6] backlog limit, bytes
--- ARGV[7] 1: the server is nearly full, refuse everything
--- ARGV[8] to ARGV[12] share of the backlog at which urgent, critical, high, normal and low tasks are refused
--- ARGV[13] number of pools named below, then for each: pool | definition (opaque JSON)
+-- ARGV[5]  backlog limit, tasks
+-- ARGV[6]  backlog limit, bytes
+-- ARGV[7]  1: the server is nearly full, refuse everything
+-- ARGV[8] to ARGV[12]  share of the backlog at which urgent, critical, high, normal and low tasks are refused
+-- ARGV[13]  number of pools named below, then for each: pool | definition (opaque JSON)
 -- then the number of groups of tasks that share this, then for each:
 --   priority | pool | caller of the fact or '' | number of options | name of each
 -- then the number of tasks, then for each:
 --   index of its group | entry id | task id | score | submission (as in its record) | body (opaque JSON)
 --   | value of each option of its group
--- Tasks of one entry follow one another: it is consumed, and its caller answered, when all of them are admitted or turned down.
--- Options are fields of the record, in ms or as counts. A task of which `run_at` is still to come is scheduled.
+-- The tasks of one entry follow one another: it is consumed, and its caller answered, when all of them are admitted or
+-- refused. Options are fields of the record, in ms or as counts. A task with a later `run_at` is scheduled.
 -- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first),
---   EXPIRED (its deadline has passed), REFUSED (no room),
---   DUPLICATE (the same content was admitted before), CONFLICT (other content under this id), GONE (its entry was handled
---   before), ERROR <why> (not consumed)
+--   EXPIRED (its deadline has passed), REFUSED (no room), DUPLICATE (the same content was admitted before),
+--   CONFLICT (other content under this id), GONE (the entry was handled before), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled, task.expired
--- Outcomes in replies:{caller}: task.cancelled, when a cancel came first; task.expired; task.completed, task.failed, task.cancelled or
---   task.expired again, when the caller of a task that has ended submits the same content anew
+-- Outcomes in replies:{caller}: task.cancelled, if a cancel came first; task.expired; task.completed, task.failed,
+--   task.cancelled or task.expired again, if the caller of an ended task submits the same content again
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
 local MAX_TASKS, MAX_BYTES, FULL = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
@@ -35,7 +34,7 @@ for _ = 1, tonumber(ARGV[13]) do
   at = at + 2
 end
 
--- What waits now, in tasks and in bytes.
+-- The backlog now, in tasks and in bytes.
 local waiting, bytes = 0, 0
 do
   local names = { 'backlog_bytes' }
@@ -50,14 +49,14 @@ do
   end
 end
 
--- The outcome again, for a caller that submits what has ended already.
+-- Sends the outcome again to a caller that submits an ended task.
 local function repeat_outcome(caller, id, state)
   local values = call('HMGET', P .. 'task:' .. id, 'result', 'error')
   reply_outcome(caller, id, state, values[1] or values[2])
 end
 
--- A task that was refused before begins anew.
-local function forget_refusal(state, id)
+-- Removes the record of a refusal before the task is admitted.
+local function remove_refusal(state, id)
   if state then
     call('DEL', P .. 'task:' .. id)
     call('ZREM', P .. 'tasks:refused', id)
@@ -78,7 +77,8 @@ for n = 1, tonumber(ARGV[at - 1]) do
   at = at + 4 + tonumber(options)
 end
 
--- Where each task begins, and its record. Most batches are all of new tasks: that is asked once, not for each.
+-- The index of each task's first argument, and its record. Most batches have only new tasks: one command checks that
+-- for the whole batch.
 local starts, group_of, keys, are_known = {}, {}, {}, false
 do
   local i = at + 1
@@ -87,13 +87,13 @@ do
     starts[n], group_of[n], keys[n] = i, group, P .. 'task:' .. ARGV[i + 2]
     i = i + 6 + #group.names
   end
-  for i = 1, #keys, 1000 do
-    are_known = are_known or call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) > 0
+  for first = 1, #keys, 1000 do
+    are_known = are_known or call('EXISTS', unpack(keys, first, math.min(first + 999, #keys))) > 0
   end
 end
 local written_here = {}
 
--- What a task of a group with options has beside what all have: its fields, and what its alarm hangs on.
+-- Returns the optional fields of a task's record, its run time and its deadline.
 local function options_of(names, i)
   local fields, run_at, deadline = {}, nil, nil
   for n, name in ipairs(names) do
@@ -150,14 +150,14 @@ local function admit(n)
   end
   local state = run_at and 'scheduled' or 'queued'
   local cancelled_at = HAS_TOMBSTONES and tonumber(call('ZSCORE', P .. 'tombstones', id) or nil)
-  -- A cancel takes what was submitted before it, not what someone submits afresh while it waits.
+  -- A cancel applies to tasks that were submitted before it, not to later submissions of the id.
   local is_cancelled = cancelled_at and entry_ms(entry) <= cancelled_at
   local is_over = is_cancelled or (deadline and tonumber(deadline) <= now)
   if is_over or has_options then
-    prove_due()
+    check_due_types()
   end
   if is_over then
-    forget_refusal(known, id)
+    remove_refusal(known, id)
     call('HSET', key, 'state', 'queued', 'submission', submission, 'body', body, unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
@@ -172,7 +172,7 @@ local function admit(n)
   if state == 'queued' then
     touch_pool(pool, definitions[pool])
   end
-  forget_refusal(known, id)
+  remove_refusal(known, id)
   if state == 'scheduled' then
     fields[#fields + 1] = 'run_at'
     fields[#fields + 1] = run_at
@@ -192,7 +192,7 @@ local function admit(n)
 end
 
 local words, failed = guard_each(#starts, admit)
--- (Entries of two streams may have the same id.)
+-- Entries are done when none of their tasks failed. (Entries of two streams may have the same id.)
 local TURNED_DOWN = { REFUSED = true, CONFLICT = true, GONE = true }
 local done, n = {}, 1
 while n <= #starts do
@@ -211,8 +211,4 @@ while n <= #starts do
     end
   end
 end
-local told = finish_tasks(words)
-for stream, ids in pairs(done) do
-  consume(stream, 'distributor', ids)
-end
-return told
+return close_batch(finish_tasks, words, 'distributor', done)

@@ -1,21 +1,24 @@
 #!lua flags=allow-oom
--- Cancels tasks on request: at once where no agent has claimed them, otherwise by telling the agent and waiting a grace.
--- include: base records tasklog tasks ends attempts
+-- Cancels tasks on request: at once if no agent has claimed them; otherwise the agent is ordered to stop within a
+-- grace.
+-- include: base orders records tasklog tasks ends attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
 -- keys: inbox:{agent}:{lane} stream w | in:requests stream w
--- ARGV[10] ms of grace for an agent to stop, by the clock of attempts
--- ARGV[11] number of requests, then for each: entry id | task id | caller or '' | reason
--- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was told); FINISHED (it has another
---   outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (its entry was handled before);
---   ERROR <why> (not consumed)
+-- ARGV[10]  ms of grace for an agent to stop, by the clock of attempts
+-- ARGV[11]  number of requests, then for each:
+--   entry | task_id | caller or '' | reason
+-- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was ordered to stop);
+--   FINISHED (it has another outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (the entry was
+--   handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled
 -- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
-prove_due()
+check_due_types()
 local STREAM = 'in:requests'
 local GRACE = tonumber(ARGV[10])
 
-local function awaited(entry)
+-- Returns true while a submission that is older than the request may still wait in a stream.
+local function is_submission_pending(entry)
   local ms = entry_ms(entry)
   for priority in pairs(LANE) do
     local first = call('XRANGE', P .. 'in:tasks:' .. priority, '-', '+', 'COUNT', 1)[1]
@@ -34,7 +37,7 @@ local function cancel(i)
   end
   local task = load_task(id)
   if not task.state or task.state == 'refused' then
-    if awaited(entry) then
+    if is_submission_pending(entry) then
       call('ZADD', P .. 'tombstones', int(entry_ms(entry)), id)
       answer(caller, STREAM, entry, 'pending', "task '" .. id .. "' is not known yet; it will be cancelled if it comes")
       return 'PENDING'
@@ -52,7 +55,7 @@ local function cancel(i)
     answer(caller, STREAM, entry, 'task_finished', "task '" .. id .. "' is " .. task.state .. ' already')
     return 'FINISHED'
   end
-  -- Deleting the entry is the claim: with 1 the agent has not begun and never will, and the attempt has to end here.
+  -- Deleting the entry is the claim: with 1 the agent has not started and never will, so the attempt has to end here.
   call('SCARD', P .. 'inflight:' .. task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     end_attempt(task, 'cancelled', 'task_cancelled', reason, false)
@@ -61,25 +64,17 @@ local function cancel(i)
   end
   load_rest(task)
   if not task.cancel_at then
-    task.cancel_at, task.cancel_by, task.rings = NOW, int(attempt_time(now) + GRACE), '1'
+    task.cancel_at, task.cancel_by, task.has_alarm = NOW, int(attempt_time(now) + GRACE), '1'
     set_alarm(task)
     save_assignment(task)
     call('HSET', P .. 'task:' .. id, 'cancel_at', NOW, 'cancel_by', task.cancel_by)
-    tell_to_stop(task.agent_id, id, task.lease, reason)
+    order_stop(task.agent_id, id, task.lease, reason)
     log_task('task.cancel_requested', id, 'agent_id', task.agent_id)
   end
   answer(caller, STREAM, entry)
   return 'STOPPING'
 end
 
-local words, done = {}, {}
-for i = 12, 11 + tonumber(ARGV[11]) * 4, 4 do
-  local word, failed = guarded(cancel, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-local told = finish_tasks(words)
-consume(STREAM, 'distributor', done)
-return told
+return run_batch({
+  group = 'distributor', stream = STREAM, at = 11, width = 4, handle = cancel, finish = finish_tasks,
+})

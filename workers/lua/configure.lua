@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- Sets what distributors obey while they run, or gives it back to their environment.
+-- Changes live settings, which distributors follow while they run, or resets them to the distributors' environment.
 -- include: base
 -- keys: settings hash w | log:control stream w | in:control:{kind} stream w
--- ARGV[5] number of settings, then for each: entry id | caller or '' | name | 1: set, 0: given back | value
--- Returns {words}. Words: OK; GONE (its entry was handled before); ERROR <why> (not consumed)
+-- ARGV[5]  number of settings, then for each:
+--   entry | caller or '' | name | value, or '' to reset
+-- Returns {words}. Words: OK; GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:control: setting.changed
 local STREAM = 'in:control:distributor'
 
 local function configure(i)
-  local entry, caller, name, is_set, value = unpack(ARGV, i, i + 4)
+  local entry, caller, name, value = unpack(ARGV, i, i + 3)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
-  if is_set == '1' then
+  if value ~= '' then
     call('HSET', P .. 'settings', name, value)
   else
     call('HDEL', P .. 'settings', name)
@@ -22,14 +23,4 @@ local function configure(i)
   return 'OK'
 end
 
-local words, done = {}, {}
-for i = 6, 5 + tonumber(ARGV[5]) * 5, 5 do
-  local word, failed = guarded(configure, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-finish()
-consume(STREAM, 'distributor', done)
-return { words }
+return run_batch({ group = 'distributor', stream = STREAM, at = 5, width = 4, handle = configure })

@@ -1,19 +1,19 @@
 #!lua
--- Assigns waiting tasks to agents as planned; the only authority over who gets what.
+-- Assigns waiting tasks to agents as planned; the only authority over which agent gets a task.
 -- include: base records tasklog tasks ends
 -- moves: queued>assigned queued>expired
 -- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
 -- keys: suspended hash rw | unclaimed zset w | inbox:{agent}:{lane} stream w
--- ARGV[5]  ms within which an agent has to claim what it is assigned, by the clock of attempts
--- ARGV[6]  ms that bound an attempt of an agent without incarnation, whose leases cannot be listed
+-- ARGV[5]  ms within which an agent has to claim an assigned task, by the clock of attempts
+-- ARGV[6]  ms after which an attempt of an agent without incarnation ends, because its leases cannot be listed
 -- ARGV[7]  number of explanations, then each (opaque JSON)
 -- then the number of groups of placements that share all this, then for each:
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
---   | a lease (16 hex digits, fresh) for each placement, without anything between them
--- They get their tasks in turn: the first placement of each group, then the second of each that has one, and so on.
--- A task whose deadline has passed is nobody's: it expires.
--- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no more waits in the pool, or it expired);
---   INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
+--   | a lease (16 hex digits, fresh) for each placement, without separators
+-- Groups get their tasks in turn: the first placement of each group, then the second of each group that has one, and so
+-- on. A task whose deadline has passed is not assigned: it expires.
+-- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no task waits in the pool,
+--   or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
 local CLAIM_BY, UNLISTED_TIMEOUT = int(attempt_time(now) + tonumber(ARGV[5])), tonumber(ARGV[6])
 local LEASE = 16
@@ -24,7 +24,7 @@ for i = 1, tonumber(ARGV[7]) do
   at = at + 1
 end
 
--- Returns true while an agent is suspended: the registry has handled no fact of its own since it returned a task unstarted.
+-- Returns true while an agent is suspended: the registry has handled no fact of it since it returned a task unstarted.
 local HAS_SUSPENDED = call('HLEN', P .. 'suspended') > 0
 local function is_suspended(id)
   local before = HAS_SUSPENDED and call('HGET', P .. 'suspended', id)
@@ -43,15 +43,16 @@ local function load_agent(id)
     agent = {
       active = are_active[id] == 1 and not is_suspended(id),
       rev = values[1], capacity = tonumber(values[2]) or 0, term = values[3] or '0', incarnation = values[4] or '',
-      load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {}, is_given = false,
+      load = load_of(id), inflight = P .. 'inflight:' .. id, lanes = {}, has_new_tasks = false,
     }
     agents[id] = agent
   end
   return agent
 end
 
--- First who may be given how many tasks, then as many tasks of each pool as that makes, popped at once.
+-- First the number of tasks that each agent may get, then as many tasks of each pool as that makes, popped at once.
 local wanted = {}
+-- Reserves room for a group; returns the word for its placements without room.
 local function accept(group)
   local agent = load_agent(group.agent_id)
   if not agent.active then
@@ -65,7 +66,7 @@ local function accept(group)
   return 'FULL'
 end
 
--- The next tasks of a pool, in their order.
+-- Pops the next tasks of a pool, in their order.
 local popped = {}
 local function pop(pool)
   local tasks = { next = 1 }
@@ -79,7 +80,7 @@ local function pop(pool)
     for i = 1, #found, 2 do
       local key = P .. 'task:' .. found[i]
       local values = redis.pcall('HMGET', key, 'state', 'submission', 'body')
-      -- A name of what is no waiting task (a fail-over may leave one) is dropped with the pop.
+      -- An id that is not of a waiting task (a fail-over may leave one) is dropped with the pop.
       if values[1] == 'queued' then
         tasks[#tasks + 1] = { id = found[i], key = key, score = found[i + 1], values = values }
         wanted[pool] = wanted[pool] - 1
@@ -88,7 +89,7 @@ local function pop(pool)
   end
 end
 
--- Assigns a task; nil when it has expired.
+-- Assigns a task; returns nil if it has expired.
 local function assign(group, lease, task)
   local agent_id = group.agent_id
   local agent = agents[agent_id]
@@ -97,29 +98,29 @@ local function assign(group, lease, task)
   local second = string.find(submission, ' ', first + 1, true)
   local priority, attempt, timeout, deadline = string.sub(submission, 1, first - 1), '1', nil, nil
   if string.sub(submission, second + 1, second + 1) == '1' then
-    local more = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
-    attempt, timeout, deadline = more[1] and int(tonumber(more[1]) + 1) or '1', tonumber(more[2] or nil), more[3]
+    local extras = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
+    attempt, timeout, deadline = extras[1] and int(tonumber(extras[1]) + 1) or '1', tonumber(extras[2] or nil), extras[3]
     if deadline and tonumber(deadline) <= now then
-      prove_due()
+      check_due_types()
       end_waiting(load_task(task.id), 'expired', '')
       return nil
     end
   end
   timeout = timeout or (agent.incarnation == '' and UNLISTED_TIMEOUT)
   if deadline or timeout then
-    prove_due()
+    check_due_types()
   end
   local lane = agent.lanes[priority] or P .. 'inbox:' .. agent_id .. ':' .. LANE[priority]
   agent.lanes[priority] = lane
   local entry = call('XADD', lane, '*', 'message_type', 'task_assignment',
     'data', body, 'task_id', task.id, 'lease', lease, 'attempt', attempt, 'incarnation', agent.incarnation)
   local timeout_at = timeout and int(attempt_time(now) + timeout) or '0'
-  local rings = (deadline or timeout) and '1' or '0'
-  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, rings, agent.term, attempt,
+  local has_alarm = (deadline or timeout) and '1' or '0'
+  call('HSET', task.key, 'state', 'assigned', 'assignment', pack_assignment(lease, agent_id, entry, has_alarm, agent.term, attempt,
     NOW, CLAIM_BY, timeout_at, group.explanation))
   gather('SADD', agent.inflight, task.id)
-  agent.is_given = true
-  if rings == '1' then
+  agent.has_new_tasks = true
+  if has_alarm == '1' then
     task.state, task.deadline, task.timeout_at = 'assigned', deadline or nil, timeout and timeout_at
     set_alarm(task)
   end
@@ -129,23 +130,22 @@ local function assign(group, lease, task)
   return 'ASSIGNED'
 end
 
-local groups, named, count, longest = {}, {}, 0, 0
+local groups, agent_ids, count, longest = {}, {}, 0, 0
 for n = 1, tonumber(ARGV[at]) do
   local pool, agent_id, rev, explanation, leases = unpack(ARGV, at + 1, at + 5)
   groups[n] = { pool = pool, agent_id = agent_id, rev = rev, explanation = explanations[tonumber(explanation)],
     leases = leases, count = #leases / LEASE, taken = 0, room = 0 }
-  named[n] = agent_id
+  agent_ids[n] = agent_id
   count, longest = count + groups[n].count, math.max(longest, groups[n].count)
   at = at + 5
 end
-for i = 1, #named, 1000 do
-  local some = { unpack(named, i, math.min(i + 999, #named)) }
+for i = 1, #agent_ids, 1000 do
+  local some = { unpack(agent_ids, i, math.min(i + 999, #agent_ids)) }
   for n, is_member in ipairs(call('SMISMEMBER', P .. 'agents:active', unpack(some))) do
     are_active[some[n]] = is_member
   end
 end
 for _, group in ipairs(groups) do
-  -- What is said to those for whom there is no room.
   group.otherwise = guarded(accept, group)
 end
 for pool in pairs(wanted) do
@@ -180,18 +180,18 @@ local words = guard_each(count, function(n)
   end
   return word
 end)
--- What they were given has to be claimed.
-local given = {}
+-- Agents have to claim what they were assigned.
+local claims = {}
 for id, agent in pairs(agents) do
-  if agent.is_given then
-    given[#given + 1] = CLAIM_BY
-    given[#given + 1] = id
+  if agent.has_new_tasks then
+    claims[#claims + 1] = CLAIM_BY
+    claims[#claims + 1] = id
   end
 end
-for i = 1, #given, 1000 do
-  call('ZADD', P .. 'unclaimed', 'LT', unpack(given, i, math.min(i + 999, #given)))
+for i = 1, #claims, 1000 do
+  call('ZADD', P .. 'unclaimed', 'LT', unpack(claims, i, math.min(i + 999, #claims)))
 end
--- Nothing is ever nowhere: what could not be assigned waits on.
+-- Popped tasks that could not be assigned go back to their queue.
 for pool, tasks in pairs(popped) do
   for i = tasks.next, #tasks do
     gather('ZADD', P .. 'queue:' .. pool, tasks[i].score, tasks[i].id)

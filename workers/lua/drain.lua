@@ -1,11 +1,13 @@
 #!lua
--- Drains agents on an operator's word, and ends that. What an agent says of itself meanwhile is kept, and holds afterwards.
--- It is no sign of life: who is stale stays so.
--- include: base liveness agents
+-- Drains agents on an operator's request, or resumes them. The status that an agent reports meanwhile is stored, and
+-- applies afterwards. A request is not a sign of life: a stale agent stays stale.
+-- include: base agents
 -- keys: agent:{id} hash w | in:control:{kind} stream w
--- ARGV[8] number of requests, then for each: entry id | caller or '' | agent id | 1: drain, 0: resume
--- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later word of an operator came first);
---   GONE (its entry was handled before); ERROR <why> (not consumed). An answer of ok says {"status":status}, as it is now
+-- ARGV[8]  number of requests, then for each:
+--   entry | caller or '' | agent_id | begins: 1 to drain, 0 to resume
+-- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later request of an operator came first);
+--   GONE (the entry was handled before); ERROR <why> (not consumed). An answer of ok has {"status":status}, the current
+--   one
 -- Events in log:agents: agent.changed
 local STREAM = 'in:control:registry'
 
@@ -49,7 +51,7 @@ local function drain(i)
   if status ~= before then
     set_status(agent, status)
     store_health(agent, observed_now())
-    rise(agent)
+    bump_rev(agent)
     log_agent('agent.changed', agent)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'rev', agent.rev, 'health_score', agent.health_score,
@@ -58,14 +60,4 @@ local function drain(i)
   return 'OK'
 end
 
-local words, done = {}, {}
-for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
-  local word, failed = guarded(drain, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-finish()
-consume(STREAM, 'registry', done)
-return { words }
+return run_batch({ group = 'registry', stream = STREAM, at = 8, width = 4, handle = drain })

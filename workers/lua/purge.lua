@@ -1,38 +1,39 @@
 #!lua flags=allow-oom
--- Forgets dead letters on an operator's request: one, or the oldest of those that died long enough ago.
+-- Removes dead letters on an operator's request: one, or the oldest of those that are old enough.
 -- include: base
 -- keys: task:{id} hash rw | tasks:dead zset rw | message:{id} hash rw | messages:dead zset rw | dead:in stream rw
 -- keys: log:control stream w | in:control:{kind} stream w
--- ARGV[5] tasks, messages or entries
--- ARGV[6] the kind of worker that was told
--- ARGV[7] forgotten at most for one request
--- ARGV[8] number of requests, then for each: entry id | caller or '' | id of the one or '' | ms since it died, or ''
--- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; GONE (its entry was handled before); ERROR <why> (not consumed).
---   An answer of ok says {"purged":n,"left":n}:
---   how many were forgotten, and how many more of that age there are
+-- ARGV[5]  tasks, messages or entries
+-- ARGV[6]  the kind of worker that received the request
+-- ARGV[7]  maximum number of removals for one request
+-- ARGV[8]  number of requests, then for each:
+--   entry | caller or '' | dead_id: of one dead letter, or '' | age_ms: minimum age of those to remove, or ''
+-- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; GONE (the entry was handled before); ERROR <why> (not consumed).
+--   An answer of ok has {"purged":n,"left":n}: how many were removed, and how many of that age are left
 -- Events in log:control: dead.purged
 local STREAM = 'in:control:' .. ARGV[6]
-local OF, MOST = ARGV[5], tonumber(ARGV[7])
+local KIND, MOST = ARGV[5], tonumber(ARGV[7])
 local RECORDS = {
   tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed' },
   messages = { index = 'messages:dead', head = 'message', state = 'status', dead = 'dead' },
 }
 
--- Records that an index names.
+-- Removes one record; returns 1 and 0, or a word, a code and a message.
 local function purge_record(of, id)
   local key = P .. of.head .. ':' .. id
   local state = call('HGET', key, of.state)
   if not state or state == 'refused' then
-    call('ZREM', P .. of.index, id) -- its record has ended by itself
+    call('ZREM', P .. of.index, id) -- its record was removed
     return 'NOT_FOUND', of.head .. '_not_found', (of.head == 'task' and 'Task ' or 'Message ') .. "'" .. id .. "' not found"
   elseif state ~= of.dead then
-    return 'NOT_DEAD', of.head .. '_not_dead', of.head .. " '" .. id .. "' is " .. state .. ', no dead letter'
+    return 'NOT_DEAD', of.head .. '_not_dead', of.head .. " '" .. id .. "' is " .. state .. ', not a dead letter'
   end
   call('ZREM', P .. of.index, id)
   call('UNLINK', key)
   return 1, 0
 end
 
+-- Removes the oldest records of an index; returns how many, and how many of that age are left.
 local function purge_records(of, until_ms)
   local index = P .. of.index
   local ids = call('ZRANGEBYSCORE', index, '-inf', until_ms, 'LIMIT', 0, MOST)
@@ -47,7 +48,7 @@ local function purge_records(of, until_ms)
   return #ids, call('ZCOUNT', index, '-inf', until_ms)
 end
 
--- Entries of dead:in.
+-- The same for entries of dead:in.
 local function purge_entry(id)
   if call('XDEL', P .. 'dead:in', id) == 0 then
     return 'NOT_FOUND', 'entry_not_found', "entry '" .. id .. "' is not in dead:in"
@@ -57,8 +58,8 @@ end
 
 local function purge_entries(until_ms)
   local ids = {}
-  for _, one in ipairs(call('XRANGE', P .. 'dead:in', '-', until_ms, 'COUNT', MOST)) do
-    ids[#ids + 1] = one[1]
+  for _, found in ipairs(call('XRANGE', P .. 'dead:in', '-', until_ms, 'COUNT', MOST)) do
+    ids[#ids + 1] = found[1]
   end
   if #ids > 0 then
     call('XDEL', P .. 'dead:in', unpack(ids))
@@ -71,7 +72,7 @@ local function purge(i)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
-  local of = RECORDS[OF]
+  local of = RECORDS[KIND]
   local until_ms = age ~= '' and int(entry_ms(entry) - tonumber(age))
   local purged, left, message
   if of then
@@ -89,19 +90,9 @@ local function purge(i)
     answer(caller, STREAM, entry, left, message)
     return purged
   end
-  log('log:control', 'type', 'dead.purged', 'of', OF, 'id', id, 'purged', int(purged), 'caller', caller)
+  log('log:control', 'type', 'dead.purged', 'of', KIND, 'id', id, 'purged', int(purged), 'caller', caller)
   answer_with(caller, STREAM, entry, '{"purged":' .. int(purged) .. ',"left":' .. int(left) .. '}')
   return 'OK'
 end
 
-local words, done = {}, {}
-for i = 9, 8 + tonumber(ARGV[8]) * 4, 4 do
-  local word, failed = guarded(purge, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-finish()
-consume(STREAM, ARGV[6], done)
-return { words }
+return run_batch({ group = ARGV[6], stream = STREAM, at = 8, width = 4, handle = purge })

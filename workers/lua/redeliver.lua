@@ -1,11 +1,12 @@
 #!lua
--- Delivers dead messages anew on an operator's request, as if they had been sent now.
+-- Delivers dead messages again on an operator's request, as if they were sent now.
 -- include: base messages
 -- keys: message:{id} hash rw | messages:dead zset w | in:control:{kind} stream w
--- ARGV[5] to ARGV[9] as in the part of messages
--- ARGV[10] number of requests, then for each: entry id | caller or '' | message id | ttl, ms
--- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this reason);
---   GONE (its entry was handled before); ERROR <why> (not consumed)
+-- ARGV[5] to ARGV[9]  see lib/messages.lua
+-- ARGV[10]  number of requests, then for each:
+--   entry | caller or '' | message_id | ttl_ms
+-- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this
+--   reason); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
 local STREAM = 'in:control:router'
 
@@ -35,7 +36,7 @@ local function redeliver(i)
     return word
   end
   call('ZREM', P .. 'messages:dead', id)
-  hand_over({
+  push_to_inbox({
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
   })
@@ -46,14 +47,4 @@ local function redeliver(i)
   return 'DELIVERED'
 end
 
-local words, done = {}, {}
-for i = 11, 10 + tonumber(ARGV[10]) * 4, 4 do
-  local word, failed = guarded(redeliver, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-finish()
-consume(STREAM, 'router', done)
-return { words }
+return run_batch({ group = 'router', stream = STREAM, at = 10, width = 4, handle = redeliver })

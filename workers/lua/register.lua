@@ -1,19 +1,21 @@
 #!lua
--- Registers agents. The same incarnation again, or none, is a refresh; a new one ends the term of the one before. An agent
--- that said that it is deaf is not so any more.
--- include: base liveness agents
+-- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
+-- before. Registration also ends that an agent is deaf.
+-- include: base agents
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
--- ARGV[8] number of agents, then for each:
---   entry id | caller or '' | agent id | incarnation or '' | heartbeat interval, ms, or '' | digest of what eligibility
---   can see | facets, spaces between, each facet:value with the value encoded | number n of fields | n times name | value
--- Returns {words}. Words: REGISTERED (new here, or a new incarnation); REFRESHED; SUPERSEDED (an incarnation that a newer
---   one replaced; nothing changed); STALE (a later fact came first; nothing changed); GONE (its entry was handled before);
+-- ARGV[8]  number of agents, then for each:
+--   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | digest of what eligibility
+--   can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
+--   value of each
+-- Returns {words}. Words: REGISTERED (new, or a new incarnation); REFRESHED; SUPERSEDED (a newer incarnation replaced
+--   this one; nothing changed); STALE (a later fact came first; nothing changed); GONE (the entry was handled before);
 --   ERROR <why> (not consumed)
 -- Events in log:agents: agent.registered, agent.changed
 -- Events in in:losses: agent.lost (a new incarnation, while the one before has tasks in flight)
 local STREAM = 'in:registry'
 
+-- Moves an agent to the sets of its facets.
 local function index(agent, facets)
   local wanted = {}
   for facet in string.gmatch(facets, '%S+') do
@@ -27,25 +29,25 @@ local function index(agent, facets)
   end
 end
 
--- The sets that it will be in, and those that it was in, are sets.
-local function prove_index(agent, facets)
+-- Checks the types of the sets that the agent is in, and of those that it will be in.
+local function check_index_types(agent, facets)
   for facet in string.gmatch(facets .. ' ' .. (agent.facets or ''), '%S+') do
     call('SCARD', P .. 'agents:by:' .. facet)
   end
 end
 
--- The last eight incarnations before the current one: none of them becomes current again.
+-- Returns the last eight incarnations before the new one: none of them becomes current again.
 local function earlier_incarnations(agent)
   local kept = { agent.incarnation }
-  for one in string.gmatch(agent.incarnations or '', '%S+') do
+  for earlier in string.gmatch(agent.incarnations or '', '%S+') do
     if #kept < 8 then
-      kept[#kept + 1] = one
+      kept[#kept + 1] = earlier
     end
   end
   return table.concat(kept, ' ')
 end
 
-local function register(i, fields_at, fields_end)
+local function register(i, last)
   local entry, caller, id, incarnation, interval, digest, facets = unpack(ARGV, i, i + 6)
   if not is_present(STREAM, entry) then
     return 'GONE'
@@ -56,15 +58,16 @@ local function register(i, fields_at, fields_end)
     answer(caller ~= '' and caller or id, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
   end
-  -- Registrations are last-writer-wins among themselves, and so are statuses. A status that another registry handled
-  -- first holds, and what the registration says besides holds as well; but nobody is brought back who left after it.
+  -- Registrations are last-writer-wins among themselves, and so are statuses. A later status that another registry
+  -- handled first stays, and the rest of the registration applies as well. But an agent that left afterwards is not
+  -- brought back.
   local is_late = not is_later(entry, agent.fact_id)
   if not is_later(entry, agent.registered_id) or (is_late and agent.status == 'inactive') then
     answer(caller, STREAM, entry)
     return 'STALE'
   end
   local observed = observed_now()
-  prove_index(agent, facets)
+  check_index_types(agent, facets)
   local is_new = not agent.known
   local replaces = agent.known and incarnation ~= '' and agent.incarnation ~= incarnation
   if replaces then
@@ -74,8 +77,8 @@ local function register(i, fields_at, fields_end)
     end_term(agent)
   end
   local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
-  local hears = set_deaf(agent, false)
-  local seen_differently = is_new or replaces or returns or hears or agent.digest ~= digest
+  local hears_again = set_deaf(agent, false)
+  local is_changed = is_new or replaces or returns or hears_again or agent.digest ~= digest
   if is_new or replaces or returns then
     agent.registered_obs, agent.beats, agent.health_score = int(observed), '', nil
     agent.registration_time = NOW
@@ -87,19 +90,19 @@ local function register(i, fields_at, fields_end)
   agent.heartbeat_interval = interval ~= '' and interval or nil
   agent.beat_obs = int(observed)
   index(agent, facets)
-  if is_late or (hears and not is_new and not replaces and not returns) then
+  if is_late or (hears_again and not is_new and not replaces and not returns) then
     set_status(agent, agent.status)
   elseif agent.status == 'stale' and not replaces then
     set_status(agent, status_before_silence(agent))
   elseif is_new or replaces or returns then
     set_status(agent, own_status(agent, 'active'))
   end
-  if store_health(agent, observed) or seen_differently then
-    rise(agent)
+  if store_health(agent, observed) or is_changed then
+    bump_rev(agent)
   end
   call('ZREM', P .. 'agents:departed', id)
   call('SADD', P .. 'agents:all', id)
-  expect(agent, observed)
+  set_expiry(agent, observed)
   if interval == '' then
     call('HDEL', key, 'heartbeat_interval')
   else
@@ -110,27 +113,16 @@ local function register(i, fields_at, fields_end)
     'registered_id', entry, 'digest', digest,
     'facets', facets, 'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'beats', agent.beats or '',
     'health_score', agent.health_score, 'registration_time', agent.registration_time, 'last_heartbeat', NOW,
-    unpack(ARGV, fields_at, fields_end))
+    unpack(ARGV, i + 8, last))
   if is_new or replaces or returns then
     log_agent('agent.registered', agent, 'incarnation', incarnation)
-  elseif seen_differently then
+  elseif is_changed then
     log_agent('agent.changed', agent)
   end
   answer(caller, STREAM, entry)
   return (is_new or replaces) and 'REGISTERED' or 'REFRESHED'
 end
 
-local words, done = {}, {}
-local at = 9
-for _ = 1, tonumber(ARGV[8]) do
-  local count = tonumber(ARGV[at + 7])
-  local word, failed = guarded(register, at, at + 8, at + 7 + count * 2)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[at]
-  end
-  at = at + 8 + count * 2
-end
-finish()
-consume(STREAM, 'registry', done)
-return { words }
+return run_batch({
+  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(8), handle = register,
+})

@@ -1,21 +1,22 @@
 #!lua flags=allow-oom
--- Frees memory when the server is nearly full: the oldest ended tasks give up result, payload and progress. Failed ones
--- keep them, because they may be replayed; nothing is forgotten.
+-- Frees memory when the server is nearly full: the oldest ended tasks lose result, payload and progress. Failed tasks
+-- keep them, because they may be replayed. No record is removed.
 -- include: base
 -- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
 -- keys: log:control stream w
--- ARGV[5] share of maxmemory above which memory is freed
--- ARGV[6] share of maxmemory down to which it is freed
--- ARGV[7] records looked at in this call, at most
--- ARGV[8] bytes freed in this call, about: what the server has to copy and free
--- ARGV[9] memory used, in bytes; empty: as the server says
--- ARGV[10] maxmemory, in bytes; empty: as the server says
--- Returns {used, maximum, records, bytes, more}: the memory as it was found (maximum 0: no limit, or INFO is forbidden);
---   how many records gave up how many bytes; 1: call again, there is more to free
+-- ARGV[5]  share of maxmemory above which memory is freed
+-- ARGV[6]  share of maxmemory down to which it is freed
+-- ARGV[7]  maximum number of records checked in this call
+-- ARGV[8]  bytes freed in this call, about: what the server has to copy and free
+-- ARGV[9]  memory used, in bytes; empty: as the server reports
+-- ARGV[10]  maxmemory, in bytes; empty: as the server reports
+-- Returns {used, maximum, records, bytes, more}: the memory before (maximum 0: no limit, or INFO is forbidden);
+--   how many records lost how many bytes; 1: call again, there is more to free
 -- Events in log:control: memory.relieved
 local ABOVE, DOWN_TO, MOST, MOST_BYTES = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
--- As the server counts when it refuses commands: without the buffers for its replicas and its append-only file.
+-- Returns the memory used and the maximum, as the server counts when it refuses commands: without the buffers for its
+-- replicas and its append-only file.
 local function read_memory()
   if ARGV[9] ~= '' then
     return tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -29,7 +30,7 @@ local function read_memory()
   return tonumber(used or 0) - tonumber(uncounted or 0), tonumber(maximum or 0)
 end
 
--- Progress that has been logged matters least: of its log the newest section stays.
+-- Trims the log of progress, which matters least, to its newest section.
 local function trim_progress_log()
   local stream = load_size('log:progress', PROGRESS_LOG_BYTES)
   local newest = stream.begins[#stream.begins]
@@ -41,9 +42,9 @@ local function trim_progress_log()
   end
 end
 
--- The rank of the first ended task that was not looked at before. Tasks that ended in the same ms are ordered by id; what
--- ends in this very ms waits for the next call, so that none is added behind the cursor. A
--- cursor that is ahead of the clock was set before the clock was set back, or before a fail-over: the walk begins again.
+-- Returns the rank of the first ended task that was not checked before. Tasks that ended in the same ms are ordered by
+-- id. Tasks that end in this ms wait for the next call, so that none is added behind the cursor. A cursor that is ahead
+-- of the clock was set before the clock was set back, or before a fail-over: the walk starts again.
 local function first_rank()
   local at, id = string.match(call('GET', P .. 'tasks:relieved') or '', '^(%d+) (.+)$')
   if not at or tonumber(at) > now then
@@ -55,13 +56,14 @@ local function first_rank()
   return call('ZCOUNT', P .. 'tasks:terminal', '-inf', '(' .. at)
 end
 
--- What stays of a body: the type, for those who look at the record. It stands behind the id, where the SDK puts it.
+-- Returns what stays of a body: the type, for readers of the record. It follows the id, where the SDK puts it.
 local function reduced(body)
   local task_type = string.match(body, '^{"task_id":"[^"\\]*","task_type":"([^"\\]*)"')
   return task_type and '{"task_type":"' .. task_type .. '"}' or '{}'
 end
 
--- Takes result, payload and progress from a record; answers the bytes that this frees, 0 where there is nothing to take.
+-- Removes result, payload and progress from a record; returns the bytes that this frees, 0 if there is nothing to
+-- remove.
 local ENDED = { completed = true, cancelled = true, expired = true }
 local function drop(id)
   local key = P .. 'task:' .. id

@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
--- Sets failed tasks going again on an operator's request: the same id, fresh attempts, the story of the earlier ones kept.
+-- Replays failed tasks on an operator's request: the same id, fresh attempts, the history of the earlier attempts is
+-- kept.
 -- include: base records tasklog tasks
 -- moves: failed>queued
 -- keys: task:{id} hash rw | tasks:dead zset w | in:control:{kind} stream w
--- ARGV[5] to ARGV[9] head start in ms of urgent, critical, high, normal and low tasks
--- ARGV[10] number of requests, then for each: entry id | task id | caller or ''
+-- ARGV[5] to ARGV[9]  head start in ms of urgent, critical, high, normal and low tasks
+-- ARGV[10]  number of requests, then for each:
+--   entry | task_id | caller or ''
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
---   (it has not failed); EXPIRED (its deadline has passed); GONE (its entry was handled before); ERROR <why> (not consumed)
+--   (it has not failed); EXPIRED (its deadline has passed); GONE (the entry was handled before); ERROR <why> (not
+--   consumed)
 -- Events in log:tasks: task.replayed
-prove_due()
+check_due_types()
 local STREAM = 'in:control:distributor'
 local HEAD_START = { urgent = ARGV[5], critical = ARGV[6], high = ARGV[7], normal = ARGV[8], low = ARGV[9] }
 
@@ -35,8 +38,9 @@ local function replay(i)
   end
   -- Agents that could not decode its payload may have been corrected.
   task.pool = call('HGET', task.key, 'first_pool') or task.pool
-  -- It waits as if submitted now: with the score of its first submission, a replay of many would overtake everybody.
-  task.score, task.more = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
+  -- It waits as if submitted now: with the score of its first submission, many replayed tasks would overtake all
+  -- others.
+  task.score, task.has_extras = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
   enqueue(id, task.pool, task.score)
   task.state = 'queued'
   set_alarm(task)
@@ -53,14 +57,6 @@ local function replay(i)
   return 'REPLAYED'
 end
 
-local words, done = {}, {}
-for i = 11, 10 + tonumber(ARGV[10]) * 3, 3 do
-  local word, failed = guarded(replay, i)
-  words[#words + 1] = word
-  if not failed then
-    done[#done + 1] = ARGV[i]
-  end
-end
-local told = finish_tasks(words)
-consume(STREAM, 'distributor', done)
-return told
+return run_batch({
+  group = 'distributor', stream = STREAM, at = 10, width = 3, handle = replay, finish = finish_tasks,
+})

@@ -4,26 +4,29 @@
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w | log:progress stream w
--- ARGV[10] number of reports, then the runs of reports that share a kind and a caller until there are as many, each:
---   started, progressed, completed, failed, released, refused | caller or '' | entry id, where one entry holds them all, or ''
+-- ARGV[10]  number of reports, then runs of reports that share a kind and a caller, until there are as many, each:
+--   started, progressed, completed, failed, released or refused | caller or '' | entry id, if one entry holds them
+--   all, or ''
 --   | number of its reports, then for each:
---     entry id, where each has its own | task id | lease | ms at which it started or '' | result or progress, opaque JSON
+--     entry id, if each has its own | task id | lease | ms at which it started or '' | result, progress or detail of a
+--     failure, opaque JSON
 --     of failed, released and refused also: code | message | 1: may be retried
 --     of refused also: pool | definition (opaque JSON)
 -- A refused task is released into that pool, where agents that cannot decode its payload do not get it.
 -- A result that was reported after its task's deadline expires the task. A release with the code draining, no_slot or
 -- no_handler suspends its agent.
--- An entry that holds several is consumed, and its caller answered, when all of them are settled.
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome stands);
---   STALE (the lease is not known, nothing changed); GONE (its entry was handled before); ERROR <why> (not consumed)
+-- An entry that holds several reports is consumed, and its caller answered, when all of them are settled.
+-- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome
+--   stays); STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not
+--   consumed)
 -- Events in log:tasks: task.started, task.completed, and those of the end of an attempt
--- Events in log:progress: task.progressed, at most one for each task and second. The record has every value, the event one
---   of up to 1 KiB as `data`, of a larger one only its `bytes`
+-- Events in log:progress: task.progressed, at most one for each task and second. The record has every value; the event
+--   has a value of up to 1 KiB as `data`, of a larger one only its `bytes`
 local STREAM = 'in:reports'
--- Codes of releases that say that the agent would return the next task as well.
+-- Codes of releases after which the agent would return the next task as well.
 local SUSPENDS = { draining = true, no_slot = true, no_handler = true }
 
--- Returns true when a result was reported after its task's deadline; at the deadline it still counts.
+-- Returns true if a result was reported after its task's deadline; at the deadline it still counts.
 local function is_too_late(task, entry)
   load_rest(task)
   return task.deadline and entry_ms(entry) > tonumber(task.deadline)
@@ -45,7 +48,7 @@ local function started(task, at)
     task.timeout_at = int(attempt_time(tonumber(at)) + tonumber(task.timeout))
     save_assignment(task)
   end
-  if task.rings ~= '0' then
+  if task.has_alarm ~= '0' then
     set_alarm(task)
   end
   call('HSET', task.key, 'state', 'running', 'started_at', at)
@@ -53,7 +56,8 @@ local function started(task, at)
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
 
--- Records how far a task is. The log is for those who look on: its events are few and small, the record has the newest.
+-- Records the progress of a task. The log is for observers: its events are few and small; the record has the newest
+-- value.
 local PROGRESS_EVERY, PROGRESS_INLINE = 1000, 1024
 local function progressed(task, data)
   local before = call('HMGET', task.key, 'progress', 'progress_at')
@@ -97,11 +101,11 @@ local function settle(kind, caller, entry, i)
     answer(caller, STREAM, entry)
     return 'DUPLICATE'
   end
-  if task.rings ~= '0' or kind == 'failed' or kind == 'released' or kind == 'refused' then
-    prove_due()
+  if task.has_alarm ~= '0' or kind == 'failed' or kind == 'released' or kind == 'refused' then
+    check_due_types()
   end
   at = at ~= '' and at or nil
-  if kind == 'completed' and task.rings ~= '0' and is_too_late(task, entry) then
+  if kind == 'completed' and task.has_alarm ~= '0' and is_too_late(task, entry) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
   elseif kind == 'completed' then
     completed(task, at, data)
@@ -122,7 +126,7 @@ local function settle(kind, caller, entry, i)
       redirect(task, ARGV[i + 7], ARGV[i + 8])
       kind = 'released'
     end
-    end_attempt(task, kind, code, message, retryable == '1')
+    end_attempt(task, kind, code, message, retryable == '1', kind == 'failed' and data or nil)
   end
   answer(caller, STREAM, entry)
   return 'OK'
@@ -163,6 +167,4 @@ local words = guard_each(tonumber(ARGV[10]), function()
   end
   return word
 end)
-local told = finish_tasks(words)
-consume(STREAM, 'distributor', done)
-return told
+return close_batch(finish_tasks, words, 'distributor', { [STREAM] = done })

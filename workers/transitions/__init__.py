@@ -1,19 +1,18 @@
-"""Every change of state: ``Scripts`` calls them, the other names are what it takes and answers."""
+"""Every change of state: ``Scripts`` calls the scripts; the other names are their arguments and answers."""
 
 from workers.transitions.batches import (
     Arg,
-    Beat,
     Call,
     CancelRequest,
-    Change,
     DeadLetterEntry,
     Delivery,
     Departure,
-    Draining,
+    DrainRequest,
     EntryReplay,
-    Expiry,
+    Heartbeat,
     LeaseList,
     LeaseLoss,
+    LivenessTick,
     Loss,
     Placement,
     Purge,
@@ -23,25 +22,28 @@ from workers.transitions.batches import (
     Replay,
     Report,
     SettingChange,
+    StatusChange,
     Submission,
     TaskBatch,
+    metric_fields,
 )
-from workers.transitions.scripts import Scripts
+from workers.transitions.scripts import BATCH_SCRIPTS, BatchScript, Scripts
 
 __all__ = [
+    "BATCH_SCRIPTS",
     "Arg",
-    "Beat",
+    "BatchScript",
     "Call",
     "CancelRequest",
-    "Change",
     "DeadLetterEntry",
     "Delivery",
     "Departure",
-    "Draining",
+    "DrainRequest",
     "EntryReplay",
-    "Expiry",
+    "Heartbeat",
     "LeaseList",
     "LeaseLoss",
+    "LivenessTick",
     "Loss",
     "Placement",
     "Purge",
@@ -52,6 +54,8 @@ __all__ = [
     "Report",
     "Scripts",
     "SettingChange",
+    "StatusChange",
     "Submission",
     "TaskBatch",
+    "metric_fields",
 ]

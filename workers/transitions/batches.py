@@ -1,8 +1,11 @@
-"""What the scripts take and answer: one Struct for each kind of entry in a batch, and the call that carries them."""
+"""Arguments and answers of the scripts: a Struct for each kind of entry in a batch, and the call that carries them.
+
+Where a script has a row in ``Scripts``, the fields of the Struct, in their order, are the arguments of an entry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +19,7 @@ Arg = str | bytes | int
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One script with its arguments, and how its answer is read."""
+    """A script with its arguments, and how its answer is read."""
 
     script: str
     args: list[Arg]
@@ -24,14 +27,14 @@ class Call(Generic[T]):
 
 
 class TaskBatch(Struct, frozen=True):
-    """What a script of tasks answers."""
+    """The answer of a script of tasks."""
 
     words: list[str]  #: one for each entry, in their order
-    loads: dict[str, int]  #: agent -> tasks in flight, true at that moment, of each agent that was touched
-    pools: dict[str, tuple[int, float]]  #: pool -> length and head's score, of each pool that was touched
-    pools_rev: int  #: rises whenever a pool begins or ceases to have waiting tasks
-    raised: int  #: by how much this very call raised it
-    due: int = 0  #: wake only: what is due and was left for the next call
+    loads: dict[str, int]  #: agent -> tasks in flight after the script, of each agent that was touched
+    pools: dict[str, tuple[int, float]]  #: pool -> length and score of its first task, of each pool that was touched
+    pools_rev: int  #: rises whenever a pool starts or stops having waiting tasks
+    raised: int  #: how much this call raised it
+    due: int = 0  #: run_alarms only: what is due and was left for the next call
 
 
 class Report(Struct, frozen=True):
@@ -64,7 +67,7 @@ class Submission(Struct, frozen=True):
     caller: str
     notify: bool
     body: bytes
-    options: dict[str, int]  #: deadline timeout max_attempts backoff_ms backoff_max_ms, where given
+    options: dict[str, int]  #: any of deadline timeout max_attempts backoff_ms backoff_max_ms
 
 
 class Placement(Struct, frozen=True):
@@ -86,7 +89,7 @@ class Loss(Struct, frozen=True):
 
 
 class LeaseLoss(Struct, frozen=True):
-    """One lease that its agent no longer holds, for ``forfeit``."""
+    """One lease that its agent no longer holds, for ``reclaim_lease``."""
 
     entry: str
     agent_id: str
@@ -95,7 +98,7 @@ class LeaseLoss(Struct, frozen=True):
 
 
 class LeaseList(Struct, frozen=True):
-    """The leases that an agent says it holds, for ``audit``."""
+    """The leases that an agent holds by its own account, for ``check_leases``."""
 
     entry: str
     agent_id: str
@@ -126,27 +129,27 @@ class Registration(Struct, frozen=True):
     fields: dict[str, str | bytes | int | float]
 
 
-class Beat(Struct, frozen=True):
-    """One heartbeat for ``beat``."""
+class Heartbeat(Struct, frozen=True):
+    """One heartbeat for ``heartbeat``."""
 
     entry: str
     caller: str
     agent_id: str
     incarnation: str
     leases: int | None
-    metrics: dict[str, float]
-    deaf: bool = False
+    deaf: bool
+    fields: dict[str, float]  #: metric:{name} -> value, see ``metric_fields``
 
 
-class Change(Struct, frozen=True):
-    """One change of status for ``change``."""
+class StatusChange(Struct, frozen=True):
+    """One agent's new status for ``change_status``."""
 
     entry: str
     caller: str
     agent_id: str
     incarnation: str
     status: str
-    metrics: dict[str, float]
+    fields: dict[str, float]  #: metric:{name} -> value, see ``metric_fields``
 
 
 class Departure(Struct, frozen=True):
@@ -158,8 +161,8 @@ class Departure(Struct, frozen=True):
     incarnation: str
 
 
-class Expiry(Struct, frozen=True):
-    """What ``expire`` answers."""
+class LivenessTick(Struct, frozen=True):
+    """The answer of ``tick_liveness``: numbers of agents, and the clock."""
 
     stale: int
     repeated: int
@@ -185,22 +188,22 @@ class Delivery(Struct, frozen=True):
 
 
 class Relief(Struct, frozen=True):
-    """What ``relieve`` answers."""
+    """The answer of ``relieve``."""
 
-    memory: Memory  #: as it was found
-    records: int  #: that gave up what they held
-    bytes: int  #: that they held
+    memory: Memory  #: before the call
+    records: int  #: that lost result, payload and progress
+    bytes: int  #: that this freed
     is_more: bool  #: there is more to free: call again
 
 
 class DeadLetterEntry(Struct, frozen=True):
-    """One entry for ``bury``."""
+    """One entry for ``dead_letter``."""
 
     stream: str
     entry: str
     kind: bytes
     data: bytes
-    whole: bool  #: nothing was cut off, so it may be appended anew as it is
+    whole: bool  #: nothing was cut off, so it may be appended again
     caller: str
     code: str
     reason: str
@@ -215,7 +218,7 @@ class Replay(Struct, frozen=True):
 
 
 class SettingChange(Struct, frozen=True):
-    """One setting for ``configure``; without a value it is given back to the distributors' environment."""
+    """One setting for ``configure``; without a value it is reset to the distributors' environment."""
 
     entry: str
     caller: str
@@ -223,13 +226,13 @@ class SettingChange(Struct, frozen=True):
     value: str | None
 
 
-class Draining(Struct, frozen=True):
-    """One agent for ``drain``."""
+class DrainRequest(Struct, frozen=True):
+    """One request for ``drain``."""
 
     entry: str
     caller: str
     agent_id: str
-    begins: bool
+    begins: bool  #: False: the agent resumes
 
 
 class Redelivery(Struct, frozen=True):
@@ -242,7 +245,7 @@ class Redelivery(Struct, frozen=True):
 
 
 class EntryReplay(Struct, frozen=True):
-    """One buried entry for ``unbury``."""
+    """One dead-lettered entry for ``requeue``."""
 
     entry: str
     caller: str
@@ -250,7 +253,7 @@ class EntryReplay(Struct, frozen=True):
 
 
 class Purge(Struct, frozen=True):
-    """One request for ``purge``: a dead letter, or those that died ``age_ms`` before the request or earlier."""
+    """One request for ``purge``: one dead letter, or all that died at least ``age_ms`` before the request."""
 
     entry: str
     caller: str
@@ -258,13 +261,18 @@ class Purge(Struct, frozen=True):
     age_ms: int | None
 
 
+def metric_fields(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return load metrics as fields of an agent's record."""
+    return {f"metric:{name}": value for name, value in metrics.items()}
+
+
 def read_words(raw: Any) -> list[str]:
-    """The words that a script answers."""
+    """Return the words that a script answers."""
     return [word.decode() for word in raw[0]]
 
 
 def read_task_batch(raw: Any) -> TaskBatch:
-    """What a script of tasks answers."""
+    """Return the answer of a script of tasks."""
     words, loads, pools, rev, raised = raw[:5]
     return TaskBatch(
         words=[word.decode() for word in words],

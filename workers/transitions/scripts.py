@@ -1,61 +1,206 @@
-"""One typed function for each Lua script, and the only caller of them.
+"""Calls of the Lua scripts, and the only caller of them.
 
-A function here builds a ``Call``; ``Scripts.run`` sends any number of calls in one round trip and gives back what
-each answers. A script that the server does not know (it was restarted, or its scripts were flushed) raises
-``NoScriptError`` after which ``Scripts.load`` and a re-read of the pending entries set things right: dispatch must
-never be repeated blindly, since it pops anew.
+Most scripts are one row in ``Scripts``: name, Struct of an entry, reader of the answer. admit, dispatch and settle pack
+their arguments by hand, because packing is a large part of their cost. A row or a method returns a ``Call``;
+``Scripts.run`` sends any number of calls in one round trip and returns their answers.
+
+If the server does not know a script (it was restarted, or its scripts were flushed), a call raises ``NoScriptError``.
+The caller then runs ``Scripts.load`` and reads its pending entries again. dispatch must never be repeated blindly: it
+would pop other tasks.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, zip_longest
-from typing import Any
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import astuple, replace
 from redis.asyncio import Redis
 
 from coord.config import MIB, Settings, within_memory
-from coord.keys import Keys
+from coord.keys import CONSUMES, Keys
 from coord.models.memory import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
-from coord.models.tasks import BACKLOG_SHARE, Priority
+from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
 from coord.pipeline import pack, send_and_read
 from workers import lua
 from workers.transitions.batches import (
     Arg,
-    Beat,
     Call,
     CancelRequest,
-    Change,
     DeadLetterEntry,
     Delivery,
     Departure,
-    Expiry,
+    DrainRequest,
+    EntryReplay,
+    Heartbeat,
     LeaseList,
     LeaseLoss,
+    LivenessTick,
     Loss,
     Placement,
+    Purge,
+    Redelivery,
     Registration,
     Relief,
+    Replay,
     Report,
+    SettingChange,
+    StatusChange,
     Submission,
     TaskBatch,
     read_task_batch,
     read_words,
 )
-from workers.transitions.control import ControlScripts
 
-#: Records that give up their results in one call, and bytes, about: some milliseconds of the server's time.
+#: Records that lose their results in one call, and bytes, about: some milliseconds of the server's time.
 RELIEVED_AT_ONCE, RELIEVED_BYTES = 200, 16 * MIB
+#: Dead letters removed by one request: some milliseconds of the server's time.
+PURGED_AT_ONCE = 1_000
+#: Tasks of a lost agent that are reclaimed in one call.
+RECLAIMED_AT_ONCE = 1_000
+#: ms after which a loss is announced again while tasks are still in flight.
+REPEAT_LOSS_MS = 5_000
+#: ms that a message's record is kept at least.
+MESSAGE_KEPT_MS = 3_600_000
+#: ms of idleness after which a consumer of a worker that is gone is removed.
+CONSUMER_IDLE_MS = 3_600_000
+
+E = TypeVar("E", bound=Struct)
+T = TypeVar("T")
 
 
-class Scripts(ControlScripts):
+def _attempt_limits(s: Settings) -> list[Arg]:
+    """Return the arguments of ``lib/attempts.lua``."""
+    seed = random.getrandbits(31)  # the jitter of backoff; no secret depends on it
+    return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, seed]
+
+
+def _liveness_limits(s: Settings) -> list[Arg]:
+    """Return the arguments of ``lib/agents.lua``."""
+    return [s.missed_beats, int(s.agent_timeout_s * 1000), REPEAT_LOSS_MS]
+
+
+def _inbox_limits(s: Settings) -> list[Arg]:
+    """Return the arguments of ``lib/messages.lua``."""
+    dead_ms = int(s.dead_ttl_s * 1000)
+    return [s.inbox_entries, s.inbox_critical_extra, MESSAGE_KEPT_MS, dead_ms, s.dead_in_entries]
+
+
+def _reclaim_limits(s: Settings) -> list[Arg]:
+    return [*_attempt_limits(s), RECLAIMED_AT_ONCE]
+
+
+def _cancel_limits(s: Settings) -> list[Arg]:
+    return [*_attempt_limits(s), s.cancel_grace_ms]
+
+
+def _dead_in_limits(s: Settings) -> list[Arg]:
+    return [f"{s.dead_in_entries} {s.dead_in_bytes}"]
+
+
+def _head_starts(_: Settings) -> list[Arg]:
+    return list(HEAD_START_MS.values())
+
+
+def _no_limits(_: Settings) -> list[Arg]:
+    return []
+
+
+class BatchScript(Generic[E, T]):
+    """A script that handles a batch of entries, as an attribute of ``Scripts``: a call takes the entries.
+
+    Args:
+        name: of the script.
+        entry: the Struct of an entry. Its fields, in their order, are the arguments of an entry.
+        read: reads the answer.
+        limits: returns the arguments before the entries that settings determine.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        entry: type[E],
+        read: Callable[[Any], T],
+        limits: Callable[[Settings], list[Arg]] = _no_limits,
+    ) -> None:
+        self.name = name
+        self.entry = entry
+        self.read = read
+        self.limits = limits
+
+    def call(self, settings: Settings, entries: Sequence[E], *options: Arg) -> Call[T]:
+        """Return the call for a batch.
+
+        Args:
+            settings: determine the limits.
+            entries: of the batch.
+            options: arguments between the limits and the entries.
+        """
+        args = [*self.limits(settings), *options, len(entries)]
+        for entry in entries:
+            _add_arguments(args, entry)
+        return Call(self.name, args, self.read)
+
+    @overload
+    def __get__(self, scripts: None, owner: type[Scripts]) -> Self: ...
+
+    @overload
+    def __get__(self, scripts: Scripts, owner: type[Scripts]) -> Callable[[Sequence[E]], Call[T]]: ...
+
+    def __get__(self, scripts: Scripts | None, owner: type[Scripts]) -> Self | Callable[[Sequence[E]], Call[T]]:
+        return self if scripts is None else partial(self.call, scripts.settings)
+
+
+class Scripts:
     """The scripts on one connection.
 
     ``bare`` is for a server that does not know the ``#!lua`` line (fakeredis). ``now`` (ms) replaces the server's
-    clock; only tests give it.
+    clock; only tests set it.
     """
+
+    # Tasks.
+
+    #: Reclaim the tasks of lost agents. Words OK, WAIT, MORE (the last two: call again).
+    reclaim = BatchScript("reclaim", Loss, read_task_batch, _reclaim_limits)
+    #: Reclaim single tasks of which the agents no longer hold the leases. Words OK, STALE, WAIT (call again).
+    reclaim_lease = BatchScript("reclaim_lease", LeaseLoss, read_task_batch, _attempt_limits)
+    #: Cancel tasks. Words CANCELLED, STOPPING, FINISHED, NOT_FOUND, PENDING.
+    cancel = BatchScript("cancel", CancelRequest, read_task_batch, _cancel_limits)
+    #: Replay failed tasks. Words REPLAYED, DUPLICATE, NOT_FOUND, NOT_DEAD, EXPIRED.
+    replay = BatchScript("replay", Replay, read_task_batch, _head_starts)
+    #: Change live settings. Word OK.
+    configure = BatchScript("configure", SettingChange, read_words)
+
+    # Agents.
+
+    #: Register agents. Words REGISTERED, REFRESHED, SUPERSEDED, STALE.
+    register = BatchScript("register", Registration, read_words, _liveness_limits)
+    #: Record heartbeats. Words OK, UNKNOWN, SUPERSEDED, STALE.
+    heartbeat = BatchScript("heartbeat", Heartbeat, read_words, _liveness_limits)
+    #: Change the status of agents. Words OK, UNKNOWN, SUPERSEDED, STALE.
+    change_status = BatchScript("change_status", StatusChange, read_words, _liveness_limits)
+    #: Compare agents' leases with the records. Words OK, SUSPECTED, LOST, OUTDATED, WAIT (call again).
+    check_leases = BatchScript("check_leases", LeaseList, read_words, _liveness_limits)
+    #: Drain agents, or resume them. Words OK, UNKNOWN, STALE.
+    drain = BatchScript("drain", DrainRequest, read_words, _liveness_limits)
+
+    # Messages.
+
+    #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL.
+    deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
+    #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, FULL.
+    redeliver = BatchScript("redeliver", Redelivery, read_words, _inbox_limits)
+
+    # Scripts with options, which the methods of the same names pass.
+
+    _deregister = BatchScript("deregister", Departure, read_words, _liveness_limits)
+    _dead_letter = BatchScript("dead_letter", DeadLetterEntry, int, _dead_in_limits)
+    _requeue = BatchScript("requeue", EntryReplay, read_words)
+    _purge = BatchScript("purge", Purge, read_words)
 
     def __init__(self, redis: Redis, keys: Keys, settings: Settings, *, bare: bool = False) -> None:
         self.redis = redis
@@ -69,22 +214,22 @@ class Scripts(ControlScripts):
         self._common = _common_of(settings)
 
     def fit_streams(self, maximum: int) -> None:
-        """Cap streams by shares of the server's maxmemory (bytes; 0: none) as well, see ``within_memory``."""
+        """Also cap streams by shares of the server's maxmemory (bytes; 0: none), see ``within_memory``."""
         self.settings = within_memory(self.settings, maximum)
         self._common = _common_of(self.settings)
 
     async def load(self) -> None:
-        """Make every script known to the server, in one round trip."""
+        """Load every script into the server, in one round trip."""
         pipe = self.redis.pipeline(transaction=False)
         for source in self._sources.values():
             pipe.execute_command("SCRIPT LOAD", source.text)
         await pipe.execute()
 
     async def run(self, *calls: Call[Any]) -> list[Any]:
-        """Send the calls in one round trip, in order; what each answers, parsed.
+        """Send the calls in one round trip, in order; return their answers, parsed.
 
         Raises:
-            redis.exceptions.RedisError: the first error that any of them had. Others may have been carried out.
+            redis.exceptions.RedisError: the first error of any call. Other calls may have been carried out.
         """
         if not calls:
             return []
@@ -98,8 +243,8 @@ class Scripts(ControlScripts):
 
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:
         """Settle agents' reports; words OK, DUPLICATE, STALE, GONE."""
-        args = [*self._limits(), len(reports)]
-        for (kind, caller, shared), run in groupby(_of_entries(reports), key=lambda one: one[0]):
+        args = [*_attempt_limits(self.settings), len(reports)]
+        for (kind, caller, shared), run in groupby(_of_entries(reports), key=lambda item: item[0]):
             alike = [report for _, report in run]
             args += (kind, caller, shared, len(alike))
             for r in alike:
@@ -117,7 +262,10 @@ class Scripts(ControlScripts):
     ) -> Call[TaskBatch]:
         """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, EXPIRED, DUPLICATE, CONFLICT, GONE.
 
-        ``pools`` gives the definition of each pool that the submissions name; ``nearly_full`` refuses all of them.
+        Args:
+            submissions: the tasks; those of one entry follow one another.
+            pools: the definition of each pool that the submissions name.
+            nearly_full: refuse all of them.
         """
         s = self.settings
         args: list[Arg] = [
@@ -147,7 +295,7 @@ class Scripts(ControlScripts):
         groups: dict[tuple[str, str, int, bytes], list[int]] = {}
         for place, p in enumerate(placements):
             groups.setdefault((p.pool, p.agent_id, p.rev, p.explanation), []).append(place)
-        explanations = {one: n for n, one in enumerate(dict.fromkeys(explanation for *_, explanation in groups), 1)}
+        explanations = {text: n for n, text in enumerate(dict.fromkeys(explanation for *_, explanation in groups), 1)}
         s = self.settings
         args: list[Arg] = [s.start_timeout_ms, s.default_timeout_no_incarnation_ms, len(explanations), *explanations]
         args.append(len(groups))
@@ -163,31 +311,59 @@ class Scripts(ControlScripts):
 
         return Call("dispatch", args, parse)
 
-    def reclaim(self, losses: Sequence[Loss]) -> Call[TaskBatch]:
-        """Take back what lost agents had; words OK, WAIT, MORE (the last two: call again)."""
-        args = [*self._limits(), 1000, len(losses)]
-        for loss in losses:
-            args += (loss.entry, loss.agent_id, loss.term)
-        return Call("reclaim", args, read_task_batch)
+    def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
+        """Deregister agents; words OK, UNKNOWN, SUPERSEDED, STALE.
 
-    def forfeit(self, losses: Sequence[LeaseLoss]) -> Call[TaskBatch]:
-        """Take back single tasks that their agents no longer hold; words OK, STALE, WAIT (call again)."""
-        args = [*self._limits(), len(losses)]
-        for loss in losses:
-            args += (loss.entry, loss.agent_id, loss.task_id, loss.lease)
-        return Call("forfeit", args, read_task_batch)
+        Args:
+            departures: the agents.
+            by_operator: the facts are an operator's, not the agents' own.
+        """
+        stream = "in:control:registry" if by_operator else "in:registry"
+        return Scripts._deregister.call(self.settings, departures, stream)
 
-    def wake(self, most: int = 1000) -> Call[TaskBatch]:
-        """Do what is due by the clock, ``most`` alarms at a time; words QUEUED, RECALLED, TIMED_OUT and so on."""
+    def dead_letter(self, kind: str, entries: Sequence[DeadLetterEntry]) -> Call[int]:
+        """Move entries that a kind of worker cannot handle to ``dead:in``; answers how many were still there."""
+        return Scripts._dead_letter.call(self.settings, entries, kind)
+
+    def requeue(self, kind: str, replays: Sequence[EntryReplay]) -> Call[list[str]]:
+        """Append dead-lettered entries of a kind of worker again; words OK, NOT_FOUND, FOREIGN, TRUNCATED."""
+        streams = CONSUMES[kind]
+        return Scripts._requeue.call(self.settings, replays, kind, len(streams), *streams)
+
+    def purge(
+        self,
+        kind: str,
+        of: Literal["tasks", "messages", "entries"],
+        purges: Sequence[Purge],
+        most: int = PURGED_AT_ONCE,
+    ) -> Call[list[str]]:
+        """Remove dead letters; words OK, NOT_FOUND, NOT_DEAD.
+
+        Args:
+            kind: of the worker that received the requests.
+            of: what the dead letters are.
+            purges: the requests.
+            most: dead letters removed for each request at most.
+        """
+        return Scripts._purge.call(self.settings, purges, of, kind, most)
+
+    def run_alarms(self, most: int = 1000) -> Call[TaskBatch]:
+        """Do what is due by the clocks, at most ``most`` alarms; words QUEUED, RECALLED, TIMED_OUT and so on."""
         s = self.settings
         kept = [int(seconds * 1000) for seconds in (s.terminal_ttl_s, s.dead_ttl_s, s.refused_ttl_s)]
-        args = [*self._limits(), most, s.terminal_entries, s.refused_entries, *kept]
-        return Call("wake", args, read_task_batch)
+        args = [*_attempt_limits(s), most, s.terminal_entries, s.refused_entries, *kept]
+        return Call("run_alarms", args, read_task_batch)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
     ) -> Call[Relief]:
-        """Free memory if the server is nearly full, ``most`` records at a time; tests say by ``memory`` how full."""
+        """Free memory if the server is nearly full.
+
+        Args:
+            most: records checked at most.
+            most_bytes: bytes freed, about.
+            memory: replaces what the server reports; only tests set it.
+        """
         args: list[Arg] = [str(RELIEVE_ABOVE), str(RELIEVE_DOWN_TO), most, most_bytes]
         args += ("", "") if memory is None else (memory.used, memory.maximum)
 
@@ -197,96 +373,25 @@ class Scripts(ControlScripts):
 
         return Call("relieve", args, parse)
 
-    def cancel(self, requests: Sequence[CancelRequest]) -> Call[TaskBatch]:
-        """Cancel tasks; words CANCELLED, STOPPING, FINISHED, NOT_FOUND, PENDING."""
-        args = [*self._limits(), self.settings.cancel_grace_ms, len(requests)]
-        for r in requests:
-            args += (r.entry, r.task_id, r.caller, r.reason)
-        return Call("cancel", args, read_task_batch)
+    def tick_liveness(self, most: int = 256) -> Call[LivenessTick]:
+        """Tick the observed clock and declare agents stale, at most ``most`` at a time."""
+        args = [*_liveness_limits(self.settings), most, int(self.settings.departed_ttl_s * 1000)]
+        return Call("tick_liveness", args, lambda raw: LivenessTick(*(int(n) for n in raw)))
 
-    def register(self, registrations: Sequence[Registration]) -> Call[list[str]]:
-        """Register agents; words REGISTERED, REFRESHED, SUPERSEDED, STALE."""
-        args = [*self._liveness(), len(registrations)]
-        for r in registrations:
-            interval: Arg = "" if r.interval_ms is None else r.interval_ms
-            args += (r.entry, r.caller, r.agent_id, r.incarnation, interval, r.digest, r.facets, len(r.fields))
-            for name, value in r.fields.items():
-                args += (name, _number(value) if isinstance(value, float) else value)
-        return Call("register", args, read_words)
-
-    def beat(self, beats: Sequence[Beat]) -> Call[list[str]]:
-        """Take heartbeats; words OK, UNKNOWN, SUPERSEDED, STALE."""
-        args = [*self._liveness(), len(beats)]
-        for b in beats:
-            leases: Arg = "" if b.leases is None else b.leases
-            deaf = "1" if b.deaf else ""
-            args += (b.entry, b.caller, b.agent_id, b.incarnation, leases, deaf, *_metrics(b.metrics))
-        return Call("beat", args, read_words)
-
-    def audit(self, lists: Sequence[LeaseList]) -> Call[list[str]]:
-        """Compare agents' leases with the records; words OK, SUSPECTED, LOST, OUTDATED, WAIT (call again)."""
-        args = [*self._liveness(), len(lists)]
-        for one in lists:
-            args += (one.entry, one.agent_id, one.incarnation, one.ask, len(one.leases))
-            for lease, task_id in one.leases.items():
-                args += (task_id, lease)
-        return Call("audit", args, read_words)
-
-    def change(self, changes: Sequence[Change]) -> Call[list[str]]:
-        """Change agents' status; words OK, UNKNOWN, SUPERSEDED, STALE."""
-        args = [*self._liveness(), len(changes)]
-        for c in changes:
-            args += (c.entry, c.caller, c.agent_id, c.incarnation, c.status, *_metrics(c.metrics))
-        return Call("change", args, read_words)
-
-    def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
-        """Let agents leave; words OK, UNKNOWN, SUPERSEDED, STALE. ``by_operator``: the facts are an operator's."""
-        stream = "in:control:registry" if by_operator else "in:registry"
-        args = [*self._liveness(), stream, len(departures)]
-        for d in departures:
-            args += (d.entry, d.caller, d.agent_id, d.incarnation)
-        return Call("deregister", args, read_words)
-
-    def expire(self, most: int = 256) -> Call[Expiry]:
-        """Tick the observed clock and do what follows from it, ``most`` agents at a time."""
-        args = [*self._liveness(), most, int(self.settings.departed_ttl_s * 1000)]
-        return Call("expire", args, lambda raw: Expiry(*(int(n) for n in raw)))
-
-    def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
-        """Deliver direct messages; words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL."""
-        args = [*self._inbox_limits(), len(deliveries)]
-        for d in deliveries:
-            args += (d.entry, d.lane, d.caller, d.message_id, d.digest, d.sender_id, d.receiver_id, d.message_type)
-            args += (d.ttl_ms, d.payload, d.correlation_id, d.reply_to)
-        return Call("deliver", args, read_words)
-
-    def bury(self, group: str, burials: Sequence[DeadLetterEntry]) -> Call[int]:
-        """Bury entries; the number that was still there."""
-        s = self.settings
-        args: list[Arg] = [f"{s.dead_in_entries} {s.dead_in_bytes}", group, len(burials)]
-        for b in burials:
-            args += (b.stream, b.entry, b.kind, b.data, "1" if b.whole else "0", b.caller, b.code, b.reason)
-        return Call("bury", args, int)
-
-    def present(
+    def worker_heartbeat(
         self, kind: str, name: str, fields: dict[str, str | int | float], streams: Iterable[str]
     ) -> Call[list[str]]:
-        """Say that a worker lives; the names of those of its kind that do."""
-        args: list[Arg] = [kind, name, int(self.settings.presence_ttl_s * 1000), 3_600_000, len(fields)]
+        """Record that a worker is alive; answers the names of the workers of its kind that are alive."""
+        args: list[Arg] = [kind, name, int(self.settings.presence_ttl_s * 1000), CONSUMER_IDLE_MS, len(fields)]
         for field, value in fields.items():
             args += (field, str(value))
         listed = list(streams)
         args += (len(listed), *listed)
-        return Call("present", args, lambda raw: [one.decode() for one in raw])
-
-    def _limits(self) -> list[Arg]:
-        s = self.settings
-        seed = random.getrandbits(31)  # the jitter of backoff; nothing secret hangs on it
-        return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, seed]
+        return Call("worker_heartbeat", args, lambda raw: [worker.decode() for worker in raw])
 
 
 def _common_of(s: Settings) -> list[Arg]:
-    """The arguments of every script."""
+    """Return the arguments of every script."""
     return [
         f"{s.log_entries} {s.log_bytes} {s.progress_log_bytes}",
         f"{s.replies_entries} {s.replies_bytes} {s.reply_data_bytes}",
@@ -294,25 +399,14 @@ def _common_of(s: Settings) -> list[Arg]:
     ]
 
 
-def _metrics(metrics: dict[str, float]) -> list[Arg]:
-    args: list[Arg] = [len(metrics)]
-    for name, value in metrics.items():
-        args += (f"metric:{name}", _number(value))
-    return args
-
-
-def _number(value: float) -> str:
-    return repr(value)
-
-
 def _submission(t: Submission) -> str:
     submitted_at = t.entry.partition("-")[0]
-    told, more = t.caller if t.notify else "", 1 if t.options else 0
-    return f"{t.priority} {told} {more} {submitted_at} {t.score} {t.pool} {t.digest}"
+    caller, has_extras = t.caller if t.notify else "", 1 if t.options else 0
+    return f"{t.priority} {caller} {has_extras} {submitted_at} {t.score} {t.pool} {t.digest}"
 
 
 def _of_entries(reports: Sequence[Report]) -> Iterator[tuple[tuple[str, str, str], Report]]:
-    """Each report with its kind, its caller, and its entry where the report before or after it is of that as well."""
+    """Yield each report with its kind, its caller, and its entry if the report before or after it has the same one."""
     for place, r in enumerate(reports):
         before, after = reports[place - 1 : place], reports[place + 1 : place + 2]
         is_shared = (before and before[0].entry == r.entry) or (after and after[0].entry == r.entry)
@@ -320,8 +414,29 @@ def _of_entries(reports: Sequence[Report]) -> Iterator[tuple[tuple[str, str, str
 
 
 def _started_at(report: Report) -> Arg:
-    """When the attempt started, in ms; empty where the report does not say."""
+    """Return when the attempt started, in ms; empty if the report does not say."""
     ago = report.started_ms_ago
     if ago is None and report.kind != "started":
         return ""
     return int(report.entry.partition("-")[0]) - (ago or 0)
+
+
+def _add_arguments(args: list[Arg], entry: Struct) -> None:
+    """Add the fields of an entry to the arguments: None as empty, a flag as 1 or 0, a dict as its length and items."""
+    for value in astuple(entry):
+        if value is None:
+            args.append("")
+        elif isinstance(value, bool):
+            args.append("1" if value else "0")
+        elif isinstance(value, dict):
+            args.append(len(value))
+            for name, item in value.items():
+                args += (name, repr(item) if isinstance(item, float) else item)
+        else:
+            args.append(value)
+
+
+#: The rows of ``Scripts``, by the name of the script.
+BATCH_SCRIPTS: dict[str, BatchScript[Any, Any]] = {
+    row.name: row for row in vars(Scripts).values() if isinstance(row, BatchScript)
+}

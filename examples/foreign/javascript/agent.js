@@ -1,7 +1,7 @@
-// An agent of coord in JavaScript, with nothing but the npm package redis and docs/protocol.md: `node agent.js ID`.
+// An agent in JavaScript, written from docs/protocol.md with the npm package redis alone: `node agent.js ID`.
 //
-// It can `digest`: wait until the file {"path": …} is there, as in a folder where others drop files (rename them into
-// it when they are whole), and answer {"sha256": …, "bytes": …}. COORD_REDIS_URL says where Redis is.
+// Its capability is `digest`: wait until the file {"path": …} exists, as in a folder where other programs drop files
+// (they rename complete files into it), and return {"sha256": …, "bytes": …}. COORD_REDIS_URL is the URL of Redis.
 
 import { createHash, randomUUID } from 'node:crypto';
 import { access, readFile } from 'node:fs/promises';
@@ -15,26 +15,26 @@ const intervalMs = 1000 * Number(process.env.COORD_HEARTBEAT_INTERVAL_S ?? 5);
 const answerMs = 1000 * Number(process.env.COORD_ANSWER_TIMEOUT_S ?? 10);
 const CAPACITY = 4;
 const BLOCK_MS = 1000;
-// What running work has to end once the agent is told to; and what the last words have to reach the registry.
-const [GRACE_MS, FAREWELL_MS] = [30_000, 10_000];
-// Outcomes that are remembered, in case a fail-over brings their assignments back.
-const REMEMBERED = 1000;
+// Milliseconds that running work gets to finish at shutdown, and that the last facts get to reach the registry.
+const [GRACE_MS, LEAVE_MS] = [30_000, 10_000];
+// Number of outcomes that are kept, in case a fail-over brings their assignments back.
+const KEPT = 1000;
 
-const incarnation = randomUUID(); // drawn once for each process
-const caller = incarnation; // so whatever is answered there is for this process
+const incarnation = randomUUID(); // new for each process
+const caller = incarnation; // so all answers there are for this process
 const me = { agent_id: agentId, incarnation };
 const lanes = ['critical', 'high', 'normal', 'low'].map((lane) => `${prefix}inbox:${agentId}:${lane}`);
 const replies = `${prefix}replies:${caller}`;
 
-const waiting = new Map(); // lease -> attempt: read, and not claimed yet
-const held = new Map(); // lease -> attempt: from before the claim is sent until its report is answered
-const told = new Map(); // lease -> [type, fact]: the outcomes of late
-const answers = new Map(); // entry id in in:registry of a fact of ours -> '' or an error's code
+const waiting = new Map(); // lease -> attempt: read, not claimed yet
+const held = new Map(); // lease -> attempt: from before its claim until its report is appended
+const outcomes = new Map(); // lease -> [type, fact]: latest outcomes
+const answers = new Map(); // entry id in in:registry of an own fact -> '' or an error code
 let isDraining = false;
-let aheadMs = 0; // of the server's clock before performance.now()
+let aheadMs = 0; // the server's clock minus performance.now()
 
-// One connection that blocks in reads, one for everything else. They come back by themselves, also from a server that
-// said nothing for too long; what was under way is rejected, and nothing is kept to be sent later behind our back.
+// One connection for blocking reads, one for everything else. They reconnect automatically, also if the server does not
+// answer for too long; pending commands are rejected, and no command is queued to be sent later.
 function connection() {
   const socket = {
     socketTimeout: BLOCK_MS + answerMs,
@@ -44,32 +44,32 @@ function connection() {
   const client = createClient({
     ...(!socket.path && { url }), socket, RESP: 2, disableOfflineQueue: true, pingInterval: answerMs / 2,
   });
-  client.on('error', () => {}); // the commands say it too
+  client.on('error', () => {}); // the commands report it too
   return client;
 }
 const [reader, writer] = [connection(), connection()];
 
-// A server that is no primary any more keeps its connections: they are made anew, for the address may lead elsewhere.
-let renewing;
-function leaveDemoted({ message }) {
+// A server that is no longer the primary keeps its connections. Reconnect: the address may belong to another server.
+let reconnecting;
+function reconnectIfDemoted({ message }) {
   if (!/^(READONLY|MOVED|CLUSTERDOWN|UNBLOCKED)/.test(message)) return undefined;
-  renewing ??= (async () => {
+  reconnecting ??= (async () => {
     for (const client of [reader, writer]) if (client.isOpen) client.destroy();
     await Promise.all([reader.connect(), writer.connect()]);
-  })().finally(() => { renewing = undefined; });
-  return renewing;
+  })().finally(() => { reconnecting = undefined; });
+  return reconnecting;
 }
 
-// What it says.
+// Append facts.
 
-// An answer of the server that another try will not mend.
-function isFinal(error) {
-  const forNow = /^(OOM|LOADING|BUSY|MISCONF|READONLY|MOVED|ASK|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|TRYAGAIN)/;
-  return /^[A-Z]+ /.test(error.message) && !forNow.test(error.message);
+// True for an error of the server that a retry cannot fix.
+function isPermanent(error) {
+  const temporary = /^(OOM|LOADING|BUSY|MISCONF|READONLY|MOVED|ASK|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|TRYAGAIN)/;
+  return /^[A-Z]+ /.test(error.message) && !temporary.test(error.message);
 }
 
-// Appends a fact, again and again until Redis has answered: twice does no harm. Its entry id.
-async function tell(stream, type, fact, withCaller = false) {
+// Appends a fact, with retries until Redis answers (a repeated fact changes nothing); returns its entry id.
+async function append(stream, type, fact, withCaller = false) {
   const command = ['XADD', prefix + stream, '*', 'type', type, 'data', JSON.stringify(fact)];
   if (withCaller) command.push('caller', caller);
   for (;;) {
@@ -78,39 +78,39 @@ async function tell(stream, type, fact, withCaller = false) {
       aheadMs = parseInt(entry) - performance.now();
       return entry;
     } catch (error) {
-      if (isFinal(error)) giveUp(`${stream}: ${error.message}`);
-      await leaveDemoted(error);
+      if (isPermanent(error)) fail(`${stream}: ${error.message}`);
+      await reconnectIfDemoted(error);
       await sleep(500);
     }
   }
 }
 
-// Says what it is; the same incarnation again is a refresh.
+// Registers; a repeated registration with the same incarnation is a refresh.
 function register() {
-  return tell('in:registry', 'agent.registered', {
+  return append('in:registry', 'agent.registered', {
     ...me, agent_type: 'worker', capabilities: ['digest'], tags: ['foreign'],
     capacity: CAPACITY, heartbeat_interval: intervalMs / 1000,
   }, true);
 }
 
-// It lives; a beat may get lost, so it is not repeated.
-function beat() {
+// Sends a heartbeat; one may get lost, so it is not repeated.
+function sendHeartbeat() {
   const data = JSON.stringify({ ...me, leases: held.size });
   writer.sendCommand(['XADD', `${prefix}in:beats`, 'MAXLEN', '~', '100000', '*',
     'type', 'agent.heartbeat', 'data', data, 'caller', caller]).catch(() => {});
 }
 
-// Tells an outcome; the lease is held until Redis has it.
+// Reports an outcome; the lease is held until Redis has the report.
 async function report(lease, type, fact) {
-  await tell('in:reports', type, fact);
-  told.set(lease, [type, fact]);
-  if (told.size > REMEMBERED) told.delete(told.keys().next().value);
+  await append('in:reports', type, fact);
+  outcomes.set(lease, [type, fact]);
+  if (outcomes.size > KEPT) outcomes.delete(outcomes.keys().next().value);
   held.delete(lease);
 }
 
-// What it is told.
+// Read inbox and replies.
 
-// Reads the lanes and the replies, from the beginning after each connect.
+// Reads lanes and replies, from the beginning after each connect.
 async function read() {
   let cursors;
   for (;;) {
@@ -121,110 +121,110 @@ async function read() {
       }
       const streams = await reader.sendCommand(['XREAD', 'COUNT', '64', 'BLOCK', String(BLOCK_MS),
         'STREAMS', ...lanes, replies, ...cursors]);
-      for (const [stream, entries] of streams ?? []) { // in the order in which they were asked for
+      for (const [stream, entries] of streams ?? []) { // in the order of the request
         const lane = lanes.indexOf(stream);
         for (const [entry, flat] of entries) {
           cursors[lane < 0 ? lanes.length : lane] = entry;
           const fields = {};
           for (let i = 0; i < flat.length; i += 2) fields[flat[i]] = flat[i + 1];
-          if (lane < 0) hear(fields);
-          else take(lane, entry, fields);
+          if (lane < 0) onAnswer(fields);
+          else onEntry(lane, entry, fields);
         }
       }
       claim();
     } catch (error) {
-      console.error(`${agentId}: Redis is away: ${error.message}`);
+      console.error(`${agentId}: Redis is unavailable: ${error.message}`);
       cursors = undefined;
-      await leaveDemoted(error);
+      await reconnectIfDemoted(error);
       await sleep(200);
     }
   }
 }
 
-// An answer to facts of this process.
-function hear({ stream, fact, code = '', message }) {
+// Handles an answer to facts of this process.
+function onAnswer({ stream, fact, code = '', message }) {
   if (code === 'unknown_agent') register();
-  else if (code && code !== 'agent_not_found') giveUp(`${code}: ${message}`); // that one: it has left already
-  if (stream !== 'in:registry') return; // an entry id is unique in its stream only, and those are waited for
+  else if (code && code !== 'agent_not_found') fail(`${code}: ${message}`); // agent_not_found: it has left already
+  if (stream !== 'in:registry') return; // an entry id is unique in its stream only
   for (const entry of fact.split(' ')) answers.set(entry, code);
-  while (answers.size > REMEMBERED) answers.delete(answers.keys().next().value);
+  while (answers.size > KEPT) answers.delete(answers.keys().next().value);
 }
 
-// An entry of a lane.
-function take(lane, entry, fields) {
+// Handles an entry of a lane.
+function onEntry(lane, entry, fields) {
   const { message_type: type, order, lease } = fields;
   if (type === 'task_assignment') return offer({ lane, entry, fields, abort: new AbortController() });
   if (type === 'coordination' && order === 'stop_task') {
     if (waiting.has(lease)) giveBack(lease, fields.reason);
     else held.get(lease)?.abort.abort(fields.reason || 'stopped');
   } else if (type === 'coordination' && order === 'list_leases') {
-    const leases = Object.fromEntries([...held].map(([key, one]) => [key, one.fields.task_id]));
-    tell('in:registry', 'agent.leases_listed', { ...me, ask: fields.ask, leases });
+    const leases = Object.fromEntries([...held].map(([key, attempt]) => [key, attempt.fields.task_id]));
+    append('in:registry', 'agent.leases_listed', { ...me, ask: fields.ask, leases });
   } else if (type === 'direct') {
-    return answer(fields).then(() => forget(lane, entry)); // a message is deleted when it was handled
+    return reply(fields).then(() => forget(lane, entry)); // a message is deleted after it was handled
   }
   return forget(lane, entry);
 }
 
-// Deletes an entry; should that get lost, it is read again, which does no harm.
+// Deletes an entry; if that fails, it is read again, which changes nothing.
 function forget(lane, entry) {
   return writer.sendCommand(['XDEL', lanes[lane], entry]).catch(() => {});
 }
 
-// Remembers an assignment, unless it is known already or another process's.
-function offer(one) {
-  const { lease, incarnation: named } = one.fields;
+// Queues an assignment, unless it is known already or belongs to another process.
+function offer(attempt) {
+  const { lease, incarnation: named } = attempt.fields;
   if ((named && named !== incarnation) || waiting.has(lease) || held.has(lease)) return;
-  if (told.has(lease)) {
-    report(lease, ...told.get(lease));
+  if (outcomes.has(lease)) {
+    report(lease, ...outcomes.get(lease));
     return;
   }
-  waiting.set(lease, one);
+  waiting.set(lease, attempt);
   if (isDraining) giveBack(lease, 'the agent is draining');
 }
 
-// A message: sends its payload back, unless that is what it is, or it is too late.
-async function answer({ id, sender_id, reply_to, expires_at, data }) {
+// Answers a message with its own payload, unless it is an answer itself or has expired.
+async function reply({ id, sender_id, reply_to, expires_at, data }) {
   if (reply_to || performance.now() + aheadMs >= Number(expires_at)) return;
-  const message_id = createHash('sha256').update(`answer to ${id}`).digest('hex'); // handled twice, it is sent once
-  await tell('in:messages:normal', 'message.sent', {
+  const message_id = createHash('sha256').update(`answer to ${id}`).digest('hex'); // the same if handled twice
+  await append('in:messages:normal', 'message.sent', {
     message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, payload: JSON.parse(data),
   });
 }
 
-// What it does.
+// Run tasks.
 
-// Begins what is remembered, highest lane first, as far as there is room.
+// Starts waiting attempts, highest lane first, up to the capacity.
 function claim() {
   const byLane = [...waiting].sort(([, a], [, b]) => a.lane - b.lane);
-  for (const [lease, one] of byLane) {
+  for (const [lease, attempt] of byLane) {
     if (held.size >= CAPACITY || isDraining) return;
     waiting.delete(lease);
-    held.set(lease, one);
-    attempt(lease, one);
+    held.set(lease, attempt);
+    run(lease, attempt);
   }
 }
 
-// Gives back what was not claimed; the report takes the entry out of the lane too.
+// Returns an unclaimed task; the report also deletes the entry from the lane.
 function giveBack(lease, reason = '') {
-  const one = waiting.get(lease);
+  const attempt = waiting.get(lease);
   waiting.delete(lease);
-  held.set(lease, one);
-  return report(lease, 'task.released', { task_id: one.fields.task_id, lease, reason });
+  held.set(lease, attempt);
+  return report(lease, 'task.released', { task_id: attempt.fields.task_id, lease, reason });
 }
 
-// Claims a task by deleting its entry, does it, and tells what became of it.
-async function attempt(lease, { lane, entry, fields, abort: { signal } }) {
+// Claims a task by deleting its entry, runs it, and reports the outcome.
+async function run(lease, { lane, entry, fields, abort: { signal } }) {
   const fact = { task_id: fields.task_id, lease };
   let type = 'task.released';
-  // Rejected, it was deleted or not: nobody can tell.
-  const isOurs = await writer.sendCommand(['XDEL', lanes[lane], entry]).then((count) => count === 1, () => false);
-  if (!isOurs || signal.aborted || isDraining) {
-    fact.reason = signal.reason ?? (isOurs ? 'the agent is draining' : 'claim in doubt');
+  // If the command is rejected, the entry may or may not have been deleted.
+  const isClaimed = await writer.sendCommand(['XDEL', lanes[lane], entry]).then((count) => count === 1, () => false);
+  if (!isClaimed || signal.aborted || isDraining) {
+    fact.reason = signal.reason ?? (isClaimed ? 'the agent is draining' : 'claim in doubt');
   } else {
-    const begun = performance.now();
-    const ago = () => Math.trunc(performance.now() - begun);
-    const started = setTimeout(() => tell('in:reports', 'task.started', { ...fact, started_ms_ago: ago() }), 100);
+    const startTime = performance.now();
+    const ago = () => Math.trunc(performance.now() - startTime);
+    const started = setTimeout(() => append('in:reports', 'task.started', { ...fact, started_ms_ago: ago() }), 100);
     try {
       const result = await digest(JSON.parse(fields.data), signal);
       type = 'task.completed';
@@ -244,7 +244,7 @@ async function attempt(lease, { lane, entry, fields, abort: { signal } }) {
   claim();
 }
 
-// The work: waits for a file, and takes its fingerprint.
+// The work: waits for a file and computes its digest.
 async function digest({ payload: { path } }, signal) {
   if (typeof path !== 'string') throw new Error('payload: path is missing');
   while (!(await access(path).then(() => true, () => false))) await sleep(50, undefined, { signal });
@@ -252,36 +252,36 @@ async function digest({ payload: { path } }, signal) {
   return { sha256: createHash('sha256').update(content).digest('hex'), bytes: content.length };
 }
 
-// Its end.
+// Shut down.
 
-// Ends at once; what it holds is taken back by the coordinator.
-function giveUp(why) {
-  console.error(`${agentId}: ${why}`);
+// Exits at once; the coordinator reassigns the tasks that it holds.
+function fail(reason) {
+  console.error(`${agentId}: ${reason}`);
   process.exit(1);
 }
 
-async function until(isSo, limitMs) {
-  for (const end = performance.now() + limitMs; !isSo() && performance.now() < end;) await sleep(20);
+async function waitUntil(condition, limitMs) {
+  for (const end = performance.now() + limitMs; !condition() && performance.now() < end;) await sleep(20);
 }
 
-// Nothing new; finishes or gives back what there is; leaves.
+// Accepts nothing new, finishes or returns all tasks, then deregisters.
 async function drain() {
   if (isDraining) return;
   isDraining = true;
-  setTimeout(() => giveUp('Redis did not take the farewell'), GRACE_MS + 4 * FAREWELL_MS);
+  setTimeout(() => fail('Redis did not accept the deregistration'), GRACE_MS + 4 * LEAVE_MS);
   for (const lease of [...waiting.keys()]) giveBack(lease, 'the agent is draining');
-  const status = await tell('in:registry', 'agent.status_changed', { ...me, status: 'draining' }, true);
-  await until(() => answers.has(status), FAREWELL_MS); // what was assigned until then has been read by now
-  await until(() => held.size === 0, GRACE_MS);
+  const status = await append('in:registry', 'agent.status_changed', { ...me, status: 'draining' }, true);
+  await waitUntil(() => answers.has(status), LEAVE_MS); // earlier assignments have been read by now
+  await waitUntil(() => held.size === 0, GRACE_MS);
   for (const { abort } of held.values()) abort.abort('the agent is shutting down');
-  await until(() => held.size === 0, FAREWELL_MS);
-  const farewell = await tell('in:registry', 'agent.deregistered', me, true);
-  await until(() => answers.has(farewell), FAREWELL_MS);
+  await waitUntil(() => held.size === 0, LEAVE_MS);
+  const deregistered = await append('in:registry', 'agent.deregistered', me, true);
+  await waitUntil(() => answers.has(deregistered), LEAVE_MS);
   process.exit(0);
 }
 
 process.on('SIGTERM', drain);
 process.on('SIGINT', drain);
 await Promise.all([reader.connect(), writer.connect()]);
-setInterval(beat, intervalMs);
+setInterval(sendHeartbeat, intervalMs);
 read();

@@ -1,9 +1,16 @@
--- What the scripts of agents share: the observed clock, the health score, the end of a term, and the log.
+-- Agents: the observed clock, the health score, the status, the end of a term, and the log.
+-- include: base orders
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
--- keys: in:losses stream rw | inbox:{agent}:{lane} stream w | log:agents stream w
+-- keys: in:losses stream rw | log:agents stream w
+-- ARGV[5]  missed heartbeats after which an agent is stale
+-- ARGV[6]  ms after which an agent that declares no heartbeat interval is stale
+-- ARGV[7]  ms after which a loss is announced again while tasks are still in flight
+-- Orders in inbox:{agent}:critical: list_leases
+local MISSED_BEATS, AGENT_TIMEOUT, REPEAT_LOSS = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
--- What every batch may write to is of its type, or nothing is begun: a loss that is announced cannot be taken back.
+-- The types of the keys that every batch may write to are checked before anything begins: an announced loss cannot be
+-- withdrawn.
 local STATUSES = { 'active', 'inactive', 'busy', 'stale', 'maintenance', 'error', 'draining' }
 for _, index in ipairs({ 'agents:expiry', 'agents:departed', 'agents:lost' }) do
   call('ZCARD', P .. index)
@@ -16,8 +23,8 @@ for _, status in ipairs(STATUSES) do
 end
 call('XLEN', P .. 'in:losses')
 
--- The observed clock stands still while the coordinator or Redis is away, so that no healthy agent is given up for it:
--- since the last tick it advances with the server's time, by 2 s at most.
+-- Returns the observed clock, in ms. It stands still while the coordinator or Redis is unavailable, so that no healthy
+-- agent is declared lost for that. Since the last tick it advances with the server's time, by at most 2 s.
 local function observed_now()
   local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
   if not clock[1] then
@@ -44,7 +51,7 @@ local function load_agent(id)
   return agent
 end
 
--- Facts are last-writer-wins by entry id.
+-- Returns true if an entry is later than another one: facts are last-writer-wins by entry id.
 local function is_later(entry, than)
   if not than or than == '' then
     return true
@@ -54,27 +61,30 @@ local function is_later(entry, than)
   return ms > than_ms or (ms == than_ms and seq > than_seq)
 end
 
--- Whether a newer process took the id from this incarnation. The last eight are known; none becomes current again.
+-- Returns true if a newer process took the id from this incarnation. The last eight are known; none becomes current
+-- again.
 local function was_superseded(agent, incarnation)
-  for one in string.gmatch(agent.incarnations or '', '%S+') do
-    if one == incarnation then
+  for earlier in string.gmatch(agent.incarnations or '', '%S+') do
+    if earlier == incarnation then
       return true
     end
   end
   return false
 end
 
--- Why a fact of this incarnation says nothing about the agent as it is: SUPERSEDED when a newer process took the id,
--- UNKNOWN when its own registration was not handled yet (in:registry and in:beats know no order between them).
-local function stranger(agent, incarnation)
+-- Returns why a fact of this incarnation is not about the agent's current process: SUPERSEDED if a newer process took
+-- the id, UNKNOWN if its own registration was not handled yet (there is no order between in:registry and in:beats).
+-- Returns nil if it is about the current process.
+local function incarnation_mismatch(agent, incarnation)
   if incarnation == '' or agent.incarnation == incarnation then
     return nil
   end
   return was_superseded(agent, incarnation) and 'SUPERSEDED' or 'UNKNOWN'
 end
 
--- ms of observed time after which an agent is stale: missed beats, or a fixed time when it declares no interval.
-local function patience(interval)
+-- Returns the ms of observed time after which an agent is stale: missed heartbeats, or a fixed time if it declares no
+-- interval.
+local function stale_after(interval)
   interval = tonumber(interval)
   return interval and interval * MISSED_BEATS or AGENT_TIMEOUT
 end
@@ -87,8 +97,8 @@ local function health(agent, observed)
   local interval = tonumber(agent.heartbeat_interval)
   local freshness, regularity = 1, 1
   if interval then
-    -- Back from now over the last ten signs of life that were expected, the registration being the first: a beat is
-    -- missed once it is half an interval late, so that one on its way costs nothing and the share does not flicker.
+    -- Walks back from now over the last ten expected signs of life; the registration is the first. A heartbeat counts
+    -- as missed when it is half an interval late, so that one on its way costs nothing and the share does not flicker.
     local seen, missed, later = 0, 0, observed
     local function walk(at)
       missed = missed + math.max(0, math.floor((later - at) / interval - 0.5))
@@ -128,7 +138,8 @@ local function log_agent(kind, agent, ...)
     'status', agent.status, 'health_score', agent.health_score, ...)
 end
 
--- What an agent says of itself; while an operator drains it, that is kept for afterwards.
+-- Returns the status that an agent gets when it reports `status`: draining while an operator drains it. The reported
+-- one is stored, and applies afterwards.
 local function own_status(agent, status)
   if not agent.drained_from or status == 'inactive' or status == 'stale' then
     return status
@@ -140,13 +151,13 @@ local function own_status(agent, status)
   return 'draining'
 end
 
--- The status of one that was silent and is back.
+-- Returns the status of a stale agent that is back.
 local function status_before_silence(agent)
   return agent.drained_from and 'draining' or agent.resumes_as or 'active'
 end
 
--- Moves an agent to a status: its index, and whether it is placeable (a member of agents:active). One that does not read
--- its inbox is not, whatever its status.
+-- Sets an agent's status: its index, and whether the agent is placeable (a member of agents:active). An agent that does
+-- not read its inbox is not placeable, whatever its status.
 local function set_status(agent, status)
   if agent.status and agent.status ~= status then
     call('SREM', P .. 'agents:by:status:' .. agent.status, agent.id)
@@ -164,7 +175,7 @@ local function set_status(agent, status)
   agent.status = status
 end
 
--- Records whether an agent reads its inbox; answers whether that is new.
+-- Records whether an agent reads its inbox; returns true if that changed.
 local function set_deaf(agent, deaf)
   if (agent.deaf == '1') == deaf then
     return false
@@ -179,11 +190,11 @@ local function set_deaf(agent, deaf)
   return true
 end
 
-local function rise(agent)
+local function bump_rev(agent)
   agent.rev = int((tonumber(agent.rev) or 0) + 1)
 end
 
--- Stores the health score when it has moved by 0.05, which eligibility can see; answers whether it has.
+-- Stores the health score if it moved by 0.05, which eligibility can see; returns true if it did.
 local function store_health(agent, observed)
   local score = health(agent, observed)
   local before = tonumber(agent.health_score)
@@ -194,8 +205,8 @@ local function store_health(agent, observed)
   return true
 end
 
--- Ends the agent's term: whatever it has in flight is announced as lost, now and until it is taken back. What comes after
--- it must not fail, or the loss is announced of a term that goes on.
+-- Ends the agent's term: its tasks in flight are announced as lost, now and until they are reclaimed. The rest of the
+-- script must not fail, or a loss is announced for a term that continues.
 local function end_term(agent)
   local ended = agent.term or '0'
   agent.term = int(tonumber(ended) + 1)
@@ -206,15 +217,14 @@ local function end_term(agent)
   end
 end
 
--- A sign of life: the agent is expected again within its patience.
-local function expect(agent, observed)
-  call('ZADD', P .. 'agents:expiry', int(observed + patience(agent.heartbeat_interval)), agent.id)
+-- Records a sign of life: when the agent will be stale without another one.
+local function set_expiry(agent, observed)
+  call('ZADD', P .. 'agents:expiry', int(observed + stale_after(agent.heartbeat_interval)), agent.id)
 end
 
--- Asks an agent which leases it holds. An answer counts only for the latest question, which its ask identifies.
+-- Asks an agent to list its leases. Only an answer to the latest question counts; `ask` identifies it.
 local function ask_for_leases(agent, ask)
   agent.ask, agent.asked_at = ask, NOW
-  redis.pcall('XADD', P .. 'inbox:' .. agent.id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
-    'order', 'list_leases', 'ask', ask)
+  order(agent.id, 'list_leases', 'ask', ask)
   call('HSET', P .. 'agent:' .. agent.id, 'ask', ask, 'asked_at', NOW)
 end

@@ -1,25 +1,30 @@
--- The end of a task, whatever it was in.
+-- The end of a task, in whatever state it was.
+-- include: base records tasklog tasks
 -- keys: task:{id} hash rw | tasks:terminal zset w
--- Events in log:tasks: of the end of a task that waits task.cancelled, task.expired
--- Outcomes in replies:{caller}: task.completed, task.failed, task.cancelled, task.expired, to who asked for the outcome
+-- Events in log:tasks, at the end of a waiting task: task.cancelled, task.expired
+-- Outcomes in replies:{caller}, if the caller asked for them: task.completed, task.failed, task.cancelled, task.expired
 
--- The error of a task or an attempt, as it is recorded.
-local function error_json(code, message)
-  return cjson.encode({ code = code, message = message })
+-- Returns the error of a task as it is recorded. `detail` is opaque JSON; nil or '': none.
+local function error_json(code, message, detail)
+  local error = cjson.encode({ code = code, message = message })
+  if not detail or detail == '' then
+    return error
+  end
+  return string.sub(error, 1, -2) .. ',"detail":' .. detail .. '}'
 end
 
--- Ends a task for good. `body` is its result or its error as JSON, kept under `field`; `started` is when it started, if
--- that was not recorded before. The record stays until wake forgets it by the `graveyard`, which orders ends by time.
-local function close(task, to, field, body, graveyard, started)
+-- Ends a task. `body` is its result or its error as JSON, stored in `field`. `started` is the time of its start, if
+-- that was not recorded before. `index` orders ended tasks by time; run_alarms removes the record by it.
+local function close(task, to, field, body, index, started)
   if started then
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body, 'started_at', started)
   else
     call('HSET', task.key, 'state', to, 'finished_at', NOW, field, body)
   end
-  if task.rings ~= '0' then
+  if task.has_alarm ~= '0' then
     set_due(task.id)
   end
-  gather('ZADD', P .. graveyard, NOW, task.id)
+  gather('ZADD', P .. index, NOW, task.id)
   move(task.priority, task.state, to)
   if task.caller then
     reply_outcome(task.caller, task.id, to, body)
@@ -36,7 +41,7 @@ local function expired(task)
   log_task('task.expired', task.id, 'agent_id', task.agent_id or '')
 end
 
--- Ends a task that no agent holds: `to` is cancelled or expired.
+-- Ends a task that no agent holds. `to`: cancelled or expired.
 local function end_waiting(task, to, reason)
   load_rest(task)
   if task.state == 'queued' then

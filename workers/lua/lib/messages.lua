@@ -1,20 +1,22 @@
--- What the scripts of messages share: whether one can be delivered, and its way into the inbox.
+-- Messages: checks whether one can be delivered, and puts it into its receiver's inbox.
+-- include: base
 -- keys: agent:{id} hash r | messages:dead zset r | inbox:{agent}:{lane} stream rw | log:messages stream w
--- ARGV[5] entries that an inbox lane holds at most
--- ARGV[6] entries that the critical lane holds besides
--- ARGV[7] ms that a message's record is kept at least
--- ARGV[8] ms that a dead letter is kept
--- ARGV[9] dead letters kept at most
+-- ARGV[5]  maximum number of entries in an inbox lane
+-- ARGV[6]  entries that the critical lane may hold beyond that
+-- ARGV[7]  ms that a message's record is kept at least
+-- ARGV[8]  ms that a dead letter is kept
+-- ARGV[9]  maximum number of dead letters
 local QUOTA, CRITICAL_EXTRA, KEPT = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local DEAD_KEPT, DEAD_MOST = tonumber(ARGV[8]), tonumber(ARGV[9])
 
--- What every batch may write to is of its type, or nothing is begun.
+-- The types of the keys that every batch may write to are checked before anything begins.
 call('ZCARD', P .. 'messages:dead')
 
 local function log_message(kind, id, ...)
   log('log:messages', 'type', kind, 'message_id', id, ...)
 end
 
+-- Returns why a message cannot be delivered: a word, a code and a message; nil if it can.
 local function undeliverable(lane, receiver, expires_at)
   if now >= expires_at then
     return 'EXPIRED', 'message_expired', 'its time to live passed before it was delivered'
@@ -30,7 +32,7 @@ local function undeliverable(lane, receiver, expires_at)
 end
 
 -- Puts a message into its receiver's inbox.
-local function hand_over(message)
+local function push_to_inbox(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }

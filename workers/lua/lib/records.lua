@@ -1,21 +1,22 @@
--- A task's record: where its work lies, and what of it is read when.
+-- A task's record: its packed fields, and which fields are read when.
+-- include: base
 -- keys: task:{id} hash rw
 local LANE = { urgent = 'critical', critical = 'critical', high = 'high', normal = 'normal', low = 'low' }
 
--- What is written for a task is what it costs, field by field. So what was submitted is one field of its record: priority,
--- caller that its outcome is told to (or nothing), 1 when the record has fields of what it may also have (0: it has none),
+-- The cost of a task is the number of fields that are written for it. So the submission is one field of its record:
+-- priority, caller that gets the outcome (or nothing), 1 if the record may have optional fields (0: it has none),
 -- submitted at, score, pool, digest.
 local SUBMISSION = '^(%S+) (%S*) (%S) (%S+) (%S+) (%S+) (%S+)$'
 local function pack_submission(task)
-  return task.priority .. ' ' .. (task.caller or '') .. ' ' .. task.more .. ' ' .. task.submitted_at .. ' ' .. task.score .. ' '
+  return task.priority .. ' ' .. (task.caller or '') .. ' ' .. task.has_extras .. ' ' .. task.submitted_at .. ' ' .. task.score .. ' '
     .. task.pool .. ' ' .. task.digest
 end
 
--- Another one is who has it: lease, agent, inbox entry, 1 when the task may have an alarm (0: it has none), term, attempt,
--- assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
+-- The assignment is another field: lease, agent, inbox entry, 1 if the task may have an alarm (0: it has none), term,
+-- attempt, assigned at, to be started by, to be ended by (ms; 0: no limit), placement (opaque JSON).
 local ASSIGNMENT = '^(%S+) (%S+) (%S+) %S (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$'
-local function pack_assignment(lease, agent_id, entry, rings, term, attempt, assigned_at, start_by, timeout_at, placement)
-  return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. rings .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at
+local function pack_assignment(lease, agent_id, entry, has_alarm, term, attempt, assigned_at, start_by, timeout_at, placement)
+  return lease .. ' ' .. agent_id .. ' ' .. entry .. ' ' .. has_alarm .. ' ' .. term .. ' ' .. attempt .. ' ' .. assigned_at
     .. ' ' .. start_by .. ' ' .. timeout_at .. ' ' .. placement
 end
 
@@ -30,18 +31,18 @@ end
 local find, sub = string.find, string.sub
 
 local function save_assignment(task)
-  task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.rings, task.term, task.attempt, task.assigned_at,
+  task.assignment = pack_assignment(task.lease, task.agent_id, task.entry, task.has_alarm, task.term, task.attempt, task.assigned_at,
     task.start_by or '0', task.timeout_at or '0', task.placement)
   call('HSET', task.key, 'assignment', task.assignment)
 end
 
--- What of a task's record every report needs; state is nil when there is none, lease when no agent has or had it.
--- Parts are found without patterns, which would cost as much as a command.
+-- Returns the part of a task's record that every report needs. state is nil if there is no record, lease if no agent
+-- has or had the task. The packed fields are split without patterns, which would cost as much as a command.
 local function load_task(id)
   local key = P .. 'task:' .. id
   local values = call('HMGET', key, 'state', 'submission', 'assignment')
   local submission, assignment = values[2], values[3]
-  local priority, caller, lease, agent_id, entry, rings
+  local priority, caller, lease, agent_id, entry, has_alarm
   if submission then
     local first = find(submission, ' ', 1, true)
     local second = find(submission, ' ', first + 1, true)
@@ -52,19 +53,19 @@ local function load_task(id)
     local second = find(assignment, ' ', first + 1, true)
     local third = find(assignment, ' ', second + 1, true)
     lease, agent_id = sub(assignment, 1, first - 1), sub(assignment, first + 1, second - 1)
-    entry, rings = sub(assignment, second + 1, third - 1), sub(assignment, third + 1, third + 1)
+    entry, has_alarm = sub(assignment, second + 1, third - 1), sub(assignment, third + 1, third + 1)
   end
   return { id = id, key = key, state = values[1] or nil, submission = submission, priority = priority, caller = caller,
-    assignment = assignment or nil, lease = lease, agent_id = agent_id, entry = entry, rings = rings }
+    assignment = assignment or nil, lease = lease, agent_id = agent_id, entry = entry, has_alarm = has_alarm }
 end
 
--- What only a failure, an alarm or a cancel needs.
+-- Reads the rest of a task's record, which only a failure, an alarm or a cancel needs; returns the task.
 local REST = {
   'releases', 'returns', 'failures', 'attempt', 'run_at', 'deadline', 'timeout', 'max_attempts', 'backoff_ms',
   'backoff_max_ms', 'started_at', 'cancel_at', 'cancel_by', 'attempts',
 }
 local function load_rest(task)
-  if task.whole then
+  if task.is_complete then
     return task
   end
   local values = call('HMGET', task.key, unpack(REST))
@@ -73,7 +74,7 @@ local function load_rest(task)
   end
   local _
   if task.submission then
-    _, _, task.more, task.submitted_at, task.score, task.pool, task.digest = string.match(task.submission, SUBMISSION)
+    _, _, task.has_extras, task.submitted_at, task.score, task.pool, task.digest = string.match(task.submission, SUBMISSION)
   end
   if task.assignment then
     _, _, _, task.term, task.attempt, task.assigned_at, task.start_by, task.timeout_at, task.placement =
@@ -81,7 +82,7 @@ local function load_rest(task)
     task.start_by = task.start_by ~= '0' and task.start_by or nil
     task.timeout_at = task.timeout_at ~= '0' and task.timeout_at or nil
   end
-  task.whole = true
+  task.is_complete = true
   return task
 end
 

@@ -1,9 +1,10 @@
--- The log of tasks: what happened to them, told when all else of the batch is done.
+-- The log of tasks: their events, written when everything else of the batch is done.
+-- include: base
 -- keys: log:tasks stream rw | counters hash rw
 
--- What happens to every task is gathered: the events of one kind in a batch are one entry, whose fields hold the values in
--- order, a space between them; with one event it looks like any other entry. Such values are words: not empty, without
--- spaces. Of one task, a batch has such events in the order of GATHERED at most.
+-- Frequent events are gathered: the events of one kind in a batch are one entry. Its fields hold the values in order,
+-- separated by spaces; with one event it looks like any other entry. Such values are words: not empty, without spaces.
+-- A batch has such events of one task only in the order of GATHERED.
 local GATHERED = { 'task.queued', 'task.scheduled', 'task.replayed', 'task.assigned', 'task.started', 'task.completed' }
 local gathered_events, log_entries = {}, {}
 local function log_each(kind, id, field, value, field2, value2)
@@ -31,20 +32,20 @@ local function close_gathered()
   gathered_events = {}
 end
 
--- An event that says more than words; it comes after what was gathered before it.
+-- Logs an event with free text; it follows the events that were gathered before it.
 local function log_task(kind, id, ...)
   close_gathered()
   log_entries[#log_entries + 1] = { count = 1, 'type', kind, 'task_id', id, ... }
 end
 
--- Forgets the oldest events beyond LOG_MAX, by the number (seq) of each entry's last event.
-local LOG_TASKS, MOST_FORGOTTEN = P .. 'log:tasks', 256
+-- Trims the oldest events beyond LOG_MAX, by the number (seq) of each entry's last event.
+local LOG_TASKS, MOST_TRIMMED = P .. 'log:tasks', 256
 local function seq_of(entry)
   local fields = entry and entry[2]
   return fields and tonumber(fields[#fields]) or 0
 end
 
-local function forget_events(until_seq)
+local function trim_events(until_seq)
   if type(redis.pcall('XTRIM', LOG_TASKS, 'MAXLEN', '~', LOG_MAX)) ~= 'number' then
     return
   end
@@ -54,7 +55,7 @@ local function forget_events(until_seq)
     return
   end
   local each = math.max(1, seq_of(first[2]) - seq)
-  local some = call('XRANGE', LOG_TASKS, '-', '+', 'COUNT', math.min(MOST_FORGOTTEN, math.ceil((until_seq - seq) / each) + 1))
+  local some = call('XRANGE', LOG_TASKS, '-', '+', 'COUNT', math.min(MOST_TRIMMED, math.ceil((until_seq - seq) / each) + 1))
   for i = #some, 2, -1 do
     if seq_of(some[i - 1]) <= until_seq then
       call('XTRIM', LOG_TASKS, 'MINID', some[i][1])
@@ -63,26 +64,26 @@ local function forget_events(until_seq)
   end
 end
 
--- Writes the entries. Like a reply, the log tells of what has been done: where it cannot be written, that must not count
--- as failed, or dispatch would give one task to two agents. What is to be forgotten is looked for once in 256 events.
+-- Writes the entries. Like a reply, the log reports what has been done: if it cannot be written, the batch must not
+-- count as failed, or dispatch would give one task to two agents. Once in 256 events, the log is trimmed.
 local function write_log()
   close_gathered()
-  local told = 0
+  local events = 0
   for _, entry in ipairs(log_entries) do
-    told = told + entry.count
+    events = events + entry.count
   end
-  if told == 0 then
+  if events == 0 then
     return
   end
-  local last = call('HINCRBY', P .. 'counters', 'task_events', told)
-  local seq = last - told
+  local last = call('HINCRBY', P .. 'counters', 'task_events', events)
+  local seq = last - events
   for _, entry in ipairs(log_entries) do
     seq = seq + entry.count
     local n = #entry
     entry[n + 1], entry[n + 2] = 'seq', int(seq)
     append_capped('log:tasks', LOG_BYTES, nil, unpack(entry))
   end
-  if math.floor(last / 256) ~= math.floor((last - told) / 256) then
-    forget_events(last - tonumber(LOG_MAX))
+  if math.floor(last / 256) ~= math.floor((last - events) / 256) then
+    trim_events(last - tonumber(LOG_MAX))
   end
 end

@@ -1,10 +1,11 @@
--- What the scripts of tasks share: the ledger, queues and pools, loads, alarms, and the clock of attempts.
+-- Tasks: the counters of states, queues and pools, loads, alarms, and the clock of attempts.
+-- include: base tasklog
 -- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
 -- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | pools:changed zset w
 -- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r
 
--- Moves of the ledger: submitted = scheduled + queued + assigned + running + terminal, for each priority. They are counted
--- by from, to and priority, and become counters when the batch is done.
+-- The counters of states: submitted = scheduled + queued + assigned + running + terminal, for each priority. Moves are
+-- counted by from, to and priority, and are added to the counters when the batch is done.
 local moves = {}
 local function move(priority, from, to)
   local of_from = moves[from]
@@ -24,7 +25,7 @@ local function count_moves()
   for from, of_from in pairs(moves) do
     for to, of_to in pairs(of_from) do
       for priority, count in pairs(of_to) do
-        -- A task comes from `submitted`, a total: it is there for good.
+        -- `submitted` is a total: a task that leaves it stays counted.
         bump(from .. ':' .. priority, from == 'submitted' and count or -count)
         bump(to .. ':' .. priority, count)
       end
@@ -32,7 +33,8 @@ local function count_moves()
   end
 end
 
--- Pools whose queue changes, and their definition where this script knows it; touching one proves its type.
+-- Pools whose queue changes, and their definition if this script knows it. Touching a pool checks the type of its
+-- queue.
 local touched_pools = {}
 local function touch_pool(pool, definition)
   if not touched_pools[pool] then
@@ -51,11 +53,11 @@ local function unqueue(id, pool)
   gather('ZREM', P .. 'queue:' .. pool, id)
 end
 
--- Brings the table of pools up to date and tells of each touched one: pool, length, score of its head. A queue or a set
--- of a wrong type is passed over, here and below: its own entry has failed, and the batch must still be counted.
+-- Updates the table of pools; returns pool, length and score of the first task of each touched pool. A queue or a set
+-- of a wrong type is skipped, here and below: its own entry has failed, and the batch must still be counted.
 local CHANGES_KEPT = 10000
 local function finish_pools()
-  local told, changed = {}, {}
+  local states, changed = {}, {}
   for pool, definition in pairs(touched_pools) do
     local length = redis.pcall('ZCARD', P .. 'queue:' .. pool)
     if type(length) == 'number' then
@@ -68,17 +70,17 @@ local function finish_pools()
       elseif call('HDEL', P .. 'pools', pool) == 1 then
         changed[#changed + 1] = pool
       end
-      told[#told + 1] = pool
-      told[#told + 1] = int(length)
-      told[#told + 1] = head
+      states[#states + 1] = pool
+      states[#states + 1] = int(length)
+      states[#states + 1] = head
     end
   end
   if #changed == 0 then
-    return told
+    return states
   end
   bump('pools_rev', #changed)
-  -- Which pools have begun or ended, at which revision. What cannot be written here is noticed by who reads it: the newest
-  -- entry is not of the table's revision.
+  -- Which pools started or stopped waiting, at which revision. Readers notice an entry that could not be written: the
+  -- newest entry is not of the table's revision.
   local rev = (tonumber(call('HGET', P .. 'counters', 'pools_rev')) or 0) + #changed
   for i = 1, #changed, 1000 do
     local entries = {}
@@ -88,15 +90,15 @@ local function finish_pools()
     end
     redis.pcall('ZADD', P .. 'pools:changed', unpack(entries))
   end
-  -- Looked after once in 256: what is above the limit until then does no harm.
+  -- Trimmed once in 256: more entries than the limit do no harm until then.
   if math.floor(rev / 256) ~= math.floor((rev - #changed) / 256) then
     redis.pcall('ZREMRANGEBYRANK', P .. 'pools:changed', 0, -CHANGES_KEPT - 1)
   end
-  return told
+  return states
 end
 
--- Agents whose load changes, with the load before: the number of tasks assigned and not settled. What is gathered for an
--- agent's set changes it, so it need not be counted again; counting it before has proved its type.
+-- Agents whose load changes, with the load before the batch: the number of tasks assigned and not settled. The gathered
+-- writes give the load after it, so the set is not counted again. Counting it before checks its type.
 local loads = {}
 local function load_of(agent)
   local load = loads[agent]
@@ -108,19 +110,20 @@ local function load_of(agent)
 end
 
 local function finish_loads()
-  local told = {}
+  local current = {}
   for agent, load in pairs(loads) do
     local key = P .. 'inflight:' .. agent
-    told[#told + 1] = agent
-    told[#told + 1] = load + written('SADD', key) - written('SREM', key)
+    current[#current + 1] = agent
+    current[#current + 1] = load + written('SADD', key) - written('SREM', key)
   end
-  return told
+  return current
 end
 
--- The clock of attempts measures what bounds an attempt: its timeout, the time to claim it, the grace of a cancel. It stands
--- still while no distributor is at work, and it never passes a report that waits to be read (wake moves it). So an attempt
--- that ended in time is never ended for an absence of the coordinator's. It has run up to `attempts_at` of the server's time.
-local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of wake
+-- The clock of attempts measures the limits of an attempt: its timeout, the time to claim it, the grace of a cancel. It
+-- stands still while no distributor works, and never passes a report that waits to be read (run_alarms advances it). So
+-- an attempt that ended in time is never timed out because the coordinator was absent. It has advanced up to
+-- `attempts_at` of the server's time.
+local CLOCK_STEP = 500 -- ms that it advances in one step at most: five ticks of run_alarms
 local attempt_clock, attempt_clock_at, is_clock_set
 local function read_clock()
   if not attempt_clock then
@@ -130,39 +133,39 @@ local function read_clock()
   end
 end
 
--- Returns what the clock of attempts shows at a moment of the server's time.
+-- Returns the clock of attempts at a moment of the server's time, both in ms.
 local function attempt_time(ms)
   read_clock()
   return attempt_clock + math.min(CLOCK_STEP, ms - attempt_clock_at)
 end
 
--- Returns the ids of an agent's last facts that the registry has handled: a beat, a status, a registration.
+-- Returns the ids of an agent's last facts that the registry has handled: heartbeat, status, registration.
 local function last_facts(agent_id)
   local ids = call('HMGET', P .. 'agent:' .. agent_id, 'beat_id', 'fact_id', 'registered_id')
   return (ids[1] or '') .. ' ' .. (ids[2] or '') .. ' ' .. (ids[3] or '')
 end
 
--- When something is due for a task; the last word on it in a batch counts. Three indexes, for three ways to be due:
+-- When something is due for a task; the last setting in a batch counts. Three indexes, for three ways to be due:
 --   alarms     a waiting task: its run time or its deadline, by the server's time
 --   deadlines  a held task: its deadline, by the server's time, once older reports have been read
 --   limits     a held task: its timeout or the grace of its cancel, by the clock of attempts
--- That an assigned task has to be claimed stands in none of them: most are claimed within milliseconds, so its agent stands
--- in `unclaimed`, where wake looks after all that the agent has.
+-- The time to claim an assigned task is in none of them: most tasks are claimed within milliseconds. Instead the agent
+-- is in `unclaimed`, by which run_alarms checks all tasks of the agent.
 local due_in = { alarms = {}, deadlines = {}, limits = {} }
 local function sooner(due, at)
   at = tonumber(at)
   return at and (not due or at < due) and at or due
 end
 
--- Most tasks have nothing due. So these indexes are proved to be of their type only for a task that may, before anything
--- of it has changed.
-local is_due_proved = false
-local function prove_due()
-  if not is_due_proved then
+-- Most tasks have nothing due. So the types of these indexes are checked only for a task that may have, before anything
+-- of it changes.
+local is_due_checked = false
+local function check_due_types()
+  if not is_due_checked then
     for _, index in ipairs({ 'alarms', 'deadlines', 'limits' }) do
       call('ZCARD', P .. index)
     end
-    is_due_proved = true
+    is_due_checked = true
   end
 end
 
@@ -185,13 +188,13 @@ local function set_alarm(task)
   end
 end
 
--- What every batch may write to is of its type, or nothing is begun.
+-- The types of the keys that every batch may write to are checked before anything begins.
 for _, index in ipairs({ 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:refused' }) do
   call('ZCARD', P .. index)
 end
 call('HLEN', P .. 'pools')
 
--- Closes a batch: what it answers is {words, loads, pools, pools_rev, by how much this call raised it}.
+-- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call}.
 local function finish_tasks(words)
   for index, of_index in pairs(due_in) do
     for id, due in pairs(of_index) do
@@ -204,10 +207,10 @@ local function finish_tasks(words)
   end
   write_gathered()
   local pools = finish_pools()
-  local loads = finish_loads()
+  local loads_now = finish_loads()
   count_moves()
   write_log()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
-  return { words, loads, pools, rev, int(bumps.pools_rev or 0) }
+  return { words, loads_now, pools, rev, int(bumps.pools_rev or 0) }
 end

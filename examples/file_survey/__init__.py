@@ -1,0 +1,1 @@
+"""The file survey: agents examine every file of a folder. Start it with ``scripts/run``."""

@@ -1,0 +1,134 @@
+"""Facts of tasks as arguments of scripts: submissions for ``admit``, reports for ``settle``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from coord import codec
+from coord.models.facts import (
+    DETAIL_BYTES,
+    TaskCompleted,
+    TaskFailed,
+    TaskProgressed,
+    TaskReleased,
+    TaskStarted,
+    parts_of,
+)
+from coord.models.ids import entry_ms
+from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
+from coord.streams import Entry
+from workers.service import ReceivedFact
+from workers.transitions import Report, Submission
+
+#: Characters of a failure's message that are kept.
+MESSAGE_KEPT = 2_000
+#: The reports that end a lease.
+ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
+
+#: stream of submissions -> priority, its head start in ms.
+_BY_STREAM = {f"in:tasks:{priority}": (priority.value, HEAD_START_MS[priority]) for priority in Priority}
+
+
+def submission_of(received: ReceivedFact[Any], fact: TaskSubmitted, pool: str) -> Submission:
+    """Return one submitted task as ``admit`` takes it.
+
+    Args:
+        received: the fact as it was received; it may list several tasks.
+        fact: the task.
+        pool: of the task.
+    """
+    entry, whole, caller = received
+    priority, head_start = _BY_STREAM[entry.stream]
+    submitted_at = entry_ms(entry.id)
+    run_at = _run_at_of(fact, submitted_at)
+    return Submission(
+        entry=entry.id,
+        priority=priority,
+        task_id=fact.task_id,
+        digest=codec.digest_of(fact),
+        pool=pool,
+        score=(submitted_at if run_at is None else run_at) - head_start,
+        run_at=run_at,
+        caller=caller,
+        notify=fact.notify,
+        body=entry.fields[b"data"] if fact is whole else codec.encode(fact),
+        options=_options_of(fact),
+    )
+
+
+def reports_of(batch: Sequence[ReceivedFact[Any]]) -> list[Report]:
+    """Return the reports of a batch as ``settle`` takes them; one entry may carry several."""
+    return [_report_of(received.entry, part, received.caller) for received in batch for part in parts_of(received.fact)]
+
+
+def ending_leases(batch: Sequence[ReceivedFact[Any]]) -> list[str]:
+    """Return the leases that these reports end, if they count."""
+    return [part.lease for received in batch for part in parts_of(received.fact) if type(part) in ENDINGS]
+
+
+def _report_of(entry: Entry, fact: Any, caller: str) -> Report:
+    match fact:
+        case TaskCompleted():  # by position, which is faster: most reports are of this kind
+            return Report(
+                entry.id, "completed", fact.task_id, fact.lease, caller, fact.started_ms_ago, bytes(fact.result)
+            )
+        case TaskStarted():
+            return Report(
+                entry=entry.id, kind="started", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                started_ms_ago=fact.started_ms_ago,
+            )  # fmt: skip
+        case TaskProgressed():
+            return Report(
+                entry=entry.id, kind="progressed", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                data=bytes(fact.progress),
+            )  # fmt: skip
+        case TaskFailed():
+            return Report(
+                entry=entry.id, kind="failed", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                started_ms_ago=fact.started_ms_ago, data=_detail_of(fact), code=fact.code,
+                message=fact.message[:MESSAGE_KEPT], retryable=fact.retryable,
+            )  # fmt: skip
+        case TaskReleased():
+            return Report(
+                entry=entry.id, kind="released", task_id=fact.task_id, lease=fact.lease, caller=caller,
+                started_ms_ago=fact.started_ms_ago, code=fact.code, message=fact.reason[:MESSAGE_KEPT],
+            )  # fmt: skip
+    raise TypeError(f"{type(fact).__name__} is not a report")
+
+
+def _detail_of(fact: TaskFailed) -> bytes:
+    """Return the detail to store with the error; empty if there is none, it is too large or cannot be decoded."""
+    raw = bytes(fact.detail)
+    if raw == b"null" or len(raw) > DETAIL_BYTES:
+        return b""
+    try:
+        codec.decode_json(raw)
+    except codec.BAD_JSON:
+        return b""
+    return raw
+
+
+def _run_at_of(fact: TaskSubmitted, submitted_at: int) -> int | None:
+    """Return the moment before which a task must not run, in ms; None if it may run at once."""
+    if fact.delay:
+        return submitted_at + int(fact.delay * 1000)
+    if fact.run_at is not None:
+        return max(submitted_at, int(fact.run_at.timestamp() * 1000))
+    return None
+
+
+def _options_of(fact: TaskSubmitted) -> dict[str, int]:
+    """Return the limits that a task sets itself, in ms or as counts."""
+    options: dict[str, int] = {}
+    if fact.deadline is not None:
+        options["deadline"] = int(fact.deadline.timestamp() * 1000)
+    if fact.timeout is not None:
+        options["timeout"] = int(fact.timeout * 1000)
+    if fact.retry.max_attempts is not None:
+        options["max_attempts"] = fact.retry.max_attempts
+    if fact.retry.backoff is not None:
+        options["backoff_ms"] = int(fact.retry.backoff * 1000)
+    if fact.retry.backoff_max is not None:
+        options["backoff_max_ms"] = int(fact.retry.backoff_max * 1000)
+    return options
