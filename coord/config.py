@@ -1,7 +1,7 @@
 """All settings of coord, with units and reasons: each is an environment variable ``COORD_<NAME>``.
 
 ``load`` rejects unknown variables and invalid values. The message names the nearest known variable, or what is
-expected. ``load_in_program`` only warns of unknown variables. No other module reads ``COORD_*``.
+expected. ``coord.program_settings`` only warns of unknown variables. No other module reads ``COORD_*``.
 """
 
 from __future__ import annotations
@@ -255,14 +255,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return base / "coord" / "endpoint.json"
 
 
-#: What Kubernetes sets for a service: NAME_SERVICE_HOST, NAME_SERVICE_PORT, the same for each named port, and the four
-#: variables of each port. NAME_PORT is known by its value.
+#: Variables that Kubernetes sets for a service: NAME_SERVICE_HOST, NAME_SERVICE_PORT, the same for each named port, and
+#: the four variables of each port. NAME_PORT is known by its value.
 _SERVICE_NAME = re.compile(
     r"COORD(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
-#: Variables that a program was warned of.
-_warned: set[str] = set()
 
 _TYPES: dict[str, Any] = {
     name: hint
@@ -304,22 +302,10 @@ def load(environ: Mapping[str, str] | None = None, **overrides: object) -> Setti
     return settings
 
 
-def load_in_program() -> Settings:
-    """Read the settings for a program of a user: a ``COORD_*`` variable that is no setting is logged and ignored.
-
-    Such a program may run where variables with this prefix mean something else, and must not end for that.
-
-    Raises:
-        ConfigError: the value of a setting does not fit.
-    """
-    unknown = [name for name in os.environ if name.startswith(PREFIX) and _is_unknown(name, os.environ[name])]
-    for name in sorted(unknown):
-        if name not in _warned:
-            _warned.add(name)
-            from coord.logs import get_logger  # which reads the settings of this module
-
-            get_logger().warning("setting.unknown", variable=name, message=_unknown(name))
-    return load({name: value for name, value in os.environ.items() if name not in unknown})
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the ``COORD_*`` variables that are no settings, each with the message of its error."""
+    unknown = [name for name, value in environ.items() if name.startswith(PREFIX) and _is_unknown(name, value)]
+    return {name: _unknown(name) for name in sorted(unknown)}
 
 
 def is_service_variable(name: str, value: str) -> bool:

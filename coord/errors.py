@@ -29,7 +29,10 @@ code of an answer back into its class, so that a Python caller catches the same 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:  # at run time, every class in this module is an error
+    from typing import Any
 
 
 class CoordError(Exception):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from coord import codec, config
+from coord import codec
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
@@ -35,6 +35,7 @@ from coord.errors import ConfigError, FactInvalid
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import TYPE_OF, AgentRegistered
 from coord.models.ids import check_id, new_id
+from coord.program_settings import load_in_program
 
 F = TypeVar("F", bound=Callable[..., Any])
 Hook: TypeAlias = Callable[[], Awaitable[None]]
@@ -122,7 +123,7 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
-        self.settings = settings if settings is not None else config.load_in_program()
+        self.settings = settings if settings is not None else load_in_program()
         self.drain_timeout = as_seconds(drain_timeout, "drain_timeout")
         check_count(message_concurrency, "message_concurrency", 10_000)
         self._message_concurrency = message_concurrency

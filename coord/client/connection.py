@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeVar
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord import config
 from coord.arguments import as_seconds, check_connection_options
 from coord.client.answers import Answer, Appended
 from coord.client.outbox import Outbox
@@ -20,6 +19,7 @@ from coord.connection import connect, locate, wait_for_server
 from coord.errors import ConfigError, ResultTimeout
 from coord.keys import Keys
 from coord.models.ids import new_id
+from coord.program_settings import load_in_program
 from coord.streams import Append
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class ClientConnection:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         check_connection_options(url, settings)
-        self.settings = settings if settings is not None else config.load_in_program()
+        self.settings = settings if settings is not None else load_in_program()
         self.caller = new_id()  #: id under which this client receives answers, from open to close
         self._url = url
         self._reach_s = as_seconds(reach_s, "reach_s")

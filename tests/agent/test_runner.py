@@ -224,7 +224,7 @@ async def test_a_result_that_is_no_json_fails_with_its_path_and_its_text(
 async def test_progress_that_is_no_json_fails_no_task(
     desk: Desk, threads: ThreadPoolExecutor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is left out, and the log says which value it was."""
+    """It is left out, and the log names the value."""
 
     async def handler(task: Task) -> str:
         await task.progress({"rate": math.inf})

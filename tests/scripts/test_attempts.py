@@ -99,8 +99,8 @@ async def test_a_failure_keeps_its_detail(cell: Cell) -> None:
     await cell.fail(data=b'{"page": 13}')
     error = (await cell.task()).error
     assert error == TaskError("boom", "it broke", {"page": 13})
-    (told,) = [one for one in await cell.stream("replies:c1") if one["type"] == "task.failed"]
-    assert json.loads(told["data"]) == {"code": "boom", "message": "it broke", "detail": {"page": 13}}
+    (reply,) = [one for one in await cell.stream("replies:c1") if one["type"] == "task.failed"]
+    assert json.loads(reply["data"]) == {"code": "boom", "message": "it broke", "detail": {"page": 13}}
 
 
 async def test_released_work_does_not_count_as_an_attempt(cell: Cell) -> None:

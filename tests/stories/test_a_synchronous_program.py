@@ -67,6 +67,12 @@ async def test_it_submits_waits_and_cancels(cell: RunningCell, worker: None) -> 
                 client.handle(hanging.task_id).result(timeout=LONG_S)
             assert client.counters()["completed:normal"] >= 21
             assert [one.agent_id for one in client.agents()] == ["worker"]
+            records = client.tasks(handle.task_id for handle in (failed, hanging))
+            assert [record.state for record in records if record] == ["failed", "cancelled"]
+            assert "task.failed" in {event.type for event in client.events(since="0-0", follow=False)}
+            assert client.admin.drain("worker") == "draining"
+            assert client.admin.resume("worker") == "active"
+            assert isinstance(client.admin.retry(failed.task_id), SyncTaskHandle)
 
     await asyncio.to_thread(program)
 
@@ -83,7 +89,7 @@ async def test_what_is_gone_through_may_use_the_client(cell: RunningCell, worker
             assert one is handles[0]
             break
         gc.collect()
-        assert not vars(client)["_inner"]._watcher._waited_for
+        assert not vars(client)["_inner"].connection._watcher._waited_for
 
     client = SyncClient(cell.url, settings=cell.settings)
     await asyncio.to_thread(program, client)
@@ -127,7 +133,7 @@ async def test_a_hundred_threads_share_one(cell: RunningCell, worker: None, monk
 async def test_one_that_is_forgotten_disconnects(cell: RunningCell, worker: None) -> None:
     """One for each request, never closed, leaves no connection behind; nor does one that was never used."""
     client = SyncClient(cell.url, settings=cell.settings)
-    inner = vars(client)["_inner"]
+    inner = vars(client)["_inner"].connection
     await asyncio.to_thread(client.counters)
     assert inner._redis is not None
     del client
@@ -152,7 +158,7 @@ for number in range(4):
     if pid == 0:
         assert client.submit("square", 10 + number).result(timeout=60) == (10 + number) ** 2
         assert handle.result(timeout=60) == 4
-        assert client.cancel(hanging.task_id, wait=60) in {"accepted", "pending"} if number == 3 else True
+        assert client.cancel(hanging.task_id, timeout=60) in {"accepted", "pending"} if number == 3 else True
         if number % 2:
             os._exit(0)
         sys.exit(0)

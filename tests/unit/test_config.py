@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coord import Agent, Client, config
+from coord import Agent, Client, program_settings
 from coord.config import Settings, live_text, load, to_environ, variable_of
 from coord.errors import ConfigError
 from coord.up.programs import child_environ
@@ -192,7 +192,7 @@ def test_an_unknown_variable_is_a_warning_in_a_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make: Callable[[], Client | Agent]
 ) -> None:
     """A program of a user runs on; it is warned once for each name. A wrong value is still an error."""
-    monkeypatch.setattr(config, "_warned", set())
+    monkeypatch.setattr(program_settings, "_warned", set())
     monkeypatch.setenv("COORD_NAMSPACE", "x")
     monkeypatch.setenv("COORD_BATCH", "64")
     assert make().settings == Settings(batch=64)

@@ -17,6 +17,7 @@ GROUPS = {"Invalid", "NotFound", "Conflict", "Unavailable", "Timeout", "TaskEnde
 EXPECTED = {
     "ConfigError": ("Invalid", "config_invalid", 503, 2),
     "FactInvalid": ("Invalid", "fact_invalid", 422, 2),
+    "PayloadInvalid": ("FactInvalid", "payload_invalid", 422, 2),
     "FactTooLarge": ("Invalid", "fact_too_large", 413, 2),
     "IdInvalid": ("Invalid", "id_invalid", 422, 2),
     "CursorInvalid": ("Invalid", "cursor_invalid", 422, 2),
@@ -41,6 +42,7 @@ EXPECTED = {
     "TaskFailed": ("TaskEnded", "task_failed", 422, 1),
     "TaskCancelled": ("TaskEnded", "task_cancelled", 422, 1),
     "TaskExpired": ("TaskEnded", "task_expired", 422, 1),
+    "ResultInvalid": ("TaskEnded", "result_invalid", 422, 1),
     "ResultDropped": ("TaskEnded", "result_dropped", 422, 1),
     "MessageUndeliverable": ("Undelivered", "message_undeliverable", 422, 1),
     "MessageExpired": ("Undelivered", "message_expired", 422, 1),
@@ -83,13 +85,14 @@ def test_a_code_has_one_status() -> None:
 
 
 def test_the_docstring_draws_the_tree() -> None:
-    """Each class below its group."""
+    """Each class below its group, or below the last class of the line above."""
     drawn: dict[str, str] = {}
-    group = ""
+    group = above = ""
     for line in (errors.__doc__ or "").splitlines():
         names = re.findall(r"\b[A-Z][A-Za-z]+\b", line)
         if line.startswith(("    ├── ", "    └── ")):
             group = names[0]
         elif "─ " in line:
-            drawn.update(dict.fromkeys(names, group))
+            drawn.update(dict.fromkeys(names, above if line.startswith("    │       ") else group))
+            above = names[-1]
     assert drawn == {name: row[0] for name, row in EXPECTED.items()}

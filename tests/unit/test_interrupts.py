@@ -35,7 +35,9 @@ def run(folder: Path, *command: str, **environ: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize(("module", "name"), [("redis", "Agent"), ("coord.client.client", "Client"), ("redis", "run")])
+@pytest.mark.parametrize(
+    ("module", "name"), [("redis", "Agent"), ("coord.client.client", "Client"), ("coord.agent.run", "run")]
+)
 def test_an_agent_s_program_ends_quietly_while_it_imports(tmp_path: Path, module: str, name: str) -> None:
     """Ctrl-C amid `from coord import …` prints nothing."""
     program = tmp_path / "agent.py"

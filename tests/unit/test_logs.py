@@ -145,10 +145,10 @@ def test_no_line_can_raise(capsys: pytest.CaptureFixture[str], kind: str, value:
         structlog.configure(processors=[_refuse])
     error = ValueError("page \udcff")
     get_logger().warning("task.handler_failed", value=value, task_id="t1", exc_info=error)
-    said = capsys.readouterr().err
-    assert "task.handler_failed" in said
-    assert "t1" in said
-    assert r"page \udcff" in said or r"page \\udcff" in said
+    err = capsys.readouterr().err
+    assert "task.handler_failed" in err
+    assert "t1" in err
+    assert r"page \udcff" in err or r"page \\udcff" in err
 
 
 def _refuse(*_args: object) -> str:

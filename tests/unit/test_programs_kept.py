@@ -137,7 +137,7 @@ async def test_noise_is_passed_over(tmp_path: Path) -> None:
 
 
 async def test_progress_that_cannot_be_read_fails_no_task(tmp_path: Path) -> None:
-    """It is passed over, or left out where it is JSON that nobody can decode."""
+    """It is ignored, or left out if it is JSON that cannot be decoded."""
     odd = '{"task_id": "t1", "progress": 1e999}'
     do = f"say(task_id=me, progress=float('nan'))\nprint({odd!r})\nsay(task_id=me, result=1)"
     asked = Asked({"do": do})
@@ -146,8 +146,8 @@ async def test_progress_that_cannot_be_read_fails_no_task(tmp_path: Path) -> Non
     assert asked.progress == []
 
 
-async def test_what_is_passed_over_is_logged(tmp_path: Path) -> None:
-    """Each line, so that a program which answers in another way is not silent; the first one says what it is for."""
+async def test_ignored_lines_are_logged(tmp_path: Path) -> None:
+    """Each line, so that a program with another kind of answer is not silent; the first has a hint."""
     structlog.configure(processors=[])
     try:
         with structlog.testing.capture_logs() as logged:
