@@ -75,6 +75,21 @@ def agent(
     input: Annotated[  # noqa: A002 -- the option's name
         Input, typer.Option(help="Format of standard input; text: a payload that is text, unchanged.")
     ] = Input.JSON,
+    wait_ready: Annotated[
+        bool,
+        typer.Option(
+            "--wait-ready", help='With --keep-alive: accept no task before the program prints {"ready": true}.'
+        ),
+    ] = False,
+    load_timeout: Annotated[
+        float | None,
+        typer.Option(
+            click_type=Duration(0.001),
+            metavar="TIME",
+            help="With --keep-alive: time that the program has to load.",
+            show_default="10m",
+        ),
+    ] = None,
     output: Annotated[
         Output, typer.Option(help="Format of standard output; auto: JSON if it is JSON, else text.")
     ] = Output.AUTO,
@@ -122,6 +137,8 @@ def agent(
         task_types=tuple(task_type or ()),
         keep_alive=keep_alive,
         timeout_s=timeout,
+        wait_ready=wait_ready,
+        load_timeout_s=load_timeout,
         grace_s=grace,
         input=programs.Input(input),
         output=programs.Output(output),

@@ -38,6 +38,7 @@ from coord.queries.queues import (
     get_pool_lengths,
     get_pool_rows,
     list_waiting_pools,
+    pool_in_record,
     scan_pools,
 )
 from coord.queries.settings import LiveSetting, environment_fields, get_live_values, list_settings
@@ -104,5 +105,6 @@ __all__ = [
     "list_waiting_pools",
     "list_workers",
     "measure_memory",
+    "pool_in_record",
     "scan_pools",
 ]

@@ -78,14 +78,30 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     #: Format of standard input and of standard output, as ``coord agent --input`` and ``--output``.
     input: Literal["json", "text"] | None = None
     output: Literal["auto", "json", "text"] | None = None
+    #: With ``keep_alive``: accept no task before the program prints that it is ready.
+    wait_ready: bool = False
+    #: With ``keep_alive``: seconds that the program has to load.
+    load_timeout: Annotated[float, Meta(gt=0)] | None = None
 
 
 #: Fields that take a time: a number of seconds, or text with a unit.
-_TIMES = ("drain", "timeout")
+_TIMES = ("drain", "timeout", "load_timeout")
 #: Field -> its valid values.
 _FORMATS = {"input": ("json", "text"), "output": ("auto", "json", "text")}
 #: Fields that are valid with ``program`` only.
-PROGRAM_FIELDS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive", "input", "output")
+PROGRAM_FIELDS = (
+    "type",
+    "capabilities",
+    "tags",
+    "labels",
+    "capacity",
+    "timeout",
+    "keep_alive",
+    "wait_ready",
+    "load_timeout",
+    "input",
+    "output",
+)
 
 
 def read_agents(path: Path) -> list[ManagedProgram]:
@@ -138,6 +154,9 @@ class _Reader:
             for field in ("input", "output"):
                 if table.keep_alive and field in raw:
                     raise self._wrong(field, "is for one process per task; with keep_alive, leave it out")
+            for field in ("wait_ready", "load_timeout"):
+                if field in raw and not table.keep_alive:
+                    raise self._wrong(field, f"is valid with keep_alive only; add keep_alive = true, or remove {field}")
         else:
             self._refuse_program_fields(raw)
         return [self._managed(table, number, folder, command, program) for number in range(1, table.count + 1)]
@@ -244,8 +263,6 @@ class _Reader:
 def _options(table: AgentTable, agent_id: str) -> list[str]:
     """Return the options of ``coord agent``."""
     options = ["--id", agent_id, "--drain-timeout", _seconds(max(0.0, table.drain - LEAVING_S))]
-    if table.type is not None:
-        options += ["--type", table.type]
     for name, values in (
         ("--capability", table.capabilities),
         ("--tag", table.tags),
@@ -253,16 +270,18 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
     ):
         for value in values:
             options += [name, value]
-    if table.capacity is not None:
-        options += ["--capacity", str(table.capacity)]
-    if table.timeout is not None:
-        options += ["--timeout", _seconds(table.timeout)]
-    if table.keep_alive:
-        options.append("--keep-alive")
-    if table.input is not None:
-        options += ["--input", table.input]
-    if table.output is not None:
-        options += ["--output", table.output]
+    given = {
+        "--type": table.type,
+        "--capacity": table.capacity,
+        "--timeout": None if table.timeout is None else _seconds(table.timeout),
+        "--input": table.input,
+        "--output": table.output,
+        "--load-timeout": None if table.load_timeout is None else _seconds(table.load_timeout),
+    }
+    for name, one in given.items():
+        if one is not None:
+            options += [name, str(one)]
+    options += ["--keep-alive"] * table.keep_alive + ["--wait-ready"] * table.wait_ready
     return options
 
 

@@ -66,12 +66,15 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
         capacity = 2
         timeout = 90
         keep_alive = true
+        wait_ready = true
+        load_timeout = 120
         """,
     )
     options = [
         "--id", "ocr", "--drain-timeout", "30", "--type", "specialist", "--capability", "ocr", "--capability", "scan",
         "--tag", "gpu",
         "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--keep-alive",
+        "--wait-ready", "--load-timeout", "120",
     ]  # fmt: skip
     agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
     assert program.command == (*agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
@@ -155,6 +158,10 @@ def test_the_example_is_right() -> None:
         (
             "[agents.x]\nprogram = 'cat'\ntype = 'ocr'",
             "[agents.x] type: 'ocr' is not an agent type; expected one of coordinator, ",
+        ),
+        (
+            "[agents.x]\nprogram = 'cat'\ncapabilities = ['c']\nload_timeout = 9",
+            "[agents.x] load_timeout: is valid with keep_alive only; add keep_alive = true, or remove load_timeout",
         ),
         (
             "[agents.'a b']\ncommand = 'cat'",
