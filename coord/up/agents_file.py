@@ -264,6 +264,7 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
     """Return the options of ``coord agent``."""
     options = ["--id", agent_id, "--drain-timeout", _seconds(max(0.0, table.drain - LEAVING_S))]
     for name, values in (
+        ("--type", () if table.type is None else (table.type,)),
         ("--capability", table.capabilities),
         ("--tag", table.tags),
         ("--label", [f"{key}={value}" for key, value in table.labels.items()]),
@@ -271,7 +272,6 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
         for value in values:
             options += [name, value]
     given = {
-        "--type": table.type,
         "--capacity": table.capacity,
         "--timeout": None if table.timeout is None else _seconds(table.timeout),
         "--input": table.input,
