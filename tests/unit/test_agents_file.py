@@ -73,8 +73,8 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
     options = [
         "--id", "ocr", "--drain-timeout", "30", "--type", "specialist", "--capability", "ocr", "--capability", "scan",
         "--tag", "gpu",
-        "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--keep-alive",
-        "--wait-ready", "--load-timeout", "120",
+        "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--load-timeout", "120", "--keep-alive",
+        "--wait-ready",
     ]  # fmt: skip
     agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
     assert program.command == (*agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
