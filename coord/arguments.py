@@ -80,6 +80,16 @@ def as_seconds(value: object, field: str) -> float:
     return max(0.0, value)
 
 
+def check_count(value: object, field: str, most: int, *, least: int = 1) -> None:
+    """Check that the value is a whole number from ``least`` to ``most``.
+
+    Raises:
+        FactInvalid: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise FactInvalid(f"{field}: expected a whole number from {least} to {most:,}, not {_describe(value)}")
+
+
 def check_finite(value: object, field: str) -> None:
     """Check that no number is NaN or infinite: JSON has neither, so they would be sent as null, like a missing value.
 

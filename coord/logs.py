@@ -27,6 +27,23 @@ def configure(settings: Settings, *, service: str) -> None:
         settings: ``log_level`` and ``log_format``; ``auto`` means console on a terminal, JSON elsewhere.
         service: the name of the process, for every line: ``distributor``, ``agent summarizer-1``, …
     """
+    _configure(settings, service, is_coords_process=True)
+
+
+def configure_program(settings: Settings, *, service: str) -> None:
+    """Set up logging like ``configure`` in a user's program, except what the program has set up itself.
+
+    Its configuration of structlog stays, and coord's lines follow it. Handlers and level of the root logger stay if it
+    has a handler.
+
+    Args:
+        settings: as in ``configure``.
+        service: as in ``configure``.
+    """
+    _configure(settings, service, is_coords_process=False)
+
+
+def _configure(settings: Settings, service: str, *, is_coords_process: bool) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -41,23 +58,45 @@ def configure(settings: Settings, *, service: str) -> None:
         render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=trace)]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+    if is_coords_process or not _is_users_structlog():
+        _configure_structlog([*shared, *render], level)
+    root = logging.getLogger()
+    if is_coords_process or all(isinstance(handler, _RootHandler) for handler in root.handlers):
+        _configure_root(root, shared, render, level)
+
+
+def _is_users_structlog() -> bool:
+    """Return True if structlog is configured, and not by coord."""
+    if not structlog.is_configured():
+        return False
+    processors = structlog.get_config()["processors"]
+    return not any(isinstance(processor, _Service) for processor in processors)
+
+
+def _configure_structlog(processors: list[Processor], level: int) -> None:
     structlog.configure(
-        processors=[*shared, *render],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _TolerantStream(sys.stderr))),
         cache_logger_on_first_use=False,  # a logger that was created at import time must follow a later ``configure``
     )
-    handler = logging.StreamHandler(sys.stderr)
+
+
+def _configure_root(root: logging.Logger, shared: list[Processor], render: list[Processor], level: int) -> None:
+    handler = _RootHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
-    root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries log only warnings and errors: their messages at level info are not coord's events.
     root.setLevel(max(level, logging.WARNING))
+
+
+class _RootHandler(logging.StreamHandler[TextIO]):
+    """The handler that coord adds to the root logger."""
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:

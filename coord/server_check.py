@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from coord.config import MIB, Settings
 from coord.errors import ServerUnfit
 from coord.keys import Keys
+from coord.server_advice import NAMES, advise
 
 #: Above this, one command can take a noticeable part of a server's memory.
 BULK_WARNING_BYTES = 64 * MIB
@@ -27,6 +28,7 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     proto_max_bulk_len: int | None  #: bytes; None if CONFIG is forbidden
     durability: str  #: a sentence: which failures an acknowledged write survives
     warnings: list[str]  #: sentences for the operator; the server is usable nevertheless
+    advice: list[str] = []  #: settings that are worth changing, and what that saves
 
 
 async def check_server(redis: Redis, settings: Settings) -> ServerReport:
@@ -39,7 +41,7 @@ async def check_server(redis: Redis, settings: Settings) -> ServerReport:
     info = await redis.info()
     config: dict[str, str] | None
     try:
-        answer = await redis.config_get("proto-max-bulk-len", "appendfsync", "save")
+        answer = await redis.config_get("proto-max-bulk-len", "appendfsync", "save", *NAMES)
         config = {_text(key): _text(value) for key, value in answer.items()}
     except redis_errors.ResponseError:  # managed servers forbid or rename CONFIG
         config = None
@@ -96,7 +98,7 @@ def evaluate_server(
 
     Args:
         info: the answer of INFO.
-        config: three values of CONFIG GET; None if CONFIG is forbidden.
+        config: values of CONFIG GET; None if CONFIG is forbidden.
         allow_eviction: accept a maxmemory-policy that evicts keys.
 
     Raises:
@@ -144,6 +146,7 @@ def evaluate_server(
         proto_max_bulk_len=bulk,
         durability=_durability(info, config),
         warnings=warnings,
+        advice=advise(config),
     )
 
 

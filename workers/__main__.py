@@ -77,6 +77,8 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         cell.scripts.fit_streams(report.maxmemory)
         for sentence in report.warnings:
             log.warning("server.warning", message=sentence)
+        for sentence in report.advice:
+            log.info("server.advice", message=sentence)
         place = {"redis": safe_url(url), "namespace": settings.namespace, "durability": report.durability}
         log.info("worker.started", kind=kind, name=name, **place)
         await (_run_while_whole(cell, loop) if report.cluster_enabled else loop.run())

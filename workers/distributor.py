@@ -39,6 +39,7 @@ from coord.placement import STRATEGIES
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
+from workers.refusals import Refusal, find_refusals, redirected, refused_payloads
 from workers.service import (
     Failure,
     ReceivedFact,
@@ -85,6 +86,7 @@ class Distributor(Service):
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
+        self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
         self._outdated: set[str] = set()  # agents whose rows are read again before the next plan
         self._suspended: set[str] = set()
         self._has_work = asyncio.Event()
@@ -106,6 +108,7 @@ class Distributor(Service):
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """Handle a batch: one call for each kind of fact, then the assignments, all in one round trip."""
+        await self._read_refusals(batch)
         by_handler = _by_handler(batch)
         batches = list(by_handler.values())
         calls: list[Call[Any]] = [handler(self, facts) for handler, facts in by_handler.items()]
@@ -147,7 +150,28 @@ class Distributor(Service):
 
     def settle(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``settle`` for a batch of reports."""
-        return word_for_each(batch, self.cell.scripts.settle(reports_of(batch)))
+        reports = reports_of(batch)
+        if refusals := self._take_refusals(batch):
+            reports = [redirected(report, refusals) for report in reports]
+        return word_for_each(batch, self.cell.scripts.settle(reports))
+
+    async def _read_refusals(self, batch: list[ReceivedFact[Any]]) -> None:
+        """Find where tasks wait whose payload their agent could not decode; there are few, and mostly none."""
+        if refused := refused_payloads(batch):
+            try:
+                found = await find_refusals(self.cell, self.view, refused)
+            except redis_errors.ResponseError as error:  # a foreign key in the place of a record: their tasks fail
+                log.warning("refusals.unreadable", error=str(error))
+                return
+            for refusal in found.values():
+                self.planner.define(refusal.pool, refusal.definition)
+            self._refusals |= found
+
+    def _take_refusals(self, batch: list[ReceivedFact[Any]]) -> dict[str, Refusal]:
+        if not self._refusals:
+            return {}
+        leases = [fact.lease for fact in refused_payloads(batch)]
+        return {lease: self._refusals.pop(lease) for lease in leases if lease in self._refusals}
 
     def reclaim(self, batch: list[ReceivedFact[AgentLost]]) -> Call[TaskBatch]:
         """``reclaim`` for a batch of ``AgentLost``."""

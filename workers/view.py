@@ -33,6 +33,10 @@ MEMBERS_SEARCHED = 50_000
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
+#: Requirements as JSON, strategy (None: the fleet's), and the versions of agents that refused the payload.
+GroupKey = tuple[bytes, str | None, tuple[str, ...]]
+
+
 class Candidates:
     """The agents that meet one set of requirements, under one strategy; small while no agent does."""
 
@@ -45,6 +49,7 @@ class Candidates:
         "line",
         "needs",
         "own_strategy",
+        "refused_by",
         "requirements",
         "turn",
         "users",
@@ -53,9 +58,10 @@ class Candidates:
         "within",
     )
 
-    def __init__(self, view: View, key: tuple[bytes, str | None], requirements: Requirements) -> None:
+    def __init__(self, view: View, key: GroupKey, requirements: Requirements) -> None:
         self.key = key
         self.requirements = requirements
+        self.refused_by = key[2]  #: versions of agents that are not eligible
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
         self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
@@ -133,7 +139,7 @@ class View:
         self.random = random
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
-        self._groups: dict[tuple[bytes, str | None], Candidates] = {}
+        self._groups: dict[GroupKey, Candidates] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
@@ -296,6 +302,15 @@ class View:
             state.freed = max(0, state.freed + count)
             self._refresh(state)
 
+    def agents_that_may_decode(self, pool: Pool) -> list[FleetAgent]:
+        """Return the agents with all facets of the pool and a version that has not refused, in any state."""
+        needs = facets_required(pool.requirements)
+        return [
+            state.agent
+            for state in self.agents.values()
+            if state.agent.version not in pool.refused_by and state.facets.issuperset(needs)
+        ]
+
     def suspend(self, agent_id: str) -> None:
         """Plan nothing for an agent until its row is read again: the view of it is wrong."""
         state = self.agents.get(agent_id)
@@ -346,7 +361,8 @@ class View:
         return strategy
 
     def _find_or_make(self, pool: Pool) -> Candidates:
-        key = (codec.encode(pool.requirements), pool.strategy if pool.strategy in STRATEGIES else None)
+        strategy = pool.strategy if pool.strategy in STRATEGIES else None
+        key = (codec.encode(pool.requirements), strategy, pool.refused_by)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
@@ -406,7 +422,10 @@ class View:
 
     def _judge_in(self, state: AgentState, group: Candidates) -> None:
         agent_id = state.agent.agent_id
-        if unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None:
+        if (
+            state.agent.version in group.refused_by
+            or unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None
+        ):
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
         elif agent_id not in group.eligible:

@@ -24,6 +24,7 @@ from coord.arguments import (
     as_seconds,
     as_words,
     check_connection_options,
+    check_count,
     check_finite,
     check_text,
     encode_fields,
@@ -60,6 +61,8 @@ AgentTypeName: TypeAlias = Literal[
 
 #: Statuses that an agent may report; it leaves with ``stop``.
 STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
+#: Maximum number of messages, each of another sender, that are handled concurrently.
+MESSAGE_CONCURRENCY = 32
 
 
 class Agent:
@@ -79,7 +82,8 @@ class Agent:
         endpoints: name -> address, stored in the record.
         metadata: any JSON object, stored in the record.
         location: ``coord.models.agents.Location``: ``lat`` and ``lon`` in degrees, ``region``, ``zone``.
-        version: version of the agent, up to 128 characters.
+        version: version of the agent, up to 128 characters. Agents of other versions get tasks whose payload this one
+            cannot decode.
         capacity: maximum number of concurrent tasks, 1 to 100,000; default: ``settings.capacity`` (8). Handlers that
             are not async have as many threads.
         weight: stored in the record for placement; the built-in strategies do not use it.
@@ -88,6 +92,8 @@ class Agent:
         drain_timeout: seconds that running handlers have to finish at shutdown; default: as long as they take.
         forget_after: seconds until its record is removed when it has left; default: 30 days, or less if the registry's
             ``COORD_DEPARTED_TTL_S`` says so. Set an hour for agents whose ids are generated, such as autoscaled ones.
+        message_concurrency: maximum number of messages, each of another sender, that are handled concurrently, 1 to
+            10,000; as many replies are handled besides. With 1, messages and replies are handled one by one.
         url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
@@ -115,6 +121,7 @@ class Agent:
         heartbeat_interval: float | None = None,
         drain_timeout: float | None = None,
         forget_after: float | None = None,
+        message_concurrency: int = MESSAGE_CONCURRENCY,
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
@@ -123,6 +130,9 @@ class Agent:
         self.settings = settings if settings is not None else load_in_program()
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
         self._forget_after = None if forget_after is None else as_seconds(forget_after, "forget_after")
+        check_count(message_concurrency, "message_concurrency", 10_000)
+        self._message_concurrency = message_concurrency
+        self._held_slots = 0
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
@@ -176,7 +186,8 @@ class Agent:
 
         The handler takes the ``Task``. If its first parameter is annotated with a type that msgspec can decode (a
         Struct, a dict, a dataclass) or with a pydantic model, it takes the payload as that type, and the ``Task`` as an
-        optional second parameter. A payload that does not fit fails its task without a retry.
+        optional second parameter. A payload that does not fit fails its task without a retry, if no agent of another
+        version is registered that can get it.
 
         The return value is the result, any JSON. An exception is a failure; the task is retried unless the exception is
         ``NonRetryable``. ``Retryable`` sets the error code, ``Release`` gives the task back.
@@ -226,7 +237,12 @@ class Agent:
         return function
 
     def on_message(self, function: F) -> F:
-        """Register the decorated function as a message handler: sync or async; several are called in order."""
+        """Register the decorated function as a message handler: sync or async; several are called in order.
+
+        The messages of one sender are handled one after the other, those of different senders concurrently, up to
+        ``message_concurrency``. A message with ``reply_to`` does not wait for the other messages of its sender, because
+        a handler may be waiting for it. ``Retryable(after=5)`` puts a message off.
+        """
         self._check_not_running()
         check_message_handler(function)
         self.message_handlers.append(function)
@@ -270,14 +286,32 @@ class Agent:
             raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
         self._session.registration.change_status(AgentStatus(status))
 
+    def hold_slots(self, count: int) -> None:
+        """Offer ``count`` slots less than the capacity, for example while the resources that they need are loading.
+
+        The agent claims no task for these slots; tasks that run already are not affected.
+
+        Args:
+            count: 0 to the capacity of the agent; replaces the count of the last call.
+
+        Raises:
+            FactInvalid: the count does not fit.
+        """
+        check_count(count, "count", self.capacity, least=0)
+        if count == self._held_slots:
+            return
+        self._held_slots = count
+        if self._session is not None:
+            self._session.hold_slots(count)
+
     # Life.
 
-    def run(self) -> None:
+    def run(self, *, configure_logging: bool = True) -> None:
         """Serve until SIGTERM or SIGINT, then shut down gracefully; a second signal gives running tasks back. Blocks.
 
         See ``coord.run``, which serves several agents.
         """
-        run(self)
+        run(self, configure_logging=configure_logging)
 
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called; if it is cancelled, it stops without grace.
@@ -343,14 +377,22 @@ class Agent:
 
     async def _begin(self) -> Session:
         self._warn_without_handlers()
-        fact = self._registration(new_id())
-        spec = AgentSpec(fact, self.handlers, self.fallback, self.message_handlers, self._forget_after)
+        spec = AgentSpec(
+            self._registration(new_id()),
+            self.handlers,
+            self.fallback,
+            self.message_handlers,
+            self._message_concurrency,
+            self._forget_after,
+        )
         session = await Session.open(spec, *locate(self.settings, self._url))
         try:
             for function in self._start_hooks:
                 await function()
             self._session = session
             await session.begin()
+            if self._held_slots:
+                session.hold_slots(self._held_slots)
         except BaseException:
             leaving = self._leave(session)
             while not leaving.done():

@@ -78,6 +78,7 @@ class Claims:
         self._unclaimed_by_lane: list[deque[Attempt]] = [deque() for _ in Lane]
         self._unclaimed = 0
         self._busy = 0  # attempts that are being claimed or run
+        self._held = 0  # slots that are not ready for an attempt
         self._has_left_some = False
         self._all_claimed: asyncio.Event | None = None
 
@@ -125,7 +126,7 @@ class Claims:
 
     def claim(self) -> None:
         """Claim waiting assignments, highest lane first, as far as there is room: one command for each lane."""
-        room = self._capacity - self._busy
+        room = self._capacity - self._held - self._busy
         if room <= 0 or not self._unclaimed or self.is_draining or not self._link.is_up:
             return
         for lane, queue in enumerate(self._unclaimed_by_lane):
@@ -172,6 +173,11 @@ class Claims:
         """Claim nothing from now on, and give back what is not claimed yet."""
         self.is_draining = True
         self._give_back_all(DRAINING)
+
+    def hold(self, slots: int) -> None:
+        """Leave so many slots free until the next call."""
+        self._held = slots
+        self.claim()
 
     def change_stuck(self, is_stuck: bool) -> None:
         """Note if no slot will be free soon; then what is not claimed yet is given back."""

@@ -1,19 +1,22 @@
-"""Messages to an agent: handled one after the other, highest lane first, and deleted when their handler is done.
+"""Messages to an agent: handled in the order of ``Mailbox``, and deleted when their handlers are done.
 
-Delivery is at-least-once until the message expires: a message whose handler fails is tried three times, and a message
-that was being handled during a crash is handled again by the next process. No handler starts after the expiry.
+Delivery is at-least-once until the message expires: a message whose handler fails is tried three times, one that a
+handler puts off (``Retryable`` with ``after``) is tried again until it expires, and a message that was being handled
+during a crash is handled again by the next process. No handler starts after the expiry.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from coord.agent.handlers import call_caught, is_async, name_of
+from coord.agent.mailbox import Fields, Mailbox, WaitingMessage
+from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
+from coord.agent.task import NonRetryable, Retryable
 from coord.aio import CANCEL_S
 from coord.codec import BAD_JSON, decode_json
 from coord.keys import Keys
@@ -28,9 +31,12 @@ log = get_logger()
 HELD = 64
 #: Seconds before the second and the third try of a message whose handler failed.
 RETRY_WAITS_S = (0.2, 1.0)
+#: Shortest time in seconds for which a handler can put off a message.
+MIN_PUT_OFF_S = 0.05
+#: Seconds before a message is read again that the server refused to return.
+READ_AGAIN_S = 1.0
 
 MessageHandler = Callable[[AgentMessage], Any]
-Fields = Mapping[bytes, bytes]
 
 
 class MessageRunner:
@@ -42,6 +48,7 @@ class MessageRunner:
         keys: of the cell.
         handlers: called in this order with each message.
         now_ms: returns the server's time in milliseconds since 1970.
+        concurrency: maximum number of messages that are handled concurrently, see ``Mailbox``.
     """
 
     def __init__(
@@ -52,22 +59,26 @@ class MessageRunner:
         *,
         handlers: Sequence[MessageHandler],
         now_ms: Callable[[], float],
+        concurrency: int,
     ) -> None:
         self._agent_id = agent_id
         self._link = link
         self._handlers = [(handler, is_async(handler)) for handler in handlers]
-        # A thread of its own: if handlers of tasks occupy all others, one of them may be waiting for a message.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{agent_id}-messages")
-        self._in_thread: asyncio.Future[Any] | None = None
+        # Threads of their own: if handlers of tasks occupy all others, one of them may be waiting for a message.
+        self._threads = ThreadPoolExecutor(2 * concurrency, thread_name_prefix=f"{agent_id}-messages")
+        self._in_threads: set[asyncio.Future[Any]] = set()
         self._now_ms = now_ms
         self._streams = [keys.inbox(agent_id, lane) for lane in Lane]
-        self._queues: list[deque[tuple[bytes, Fields | None]]] = [deque() for _ in Lane]
+        self._loop = asyncio.get_running_loop()
+        self._mailbox = Mailbox(concurrency)
         self._known: set[tuple[int, bytes]] = set()
         self._held = 0
+        self._is_starting = False
         self._is_closed = False
         self._is_cancelled = False
-        self._handling: asyncio.Task[None] | None = None
-        self._current: MessageHandler | None = None  # the async handler that is awaited
+        self._handling: set[asyncio.Task[None]] = set()
+        self._put_off: set[asyncio.TimerHandle] = set()
+        self._awaited: dict[asyncio.Future[Any], MessageHandler] = {}  # the async handlers, by the tasks that call them
 
     def take(self, lane: int, entry: bytes, fields: Fields) -> None:
         """Accept a message that was read."""
@@ -83,57 +94,89 @@ class MessageRunner:
             return
         kept = fields if self._held < HELD else None
         self._held += kept is not None
-        self._queues[lane].append((entry, kept))
-        if self._handling is None:
-            self._handling = asyncio.create_task(self._handle_all())
+        self._mailbox.add(WaitingMessage(lane, entry, kept), fields)
+        self._start_soon()
 
     @property
     def has_abandoned(self) -> bool:
         """True, after ``close``, if a handler did not end and may still run."""
-        return self._in_thread is not None or self._handling is not None
+        return bool(self._in_threads or self._handling)
 
     def runs(self, task: asyncio.Future[Any]) -> bool:
-        """Return True if this is the asyncio task that calls the handlers."""
-        return self._handling is task
+        """Return True if this is an asyncio task that calls handlers."""
+        return task in self._handling
 
     def handler_of(self, task: asyncio.Future[Any]) -> str:
         """Return the name of the handler that an asyncio task runs, or ""; may be called from any thread."""
-        return name_of(self._current) if self._handling is task and self._current is not None else ""
+        handler = self._awaited.get(task)
+        return name_of(handler) if handler is not None else ""
 
     async def close(self, grace_s: float | None) -> None:
-        """Start no further message; the current handler has ``grace_s`` seconds, then it is cancelled, once.
+        """Start no further message; running handlers have ``grace_s`` seconds, then they are cancelled, once.
 
         Args:
             grace_s: None for no limit.
         """
         self._is_closed = True
-        handling = self._handling
-        if handling is not None and not self._is_cancelled:
-            await asyncio.wait([handling], timeout=grace_s)
+        for timer in self._put_off:
+            timer.cancel()
+        self._put_off.clear()
+        handling = list(self._handling)
+        if handling and not self._is_cancelled:
+            await asyncio.wait(handling, timeout=grace_s)
             self._is_cancelled = True
-            handling.cancel()
-            await asyncio.wait([handling], timeout=CANCEL_S)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+            for task in handling:
+                task.cancel()
+            await asyncio.wait(handling, timeout=CANCEL_S)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _handle_all(self) -> None:
+    def _start_soon(self) -> None:
+        """Start messages when the whole batch is read, because the highest lane comes first."""
+        if not self._is_starting:
+            self._is_starting = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._is_starting = False
+        while not self._is_closed and (waiting := self._mailbox.take()) is not None:
+            task = asyncio.create_task(self._handle(waiting))
+            self._handling.add(task)
+            task.add_done_callback(self._handling.discard)
+
+    async def _handle(self, waiting: WaitingMessage) -> None:
+        lane, entry = waiting.lane, waiting.entry
+        kept, waiting.fields = waiting.fields, None
+        self._held -= kept is not None
+        wait_s: float | None = None
         try:
-            while not self._is_closed and (lane := self._next_lane()) is not None:
-                entry, kept = self._queues[lane].popleft()
-                self._held -= kept is not None
-                try:
-                    fields = kept if kept is not None else await self._read_again(lane, entry)
-                    if fields is not None and (message := self._message(entry, fields)) is not None:
-                        await self._handle(message)
-                except Exception:  # a defect of the SDK must not hold up the other messages
-                    log.exception("background.failed", task="messages.handle", entry=entry.decode())
-                    self._known.discard((lane, entry))  # it stays in the inbox and is read again after a reconnect
-                    continue
-                self._delete(lane, entry)
+            fields = kept if kept is not None else await self._read_again(lane, entry)
+            if fields is not None and (message := self._message(entry, fields)) is not None:
+                wait_s = await self._call_handlers(waiting, message)
+        except ErrorAnswer as error:
+            log.warning("inbox.refused", agent_id=self._agent_id, error=str(error))
+            wait_s = READ_AGAIN_S
+        except Exception:  # a defect of the SDK must not hold up the other messages
+            log.exception("background.failed", task="messages.handle", entry=entry.decode())
+            self._known.discard((lane, entry))  # it stays in the inbox and is read again after a reconnect
+            return
         finally:
-            self._handling = None
+            self._mailbox.release(waiting)
+            self._start_soon()
+        if wait_s is None:
+            self._delete(lane, entry)
+        elif not self._is_closed:
+            self._add_later(waiting, wait_s)
 
-    def _next_lane(self) -> int | None:
-        return next((lane for lane, queue in enumerate(self._queues) if queue), None)
+    def _add_later(self, waiting: WaitingMessage, wait_s: float) -> None:
+        """Handle a message again after a wait, in which it occupies nothing and later messages pass it."""
+
+        def add() -> None:
+            self._put_off.discard(timer)
+            self._mailbox.add_again(waiting)
+            self._start_soon()
+
+        timer = self._loop.call_later(wait_s, add)
+        self._put_off.add(timer)
 
     def _message(self, entry: bytes, fields: Fields) -> AgentMessage | None:
         try:
@@ -144,24 +187,52 @@ class MessageRunner:
             )
             return None
 
-    async def _handle(self, message: AgentMessage) -> None:
-        for handler, is_coroutine in self._handlers:
-            for wait_s in (*RETRY_WAITS_S, None):
-                if self._now_ms() >= message.expires_at:
-                    log.info("message.expired", agent_id=self._agent_id, message_id=message.id)
-                    return
-                error = await (self._await(handler, message) if is_coroutine else self._call(handler, message))
-                if error is None:
-                    break
+    async def _call_handlers(self, waiting: WaitingMessage, message: AgentMessage) -> float | None:
+        """Call the handlers that have not handled the message yet.
+
+        Returns:
+            The seconds after which to continue, if a handler puts the message off; None when it is done.
+        """
+        while waiting.next_handler < len(self._handlers):
+            if self._now_ms() >= message.expires_at:
+                self._log_expired(waiting, message)
+                return None
+            handler, is_coroutine = self._handlers[waiting.next_handler]
+            error = await (self._await(handler, message) if is_coroutine else self._call(handler, message))
+            if isinstance(error, Retryable) and error.after is not None:
+                return self._seconds_off(waiting, message, error)
+            if error is not None:
                 log.error("message.handler_failed", agent_id=self._agent_id, message_id=message.id, exc_info=error)
-                if wait_s is None:
-                    log.error("message.given_up", agent_id=self._agent_id, message_id=message.id)
-                else:
+                if not isinstance(error, NonRetryable) and waiting.failures < len(RETRY_WAITS_S):
+                    wait_s = RETRY_WAITS_S[waiting.failures]
+                    waiting.failures += 1
                     await asyncio.sleep(wait_s)
+                    continue
+                log.error("message.given_up", agent_id=self._agent_id, message_id=message.id)
+            waiting.next_handler += 1
+            waiting.failures = 0
+        return None
+
+    def _seconds_off(self, waiting: WaitingMessage, message: AgentMessage, error: Retryable) -> float:
+        """Return the seconds for which a handler puts a message off, at most until it expires."""
+        waiting.put_off += 1
+        wait_s = max(error.after or 0.0, MIN_PUT_OFF_S)
+        log.info(
+            "message.put_off",
+            agent_id=self._agent_id, message_id=message.id, why=str(error), times=waiting.put_off, seconds=wait_s,
+        )  # fmt: skip
+        left_s = (message.expires_at - self._now_ms()) / 1000 + 0.001
+        return min(wait_s, max(left_s, 0.0))
+
+    def _log_expired(self, waiting: WaitingMessage, message: AgentMessage) -> None:
+        write = log.warning if waiting.put_off else log.info
+        write("message.expired", agent_id=self._agent_id, message_id=message.id, put_off=waiting.put_off)
 
     async def _await(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
         """Call an async handler and return what it raised, of any kind."""
-        self._current = handler
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 -- for the type checker: a coroutine runs in a task
+        self._awaited[task] = handler
         try:
             await handler(message)
         except BaseException as error:
@@ -169,23 +240,30 @@ class MessageRunner:
                 raise  # its grace is over
             return error
         finally:
-            self._current = None
+            del self._awaited[task]
         return None
 
     async def _call(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
         """Call a handler in a thread and return what it raised."""
-        self._in_thread = asyncio.get_running_loop().run_in_executor(self._thread, call_caught, handler, (message,))
+        called = self._loop.run_in_executor(self._threads, call_caught, handler, (message,))
+        self._in_threads.add(called)  # and stays there if this task is cancelled while the thread continues
         error: BaseException | None
-        _, error = await self._in_thread
-        self._in_thread = None
+        _, error = await called
+        self._in_threads.discard(called)
         return error
 
     async def _read_again(self, lane: int, entry: bytes) -> Fields | None:
-        """Return the fields of an entry, or None if it is gone or cannot be read now."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        """Return the fields of an entry, or None if it is gone.
+
+        Raises:
+            ErrorAnswer: the server refuses to return it.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._link.send_until_answered(pack(("XRANGE", self._streams[lane], entry, entry)), _resolve, future)
         answer = await future
-        if not isinstance(answer, list) or not answer:
+        if isinstance(answer, ErrorAnswer):
+            raise answer
+        if not answer:
             return None
         pairs = iter(answer[0][1])
         return dict(zip(pairs, pairs, strict=True))

@@ -36,7 +36,7 @@ class Runnable(Protocol):
         """Shut down gracefully; a second call with ``grace`` shortens the shutdown."""
 
 
-def run(*agents: Runnable) -> None:
+def run(*agents: Runnable, configure_logging: bool = True) -> None:
     """Serve all these agents until SIGTERM or SIGINT, then drain them for as long as their tasks take.
 
     A second signal gives running tasks back, and a third ends the process at once.
@@ -45,6 +45,10 @@ def run(*agents: Runnable) -> None:
 
     Args:
         agents: each an ``Agent``.
+        configure_logging: show the log on standard error, as the settings ``log_level`` and ``log_format`` say. What
+            the program has configured itself stays: its configuration of structlog, and a root logger that has a
+            handler. If False, nothing is configured, and a program that does not configure structlog sees only
+            warnings and errors.
 
     Raises:
         ConfigError: it is called in an event loop or outside the main thread, or with no agent, or with one twice.
@@ -67,7 +71,8 @@ def run(*agents: Runnable) -> None:
     open_missing()  # before an event loop takes their place
     end_on_interrupt()  # until there is something to drain
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
-    logs.configure(agents[0].settings, service=f"agent {names}")
+    if configure_logging:
+        logs.configure_program(agents[0].settings, service=f"agent {names}")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(agents))

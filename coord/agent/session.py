@@ -58,6 +58,7 @@ class AgentSpec(Struct, frozen=True):
     handlers: Mapping[str, Handler]  #: by task type
     fallback: Handler | None  #: for task types without a handler
     message_handlers: Sequence[MessageHandler]
+    message_concurrency: int
     forget_after: float | None = None  #: seconds until the record of an agent that has left is removed
 
 
@@ -77,6 +78,8 @@ class Session:
         self.leaving: asyncio.Task[None] | None = None  #: closes the session and calls the agent's hooks, once
         self._capacity = fact.capacity or settings.capacity
         self._loop = asyncio.get_running_loop()
+        self._stuck = 0  # slots of handlers that must stop and still run
+        self._held = 0  # slots that are not ready
         self._link = link
         self._lanes = [keys.inbox(agent_id, lane) for lane in Lane]
         self._answers = Answers()
@@ -145,6 +148,7 @@ class Session:
             keys,
             handlers=spec.message_handlers,
             now_ms=self.registration.now_ms,
+            concurrency=spec.message_concurrency,
         )
         link.on_up.append(self._link_up)
 
@@ -258,8 +262,19 @@ class Session:
 
     def _change_stuck(self, count: int) -> None:
         """Offer a smaller capacity while handlers that must stop occupy slots."""
-        self.registration.change_room(self._capacity - count)
-        self.claims.change_stuck(count >= self._capacity)
+        self._stuck = count
+        self._change_room()
+
+    def hold_slots(self, count: int) -> None:
+        """Offer a smaller capacity while slots are not ready."""
+        self._held = count
+        self.claims.hold(count)
+        self._change_room()
+
+    def _change_room(self) -> None:
+        unusable = self._stuck + self._held
+        self.registration.change_room(self._capacity - unusable)
+        self.claims.change_stuck(unusable >= self._capacity)
 
     # The end.
 

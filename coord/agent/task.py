@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from coord import values
+from coord.arguments import as_seconds
 from coord.codec import BAD_JSON, decode_json
 from coord.logs import get_logger
 
@@ -39,17 +40,27 @@ class Retryable(Exception):
     Any other exception does the same, with the code ``handler_failed`` and a traceback in the agent's log. If no
     attempt is left, the caller finds the code, the message and the detail in its ``TaskFailed``.
 
+    In a message handler, ``Retryable(after=5)`` puts the message off: the handler gets it again after 5 seconds, and so
+    on until the message expires. Later messages do not wait for it.
+
     Args:
         code: error code in the record of the task, up to 128 characters.
         message: reason in the record of the task, up to 4,096 characters.
         detail: any JSON of up to 4 KiB, for programs.
+        after: seconds until a message handler gets its message again. A task waits for its own backoff instead.
+
+    Raises:
+        FactInvalid: ``after`` is not a finite number.
     """
 
-    def __init__(self, code: str, message: str = "", *, detail: Any = None) -> None:
+    def __init__(
+        self, code: str = "try_again", message: str = "", *, detail: Any = None, after: float | None = None
+    ) -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
         self.detail = detail
+        self.after = None if after is None else as_seconds(after, "after")
 
 
 class Release(Exception):

@@ -36,11 +36,16 @@ def main() -> None:
 
 def _run() -> None:
     from coord.cli.exit_codes import ExitCode, sentence
+    from coord.cli.parse import wants_json
 
     try:
         with ends_on_interrupt():
             from coord.cli.app import app
 
+        if wants_json(sys.argv[1:]):
+            from coord.cli.json_errors import run
+
+            sys.exit(run(app))
         app()
     except CoordError as error:
         standard_streams.write_error(sentence(error))

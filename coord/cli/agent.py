@@ -26,6 +26,13 @@ FORGET_GENERATED_S = 3600.0
 _INVALID_IN_ID = re.compile(r"[^A-Za-z0-9._@-]+")
 
 
+class Input(StrEnum):
+    """As ``coord.programs.Input``, which is slow to import."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
 class Output(StrEnum):
     """As ``coord.programs.Output``, which is slow to import."""
 
@@ -68,6 +75,24 @@ def agent(
         bool,
         typer.Option("--keep-alive", help="Keep one process per concurrent task, which reads and writes JSON lines."),
     ] = False,
+    input: Annotated[  # noqa: A002 -- the option's name
+        Input, typer.Option(help="Format of standard input; text: a payload that is text, unchanged.")
+    ] = Input.JSON,
+    wait_ready: Annotated[
+        bool,
+        typer.Option(
+            "--wait-ready", help='With --keep-alive: accept no task before the program prints {"ready": true}.'
+        ),
+    ] = False,
+    load_timeout: Annotated[
+        float | None,
+        typer.Option(
+            click_type=Duration(0.001),
+            metavar="TIME",
+            help="With --keep-alive: time that the program has to load.",
+            show_default="10m",
+        ),
+    ] = None,
     output: Annotated[
         Output, typer.Option(help="Format of standard output; auto: JSON if it is JSON, else text.")
     ] = Output.AUTO,
@@ -98,13 +123,13 @@ def agent(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Run a program for each task: it gets the payload as JSON on standard input, and its output is the result.
+    """Run a program for each task: it gets the payload on standard input, and its output is the result.
 
     {name} in an argument is that field of the payload. Exit code 75 returns the task; 64, 65 and 66 are permanent
     failures; after any other code but 0 the task is retried. SIGTERM shuts the agent down gracefully.
 
     Examples:
-    coord agent --capability count_words -- wc -w
+    coord agent --capability count_words --input text -- wc -w
     coord agent --capability ocr --capacity 2 --timeout 60s -- ./ocr.sh {lang}
     coord agent --capability embed --keep-alive -- python embed.py
     """
@@ -115,7 +140,10 @@ def agent(
         task_types=tuple(task_type or ()),
         keep_alive=keep_alive,
         timeout_s=timeout,
+        wait_ready=wait_ready,
+        load_timeout_s=load_timeout,
         grace_s=grace,
+        input=programs.Input(input),
         output=programs.Output(output),
     )
     created = programs.program_agent(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import moment, write_fields, write_json, write_line, write_table
+from coord.cli.output import moment, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.session import ask
+from coord.cli.several import Acted, act_on_each
+from coord.cli.styles import AGENT_STATUS, age
 from coord.models.agents import AgentRecord, AgentStatus, AgentType
 
 if TYPE_CHECKING:
@@ -38,20 +40,31 @@ def list_agents(
     Examples:
         coord agents list
         coord agents list --status active --capability ocr
-        coord agents list --json | jq -r '.[].agent_id'
+        coord agents list --json | jq -r '.items[].agent_id'
     """
+
+    async def work(client: Client) -> tuple[list[AgentRecord], int]:
+        return await client.agents(), await client.server_time()
+
+    records, now = ask(work, redis_url=redis_url, namespace=namespace)
     found = [
         record
-        for record in ask(lambda client: client.agents(), redis_url=redis_url, namespace=namespace)
+        for record in records
         if (status is None or record.status is status)
         and (agent_type is None or record.agent_type == agent_type)
         and set(capability or ()) <= set(record.capabilities)
     ]
     if json:
-        write_json(found)
+        write_items(found)
     elif found:
         columns = ("agent", "type", "status", "health", "load", "capabilities", "last heartbeat")
-        write_table(columns, [_row(record) for record in found], right=("health", "load"), free="capabilities")
+        write_table(
+            columns,
+            [_row(record, now) for record in found],
+            right=("health", "load"),
+            free="capabilities",
+            styles={"status": AGENT_STATUS},
+        )
     else:
         write_line("no agents")
 
@@ -141,22 +154,16 @@ def _each(
     redis_url: str | None,
     namespace: str | None,
 ) -> None:
-    """Act on one agent after the other and print its new status; the first error ends it."""
+    """Act on one agent after the other and print its new status."""
 
-    async def work(client: Client) -> list[dict[str, str]]:
-        done: list[dict[str, str]] = []
-        for agent_id in agent_ids:
-            done.append({"agent_id": agent_id, "status": await act(client, agent_id)})
-            if not json:
-                write_line(f"{agent_id}: {done[-1]['status']}")
-        return done
+    async def one(client: Client, agent_id: str) -> Acted:
+        status = await act(client, agent_id)
+        return Acted({"agent_id": agent_id, "status": status}, f"{agent_id}: {status}")
 
-    done = ask(work, redis_url=redis_url, namespace=namespace)
-    if json:
-        write_json(done)
+    act_on_each(agent_ids, one, id_field="agent_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
-def _row(record: AgentRecord) -> tuple[Any, ...]:
+def _row(record: AgentRecord, now: int) -> tuple[Any, ...]:
     return (
         record.agent_id,
         record.agent_type,
@@ -164,7 +171,7 @@ def _row(record: AgentRecord) -> tuple[Any, ...]:
         f"{record.health_score:.2f}",
         f"{record.load}/{record.capacity}",
         " ".join(record.capabilities),
-        moment(record.last_heartbeat or None),
+        f"{age(record.last_heartbeat, now)} ago" if record.last_heartbeat else None,
     )
 
 

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_fields, write_json
-from coord.cli.parse import writable
+from coord.cli.parse import is_distance, moment, seconds, writable
 from coord.cli.progress import ProgressBar
 from coord.errors import ConfigError, CoordError, FactInvalid, ResultTimeout
 from coord.models.tasks import TaskState
@@ -310,9 +310,9 @@ class _TaskLine(Struct, forbid_unknown_fields=True, omit_defaults=True):
     capabilities: list[str] | None = None
     requirements: dict[str, Any] | None = None
     strategy: str | None = None
-    timeout: float | None = None
+    timeout: float | str | None = None
     deadline: str | None = None
-    delay: float | None = None
+    delay: float | str | None = None
     run_at: str | None = None
     retry: dict[str, Any] | None = None
 
@@ -385,11 +385,25 @@ def read_lines(
         spec = {**({"task_type": task_type} if task_type else {}), **common, **own}
         if "task_type" not in spec:
             raise FactInvalid(f"{name} line {number}: no task_type; add one, or give a TYPE before --file")
+        try:
+            _read_times(spec, own)
+        except ConfigError as error:
+            raise FactInvalid(f"{name} line {number}: {error}") from None
         if common.get("requirements") and line.requirements is not None:
             spec["requirements"] = {**common["requirements"], **line.requirements}
         if "capabilities" not in spec and line.requirements is None:
             spec["capabilities"] = [spec["task_type"]]
         yield Line(number, spec, len(raw))
+
+
+def _read_times(spec: dict[str, Any], own: Mapping[str, Any]) -> None:
+    """Replace the times in the fields of a line that are text, as the options of the command line take them."""
+    spec |= {field: seconds(own[field], field) for field in ("timeout", "delay") if isinstance(own.get(field), str)}
+    for field in ("run_at", "deadline"):
+        if field in own and is_distance(own[field]):
+            spec[field] = moment(own[field], field, ahead=True)
+    if isinstance(backoff := own.get("retry", {}).get("backoff"), str):
+        spec["retry"] = own["retry"] | {"backoff": seconds(backoff, "retry.backoff")}
 
 
 def check_line(line: Line, name: str, max_bytes: int) -> None:

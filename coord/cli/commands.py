@@ -41,6 +41,8 @@ from typing import Annotated, Any
 
 import typer
 
+from coord.cli.help import Command
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RedisUrl = Annotated[
     str | None,
@@ -91,7 +93,9 @@ def register(
     summary = "\n\n".join(" ".join(paragraph.split()) for paragraph in summary.split("\n\n"))
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     settings = {"allow_interspersed_args": False} if runs_another else None
-    app.command(name, help=summary, epilog=_epilog(lines) if lines else None, context_settings=settings)(command)
+    app.command(name, cls=Command, help=summary, epilog=_epilog(lines) if lines else None, context_settings=settings)(
+        command
+    )
 
 
 def _epilog(lines: list[str]) -> str:

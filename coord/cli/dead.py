@@ -10,9 +10,11 @@ import msgspec
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.output import hint, moment, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.parse import Duration
 from coord.cli.session import ask
+from coord.cli.several import Acted, act_on_each
+from coord.cli.styles import age
 from coord.errors import EntryNotFound, FactInvalid, MessageNotFound, TaskNotDead
 from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.messages import MessageRecord, MessageStatus
@@ -57,20 +59,20 @@ def list_dead(
 
     Examples:
         coord dead list
-        coord dead list --kind task --json | jq -r '.[].id'
+        coord dead list --kind task --json | jq -r '.items[].id'
     """
     kinds = [kind] if kind is not None else list(Kind)
-    letters, counted = ask(lambda client: _letters(client, kinds, limit), redis_url=redis_url, namespace=namespace)
+    letters, counted, now = ask(lambda client: _letters(client, kinds, limit), redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(letters)
+        write_items(letters)
         return
     if letters:
-        columns = ("kind", "id", "died", "what", "code", "reason")
+        columns = ("kind", "id", "age", "what", "code", "reason")
         rows = [
-            (letter.kind, letter.id, moment(letter.died_at), letter.what, letter.code, letter.reason)
+            (letter.kind, letter.id, age(letter.died_at, now), letter.what, letter.code, letter.reason)
             for letter in letters
         ]
-        write_table(columns, rows)
+        write_table(columns, rows, right=["age"])
     else:
         write_line("no dead letters")
     for each in kinds:
@@ -118,23 +120,17 @@ def replay(
 
     Examples:
         coord dead replay task 0197…
-        coord dead list --kind task --json | jq -r '.[].id' | xargs coord dead replay task
+        coord dead list --kind task --json | jq -r '.items[].id' | xargs coord dead replay task
     """
     if ttl is not None and kind is not Kind.MESSAGE:
         raise FactInvalid(f"--ttl is valid for messages only, not for kind {kind}")
 
-    async def work(client: Client) -> list[dict[str, str]]:
-        done: list[dict[str, str]] = []
-        for dead_id in dead_ids:
-            again = await client.admin.replay(kind.value, dead_id, ttl=ttl)
-            done.append({"kind": kind, "id": dead_id, "replayed_as": again})
-            if not json:
-                write_line(f"{kind} {dead_id}: replayed" + (f" as {again}" if again != dead_id else ""))
-        return done
+    async def one(client: Client, dead_id: str) -> Acted:
+        again = await client.admin.replay(kind.value, dead_id, ttl=ttl)
+        line = f"{kind} {dead_id}: replayed" + (f" as {again}" if again != dead_id else "")
+        return Acted({"kind": kind, "id": dead_id, "replayed_as": again}, line)
 
-    done = ask(work, redis_url=redis_url, namespace=namespace)
-    if json:
-        write_json(done)
+    act_on_each(dead_ids, one, id_field="id", json=json, redis_url=redis_url, namespace=namespace)
 
 
 def purge(
@@ -183,9 +179,9 @@ for command in (show, replay, purge):
     register(dead, command)
 
 
-async def _letters(client: Client, kinds: Sequence[Kind], limit: int) -> tuple[list[DeadLetter], dict[str, int]]:
+async def _letters(client: Client, kinds: Sequence[Kind], limit: int) -> tuple[list[DeadLetter], dict[str, int], int]:
     found = [letter for kind in kinds for letter in await client.dead_letters(kind.value, limit=limit)]
-    return found, await client.count_dead_letters()
+    return found, await client.count_dead_letters(), await client.server_time()
 
 
 async def _read(client: Client, kind: Kind, dead_id: str) -> TaskRecord | MessageRecord | DeadEntry:

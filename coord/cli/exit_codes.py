@@ -31,3 +31,10 @@ def sentence(error: CoordError) -> str:
     """Return the line to print for an error: what is wrong, and the next step."""
     step = _NEXT.get(type(error))
     return f"coord: {error}; {step}" if step else f"coord: {error}"
+
+
+def error_fields(error: CoordError) -> dict[str, str]:
+    """Return an error as JSON: its code, what is wrong, and the next step if the message does not contain it."""
+    fields = {"code": error.code, "message": str(error)}
+    step = _NEXT.get(type(error))
+    return fields | {"next": step} if step else fields

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.output import hint_next_page, moment, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.parse import Duration
 from coord.cli.session import ask
+from coord.cli.styles import MESSAGE_STATUS, age
 from coord.models.messages import MessageStatus
 from coord.models.tasks import Priority
+
+if TYPE_CHECKING:
+    from coord import Client
+    from coord.queries import MessagePage
 
 
 def send(
@@ -90,18 +95,19 @@ def list_(
 
     Examples:
         coord messages list --agent ocr-1
-        coord messages list --status dead --json | jq '.messages[].reason'
+        coord messages list --status dead --json | jq '.items[].reason'
     """
-    page = ask(
-        lambda client: client.list_messages(agent_id=agent, status=status, limit=limit, cursor=cursor),
-        redis_url=redis_url,
-        namespace=namespace,
-    )
+
+    async def work(client: Client) -> tuple[MessagePage, int]:
+        page = await client.list_messages(agent_id=agent, status=status, limit=limit, cursor=cursor)
+        return page, await client.server_time()
+
+    page, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(page)
+        write_items(page.messages, next=page.next)
         return
     write_table(
-        ("message", "type", "priority", "from", "to", "status", "sent", "expires", "reason"),
+        ("message", "type", "priority", "from", "to", "status", "age", "expires", "reason"),
         [
             (
                 record.message_id,
@@ -110,15 +116,18 @@ def list_(
                 record.sender_id,
                 record.receiver_id,
                 record.status,
-                moment(record.sent_at),
+                age(record.sent_at, now),
                 moment(record.expires_at),
                 record.reason,
             )
             for record in page.messages
         ],
+        right=["age"],
+        styles={"status": MESSAGE_STATUS},
     )
     if page.next is not None:
-        hint(f"there may be more; continue with: coord messages list --cursor {page.next}")
+        filters = {"--agent": agent, "--status": status, "--limit": limit, "--namespace": namespace}
+        hint_next_page("coord messages list", filters, page.next)
 
 
 def show(

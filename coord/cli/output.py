@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import shutil
 import sys
 import time
@@ -30,6 +31,17 @@ def write_json(value: Any) -> None:
     """Write one JSON document; indented on a terminal, otherwise on one line."""
     encoded = msgspec.json.encode(value)
     _write(json_text(msgspec.json.format(encoded, indent=2) if sys.stdout.isatty() else encoded, sys.stdout) + "\n")
+
+
+def write_items(items: Iterable[Any], *, next: str | None = None, **more: Any) -> None:  # noqa: A002 -- the field's name
+    """Write a list as JSON; all lists have this shape, so that fields can be added.
+
+    Args:
+        items: of the list.
+        next: cursor of the next page; None: there is none.
+        more: further fields.
+    """
+    write_json({"items": list(items), "next": next, **more})
 
 
 def write_json_line(value: Any) -> None:
@@ -57,6 +69,21 @@ def interruptible(sentence: str) -> Iterator[None]:
         raise
 
 
+def hint_next_page(command: str, options: Mapping[str, Any], cursor: str) -> None:
+    """Write the command that continues a list, with the same filters, to standard error.
+
+    Args:
+        command: ``coord tasks list``.
+        options: option -> value or values, as given; None and empty values are left out.
+        cursor: where the next page begins.
+    """
+    words = command.split()
+    for option, given in options.items():
+        for value in given if isinstance(given, list) else [given]:
+            words += [] if value is None else [option, str(value)]
+    hint(f"there may be more; continue with: {shlex.join([*words, '--cursor', cursor])}")
+
+
 def write_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[Any]],
@@ -64,6 +91,7 @@ def write_table(
     right: Collection[str] = (),
     free: str | None = None,
     spare: Sequence[str] = (),
+    styles: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write a table with a header line; on a terminal, columns without room continue on the next line, indented.
 
@@ -73,14 +101,16 @@ def write_table(
         right: columns that are aligned to the right: numbers.
         free: the column that may be wrapped; default: the last.
         spare: columns that a narrow terminal omits, the first of them first.
+        styles: name of a column -> value -> its style on a terminal.
     """
     from rich.text import Text
 
+    from coord.cli.paint import painter
     from coord.cli.table import lay_out
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
     cells = [[shown(value) for value in row] for row in rows]
-    header, *below = lay_out(columns, cells, width, right=right, free=free, spare=spare)
+    header, *below = lay_out(columns, cells, width, right=right, free=free, spare=spare, paint=painter(styles or {}))
     for line in header:
         _write_rich(Text(line, style="bold"))
     _write("".join(f"{line}\n" for lines in below for line in lines))

@@ -13,13 +13,11 @@ from typing import Any
 import click
 import msgspec
 
+from coord.durations import EXPECTED, NUMBER, UNITS, parse_duration
 from coord.errors import ConfigError
 from coord.models.tasks import check_moment
 
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_NUMBER = r"[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}"
-_DURATION = re.compile(rf"(-?(?:{_NUMBER})) ?(ms|s|m|h|d|)")
-_DURATION_WITH_UNIT = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
+_DURATION_WITH_UNIT = re.compile(rf"({NUMBER})(ms|s|m|h|d)")
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg] # generic in click 8.4 only
@@ -49,10 +47,9 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic in click 8.
         option = param.opts[0] if param is not None else "TIME"
         if isinstance(value, int | float):  # the default
             return float(value)
-        found = _DURATION.fullmatch(value.strip())
-        if found is None:
-            raise ConfigError(f"{option} must be a time such as 1.5 (seconds), 30s, 5m, 2h or 7d, got {value!r}")
-        seconds = float(found[1]) * _UNITS[found[2]]
+        seconds = parse_duration(value)
+        if seconds is None:
+            raise ConfigError(f"{option} must be {EXPECTED}, got {value!r}")
         if seconds < self._minimum or (self._above and seconds == self._minimum):
             least = f"{self._minimum:g} seconds" if self._minimum else "0"
             limit = f"above {least}" if self._above else f"{least} or more"
@@ -60,6 +57,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic in click 8.
         if seconds > self._maximum:
             raise ConfigError(f"{option} must be {self._maximum:g} seconds or less, got {value}")
         return seconds
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Return True if ``--json`` is among the options, before any ``--``."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 def payload(text: str | None) -> msgspec.Raw:
@@ -119,7 +121,7 @@ def moment(text: str, option: str, *, ahead: bool) -> datetime:
 
 def _moment(text: str, option: str, *, ahead: bool) -> datetime:
     if duration := _DURATION_WITH_UNIT.fullmatch(text):
-        offset = timedelta(seconds=float(duration[1]) * _UNITS[duration[2]])
+        offset = timedelta(seconds=float(duration[1]) * UNITS[duration[2]])
         return datetime.now(UTC) + (offset if ahead else -offset)
     try:
         parsed = datetime.fromisoformat(text)
@@ -130,6 +132,27 @@ def _moment(text: str, option: str, *, ahead: bool) -> datetime:
             f"got {text!r}"
         ) from None
     return parsed if parsed.tzinfo else parsed.astimezone()
+
+
+def is_distance(text: str) -> bool:
+    """Return True if the text is a distance from now, such as ``5m``."""
+    return _DURATION_WITH_UNIT.fullmatch(text) is not None
+
+
+def seconds(text: str, field: str) -> float:
+    """Parse a length of time in a field of a file.
+
+    Args:
+        text: as written.
+        field: name of the field, for errors.
+
+    Raises:
+        ConfigError: it is not a length of time.
+    """
+    parsed = parse_duration(text)
+    if parsed is None:
+        raise ConfigError(f"{field} must be {EXPECTED}, got {text!r}")
+    return parsed
 
 
 def writable(path: Path, option: str) -> Any:

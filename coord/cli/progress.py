@@ -58,7 +58,7 @@ class ProgressBar:
     def write(self, text: str) -> None:
         """Write one line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(plain(text))
+            self._bar.console.print(plain(text), soft_wrap=True)  # one line, so that ids stay whole
         else:
             hint(text)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import write_json, write_line, write_table
+from coord.cli.output import write_items, write_json, write_line, write_table
 from coord.cli.session import ask
 from coord.config import LIVE
 from coord.errors import ConfigError
@@ -77,8 +77,11 @@ def show_settings(name: str | None, *, json: bool, redis_url: str | None, namesp
         for setting in ask(lambda client: client.admin.live_settings(), redis_url=redis_url, namespace=namespace)
         if name in {None, setting.name}
     ]
+    if json and name is None:
+        write_items(found)
+        return
     if json:
-        write_json(found if name is None else found[0])
+        write_json(found[0])
         return
     if name is None:
         columns = ("setting", "value", "set by", "otherwise", "default", "variable")

@@ -177,7 +177,7 @@ async def _submit_one(
         raise type(error)(option_error(str(error), spec)) from None
     if wait:
         with interruptible(_continuation(handle.task_id)):
-            return await _outcome(handle, wait_timeout, json=json)
+            return await outcome_of(handle, wait_timeout, json=json)
     is_late = False
     try:
         with interruptible(_continuation(handle.task_id)):
@@ -192,7 +192,7 @@ async def _submit_one(
     return ExitCode.OPEN if is_late else ExitCode.OK
 
 
-async def _outcome(handle: TaskHandle, wait_timeout: float | None, *, json: bool) -> ExitCode:
+async def outcome_of(handle: TaskHandle, wait_timeout: float | None, *, json: bool) -> ExitCode:
     """Print the result, or with ``json`` the record of the task, whatever its outcome."""
     try:
         result = await handle.result(wait_timeout)

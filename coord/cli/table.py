@@ -5,7 +5,7 @@ Only the free column is wrapped, between words, and a value that alone is wider 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -27,6 +27,7 @@ def lay_out(
     right: Collection[str] = (),
     free: str | None = None,
     spare: Sequence[str] = (),
+    paint: Callable[[str, str, str], str] | None = None,
 ) -> list[list[str]]:
     """Return the lines of the header, then those of each row.
 
@@ -37,6 +38,7 @@ def lay_out(
         right: columns that are aligned to the right.
         free: the column that may be wrapped; default: the last.
         spare: columns that are omitted one after the other if there is no room.
+        paint: colours a piece of a value: name of the column, the value, the piece.
     """
     cells = [columns, *rows]
     free = columns[-1] if free is None else free
@@ -51,7 +53,7 @@ def lay_out(
         [
             line
             for indent, band in bands
-            for line in _lines({name: row[numbers[name]] for name in band}, band, indent, right)
+            for line in _lines({name: row[numbers[name]] for name in band}, band, indent, right, paint)
         ]
         for row in cells
     ]
@@ -83,7 +85,13 @@ def _bands(names: Sequence[str], widths: dict[str, int], free: str, width: int) 
     return bands
 
 
-def _lines(texts: dict[str, str], band: dict[str, int], indent: int, right: Collection[str]) -> list[str]:
+def _lines(
+    texts: dict[str, str],
+    band: dict[str, int],
+    indent: int,
+    right: Collection[str],
+    paint: Callable[[str, str, str], str] | None,
+) -> list[str]:
     wrapped = {name: _wrapped(texts[name], wide) for name, wide in band.items()}
     lines: list[str] = []
     for number in range(max(map(len, wrapped.values()))):
@@ -91,6 +99,8 @@ def _lines(texts: dict[str, str], band: dict[str, int], indent: int, right: Coll
         for name, wide in band.items():
             piece = wrapped[name][number] if number < len(wrapped[name]) else ""
             room = " " * max(0, wide - cell_len(piece))
+            if paint is not None and piece:
+                piece = paint(name, texts[name], piece)
             line += (room + piece if name in right else piece + room) + " " * GAP
         lines.append(line.rstrip())
     return lines if any(lines) or not indent else []

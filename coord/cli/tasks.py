@@ -8,17 +8,32 @@ import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import duration, hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.output import (
+    duration,
+    hint,
+    hint_next_page,
+    moment,
+    write_fields,
+    write_items,
+    write_json,
+    write_line,
+    write_table,
+)
+from coord.cli.parse import Duration
 from coord.cli.session import ask
-from coord.cli.submit import submit
+from coord.cli.several import Acted, act_on_each
+from coord.cli.styles import TASK_STATE, age
+from coord.cli.submit import outcome_of, submit
 from coord.cli.watch import watch
-from coord.errors import ResultTimeout, TaskNotFound
-from coord.models.tasks import TaskRecord, TaskState
+from coord.errors import ConfigError, ResultTimeout, TaskNotFound, TaskRefused
+from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.queries import TaskPage
 
 TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
+TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the tasks.", show_default=False)]
 
 
 def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
@@ -84,6 +99,47 @@ def _result(record: TaskRecord) -> object:
     return "null" if record.state is TaskState.COMPLETED and record.result is None else record.result
 
 
+def result(
+    task_id: TaskId,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcome.")] = False,
+    wait_timeout: Annotated[
+        float | None,
+        typer.Option(
+            click_type=Duration(), metavar="TIME", help="With --wait: maximum time to wait; the task is not cancelled."
+        ),
+    ] = None,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Print the result of a task as JSON, with --json the whole record.
+
+    Exit code 0: completed; 1: it has another outcome or does not exist; 3: it has not ended.
+
+    Examples:
+        coord tasks result report-7
+        coord tasks result report-7 --wait --wait-timeout 5m | jq .pages
+    """
+    if wait_timeout is not None and not wait:
+        raise ConfigError("--wait-timeout needs --wait")
+
+    async def work(client: Client) -> ExitCode:
+        record = await client.task(task_id)
+        if record.state is TaskState.REFUSED:
+            reason = f": {record.error.message}" if record.error else ""
+            raise TaskRefused(f"task '{task_id}' was refused{reason}; submit it again later")
+        if record.state not in TERMINAL and not wait:
+            raise ResultTimeout(
+                f"task '{task_id}' is {record.state} and has no result yet; "
+                f"`coord tasks result {task_id} --wait` waits for it"
+            )
+        return await outcome_of(client.handle(task_id), wait_timeout, json=json)
+
+    if code := ask(work, redis_url=redis_url, namespace=namespace):
+        raise typer.Exit(code)
+
+
 def list_(
     *,
     state: Annotated[list[TaskState] | None, typer.Option(help="Only tasks in this state; repeatable.")] = None,
@@ -102,20 +158,25 @@ def list_(
     Examples:
         coord tasks list
         coord tasks list --state failed --type ocr
-        coord tasks list --agent ocr-1 --json | jq -r '.tasks[].task_id'
+        coord tasks list --agent ocr-1 --json | jq -r '.items[].task_id'
     """
-    page = ask(
-        lambda client: client.list_tasks(
+
+    async def work(client: Client) -> tuple[TaskPage, int | None, int]:
+        page = await client.list_tasks(
             states=state or (), task_type=task_type, agent_id=agent, limit=limit, cursor=cursor
-        ),
-        redis_url=redis_url,
-        namespace=namespace,
-    )
+        )
+        if page.next is None and cursor is None:
+            total: int | None = len(page.tasks)
+        else:
+            total = await client.count_tasks(state or ()) if task_type is None and agent is None else None
+        return page, total, await client.server_time()
+
+    page, total, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(page)
+        write_items(page.tasks, next=page.next, total=total)
         return
     write_table(
-        ("task", "type", "state", "priority", "agent", "attempt", "submitted", "duration", "error"),
+        ("task", "type", "state", "priority", "agent", "attempt", "age", "duration", "error"),
         [
             (
                 record.task_id,
@@ -124,56 +185,56 @@ def list_(
                 record.priority,
                 record.agent_id,
                 record.attempt,
-                moment(record.submitted_at),
+                age(record.submitted_at, now),
                 None if record.finished_at is None else duration(record.finished_at - record.submitted_at),
                 None if record.error is None else f"{record.error.code}: {record.error.message}",
             )
             for record in page.tasks
         ],
-        right=["attempt"],
+        right=["attempt", "age", "duration"],
+        styles={"state": TASK_STATE},
     )
+    if total is not None:
+        hint(f"{len(page.tasks):,} of {total:,} task{'' if total == 1 else 's'}")
     if page.next is not None:
-        hint(f"there may be more; continue with: coord tasks list --cursor {page.next}")
+        filters = {"--state": state, "--type": task_type, "--agent": agent, "--limit": limit, "--namespace": namespace}
+        hint_next_page("coord tasks list", filters, page.next)
 
 
 def cancel(
-    task_id: TaskId,
+    task_ids: TaskIds,
     *,
     reason: Annotated[str, typer.Option(help="Reason for the agent and the task's record.")] = "",
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Cancel a task: a waiting task at once; a running task is asked to stop, and the cancel is forced if it does not.
+    """Cancel tasks: a waiting task at once; a running task is asked to stop, and the cancel is forced if it does not.
 
     Exit code 0: cancelled, or cancel requested; 1: the task has another outcome or does not exist; 3: no distributor
     answered in time, the request waits for one.
 
     Examples:
         coord tasks cancel report-7 --reason "submitted twice"
+        coord tasks list --state queued --type ocr --json | jq -r '.items[].task_id' | xargs coord tasks cancel
     """
 
-    async def work(client: Client) -> tuple[str, TaskState | None, bool]:
+    async def one(client: Client, task_id: str) -> Acted:
         before = await _state(client, task_id)
         try:
             answer: str = await client.cancel(task_id, reason)
         except ResultTimeout:
             answer = "sent"
-        return answer, await _state(client, task_id), before is TaskState.CANCELLED
+        state = await _state(client, task_id)
+        line = {
+            "accepted": f"{task_id} {_outcome(state, was_cancelled=before is TaskState.CANCELLED)}",
+            "pending": f"{task_id} does not exist yet; it will be cancelled when it is submitted",
+            "sent": f"no distributor answered; the request to cancel {task_id} waits for one (see coord ps)",
+        }[answer]
+        code = ExitCode.OPEN if answer == "sent" else ExitCode.OK
+        return Acted({"task_id": task_id, "answer": answer, "state": state}, line, code)
 
-    answer, state, was_cancelled = ask(work, redis_url=redis_url, namespace=namespace)
-    if json:
-        write_json({"task_id": task_id, "answer": answer})
-    else:
-        write_line(
-            {
-                "accepted": f"{task_id} {_outcome(state, was_cancelled=was_cancelled)}",
-                "pending": f"{task_id} does not exist yet; it will be cancelled when it is submitted",
-                "sent": f"no distributor answered; the request to cancel {task_id} waits for one (see coord ps)",
-            }[answer]
-        )
-    if answer == "sent":
-        raise typer.Exit(ExitCode.OPEN)
+    act_on_each(task_ids, one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
 async def _state(client: Client, task_id: str) -> TaskState | None:
@@ -192,27 +253,25 @@ def _outcome(state: TaskState | None, *, was_cancelled: bool) -> str:
     return "will be cancelled" if state is None else f"is {state}"
 
 
-def retry(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Retry a failed task: same id, new attempts, history kept.
+def retry(task_ids: TaskIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
+    """Retry failed tasks: same id, new attempts, history kept.
 
     Examples:
         coord tasks retry report-7
-        coord tasks list --state failed --json | jq -r '.tasks[].task_id' | xargs -n1 coord tasks retry
+        coord tasks list --state failed --json | jq -r '.items[].task_id' | xargs coord tasks retry
     """
 
-    async def again(client: Client) -> TaskRecord:
-        return await (await client.admin.retry(task_id)).record()
+    async def one(client: Client, task_id: str) -> Acted:
+        record = await (await client.admin.retry(task_id)).record()
+        return Acted(record, f"{task_id} is {record.state} again; follow it with `coord tasks watch {task_id}`")
 
-    record = ask(again, redis_url=redis_url, namespace=namespace)
-    if json:
-        write_json(record)
-    else:
-        write_line(f"{task_id} is {record.state} again; follow it with `coord tasks watch {task_id}`")
+    act_on_each(task_ids, one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
 tasks = group("tasks", "Submit, show, list, watch, cancel and retry tasks.")
 register(tasks, submit)
 register(tasks, show)
+register(tasks, result)
 register(tasks, list_, "list")
 register(tasks, watch)
 register(tasks, cancel)

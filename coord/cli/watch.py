@@ -14,6 +14,7 @@ from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, interruptible, shown, write_json_line, write_line
 from coord.cli.parse import Duration
 from coord.cli.session import ask
+from coord.cli.styles import TASK_STATE
 from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.terminal import plain
@@ -30,8 +31,6 @@ CHUNK = 100
 #: Maximum rows of the live table; tasks that have not ended come first.
 MAX_ROWS = 30
 _ENDED = TERMINAL | {TaskState.REFUSED}
-#: State -> style on a terminal.
-_STYLE = {TaskState.RUNNING: "cyan", TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.EXPIRED: "red"}
 
 
 def watch(
@@ -182,7 +181,7 @@ def _table(records: list[TaskRecord]) -> Table:
     table.add_column("progress, result or error", overflow="ellipsis", no_wrap=True)
     ordered = sorted(records, key=lambda record: record.state in _ENDED)
     for record in ordered[:MAX_ROWS]:
-        state = Text(record.state, style=_STYLE.get(record.state, ""))
+        state = Text(record.state, style=TASK_STATE.get(record.state, ""))
         agent, attempt = plain(record.agent_id or ""), str(record.attempt or "")
         cells = (plain(record.task_id), state, agent, attempt, _detail(record))
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))

@@ -280,6 +280,18 @@ class Client:
             if cursor is None or len(found) >= limit:
                 return queries.TaskPage(tuple(found), cursor)
 
+    async def count_tasks(self, states: Collection[TaskState] = ()) -> int | None:
+        """Count the tasks whose records are kept, in constant time.
+
+        Args:
+            states: only these; empty: all.
+
+        Returns: the number; None if it is not known without reading the tasks: completed, cancelled and expired
+            tasks are only counted together.
+        """
+        with reading():
+            return await queries.count_tasks(self.connection.redis, self.connection.keys, states)
+
     async def cancel(self, task_id: str, reason: str = "", *, timeout: float = CANCEL_ANSWER_S) -> CancelAnswer:
         """Request that a task is cancelled.
 
@@ -467,6 +479,11 @@ class Client:
         ttl_ms = int(self.settings.presence_ttl_s * 1000)
         with reading():
             return await queries.count_workers(self.connection.redis, self.connection.keys, ttl_ms)
+
+    async def server_time(self) -> int:
+        """Return the time of the server, in milliseconds since 1970: the clock that every record uses."""
+        with reading():
+            return await queries.get_time(self.connection.redis)
 
     async def counters(self) -> dict[str, int]:
         """Return every counter; ``{state}:{priority}`` is the number of tasks of a priority in a state."""

@@ -85,6 +85,7 @@ class FleetAgent(Struct, kw_only=True):
     services: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
     labels: dict[str, str] = {}
+    version: str = ""
     capacity: int = 1
     weight: float = 1.0
     health_score: float = 1.0

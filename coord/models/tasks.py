@@ -159,6 +159,7 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     task_type: str
     requirements: Requirements = Requirements()
     strategy: str | None = None
+    refused_by: tuple[str, ...] = ()  #: versions of agents that could not decode the payload of these tasks
 
 
 class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -17,10 +17,11 @@ from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.config import Settings, to_environ, without_settings
 from coord.errors import ConfigError
 from coord.logs import get_logger
-from coord.programs.command import Command, Limits
+from coord.programs.command import LOAD_TIMEOUT_S, Command, Limits
 from coord.programs.outcome import Output, ProgramStopped
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
+from coord.programs.stdin import Input
 
 log = get_logger()
 
@@ -40,8 +41,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     task_types: tuple[str, ...] = ()  #: types of the tasks to accept; empty: all
     keep_alive: bool = False  #: keep one process per concurrent task, instead of starting one for each task
     timeout_s: float | None = None  #: seconds for one attempt, in addition to the timeout of the task
+    load_timeout_s: float | None = None  #: seconds for the load of a kept program; None: 600
+    wait_ready: bool = False  #: a kept program prints that it is ready; accept no task before
     grace_s: float = GRACE_S  #: seconds between SIGTERM and SIGKILL, at most ``MAX_GRACE_S``
-    output: Output = Output.AUTO  #: how to read standard output
+    output: Output = Output.AUTO  #: how to read standard output; only without ``keep_alive``
+    input: Input = Input.JSON  #: how to write the payload to standard input; only without ``keep_alive``
 
 
 def program_agent(
@@ -63,21 +67,30 @@ def program_agent(
         raise ConfigError("the agent has no capability; give --capability NAME (repeatable), or --task-type NAME")
     if options.timeout_s is not None and not 0 < options.timeout_s < math.inf:
         raise ConfigError(f"timeout must be a finite number of seconds above 0, got {options.timeout_s}")
+    _check_load_options(options)
     command = Command(words, _environ(settings))
-    limits = Limits(timeout_s=options.timeout_s, grace_s=options.grace_s, output_bytes=settings.max_entry_bytes)
+    limits = Limits(
+        timeout_s=options.timeout_s,
+        load_timeout_s=LOAD_TIMEOUT_S if options.load_timeout_s is None else options.load_timeout_s,
+        grace_s=options.grace_s,
+        output_bytes=settings.max_entry_bytes,
+    )
     agent = Agent(agent_id, settings=settings, **declared)
     capacity = agent.capacity
     _check_files(capacity)
     programs: ProcessPerTask | ProcessPool
     if options.keep_alive:
+        _check_formats(options)
         if command.arguments.fields:
             raise ConfigError(
                 f"with --keep-alive the program starts before there is a task, so {{{command.arguments.fields[0]}}} "
                 "has no value; the program must read the payload from its standard input"
             )
-        programs = ProcessPool(command, agent_id, limits, capacity)
+        programs = ProcessPool(
+            command, agent_id, limits, capacity, wait_ready=options.wait_ready, hold_slots=agent.hold_slots
+        )
     else:
-        programs = ProcessPerTask(command, agent_id, limits, options.output)
+        programs = ProcessPerTask(command, agent_id, limits, options.output, options.input)
     agent.on_start(programs.start)
     agent.on_stop(programs.stop)
 
@@ -112,6 +125,36 @@ async def _give_back_if_stopping(agent: Agent, work: Awaitable[Any]) -> Any:
                 raise Release(f"the program was stopped together with its agent: {error.message}") from None
             await asyncio.sleep(ONE_STOP_S / STOP_CHECKS)
         raise
+
+
+def _check_formats(options: Options) -> None:
+    """Refuse formats of standard input and output for a kept program, which they would not change."""
+    given = [
+        f"--{name} {value.value}"
+        for name, value, default in (
+            ("input", options.input, Input.JSON),
+            ("output", options.output, Output.AUTO),
+        )
+        if value is not default
+    ]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for one process per task; with --keep-alive the program reads and writes JSON lines, "
+            "so leave it out"
+        )
+
+
+def _check_load_options(options: Options) -> None:
+    """Check the options for the load of a kept program.
+
+    Raises:
+        ConfigError: a value is invalid, or the program is not kept.
+    """
+    if options.load_timeout_s is not None and not 0 < options.load_timeout_s < math.inf:
+        raise ConfigError(f"load timeout must be a finite number of seconds above 0, got {options.load_timeout_s}")
+    for option, is_used in (("wait-ready", options.wait_ready), ("load-timeout", options.load_timeout_s is not None)):
+        if is_used and not options.keep_alive:
+            raise ConfigError(f"--{option} is valid with --keep-alive only; add --keep-alive, or remove --{option}")
 
 
 def _environ(settings: Settings) -> dict[str, str]:

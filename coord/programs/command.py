@@ -21,6 +21,8 @@ from coord.agent.task import NonRetryable, Task
 from coord.codec import encode
 from coord.errors import ConfigError
 
+#: Default limit in seconds for the load of a kept program: enough for a large model on a slow disk.
+LOAD_TIMEOUT_S = 600.0
 #: Bytes at the beginning of a file that show whether it is text.
 _HEAD_BYTES = 512
 _PARTS = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}|[{}]|[^{}]+")
@@ -33,6 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a program."""
 
     timeout_s: float | None  #: seconds for one task; None: no limit
+    load_timeout_s: float = LOAD_TIMEOUT_S  #: seconds from the start of a kept program until it is ready
     grace_s: float  #: seconds between SIGTERM and SIGKILL
     output_bytes: int  #: maximum bytes of one result
 

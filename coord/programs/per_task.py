@@ -15,6 +15,7 @@ from coord.programs.outcome import Output, check, result
 from coord.programs.process import ProgramProcess, prepare
 from coord.programs.progress import Progress
 from coord.programs.reaper import Reaper
+from coord.programs.stdin import Input, stdin_bytes
 
 log = get_logger()
 
@@ -22,11 +23,14 @@ log = get_logger()
 class ProcessPerTask:
     """Starts the command for each task; tasks run concurrently."""
 
-    def __init__(self, command: Command, agent_id: str, limits: Limits, output: Output) -> None:
+    def __init__(
+        self, command: Command, agent_id: str, limits: Limits, output: Output, input_format: Input = Input.JSON
+    ) -> None:
         self._command = command
         self._agent_id = agent_id
         self._limits = limits
         self._output = output
+        self._input_format = input_format
         self._reaper: Reaper | None = None
 
     async def start(self) -> None:
@@ -44,6 +48,7 @@ class ProcessPerTask:
         command, limits = self._command, self._limits
         assert self._reaper is not None  # noqa: S101 -- for the type checker: the agent starts it first
         words = _words(command, task)
+        stdin = stdin_bytes(task, self._input_format)
         stdout = LimitedOutput(limits.output_bytes)
         progress = Progress(task)
         try:
@@ -57,7 +62,7 @@ class ProcessPerTask:
         stdout.on_overflow = lambda: program.end_soon(limits.grace_s)
         code: int | None = None
         try:
-            program.write(task.payload_json + b"\n")
+            program.write(stdin)
             program.close_stdin()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(limits.timeout_s):

@@ -12,6 +12,8 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
+import termios
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -114,6 +116,11 @@ class ProgramProcess:
     def stdout_closed(self) -> asyncio.Future[None]:
         """Done once nothing more can come from its standard output."""
         return self._pipes[0].ended  # the first that is opened
+
+    @property
+    def unread(self) -> int:
+        """Number of bytes written to its standard input that it has not read; 0 if the system does not show it."""
+        return self._stdin.unread()
 
     def write(self, data: bytes) -> None:
         """Write to its standard input; does nothing once that is closed."""
@@ -233,6 +240,7 @@ class _Stdin(asyncio.BaseProtocol):
     """A pipe that is written to until the other side closes it."""
 
     transport: asyncio.WriteTransport
+    number: int
 
     def __init__(self) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -242,11 +250,21 @@ class _Stdin(asyncio.BaseProtocol):
         file = os.fdopen(number, "wb", buffering=0)
         transport, stdin = await asyncio.get_running_loop().connect_write_pipe(cls, file)
         stdin.transport = transport
+        stdin.number = number
         return stdin
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def unread(self) -> int:
+        if self.transport.is_closing():
+            return 0
+        try:
+            in_pipe = fcntl.ioctl(self.number, termios.FIONREAD, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(in_pipe, sys.byteorder) + self.transport.get_write_buffer_size()
 
     def close(self) -> None:
         if not self.lost.done():

@@ -22,6 +22,7 @@ from coord.queries.dead_letters import (
     list_dead_messages,
     list_dead_tasks,
 )
+from coord.queries.fields import get_time
 from coord.queries.logs import LogWindow, get_log_window
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import MessagePage, get_message, list_messages
@@ -37,6 +38,7 @@ from coord.queries.queues import (
     get_pool_lengths,
     get_pool_rows,
     list_waiting_pools,
+    pool_in_record,
     scan_pools,
 )
 from coord.queries.settings import LiveSetting, environment_fields, get_live_values, list_settings
@@ -44,6 +46,7 @@ from coord.queries.tasks import (
     TaskPage,
     count_by_state,
     count_submitted,
+    count_tasks,
     get_counters,
     get_task,
     get_task_headers,
@@ -67,6 +70,7 @@ __all__ = [
     "count_by_state",
     "count_dead_letters",
     "count_submitted",
+    "count_tasks",
     "count_workers",
     "environment_fields",
     "get_agent",
@@ -88,6 +92,7 @@ __all__ = [
     "get_task",
     "get_task_headers",
     "get_tasks",
+    "get_time",
     "get_write_refusal",
     "list_agent_ids",
     "list_agents",
@@ -100,5 +105,6 @@ __all__ = [
     "list_waiting_pools",
     "list_workers",
     "measure_memory",
+    "pool_in_record",
     "scan_pools",
 ]

@@ -23,6 +23,7 @@ _FLEET_FIELDS = (
     "rev",
     "metric:active_connections",
     "metric:pending_tasks",
+    "version",
 )
 #: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
 OUTSIDE_LOAD_MAX = 1_000_000
@@ -145,7 +146,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
 
 def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
     text = [None if value is None else value.decode() for value in fields]
-    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending = text
+    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, version = text
     return FleetAgent(
         agent_id=agent_id,
         agent_type=kind or "",
@@ -153,6 +154,7 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         services=frozenset(parse_json(services) or ()),
         tags=frozenset(parse_json(tags) or ()),
         labels=parse_json(labels) or {},
+        version=version or "",
         capacity=int(capacity or 0),
         weight=float(weight or 1),
         health_score=float(health or 0),

@@ -40,6 +40,11 @@ def parse_int(raw: str | None) -> int | None:
     return None if raw is None or raw == "" else int(raw)
 
 
+async def get_time(redis: Redis) -> int:
+    """Return the time of the server, in milliseconds since 1970."""
+    return parse_time(await redis.time())
+
+
 def parse_time(answer: tuple[Any, Any]) -> int:
     """Return the answer of TIME as milliseconds since 1970."""
     seconds, micros = answer

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from coord.codec import BAD_JSON, parse_submission
@@ -153,8 +154,8 @@ async def get_pool_definitions(
 ) -> dict[str, Pool]:
     """Return the definitions of pools in the table, without those that cannot be decoded.
 
-    A pool that a requeue brought back has no definition in its row; it is taken from ``known``, or from the body of
-    the pool's first task.
+    A pool that a requeue brought back has no definition in its row; it is taken from ``known``, or from the record of
+    the pool's first task: its definition if an agent has refused its payload, otherwise its body.
 
     Args:
         redis: an asyncio client that answers in bytes.
@@ -177,9 +178,9 @@ async def get_pool_definitions(
         heads = await pipe.execute()
         pipe = redis.pipeline(transaction=False)
         for head in heads:
-            pipe.hget(keys.task(head[0].decode() if head else ""), "body")
-        for pool, body in zip(pools, await pipe.execute(raise_on_error=False), strict=True):
-            definition = None if isinstance(body, Exception) else _definition(body)
+            pipe.hmget(keys.task(head[0].decode() if head else ""), "definition", "body")
+        for pool, fields in zip(pools, await pipe.execute(raise_on_error=False), strict=True):
+            definition = None if isinstance(fields, Exception) else pool_in_record(*fields)
             if definition is not None:
                 definitions[pool] = definition
     return definitions
@@ -240,6 +241,14 @@ async def _with_heads(redis: Redis, keys: Keys, now: int, pools: Sequence[Waitin
         age = max(0, now - submission.submitted_at) if submission else None
         backlogs.append(PoolBacklog(pool.pool, pool.definition, pool.length, head, priority, age))
     return backlogs
+
+
+def pool_in_record(definition: bytes | None, body: bytes | None) -> Pool | None:
+    """Return the pool of a task from these fields of its record, or None if they cannot be decoded."""
+    if definition:
+        return _definition(definition)
+    found = _definition(body)
+    return found and replace(found, refused_by=())  # a client's body does not decide this
 
 
 def _definition(raw: bytes | None) -> Pool | None:

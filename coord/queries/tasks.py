@@ -165,6 +165,28 @@ async def get_counters(redis: Redis, keys: Keys) -> dict[str, int]:
     return {name: int(value) for name, value in decode_fields(await read_hash(redis, keys.of("counters"))).items()}
 
 
+async def count_tasks(redis: Redis, keys: Keys, states: Collection[TaskState] = ()) -> int | None:
+    """Return the number of tasks in these states (empty: all) whose records are kept; None if it is not known.
+
+    The counters hold the number of unfinished tasks and the total of ended ones, so ended tasks are counted where a
+    list finds them. Completed, cancelled and expired tasks share one place: some of them alone have no number.
+    """
+    wanted = frozenset(states) or frozenset(TaskState)
+    total = 0
+    by_state = count_by_state(await get_counters(redis, keys))
+    for section, its_states in SECTIONS.items():
+        if its_states.isdisjoint(wanted):
+            continue
+        if section in {"dead", "terminal", "refused"}:
+            count = int(await redis.zcard(keys.of(_INDEX[section])))
+            if count and not its_states <= wanted:
+                return None
+            total += count
+        else:
+            total += sum(by_state[state] for state in its_states & wanted)
+    return total
+
+
 def count_by_state(counters: Mapping[str, int]) -> dict[TaskState, int]:
     """Return the number of tasks in each state, summed over all priorities."""
     return {state: sum(counters.get(f"{state}:{priority}", 0) for priority in Priority) for state in TaskState}

@@ -25,12 +25,13 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from coord.config import load
+from coord.durations import EXPECTED, parse_duration
 from coord.errors import ConfigError, CoordError
 from coord.models.agents import AgentType
 from coord.models.facts import Names
@@ -61,7 +62,7 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "."
     #: Environment variables in addition to those of ``coord up``.
     env: dict[str, str] = {}
-    #: Seconds to drain at shutdown; then it gives its tasks back; default: as long as they take.
+    #: Time to drain at shutdown, in seconds; then it gives its tasks back; default: as long as they take.
     drain: Annotated[float, Meta(gt=0, le=86_400)] | None = None
 
     # For a program only; an agent declares these itself.
@@ -71,14 +72,37 @@ class AgentTable(Struct, frozen=True, forbid_unknown_fields=True):
     tags: Names = ()
     labels: dict[str, str] = {}
     capacity: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    #: Timeout of one task in seconds.
+    #: Timeout of one task, in seconds.
     timeout: Annotated[float, Meta(gt=0)] | None = None
     #: Keep one process per concurrent task, which receives tasks as JSON lines, instead of starting one for each task.
     keep_alive: bool = False
+    #: Format of standard input and of standard output, as ``coord agent --input`` and ``--output``.
+    input: Literal["json", "text"] | None = None
+    output: Literal["auto", "json", "text"] | None = None
+    #: With ``keep_alive``: accept no task before the program prints that it is ready.
+    wait_ready: bool = False
+    #: With ``keep_alive``: seconds that the program has to load.
+    load_timeout: Annotated[float, Meta(gt=0)] | None = None
 
 
+#: Fields that take a time: a number of seconds, or text with a unit.
+_TIMES = ("drain", "timeout", "load_timeout")
+#: Field -> its valid values.
+_FORMATS = {"input": ("json", "text"), "output": ("auto", "json", "text")}
 #: Fields that are valid with ``program`` only.
-PROGRAM_FIELDS = ("type", "capabilities", "tags", "labels", "capacity", "timeout", "keep_alive")
+PROGRAM_FIELDS = (
+    "type",
+    "capabilities",
+    "tags",
+    "labels",
+    "capacity",
+    "timeout",
+    "keep_alive",
+    "wait_ready",
+    "load_timeout",
+    "input",
+    "output",
+)
 
 
 def read_agents(path: Path) -> list[ManagedProgram]:
@@ -128,6 +152,12 @@ class _Reader:
                 raise self._wrong(
                     "capabilities", 'missing; name what the program can do, such as capabilities = ["ocr"]'
                 )
+            for field in ("input", "output"):
+                if table.keep_alive and field in raw:
+                    raise self._wrong(field, "is for one process per task; with keep_alive, leave it out")
+            for field in ("wait_ready", "load_timeout"):
+                if field in raw and not table.keep_alive:
+                    raise self._wrong(field, f"is valid with keep_alive only; add keep_alive = true, or remove {field}")
         else:
             self._refuse_program_fields(raw)
         return [self._managed(table, number, folder, command, program) for number in range(1, table.count + 1)]
@@ -178,6 +208,7 @@ class _Reader:
         for field in raw:
             if field not in known:
                 raise self._wrong(field, f"is not a field; {suggest(field, known, cutoff=0.5)}")
+        raw = raw | {field: self._seconds(field, raw[field]) for field in _TIMES if isinstance(raw.get(field), str)}
         for field, value in raw.items():
             # One by one, so that the error can name the field.
             try:
@@ -185,6 +216,12 @@ class _Reader:
             except msgspec.ValidationError as error:
                 raise self._wrong(field, _expected(field, value, str(error))) from None
         return msgspec.convert(raw, AgentTable)
+
+    def _seconds(self, field: str, text: str) -> float:
+        seconds = parse_duration(text)
+        if seconds is None:
+            raise self._wrong(field, f"expected {EXPECTED}, got {text!r}")
+        return seconds
 
     def _words(self, field: str, words: tuple[str, ...] | str | None) -> list[str] | None:
         if words is None:
@@ -236,21 +273,25 @@ def _options(table: AgentTable, agent_id: str) -> list[str]:
     options = ["--id", agent_id]
     if table.drain is not None:
         options += ["--drain-timeout", _seconds(max(0.0, table.drain - LEAVING_S))]
-    if table.type is not None:
-        options += ["--type", table.type]
     for name, values in (
+        ("--type", () if table.type is None else (table.type,)),
         ("--capability", table.capabilities),
         ("--tag", table.tags),
         ("--label", [f"{key}={value}" for key, value in table.labels.items()]),
     ):
         for value in values:
             options += [name, value]
-    if table.capacity is not None:
-        options += ["--capacity", str(table.capacity)]
-    if table.timeout is not None:
-        options += ["--timeout", _seconds(table.timeout)]
-    if table.keep_alive:
-        options.append("--keep-alive")
+    given = {
+        "--capacity": table.capacity,
+        "--timeout": None if table.timeout is None else _seconds(table.timeout),
+        "--input": table.input,
+        "--output": table.output,
+        "--load-timeout": None if table.load_timeout is None else _seconds(table.load_timeout),
+    }
+    for name, one in given.items():
+        if one is not None:
+            options += [name, str(one)]
+    options += ["--keep-alive"] * table.keep_alive + ["--wait-ready"] * table.wait_ready
     return options
 
 
@@ -267,6 +308,8 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
 def _expected(field: str, value: object, error: str) -> str:
     if field == "type":
         return f"{value!r} is not an agent type; expected one of {', '.join(AgentType)}"
+    if field in _FORMATS:
+        return f"expected one of {', '.join(_FORMATS[field])}, got {value!r}"
     if field in {"command", "program"} and not isinstance(value, str | list):
         return f"expected a line of words or a list of them, got {value!r}"
     problem = error.partition(" - at ")[0].replace("`", "").replace("Expected", "expected")

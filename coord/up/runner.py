@@ -237,6 +237,8 @@ class LocalCell:
         notes = [f"no {kind} here: {WAITS_FOR[kind]} wait unless one runs elsewhere" for kind in missing]
         if warnings := [*report.warnings, *notes]:
             rows["warning"] = warnings
+        if report.advice:
+            rows["advice"] = "; ".join(report.advice)
         if self._plan.settings.namespace != Settings().namespace:
             rows["namespace"] = self._plan.settings.namespace
         rows["workers"] = [program.name for program in workers] or "none here"

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Finds the HTML entities with names similar to a word, in a process that is kept between tasks.
 
-    coord agent --capability entities --capacity 2 --keep-alive -- examples/programs/kept_entities.py
+    coord agent --capability entities --capacity 2 --keep-alive --wait-ready -- examples/programs/kept_entities.py
     coord tasks submit entities '{"word": "infinity"}' --wait
 
-It needs only Python: a task is a line on standard input, its answer a line on standard output.
+It needs only Python: a task is a line on standard input, its answer a line on standard output. It prints a line when it
+has loaded.
 """
 
 from __future__ import annotations
@@ -29,5 +30,8 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     return {"task_id": task["task_id"], "result": {name: ENTITIES[name] for name in near}}
 
 
+print(json.dumps({"ready": True}), flush=True)
 for line in sys.stdin:
-    print(json.dumps(answer(json.loads(line))), flush=True)
+    asked = json.loads(line)
+    if "task_id" in asked:  # any other line asks to stop a task; this program has always answered before it reads one
+        print(json.dumps(answer(asked)), flush=True)

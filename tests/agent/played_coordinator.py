@@ -66,10 +66,20 @@ class House:
         fields: dict[Any, Any] = {"message_type": "coordination", "data": "{}", "order": "list_leases", "ask": ask}
         await self.redis.xadd(self.keys.inbox(agent_id, "critical"), fields)
 
-    async def deliver(self, agent_id: str, message_id: str, *, expires_at: int, lane: str = "normal") -> None:
+    async def deliver(
+        self,
+        agent_id: str,
+        message_id: str,
+        *,
+        expires_at: int,
+        lane: str = "normal",
+        sender_id: str = "sender",
+        reply_to: str | None = None,
+    ) -> None:
         """Append a message as deliver.lua does."""
         fields: dict[Any, Any] = {"message_type": "direct", "data": encode(message_id), "id": message_id}
-        fields |= {"sender_id": "sender", "receiver_id": agent_id, "priority": lane}
+        fields |= {"sender_id": sender_id, "receiver_id": agent_id, "priority": lane}
+        fields |= {} if reply_to is None else {"reply_to": reply_to}
         fields |= {"timestamp": "1", "expires_at": str(expires_at)}
         await self.redis.xadd(self.keys.inbox(agent_id, lane), fields)
 

@@ -25,7 +25,7 @@ PAUSES: dict[str, list[str]] = {
     "cancel": ["in:requests"],
     "replay": ["in:control:distributor"],
 }
-REPORTS = ["started", "progressed", "completed", "completed", "failed", "released"]
+REPORTS = ["started", "progressed", "completed", "completed", "failed", "released", "refused"]
 
 OPTIONS: list[dict[str, int]] = [{}, {}, {"timeout": 3_000}, {"max_attempts": 2}, {"deadline": 4_000}]
 JUMPS = [1, 1, 100, 1_000, 2_000, 5_000, 11_000, 61_000, 400_000]

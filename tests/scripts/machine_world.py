@@ -123,8 +123,9 @@ class World(RuleBasedStateMachine):
         code = "draining" if kind == "released" and number % 3 == 0 else "boom"
         started = 0 if kind == "started" or (kind == "released" and number % 2) else None
         self.facts[entry] = Report(
-            entry, kind, *held, caller="a1", started_ms_ago=started, data=b"1", code=code, retryable=number % 4 > 0
-        )
+            entry, kind, *held, caller="a1", started_ms_ago=started, data=b"1", code=code, retryable=number % 4 > 0,
+            pool="p9" if kind == "refused" else "", definition=b"{}",
+        )  # fmt: skip
 
     def say_together(self, held: Sequence[Held]) -> None:
         """One entry in which several tasks are reported as completed."""

@@ -63,8 +63,8 @@ async def test_an_agent_with_everything(cell: Cell) -> None:
     assert fleet == {
         "a1": FleetAgent(
             agent_id="a1", agent_type="worker", capabilities=frozenset({"a", "b"}), services=frozenset({"s"}),
-            tags=frozenset({"t"}), labels={"zone": "1"}, capacity=2, weight=2.5, health_score=1.0, rev=1, active=True,
-            load=1, outside_load=5,
+            tags=frozenset({"t"}), labels={"zone": "1"}, version="3", capacity=2, weight=2.5, health_score=1.0, rev=1,
+            active=True, load=1, outside_load=5,
         )
     }  # fmt: skip
 

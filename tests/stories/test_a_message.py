@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -103,3 +104,36 @@ async def test_a_message_whose_handler_fails_is_tried_again(client: Client, make
     await client.send("stumbler", "second")
     await wait_until(lambda: "second" in got, "the second message is handled")
     assert got == ["first", "first", "first", "second"]
+
+
+async def test_agents_that_ask_each_other_get_their_answers(client: Client, make_agent: MakeAgent) -> None:
+    """⚠ Both at once, from handlers of messages; and an agent may ask the sender of a question back."""
+    waiting: dict[str, asyncio.Future[Any]] = {}
+    answers: list[str] = []
+
+    async def ask(sender_id: str, receiver_id: str, asks: str) -> Any:
+        """Ask an agent, which asks another one first if one is named, and wait for the reply."""
+        message_id = f"q{len(waiting)}"
+        answer = waiting[message_id] = asyncio.get_running_loop().create_future()
+        await client.send(receiver_id, asks, sender_id=sender_id, message_id=message_id)
+        return await answer
+
+    async def handle(message: Message) -> None:
+        if message.reply_to is not None:
+            waiting[message.reply_to].set_result(message.payload)
+            return
+        me = message.receiver_id
+        answer = f"{await ask(me, message.payload, '')} to {me}" if message.payload else me
+        if message.sender_id == "client":
+            answers.append(answer)
+        else:
+            await client.send(message.sender_id, answer, sender_id=me, reply_to=message.id)
+
+    for agent_id in ("a", "b"):
+        agent = make_agent(agent_id)
+        agent.on_message(handle)
+        await agent.start()
+    await asyncio.gather(*(client.send(one, other, sender_id="client") for one, other in ("ab", "ba")))
+    await wait_until(lambda: len(answers) == 2, "both have their answers")
+    assert sorted(answers) == ["a to b", "b to a"]
+    assert await asyncio.wait_for(ask("a", "b", "a"), 20) == "a to b"

@@ -19,7 +19,6 @@ from coord import queries
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
-from coord.queries import TaskPage
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
 
@@ -155,12 +154,11 @@ def test_lists(coord: Coord, live: LiveCell) -> None:
     page = msgspec.json.decode(
         coord(
             "tasks", "list", "--state", "completed", "--type", "echo", "--limit", "1", "--cursor", cursor, "--json"
-        ).out,
-        type=TaskPage,
+        ).out
     )
-    assert [one.task_id for one in page.tasks] == [f"{'x' * 100}-0"]
+    assert [one["task_id"] for one in page["items"]] == [f"{'x' * 100}-0"]
     empty = coord("tasks", "list", "--agent", "ghost", "--json")
-    assert msgspec.json.decode(empty.out, type=TaskPage) == TaskPage((), None)
+    assert msgspec.json.decode(empty.out) == {"items": [], "next": None, "total": 0}
     output = coord("tasks", "list", "--cursor", "nonsense")
     assert output.code == 2
     assert "leave it out" in output.err
@@ -168,7 +166,7 @@ def test_lists(coord: Coord, live: LiveCell) -> None:
 
 def test_an_unknown_task(coord: Coord) -> None:
     """The answer is no, whatever is asked about it; the next step is named."""
-    for command in ("show", "watch", "cancel", "retry"):
+    for command in ("show", "result", "watch", "cancel", "retry"):
         output = coord("tasks", command, "ghost")
         assert (output.code, output.out) == (1, "")
         assert "coord: Task 'ghost' not found" in output.err
@@ -187,8 +185,47 @@ def test_a_cancelled_task(coord: Coord) -> None:
     assert output.code == 1
     assert "`coord tasks show`" in output.err
     coord("tasks", "submit", "nobody", "--id", "unwanted-2")
-    answer = msgspec.json.decode(coord("tasks", "cancel", "unwanted-2", "--json").out)
-    assert answer == {"task_id": "unwanted-2", "answer": "accepted"}
+    coord("tasks", "submit", "nobody", "--id", "unwanted-3")
+    output = coord("tasks", "cancel", "unwanted-2", "ghost", "unwanted-3", "--json")
+    first, none, last = msgspec.json.decode(output.out)["items"]
+    assert (output.code, none["error"]["code"]) == (1, "task_not_found")
+    assert (first["task_id"], first["state"]) == ("unwanted-2", "cancelled")
+    assert (last["task_id"], last["state"]) == ("unwanted-3", "cancelled")
+
+
+def test_the_result_of_a_task(coord: Coord, live: LiveCell) -> None:
+    """What it completed with, or its error; of a task that goes on, the next step."""
+    coord("tasks", "submit", "echo", '{"n": [1, 2.5]}', "--id", "has-result", "--wait")
+    assert coord("tasks", "result", "has-result") == CommandResult(0, '{"n":[1,2.5]}\n', "")
+    assert record_in(coord("tasks", "result", "has-result", "--json")).result == {"n": [1, 2.5]}
+    coord("tasks", "submit", "boom", "--id", "has-error", "--wait")
+    output = coord("tasks", "result", "has-error")
+    assert (output.code, output.out) == (1, "")
+    assert "it_broke: by design" in output.err
+    coord("tasks", "submit", "gate", '{"gate": "has-none"}', "--id", "has-none")
+    wait_for_state(live, "has-none", TaskState.RUNNING)
+    output = coord("tasks", "result", "has-none")
+    assert (output.code, output.out) == (3, "")
+    assert "`coord tasks result has-none --wait` waits for it" in output.err
+    assert coord("tasks", "result", "has-none", "--wait", "--wait-timeout", "200ms").code == 3
+    live.open_gate("has-none")
+    assert coord("tasks", "result", "has-none", "--wait", "--wait-timeout", "1m").out == '"through"\n'
+
+
+def test_a_list_says_how_many_there_are(coord: Coord) -> None:
+    """All that the list would show, however few it shows; completed tasks alone are not counted."""
+    for name in ("many-1", "many-2", "many-3"):
+        coord("tasks", "submit", "nobody", "--id", name, "--priority", "low")
+    output = coord("tasks", "list", "--state", "queued", "--limit", "1")
+    assert output.err.splitlines()[0] == "1 of 3 tasks"
+    assert msgspec.json.decode(coord("tasks", "list", "--state", "queued", "--json").out)["total"] == 3
+    page = msgspec.json.decode(coord("tasks", "list", "--limit", "1", "--json").out)
+    assert page["total"] == len(msgspec.json.decode(coord("tasks", "list", "--limit", "1000", "--json").out)["items"])
+    coord("tasks", "submit", "echo", "--id", "many-4", "--wait")
+    coord("tasks", "submit", "echo", "--id", "many-5", "--wait")
+    page = msgspec.json.decode(coord("tasks", "list", "--state", "completed", "--limit", "1", "--json").out)
+    assert page["total"] is None
+    assert coord("tasks", "cancel", "many-1", "many-2", "many-3").code == 0
 
 
 def test_a_failed_task_is_tried_again(coord: Coord) -> None:
@@ -282,7 +319,7 @@ def test_nobody_takes_it(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_shows_examples(coord: Coord) -> None:
     """Every command of the group has some."""
-    for command in ("submit", "show", "list", "watch", "cancel", "retry"):
+    for command in ("submit", "show", "result", "list", "watch", "cancel", "retry"):
         output = coord("tasks", command, "--help")
         assert output.code == 0
         assert f"coord tasks {command}" in output.out.partition("Examples:")[2]

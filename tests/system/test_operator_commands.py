@@ -86,16 +86,18 @@ def buried_entry(lives: Living) -> str:
 
 def test_agents_are_listed_and_chosen(coord: Coord) -> None:
     """As the records that they are; by status, type and what they can do."""
-    found = msgspec.json.decode(coord("agents", "list", "--json").out, type=list[AgentRecord])
+    found = msgspec.convert(coord("agents", "list", "--json").json["items"], list[AgentRecord])
     assert [(one.agent_id, one.capacity, one.tags) for one in found] == [("echo-1", 3, ("here",)), ("spare-1", 8, ())]
-    assert [one["agent_id"] for one in coord("agents", "list", "--type", "specialist", "--json").json] == ["spare-1"]
-    assert [one["agent_id"] for one in coord("agents", "list", "--capability", "echo", "--json").json] == [
+    assert [one["agent_id"] for one in coord("agents", "list", "--type", "specialist", "--json").json["items"]] == [
+        "spare-1"
+    ]
+    assert [one["agent_id"] for one in coord("agents", "list", "--capability", "echo", "--json").json["items"]] == [
         "echo-1",
         "spare-1",
     ]
     both = ("--capability", "echo", "--capability", "ocr")
-    assert [one["agent_id"] for one in coord("agents", "list", *both, "--json").json] == ["spare-1"]
-    assert coord("agents", "list", "--status", "error", "--json").json == []
+    assert [one["agent_id"] for one in coord("agents", "list", *both, "--json").json["items"]] == ["spare-1"]
+    assert coord("agents", "list", "--status", "error", "--json").json == {"items": [], "next": None}
 
 
 def test_the_screen_of_agents(coord: Coord) -> None:
@@ -125,12 +127,22 @@ def test_an_agent_is_drained_and_resumed(lives: Living, coord: Coord) -> None:
     """It gets nothing new until it is resumed; what it says of itself counts then."""
     assert coord("agents", "drain", "spare-1").out == "spare-1: draining\n"
     assert coord("agents", "show", "spare-1", "--json").json["status"] == "draining"
-    assert coord("agents", "resume", "spare-1", "--json").json == [{"agent_id": "spare-1", "status": "active"}]
+    assert coord("agents", "resume", "spare-1", "--json").json["items"] == [{"agent_id": "spare-1", "status": "active"}]
 
     async def active() -> bool:
         return (await lives.client.agent("spare-1")).status is AgentStatus.ACTIVE
 
     lives.until(active, "it is active again")
+
+
+def test_several_agents_and_one_that_is_not_there(coord: Coord) -> None:
+    """The others are drained all the same; its error is printed, and counts."""
+    output = coord("agents", "drain", "nobody", "spare-1")
+    assert (output.code, output.out) == (1, "spare-1: draining\n")
+    assert output.err.startswith("coord: Agent 'nobody' not found")
+    output = coord("agents", "resume", "spare-1", "nobody", "--json")
+    assert output.code == 1
+    assert [one.get("error", {}).get("code") for one in output.json["items"]] == [None, "agent_not_found"]
 
 
 def test_an_agent_is_removed(lives: Living, coord: Coord) -> None:
@@ -148,7 +160,7 @@ def test_an_agent_is_removed(lives: Living, coord: Coord) -> None:
 def test_dead_letters_are_listed(lives: Living, coord: Coord) -> None:
     """Each kind with what it was and why it died, newest first."""
     task, message, entry = failed_task(lives, "no disk"), dead_message(lives), buried_entry(lives)
-    found = msgspec.json.decode(coord("dead", "list", "--json").out, type=list[DeadLetter])
+    found = msgspec.convert(coord("dead", "list", "--json").json["items"], list[DeadLetter])
     by_id = {one.id: one for one in found}
     assert (by_id[task].kind, by_id[task].what, by_id[task].code) == ("task", "echo", "asked_to")
     assert by_id[task].reason == "no disk"
@@ -156,7 +168,7 @@ def test_dead_letters_are_listed(lives: Living, coord: Coord) -> None:
     assert f"nobody-{message}' not found" in by_id[message].reason
     assert (by_id[entry].kind, by_id[entry].what) == ("entry", "in:tasks:low task.submitted")
     assert "task_id" in by_id[entry].reason
-    only = coord("dead", "list", "--kind", "task", "--limit", "1", "--json").json
+    only = coord("dead", "list", "--kind", "task", "--limit", "1", "--json").json["items"]
     assert [one["id"] for one in only] == [task]
 
 
@@ -164,7 +176,7 @@ def test_the_screen_of_dead_letters(lives: Living, coord: Coord) -> None:
     """A line each, and a hint when there are more than were asked for."""
     first, second = failed_task(lives, "early"), failed_task(lives, "late\nand more")
     header, *rows = coord("dead", "list").out.splitlines()
-    assert header.split() == ["kind", "id", "died", "what", "code", "reason"]
+    assert header.split() == ["kind", "id", "age", "what", "code", "reason"]
     ids = [row.split()[1] for row in rows]
     assert ids.index(second) < ids.index(first)
     assert rows[ids.index(second)].endswith(r"late\nand more")
@@ -203,7 +215,7 @@ def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
     assert (output.code, output.out) == (1, "")
     assert f"'nobody-{message}' not found" in output.err
     lives.agent(f"nobody-{message}")
-    done = coord("dead", "replay", "message", message, "--ttl", "10m", "--json").json
+    done = coord("dead", "replay", "message", message, "--ttl", "10m", "--json").json["items"]
     assert done == [{"kind": "message", "id": message, "replayed_as": message}]
     assert coord("dead", "show", "message", message).code == 1
 
@@ -211,7 +223,7 @@ def test_a_message_is_replayed(lives: Living, coord: Coord) -> None:
 def test_an_entry_is_replayed(lives: Living, coord: Coord) -> None:
     """It goes through its stream once more, and its worker checks it again."""
     entry = buried_entry(lives)
-    (done,) = coord("dead", "replay", "entry", entry, "--json").json
+    (done,) = coord("dead", "replay", "entry", entry, "--json").json["items"]
     assert (done["kind"], done["id"]) == ("entry", entry)
 
     async def buried_again() -> bool:
@@ -284,7 +296,10 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
     header, *rows = coord("settings", "show").out.splitlines()
     assert header.split() == ["setting", "value", "set", "by", "otherwise", "default", "variable"]
     assert rows[0].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
-    assert [one["name"] for one in coord("settings", "show", "--json").json] == ["health_threshold", "strategy"]
+    assert [one["name"] for one in coord("settings", "show", "--json").json["items"]] == [
+        "health_threshold",
+        "strategy",
+    ]
     assert coord("settings", "reset", "health_threshold", "--json").json["source"] == "default"
 
 

@@ -27,13 +27,23 @@ async def test_the_embedded_server_is_fit(tmp_path: Path) -> None:
     assert int(report.version.split(".")[0]) >= 8
     assert (report.policy, report.cluster_enabled, report.proto_max_bulk_len) == ("noeviction", False, 8 << 20)
     assert report.durability.startswith("AOF, fsync every second")
-    assert (report.maxmemory > 0, report.warnings) == (True, [])
+    assert (report.maxmemory > 0, report.warnings, report.advice) == (True, [], [])
 
 
 async def test_debian_s_redis_is_fit(debian_server: EmbeddedServer) -> None:
     """Redis 7.0 is accepted."""
     async with connect_worker(debian_server.url, Settings()) as redis:
         assert (await check_server(redis, Settings())).product == "redis"
+
+
+async def test_a_server_with_its_defaults_is_advised(redis: Redis) -> None:
+    """What coord itself sets is worth setting, and the advice works as it is typed."""
+    await redis.config_set("hash-max-listpack-value", 64)
+    (advice,) = (await check_server(redis, Settings())).advice
+    assert advice.startswith("hash-max-listpack-value is 64: ")
+    command = advice.partition(": ")[2].partition(" (")[0]
+    await redis.execute_command(*command.split())
+    assert (await check_server(redis, Settings())).advice == []
 
 
 async def test_a_server_that_evicts_is_refused_unless_allowed(redis: Redis) -> None:

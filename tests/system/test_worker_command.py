@@ -47,6 +47,28 @@ async def test_it_works_until_it_is_asked_to_end(
     ]
 
 
+async def test_it_says_which_settings_of_the_server_cost_memory(
+    server: EmbeddedServer, redis: Redis, namespace: str
+) -> None:
+    """A server with the defaults of Redis works; the log names the setting, the command and the saving."""
+    await redis.config_set("hash-max-listpack-value", 64)
+    try:
+        process = await coord_worker("router", "--redis-url", server.url, "--namespace", namespace)
+
+        async def present() -> bool:
+            return bool(await redis.zcard(Keys(namespace).of("workers:router")))
+
+        await wait_until(present, "it is present", START_S)
+    finally:
+        await redis.config_set("hash-max-listpack-value", 1024)
+    process.terminate()
+    _, err = await asyncio.wait_for(process.communicate(), START_S)
+    events = [msgspec.json.decode(line) for line in err.splitlines()]
+    (advice,) = [one["message"] for one in events if one["event"] == "server.advice"]
+    assert "CONFIG SET hash-max-listpack-value 1024" in advice
+    assert "saves a quarter" in advice
+
+
 async def test_it_ends_with_who_started_it(server: EmbeddedServer, redis: Redis, namespace: str) -> None:
     """--watch-stdin is handed on."""
     given = ("--redis-url", server.url, "--namespace", namespace, "--watch-stdin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
+from coord.programs.stdin import Input
 
 #: Long enough for whatever shall happen on a busy machine.
 LONG_S = 60.0
@@ -35,17 +36,27 @@ class Asked:
         self.task = Task(attempt, lambda _attempt, shown: self.progress.append(decode_json(shown)))
 
 
-def limits(*, timeout_s: float | None = LONG_S, grace_s: float = LONG_S, output_bytes: int = MIB) -> Limits:
+def limits(
+    *,
+    timeout_s: float | None = LONG_S,
+    grace_s: float = LONG_S,
+    output_bytes: int = MIB,
+    load_timeout_s: float = LONG_S,
+) -> Limits:
     """Limits that nothing reaches, unless the test says so."""
-    return Limits(timeout_s=timeout_s, grace_s=grace_s, output_bytes=output_bytes)
+    return Limits(timeout_s=timeout_s, grace_s=grace_s, output_bytes=output_bytes, load_timeout_s=load_timeout_s)
 
 
 @asynccontextmanager
 async def each(
-    *words: str, output: Output = Output.AUTO, environ: dict[str, str] | None = None, **limited: Any
+    *words: str,
+    output: Output = Output.AUTO,
+    input_format: Input = Input.JSON,
+    environ: dict[str, str] | None = None,
+    **limited: Any,
 ) -> AsyncIterator[ProcessPerTask]:
     """A program that is started for each task."""
-    programs = ProcessPerTask(Command(words, environ or dict(os.environ)), "a", limits(**limited), output)
+    programs = ProcessPerTask(Command(words, environ or dict(os.environ)), "a", limits(**limited), output, input_format)
     await programs.start()
     try:
         yield programs
@@ -54,11 +65,18 @@ async def each(
 
 
 @asynccontextmanager
-async def kept(*words: str, count: int = 1, **limited: Any) -> AsyncIterator[ProcessPool]:
+async def kept(
+    *words: str,
+    count: int = 1,
+    wait_ready: bool = False,
+    hold_slots: Callable[[int], None] | None = None,
+    **limited: Any,
+) -> AsyncIterator[ProcessPool]:
     """Programs that are kept."""
-    programs = ProcessPool(Command(words, dict(os.environ)), "a", limits(**limited), count)
-    await programs.start()
+    command = Command(words, dict(os.environ))
+    programs = ProcessPool(command, "a", limits(**limited), count, wait_ready=wait_ready, hold_slots=hold_slots)
     try:
+        await programs.start()
         yield programs
     finally:
         await programs.stop()

@@ -67,16 +67,33 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
         capacity = 2
         timeout = 90
         keep_alive = true
+        wait_ready = true
+        load_timeout = 120
         """,
     )
     options = [
         "--id", "ocr", "--type", "specialist", "--capability", "ocr", "--capability", "scan",
         "--tag", "gpu",
-        "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--keep-alive",
+        "--label", "zone=a=b", "--capacity", "2", "--timeout", "90", "--load-timeout", "120", "--keep-alive",
+        "--wait-ready",
     ]  # fmt: skip
     agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
     assert program.command == (*agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
     assert program.name == "ocr"
+
+
+def test_times_may_have_a_unit(file: Path) -> None:
+    """As in an option of the command line."""
+    (program,) = read(file, "[agents.x]\nprogram = 'sort'\ncapabilities = ['sort']\ntimeout = '5m'\ndrain = '1m'")
+    assert program.drain_s == 60
+    assert program.command[program.command.index("--timeout") + 1] == "300"
+    assert program.command[program.command.index("--drain-timeout") + 1] == "55"
+
+
+def test_the_formats_of_a_program_become_options(file: Path) -> None:
+    """Without the fields, the defaults of ``coord agent`` apply."""
+    (program,) = read(file, "[agents.x]\nprogram = 'sort'\ncapabilities = ['sort']\ninput = 'text'\noutput = 'text'")
+    assert program.command[-6:] == ("--input", "text", "--output", "text", "--", "sort")
 
 
 def test_the_folder_is_below_the_file(file: Path) -> None:
@@ -121,6 +138,18 @@ def test_the_example_is_right() -> None:
         ("[agents.x]\ncommand = 'cat'\ndrain = 0", "[agents.x] drain: expected float > 0.0"),
         ("[agents.x]\ncommand = 'cat'\nfolder = 'no'", "/no is not a folder"),
         ("[agents.x]\ncommand = 'cat'\ncapacity = 2", "[agents.x] capacity: is valid with program only; an agent"),
+        ("[agents.x]\nprogram = 'cat'\ninput = 'xml'", "[agents.x] input: expected one of json, text, got 'xml'"),
+        ("[agents.x]\nprogram = 'cat'\noutput = 1", "[agents.x] output: expected one of auto, json, text, got 1"),
+        ("[agents.x]\ncommand = 'cat'\ninput = 'text'", "[agents.x] input: is valid with program only; an agent"),
+        (
+            "[agents.x]\nprogram = 'cat'\ncapabilities = ['a']\nkeep_alive = true\ninput = 'text'",
+            "[agents.x] input: is for one process per task; with keep_alive, leave it out",
+        ),
+        (
+            "[agents.x]\nprogram = 'cat'\ntimeout = '5 minutes'",
+            "[agents.x] timeout: expected a time such as 1.5 (seconds), 30s, 5m, 2h or 7d, got '5 minutes'",
+        ),
+        ("[agents.x]\ncommand = 'cat'\ndrain = '0s'", "[agents.x] drain: expected float > 0.0"),
         ("[agents.x]\ncommand = 'no-such-program'", "[agents.x] command: program 'no-such-program' is not on PATH"),
         ("[agents.x]\ncommand = 'ocr.sh'", "[agents.x] command: program 'ocr.sh' is not on PATH; for the one in "),
         ("[agents.x]\ncommand = './no.sh'", "/no.sh does not exist"),
@@ -130,6 +159,10 @@ def test_the_example_is_right() -> None:
         (
             "[agents.x]\nprogram = 'cat'\ntype = 'ocr'",
             "[agents.x] type: 'ocr' is not an agent type; expected one of coordinator, ",
+        ),
+        (
+            "[agents.x]\nprogram = 'cat'\ncapabilities = ['c']\nload_timeout = 9",
+            "[agents.x] load_timeout: is valid with keep_alive only; add keep_alive = true, or remove load_timeout",
         ),
         (
             "[agents.'a b']\ncommand = 'cat'",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from coord.cli import main
 from coord.cli.exit_codes import ExitCode
 from tests.commands import is_known, parse
 from tests.repo.documents import ROOT, commands, inline, split
@@ -50,6 +51,36 @@ def test_its_examples_are_taken(name: str) -> None:
         line = re.sub(r"xargs (?:-\S+ )*(.*)", r"\1 some-id", re.sub(r"\$\([^)]*\)", "some-id", example))
         ours = [one.words for one in split(line) if is_known(one.words)]
         assert name in {" ".join(parse(words)) for words in ours}, example
+
+
+def shown_help(name: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What ``--help`` prints on a terminal of this width."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.argv", [*name.split(), "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_its_examples_can_be_copied(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is one line, however narrow the terminal is."""
+    lines = [line.strip() for line in shown_help(name, 40, monkeypatch, capsys).splitlines()]
+    assert [example for example in examples(name) if example not in lines] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_its_choices_are_whole(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No choice is cut or broken on a terminal of the usual width."""
+    import click
+
+    words = set(re.findall(r"[a-z_]+", shown_help(name, 80, monkeypatch, capsys)))
+    choices = [one.type.choices for one in COMMANDS[name].params if isinstance(one.type, click.Choice)]
+    assert [choice for several in choices for choice in several if str(choice) not in words] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from coord.config import Settings
-from coord.logs import configure, get_logger
+from coord.logs import configure, configure_program, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,7 @@ def test_a_program_that_configures_nothing_is_told_warnings_on_standard_error(
 
 def test_a_library_s_warning_takes_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
     """The standard library's logging ends in the same lines, with the logger's name."""
+    logging.getLogger().handlers.clear()
     configure(Settings(), service="router")
     logging.getLogger("redis.client").warning("gone %s", "away")
     logging.getLogger("redis.client").info("chatter")
@@ -176,3 +177,41 @@ def test_a_reader_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         get_logger().info("worker.stopped")
         logging.getLogger("redis").warning("gone")
         os.dup2(os.open(os.devnull, os.O_WRONLY), closed.fileno())  # what is left in its buffer goes there
+
+
+def test_a_program_s_own_logging_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    """Handlers and level of its root logger; coord's lines are shown all the same."""
+    root = logging.getLogger()
+    own = logging.NullHandler()
+    root.handlers[:] = [own]
+    root.setLevel(logging.DEBUG)
+    configure_program(Settings(), service="agent a")
+    assert root.handlers == [own]
+    assert root.level == logging.DEBUG
+    get_logger().info("agent.registered")
+    assert json.loads(capsys.readouterr().err)["service"] == "agent a"
+
+
+def test_a_program_s_own_structlog_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    """Coord's lines are written as it says."""
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer(sort_keys=True)])
+    configure_program(Settings(), service="agent a")
+    get_logger().info("agent.registered", agent_id="a")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("agent_id='a' event='agent.registered'\n", "")
+
+
+def test_a_program_without_logging_gets_coord_s_and_may_get_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may run one agent after the other; each line is written once, with the name of the present one."""
+    root = logging.getLogger()
+    root.handlers.clear()
+    configure_program(Settings(), service="agent a")
+    configure_program(Settings(), service="agent b")
+    assert len(root.handlers) == 1
+    get_logger().info("agent.registered")
+    logging.getLogger("redis").warning("gone")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["service"]) for line in lines] == [
+        ("agent.registered", "agent b"),
+        ("gone", "agent b"),
+    ]

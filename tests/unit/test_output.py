@@ -14,9 +14,11 @@ from coord.cli.exit_codes import sentence
 from coord.cli.output import (
     MAX_SHOWN,
     duration,
+    hint_next_page,
     moment,
     shown,
     write_fields,
+    write_items,
     write_json,
     write_json_line,
     write_line,
@@ -109,6 +111,44 @@ def test_json_is_one_line_for_programs(capsys: pytest.CaptureFixture[str]) -> No
     result = capsys.readouterr().out.splitlines()
     assert [msgspec.json.decode(line) for line in result[:2]] == [{"a": "ü\n"}, [1]]
     assert result[2:] == [r"x\ty"]
+
+
+def test_every_list_has_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    """The items, the cursor of the next page, and what one list has in addition."""
+    write_items(iter([1, 2]))
+    write_items([], next="c", total=7)
+    result = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
+    assert result == [{"items": [1, 2], "next": None}, {"items": [], "next": "c", "total": 7}]
+
+
+@pytest.mark.parametrize(("no_color", "colours"), [("", 1), ("1", 0)])
+def test_a_state_has_its_colour_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_color: str, colours: int
+) -> None:
+    """Only the value in its column; the columns stay aligned; NO_COLOR is respected."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "NO_COLOR": no_color, "COLORTERM": ""}.items():
+        monkeypatch.setenv(name, value)
+    write_table(("state", "task"), [("failed", "failed"), ("ok", "b")], styles={"state": {"failed": "red"}})
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert rows[0].count("\x1b[31mfailed\x1b[0m") == colours
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in rows] == ["failed  failed", "ok      b"]
+
+
+def test_the_next_page_has_the_same_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command can be copied; what was not given is left out."""
+    options = {"--state": ["failed", "queued"], "--type": "o c r", "--agent": None, "--limit": 2, "--status": None}
+    hint_next_page("coord tasks list", options, "dead:1.0:t1")
+    assert capsys.readouterr().err == (
+        "there may be more; continue with: "
+        "coord tasks list --state failed --state queued --type 'o c r' --limit 2 --cursor dead:1.0:t1\n"
+    )
+
+
+def test_a_piped_state_has_no_colour(capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs read it."""
+    write_table(("state",), [("failed",)], styles={"state": {"failed": "red"}})
+    assert capsys.readouterr().out == "state\nfailed\n"
 
 
 def test_an_error_names_the_next_step() -> None:

@@ -18,7 +18,7 @@ from coord.codec import encode
 from coord.config import Settings, load
 from coord.errors import ConfigError
 from coord.models.ids import check_id
-from coord.programs import Options, Output, program_agent
+from coord.programs import Input, Options, Output, program_agent
 from coord.programs.buffers import Lines, Tail
 from coord.programs.command import Command
 from coord.programs.outcome import check, result
@@ -228,6 +228,13 @@ async def test_failures_are_logged_briefly() -> None:
     [
         (["cat"], {}, {}, "the agent has no capability; give --capability NAME"),
         (["cat", "{x}"], {"keep_alive": True}, {"capabilities": ["c"]}, "so {x} has no value"),
+        (
+            ["cat"],
+            {"keep_alive": True, "input": Input.TEXT},
+            {"capabilities": ["c"]},
+            "--input text is for one process",
+        ),
+        (["cat"], {"keep_alive": True, "output": Output.JSON}, {"capabilities": ["c"]}, "--output json is for one"),
         (["cat"], {}, {"capabilities": ["c"], "capacity": 90_000}, "raise it with `ulimit -n "),
         (["cat"], {"timeout_s": float("nan")}, {"capabilities": ["c"]}, "timeout must be a finite number"),
     ],

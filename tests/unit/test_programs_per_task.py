@@ -16,6 +16,7 @@ from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs import process
 from coord.programs.outcome import Output
+from coord.programs.stdin import Input
 from tests.repo.documents import ROOT
 from tests.unit.programs_world import LONG_S, Asked, each, lives, script, written
 from tests.waiting import wait_until
@@ -28,6 +29,33 @@ async def test_payload_in_result_out() -> None:
         assert encode(await programs.handle(Asked(raw=raw).task)) == raw
     async with each("sh", "-c", 'read -r line; printf \'%s|%s\' "$line" "$1"', "sh", "{n}") as programs:
         assert await programs.handle(Asked({"n": 1}).task) == '{"n":1}|1'
+
+
+@pytest.mark.parametrize(
+    ("words", "payload", "result"),
+    [
+        (("cat",), 'two "words"\n\té\n', 'two "words"\n\té'),
+        (("wc", "-c"), "four", 4),
+        (("sort",), "b\na\n", "a\nb"),
+        (("wc", "-c"), "", 0),
+    ],
+)
+async def test_text_in_text_out(words: tuple[str, ...], payload: str, result: object) -> None:
+    """With text as input a program gets the text itself: no quotes, no escapes, no line end that was not there."""
+    async with each(*words, input_format=Input.TEXT) as programs:
+        assert decode_json(encode(await programs.handle(Asked(payload).task))) == result
+
+
+@pytest.mark.parametrize(
+    ("payload", "names"),
+    [({"a": 1}, "an object"), ([1], "an array"), (7, "a number"), (1.5, "a number"), (True, "a boolean")],
+)
+async def test_a_payload_that_is_not_text_fails_for_good(payload: object, names: str, tmp_path: Path) -> None:
+    """It names the type and the next step, and the program does not run."""
+    async with each("touch", str(tmp_path / "ran"), input_format=Input.TEXT) as programs:
+        with pytest.raises(NonRetryable, match=f"payload_invalid: .* must be text, not {names}; submit text, or"):
+            await programs.handle(Asked(payload).task)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_value_reaches_the_program_as_it_is(tmp_path: Path) -> None:

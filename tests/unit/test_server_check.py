@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from coord import embedded
 from coord.errors import ServerUnfit
+from coord.server_advice import NAMES
 from coord.server_check import evaluate_server
 
 FIT = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 1 << 30, "aof_enabled": 0}
 CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""}
+#: The settings of a server with its defaults that coord's own server changes.
+STOCK = {"hash-max-listpack-value": "64", "hash-max-listpack-entries": "128", "stream-node-max-bytes": "4096"}
 
 
 @pytest.mark.parametrize(
@@ -65,3 +69,46 @@ def test_a_huge_bulk_limit_is_a_warning() -> None:
     assert report.warnings == [
         "proto-max-bulk-len is 512 MiB: a single entry can take that much memory; 8 MiB is plenty"
     ]
+
+
+def test_a_stock_server_is_advised() -> None:
+    """The setting, the command that changes it, and what it saves; coord works without it."""
+    report = evaluate_server(FIT, CONFIG | STOCK, allow_eviction=False)
+    (advice,) = report.advice
+    assert advice.startswith("hash-max-listpack-value is 64: CONFIG SET hash-max-listpack-value 1024 (and keep it in ")
+    assert "saves a quarter of the memory of each waiting task" in advice
+    assert report.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({}, []),
+        ({"hash-max-listpack-value": "1024", "stream-node-max-bytes": "1024"}, []),
+        ({"hash-max-listpack-value": "4096"}, []),
+        ({"hash-max-listpack-entries": "8"}, ["hash-max-listpack-entries"]),
+        ({"stream-node-max-bytes": "65536"}, ["stream-node-max-bytes"]),
+        ({"stream-node-max-bytes": "0"}, ["stream-node-max-bytes"]),
+        ({"stream-node-max-bytes": "4kb"}, []),
+        ({"hash-max-listpack-value": "64", "stream-node-max-bytes": "8192"},
+         ["hash-max-listpack-value", "stream-node-max-bytes"]),
+    ],
+)  # fmt: skip
+def test_only_what_costs_memory_is_advised(config: dict[str, str], named: list[str]) -> None:
+    """A better value is left alone, and what cannot be read is not guessed."""
+    report = evaluate_server(FIT, CONFIG | config, allow_eviction=False)
+    assert [sentence.partition(" is ")[0] for sentence in report.advice] == named
+
+
+def test_our_own_servers_need_no_advice() -> None:
+    """The embedded one, whose options compose.yaml shares."""
+    options = dict(zip(embedded.CONFIG[::2], embedded.CONFIG[1::2], strict=True))
+    bytes_of = {"4kb": "4096"}
+    config = {name: bytes_of.get(value, value) for name in NAMES if (value := options.get(f"--{name}"))}
+    assert set(config) == set(NAMES)
+    assert evaluate_server(FIT, CONFIG | config, allow_eviction=False).advice == []
+
+
+def test_without_config_there_is_no_advice() -> None:
+    """Managed servers forbid CONFIG, also to change it."""
+    assert evaluate_server(FIT, None, allow_eviction=False).advice == []

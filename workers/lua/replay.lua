@@ -36,6 +36,8 @@ local function replay(i)
     answer(caller, STREAM, entry, 'task_expired', "the deadline of task '" .. id .. "' has passed; submit it under a new id")
     return 'EXPIRED'
   end
+  -- Agents that could not decode its payload may have been corrected.
+  task.pool = call('HGET', task.key, 'first_pool') or task.pool
   -- It waits as if submitted now: with the score of its first submission, many replayed tasks would overtake all
   -- others.
   task.score, task.has_extras = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
@@ -45,7 +47,7 @@ local function replay(i)
   call('HSET', task.key, 'state', 'queued', 'submission', pack_submission(task), 'attempt', task.attempt or '0',
     'replay_id', entry)
   call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'progress_at', 'failures', 'releases', 'returns', 'error',
-    'finished_at', 'cancel_at', 'cancel_by')
+    'finished_at', 'cancel_at', 'cancel_by', 'first_pool', 'definition')
   gather('ZREM', P .. 'tasks:dead', id)
   move(task.priority, 'failed', 'queued')
   bump('backlog_bytes', call('HSTRLEN', task.key, 'body'))

@@ -5,11 +5,14 @@
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w | log:progress stream w
 -- ARGV[10]  number of reports, then runs of reports that share a kind and a caller, until there are as many, each:
---   started, progressed, completed, failed or released | caller or '' | entry id, if one entry holds them all, or ''
+--   started, progressed, completed, failed, released or refused | caller or '' | entry id, if one entry holds them
+--   all, or ''
 --   | number of its reports, then for each:
 --     entry id, if each has its own | task id | lease | ms at which it started or '' | result, progress or detail of a
 --     failure, opaque JSON
---     of failed and released also: code | message | 1: may be retried
+--     of failed, released and refused also: code | message | 1: may be retried
+--     of refused also: pool | definition (opaque JSON)
+-- A refused task is released into that pool, where agents that cannot decode its payload do not get it.
 -- A result that was reported after its task's deadline expires the task. A release with the code draining, no_slot or
 -- no_handler suspends its agent.
 -- An entry that holds several reports is consumed, and its caller answered, when all of them are settled.
@@ -72,6 +75,14 @@ local function progressed(task, data)
     is_small and 'data' or 'bytes', is_small and data or int(#data))
 end
 
+-- Makes a task wait in another pool from now on; a replay takes it back to the first one.
+local function redirect(task, pool, definition)
+  load_rest(task)
+  call('HSETNX', task.key, 'first_pool', task.pool)
+  call('HSET', task.key, 'definition', definition)
+  task.pool = pool
+end
+
 local function settle(kind, caller, entry, i)
   local id, lease, at, data = unpack(ARGV, i, i + 3)
   local task = load_task(id)
@@ -90,7 +101,7 @@ local function settle(kind, caller, entry, i)
     answer(caller, STREAM, entry)
     return 'DUPLICATE'
   end
-  if task.has_alarm ~= '0' or kind == 'failed' or kind == 'released' then
+  if task.has_alarm ~= '0' or kind == 'failed' or kind == 'released' or kind == 'refused' then
     check_due_types()
   end
   at = at ~= '' and at or nil
@@ -111,13 +122,17 @@ local function settle(kind, caller, entry, i)
     if SUSPENDS[code] and kind == 'released' then
       suspend(task.agent_id)
     end
+    if kind == 'refused' then
+      redirect(task, ARGV[i + 7], ARGV[i + 8])
+      kind = 'released'
+    end
     end_attempt(task, kind, code, message, retryable == '1', kind == 'failed' and data or nil)
   end
   answer(caller, STREAM, entry)
   return 'OK'
 end
 
-local WIDTH = { failed = 7, released = 7 }
+local WIDTH = { failed = 7, released = 7, refused = 9 }
 local run = { left = 0 }
 local at, done = 11, {}
 local words = guard_each(tonumber(ARGV[10]), function()

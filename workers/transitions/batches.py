@@ -41,7 +41,7 @@ class Report(Struct, frozen=True):
     """One agent's report for ``settle``."""
 
     entry: str  #: consumed when all reports that follow one another in it are settled
-    kind: str  #: started, progressed, completed, failed, released
+    kind: str  #: started, progressed, completed, failed, released, refused
     task_id: str
     lease: str
     caller: str = ""
@@ -50,6 +50,8 @@ class Report(Struct, frozen=True):
     code: str = ""
     message: str = ""
     retryable: bool = False
+    pool: str = ""  #: of a refused one: where the task waits for another agent
+    definition: bytes = b""  #: of that pool
 
 
 class Submission(Struct, frozen=True):

@@ -255,8 +255,10 @@ class Scripts:
                 if not shared:
                     args.append(r.entry)
                 args += (r.task_id, r.lease, _started_at(r), r.data)
-                if kind in {"failed", "released"}:
+                if kind in {"failed", "released", "refused"}:
                     args += (r.code, r.message, "1" if r.retryable else "0")
+                if kind == "refused":
+                    args += (r.pool, r.definition)
         return Call("settle", args, read_task_batch)
 
     def admit(
