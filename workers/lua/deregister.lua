@@ -5,8 +5,8 @@
 -- keys: in:control:{kind} stream w
 -- ARGV[8]  ms after which an agent that left is removed
 -- ARGV[9]  the stream, without namespace: in:registry, or in:control:registry for an operator's request
--- ARGV[10] number of agents, then for each:
---   entry | caller or '' | agent_id | incarnation or '' | ms after which it is removed, if that is sooner, or ''
+-- ARGV[10]  number of agents, then for each:
+--   entry | caller or '' | agent_id | incarnation or '' | forget_after_ms: it is removed then, if sooner, or ''
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE (a later fact came
 --   first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
@@ -19,15 +19,15 @@ local function may_be_later(entry, than)
 end
 
 -- Returns when an agent counts as departed: earlier than now if it is removed sooner than others.
-local function departed_at(forget_after)
-  if forget_after == '' then
+local function departed_at(forget_after_ms)
+  if forget_after_ms == '' then
     return now
   end
-  return now - math.max(0, KEPT - tonumber(forget_after))
+  return now - math.max(0, KEPT - tonumber(forget_after_ms))
 end
 
 local function deregister(i)
-  local entry, caller, id, incarnation, forget_after = unpack(ARGV, i, i + 4)
+  local entry, caller, id, incarnation, forget_after_ms = unpack(ARGV, i, i + 4)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
@@ -48,7 +48,7 @@ local function deregister(i)
     set_status(agent, 'inactive')
     bump_rev(agent)
     call('ZREM', P .. 'agents:expiry', id)
-    call('ZADD', P .. 'agents:departed', int(departed_at(forget_after)), id)
+    call('ZADD', P .. 'agents:departed', int(departed_at(forget_after_ms)), id)
     call('HSET', P .. 'agent:' .. id, 'status', 'inactive', 'term', agent.term, 'rev', agent.rev, 'fact_id', entry)
     log_agent('agent.deregistered', agent)
   end
