@@ -298,7 +298,7 @@ async def test_a_drain_timeout_gives_back_and_names_the_tasks(
     await house.assign("a", "hang", task_id="long")
     await wait_until(lambda: agent.running == 1, "it runs")
     await agent.stop()
-    log = capfd.readouterr().err
+    log = "".join(capfd.readouterr())
     assert "tasks.given_back" in log
     assert "long" in log
 

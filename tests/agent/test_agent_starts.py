@@ -300,6 +300,6 @@ async def test_an_agent_without_handlers_warns(
     if handles:
         register[handles](handle)
     async with agent:
-        log = capfd.readouterr().err
+        log = "".join(capfd.readouterr())
     assert ("agent.no_handlers" in log) is bool(warning)
     assert warning in log

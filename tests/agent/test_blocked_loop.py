@@ -90,7 +90,7 @@ async def test_it_sends_heartbeats_and_is_deaf_until_its_loop_is_free(
         await wait_until(last_heartbeat(house, lambda beat: beat.deaf and beat.leases == 1), "its loop is blocked")
         count = len(await house.facts("in:beats"))
         await house.wait_for("in:beats", AgentHeartbeat, count + 5)
-        log = capfd.readouterr().err
+        log = "".join(capfd.readouterr())
         assert "agent.loop_blocked" in log
         assert "block" in log.split("handler=")[1].split()[0]
         assert "at=test_blocked_loop.py:" in log
@@ -99,7 +99,7 @@ async def test_it_sends_heartbeats_and_is_deaf_until_its_loop_is_free(
         (report,) = await house.wait_for("in:reports", TaskCompleted)
         assert report.lease == lease
         await wait_until(last_heartbeat(house, lambda beat: not beat.deaf and beat.leases == 0), "its loop is free")
-        assert "agent.loop_free" in capfd.readouterr().err
+        assert "agent.loop_free" in "".join(capfd.readouterr())
 
 
 async def test_it_lists_its_leases(server: EmbeddedServer, house: House) -> None:
@@ -141,7 +141,7 @@ async def test_a_message_handler_that_blocks_is_named(
         await house.wait_for("in:registry", AgentRegistered)
         await house.deliver("blocked", "m", expires_at=2**52)
         await wait_until(last_heartbeat(house, lambda beat: beat.deaf), "its loop is blocked")
-        assert "on_message" in capfd.readouterr().err.split("handler=")[1].split()[0]
+        assert "on_message" in "".join(capfd.readouterr()).split("handler=")[1].split()[0]
 
 
 async def test_a_blocked_agent_is_not_lost_and_gets_nothing_new(cell: RunningCell) -> None:
