@@ -112,7 +112,7 @@ async def test_it_lists_its_leases(server: EmbeddedServer, house: House) -> None
         await house.wait_for("in:registry", AgentLeasesListed)
         await house.order_list("blocked", "2-0")
         lists = await house.wait_for("in:registry", AgentLeasesListed, 2)
-        assert [(one.ask, one.leases) for one in lists[:2]] == [("1-0", {lease: "t"}), ("2-0", {lease: "t"})]
+        assert [(item.ask, item.leases) for item in lists[:2]] == [("1-0", {lease: "t"}), ("2-0", {lease: "t"})]
 
         async def is_empty() -> bool:
             return not await house.inbox("blocked", "critical")

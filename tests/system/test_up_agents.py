@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,7 @@ import psutil
 from coord import Client
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.errors import TaskNotFound
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
 from tests.coord_up import END_S, START_S, Start, Up, runs
@@ -167,7 +169,9 @@ async def test_a_signal_to_every_process_loses_no_work(start: Start, tmp_path: P
         handle = await client.submit("hold", str(tmp_path / "gate"))
 
         async def is_running() -> bool:
-            return (await client.task(handle.task_id)).state == TaskState.RUNNING
+            with suppress(TaskNotFound):  # it may still wait in the stream
+                return (await client.task(handle.task_id)).state == TaskState.RUNNING
+            return False
 
         await wait_until(is_running, "it runs", START_S)
     server = EmbeddedServer.find(up.data)
