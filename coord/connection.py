@@ -76,6 +76,10 @@ URL_OPTIONS = frozenset({
 })  # fmt: skip
 
 
+#: Schemes of a Redis URL.
+SCHEMES = ("redis", "rediss", "unix")
+
+
 def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
     """Return the URL of the server, and the settings with the namespace of its cell.
 
@@ -176,14 +180,16 @@ def check_url(url: str, option: str = "") -> None:
     """
     variable = source_of("redis_url", url)
     given = f"{option} " if option else f"{variable}=" if variable else ""
-    shown = f"{given}{safe_url(url)!r}"
+    shown = f"{given}{_as_typed(url)!r}"
     help_ = "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path/to/socket"
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises if it is not a number or too large
         parse_url(url)
     except ValueError as error:
-        raise ConfigError(f"{shown} is not a Redis URL ({error}); {help_}") from None
+        # The reason may have a part of the password in it; and of a wrong scheme ``help_`` says enough.
+        why = f" ({error})" if url.partition("://")[0] in SCHEMES and "@" not in url else ""
+        raise ConfigError(f"{shown} is not a Redis URL{why}; {help_}") from None
     place = parts.path if parts.scheme == "unix" else parts.hostname
     database = "" if parts.scheme == "unix" else parts.path.strip("/")
     if not place or (database and not database.isdecimal()):
@@ -191,6 +197,15 @@ def check_url(url: str, option: str = "") -> None:
     for name in parse_qs(parts.query):
         if name not in URL_OPTIONS:
             raise ConfigError(f"{shown}: option {name!r} is unknown; known are {', '.join(sorted(URL_OPTIONS))}")
+
+
+def _as_typed(url: str) -> str:
+    """Return a URL that may be none as it was typed, without what may be a password, and without its query."""
+    before, at, rest = url.rpartition("@")
+    scheme, separator, user = before.rpartition("://")
+    name, colon, _ = user.partition(":")
+    address, question, _ = rest.partition("?")
+    return f"{scheme}{separator}{name}{colon}{'***' if colon else ''}{at}{address}{question}{'***' if question else ''}"
 
 
 async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:

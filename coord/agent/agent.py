@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from coord import codec, config
+from coord import config
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
@@ -31,8 +31,9 @@ from coord.arguments import (
 from coord.config import Settings
 from coord.connection import locate
 from coord.errors import ConfigError, FactInvalid
+from coord.field_errors import decode_argument
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.facts import TYPE_OF, AgentRegistered
+from coord.models.facts import AgentRegistered
 from coord.models.ids import check_id, new_id
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -156,8 +157,8 @@ class Agent:
         """
         capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
         declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
-        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encode_fields(declared)}
-        fact = codec.decode_fact("in:registry", fields, self.settings.max_entry_bytes)
+        data = encode_fields(declared)
+        fact = decode_argument("in:registry", AgentRegistered, data, self.settings.max_entry_bytes)
         assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
         if not fact.capacity:
             raise FactInvalid("capacity must be at least 1")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.known_agents import check_receiver
 from coord.cli.output import hint, moment, write_fields, write_json, write_line, write_table
 from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.models.messages import MessageStatus
 from coord.models.tasks import Priority
+
+if TYPE_CHECKING:
+    from coord import Client
+    from coord.client.client import Receipt
 
 
 def send(
@@ -53,8 +58,10 @@ def send(
         coord messages send ocr-1 - --priority high --ttl 30s < order.json
     """
     body = parse.payload(payload)
-    receipt = ask(
-        lambda client: client.send(
+
+    async def work(client: Client) -> Receipt:
+        await check_receiver(client, receiver)
+        return await client.send(
             receiver,
             body,
             sender_id=sender,
@@ -64,10 +71,9 @@ def send(
             reply_to=reply_to,
             message_id=message_id,
             timeout=wait,
-        ),
-        redis_url=redis_url,
-        namespace=namespace,
-    )
+        )
+
+    receipt = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_json(receipt)
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from coord.cli.output import hint
 from coord.config import Settings, load, option_of
 
 if TYPE_CHECKING:
@@ -30,19 +32,33 @@ def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) 
     return load(redis_url=redis_url, namespace=namespace, **others)
 
 
-def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None, namespace: str | None = None) -> T:
+def ask(
+    work: Callable[[Client], Awaitable[T]],
+    *,
+    redis_url: str | None = None,
+    namespace: str | None = None,
+    warns_of_empty: bool = True,
+) -> T:
     """Run ``work`` with an open client and return its result.
 
     Args:
         work: a function of the client, such as ``lambda client: client.task(task_id)``; Ctrl-C cancels it.
         redis_url: the option of that name.
         namespace: the option of that name.
+        warns_of_empty: print a hint if a namespace other than the default is empty.
 
     Raises:
         CoordError: a setting is invalid, Redis is unavailable or refuses a command, or ``work`` raised it.
     """
     settings = settings_of(redis_url=redis_url, namespace=namespace)
-    return asyncio.run(_ask(work, settings))
+    is_named = warns_of_empty and settings.namespace != Settings().namespace
+
+    async def warned(client: Client) -> T:
+        if is_named:
+            await _warn_of_empty(client)
+        return await work(client)
+
+    return asyncio.run(_ask(warned, settings))
 
 
 async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
@@ -70,3 +86,22 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
             return await work(client)
         except RedisError as error:
             raise read_failure(error, safe_url(url)) from error
+
+
+async def _warn_of_empty(client: Client) -> None:
+    """Print a hint if the namespace is empty: it may be mistyped, and a list of nothing would look like an answer."""
+    from redis.exceptions import NoPermissionError
+
+    from coord.queries import is_empty_cell
+
+    with contextlib.suppress(NoPermissionError):
+        if await is_empty_cell(client.connection.redis, client.connection.keys):
+            hint(empty_sentence(client.settings.namespace))
+
+
+def empty_sentence(namespace: str) -> str:
+    """Return the sentence about a namespace without a cell."""
+    return (
+        f"namespace '{namespace}' is empty: no worker has started in it and nothing was submitted to it; "
+        "check --namespace and COORD_NAMESPACE"
+    )

@@ -163,7 +163,7 @@ def cancel(
 
     answer, state, was_cancelled = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_json({"task_id": task_id, "answer": answer})
+        write_json({"task_id": task_id, "answer": answer, "state": state})
     else:
         write_line(
             {

@@ -187,7 +187,7 @@ def test_a_cancelled_task(coord: Coord) -> None:
     assert "`coord tasks show`" in output.err
     coord("tasks", "submit", "nobody", "--id", "unwanted-2")
     answer = msgspec.json.decode(coord("tasks", "cancel", "unwanted-2", "--json").out)
-    assert answer == {"task_id": "unwanted-2", "answer": "accepted"}
+    assert answer == {"task_id": "unwanted-2", "answer": "accepted", "state": "cancelled"}
 
 
 def test_a_failed_task_is_tried_again(coord: Coord) -> None:
