@@ -14,9 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
+import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -76,6 +82,14 @@ URL_OPTIONS = frozenset({
 })  # fmt: skip
 
 
+#: The advice after an error about a server that is not there.
+START_ADVICE = "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
+#: The same for a log, beside the address.
+HINT = "is `coord up` running?"
+#: Seconds between two lines of a process that waits for a server.
+NOTICE_S = 4.5
+#: Seconds of one attempt of such a process: longer than a connection and its answer may take.
+ROUND_S = 6.0
 #: Schemes of a Redis URL.
 SCHEMES = ("redis", "rediss", "unix")
 
@@ -208,13 +222,24 @@ def _as_typed(url: str) -> str:
     return f"{scheme}{separator}{name}{colon}{'***' if colon else ''}{at}{address}{question}{'***' if question else ''}"
 
 
-async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
+async def wait_for_server(
+    redis: Redis,
+    url: str,
+    *,
+    limit_s: float = 30.0,
+    logs: bool = True,
+    refused_is_final: bool = False,
+    advice: str = START_ADVICE,
+) -> None:
     """Return once the server answers and has loaded its data.
 
     Args:
         redis: a client of either kind.
         url: the URL of that client, for the message.
         limit_s: seconds to retry while the server does not answer, loads its data, or refuses temporarily.
+        logs: log a warning after ``QUIET_S``.
+        refused_is_final: do not retry if this machine refuses the connection: nothing listens at the address.
+        advice: what to do if there is no server, for the message.
 
     Raises:
         ServerUnavailable: the server was not usable within the limit; says where, why, and what to do.
@@ -226,30 +251,109 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
     started = loop.time()
     deadline, warn_at = started + limit_s, started + QUIET_S
     backoff = Backoff(*PING_WAIT_S)
+    cause: Exception
     while True:
         try:
             async with asyncio.timeout_at(deadline):
                 await _ping_once(redis)
-        except redis_errors.BusyLoadingError:
-            why = "it is loading its data"
+        except redis_errors.BusyLoadingError as error:
+            why, cause = "it is loading its data", error
         except (redis_errors.RedisError, OSError) as error:
             if failure := permanent_failure(error, safe_url(url), has_password=bool(urlsplit(url).password)):
                 raise ConfigError(failure) from error
             if not isinstance(error, (*UNREACHED, OSError)) and not is_temporary(error):
                 raise ServerUnfit(f"Redis at {safe_url(url)} answers PING with: {error}") from error
-            why = str(error) or type(error).__name__
+            if refused_is_final and (refused := _local_refusal(error, url)):
+                raise ServerUnavailable(f"no usable Redis at {safe_url(url)}: {refused}. {advice}") from error
+            why, cause = str(error) or type(error).__name__, error
         else:
             return
         wait_s = backoff.next_s()
         if loop.time() + wait_s >= deadline:
             raise ServerUnavailable(
-                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
-                "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
-            )
-        if loop.time() >= warn_at:
+                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. {advice}"
+            ) from cause
+        if logs and loop.time() >= warn_at:
             warn_at = deadline
-            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, hint="is `coord up` running?")
+            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, hint=HINT)
         await asyncio.sleep(wait_s)
+
+
+async def await_server(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
+    """Wait without a limit until a server answers at the address that ``locate`` returns, and return what it returns.
+
+    For processes that run until they are stopped. The address may be published while they wait. They log every few
+    seconds what they wait for.
+
+    Raises: as ``wait_for_server``, except for ``ServerUnavailable``.
+    """
+    notice = WaitNotice()
+    limit_s = QUIET_S
+    while True:
+        place, found = locate(settings, url)
+        redis = connect_worker(place, found)
+        try:
+            await wait_for_server(redis, place, limit_s=limit_s, logs=False)
+        except ServerUnavailable as error:
+            notice.log(error, place)
+            limit_s = ROUND_S
+        else:
+            return place, found
+        finally:
+            await redis.aclose()
+
+
+class WaitNotice:
+    """Logs that this process waits for a server: after a second, and again every ``NOTICE_S``.
+
+    Several that wait in one process log once together.
+    """
+
+    _logged_at: ClassVar[float] = -math.inf
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def log(self, error: CoordError, place: str = "") -> None:
+        """Log the error of an attempt to reach the server, unless it is too early.
+
+        Args:
+            error: of ``wait_for_server``.
+            place: the URL of the server; empty: the error names it.
+        """
+        now = time.monotonic()
+        if now - self._began < QUIET_S / 2 or now - WaitNotice._logged_at < NOTICE_S:
+            return
+        WaitNotice._logged_at = now
+        fields = {"url": safe_url(place)} if place else {}
+        why = str(error.__cause__ or error)
+        log.warning("redis.awaited", **fields, waited_s=round(now - self._began), why=why, hint=HINT)
+
+
+def _local_refusal(error: Exception, url: str) -> str:
+    """Return why nothing can listen at an address of this machine; '' if it is another one, or another error."""
+    if url.startswith("unix://"):
+        if _caused_by(error, (FileNotFoundError,)):
+            return "there is no such socket"
+        return "nothing listens on this socket" if _caused_by(error, (ConnectionRefusedError,)) else ""
+    return "nothing listens on this port" if _is_loopback(url) and _is_refusal(error) else ""
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return True if every address of the host refuses the connection, or is none of this machine."""
+    if _caused_by(error, (ConnectionRefusedError,)):
+        return True
+    # asyncio reports several addresses (127.0.0.1 and ::1 of localhost) as one OSError without a number.
+    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
+    return errno.ECONNREFUSED in numbers and set(numbers) <= {errno.ECONNREFUSED, errno.EADDRNOTAVAIL}
 
 
 def is_temporary(error: BaseException) -> bool:

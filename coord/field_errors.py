@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-import msgspec
 from msgspec import Struct
 
 from coord import codec
@@ -87,7 +86,10 @@ def explain(error: str, kind: type[Struct], data: bytes) -> str:
     expected = _expected(problem, hint)
     if found is not None and found["key"]:
         return f"a name in {path} must {expected}"
-    return f"{path} must {expected}, got {_shown(_value_at(data, steps))}"
+    try:
+        return f"{path} must {expected}, got {_shown(_value_at(data, steps))}"
+    except codec.BAD_JSON:  # after the place of the error
+        return f"{path} must {expected}"
 
 
 def enum_values(kind: type[Struct], path: Sequence[str | int]) -> tuple[str, ...]:
@@ -143,8 +145,11 @@ def _plain(hint: Any) -> Any:
 
 
 def _value_at(data: bytes, steps: list[tuple[str, str]]) -> Any:
-    """Return the value at a path, or the nearest one around it if the path does not lead to one value."""
-    value: Any = msgspec.json.decode(data)
+    """Return the value at a path, or the nearest one around it if the path does not lead to one value.
+
+    Raises: as ``codec.decode_json``.
+    """
+    value: Any = codec.decode_json(data)
     for name, index in steps:
         if name and isinstance(value, Mapping) and name in value:
             value = value[name]

@@ -29,8 +29,8 @@ from coord.arguments import (
     encode_fields,
 )
 from coord.config import Settings
-from coord.connection import locate
-from coord.errors import ConfigError, FactInvalid
+from coord.connection import await_server, locate
+from coord.errors import ConfigError, FactInvalid, ServerUnavailable
 from coord.field_errors import decode_argument
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
@@ -275,7 +275,7 @@ class Agent:
         Raises:
             AgentSuperseded: a newer process took this agent id; this agent has stopped.
         """
-        session = self._session or await self._start()
+        session = self._session or await self._start(is_patient=True)
         if session is None:
             return
         try:
@@ -299,12 +299,12 @@ class Agent:
         if await self._start() is None:
             raise ConfigError(f"agent '{self.agent_id}' was stopped before it had started")
 
-    async def _start(self) -> Session | None:
+    async def _start(self, *, is_patient: bool = False) -> Session | None:
         """Return the session once it is registered; None if ``stop`` was called first."""
         await self._wait_until_left()
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running already")
-        starting = self._starting = asyncio.create_task(self._begin())
+        starting = self._starting = asyncio.create_task(self._begin(is_patient=is_patient))
         try:
             await asyncio.wait([starting])
         except asyncio.CancelledError:
@@ -319,9 +319,16 @@ class Agent:
         await self._wait_until_left()
         return None
 
-    async def _begin(self) -> Session:
+    async def _open(self, spec: AgentSpec, *, is_patient: bool) -> Session:
+        """Connect; ``is_patient``: wait for a server without a limit."""
+        while is_patient:
+            with suppress(ServerUnavailable):  # lost again before the session was open
+                return await Session.open(spec, *await await_server(self.settings, self._url))
+        return await Session.open(spec, *locate(self.settings, self._url))
+
+    async def _begin(self, *, is_patient: bool) -> Session:
         spec = AgentSpec(self._registration(new_id()), self.handlers, self.fallback, self.message_handlers)
-        session = await Session.open(spec, *locate(self.settings, self._url))
+        session = await self._open(spec, is_patient=is_patient)
         try:
             for function in self._start_hooks:
                 await function()

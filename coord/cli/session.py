@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 #: Seconds to wait for the server: a person is waiting, and a script can retry.
 REACH_S = 5.0
+#: Seconds after which a command says that it waits.
+SILENCE_S = 1.0
 
 
 def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) -> Settings:
@@ -81,11 +83,23 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
     from coord.connection import locate, read_failure, safe_url
 
     url, settings = locate(settings)
-    async with Client(url, settings=settings, reach_s=REACH_S) as client:
+    async with await _opened(Client(url, settings=settings, reach_s=REACH_S), safe_url(url)) as client:
         try:
             return await work(client)
         except RedisError as error:
             raise read_failure(error, safe_url(url)) from error
+
+
+async def _opened(client: Client, place: str) -> Client:
+    """Open a client; after a second without an answer print a hint that it waits."""
+    client.connection.refused_is_final = True
+    waiting = f"waiting up to {REACH_S:g} s for Redis at {place}"
+    late = asyncio.get_running_loop().call_later(SILENCE_S, hint, waiting)
+    try:
+        await client.open()
+    finally:
+        late.cancel()
+    return client
 
 
 async def _warn_of_empty(client: Client) -> None:

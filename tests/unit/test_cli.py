@@ -152,6 +152,8 @@ def test_nobody_answers_at_the_url(coord: Coord, monkeypatch: pytest.MonkeyPatch
     assert result.code == 2
     assert f"no usable Redis at redis://ann:***@127.0.0.1:{unused_port} within 0.1 s" in result.err
     assert "secret" not in result.err
+    assert "Start that server; without --redis-url and COORD_REDIS_URL, coord up starts one itself" in result.err
+    assert result.err.count("\n") == 1
 
 
 def test_a_file_where_the_folder_should_be(coord: Coord, tmp_path: Path) -> None:
