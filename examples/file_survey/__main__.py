@@ -12,7 +12,7 @@ from rich.markup import escape
 from coord import Client
 from coord.aio import cancel_and_wait
 from coord.config import load
-from coord.errors import CoordError
+from coord.errors import CoordError, Unavailable
 from coord.up.shutdown import Shutdown, shutdown_on_signals
 from examples.file_survey.findings import findings
 from examples.file_survey.fleet import Fleet
@@ -20,7 +20,7 @@ from examples.file_survey.jobs import Job, Outcome, jobs
 from examples.file_survey.options import Options, read_options, write_report
 from examples.file_survey.progress import Live
 from examples.file_survey.report import plain_lines, show_failures, show_findings, show_found, show_timing
-from examples.file_survey.submit import RETRY_S, UNAVAILABLE, submit_all
+from examples.file_survey.submit import RETRY_S, submit_all
 from examples.file_survey.timing import timing
 from examples.file_survey.unfinished import Unfinished
 from examples.file_survey.walk import Found, walk
@@ -110,7 +110,7 @@ class _Survey:
         try:
             async with asyncio.timeout(CANCEL_S):
                 cancelled = await self._shutdown.unless_forced(self._cancel())
-        except (*UNAVAILABLE, CoordError):
+        except CoordError:
             cancelled = None
         if cancelled is None:
             self._write("the open tasks are not cancelled; the next run with this data folder cancels them")
@@ -126,7 +126,7 @@ class _Survey:
         while cancelled is None:
             try:
                 cancelled = await self._unfinished.cancel(client)
-            except UNAVAILABLE:
+            except Unavailable:
                 await asyncio.sleep(RETRY_S)
         if cancelled:
             self._write(f"cancelled {cancelled:,} open tasks of an interrupted run")
