@@ -272,6 +272,8 @@ class Agent:
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called; if it is cancelled, it stops without grace.
 
+        At the start it waits for a server without a limit, and logs a warning every few seconds; ``start`` gives up.
+
         Raises:
             AgentSuperseded: a newer process took this agent id; this agent has stopped.
         """

@@ -39,11 +39,10 @@ def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespa
 
 async def _examine(client: Client) -> tuple[str, FsckReport]:
     from coord.fsck import examine
-    from coord.queries import is_empty_cell
 
     cell = client.connection  # fsck reads keys that no method of the client reads
     report = await examine(cell.redis, cell.keys, settings=cell.settings)
-    if not report.tasks and not report.findings and await is_empty_cell(cell.redis, cell.keys):
+    if not report.tasks and not report.findings and await client.is_empty():
         raise ServerUnfit(f"nothing to check: {empty_sentence(cell.settings.namespace)}")
     return cell.settings.namespace, report
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from coord.cli.output import hint
 from coord.config import Settings, load, option_of
+from coord.errors import ServerUnfit
 
 if TYPE_CHECKING:
     from coord import Client
@@ -104,12 +105,8 @@ async def _opened(client: Client, place: str) -> Client:
 
 async def _warn_of_empty(client: Client) -> None:
     """Print a hint if the namespace is empty: it may be mistyped, and a list of nothing would look like an answer."""
-    from redis.exceptions import NoPermissionError
-
-    from coord.queries import is_empty_cell
-
-    with contextlib.suppress(NoPermissionError):
-        if await is_empty_cell(client.connection.redis, client.connection.keys):
+    with contextlib.suppress(ServerUnfit):  # a user who may submit and not read
+        if await client.is_empty():
             hint(empty_sentence(client.settings.namespace))
 
 
