@@ -14,9 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
+import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -64,7 +70,6 @@ TEMPORARY_CLASSES = (
 #: The advice after a failed write.
 REPEAT = "Repeating it with the same task_id or message_id is safe"
 #: What may help if no server answers.
-HINT = {"hint": "is `coord up` running?"}
 #: A process that waits longer than this for a server logs a warning.
 QUIET_S = 2.0
 #: First and longest wait between two attempts to reach a server, in seconds.
@@ -76,6 +81,18 @@ URL_OPTIONS = frozenset({
     "db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password",
     "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
 })  # fmt: skip
+
+
+#: The advice after an error about a server that is not there.
+START_ADVICE = "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
+#: The same for a log, beside the address.
+HINT = "is `coord up` running?"
+#: Seconds between two lines of a process that waits for a server.
+NOTICE_S = 4.5
+#: Seconds of one attempt of such a process: longer than a connection and its answer may take.
+ROUND_S = 6.0
+#: Schemes of a Redis URL.
+SCHEMES = ("redis", "rediss", "unix")
 
 
 def locate(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
@@ -178,14 +195,16 @@ def check_url(url: str, option: str = "") -> None:
     """
     variable = source_of("redis_url", url)
     given = f"{option} " if option else f"{variable}=" if variable else ""
-    shown = f"{given}{safe_url(url)!r}"
+    shown = f"{given}{_as_typed(url)!r}"
     help_ = "expected redis://[user:password@]host[:port][/db], rediss://… or unix:///path/to/socket"
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises if it is not a number or too large
         parse_url(url)
     except ValueError as error:
-        raise ConfigError(f"{shown} is not a Redis URL ({error}); {help_}") from None
+        # The reason may have a part of the password in it; and of a wrong scheme ``help_`` says enough.
+        why = f" ({error})" if url.partition("://")[0] in SCHEMES and "@" not in url else ""
+        raise ConfigError(f"{shown} is not a Redis URL{why}; {help_}") from None
     place = parts.path if parts.scheme == "unix" else parts.hostname
     database = "" if parts.scheme == "unix" else parts.path.strip("/")
     if not place or (database and not database.isdecimal()):
@@ -195,13 +214,33 @@ def check_url(url: str, option: str = "") -> None:
             raise ConfigError(f"{shown}: option {name!r} is unknown; known are {', '.join(sorted(URL_OPTIONS))}")
 
 
-async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> None:
+def _as_typed(url: str) -> str:
+    """Return a URL that may be none as it was typed, without what may be a password, and without its query."""
+    before, at, rest = url.rpartition("@")
+    scheme, separator, user = before.rpartition("://")
+    name, colon, _ = user.partition(":")
+    address, question, _ = rest.partition("?")
+    return f"{scheme}{separator}{name}{colon}{'***' if colon else ''}{at}{address}{question}{'***' if question else ''}"
+
+
+async def wait_for_server(
+    redis: Redis,
+    url: str,
+    *,
+    limit_s: float = 30.0,
+    logs: bool = True,
+    refused_is_final: bool = False,
+    advice: str = START_ADVICE,
+) -> None:
     """Return once the server answers and has loaded its data; one that only refuses writes can be read.
 
     Args:
         redis: a client of either kind.
         url: the URL of that client, for the message.
         limit_s: seconds to retry while the server does not answer, loads its data, or refuses temporarily.
+        logs: log a warning after ``QUIET_S``.
+        refused_is_final: do not retry if this machine refuses the connection: nothing listens at the address.
+        advice: what to do if there is no server, for the message.
 
     Raises:
         ServerUnavailable: the server was not usable within the limit; says where, why, and what to do.
@@ -213,18 +252,20 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
     started = loop.time()
     deadline, warn_at = started + limit_s, started + QUIET_S
     backoff = Backoff(*PING_WAIT_S)
+    cause: Exception
     while True:
         try:
             async with asyncio.timeout_at(deadline):
                 await _ping_once(redis)
-        except redis_errors.BusyLoadingError:
-            why, is_there = "it is loading its data", True
+        except redis_errors.BusyLoadingError as error:
+            why, cause, is_there = "it is loading its data", error, True
         except (redis_errors.RedisError, OSError) as error:
             if refuses_only_writes(error):
                 return
             _raise_if_permanent(error, url)
-            why = str(error) or type(error).__name__
-            is_there = has_answered(error)
+            if refused_is_final and (refused := _local_refusal(error, url)):
+                raise ServerUnavailable(f"no usable Redis at {safe_url(url)}: {refused}. {advice}") from error
+            why, cause, is_there = str(error) or type(error).__name__, error, has_answered(error)
         else:
             return
         wait_s = backoff.next_s()
@@ -232,15 +273,93 @@ async def wait_for_server(redis: Redis, url: str, *, limit_s: float = 30.0) -> N
             if is_there:
                 raise ServerUnavailable(
                     f"Redis at {safe_url(url)} was not usable within {limit_s:g} s: {why.rstrip('.')}. Try again later"
-                )
+                ) from cause
             raise ServerUnavailable(
-                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. "
-                "Start one with `coord up`, or set COORD_REDIS_URL to a running server"
-            )
-        if loop.time() >= warn_at:
+                f"no usable Redis at {safe_url(url)} within {limit_s:g} s: {why.rstrip('.')}. {advice}"
+            ) from cause
+        if logs and loop.time() >= warn_at:
             warn_at = deadline
-            log.warning("redis.awaited", url=safe_url(url), seconds=limit_s, why=why, **({} if is_there else HINT))
+            log.warning(
+                "redis.awaited", url=safe_url(url), seconds=limit_s, why=why, **({} if is_there else {"hint": HINT})
+            )
         await asyncio.sleep(wait_s)
+
+
+async def await_server(settings: Settings, url: str | None = None) -> tuple[str, Settings]:
+    """Wait without a limit until a server answers at the address that ``locate`` returns, and return what it returns.
+
+    For processes that run until they are stopped. The address may be published while they wait. They log every few
+    seconds what they wait for.
+
+    Raises: as ``wait_for_server``, except for ``ServerUnavailable``.
+    """
+    notice = WaitNotice()
+    limit_s = QUIET_S
+    while True:
+        place, found = locate(settings, url)
+        redis = connect_worker(place, found)
+        try:
+            await wait_for_server(redis, place, limit_s=limit_s, logs=False)
+        except ServerUnavailable as error:
+            notice.log(error, place)
+            limit_s = ROUND_S
+        else:
+            return place, found
+        finally:
+            await redis.aclose()
+
+
+class WaitNotice:
+    """Logs that this process waits for a server: after a second, and again every ``NOTICE_S``.
+
+    Several that wait in one process log once together.
+    """
+
+    _logged_at: ClassVar[float] = -math.inf
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def log(self, error: CoordError, place: str = "") -> None:
+        """Log the error of an attempt to reach the server, unless it is too early.
+
+        Args:
+            error: of ``wait_for_server``.
+            place: the URL of the server; empty: the error names it.
+        """
+        now = time.monotonic()
+        if now - self._began < QUIET_S / 2 or now - WaitNotice._logged_at < NOTICE_S:
+            return
+        WaitNotice._logged_at = now
+        fields = {"url": safe_url(place)} if place else {}
+        why = str(error.__cause__ or error)
+        log.warning("redis.awaited", **fields, waited_s=round(now - self._began), why=why, hint=HINT)
+
+
+def _local_refusal(error: Exception, url: str) -> str:
+    """Return why nothing can listen at an address of this machine; '' if it is another one, or another error."""
+    if url.startswith("unix://"):
+        if _caused_by(error, (FileNotFoundError,)):
+            return "there is no such socket"
+        return "nothing listens on this socket" if _caused_by(error, (ConnectionRefusedError,)) else ""
+    return "nothing listens on this port" if _is_loopback(url) and _is_refusal(error) else ""
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return True if every address of the host refuses the connection, or is none of this machine."""
+    if _caused_by(error, (ConnectionRefusedError,)):
+        return True
+    # asyncio reports several addresses (127.0.0.1 and ::1 of localhost) as one OSError without a number.
+    numbers = [int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))]
+    return errno.ECONNREFUSED in numbers and set(numbers) <= {errno.ECONNREFUSED, errno.EADDRNOTAVAIL}
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -24,8 +24,8 @@ import uvloop
 from redis import exceptions as redis_errors
 
 from coord import config, logs, standard_streams
-from coord.connection import locate, safe_url, wait_for_server
-from coord.errors import CoordError, ServerUnfit
+from coord.connection import await_server, safe_url, wait_for_server
+from coord.errors import CoordError, ServerUnavailable, ServerUnfit
 from coord.models.ids import check_id, new_id
 from coord.server_check import ServerReport, check_migration, check_server
 from workers.distributor import Distributor
@@ -57,9 +57,12 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         watch_stdin: also stop when standard input ends.
 
     Raises:
-        CoordError: the server cannot be used, or is unavailable.
+        CoordError: the server cannot be used.
     """
-    url, settings = locate(settings)
+    found = await _await_server(settings, watch_stdin=watch_stdin)
+    if found is None:
+        return
+    url, settings = found
     cell = WorkerContext.open(url, settings, name=f"coord-{kind}-{name}")
     loop = Loop(KINDS[kind](cell), name)
     running = asyncio.get_running_loop()
@@ -87,6 +90,38 @@ async def work(kind: str, name: str, settings: config.Settings, *, watch_stdin: 
         await cell.redis.aclose()
 
 
+async def _await_server(settings: config.Settings, *, watch_stdin: bool) -> tuple[str, config.Settings] | None:
+    """Wait until there is a server; return its URL and the settings for it, or None if the worker is stopped first."""
+    running = asyncio.get_running_loop()
+    waiting = running.create_task(await_server(settings))
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(sig, waiting.cancel)
+    stdin = _watched_stdin(waiting) if watch_stdin else None
+    try:
+        await asyncio.wait({waiting})
+    finally:
+        waiting.cancel()
+        if stdin is not None:
+            running.remove_reader(stdin)
+    return None if waiting.cancelled() else waiting.result()
+
+
+def _watched_stdin(waiting: asyncio.Task[tuple[str, config.Settings]]) -> int | None:
+    """Cancel ``waiting`` when standard input ends; return its descriptor, or None if it cannot be watched."""
+
+    def read() -> None:
+        if not os.read(stdin, 4096):
+            running.remove_reader(stdin)
+            waiting.cancel()
+
+    running, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+    try:
+        running.add_reader(stdin, read)
+    except OSError:  # /dev/null and files: ``work`` reports them
+        return None
+    return stdin
+
+
 async def _reach(cell: WorkerContext, loop: Loop) -> ServerReport | None:
     """Wait for the server and check it; return the report, or None if the worker is stopped meanwhile."""
     waiting = asyncio.create_task(_find(cell))
@@ -102,7 +137,8 @@ async def _reach(cell: WorkerContext, loop: Loop) -> ServerReport | None:
 
 async def _find(cell: WorkerContext) -> ServerReport:
     while True:
-        await wait_for_server(cell.redis, cell.url)
+        with contextlib.suppress(ServerUnavailable):  # lost again: go on waiting
+            await wait_for_server(cell.redis, cell.url)
         try:
             return await check_server(cell.redis, cell.settings)
         except (redis_errors.RedisError, OSError) as error:

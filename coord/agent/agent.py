@@ -13,7 +13,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from coord import codec
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
@@ -30,11 +29,12 @@ from coord.arguments import (
     encode_fields,
 )
 from coord.config import Settings
-from coord.connection import locate
-from coord.errors import ConfigError, FactInvalid
+from coord.connection import await_server, locate
+from coord.errors import ConfigError, FactInvalid, ServerUnavailable
+from coord.field_errors import decode_argument
 from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.facts import TYPE_OF, AgentRegistered
+from coord.models.facts import AgentRegistered
 from coord.models.ids import check_id, new_id
 from coord.program_settings import load_in_program
 
@@ -172,8 +172,8 @@ class Agent:
         """
         capabilities = tuple(dict.fromkeys((*self._capabilities, *self.handlers)))
         declared = {**self._declared, "capabilities": capabilities, "incarnation": incarnation}
-        fields = {b"type": TYPE_OF[AgentRegistered].encode(), b"data": encode_fields(declared)}
-        fact = codec.decode_fact("in:registry", fields, self.settings.max_entry_bytes)
+        data = encode_fields(declared)
+        fact = decode_argument("in:registry", AgentRegistered, data, self.settings.max_entry_bytes)
         assert isinstance(fact, AgentRegistered)  # noqa: S101 -- for the type checker: the type says so
         if not fact.capacity:
             raise FactInvalid("capacity must be at least 1")
@@ -316,10 +316,12 @@ class Agent:
     async def serve(self) -> None:
         """Start, and serve until ``stop`` is called; if it is cancelled, it stops without grace.
 
+        At the start it waits for a server without a limit, and logs a warning every few seconds; ``start`` gives up.
+
         Raises:
             AgentSuperseded: a newer process took this agent id; this agent has stopped.
         """
-        session = self._session or await self._start()
+        session = self._session or await self._start(is_patient=True)
         if session is None:
             return
         try:
@@ -343,12 +345,12 @@ class Agent:
         if await self._start() is None:
             raise ConfigError(f"agent '{self.agent_id}' was stopped before it had started")
 
-    async def _start(self) -> Session | None:
+    async def _start(self, *, is_patient: bool = False) -> Session | None:
         """Return the session once it is registered; None if ``stop`` was called first."""
         await self._wait_until_left()
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running already")
-        starting = self._starting = asyncio.create_task(self._begin())
+        starting = self._starting = asyncio.create_task(self._begin(is_patient=is_patient))
         try:
             await asyncio.wait([starting])
         except asyncio.CancelledError:
@@ -375,7 +377,14 @@ class Agent:
             return  # it handles messages
         log.warning("agent.no_handlers", agent_id=self.agent_id, capabilities=list(self._capabilities), hint=hint)
 
-    async def _begin(self) -> Session:
+    async def _open(self, spec: AgentSpec, *, is_patient: bool) -> Session:
+        """Connect; ``is_patient``: wait for a server without a limit."""
+        while is_patient:
+            with suppress(ServerUnavailable):  # lost again before the session was open
+                return await Session.open(spec, *await await_server(self.settings, self._url))
+        return await Session.open(spec, *locate(self.settings, self._url))
+
+    async def _begin(self, *, is_patient: bool) -> Session:
         self._warn_without_handlers()
         spec = AgentSpec(
             self._registration(new_id()),
@@ -385,7 +394,7 @@ class Agent:
             self._message_concurrency,
             self._forget_after,
         )
-        session = await Session.open(spec, *locate(self.settings, self._url))
+        session = await self._open(spec, is_patient=is_patient)
         try:
             for function in self._start_hooks:
                 await function()

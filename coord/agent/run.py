@@ -52,9 +52,9 @@ def run(*agents: Runnable, configure_logging: bool = True) -> None:
 
     Raises:
         ConfigError: it is called in an event loop or outside the main thread, or with no agent, or with one twice.
-        SystemExit: in one line, why they cannot continue: no Redis answers (``ServerUnavailable``), or a newer process
-            took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its cause; to
-            handle it, serve the agents with ``Agent.serve``.
+        SystemExit: in one line, why they cannot continue: Redis refuses the password (``ConfigError``), or a newer
+            process took the id of one of them (``AgentSuperseded``) and the others were drained. The error is its
+            cause; to handle it, serve the agents with ``Agent.serve``. If no Redis answers, they wait for one.
     """
     if not agents:
         raise ConfigError("name at least one agent to run")

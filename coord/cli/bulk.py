@@ -380,7 +380,7 @@ def read_lines(
         try:
             line = _decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise FactInvalid(f"{name} line {number}: {_decode_error(str(error))}") from None
+            raise FactInvalid(f"{name} line {number}: {_decode_error(str(error), raw)}") from None
         own = {field: value for field in _TaskLine.__struct_fields__ if (value := getattr(line, field)) is not None}
         spec = {**({"task_type": task_type} if task_type else {}), **common, **own}
         if "task_type" not in spec:
@@ -420,11 +420,13 @@ def check_line(line: Line, name: str, max_bytes: int) -> None:
         raise FactInvalid(f"{name} line {line.number}: {str(error).removeprefix('field ')}") from None
 
 
-def _decode_error(error: str) -> str:
-    """Return an error of msgspec, with the nearest known field for an unknown one."""
+def _decode_error(error: str, raw: bytes) -> str:
+    """Return an error of msgspec about a line, with the nearest known field for an unknown one."""
+    from coord.field_errors import explain
+
     unknown = error.removeprefix("Object contains unknown field `")
     if unknown == error:
-        return error.replace("`", "'")
+        return explain(error, _TaskLine, raw).replace("`", "'")
     field = unknown.partition("`")[0]
     near = difflib.get_close_matches(field, _TaskLine.__struct_fields__, n=1)
     known = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_TaskLine.__struct_fields__)}"

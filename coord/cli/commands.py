@@ -39,9 +39,12 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from coord.cli.help import Command
+from coord.suggestions import closest
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RedisUrl = Annotated[
@@ -62,9 +65,28 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+class _Group(TyperGroup):
+    """A command with subcommands that says once which one may be meant: Click and Typer both suggest it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the subcommand that the arguments name.
+
+        Raises:
+            click.UsageError: there is none; suggests the nearest.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            near = closest(args[0], self.list_commands(ctx))
+            step = f"Did you mean {near!r}?" if near else f"There are {', '.join(self.list_commands(ctx))}."
+            raise click.UsageError(f"No such command {args[0]!r}. {step}", ctx) from None
+
+
 def root() -> typer.Typer:
     """Return the command ``coord`` itself, with completion for the shells that typer supports."""
-    return typer.Typer(name="coord", **_SETTINGS)
+    return typer.Typer(name="coord", cls=_Group, **_SETTINGS)
 
 
 def group(name: str, summary: str) -> typer.Typer:
@@ -74,7 +96,7 @@ def group(name: str, summary: str) -> typer.Typer:
         name: as typed.
         summary: its help, one sentence.
     """
-    return typer.Typer(name=name, help=summary, add_completion=False, **_SETTINGS)
+    return typer.Typer(name=name, cls=_Group, help=summary, add_completion=False, **_SETTINGS)
 
 
 def register(

@@ -9,7 +9,8 @@ import typer
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import write_json, write_line
-from coord.cli.session import ask
+from coord.cli.session import ask, empty_sentence
+from coord.errors import ServerUnfit
 
 if TYPE_CHECKING:
     from coord import Client
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
     """Check that the counters, records, queues and inboxes of a cell are consistent. Read-only; safe on a running cell.
 
-    Exit code 0: consistent; 1: there are findings; 2: the check could not run.
+    Exit code 0: consistent; 1: there are findings; 2: the check could not run, or the namespace is empty.
 
     Examples:
         coord fsck
         coord fsck --json | jq .findings
     """
-    cell, report = ask(_examine, redis_url=redis_url, namespace=namespace)
+    cell, report = ask(_examine, redis_url=redis_url, namespace=namespace, warns_of_empty=False)
     if json:
         write_json(report)
     else:
@@ -40,7 +41,10 @@ async def _examine(client: Client) -> tuple[str, FsckReport]:
     from coord.fsck import examine
 
     cell = client.connection  # fsck reads keys that no method of the client reads
-    return cell.settings.namespace, await examine(cell.redis, cell.keys, settings=cell.settings)
+    report = await examine(cell.redis, cell.keys, settings=cell.settings)
+    if not report.tasks and not report.findings and await client.is_empty():
+        raise ServerUnfit(f"nothing to check: {empty_sentence(cell.settings.namespace)}")
+    return cell.settings.namespace, report
 
 
 def _summary(report: FsckReport, namespace: str) -> str:

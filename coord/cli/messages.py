@@ -8,7 +8,16 @@ import typer
 
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import hint_next_page, moment, write_fields, write_items, write_json, write_line, write_table
+from coord.cli.known_agents import check_receiver
+from coord.cli.output import (
+    hint_next_page,
+    moment,
+    write_fields,
+    write_items,
+    write_json,
+    write_line,
+    write_table,
+)
 from coord.cli.parse import Duration
 from coord.cli.session import ask
 from coord.cli.styles import MESSAGE_STATUS, age
@@ -17,6 +26,7 @@ from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.client.client import Receipt
     from coord.queries import MessagePage
 
 
@@ -58,8 +68,10 @@ def send(
         coord messages send ocr-1 - --priority high --ttl 30s < order.json
     """
     body = parse.payload(payload)
-    receipt = ask(
-        lambda client: client.send(
+
+    async def work(client: Client) -> Receipt:
+        await check_receiver(client, receiver)
+        return await client.send(
             receiver,
             body,
             sender_id=sender,
@@ -69,10 +81,9 @@ def send(
             reply_to=reply_to,
             message_id=message_id,
             timeout=wait,
-        ),
-        redis_url=redis_url,
-        namespace=namespace,
-    )
+        )
+
+    receipt = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_json(receipt)
     else:

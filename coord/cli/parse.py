@@ -12,10 +12,12 @@ from typing import Any
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from coord.durations import EXPECTED, NUMBER, UNITS, parse_duration
 from coord.errors import ConfigError
 from coord.models.tasks import check_moment
+from coord.suggestions import closest
 
 _DURATION_WITH_UNIT = re.compile(rf"({NUMBER})(ms|s|m|h|d)")
 
@@ -57,6 +59,33 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic in click 8.
         if seconds > self._maximum:
             raise ConfigError(f"{option} must be {self._maximum:g} seconds or less, got {value}")
         return seconds
+
+
+class StrategyName(click.ParamType):  # type: ignore[type-arg] # generic in click 8.4 only
+    """The type of every argument and option that takes the name of a placement strategy."""
+
+    name = "strategy"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name.
+
+        Raises:
+            ConfigError: there is no such strategy; lists them.
+        """
+        from coord.placement import STRATEGIES  # slow, so not at the top
+
+        if value not in STRATEGIES:
+            option = param.opts[0] if isinstance(param, click.Option) else self.name
+            near = closest(value, STRATEGIES)
+            step = f"; did you mean {near!r}?" if near else ""
+            raise ConfigError(f"{option} {value!r} is not one of {', '.join(sorted(STRATEGIES))}{step}")
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the strategies that start with what was typed."""
+        from coord.placement import STRATEGIES
+
+        return [CompletionItem(name) for name in sorted(STRATEGIES) if name.startswith(incomplete)]
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
@@ -132,6 +161,18 @@ def _moment(text: str, option: str, *, ahead: bool) -> datetime:
             f"got {text!r}"
         ) from None
     return parsed if parsed.tzinfo else parsed.astimezone()
+
+
+def upcoming(text: str, option: str) -> datetime:
+    """Parse a point in time that must be in the future.
+
+    Raises:
+        ConfigError: it is no point in time, or in the past.
+    """
+    parsed = moment(text, option, ahead=True)
+    if parsed <= datetime.now(UTC):
+        raise ConfigError(f"{option} must be in the future, got {text!r}; write 5m for 5 minutes from now")
+    return parsed
 
 
 def is_distance(text: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from coord.cli.output import hint
 from coord.config import Settings, load, option_of
+from coord.errors import ServerUnfit
 
 if TYPE_CHECKING:
     from coord import Client
@@ -15,6 +18,8 @@ T = TypeVar("T")
 
 #: Seconds to wait for the server: a person is waiting, and a script can retry.
 REACH_S = 5.0
+#: Seconds after which a command says that it waits.
+SILENCE_S = 1.0
 
 
 def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) -> Settings:
@@ -30,19 +35,33 @@ def settings_of(*, redis_url: str | None, namespace: str | None, **others: Any) 
     return load(redis_url=redis_url, namespace=namespace, **others)
 
 
-def ask(work: Callable[[Client], Awaitable[T]], *, redis_url: str | None = None, namespace: str | None = None) -> T:
+def ask(
+    work: Callable[[Client], Awaitable[T]],
+    *,
+    redis_url: str | None = None,
+    namespace: str | None = None,
+    warns_of_empty: bool = True,
+) -> T:
     """Run ``work`` with an open client and return its result.
 
     Args:
         work: a function of the client, such as ``lambda client: client.task(task_id)``; Ctrl-C cancels it.
         redis_url: the option of that name.
         namespace: the option of that name.
+        warns_of_empty: print a hint if a namespace other than the default is empty.
 
     Raises:
         CoordError: a setting is invalid, Redis is unavailable or refuses a command, or ``work`` raised it.
     """
     settings = settings_of(redis_url=redis_url, namespace=namespace)
-    return asyncio.run(_ask(work, settings))
+    is_named = warns_of_empty and settings.namespace != Settings().namespace
+
+    async def warned(client: Client) -> T:
+        if is_named:
+            await _warn_of_empty(client)
+        return await work(client)
+
+    return asyncio.run(_ask(warned, settings))
 
 
 async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
@@ -65,8 +84,35 @@ async def _work(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T
     from coord.connection import locate, read_failure, safe_url
 
     url, settings = locate(settings)
-    async with Client(url, settings=settings, reach_s=REACH_S) as client:
+    async with await _opened(Client(url, settings=settings, reach_s=REACH_S), safe_url(url)) as client:
         try:
             return await work(client)
         except RedisError as error:
             raise read_failure(error, safe_url(url)) from error
+
+
+async def _opened(client: Client, place: str) -> Client:
+    """Open a client; after a second without an answer print a hint that it waits."""
+    client.connection.refused_is_final = True
+    waiting = f"waiting up to {REACH_S:g} s for Redis at {place}"
+    late = asyncio.get_running_loop().call_later(SILENCE_S, hint, waiting)
+    try:
+        await client.open()
+    finally:
+        late.cancel()
+    return client
+
+
+async def _warn_of_empty(client: Client) -> None:
+    """Print a hint if the namespace is empty: it may be mistyped, and a list of nothing would look like an answer."""
+    with contextlib.suppress(ServerUnfit):  # a user who may submit and not read
+        if await client.is_empty():
+            hint(empty_sentence(client.settings.namespace))
+
+
+def empty_sentence(namespace: str) -> str:
+    """Return the sentence about a namespace without a cell."""
+    return (
+        f"namespace '{namespace}' is empty: no worker has started in it and nothing was submitted to it; "
+        "check --namespace and COORD_NAMESPACE"
+    )

@@ -8,6 +8,7 @@ import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import write_items, write_json, write_line, write_table
+from coord.cli.parse import StrategyName
 from coord.cli.session import ask
 from coord.config import LIVE
 from coord.errors import ConfigError
@@ -113,7 +114,10 @@ def show_strategy(*, json: AsJson = False, redis_url: RedisUrl = None, namespace
 
 
 def set_strategy(
-    name: Annotated[str, typer.Argument(help="Name of the strategy.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(click_type=StrategyName(), metavar="NAME", help="Name of the strategy.", show_default=False),
+    ],
     *,
     json: AsJson = False,
     redis_url: RedisUrl = None,

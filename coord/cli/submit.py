@@ -11,10 +11,12 @@ import typer
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
+from coord.cli.known_agents import warn_of_unknown
 from coord.cli.output import hint, interruptible, write_json, write_line
-from coord.cli.parse import Duration
+from coord.cli.parse import Duration, StrategyName
 from coord.cli.session import ask
 from coord.errors import ConfigError, CoordError, FactInvalid, IdInvalid, ResultTimeout
+from coord.models.agents import AgentType
 from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ OPTION_OF = {
     "requirements.agent_id": "--agent",
     "requirements.min_health_score": "--min-health",
 }
-_FIELD_ERROR = re.compile(r"(?:field 'data': )?(.+) - at (?:`key` in )?`\$\.([a-z_.]+).*`")
+#: A field at the start of an error, and the place in it, such as ``requirements.tags[0]``.
+_FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)[^ ]*(?= )")
 #: Maximum delay: a year.
 _MAX_DELAY_S = 31_536_000
 
@@ -77,7 +80,7 @@ def submit(
         list[str] | None,
         typer.Option(help="Capability that the agent must have; repeatable.", show_default="TYPE"),
     ] = None,
-    agent_type: Annotated[str | None, typer.Option(help="Type that the agent must have.")] = None,
+    agent_type: Annotated[AgentType | None, typer.Option(help="Type that the agent must have.")] = None,
     service: Annotated[list[str] | None, typer.Option(help="Service that the agent must have; repeatable.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Tag that the agent must have; repeatable.")] = None,
     label: Annotated[
@@ -85,7 +88,9 @@ def submit(
     ] = None,
     agent: Annotated[str | None, typer.Option(metavar="ID", help="Run the task on this agent only.")] = None,
     min_health: Annotated[float | None, typer.Option(min=0, max=1, help="Minimum health of the agent, 0 to 1.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Placement strategy for this task.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(click_type=StrategyName(), metavar="NAME", help="Placement strategy for this task.")
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(click_type=Duration(above=True), metavar="TIME", help="Timeout of one attempt: 30s, 5m."),
@@ -140,10 +145,11 @@ def submit(
         "timeout": timeout,
         "delay": delay,
         "run_at": parse.moment(run_at, "--run-at", ahead=True) if run_at else None,
-        "deadline": parse.moment(deadline, "--deadline", ahead=True) if deadline else None,
+        "deadline": parse.upcoming(deadline, "--deadline") if deadline else None,
         "retry": _given(max_attempts=max_attempts, backoff=backoff),
     }
     common = _given(**common) or {}
+    _refuse_if(wait_timeout is not None and not wait, "--wait-timeout needs --wait: it limits the time to wait")
     if file is not None:
         from coord.cli import bulk
 
@@ -171,10 +177,13 @@ def submit(
 async def _submit_one(
     client: Client, spec: dict[str, Any], *, wait: bool, wait_timeout: float | None, json: bool
 ) -> ExitCode:
+    agent_id = (spec.get("requirements") or {}).get("agent_id")
     try:
         (handle,) = await client.submit_many([spec])
+        if agent_id is not None:
+            await warn_of_unknown(client, agent_id)
     except (FactInvalid, IdInvalid) as error:
-        raise type(error)(option_error(str(error), spec)) from None
+        raise type(error)(option_error(str(error))) from None
     if wait:
         with interruptible(_continuation(handle.task_id)):
             return await outcome_of(handle, wait_timeout, json=json)
@@ -213,24 +222,15 @@ def _continuation(task_id: str) -> str:
     )
 
 
-def option_error(message: str, spec: dict[str, Any]) -> str:
+def option_error(message: str) -> str:
     """Return the error of a field of a task as an error of the option that sets the field."""
     message = message.removeprefix("specs[0]: ")
-    found = _FIELD_ERROR.fullmatch(message)
-    if found is None:
-        field, space, rest = message.partition(" ")
-        return f"{OPTION_OF[field]}{space}{rest}" if field in OPTION_OF else message.removeprefix("field 'data': ")
-    problem, path = found[1], found[2]
-    value: Any = spec
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    if "matching regex '^[A-Za-z0-9._@-]" in problem:
-        expected = "must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -"
-    elif problem == "Expected `str` of length >= 1":
-        expected = "must not be empty"
-    else:
-        expected = problem.replace("`", "").replace("Expected", "must be")
-    return f"{OPTION_OF.get(path, path)} {expected}, got {value!r}"
+    place, field = _FIELD.match(message), ""
+    if place is not None:
+        field = place[1]
+        while field not in OPTION_OF and "." in field:
+            field = field.rpartition(".")[0]
+    return f"{OPTION_OF[field]}{message[len(place[0]) :]}" if place is not None and field in OPTION_OF else message
 
 
 def _given(**options: Any) -> dict[str, Any] | None:

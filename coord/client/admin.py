@@ -16,9 +16,10 @@ from coord.arguments import as_seconds, check_finite, encode_fields
 from coord.client.answers import Answer
 from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
-from coord.client.submission import StrategyName
+from coord.client.submission import StrategyName, check_strategy
 from coord.connection import reading
-from coord.errors import EntryNotFound, FactInvalid
+from coord.errors import ConfigError, EntryNotFound, FactInvalid
+from coord.field_errors import decode_argument
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.control import (
@@ -34,7 +35,6 @@ from coord.models.control import (
     TaskReplayed,
 )
 from coord.models.dead_letters import DeadKind
-from coord.models.facts import TYPE_OF
 from coord.models.ids import check_id
 from coord.streams import Append
 
@@ -68,6 +68,7 @@ class Admin:
         Raises:
             ConfigError: there is no such strategy; names the strategies that there are.
         """
+        check_strategy(name, ConfigError)
         await self._control("distributor", StrategySet(name), timeout)
 
     async def set_setting(self, name: str, value: str | float | None, *, timeout: float = ANSWER_S) -> None:
@@ -82,6 +83,7 @@ class Admin:
             ConfigError: it is not a live setting, or the value does not fit; names the valid ones.
         """
         if name == "strategy" and value is not None:
+            check_strategy(value, ConfigError)
             await self._control("distributor", StrategySet(str(value)), timeout)
             return
         # The worker's own check, so that a mistake raises here and does not become a dead letter.
@@ -245,8 +247,7 @@ class Admin:
 def _check(append: Append, max_bytes: int) -> None:
     """Apply the worker's own checks, so that a mistake raises here and does not become a dead letter."""
     check_finite(append.fact, "")
-    fields = {b"type": TYPE_OF[type(append.fact)].encode(), b"data": encode_fields(append.fact)}
-    codec.decode_fact(append.stream, fields, max_bytes)
+    decode_argument(append.stream, type(append.fact), encode_fields(append.fact), max_bytes)
 
 
 def _data(answer: Answer) -> Any:

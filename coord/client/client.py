@@ -495,6 +495,11 @@ class Client:
         with reading():
             return await queries.get_write_refusal(self.connection.redis)
 
+    async def is_empty(self) -> bool:
+        """Return True if no worker has started in the namespace and nothing was submitted to it; one round trip."""
+        with reading():
+            return await queries.is_empty_cell(self.connection.redis, self.connection.keys)
+
     async def memory_use(self) -> MemoryUse:
         """Measure the memory of the cell by kind of key; reads a sample of the keyspace."""
         with reading():

@@ -77,6 +77,8 @@ class ClientConnection:
         check_connection_options(url, settings)
         self.settings = settings if settings is not None else load_in_program()
         self.caller = new_id()  #: id under which this client receives answers, from open to close
+        #: ``open`` fails at once if nothing listens at the address, and logs nothing: for commands, which say it.
+        self.refused_is_final = False
         self._url = url
         self._reach_s = as_seconds(reach_s, "reach_s")
         self._keys = Keys(self.settings.namespace)
@@ -100,7 +102,8 @@ class ClientConnection:
         url, settings = locate(self.settings, self._url)
         redis = connect(url, settings)
         try:
-            await wait_for_server(redis, url, limit_s=self._reach_s)
+            final = self.refused_is_final
+            await wait_for_server(redis, url, limit_s=self._reach_s, logs=not final, refused_is_final=final)
         except BaseException:
             await redis.aclose()
             raise

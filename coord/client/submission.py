@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_args
 
 from msgspec import Struct
 
 from coord import codec
 from coord.arguments import as_words, check_finite, check_known, check_payload, encode_fields
-from coord.errors import FactInvalid
-from coord.models.facts import TYPE_OF, Fact, MessageSent
+from coord.errors import CoordError, FactInvalid
+from coord.field_errors import decode_argument
+from coord.models.agents import AgentType
+from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
 from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.streams import MAX_BATCHED_BYTES, Append, max_facts_per_entry
+from coord.suggestions import closest
 
 #: Maximum number of tasks in one entry.
 MAX_TASKS_PER_ENTRY = 64
@@ -26,6 +29,10 @@ MAX_TASKS_PER_ENTRY = 64
 PriorityName: TypeAlias = Literal["urgent", "critical", "high", "normal", "low"]
 #: The names of the strategies in ``coord.placement.STRATEGIES``.
 StrategyName: TypeAlias = Literal["least_connections", "round_robin", "random"]
+#: The same, to check a name.
+STRATEGY_NAMES: tuple[str, ...] = tuple(sorted(get_args(StrategyName)))
+#: The types that an agent can have.
+AGENT_TYPES = tuple(str(kind.value) for kind in AgentType)
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
@@ -104,6 +111,8 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
         "payload": spec.payload,
         "requirements": _requirements(spec),
     }
+    if spec.strategy is not None:
+        check_strategy(spec.strategy)
     for name in _OPTIONS:
         if (value := getattr(spec, name)) is not None:
             check_finite(value, name)
@@ -183,6 +192,29 @@ def _priority(name: str) -> Priority:
         raise FactInvalid(f"priority: expected one of {', '.join(Priority)}, not {name!r}") from None
 
 
+def check_strategy(name: object, error: type[CoordError] = FactInvalid) -> None:
+    """Check that there is a placement strategy of this name: a worker would make a dead letter of a mistyped one.
+
+    Raises:
+        CoordError: there is none: an ``error`` that names the strategies that there are.
+    """
+    if name not in STRATEGY_NAMES:
+        raise error(_not_one_of("strategy", name, STRATEGY_NAMES))
+
+
+def _check_agent_type(requirements: Requirements | Mapping[str, Any]) -> None:
+    """Check that agents of the required type can exist: the task would wait for one forever."""
+    name = requirements.agent_type if isinstance(requirements, Requirements) else requirements.get("agent_type")
+    if name is not None and name not in AGENT_TYPES:
+        raise FactInvalid(_not_one_of("requirements.agent_type", name, AGENT_TYPES))
+
+
+def _not_one_of(field: str, value: object, known: Sequence[str]) -> str:
+    near = closest(value, known) if isinstance(value, str) else None
+    step = f"; did you mean {near!r}?" if near else ""
+    return f"{field} {value!r} is not one of {', '.join(known)}{step}"
+
+
 def spec_of(value: TaskSpec | Mapping[str, Any]) -> TaskSpec:
     """Return a ``TaskSpec``, also from a mapping of its fields.
 
@@ -208,6 +240,7 @@ def _requirements(spec: TaskSpec) -> Any:
         raise FactInvalid(f"requirements: expected Requirements or a mapping of its fields, not {type(given).__name__}")
     check_known(given, Requirements, "requirements")
     check_finite(given, "requirements")
+    _check_agent_type(given)
     if capabilities is None:
         return given
     fields = dict(given) if isinstance(given, Mapping) else codec.decode_json(codec.encode(given))
@@ -224,4 +257,4 @@ def build_fact(
     Raises: as ``task_append``.
     """
     data = encode_fields(fields)
-    return codec.decode_fact(stream, {b"type": TYPE_OF[kind].encode(), b"data": data}, max_bytes), data
+    return decode_argument(stream, kind, data, max_bytes), data

@@ -20,6 +20,7 @@ from coord.client.connection import FactHandle
 from coord.client.handle import TaskHandle
 from coord.client.submission import TaskSpec
 from coord.config import Settings
+from coord.connection import WaitNotice
 from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerFull, ServerUnavailable, UnknownAgent
 from coord.gateway.schemas import entry_time
 from coord.models.agents import AgentRecord, AgentStatus
@@ -153,12 +154,13 @@ class Backend:
 
     async def _open(self, failed: Callable[[CoordError], None]) -> None:
         logged = ""
+        notice = WaitNotice()
         while True:
             client = Client(settings=self.settings, reach_s=OPEN_S)
             try:
                 await client.open()
             except (ServerUnavailable, ServerFull) as error:
-                log.debug("redis.awaited", error=str(error))
+                notice.log(error)
             except CoordError as error:
                 failed(error)
                 return

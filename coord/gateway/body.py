@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from coord import codec
 from coord.config import Settings
+from coord.field_errors import enum_values
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import SeenKeys, key_of
 
@@ -148,6 +149,8 @@ def decode(body: bytes, kind: type[T], at: tuple[str, ...] = ("body",)) -> T:
         raise not_json("nested too deeply") from None
     except msgspec.ValidationError as error:
         problem = problem_of(str(error), at)
+        if problem.msg.startswith("Invalid enum value") and (known := enum_values(kind, problem.loc[len(at) :])):
+            problem = Problem(problem.loc, f"{problem.msg}; valid are {', '.join(known)}", problem.type)
         raise RequestError("body_invalid", _sentence(problem), [problem]) from None
     except msgspec.DecodeError as error:
         raise not_json(str(error)) from None

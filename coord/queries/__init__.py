@@ -15,6 +15,7 @@ from coord.queries.agents import (
     list_agent_ids,
     list_agents,
 )
+from coord.queries.cell import is_empty_cell
 from coord.queries.dead_letters import (
     count_dead_letters,
     get_dead_entry,
@@ -94,6 +95,7 @@ __all__ = [
     "get_tasks",
     "get_time",
     "get_write_refusal",
+    "is_empty_cell",
     "list_agent_ids",
     "list_agents",
     "list_dead_entries",

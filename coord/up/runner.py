@@ -44,6 +44,8 @@ from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor
 
 #: Seconds that an external server gets to answer at the start: a service manager retries, a person has mistyped.
 EXTERNAL_LIMIT_S = 10.0
+#: What to do if there is none at its address.
+EXTERNAL_ADVICE = "Start that server; without --redis-url and COORD_REDIS_URL, coord up starts one itself"
 #: Seconds without output after which a message says what the start waits for.
 SILENCE_S = 1.0
 #: Seconds between two checks whether the workers are ready.
@@ -145,7 +147,7 @@ class LocalCell:
         """Return the server's report, or None after a shutdown request."""
 
         async def check() -> ServerReport:
-            await wait_for_server(redis, url, limit_s=EXTERNAL_LIMIT_S)
+            await wait_for_server(redis, url, limit_s=EXTERNAL_LIMIT_S, logs=False, advice=EXTERNAL_ADVICE)
             return await check_server(redis, settings)
 
         waiting = ("redis.awaited", f"waiting for Redis at {safe_url(url)}")

@@ -14,6 +14,7 @@ import pytest
 from coord.client.client import Receipt
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.errors import AgentNotFound
 from coord.models.events import Event
 from coord.models.messages import MessageRecord, MessageStatus
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
@@ -71,11 +72,14 @@ def test_a_message_is_sent_listed_and_shown(coord: Coord) -> None:
     assert (shown["from"], shown["status"], shown["payload"]) == ("ops", "delivered", '{"text":"hi"}')
 
 
-def test_a_message_that_cannot_be_delivered(coord: Coord) -> None:
-    """The answer is no; its record says why."""
+def test_a_message_that_cannot_be_delivered(coord: Coord, live: LiveCell) -> None:
+    """The command does not send it; the record of one that a program has sent says why it is dead."""
     result = coord("messages", "send", "nobody", "--id", "lost")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("coord: Agent 'nobody' not found; `coord agents list`")
+    assert coord("messages", "show", "lost").code == 1
+    with pytest.raises(AgentNotFound):
+        live.do(live.client.send("nobody", 1, message_id="lost"))
     found = messages_in(coord("messages", "list", "--status", "dead", "--json"))
     assert [(one.message_id, one.reason) for one in found] == [("lost", "Agent 'nobody' not found")]
 
@@ -98,8 +102,12 @@ def test_a_slip_is_named(coord: Coord, arguments: list[str], code: int, says: st
     assert says in result.err
 
 
-def test_nobody_delivers_it(coord: Coord) -> None:
-    """Without a router the message waits: 3."""
+def test_nobody_delivers_it(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a router the message to an agent that is there waits: 3."""
+
+    async def is_there(*_: object) -> None: ...
+
+    monkeypatch.setattr("coord.cli.messages.check_receiver", is_there)
     result = coord("messages", "send", "someone", "--wait", "0.05", "--namespace", "deserted-messages")
     assert result.code == 3
     assert "the message waits for one" in result.err

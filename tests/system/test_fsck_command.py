@@ -27,6 +27,8 @@ def test_a_sound_cell_ends_with_0(
     server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line says how much was looked at."""
+    with sync_redis.Redis.from_url(server.url) as client:
+        client.xgroup_create(Keys(namespace).of("in:registry"), "registry", mkstream=True)  # as a worker does
     assert _fsck(monkeypatch, "--redis-url", server.url, "--namespace", namespace) == 0
     assert capsys.readouterr().out == f"{namespace}: 0 tasks, no findings\n"
 

@@ -166,6 +166,16 @@ async def test_a_field_that_does_not_fit_is_named(
     assert (problem["loc"], problem["type"]) == (["body", *loc], kind)
 
 
+async def test_an_unknown_word_is_answered_with_the_known_ones(http: Caller) -> None:
+    """The types and statuses of agents, at any depth of the body."""
+    for path, body, known in (
+        ("/agents/register", {"agent_id": "a", "agent_type": "llm"}, "coordinator, worker, specialist, "),
+        ("/agents/a1/heartbeat", {"status": "sleepy"}, "active, inactive, busy, "),
+    ):
+        (problem,) = assert_error(await http.post(path, json=body), 422, "body_invalid")
+        assert f"; valid are {known}" in problem["msg"]
+
+
 async def test_a_priority_that_is_none_is_a_400(http: Caller) -> None:
     """As the table of the contract has it."""
     answer = await http.post("/tasks/submit", json={"task_data": {}, "priority": "soon"})
