@@ -117,7 +117,8 @@ def _watched_stdin(waiting: asyncio.Task[tuple[str, config.Settings]]) -> int | 
     running, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
     try:
         running.add_reader(stdin, read)
-    except OSError:  # /dev/null and files: ``work`` reports them
+    except OSError:  # /dev/null and files cannot be watched; they are at their end, or will be at once
+        waiting.cancel()
         return None
     return stdin
 

@@ -194,7 +194,7 @@ def list_(
         right=["attempt", "age", "duration"],
         styles={"state": TASK_STATE},
     )
-    if total is not None:
+    if total:
         hint(f"{len(page.tasks):,} of {total:,} task{'' if total == 1 else 's'}")
     if page.next is not None:
         filters = {"--state": state, "--type": task_type, "--agent": agent, "--limit": limit, "--namespace": namespace}

@@ -93,7 +93,8 @@ def test_a_cell_without_workers(
     first, memory = found.out.splitlines()
     assert (found.code, first) == (1, "no workers are running")
     assert memory.startswith("memory: ")
-    registry, distributor, router = found.err.splitlines()
+    empty, registry, distributor, router = found.err.splitlines()
+    assert empty.startswith(f"namespace '{namespace}' is empty: ")
     no = "warning: no {0} is running, so {1} wait; start one: coord worker {0}"
     assert registry == no.format("registry", "registrations and heartbeats")
     assert distributor == no.format("distributor", "submitted tasks and results")
