@@ -1,4 +1,4 @@
-"""``requeue``: a buried entry is appended anew to the stream that it came from."""
+"""``requeue``: a buried entry is appended again to the stream that it came from."""
 
 from __future__ import annotations
 

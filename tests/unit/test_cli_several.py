@@ -91,7 +91,7 @@ def test_without_a_server_the_rest_is_not_tried(capsys: pytest.CaptureFixture[st
 def test_an_error_with_json_is_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], code: str, message: str
 ) -> None:
-    """One object on standard error, whoever finds the error; the exit code is the same as without."""
+    """One object on standard error for each kind of error; the exit code is the same as without ``--json``."""
     monkeypatch.setattr("sys.argv", ["coord", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
