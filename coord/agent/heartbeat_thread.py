@@ -51,7 +51,7 @@ class Heartbeats:
         leases: returns the number of leases that the agent holds; called in the thread, as are the next four.
         listed: returns the leases that the agent holds: lease -> task id.
         is_deaf: called before each heartbeat; returns True if the agent does not read its inbox.
-        reset: called while Redis or the event loop is away, so that this time does not count as deafness.
+        reset: called while Redis does not answer or the event loop is blocked: this time does not count as deafness.
         handler_of: returns the name of the handler that an asyncio task of the agent's event loop runs, or "".
         on_sent: called in the event loop of the agent with the entry id of a heartbeat and the time of its answer.
     """
@@ -95,6 +95,7 @@ class Heartbeats:
         self._is_started = False
         self._is_over = False
         self._has_reported_block = False
+        self._unanswered = 0  # heartbeats that Redis has not answered
 
     def open(self) -> None:
         """Connect in the thread; no heartbeat goes out before ``start``."""
@@ -191,8 +192,9 @@ class Heartbeats:
         if link is None or watch is None:
             return
         self._has_reported_block = watch.is_blocked
-        if watch.is_blocked:
+        if watch.is_blocked or self._unanswered:  # a Redis that does not answer keeps the reader waiting as well
             self._reset()
+        if watch.is_blocked:
             self._ask_for_orders(link)
         deaf = watch.is_blocked or self._is_deaf()
         fact = AgentHeartbeat(self.agent_id, self._incarnation, system_load(), self._leases(), deaf)
@@ -201,9 +203,11 @@ class Heartbeats:
         packed = pack(
             ("XADD", self._heartbeats, "MAXLEN", "~", HEARTBEATS_KEPT, "*", "type", "agent.heartbeat", "data", data)
         )
+        self._unanswered += 1
         link.send(packed, self._sent)
 
     def _sent(self, _context: Any, answer: Any) -> None:
+        self._unanswered -= 1
         if not isinstance(answer, ErrorAnswer | ConnectionLost):
             with suppress(RuntimeError):  # the loop of the agent is closed
                 self._agent_loop.call_soon_threadsafe(self._on_sent, answer, time.monotonic())

@@ -112,6 +112,24 @@ async def test_a_reader_that_is_well_is_never_deaf(cell: RunningCell, client: Cl
         assert session._reader_check.is_deaf() is False
 
 
+async def test_a_redis_that_does_not_answer_makes_no_agent_deaf(
+    cell: RunningCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While heartbeats have no answer, the reader has none either: that time does not count."""
+    agent = Agent("patient", capabilities=["echo"], settings=cell.settings, url=cell.url)
+    async with agent:
+        assert agent._session is not None
+        heartbeats = agent._session.heartbeats
+        resets: list[bool] = []
+        link = await wait_until(lambda: heartbeats._link, "heartbeats are connected")
+        assert link is not None
+        answered = link.send
+        monkeypatch.setattr(link, "send", lambda *_command: None)
+        monkeypatch.setattr(heartbeats, "_reset", lambda: resets.append(True))
+        await wait_until(lambda: len(resets) > DEAF_HEARTBEATS, "heartbeats have no answer")
+        monkeypatch.setattr(link, "send", answered)
+
+
 def test_the_field_costs_a_beat_nothing() -> None:
     """It is left out while the agent hears."""
     from coord.models.facts import AgentHeartbeat
