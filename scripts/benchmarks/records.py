@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import redis
 
@@ -11,6 +12,11 @@ from coord.keys import Keys
 
 #: Records read in one round trip.
 CHUNK = 2_000
+
+
+#: The readers of packed fields; a commit that is compared with may have their earlier names.
+_parse_submission: Any = getattr(codec, "parse_submission", None) or getattr(codec, "submission_of")  # noqa: B009
+_parse_assignment: Any = getattr(codec, "parse_assignment", None) or getattr(codec, "assignment_of")  # noqa: B009
 
 
 def ended(server: redis.Redis, keys: Keys) -> list[bytes]:
@@ -46,6 +52,6 @@ def _read(server: redis.Redis, keys: Keys, task_ids: Sequence[bytes], field: str
         if value:
             yield int(value)
         elif field == "submitted_at":
-            yield codec.parse_submission(submission.decode()).submitted_at
+            yield _parse_submission(submission.decode()).submitted_at
         elif assignment:
-            yield getattr(codec.parse_assignment(assignment.decode()), field)
+            yield getattr(_parse_assignment(assignment.decode()), field)
