@@ -53,6 +53,26 @@ class Follower:
         log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
         return fleet
 
+    async def catch_up(self) -> None:
+        """Call back with the agents whose changes are not read yet.
+
+        Called before a decision that is final, which must not rest on a view that lags behind. The cursor stays: the
+        follower reads these entries again, which does no harm.
+
+        Raises:
+            redis.exceptions.RedisError: the server does not answer.
+        """
+        cursor = self._cursor
+        while cursor is not None:
+            command = ("XRANGE", self._key, f"({cursor}", "+", "COUNT", COUNT)
+            entries: list[Any] = await self.cell.redis.execute_command(*command)
+            changed = {fields[b"agent_id"].decode() for _, fields in entries if b"agent_id" in fields}
+            if changed:
+                await self._changed(changed)
+            if len(entries) < COUNT:
+                return
+            cursor = entries[-1][0].decode()
+
     async def _follow(self) -> None:
         while True:
             try:

@@ -17,6 +17,7 @@ from coord import codec, queries
 from coord.models.agents import AgentStatus
 from coord.models.facts import TaskFailed
 from coord.models.tasks import Pool
+from workers.follower import Follower
 from workers.service import ReceivedFact, WorkerContext
 from workers.transitions import Report
 from workers.view import View
@@ -43,12 +44,15 @@ def refused_payloads(batch: Iterable[ReceivedFact[Any]]) -> list[TaskFailed]:
     return [received.fact for received in batch if type(received.fact) is TaskFailed and received.fact.code == CODE]
 
 
-async def find_refusals(cell: WorkerContext, view: View, failed: Sequence[TaskFailed]) -> dict[str, Refusal]:
+async def find_refusals(
+    cell: WorkerContext, view: View, follower: Follower, failed: Sequence[TaskFailed]
+) -> dict[str, Refusal]:
     """Return the refusals after which another agent may take the task, by lease; the others fail their tasks.
 
     Args:
         cell: of the worker.
         view: of the agents.
+        follower: brings the view up to date before a task fails.
         failed: reports with the code ``payload_invalid`` that ask for no retry.
     """
     facts = [fact for fact in failed if not fact.retryable]
@@ -64,8 +68,8 @@ async def find_refusals(cell: WorkerContext, view: View, failed: Sequence[TaskFa
     pipe = cell.redis.pipeline(transaction=False)
     for fact, _ in held:
         pipe.hmget(cell.keys.task(fact.task_id), "definition", "body")
-    refusals: dict[str, Refusal] = {}
-    has_another: dict[str, bool] = {}
+    pools: dict[str, Pool] = {}
+    pool_of: dict[str, str] = {}  # by lease
     for (fact, _), agent, fields in zip(held, agents, await pipe.execute(), strict=True):
         before = queries.pool_in_record(*fields)
         if before is None or agent is None:
@@ -73,12 +77,13 @@ async def find_refusals(cell: WorkerContext, view: View, failed: Sequence[TaskFa
         after = replace(before, refused_by=tuple(sorted({*before.refused_by, agent.version})))
         if len(after.refused_by) > MAX_VERSIONS:
             continue
-        pool, _definition = codec.pool_of(after)
-        if pool not in has_another:
-            has_another[pool] = await _has_another(cell, view, after)
-        if has_another[pool]:
-            refusals[fact.lease] = Refusal(pool, after)
-    return refusals
+        name, _definition = codec.pool_of(after)
+        pools[name], pool_of[fact.lease] = after, name
+    has_another = {name: await _has_another(cell, view, pool) for name, pool in pools.items()}
+    if not all(has_another.values()):
+        await follower.catch_up()
+        has_another = {name: has or await _has_another(cell, view, pools[name]) for name, has in has_another.items()}
+    return {lease: Refusal(name, pools[name]) for lease, name in pool_of.items() if has_another[name]}
 
 
 async def _has_another(cell: WorkerContext, view: View, pool: Pool) -> bool:

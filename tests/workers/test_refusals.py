@@ -93,6 +93,15 @@ async def test_a_task_fails_at_once_if_no_other_version_is_there(floor: Floor) -
     assert (await floor.task()).state is TaskState.FAILED
 
 
+async def test_an_agent_that_the_view_does_not_show_yet_counts(floor: Floor) -> None:
+    """⚠ A task failed for good because the agents of the other version had registered a moment ago."""
+    await submit(floor)
+    await register(floor, "v2", "2")
+    assert "v2" not in floor.distributor.view.agents
+    await refuse(floor)
+    assert await placed_again(floor) == "v2"
+
+
 async def test_a_task_waits_for_an_agent_of_another_version_that_is_busy(floor: Floor) -> None:
     """It is registered, and will have room again."""
     await submit(floor)
