@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 
 from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
-from coord.models.tasks import Pool
+from coord.models.tasks import Pool, TaskSubmitted
 
 #: Errors of msgspec for invalid input: its own, and two more (deep nesting, invalid UTF-8).
 BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -36,6 +36,7 @@ _DIGEST = blake2b(digest_size=12)
 _ID_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _ID_BYTES = frozenset(_ID_ALPHABET)
 _LEASE_ALPHABET = b"0123456789abcdef"
+_TASK = TYPE_OF[TaskSubmitted].encode()
 
 
 class _FastDecoder(NamedTuple):
@@ -258,6 +259,27 @@ def decode_facts(entries: Sequence[RawEntry], max_bytes: int) -> list[Fact | Coo
     if _is_of("".join(ids), _ID_ALPHABET) and _is_of("".join(leases), _LEASE_ALPHABET):
         return found
     return [_fact_or_error(entry, max_bytes) for entry in entries]
+
+
+def decode_task(stream: str, data: bytes, max_bytes: int) -> TaskSubmitted | None:
+    """Return the fact of a submitted task whose id is valid already, at half the cost of ``decode_fact``.
+
+    Args:
+        stream: the name of its stream, without the namespace.
+        data: its JSON.
+        max_bytes: limit for ``data``.
+
+    Returns:
+        None if a field does not fit: ``decode_fact`` names it.
+    """
+    if len(data) > max_bytes:
+        return None
+    try:
+        if not data.isascii():
+            data.decode()
+        return TaskSubmitted(*astuple(_FAST_DECODERS[stream][_TASK].decode(data)))
+    except Exception:  # noqa: BLE001 -- decoding with the patterns raises it again
+        return None
 
 
 def _check_size(fields: Mapping[bytes, bytes], data: bytes, max_bytes: int) -> None:

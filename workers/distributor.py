@@ -51,7 +51,7 @@ from workers.service import (
     ticks_of,
     word_for_each,
 )
-from workers.task_facts import MESSAGE_KEPT, ending_leases, reports_of, submission_of
+from workers.task_facts import MESSAGE_KEPT, ending_leases, reports_of, submissions_of
 from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Replay, SettingChange, Submission, TaskBatch
 from workers.view import View
 
@@ -159,7 +159,7 @@ class Distributor(Service):
         """Find where tasks wait whose payload their agent could not decode; there are few, and mostly none."""
         if refused := refused_payloads(batch):
             try:
-                found = await find_refusals(self.cell, self.view, refused)
+                found = await find_refusals(self.cell, self.view, self.follower, refused)
             except redis_errors.ResponseError as error:  # a foreign key in the place of a record: their tasks fail
                 log.warning("refusals.unreadable", error=str(error))
                 return
@@ -196,18 +196,27 @@ class Distributor(Service):
 
     def admit(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``admit`` for a batch of submissions; the plan of this round trip already includes them."""
-        submissions: list[Submission] = []
-        pools: dict[str, bytes] = {}
-        for received in batch:
-            for fact in parts_of(received.fact):
-                pool, definition = self._pool_of(fact)
-                submission = submission_of(received, fact, pool)
-                submissions.append(submission)
-                pools[pool] = definition
-                if submission.run_at is None and not self.memory.is_nearly_full:
-                    self.planner.expect(submission.pool, 1, submission.score)
+        definitions: dict[str, bytes] = {}
+
+        def pool_of(fact: TaskSubmitted) -> str:
+            pool, definition = self._pool_of(fact)
+            definitions[pool] = definition
+            return pool
+
+        submissions = [submission for received in batch for submission in submissions_of(received, pool_of)]
         is_full = self.memory.is_nearly_full
-        return word_for_each(batch, self.cell.scripts.admit(submissions, pools, nearly_full=is_full))
+        if not is_full:
+            self._expect(submissions)
+        return word_for_each(batch, self.cell.scripts.admit(submissions, definitions, nearly_full=is_full))
+
+    def _expect(self, submissions: list[Submission]) -> None:
+        """Let the planner know of tasks that are about to wait."""
+        scores: dict[str, list[int]] = {}
+        for submission in submissions:
+            if submission.run_at is None:
+                scores.setdefault(submission.pool, []).append(submission.score)
+        for pool, of_pool in scores.items():
+            self.planner.expect(pool, len(of_pool), min(of_pool))
 
     def configure(self, batch: list[ReceivedFact[StrategySet | SettingSet]]) -> Call[list[str]]:
         """``configure`` for a batch of settings that were checked."""

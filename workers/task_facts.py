@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from coord import codec
@@ -30,31 +30,28 @@ ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
 _BY_STREAM = {f"in:tasks:{priority}": (priority.value, HEAD_START_MS[priority]) for priority in Priority}
 
 
-def submission_of(received: ReceivedFact[Any], fact: TaskSubmitted, pool: str) -> Submission:
-    """Return one submitted task as ``admit`` takes it.
+def submissions_of(received: ReceivedFact[Any], pool_of: Callable[[TaskSubmitted], str]) -> list[Submission]:
+    """Return the tasks of a submission as ``admit`` takes them; one entry may carry several.
 
     Args:
-        received: the fact as it was received; it may list several tasks.
-        fact: the task.
-        pool: of the task.
+        received: the fact as it was received.
+        pool_of: returns the pool of a task.
     """
     entry, whole, caller = received
     priority, head_start = _BY_STREAM[entry.stream]
     submitted_at = entry_ms(entry.id)
-    run_at = _run_at_of(fact, submitted_at)
-    return Submission(
-        entry=entry.id,
-        priority=priority,
-        task_id=fact.task_id,
-        digest=codec.digest_of(fact),
-        pool=pool,
-        score=(submitted_at if run_at is None else run_at) - head_start,
-        run_at=run_at,
-        caller=caller,
-        notify=fact.notify,
-        body=entry.fields[b"data"] if fact is whole else codec.encode(fact),
-        options=_options_of(fact),
-    )
+    found: list[Submission] = []
+    for fact in parts_of(whole):
+        run_at = _run_at_of(fact, submitted_at)
+        score = (submitted_at if run_at is None else run_at) - head_start
+        body = entry.fields[b"data"] if fact is whole else codec.encode(fact)
+        found.append(
+            Submission(  # by position, which is faster
+                entry.id, priority, fact.task_id, codec.digest_of(fact), pool_of(fact), score, run_at, caller,
+                fact.notify, body, _options_of(fact),
+            )
+        )  # fmt: skip
+    return found
 
 
 def reports_of(batch: Sequence[ReceivedFact[Any]]) -> list[Report]:
@@ -125,10 +122,11 @@ def _options_of(fact: TaskSubmitted) -> dict[str, int]:
         options["deadline"] = int(fact.deadline.timestamp() * 1000)
     if fact.timeout is not None:
         options["timeout"] = int(fact.timeout * 1000)
-    if fact.retry.max_attempts is not None:
-        options["max_attempts"] = fact.retry.max_attempts
-    if fact.retry.backoff is not None:
-        options["backoff_ms"] = int(fact.retry.backoff * 1000)
-    if fact.retry.backoff_max is not None:
-        options["backoff_max_ms"] = int(fact.retry.backoff_max * 1000)
+    retry = fact.retry
+    if retry.max_attempts is not None:
+        options["max_attempts"] = retry.max_attempts
+    if retry.backoff is not None:
+        options["backoff_ms"] = int(retry.backoff * 1000)
+    if retry.backoff_max is not None:
+        options["backoff_max_ms"] = int(retry.backoff_max * 1000)
     return options

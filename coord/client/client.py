@@ -160,7 +160,7 @@ class Client:
                 batches.append([])
                 size = 0
             batches[-1].append(append)
-            size += len(append.fact.payload) if isinstance(append.fact, TaskSubmitted) else 0
+            size += len(append.data or b"")
         return [handle for batch in batches for handle in await self._submit(batch)]
 
     async def _submit(self, batch: Sequence[Append]) -> list[TaskHandle]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_args
 
 from msgspec import Struct
@@ -38,6 +39,7 @@ _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
 #: The fields of a spec that are sent only if they are set.
 _OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry")
+_options = attrgetter(*_OPTIONS)
 
 
 class TaskSpec(Struct, kw_only=True):
@@ -113,14 +115,15 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     }
     if spec.strategy is not None:
         check_strategy(spec.strategy)
-    for name in _OPTIONS:
-        if (value := getattr(spec, name)) is not None:
+    for name, value in zip(_OPTIONS, _options(spec), strict=True):
+        if value is not None:
             check_finite(value, name)
             fields[name] = value
     if spec.notify is not False:
         fields["notify"] = spec.notify
     stream = _STREAMS[priority]
-    fact, data = build_fact(stream, TaskSubmitted, fields, max_bytes)
+    data = encode_fields(fields)
+    fact = codec.decode_task(stream, data, max_bytes) or decode_argument(stream, TaskSubmitted, data, max_bytes)
     return Append(stream, fact, caller, data)
 
 

@@ -9,7 +9,7 @@ import pytest
 from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
 from coord.streams import Entry
 from workers.service import ReceivedFact
-from workers.task_facts import submission_of
+from workers.task_facts import submissions_of
 
 AT = 2_000_000_000_000
 
@@ -17,7 +17,7 @@ AT = 2_000_000_000_000
 def score_of(fact: TaskSubmitted, priority: Priority = Priority.NORMAL) -> int:
     """The place of a task that was submitted at ``AT``."""
     entry = Entry(f"in:tasks:{priority}", f"{AT}-0", {b"data": b"{}"})
-    return submission_of(ReceivedFact(entry, fact, ""), fact, "p1").score
+    return submissions_of(ReceivedFact(entry, fact, ""), lambda _: "p1")[0].score
 
 
 @pytest.mark.parametrize("priority", list(Priority))
