@@ -2,7 +2,7 @@
 -- Changes the status of agents, and merges load metrics into those reported before.
 -- include: base agents
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
--- ARGV[8]  number of changes, then for each:
+-- ARGV[3]  number of changes, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | status | fields: the number of metrics, then metric:{name} and
 --   value of each
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (the entry was handled
@@ -60,5 +60,5 @@ local function change_status(i, last)
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(6), handle = change_status,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(6), handle = change_status,
 })

@@ -4,7 +4,7 @@
 -- include: base agents
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
--- ARGV[8]  number of agents, then for each:
+-- ARGV[3]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | digest of what eligibility
 --   can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
 --   value of each
@@ -124,5 +124,5 @@ local function register(i, last)
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(8), handle = register,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(8), handle = register,
 })

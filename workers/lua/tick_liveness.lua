@@ -6,13 +6,13 @@
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
 -- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
 -- keys: log:agents stream w
--- ARGV[8]  maximum number of agents handled, in each part
--- ARGV[9]  ms after which an agent that left is removed
+-- LIMITS.agents  maximum number of agents handled, in each part
+-- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
 -- Returns {stale, repeated, forgotten, observed, lost}: three numbers of agents, the observed clock in ms, and the ids
 --   of the agents that became stale, separated by spaces
 -- Events in log:agents: agent.lost, agent.health_moved, agent.forgotten
--- Events in in:losses: agent.lost (it became stale with tasks in flight; again every ARGV[7] ms while it has any)
-local MOST = tonumber(ARGV[8])
+-- Events in in:losses: agent.lost (it became stale with tasks in flight; again every LIMITS.repeat_loss_ms while it has any)
+local MOST = tonumber(LIMITS.agents)
 local LANES = { 'critical', 'high', 'normal', 'low' }
 
 -- Returns true if the server is out of memory: it accepts no heartbeats then. (Memory is counted as the server does:
@@ -143,6 +143,6 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:expiry', int(observed), i
   guarded(decay, id)
 end
 local repeated = handle_due('agents:lost', now, repeat_loss, 'REPEATED')
-local forgotten = handle_due('agents:departed', now - tonumber(ARGV[9]), forget, 'FORGOTTEN')
+local forgotten = handle_due('agents:departed', now - tonumber(LIMITS.departed_ttl_ms), forget, 'FORGOTTEN')
 finish()
 return { int(stale), int(repeated), int(forgotten), int(observed), table.concat(lost, ' ') }

@@ -3,11 +3,12 @@
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
 -- keys: in:losses stream rw | log:agents stream w
--- ARGV[5]  missed heartbeats after which an agent is stale
--- ARGV[6]  ms after which an agent that declares no heartbeat interval is stale
--- ARGV[7]  ms after which a loss is announced again while tasks are still in flight
+-- LIMITS.missed_beats  missed heartbeats after which an agent is stale
+-- LIMITS.agent_timeout_ms  ms after which an agent that declares no heartbeat interval is stale
+-- LIMITS.repeat_loss_ms  ms after which a loss is announced again while tasks are still in flight
 -- Orders in inbox:{agent}:critical: list_leases
-local MISSED_BEATS, AGENT_TIMEOUT, REPEAT_LOSS = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local MISSED_BEATS, AGENT_TIMEOUT = tonumber(LIMITS.missed_beats), tonumber(LIMITS.agent_timeout_ms)
+local REPEAT_LOSS = tonumber(LIMITS.repeat_loss_ms)
 
 -- The types of the keys that every batch may write to are checked before anything begins: an announced loss cannot be
 -- withdrawn.
