@@ -53,6 +53,25 @@ async def test_a_heartbeat_goes_out_without_what_cannot_be_measured(
         assert (await client.agent("a")).status == AgentStatus.ACTIVE
 
 
+async def test_an_agent_whose_heartbeats_stop_for_a_while_logs_that_it_was_lost(
+    cell: RunningCell, client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As of a process that was stopped: the first heartbeat afterwards brings it back, and its answer says so."""
+    async with Agent("a", capabilities=["echo"], settings=cell.settings, url=cell.url) as agent:
+        session = agent._session
+        assert session is not None
+        session.heartbeats._is_started = False
+
+        async def has_status(status: AgentStatus) -> bool:
+            return (await client.agent("a")).status == status
+
+        await wait_until(lambda: has_status(AgentStatus.STALE), "it is lost")
+        assert "agent.was_lost" not in "".join(capfd.readouterr())
+        session.heartbeats._is_started = True
+        await wait_until(lambda: has_status(AgentStatus.ACTIVE), "it is back")
+        await wait_until(lambda: "agent.was_lost" in "".join(capfd.readouterr()), "it logs that")
+
+
 async def test_it_counts_beats_without_a_round() -> None:
     """Three in a row; a round, or a new connection, resets the count."""
     rounds = 0
