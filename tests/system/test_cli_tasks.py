@@ -288,6 +288,8 @@ def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
     [
         (["submit"], ["give a TYPE"]),
         (["submit", "echo", "n: 1"], ["PAYLOAD is not JSON", "'\"text\"'"]),
+        (["submit", "echo", '{"n": [1e999]}'], ["coord: payload.n[0]: the number 1e999 is out of range"]),
+        (["submit", "echo", "[NaN]"], ["coord: payload[0]: nan is not a JSON number; use null or a string for it"]),
         (["submit", "echo", "{}", "--label", "zone"], ["--label must be NAME=VALUE"]),
         (["submit", "echo", "{}", "--deadline", "soon"], ["--deadline must be", "2030-01-31", "got 'soon'"]),
         (["submit", "echo", "{}", "--timeout", "-1"], ["--timeout must be above 0, got -1"]),

@@ -77,6 +77,7 @@ local function register(i, last)
     end_term(agent)
   end
   local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
+  local was_lost = returns and agent.status == 'stale' and not replaces
   local hears_again = set_deaf(agent, false)
   local is_changed = is_new or replaces or returns or hears_again or agent.digest ~= digest
   if is_new or replaces or returns then
@@ -119,7 +120,11 @@ local function register(i, last)
   elseif is_changed then
     log_agent('agent.changed', agent)
   end
-  answer(caller, STREAM, entry)
+  if was_lost then
+    answer_with(caller, STREAM, entry, '{"returned":true}')
+  else
+    answer(caller, STREAM, entry)
+  end
   return (is_new or replaces) and 'REGISTERED' or 'REFRESHED'
 end
 
