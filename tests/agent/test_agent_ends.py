@@ -263,7 +263,9 @@ async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, house: H
     assert statuses == [AgentStatus.BUSY, AgentStatus.DRAINING]
 
 
-async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(agent: Agent, house: House) -> None:
+async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(
+    agent: Agent, house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
     """What is given back is named in the log."""
 
     @agent.task("hang")
@@ -271,7 +273,7 @@ async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(ag
         await asyncio.Event().wait()
 
     await agent.start()
-    lease = await house.assign("a", "hang")
+    lease = await house.assign("a", "hang", task_id="long")
     await wait_until(lambda: agent.running == 1, "it runs")
     assert agent.drain_timeout is None
     stopping = asyncio.create_task(agent.stop())
@@ -282,6 +284,8 @@ async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(ag
     await stopping
     (report,) = await house.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.code) == (lease, "draining")
+    (line,) = [line for line in "".join(capfd.readouterr()).splitlines() if "tasks.given_back" in line]
+    assert "long" in line
 
 
 async def test_a_drain_timeout_gives_back_and_names_the_tasks(
