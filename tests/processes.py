@@ -87,7 +87,7 @@ class Process:
 
 
 @dataclass
-class House:
+class CellProcesses:
     """A server of its own, and whatever processes a test starts on it."""
 
     server: EmbeddedServer
@@ -205,15 +205,15 @@ class House:
 
 
 @asynccontextmanager
-async def house(folder: Path) -> AsyncIterator[House]:
-    """A house on a server with an append-only file; every process of it is ended."""
+async def cell_processes(folder: Path) -> AsyncIterator[CellProcesses]:
+    """Yield a server with an append-only file and its processes; end every process afterwards."""
     server = EmbeddedServer.start(folder / "data")
     settings = msgspec.structs.replace(Settings(), namespace=NAMESPACE)
     redis = connect(server.url, settings, retries=0)
-    built: House | None = None
+    built: CellProcesses | None = None
     try:
         async with Client(server.url, settings=settings) as client:
-            built = House(server, folder, redis, client)
+            built = CellProcesses(server, folder, redis, client)
             yield built
     finally:
         for process in built.processes if built is not None else ():

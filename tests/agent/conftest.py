@@ -12,27 +12,27 @@ from coord import Agent, Task
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from tests.agent.desk import Desk
-from tests.agent.played_coordinator import House, house_on
+from tests.agent.played_coordinator import PlayedCoordinator, played_coordinator
 
 
 @pytest.fixture
-async def house(redis: Redis, settings: Settings) -> AsyncIterator[House]:
-    """A house whose registry answers."""
-    async with house_on(redis, settings) as house:
-        yield house
+async def coordinator(redis: Redis, settings: Settings) -> AsyncIterator[PlayedCoordinator]:
+    """A coordinator whose registry answers."""
+    async with played_coordinator(redis, settings) as coordinator:
+        yield coordinator
 
 
 @pytest.fixture
-async def agent(server: EmbeddedServer, house: House) -> AsyncIterator[Agent]:
+async def agent(server: EmbeddedServer, coordinator: PlayedCoordinator) -> AsyncIterator[Agent]:
     """An agent for two tasks at a time that echoes; started by the test."""
-    agent = Agent("a", url=server.url, settings=house.settings, capacity=2, heartbeat_interval=0.1)
+    agent = Agent("a", url=server.url, settings=coordinator.settings, capacity=2, heartbeat_interval=0.1)
 
     @agent.task("echo")
     async def echo(task: Task) -> Any:
         return task.payload
 
     yield agent
-    house.answers.clear()
+    coordinator.answers.clear()
     await agent.stop(grace=0.5)
 
 

@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 F = TypeVar("F", bound=Struct)
 
 
-class House:
+class PlayedCoordinator:
     """One namespace without workers. Facts that are appended stay in their streams."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -129,11 +129,11 @@ class House:
 
 
 @asynccontextmanager
-async def house_on(redis: Redis, settings: Settings) -> AsyncIterator[House]:
+async def played_coordinator(redis: Redis, settings: Settings) -> AsyncIterator[PlayedCoordinator]:
     """A namespace with a registry that answers."""
-    house = House(redis, settings)
-    registry: asyncio.Task[None] = asyncio.create_task(house.answer_registry())
+    coordinator = PlayedCoordinator(redis, settings)
+    registry: asyncio.Task[None] = asyncio.create_task(coordinator.answer_registry())
     try:
-        yield house
+        yield coordinator
     finally:
         await cancel_and_wait(registry)

@@ -24,12 +24,12 @@ from coord.models.facts import (
     TaskCompleted,
     TaskReleased,
 )
-from tests.agent.played_coordinator import House, house_on
+from tests.agent.played_coordinator import PlayedCoordinator, played_coordinator
 from tests.client.packed_commands import read_command
 from tests.waiting import wait_until
 
 
-async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> None:
+async def test_a_lost_connection_loses_nothing(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """All connections are cut: what runs goes on, is reported once it is back; nothing is run twice."""
     release = asyncio.Event()
     runs: list[str] = []
@@ -41,27 +41,27 @@ async def test_a_lost_connection_loses_nothing(agent: Agent, house: House) -> No
         return "kept"
 
     await agent.start()
-    leases = [await house.assign("a", "hold") for _ in range(2)]
-    remembered = await house.assign("a", "hold")
+    leases = [await coordinator.assign("a", "hold") for _ in range(2)]
+    remembered = await coordinator.assign("a", "hold")
     await wait_until(lambda: len(runs) == 2, "both run")
-    await house.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await coordinator.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     release.set()
-    reports = await house.wait_for("in:reports", TaskCompleted, 3)
+    reports = await coordinator.wait_for("in:reports", TaskCompleted, 3)
     assert {report.lease for report in reports} == {*leases, remembered}
     assert sorted(runs) == sorted([*leases, remembered])
-    registered = await house.wait_for("in:registry", AgentRegistered, 2)
+    registered = await coordinator.wait_for("in:registry", AgentRegistered, 2)
     assert registered[0] == registered[1]
 
 
-async def test_what_reappears_in_a_lane_after_a_reconnect_is_seen(agent: Agent, house: House) -> None:
+async def test_what_reappears_in_a_lane_after_a_reconnect_is_seen(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """A fail-over may restore assignments older than the last one read: each lane is read from the beginning."""
     await agent.start()
-    await house.assign("a", "echo")
-    await house.wait_for("in:reports", TaskCompleted)
-    await house.redis.delete(house.keys.inbox("a", "normal"))  # it forgets which ids it had
-    lease = await house.assign("a", "echo", entry="1-1")
-    await house.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    reports = await house.wait_for("in:reports", TaskCompleted, 2)
+    await coordinator.assign("a", "echo")
+    await coordinator.wait_for("in:reports", TaskCompleted)
+    await coordinator.redis.delete(coordinator.keys.inbox("a", "normal"))  # it forgets which ids it had
+    lease = await coordinator.assign("a", "echo", entry="1-1")
+    await coordinator.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    reports = await coordinator.wait_for("in:reports", TaskCompleted, 2)
     assert reports[1].lease == lease
 
 
@@ -78,17 +78,17 @@ async def test_a_server_that_was_away_finds_all_reports_when_it_is_back(tmp_path
         ended.set()
         return "kept"
 
-    async with house_on(redis, settings) as house:
+    async with played_coordinator(redis, settings) as coordinator:
         try:
             await agent.start()
-            lease = await house.assign("a", "hold")
+            lease = await coordinator.assign("a", "hold")
             await wait_until(lambda: agent.running == 1, "it runs")
             running.kill()
             release.set()
             await ended.wait()
             assert agent.leases == 1
             running.restart()
-            (report,) = await house.wait_for("in:reports", TaskCompleted)
+            (report,) = await coordinator.wait_for("in:reports", TaskCompleted)
             assert (report.lease, bytes(report.result)) == (lease, b'"kept"')
             await wait_until(lambda: agent.leases == 0, "the lease is free")
         finally:
@@ -97,7 +97,7 @@ async def test_a_server_that_was_away_finds_all_reports_when_it_is_back(tmp_path
             running.stop(force=True)
 
 
-async def test_it_leaves_in_order(agent: Agent, house: House) -> None:
+async def test_it_leaves_in_order(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It says that it drains, finishes what runs, reports it, deregisters; in this order."""
     release = asyncio.Event()
 
@@ -107,26 +107,26 @@ async def test_it_leaves_in_order(agent: Agent, house: House) -> None:
         return "done"
 
     await agent.start()
-    await house.assign("a", "hold")
+    await coordinator.assign("a", "hold")
     await wait_until(lambda: agent.running == 1, "it runs")
     stopping = asyncio.create_task(agent.stop())
-    (changed,) = await house.wait_for("in:registry", AgentStatusChanged)
+    (changed,) = await coordinator.wait_for("in:registry", AgentStatusChanged)
     assert changed.status == AgentStatus.DRAINING
-    late = await house.assign("a", "echo")
-    (released,) = await house.wait_for("in:reports", TaskReleased)
+    late = await coordinator.assign("a", "echo")
+    (released,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert released.lease == late
     release.set()
     await stopping
-    assert [type(fact) for fact in await house.facts("in:registry")] == [
+    assert [type(fact) for fact in await coordinator.facts("in:registry")] == [
         AgentRegistered,
         AgentStatusChanged,
         AgentDeregistered,
     ]
-    await house.wait_for("in:reports", TaskCompleted)
+    await coordinator.wait_for("in:reports", TaskCompleted)
 
 
 async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_leaves(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its entry is gone from the inbox, so only the agent knows that it did not begin; who has left tells nothing."""
     sent: list[bytes] = []
@@ -140,8 +140,8 @@ async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_le
     session = agent._session
     assert session is not None
     monkeypatch.setattr(ReconnectingConnection, "send_until_answered", noted)
-    async with house.redis.pipeline(transaction=True) as both:
-        lease = await House(both, house.settings).assign("a", "echo")
+    async with coordinator.redis.pipeline(transaction=True) as both:
+        lease = await PlayedCoordinator(both, coordinator.settings).assign("a", "echo")
         both.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
         await both.execute()
     try:
@@ -149,15 +149,15 @@ async def test_what_it_was_claiming_when_told_to_stop_is_given_back_before_it_le
         stopping = asyncio.create_task(agent.stop())
         await wait_until(lambda: session.claims.is_draining, "it drains")
     finally:
-        await house.redis.execute_command("CLIENT", "UNPAUSE")
+        await coordinator.redis.execute_command("CLIENT", "UNPAUSE")
     await stopping
-    (report,) = await house.wait_for("in:reports", TaskReleased)
+    (report,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.reason) == (lease, "the agent is draining")
     assert sent == [b"agent.status_changed", b"task.released", b"agent.deregistered"]
 
 
 async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_given_back(
-    agent: Agent, house: House
+    agent: Agent, coordinator: PlayedCoordinator
 ) -> None:
     """The grace of a drain is bounded."""
 
@@ -166,10 +166,10 @@ async def test_a_handler_that_does_not_end_in_time_is_cancelled_and_its_task_giv
         await asyncio.Event().wait()
 
     await agent.start()
-    lease = await house.assign("a", "hang")
+    lease = await coordinator.assign("a", "hang")
     await wait_until(lambda: agent.running == 1, "it runs")
     await agent.stop(grace=0.05)
-    (report,) = await house.wait_for("in:reports", TaskReleased)
+    (report,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.reason) == (lease, "the agent is shutting down")
 
 
@@ -203,17 +203,19 @@ async def test_an_agent_that_nobody_answers_can_be_stopped(server: EmbeddedServe
         await asyncio.wait_for(starting, 30)
 
 
-async def test_agents_of_one_process_share_what_they_write(server: EmbeddedServer, house: House) -> None:
+async def test_agents_of_one_process_share_what_they_write(
+    server: EmbeddedServer, coordinator: PlayedCoordinator
+) -> None:
     """Three agents have five connections: one each for reading, one for all to write, one for all heartbeats."""
-    agents = [Agent(f"a{n}", url=server.url, settings=house.settings) for n in range(3)]
+    agents = [Agent(f"a{n}", url=server.url, settings=coordinator.settings) for n in range(3)]
 
     async def connections() -> int:
-        return len(await house.redis.client_list())
+        return len(await coordinator.redis.client_list())
 
     before = await connections()
     for agent in agents:
         await agent.start()
-    await house.wait_for("in:beats", AgentHeartbeat, 3)
+    await coordinator.wait_for("in:beats", AgentHeartbeat, 3)
     assert await connections() - before == 5
     await asyncio.gather(*(agent.stop() for agent in agents))
 
@@ -242,7 +244,7 @@ def test_what_an_agent_declares_is_checked_at_once(settings: Settings) -> None:
         agent.task("echo")(lambda task: task)
 
 
-async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, house: House) -> None:
+async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It would be given tasks again, and give them back until they have failed."""
     may_end = asyncio.Event()
 
@@ -253,18 +255,18 @@ async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, house: H
 
     await agent.start()
     await agent.set_status(AgentStatus.BUSY)
-    await house.assign("a", "hold")
+    await coordinator.assign("a", "hold")
     await wait_until(lambda: agent.running == 1, "it runs")
     stopping = asyncio.create_task(agent.stop())
-    await house.wait_for("in:registry", AgentStatusChanged, 2)
+    await coordinator.wait_for("in:registry", AgentStatusChanged, 2)
     may_end.set()
     await stopping
-    statuses = [fact.status for fact in await house.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
+    statuses = [fact.status for fact in await coordinator.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
     assert statuses == [AgentStatus.BUSY, AgentStatus.DRAINING]
 
 
 async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(
-    agent: Agent, house: House, capfd: pytest.CaptureFixture[str]
+    agent: Agent, coordinator: PlayedCoordinator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is given back is named in the log."""
 
@@ -273,33 +275,33 @@ async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(
         await asyncio.Event().wait()
 
     await agent.start()
-    lease = await house.assign("a", "hang", task_id="long")
+    lease = await coordinator.assign("a", "hang", task_id="long")
     await wait_until(lambda: agent.running == 1, "it runs")
     assert agent.drain_timeout is None
     stopping = asyncio.create_task(agent.stop())
-    await house.wait_for("in:registry", AgentStatusChanged)
-    await house.wait_for("in:beats", AgentHeartbeat, 5)
+    await coordinator.wait_for("in:registry", AgentStatusChanged)
+    await coordinator.wait_for("in:beats", AgentHeartbeat, 5)
     assert not stopping.done()
     await agent.stop(grace=0)
     await stopping
-    (report,) = await house.wait_for("in:reports", TaskReleased)
+    (report,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.code) == (lease, "draining")
     (line,) = [line for line in "".join(capfd.readouterr()).splitlines() if "tasks.given_back" in line]
     assert "long" in line
 
 
 async def test_a_drain_timeout_gives_back_and_names_the_tasks(
-    server: EmbeddedServer, house: House, capfd: pytest.CaptureFixture[str]
+    server: EmbeddedServer, coordinator: PlayedCoordinator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An operator sees which tasks run again elsewhere."""
-    agent = Agent("a", url=server.url, settings=house.settings, drain_timeout=0.05)
+    agent = Agent("a", url=server.url, settings=coordinator.settings, drain_timeout=0.05)
 
     @agent.task("hang")
     async def hang(task: Task) -> None:
         await asyncio.Event().wait()
 
     await agent.start()
-    await house.assign("a", "hang", task_id="long")
+    await coordinator.assign("a", "hang", task_id="long")
     await wait_until(lambda: agent.running == 1, "it runs")
     await agent.stop()
     log = "".join(capfd.readouterr())
@@ -309,11 +311,11 @@ async def test_a_drain_timeout_gives_back_and_names_the_tasks(
 
 @pytest.mark.parametrize("forget_after", [None, 3600.0])
 async def test_an_agent_may_ask_to_be_forgotten(
-    server: EmbeddedServer, house: House, forget_after: float | None
+    server: EmbeddedServer, coordinator: PlayedCoordinator, forget_after: float | None
 ) -> None:
     """It says so when it leaves: one that is lost stays on record."""
-    agent = Agent("a", url=server.url, settings=house.settings, forget_after=forget_after)
+    agent = Agent("a", url=server.url, settings=coordinator.settings, forget_after=forget_after)
     await agent.start()
     await agent.stop()
-    (left,) = await house.wait_for("in:registry", AgentDeregistered)
+    (left,) = await coordinator.wait_for("in:registry", AgentDeregistered)
     assert left.forget_after == forget_after

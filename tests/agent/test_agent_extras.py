@@ -11,10 +11,10 @@ from coord import Agent, Retryable, Task
 from coord.config import Settings
 from coord.errors import ConfigError, ServerUnavailable
 from coord.models.facts import AgentDeregistered, AgentRegistered, TaskCompleted, TaskFailed
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 
 
-async def test_a_handler_for_any_task_has_what_no_other_has(agent: Agent, house: House) -> None:
+async def test_a_handler_for_any_task_has_what_no_other_has(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It adds no capability; the payload can be had as it was sent."""
 
     @agent.any_task
@@ -22,17 +22,17 @@ async def test_a_handler_for_any_task_has_what_no_other_has(agent: Agent, house:
         return [task.task_type, task.payload_json.decode()]
 
     await agent.start()
-    await house.assign("a", "echo", 1)
-    await house.assign("a", "odd", {"n": 1})
-    facts = await house.wait_for("in:reports", TaskCompleted, 2)
+    await coordinator.assign("a", "echo", 1)
+    await coordinator.assign("a", "odd", {"n": 1})
+    facts = await coordinator.wait_for("in:reports", TaskCompleted, 2)
     assert sorted(bytes(fact.result) for fact in facts) == [b"1", rb'["odd","{\"n\":1}"]']
-    (registered,) = await house.wait_for("in:registry", AgentRegistered)
+    (registered,) = await coordinator.wait_for("in:registry", AgentRegistered)
     assert registered.capabilities == ("echo",)
     with pytest.raises(ConfigError, match="handler for any task already"):
         agent.any_task(anything)
 
 
-async def test_a_failure_may_have_a_code_and_be_tried_again(agent: Agent, house: House) -> None:
+async def test_a_failure_may_have_a_code_and_be_tried_again(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Without the exception's name in its message."""
 
     @agent.task("fail")
@@ -40,18 +40,20 @@ async def test_a_failure_may_have_a_code_and_be_tried_again(agent: Agent, house:
         raise Retryable("no_page", "page 3 is missing")
 
     await agent.start()
-    await house.assign("a", "fail")
-    (fact,) = await house.wait_for("in:reports", TaskFailed)
+    await coordinator.assign("a", "fail")
+    (fact,) = await coordinator.wait_for("in:reports", TaskFailed)
     assert (fact.code, fact.message, fact.retryable) == ("no_page", "page 3 is missing", True)
     assert str(Retryable("alone")) == "alone"
 
 
-async def test_something_is_done_before_it_registers_and_after_it_has_left(agent: Agent, house: House) -> None:
+async def test_something_is_done_before_it_registers_and_after_it_has_left(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """Each time; the last prepared is cleaned up first; handlers have ended by then."""
     done: list[str] = []
 
     async def registry_has(kind: type[Any]) -> str:
-        return "sent" if any(isinstance(fact, kind) for fact in await house.facts("in:registry")) else "silent"
+        return "sent" if any(isinstance(fact, kind) for fact in await coordinator.facts("in:registry")) else "silent"
 
     @agent.on_start
     async def first() -> None:
@@ -77,7 +79,7 @@ async def test_something_is_done_before_it_registers_and_after_it_has_left(agent
     ]  # fmt: skip
 
 
-async def test_what_was_prepared_is_cleaned_up_if_the_start_fails(agent: Agent, house: House) -> None:
+async def test_what_was_prepared_is_cleaned_up_if_the_start_fails(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Also if the preparation itself fails, or the start was cancelled."""
     cleaned = 0
 
@@ -86,7 +88,7 @@ async def test_what_was_prepared_is_cleaned_up_if_the_start_fails(agent: Agent, 
         nonlocal cleaned
         cleaned += 1
 
-    broken = Agent("b", settings=house.settings, url=agent._url)
+    broken = Agent("b", settings=coordinator.settings, url=agent._url)
     broken.on_stop(clean)
 
     @broken.on_start
@@ -96,9 +98,9 @@ async def test_what_was_prepared_is_cleaned_up_if_the_start_fails(agent: Agent, 
     with pytest.raises(ConfigError, match="no model"):
         await broken.serve()
     assert cleaned == 1
-    house.answers["agent.registered"] = "superseded"
+    coordinator.answers["agent.registered"] = "superseded"
     starting = asyncio.create_task(agent.start())
-    await house.wait_for("in:registry", AgentRegistered)
+    await coordinator.wait_for("in:registry", AgentRegistered)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     assert cleaned == 2

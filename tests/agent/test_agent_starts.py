@@ -13,17 +13,17 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, FactInvalid
 from coord.models.facts import AgentDeregistered, AgentRegistered, TaskReleased
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 
 
-async def test_of_two_starts_at_once_one_is_refused(agent: Agent, house: House) -> None:
+async def test_of_two_starts_at_once_one_is_refused(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It has one place in the fleet, and one session."""
     results = await asyncio.gather(agent.start(), agent.start(), return_exceptions=True)
     assert results[0] is None
     assert isinstance(results[1], ConfigError)
     assert "is running already" in str(results[1])
-    assert len(await house.wait_for("in:registry", AgentRegistered)) == 1
+    assert len(await coordinator.wait_for("in:registry", AgentRegistered)) == 1
 
 
 async def test_one_that_still_looks_for_redis_can_be_stopped(settings: Settings, unused_port: int) -> None:
@@ -40,7 +40,7 @@ async def test_one_that_still_looks_for_redis_can_be_stopped(settings: Settings,
     await asyncio.wait_for(serving, 5)
 
 
-async def test_one_that_still_prepares_itself_can_be_stopped(agent: Agent, house: House) -> None:
+async def test_one_that_still_prepares_itself_can_be_stopped(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It cleans up without an error."""
     done: list[str] = []
     begun = asyncio.Event()
@@ -59,10 +59,10 @@ async def test_one_that_still_prepares_itself_can_be_stopped(agent: Agent, house
     await asyncio.wait_for(agent.stop(), 5)
     await asyncio.wait_for(serving, 5)
     assert done == ["cleaned up"]
-    assert not await house.facts("in:registry")
+    assert not await coordinator.facts("in:registry")
 
 
-async def test_a_start_that_is_given_up_leaves_nothing_behind(agent: Agent, house: House) -> None:
+async def test_a_start_that_is_given_up_leaves_nothing_behind(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """As with a time limit around it."""
     done: list[str] = []
 
@@ -103,7 +103,7 @@ async def test_handlers_are_registered_before_it_starts(agent: Agent) -> None:
             register(lambda task: task)
 
 
-async def test_who_gives_up_on_a_stop_leaves_no_handler_at_work(agent: Agent, house: House) -> None:
+async def test_who_gives_up_on_a_stop_leaves_no_handler_at_work(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It is cancelled, its task given back, and the agent leaves all the same."""
     cancelled = asyncio.Event()
 
@@ -115,18 +115,18 @@ async def test_who_gives_up_on_a_stop_leaves_no_handler_at_work(agent: Agent, ho
             cancelled.set()
 
     await agent.start()
-    await house.assign("a", "long")
+    await coordinator.assign("a", "long")
     await wait_until(lambda: agent.running == 1, "it runs")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(agent.stop(), 0.2)
     assert cancelled.is_set()
-    await house.wait_for("in:reports", TaskReleased)
-    await house.wait_for("in:registry", AgentDeregistered)
+    await coordinator.wait_for("in:reports", TaskReleased)
+    await coordinator.wait_for("in:registry", AgentDeregistered)
     assert not agent.is_serving
 
 
 async def test_a_serve_that_is_cancelled_as_the_start_is_done_leaves_no_agent_behind(
-    agent: Agent, house: House
+    agent: Agent, coordinator: PlayedCoordinator
 ) -> None:
     """Nobody would be there to end it."""
     serving = asyncio.create_task(agent.serve())
@@ -136,10 +136,12 @@ async def test_a_serve_that_is_cancelled_as_the_start_is_done_leaves_no_agent_be
     with pytest.raises(asyncio.CancelledError):
         await serving
     assert agent._session is None
-    await house.wait_for("in:registry", AgentDeregistered)
+    await coordinator.wait_for("in:registry", AgentDeregistered)
 
 
-async def test_a_handler_cannot_wait_for_the_end_that_waits_for_it(agent: Agent, house: House) -> None:
+async def test_a_handler_cannot_wait_for_the_end_that_waits_for_it(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """A handler of a task or of a message gets an error at once, with the alternative."""
     results: list[str] = []
 
@@ -152,13 +154,13 @@ async def test_a_handler_cannot_wait_for_the_end_that_waits_for_it(agent: Agent,
     agent.task("stop")(stop)
     agent.on_message(stop)
     await agent.start()
-    await house.assign("a", "stop")
-    await house.deliver("a", "m1", expires_at=int(time.time() * 1000) + 60_000)
+    await coordinator.assign("a", "stop")
+    await coordinator.deliver("a", "m1", expires_at=int(time.time() * 1000) + 60_000)
     await wait_until(lambda: len(results) == 2, "both got an error")
     assert all("asyncio.create_task(agent.stop())" in one for one in results)
 
 
-async def test_every_hook_of_the_end_is_called(agent: Agent, house: House) -> None:
+async def test_every_hook_of_the_end_is_called(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Also if another one fails; its error is raised then."""
     done: list[str] = []
 
@@ -186,7 +188,7 @@ async def test_it_says_of_itself_only_what_it_may(agent: Agent) -> None:
 
 @pytest.mark.parametrize("ends", ["given_up", "stopped"])
 async def test_where_a_start_ends_early_the_hooks_of_the_end_come_to_theirs(
-    agent: Agent, house: House, ends: str
+    agent: Agent, coordinator: PlayedCoordinator, ends: str
 ) -> None:
     """Each has its time, as after any other run; and ``stop`` waits for them."""
     done: list[str] = []
@@ -221,7 +223,7 @@ async def test_where_a_start_ends_early_the_hooks_of_the_end_come_to_theirs(
     assert done == ["undone", "slow", "last"]
 
 
-async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, house: House) -> None:
+async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """``serve``, a second ``stop``, and another ``start``."""
     done: list[str] = []
     leaving = asyncio.Event()
@@ -248,7 +250,7 @@ async def test_all_who_wait_for_its_end_wait_for_the_hooks_too(agent: Agent, hou
 
     serving = asyncio.create_task(wait_and_say(agent.serve(), "served"))
     await wait_until(lambda: agent.is_serving, "the registry has answered")
-    await house.assign("a", "leave")
+    await coordinator.assign("a", "leave")
     await leaving.wait()
     stopping = asyncio.create_task(wait_and_say(agent.stop(), "stopped"))
     await agent.start()
@@ -284,7 +286,7 @@ async def test_no_handler_is_registered_while_it_starts(agent: Agent) -> None:
 )
 async def test_an_agent_without_handlers_warns(
     server: EmbeddedServer,
-    house: House,
+    coordinator: PlayedCoordinator,
     capfd: pytest.CaptureFixture[str],
     *,
     capabilities: tuple[str, ...],
@@ -292,7 +294,7 @@ async def test_an_agent_without_handlers_warns(
     warning: str,
 ) -> None:
     """The decorator was forgotten, or the module with the handlers was not imported."""
-    agent = Agent("a", url=server.url, settings=house.settings, capabilities=capabilities)
+    agent = Agent("a", url=server.url, settings=coordinator.settings, capabilities=capabilities)
     register = {"message": agent.on_message, "any": agent.any_task, "task": agent.task("echo")}
 
     async def handle(_given: Task) -> None: ...

@@ -16,7 +16,7 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentHeartbeat, AgentLeasesListed, AgentRegistered, TaskCompleted
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.running import RunningCell
 from tests.waiting import wait_until
 
@@ -69,53 +69,57 @@ async def blocking_agent(url: str, settings: Settings, interval_s: float = 0.1) 
         await blocking.stop()
 
 
-def last_heartbeat(house: House, fits: Callable[[AgentHeartbeat], bool]) -> Callable[[], object]:
+def last_heartbeat(coordinator: PlayedCoordinator, fits: Callable[[AgentHeartbeat], bool]) -> Callable[[], object]:
     """Return a condition: the newest heartbeat fits."""
 
     async def found() -> bool:
-        beats = [fact for fact in await house.facts("in:beats") if isinstance(fact, AgentHeartbeat)]
+        beats = [fact for fact in await coordinator.facts("in:beats") if isinstance(fact, AgentHeartbeat)]
         return bool(beats) and fits(beats[-1])
 
     return found
 
 
 async def test_it_sends_heartbeats_and_is_deaf_until_its_loop_is_free(
-    server: EmbeddedServer, house: House, capfd: pytest.CaptureFixture[str]
+    server: EmbeddedServer, coordinator: PlayedCoordinator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its heartbeats go on and report the lease; the log names the handler and its line while it still blocks."""
-    async with blocking_agent(server.url, house.settings) as blocking:
-        await house.wait_for("in:registry", AgentRegistered)
-        await wait_until(last_heartbeat(house, lambda beat: not beat.deaf), "it reads its inbox")
-        lease = await house.assign("blocked", "block")
-        await wait_until(last_heartbeat(house, lambda beat: beat.deaf and beat.leases == 1), "its loop is blocked")
-        count = len(await house.facts("in:beats"))
-        await house.wait_for("in:beats", AgentHeartbeat, count + 5)
+    async with blocking_agent(server.url, coordinator.settings) as blocking:
+        await coordinator.wait_for("in:registry", AgentRegistered)
+        await wait_until(last_heartbeat(coordinator, lambda beat: not beat.deaf), "it reads its inbox")
+        lease = await coordinator.assign("blocked", "block")
+        await wait_until(
+            last_heartbeat(coordinator, lambda beat: beat.deaf and beat.leases == 1), "its loop is blocked"
+        )
+        count = len(await coordinator.facts("in:beats"))
+        await coordinator.wait_for("in:beats", AgentHeartbeat, count + 5)
         log = "".join(capfd.readouterr())
         assert "agent.loop_blocked" in log
         assert "block" in log.split("handler=")[1].split()[0]
         assert "at=test_blocked_loop.py:" in log
         assert "inbox.deaf" not in log, "the reader is well: a reconnect helps nothing"
         blocking.release.set()
-        (report,) = await house.wait_for("in:reports", TaskCompleted)
+        (report,) = await coordinator.wait_for("in:reports", TaskCompleted)
         assert report.lease == lease
-        await wait_until(last_heartbeat(house, lambda beat: not beat.deaf and beat.leases == 0), "its loop is free")
+        await wait_until(
+            last_heartbeat(coordinator, lambda beat: not beat.deaf and beat.leases == 0), "its loop is free"
+        )
         assert "agent.loop_free" in "".join(capfd.readouterr())
 
 
-async def test_it_lists_its_leases(server: EmbeddedServer, house: House) -> None:
+async def test_it_lists_its_leases(server: EmbeddedServer, coordinator: PlayedCoordinator) -> None:
     """The request is answered from the thread, and deleted; the latest one counts."""
-    async with blocking_agent(server.url, house.settings):
-        await house.wait_for("in:beats", AgentHeartbeat)
-        lease = await house.assign("blocked", "block", task_id="t")
-        await wait_until(last_heartbeat(house, lambda beat: beat.deaf), "its loop is blocked")
-        await house.order_list("blocked", "1-0")
-        await house.wait_for("in:registry", AgentLeasesListed)
-        await house.order_list("blocked", "2-0")
-        lists = await house.wait_for("in:registry", AgentLeasesListed, 2)
+    async with blocking_agent(server.url, coordinator.settings):
+        await coordinator.wait_for("in:beats", AgentHeartbeat)
+        lease = await coordinator.assign("blocked", "block", task_id="t")
+        await wait_until(last_heartbeat(coordinator, lambda beat: beat.deaf), "its loop is blocked")
+        await coordinator.order_list("blocked", "1-0")
+        await coordinator.wait_for("in:registry", AgentLeasesListed)
+        await coordinator.order_list("blocked", "2-0")
+        lists = await coordinator.wait_for("in:registry", AgentLeasesListed, 2)
         assert [(item.ask, item.leases) for item in lists[:2]] == [("1-0", {lease: "t"}), ("2-0", {lease: "t"})]
 
         async def is_empty() -> bool:
-            return not await house.inbox("blocked", "critical")
+            return not await coordinator.inbox("blocked", "critical")
 
         await wait_until(is_empty, "no order waits")
 
@@ -124,23 +128,23 @@ async def test_it_sends_heartbeats_if_its_loop_is_blocked_before_the_registry_an
     server: EmbeddedServer, redis: Redis, settings: Settings
 ) -> None:
     """Its registration counts as a heartbeat, and the next one must not wait for the loop."""
-    house = House(redis, settings)  # no registry answers
+    coordinator = PlayedCoordinator(redis, settings)  # no registry answers
     async with blocking_agent(server.url, settings) as blocking:
-        await house.wait_for("in:registry", AgentRegistered)
-        await house.assign("blocked", "block")
+        await coordinator.wait_for("in:registry", AgentRegistered)
+        await coordinator.assign("blocked", "block")
         await wait_until(lambda: blocking.runs, "it runs")
-        beats = await house.wait_for("in:beats", AgentHeartbeat, 2)
+        beats = await coordinator.wait_for("in:beats", AgentHeartbeat, 2)
         assert all(beat.deaf for beat in beats)
 
 
 async def test_a_message_handler_that_blocks_is_named(
-    server: EmbeddedServer, house: House, capfd: pytest.CaptureFixture[str]
+    server: EmbeddedServer, coordinator: PlayedCoordinator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Messages are handled on the same loop."""
-    async with blocking_agent(server.url, house.settings):
-        await house.wait_for("in:registry", AgentRegistered)
-        await house.deliver("blocked", "m", expires_at=2**52)
-        await wait_until(last_heartbeat(house, lambda beat: beat.deaf), "its loop is blocked")
+    async with blocking_agent(server.url, coordinator.settings):
+        await coordinator.wait_for("in:registry", AgentRegistered)
+        await coordinator.deliver("blocked", "m", expires_at=2**52)
+        await wait_until(last_heartbeat(coordinator, lambda beat: beat.deaf), "its loop is blocked")
         assert "on_message" in "".join(capfd.readouterr()).split("handler=")[1].split()[0]
 
 
@@ -176,17 +180,19 @@ async def test_a_blocked_agent_is_not_lost_and_gets_nothing_new(cell: RunningCel
         assert blocking.runs == [first.task_id, second.task_id]
 
 
-async def test_heartbeats_that_are_started_before_they_are_opened_go_out(server: EmbeddedServer, house: House) -> None:
+async def test_heartbeats_that_are_started_before_they_are_opened_go_out(
+    server: EmbeddedServer, coordinator: PlayedCoordinator
+) -> None:
     """The registry may answer while the connection is still being opened."""
     fact = AgentRegistered("early", AgentType.WORKER, incarnation="me")
     heartbeats = heartbeat_thread.Heartbeats(
-        fact, 0.1, server.url, house.settings,
+        fact, 0.1, server.url, coordinator.settings,
         leases=lambda: 0, listed=dict, is_deaf=lambda: False, reset=lambda: None,
         handler_of=lambda _task: "", on_sent=lambda _entry, _at: None,
     )  # fmt: skip
     heartbeats.start()
     heartbeats.open()
-    await house.wait_for("in:beats", AgentHeartbeat, 2)
+    await coordinator.wait_for("in:beats", AgentHeartbeat, 2)
     await heartbeats.close()
 
 
@@ -195,9 +201,9 @@ def current_thread() -> heartbeat_thread.HeartbeatThread | None:
     return heartbeat_thread._current
 
 
-async def test_the_thread_ends_with_the_last_agent(server: EmbeddedServer, house: House) -> None:
+async def test_the_thread_ends_with_the_last_agent(server: EmbeddedServer, coordinator: PlayedCoordinator) -> None:
     """Agents of a process share it; a later agent gets another."""
-    agents = [Agent(f"a{n}", url=server.url, settings=house.settings) for n in range(2)]
+    agents = [Agent(f"a{n}", url=server.url, settings=coordinator.settings) for n in range(2)]
     for agent in agents:
         await agent.start()
     thread = current_thread()
@@ -209,5 +215,5 @@ async def test_the_thread_ends_with_the_last_agent(server: EmbeddedServer, house
     assert current_thread() is None
     await wait_until(thread.loop.is_closed, "the thread has ended")
     await agents[0].start()
-    await house.wait_for("in:beats", AgentHeartbeat)
+    await coordinator.wait_for("in:beats", AgentHeartbeat)
     await agents[0].stop()

@@ -15,7 +15,7 @@ import pytest
 from coord.agent.signals import ONE_STOP_S
 from coord.embedded import EmbeddedServer
 from coord.models.facts import AgentDeregistered, AgentRegistered, AgentStatusChanged, TaskCompleted, TaskStarted
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 
 SCRIPT = """
@@ -83,18 +83,20 @@ run(agent)
 
 
 @pytest.fixture
-async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    server: EmbeddedServer, coordinator: PlayedCoordinator, tmp_path: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The agent, registered, as the leader of a process group."""
     script = tmp_path / "forker.py"
     script.write_text(SCRIPT)
     environment = {
         **os.environ,
         "COORD_REDIS_URL": server.url,
-        "COORD_NAMESPACE": house.settings.namespace,
+        "COORD_NAMESPACE": coordinator.settings.namespace,
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     running = await asyncio.create_subprocess_exec(sys.executable, str(script), env=environment, process_group=0)
-    await house.wait_for("in:registry", AgentRegistered)
+    await coordinator.wait_for("in:registry", AgentRegistered)
     yield running
     if running.returncode is None:
         os.killpg(running.pid, signal.SIGKILL)
@@ -103,50 +105,52 @@ async def process(server: EmbeddedServer, house: House, tmp_path: Path) -> Async
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_a_handler_may_fork_a_pool_and_terminate_it(
-    process: asyncio.subprocess.Process, house: House, kind: str
+    process: asyncio.subprocess.Process, coordinator: PlayedCoordinator, kind: str
 ) -> None:
     """``Pool.terminate`` sends SIGTERM to the children: they end, and the agent does not drain."""
     for _ in range(2):
-        await house.assign("forker", kind)
-    reports = await house.wait_for("in:reports", TaskCompleted, 2)
+        await coordinator.assign("forker", kind)
+    reports = await coordinator.wait_for("in:reports", TaskCompleted, 2)
     assert [bytes(report.result) for report in reports] == [b"[1,4,9]"] * 2
-    assert not [fact for fact in await house.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
+    assert not [fact for fact in await coordinator.facts("in:registry") if isinstance(fact, AgentStatusChanged)]
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
-async def test_a_forked_child_has_its_own_signals(process: asyncio.subprocess.Process, house: House) -> None:
+async def test_a_forked_child_has_its_own_signals(
+    process: asyncio.subprocess.Process, coordinator: PlayedCoordinator
+) -> None:
     """SIGTERM ends it, and its wake-up descriptor is not that of the agent."""
-    await house.assign("forker", "signals")
-    (report,) = await house.wait_for("in:reports", TaskCompleted)
+    await coordinator.assign("forker", "signals")
+    (report,) = await coordinator.wait_for("in:reports", TaskCompleted)
     assert bytes(report.result) == b"[[true,-1]]"
     assert process.returncode is None
 
 
 async def test_a_signal_to_the_process_group_counts_once(
-    process: asyncio.subprocess.Process, house: House, tmp_path: Path
+    process: asyncio.subprocess.Process, coordinator: PlayedCoordinator, tmp_path: Path
 ) -> None:
     """The group gets it, and the parent passes it on: the agent finishes its task."""
     gate = tmp_path / "gate"
-    await house.assign("forker", "hold", str(gate))
-    await house.wait_for("in:reports", TaskStarted)
+    await coordinator.assign("forker", "hold", str(gate))
+    await coordinator.wait_for("in:reports", TaskStarted)
     await wait_until(Path(f"{gate}.started").exists, "its children work")
     os.killpg(process.pid, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
-    await house.wait_for("in:registry", AgentStatusChanged)
+    await coordinator.wait_for("in:registry", AgentStatusChanged)
     gate.touch()
-    (report,) = await house.wait_for("in:reports", TaskCompleted)
+    (report,) = await coordinator.wait_for("in:reports", TaskCompleted)
     assert bytes(report.result) == b'"done"'
     assert await asyncio.wait_for(process.wait(), 30) == 0
-    await house.wait_for("in:registry", AgentDeregistered)
+    await coordinator.wait_for("in:registry", AgentDeregistered)
 
 
 async def test_forked_processes_do_not_outlive_their_agent(
-    process: asyncio.subprocess.Process, house: House, tmp_path: Path
+    process: asyncio.subprocess.Process, coordinator: PlayedCoordinator, tmp_path: Path
 ) -> None:
     """Its handler does not end, so the agent exits without it, and ends them as well."""
     gate = tmp_path / "gate"
-    await house.assign("forker", "grind", str(gate))
+    await coordinator.assign("forker", "grind", str(gate))
     await wait_until(Path(f"{gate}.started").exists, "its children work")
     children = psutil.Process(process.pid).children()
     assert len(children) == 2

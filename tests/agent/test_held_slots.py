@@ -14,12 +14,12 @@ from coord.errors import FactInvalid
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
 from coord.programs import Options, program_agent
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.unit.programs_world import script
 from tests.waiting import wait_until
 
 
-async def test_a_slot_that_is_held_gets_no_task(agent: Agent, house: House) -> None:
+async def test_a_slot_that_is_held_gets_no_task(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """What was assigned to it before waits, and is claimed when the slot is ready."""
     over = asyncio.Event()
 
@@ -30,35 +30,35 @@ async def test_a_slot_that_is_held_gets_no_task(agent: Agent, house: House) -> N
     await agent.start()
     agent.hold_slots(1)
     for _ in range(2):
-        await house.assign("a", "wait")
+        await coordinator.assign("a", "wait")
     await wait_until(lambda: agent.running, "one runs")
-    registered = await house.wait_for("in:registry", AgentRegistered, 2)
+    registered = await coordinator.wait_for("in:registry", AgentRegistered, 2)
     assert registered[-1].capacity == 1
     assert agent.running == 1
     agent.hold_slots(0)
     await wait_until(lambda: agent.running == 2, "both run")
-    assert (await house.wait_for("in:registry", AgentRegistered, 3))[-1].capacity == 2
+    assert (await coordinator.wait_for("in:registry", AgentRegistered, 3))[-1].capacity == 2
     over.set()
-    await house.wait_for("in:reports", TaskCompleted, 2)
+    await coordinator.wait_for("in:reports", TaskCompleted, 2)
 
 
-async def test_an_agent_without_a_slot_that_is_ready_is_busy(agent: Agent, house: House) -> None:
+async def test_an_agent_without_a_slot_that_is_ready_is_busy(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It gives back what it is assigned all the same; also when its slots were held before it started."""
     agent.hold_slots(2)
     await agent.start()
-    (changed,) = await house.wait_for("in:registry", AgentStatusChanged)
+    (changed,) = await coordinator.wait_for("in:registry", AgentStatusChanged)
     assert changed.status is AgentStatus.BUSY
-    await house.assign("a", "echo")
-    (released,) = await house.wait_for("in:reports", TaskReleased)
+    await coordinator.assign("a", "echo")
+    (released,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert released.code == "no_slot"
     agent.hold_slots(0)
-    assert (await house.wait_for("in:registry", AgentStatusChanged, 2))[-1].status is AgentStatus.ACTIVE
-    await house.assign("a", "echo")
-    await house.wait_for("in:reports", TaskCompleted)
+    assert (await coordinator.wait_for("in:registry", AgentStatusChanged, 2))[-1].status is AgentStatus.ACTIVE
+    await coordinator.assign("a", "echo")
+    await coordinator.wait_for("in:reports", TaskCompleted)
 
 
 async def test_an_agent_claims_nothing_before_its_program_is_ready(
-    server: EmbeddedServer, house: House, tmp_path: Path
+    server: EmbeddedServer, coordinator: PlayedCoordinator, tmp_path: Path
 ) -> None:
     """It is not even registered, and its limit for a task does not end the load."""
     (tmp_path / "loading").touch()
@@ -69,19 +69,19 @@ async def test_an_agent_claims_nothing_before_its_program_is_ready(
     )
     options = Options(keep_alive=True, wait_ready=True, timeout_s=0.4)
     agent = program_agent(
-        "a", [program], house.settings, options, capabilities=["anything"], capacity=1, url=server.url
+        "a", [program], coordinator.settings, options, capabilities=["anything"], capacity=1, url=server.url
     )  # fmt: skip
-    await house.assign("a", "anything", task_id="t1")
+    await coordinator.assign("a", "anything", task_id="t1")
     starting = asyncio.create_task(agent.start())
     try:
         await wait_until((tmp_path / "started").exists, "the program loads")
         await asyncio.wait([starting], timeout=0.8)
         assert not starting.done()
-        assert await house.facts("in:registry") == []
-        assert await house.inbox("a") == 1
+        assert await coordinator.facts("in:registry") == []
+        assert await coordinator.inbox("a") == 1
         (tmp_path / "loading").unlink()
         await starting
-        await house.wait_for("in:reports", TaskCompleted)
+        await coordinator.wait_for("in:reports", TaskCompleted)
     finally:
         await agent.stop(grace=0)
 

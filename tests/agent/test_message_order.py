@@ -14,7 +14,7 @@ from coord.agent.mailbox import Mailbox, WaitingMessage
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import FactInvalid
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 
 
@@ -23,7 +23,9 @@ def in_a_minute() -> int:
     return int(time.time() * 1000) + 60_000
 
 
-async def test_a_handler_that_waits_for_another_sender_does_not_block_its_message(agent: Agent, house: House) -> None:
+async def test_a_handler_that_waits_for_another_sender_does_not_block_its_message(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """The handlers of two agents may each wait for the other agent to handle a message."""
     answered = asyncio.Event()
     handled: list[str] = []
@@ -37,13 +39,15 @@ async def test_a_handler_that_waits_for_another_sender_does_not_block_its_messag
         handled.append(message.id)
 
     await agent.start()
-    await house.deliver("a", "request", expires_at=in_a_minute(), sender_id="client")
-    await house.deliver("a", "question", expires_at=in_a_minute(), sender_id="b")
+    await coordinator.deliver("a", "request", expires_at=in_a_minute(), sender_id="client")
+    await coordinator.deliver("a", "question", expires_at=in_a_minute(), sender_id="b")
     await wait_until(lambda: len(handled) == 2, "both are handled")
     assert handled == ["question", "request"]
 
 
-async def test_handlers_in_threads_of_different_senders_run_at_the_same_time(agent: Agent, house: House) -> None:
+async def test_handlers_in_threads_of_different_senders_run_at_the_same_time(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """Handlers that are not async as well."""
     both = threading.Barrier(2)
     handled: list[str] = []
@@ -55,11 +59,13 @@ async def test_handlers_in_threads_of_different_senders_run_at_the_same_time(age
 
     await agent.start()
     for sender_id in ("b", "c"):
-        await house.deliver("a", f"from-{sender_id}", expires_at=in_a_minute(), sender_id=sender_id)
+        await coordinator.deliver("a", f"from-{sender_id}", expires_at=in_a_minute(), sender_id=sender_id)
     await wait_until(lambda: len(handled) == 2, "both are handled")
 
 
-async def test_a_reply_does_not_wait_for_the_message_whose_handler_awaits_it(agent: Agent, house: House) -> None:
+async def test_a_reply_does_not_wait_for_the_message_whose_handler_awaits_it(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """A handler may ask the sender of its message something, and wait for the answer."""
     replied = asyncio.Event()
     handled: list[str] = []
@@ -74,13 +80,13 @@ async def test_a_reply_does_not_wait_for_the_message_whose_handler_awaits_it(age
 
     await agent.start()
     for message_id in ("first", "second"):
-        await house.deliver("a", message_id, expires_at=in_a_minute(), sender_id="b")
-    await house.deliver("a", "reply", expires_at=in_a_minute(), sender_id="b", reply_to="q-1")
+        await coordinator.deliver("a", message_id, expires_at=in_a_minute(), sender_id="b")
+    await coordinator.deliver("a", "reply", expires_at=in_a_minute(), sender_id="b", reply_to="q-1")
     await wait_until(lambda: len(handled) == 3, "all are handled")
     assert handled == ["reply", "first", "second"]
 
 
-async def test_the_messages_of_each_sender_keep_their_order(agent: Agent, house: House) -> None:
+async def test_the_messages_of_each_sender_keep_their_order(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Also of the messages that are not held in memory, and when the first of them fails once."""
     handled: dict[str, list[int]] = {}
     failed: set[str] = set()
@@ -95,7 +101,7 @@ async def test_the_messages_of_each_sender_keep_their_order(agent: Agent, house:
 
     for n in range(60):
         for sender_id in ("b", "c", "d"):
-            await house.deliver("a", f"{sender_id}-{n}", expires_at=in_a_minute(), sender_id=sender_id)
+            await coordinator.deliver("a", f"{sender_id}-{n}", expires_at=in_a_minute(), sender_id=sender_id)
     await agent.start()
     await wait_until(lambda: sum(map(len, handled.values())) == 180, "all are handled")
     assert handled == {sender_id: list(range(60)) for sender_id in ("b", "c", "d")}
@@ -103,7 +109,7 @@ async def test_the_messages_of_each_sender_keep_their_order(agent: Agent, house:
 
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_the_number_of_concurrent_messages_is_limited(
-    server: EmbeddedServer, house: House, settings: Settings, limit: int
+    server: EmbeddedServer, coordinator: PlayedCoordinator, settings: Settings, limit: int
 ) -> None:
     """With 1, messages and replies are handled one by one."""
     agent = Agent("a", url=server.url, settings=settings, message_concurrency=limit)
@@ -119,9 +125,9 @@ async def test_the_number_of_concurrent_messages_is_limited(
         handled += 1
 
     for n in range(20):
-        await house.deliver("a", f"m{n}", expires_at=in_a_minute(), sender_id=f"s{n}")
+        await coordinator.deliver("a", f"m{n}", expires_at=in_a_minute(), sender_id=f"s{n}")
     if limit == 1:
-        await house.deliver("a", "reply", expires_at=in_a_minute(), sender_id="s0", reply_to="q-1")
+        await coordinator.deliver("a", "reply", expires_at=in_a_minute(), sender_id="s0", reply_to="q-1")
     async with agent:
         await wait_until(lambda: handled == 20 + (limit == 1), "all are handled")
     assert most == limit

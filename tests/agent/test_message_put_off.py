@@ -13,7 +13,7 @@ from coord.agent import messages as mail
 from coord.agent.protocol import ErrorAnswer
 from coord.errors import FactInvalid
 from coord.models.facts import TaskFailed
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 
 
@@ -22,17 +22,19 @@ def in_a_minute() -> int:
     return int(time.time() * 1000) + 60_000
 
 
-async def wait_until_empty(house: House) -> None:
+async def wait_until_empty(coordinator: PlayedCoordinator) -> None:
     """Wait until the agent has deleted all its messages."""
 
     async def is_empty() -> bool:
-        return await house.inbox("a") == 0
+        return await coordinator.inbox("a") == 0
 
     await wait_until(is_empty, "all messages are deleted")
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_message_is_put_off_until_its_task_is_back(agent: Agent, house: House, is_async: bool) -> None:
+async def test_a_message_is_put_off_until_its_task_is_back(
+    agent: Agent, coordinator: PlayedCoordinator, is_async: bool
+) -> None:
     """More often than a handler may fail; messages that arrive later are handled meanwhile."""
     calls: list[str] = []
 
@@ -46,14 +48,14 @@ async def test_a_message_is_put_off_until_its_task_is_back(agent: Agent, house: 
 
     agent.on_message(handle_async if is_async else handle)
     await agent.start()
-    await house.deliver("a", "decision", expires_at=in_a_minute())
-    await house.deliver("a", "later", expires_at=in_a_minute())
-    await wait_until_empty(house)
+    await coordinator.deliver("a", "decision", expires_at=in_a_minute())
+    await coordinator.deliver("a", "later", expires_at=in_a_minute())
+    await wait_until_empty(coordinator)
     assert calls.count("decision") == 6
     assert calls.index("later") < 5
 
 
-async def test_a_message_that_is_put_off_ends_when_it_expires(agent: Agent, house: House) -> None:
+async def test_a_message_that_is_put_off_ends_when_it_expires(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """With a warning, and not after the time for which it was put off."""
     calls: list[str] = []
 
@@ -64,14 +66,16 @@ async def test_a_message_that_is_put_off_ends_when_it_expires(agent: Agent, hous
 
     await agent.start()
     with capture_logs() as logged:
-        await house.deliver("a", "decision", expires_at=int(time.time() * 1000) + 2_000)
-        await wait_until_empty(house)
+        await coordinator.deliver("a", "decision", expires_at=int(time.time() * 1000) + 2_000)
+        await wait_until_empty(coordinator)
     assert calls == ["decision"]
     expired = [line for line in logged if line["event"] == "message.expired"]
     assert [(line["log_level"], line["put_off"]) for line in expired] == [("warning", 1)]
 
 
-async def test_only_the_handler_that_puts_a_message_off_gets_it_again(agent: Agent, house: House) -> None:
+async def test_only_the_handler_that_puts_a_message_off_gets_it_again(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """Those before it have handled the message; those after it come when it is done."""
     calls: list[str] = []
 
@@ -90,12 +94,12 @@ async def test_only_the_handler_that_puts_a_message_off_gets_it_again(agent: Age
         calls.append("third")
 
     await agent.start()
-    await house.deliver("a", "m1", expires_at=in_a_minute())
-    await wait_until_empty(house)
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
+    await wait_until_empty(coordinator)
     assert calls == ["first", "second", "second", "second", "third"]
 
 
-async def test_the_next_process_gets_a_message_that_is_put_off(agent: Agent, house: House) -> None:
+async def test_the_next_process_gets_a_message_that_is_put_off(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It stays in the inbox while the agent leaves, and does not hold up the end."""
     calls: list[str] = []
 
@@ -106,17 +110,17 @@ async def test_the_next_process_gets_a_message_that_is_put_off(agent: Agent, hou
             raise Retryable(after=30)
 
     await agent.start()
-    await house.deliver("a", "decision", expires_at=in_a_minute())
+    await coordinator.deliver("a", "decision", expires_at=in_a_minute())
     await wait_until(lambda: calls, "it is put off")
     await agent.stop(grace=5)
     assert not agent.has_abandoned
-    assert await house.inbox("a") == 1
+    assert await coordinator.inbox("a") == 1
     await agent.start()
-    await wait_until_empty(house)
+    await wait_until_empty(coordinator)
     assert calls == ["decision", "decision"]
 
 
-async def test_messages_that_are_put_off_occupy_no_place(agent: Agent, house: House) -> None:
+async def test_messages_that_are_put_off_occupy_no_place(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Any number of them; others are handled."""
     handled: list[str] = []
     put_off: set[str] = set()
@@ -130,13 +134,15 @@ async def test_messages_that_are_put_off_occupy_no_place(agent: Agent, house: Ho
 
     await agent.start()
     for n in range(100):
-        await house.deliver("a", f"m{n}", expires_at=in_a_minute(), sender_id=f"s{n}")
+        await coordinator.deliver("a", f"m{n}", expires_at=in_a_minute(), sender_id=f"s{n}")
     await wait_until(lambda: len(put_off) == 100, "all are put off")
-    await house.deliver("a", "other", expires_at=in_a_minute(), sender_id="s0")
+    await coordinator.deliver("a", "other", expires_at=in_a_minute(), sender_id="s0")
     await wait_until(lambda: handled, "the other one is handled")
 
 
-async def test_a_message_is_given_up_at_once_if_no_retry_would_help(agent: Agent, house: House) -> None:
+async def test_a_message_is_given_up_at_once_if_no_retry_would_help(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """``NonRetryable`` means the same as in the handler of a task."""
     calls: list[str] = []
 
@@ -146,13 +152,13 @@ async def test_a_message_is_given_up_at_once_if_no_retry_would_help(agent: Agent
         raise NonRetryable("unknown_order", message.id)
 
     await agent.start()
-    await house.deliver("a", "m1", expires_at=in_a_minute())
-    await wait_until_empty(house)
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
+    await wait_until_empty(coordinator)
     assert calls == ["m1"]
 
 
 async def test_a_message_that_cannot_be_read_again_now_is_kept(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server may refuse the read for a while; an answer that is an error is not a message that is gone."""
     monkeypatch.setattr(mail, "READ_AGAIN_S", 0.0)
@@ -173,9 +179,9 @@ async def test_a_message_that_cannot_be_read_again_now_is_kept(
 
     monkeypatch.setattr(mail.MessageRunner, "_read_again", refuse_once)
     for message_id in ("m1", "m2"):
-        await house.deliver("a", message_id, expires_at=in_a_minute())
+        await coordinator.deliver("a", message_id, expires_at=in_a_minute())
     await agent.start()
-    await wait_until_empty(house)
+    await wait_until_empty(coordinator)
     assert len(refused) == 1
     assert sorted(handled) == ["m1", "m2"]
 
@@ -187,7 +193,7 @@ def test_a_time_that_does_not_fit_is_refused(after: Any) -> None:
         Retryable(after=after)
 
 
-async def test_a_task_whose_handler_names_no_code_fails_with_one(agent: Agent, house: House) -> None:
+async def test_a_task_whose_handler_names_no_code_fails_with_one(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """``Retryable()`` alone is enough."""
 
     @agent.task("flaky")
@@ -195,6 +201,6 @@ async def test_a_task_whose_handler_names_no_code_fails_with_one(agent: Agent, h
         raise Retryable(after=1)
 
     await agent.start()
-    await house.assign("a", "flaky")
-    (failed,) = await house.wait_for("in:reports", TaskFailed)
+    await coordinator.assign("a", "flaky")
+    (failed,) = await coordinator.wait_for("in:reports", TaskFailed)
     assert (failed.code, failed.retryable) == ("try_again", True)

@@ -16,7 +16,7 @@ import structlog
 from coord import Agent, Message, Task
 from coord.agent import messages as mail
 from coord.models.facts import TaskCompleted
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 
 
@@ -25,7 +25,7 @@ def in_a_minute() -> int:
     return int(time.time() * 1000) + 60_000
 
 
-async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: House) -> None:
+async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """By the server's time; it is deleted all the same."""
     got: list[str] = []
 
@@ -34,17 +34,17 @@ async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, house: Ho
         got.append(message.payload)
 
     await agent.start()
-    await house.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
-    await house.deliver("a", "fresh", expires_at=in_a_minute())
+    await coordinator.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
+    await coordinator.deliver("a", "fresh", expires_at=in_a_minute())
 
     async def empty() -> bool:
-        return await house.inbox("a") == 0
+        return await coordinator.inbox("a") == 0
 
     await wait_until(empty, "both are deleted")
     assert got == ["fresh"]
 
 
-async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, house: House) -> None:
+async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Also when more of them wait than are held in memory."""
     got: list[str] = []
 
@@ -54,20 +54,20 @@ async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, 
 
     soon = in_a_minute()
     for n in range(100):
-        await house.deliver("a", f"low-{n:03d}", expires_at=soon, lane="low")
-    await house.deliver("a", "critical", expires_at=soon, lane="critical")
+        await coordinator.deliver("a", f"low-{n:03d}", expires_at=soon, lane="low")
+    await coordinator.deliver("a", "critical", expires_at=soon, lane="critical")
     await agent.start()
     await wait_until(lambda: len(got) == 101, "all are handled")
     assert got == ["critical", *(f"low-{n:03d}" for n in range(100))]
 
 
-async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House) -> None:
+async def test_a_message_without_a_handler_is_deleted(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It would only fill the inbox."""
     await agent.start()
-    await house.deliver("a", "unheard", expires_at=in_a_minute())
+    await coordinator.deliver("a", "unheard", expires_at=in_a_minute())
 
     async def empty() -> bool:
-        return await house.inbox("a") == 0
+        return await coordinator.inbox("a") == 0
 
     await wait_until(empty, "it is deleted")
 
@@ -77,7 +77,7 @@ async def test_a_message_without_a_handler_is_deleted(agent: Agent, house: House
     "error", [ValueError("odd"), StopIteration(1), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError("own")]
 )
 async def test_whatever_its_handler_raises_a_message_is_tried_again_and_the_others_come(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch, error: BaseException, is_async: bool
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch, error: BaseException, is_async: bool
 ) -> None:
     """⚠ Also what a future cannot hold, what would end the process, and a cancel without a request."""
     monkeypatch.setattr(mail, "RETRY_WAITS_S", (0.0, 0.0))
@@ -94,17 +94,17 @@ async def test_whatever_its_handler_raises_a_message_is_tried_again_and_the_othe
     agent.on_message(hear_async if is_async else hear)
     await agent.start()
     for message_id in ("bad", "good"):
-        await house.deliver("a", message_id, expires_at=in_a_minute())
+        await coordinator.deliver("a", message_id, expires_at=in_a_minute())
 
     async def empty() -> bool:
-        return await house.inbox("a") == 0
+        return await coordinator.inbox("a") == 0
 
     await wait_until(empty, "both are deleted")
     assert got == ["bad", "bad", "bad", "good"]
 
 
 async def test_a_log_line_that_cannot_be_written_stops_no_message(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """⚠ Such as about a file's name that is no UTF-8: the others come all the same."""
     monkeypatch.setattr(mail, "RETRY_WAITS_S", (0.0, 0.0))
@@ -123,14 +123,16 @@ async def test_a_log_line_that_cannot_be_written_stops_no_message(
     structlog.configure(processors=[refuse])
     try:
         for message_id in ("bad", "good"):
-            await house.deliver("a", message_id, expires_at=in_a_minute())
+            await coordinator.deliver("a", message_id, expires_at=in_a_minute())
         await wait_until(lambda: "good" in got, "the next one is handled")
     finally:
         structlog.reset_defaults()
     assert got == ["bad", "bad", "bad", "good"]
 
 
-async def test_a_message_comes_while_handlers_of_tasks_have_all_threads(agent: Agent, house: House) -> None:
+async def test_a_message_comes_while_handlers_of_tasks_have_all_threads(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """One of them may be waiting for it; and it is not kept waiting until it has expired."""
     came = threading.Event()
 
@@ -144,26 +146,28 @@ async def test_a_message_comes_while_handlers_of_tasks_have_all_threads(agent: A
 
     await agent.start()
     for _ in range(2):
-        await house.assign("a", "wait")
+        await coordinator.assign("a", "wait")
     await wait_until(lambda: agent.running == 2, "both threads are taken")
-    await house.deliver("a", "m1", expires_at=in_a_minute())
-    results = await house.wait_for("in:reports", TaskCompleted, 2)
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
+    results = await coordinator.wait_for("in:reports", TaskCompleted, 2)
     assert [msgspec.json.decode(one.result) for one in results] == [True, True]
 
 
-async def test_a_message_that_cannot_be_read_is_no_hindrance(agent: Agent, house: House) -> None:
+async def test_a_message_that_cannot_be_read_is_no_hindrance(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Only coord writes there; still it is logged and dropped, and the next one is handled."""
     got: list[Any] = []
     agent.on_message(lambda message: got.append(message.payload))
     await agent.start()
     odd: dict[Any, Any] = {"message_type": "direct", "data": "{", "id": "odd"}
-    await house.redis.xadd(house.keys.inbox("a", "normal"), odd)
-    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await coordinator.redis.xadd(coordinator.keys.inbox("a", "normal"), odd)
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
     await wait_until(lambda: got, "the next one is handled")
     assert got == ["m1"]
 
 
-async def test_a_handler_of_messages_that_never_ends_is_left_behind(agent: Agent, house: House) -> None:
+async def test_a_handler_of_messages_that_never_ends_is_left_behind(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """A thread cannot be stopped; ``has_abandoned`` says that one is left."""
     begun, over = threading.Event(), threading.Event()
 
@@ -173,18 +177,18 @@ async def test_a_handler_of_messages_that_never_ends_is_left_behind(agent: Agent
         over.wait(30)
 
     await agent.start()
-    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
     await asyncio.to_thread(begun.wait, 10)
     try:
         await agent.stop(grace=0.05)
         assert agent.has_abandoned
-        assert await house.inbox("a") == 1, "the next process handles it"
+        assert await coordinator.inbox("a") == 1, "the next process handles it"
     finally:
         over.set()
 
 
 async def test_one_that_rests_between_two_tries_is_not_left_behind(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing runs then; the message stays for the next process, and the mail's thread ends."""
     monkeypatch.setattr(mail, "RETRY_WAITS_S", (30.0, 30.0))
@@ -196,16 +200,16 @@ async def test_one_that_rests_between_two_tries_is_not_left_behind(
         raise ValueError(message.id)
 
     await agent.start()
-    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
     await wait_until(lambda: tried, "it was tried once")
     await asyncio.sleep(0.05)
     await agent.stop(grace=0.05)
     assert not agent.has_abandoned
-    assert await house.inbox("a") == 1
+    assert await coordinator.inbox("a") == 1
     await wait_until(lambda: not tried[0].is_alive(), "the thread has ended")
 
 
-async def test_an_async_handler_has_time_to_clean_up(agent: Agent, house: House) -> None:
+async def test_an_async_handler_has_time_to_clean_up(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """It is cancelled once, and waited for."""
     done: list[str] = []
     begun = asyncio.Event()
@@ -220,7 +224,7 @@ async def test_an_async_handler_has_time_to_clean_up(agent: Agent, house: House)
             done.append("cleaned up")
 
     await agent.start()
-    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
     await begun.wait()
     await agent.stop(grace=0.05)
     assert done == ["cleaned up"]
@@ -228,7 +232,7 @@ async def test_an_async_handler_has_time_to_clean_up(agent: Agent, house: House)
 
 
 async def test_an_async_handler_that_goes_on_is_left_behind(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though it was cancelled: the agent ends all the same, and says that something still runs."""
     monkeypatch.setattr(mail, "CANCEL_S", 0.1)
@@ -242,7 +246,7 @@ async def test_an_async_handler_that_goes_on_is_left_behind(
                 await over.wait()
 
     await agent.start()
-    await house.deliver("a", "m1", expires_at=in_a_minute())
+    await coordinator.deliver("a", "m1", expires_at=in_a_minute())
     await begun.wait()
     try:
         await asyncio.wait_for(agent.stop(grace=0.05), 10)

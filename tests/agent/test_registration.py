@@ -19,7 +19,7 @@ from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged, Fact
 from tests.agent.desk import KEYS, FakeLink
-from tests.agent.played_coordinator import House, house_on
+from tests.agent.played_coordinator import PlayedCoordinator, played_coordinator
 
 
 class NoHeartbeats(Heartbeats):
@@ -57,16 +57,18 @@ def decode_facts(link: FakeLink) -> list[Fact]:
     return [decode_fact("in:registry", {b"type": command[3], b"data": command[5]}, MIB) for command in commands]
 
 
-async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(agent: Agent, house: House) -> None:
+async def test_how_it_is_is_said_again_to_a_registry_that_forgot_it(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
     """An agent in maintenance that registers again is in maintenance still, and gets nothing."""
     await agent.start()
     await agent.set_status(AgentStatus.MAINTENANCE)
-    await house.wait_for("in:registry", AgentStatusChanged)
-    await house.wait_for("in:beats", AgentHeartbeat)
-    ((entry, _fields), *_rest) = await house.entries("in:beats")
-    await house.answer("a", "in:beats", entry.decode(), "unknown_agent")
-    await house.wait_for("in:registry", AgentStatusChanged, 2)
-    reported = await house.facts("in:registry")
+    await coordinator.wait_for("in:registry", AgentStatusChanged)
+    await coordinator.wait_for("in:beats", AgentHeartbeat)
+    ((entry, _fields), *_rest) = await coordinator.entries("in:beats")
+    await coordinator.answer("a", "in:beats", entry.decode(), "unknown_agent")
+    await coordinator.wait_for("in:registry", AgentStatusChanged, 2)
+    reported = await coordinator.facts("in:registry")
     assert [type(fact) for fact in reported] == [AgentRegistered, AgentStatusChanged] * 2
     assert [fact.status for fact in reported if isinstance(fact, AgentStatusChanged)] == [AgentStatus.MAINTENANCE] * 2
 
@@ -79,10 +81,10 @@ async def test_a_silent_registry_is_told_again_until_it_answers(
     agent = Agent("a", url=server.url, settings=settings)
     starting = asyncio.create_task(agent.start())
     try:
-        first, *others = await House(redis, settings).wait_for("in:registry", AgentRegistered, 3)
+        first, *others = await PlayedCoordinator(redis, settings).wait_for("in:registry", AgentRegistered, 3)
         assert others == [first] * len(others)
         assert not starting.done()
-        async with house_on(redis, settings):
+        async with played_coordinator(redis, settings):
             await starting
             assert agent.is_serving
             await agent.stop()

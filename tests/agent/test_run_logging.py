@@ -12,7 +12,7 @@ import pytest
 
 from coord.embedded import EmbeddedServer
 from coord.models.facts import AgentRegistered
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 
 SCRIPT = """
 import logging
@@ -41,7 +41,13 @@ OWN = 'logging.basicConfig(level=logging.INFO, format="OWN %(name)s %(message)s"
     ids=["own", "own, alone", "coord's", "none"],
 )
 async def test_a_program_keeps_its_own_log(
-    server: EmbeddedServer, house: House, tmp_path: Path, *, begin: str, options: str, shown: tuple[bool, bool]
+    server: EmbeddedServer,
+    coordinator: PlayedCoordinator,
+    tmp_path: Path,
+    *,
+    begin: str,
+    options: str,
+    shown: tuple[bool, bool],
 ) -> None:
     """Coord's lines are added to it, unless the program wants none."""
     script = tmp_path / "agent.py"
@@ -49,13 +55,13 @@ async def test_a_program_keeps_its_own_log(
     environ = {
         **os.environ,
         "COORD_REDIS_URL": server.url,
-        "COORD_NAMESPACE": house.settings.namespace,
+        "COORD_NAMESPACE": coordinator.settings.namespace,
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(script), env=environ, stderr=asyncio.subprocess.PIPE
     )
-    await house.wait_for("in:registry", AgentRegistered)
+    await coordinator.wait_for("in:registry", AgentRegistered)
     process.send_signal(signal.SIGTERM)
     _, err = await process.communicate()
     assert process.returncode == 0

@@ -22,7 +22,7 @@ from coord.agent.task import Attempt
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
 from tests.agent.desk import Desk
-from tests.agent.played_coordinator import House
+from tests.agent.played_coordinator import PlayedCoordinator
 from tests.waiting import wait_until
 
 
@@ -260,7 +260,7 @@ async def _outcomes(
     return desk.link.commands(b"XADD")
 
 
-async def test_what_a_stopped_handler_returns_is_dropped(agent: Agent, house: House) -> None:
+async def test_what_a_stopped_handler_returns_is_dropped(agent: Agent, coordinator: PlayedCoordinator) -> None:
     """Async or in a thread: its task is given back, so that a cancel that was accepted holds."""
 
     @agent.task("deaf")
@@ -272,15 +272,15 @@ async def test_what_a_stopped_handler_returns_is_dropped(agent: Agent, house: Ho
         return ""
 
     await agent.start()
-    lease = await house.assign("a", "deaf")
+    lease = await coordinator.assign("a", "deaf")
     await wait_until(lambda: agent.running == 1, "it runs")
-    await house.order_stop("a", lease, "why")
-    (released,) = await house.wait_for("in:reports", TaskReleased)
+    await coordinator.order_stop("a", lease, "why")
+    (released,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert (released.lease, released.reason) == (lease, "why")
 
 
 async def test_slots_of_handlers_that_go_on_are_offered_to_nobody(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread cannot be ended: until it ends by itself its agent has less room, or is busy and gives back all."""
     monkeypatch.setattr(runner_module, "STUCK_S", 0.05)
@@ -292,41 +292,41 @@ async def test_slots_of_handlers_that_go_on_are_offered_to_nobody(
         return "late"
 
     await agent.start()
-    leases = [await house.assign("a", "hold") for _ in range(2)]
+    leases = [await coordinator.assign("a", "hold") for _ in range(2)]
     await wait_until(lambda: agent.running == 2, "both run")
-    await house.order_stop("a", leases[0])
-    assert [one.capacity for one in await house.wait_for("in:registry", AgentRegistered, 2)] == [2, 1]
-    assert not [one for one in await house.facts("in:registry") if isinstance(one, AgentStatusChanged)]
-    third = await house.assign("a", "echo")
-    await house.order_stop("a", leases[1])
-    (released,) = await house.wait_for("in:reports", TaskReleased)
-    fourth = await house.assign("a", "echo")
-    released, again = await house.wait_for("in:reports", TaskReleased, 2)
+    await coordinator.order_stop("a", leases[0])
+    assert [one.capacity for one in await coordinator.wait_for("in:registry", AgentRegistered, 2)] == [2, 1]
+    assert not [one for one in await coordinator.facts("in:registry") if isinstance(one, AgentStatusChanged)]
+    third = await coordinator.assign("a", "echo")
+    await coordinator.order_stop("a", leases[1])
+    (released,) = await coordinator.wait_for("in:reports", TaskReleased)
+    fourth = await coordinator.assign("a", "echo")
+    released, again = await coordinator.wait_for("in:reports", TaskReleased, 2)
     assert [released.lease, again.lease] == [third, fourth]
     assert "handlers that must stop still run" in released.reason
     may_end.set()
-    reported = await house.wait_for("in:registry", AgentStatusChanged, 2)
+    reported = await coordinator.wait_for("in:registry", AgentStatusChanged, 2)
     assert [one.status for one in reported] == [AgentStatus.BUSY, AgentStatus.ACTIVE]
-    assert [one.capacity for one in await house.wait_for("in:registry", AgentRegistered, 5)] == [2, 1, 1, 1, 2]
-    await house.assign("a", "echo", 7)
-    await house.wait_for("in:reports", TaskCompleted)
+    assert [one.capacity for one in await coordinator.wait_for("in:registry", AgentRegistered, 5)] == [2, 1, 1, 1, 2]
+    await coordinator.assign("a", "echo", 7)
+    await coordinator.wait_for("in:reports", TaskCompleted)
 
 
 async def test_maintenance_stays_maintenance_whatever_its_handlers_do(
-    agent: Agent, house: House, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, coordinator: PlayedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Busy replaces only active."""
     monkeypatch.setattr(runner_module, "STUCK_S", 0.05)
     may_end = threading.Event()
     agent.task("hold")(lambda _task: may_end.wait(30))
     await agent.start()
-    leases = [await house.assign("a", "hold") for _ in range(2)]
+    leases = [await coordinator.assign("a", "hold") for _ in range(2)]
     await wait_until(lambda: agent.running == 2, "both run")
     await agent.set_status(AgentStatus.MAINTENANCE)
     for lease in leases:
-        await house.order_stop("a", lease)
-    await house.wait_for("in:registry", AgentRegistered, 3)
+        await coordinator.order_stop("a", lease)
+    await coordinator.wait_for("in:registry", AgentRegistered, 3)
     may_end.set()
-    await house.wait_for("in:registry", AgentRegistered, 5)
-    reported = await house.wait_for("in:registry", AgentStatusChanged, 3)
+    await coordinator.wait_for("in:registry", AgentRegistered, 5)
+    reported = await coordinator.wait_for("in:registry", AgentStatusChanged, 3)
     assert {one.status for one in reported} == {AgentStatus.MAINTENANCE}

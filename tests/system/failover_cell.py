@@ -22,7 +22,7 @@ from coord.fsck import examine
 from coord.keys import Keys
 from coord.models.tasks import TERMINAL, TaskState
 from tests.ledger import events_of_tasks
-from tests.processes import House, Process
+from tests.processes import CellProcesses, Process
 from tests.waiting import wait_until
 
 #: Within which everything goes on by itself once a new primary is named, in seconds: also on a very busy machine.
@@ -50,8 +50,8 @@ agent.run()
 """
 
 
-class CellHouse(House):
-    """A house with a namespace of its own."""
+class FailoverProcesses(CellProcesses):
+    """The processes of a cell with a namespace of its own."""
 
     def start(self, name: str, *command: str, **environ: str) -> Process:
         """Start a process in this namespace."""
@@ -103,15 +103,15 @@ class CellHouse(House):
 
 
 @contextlib.asynccontextmanager
-async def cell_at(server: object, url: str, folder: Path, namespace: str) -> AsyncIterator[CellHouse]:
-    """A house on whatever answers at ``url``; every process of it is ended."""
+async def cell_at(server: object, url: str, folder: Path, namespace: str) -> AsyncIterator[FailoverProcesses]:
+    """Yield the processes of a cell on whatever answers at ``url``; end every one afterwards."""
     folder.mkdir(exist_ok=True)
     settings = msgspec.structs.replace(Settings(), namespace=namespace)
     redis = connect(url, settings, retries=0)
-    built: CellHouse | None = None
+    built: FailoverProcesses | None = None
     try:
         async with Client(url, settings=settings) as client:
-            built = CellHouse(cast("EmbeddedServer", server), folder, redis, client, Keys(namespace))
+            built = FailoverProcesses(cast("EmbeddedServer", server), folder, redis, client, Keys(namespace))
             yield built
     finally:
         for process in built.processes if built is not None else ():
@@ -122,7 +122,7 @@ async def cell_at(server: object, url: str, folder: Path, namespace: str) -> Asy
 class Traffic(ABC):
     """Goes on until it is stopped; ``acknowledged`` are the ids that it was told are in."""
 
-    def __init__(self, at: CellHouse) -> None:
+    def __init__(self, at: FailoverProcesses) -> None:
         self.at = at
         self.acknowledged: list[str] = []
         self._stopped = asyncio.Event()
@@ -174,7 +174,7 @@ class Load(Traffic):
 class Letters(Traffic):
     """Sends messages one after the other, each again and again until it has a receipt."""
 
-    def __init__(self, at: CellHouse, *receivers: str) -> None:
+    def __init__(self, at: FailoverProcesses, *receivers: str) -> None:
         self._receivers = receivers
         super().__init__(at)
 

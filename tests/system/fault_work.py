@@ -11,13 +11,13 @@ from coord import queries
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentRegistered, AgentStatusChanged, MessageSent
 from coord.streams import Append, append
-from tests.processes import House
+from tests.processes import CellProcesses
 
 
 class Work(ABC):
     """Facts for one kind of worker, and what must have come of them."""
 
-    def __init__(self, at: House) -> None:
+    def __init__(self, at: CellProcesses) -> None:
         self.at = at
         self.names: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The agents of ``examples/foreign``: what each needs, and how it is started on a house.
+"""The agents of ``examples/foreign``: what each needs, and how it is started in a cell.
 
 What is missing on this machine skips a test locally and fails it in CI.
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from tests.processes import ROOT, House, Process
+from tests.processes import ROOT, CellProcesses, Process
 from tests.waiting import wait_until
 
 FOREIGN = ROOT / "examples" / "foreign"
@@ -93,7 +93,7 @@ LANGUAGES = (
 )
 
 
-async def start(at: House, config: pytest.Config, language: Language, agent_id: str, **environ: str) -> Process:
+async def start(at: CellProcesses, config: pytest.Config, language: Language, agent_id: str, **environ: str) -> Process:
     """One of the agents, once it is active."""
     environ = {"COORD_HEARTBEAT_INTERVAL_S": "1"} | environ
     process = at.start_program(agent_id, *language.command(config), agent_id, **environ)
@@ -101,7 +101,7 @@ async def start(at: House, config: pytest.Config, language: Language, agent_id: 
     return process
 
 
-async def until_active(at: House, process: Process) -> None:
+async def until_active(at: CellProcesses, process: Process) -> None:
     """Wait until an agent may be given work."""
 
     async def active() -> bool:

@@ -24,7 +24,7 @@ from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.programs.outcome import describe_exit
 from coord.up.shutdown import Shutdown
 from coord.up.supervisor import ManagedProgram, ProgramEvent, Supervisor, Timing
-from tests.processes import MOMENTS, ROOT, House, house
+from tests.processes import MOMENTS, ROOT, CellProcesses, cell_processes
 from tests.waiting import wait_until
 
 SEED = 20_260_301
@@ -36,16 +36,16 @@ KINDS = {"works": 860, "fails": 60, "bad": 20, "hangs": 8, "dies": 2, "slow": 50
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
 class Crowd:
     """Two registries, two distributors and some agents, each started again when it ends; and who killed how many."""
 
-    def __init__(self, at: House, executions: Path) -> None:
+    def __init__(self, at: CellProcesses, executions: Path) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("COORD_")}
         environ = kept | MOMENTS | {
             "COORD_REDIS_URL": at.server.url,
@@ -110,7 +110,7 @@ def _load(count: int) -> list[TaskSpec]:
     ]
 
 
-async def _chaos(at: House, count: int, limit_s: float) -> None:
+async def _chaos(at: CellProcesses, count: int, limit_s: float) -> None:
     executions = at.folder / "executions"
     specs = _load(count)
     crowd = Crowd(at, executions)
@@ -163,17 +163,17 @@ def _told(crowd: Crowd, records: Sequence[TaskRecord], ran: Counter[tuple[str, .
     )
 
 
-async def _half(at: House, count: int) -> bool:
+async def _half(at: CellProcesses, count: int) -> bool:
     return sum([await at.count(state) for state in TERMINAL]) >= count // 2
 
 
-async def test_two_thousand_tasks_in_chaos_all_end(at: House) -> None:
+async def test_two_thousand_tasks_in_chaos_all_end(at: CellProcesses) -> None:
     """A killer strikes a worker or an agent every two seconds, and agents die of their tasks besides."""
     await _chaos(at, 2_000, 60)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_twenty_thousand_tasks_in_chaos_all_end(at: House) -> None:
+async def test_twenty_thousand_tasks_in_chaos_all_end(at: CellProcesses) -> None:
     """The same for minutes."""
     await _chaos(at, 20_000, 800)

@@ -26,7 +26,7 @@ from coord.streams import Append, append
 from tests.processes import Process
 from tests.system.failover_cell import (
     RESUMES_S,
-    CellHouse,
+    FailoverProcesses,
     Letters,
     Load,
     cell_at,
@@ -51,18 +51,18 @@ async def two(tmp_path: Path) -> AsyncIterator[SentinelPair]:
 
 
 @pytest.fixture
-async def at(two: SentinelPair, tmp_path: Path) -> AsyncIterator[CellHouse]:
+async def at(two: SentinelPair, tmp_path: Path) -> AsyncIterator[FailoverProcesses]:
     """A cell on the pair, with nobody in it."""
-    async with cell_at(two, two.url, tmp_path / "house", "failover") as built:
+    async with cell_at(two, two.url, tmp_path / "cell", "failover") as built:
         yield built
 
 
-async def workers(at: CellHouse) -> list[Process]:
+async def workers(at: FailoverProcesses) -> list[Process]:
     """One of each kind, and a second distributor."""
     return [await at.worker(kind) for kind in (*CONSUMES, "distributor")]
 
 
-async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPair, at: CellHouse) -> None:
+async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPair, at: FailoverProcesses) -> None:
     """What was lost is lost whole, what was replicated ends once, and no process is restarted or told anything."""
     people = [*await workers(at), *[await at.listener(f"a{number}") for number in (1, 2, 3)]]
     load = Load(at)
@@ -84,7 +84,7 @@ async def test_a_replica_is_promoted_that_lacks_the_last_writes(two: SentinelPai
 
 
 async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing(
-    two: SentinelPair, at: CellHouse, tmp_path: Path
+    two: SentinelPair, at: FailoverProcesses, tmp_path: Path
 ) -> None:
     """An agent that came, a task that it did and one that it began are forgotten: it comes, does and begins them again.
 
@@ -121,7 +121,7 @@ async def test_tasks_of_the_lost_second_reappear_and_late_reports_change_nothing
     await at.assert_one_outcome_each()
 
 
-async def test_messages_are_handled_at_least_once_through_a_fail_over(two: SentinelPair, at: CellHouse) -> None:
+async def test_messages_are_handled_at_least_once_through_a_fail_over(two: SentinelPair, at: FailoverProcesses) -> None:
     """Each that its sender got a receipt for, but for those of the lost second, which is lost whole."""
     people = await workers(at)
     listeners = [await at.listener("a1"), await at.listener("a2")]
@@ -149,7 +149,7 @@ async def test_an_old_primary_that_was_only_paused_does_no_harm(tmp_path: Path) 
     """
     async with (
         sentinel_pair(tmp_path, cuts=False) as two,
-        cell_at(two, two.url, tmp_path / "house", "paused") as at,
+        cell_at(two, two.url, tmp_path / "cell", "paused") as at,
     ):
         people = [*await workers(at), await at.listener("a1"), await at.listener("a2")]
         load = Load(at)
@@ -218,7 +218,7 @@ async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, m
     Nobody cuts the connections to it: it refuses writes, or says that its slots have moved, and still answers reads.
     """
     pairs = cluster_pair if mode == "cluster" else plain_pair
-    async with pairs(tmp_path, cuts=False) as two, cell_at(two, two.url, tmp_path / "house", mode) as at:
+    async with pairs(tmp_path, cuts=False) as two, cell_at(two, two.url, tmp_path / "cell", mode) as at:
         people = [*await workers(at), *[await at.listener(name, interval_s=PATIENT_S) for name in ("a1", "a2")]]
         load, letters = Load(at), Letters(at, "a1", "a2")
         await load.more(100)
@@ -241,7 +241,7 @@ async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, m
 
 async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None:
     """⚠ A script would find some of its keys and not others: all stop, and none starts, until it is over."""
-    async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "house", "moving") as at:
+    async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "cell", "moving") as at:
         working = [await at.worker(kind) for kind in CONSUMES]
         agent = await at.listener("a1")
         await _two_primaries(two, "moving")
@@ -269,7 +269,7 @@ async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None
 
 async def test_a_worker_says_which_node_of_a_cluster_has_its_slot(tmp_path: Path) -> None:
     """One that is pointed at another node ends with 2, and names the node that it should be pointed at."""
-    async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "house", "astray") as at:
+    async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "cell", "astray") as at:
         await _two_primaries(two, "astray")
         await two.front.lead_to(two.ports[1])
         astray = at.start("astray", "-P", "-m", "workers", "registry")
@@ -312,7 +312,7 @@ async def _change_places(two: Pair, mode: str) -> None:
     await two.front.lead_to(two.ports[1])
 
 
-async def _is(at: CellHouse, task_id: str, state: TaskState) -> bool:
+async def _is(at: FailoverProcesses, task_id: str, state: TaskState) -> bool:
     try:
         record = await queries.get_task(at.redis, at.keys, task_id)
     except (RedisError, OSError):
@@ -320,13 +320,13 @@ async def _is(at: CellHouse, task_id: str, state: TaskState) -> bool:
     return record is not None and record.state == state
 
 
-async def _lease(at: CellHouse, handle: TaskHandle) -> str:
+async def _lease(at: FailoverProcesses, handle: TaskHandle) -> str:
     record = await handle.record()
     assert record.lease is not None
     return record.lease
 
 
-async def _answer_to_report(at: CellHouse, handle: TaskHandle, lease: str) -> str:
+async def _answer_to_report(at: FailoverProcesses, handle: TaskHandle, lease: str) -> str:
     """What is answered to who reports under a lease: ok, or an error's code."""
     fact = TaskCompleted(handle.task_id, lease, msgspec.Raw(b'{"by":"the lost second"}'))
     (entry,) = await append(at.redis, at.keys, [Append("in:reports", fact, "late-caller")])
@@ -341,5 +341,5 @@ async def _answer_to_report(at: CellHouse, handle: TaskHandle, lease: str) -> st
     return "ok" if found.ok else found.code
 
 
-async def _stale_reports(at: CellHouse, count: int) -> bool:
+async def _stale_reports(at: FailoverProcesses, count: int) -> bool:
     return (await queries.get_counters(at.redis, at.keys)).get("reports_stale", 0) >= count

@@ -13,7 +13,7 @@ import pytest
 
 from coord import queries
 from coord.models.tasks import TaskState
-from tests.processes import House, house
+from tests.processes import CellProcesses, cell_processes
 from tests.waiting import wait_until
 
 #: How long a handler takes, what it may take, and for how long the coordinator is away: seconds.
@@ -22,13 +22,13 @@ TASKS = 20
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
-async def submitted(at: House, **options: float) -> list[str]:
+async def submitted(at: CellProcesses, **options: float) -> list[str]:
     """Tasks that an agent has begun; their ids."""
     payload = {"s": WORKS_S, "until": "/"}
     one = {"task_type": "echo", "payload": payload, "requirements": {"capabilities": ["echo"]}, **options}
@@ -38,7 +38,7 @@ async def submitted(at: House, **options: float) -> list[str]:
 
 
 @pytest.mark.parametrize("who", ["distributor", "server"])
-async def test_work_that_ends_in_time_counts_when_the_coordinator_was_away(at: House, who: str) -> None:
+async def test_work_that_ends_in_time_counts_when_the_coordinator_was_away(at: CellProcesses, who: str) -> None:
     """⚠ The only distributor, or Redis, stands still for twice the timeout: no attempt is judged for that."""
     await at.worker("registry")
     distributor = await at.worker("distributor")
@@ -56,7 +56,7 @@ async def test_work_that_ends_in_time_counts_when_the_coordinator_was_away(at: H
     assert [one.attempts for one in records if one] == [()] * TASKS
 
 
-async def test_reports_that_a_killed_distributor_had_read_count(at: House) -> None:
+async def test_reports_that_a_killed_distributor_had_read_count(at: CellProcesses) -> None:
     """⚠ It dies with the reports in its hands; its successor takes them over after the attempts' time is up."""
     await at.worker("registry")
     victim = await at.worker("distributor", "one")
@@ -74,7 +74,7 @@ async def test_reports_that_a_killed_distributor_had_read_count(at: House) -> No
     await at.assert_in_order(ids)
 
 
-async def _are_running(at: House) -> bool:
+async def _are_running(at: CellProcesses) -> bool:
     return await at.count(TaskState.RUNNING) == TASKS
 
 

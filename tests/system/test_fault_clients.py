@@ -31,7 +31,7 @@ from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost, TaskComple
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
-from tests.processes import House, Process, house
+from tests.processes import CellProcesses, Process, cell_processes
 from tests.waiting import wait_until
 
 ENDS = ("task.completed", "task.failed", "task.cancelled", "task.expired")
@@ -72,13 +72,13 @@ def by_operators(task_id: str) -> list[Append]:
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
-async def test_a_write_is_repeated_by_the_retry(at: House) -> None:
+async def test_a_write_is_repeated_by_the_retry(at: CellProcesses) -> None:
     """The answer to an XADD is lost, so the client appends again by itself: two entries, one effect."""
     await at.worker("registry")
     await at.agent("a1")
@@ -95,7 +95,7 @@ async def test_a_write_is_repeated_by_the_retry(at: House) -> None:
     assert (queries.count_submitted(counted), counted["messages_delivered"]) == (1, 1)
 
 
-async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
+async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     """Each entry that a worker reads comes once more: nothing is counted twice, tried twice or told twice."""
     workers = [at.stepped_worker(kind, f"{kind}-double", "double", 0) for kind in CONSUMES]
     agent = at.start("many", "-P", "-c", MANY_SIDED, "many", COORD_HEARTBEAT_INTERVAL_S="1.05")
@@ -146,7 +146,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: House) -> None:
     await assert_keys_end(at.redis, at.keys)
 
 
-async def test_everybody_is_restarted_under_load(at: House) -> None:
+async def test_everybody_is_restarted_under_load(at: CellProcesses) -> None:
     """SIGTERM and a new start, one after the other: no task fails, and no attempt counts as failed."""
     names = [*((kind, f"{kind}-1") for kind in CONSUMES), ("distributor", "distributor-2")]
     agents = ["a1", "a2"]
@@ -172,7 +172,7 @@ async def test_everybody_is_restarted_under_load(at: House) -> None:
 
 
 @asynccontextmanager
-async def forgetful_proxy(at: House) -> AsyncIterator[str]:
+async def forgetful_proxy(at: CellProcesses) -> AsyncIterator[str]:
     """The URL of a way to the server that cuts the connection before the first answer to each kind of fact."""
     left = {b"task.submitted", b"message.sent"}
 
@@ -205,28 +205,28 @@ async def forgetful_proxy(at: House) -> AsyncIterator[str]:
     assert not left, "no answer was lost"
 
 
-async def _keep_submitting(at: House, ids: list[str], is_over: asyncio.Event) -> None:
+async def _keep_submitting(at: CellProcesses, ids: list[str], is_over: asyncio.Event) -> None:
     """Keep about thirty tasks waiting or at work."""
     while not is_over.is_set():
         ids += await at.submit(10, seconds=0.05)
         await wait_until(partial(_are_done, at, len(ids) - 30), "the work goes on", 30)
 
 
-async def _are_done(at: House, count: int) -> bool:
+async def _are_done(at: CellProcesses, count: int) -> bool:
     return await at.count(TaskState.COMPLETED) >= count
 
 
-async def _has_entries(at: House, key: str, count: int) -> bool:
+async def _has_entries(at: CellProcesses, key: str, count: int) -> bool:
     return bool(await at.redis.xlen(key) == count)
 
 
-async def _is(at: House, task_id: str, **expected: object) -> bool:
+async def _is(at: CellProcesses, task_id: str, **expected: object) -> bool:
     """Whether a task's record says so."""
     record = await queries.get_task(at.redis, at.keys, task_id)
     return record is not None and all(getattr(record, name) == value for name, value in expected.items())
 
 
-async def _is_consumed(at: House) -> bool:
+async def _is_consumed(at: CellProcesses) -> bool:
     """Whether each control stream has had every fact twice, and nothing of it is left."""
     wanted = Counter(one.stream for one in by_operators(""))
     for stream, count in wanted.items():

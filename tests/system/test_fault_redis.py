@@ -17,7 +17,7 @@ from coord.errors import ServerFull, ServerUnavailable, TaskRefused
 from coord.keys import CONSUMES
 from coord.models.tasks import TaskState
 from tests.ledger import assert_keys_end, assert_ledger
-from tests.processes import House, Process, house
+from tests.processes import CellProcesses, Process, cell_processes
 from tests.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -26,19 +26,19 @@ PATIENT_S = 1.05
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
-async def everybody(at: House, **environ: str) -> list[Process]:
+async def everybody(at: CellProcesses, **environ: str) -> list[Process]:
     """One worker of each kind, and two agents."""
     found = [await at.worker(kind, **environ) for kind in CONSUMES]
     return [*found, *[await at.agent(name, interval_s=PATIENT_S) for name in ("a1", "a2")]]
 
 
-async def test_everything_is_flushed(at: House) -> None:
+async def test_everything_is_flushed(at: CellProcesses) -> None:
     """FLUSHALL in the middle of the work: within 10 s new tasks are done by the same processes."""
     people = await everybody(at)
     await at.submit(200, seconds=0.05)
@@ -53,7 +53,7 @@ async def test_everything_is_flushed(at: House) -> None:
     assert receipt.receiver_id == "a1"
 
 
-async def test_scripts_are_flushed_again_and_again(at: House) -> None:
+async def test_scripts_are_flushed_again_and_again(at: CellProcesses) -> None:
     """SCRIPT FLUSH under load: scripts are loaded again, nothing is lost or done twice."""
     people = await everybody(at)
     ids = await at.submit(400, seconds=0.01)
@@ -74,7 +74,7 @@ async def test_scripts_are_flushed_again_and_again(at: House) -> None:
         pytest.param(30, "10", id="half-a-minute", marks=pytest.mark.long),
     ],
 )
-async def test_the_server_stands_still(at: House, seconds: float, answer_timeout_s: str) -> None:
+async def test_the_server_stands_still(at: CellProcesses, seconds: float, answer_timeout_s: str) -> None:
     """SIGSTOP of the server under load: afterwards all goes on, and no agent's silence is held against it."""
     people = await everybody(at, COORD_ANSWER_TIMEOUT_S=answer_timeout_s)
     ids = await at.submit(200, seconds=0.05)
@@ -92,7 +92,7 @@ async def test_the_server_stands_still(at: House, seconds: float, answer_timeout
     assert await _failures(at, ids) == {0: 220}
 
 
-async def test_connections_are_refused_for_a_while(at: House) -> None:
+async def test_connections_are_refused_for_a_while(at: CellProcesses) -> None:
     """A client is told so, a worker that starts meanwhile waits; the server is back with all that it had."""
     people = await everybody(at)
     ids = await at.submit(120, seconds=0.05)
@@ -111,7 +111,7 @@ async def test_connections_are_refused_for_a_while(at: House) -> None:
     assert await _failures(at, ids) == {0: 120}
 
 
-async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: House) -> None:
+async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: CellProcesses) -> None:
     """Submissions are refused with a clear error, what was taken goes on; once there is memory, all is as before."""
     people = await everybody(at)
     ids = await at.submit(100, seconds=0.1)
@@ -132,7 +132,7 @@ async def test_a_server_that_is_nearly_full_takes_no_more_tasks(at: House) -> No
 
 
 @pytest.mark.parametrize("mended_by", ["draining", pytest.param("more-memory", marks=pytest.mark.long)])
-async def test_a_full_server_drains(at: House, mended_by: str) -> None:
+async def test_a_full_server_drains(at: CellProcesses, mended_by: str) -> None:
     """Filled by submissions while nobody takes them: they are refused, and the work that was under way is told."""
     people = await everybody(at)
     gate = at.folder / "gate"
@@ -168,7 +168,7 @@ async def _time_passes(seconds: float) -> None:
     await wait_until(lambda: loop.time() >= until, "the time is over", seconds + 5)
 
 
-async def _flood(at: House) -> list[str]:
+async def _flood(at: CellProcesses) -> list[str]:
     """Submit large tasks until the server is full; those that it took."""
     taken: list[str] = []
     while True:
@@ -178,7 +178,7 @@ async def _flood(at: House) -> list[str]:
             return taken
 
 
-async def _until_refused(at: House) -> str:
+async def _until_refused(at: CellProcesses) -> str:
     """Submit tasks until one is refused; what was said."""
 
     async def refused() -> str:
@@ -192,7 +192,7 @@ async def _until_refused(at: House) -> str:
     return await wait_until(refused, "a task is refused")
 
 
-async def _until_accepted(at: House) -> str:
+async def _until_accepted(at: CellProcesses) -> str:
     """Submit tasks until one is taken; its id."""
 
     async def accepted() -> str:
@@ -206,31 +206,31 @@ async def _until_accepted(at: House) -> str:
     return await wait_until(accepted, "a task is taken", 20)
 
 
-async def _is(at: House, state: TaskState, count: int) -> bool:
+async def _is(at: CellProcesses, state: TaskState, count: int) -> bool:
     return await at.count(state) >= count
 
 
-async def _are_active(at: House, *agents: str) -> bool:
+async def _are_active(at: CellProcesses, *agents: str) -> bool:
     return all([await at.redis.sismember(at.keys.of("agents:active"), agent) for agent in agents])
 
 
-async def _failures(at: House, ids: list[str]) -> dict[int, int]:
+async def _failures(at: CellProcesses, ids: list[str]) -> dict[int, int]:
     """How many attempts counted as failed -> of how many tasks."""
     return dict(Counter(one.failures for one in await queries.get_tasks(at.redis, at.keys, ids) if one))
 
 
-async def _all_are_completed(at: House, ids: list[str]) -> bool:
+async def _all_are_completed(at: CellProcesses, ids: list[str]) -> bool:
     records = await queries.get_tasks(at.redis, at.keys, ids)
     return {one.state if one else None for one in records} == {TaskState.COMPLETED}
 
 
-async def _have_ended(at: House, ids: list[str]) -> bool:
+async def _have_ended(at: CellProcesses, ids: list[str]) -> bool:
     """Completed or refused."""
     records = await queries.get_tasks(at.redis, at.keys, ids)
     return {one.state if one else None for one in records} <= {TaskState.COMPLETED, TaskState.REFUSED}
 
 
-async def _assert_books(at: House) -> None:
+async def _assert_books(at: CellProcesses) -> None:
     """Where some were refused: the books balance and nothing is in flight."""
     await at.settle_down()
     assert [key async for key in at.redis.scan_iter(match=at.keys.inflight("*"))] == []

@@ -11,7 +11,7 @@ import pytest
 
 from coord import queries
 from coord.keys import CONSUMES
-from tests.processes import House, house
+from tests.processes import CellProcesses, cell_processes
 from tests.system import stepped_agent, stepped_worker
 from tests.system.fault_work import WORK
 
@@ -25,9 +25,9 @@ OTHER = ("one", "two")
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
@@ -42,7 +42,9 @@ async def at(tmp_path: Path) -> AsyncIterator[House]:
         pytest.param("router", OTHER, marks=pytest.mark.long),
     ],
 )
-async def test_a_worker_is_killed_at_each_step_of_its_loop(at: House, kind: str, names: tuple[str, str]) -> None:
+async def test_a_worker_is_killed_at_each_step_of_its_loop(
+    at: CellProcesses, kind: str, names: tuple[str, str]
+) -> None:
     """One after the other, each at another step, leaves what it had to the next: every fact has one effect."""
     for other in CONSUMES:
         if other != kind:
@@ -70,7 +72,7 @@ async def test_a_worker_is_killed_at_each_step_of_its_loop(at: House, kind: str,
         *(pytest.param([step] * 2, id=step, marks=pytest.mark.long) for step in stepped_agent.STEPS),
     ],
 )
-async def test_an_agent_is_killed_at_each_step_of_a_task(at: House, steps: list[str]) -> None:
+async def test_an_agent_is_killed_at_each_step_of_a_task(at: CellProcesses, steps: list[str]) -> None:
     """One after the other under one id, then another does the rest: what was reported stays, the rest is done again."""
     await at.worker("registry")
     await at.worker("distributor", COORD_MAX_ATTEMPTS="20")

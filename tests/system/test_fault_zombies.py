@@ -14,7 +14,7 @@ from coord import queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
-from tests.processes import AGENT, SOON_S, House, house
+from tests.processes import AGENT, SOON_S, CellProcesses, cell_processes
 from tests.system.fault_work import WORK
 from tests.system.stepped_worker import STEPS
 from tests.waiting import wait_until
@@ -26,13 +26,13 @@ MORE = [(kind, step) for kind in CONSUMES for step in STEPS if (kind, step) not 
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
-async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: House) -> None:
+async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: CellProcesses) -> None:
     """Its tasks are done elsewhere, its late reports change nothing, and it goes on as a member of the fleet."""
     await at.worker("registry")
     await at.worker("distributor")
@@ -63,7 +63,7 @@ async def test_an_agent_is_stopped_for_longer_than_its_timeout(at: House) -> Non
 
 
 @pytest.mark.parametrize(("kind", "step"), [*CASES, *(pytest.param(*one, marks=pytest.mark.long) for one in MORE)])
-async def test_a_worker_is_stopped_in_the_middle_and_goes_on_later(at: House, kind: str, step: str) -> None:
+async def test_a_worker_is_stopped_in_the_middle_and_goes_on_later(at: CellProcesses, kind: str, step: str) -> None:
     """Its entries were taken over; going on with what it had read, it does nothing for a second time."""
     for other in CONSUMES:
         if other != kind:
@@ -82,7 +82,7 @@ async def test_a_worker_is_stopped_in_the_middle_and_goes_on_later(at: House, ki
     assert zombie.alive, zombie.told()
 
 
-async def test_two_processes_have_one_agent_id(at: House) -> None:
+async def test_two_processes_have_one_agent_id(at: CellProcesses) -> None:
     """The newer one has it: the older stops and says why, and what it ran is run by the newer."""
     await at.worker("registry")
     await at.worker("distributor")
@@ -106,19 +106,19 @@ async def test_two_processes_have_one_agent_id(at: House) -> None:
     assert await _is_in_term(at, "twin", 2), "the older took its place again"
 
 
-async def _is_in_term(at: House, agent_id: str, term: int) -> bool:
+async def _is_in_term(at: CellProcesses, agent_id: str, term: int) -> bool:
     found = await queries.get_agent(at.redis, at.keys, agent_id)
     return found is not None and (found.status, found.term) == (AgentStatus.ACTIVE, term)
 
 
-async def _running(at: House, count: int) -> bool:
+async def _running(at: CellProcesses, count: int) -> bool:
     return await at.count(TaskState.RUNNING) >= count
 
 
-async def _late_reports(at: House) -> int:
+async def _late_reports(at: CellProcesses) -> int:
     counted = await queries.get_counters(at.redis, at.keys)
     return counted.get("reports_stale", 0) + counted.get("reports_duplicate", 0)
 
 
-async def _has_said(at: House, count: int) -> bool:
+async def _has_said(at: CellProcesses, count: int) -> bool:
     return await _late_reports(at) >= count

@@ -14,7 +14,7 @@ from coord import queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
-from tests.processes import SOON_S, House, house
+from tests.processes import SOON_S, CellProcesses, cell_processes
 from tests.waiting import wait_until
 from tests.watch import watched
 
@@ -23,14 +23,14 @@ SMALL = {"COORD_BATCH": "16"}
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server and nobody in it."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
 @pytest.mark.parametrize("successor", ["same", "other"])
-async def test_a_distributor_is_killed_in_the_middle_of_a_batch(at: House, successor: str) -> None:
+async def test_a_distributor_is_killed_in_the_middle_of_a_batch(at: CellProcesses, successor: str) -> None:
     """What it had read is handled by whoever comes after it, under its name or another, and nothing is done twice."""
     await at.worker("registry")
     distributor = await at.worker("distributor", "same", **SMALL)
@@ -46,7 +46,7 @@ async def test_a_distributor_is_killed_in_the_middle_of_a_batch(at: House, succe
     await at.assert_in_order(ids)
 
 
-async def test_one_of_two_distributors_is_killed_again_and_again(at: House) -> None:
+async def test_one_of_two_distributors_is_killed_again_and_again(at: CellProcesses) -> None:
     """The other one takes over what was left, while the work goes on."""
     await at.worker("registry")
     await at.worker("distributor")
@@ -62,7 +62,7 @@ async def test_one_of_two_distributors_is_killed_again_and_again(at: House) -> N
     await at.assert_in_order(ids)
 
 
-async def test_two_distributors_leave_nobody_idle_while_tasks_wait(at: House) -> None:
+async def test_two_distributors_leave_nobody_idle_while_tasks_wait(at: CellProcesses) -> None:
     """Six agents for one task at a time, whose slots are freed by one distributor or the other."""
     await at.worker("registry")
     for _ in range(2):
@@ -76,7 +76,7 @@ async def test_two_distributors_leave_nobody_idle_while_tasks_wait(at: House) ->
     await at.assert_in_order(ids)
 
 
-async def test_poison_in_every_ingress_stream_holds_up_nobody(at: House) -> None:
+async def test_poison_in_every_ingress_stream_holds_up_nobody(at: CellProcesses) -> None:
     """What cannot be read is buried, once; work goes on before and behind it, and no worker has ended."""
     workers = [await at.worker(kind) for kind in CONSUMES]
     await at.agent("a1")
@@ -99,11 +99,11 @@ async def test_poison_in_every_ingress_stream_holds_up_nobody(at: House) -> None
     await at.assert_in_order(ids)
 
 
-async def _is_buried(at: House, count: int) -> bool:
+async def _is_buried(at: CellProcesses, count: int) -> bool:
     return int(await at.redis.xlen(at.keys.of("dead:in"))) >= count
 
 
-async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: House) -> None:
+async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: CellProcesses) -> None:
     """Its tasks are done by another as soon as it has missed its beats; the record tells the story."""
     await at.worker("registry")
     await at.worker("distributor")
@@ -123,7 +123,7 @@ async def test_an_agent_is_killed_in_the_middle_of_its_tasks(at: House) -> None:
     assert {one.result["pid"] for one in records if one.attempts} == {other.popen.pid}
 
 
-async def test_redis_is_killed_and_comes_back(at: House) -> None:
+async def test_redis_is_killed_and_comes_back(at: CellProcesses) -> None:
     """With its append-only file: everybody goes on by itself, no process is restarted, no task is lost or doubled."""
     people = [await at.worker(kind) for kind in CONSUMES]
     people += [await at.worker("distributor"), await at.agent("a1"), await at.agent("a2")]
@@ -138,7 +138,7 @@ async def test_redis_is_killed_and_comes_back(at: House) -> None:
     await at.assert_in_order(ids)
 
 
-async def test_sigterm_ends_every_worker_cleanly(at: House) -> None:
+async def test_sigterm_ends_every_worker_cleanly(at: CellProcesses) -> None:
     """Under load as when idle: exit code 0, nothing left pending, and who comes after finds every task."""
     workers = {kind: await at.worker(kind) for kind in CONSUMES}
     ids = await at.submit(600)
@@ -157,7 +157,7 @@ async def test_sigterm_ends_every_worker_cleanly(at: House) -> None:
     await at.assert_in_order(ids)
 
 
-async def test_a_registry_that_was_away_kills_no_healthy_agent(at: House) -> None:
+async def test_a_registry_that_was_away_kills_no_healthy_agent(at: CellProcesses) -> None:
     """Beats that pile up while it is stopped are signs of life: nobody is stale when it comes back."""
     registry = await at.worker("registry")
     # The observed clock advances by 2 s at most, so an agent's patience must be above that and one interval.
@@ -173,15 +173,15 @@ async def test_a_registry_that_was_away_kills_no_healthy_agent(at: House) -> Non
     assert (found.status, found.term) == (AgentStatus.ACTIVE, 1)
 
 
-async def _are_known(at: House, count: int) -> bool:
+async def _are_known(at: CellProcesses, count: int) -> bool:
     """Whether so many tasks were admitted."""
     return queries.count_submitted(await queries.get_counters(at.redis, at.keys)) >= count
 
 
-async def _is(at: House, state: TaskState, count: int) -> bool:
+async def _is(at: CellProcesses, state: TaskState, count: int) -> bool:
     return await at.count(state) >= count
 
 
-async def _beats(at: House, count: int) -> bool:
+async def _beats(at: CellProcesses, count: int) -> bool:
     waiting = await at.redis.xlen(at.keys.of("in:beats"))
     return waiting >= count if count else waiting == 0

@@ -24,7 +24,7 @@ from coord.models.facts import AgentRegistered
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
-from tests.processes import House, Process, house
+from tests.processes import CellProcesses, Process, cell_processes
 from tests.system.foreign import LANGUAGES, PATIENT, Language, start, until_active
 from tests.waiting import wait_until
 
@@ -36,9 +36,9 @@ NO_FORCE = {"COORD_CANCEL_GRACE_MS": "600000"}
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a worker of each kind."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A cell with a worker of each kind."""
+    async with cell_processes(tmp_path) as built:
         await asyncio.gather(*(built.worker(kind, **PATIENT, **NO_FORCE) for kind in CONSUMES))
         yield built
 
@@ -51,13 +51,13 @@ def drop(path: Path, content: bytes = b"dropped") -> dict[str, Any]:
     return {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
 
 
-async def submit(at: House, path: Path, agent_id: str | None = None) -> TaskHandle:
+async def submit(at: CellProcesses, path: Path, agent_id: str | None = None) -> TaskHandle:
     """Have a file's fingerprint taken, by this agent if one is named."""
     requirements = {"capabilities": ["digest"]} | ({"agent_id": agent_id} if agent_id else {})
     return await at.client.submit("digest", {"path": str(path)}, requirements=requirements)
 
 
-async def until_state(at: House, handle: TaskHandle, *states: TaskState) -> None:
+async def until_state(at: CellProcesses, handle: TaskHandle, *states: TaskState) -> None:
     """Wait until a task is in one of these states."""
 
     async def found() -> bool:
@@ -67,7 +67,7 @@ async def until_state(at: House, handle: TaskHandle, *states: TaskState) -> None
     await wait_until(found, f"{handle} is {' or '.join(states)}", 30)
 
 
-async def assert_gone(at: House, process: Process) -> None:
+async def assert_gone(at: CellProcesses, process: Process) -> None:
     """It exited with 0, deregistered, and left nothing in its lanes."""
     assert await process.ended(60) == 0, process.told()
     assert (await at.client.agent(process.name)).status == AgentStatus.INACTIVE
@@ -75,7 +75,9 @@ async def assert_gone(at: House, process: Process) -> None:
         assert await at.redis.xlen(at.keys.inbox(process.name, lane)) == 0
 
 
-async def test_three_languages_share_the_work(at: House, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+async def test_three_languages_share_the_work(
+    at: CellProcesses, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Tasks for any free agent and for each agent by name; a task that cannot be done fails permanently at once."""
     people = [await start(at, request.config, language, f"{language.name}-1") for language in LANGUAGES]
     wanted: dict[TaskHandle, dict[str, Any]] = {}
@@ -105,7 +107,7 @@ async def test_three_languages_share_the_work(at: House, tmp_path: Path, request
 
 
 @each
-async def test_a_life(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+async def test_a_life(at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
     """A task is cancelled midway and another takes its place; a message is answered; SIGTERM lets what runs end."""
     agent = await start(at, request.config, language, "a-1")
     first = await submit(at, tmp_path / "never")
@@ -139,7 +141,9 @@ async def test_a_life(at: House, tmp_path: Path, language: Language, request: py
 
 
 @each
-async def test_redis_is_away(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+async def test_redis_is_away(
+    at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest
+) -> None:
     """Work goes on without Redis and is reported when it is back; after a loss of data the agent registers again."""
     agent = await start(at, request.config, language, "a-1")
     task = await submit(at, tmp_path / "one")
@@ -166,7 +170,9 @@ async def test_redis_is_away(at: House, tmp_path: Path, language: Language, requ
 
 
 @each
-async def test_redis_is_silent(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+async def test_redis_is_silent(
+    at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest
+) -> None:
     """A server that accepts connections but does not answer is detected, and no fact is lost."""
     agent = await start(at, request.config, language, "a-1", COORD_ANSWER_TIMEOUT_S="1")
     task = await submit(at, tmp_path / "one")
@@ -186,7 +192,9 @@ async def test_redis_is_silent(at: House, tmp_path: Path, language: Language, re
 
 
 @each
-async def test_redis_refuses(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+async def test_redis_refuses(
+    at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest
+) -> None:
     """Full for a while, then no primary for a while: refused facts are repeated, then on new connections."""
     agent = await start(at, request.config, language, "a-1")
     task = await submit(at, tmp_path / "one")
@@ -219,7 +227,9 @@ async def test_redis_refuses(at: House, tmp_path: Path, language: Language, requ
 
 
 @each
-async def test_a_newer_process(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+async def test_a_newer_process(
+    at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest
+) -> None:
     """It is given what the older one had, as a second attempt; an older one that still lives ends with an error."""
     old = await start(at, request.config, language, "a-1")
     task = await submit(at, tmp_path / "one")
@@ -240,7 +250,9 @@ async def test_a_newer_process(at: House, tmp_path: Path, language: Language, re
 
 
 @each_with_incarnation
-async def test_lost_leases(at: House, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
+async def test_lost_leases(
+    at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest
+) -> None:
     """What was gone when the agent claimed it is not begun and given back; what it never knew of, its lists tell."""
     agent = await start(at, request.config, language, "a-1")
     first = [await submit(at, tmp_path / "one") for _ in range(4)]
@@ -287,7 +299,7 @@ async def test_lost_leases(at: House, tmp_path: Path, language: Language, reques
     await assert_balanced(at)
 
 
-async def assert_balanced(at: House) -> None:
+async def assert_balanced(at: CellProcesses) -> None:
     """Every fact was taken, the books balance, and nothing is in flight."""
     await at.settle_down()
     assert await at.redis.exists(at.keys.of("dead:in")) == 0
@@ -296,34 +308,34 @@ async def assert_balanced(at: House) -> None:
     await assert_keys_end(at.redis, at.keys)
 
 
-async def _refused(at: House) -> int:
+async def _refused(at: CellProcesses) -> int:
     """Appends that the server refused: agents and clients append by XADD, workers in scripts."""
     return int((await at.redis.info("commandstats"))["cmdstat_xadd"]["rejected_calls"])
 
 
-async def _refused_more(at: House, than: int) -> bool:
+async def _refused_more(at: CellProcesses, than: int) -> bool:
     return await _refused(at) > than
 
 
-async def _connections(at: House, language: Language) -> set[str]:
+async def _connections(at: CellProcesses, language: Language) -> set[str]:
     """The agent's connections, by the name of its library; coord's own say none."""
     return {one["id"] for one in await at.redis.client_list() if one.get("lib-name", "").startswith(language.library)}
 
 
-async def _was_lost(at: House, handle: TaskHandle) -> bool:
+async def _was_lost(at: CellProcesses, handle: TaskHandle) -> bool:
     return [one.how for one in (await at.client.task(handle.task_id)).attempts] == ["agent_lost"]
 
 
-async def _length_is(at: House, key: str, length: int) -> bool:
+async def _length_is(at: CellProcesses, key: str, length: int) -> bool:
     return bool(await at.redis.xlen(key) == length)
 
 
-async def _answers(at: House) -> bool:
+async def _answers(at: CellProcesses) -> bool:
     try:
         return bool(await at.redis.ping())
     except RedisError:
         return False
 
 
-async def _has_status(at: House, agent_id: str, status: AgentStatus) -> bool:
+async def _has_status(at: CellProcesses, agent_id: str, status: AgentStatus) -> bool:
     return (await at.client.agent(agent_id)).status == status

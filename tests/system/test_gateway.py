@@ -15,8 +15,8 @@ from coord.keys import CONSUMES
 from coord.models.tasks import TaskState
 from tests.http import HttpAnswer, HttpCaller
 from tests.ports import unused_port
-from tests.processes import House, Process, house
-from tests.system.gateway_house import PATIENT, gateway, lone_gateway
+from tests.processes import CellProcesses, Process, cell_processes
+from tests.system.gateway_processes import PATIENT, gateway, lone_gateway
 from tests.waiting import wait_until
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 -- what is refused
@@ -24,9 +24,9 @@ ECHO = {"task_type": "echo", "s": 0, "required_capabilities": ["echo"]}
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
     """A server of this test's own."""
-    async with house(tmp_path) as built:
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
@@ -36,7 +36,7 @@ def http(unused_port: int) -> HttpCaller:
     return HttpCaller(unused_port)
 
 
-async def full_house(at: House, http: HttpCaller) -> Process:
+async def full_house(at: CellProcesses, http: HttpCaller) -> Process:
     """A gateway and one worker of each kind."""
     process, *_ = await asyncio.gather(gateway(at, http, **PATIENT), *(at.worker(kind) for kind in CONSUMES))
     await wait_until(http.is_healthy, "all is healthy", 20)
@@ -65,7 +65,7 @@ async def ended(http: HttpCaller, task_id: str, timeout: float = 30) -> dict[str
     return found
 
 
-async def test_a_task_goes_through_http_to_an_agent_and_back(at: House, http: HttpCaller) -> None:
+async def test_a_task_goes_through_http_to_an_agent_and_back(at: CellProcesses, http: HttpCaller) -> None:
     """Submitted with either prefix, done by an agent of the SDK, its result read by whom it was submitted."""
     await full_house(at, http)
     await at.agent("a1")
@@ -88,7 +88,7 @@ async def test_a_task_goes_through_http_to_an_agent_and_back(at: House, http: Ht
     await at.assert_in_order(ids)
 
 
-async def test_an_agent_registers_and_beats(at: House, http: HttpCaller) -> None:
+async def test_an_agent_registers_and_beats(at: CellProcesses, http: HttpCaller) -> None:
     """What it says is read back; it is placeable, and a beat changes its status where it says another."""
     await full_house(at, http)
     result = {
@@ -135,7 +135,7 @@ async def test_an_agent_registers_and_beats(at: House, http: HttpCaller) -> None
     assert (await http.get("/agents/a1")).body["agent"]["capacity"] == 5
 
 
-async def test_without_workers_a_write_is_accepted_and_waits(at: House, http: HttpCaller) -> None:
+async def test_without_workers_a_write_is_accepted_and_waits(at: CellProcesses, http: HttpCaller) -> None:
     """202 with where to look; the worker that comes later finds it. Health names what is missing."""
     await gateway(at, http, COORD_GATEWAY_WAIT_S="0.2")
 
@@ -163,7 +163,7 @@ async def test_without_workers_a_write_is_accepted_and_waits(at: House, http: Ht
     await at.assert_in_order([str((await ended(http, one.body["task_id"]))["task_id"]) for one in (answer, asked)])
 
 
-async def test_the_same_submission_twice_is_one_task(at: House, http: HttpCaller) -> None:
+async def test_the_same_submission_twice_is_one_task(at: CellProcesses, http: HttpCaller) -> None:
     """By its key in every gateway, by its own id; different content is a conflict."""
     await full_house(at, http)
     second = HttpCaller(unused_port())
@@ -190,7 +190,7 @@ async def test_the_same_submission_twice_is_one_task(at: House, http: HttpCaller
     assert await at.count(TaskState.COMPLETED) == 3
 
 
-async def test_redis_stands_still_and_the_gateway_says_so(at: House, http: HttpCaller) -> None:
+async def test_redis_stands_still_and_the_gateway_says_so(at: CellProcesses, http: HttpCaller) -> None:
     """503 for what needs Redis, also for health; all of it again when Redis goes on, with the same process."""
     process = await gateway(at, http, COORD_GATEWAY_REDIS_S="0.5", COORD_GATEWAY_WAIT_S="0.5")
     await asyncio.gather(*(at.worker(kind) for kind in CONSUMES))
@@ -219,7 +219,7 @@ async def test_redis_stands_still_and_the_gateway_says_so(at: House, http: HttpC
     assert process.alive
 
 
-async def test_redis_is_killed_and_the_gateway_goes_on_with_the_next(at: House, http: HttpCaller) -> None:
+async def test_redis_is_killed_and_the_gateway_goes_on_with_the_next(at: CellProcesses, http: HttpCaller) -> None:
     """It may even have been started while Redis was away."""
     early = await full_house(at, http)
     at.server.kill()
@@ -240,7 +240,7 @@ async def test_redis_is_killed_and_the_gateway_goes_on_with_the_next(at: House, 
     assert late.alive
 
 
-async def test_on_sigterm_requests_under_way_are_answered(at: House, http: HttpCaller) -> None:
+async def test_on_sigterm_requests_under_way_are_answered(at: CellProcesses, http: HttpCaller) -> None:
     """A request that waits for its worker gets a 202; then the process exits with 0."""
     process = await gateway(at, http, COORD_GATEWAY_WAIT_S="3")
     waiting = asyncio.create_task(http.post("/tasks/submit", {"task_data": ECHO}))
@@ -260,7 +260,9 @@ async def test_on_sigterm_requests_under_way_are_answered(at: House, http: HttpC
         ({"AITBC_COORDINATOR_PORT": "99999"}, "AITBC_COORDINATOR_PORT"),
     ],
 )
-async def test_what_cannot_be_started_as_asked_is_one_line(at: House, environ: dict[str, str], text: str) -> None:
+async def test_what_cannot_be_started_as_asked_is_one_line(
+    at: CellProcesses, environ: dict[str, str], text: str
+) -> None:
     """Exit code 2, what is wrong, and no trace."""
     any_port = {"COORD_GATEWAY_PORT": "0"}
     process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", **any_port | environ)
@@ -269,7 +271,7 @@ async def test_what_cannot_be_started_as_asked_is_one_line(at: House, environ: d
     assert "Traceback" not in process.told()
 
 
-async def test_the_predecessors_variable_names_the_port(at: House, http: HttpCaller) -> None:
+async def test_the_predecessors_variable_names_the_port(at: CellProcesses, http: HttpCaller) -> None:
     """Its installations start unchanged."""
     environ = {"AITBC_COORDINATOR_PORT": str(http.port)}
     at.start("gateway", "-P", "-m", "coord.cli", "gateway", **environ)

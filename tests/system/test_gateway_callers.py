@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.http import HttpCaller
-from tests.processes import House, house
-from tests.system.gateway_house import gateway
+from tests.processes import CellProcesses, cell_processes
+from tests.system.gateway_processes import gateway
 from tests.waiting import wait_until
 
 HEAD = b"POST /tasks/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
     """A server of this test's own."""
-    async with house(tmp_path) as built:
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
@@ -29,14 +29,14 @@ def http(unused_port: int) -> HttpCaller:
     return HttpCaller(unused_port)
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(at: House, http: HttpCaller) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(at: CellProcesses, http: HttpCaller) -> None:
     """Announced by its length or in chunks."""
     await gateway(at, http, COORD_GATEWAY_BODY_S="0.3")
     for sent in (b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
         assert await _said_to(http.port, HEAD + sent) == b"408"
 
 
-async def test_callers_that_misbehave_harm_nobody(at: House, http: HttpCaller) -> None:
+async def test_callers_that_misbehave_harm_nobody(at: CellProcesses, http: HttpCaller) -> None:
     """Garbage, a body that is too large, a caller that is gone: the next one is served."""
     process = await gateway(at, http)
     size = 3 * 1024 * 1024

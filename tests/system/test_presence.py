@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import MOMENTS, ROOT, House, house
+from tests.processes import MOMENTS, ROOT, CellProcesses, cell_processes
 from tests.waiting import wait_until
 
 #: Far beyond any pause of a busy machine, so that only what a test does ends a presence.
@@ -21,7 +21,7 @@ SHORT_S = "1"
 class Check:
     """Runs the command as a container would."""
 
-    def __init__(self, at: House) -> None:
+    def __init__(self, at: CellProcesses) -> None:
         self.at = at
         self.output = ""
 
@@ -41,7 +41,7 @@ class Check:
 
 async def test_a_worker_at_work_is_present_and_a_killed_one_is_not(tmp_path: Path) -> None:
     """Each kind for itself; one whose process is gone counts no more, even while its presence lasts."""
-    async with house(tmp_path) as at:
+    async with cell_processes(tmp_path) as at:
         check = Check(at)
         assert await check("router") == 1
         assert check.output.startswith("no router of ")
@@ -57,7 +57,7 @@ async def test_a_worker_at_work_is_present_and_a_killed_one_is_not(tmp_path: Pat
 
 async def test_a_worker_that_stands_still_is_not_present(tmp_path: Path) -> None:
     """Its process lives and does nothing; when it goes on, it is present again."""
-    async with house(tmp_path) as at:
+    async with cell_processes(tmp_path) as at:
         check = Check(at)
         worker = await at.worker("distributor", "d1", COORD_PRESENCE_TTL_S=SHORT_S)
         worker.send(signal.SIGSTOP)
@@ -72,7 +72,7 @@ async def test_a_worker_that_stands_still_is_not_present(tmp_path: Path) -> None
 
 async def test_a_server_that_is_away_or_a_wrong_setting_is_said(tmp_path: Path, unused_port: int) -> None:
     """In one line, with exit code 1: docker keeps 2 for itself."""
-    async with house(tmp_path) as at:
+    async with cell_processes(tmp_path) as at:
         check = Check(at)
         assert await check("registry", COORD_REDIS_URL=f"redis://:secret@127.0.0.1:{unused_port}") == 1
         assert check.output.startswith(f"Redis at redis://:***@127.0.0.1:{unused_port} cannot be reached: ")
@@ -82,7 +82,7 @@ async def test_a_server_that_is_away_or_a_wrong_setting_is_said(tmp_path: Path, 
 
 async def test_a_worker_of_another_host_does_not_count(tmp_path: Path) -> None:
     """Containers of one service share the kind; each looks for its own."""
-    async with house(tmp_path) as at:
+    async with cell_processes(tmp_path) as at:
         check = Check(at)
         await at.worker("router", "r1", COORD_PRESENCE_TTL_S=LONG_S)
         await at.redis.hset(at.keys.worker("router", "r1"), "host", "elsewhere")

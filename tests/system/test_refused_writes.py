@@ -18,20 +18,20 @@ from coord.models.agents import AgentStatus
 from coord.queries import get_write_refusal
 from tests.http import HttpCaller
 from tests.ports import unused_port
-from tests.processes import AGENT, NAMESPACE, House, house
+from tests.processes import AGENT, NAMESPACE, CellProcesses, cell_processes
 from tests.system.failing_disk import accept_writes, refuse_writes
-from tests.system.gateway_house import PATIENT, lone_gateway
+from tests.system.gateway_processes import PATIENT, lone_gateway
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house with a server of its own."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server of its own, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
-async def _coord(at: House, *arguments: str) -> tuple[int, str, str]:
+async def _coord(at: CellProcesses, *arguments: str) -> tuple[int, str, str]:
     """Run a command of ``coord``: exit code, output, errors."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "coord.cli", *arguments, "--redis-url", at.server.url, "--namespace", NAMESPACE),
@@ -43,7 +43,7 @@ async def _coord(at: House, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_commands_that_read_work_and_others_are_one_line(at: House) -> None:
+async def test_commands_that_read_work_and_others_are_one_line(at: CellProcesses) -> None:
     """A failing disk is no reason not to see what there is; `coord ps` warns of it."""
     assert (await _coord(at, "tasks", "submit", "echo"))[0] == 3  # it waits for a distributor
     await refuse_writes(at.server, at.redis)
@@ -60,7 +60,7 @@ async def test_commands_that_read_work_and_others_are_one_line(at: House) -> Non
         assert err.count("\n") == 1
 
 
-async def test_a_client_opens_and_reads_and_a_write_is_an_error(at: House) -> None:
+async def test_a_client_opens_and_reads_and_a_write_is_an_error(at: CellProcesses) -> None:
     """It can do all of it again once the disk works."""
     await refuse_writes(at.server, at.redis)
     async with Client(at.server.url, settings=Settings(namespace=NAMESPACE), reach_s=5) as client:
@@ -73,7 +73,7 @@ async def test_a_client_opens_and_reads_and_a_write_is_an_error(at: House) -> No
         assert await get_write_refusal(client.connection.redis) == ""
 
 
-async def test_workers_and_agents_that_start_meanwhile_wait(at: House) -> None:
+async def test_workers_and_agents_that_start_meanwhile_wait(at: CellProcesses) -> None:
     """They log the reason once, and work when the disk does."""
     await refuse_writes(at.server, at.redis)
     worker = at.start("registry", "-P", "-m", "workers", "registry", "--name", "r1")
@@ -92,7 +92,7 @@ async def test_workers_and_agents_that_start_meanwhile_wait(at: House) -> None:
         assert "Traceback" not in process.log.read_text()
 
 
-async def test_health_is_not_well_while_writes_are_refused(at: House) -> None:
+async def test_health_is_not_well_while_writes_are_refused(at: CellProcesses) -> None:
     """Reads are answered, health names the reason, and both are well again without a restart."""
     for kind in ("registry", "distributor", "router"):
         await at.worker(kind, COORD_PRESENCE_TTL_S="600")

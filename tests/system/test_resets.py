@@ -17,10 +17,10 @@ from coord.errors import CoordError, ServerUnavailable
 from coord.models.tasks import TaskState
 from tests.http import HttpCaller
 from tests.ports import unused_port
-from tests.processes import NAMESPACE, House, Process, house
+from tests.processes import NAMESPACE, CellProcesses, Process, cell_processes
 from tests.system.failing_disk import accept_writes, refuse_writes
 from tests.system.faulty_proxy import FaultyProxy, faulty_proxy
-from tests.system.gateway_house import PATIENT, gateway, lone_gateway
+from tests.system.gateway_processes import PATIENT, gateway, lone_gateway
 from tests.waiting import wait_until
 
 #: How often all connections are reset, half of the times in the middle of a write.
@@ -28,14 +28,14 @@ RESETS = 40
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
 @pytest.fixture
-async def proxy(at: House) -> AsyncIterator[FaultyProxy]:
+async def proxy(at: CellProcesses) -> AsyncIterator[FaultyProxy]:
     """A proxy before its server."""
     async with faulty_proxy(at.server) as proxy:
         yield proxy
@@ -68,7 +68,7 @@ def assert_unharmed(*people: Process) -> None:
             assert word not in text, f"{word} in the log of {one.name}:\n{one.told()}"
 
 
-async def test_no_process_ends_and_no_agent_goes_deaf(at: House, proxy: FaultyProxy) -> None:
+async def test_no_process_ends_and_no_agent_goes_deaf(at: CellProcesses, proxy: FaultyProxy) -> None:
     """Workers and agents whose connections are reset under load, at rest and amid writes, do all of it all the same."""
     through = {"COORD_REDIS_URL": proxy.url}
     workers = [await at.worker(kind, **through) for kind in ("registry", "distributor", "distributor", "router")]
@@ -94,7 +94,7 @@ def test_a_client_s_calls_end_well_or_say_that_redis_is_away(tmp_path: Path) -> 
     """Submissions, reads and results on uvloop: an answer, or an error of coord's; nothing else leaks."""
 
     async def work() -> None:
-        async with house(tmp_path) as at, faulty_proxy(at.server) as proxy:
+        async with cell_processes(tmp_path) as at, faulty_proxy(at.server) as proxy:
             for kind in ("registry", "distributor"):
                 await at.worker(kind)
             await at.agent("a0")
@@ -131,7 +131,7 @@ def test_a_client_s_calls_end_well_or_say_that_redis_is_away(tmp_path: Path) -> 
         runner.run(work())
 
 
-async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: House, proxy: FaultyProxy) -> None:
+async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: CellProcesses, proxy: FaultyProxy) -> None:
     """The first request as well, every time."""
     for kind in ("registry", "distributor"):
         await at.worker(kind)
@@ -144,7 +144,9 @@ async def test_the_gateway_answers_after_its_idle_connection_was_reset(at: House
     assert_unharmed(process)
 
 
-async def test_a_gateway_finds_a_server_that_refuses_writes_or_resets_at_first(at: House, proxy: FaultyProxy) -> None:
+async def test_a_gateway_finds_a_server_that_refuses_writes_or_resets_at_first(
+    at: CellProcesses, proxy: FaultyProxy
+) -> None:
     """A server with a failing disk answers even PING with MISCONF; when it is well again, so is the gateway."""
     await at.worker("registry")
     await at.agent("a0")

@@ -15,9 +15,9 @@ from coord.config import Settings
 from coord.models.tasks import TaskState
 from tests.http import HttpCaller
 from tests.ports import unused_port
-from tests.processes import NAMESPACE, House, Process, house
+from tests.processes import NAMESPACE, CellProcesses, Process, cell_processes
 from tests.system.faulty_proxy import FaultyProxy, faulty_proxy
-from tests.system.gateway_house import PATIENT, gateway
+from tests.system.gateway_processes import PATIENT, gateway
 
 #: The settings say 3 s (see ``test_every_process_notices_silence_within_three_seconds``); a busy machine takes longer,
 #: and the work that waited for it as well.
@@ -29,20 +29,20 @@ ALARMS = ("redis.silent", "redis.lost", "worker.interrupted", "fleet.interrupted
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[House]:
-    """A house."""
-    async with house(tmp_path) as built:
+async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """A server, and no process of the cell yet."""
+    async with cell_processes(tmp_path) as built:
         yield built
 
 
 @pytest.fixture
-async def proxy(at: House) -> AsyncIterator[FaultyProxy]:
+async def proxy(at: CellProcesses) -> AsyncIterator[FaultyProxy]:
     """A proxy before its server."""
     async with faulty_proxy(at.server) as proxy:
         yield proxy
 
 
-async def people(at: House, silenced: str, proxy: FaultyProxy) -> dict[str, Process]:
+async def people(at: CellProcesses, silenced: str, proxy: FaultyProxy) -> dict[str, Process]:
     """A cell of which one process goes through the proxy."""
 
     def way(name: str) -> dict[str, str]:
@@ -52,7 +52,7 @@ async def people(at: House, silenced: str, proxy: FaultyProxy) -> dict[str, Proc
     return found | {"agent": await at.agent("a0", interval_s=0.5, url=proxy.url if silenced == "agent" else "")}
 
 
-async def asked_of(at: House, kind: str) -> None:
+async def asked_of(at: CellProcesses, kind: str) -> None:
     """Have a process of this kind do something; returns when it has."""
     if kind == "registry":
         await at.client.admin.drain("a0", timeout=60)
@@ -65,7 +65,7 @@ async def asked_of(at: House, kind: str) -> None:
 
 
 @pytest.mark.parametrize("silenced", ["registry", "distributor", "router", "agent"])
-async def test_a_process_on_half_open_connections_goes_on(at: House, proxy: FaultyProxy, silenced: str) -> None:
+async def test_a_process_on_half_open_connections_goes_on(at: CellProcesses, proxy: FaultyProxy, silenced: str) -> None:
     """All of its connections, an agent's three among them, pass nothing any more and stay open."""
     found = await people(at, silenced, proxy)
     await asked_of(at, silenced)
@@ -78,7 +78,7 @@ async def test_a_process_on_half_open_connections_goes_on(at: House, proxy: Faul
     assert all(one.alive for one in found.values())
 
 
-async def test_a_client_that_waits_for_a_result_goes_on(at: House, proxy: FaultyProxy) -> None:
+async def test_a_client_that_waits_for_a_result_goes_on(at: CellProcesses, proxy: FaultyProxy) -> None:
     """Its reads of the replies and its calls: the result comes, over other connections."""
     await people(at, "nobody", proxy)
     gate = at.folder / "gate"
@@ -95,7 +95,7 @@ async def test_a_client_that_waits_for_a_result_goes_on(at: House, proxy: Faulty
         assert (await client.task(handle.task_id)).state == TaskState.COMPLETED
 
 
-async def test_the_gateway_goes_on(at: House, proxy: FaultyProxy) -> None:
+async def test_the_gateway_goes_on(at: CellProcesses, proxy: FaultyProxy) -> None:
     """The request that meets the half-open connection is answered as well."""
     await people(at, "nobody", proxy)
     http = HttpCaller(unused_port())
@@ -109,7 +109,7 @@ async def test_the_gateway_goes_on(at: House, proxy: FaultyProxy) -> None:
     assert time.monotonic() - began < NOTICED_S
 
 
-async def test_a_server_that_is_slow_raises_no_alarm(at: House) -> None:
+async def test_a_server_that_is_slow_raises_no_alarm(at: CellProcesses) -> None:
     """CLIENT PAUSE of 2 s for everybody, and a script of 1 s, while tasks run: nobody takes it for gone.
 
     On a machine that stands still besides, a try may raise an alarm; three in a row are no accident.
@@ -135,7 +135,7 @@ async def test_a_server_that_is_slow_raises_no_alarm(at: House) -> None:
             assert json.loads(line)["level"] not in {"error", "critical"}, line
 
 
-async def _slow_down(at: House, client: Client) -> None:
+async def _slow_down(at: CellProcesses, client: Client) -> None:
     """Pause the server for 2 s, then keep it busy for 1 s, under load."""
     spec = {"task_type": "echo", "payload": {"s": 0.05}, "requirements": {"capabilities": ["echo"]}}
     first = await client.submit_many([spec] * 20)

@@ -37,7 +37,7 @@ from workers.service import Service, WorkerContext
 from workers.transitions import Scripts
 
 
-class Floor:
+class DirectCell:
     """The three kinds of worker on one cell; what is told is read and handled at once, by the kind that it is for."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -83,9 +83,9 @@ class Floor:
 
 
 @pytest.fixture
-async def floor(redis_or_fake: Redis, settings: Settings) -> Any:
+async def direct(redis_or_fake: Redis, settings: Settings) -> Any:
     """One with an agent for one task at a time; its books balance in the end."""
-    made = Floor(redis_or_fake, settings)
+    made = DirectCell(redis_or_fake, settings)
     await made.cell.scripts.load()
     for intake in made.intakes:
         await intake.consumer.make_groups()
@@ -101,57 +101,57 @@ def echo(task_id: str = "t1", **options: Any) -> TaskSubmitted:
     return TaskSubmitted(task_id, "echo", requirements=Requirements(capabilities=("echo",)), **options)
 
 
-async def assigned(floor: Floor, task_id: str = "t1", **options: Any) -> str:
+async def assigned(direct: DirectCell, task_id: str = "t1", **options: Any) -> str:
     """Submit a task and have it placed; its lease."""
-    assert await floor.tell("in:tasks:normal", echo(task_id, **options)) == ["ok"]
-    await floor.place()
-    found = await floor.task(task_id)
+    assert await direct.tell("in:tasks:normal", echo(task_id, **options)) == ["ok"]
+    await direct.place()
+    found = await direct.task(task_id)
     assert (found.state, found.agent_id) == (TaskState.ASSIGNED, "a1")
     assert found.lease is not None
     return found.lease
 
 
-async def test_the_registry_keeps_an_agents_record(floor: Floor) -> None:
+async def test_the_registry_keeps_an_agents_record(direct: DirectCell) -> None:
     """Registered, alive, drained by an operator, in maintenance, gone."""
-    assert await floor.tell("in:beats", AgentHeartbeat("a1", "i1", {"cpu_usage": 0.5}, 0)) == ["ok"]
-    assert await floor.tell("in:registry", AgentStatusChanged("a1", AgentStatus.MAINTENANCE, "i1")) == ["ok"]
-    assert await floor.tell("in:control:registry", AgentDrained("a1")) == ["ok"]
-    found = await queries.get_agent(floor.redis, floor.keys, "a1")
+    assert await direct.tell("in:beats", AgentHeartbeat("a1", "i1", {"cpu_usage": 0.5}, 0)) == ["ok"]
+    assert await direct.tell("in:registry", AgentStatusChanged("a1", AgentStatus.MAINTENANCE, "i1")) == ["ok"]
+    assert await direct.tell("in:control:registry", AgentDrained("a1")) == ["ok"]
+    found = await queries.get_agent(direct.redis, direct.keys, "a1")
     assert found is not None
     assert (found.status, found.drained_from, found.load_metrics) == ("draining", "maintenance", {"cpu_usage": 0.5})
-    assert await floor.tell("in:registry", AgentDeregistered("a1", "i1"), AgentDeregistered("a2")) == [
+    assert await direct.tell("in:registry", AgentDeregistered("a1", "i1"), AgentDeregistered("a2")) == [
         "ok", "agent_not_found",
     ]  # fmt: skip
 
 
-async def test_the_distributor_sees_a_task_to_its_end(floor: Floor) -> None:
+async def test_the_distributor_sees_a_task_to_its_end(direct: DirectCell) -> None:
     """Admitted, placed within the agent's room, settled; the next one takes its place."""
-    lease = await assigned(floor)
-    assert await floor.tell("in:tasks:normal", echo("t2")) == ["ok"]
-    await floor.place()
-    assert (await floor.task("t2")).state is TaskState.QUEUED
-    (entry,) = await floor.inbox()
+    lease = await assigned(direct)
+    assert await direct.tell("in:tasks:normal", echo("t2")) == ["ok"]
+    await direct.place()
+    assert (await direct.task("t2")).state is TaskState.QUEUED
+    (entry,) = await direct.inbox()
     assert entry[b"lease"].decode() == lease
-    assert await floor.tell("in:reports", TaskCompleted("t1", lease, msgspec.Raw(b"[1]"))) == ["ok"]
-    assert ((await floor.task()).state, (await floor.task()).result) == (TaskState.COMPLETED, [1])
-    await floor.place()
-    assert (await floor.task("t2")).agent_id == "a1"
-    assert await floor.tell("in:reports", TaskCompleted("t1", "0" * 16)) == ["stale_lease"]
+    assert await direct.tell("in:reports", TaskCompleted("t1", lease, msgspec.Raw(b"[1]"))) == ["ok"]
+    assert ((await direct.task()).state, (await direct.task()).result) == (TaskState.COMPLETED, [1])
+    await direct.place()
+    assert (await direct.task("t2")).agent_id == "a1"
+    assert await direct.tell("in:reports", TaskCompleted("t1", "0" * 16)) == ["stale_lease"]
 
 
-async def test_the_distributor_tries_a_failed_task_again_and_replays_a_dead_one(floor: Floor) -> None:
+async def test_the_distributor_tries_a_failed_task_again_and_replays_a_dead_one(direct: DirectCell) -> None:
     """An attempt that may be tried again is; one that may not is the end, until an operator says otherwise."""
-    lease = await assigned(floor, retry=Retry(max_attempts=2))
-    assert await floor.tell("in:reports", TaskFailed("t1", lease, "no_luck", "m")) == ["ok"]
-    assert (await floor.task()).state is TaskState.SCHEDULED
-    lease = await assigned(floor, "t2")
-    assert await floor.tell("in:reports", TaskFailed("t2", lease, "no_luck", "m", retryable=False)) == ["ok"]
-    assert (await floor.task("t2")).state is TaskState.FAILED
-    assert (await floor.task("t2")).error == TaskError("no_luck", "m")
-    assert await floor.tell("in:control:distributor", TaskReplayed("t2"), TaskReplayed("t3")) == [
+    lease = await assigned(direct, retry=Retry(max_attempts=2))
+    assert await direct.tell("in:reports", TaskFailed("t1", lease, "no_luck", "m")) == ["ok"]
+    assert (await direct.task()).state is TaskState.SCHEDULED
+    lease = await assigned(direct, "t2")
+    assert await direct.tell("in:reports", TaskFailed("t2", lease, "no_luck", "m", retryable=False)) == ["ok"]
+    assert (await direct.task("t2")).state is TaskState.FAILED
+    assert (await direct.task("t2")).error == TaskError("no_luck", "m")
+    assert await direct.tell("in:control:distributor", TaskReplayed("t2"), TaskReplayed("t3")) == [
         "ok", "task_not_found",
     ]  # fmt: skip
-    assert (await floor.task("t2")).state in {TaskState.QUEUED, TaskState.ASSIGNED}
+    assert (await direct.task("t2")).state in {TaskState.QUEUED, TaskState.ASSIGNED}
 
 
 @pytest.mark.parametrize(
@@ -160,47 +160,47 @@ async def test_the_distributor_tries_a_failed_task_again_and_replays_a_dead_one(
     ids=["small", "large", "odd", "none"],
 )
 async def test_a_detail_that_is_large_or_that_nobody_can_decode_is_not_kept(
-    floor: Floor, detail: bytes, kept: object
+    direct: DirectCell, detail: bytes, kept: object
 ) -> None:
     """It is recorded with every failed task, and read with its error."""
-    lease = await assigned(floor)
+    lease = await assigned(direct)
     failed = TaskFailed("t1", lease, "no_luck", "m", retryable=False, detail=msgspec.Raw(detail))
-    assert await floor.tell("in:reports", failed) == ["ok"]
-    assert (await floor.task()).error == TaskError("no_luck", "m", kept)
+    assert await direct.tell("in:reports", failed) == ["ok"]
+    assert (await direct.task()).error == TaskError("no_luck", "m", kept)
 
 
-async def test_the_distributor_cancels(floor: Floor) -> None:
+async def test_the_distributor_cancels(direct: DirectCell) -> None:
     """What no agent has claimed ends at once; what is not known is remembered."""
-    await assigned(floor)
-    assert await floor.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
-    assert (await floor.task()).state is TaskState.CANCELLED
-    assert await floor.inbox() == []
-    assert await floor.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
+    await assigned(direct)
+    assert await direct.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
+    assert (await direct.task()).state is TaskState.CANCELLED
+    assert await direct.inbox() == []
+    assert await direct.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
 
 
-async def test_what_a_lost_agent_had_goes_on(floor: Floor) -> None:
+async def test_what_a_lost_agent_had_goes_on(direct: DirectCell) -> None:
     """The registry appends the loss, the distributor takes the task back."""
-    await assigned(floor)
-    assert await floor.tell("in:registry", AgentDeregistered("a1", "i1")) == ["ok"]
-    await floor.tell("in:tasks:low", echo("t2"))
-    assert (await floor.task()).state in {TaskState.SCHEDULED, TaskState.QUEUED}
+    await assigned(direct)
+    assert await direct.tell("in:registry", AgentDeregistered("a1", "i1")) == ["ok"]
+    await direct.tell("in:tasks:low", echo("t2"))
+    assert (await direct.task()).state in {TaskState.SCHEDULED, TaskState.QUEUED}
 
 
-async def test_the_router_delivers(floor: Floor) -> None:
+async def test_the_router_delivers(direct: DirectCell) -> None:
     """Into the lane of the message's priority; to nobody it is a dead letter."""
     message = MessageSent("m1", "s", "a1", payload=msgspec.Raw(b"{}"))
     other = MessageSent("m2", "s", "nobody")
-    assert await floor.tell("in:messages:high", message, other, message) == ["ok", "agent_not_found", "ok"]
-    (entry,) = await floor.inbox("high")
+    assert await direct.tell("in:messages:high", message, other, message) == ["ok", "agent_not_found", "ok"]
+    (entry,) = await direct.inbox("high")
     assert entry[b"id"] == b"m1"
 
 
 @pytest.mark.parametrize("kind", list(CONSUMES))
-async def test_an_entry_that_cannot_be_read_is_buried(floor: Floor, kind: str) -> None:
+async def test_an_entry_that_cannot_be_read_is_buried(direct: DirectCell, kind: str) -> None:
     """Whichever kind reads it; what lies beside it is handled."""
     stream = CONSUMES[kind][-1]
-    await floor.redis.xadd(floor.keys.of(stream), {"type": "x", "data": "{", "caller": "c1"})
+    await direct.redis.xadd(direct.keys.of(stream), {"type": "x", "data": "{", "caller": "c1"})
     beside = {"registry": AgentHeartbeat("a1", "i1"), "distributor": echo(), "router": MessageSent("m1", "s", "a1")}
-    assert await floor.tell(stream, beside[kind]) == ["ok"]
-    ((_, grave),) = await floor.redis.xrange(floor.keys.of("dead:in"))
+    assert await direct.tell(stream, beside[kind]) == ["ok"]
+    ((_, grave),) = await direct.redis.xrange(direct.keys.of("dead:in"))
     assert (grave[b"stream"].decode(), grave[b"code"]) == (stream, b"fact_invalid")

@@ -16,61 +16,61 @@ from coord.models.control import TaskReplayed
 from coord.models.facts import AgentDeregistered, AgentRegistered, AgentStatusChanged, TaskCancelRequested, TaskFailed
 from coord.models.tasks import TaskState
 from tests.running import RunningCell
-from tests.workers.test_handlers import Floor, echo, floor
+from tests.workers.test_handlers import DirectCell, direct, echo
 from workers import refusals
 
-__all__ = ["floor"]
+__all__ = ["direct"]
 
 
-async def register(floor: Floor, agent_id: str, version: str, **fields: Any) -> None:
+async def register(direct: DirectCell, agent_id: str, version: str, **fields: Any) -> None:
     """Register an agent that can do the same as ``a1``, which has no version."""
     fields = {"capabilities": ("echo",), "capacity": 10, "incarnation": f"i-{agent_id}", **fields}
     fact = AgentRegistered(agent_id, AgentType.WORKER, version=version, **fields)
-    assert await floor.tell("in:registry", fact) == ["ok"]
+    assert await direct.tell("in:registry", fact) == ["ok"]
 
 
-async def submit(floor: Floor, task_id: str = "t1", **options: Any) -> None:
+async def submit(direct: DirectCell, task_id: str = "t1", **options: Any) -> None:
     """Submit a task and have it placed."""
-    assert await floor.tell("in:tasks:normal", echo(task_id, **options)) == ["ok"]
-    await floor.place()
+    assert await direct.tell("in:tasks:normal", echo(task_id, **options)) == ["ok"]
+    await direct.place()
 
 
-async def refuse(floor: Floor, task_id: str = "t1") -> str:
+async def refuse(direct: DirectCell, task_id: str = "t1") -> str:
     """Let the agent that has the task refuse its payload; that agent."""
-    task = await floor.task(task_id)
+    task = await direct.task(task_id)
     assert task.agent_id is not None
     assert task.lease is not None
     fact = TaskFailed(task_id, task.lease, "payload_invalid", "payload: no field 'n'", retryable=False)
-    assert await floor.tell("in:reports", fact) == ["ok"]
+    assert await direct.tell("in:reports", fact) == ["ok"]
     return task.agent_id
 
 
-async def placed_again(floor: Floor, task_id: str = "t1") -> str | None:
+async def placed_again(direct: DirectCell, task_id: str = "t1") -> str | None:
     """Wait until the task is due and have it placed; the agent that has it."""
-    task = await floor.task(task_id)
+    task = await direct.task(task_id)
     assert task.state is TaskState.SCHEDULED
-    while (await floor.task(task_id)).state is TaskState.SCHEDULED:
+    while (await direct.task(task_id)).state is TaskState.SCHEDULED:
         await asyncio.sleep(0.01)
-        await floor.distributor.run_alarms()
-    await floor.place()
-    return (await floor.task(task_id)).agent_id
+        await direct.distributor.run_alarms()
+    await direct.place()
+    return (await direct.task(task_id)).agent_id
 
 
-async def test_each_version_may_refuse_a_task_once_and_the_last_one_fails_it(floor: Floor) -> None:
+async def test_each_version_may_refuse_a_task_once_and_the_last_one_fails_it(direct: DirectCell) -> None:
     """The attempts are kept with their code; none of them counts but the last one."""
     for version in ("2", "3"):
         for number in (1, 2):
-            await register(floor, f"v{version}-{number}", version)
-    await submit(floor)
+            await register(direct, f"v{version}-{number}", version)
+    await submit(direct)
     versions = {"a1": ""} | {f"v{version}-{number}": version for version in ("2", "3") for number in (1, 2)}
-    refused = [versions[await refuse(floor)]]
+    refused = [versions[await refuse(direct)]]
     for _ in range(2):
-        agent_id = await placed_again(floor)
+        agent_id = await placed_again(direct)
         assert agent_id is not None
         refused.append(versions[agent_id])
-        await refuse(floor)
+        await refuse(direct)
     assert sorted(refused) == ["", "2", "3"]
-    task = await floor.task()
+    task = await direct.task()
     assert task.state is TaskState.FAILED
     assert task.error is not None
     assert task.error.code == "payload_invalid"
@@ -82,47 +82,47 @@ async def test_each_version_may_refuse_a_task_once_and_the_last_one_fails_it(flo
     assert task.failures == 1
 
 
-async def test_a_task_fails_at_once_if_no_other_version_is_there(floor: Floor) -> None:
+async def test_a_task_fails_at_once_if_no_other_version_is_there(direct: DirectCell) -> None:
     """Agents of the same version, of another capability, and those that have left do not count."""
-    await register(floor, "same", "")
-    await register(floor, "other", "2", capabilities=("sing",))
-    await register(floor, "gone", "2")
-    assert await floor.tell("in:registry", AgentDeregistered("gone", incarnation="i-gone")) == ["ok"]
-    await submit(floor)
-    await refuse(floor)
-    assert (await floor.task()).state is TaskState.FAILED
+    await register(direct, "same", "")
+    await register(direct, "other", "2", capabilities=("sing",))
+    await register(direct, "gone", "2")
+    assert await direct.tell("in:registry", AgentDeregistered("gone", incarnation="i-gone")) == ["ok"]
+    await submit(direct)
+    await refuse(direct)
+    assert (await direct.task()).state is TaskState.FAILED
 
 
-async def test_an_agent_that_the_view_does_not_show_yet_counts(floor: Floor) -> None:
+async def test_an_agent_that_the_view_does_not_show_yet_counts(direct: DirectCell) -> None:
     """⚠ A task failed for good because the agents of the other version had registered a moment ago."""
-    await submit(floor)
-    await register(floor, "v2", "2")
-    assert "v2" not in floor.distributor.view.agents
-    await refuse(floor)
-    assert await placed_again(floor) == "v2"
+    await submit(direct)
+    await register(direct, "v2", "2")
+    assert "v2" not in direct.distributor.view.agents
+    await refuse(direct)
+    assert await placed_again(direct) == "v2"
 
 
-async def test_a_task_waits_for_an_agent_of_another_version_that_is_busy(floor: Floor) -> None:
+async def test_a_task_waits_for_an_agent_of_another_version_that_is_busy(direct: DirectCell) -> None:
     """It is registered, and will have room again."""
-    await submit(floor)
-    await register(floor, "v2", "2")
-    assert await floor.tell("in:registry", AgentStatusChanged("v2", AgentStatus.BUSY, "i-v2")) == ["ok"]
-    await floor.place()
-    await refuse(floor)
-    assert await placed_again(floor) is None
-    assert await floor.tell("in:registry", AgentStatusChanged("v2", AgentStatus.ACTIVE, "i-v2")) == ["ok"]
-    await floor.place()
-    assert (await floor.task()).agent_id == "v2"
+    await submit(direct)
+    await register(direct, "v2", "2")
+    assert await direct.tell("in:registry", AgentStatusChanged("v2", AgentStatus.BUSY, "i-v2")) == ["ok"]
+    await direct.place()
+    await refuse(direct)
+    assert await placed_again(direct) is None
+    assert await direct.tell("in:registry", AgentStatusChanged("v2", AgentStatus.ACTIVE, "i-v2")) == ["ok"]
+    await direct.place()
+    assert (await direct.task()).agent_id == "v2"
 
 
-async def test_another_distributor_knows_which_versions_have_refused(floor: Floor) -> None:
+async def test_another_distributor_knows_which_versions_have_refused(direct: DirectCell) -> None:
     """The record has it; and a task of the same kind that nobody has refused may go to any agent."""
-    await register(floor, "v2", "2")
-    await submit(floor)
-    first = await refuse(floor)
-    floor.distributor.planner.forget()
-    floor.distributor.planner.definitions.clear()
-    second = await placed_again(floor)
+    await register(direct, "v2", "2")
+    await submit(direct)
+    first = await refuse(direct)
+    direct.distributor.planner.forget()
+    direct.distributor.planner.definitions.clear()
+    second = await placed_again(direct)
     assert {first, second} == {"a1", "v2"}
     body = {"task_id": "odd", "task_type": "echo", "requirements": {"capabilities": ["echo"]}, "refused_by": ["", "2"]}
     pool = queries.pool_in_record(None, msgspec.json.encode(body))
@@ -130,43 +130,45 @@ async def test_another_distributor_knows_which_versions_have_refused(floor: Floo
     assert pool.refused_by == (), "a client does not decide this"
 
 
-async def test_a_replayed_task_may_go_to_every_version_again(floor: Floor) -> None:
+async def test_a_replayed_task_may_go_to_every_version_again(direct: DirectCell) -> None:
     """The agents may have been corrected since."""
-    await register(floor, "v2", "2")
-    await submit(floor)
-    pool = (await floor.task()).pool
-    await refuse(floor)
-    await placed_again(floor)
-    assert (await floor.task()).pool != pool
-    await refuse(floor)
-    assert (await floor.task()).state is TaskState.FAILED
-    assert await floor.tell("in:control:distributor", TaskReplayed("t1")) == ["ok"]
-    assert (await floor.task()).pool == pool
-    await floor.place()
-    assert (await floor.task()).state is TaskState.ASSIGNED
+    await register(direct, "v2", "2")
+    await submit(direct)
+    pool = (await direct.task()).pool
+    await refuse(direct)
+    await placed_again(direct)
+    assert (await direct.task()).pool != pool
+    await refuse(direct)
+    assert (await direct.task()).state is TaskState.FAILED
+    assert await direct.tell("in:control:distributor", TaskReplayed("t1")) == ["ok"]
+    assert (await direct.task()).pool == pool
+    await direct.place()
+    assert (await direct.task()).state is TaskState.ASSIGNED
 
 
-async def test_a_task_is_refused_by_a_limited_number_of_versions(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_is_refused_by_a_limited_number_of_versions(
+    direct: DirectCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The list is part of the record and of the pool."""
     monkeypatch.setattr(refusals, "MAX_VERSIONS", 1)
     for version in ("2", "3"):
-        await register(floor, f"v{version}", version)
-    await submit(floor)
-    await refuse(floor)
-    await placed_again(floor)
-    await refuse(floor)
-    assert (await floor.task()).state is TaskState.FAILED
+        await register(direct, f"v{version}", version)
+    await submit(direct)
+    await refuse(direct)
+    await placed_again(direct)
+    await refuse(direct)
+    assert (await direct.task()).state is TaskState.FAILED
 
 
-async def test_a_cancelled_task_is_not_released_again(floor: Floor) -> None:
+async def test_a_cancelled_task_is_not_released_again(direct: DirectCell) -> None:
     """A refusal ends it as any other report does."""
-    await register(floor, "v2", "2")
-    await submit(floor)
-    task = await floor.task()
-    await floor.redis.xtrim(floor.keys.inbox(str(task.agent_id), "normal"), maxlen=0)  # the agent has claimed it
-    assert await floor.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
-    await refuse(floor)
-    assert (await floor.task()).state is TaskState.CANCELLED
+    await register(direct, "v2", "2")
+    await submit(direct)
+    task = await direct.task()
+    await direct.redis.xtrim(direct.keys.inbox(str(task.agent_id), "normal"), maxlen=0)  # the agent has claimed it
+    assert await direct.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
+    await refuse(direct)
+    assert (await direct.task()).state is TaskState.CANCELLED
 
 
 class Old(msgspec.Struct, forbid_unknown_fields=True):

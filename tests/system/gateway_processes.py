@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tests.http import HttpCaller
-from tests.processes import House, Process
+from tests.processes import CellProcesses, Process
 from tests.waiting import wait_until
 
 #: On a busy machine a worker may take longer than a caller would wait.
 PATIENT = {"COORD_GATEWAY_WAIT_S": "30", "COORD_GATEWAY_REDIS_S": "30"}
 
 
-async def lone_gateway(at: House, http: HttpCaller, **environ: str) -> Process:
+async def lone_gateway(at: CellProcesses, http: HttpCaller, **environ: str) -> Process:
     """A gateway, once it answers, whether Redis is there or not."""
     process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", "--port", str(http.port), **environ)
 
@@ -22,7 +22,7 @@ async def lone_gateway(at: House, http: HttpCaller, **environ: str) -> Process:
     return process
 
 
-async def gateway(at: House, http: HttpCaller, **environ: str) -> Process:
+async def gateway(at: CellProcesses, http: HttpCaller, **environ: str) -> Process:
     """A gateway, once it has found Redis."""
     process = await lone_gateway(at, http, **environ)
     await wait_until(http.is_ready, "the gateway has found Redis", 30)
