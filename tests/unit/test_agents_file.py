@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
     agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
     assert program.command == (*agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
     assert program.name == "ocr"
+    assert program.drain_s == math.inf, "it may take as long as its tasks take"
 
 
 def test_times_may_have_a_unit(file: Path) -> None:
