@@ -103,6 +103,14 @@ def test_it_has_its_line_on_the_page(name: str) -> None:
     assert [code for code in named if code == name or code.startswith(f"{name} ")]
 
 
+def test_the_page_explains_every_option_of_coord_up() -> None:
+    """docs/command-line.md names each."""
+    page = " ".join(inline(PAGE))
+    options = [option for one in COMMANDS["coord up"].params for option in one.opts if option.startswith("--")]
+    assert options
+    assert [option for option in options if not re.search(rf"{option}(?![\w-])", page)] == []
+
+
 def test_the_page_explains_every_exit_code() -> None:
     """All of them, and no other."""
     rows = re.findall(r"^\| (\d+) \|", PAGE.read_text(), re.MULTILINE)
