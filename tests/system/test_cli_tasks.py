@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -164,6 +165,25 @@ def test_lists(coord: Coord, live: LiveCell) -> None:
     assert "leave it out" in output.err
 
 
+def test_a_list_shows_states_in_colour_and_ages(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks, agents and messages, on a terminal with colours."""
+    coord("tasks", "submit", "echo", "--id", "coloured", "--wait")
+    coord("messages", "send", "cli-agent", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "200", "NO_COLOR": "", "COLORTERM": ""}.items():
+        monkeypatch.setenv(name, value)
+    lists = {
+        "tasks list --state completed": ("completed", "age"),
+        "agents list": ("active", "last heartbeat"),
+        "messages list": ("delivered", "age"),
+    }
+    for command, (state, column) in lists.items():
+        header, *rows = coord(*command.split()).out.splitlines()
+        assert f" {column} " in re.sub(r"\x1b\[[0-9;]*m", " ", header) + " ", command
+        assert any(f"\x1b[32m{state}\x1b[0m" in row for row in rows), rows
+        assert any(re.search(r"\d (ms|s|min \d+ s)( ago)?\b", row) for row in rows), rows
+
+
 def test_an_unknown_task(coord: Coord) -> None:
     """The answer is no, whatever is asked about it; the next step is named."""
     for command in ("show", "result", "watch", "cancel", "retry"):
@@ -229,7 +249,7 @@ def test_a_list_says_how_many_there_are(coord: Coord) -> None:
 
 
 def test_a_failed_task_is_tried_again(coord: Coord) -> None:
-    """Under its id, with its story kept; one that has not failed is not."""
+    """Under its id, with its story kept; one that has not failed is not, and does not stop the next."""
     coord("tasks", "submit", "boom", "--id", "again", "--wait")
     assert "again" in coord("tasks", "retry", "again").out
     output = coord("tasks", "watch", "again", "--json")
@@ -239,7 +259,10 @@ def test_a_failed_task_is_tried_again(coord: Coord) -> None:
     table = coord("tasks", "show", "again").out
     assert table.count("it_broke") == 3
     coord("tasks", "submit", "echo", "--id", "fine", "--wait")
-    assert coord("tasks", "retry", "fine").code == 1
+    coord("tasks", "submit", "boom", "--id", "again-2", "--wait")
+    output = coord("tasks", "retry", "fine", "again-2")
+    assert output.code == 1
+    assert output.out.startswith("again-2 is ")
 
 
 def test_watching_tells_each_change_until_all_have_ended(coord: Coord, live: LiveCell) -> None:

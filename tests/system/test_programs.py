@@ -108,6 +108,15 @@ async def test_programs_of_every_kind_end_their_tasks(fleet: Fleet) -> None:
     assert "Traceback" not in agent.output
 
 
+async def test_text_goes_in_and_out_unchanged(fleet: Fleet) -> None:
+    """With ``--input text --output text``, but for a newline at the end of the output; by default both are JSON."""
+    await fleet.agent_in(fleet.folder, "--capability", "text", "--input", "text", "--output", "text", "--", "cat")
+    assert await (await fleet.client.submit("text", '7 "é"\n')).result(timeout=LONG_S) == '7 "é"'
+    assert await (await fleet.client.submit("text", "[7]")).result(timeout=LONG_S) == "[7]"
+    await fleet.agent_in(fleet.folder, "--capability", "json", "--", "cat")
+    assert await (await fleet.client.submit("json", [7])).result(timeout=LONG_S) == [7]
+
+
 async def test_a_task_may_be_tried_again_or_elsewhere(fleet: Fleet) -> None:
     """Exit code 75 counts as no attempt; another code does, and its next try may do better."""
     code = 'echo "attempt $COORD_ATTEMPT" >&2; case "$COORD_ATTEMPT" in 1) exit 75;; 2) exit 1;; *) echo done;; esac'

@@ -105,8 +105,10 @@ def test_the_folder_is_below_the_file(file: Path) -> None:
 
 
 def test_the_example_is_right() -> None:
-    """The file that the help names can be used as it is."""
-    assert [program.name for program in read_agents(EXAMPLE)] == ["stats-1", "stats-2", "sorter"]
+    """The file that the help names can be used as it is; its sort gets text and returns text."""
+    *stats, sorter = read_agents(EXAMPLE)
+    assert [program.name for program in (*stats, sorter)] == ["stats-1", "stats-2", "sorter"]
+    assert " --input text --output text -- " in " ".join(sorter.command)
 
 
 @pytest.mark.parametrize(
