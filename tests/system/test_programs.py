@@ -30,6 +30,7 @@ def pid_of(path: Path) -> int:
     return int(text) if text.endswith("\n") else 0
 
 
+@pytest.mark.long
 async def test_a_thousand_files_by_a_shell_agent(fleet: Fleet) -> None:
     """Submitted as lines of a file and waited for, counted by a program that knows nothing of coord: all are right."""
     library = Path(os.__file__).parent
