@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coord import codec
-from coord.agent.heartbeat_thread import Heartbeats
+from coord.agent.heartbeat import Heartbeats
 from coord.agent.protocol import ErrorAnswer, ignore_answer
 from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers

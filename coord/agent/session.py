@@ -25,8 +25,7 @@ from msgspec import Struct
 
 from coord.agent.claims import Claims
 from coord.agent.handlers import Handler
-from coord.agent.heartbeat import DEAF_HEARTBEATS, ReaderCheck
-from coord.agent.heartbeat_thread import Heartbeats
+from coord.agent.heartbeat import DEAF_HEARTBEATS, Heartbeats, ReaderCheck
 from coord.agent.inbox import Fields, Inbox
 from coord.agent.messages import MessageHandler, MessageRunner
 from coord.agent.protocol import ignore_answer

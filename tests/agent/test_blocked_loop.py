@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import Agent, Client, Task
-from coord.agent import heartbeat_thread
+from coord.agent import heartbeat
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.agents import AgentStatus, AgentType
@@ -185,7 +185,7 @@ async def test_heartbeats_that_are_started_before_they_are_opened_go_out(
 ) -> None:
     """The registry may answer while the connection is still being opened."""
     fact = AgentRegistered("early", AgentType.WORKER, incarnation="me")
-    heartbeats = heartbeat_thread.Heartbeats(
+    heartbeats = heartbeat.Heartbeats(
         fact, 0.1, server.url, coordinator.settings,
         leases=lambda: 0, listed=dict, is_deaf=lambda: False, reset=lambda: None,
         handler_of=lambda _task: "", on_sent=lambda _entry, _at: None,
@@ -196,9 +196,9 @@ async def test_heartbeats_that_are_started_before_they_are_opened_go_out(
     await heartbeats.close()
 
 
-def current_thread() -> heartbeat_thread.HeartbeatThread | None:
+def current_thread() -> heartbeat.HeartbeatThread | None:
     """Return the thread of this process."""
-    return heartbeat_thread._current
+    return heartbeat._current
 
 
 async def test_the_thread_ends_with_the_last_agent(server: EmbeddedServer, coordinator: PlayedCoordinator) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coord import Agent, Message
-from coord.agent.mailbox import Mailbox, WaitingMessage
+from coord.agent.messages import Mailbox, WaitingMessage
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import FactInvalid

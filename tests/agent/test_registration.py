@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from coord import Agent
 from coord.agent import registration as membership_module
-from coord.agent.heartbeat_thread import Heartbeats
+from coord.agent.heartbeat import Heartbeats
 from coord.agent.registration import CLOCK_STEP_MS, Registration
 from coord.client.answers import Answer, Answers
 from coord.codec import decode_fact
