@@ -40,12 +40,10 @@ def _run() -> None:
 
     try:
         with ends_on_interrupt():
-            from coord.cli.app import app
+            from coord.cli.app import app, run_with_json
 
         if wants_json(sys.argv[1:]):
-            from coord.cli.json_errors import run
-
-            sys.exit(run(app))
+            sys.exit(run_with_json())
         app()
     except CoordError as error:
         standard_streams.write_error(sentence(error))

@@ -1,4 +1,4 @@
-"""``coord agents``: show agents; drain, resume and remove them."""
+"""``coord agents``: show agents; drain, resume and remove them. Also checks ids of agents that a person typed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import moment, write_fields, write_items, write_json, write_line, write_table
-from coord.cli.session import ask
-from coord.cli.several import Acted, act_on_each
+from coord.cli.output import hint, moment, write_fields, write_items, write_json, write_line, write_table
+from coord.cli.session import Acted, act_on_each, ask
 from coord.cli.styles import AGENT_STATUS, age
+from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType
+from coord.suggestions import closest
 
 if TYPE_CHECKING:
     from coord import Client
@@ -200,3 +201,35 @@ def _fields(record: AgentRecord) -> dict[str, Any]:
         "term": record.term,
         "rev": record.rev,
     }
+
+
+async def check_receiver(client: Client, agent_id: str) -> None:
+    """Check that an agent has this id: a message to a mistyped one would become a dead letter.
+
+    Raises:
+        AgentNotFound: none has; suggests the nearest.
+    """
+    if not await _is_known(client, agent_id):
+        raise AgentNotFound(f"Agent '{agent_id}' not found{await _suggestion(client, agent_id)}")
+
+
+async def warn_of_unknown(client: Client, agent_id: str) -> None:
+    """Print a hint if no agent has this id: a task for it waits until it registers."""
+    if not await _is_known(client, agent_id):
+        near = await _suggestion(client, agent_id)
+        hint(f"no agent '{agent_id}' is registered{near or ' yet'}; the task waits for it")
+
+
+async def _is_known(client: Client, agent_id: str) -> bool:
+    try:
+        await client.agent(agent_id)
+    except AgentNotFound:
+        return False
+    except CoordError:  # such as a Redis user who may send and not read
+        return True
+    return True
+
+
+async def _suggestion(client: Client, agent_id: str) -> str:
+    near = closest(agent_id, [record.agent_id for record in await client.agents()])
+    return f", did you mean '{near}'?" if near else ""

@@ -1,10 +1,13 @@
-"""The table of commands."""
+"""The table of commands, and their errors with ``--json``."""
 
 from __future__ import annotations
 
 import platform
+import sys
 from typing import Annotated
 
+import click
+import msgspec
 import typer
 
 from coord import __version__
@@ -13,15 +16,19 @@ from coord.cli.agents import agents
 from coord.cli.commands import register, root
 from coord.cli.dead import dead
 from coord.cli.events import events
+from coord.cli.exit_codes import ExitCode, error_fields
 from coord.cli.fsck import fsck
-from coord.cli.gateway import gateway
 from coord.cli.messages import messages
+from coord.cli.processes import gateway, worker
 from coord.cli.ps import ps
 from coord.cli.queues import queues
 from coord.cli.settings import settings, strategy
 from coord.cli.tasks import tasks
 from coord.cli.up import up
-from coord.cli.worker import worker
+from coord.errors import CoordError
+
+#: The code of an error in the command line itself.
+USAGE = "usage_error"
 
 
 def version() -> None:
@@ -46,6 +53,30 @@ def _options(
     ] = False,
 ) -> None:
     """Options before the command."""
+
+
+def run_with_json() -> int:
+    """Run the command in the arguments of this process; return its exit code.
+
+    An error is one object on standard error: ``{"error": {"code": …, "message": …}}``.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except CoordError as error:
+        return _write(error_fields(error), error.exit_code)
+    except click.ClickException as error:
+        fields = {"code": USAGE, "message": error.format_message()}
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            fields["next"] = f"`{error.ctx.command_path} --help` shows what is valid"
+        return _write(fields, error.exit_code)
+    except click.Abort:
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _write(fields: dict[str, str], code: int) -> int:
+    print(msgspec.json.encode({"error": fields}).decode(), file=sys.stderr, flush=True)
+    return code
 
 
 for command in (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.cli import parse
+from coord.cli.agents import check_receiver
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.known_agents import check_receiver
 from coord.cli.output import (
     hint_next_page,
     moment,

@@ -105,8 +105,7 @@ def write_table(
     """
     from rich.text import Text
 
-    from coord.cli.paint import painter
-    from coord.cli.table import lay_out
+    from coord.cli.table import lay_out, painter
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
     cells = [[shown(value) for value in row] for row in rows]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.cli import parse
+from coord.cli.agents import warn_of_unknown
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.known_agents import warn_of_unknown
 from coord.cli.output import hint, interruptible, write_json, write_line
 from coord.cli.parse import Duration, StrategyName
 from coord.cli.session import ask

@@ -1,11 +1,13 @@
 """Lays out a table as lines of text: values stay in one piece; columns without room continue below, indented.
 
-Only the free column is wrapped, between words, and a value that alone is wider than the screen.
+Only the free column is wrapped, between words, and a value that alone is wider than the screen. On a terminal, values
+may have colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -111,3 +113,30 @@ def _wrapped(text: str, width: int) -> list[str]:
         return [text]
     lines = Text(text).wrap(Console(width=width, color_system=None), width, overflow="fold")
     return [line.plain.rstrip() for line in lines]
+
+
+#: Name of the column, its value, the part of the value in one line -> that part in colour.
+Paint = Callable[[str, str, str], str]
+
+
+def painter(styles: Mapping[str, Mapping[str, str]]) -> Paint | None:
+    """Return a function that colours values; None if standard output shows no colours (a pipe, NO_COLOR).
+
+    Args:
+        styles: name of a column -> value -> style.
+    """
+    if not styles or not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+    from rich.style import Style
+
+    console = Console()
+    colours = console._color_system  # noqa: SLF001 -- rich offers only its name
+    if colours is None or console.no_color:
+        return None
+
+    def paint(column: str, value: str, piece: str) -> str:
+        style = styles.get(column, {}).get(value)
+        return Style.parse(style).render(piece, color_system=colours) if style else piece
+
+    return paint

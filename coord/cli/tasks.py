@@ -20,8 +20,7 @@ from coord.cli.output import (
     write_table,
 )
 from coord.cli.parse import Duration
-from coord.cli.session import ask
-from coord.cli.several import Acted, act_on_each
+from coord.cli.session import Acted, act_on_each, ask
 from coord.cli.styles import TASK_STATE, age
 from coord.cli.submit import outcome_of, submit
 from coord.cli.watch import watch

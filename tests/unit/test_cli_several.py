@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import typer
 
-from coord.cli import main, several
+from coord.cli import main, session
 from coord.cli.exit_codes import ExitCode
 from coord.cli.parse import wants_json
-from coord.cli.several import Acted, act_on_each
+from coord.cli.session import Acted, act_on_each
 from coord.errors import IdInvalid, ServerUnavailable, TaskNotFound
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
@@ -30,18 +30,15 @@ async def act(client: Any, task_id: str) -> Acted:
     return Acted({"task_id": task_id}, f"{task_id} is done", ExitCode.OPEN if task_id == "open" else ExitCode.OK)
 
 
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(several, "ask", lambda work, **_options: asyncio.run(work(None)))
-
-
 def run(*ids: str, json: bool = False) -> int:
-    """Act on these; the exit code."""
-    try:
-        act_on_each(ids, act, id_field="task_id", json=json, redis_url=None, namespace=None)
-    except typer.Exit as ended:
-        return ended.exit_code
-    return 0
+    """Act on these, without a client; the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "ask", lambda work, **_options: asyncio.run(work(None)))
+        try:
+            act_on_each(ids, act, id_field="task_id", json=json, redis_url=None, namespace=None)
+        except typer.Exit as ended:
+            return ended.exit_code
+        return 0
 
 
 def test_one_that_is_refused_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
