@@ -5,6 +5,6 @@
 
 from coord.programs.agent import MAX_GRACE_S, Options, program_agent
 from coord.programs.outcome import Output
-from coord.programs.stdin import Input
+from coord.programs.stdio import Input
 
 __all__ = ["MAX_GRACE_S", "Input", "Options", "Output", "program_agent"]

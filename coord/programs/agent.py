@@ -21,7 +21,7 @@ from coord.programs.command import LOAD_TIMEOUT_S, Command, Limits
 from coord.programs.outcome import Output, ProgramStopped
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
-from coord.programs.stdin import Input
+from coord.programs.stdio import Input
 
 log = get_logger()
 

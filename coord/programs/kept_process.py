@@ -14,12 +14,11 @@ from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.aio import CANCEL_S
 from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
-from coord.programs.buffers import Lines
 from coord.programs.command import Command, Limits
 from coord.programs.outcome import STOPPED, ProgramStopped, describe_end
 from coord.programs.process import LINGER_S, ProgramProcess, finish
-from coord.programs.progress import Progress
 from coord.programs.reaper import Reaper
+from coord.programs.stdio import Lines, Progress
 from coord.values import why_undecodable
 
 log = get_logger()

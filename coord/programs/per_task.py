@@ -9,13 +9,11 @@ from typing import Any
 
 from coord.agent.task import NonRetryable, Retryable, Task
 from coord.logs import get_logger
-from coord.programs.buffers import LimitedOutput
 from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output, check, result
 from coord.programs.process import ProgramProcess, prepare
-from coord.programs.progress import Progress
 from coord.programs.reaper import Reaper
-from coord.programs.stdin import Input, stdin_bytes
+from coord.programs.stdio import Input, LimitedOutput, Progress, stdin_bytes
 
 log = get_logger()
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from coord.programs.buffers import Tail
 from coord.programs.reaper import Reaper
+from coord.programs.stdio import Tail
 
 #: Seconds that children of the program get to write their last output after it has ended: enough for a pipeline.
 LINGER_S = 0.5

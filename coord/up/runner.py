@@ -33,8 +33,7 @@ from coord.models.workers import WAITS_FOR
 from coord.programs.outcome import describe_exit
 from coord.programs.reaper import Reaper
 from coord.server_check import ServerReport, check_server
-from coord.up.aof_repair import repair
-from coord.up.data_dir import default_data_dir, refuse_foreign
+from coord.up.data_dir import default_data_dir, refuse_foreign, repair_aof
 from coord.up.gateway_check import is_ready, is_taken, url_of
 from coord.up.log import Log, last_error, parse_line
 from coord.up.programs import GATEWAY, gateway_program, kind_of, logged_environ, worker_programs
@@ -125,7 +124,7 @@ class LocalCell:
     async def _repair(self, server: Server) -> None:
         if not self._plan.repair_aof or server.data_dir is None:
             return
-        cut = await asyncio.to_thread(repair, server.data_dir)
+        cut = await asyncio.to_thread(repair_aof, server.data_dir)
         if cut is None:
             self._log.message("aof.whole", f"the append-only file in {server.data_dir} has no damaged end")
         else:

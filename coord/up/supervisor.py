@@ -2,7 +2,8 @@
 
 A program is a process of its own and leads its own process group. Its standard input is a pipe that this process never
 writes to. When this process is gone, even after SIGKILL, the pipe closes, and a program that watches it
-(``--watch-stdin``) ends by itself.
+(``--watch-stdin``) ends by itself. Its standard output and standard error share another pipe, which is read line by
+line.
 """
 
 from __future__ import annotations
@@ -21,9 +22,75 @@ import msgspec
 
 from coord.agent.signals import ONE_STOP_S
 from coord.backoff import Backoff
-from coord.up.child_output import ChildOutput
 from coord.up.log import last_error
 from coord.up.shutdown import Shutdown
+
+#: A longer line is passed on in pieces, so that a program that never ends a line cannot fill the memory.
+MAX_LINE_BYTES = 256 * 1024
+#: Seconds for which output is read after a program's end while a grandchild holds the pipe open.
+GRANDCHILD_S = 0.5
+
+
+class ChildOutput(asyncio.Protocol):
+    """The reading end of one program's output.
+
+    Args:
+        on_line: called with each non-empty line, without its end; bytes that are not UTF-8 are replaced.
+    """
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = bytearray()
+        self._closed = asyncio.Event()
+        self._transport: asyncio.ReadTransport | None = None
+        #: The last line with a letter or a digit.
+        self.last_line = ""
+
+    async def open(self) -> int:
+        """Start to read; return the writing end, which the caller closes once the program has it."""
+        reading, writing = os.pipe()
+        try:
+            self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: self, os.fdopen(reading, "rb", 0)
+            )
+        except BaseException:
+            os.close(writing)
+            raise
+        return writing
+
+    async def close(self) -> None:
+        """Read what is left, then stop reading."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), GRANDCHILD_S)
+        finally:
+            if self._transport is not None:
+                self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self._rest += data
+        *lines, rest = self._rest.split(b"\n")
+        while len(rest) > MAX_LINE_BYTES:
+            lines.append(rest[:MAX_LINE_BYTES])
+            del rest[:MAX_LINE_BYTES]
+        self._rest = rest
+        for line in lines:
+            self._pass_on(line)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Called by the event loop at the end, and after ``close``."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._pass_on(self._rest)
+            self._rest = bytearray()
+
+    def _pass_on(self, line: bytes | bytearray) -> None:
+        text = line.decode("utf-8", "replace").rstrip()
+        if text:
+            self.last_line = text if any(map(str.isalnum, text)) else self.last_line
+            self._on_line(text)
+
 
 #: Seconds between two SIGTERM of a forced shutdown.
 FORCE_AGAIN_S = 0.5

@@ -11,8 +11,8 @@ from coord.config import Settings
 from coord.connection import connect_worker
 from coord.embedded import EmbeddedServer
 from coord.errors import ConfigError, DataFolderInUse, ServerUnavailable
-from coord.up import aof_repair
-from coord.up.aof_repair import repair
+from coord.up import data_dir
+from coord.up.data_dir import repair_aof
 from tests.coord_up import Start
 
 #: What a crash may leave behind the last whole entry.
@@ -55,14 +55,14 @@ async def test_a_damaged_end_is_cut_off_and_kept(tmp_path: Path, damage: str) ->
     with pytest.raises(ServerUnavailable, match=f"`coord up --data {folder} --repair-aof` keeps a copy") as refused:
         EmbeddedServer.start(folder)
     assert "\n" not in str(refused.value)
-    cut = repair(folder)
+    cut = repair_aof(folder)
     assert cut is not None
     assert (cut.file, cut.position, cut.size) == (file, len(whole), len(whole) + len(DAMAGES[damage]))
     assert ("no entry is lost" in str(cut)) == (damage == "zeroes")
     assert file.read_bytes() == whole
     assert cut.copy.read_bytes() == whole + DAMAGES[damage]
     assert cut.copy.parent == folder
-    assert repair(folder) is None
+    assert repair_aof(folder) is None
     assert await _keys(folder) == 3
 
 
@@ -83,7 +83,7 @@ async def test_damage_before_a_newer_file_is_left(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b"\0")
     before = file.read_bytes()
     with pytest.raises(ConfigError, match=f"{file} is damaged, and newer files follow it"):
-        repair(tmp_path)
+        repair_aof(tmp_path)
     assert file.read_bytes() == before
 
 
@@ -92,14 +92,14 @@ async def test_a_folder_in_use_is_left(tmp_path: Path) -> None:
     server = EmbeddedServer.start(tmp_path)
     try:
         with pytest.raises(DataFolderInUse, match="a Redis server runs on"):
-            repair(tmp_path)
+            repair_aof(tmp_path)
     finally:
         server.stop()
 
 
 def test_a_new_folder_has_no_damage(tmp_path: Path) -> None:
     """There is nothing to repair where nothing was written."""
-    assert repair(tmp_path) is None
+    assert repair_aof(tmp_path) is None
 
 
 @pytest.mark.parametrize("wrong", ["no copy", "no check"])
@@ -116,10 +116,10 @@ async def test_what_cannot_be_repaired_is_left(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr("shutil.copy2", full)
         says = "cannot repair the append-only file in .*: No space left on device"
     else:
-        monkeypatch.setattr(aof_repair, "find_binary", lambda: Path("/bin/true"))
+        monkeypatch.setattr(data_dir, "find_binary", lambda: Path("/bin/true"))
         says = "/bin/true does not check append-only files"
     with pytest.raises(ConfigError, match=says):
-        repair(tmp_path)
+        repair_aof(tmp_path)
     assert file.read_bytes() == before
 
 

@@ -19,7 +19,7 @@ from coord.programs.command import Command, Limits
 from coord.programs.outcome import Output
 from coord.programs.per_task import ProcessPerTask
 from coord.programs.pool import ProcessPool
-from coord.programs.stdin import Input
+from coord.programs.stdio import Input
 
 #: Long enough for whatever shall happen on a busy machine.
 LONG_S = 60.0

@@ -19,10 +19,9 @@ from coord.config import Settings, load
 from coord.errors import ConfigError
 from coord.models.ids import check_id
 from coord.programs import Input, Options, Output, program_agent
-from coord.programs.buffers import Lines, Tail
 from coord.programs.command import Command
 from coord.programs.outcome import check, result
-from coord.programs.progress import Progress
+from coord.programs.stdio import Lines, Progress, Tail
 from tests.unit.programs_world import Asked, script
 from tests.waiting import wait_until
 

@@ -16,7 +16,7 @@ from coord.codec import decode_json, encode
 from coord.config import MIB
 from coord.programs import process
 from coord.programs.outcome import Output
-from coord.programs.stdin import Input
+from coord.programs.stdio import Input
 from tests.repo.documents import ROOT
 from tests.unit.programs_world import LONG_S, Asked, each, lives, script, written
 from tests.waiting import wait_until

@@ -17,9 +17,8 @@ import psutil
 import pytest
 
 from coord.up import supervisor
-from coord.up.child_output import MAX_LINE_BYTES
 from coord.up.shutdown import Shutdown
-from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor, Timing
+from coord.up.supervisor import MAX_LINE_BYTES, GaveUp, ManagedProgram, ProgramEvent, Supervisor, Timing
 from tests.coord_up import runs
 from tests.waiting import wait_until
 
