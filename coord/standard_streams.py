@@ -2,6 +2,8 @@
 
 A descriptor from 0 to 2 that is closed is the next one that the system gives to a file or a socket: all output would
 then go there, and libuv ends a process that uses one. So ``open_missing`` comes before anything is opened.
+
+``plain`` escapes control characters for a terminal; ``quiet_exit`` ends a process whose reader closed the pipe.
 """
 
 from __future__ import annotations
@@ -103,3 +105,17 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def plain(text: str) -> str:
+    """Return ``text`` with every control character escaped, including line breaks."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def quiet_exit(stream: TextIO) -> SystemExit:
+    """Return the exception to raise after the reader has closed the output, as ``head`` does."""
+    # Without this, the interpreter reports an error when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return SystemExit(0)

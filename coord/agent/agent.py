@@ -17,7 +17,6 @@ from coord.agent.handlers import Handler, check_hook, check_message_handler, rea
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
 from coord.agent.session import AgentSpec, Session
-from coord.aio import CANCEL_S, cancel_and_wait
 from coord.arguments import (
     as_dict,
     as_seconds,
@@ -28,6 +27,7 @@ from coord.arguments import (
     check_text,
     encode_fields,
 )
+from coord.background import CANCEL_S, cancel_and_wait
 from coord.config import Settings
 from coord.connection import await_server, locate
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable

@@ -25,7 +25,7 @@ from coord.agent.handlers import call_caught, is_async, name_of
 from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
 from coord.agent.task import NonRetryable, Retryable
-from coord.aio import CANCEL_S
+from coord.background import CANCEL_S
 from coord.codec import BAD_JSON, decode_json
 from coord.keys import Keys
 from coord.logs import get_logger

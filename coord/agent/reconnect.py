@@ -16,8 +16,7 @@ from weakref import WeakKeyDictionary
 from redis import exceptions as redis_errors
 
 from coord.agent.protocol import ConnectionLost, PendingCommand, RedisProtocol
-from coord.aio import cancel_and_wait
-from coord.background import call_safely, retry
+from coord.background import call_safely, cancel_and_wait, retry
 from coord.backoff import Backoff
 from coord.config import Settings
 from coord.connection import TEMPORARY, connect_worker, read_failure, safe_url, wait_for_server

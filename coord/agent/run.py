@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from coord import logs
 from coord.agent.signals import StopSignals, exit_at_once
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.interrupts import end_on_interrupt

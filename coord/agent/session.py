@@ -34,7 +34,7 @@ from coord.agent.registration import Registration
 from coord.agent.reports import Reports
 from coord.agent.runner import Runner
 from coord.agent.task import Attempt
-from coord.aio import CANCEL_S
+from coord.background import CANCEL_S
 from coord.client.answers import Answers, read_answer
 from coord.config import Settings
 from coord.errors import CoordError

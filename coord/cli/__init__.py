@@ -56,6 +56,6 @@ def _run() -> None:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        from coord.terminal import quiet_exit
+        from coord.standard_streams import quiet_exit
 
         raise quiet_exit(sys.stdout) from None

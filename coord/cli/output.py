@@ -18,8 +18,7 @@ from typing import Any
 import msgspec
 
 from coord.errors import ConfigError
-from coord.standard_streams import json_text, write_error
-from coord.terminal import plain, quiet_exit
+from coord.standard_streams import json_text, plain, quiet_exit, write_error
 
 #: Maximum characters of a value in readable output; ``--json`` shows all of it.
 MAX_SHOWN = 2_000

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from coord.cli.output import hint
-from coord.terminal import plain
+from coord.standard_streams import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -75,11 +75,11 @@ def ask(
 
 
 async def _ask(work: Callable[[Client], Awaitable[T]], settings: Settings) -> T:
-    from coord.aio import cancel_and_wait
+    from coord.background import cancel_and_wait
 
     working = asyncio.create_task(_work(work, settings))
     try:
-        # Not awaited directly: Ctrl-C cancels once, and one cancel may get lost in there (see coord.aio).
+        # Not awaited directly: Ctrl-C cancels once, and one cancel may get lost in there (see ``cancel_and_wait``).
         await asyncio.wait({working})
     except asyncio.CancelledError:
         await cancel_and_wait(working)

@@ -17,7 +17,7 @@ from coord.cli.session import ask
 from coord.cli.styles import TASK_STATE
 from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
-from coord.terminal import plain
+from coord.standard_streams import plain
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,8 +14,7 @@ from typing import NamedTuple
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from coord.aio import cancel_and_wait
-from coord.background import run_once
+from coord.background import cancel_and_wait, run_once
 from coord.connection import write_failure
 from coord.errors import ServerUnavailable
 from coord.keys import Keys

@@ -16,8 +16,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from coord.aio import cancel_and_wait
-from coord.background import keep
+from coord.background import cancel_and_wait, keep
 from coord.client.answers import Answer, Answers, Appended, read_answer
 from coord.client.outcomes import LazyFuture, Outcome, Watch, closed
 from coord.codec import encode, parse_submission

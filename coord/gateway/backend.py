@@ -14,8 +14,7 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from coord import Client, logs
-from coord.aio import cancel_and_wait
-from coord.background import run_once
+from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
 from coord.client.handle import TaskHandle
 from coord.client.submission import TaskSpec

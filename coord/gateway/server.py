@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import uvicorn
 
 from coord import logs
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import make_app

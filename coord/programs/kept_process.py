@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from coord.agent.task import NonRetryable, Release, Retryable, Task
-from coord.aio import CANCEL_S
+from coord.background import CANCEL_S
 from coord.codec import BAD_JSON, encode
 from coord.logs import get_logger
 from coord.programs.command import Command, Limits

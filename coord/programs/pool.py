@@ -38,8 +38,7 @@ from typing import Any
 import msgspec
 
 from coord.agent.task import NonRetryable, Retryable, Task
-from coord.aio import cancel_and_wait
-from coord.background import retry
+from coord.background import cancel_and_wait, retry
 from coord.backoff import Backoff
 from coord.codec import BAD_JSON, encode
 from coord.errors import ConfigError

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from coord.config import Settings
 from coord.logs import to_json
-from coord.terminal import plain, quiet_exit
+from coord.standard_streams import plain, quiet_exit
 
 #: Name of ``coord up`` in the column of processes.
 OWN_NAME = "coord"

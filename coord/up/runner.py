@@ -22,8 +22,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord import __version__
-from coord.aio import cancel_and_wait
-from coord.background import run_once
+from coord.background import cancel_and_wait, run_once
 from coord.config import Settings, expand_home
 from coord.connection import connect_worker, read_failure, safe_url, wait_for_server
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from coord.agent.signals import ONE_STOP_S
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from coord import Client, standard_streams
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.config import load
 from coord.errors import CoordError, Unavailable
 from coord.up.shutdown import Shutdown, shutdown_on_signals

@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 
 from coord import Client
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, CoordError, DataFolderInUse, Unavailable
 from coord.models.agents import AgentStatus
 from coord.programs.reaper import Reaper
-from coord.terminal import plain
+from coord.standard_streams import plain
 from coord.up.data_dir import FolderLock, refuse_foreign, unusable
 from coord.up.log import parse_line
 from coord.up.runner import sentence_of

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from coord.errors import ConfigError
-from coord.terminal import plain
+from coord.standard_streams import plain
 from coord.up.data_dir import unusable
 from examples.file_survey.walk import default_folder
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from coord.terminal import plain
+from coord.standard_streams import plain
 from examples.file_survey.findings import Duplicates, Findings, Module
 from examples.file_survey.timing import Timing
 from examples.file_survey.walk import Found

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coord import codec
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.codec import decode_fact, encode
 from coord.config import MIB, Settings
 from coord.keys import Keys

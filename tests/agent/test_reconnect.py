@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from coord.agent import reconnect as link_module
 from coord.agent.protocol import ConnectionLost, ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coord import Client
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.client import watcher
 from coord.client.handle import TaskHandle
 from coord.errors import IdConflict, ResultTimeout, ServerUnavailable, TaskFailed

@@ -13,7 +13,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.embedded import EmbeddedServer, find_binary
 from tests.ports import unused_ports
 from tests.system.forwarder import Forwarder

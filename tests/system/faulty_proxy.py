@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.embedded import EmbeddedServer
 
 #: SO_LINGER with a time of 0: closing sends a reset.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 
 
 @dataclass

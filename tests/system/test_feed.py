@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.client import events as feed
 from coord.config import Settings
 from coord.connection import connect

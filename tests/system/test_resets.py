@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from coord import Client
-from coord.aio import cancel_and_wait
+from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.errors import CoordError, ServerUnavailable
 from coord.models.tasks import TaskState

@@ -8,8 +8,7 @@ import traceback
 import pytest
 
 from coord import background
-from coord.aio import cancel_and_wait
-from coord.background import call_safely, keep, retry, run_once
+from coord.background import call_safely, cancel_and_wait, keep, retry, run_once
 from tests.waiting import wait_until
 
 

@@ -24,7 +24,7 @@ from coord.cli.output import (
     write_line,
     write_table,
 )
-from coord.terminal import plain
+from coord.standard_streams import plain
 
 
 @pytest.mark.parametrize(

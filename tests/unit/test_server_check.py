@@ -6,8 +6,7 @@ import pytest
 
 from coord import embedded
 from coord.errors import ServerUnfit
-from coord.server_advice import NAMES
-from coord.server_check import evaluate_server
+from coord.server_check import ADVISED_SETTINGS, evaluate_server
 
 FIT = {"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "maxmemory": 1 << 30, "aof_enabled": 0}
 CONFIG = {"proto-max-bulk-len": "8388608", "appendfsync": "everysec", "save": ""}
@@ -104,8 +103,8 @@ def test_our_own_servers_need_no_advice() -> None:
     """The embedded one, whose options compose.yaml shares."""
     options = dict(zip(embedded.CONFIG[::2], embedded.CONFIG[1::2], strict=True))
     bytes_of = {"4kb": "4096"}
-    config = {name: bytes_of.get(value, value) for name in NAMES if (value := options.get(f"--{name}"))}
-    assert set(config) == set(NAMES)
+    config = {name: bytes_of.get(value, value) for name in ADVISED_SETTINGS if (value := options.get(f"--{name}"))}
+    assert set(config) == set(ADVISED_SETTINGS)
     assert evaluate_server(FIT, CONFIG | config, allow_eviction=False).advice == []
 
 
