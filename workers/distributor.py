@@ -19,21 +19,25 @@ from redis import exceptions as redis_errors
 from coord import codec, config, logs, queries
 from coord.background import keep
 from coord.errors import ConfigError, FactInvalid
-from coord.models.control import DeadPurged, EntryReplayed, SettingSet, StrategySet, TaskReplayed
+from coord.models.cell import Memory
 from coord.models.facts import (
     AgentLost,
+    DeadPurged,
+    EntryReplayed,
     Fact,
     LeaseLost,
+    SettingSet,
+    StrategySet,
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
     TaskProgressed,
     TaskReleased,
+    TaskReplayed,
     TasksCompleted,
     TaskStarted,
     parts_of,
 )
-from coord.models.memory import Memory
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
 from coord.placement import STRATEGIES
 from workers.follower import Follower

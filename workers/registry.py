@@ -14,13 +14,17 @@ from msgspec import Struct
 
 from coord import codec, logs
 from coord.keys import encode_facet
-from coord.models.control import AgentDrained, AgentRemoved, AgentResumed, EntriesPurged, EntryReplayed
 from coord.models.facts import (
     AgentDeregistered,
+    AgentDrained,
     AgentHeartbeat,
     AgentLeasesListed,
     AgentRegistered,
+    AgentRemoved,
+    AgentResumed,
     AgentStatusChanged,
+    EntriesPurged,
+    EntryReplayed,
     Fact,
 )
 from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of

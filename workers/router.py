@@ -9,8 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from coord import codec
-from coord.models.control import DeadPurged, EntryReplayed, MessageReplayed
-from coord.models.facts import Fact, MessageSent
+from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageReplayed, MessageSent
 from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
 from workers.transitions import Call, Delivery, Redelivery
 

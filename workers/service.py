@@ -15,8 +15,7 @@ from redis.asyncio import Redis
 from coord.config import Settings
 from coord.connection import connect_worker
 from coord.keys import Keys
-from coord.models.control import DeadPurged, EntryReplayed
-from coord.models.facts import Fact, parts_of
+from coord.models.facts import DeadPurged, EntryReplayed, Fact, parts_of
 from coord.streams import Entry
 from workers.transitions import Call, EntryReplay, Purge, Scripts, TaskBatch
 

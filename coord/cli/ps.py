@@ -12,8 +12,15 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import duration, hint, write_json, write_json_line, write_line, write_table
 from coord.cli.session import ask
-from coord.models.memory import PLACE_UP_TO, REFUSE_ABOVE, RELIEVE_ABOVE, MemoryUse
-from coord.models.workers import WAITS_FOR, StreamBacklog, WorkersReport
+from coord.models.cell import (
+    PLACE_UP_TO,
+    REFUSE_ABOVE,
+    RELIEVE_ABOVE,
+    WAITS_FOR,
+    MemoryUse,
+    StreamBacklog,
+    WorkersReport,
+)
 
 if TYPE_CHECKING:
     from coord import Client

@@ -22,7 +22,8 @@ from coord.errors import ConfigError, EntryNotFound, FactInvalid
 from coord.field_errors import decode_argument
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
-from coord.models.control import (
+from coord.models.dead_letters import DeadKind
+from coord.models.facts import (
     AgentDrained,
     AgentRemoved,
     AgentResumed,
@@ -34,7 +35,6 @@ from coord.models.control import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.dead_letters import DeadKind
 from coord.models.ids import check_id
 from coord.streams import Append
 

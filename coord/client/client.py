@@ -36,10 +36,10 @@ from coord.config import Settings
 from coord.connection import reading
 from coord.errors import AgentNotFound, CoordError, EntryNotFound, FactInvalid, MessageNotFound, ResultTimeout
 from coord.models.agents import AgentRecord
+from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.ids import check_id, new_id
-from coord.models.memory import MemoryUse
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append

@@ -9,9 +9,9 @@ from coord.client.outcomes import Outcome
 from coord.client.submission import PriorityName, StrategyName, TaskOptions, TaskSpec
 from coord.config import Settings
 from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
-from coord.models.memory import MemoryUse
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import Priority, TaskRecord, TaskState
 

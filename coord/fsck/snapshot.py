@@ -16,7 +16,7 @@ from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import Keys
 from coord.models.tasks import Priority, TaskState
-from coord.queries.pages import chunks
+from coord.queries.reads import chunks
 
 T = TypeVar("T")
 Record = dict[str, str]

@@ -15,7 +15,7 @@ from coord.queries.agents import (
     list_agent_ids,
     list_agents,
 )
-from coord.queries.cell import is_empty_cell
+from coord.queries.cell import WorkersSnapshot, count_workers, get_write_refusal, is_empty_cell, list_workers
 from coord.queries.dead_letters import (
     count_dead_letters,
     get_dead_entry,
@@ -23,8 +23,6 @@ from coord.queries.dead_letters import (
     list_dead_messages,
     list_dead_tasks,
 )
-from coord.queries.fields import get_time
-from coord.queries.logs import LogWindow, get_log_window
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import MessagePage, get_message, list_messages
 from coord.queries.queues import (
@@ -42,6 +40,7 @@ from coord.queries.queues import (
     pool_in_record,
     scan_pools,
 )
+from coord.queries.reads import LogWindow, get_log_window, get_time
 from coord.queries.settings import LiveSetting, environment_fields, get_live_values, list_settings
 from coord.queries.tasks import (
     TaskPage,
@@ -54,8 +53,6 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
-from coord.queries.workers import WorkersSnapshot, count_workers, list_workers
-from coord.queries.write_refusal import get_write_refusal
 
 __all__ = [
     "Backlog",

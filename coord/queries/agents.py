@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location
-from coord.queries.fields import decode_fields, parse_int, parse_json
+from coord.queries.reads import decode_fields, parse_int, parse_json
 
 _FLEET_FIELDS = (
     "agent_type",

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from coord.keys import Keys
 from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.ids import entry_ms
-from coord.queries.fields import decode_fields, decode_text, parse_json
 from coord.queries.messages import get_message
+from coord.queries.reads import decode_fields, decode_text, parse_json
 from coord.queries.tasks import get_tasks
 
 

@@ -14,10 +14,9 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord.keys import CONSUMES, Keys
+from coord.models.cell import Memory, MemoryPart, MemoryUse
 from coord.models.events import LOGS
-from coord.models.memory import Memory, MemoryPart, MemoryUse
-from coord.queries.fields import decode_text
-from coord.queries.pages import chunks
+from coord.queries.reads import chunks, decode_text
 from coord.queries.tasks import get_counters
 
 #: Keys in the sample: the error for a kind that has a tenth of them is a few percent.

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.messages import MessageRecord, MessageStatus
-from coord.queries.fields import decode_fields, parse_json, read_hash
+from coord.queries.reads import decode_fields, parse_json, read_hash
 
 #: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (

@@ -12,8 +12,7 @@ from redis.asyncio import Redis
 from coord.codec import BAD_JSON, parse_submission
 from coord.keys import Keys
 from coord.models.tasks import Pool, Priority, TaskState
-from coord.queries.fields import decode_text, parse_time
-from coord.queries.pages import chunks
+from coord.queries.reads import chunks, decode_text, parse_time
 from coord.queries.tasks import get_counters
 
 _pool = msgspec.json.Decoder(Pool)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from coord.config import LIVE, Settings, live_text, variable_of
 from coord.keys import Keys
-from coord.queries.fields import decode_fields, read_hash
+from coord.queries.reads import decode_fields, read_hash
 
 #: Prefix of the fields in a distributor's presence that hold the values of its environment.
 PRESENCE_PREFIX = "setting:"

@@ -22,8 +22,16 @@ from coord.keys import Keys
 from coord.models.ids import entry_ms
 from coord.models.tasks import AttemptRecord, Priority, TaskError, TaskRecord, TaskState
 from coord.queries.agents import list_agent_ids
-from coord.queries.fields import decode_fields, parse_int, parse_json, read_hash
-from coord.queries.pages import Position, chunks, read_members, read_step
+from coord.queries.reads import (
+    Position,
+    chunks,
+    decode_fields,
+    parse_int,
+    parse_json,
+    read_hash,
+    read_members,
+    read_step,
+)
 
 #: Fields that a list shows: the small ones, so that a page of tasks with large payloads is not a large answer.
 _HEADER = (

@@ -28,7 +28,7 @@ from coord.connection import connect_worker, read_failure, safe_url, wait_for_se
 from coord.endpoint import read_endpoint, remove_endpoint, write_endpoint
 from coord.errors import ConfigError, DataFolderInUse, ServerUnfit
 from coord.keys import Keys
-from coord.models.workers import WAITS_FOR
+from coord.models.cell import WAITS_FOR
 from coord.programs.outcome import describe_exit
 from coord.programs.reaper import Reaper
 from coord.server_check import ServerReport, check_server

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from coord.models.memory import Memory
+from coord.models.cell import Memory
 from coord.models.tasks import Priority
 from tests.scripts.machine_checks import ENDED
 from tests.scripts.machine_server import TASK_STREAMS

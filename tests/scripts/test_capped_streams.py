@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coord.config import KIB
-from coord.models.memory import Memory
+from coord.models.cell import Memory
 from tests.scripts.cell import Cell
 from workers.transitions import DeadLetterEntry, SettingChange
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from coord.fsck import examine
-from coord.models.memory import Memory
+from coord.models.cell import Memory
 from tests.scripts.cell import START, Cell
 
 Damage = Callable[[Any, Any], Awaitable[Any]]

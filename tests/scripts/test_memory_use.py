@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from coord import queries
-from coord.models.memory import MemoryUse
+from coord.models.cell import MemoryUse
 from coord.queries import memory as memory_queries
 from tests.scripts.cell import Cell
 from tests.scripts.test_relieve import complete, relieve

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coord.models.memory import Memory
+from coord.models.cell import Memory
 from coord.models.tasks import Priority
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.scripts.cell import Cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coord.models.memory import RELIEVE_ABOVE, Memory
+from coord.models.cell import RELIEVE_ABOVE, Memory
 from coord.models.tasks import TaskRecord
 from tests.scripts.cell import Cell
 from tests.scripts.test_server import fill

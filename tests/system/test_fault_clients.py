@@ -15,19 +15,23 @@ import pytest
 from coord import Client, TaskSpec, queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
-from coord.models.control import (
+from coord.models.facts import (
+    TYPE_OF,
     AgentDrained,
+    AgentLeasesListed,
     AgentRemoved,
     AgentResumed,
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
+    LeaseLost,
     MessageReplayed,
     SettingSet,
     StrategySet,
+    TaskCompleted,
     TaskReplayed,
+    TasksCompleted,
 )
-from coord.models.facts import TYPE_OF, AgentLeasesListed, LeaseLost, TaskCompleted, TasksCompleted
 from coord.models.tasks import TaskState
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks

@@ -14,7 +14,7 @@ from coord import Agent, Client, Task, queries
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import ResultDropped, TaskFailed, TaskRefused
-from coord.models.memory import RELIEVE_ABOVE
+from coord.models.cell import RELIEVE_ABOVE
 from coord.models.tasks import TERMINAL, TaskState
 from tests.conftest import FAST
 from tests.ledger import assert_keys_end, assert_ledger

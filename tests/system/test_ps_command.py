@@ -16,7 +16,7 @@ from coord import __version__
 from coord.cli import ps
 from coord.cli.ps import worker_warnings
 from coord.embedded import EmbeddedServer
-from coord.models.workers import StreamBacklog, WorkerRecord, WorkersReport
+from coord.models.cell import StreamBacklog, WorkerRecord, WorkersReport
 from coord.queries import WorkersSnapshot
 from tests.living import LIMIT_S, CommandResult, Living, living, run_coord
 

@@ -6,7 +6,7 @@ import pytest
 
 from coord.cli.ps import memory_lines, memory_warnings, size
 from coord.config import GIB, KIB, MIB
-from coord.models.memory import MemoryPart, MemoryUse
+from coord.models.cell import MemoryPart, MemoryUse
 
 
 def use(

@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from coord import codec
 from coord.errors import CoordError, FactTooLarge
-from coord.models.control import TaskReplayed
 from coord.models.facts import (
     TYPE_OF,
     AgentHeartbeat,
@@ -21,6 +20,7 @@ from coord.models.facts import (
     TaskFailed,
     TaskProgressed,
     TaskReleased,
+    TaskReplayed,
     TasksCompleted,
     TaskStarted,
 )

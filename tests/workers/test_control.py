@@ -10,7 +10,7 @@ import pytest
 from coord import queries
 from coord.config import Settings
 from coord.models.agents import AgentStatus
-from coord.models.control import (
+from coord.models.facts import (
     AgentDrained,
     AgentRemoved,
     AgentResumed,
@@ -18,11 +18,11 @@ from coord.models.control import (
     EntriesPurged,
     EntryReplayed,
     MessageReplayed,
+    MessageSent,
     SettingSet,
     StrategySet,
     TaskReplayed,
 )
-from coord.models.facts import MessageSent
 from coord.models.tasks import TaskState
 from coord.queries import LiveSetting, list_settings
 from tests.ledger import assert_keys_end, assert_ledger

@@ -15,9 +15,9 @@ from coord import queries
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
 from coord.models.agents import AgentStatus, AgentType
-from coord.models.control import AgentDrained, TaskReplayed
 from coord.models.facts import (
     AgentDeregistered,
+    AgentDrained,
     AgentHeartbeat,
     AgentRegistered,
     AgentStatusChanged,
@@ -25,6 +25,7 @@ from coord.models.facts import (
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
+    TaskReplayed,
 )
 from coord.models.tasks import Requirements, Retry, TaskError, TaskRecord, TaskState, TaskSubmitted
 from coord.streams import Append, Consumer, append

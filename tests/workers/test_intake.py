@@ -14,7 +14,7 @@ from coord.config import Settings
 from coord.keys import CONSUMES, MESSAGE_STREAMS, TASK_STREAMS, Keys
 from coord.models import facts
 from coord.models.agents import AgentType
-from coord.models.control import AgentDrained, MessageReplayed, TaskReplayed
+from coord.models.facts import AgentDrained, MessageReplayed, TaskReplayed
 from coord.models.ids import new_id
 from coord.models.tasks import TaskSubmitted
 from coord.streams import Append, Consumer, append

@@ -12,8 +12,14 @@ from redis.asyncio import Redis
 from coord import Agent, Client, Task, queries
 from coord.config import Settings
 from coord.models.agents import AgentStatus, AgentType
-from coord.models.control import TaskReplayed
-from coord.models.facts import AgentDeregistered, AgentRegistered, AgentStatusChanged, TaskCancelRequested, TaskFailed
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentRegistered,
+    AgentStatusChanged,
+    TaskCancelRequested,
+    TaskFailed,
+    TaskReplayed,
+)
 from coord.models.tasks import TaskState
 from tests.running import RunningCell
 from tests.workers.test_handlers import DirectCell, direct, echo

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from coord.models.memory import Memory
+from coord.models.cell import Memory
 
 T = TypeVar("T")
 Arg = str | bytes | int

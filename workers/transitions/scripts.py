@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from coord.config import MIB, Settings, within_memory
 from coord.keys import CONSUMES, Keys
-from coord.models.memory import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
+from coord.models.cell import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
 from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS
 from coord.pipeline import pack, send_and_read
 from workers import lua
