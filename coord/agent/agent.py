@@ -25,13 +25,13 @@ from coord.arguments import (
     check_count,
     check_finite,
     check_text,
+    decode_argument,
     encode_fields,
 )
 from coord.background import CANCEL_S, cancel_and_wait
 from coord.config import Settings
 from coord.connection import await_server, locate
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
-from coord.field_errors import decode_argument
 from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered

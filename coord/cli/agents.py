@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import hint, moment, write_fields, write_items, write_json, write_line, write_table
+from coord.cli.output import (
+    AGENT_STATUS,
+    age,
+    hint,
+    moment,
+    write_fields,
+    write_items,
+    write_json,
+    write_line,
+    write_table,
+)
 from coord.cli.session import Acted, act_on_each, ask
-from coord.cli.styles import AGENT_STATUS, age
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType
 from coord.suggestions import closest

@@ -24,9 +24,8 @@ import msgspec
 from msgspec import Struct
 
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import duration, hint, write_fields, write_json
+from coord.cli.output import ProgressBar, duration, hint, write_fields, write_json
 from coord.cli.parse import is_distance, moment, seconds, writable
-from coord.cli.progress import ProgressBar
 from coord.errors import ConfigError, CoordError, FactInvalid, ResultTimeout
 from coord.models.tasks import TaskState
 
@@ -422,11 +421,11 @@ def check_line(line: Line, name: str, max_bytes: int) -> None:
 
 def _decode_error(error: str, raw: bytes) -> str:
     """Return an error of msgspec about a line, with the nearest known field for an unknown one."""
-    from coord.field_errors import explain
+    from coord.arguments import describe_field_error
 
     unknown = error.removeprefix("Object contains unknown field `")
     if unknown == error:
-        return explain(error, _TaskLine, raw).replace("`", "'")
+        return describe_field_error(error, _TaskLine, raw).replace("`", "'")
     field = unknown.partition("`")[0]
     near = difflib.get_close_matches(field, _TaskLine.__struct_fields__, n=1)
     known = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(_TaskLine.__struct_fields__)}"

@@ -10,10 +10,9 @@ import msgspec
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import hint, moment, write_fields, write_items, write_json, write_line, write_table
+from coord.cli.output import age, hint, moment, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.parse import Duration
 from coord.cli.session import Acted, act_on_each, ask
-from coord.cli.styles import age
 from coord.errors import EntryNotFound, FactInvalid, MessageNotFound, TaskNotDead
 from coord.models.dead_letters import DeadEntry, DeadLetter
 from coord.models.messages import MessageRecord, MessageStatus

@@ -10,6 +10,8 @@ from coord.cli import parse
 from coord.cli.agents import check_receiver
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import (
+    MESSAGE_STATUS,
+    age,
     hint_next_page,
     moment,
     write_fields,
@@ -20,7 +22,6 @@ from coord.cli.output import (
 )
 from coord.cli.parse import Duration
 from coord.cli.session import ask
-from coord.cli.styles import MESSAGE_STATUS, age
 from coord.models.messages import MessageStatus
 from coord.models.tasks import Priority
 

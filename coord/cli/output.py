@@ -1,4 +1,6 @@
-"""Output: JSON for programs, tables and fields for people; piped output differs in colours and width only.
+"""Output: JSON for programs; tables, fields and a progress bar for people.
+
+Piped output differs in colours and width only.
 
 Control characters in values from outside (ids, payloads, reasons) are escaped, so that no agent can manipulate an
 operator's terminal.
@@ -13,12 +15,20 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from coord.errors import ConfigError
+from coord.models.agents import AgentStatus
+from coord.models.messages import MessageStatus
+from coord.models.tasks import TaskState
 from coord.standard_streams import json_text, plain, quiet_exit, write_error
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 #: Maximum characters of a value in readable output; ``--json`` shows all of it.
 MAX_SHOWN = 2_000
@@ -177,3 +187,87 @@ def _write(text: str) -> None:
         raise quiet_exit(sys.stdout) from None
     except OSError as error:
         raise ConfigError(f"cannot write the output: {error.strerror}") from None
+
+
+#: State -> style of rich; a state without one is not coloured.
+TASK_STATE: dict[str, str] = {
+    TaskState.SCHEDULED: "blue",
+    TaskState.QUEUED: "yellow",
+    TaskState.ASSIGNED: "cyan",
+    TaskState.RUNNING: "cyan",
+    TaskState.COMPLETED: "green",
+    TaskState.FAILED: "red",
+    TaskState.CANCELLED: "bright_black",
+    TaskState.EXPIRED: "red",
+    TaskState.REFUSED: "red",
+}
+AGENT_STATUS: dict[str, str] = {
+    AgentStatus.ACTIVE: "green",
+    AgentStatus.INACTIVE: "bright_black",
+    AgentStatus.BUSY: "yellow",
+    AgentStatus.STALE: "red",
+    AgentStatus.MAINTENANCE: "yellow",
+    AgentStatus.ERROR: "red",
+    AgentStatus.DRAINING: "yellow",
+}
+MESSAGE_STATUS: dict[str, str] = {MessageStatus.DELIVERED: "green", MessageStatus.DEAD: "red"}
+
+
+def age(since_ms: int | None, now_ms: int) -> str:
+    """Format how long ago a moment was: ``3.4 s``; '' for None. Both are times of the server."""
+    return "" if since_ms is None else duration(max(0, now_ms - since_ms))
+
+
+class ProgressBar:
+    """A progress bar; use it as ``with ProgressBar() as progress``."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True, markup=False, highlight=False),
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def start(self, title: str, total: int | None) -> None:
+        """Show a new bar; ``total`` is None if the number of steps is unknown."""
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(title, total=total)
+
+    def update(self, done: int) -> None:
+        """Set the number of steps done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def write(self, text: str) -> None:
+        """Write one line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(plain(text), soft_wrap=True)  # one line, so that ids stay whole
+        else:
+            hint(text)
+
+    def end(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

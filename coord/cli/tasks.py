@@ -9,6 +9,8 @@ import typer
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.exit_codes import ExitCode
 from coord.cli.output import (
+    TASK_STATE,
+    age,
     duration,
     hint,
     hint_next_page,
@@ -21,7 +23,6 @@ from coord.cli.output import (
 )
 from coord.cli.parse import Duration
 from coord.cli.session import Acted, act_on_each, ask
-from coord.cli.styles import TASK_STATE, age
 from coord.cli.submit import outcome_of, submit
 from coord.cli.watch import watch
 from coord.errors import ConfigError, ResultTimeout, TaskNotFound, TaskRefused

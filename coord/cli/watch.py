@@ -11,10 +11,9 @@ import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import duration, interruptible, shown, write_json_line, write_line
+from coord.cli.output import TASK_STATE, duration, interruptible, shown, write_json_line, write_line
 from coord.cli.parse import Duration
 from coord.cli.session import ask
-from coord.cli.styles import TASK_STATE
 from coord.errors import ResultTimeout, TaskNotFound
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 from coord.standard_streams import plain

@@ -12,14 +12,13 @@ from typing import Any, get_args
 from msgspec import Struct
 
 from coord import codec, config, queries
-from coord.arguments import as_seconds, check_finite, encode_fields
+from coord.arguments import as_seconds, check_finite, decode_argument, encode_fields
 from coord.client.answers import Answer
 from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
 from coord.client.submission import StrategyName, check_strategy
 from coord.connection import reading
 from coord.errors import ConfigError, EntryNotFound, FactInvalid
-from coord.field_errors import decode_argument
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.dead_letters import DeadKind

@@ -13,9 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_arg
 from msgspec import Struct
 
 from coord import codec
-from coord.arguments import as_words, check_finite, check_known, check_payload, encode_fields
+from coord.arguments import as_words, check_finite, check_known, check_payload, decode_argument, encode_fields
 from coord.errors import CoordError, FactInvalid
-from coord.field_errors import decode_argument
 from coord.models.agents import AgentType
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id

@@ -12,8 +12,8 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from coord import codec
+from coord.arguments import enum_values
 from coord.config import Settings
-from coord.field_errors import enum_values
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import SeenKeys, key_of
 

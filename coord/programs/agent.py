@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from coord.agent.agent import Agent
-from coord.agent.signals import ONE_STOP_S
+from coord.agent.run import ONE_STOP_S
 from coord.agent.task import NonRetryable, Release, Retryable, Task
 from coord.config import Settings, to_environ, without_settings
 from coord.errors import ConfigError

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from coord.agent.signals import ONE_STOP_S
+from coord.agent.run import ONE_STOP_S
 from coord.background import cancel_and_wait
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from coord.agent.signals import ONE_STOP_S
+from coord.agent.run import ONE_STOP_S
 from coord.backoff import Backoff
 from coord.up.log import last_error
 from coord.up.shutdown import Shutdown

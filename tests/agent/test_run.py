@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coord.agent.signals import ONE_STOP_S
+from coord.agent.run import ONE_STOP_S
 from coord.embedded import EmbeddedServer
 from coord.models.facts import (
     AgentDeregistered,

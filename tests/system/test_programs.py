@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from coord.agent.signals import ONE_STOP_S
+from coord.agent.run import ONE_STOP_S
 from coord.endpoint import write_endpoint
 from coord.models.tasks import TaskState
 from tests.ledger import assert_ledger
