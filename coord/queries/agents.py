@@ -8,7 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from coord.keys import Keys
-from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location
+from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location, outside_load_of
 from coord.queries.fields import decode_fields, parse_int, parse_json
 
 _FLEET_FIELDS = (
@@ -25,8 +25,6 @@ _FLEET_FIELDS = (
     "metric:pending_tasks",
     "version",
 )
-#: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
-OUTSIDE_LOAD_MAX = 1_000_000
 
 
 async def get_agent(redis: Redis, keys: Keys, agent_id: str) -> AgentRecord | None:
@@ -161,5 +159,5 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         rev=int(rev or 0),
         active=active,
         load=load,
-        outside_load=int(min(max(float(connections or 0) + float(pending or 0), 0), OUTSIDE_LOAD_MAX)),
+        outside_load=outside_load_of(float(connections or 0) + float(pending or 0)),
     )
