@@ -103,6 +103,7 @@ class FleetAgent(Struct, kw_only=True):
     active: bool = True
     load: int = 0  #: tasks in flight as last known, plus those planned since
     outside_load: int = 0  #: connections and tasks from elsewhere that the agent reports
+    status: AgentStatus = AgentStatus.ACTIVE  #: read only to explain why it is not ``active``; plans do not need it
 
 
 #: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
