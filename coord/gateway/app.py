@@ -23,7 +23,15 @@ from coord.gateway.backend import Backend
 from coord.gateway.body import PREFIX, RequestReader
 from coord.gateway.errors import RequestError
 from coord.gateway.health import Checks, HealthResource
-from coord.gateway.resources import AgentResource, HeartbeatResource, RegisterResource, SubmitResource, TaskResource
+from coord.gateway.resources import (
+    AgentResource,
+    ExplainResource,
+    HeartbeatResource,
+    PoolsResource,
+    RegisterResource,
+    SubmitResource,
+    TaskResource,
+)
 from coord.models.ids import check_id
 
 
@@ -95,6 +103,8 @@ def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
         ("/tasks/submit", SubmitResource(backend, reader), None),
         ("/tasks/{task_id:id}", task, None),
         ("/tasks/{task_id:id}/status", task, None),
+        ("/tasks/{task_id:id}/explain", ExplainResource(backend), None),
+        ("/pools", PoolsResource(backend), None),
     ]
     for path, resource, suffix in routes:
         for prefix in ("", PREFIX):

@@ -19,6 +19,7 @@ import pytest
 from coord import queries
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.models.explanations import Explanation, WaitingReason
 from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
@@ -143,6 +144,87 @@ def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
     assert "no tasks are waiting" in coord("queues").out
 
 
+def rows_of(text: str) -> list[list[str]]:
+    """The columns of a table, or of fields; the header is the first row."""
+    return [re.split(r"  +", line) for line in text.splitlines()]
+
+
+def test_why_a_task_waits(coord: Coord) -> None:
+    """The reason, the counts, the nearest agent and the position, for a person; exit code 4."""
+    for name in ("why-1", "why-2"):
+        coord("tasks", "submit", "nobody", "--id", name, "--priority", "low", "--label", "zone=eu")
+    output = coord("tasks", "explain", "why-2")
+    assert output.code == 4
+    fields, rejected, nearest = output.out.split("\n\n")
+    shown = {name: value for name, value, *_ in rows_of(fields)}
+    assert shown.pop("pool")
+    assert shown == {
+        "task": "why-2",
+        "state": "queued",
+        "reason": "no_capability",
+        "why": "no agent has the capability 'nobody'",
+        "position": "2 of 2",
+        "starts": "not known",
+        "agents": "1 examined, 0 may get the task now",
+    }
+    header, row = rows_of(rejected)
+    assert header == ["rejected for", "agents", "meaning"]
+    assert row == ["no_capability", "1", "the agent lacks a capability"]
+    assert rows_of(nearest) == [
+        ["nearest agent", "reason", "fits except for"],
+        ["cli-agent", "no_capability", "capability 'nobody', label 'zone=eu'"],
+    ]
+    found = msgspec.json.decode(coord("tasks", "explain", "why-2", "--json").out, type=Explanation)
+    assert found.waiting is not None
+    assert (found.waiting.reason, found.waiting.position, found.waiting.ahead) == (WaitingReason.NO_CAPABILITY, 2, 1)
+    assert ["reason", "no_capability: no agent has the capability 'nobody'"] in rows_of(
+        coord("tasks", "show", "why-1").out
+    )
+    (pool,) = msgspec.json.decode(coord("pools", "--json").out)["items"]
+    assert (pool["reason"], pool["head"], pool["length"]) == ("no_capability", "why-1", 2)
+    header, row = rows_of(coord("pools").out)
+    assert row[header.index("reason")] == "no_capability"
+    assert [cells[:4] for cells in rows_of(coord("queues").out)[-2:]] == [header[:4], row[:4]]
+    coord("tasks", "cancel", "why-1", "why-2")
+    assert coord("pools").out == "no tasks are waiting\n"
+
+
+def test_why_a_task_is_scheduled(coord: Coord) -> None:
+    """It waits for its time, which is shown with how far it is away."""
+    coord("tasks", "submit", "echo", "--id", "why-later", "--delay", "1h")
+    output = coord("tasks", "explain", "why-later")
+    assert output.code == 4
+    assert re.search(r"^runs at +\S+ \S+ \(in 59 min \d+ s\)$", output.out, re.MULTILINE)
+    assert "reason   scheduled\nwhy      its run time is not reached\n" in output.out
+    assert coord("tasks", "cancel", "why-later").code == 0
+
+
+def test_why_a_task_went_to_its_agent(coord: Coord, live: LiveCell) -> None:
+    """While the agent has it, and when it has ended; exit code 0."""
+    coord("tasks", "submit", "gate", '{"gate": "why"}', "--id", "why-here")
+    wait_for_state(live, "why-here", TaskState.RUNNING)
+    chosen = "on cli-agent at attempt 1, chosen by least_connections among 1 eligible agent"
+    output = coord("tasks", "explain", "why-here")
+    assert (output.code, output.err) == (0, "")
+    shown = {name: value for name, value, *_ in rows_of(output.out)}
+    assert shown.pop("assigned")
+    assert shown.pop("agent's term")
+    assert shown == {
+        "task": "why-here",
+        "state": "running",
+        "why": f"the task is running {chosen}",
+        "agent": "cli-agent",
+        "attempt": "1",
+        "strategy": "least_connections",
+        "eligible agents": "1",
+    }
+    live.open_gate("why")
+    wait_for_state(live, "why-here", TaskState.COMPLETED)
+    output = coord("tasks", "explain", "why-here", "--json")
+    found = msgspec.json.decode(output.out, type=Explanation)
+    assert (output.code, found.summary, found.waiting) == (0, f"the task has completed {chosen}", None)
+
+
 def test_lists(coord: Coord, live: LiveCell) -> None:
     """By state, type and agent; ids whole; the next page is a command."""
     for n in range(3):
@@ -186,7 +268,7 @@ def test_a_list_shows_states_in_colour_and_ages(coord: Coord, monkeypatch: pytes
 
 def test_an_unknown_task(coord: Coord) -> None:
     """The answer is no, whatever is asked about it; the next step is named."""
-    for command in ("show", "result", "watch", "cancel", "retry"):
+    for command in ("show", "explain", "result", "watch", "cancel", "retry"):
         output = coord("tasks", command, "ghost")
         assert (output.code, output.out) == (1, "")
         assert "coord: Task 'ghost' not found" in output.err
@@ -344,7 +426,7 @@ def test_nobody_takes_it(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_shows_examples(coord: Coord) -> None:
     """Every command of the group has some."""
-    for command in ("submit", "show", "result", "list", "watch", "cancel", "retry"):
+    for command in ("submit", "show", "explain", "result", "list", "watch", "cancel", "retry"):
         output = coord("tasks", command, "--help")
         assert output.code == 0
         assert f"coord tasks {command}" in output.out.partition("Examples:")[2]

@@ -55,6 +55,7 @@ local function change_status(i, last)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'term', agent.term, 'rev', agent.rev, 'fact_id', entry,
     'health_score', agent.health_score, 'beat_obs', agent.beat_obs, unpack(ARGV, i + 6, last))
+  note_report(agent)
   answer(caller, STREAM, entry)
   return 'OK'
 end

@@ -82,6 +82,7 @@ local function heartbeat(i, last)
     'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score,
     'last_heartbeat', int(entry_ms(entry)),
     unpack(ARGV, i + 7, last))
+  note_report(agent)
   if leases ~= '' then
     call('HSET', key, 'leases', leases)
     compare_lease_count(agent, tonumber(leases), entry)

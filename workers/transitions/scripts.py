@@ -63,6 +63,8 @@ RELIEVED_AT_ONCE, RELIEVED_BYTES = 200, 16 * MIB
 PURGED_AT_ONCE = 1_000
 #: Tasks of a lost agent that are reclaimed in one call.
 RECLAIMED_AT_ONCE = 1_000
+#: Reports of agents that one event shows: some 100 KiB.
+REPORTS_AT_ONCE = 2_000
 #: ms after which a loss is announced again while tasks are still in flight.
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept at least.
@@ -412,7 +414,7 @@ class Scripts:
 
     def tick_liveness(self, most: int = 256) -> Call[LivenessTick]:
         """Tick the observed clock and declare agents stale, at most ``most`` at a time."""
-        limits = _departure_limits(self.settings) | {"agents": most}
+        limits = _departure_limits(self.settings) | {"agents": most, "reports": REPORTS_AT_ONCE}
         return Call("tick_liveness", limits, [], _read_liveness_tick)
 
     def worker_heartbeat(
