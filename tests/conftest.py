@@ -11,6 +11,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import fakeredis
@@ -39,13 +40,32 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the long tests unless ``--long`` is given."""
+    """Skip the long tests unless ``--long`` is given, and mix tests that wait with tests that compute."""
+    items[:] = _spread(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     if config.getoption("--long"):
         return
     skip = pytest.mark.skip(reason="long: runs with --long")
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(skip)
+
+
+def _spread(items: list[pytest.Item], parts: int) -> list[pytest.Item]:
+    """Return the tests in an order of which each part has an equal share of tests/system, mixed with the others.
+
+    xdist gives each process one part of the list. The tests of tests/system mostly wait for processes, and one after
+    the other they would leave the processor idle at the end. Files stay whole, because their tests share fixtures.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    found: list[pytest.Item] = []
+    for part in range(parts):
+        waiting = [tests for path, tests in files.items() if "system" in path.parts][part::parts]
+        computing = [tests for path, tests in files.items() if "system" not in path.parts][part::parts]
+        for some, others in zip_longest(waiting, computing, fillvalue=list[pytest.Item]()):
+            found += [*some, *others]
+    return found
 
 
 @pytest.fixture(autouse=True)
