@@ -78,6 +78,8 @@ class Follower:
             redis.exceptions.RedisError: the server does not answer.
         """
         cursor = self._cursor
+        if cursor is None:  # it lost track of the log, and the next snapshot is still to come
+            await self._changed(set(await queries.list_agent_ids(self.cell.redis, self.cell.keys)))
         while cursor is not None:
             command = ("XRANGE", self._key, f"({cursor}", "+", "COUNT", COUNT)
             entries: list[Any] = await self.cell.redis.execute_command(*command)

@@ -99,11 +99,14 @@ async def test_a_task_fails_at_once_if_no_other_version_is_there(direct: DirectC
     assert (await direct.task()).state is TaskState.FAILED
 
 
-async def test_an_agent_that_the_view_does_not_show_yet_counts(direct: DirectCell) -> None:
+@pytest.mark.parametrize("has_lost_track", [False, True])
+async def test_an_agent_that_the_view_does_not_show_yet_counts(direct: DirectCell, has_lost_track: bool) -> None:
     """⚠ A task failed for good because the agents of the other version had registered a moment ago."""
     await submit(direct)
     await register(direct, "v2", "2")
     assert "v2" not in direct.distributor.view.agents
+    if has_lost_track:
+        direct.distributor.follower._lose_track()
     await refuse(direct)
     assert await placed_again(direct) == "v2"
 
