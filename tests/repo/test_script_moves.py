@@ -13,8 +13,8 @@ from workers import lua
 
 #: What Lua and the server give a script; anything else that is assigned or called has to be local.
 GIVEN = {
-    "redis", "cjson", "math", "string", "table", "error", "ipairs", "pairs", "pcall", "tonumber", "tostring", "type",
-    "unpack", "KEYS", "ARGV",
+    "redis", "cjson", "math", "string", "table", "error", "ipairs", "pairs", "pcall", "setmetatable", "tonumber",
+    "tostring", "type", "unpack", "KEYS", "ARGV",
 }  # fmt: skip
 KEYWORDS = {
     "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not", "or",

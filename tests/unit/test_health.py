@@ -123,10 +123,9 @@ def _text(value: object) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-#: The shared parts of the registry's scripts, with a last line that only computes.
-_script = (
-    lua.without_shebang(lua.load("heartbeat")).text.split("local function last_ten")[0]
-    + """
+#: A script that only computes, with the parts that the registry's scripts share.
+_script = lua.assemble(
+    """-- include: base agents
 local agent = {}
 for i = 4, #ARGV, 2 do
   agent[ARGV[i]] = ARGV[i + 1]

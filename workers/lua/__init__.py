@@ -1,4 +1,4 @@
-"""Loads the Lua scripts: each file, preceded by the shared parts of ``lib`` that it includes.
+"""Loads the Lua scripts: each file, inside the shared parts of ``lib`` that it includes.
 
 An ``include`` line names the parts that a file uses itself; these may include others. The shebang stays the first line,
 because the server reads the script's flags from it. Headers are data as well: tests compare their ``moves`` with
@@ -8,6 +8,8 @@ because the server reads the script's flags from it. Headers are data as well: t
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -39,6 +41,11 @@ NAMES = (
     "worker_heartbeat",
 )
 
+#: A function of the outermost level: it begins and ends at the first column.
+_FUNCTION = re.compile(r"^local function (?P<name>\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_SEAM = "\n--\n"
+
 
 class Source(NamedTuple):
     """A script as it is sent to the server."""
@@ -50,13 +57,19 @@ class Source(NamedTuple):
 
 @cache
 def load(name: str) -> Source:
-    """Return the script ``name``, preceded by the parts that it includes, directly or through other parts."""
+    """Return the script ``name``, inside the parts that it includes, directly or through other parts."""
     own = _read(f"{name}.lua")
     shebang, body = own.split("\n", 1) if own.startswith("#!") else ("", own)
-    parts = [_read(f"lib/{part}.lua") for part in parts_of(body)]
-    text = "\n".join(_without_comments(part) for part in [*parts, body])
+    text = assemble(body)
     text = f"{shebang}\n{text}" if shebang else text
     return Source(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def assemble(text: str) -> str:
+    """Return a script inside the parts that it includes, without its comments."""
+    parts = [_read(f"lib/{part}.lua") for part in parts_of(text)]
+    joined = _SEAM.join(_without_comments(part) for part in [*parts, text])
+    return _nested(_without_unused(joined).split(_SEAM))
 
 
 def parts_of(text: str) -> list[str]:
@@ -93,3 +106,22 @@ def _read(path: str) -> str:
 def _without_comments(text: str) -> str:
     """Return the script without its comment lines: the server need not hold them in memory."""
     return "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("--"))
+
+
+def _without_unused(text: str) -> str:
+    """Return the script without the functions that it does not call.
+
+    The server creates every function of a script at each call, and Lua's garbage collector visits them all.
+    """
+    unused = {name for name, uses in Counter(_WORD.findall(text)).items() if uses == 1}
+    shorter = _FUNCTION.sub(lambda function: "" if function["name"] in unused else function[0], text)
+    return text if shorter == text else _without_unused(shorter)
+
+
+def _nested(parts: Sequence[str]) -> str:
+    """Return one script of which each part is a function inside the part before it.
+
+    A part sees the names of the parts before it as in one file. But Lua finds a name of an enclosing function at once,
+    and a local variable of the same function by walking through all that other functions share.
+    """
+    return "\nreturn (function(...)\n".join(parts) + "\nend)(...)" * (len(parts) - 1)

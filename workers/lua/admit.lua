@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Admits a batch of submitted tasks: records each one and puts it where it waits. The same id twice has one effect.
--- include: base records tasklog tasks ends
+-- include: base entries replies batches records tasklog tasks ends
 -- moves: none>queued none>scheduled none>refused none>cancelled none>expired
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled refused>expired
 -- keys: task:{id} hash rw | tombstones zset rw | counters hash r | tasks:refused zset w | in:tasks:{priority} stream w

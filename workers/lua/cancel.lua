@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Cancels tasks on request: at once if no agent has claimed them; otherwise the agent is ordered to stop within a
 -- grace.
--- include: base orders records tasklog tasks ends attempts
+-- include: base entries replies batches orders records tasklog tasks ends attempts
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
 -- keys: inbox:{agent}:{lane} stream w | in:requests stream w

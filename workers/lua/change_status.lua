@@ -1,6 +1,6 @@
 #!lua
 -- Changes the status of agents, and merges load metrics into those reported before.
--- include: base agents
+-- include: base entries replies batches agents
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- ARGV[3]  number of changes, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | status | fields: the number of metrics, then metric:{name} and

@@ -2,7 +2,7 @@
 -- Compares the leases that agents list with the leases in the records. A claimed lease that is missing from two lists
 -- is lost; the second list is requested after the first was checked. If no record knows a lease, its agent is ordered
 -- to stop.
--- include: base orders records agents
+-- include: base entries batches orders records agents
 -- keys: inflight:{agent} set r | inbox:{agent}:{lane} stream r | agent:{id} hash w | in:losses stream w
 -- keys: in:registry stream w
 -- ARGV[3]  number of lists, then for each:

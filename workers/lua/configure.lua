@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Changes live settings, which distributors follow while they run, or resets them to the distributors' environment.
--- include: base
+-- include: base entries capped replies batches
 -- keys: settings hash w | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  number of settings, then for each:
 --   entry | caller or '' | name | value, or '' to reset

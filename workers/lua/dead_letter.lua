@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Moves entries that cannot be handled to dead:in, with a reason, and answers their callers.
--- include: base
+-- include: base entries capped replies batches
 -- keys: in:* stream rw | dead:in stream w
 -- LIMITS.dead_in_entries  entries kept of dead:in (MAXLEN ~)
 -- LIMITS.dead_in_bytes  bytes kept of it

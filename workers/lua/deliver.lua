@@ -1,6 +1,6 @@
 #!lua
 -- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
--- include: base messages
+-- include: base entries replies batches messages
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[3]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Deregisters agents: they get nothing new, their tasks go to other agents, and their data stays for a while.
--- include: base agents
+-- include: base entries replies batches agents
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- keys: in:control:{kind} stream w
 -- LIMITS.departed_ttl_ms  ms after which an agent that left is removed

@@ -1,6 +1,6 @@
 #!lua
 -- Assigns waiting tasks to agents as planned; the only authority over which agent gets a task.
--- include: base records tasklog tasks ends
+-- include: base batches records tasklog tasks ends
 -- moves: queued>assigned queued>expired
 -- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
 -- keys: suspended hash rw | unclaimed zset w | inbox:{agent}:{lane} stream w

@@ -1,7 +1,7 @@
 #!lua
 -- Drains agents on an operator's request, or resumes them. The status that an agent reports meanwhile is stored, and
 -- applies afterwards. A request is not a sign of life: a stale agent stays stale.
--- include: base agents
+-- include: base entries replies batches agents
 -- keys: agent:{id} hash w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | agent_id | begins: 1 to drain, 0 to resume

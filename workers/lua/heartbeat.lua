@@ -2,7 +2,7 @@
 -- Records heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it
 -- does not read its inbox). A stale agent becomes active again. An agent that holds another number of leases than it
 -- should is asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
--- include: base agents
+-- include: base entries replies batches agents
 -- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
 -- ARGV[3]  number of heartbeats, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | fields: the number of

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes dead letters on an operator's request: one, or the oldest of those that are old enough.
--- include: base
+-- include: base entries capped replies batches
 -- keys: task:{id} hash rw | tasks:dead zset rw | message:{id} hash rw | messages:dead zset rw | dead:in stream rw
 -- keys: log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  tasks, messages or entries

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Reclaims the tasks that lost agents had in flight, in the term that ended and in earlier ones.
--- include: base records tasks attempts
+-- include: base entries batches records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: agent:{id} hash r | inflight:{agent} set rw | agents:lost zset w | in:losses stream w
 -- LIMITS.tasks_per_loss  maximum number of tasks reclaimed for one loss in one call

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Reclaims single tasks of which the agents no longer hold the leases.
--- include: base records tasks attempts
+-- include: entries batches records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: in:losses stream w
 -- ARGV[3]  number of losses, then for each:

@@ -1,6 +1,6 @@
 #!lua
 -- Delivers dead messages again on an operator's request, as if they were sent now.
--- include: base messages
+-- include: base entries replies batches messages
 -- keys: message:{id} hash rw | messages:dead zset w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | message_id | ttl_ms

@@ -1,7 +1,7 @@
 #!lua
 -- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
 -- before. Registration also ends that an agent is deaf.
--- include: base agents
+-- include: base entries replies batches agents
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
 -- ARGV[3]  number of agents, then for each:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Frees memory when the server is nearly full: the oldest ended tasks lose result, payload and progress. Failed tasks
 -- keep them, because they may be replayed. No record is removed.
--- include: base
+-- include: base capped batches
 -- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
 -- keys: log:control stream w
 -- LIMITS.relieve_above  share of maxmemory above which memory is freed

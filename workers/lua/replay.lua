@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Replays failed tasks on an operator's request: the same id, fresh attempts, the history of the earlier attempts is
 -- kept.
--- include: base records tasklog tasks
+-- include: base entries replies batches records tasklog tasks
 -- moves: failed>queued
 -- keys: task:{id} hash rw | tasks:dead zset w | in:control:{kind} stream w
 -- LIMITS.head_start_urgent, head_start_critical, head_start_high, head_start_normal, head_start_low  head start in ms

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Appends dead-lettered entries again to the streams that they came from, on an operator's request.
--- include: base
+-- include: base entries capped replies batches
 -- keys: dead:in stream rw | in:* stream w | log:control stream w | in:control:{kind} stream w
 -- ARGV[3]  the kind of worker that received the request
 -- ARGV[4]  number of streams that it reads, then each of them, without namespace

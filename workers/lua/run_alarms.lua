@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Does what is due by the clocks: run times, start and attempt timeouts, deadlines, cancel graces. Removes old records,
 -- and advances the clock of attempts.
--- include: base records tasklog tasks ends attempts
+-- include: base entries batches records tasklog tasks ends attempts
 -- moves: scheduled>queued scheduled>expired queued>expired
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Settles a batch of agents' reports. A report counts only with its task's current lease.
--- include: base records tasklog tasks ends attempts
+-- include: base entries capped replies batches records tasklog tasks ends attempts
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w | log:progress stream w

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ticks the observed clock, declares agents stale that missed their heartbeats, announces losses again that were not
 -- reclaimed yet, removes agents that left long ago, and shows the load that agents have reported, once a second.
--- include: base agents
+-- include: base capped batches agents
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
 -- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w

@@ -1,5 +1,5 @@
 -- Agents: the observed clock, the health score, the status, the end of a term, and the log.
--- include: base orders
+-- include: base capped orders
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
 -- keys: in:losses stream rw | log:agents stream w | agents:reported set w

@@ -1,5 +1,5 @@
 -- The end of an attempt, the same for every script that can end one.
--- include: base orders records tasklog tasks ends
+-- include: base batches orders records tasklog tasks ends
 -- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | suspended hash rw | inflight:{agent} set w
 -- keys: tasks:dead zset w
 -- LIMITS.max_attempts  attempts of a task that sets none

@@ -1,5 +1,5 @@
 -- The end of a task, in whatever state it was.
--- include: base records tasklog tasks
+-- include: base replies batches records tasklog tasks
 -- keys: task:{id} hash rw | tasks:terminal zset w
 -- Events in log:tasks, at the end of a waiting task: task.cancelled, task.expired
 -- Outcomes in replies:{caller}, if the caller asked for them: task.completed, task.failed, task.cancelled, task.expired

@@ -1,5 +1,5 @@
 -- Messages: checks whether one can be delivered, and puts it into its receiver's inbox.
--- include: base
+-- include: base capped
 -- keys: agent:{id} hash r | messages:dead zset r | inbox:{agent}:{lane} stream rw | log:messages stream w
 -- LIMITS.inbox_entries  maximum number of entries in an inbox lane
 -- LIMITS.inbox_critical_extra  entries that the critical lane may hold beyond that

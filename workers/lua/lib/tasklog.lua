@@ -1,5 +1,5 @@
 -- The log of tasks: their events, written when everything else of the batch is done.
--- include: base
+-- include: base capped
 -- keys: log:tasks stream rw | counters hash rw
 
 -- Frequent events are gathered: the events of one kind in a batch are one entry. Its fields hold the values in order,

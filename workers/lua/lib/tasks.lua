@@ -1,5 +1,5 @@
 -- Tasks: the counters of states, queues and pools, loads, alarms, and the clock of attempts.
--- include: base tasklog
+-- include: base batches tasklog
 -- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
 -- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | pools:changed zset w
 -- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r
