@@ -19,6 +19,7 @@ from coord.interrupts import end_on_interrupt
 
 if __name__ == "__main__":
     end_on_interrupt()  # while the rest is imported, and until there is something to end
+    gc.disable()  # imports create many objects and hardly a cycle; see _collect_seldom
 
 import uvloop
 from redis import exceptions as redis_errors
@@ -184,9 +185,9 @@ def _stop_at_end(loop: Loop) -> None:
 
 def _collect_seldom() -> None:
     """Collect cycles seldom: a batch creates and frees thousands of objects, and has no cycles among them."""
-    gc.collect()
     gc.freeze()  # imported objects stay, and need not be scanned again
     gc.set_threshold(COLLECT_EVERY)
+    gc.enable()
 
 
 def arguments() -> argparse.ArgumentParser:
