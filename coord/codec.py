@@ -7,7 +7,7 @@ field. No other error is raised for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
 
@@ -28,10 +28,6 @@ SLACK = 4096
 _encode = msgspec.json.Encoder().encode
 _encode_canonical = msgspec.json.Encoder(order="deterministic").encode
 
-_DECODERS: dict[str, dict[bytes, msgspec.json.Decoder[Any]]] = {
-    stream: {TYPE_OF[cls].encode(): msgspec.json.Decoder(cls) for cls in classes}
-    for stream, classes in STREAM_FACTS.items()
-}
 _DIGEST = blake2b(digest_size=12)
 _ID_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-"
 _ID_BYTES = frozenset(_ID_ALPHABET)
@@ -74,11 +70,17 @@ def _fast_decoder(fact: type[Struct]) -> _FastDecoder | None:
     return _FastDecoder(fact, twin, msgspec.json.Decoder(twin).decode, has_lease)
 
 
-#: stream -> type -> decoder without patterns, for the facts that have one.
-_FAST_DECODERS: dict[str, dict[bytes, _FastDecoder]] = {
-    stream: {TYPE_OF[cls].encode(): decoder for cls in classes if (decoder := _fast_decoder(cls)) is not None}
-    for stream, classes in STREAM_FACTS.items()
-}
+@cache
+def _decoders(stream: str) -> dict[bytes, msgspec.json.Decoder[Any]]:
+    """Return type -> decoder of a stream. Built with its first entry: callers decode no facts, a worker few streams."""
+    return {TYPE_OF[cls].encode(): msgspec.json.Decoder(cls) for cls in STREAM_FACTS[stream]}
+
+
+@cache
+def _fast_decoders(stream: str) -> dict[bytes, _FastDecoder]:
+    """Return type -> decoder without patterns, for the facts that have one."""
+    found = {TYPE_OF[cls].encode(): _fast_decoder(cls) for cls in STREAM_FACTS[stream]}
+    return {kind: decoder for kind, decoder in found.items() if decoder is not None}
 
 
 class RawEntry(Protocol):
@@ -199,9 +201,10 @@ def decode_fact(stream: str, fields: Mapping[bytes, bytes], max_bytes: int) -> F
     kind = fields.get(b"type")
     if kind is None:
         raise FactInvalid("field 'type' is missing")
-    decoder = _DECODERS[stream].get(kind)
+    decoders = _decoders(stream)
+    decoder = decoders.get(kind)
     if decoder is None:
-        known = ", ".join(sorted(name.decode() for name in _DECODERS[stream]))
+        known = ", ".join(sorted(name.decode() for name in decoders))
         raise FactInvalid(f"field 'type': {stream} does not carry {_shown(kind)}, only {known}")
     data = fields.get(b"data")
     if data is None:
@@ -233,7 +236,7 @@ def decode_facts(entries: Sequence[RawEntry], max_bytes: int) -> list[Fact | Coo
     leases: list[str] = []
     for entry in entries:
         fields = entry.fields
-        decoder = _FAST_DECODERS[entry.stream].get(fields.get(b"type", b""))
+        decoder = _fast_decoders(entry.stream).get(fields.get(b"type", b""))
         if decoder is None:
             found.append(_fact_or_error(entry, max_bytes))
             continue
@@ -277,7 +280,7 @@ def decode_task(stream: str, data: bytes, max_bytes: int) -> TaskSubmitted | Non
     try:
         if not data.isascii():
             data.decode()
-        return TaskSubmitted(*astuple(_FAST_DECODERS[stream][_TASK].decode(data)))
+        return TaskSubmitted(*astuple(_fast_decoders(stream)[_TASK].decode(data)))
     except Exception:  # noqa: BLE001 -- decoding with the patterns raises it again
         return None
 

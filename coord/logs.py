@@ -1,6 +1,7 @@
 """The log of a process, on standard error: dotted event names, data in keywords; JSON lines or readable text.
 
-Standard output stays free for the results of commands.
+Standard output stays free for the results of commands. ``coord.log_setup`` configures the log of a process. structlog
+is imported there, or here with the first line that is logged: most commands and clients log nothing.
 """
 
 from __future__ import annotations
@@ -10,93 +11,17 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
-import structlog
-from structlog.typing import FilteringBoundLogger, Processor
 
-from coord.config import Settings
 from coord.standard_streams import json_text
 
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
-def configure(settings: Settings, *, service: str) -> None:
-    """Set up structlog and the standard library's logging (redis-py and asyncio use it) for this process.
-
-    Args:
-        settings: ``log_level`` and ``log_format``; ``auto`` means console on a terminal, JSON elsewhere.
-        service: the name of the process, for every line: ``distributor``, ``agent summarizer-1``, …
-    """
-    _configure(settings, service, is_coords_process=True)
-
-
-def configure_program(settings: Settings, *, service: str) -> None:
-    """Set up logging like ``configure`` in a user's program, except what the program has set up itself.
-
-    Its configuration of structlog stays, and coord's lines follow it. Handlers and level of the root logger stay if it
-    has a handler.
-
-    Args:
-        settings: as in ``configure``.
-        service: as in ``configure``.
-    """
-    _configure(settings, service, is_coords_process=False)
-
-
-def _configure(settings: Settings, service: str, *, is_coords_process: bool) -> None:
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _Service(service),
-    ]
-    render: list[Processor]
-    if settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty()):
-        # Not the traceback of rich: it shows the values of all variables, including payloads and secrets.
-        trace = structlog.dev.plain_traceback
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=trace)]
-    else:
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
-    if is_coords_process or not _is_users_structlog():
-        _configure_structlog([*shared, *render], level)
-    root = logging.getLogger()
-    if is_coords_process or all(isinstance(handler, _RootHandler) for handler in root.handlers):
-        _configure_root(root, shared, render, level)
-
-
-def _is_users_structlog() -> bool:
-    """Return True if structlog is configured, and not by coord."""
-    if not structlog.is_configured():
-        return False
-    processors = structlog.get_config()["processors"]
-    return not any(isinstance(processor, _Service) for processor in processors)
-
-
-def _configure_structlog(processors: list[Processor], level: int) -> None:
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _TolerantStream(sys.stderr))),
-        cache_logger_on_first_use=False,  # a logger that was created at import time must follow a later ``configure``
-    )
-
-
-def _configure_root(root: logging.Logger, shared: list[Processor], render: list[Processor], level: int) -> None:
-    handler = _RootHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-        )
-    )
-    root.handlers[:] = [handler]
-    # Libraries log only warnings and errors: their messages at level info are not coord's events.
-    root.setLevel(max(level, logging.WARNING))
-
-
-class _RootHandler(logging.StreamHandler[TextIO]):
-    """The handler that coord adds to the root logger."""
+#: Levels that a program which does not configure structlog does not see.
+UNSEEN = frozenset({"debug", "info"})
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:
@@ -115,9 +40,17 @@ class _DeferredLogger:
         self._fields = fields
 
     def __getattr__(self, name: str) -> Any:
+        if name in UNSEEN and "structlog" not in sys.modules:
+            return _ignore
+        import structlog  # slow, and most programs log nothing
+
         if structlog.is_configured():
             return partial(_log_safely, getattr(structlog.get_logger(**self._fields), name))
         return partial(_log_safely, getattr(_warnings_only().bind(**self._fields), name))
+
+
+def _ignore(_event: str, *_args: Any, **_fields: Any) -> None:
+    """Ignore a line."""
 
 
 def _log_safely(write: Callable[..., Any], event: str, *args: Any, **fields: Any) -> Any:
@@ -132,22 +65,25 @@ def _log_safely(write: Callable[..., Any], event: str, *args: Any, **fields: Any
 
 
 def _warnings_only() -> FilteringBoundLogger:
+    import structlog
+
     render = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(cast("TextIO", _TolerantStream(sys.stderr))),
+        structlog.PrintLogger(cast("TextIO", TolerantStream(sys.stderr))),
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     )
     return cast("FilteringBoundLogger", logger)
 
 
-class _TolerantStream:
+class TolerantStream:
     """A stream that ignores errors: if the log cannot be written, work goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
+        """Write, with escapes for what the encoding of the stream lacks."""
         with contextlib.suppress(OSError):
             try:
                 self._stream.write(text)
@@ -156,19 +92,9 @@ class _TolerantStream:
                 self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
+        """Flush the stream."""
         with contextlib.suppress(OSError):
             self._stream.flush()
-
-
-class _Service:
-    """Adds the name of the process to each line, in every task of the event loop. A context variable would not do."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event.setdefault("service", self.name)
-        return event
 
 
 def to_json(event: Mapping[str, Any], stream: TextIO) -> str:
@@ -178,10 +104,6 @@ def to_json(event: Mapping[str, Any], stream: TextIO) -> str:
     except Exception:  # noqa: BLE001 -- half of a surrogate pair, a value that contains itself, a __repr__ that raises
         encoded = msgspec.json.encode({_text_of(name): _plain(value) for name, value in event.items()})
     return json_text(encoded, stream)
-
-
-def _json(event: Any, **_options: Any) -> str:
-    return to_json(event, sys.stderr)
 
 
 def _plain(value: Any) -> Any:

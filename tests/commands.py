@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from workers import __main__ as workers_main
@@ -48,7 +47,9 @@ def _parse_coord(arguments: Sequence[str]) -> list[str]:
         warnings.simplefilter("ignore", DeprecationWarning)
         import click
 
-        command: Any = _coord_command()
+        from coord.cli.app import app
+
+        command: Any = app
         context = None
         names: list[str] = []
         rest = list(arguments)
@@ -66,16 +67,6 @@ def _parse_coord(arguments: Sequence[str]) -> list[str]:
             return names
         except click.ClickException as error:
             raise AssertionError(f"coord {' '.join(arguments)}: {error.format_message()}") from None
-
-
-@cache
-def _coord_command() -> Any:
-    """Return the command tree of ``coord``; building it takes a tenth of a second."""
-    import typer
-
-    from coord.cli.app import app
-
-    return typer.main.get_command(app)
 
 
 def _parse_module(module: str, arguments: Sequence[str]) -> str:

@@ -19,14 +19,12 @@ from coord.interrupts import end_on_interrupt
 
 if __name__ == "__main__":
     end_on_interrupt()  # while the rest is imported, and until there is something to end
-
-    # structlog imports rich, if it is there, to draw tracebacks: a fifth of a worker's start. Its tracebacks are plain.
-    sys.modules["rich"] = None  # type: ignore[assignment]
+    gc.disable()  # imports create many objects and hardly a cycle; see _collect_seldom
 
 import uvloop
 from redis import exceptions as redis_errors
 
-from coord import config, logs, standard_streams
+from coord import config, log_setup, logs, standard_streams
 from coord.connection import await_server, safe_url, wait_for_server
 from coord.errors import CoordError, ServerUnavailable, ServerUnfit
 from coord.models.ids import check_id, new_id
@@ -187,9 +185,9 @@ def _stop_at_end(loop: Loop) -> None:
 
 def _collect_seldom() -> None:
     """Collect cycles seldom: a batch creates and frees thousands of objects, and has no cycles among them."""
-    gc.collect()
     gc.freeze()  # imported objects stay, and need not be scanned again
     gc.set_threshold(COLLECT_EVERY)
+    gc.enable()
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -214,7 +212,7 @@ def _main() -> int:
     options = arguments().parse_args()
     try:
         settings = config.load()
-        logs.configure(settings, service=f"coord-{options.kind}")
+        log_setup.configure(settings, service=f"coord-{options.kind}")
         host = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())[:64]
         name = check_id(options.name, "name") if options.name else f"{host}-{os.getpid()}-{new_id()[-6:]}"
         _collect_seldom()

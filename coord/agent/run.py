@@ -18,7 +18,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from coord import logs
 from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
@@ -80,7 +79,9 @@ def run(*agents: Runnable, configure_logging: bool = True) -> None:
     end_on_interrupt()  # until there is something to drain
     names = " ".join(agent.agent_id for agent in agents[:3]) + (" …" if len(agents) > 3 else "")
     if configure_logging:
-        logs.configure_program(agents[0].settings, service=f"agent {names}")
+        from coord.log_setup import configure_program  # after the imports of the program: it may use structlog
+
+        configure_program(agents[0].settings, service=f"agent {names}")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(_serve(agents))

@@ -11,20 +11,8 @@ import msgspec
 import typer
 
 from coord import __version__
-from coord.cli.agent import agent
-from coord.cli.agents import agents
-from coord.cli.commands import register, root
-from coord.cli.dead import dead
-from coord.cli.events import events
+from coord.cli.commands import register, register_place, root
 from coord.cli.exit_codes import ExitCode, error_fields
-from coord.cli.fsck import fsck
-from coord.cli.messages import messages
-from coord.cli.processes import gateway, worker
-from coord.cli.ps import ps
-from coord.cli.queues import pools, queues
-from coord.cli.settings import settings, strategy
-from coord.cli.tasks import tasks
-from coord.cli.up import up
 from coord.errors import CoordError
 
 #: The code of an error in the command line itself.
@@ -42,10 +30,6 @@ def _show_version(is_given: bool) -> None:
         raise typer.Exit
 
 
-app = root()
-
-
-@app.callback(help="Coordinates fleets of agents on Redis Streams: chooses the best agent for each task.")
 def _options(
     *,
     _version: Annotated[
@@ -53,6 +37,9 @@ def _options(
     ] = False,
 ) -> None:
     """Options before the command."""
+
+
+app = root(_options, "Coordinates fleets of agents on Redis Streams: chooses the best agent for each task.")
 
 
 def run_with_json() -> int:
@@ -79,25 +66,25 @@ def _write(fields: dict[str, str], code: int) -> int:
     return code
 
 
-for command in (
-    up,
-    worker,
-    gateway,
-    ps,
-    queues,
-    pools,
-    events,
-    fsck,
-    version,
+for place in (
+    "coord.cli.up:up",
+    "coord.cli.processes:worker",
+    "coord.cli.processes:gateway",
+    "coord.cli.ps:ps",
+    "coord.cli.queues:queues",
+    "coord.cli.queues:pools",
+    "coord.cli.events:events",
+    "coord.cli.fsck:fsck",
 ):
-    register(app, command)
-register(app, agent, runs_another=True)
-for commands in (
-    tasks,
-    agents,
-    messages,
-    strategy,
-    settings,
-    dead,
+    register_place(app, place)
+register(app, version)
+register_place(app, "coord.cli.agent:agent", runs_another=True)
+for place in (
+    "coord.cli.tasks:tasks",
+    "coord.cli.agents:agents",
+    "coord.cli.messages:messages",
+    "coord.cli.settings:strategy",
+    "coord.cli.settings:settings",
+    "coord.cli.dead:dead",
 ):
-    app.add_typer(commands)
+    register_place(app, place)

@@ -19,7 +19,7 @@ A command is one function: it makes one call with an open client and prints the 
     agents = group("agents", "Show agents, drain, resume and remove them.")
     register(agents, show)
 
-and ``app.add_typer(agents)`` in ``app.py``; a command without a group is listed in the table there.
+and ``"coord.cli.agents:agents"`` in the table of ``app.py``; a command without a group is listed there too.
 
 * ``ask`` (``coord.cli.session``) runs one coroutine with an open ``Client``; every error of Redis becomes a
   ``CoordError`` with the address and the next step.
@@ -37,12 +37,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, cast
 
 import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from coord.interrupts import ends_on_interrupt
 from coord.suggestions import closest
 
 
@@ -95,8 +97,35 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class _Group(TyperGroup):
-    """A command with subcommands that says once which one may be meant: Click and Typer both suggest it."""
+class Group(TyperGroup):
+    """A command with subcommands. Each is built when it is used: to build all takes longer than most of them run.
+
+    An unknown one is answered with the nearest once; Click and Typer would both suggest it.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._builders: dict[str, Callable[[], click.Command]] = {}
+
+    def add(self, name: str, build: Callable[[], click.Command]) -> None:
+        """Add a subcommand.
+
+        Args:
+            name: as typed.
+            build: returns it; called at its first use.
+        """
+        self._builders[name] = build
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands, in the order of the help."""
+        return list(self._builders)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand; None if there is no such one."""
+        if cmd_name in self._builders and cmd_name not in self.commands:
+            with ends_on_interrupt():  # it may have to be imported
+                self.commands[cmd_name] = self._builders[cmd_name]()
+        return self.commands.get(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -114,40 +143,73 @@ class _Group(TyperGroup):
             raise click.UsageError(f"No such command {args[0]!r}. {step}", ctx) from None
 
 
-def root() -> typer.Typer:
-    """Return the command ``coord`` itself, with completion for the shells that typer supports."""
-    return typer.Typer(name="coord", cls=_Group, **_SETTINGS)
+def root(options: Callable[..., None], summary: str) -> Group:
+    """Return the command ``coord`` itself, with completion for the shells that typer supports.
+
+    Args:
+        options: a function whose parameters are the options before the command.
+        summary: its help, one sentence.
+    """
+    app = typer.Typer(name="coord", cls=Group, **_SETTINGS)
+    app.callback(help=summary)(options)
+    return cast("Group", typer.main.get_command(app))
 
 
-def group(name: str, summary: str) -> typer.Typer:
+def group(name: str, summary: str) -> Group:
     """Return a command with subcommands, such as ``coord tasks``.
 
     Args:
         name: as typed.
         summary: its help, one sentence.
     """
-    return typer.Typer(name=name, cls=_Group, help=summary, add_completion=False, **_SETTINGS)
+    return Group(name=name, help=summary, no_args_is_help=True, context_settings=_SETTINGS["context_settings"])
 
 
-def register(
-    app: typer.Typer, command: Callable[..., None], name: str | None = None, *, runs_another: bool = False
-) -> None:
-    """Make a function a command of ``app``; its docstring is the help, the lines under ``Examples:`` come last.
+def register(parent: Group, command: Callable[..., None], name: str | None = None) -> None:
+    """Make a function a subcommand; its docstring is the help, the lines under ``Examples:`` come last.
 
     Args:
-        app: the result of ``root`` or ``group``.
+        parent: the result of ``group``.
         command: the function; ``_`` in its name is typed as ``-``.
         name: as typed, if it differs from the name of the function.
+    """
+    name = name or _typed(command.__name__)
+    parent.add(name, lambda: _build(name, command))
+
+
+def register_place(parent: Group, place: str, *, runs_another: bool = False) -> None:
+    """Make what a module holds a subcommand; the module is imported when it is used.
+
+    Args:
+        parent: the result of ``root``.
+        place: ``MODULE:NAME`` of a function, as in ``register``, or of a ``Group``.
         runs_another: True if its first argument and everything after it is the command of another program.
     """
+    module, _, attribute = place.partition(":")
+    name = _typed(attribute)
+
+    def build() -> click.Command:
+        found = getattr(import_module(module), attribute)
+        return found if isinstance(found, Group) else _build(name, found, runs_another=runs_another)
+
+    parent.add(name, build)
+
+
+def _typed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _build(name: str, command: Callable[..., None], *, runs_another: bool = False) -> click.Command:
     summary, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     # A paragraph is as wide as the terminal, not as the source.
     summary = "\n\n".join(" ".join(paragraph.split()) for paragraph in summary.split("\n\n"))
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     settings = {"allow_interspersed_args": False} if runs_another else None
+    app = typer.Typer(add_completion=False)
     app.command(name, cls=Command, help=summary, epilog=_epilog(lines) if lines else None, context_settings=settings)(
         command
     )
+    return typer.main.get_command(app)  # the command alone, since the app has one
 
 
 def _epilog(lines: list[str]) -> str:

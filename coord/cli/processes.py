@@ -96,11 +96,11 @@ def gateway(
 
 async def _run(settings: Settings, *, watch_stdin: bool) -> bool:
     """Serve; return True after a forced shutdown."""
-    from coord import logs
     from coord.gateway.server import serve
+    from coord.log_setup import configure
     from coord.up.shutdown import Shutdown, shutdown_on_signals, shutdown_when_stdin_closes
 
-    logs.configure(settings, service="coord-gateway")
+    configure(settings, service="coord-gateway")
     shutdown = Shutdown()
     if watch_stdin:
         shutdown_when_stdin_closes(shutdown)

@@ -12,14 +12,16 @@ import sys
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import msgspec
-from rich.text import Text
 
 from coord.config import Settings
 from coord.logs import to_json
 from coord.standard_streams import plain, quiet_exit
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 #: Name of ``coord up`` in the column of processes.
 OWN_NAME = "coord"
@@ -113,10 +115,12 @@ class ConsoleLog(Log):
     """Readable lines."""
 
     def __init__(self, out: TextIO, on_closed: Callable[[], None]) -> None:
-        from rich.console import Console
+        from rich.console import Console  # slow, and a log of objects needs none of it
+        from rich.text import Text
 
         super().__init__(out, on_closed)
         self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._text = Text
         self._width = len(OWN_NAME)  # of the column of processes
 
     def message(self, event: str, sentence: str, /, *, level: str = "info", **fields: Any) -> None:
@@ -125,14 +129,14 @@ class ConsoleLog(Log):
 
     def startup(self, title: str, rows: Mapping[str, str | list[str]]) -> None:
         """Write a line for each row, and one for each warning."""
-        self._print(Text(), title, "bold")
+        self._print(self._text(), title, "bold")
         processes = [
             name for row in ("workers", "gateway", "agents") if isinstance(rows.get(row), list) for name in rows[row]
         ]
         self._width = max(map(len, [OWN_NAME, *processes]))
         for name, value in rows.items():
             for item in value if name == "warning" else [value]:
-                head = Text(f"{name:<{ROW_WIDTH}}", style="yellow" if name == "warning" else "cyan")
+                head = self._text(f"{name:<{ROW_WIDTH}}", style="yellow" if name == "warning" else "cyan")
                 self._print(head, item if isinstance(item, str) else ", ".join(item))
 
     def output(self, process: str, line: str) -> None:
@@ -149,7 +153,7 @@ class ConsoleLog(Log):
 
     def _line(self, clock: str, process: str, text: str, level: str, fields: str = "") -> None:
         self._width = max(self._width, len(process))
-        head = Text.assemble((f"{clock}  ", "dim"), (f"{process:<{self._width}}  ", "cyan"))
+        head = self._text.assemble((f"{clock}  ", "dim"), (f"{process:<{self._width}}  ", "cyan"))
         self._print(head, plain(f"{text}  {fields}" if fields else text), STYLES.get(level, ""))
 
     def _print(self, head: Text, body: str, style: str = "") -> None:
@@ -160,9 +164,9 @@ class ConsoleLog(Log):
             lines = textwrap.wrap(body, room, break_long_words=False, break_on_hyphens=False) or lines
         for line in lines:
             with self._console.capture() as captured:
-                self._console.print(head, Text(line, style=style), sep="", end="")
+                self._console.print(head, self._text(line, style=style), sep="", end="")
             self._write(captured.get())
-            head = Text(" " * head.cell_len)
+            head = self._text(" " * head.cell_len)
 
 
 def open_log(settings: Settings, on_closed: Callable[[], None]) -> Log:

@@ -150,7 +150,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     start_job: Start, folder: Path, undisturbed: Job, victim: Callable[[Job], int]
 ) -> None:
     """Whoever is killed: the same findings, every task with one outcome, and nothing left over in the counters."""
-    job = start_job(folder)
+    job = start_job(folder, agents=2)
     url = await in_the_middle(TASKS // 2)
     killed = victim(job)
     os.kill(killed, signal.SIGKILL)
@@ -188,7 +188,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_
         async with Client(endpoint.url, settings=Settings()) as client:
 
             async def joined() -> bool:
-                return "stats-3" in {agent.agent_id for agent in await client.agents()}
+                return "stats-2" in {agent.agent_id for agent in await client.agents()}
 
             await wait_until(joined, "the agent has joined", JOB_S)
     finally:

@@ -21,15 +21,18 @@ def every_command() -> Iterator[tuple[str, Any]]:
     """``coord tasks list`` and its click command, for all that there are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # typer 0.21 imports what click 8.5 calls deprecated
-        import typer
+        import click
 
         from coord.cli.app import app
 
-        waiting: list[tuple[str, Any]] = [("coord", typer.main.get_command(app))]
+        waiting: list[tuple[str, Any]] = [("coord", app)]
         while waiting:
             name, command = waiting.pop(0)
-            if hasattr(command, "commands"):
-                waiting += [(f"{name} {sub}", found) for sub, found in command.commands.items()]
+            if isinstance(command, click.Group):
+                context = click.Context(command)
+                waiting += [
+                    (f"{name} {sub}", command.get_command(context, sub)) for sub in command.list_commands(context)
+                ]
             else:
                 yield name, command
 

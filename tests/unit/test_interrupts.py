@@ -96,7 +96,7 @@ def test_the_file_survey_ends_quietly_while_it_imports(tmp_path: Path, module: s
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("module", ["typer", "coord.cli.up", "coord.connection", "redis"])
+@pytest.mark.parametrize("module", ["typer", "coord.cli.tasks", "coord.connection", "redis"])
 def test_a_command_ends_quietly_while_it_imports(tmp_path: Path, module: str) -> None:
     """Ctrl-C amid the imports of `coord` prints nothing."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(module=module))

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -14,7 +15,8 @@ import pytest
 import structlog
 
 from coord.config import Settings
-from coord.logs import configure, configure_program, get_logger
+from coord.log_setup import configure, configure_program
+from coord.logs import get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +217,20 @@ def test_a_program_without_logging_gets_coord_s_and_may_get_it_again(capsys: pyt
         ("agent.registered", "agent b"),
         ("gone", "agent b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("program", "loaded"),
+    [
+        ("import coord.client.client", []),
+        ("import coord.client.client as c, coord.logs as l; l.get_logger().info('unseen')", []),
+        ("import coord.agent.run, coord.log_setup", ["structlog"]),
+        ("import structlog, coord.log_setup", ["structlog", "rich"]),
+    ],
+    ids=["client", "quiet", "agent", "own"],
+)
+def test_slow_libraries_are_imported_only_where_they_are_used(program: str, loaded: list[str]) -> None:
+    """A client needs no structlog, and coord's own logs no rich; a program's structlog keeps its rich."""
+    code = f"import sys; {program}; print([name for name in ('structlog', 'rich') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{loaded}\n"

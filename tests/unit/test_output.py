@@ -187,7 +187,13 @@ def test_completion(shell: str) -> None:
 def test_a_command_that_asks_nothing_loads_no_client() -> None:
     """Start-up stays quick: what is slow to import is imported by the command that needs it."""
     program = (
-        "import sys, coord.cli.app\n"
+        "import sys, click; from coord.cli.app import app\n"
+        "waiting = [app]\n"
+        "for command in waiting:\n"
+        "    context = click.Context(command)\n"
+        "    if isinstance(command, click.Group):\n"
+        "        waiting += [command.get_command(context, name) for name in command.list_commands(context)]\n"
+        "assert len(waiting) > 30\n"
         "slow = ('redis', 'rich', 'uvloop', 'structlog', 'psutil', 'coord.client', 'coord.agent')\n"
         "print([m for m in slow if m in sys.modules])"
     )

@@ -113,8 +113,9 @@ def test_json_is_json_in_every_encoding(encoding: str) -> None:
 def test_the_log_of_a_process_is_json_in_every_encoding() -> None:
     """`coord up` reads the lines of its processes as UTF-8, whatever their environment says."""
     code = (
-        "from coord import logs; from coord.config import load\n"
-        "logs.configure(load(log_format='json'), service='s'); logs.get_logger().info('e', text='\u00e9\U0001f600')"
+        "from coord import log_setup, logs; from coord.config import load\n"
+        "log_setup.configure(load(log_format='json'), service='s')\n"
+        "logs.get_logger().info('e', text='\u00e9\U0001f600')"
     )
     for encoding in ("ascii", "latin-1"):
         done = subprocess.run(
