@@ -70,7 +70,11 @@ async def until_state(at: CellProcesses, handle: TaskHandle, *states: TaskState)
 async def assert_gone(at: CellProcesses, process: Process) -> None:
     """It exited with 0, deregistered, and left nothing in its lanes."""
     assert await process.ended(60) == 0, process.told()
-    assert (await at.client.agent(process.name)).status == AgentStatus.INACTIVE
+
+    async def is_inactive() -> bool:
+        return (await at.client.agent(process.name)).status == AgentStatus.INACTIVE
+
+    await wait_until(is_inactive, f"the registry has handled the end of {process.name}")
     for lane in ("critical", "high", "normal", "low"):
         assert await at.redis.xlen(at.keys.inbox(process.name, lane)) == 0
 
