@@ -1,10 +1,11 @@
 """Limits under which a test run always ends, and names the test that did not; a plugin of pytest.
 
 The limits of pytest-timeout and of pytest's ``faulthandler_timeout`` are not enough. Both stop at the first failure of
-a test, so a teardown after a failure has none. And the exception of a timeout may be raised in a background task of
-the test's event loop, which keeps it for itself. So:
+a test, so a teardown after a failure has none. The exception of a timeout ends the test only where nothing keeps it:
+uvloop logs it and goes on, and so does an event loop in which a background task happens to run at that moment. The
+block of a process may wait for it after the only timeout. So:
 
-* A timeout raises again every few seconds until the test ends (``timeout_repeat``).
+* A timeout also stops the event loop, and repeats every few seconds until the test ends (``timeout_repeat``).
 * The teardown of each test has a limit of its own (``teardown_timeout``).
 * A thread that a test started and left behind fails the test, because it would keep the process from its end.
 * What does not react to any of this ends its process (``hang_timeout``), with the stacks of all threads. xdist reports
@@ -18,6 +19,7 @@ In CI, a failed test is printed when it fails, because a run that is killed has 
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import os
 import signal
@@ -28,6 +30,8 @@ import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import thread as pools
 from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 import psutil
 import pytest
@@ -96,10 +100,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: pytest_timeout.Settings) -> Generator[None, object, object]:
-    """Let a timeout repeat, and limit what goes on nevertheless."""
+    """Let a timeout stop the event loop and repeat, and limit what goes on nevertheless."""
     done = yield
     item.stash[_timeouts] = settings
     if settings.method == "signal":
+        signal.signal(signal.SIGALRM, _stopping_loop(signal.getsignal(signal.SIGALRM)))
         signal.setitimer(signal.ITIMER_REAL, settings.timeout, _seconds(item.config, "timeout_repeat"))
     limit_s = settings.timeout + _seconds(item.config, "hang_timeout")
     item.config.stash[_watchdog].start(limit_s, item.nodeid)
@@ -143,6 +148,17 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 def pytest_enter_pdb(config: pytest.Config) -> None:
     """Set no limit for a person."""
     config.stash[_watchdog].disable()
+
+
+def _stopping_loop(fail: Any) -> Callable[[int, FrameType | None], None]:
+    """Return a signal handler that stops the event loop that runs, if any, and calls the one of pytest-timeout."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop().stop()
+        fail(number, frame)
+
+    return handle
 
 
 def _is_distributing(config: pytest.Config) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,8 @@ async def cell_processes(folder: Path) -> AsyncIterator[CellProcesses]:
             built = CellProcesses(server, folder, redis, client)
             yield built
     finally:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGCONT)  # a test may have failed while it was stopped
         for process in built.processes if built is not None else ():
             process.kill()
         await redis.aclose()

@@ -52,6 +52,23 @@ TESTS = {
                 time.sleep(1_000)
             time.sleep(1_000)
     """,
+    "uvloop": """
+        async def wait():
+            await asyncio.Event().wait()
+
+        def test_uvloop():
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(wait())
+    """,
+    "busy": """
+        async def test_busy():
+            async def work():
+                while True:
+                    await asyncio.sleep(0)
+
+            busy = [asyncio.create_task(work()) for _ in range(100)]
+            await asyncio.Event().wait()
+    """,
     "deaf": """
         def test_deaf():
             while True:
@@ -81,7 +98,7 @@ def run_tests(folder: Path, *names: str, processes: int, **limits: str) -> tuple
     """Run tests of ``TESTS`` in another pytest; its exit code and output."""
     (folder / "conftest.py").write_text('pytest_plugins = ["tests.limits"]\n')
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
-    imports = "import asyncio, atexit, os, pytest, signal, threading, time\nfrom contextlib import suppress\n"
+    imports = "import asyncio, atexit, os, pytest, signal, threading, time, uvloop\nfrom contextlib import suppress\n"
     for name in names:
         lines = [line.removeprefix(" " * 8) for line in TESTS[name].splitlines()]
         (folder / f"test_{name}.py").write_text(imports + "\n".join(lines))
@@ -115,19 +132,21 @@ def run_tests(folder: Path, *names: str, processes: int, **limits: str) -> tuple
 
 def test_tests_that_hang_fail_and_the_others_run(tmp_path: Path) -> None:
     """A timeout ends a teardown after a failure, and repeats; a thread that stays is a failure; a deaf test crashes."""
-    code, output = run_tests(tmp_path, "teardown", "cancel", "swallow", "deaf", "thread", "passes", processes=2)
+    names = ("teardown", "cancel", "swallow", "uvloop", "busy", "deaf", "thread", "passes")
+    code, output = run_tests(tmp_path, *names, processes=2)
     assert code == 1, output
     for name in ("teardown", "cancel"):
         assert f"FAILED test_{name}.py::test_{name} (call)" in output
         assert f"FAILED test_{name}.py::test_{name} (teardown)" in output
-    assert "FAILED test_swallow.py::test_swallow (call)" in output
+    for name in ("swallow", "uvloop", "busy"):
+        assert f"FAILED test_{name}.py::test_{name} (call)" in output
     assert "+++ not within 3 s: test_deaf.py::test_deaf\n" in output
     assert "crashed while running 'test_deaf.py::test_deaf'" in output
     assert 'test_deaf.py", line' in output, "the stacks of all threads"
     assert "FAILED test_thread.py::test_thread (teardown)" in output
     assert "the test has left the thread 'left'" in output
     assert "in wait" in output.partition("the test has left the thread 'left'")[2], "its stack"
-    assert "4 failed, 2 passed, 3 errors" in output, "the test that has left a thread has passed before"
+    assert "6 failed, 2 passed" in output, "the test that has left a thread has passed before"
 
 
 @pytest.mark.parametrize(("name", "what"), [("deaf", "test_deaf.py::test_deaf"), ("exit", "the exit of the process")])
