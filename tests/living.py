@@ -106,7 +106,7 @@ def living(url: str) -> Iterator[Living]:
 
     # Its workers would write among what the commands write.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="living")
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="living", daemon=True)
     thread.start()
     try:
         assert ready.wait(LIMIT_S)
@@ -115,6 +115,7 @@ def living(url: str) -> Iterator[Living]:
         ended.set()
         thread.join(LIMIT_S)
         structlog.reset_defaults()
+    assert not thread.is_alive(), f"the cell has not ended within {LIMIT_S:g} s"
 
 
 def run_coord(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> CommandResult:

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -52,6 +53,21 @@ async def echo(task):
 
 agent.run()
 """
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a command, and kill it at the end of the block if it still runs.
+
+    The block of ``subprocess.Popen`` would wait for it without a limit, also when the test has failed.
+    """
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        with process:
+            pass  # closes the pipes, and waits
 
 
 @dataclass
@@ -216,6 +232,8 @@ async def cell_processes(folder: Path) -> AsyncIterator[CellProcesses]:
             built = CellProcesses(server, folder, redis, client)
             yield built
     finally:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGCONT)  # a test may have failed while it was stopped
         for process in built.processes if built is not None else ():
             process.kill()
         await redis.aclose()

@@ -20,6 +20,9 @@ from workers.service import Service, WorkerContext, end_tasks
 
 KINDS: dict[str, type[Service]] = {cls.kind: cls for cls in (Registry, Distributor, Router)}
 
+#: A worker finishes what it has read; Redis may need some seconds for that on a busy machine.
+END_S = 30.0
+
 
 @dataclass
 class RunningWorker:
@@ -32,7 +35,7 @@ class RunningWorker:
     async def stop(self) -> None:
         """End as on SIGTERM."""
         self.loop.stop()
-        await self.task
+        await asyncio.wait_for(asyncio.shield(self.task), END_S)
         await self.cell.redis.aclose()
 
     async def vanish(self) -> None:

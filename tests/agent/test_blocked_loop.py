@@ -23,6 +23,8 @@ from tests.waiting import wait_until
 #: Heartbeats of the agent in a cell with workers, and the time after which it would be lost.
 INTERVAL_S = 0.4
 TIMEOUT_MS = 1_200
+#: An agent that is not registered yet takes some seconds to leave.
+END_S = 40.0
 
 
 class BlockingAgent:
@@ -33,7 +35,9 @@ class BlockingAgent:
         self.runs: list[str] = []
         self.agent = Agent("blocked", url=url, settings=settings, capacity=2, heartbeat_interval=interval_s)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self.agent.serve(),))
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self.agent.serve(),), name="blocked", daemon=True
+        )
 
         @self.agent.task("block")
         async def block(task: Task) -> str:
@@ -54,7 +58,8 @@ class BlockingAgent:
         """Stop the agent and wait for its thread."""
         self.release.set()
         asyncio.run_coroutine_threadsafe(self.agent.stop(grace=0), self._loop)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, END_S)
+        assert not self._thread.is_alive(), f"the agent has not ended within {END_S:g} s"
         self._loop.close()
 
 

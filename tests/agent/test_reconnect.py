@@ -233,11 +233,13 @@ async def test_a_task_that_swallows_a_cancel_is_cancelled_again() -> None:
     async def deaf() -> None:
         while True:
             try:
-                await asyncio.Event().wait()
+                await asyncio.sleep(5)  # has an end, also if the test fails and nothing cancels it three times
             except asyncio.CancelledError:
                 swallowed.append(1)
                 if len(swallowed) == 3:
                     raise
+            else:
+                return
 
     task = asyncio.create_task(deaf())
     await asyncio.wait([task], timeout=0.01)

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ async def test_what_is_gone_through_may_use_the_client(cell: RunningCell, worker
         handles = client.submit_many(chain)
         assert [one.result(LONG_S) for one in handles] == [0, 1, 16]
         hanging = client.submit("hang")
-        for one in client.as_completed([hanging, *handles]):
+        for one in client.as_completed([hanging, *handles], timeout=LONG_S):
             assert one is handles[0]
             break
         gc.collect()
@@ -112,9 +113,11 @@ async def test_a_hundred_threads_share_one(cell: RunningCell, worker: None, monk
         together.wait(LONG_S)
         return client.submit("square", number).result(timeout=LONG_S)
 
-    with ThreadPoolExecutor(100) as pool:
-        loop = asyncio.get_running_loop()
+    pool, loop = ThreadPoolExecutor(100), asyncio.get_running_loop()
+    try:
         results = await asyncio.gather(*(loop.run_in_executor(pool, call, n) for n in range(100)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # to wait would block the loop, in which the workers run
     assert results == [n**2 for n in range(100)]
     assert opened == ["coord-client"]
     known = await asyncio.to_thread(client.submit, "square", 3)
@@ -122,7 +125,7 @@ async def test_a_hundred_threads_share_one(cell: RunningCell, worker: None, monk
     assert await asyncio.to_thread(known.result, LONG_S) == 9
     await asyncio.to_thread(client.close)
     assert await asyncio.to_thread(known.result) == 9, "what is known is known"
-    for call_closed in (unknown.result, client.counters):
+    for call_closed in (partial(unknown.result, LONG_S), client.counters):
         with pytest.raises(ConfigError, match="the client is closed"):
             await asyncio.to_thread(call_closed)
     await asyncio.to_thread(client.open)

@@ -98,7 +98,9 @@ def live_cell(url: str, settings: Settings) -> Iterator[LiveCell]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(running_cell(url, settings))
             cell.client = await stack.enter_async_context(Client(url, settings=settings))
-            await stack.enter_async_context(cell.agent())
+            agent = cell.agent()
+            await agent.start()
+            stack.push_async_callback(agent.stop, grace=0)  # a failed test leaves tasks at gates that nothing opens
             ready.set()
             await stop.wait()
 
@@ -112,7 +114,7 @@ def live_cell(url: str, settings: Settings) -> Iterator[LiveCell]:
 
     # What workers and agents log is not what a command prints.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
-    running = threading.Thread(target=thread, name="live-cell")
+    running = threading.Thread(target=thread, name="live-cell", daemon=True)
     running.start()
     assert ready.wait(START_S)
     try:
@@ -123,6 +125,7 @@ def live_cell(url: str, settings: Settings) -> Iterator[LiveCell]:
             cell.loop.call_soon_threadsafe(stop.set)
         running.join(START_S)
         structlog.reset_defaults()
+    assert not running.is_alive(), f"the cell has not ended within {START_S:g} s"
     if failed:
         raise failed[0]
 

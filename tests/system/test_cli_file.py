@@ -21,6 +21,7 @@ from coord.cli.bulk import Ended, Summary
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.tasks import TaskState
+from tests.processes import started
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
 
@@ -114,7 +115,7 @@ def test_a_terminal_shows_a_bar(live: LiveCell, tmp_path: Path) -> None:
     terminal, end = pty.openpty()
     environ = os.environ | live.environ | {"TERM": "xterm", "COLUMNS": "100"}
     command = [sys.executable, "-m", "coord.cli", "tasks", "submit", "--file", path, "--wait", "--json"]
-    with subprocess.Popen(command, env=environ, stdin=end, stdout=subprocess.PIPE, stderr=end) as process:
+    with started(command, env=environ, stdin=end, stdout=subprocess.PIPE, stderr=end) as process:
         os.close(end)
         shown = b""
         with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
@@ -215,7 +216,7 @@ def test_ctrl_c_says_what_goes_on(live: LiveCell, tmp_path: Path) -> None:
         await wait_until(there, f"{wanted} are {state}", 60)
 
     completed = queries.count_by_state(live.do(live.client.counters()))[TaskState.COMPLETED]
-    with subprocess.Popen(
+    with started(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -17,6 +17,7 @@ from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound
 from coord.models.events import Event
 from coord.models.messages import MessageRecord, MessageStatus
+from tests.processes import started
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
@@ -153,13 +154,13 @@ def test_following_until_ctrl_c(coord: Coord, live: LiveCell) -> None:
     """Events come as they happen, a line each; Ctrl-C ends it with 130 and no complaint."""
     command = [sys.executable, "-m", "coord.cli", "events", "--since", "0", "--type", "task.completed", "--json"]
     coord("tasks", "submit", "echo", "--id", "before", "--wait")
-    with subprocess.Popen(
+    with started(
         command, env=os.environ | live.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        while "before" not in process.stdout.readline():
-            pass
+        while "before" not in (line := process.stdout.readline()):
+            assert line, "the command has ended"
         coord("tasks", "submit", "echo", "--id", "meanwhile", "--wait")
         assert msgspec.json.decode(process.stdout.readline(), type=Event).fields["task_id"] == "meanwhile"
         process.send_signal(signal.SIGINT)

@@ -21,6 +21,7 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.models.explanations import Explanation, WaitingReason
 from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
+from tests.processes import started
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
 
@@ -352,7 +353,7 @@ def test_watching_tells_each_change_until_all_have_ended(coord: Coord, live: Liv
     for name in ("g1", "g2"):
         coord("tasks", "submit", "gate", f'{{"gate": "{name}"}}', "--id", name)
         wait_for_state(live, name, TaskState.RUNNING)
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-m", "coord.cli", "tasks", "watch", "g1", "g2", "g1"],
         env=os.environ | live.environ,
         stdout=subprocess.PIPE,
@@ -375,7 +376,7 @@ def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
     terminal, end = pty.openpty()
     environ = os.environ | live.environ | {"TERM": "xterm", "COLUMNS": "100"}
     command = [sys.executable, "-m", "coord.cli", "tasks", "watch", "shown-live"]
-    with subprocess.Popen(command, env=environ, stdin=end, stdout=end, stderr=end) as process:
+    with started(command, env=environ, stdin=end, stdout=end, stderr=end) as process:
         os.close(end)
         output = b""
         with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
@@ -460,10 +461,10 @@ def test_ctrl_c_says_which_task_goes_on(live: LiveCell, options: tuple[str, ...]
     """The message names the commands that follow and cancel the task; the exit code is 130."""
     task_id = f"interrupted{len(options)}"
     command = ["tasks", "submit", "gate", f'{{"gate": "{task_id}"}}', "--id", task_id, *options]
-    process = _started(live, *command)
-    wait_for_state(live, task_id, TaskState.RUNNING)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with _coord_process(live, *command) as process:
+        wait_for_state(live, task_id, TaskState.RUNNING)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err == (
         f"interrupted: task {task_id} goes on; `coord tasks watch {task_id}` follows it, "
@@ -477,19 +478,19 @@ def test_ctrl_c_of_a_watch_says_that_the_task_goes_on(live: LiveCell) -> None:
     """To stop looking at a task is not to cancel it."""
     live.do(live.client.submit("gate", {"gate": "watched"}, task_id="watched"))
     wait_for_state(live, "watched", TaskState.RUNNING)
-    process = _started(live, "tasks", "watch", "watched")
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("watched  running")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with _coord_process(live, "tasks", "watch", "watched") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("watched  running")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "interrupted: task watched goes on; `coord tasks cancel watched` cancels it\n"
     live.open_gate("watched")
 
 
-def _started(live: LiveCell, *arguments: str) -> subprocess.Popen[str]:
-    """A command of ``coord`` as a process."""
-    return subprocess.Popen(
+def _coord_process(live: LiveCell, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    """A command of ``coord`` as a process, which ends with the block."""
+    return started(
         [sys.executable, "-m", "coord.cli", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

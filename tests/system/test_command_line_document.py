@@ -15,6 +15,7 @@ import pytest
 
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from tests.processes import started
 from tests.repo.documents import ROOT, blocks
 from tests.system.live_cell import LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
@@ -92,7 +93,7 @@ def test_what_is_typed_prints_what_is_said(
             command, env=environ, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ).stdout
 
-    with subprocess.Popen([sys.executable, "-c", python_block()], env=environ, stdin=subprocess.DEVNULL) as agent:
+    with started([sys.executable, "-c", python_block()], env=environ, stdin=subprocess.DEVNULL) as agent:
         try:
             live.do(wait_until(lambda: _is_active(live, "ocr-1"), "the agent is there", 60))
             for typed, printed in dialogue():

@@ -25,6 +25,7 @@ from coord.cli.output import (
     write_table,
 )
 from coord.standard_streams import plain
+from tests.processes import started
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_an_error_names_the_next_step() -> None:
 def test_who_reads_only_the_first_line_hears_no_complaint() -> None:
     """``coord … | head -1`` ends with 0 and nothing on standard error."""
     program = "import sys; from coord.cli.output import write_line; sys.stdin.read(); [write_line('x') for _ in '12']"
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdin is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from coord.programs.reaper import Reaper
+from tests.processes import started
 from tests.unit.programs_world import lives, written
 from tests.waiting import wait_until
 
@@ -37,9 +38,8 @@ time.sleep(1000)
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own."""
-    with subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True) as process:
+    with started(["/bin/sleep", "1000"], start_new_session=True) as process:
         yield process
-        process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

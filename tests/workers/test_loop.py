@@ -81,7 +81,7 @@ async def test_after_a_lost_connection_what_is_ones_own_is_read_again(cell: Runn
     for one in told:
         assert (await caller.answer(one.entry))["ok"] == "1"
     assert not errors
-    assert worker.loop.intake._tries == {}
+    assert not any(worker.loop.intake._tries.values()), "one that was slow was taken over, which is not a failure"
     await await_quiet(cell)
     await assert_ledger(cell.redis, cell.keys)
 
@@ -124,7 +124,7 @@ async def test_connections_that_are_killed_all_along_lose_nothing(cell: RunningC
         for _ in range(10):
             await caller.submit(30)
             await cell.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await await_count(cell, TaskState.COMPLETED, 300, 20)
+        await await_count(cell, TaskState.COMPLETED, 300, 60)
     await await_quiet(cell)
     assert await buried(cell) == []
     await assert_ledger(cell.redis, cell.keys)
@@ -291,7 +291,7 @@ async def test_an_unexpected_error_of_a_round_leaves_its_entries_pending_and_the
         for one in told:
             assert (await caller.answer(one.entry))["ok"] == "1"
     assert not errors
-    assert worker.loop.intake._tries == {}
+    assert not any(worker.loop.intake._tries.values()), "one that was slow was taken over, which is not a failure"
     assert len([one for one in logged if one["log_level"] == "error" and one.get("exc_info")]) == 2
     await await_quiet(cell)
     assert await buried(cell) == []
