@@ -61,6 +61,11 @@ def facets_required(requirements: Requirements) -> tuple[str, ...]:
     return tuple(dict.fromkeys(facets))
 
 
+def capability_facet(name: str) -> str:
+    """Return the facet of the agents that have a capability."""
+    return _facet("capability", name)
+
+
 def _facet(kind: str, name: str) -> str:
     return intern(f"{kind}:{name}")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 from redis.asyncio import Redis
 
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location
-from coord.queries.fields import decode_fields, parse_int, parse_json
+from coord.queries.fields import decode_fields, parse_int, parse_json, parse_time
 
 _FLEET_FIELDS = (
     "agent_type",
@@ -24,6 +25,11 @@ _FLEET_FIELDS = (
     "metric:active_connections",
     "metric:pending_tasks",
     "version",
+    "location",
+    "metric:cpu",
+    "metric:memory",
+    "last_heartbeat",
+    "heartbeat_interval",
 )
 #: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
 OUTSIDE_LOAD_MAX = 1_000_000
@@ -67,11 +73,15 @@ async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None)
     ids = list(only) if only is not None else await list_agent_ids(redis, keys)
     suspended = await get_suspended_agents(redis, keys)
     pipe = redis.pipeline(transaction=False)
+    pipe.time()
     for agent_id in ids:
         pipe.hmget(keys.agent(agent_id), _FLEET_FIELDS)
         pipe.sismember(keys.of("agents:active"), agent_id)
         pipe.scard(keys.inflight(agent_id))
-    answers = await pipe.execute(raise_on_error=False)
+    moment, *answers = await pipe.execute(raise_on_error=False)
+    if isinstance(moment, Exception):
+        raise moment
+    now = parse_time(moment)
     fleet: dict[str, FleetAgent] = {}
     for agent_id, fields, active, load in zip(ids, answers[::3], answers[1::3], answers[2::3], strict=True):
         error = next((answer for answer in (fields, active, load) if isinstance(answer, Exception)), None)
@@ -81,7 +91,7 @@ async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None)
             continue  # a foreign key in the place of an agent's must not hide the others
         if fields[0] is not None:
             is_active = bool(active) and agent_id not in suspended
-            fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load))
+            fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load), now=now)
     return fleet
 
 
@@ -144,9 +154,10 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
     )
 
 
-def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
+def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int, now: int) -> FleetAgent:
     text = [None if value is None else value.decode() for value in fields]
-    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, version = text
+    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, *report = text
+    version, place, cpu, memory, beat, interval = report
     return FleetAgent(
         agent_id=agent_id,
         agent_type=kind or "",
@@ -162,4 +173,22 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         active=active,
         load=load,
         outside_load=int(min(max(float(connections or 0) + float(pending or 0), 0), OUTSIDE_LOAD_MAX)),
+        location=_location(place),
+        cpu=_share(cpu),
+        memory=_share(memory),
+        load_at_report=load,
+        report_age=max(0, now - int(beat or now)) / 1000,
+        report_interval=int(interval) / 1000 if interval else None,
     )
+
+
+def _location(place: str | None) -> Location | None:
+    """Return a place; None if there is none, or none that can be read: it must not hide the agent."""
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(parse_json(place) or None, Location | None)
+    return None
+
+
+def _share(metric: str | None) -> float | None:
+    """Return a metric as a fraction; an agent may report any number."""
+    return None if metric is None else min(max(float(metric), 0.0), 1.0)
