@@ -25,16 +25,22 @@ from coord.placement.demand import Demand
 
 #: Samples after which the weight of a sample is half.
 HALF_LIFE_SAMPLES = 50
-#: Seconds without a sample after which half of what distinguishes an agent from the others is forgotten. Agents that
-#: work on long tasks are not idle, so it is at least ``IDLE_TASKS`` times as long as a task takes.
+#: Seconds of idleness after which half of what distinguishes an agent from the others is forgotten. Agents that work on
+#: long tasks are not idle, so it is at least ``IDLE_TASKS`` times as long as a task takes.
 IDLE_HALF_LIFE_S = 30.0
 IDLE_TASKS = 10.0
+#: An agent is idle from this many times its usual time between two samples on: some types of task are rare.
+IDLE_GAPS = 2.0
+#: Share of a new time between two samples in the usual one.
+GAP_SHARE = 0.125
 #: Maximum number of cells; the ones without a sample for the longest time are dropped.
 MOST_CELLS = 100_000
 #: The load exponent before anything is learned, and the evidence that this counts as. 1 is the safe side: a wrong 0
 #: overloads agents that share a CPU.
 FIRST_EXPONENT = 1.0
-FIRST_EVIDENCE = 2.0
+FIRST_EVIDENCE = 5.0
+#: Samples of the fleet after which the weight of a sample in the load exponent is half.
+EXPONENT_HALF_LIFE_SAMPLES = 2_000
 #: Maximum number of loads for which the load term is remembered.
 TERMS_KEPT = 1_000
 #: Samples of a type after which the mean of its agents is determined again; more if it has many agents.
@@ -45,6 +51,7 @@ MOST_FAILURES = 0.95
 LEAST_S = 1e-6
 
 _DECAY = 0.5 ** (1 / HALF_LIFE_SAMPLES)
+_EXPONENT_DECAY = 0.5 ** (1 / EXPONENT_HALF_LIFE_SAMPLES)
 
 
 class Sums(Struct, gc=False):
@@ -61,6 +68,25 @@ class Sums(Struct, gc=False):
     attempts: int = 0  #: successes and failures, without decay
     tried: float = 0.0
     failed: float = 0.0
+
+    def shift(self, y: float) -> None:
+        """Add ``y`` to the log of each service time."""
+        self.yy += 2 * y * self.y + y * y * self.weight
+        self.xy += y * self.x
+        self.y += y * self.weight
+        self.time *= exp(y)
+
+    def fade(self, kept: float) -> None:
+        """Let all samples count less."""
+        self.weight *= kept
+        self.x *= kept
+        self.y *= kept
+        self.xx *= kept
+        self.xy *= kept
+        self.yy *= kept
+        self.time *= kept
+        self.tried *= kept
+        self.failed *= kept
 
     def add(self, other: Sums) -> None:
         """Add later samples: what is here has decayed since."""
@@ -92,6 +118,7 @@ class Cell(Struct, gc=False):
 
     sums: Sums
     at: float  #: time of the last sample
+    gap: float = 0.0  #: usual time between two samples, in seconds
     tick: int = -1  #: of the type, when the estimates were made
     shrunk_s: float = 0.0  #: service time without load, in seconds; shrunk, and decayed while idle
     plain_s: float = 0.0  #: mean service time without load, in seconds; not shrunk, decayed while idle
@@ -101,14 +128,13 @@ class Cell(Struct, gc=False):
 class TypeEstimates:
     """The estimates for one task type: what strategies read for each agent that they score."""
 
-    __slots__ = ("_learned", "_pending", "_total", "cells", "evidence", "mean", "slope", "tick", "within_to_between")
+    __slots__ = ("_learned", "_pending", "_total", "cells", "mean", "tick", "within_to_between")
 
     def __init__(self, learned: Learned) -> None:
         self.cells: dict[str, Cell] = {}
         self.tick = 0  #: rises when the estimates of all cells are outdated
         self.mean = 0.0  #: of all agents: the log of the service time without load
         self.within_to_between = 1.0  #: variance within agents ÷ variance between them
-        self.slope = self.evidence = 0.0  #: of this type, for the load exponent: covariance and variance
         self._learned = learned
         self._total = 0  # samples ever
         self._pending = 0  # samples since ``mean`` was determined
@@ -125,6 +151,23 @@ class TypeEstimates:
             self._estimate(cell)
         return cell
 
+    def kept(self, cell: Cell, now: float) -> float:
+        """Return which share of what distinguishes an agent is not forgotten, 0 to 1: 1 if it is not idle."""
+        idle = now - cell.at - IDLE_GAPS * cell.gap
+        return 0.5 ** (idle / max(IDLE_HALF_LIFE_S, IDLE_TASKS * exp(self.mean))) if idle > 0 else 1.0
+
+    def wake(self, cell: Cell, now: float) -> None:
+        """Forget for good what an idle agent's estimate has lost, so that a new sample counts accordingly."""
+        kept, sums = self.kept(cell, now), cell.sums
+        if kept < 1:
+            if sums.weight > 0:
+                own = (sums.y - self._learned.exponent * sums.x) / sums.weight
+                sums.shift((self.mean - own) * (1 - kept))
+            sums.fade(kept)
+        gap = max(0.0, now - cell.at)
+        cell.gap += (gap - cell.gap) * GAP_SHARE
+        cell.at = max(cell.at, now)
+
     def changed(self, count: int) -> None:
         """Count new samples; determine the mean of all agents again when there are enough."""
         self._pending += count
@@ -136,13 +179,7 @@ class TypeEstimates:
         """Determine what all agents share; their own estimates follow when they are read."""
         self._pending = 0
         self.tick += 1
-        slope = evidence = 0.0
         known = [cell.sums for cell in self.cells.values() if cell.sums.weight > 0]
-        for sums in known:
-            slope += sums.xy - sums.x * sums.y / sums.weight
-            evidence += max(0.0, sums.xx - sums.x * sums.x / sums.weight)
-        self._learned.slope_changed(slope - self.slope, evidence - self.evidence)
-        self.slope, self.evidence = slope, evidence
         if known:
             self._compare(known)
 
@@ -173,8 +210,7 @@ class TypeEstimates:
     def _estimate(self, cell: Cell) -> None:
         sums, learned = cell.sums, self._learned
         cell.tick = self.tick
-        half_life = max(IDLE_HALF_LIFE_S, IDLE_TASKS * exp(self.mean))
-        kept = 0.5 ** (max(0.0, learned.now - cell.at) / half_life)
+        kept = self.kept(cell, learned.now)
         cell.failure_rate = kept * min(sums.failed / sums.tried, MOST_FAILURES) if sums.tried > 0 else 0.0
         if sums.weight <= 0:
             cell.shrunk_s = cell.plain_s = self.fleet_s
@@ -218,7 +254,8 @@ class Learned:
             agent_id: of the agent.
             task_type: of the task.
             service_s: seconds that the attempt took.
-            load: other tasks that the agent had meanwhile, on average.
+            load: other tasks that the agent had when it got this one. Not the mean until it ended: a strategy places
+                where the load is low, so a long task sees a higher mean even if the load does not slow it down.
             now: the time, in seconds.
         """
         x, y = log(1 + max(0.0, load)), log(max(LEAST_S, service_s))
@@ -282,10 +319,12 @@ class Learned:
         """Iterate over the pairs of agent and task type of which something is known."""
         return iter(self._order)
 
-    def slope_changed(self, slope: float, evidence: float) -> None:
-        """Add to the covariance and the variance that the load exponent is determined from; called by the types."""
-        self._slope += slope
-        self._evidence = max(0.0, self._evidence + evidence)
+    def _learn_exponent(self, known: Sums, new: Sums) -> None:
+        """Compare new samples with the mean of their cell: is the time longer where the load is higher?"""
+        x, y = known.x / known.weight, known.y / known.weight
+        fade = _EXPONENT_DECAY**new.samples
+        self._slope = self._slope * fade + new.xy - x * new.y - y * new.x + x * y * new.weight
+        self._evidence = self._evidence * fade + max(0.0, new.xx - 2 * x * new.x + x * x * new.weight)
         slope = self._slope + FIRST_EVIDENCE * FIRST_EXPONENT
         self.exponent = min(1.0, max(0.0, slope / (self._evidence + FIRST_EVIDENCE)))
         self._terms.clear()
@@ -299,8 +338,11 @@ class Learned:
         cell = estimates.cells.get(agent_id)
         if cell is None:
             cell = estimates.cells[agent_id] = Cell(Sums(), now)
+        estimates.wake(cell, now)
+        if sums.samples and cell.sums.weight > 0:
+            self._learn_exponent(cell.sums, sums)
         cell.sums.add(sums)
-        cell.at, cell.tick = now, -1
+        cell.tick = -1
         self._order.pop(key, None)
         self._order[key] = None
         if len(self._order) > self._most_cells:
