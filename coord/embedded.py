@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -96,7 +96,13 @@ class EmbeddedServer:
 
     @classmethod
     def start(
-        cls, data_dir: Path, *, port: int | None = None, extra: Sequence[str] = (), binary: Path | None = None
+        cls,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        extra: Sequence[str] = (),
+        binary: Path | None = None,
+        on_process: Callable[[subprocess.Popen[bytes]], None] = lambda _process: None,
     ) -> EmbeddedServer:
         """Start a server on this folder, or adopt the one that runs there; return when its data is loaded.
 
@@ -105,6 +111,7 @@ class EmbeddedServer:
             port: also listen on this TCP port of 127.0.0.1; without it, the server has only the unix socket.
             extra: further arguments for the server, as pairs ``"--name", "value"``; they override ``CONFIG``.
             binary: the server to run; default ``find_binary()``.
+            on_process: called with the process of a server that was started, before it has loaded its data.
 
         Raises:
             DataFolderInUse: another process holds the folder's lock, and no server answers there.
@@ -128,7 +135,7 @@ class EmbeddedServer:
                 )
             time.sleep(POLL_S)
         try:
-            return cls._spawn(folder, lock, args)
+            return cls._spawn(folder, lock, args, on_process)
         finally:
             os.close(lock)  # from now on the server's copy of the descriptor holds the lock
 
@@ -190,7 +197,9 @@ class EmbeddedServer:
         self.__dict__.update(fresh.__dict__)
 
     @classmethod
-    def _spawn(cls, folder: Path, lock: int, args: _Args) -> EmbeddedServer:
+    def _spawn(
+        cls, folder: Path, lock: int, args: _Args, on_process: Callable[[subprocess.Popen[bytes]], None]
+    ) -> EmbeddedServer:
         binary = args.binary or find_binary()
         socket_path = _socket_path(folder)
         # Written before the server exists: a process that finds the folder locked can find the server.
@@ -217,6 +226,7 @@ class EmbeddedServer:
                 pass_fds=[lock],
                 start_new_session=True,
             )
+        on_process(process)
         server = cls(folder, socket_path, process.pid, process=process, args=args)
         server._wait_ready(logfile, begin)
         return server

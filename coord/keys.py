@@ -32,13 +32,15 @@ agent:{id}                            hash    agent_id agent_type status version
                                               health_score (0..1) leases (as last reported) fact_id registered_id
                                               beat_id (ids of the last effective status, registration and heartbeat)
                                               digest (of the fields that eligibility uses) facets (spaces between)
-                                              metric:{name} (one load metric). No TTL while the agent is present;
-                                              removed with its entry in ``agents:departed``
+                                              metric:{name} (one load metric) shown (the report in ``log:reports``
+                                              that is the newest: cpu memory outside_load ms). No TTL while the
+                                              agent is present; removed with its entry in ``agents:departed``
 agents:active                         set     placeable agents: they may get work now
 agents:all                            set     every agent that has a record
 agents:expiry                         zset    agent -> observed ms at which it turns stale
 agents:departed                       zset    agent -> ms at which it left or turned stale; earlier for an agent that is
                                               forgotten sooner than others
+agents:reported                       set     agents whose load has changed since the last event in ``log:reports``
 agents:lost                           zset    agent -> ms at which its loss is announced again; removed when its tasks
                                               of the terms that ended have been taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
@@ -134,6 +136,8 @@ log:tasks                             stream  events; capped by events and by by
 log:progress                          stream  progress of tasks: task.progressed, at most one for each task and second;
                                               data (JSON, up to 1 KiB) or bytes (the size of a larger value). Capped by
                                               entries and by fewer bytes
+log:reports                           stream  the load that agents report: agents.reported, at most one a second; capped
+                                              as ``log:progress``
 log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
                                               capped by entries and by bytes
 size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest

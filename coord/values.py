@@ -126,6 +126,14 @@ def check_raw(raw: Raw, field: str) -> None:
         raise ValueRefused(_fault_in_raw(raw, field) or Fault(field, _reason(error))) from None
 
 
+def number_in_raw(raw: bytes | Raw, field: str) -> Fault | None:
+    """Return the number for which JSON cannot be decoded, such as 1e999 or NaN; None if something else is wrong."""
+    try:
+        return find_fault(json.loads(bytes(raw), parse_int=_number, parse_float=_number), field)
+    except (ValueError, RecursionError):
+        return None
+
+
 def why_undecodable(raw: bytes, field: str, error: Exception) -> str:
     """Return why JSON cannot be decoded, with the path of the value where that is known."""
     return str(_fault_in_raw(Raw(raw), field) or Fault(field, str(error)))
@@ -225,12 +233,7 @@ def _fault_in_raw(raw: Raw, path: str) -> Fault | None:
     except RecursionError:
         return Fault(path, "nested too deeply")
     except BAD_JSON as error:
-        why = Fault(path, f"is not valid JSON: {error}")
-        try:
-            numbers = json.loads(bytes(raw), parse_int=_number, parse_float=_number)
-        except (ValueError, RecursionError):
-            return why
-        return find_fault(numbers, path) or why
+        return number_in_raw(raw, path) or Fault(path, f"is not valid JSON: {error}")
     return None
 
 

@@ -132,11 +132,16 @@ async def cell(server: EmbeddedServer, settings: Settings) -> AsyncIterator[Runn
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of ``redis_or_fake`` on both real servers, and on fakeredis if it is marked ``on_fakeredis``."""
+    """Run a test of ``redis_or_fake`` on both real servers, and on fakeredis if it is marked ``on_fakeredis``.
+
+    The oldest server differs in its scripts and commands, which tests/scripts runs on it. Other tests run there with
+    ``--long``.
+    """
     if "redis_or_fake" in metafunc.fixturenames:
         is_marked = metafunc.definition.get_closest_marker("on_fakeredis") is not None
-        servers = ["fakeredis"] * is_marked + ["valkey", "redis7"]
-        metafunc.parametrize("redis_or_fake", servers, indirect=True)
+        is_of_scripts = "scripts" in metafunc.definition.path.parts
+        redis7 = pytest.param("redis7", marks=[] if is_of_scripts else pytest.mark.long)
+        metafunc.parametrize("redis_or_fake", ["fakeredis"] * is_marked + ["valkey", redis7], indirect=True)
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ from coord.interrupts import end_on_interrupt
 if __name__ == "__main__":
     end_on_interrupt()  # while the rest is imported, and until there is something to end
 
+    # structlog imports rich, if it is there, to draw tracebacks: a fifth of a worker's start. Its tracebacks are plain.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
 import uvloop
 from redis import exceptions as redis_errors
 

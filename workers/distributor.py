@@ -87,7 +87,7 @@ class Distributor(Service):
         self.view = View(settings.health_threshold, settings.strategy, Random(), self.strategies)  # noqa: S311
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
-        self.follower = Follower(cell, self._on_agents_changed)
+        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S

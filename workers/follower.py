@@ -1,4 +1,4 @@
-"""Follows the registry's log, so that a view of the fleet lags behind the last change by a moment at most."""
+"""Follows the registry's logs, so that a view of the fleet lags behind the last change by a moment at most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis import exceptions as redis_errors
 from coord import logs, queries
 from coord.background import keep
 from coord.connection import is_demoted, leave_server
-from coord.models.agents import FleetAgent
+from coord.models.agents import FleetAgent, LoadReport
 from coord.models.ids import entry_order
 from workers.service import WorkerContext, end_tasks
 
@@ -24,14 +24,28 @@ CHECK_S = 1.0
 
 
 class Follower:
-    """Reads ``log:agents`` from a cursor, and calls back with the agents that changed."""
+    """Reads ``log:agents`` and ``log:reports`` from cursors.
 
-    def __init__(self, cell: WorkerContext, changed: Callable[[set[str]], Awaitable[None]]) -> None:
+    Args:
+        cell: of the worker.
+        changed: called with the agents that changed; their records have to be read.
+        reported: called with the loads that agents reported.
+    """
+
+    def __init__(
+        self,
+        cell: WorkerContext,
+        changed: Callable[[set[str]], Awaitable[None]],
+        reported: Callable[[list[LoadReport]], None] = lambda _: None,
+    ) -> None:
         self.cell = cell
         self.request_recovery: Callable[[], None] = lambda: None
         self._changed = changed
+        self._reported = reported
         self._key = cell.keys.of("log:agents")
+        self._reports_key = cell.keys.of("log:reports")
         self._cursor: str | None = None
+        self._reports_cursor = "0-0"
         self._added = 0  # entries ever added to the log, up to the cursor
         self._task: asyncio.Task[None] | None = None
         self._checked_at = 0.0
@@ -49,6 +63,7 @@ class Follower:
         """Return a snapshot of the fleet, and set the cursor to a moment before it."""
         window = await queries.get_log_window(self.cell.redis, self._key)
         self._cursor, self._added = window.last, window.added
+        self._reports_cursor = (await queries.get_log_window(self.cell.redis, self._reports_key)).last
         fleet = await queries.get_fleet(self.cell.redis, self.cell.keys)
         log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
         return fleet
@@ -95,17 +110,19 @@ class Follower:
 
     async def _read(self, cursor: str) -> None:
         block_ms = self.cell.settings.read_block_ms  # not longer: the answer timeout starts there
-        command = ("XREAD", "COUNT", COUNT, "BLOCK", block_ms, "STREAMS", self._key, cursor)
-        answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command)
+        streams = (self._key, self._reports_key, cursor, self._reports_cursor)
+        command = ("XREAD", "COUNT", COUNT, "BLOCK", block_ms, "STREAMS", *streams)
+        answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command) or {}
         changed: set[str] = set()
         began, count = cursor, 0
-        for batches in (answer or {}).values():
-            for batch in batches:
-                for entry_id, fields in batch:
-                    cursor = entry_id.decode()
-                    count += 1
-                    if agent_id := (fields or {}).get(b"agent_id"):
-                        changed.add(agent_id.decode())
+        for entry_id, fields in _entries_of(answer, self._key):
+            cursor = entry_id.decode()
+            count += 1
+            if agent_id := (fields or {}).get(b"agent_id"):
+                changed.add(agent_id.decode())
+        for entry_id, fields in _entries_of(answer, self._reports_key):
+            self._reports_cursor = entry_id.decode()
+            self._reported(_read_reports((fields or {}).get(b"reports", b"")))
         if changed:
             await self._changed(changed)
         if self._cursor == began:  # otherwise there was a resync meanwhile
@@ -133,3 +150,21 @@ class Follower:
     def _lose_track(self) -> None:
         self._cursor = None
         self.request_recovery()
+
+
+def _entries_of(answer: dict[bytes, Any], key: str) -> list[tuple[bytes, dict[bytes, bytes] | None]]:
+    """Return the entries of one stream in the answer of XREAD."""
+    return [entry for batch in answer.get(key.encode(), ()) for entry in batch]
+
+
+def _read_reports(raw: bytes) -> list[LoadReport]:
+    """Return the reports in an event ``agents.reported``."""
+    words = raw.decode().split()
+    return [
+        LoadReport(agent_id, _share(cpu), _share(memory), float(outside), int(at))
+        for agent_id, cpu, memory, outside, at in zip(*(words[i::5] for i in range(5)), strict=True)
+    ]
+
+
+def _share(word: str) -> float | None:
+    return None if word == "-" else float(word)

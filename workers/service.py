@@ -213,7 +213,7 @@ def word_for_each(batch: Sequence[ReceivedFact[Any]], call: Call[TaskBatch]) -> 
         answer = call.parse(raw)
         return replace(answer, words=fold_words(counts, answer.words))
 
-    return Call(call.script, call.args, parse)
+    return Call(call.script, call.limits, call.args, parse)
 
 
 def fold_words(counts: Sequence[int], words: Sequence[str]) -> list[str]:

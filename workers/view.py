@@ -19,7 +19,7 @@ from itertools import islice
 from random import Random
 
 from coord import codec
-from coord.models.agents import FleetAgent
+from coord.models.agents import FleetAgent, LoadReport, outside_load_of
 from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
@@ -374,6 +374,14 @@ class View:
             state = self.agents.get(agent_id)
             if state is not None:
                 state.reported_load, state.reported_at = load, at
+                self._refresh(state)
+
+    def apply_reports(self, reports: Iterable[LoadReport]) -> None:
+        """Apply the loads that agents reported."""
+        for report in reports:
+            state = self.agents.get(report.agent_id)
+            if state is not None:
+                state.agent.outside_load = outside_load_of(report.outside_load)
                 self._refresh(state)
 
     def stale_agents(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:

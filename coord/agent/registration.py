@@ -189,8 +189,8 @@ class Registration:
         return text
 
     def _registered(self, answer: Answer) -> None:
+        self._check_answer(answer)
         if not answer.ok:
-            self._check_answer(answer)
             return
         if self._retry_timer:
             self._retry_timer.cancel()
@@ -202,7 +202,12 @@ class Registration:
             self._heartbeats.start()
 
     def _check_answer(self, answer: Answer) -> None:
-        """Register again or stop, if an answer requires it."""
+        """Log that the agent was lost, or register again or stop, if an answer requires it."""
+        if answer.ok and answer.data != b"null":
+            log.warning(
+                "agent.was_lost", agent_id=self._fact.agent_id,
+                hint="its heartbeats did not arrive in time, so its tasks went to other agents; it gets tasks again",
+            )  # fmt: skip
         if answer.ok or self._is_over:
             return
         if answer.code in ("unknown_agent", "agent_not_found"):
@@ -226,16 +231,7 @@ class Registration:
         """
         if not self._is_over:
             late_s = time.monotonic() - answered_at
-            self._answers.expect((HEARTBEATS, self._learn_time(entry, late_s)), self._check_heartbeat)
-
-    def _check_heartbeat(self, answer: Answer) -> None:
-        """Log that the agent was lost, or register again or stop, as the answer to a heartbeat requires."""
-        if answer.ok and answer.data != b"null":
-            log.warning(
-                "agent.was_lost", agent_id=self._fact.agent_id,
-                hint="its heartbeats did not arrive in time, so its tasks went to other agents; it gets tasks again",
-            )  # fmt: skip
-        self._check_answer(answer)
+            self._answers.expect((HEARTBEATS, self._learn_time(entry, late_s)), self._check_answer)
 
     def _wait_for_registry(self) -> None:
         if self._retry_timer:

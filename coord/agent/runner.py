@@ -15,6 +15,7 @@ from coord.agent.reports import Reports
 from coord.agent.task import Attempt, NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
 from coord.logs import get_logger
+from coord.values import why_undecodable
 
 log = get_logger()
 
@@ -107,8 +108,11 @@ class Runner:
                 payload = handler.decode(assigned.payload)
                 args = (payload, task) if handler.takes_task else (payload,)
         except Exception as error:  # noqa: BLE001 -- the checks of a Struct of the user may raise anything
-            why = str(error) if isinstance(error, BAD_JSON) else _describe(error)
-            self._reports.failed(attempt, "payload_invalid", f"payload: {why}", retryable=False)
+            if isinstance(error, BAD_JSON):
+                message = why_undecodable(bytes(attempt.raw), "payload", error)
+            else:
+                message = f"payload: {_describe(error)}"
+            self._reports.failed(attempt, "payload_invalid", message, retryable=False)
             self._on_ended()
             return
         if handler is None:

@@ -17,7 +17,7 @@ from coord.cli.fsck import fsck
 from coord.cli.gateway import gateway
 from coord.cli.messages import messages
 from coord.cli.ps import ps
-from coord.cli.queues import queues
+from coord.cli.queues import pools, queues
 from coord.cli.settings import settings, strategy
 from coord.cli.tasks import tasks
 from coord.cli.up import up
@@ -54,6 +54,7 @@ for command in (
     gateway,
     ps,
     queues,
+    pools,
     events,
     fsck,
     version,

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     NO = 1  #: the answer is no, or what was asked for has failed: a failed task, no such agent, a finding of fsck
     CANNOT = 2  #: it was not asked right, or could not be tried: a wrong option, a bad line of a file, no Redis
     OPEN = 3  #: the time to wait is over and nothing is decided: the task, message or request goes on
+    WAITS = 4  #: the task waits: no agent has it (``coord tasks explain``)
     INTERRUPTED = 130  #: Ctrl-C
 
 

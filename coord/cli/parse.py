@@ -15,10 +15,11 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from coord.durations import EXPECTED, NUMBER, UNITS, parse_duration
-from coord.errors import ConfigError
+from coord.errors import ConfigError, PayloadInvalid
 from coord.models.tasks import check_moment
 from coord.plugins import strategy_names
 from coord.suggestions import not_one_of
+from coord.values import number_in_raw
 
 _DURATION_WITH_UNIT = re.compile(rf"({NUMBER})(ms|s|m|h|d)")
 
@@ -94,6 +95,7 @@ def payload(text: str | None) -> msgspec.Raw:
 
     Raises:
         ConfigError: it is not JSON; shows how to write text and objects.
+        PayloadInvalid: it has a number that cannot be decoded, such as 1e999 or NaN; names its path.
     """
     if text is None:
         return msgspec.Raw(b"{}")
@@ -101,6 +103,8 @@ def payload(text: str | None) -> msgspec.Raw:
     try:
         msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if fault := number_in_raw(raw, "payload"):
+            raise PayloadInvalid(str(fault)) from None
         source = "standard input" if text == "-" else "PAYLOAD"
         raise ConfigError(f"{source} is not JSON ({error}); write text as '\"text\"', an object as '{{}}'") from None
     return msgspec.Raw(raw.strip())

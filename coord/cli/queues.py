@@ -1,4 +1,4 @@
-"""``coord queues``: waiting tasks, by priority and by pool."""
+"""``coord queues`` and ``coord pools``: waiting tasks, by priority and by pool, and why they wait."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
-from coord.cli.output import duration, write_json, write_line, write_table
+from coord.cli.output import duration, write_items, write_json, write_line, write_table
 from coord.cli.session import ask
 
 if TYPE_CHECKING:
     from coord.models.tasks import Pool
+    from coord.queries import Backlog
 
 
 #: Maximum number of pools in readable output.
@@ -19,17 +20,16 @@ MAX_POOLS = 100
 
 
 def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Show waiting tasks: by priority, with scheduled and running ones, and by pool, with the age of its first task.
+    """Show waiting tasks: by priority, with scheduled and running ones, and by pool, with the reason why it waits.
 
-    A pool is what interchangeable tasks share: type, requirements, strategy. Its head is placed next. Pools with an
-    eligible agent are served in the order shown. The first 100 are shown; --json lists all.
+    A pool is what interchangeable tasks share: type, requirements, strategy. Its head is placed next. Pools that no
+    agent may serve come first; the others are served in the order shown. The first 100 are shown; --json lists all.
 
     Examples:
         coord queues
         coord queues --json | jq '.pools[] | select(.head_age > 60000)'
     """
-    limit = None if json else MAX_POOLS
-    found = ask(lambda client: client.backlog(limit), redis_url=redis_url, namespace=namespace)
+    found = _backlog(json=json, redis_url=redis_url, namespace=namespace)
     if json:
         write_json(found)
         return
@@ -42,16 +42,43 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
         right=["submitted", "scheduled", "queued", "assigned", "running"],
     )
     write_line()
+    _write_pools(found)
+
+
+def pools(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
+    """Show the pools in which tasks wait, and why: first those that no agent may serve.
+
+    The reason is that of the first task; `coord tasks explain ID` has the details. The first 100 pools are shown;
+    --json lists all.
+
+    Examples:
+        coord pools
+        coord pools --json | jq -r '.items[] | select(.reason == "no_capability") | .head'
+    """
+    found = _backlog(json=json, redis_url=redis_url, namespace=namespace)
+    if json:
+        write_items(found.pools)
+    else:
+        _write_pools(found)
+
+
+def _backlog(*, json: bool, redis_url: str | None, namespace: str | None) -> Backlog:
+    limit = None if json else MAX_POOLS
+    return ask(lambda client: client.backlog(limit), redis_url=redis_url, namespace=namespace)
+
+
+def _write_pools(found: Backlog) -> None:
     if not found.pools:
         write_line("no tasks are waiting")
         return
     write_table(
-        ("pool", "type", "queued", "head waits", "head's priority", "head", "requirements"),
+        ("pool", "type", "queued", "reason", "head waits", "head's priority", "head", "requirements"),
         [
             (
                 pool.pool,
                 pool.definition.task_type,
                 pool.length,
+                pool.reason,
                 duration(pool.head_age),
                 pool.head_priority,
                 pool.head,

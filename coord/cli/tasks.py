@@ -1,13 +1,15 @@
-"""``coord tasks``: submit, show, list, watch, cancel and retry tasks."""
+"""``coord tasks``: submit, show, explain, list, watch, cancel and retry tasks."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.exit_codes import ExitCode
+from coord.cli.explain import explain
 from coord.cli.output import (
     duration,
     hint,
@@ -25,11 +27,12 @@ from coord.cli.several import Acted, act_on_each
 from coord.cli.styles import TASK_STATE, age
 from coord.cli.submit import outcome_of, submit
 from coord.cli.watch import watch
-from coord.errors import ConfigError, ResultTimeout, TaskNotFound, TaskRefused
+from coord.errors import ConfigError, ResultTimeout, ServerUnfit, TaskNotFound, TaskRefused
 from coord.models.tasks import TERMINAL, TaskRecord, TaskState
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.models.explanations import WaitingExplanation
     from coord.queries import TaskPage
 
 TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
@@ -37,17 +40,26 @@ TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the 
 
 
 def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Show a task: state, agent, placement decision, attempts, result or error.
+    """Show a task: state, why it waits, agent, placement decision, attempts, result or error.
 
     Examples:
         coord tasks show report-7
         coord tasks show report-7 --json | jq .result
     """
-    record = ask(lambda client: client.task(task_id), redis_url=redis_url, namespace=namespace)
+
+    async def work(client: Client) -> tuple[TaskRecord, WaitingExplanation | None]:
+        record = await client.task(task_id)
+        waiting = None
+        if record.state in {TaskState.QUEUED, TaskState.SCHEDULED} and not json:
+            with contextlib.suppress(ServerUnfit):  # a user who may read tasks and not agents
+                waiting = (await client.explain(task_id)).waiting
+        return record, waiting
+
+    record, waiting = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_json(record)
         return
-    write_fields(_fields(record))
+    write_fields(_fields(record, waiting))
     if record.attempts:
         write_line()
         write_table(
@@ -68,12 +80,13 @@ def show(task_id: TaskId, *, json: AsJson = False, redis_url: RedisUrl = None, n
         )
 
 
-def _fields(record: TaskRecord) -> dict[str, object]:
+def _fields(record: TaskRecord, waiting: WaitingExplanation | None) -> dict[str, object]:
     ended = None if record.finished_at is None else duration(record.finished_at - record.submitted_at)
     return {
         "task": record.task_id,
         "type": record.task_type,
         "state": record.state,
+        "reason": waiting and f"{waiting.reason}: {waiting.text}",
         "priority": record.priority,
         "submitted": moment(record.submitted_at),
         "runs at": moment(record.run_at),
@@ -268,9 +281,10 @@ def retry(task_ids: TaskIds, *, json: AsJson = False, redis_url: RedisUrl = None
     act_on_each(task_ids, one, id_field="task_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
-tasks = group("tasks", "Submit, show, list, watch, cancel and retry tasks.")
+tasks = group("tasks", "Submit, show, explain, list, watch, cancel and retry tasks.")
 register(tasks, submit)
 register(tasks, show)
+register(tasks, explain)
 register(tasks, result)
 register(tasks, list_, "list")
 register(tasks, watch)

@@ -231,9 +231,9 @@ class _Reader:
     async def _capped(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Read the sizes of the streams that are capped by bytes, if this user may measure them."""
         s = self.settings
-        caps = {"log:progress": s.progress_log_bytes, "log:": s.log_bytes, "replies:": s.replies_bytes}
-        caps["dead:in"] = s.dead_in_bytes
-        capped = {name: cap for name in names for prefix, cap in reversed(caps.items()) if name.startswith(prefix)}
+        caps = {"log:": s.log_bytes, "replies:": s.replies_bytes, "dead:in": s.dead_in_bytes}
+        caps |= dict.fromkeys(("log:progress", "log:reports"), s.progress_log_bytes)
+        capped = {name: cap for name in names for prefix, cap in caps.items() if name.startswith(prefix)}
         pipe = self.redis.pipeline(transaction=False)
         for name in capped:
             pipe.execute_command("MEMORY USAGE", self.keys.of(name))

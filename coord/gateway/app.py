@@ -15,7 +15,7 @@ from coord.gateway.backend import Backend
 from coord.gateway.body import PREFIX, RequestReader
 from coord.gateway.health import Checks, HealthResource
 from coord.gateway.middleware import RequestGuard
-from coord.gateway.tasks import SubmitResource, TaskResource
+from coord.gateway.tasks import ExplainResource, PoolsResource, SubmitResource, TaskResource
 from coord.models.ids import check_id
 
 
@@ -49,6 +49,8 @@ def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
         ("/tasks/submit", SubmitResource(backend, reader), None),
         ("/tasks/{task_id:id}", task, None),
         ("/tasks/{task_id:id}/status", task, None),
+        ("/tasks/{task_id:id}/explain", ExplainResource(backend), None),
+        ("/pools", PoolsResource(backend), None),
     ]
     for path, resource, suffix in routes:
         for prefix in ("", PREFIX):

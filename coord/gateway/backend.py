@@ -24,8 +24,10 @@ from coord.connection import WaitNotice
 from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerFull, ServerUnavailable, UnknownAgent
 from coord.gateway.schemas import entry_time
 from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
+from coord.queries import Backlog
 
 log = logs.get_logger()
 
@@ -128,6 +130,16 @@ class Backend:
         """Return a task's record; raises ``TaskNotFound``."""
         async with self._limited():
             return await self.client.task(task_id)
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""
+        async with self._limited():
+            return await self.client.explain(task_id)
+
+    async def backlog(self, max_pools: int) -> Backlog:
+        """Return the pools in which tasks wait, and why."""
+        async with self._limited():
+            return await self.client.backlog(max_pools)
 
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""

@@ -15,9 +15,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from coord.client.submission import TaskSpec
 from coord.clock import now_ms
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Location
+from coord.models.explanations import Explanation, NearestMiss, PlacedExplanation, StartEstimate, WaitingExplanation
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id
 from coord.models.tasks import AttemptRecord, Moment, Requirements, Retry, Seconds, TaskError, TaskRecord, Text
+from coord.queries import Backlog, PoolBacklog
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIMITS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -182,6 +184,81 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
         return cls(**_common_fields(cls, record) | times | {"attempts": attempts})
 
 
+class EstimateSchema(Struct, frozen=True, kw_only=True):
+    """An estimate of when a task starts."""
+
+    at: str
+    per_s: float  #: tasks of its pool that were assigned per second
+    basis: str
+
+    @classmethod
+    def of(cls, estimate: StartEstimate) -> EstimateSchema:
+        """Build it from an estimate."""
+        return cls(at=iso(estimate.at), per_s=estimate.per_s, basis=estimate.basis)
+
+
+class WaitingSchema(Struct, frozen=True, kw_only=True):
+    """Why a task waits."""
+
+    reason: str
+    text: str  #: the reason, in words
+    pool: str
+    run_at: str | None
+    position: int | None  #: in the pool; 1 is the next one
+    ahead: int | None  #: tasks of its pool that are placed before it
+    length: int | None  #: tasks in its pool
+    agents: int  #: agents that were examined
+    eligible: int  #: those that may get the task now
+    rejected: dict[str, int]  #: number of the others by reason, each counted once
+    nearest: tuple[NearestMiss, ...]
+    estimate: EstimateSchema | None
+    obstacles: tuple[str, ...]
+
+    @classmethod
+    def of(cls, waiting: WaitingExplanation) -> WaitingSchema:
+        """Build it from the waiting part of an explanation."""
+        estimate = waiting.estimate and EstimateSchema.of(waiting.estimate)
+        return cls(**_common_fields(cls, waiting) | {"run_at": iso_or_none(waiting.run_at), "estimate": estimate})
+
+
+class PlacedSchema(Struct, frozen=True, kw_only=True):
+    """Where a task was placed, and why there."""
+
+    agent_id: str
+    assigned_at: str | None
+    term: int
+    attempt: int
+    strategy: str | None
+    eligible: int | None  #: agents that met all requirements
+    decision: Any
+
+    @classmethod
+    def of(cls, placed: PlacedExplanation) -> PlacedSchema:
+        """Build it from the placed part of an explanation."""
+        return cls(**_common_fields(cls, placed) | {"assigned_at": iso_or_none(placed.assigned_at)})
+
+
+class PoolSchema(Struct, frozen=True, kw_only=True):
+    """A pool in which tasks wait."""
+
+    pool: str
+    task_type: str
+    requirements: Requirements
+    strategy: str | None
+    reason: str | None  #: why its first task waits
+    length: int
+    head: str  #: its first task
+    head_priority: str | None
+    head_age: float | None  #: seconds since the first task was submitted
+
+    @classmethod
+    def of(cls, pool: PoolBacklog) -> PoolSchema:
+        """Build it from a pool of the backlog."""
+        definition = {name: getattr(pool.definition, name) for name in ("task_type", "requirements", "strategy")}
+        same = {name: getattr(pool, name) for name in ("pool", "reason", "length", "head", "head_priority")}
+        return cls(**definition | same, head_age=None if pool.head_age is None else pool.head_age / 1000)
+
+
 class AgentFound(Struct, frozen=True, kw_only=True):
     """GET /agents/{id}."""
 
@@ -206,6 +283,46 @@ class TaskFound(Struct, frozen=True, kw_only=True):
     def of(cls, record: TaskRecord) -> TaskFound:
         """Build it from a record."""
         return cls(task=TaskSchema.of(record), timestamp=now())
+
+
+class TaskExplained(Struct, frozen=True, kw_only=True):
+    """GET /tasks/{id}/explain."""
+
+    status: str = "success"
+    task_id: str
+    state: str
+    summary: str
+    waiting: WaitingSchema | None
+    placed: PlacedSchema | None
+    timestamp: str
+
+    @classmethod
+    def of(cls, found: Explanation) -> TaskExplained:
+        """Build it from an explanation."""
+        return cls(
+            task_id=found.task_id,
+            state=found.state,
+            summary=found.summary,
+            waiting=None if found.waiting is None else WaitingSchema.of(found.waiting),
+            placed=None if found.placed is None else PlacedSchema.of(found.placed),
+            timestamp=now(),
+        )
+
+
+class PoolsFound(Struct, frozen=True, kw_only=True):
+    """GET /pools."""
+
+    status: str = "success"
+    pools: list[PoolSchema]
+    count: int
+    unlisted: int  #: further pools, beyond the limit
+    timestamp: str
+
+    @classmethod
+    def of(cls, backlog: Backlog) -> PoolsFound:
+        """Build it from a backlog."""
+        pools = list(map(PoolSchema.of, backlog.pools))
+        return cls(pools=pools, count=len(pools), unlisted=backlog.unlisted, timestamp=now())
 
 
 class Registered(Struct, frozen=True, kw_only=True):

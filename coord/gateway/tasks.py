@@ -1,4 +1,4 @@
-"""Resources of tasks: submit one, get one."""
+"""Resources of tasks: submit one, get one, explain one; and the pools in which they wait."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from coord.gateway.backend import Backend
 from coord.gateway.body import RequestReader, decode, respond, respond_to_write
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import conflict_is_reuse, task_id_of
-from coord.gateway.schemas import SubmitTask, Submitted, TaskData, TaskFound
+from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound
 from coord.models.ids import new_id
 from coord.models.tasks import Priority, Requirements, check_moment
 from coord.values import why_undecodable
 
 #: The type of a task whose ``task_data`` has none.
 TASK_TYPE = "task"
+#: Maximum number of pools in a response: the default, and the limit of the limit.
+POOLS, MOST_POOLS = 100, 1_000
 
 
 class SubmitResource:
@@ -50,6 +52,33 @@ class TaskResource:
     async def on_get(self, _req: Request, resp: Response, task_id: str) -> None:
         """Return a task's record: everything, attempts, placement, result."""
         respond(resp, TaskFound.of(await self._backend.task(task_id)))
+
+
+class ExplainResource:
+    """``/tasks/{id}/explain``."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    # 200 {"status": "success", "task_id": "0199…", "state": "queued", "summary": "the task waits: …",
+    #      "waiting": {"reason": "no_capability", "rejected": {"no_capability": 3}, …}, "placed": null, "timestamp": …}
+    async def on_get(self, _req: Request, resp: Response, task_id: str) -> None:
+        """Return why the task waits, or why it went to its agent."""
+        respond(resp, TaskExplained.of(await self._backend.explain(task_id)))
+
+
+class PoolsResource:
+    """``/pools``."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    # GET ?limit=20
+    # 200 {"status": "success", "pools": [{"pool": "fba8…", "reason": "no_capability", "length": 3, …}], "count": 1, …}
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Return the pools in which tasks wait, with the reason; first those that no agent may serve."""
+        limit = req.get_param_as_int("limit", min_value=1, max_value=MOST_POOLS, default=POOLS)
+        respond(resp, PoolsFound.of(await self._backend.backlog(limit)))
 
 
 def task_spec(body: SubmitTask, key_id: str | None) -> TaskSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -76,6 +76,16 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     load: int = 0  #: tasks assigned and not settled
 
 
+class LoadReport(NamedTuple):
+    """The load that an agent has reported."""
+
+    agent_id: str
+    cpu: float | None  #: 0 to 1; None: the agent does not report it
+    memory: float | None  #: 0 to 1; None: the agent does not report it
+    outside_load: float  #: connections and tasks from elsewhere
+    at_ms: int  #: when it was reported, on the server's clock
+
+
 class FleetAgent(Struct, kw_only=True):
     """The properties of an agent that placement uses: one row of the distributor's view."""
 
@@ -99,3 +109,13 @@ class FleetAgent(Struct, kw_only=True):
     load_at_report: int = 0  #: tasks in flight when the report was read; those above were placed since
     report_age: float = 0.0  #: seconds since the report, when the row was read
     report_interval: float | None = None  #: seconds between two reports; None: the agent declares none
+    status: AgentStatus = AgentStatus.ACTIVE  #: read only to explain why it is not ``active``; plans do not need it
+
+
+#: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
+OUTSIDE_LOAD_MAX = 1_000_000
+
+
+def outside_load_of(reported: float) -> int:
+    """Return the outside load of an agent from what it reports."""
+    return int(min(max(reported, 0), OUTSIDE_LOAD_MAX))

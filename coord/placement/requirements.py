@@ -1,8 +1,8 @@
-"""Hard requirements of a task: they never bend.
+"""Facets: the index of many agents by what the hard requirements of tasks name.
 
-``unmet_requirement`` checks one agent. Facets are the index for many: each property of an agent and each requirement of
-a task is one string, and an agent that has all facets of a task's requirements meets them all, except health and room,
-which change often. Room is left to the strategies and checked by the dispatch script.
+Each property of an agent and each requirement of a task is one string. An agent that has all facets of a task's
+requirements meets them all, except status, health and room, which change often. Room is left to the strategies and
+checked by the dispatch script. ``reasons`` checks one agent.
 """
 
 from __future__ import annotations
@@ -10,28 +10,8 @@ from __future__ import annotations
 from sys import intern
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import WaitingReason
 from coord.models.tasks import Requirements
-
-
-def unmet_requirement(agent: FleetAgent, requirements: Requirements, health_threshold: float) -> str | None:
-    """Return the name of the first requirement that the agent does not meet; None if it is eligible.
-
-    Args:
-        agent: the agent.
-        requirements: of the task.
-        health_threshold: 0 to 1, for every task; a task's own ``min_health_score`` can only be stricter.
-    """
-    checks = (
-        ("active", agent.active),
-        ("agent_id", requirements.agent_id in {None, agent.agent_id}),
-        ("agent_type", requirements.agent_type in {None, agent.agent_type}),
-        ("capabilities", agent.capabilities.issuperset(requirements.capabilities)),
-        ("services", agent.services.issuperset(requirements.services)),
-        ("tags", agent.tags.issuperset(requirements.tags)),
-        ("labels", requirements.labels.items() <= agent.labels.items()),
-        ("health", agent.health_score >= max(health_threshold, requirements.min_health_score)),
-    )
-    return next((name for name, is_met in checks if not is_met), None)
 
 
 def facets_of(agent: FleetAgent) -> frozenset[str]:
@@ -50,15 +30,21 @@ def facets_of(agent: FleetAgent) -> frozenset[str]:
 
 def facets_required(requirements: Requirements) -> tuple[str, ...]:
     """Return the facets that an agent must have, first those that few agents usually have."""
-    facets = [
-        *([] if requirements.agent_id is None else [_facet("agent", requirements.agent_id)]),
-        *(_label(name, value) for name, value in requirements.labels.items()),
-        *(_facet("tag", name) for name in requirements.tags),
-        *(_facet("service", name) for name in requirements.services),
-        *(_facet("capability", name) for name in requirements.capabilities),
-        *([] if requirements.agent_type is None else [_facet("type", requirements.agent_type)]),
-    ]
-    return tuple(dict.fromkeys(facets))
+    groups = reversed(facets_by_reason(requirements).values())
+    return tuple(dict.fromkeys(facet for group in groups for facet in group))
+
+
+def facets_by_reason(requirements: Requirements) -> dict[WaitingReason, list[str]]:
+    """Return the facets that an agent must have, by the reason for which one without them is rejected, in its order."""
+    agent_type, agent_id = requirements.agent_type, requirements.agent_id
+    return {
+        WaitingReason.NO_AGENT_TYPE: [] if agent_type is None else [_facet("type", agent_type)],
+        WaitingReason.NO_CAPABILITY: [_facet("capability", name) for name in requirements.capabilities],
+        WaitingReason.NO_SERVICE: [_facet("service", name) for name in requirements.services],
+        WaitingReason.NO_TAG: [_facet("tag", name) for name in requirements.tags],
+        WaitingReason.NO_LABEL: [_label(name, value) for name, value in requirements.labels.items()],
+        WaitingReason.NAMED_AGENT_ABSENT: [] if agent_id is None else [_facet("agent", agent_id)],
+    }
 
 
 def capability_facet(name: str) -> str:

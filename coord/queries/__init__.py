@@ -1,7 +1,7 @@
 """Reading state: records, lists and counters for callers, and the data on which distributors plan. No function writes.
 
 Each module covers one noun. ``get_…`` returns items by name, ``list_…`` finds items, ``count_…`` and ``measure_…`` add
-up. Each function takes an asyncio client that answers in bytes, and the ``Keys`` of the cell.
+up, ``explain_…`` says why. Each function takes an asyncio client that answers in bytes, and the ``Keys`` of the cell.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from coord.queries.agents import (
     get_suspended_agents,
     list_agent_ids,
     list_agents,
+    scan_fleet,
 )
 from coord.queries.cell import is_empty_cell
 from coord.queries.dead_letters import (
@@ -23,6 +24,7 @@ from coord.queries.dead_letters import (
     list_dead_messages,
     list_dead_tasks,
 )
+from coord.queries.explanations import explain_task
 from coord.queries.fields import get_time
 from coord.queries.logs import LogWindow, get_log_window
 from coord.queries.memory import get_memory, measure_memory
@@ -42,7 +44,13 @@ from coord.queries.queues import (
     pool_in_record,
     scan_pools,
 )
-from coord.queries.settings import LiveSetting, environment_fields, get_live_values, list_settings
+from coord.queries.settings import (
+    LiveSetting,
+    environment_fields,
+    get_health_threshold,
+    get_live_values,
+    list_settings,
+)
 from coord.queries.tasks import (
     TaskPage,
     count_by_state,
@@ -74,12 +82,14 @@ __all__ = [
     "count_tasks",
     "count_workers",
     "environment_fields",
+    "explain_task",
     "get_agent",
     "get_agents",
     "get_backlog",
     "get_counters",
     "get_dead_entry",
     "get_fleet",
+    "get_health_threshold",
     "get_live_values",
     "get_loads",
     "get_log_window",
@@ -108,5 +118,6 @@ __all__ = [
     "list_workers",
     "measure_memory",
     "pool_in_record",
+    "scan_fleet",
     "scan_pools",
 ]

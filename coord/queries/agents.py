@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from coord.keys import Keys
-from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location
+from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location, outside_load_of
+from coord.pipeline import pack, send_and_read
 from coord.queries.fields import decode_fields, parse_int, parse_json, parse_time
+from coord.queries.pages import chunks
 
 _FLEET_FIELDS = (
     "agent_type",
@@ -31,8 +35,20 @@ _FLEET_FIELDS = (
     "last_heartbeat",
     "heartbeat_interval",
 )
-#: An agent may report any number as its outside load. Values above this limit or below 0 are clamped.
-OUTSIDE_LOAD_MAX = 1_000_000
+#: Fields that say whether an agent may get a task, without what only strategies use.
+_JUDGED_FIELDS = (
+    "agent_type",
+    "capabilities",
+    "services",
+    "tags",
+    "labels",
+    "version",
+    "capacity",
+    "health_score",
+    "status",
+)
+#: Agents that ``scan_fleet`` reads in one round trip: a few milliseconds of the server's time.
+SCAN_STEP = 500
 
 
 async def get_agent(redis: Redis, keys: Keys, agent_id: str) -> AgentRecord | None:
@@ -93,6 +109,31 @@ async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None)
             is_active = bool(active) and agent_id not in suspended
             fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load), now=now)
     return fleet
+
+
+async def scan_fleet(redis: Redis, keys: Keys) -> AsyncIterator[list[FleetAgent]]:
+    """Yield all agents in pieces, with the properties that say whether they may get a task, and why not.
+
+    Unlike ``get_fleet`` it leaves out what only strategies use, so that 10,000 agents take a fraction of a second.
+    """
+    suspended = await get_suspended_agents(redis, keys)
+    for ids in chunks(await list_agent_ids(redis, keys), SCAN_STEP):
+        commands: list[tuple[str, ...]] = [("SMISMEMBER", keys.of("agents:active"), *ids)]
+        commands += [("HMGET", keys.agent(agent_id), *_JUDGED_FIELDS) for agent_id in ids]
+        commands += [("SCARD", keys.inflight(agent_id)) for agent_id in ids]
+        are_active, *answers = await send_and_read(redis, [pack(command) for command in commands])
+        if isinstance(are_active, ResponseError):
+            raise are_active
+        agents: list[FleetAgent] = []
+        rows, loads = answers[: len(ids)], answers[len(ids) :]
+        for agent_id, is_active, row, load in zip(ids, are_active, rows, loads, strict=True):
+            error = next((answer for answer in (row, load) if isinstance(answer, ResponseError)), None)
+            if error is not None and "WRONGTYPE" not in str(error):
+                raise error
+            if error is None and row[0] is not None:
+                active = bool(is_active) and agent_id not in suspended
+                agents.append(_judged_agent(agent_id, row, active=active, load=int(load)))
+        yield agents
 
 
 async def get_suspended_agents(redis: Redis, keys: Keys) -> set[str]:
@@ -172,7 +213,7 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         rev=int(rev or 0),
         active=active,
         load=load,
-        outside_load=int(min(max(float(connections or 0) + float(pending or 0), 0), OUTSIDE_LOAD_MAX)),
+        outside_load=outside_load_of(float(connections or 0) + float(pending or 0)),
         location=_location(place),
         cpu=_share(cpu),
         memory=_share(memory),
@@ -192,3 +233,33 @@ def _location(place: str | None) -> Location | None:
 def _share(metric: str | None) -> float | None:
     """Return a metric as a fraction; an agent may report any number."""
     return None if metric is None else min(max(float(metric), 0.0), 1.0)
+
+
+def _judged_agent(agent_id: str, row: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
+    kind, capabilities, services, tags, labels, version, capacity, health, status = row
+    return FleetAgent(
+        agent_id=agent_id,
+        agent_type=(kind or b"").decode(),
+        capabilities=_names(capabilities),
+        services=_names(services),
+        tags=_names(tags),
+        labels=_labels(labels),
+        version=(version or b"").decode(),
+        capacity=int(capacity or 0),
+        health_score=float(health or 0),
+        active=active,
+        load=load,
+        status=AgentStatus((status or b"active").decode()),
+    )
+
+
+@lru_cache(1_000)
+def _names(raw: bytes | None) -> frozenset[str]:
+    """Return a field with a list of names; most agents of a fleet have one of a few lists."""
+    return frozenset(parse_json(raw.decode()) or ()) if raw else frozenset()
+
+
+@lru_cache(1_000)
+def _labels(raw: bytes | None) -> dict[str, str]:
+    """Return the labels of an agent, which must not be changed: agents with the same labels share them."""
+    return (parse_json(raw.decode()) or {}) if raw else {}

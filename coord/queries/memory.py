@@ -27,11 +27,11 @@ CHUNK = 500
 
 #: Keys that exist once.
 SINGLE = (
-    *(f"log:{log}" for log in LOGS),
+    *(f"log:{log}" for log in (*LOGS, "reports")),
     *(stream for streams in CONSUMES.values() for stream in streams),
     *("dead:in", "messages:dead", "tasks:dead", "tasks:terminal", "tasks:refused", "pools", "pools:changed"),
     *("alarms", "deadlines", "limits", "unclaimed", "suspended", "counters", "tombstones"),
-    *("agents:all", "agents:active", "agents:expiry", "agents:departed", "agents:lost"),
+    *("agents:all", "agents:active", "agents:expiry", "agents:departed", "agents:lost", "agents:reported"),
 )
 #: Kind by the prefix of a key's name, first match; a task's record has its kind by state. The rest is ``OTHER``.
 KINDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
@@ -9,11 +10,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, parse_submission
+from coord.codec import BAD_JSON, encode, parse_submission
+from coord.config import Settings
 from coord.keys import Keys
+from coord.models.explanations import WaitingReason
 from coord.models.tasks import Pool, Priority, TaskState
+from coord.placement.reasons import FleetIndex
+from coord.queries.agents import scan_fleet
 from coord.queries.fields import decode_text, parse_time
 from coord.queries.pages import chunks
+from coord.queries.settings import get_health_threshold
 from coord.queries.tasks import get_counters
 
 _pool = msgspec.json.Decoder(Pool)
@@ -61,25 +67,28 @@ class PoolBacklog(Struct, frozen=True):
     head: str  #: id of the task that is placed next
     head_priority: Priority | None  #: None if the head left the queue during the read
     head_age: int | None  #: ms since the head was submitted
+    reason: WaitingReason | None = None  #: why its tasks wait
 
 
 class Backlog(Struct, frozen=True):
     """All unfinished tasks."""
 
     priorities: tuple[PriorityBacklog, ...]  #: highest priority first
-    pools: tuple[PoolBacklog, ...]  #: ordered by when their head is placed, next first
+    pools: tuple[PoolBacklog, ...]  #: first those that no agent may serve; among these and the others the next first
     unlisted: int = 0  #: number of further pools, where the list was limited
 
 
-async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None) -> Backlog:
-    """Return what waits, is scheduled and is in flight.
+async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None, settings: Settings | None = None) -> Backlog:
+    """Return what waits, is scheduled and is in flight, and why the pools wait.
 
     The parts are read one after another, so on a live cell they belong to slightly different moments.
 
     Args:
         redis: an asyncio client that answers in bytes.
         keys: of the cell.
-        limit: maximum number of pools to list, those that are placed next; None: all.
+        limit: maximum number of pools to list, first those that no agent may serve, then those that are placed next;
+            None: all. With 0, no agent is read.
+        settings: stand for the environment of the distributors while none is present; default: coord's own.
     """
     counters = await get_counters(redis, keys)
     pipe = redis.pipeline(transaction=False)
@@ -97,11 +106,13 @@ async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None) -> Bac
         for priority, waiting in zip(Priority, submitted, strict=True)
     )
     _, pools = await list_waiting_pools(redis, keys, {})
-    pools.sort(key=lambda pool: pool.head)
+    reasons = await _reasons(redis, keys, settings or Settings(), pools if limit != 0 else [])
+    pools.sort(key=lambda pool: (pool.pool in reasons and not reasons[pool.pool].is_parked, pool.head))
     listed = pools[:limit]
     backlogs: list[PoolBacklog] = []
     for chunk in chunks(listed, CHUNK):
-        backlogs += await _with_heads(redis, keys, now, chunk)
+        heads = await _with_heads(redis, keys, now, chunk)
+        backlogs += [replace(backlog, reason=reasons[backlog.pool]) for backlog in heads]
     return Backlog(priorities, tuple(backlogs), len(pools) - len(listed))
 
 
@@ -224,6 +235,27 @@ async def list_waiting_pools(redis: Redis, keys: Keys, known: Mapping[str, Pool]
                 if length:
                     waiting[pool] = WaitingPool(pool, definitions[pool], length, head)
     return int(rev or 0), list(waiting.values())
+
+
+async def _reasons(
+    redis: Redis, keys: Keys, settings: Settings, pools: Sequence[WaitingPool]
+) -> dict[str, WaitingReason]:
+    """Return why the tasks of each of these pools wait; reads the whole fleet, in pieces."""
+    if not pools:
+        return {}
+    fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
+    async for agents in scan_fleet(redis, keys):
+        fleet.add(agents)
+    known: dict[tuple[bytes, tuple[str, ...]], WaitingReason] = {}
+    reasons: dict[str, WaitingReason] = {}
+    for chunk in chunks(pools, CHUNK):
+        for pool in chunk:
+            key = encode(pool.definition.requirements), pool.definition.refused_by
+            if key not in known:
+                known[key] = fleet.reason_of(pool.definition)
+            reasons[pool.pool] = known[key]
+        await asyncio.sleep(0)  # other work of this process goes on between two chunks
+    return reasons
 
 
 async def _with_heads(redis: Redis, keys: Keys, now: int, pools: Sequence[WaitingPool]) -> list[PoolBacklog]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import Struct
@@ -32,6 +33,21 @@ class LiveSetting(Struct, frozen=True):
 async def get_live_values(redis: Redis, keys: Keys) -> dict[str, str]:
     """Return the settings that operators have set live: name -> value as text."""
     return decode_fields(await read_hash(redis, keys.of("settings")))
+
+
+async def get_health_threshold(redis: Redis, keys: Keys, settings: Settings) -> float:
+    """Return the health below which agents get no tasks: set live, or the lowest of the distributors' environments.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        settings: stands for the environment of the distributors while none is present.
+    """
+    live = await get_live_values(redis, keys)
+    with suppress(KeyError, ValueError):
+        return float(live["health_threshold"])
+    environments = await _get_environments(redis, keys) or [environment_fields(settings)]
+    return min(float(environment[f"{PRESENCE_PREFIX}health_threshold"]) for environment in environments)
 
 
 async def list_settings(redis: Redis, keys: Keys, settings: Settings) -> list[LiveSetting]:

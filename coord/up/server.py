@@ -6,12 +6,10 @@ Both have the same three steps: ``start``, ``keep`` until shutdown, ``stop``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
-
-import psutil
 
 from coord.backoff import Backoff
 from coord.embedded import EmbeddedServer
@@ -91,11 +89,12 @@ class ManagedServer:
         self._folder = self._claim.folder
         self._server: EmbeddedServer | None = None
         self._is_ours = False
+        self._starting: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Start the server, or adopt the one that runs on the folder; it is ours if a ``coord up`` has started it."""
         try:
-            server = await asyncio.to_thread(EmbeddedServer.start, self._folder)
+            server = await asyncio.to_thread(EmbeddedServer.start, self._folder, on_process=self._note_start)
         except OSError as error:
             raise unusable(self._folder, error) from None
         self._is_ours = not server.adopted or server.pid == self._claim.earlier_server
@@ -105,10 +104,12 @@ class ManagedServer:
         self.origin = f"pid {server.pid}, {'found running' if server.adopted else 'started'}"
 
     def abandon(self) -> None:
-        """Kill the server that loads its data: it has written nothing yet, and is the only child process so far."""
-        for process in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        """Kill the server that was started here and loads its data: it has written nothing yet."""
+        if self._starting is not None:
+            self._starting.kill()
+
+    def _note_start(self, process: subprocess.Popen[bytes]) -> None:
+        self._starting = process
 
     async def keep(self, shutdown: Shutdown, write: WriteMessage, on_new_url: Callable[[], None]) -> None:
         """Restart the server with exponential backoff whenever it has ended."""

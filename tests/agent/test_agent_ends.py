@@ -266,7 +266,7 @@ async def test_nothing_that_a_handler_says_ends_its_drain(agent: Agent, coordina
 
 
 async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(
-    agent: Agent, coordinator: PlayedCoordinator
+    agent: Agent, coordinator: PlayedCoordinator, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is given back is named in the log."""
 
@@ -275,7 +275,7 @@ async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(
         await asyncio.Event().wait()
 
     await agent.start()
-    lease = await coordinator.assign("a", "hang")
+    lease = await coordinator.assign("a", "hang", task_id="long")
     await wait_until(lambda: agent.running == 1, "it runs")
     assert agent.drain_timeout is None
     stopping = asyncio.create_task(agent.stop())
@@ -286,6 +286,8 @@ async def test_a_drain_takes_as_long_as_its_tasks_and_a_second_stop_limits_it(
     await stopping
     (report,) = await coordinator.wait_for("in:reports", TaskReleased)
     assert (report.lease, report.code) == (lease, "draining")
+    (line,) = [line for line in "".join(capfd.readouterr()).splitlines() if "tasks.given_back" in line]
+    assert "long" in line
 
 
 async def test_a_drain_timeout_gives_back_and_names_the_tasks(

@@ -34,9 +34,23 @@ def has_own_signals(_number):
     return [signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.set_wakeup_fd(-1)]
 
 
+def remember(queue):
+    global busy
+    busy = queue
+
+
+def work_for_long(_number):
+    busy.put(None)
+    time.sleep(600)
+
+
 def calculate():
-    pool = fork.Pool(2)
+    queue = fork.SimpleQueue()
+    pool = fork.Pool(2, remember, (queue,))
     squares = pool.map(work, [1, 2, 3])
+    pool.map_async(work_for_long, [1, 2], chunksize=1)
+    queue.get()
+    queue.get()
     pool.terminate()
     pool.join()
     return squares
@@ -107,7 +121,7 @@ async def process(
 async def test_a_handler_may_fork_a_pool_and_terminate_it(
     process: asyncio.subprocess.Process, coordinator: PlayedCoordinator, kind: str
 ) -> None:
-    """``Pool.terminate`` sends SIGTERM to the children: they end, and the agent does not drain."""
+    """``Pool.terminate`` sends SIGTERM to children that work: they end, and the agent does not drain."""
     for _ in range(2):
         await coordinator.assign("forker", kind)
     reports = await coordinator.wait_for("in:reports", TaskCompleted, 2)

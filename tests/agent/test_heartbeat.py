@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 
 import msgspec
+import psutil
 import pytest
 
 from coord import Agent, Client, Task
+from coord.agent import heartbeat
 from coord.agent.heartbeat import DEAF_HEARTBEATS, ReaderCheck
 from coord.config import Settings
+from coord.models.agents import AgentStatus
 from tests.running import RunningCell
 from tests.waiting import wait_until
 
@@ -26,6 +30,46 @@ async def client(cell: RunningCell) -> AsyncIterator[Client]:
     """Someone who submits tasks."""
     async with Client(cell.url, settings=cell.settings) as client:
         yield client
+
+
+async def test_a_heartbeat_goes_out_without_what_cannot_be_measured(
+    cell: RunningCell, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file descriptor is left, or ``/proc`` is hidden: the agent is active, and its record has the other metric."""
+
+    def fail(_interval: None) -> float:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(psutil, "cpu_percent", fail)
+    monkeypatch.setattr(heartbeat, "_measured_at", float("-inf"))
+    async with Agent("a", capabilities=["echo"], settings=cell.settings, url=cell.url):
+        registered = (await client.agent("a")).last_heartbeat
+
+        async def is_well() -> bool:
+            record = await client.agent("a")
+            return record.last_heartbeat > registered and list(record.load_metrics) == ["memory"]
+
+        await wait_until(is_well, "its heartbeats arrive")
+        assert (await client.agent("a")).status == AgentStatus.ACTIVE
+
+
+async def test_an_agent_whose_heartbeats_stop_for_a_while_logs_that_it_was_lost(
+    cell: RunningCell, client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As of a process that was stopped: the first heartbeat afterwards brings it back, and its answer says so."""
+    async with Agent("a", capabilities=["echo"], settings=cell.settings, url=cell.url) as agent:
+        session = agent._session
+        assert session is not None
+        session.heartbeats._is_started = False
+
+        async def has_status(status: AgentStatus) -> bool:
+            return (await client.agent("a")).status == status
+
+        await wait_until(lambda: has_status(AgentStatus.STALE), "it is lost")
+        assert "agent.was_lost" not in "".join(capfd.readouterr())
+        session.heartbeats._is_started = True
+        await wait_until(lambda: has_status(AgentStatus.ACTIVE), "it is back")
+        await wait_until(lambda: "agent.was_lost" in "".join(capfd.readouterr()), "it logs that")
 
 
 async def test_it_counts_beats_without_a_round() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coord import Agent, Task
+from coord.embedded import EmbeddedServer
 from coord.errors import FactInvalid
 from coord.models.agents import AgentStatus
 from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCompleted, TaskReleased
+from coord.programs import Options, program_agent
 from tests.agent.played_coordinator import PlayedCoordinator
+from tests.unit.programs_world import script
 from tests.waiting import wait_until
 
 
@@ -51,6 +55,35 @@ async def test_an_agent_without_a_slot_that_is_ready_is_busy(agent: Agent, coord
     assert (await coordinator.wait_for("in:registry", AgentStatusChanged, 2))[-1].status is AgentStatus.ACTIVE
     await coordinator.assign("a", "echo")
     await coordinator.wait_for("in:reports", TaskCompleted)
+
+
+async def test_an_agent_claims_nothing_before_its_program_is_ready(
+    server: EmbeddedServer, coordinator: PlayedCoordinator, tmp_path: Path
+) -> None:
+    """It is not even registered, and its limit for a task does not end the load."""
+    (tmp_path / "loading").touch()
+    program = script(
+        tmp_path / "program",
+        f"#!/bin/sh\ntouch {tmp_path}/started\nwhile [ -e {tmp_path}/loading ]; do sleep 0.05; done\n"
+        """echo '{"ready": true}'\nwhile read -r line; do echo '{"task_id": "t1", "result": 1}'; done\n""",
+    )
+    options = Options(keep_alive=True, wait_ready=True, timeout_s=0.4)
+    agent = program_agent(
+        "a", [program], coordinator.settings, options, capabilities=["anything"], capacity=1, url=server.url
+    )  # fmt: skip
+    await coordinator.assign("a", "anything", task_id="t1")
+    starting = asyncio.create_task(agent.start())
+    try:
+        await wait_until((tmp_path / "started").exists, "the program loads")
+        await asyncio.wait([starting], timeout=0.8)
+        assert not starting.done()
+        assert await coordinator.facts("in:registry") == []
+        assert await coordinator.inbox("a") == 1
+        (tmp_path / "loading").unlink()
+        await starting
+        await coordinator.wait_for("in:reports", TaskCompleted)
+    finally:
+        await agent.stop(grace=0)
 
 
 @pytest.mark.parametrize("count", [-1, 3, 1.5, "1"])

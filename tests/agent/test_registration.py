@@ -129,6 +129,19 @@ async def test_an_agent_that_was_lost_logs_it(capfd: pytest.CaptureFixture[str])
     membership.close()
 
 
+async def test_an_agent_that_registers_again_logs_that_it_was_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    """After an outage of its network it registers before its next heartbeat, and that brings it back."""
+    link, answers = FakeLink(), Answers()
+    membership = membership_on(link, answers)
+    for entry, data, is_logged in (("1-0", b"null", False), ("2-0", b'{"returned":true}', True)):
+        membership.register()
+        link.answer(entry.encode())
+        answers.receive([("in:registry", entry)], Answer(ok=True, data=data))
+        assert ("agent.was_lost" in "".join(capfd.readouterr())) is is_logged
+    assert membership.is_registered.is_set()
+    membership.close()
+
+
 async def test_a_heartbeat_that_a_blocked_loop_learns_of_late_does_not_shift_the_clock() -> None:
     """The answer of Redis counts from when it came, not from when the loop was free."""
     membership = membership_on(FakeLink())

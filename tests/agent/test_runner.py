@@ -182,7 +182,7 @@ def _as_json(_logger: object, _method: str, event: Any) -> str:
     ],
     ids=["large", "digits"],
 )
-@pytest.mark.parametrize("kind", ["async", "thread"])
+@pytest.mark.parametrize("kind", ["async", "thread", "annotated"])
 async def test_a_payload_that_cannot_be_decoded_fails_its_task_for_good(
     desk: Desk, threads: ThreadPoolExecutor, payload: bytes, path: bytes, kind: str
 ) -> None:
@@ -194,7 +194,11 @@ async def test_a_payload_that_cannot_be_decoded_fails_its_task_for_good(
     def in_thread(task: Task) -> object:
         return task.payload
 
-    (report,) = await _outcomes(desk, threads, handler if kind == "async" else in_thread, payload)
+    async def annotated(payload: dict[str, float] | list[int]) -> object:
+        return payload
+
+    handlers: dict[str, Callable[..., object]] = {"async": handler, "thread": in_thread, "annotated": annotated}
+    (report,) = await _outcomes(desk, threads, handlers[kind], payload)
     assert b'"code":"payload_invalid","message":"%b is out of range","retryable":false' % path in report[5]
 
 

@@ -37,6 +37,7 @@ FAILURES = [
 ]
 READS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "task": lambda client: client.task("t1"),
+    "explanation": lambda client: client.explain("t1"),
     "agent": lambda client: client.agent("a1"),
     "agents": lambda client: client.agents(),
     "tasks": lambda client: client.tasks(["t1"]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import gc
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -109,3 +111,35 @@ def test_parts_of_the_client_are_parts_of_it(settings: Settings, monkeypatch: py
         _ = client.connection
     with pytest.raises(FactInvalid, match="expected tasks"):
         client.submit_many(5)
+
+
+#: The child lets go of a connection that it has a copy of; its parent still gets what comes in there.
+FORK = """
+import asyncio, os, socket, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: fork in a process with threads
+from coord.client import blocking
+
+ours, theirs = socket.socketpair()
+received, loop = threading.Event(), blocking.background_loop()
+
+def read():
+    ours.recv(10)
+    received.set()
+
+async def watch():
+    asyncio.get_running_loop().add_reader(ours, read)
+
+loop.run(watch())
+if (pid := os.fork()) == 0:
+    loop._loop.remove_reader(ours)
+    os._exit(0)
+os.waitpid(pid, 0)
+theirs.send(b"data")
+print(received.wait(20))
+"""
+
+
+def test_a_forked_child_takes_no_connection_from_its_parent() -> None:
+    """An event loop's list of sockets in the kernel would be shared by both."""
+    ended = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")

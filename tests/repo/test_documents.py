@@ -97,6 +97,20 @@ def test_a_link_leads_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_a_section_that_is_linked_is_there(document: Path) -> None:
+    """Every link to a heading, in the same document or another one."""
+    found = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text())
+    linked = [(document.parent / name if name else document, section) for name, section in found]
+    assert [(path.name, section) for path, section in linked if section not in sections(path)] == []
+
+
+def sections(document: Path) -> set[str]:
+    """The fragments of a document's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_a_file_in_the_text_is_there(document: Path) -> None:
     """A path into this repository in inline code."""
     paths = [

@@ -12,10 +12,12 @@ from coord import codec, keys
 from coord.config import MIB, Settings, variable_of
 from coord.errors import BY_CODE, FactInvalid
 from coord.models.agents import AgentStatus, AgentType, Location
+from coord.models.explanations import REJECTED, WaitingReason
 from coord.models.facts import STREAM_FACTS, TYPE_OF, Lease
 from coord.models.ids import ID_PATTERN, RESERVED
 from coord.models.messages import MessageType
 from coord.models.tasks import AttemptRecord, Priority, Requirements, Retry, TaskState
+from tests.repo.documents import ROOT
 from tests.repo.protocol_document import (
     TEXT,
     Example,
@@ -53,6 +55,16 @@ def test_a_fact_is_described(kind: type[msgspec.Struct]) -> None:
 def test_a_part_of_a_fact_is_described(kind: type[msgspec.Struct]) -> None:
     """The same for what stands inside facts."""
     assert rows(f"`{kind.__name__}`") == rows_of(kind)
+
+
+def test_the_reasons_are_those_of_the_code() -> None:
+    """Here and for operators: each has its row, in the order that counts; agents have those between the ends."""
+    found = tables("Reasons")[0]
+    assert [cells[0] for cells in found] == [f"`{reason}`" for reason in WaitingReason]
+    assert [cells[0].strip("`") for cells in found if cells[2]] == list(REJECTED)
+    operating = (ROOT / "docs" / "operating.md").read_text().partition("\n## Waiting tasks\n")[2].partition("\n## ")[0]
+    first_cells = [line.split(" | ")[0] for line in operating.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", " ".join(first_cells)) == list(WaitingReason)
 
 
 def test_no_other_fact_is_described() -> None:

@@ -82,6 +82,12 @@ def test_it_comes_back_and_may_do_little(unit: Path) -> None:
     assert values(unit, "NoNewPrivileges") == ["yes"]
 
 
+def test_an_agent_may_finish_its_tasks() -> None:
+    """However long they take; and only it gets the signal, so that its programs finish theirs."""
+    unit = FOLDER / "coord-agent@.service"
+    assert (values(unit, "KillMode"), values(unit, "TimeoutStopSec")) == (["mixed"], ["infinity"])
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_takes_it(unit: Path, tmp_path: Path) -> None:
     """Without a word; asked of systemd itself, where it is installed."""

@@ -202,7 +202,7 @@ class MachineServer:
         sha, keys = scripts._sources[call.script].sha, [self.keys.prefix]
         if fail_at:
             sha, keys = self.failing[call.script], [*keys, str(fail_at)]
-        pipe.execute_command("EVALSHA", sha, len(keys), *keys, self.now, *scripts._common, *call.args)
+        pipe.execute_command("EVALSHA", sha, len(keys), *keys, self.now, *scripts.arguments(call)[1:])
         pipe.execute_command("EVALSHA", self._picture, 1, self.keys.prefix)
         *_, answer, raw = pipe.execute(raise_on_error=False)
         picture = _picture_of(raw)

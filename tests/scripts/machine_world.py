@@ -355,4 +355,4 @@ def folded(lists: Sequence[Sequence[Any]], call: Call[TaskBatch]) -> Call[TaskBa
         answer = call.parse(raw)
         return replace(answer, words=fold_words([len(one) for one in lists], answer.words))
 
-    return Call(call.script, call.args, parse)
+    return Call(call.script, call.limits, call.args, parse)

@@ -119,6 +119,21 @@ async def test_a_stale_agent_comes_back_with_a_beat(cell: Cell) -> None:
     assert (await cell.stream("replies:a1"))[-1] == answer, "once"
 
 
+async def test_a_registration_that_brings_a_stale_agent_back_says_so(cell: Cell) -> None:
+    """As after an outage of its network, when it registers before its next heartbeat. Any other is answered plainly."""
+    await cell.register(interval_ms=5_000, caller="c1")
+    await tick(cell, 16_000)
+    for _ in range(2):
+        await cell.register(interval_ms=5_000, caller="c1")
+    await tick(cell, 16_000)
+    assert (await cell.agent()).status == "stale"
+    await cell.register(interval_ms=5_000, caller="c1", incarnation="i2")
+    answers = await cell.stream("replies:c1")
+    assert [(one["ok"], one.get("data", "")) for one in answers] == [
+        ("1", ""), ("1", '{"returned":true}'), ("1", ""), ("1", ""),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("returns_by", ["heartbeat", "registration"])
 async def test_a_stale_agent_comes_back_as_what_it_was(cell: Cell, returns_by: str) -> None:
     """One that was drained before it fell silent is draining when it is back: nobody has resumed it."""

@@ -271,3 +271,75 @@ async def test_the_server_tells_the_time(cell: Cell) -> None:
     seconds, micros = await cell.redis.time()
     answer: LivenessTick = await cell.run(cell.scripts.tick_liveness())
     assert abs(answer.observed - (seconds * 1_000 + micros // 1_000)) < 60_000
+
+
+@pytest.mark.on_fakeredis
+async def test_reported_loads_are_shown_together_once_a_second(cell: Cell) -> None:
+    """One event for all agents; a step of 5 % or another number of tasks is shown, a smaller change is not."""
+    for agent_id in ("a1", "a2", "a3"):
+        await cell.register(agent_id, interval_ms=5_000)
+    await cell.heartbeat("a1", cpu=0.5, memory=0.25, active_connections=2, pending_tasks=1)
+    await cell.heartbeat("a2")
+    await tick_liveness(cell)
+    at = cell.now
+    assert await shown(cell) == {"a1": f"0.5 0.25 3 {at}", "a2": f"- - 0 {at}"}
+    await cell.heartbeat("a1", cpu=0.56, memory=0.25, active_connections=2, pending_tasks=1)
+    await tick_liveness(cell, 999)
+    assert await shown(cell) == {}
+    await cell.heartbeat("a1", cpu=0.54, memory=0.25, active_connections=2, pending_tasks=1)
+    await tick_liveness(cell, 1)
+    assert await shown(cell) == {"a1": f"0.56 0.25 3 {at}"}
+    await cell.heartbeat("a1", cpu=0.54, memory=0.25, active_connections=2, pending_tasks=2)
+    await cell.heartbeat("a2", cpu=0.01)
+    await tick_liveness(cell, 1_000)
+    assert {agent_id: report.rpartition(" ")[0] for agent_id, report in (await shown(cell)).items()} == {
+        "a1": "0.54 0.25 4",
+        "a2": "0.01 - 0",
+    }
+
+
+async def test_a_load_that_does_not_change_is_shown_again(cell: Cell) -> None:
+    """After two intervals: a view must be able to tell an unchanged load from one that is no longer reported."""
+    await cell.register(interval_ms=5_000)
+    await cell.heartbeat(cpu=0.5)
+    await tick_liveness(cell)
+    await shown(cell)
+    for _ in range(4):
+        await cell.heartbeat(cpu=0.5)
+        await tick_liveness(cell, 3_000)
+        assert await shown(cell) == {}
+    await cell.heartbeat(cpu=0.5)
+    await tick_liveness(cell, 3_000)
+    assert list(await shown(cell)) == ["a1"]
+
+
+async def test_one_event_shows_a_limited_number_of_reports(cell: Cell) -> None:
+    """The rest follows a second later; an agent that was forgotten meanwhile is left out."""
+    for agent_id in ("a1", "a2", "a3"):
+        await cell.register(agent_id)
+        await cell.heartbeat(agent_id, cpu=0.5)
+    call = cell.scripts.tick_liveness()
+    call.limits["reports"] = 2
+    await cell.run(call)
+    first = await shown(cell)
+    assert len(first) == 2
+    (left,) = {"a1", "a2", "a3"} - set(first)
+    await cell.redis.delete(cell.keys.agent(next(iter(first))))
+    await tick_liveness(cell, 1_000)
+    assert list(await shown(cell)) == [left]
+    await cell.heartbeat(left, cpu=0.9)
+    await cell.redis.hdel(cell.keys.agent(left), "shown")
+    await tick_liveness(cell, 1_000)
+    assert await shown(cell) == {}
+
+
+async def shown(cell: Cell) -> dict[str, str]:
+    """Return the reports in the only new event of ``log:reports`` by agent, and remove it; empty: there is none."""
+    entries = await cell.stream("log:reports")
+    await cell.redis.delete(cell.keys.of("log:reports"))
+    if not entries:
+        return {}
+    (entry,) = entries
+    assert entry["type"] == "agents.reported"
+    words = entry["reports"].split()
+    return {words[at]: " ".join(words[at + 1 : at + 5]) for at in range(0, len(words), 5)}

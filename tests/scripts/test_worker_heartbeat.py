@@ -60,7 +60,7 @@ async def test_consumers_of_the_gone_are_swept_out(cell: Cell) -> None:
     assert await consumers(cell) == {"gone", "holds", "w1"}
 
     sweep = cell.scripts.worker_heartbeat("distributor", "w1", {}, ["in:reports", "in:unknown"])
-    sweep.args[3] = -1  # instead of waiting for an hour
+    sweep.limits["consumer_idle_ms"] = -1  # instead of waiting for an hour
     assert await cell.run(sweep) == ["w1"]
     assert await consumers(cell) == {"holds", "w1"}
 

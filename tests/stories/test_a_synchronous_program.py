@@ -172,18 +172,27 @@ except Exception as error:
 """
 
 ENDS = """
-import threading
+import atexit, threading
+atexit.register(lambda: print("connection:", vars(client)["_inner"].connection._redis, "loop:", has_loop()))  # the last
 from coord import SyncClient
 
+def has_loop():
+    return "coord-client" in {thread.name for thread in threading.enumerate()}
+
 client = SyncClient()
+assert not has_loop()
 print(client.submit("square", 6).result(timeout=60))
 threading.Thread(target=client.submit("hang").result, daemon=True).start()
 """
 
 
-@pytest.mark.parametrize(("program", "says"), [(FORKS, "TaskCancelled 25\n"), (ENDS, "36\n")], ids=["forks", "ends"])
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [(FORKS, "TaskCancelled 25\n"), (ENDS, "36\nconnection: None loop: False\n")],
+    ids=["forks", "ends"],
+)
 async def test_a_process_that_forks_or_just_ends(cell: RunningCell, worker: None, program: str, says: str) -> None:
-    """A child has connections of its own and leaves those of its parent alone; the exit is clean and silent."""
+    """A child has connections of its own and leaves those of its parent alone; the exit closes all, in silence."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "always::ResourceWarning", "-c", program,
         env={**os.environ, **to_environ(cell.settings), "COORD_REDIS_URL": cell.url},

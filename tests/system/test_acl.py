@@ -104,6 +104,7 @@ async def test_workers_an_agent_and_a_client_do_their_work(cell: RunningCell, un
 LOOKS = (
     "ps",
     "queues",
+    "pools",
     "events --since 0 --no-follow",
     "fsck",
     "tasks list",

@@ -16,6 +16,9 @@ from tests.waiting import wait_until
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
+#: The commit that the speed of today is compared with.
+OLDER = "9cd83a4"
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
@@ -35,6 +38,24 @@ def test_a_quick_run_keeps_every_row_it_was_asked_for(tmp_path: Path) -> None:
     assert {"per_s", "redis_us", "commands", "distributor_us", "agents_us"} <= set(drain)
     assert 0 < latency["p50_ms"] <= latency["p95_ms"] <= latency["p99_ms"] <= latency["max_ms"]
     assert {line["row"] for line in kept["summary"]} == {"drain", "latency"}
+
+
+def test_an_older_commit_is_measured_beside_this_one(tmp_path: Path) -> None:
+    """The benchmarks are of this tree, the code is of the commit: they have to know the names of both."""
+    older = ("git", "-C", BENCH.parent, "cat-file", "-e", f"{OLDER}^{{commit}}")
+    if subprocess.run(older, capture_output=True, check=False).returncode:
+        pytest.skip(f"commit {OLDER} is not here: a shallow clone")
+    file = tmp_path / "bench.json"
+    rows = ("drain", "end_to_end", "latency", "submit", "pools", "fleet")
+    done = subprocess.run(
+        [BENCH, "--quick", "--repeat", "1", "--rows", ",".join(rows), "--against", OLDER, "--json", file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    kept: dict[str, Any] = json.loads(file.read_text())
+    assert [run["error"] for run in kept["runs"]] == [""] * 2 * len(rows), done.stderr
+    assert {run["tree"] for run in kept["runs"]} == {"now", OLDER}
 
 
 def test_an_unknown_row_is_answered_with_the_known_ones() -> None:

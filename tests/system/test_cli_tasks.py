@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from coord import queries
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
+from coord.models.explanations import Explanation, WaitingReason
 from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
 from tests.waiting import wait_until
@@ -142,6 +144,87 @@ def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
     assert "no tasks are waiting" in coord("queues").out
 
 
+def rows_of(text: str) -> list[list[str]]:
+    """The columns of a table, or of fields; the header is the first row."""
+    return [re.split(r"  +", line) for line in text.splitlines()]
+
+
+def test_why_a_task_waits(coord: Coord) -> None:
+    """The reason, the counts, the nearest agent and the position, for a person; exit code 4."""
+    for name in ("why-1", "why-2"):
+        coord("tasks", "submit", "nobody", "--id", name, "--priority", "low", "--label", "zone=eu")
+    output = coord("tasks", "explain", "why-2")
+    assert output.code == 4
+    fields, rejected, nearest = output.out.split("\n\n")
+    shown = {name: value for name, value, *_ in rows_of(fields)}
+    assert shown.pop("pool")
+    assert shown == {
+        "task": "why-2",
+        "state": "queued",
+        "reason": "no_capability",
+        "why": "no agent has the capability 'nobody'",
+        "position": "2 of 2",
+        "starts": "not known",
+        "agents": "1 examined, 0 may get the task now",
+    }
+    header, row = rows_of(rejected)
+    assert header == ["rejected for", "agents", "meaning"]
+    assert row == ["no_capability", "1", "the agent lacks a capability"]
+    assert rows_of(nearest) == [
+        ["nearest agent", "reason", "fits except for"],
+        ["cli-agent", "no_capability", "capability 'nobody', label 'zone=eu'"],
+    ]
+    found = msgspec.json.decode(coord("tasks", "explain", "why-2", "--json").out, type=Explanation)
+    assert found.waiting is not None
+    assert (found.waiting.reason, found.waiting.position, found.waiting.ahead) == (WaitingReason.NO_CAPABILITY, 2, 1)
+    assert ["reason", "no_capability: no agent has the capability 'nobody'"] in rows_of(
+        coord("tasks", "show", "why-1").out
+    )
+    (pool,) = msgspec.json.decode(coord("pools", "--json").out)["items"]
+    assert (pool["reason"], pool["head"], pool["length"]) == ("no_capability", "why-1", 2)
+    header, row = rows_of(coord("pools").out)
+    assert row[header.index("reason")] == "no_capability"
+    assert [cells[:4] for cells in rows_of(coord("queues").out)[-2:]] == [header[:4], row[:4]]
+    coord("tasks", "cancel", "why-1", "why-2")
+    assert coord("pools").out == "no tasks are waiting\n"
+
+
+def test_why_a_task_is_scheduled(coord: Coord) -> None:
+    """It waits for its time, which is shown with how far it is away."""
+    coord("tasks", "submit", "echo", "--id", "why-later", "--delay", "1h")
+    output = coord("tasks", "explain", "why-later")
+    assert output.code == 4
+    assert re.search(r"^runs at +\S+ \S+ \(in 59 min \d+ s\)$", output.out, re.MULTILINE)
+    assert "reason   scheduled\nwhy      its run time is not reached\n" in output.out
+    assert coord("tasks", "cancel", "why-later").code == 0
+
+
+def test_why_a_task_went_to_its_agent(coord: Coord, live: LiveCell) -> None:
+    """While the agent has it, and when it has ended; exit code 0."""
+    coord("tasks", "submit", "gate", '{"gate": "why"}', "--id", "why-here")
+    wait_for_state(live, "why-here", TaskState.RUNNING)
+    chosen = "on cli-agent at attempt 1, chosen by least_connections among 1 eligible agent"
+    output = coord("tasks", "explain", "why-here")
+    assert (output.code, output.err) == (0, "")
+    shown = {name: value for name, value, *_ in rows_of(output.out)}
+    assert shown.pop("assigned")
+    assert shown.pop("agent's term")
+    assert shown == {
+        "task": "why-here",
+        "state": "running",
+        "why": f"the task is running {chosen}",
+        "agent": "cli-agent",
+        "attempt": "1",
+        "strategy": "least_connections",
+        "eligible agents": "1",
+    }
+    live.open_gate("why")
+    wait_for_state(live, "why-here", TaskState.COMPLETED)
+    output = coord("tasks", "explain", "why-here", "--json")
+    found = msgspec.json.decode(output.out, type=Explanation)
+    assert (output.code, found.summary, found.waiting) == (0, f"the task has completed {chosen}", None)
+
+
 def test_lists(coord: Coord, live: LiveCell) -> None:
     """By state, type and agent; ids whole; the next page is a command."""
     for n in range(3):
@@ -164,9 +247,28 @@ def test_lists(coord: Coord, live: LiveCell) -> None:
     assert "leave it out" in output.err
 
 
+def test_a_list_shows_states_in_colour_and_ages(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks, agents and messages, on a terminal with colours."""
+    coord("tasks", "submit", "echo", "--id", "coloured", "--wait")
+    coord("messages", "send", "cli-agent", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "200", "NO_COLOR": "", "COLORTERM": ""}.items():
+        monkeypatch.setenv(name, value)
+    lists = {
+        "tasks list --state completed": ("completed", "age"),
+        "agents list": ("active", "last heartbeat"),
+        "messages list": ("delivered", "age"),
+    }
+    for command, (state, column) in lists.items():
+        header, *rows = coord(*command.split()).out.splitlines()
+        assert f" {column} " in re.sub(r"\x1b\[[0-9;]*m", " ", header) + " ", command
+        assert any(f"\x1b[32m{state}\x1b[0m" in row for row in rows), rows
+        assert any(re.search(r"\d (ms|s|min \d+ s)( ago)?\b", row) for row in rows), rows
+
+
 def test_an_unknown_task(coord: Coord) -> None:
     """The answer is no, whatever is asked about it; the next step is named."""
-    for command in ("show", "result", "watch", "cancel", "retry"):
+    for command in ("show", "explain", "result", "watch", "cancel", "retry"):
         output = coord("tasks", command, "ghost")
         assert (output.code, output.out) == (1, "")
         assert "coord: Task 'ghost' not found" in output.err
@@ -229,7 +331,7 @@ def test_a_list_says_how_many_there_are(coord: Coord) -> None:
 
 
 def test_a_failed_task_is_tried_again(coord: Coord) -> None:
-    """Under its id, with its story kept; one that has not failed is not."""
+    """Under its id, with its story kept; one that has not failed is not, and does not stop the next."""
     coord("tasks", "submit", "boom", "--id", "again", "--wait")
     assert "again" in coord("tasks", "retry", "again").out
     output = coord("tasks", "watch", "again", "--json")
@@ -239,7 +341,10 @@ def test_a_failed_task_is_tried_again(coord: Coord) -> None:
     table = coord("tasks", "show", "again").out
     assert table.count("it_broke") == 3
     coord("tasks", "submit", "echo", "--id", "fine", "--wait")
-    assert coord("tasks", "retry", "fine").code == 1
+    coord("tasks", "submit", "boom", "--id", "again-2", "--wait")
+    output = coord("tasks", "retry", "fine", "again-2")
+    assert output.code == 1
+    assert output.out.startswith("again-2 is ")
 
 
 def test_watching_tells_each_change_until_all_have_ended(coord: Coord, live: LiveCell) -> None:
@@ -288,6 +393,8 @@ def test_a_terminal_shows_a_live_table(coord: Coord, live: LiveCell) -> None:
     [
         (["submit"], ["give a TYPE"]),
         (["submit", "echo", "n: 1"], ["PAYLOAD is not JSON", "'\"text\"'"]),
+        (["submit", "echo", '{"n": [1e999]}'], ["coord: payload.n[0]: the number 1e999 is out of range"]),
+        (["submit", "echo", "[NaN]"], ["coord: payload[0]: nan is not a JSON number; use null or a string for it"]),
         (["submit", "echo", "{}", "--label", "zone"], ["--label must be NAME=VALUE"]),
         (["submit", "echo", "{}", "--deadline", "soon"], ["--deadline must be", "2030-01-31", "got 'soon'"]),
         (["submit", "echo", "{}", "--timeout", "-1"], ["--timeout must be above 0, got -1"]),
@@ -319,7 +426,7 @@ def test_nobody_takes_it(coord: Coord, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_shows_examples(coord: Coord) -> None:
     """Every command of the group has some."""
-    for command in ("submit", "show", "result", "list", "watch", "cancel", "retry"):
+    for command in ("submit", "show", "explain", "result", "list", "watch", "cancel", "retry"):
         output = coord("tasks", command, "--help")
         assert output.code == 0
         assert f"coord tasks {command}" in output.out.partition("Examples:")[2]

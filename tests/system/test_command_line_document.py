@@ -59,7 +59,7 @@ def dialogue() -> list[tuple[str, list[str]]]:
                 found.append((line.removeprefix("$ "), []))
             else:
                 found[-1][1].append(line)
-    return [one for one in found if re.search(r"\bcoord (tasks|queues|messages|events)\b|results\.jsonl", one[0])]
+    return [one for one in found if re.search(r"\bcoord (tasks|queues|pools|messages|events)\b|results\.jsonl", one[0])]
 
 
 def compared(lines: list[str], typed: str) -> list[str]:

@@ -211,7 +211,7 @@ async def test_a_cluster_s_replica_takes_over_and_the_old_primary_returns(tmp_pa
             assert await old.dbsize() == await new.dbsize()
 
 
-@pytest.mark.parametrize("mode", ["replication", "cluster"])
+@pytest.mark.parametrize("mode", ["replication", pytest.param("cluster", marks=pytest.mark.long)])
 async def test_primary_and_replica_change_places_in_good_order(tmp_path: Path, mode: str) -> None:
     """For maintenance: nothing is lost, no attempt fails, and nobody stays with the demoted server.
 

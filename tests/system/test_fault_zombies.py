@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 #: Facts that a worker finds; it reads four at a time and is stopped at the second batch or round trip.
 FACTS = 12
-CASES = [("distributor", "after_read"), ("distributor", "sent")]
+CASES = [("distributor", "sent")]
 MORE = [(kind, step) for kind in CONSUMES for step in STEPS if (kind, step) not in CASES]
 
 

@@ -29,7 +29,7 @@ async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
         yield built
 
 
-@pytest.mark.parametrize("successor", ["same", "other"])
+@pytest.mark.parametrize("successor", ["same", pytest.param("other", marks=pytest.mark.long)])
 async def test_a_distributor_is_killed_in_the_middle_of_a_batch(at: CellProcesses, successor: str) -> None:
     """What it had read is handled by whoever comes after it, under its name or another, and nothing is done twice."""
     await at.worker("registry")
@@ -46,6 +46,7 @@ async def test_a_distributor_is_killed_in_the_middle_of_a_batch(at: CellProcesse
     await at.assert_in_order(ids)
 
 
+@pytest.mark.long
 async def test_one_of_two_distributors_is_killed_again_and_again(at: CellProcesses) -> None:
     """The other one takes over what was left, while the work goes on."""
     await at.worker("registry")
@@ -62,6 +63,7 @@ async def test_one_of_two_distributors_is_killed_again_and_again(at: CellProcess
     await at.assert_in_order(ids)
 
 
+@pytest.mark.long
 async def test_two_distributors_leave_nobody_idle_while_tasks_wait(at: CellProcesses) -> None:
     """Six agents for one task at a time, whose slots are freed by one distributor or the other."""
     await at.worker("registry")

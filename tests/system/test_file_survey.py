@@ -143,7 +143,9 @@ def _redis(job: Job) -> int:
     return server.pid
 
 
-@pytest.mark.parametrize("victim", [_agent, _distributor, _coord_up, _redis])
+@pytest.mark.parametrize(
+    "victim", [_redis, *(pytest.param(one, marks=pytest.mark.long) for one in (_agent, _distributor, _coord_up))]
+)
 async def test_kill_9_in_the_middle_changes_only_the_time(
     start_job: Start, folder: Path, undisturbed: Job, victim: Callable[[Job], int]
 ) -> None:
@@ -199,6 +201,7 @@ async def test_it_stays_up_and_prints_commands_that_exist(start_job: Start, tmp_
     assert [process for process in processes if process.is_running()] == []
 
 
+@pytest.mark.long
 async def test_killed_it_leaves_nobody_behind(start_job: Start, folder: Path) -> None:
     """Agents, `coord up`, workers and Redis end by themselves when the file survey is killed."""
     job = start_job(folder)
@@ -210,6 +213,7 @@ async def test_killed_it_leaves_nobody_behind(start_job: Start, folder: Path) ->
     await wait_until(lambda: not any(one.is_running() for one in [*processes, server]), "all have ended", JOB_S)
 
 
+@pytest.mark.long
 async def test_two_at_once_need_two_data_folders(start_job: Start, folder: Path) -> None:
     """The second one on the same folder says so and ends with 2; on its own it has an announcement of its own."""
     first = start_job(folder, name="one")

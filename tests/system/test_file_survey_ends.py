@@ -131,7 +131,9 @@ async def test_the_next_run_cancels_what_a_killed_one_has_left(start_job: Start,
     assert " open tasks of an interrupted run" in job.output
 
 
-@pytest.mark.parametrize("when", ["at_the_job", "at_rest", "at_its_end"])
+@pytest.mark.parametrize(
+    "when", ["at_the_job", *(pytest.param(one, marks=pytest.mark.long) for one in ("at_rest", "at_its_end"))]
+)
 async def test_a_second_ctrl_c_leaves_no_process(start_job: Start, few: Path, many: Path, when: str) -> None:
     """It ends with 130, and no process that it has started runs on, nor a server."""
     job = start_job(few if when == "at_rest" else many)
@@ -153,7 +155,7 @@ async def test_a_second_ctrl_c_leaves_no_process(start_job: Start, few: Path, ma
     assert "Traceback" not in job.output
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 async def test_an_interrupted_run_cancels_what_it_has_submitted(
     start_job: Start, few: Path, many: Path, sign: signal.Signals
 ) -> None:

@@ -14,6 +14,7 @@ from coord import Agent, Client, Task, queries
 from coord.config import MIB, Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import ResultDropped, TaskFailed, TaskRefused
+from coord.models.explanations import WaitingReason
 from coord.models.memory import RELIEVE_ABOVE
 from coord.models.tasks import TERMINAL, TaskState
 from tests.conftest import FAST
@@ -152,6 +153,15 @@ async def test_nothing_is_placed_while_results_have_no_room(
             with pytest.raises(TaskRefused, match="nearly full"):
                 await (await client.submit("write", task_id="refused")).result(timeout=20)
             assert (await client.task(handle.task_id)).state == TaskState.QUEUED
+            waiting = (await client.explain(handle.task_id)).waiting
+            assert waiting is not None
+            assert (waiting.reason, waiting.eligible) == (WaitingReason.NEXT_IN_LINE, 1)
+            assert [
+                text for text in waiting.obstacles if text.startswith("nothing is placed while the server's memory")
+            ]
+            refused = await client.explain("refused")
+            assert (refused.state, refused.waiting, refused.placed) == (TaskState.REFUSED, None, None)
+            assert refused.summary.startswith("the task was refused, and no agent had it then: backlog_full: ")
             options = ("--redis-url", full.url, "--namespace", full.settings.namespace)
             told = await asyncio.to_thread(run_coord, capsys, monkeypatch, "ps", *options)
             assert told.code == 1

@@ -88,6 +88,63 @@ async def test_a_task_goes_through_http_to_an_agent_and_back(at: CellProcesses, 
     await at.assert_in_order(ids)
 
 
+async def test_why_a_task_waits_is_told_over_http(at: CellProcesses, http: HttpCaller) -> None:
+    """The reason with its counts and the nearest agents; pools with their reason; and why a task went to its agent."""
+    await full_house(at, http)
+    await at.agent("a1")
+    task = {"task_type": "scan", "required_capabilities": ["scan"], "task_id": "scan-1"}
+    assert_written(await http.post("/tasks/submit", {"task_data": task, "priority": "low"}), "task_id")
+    answer = await http.get("/v1/tasks/scan-1/explain")
+    body = answer.body
+    assert (answer.status, body["status"], body["state"], body["placed"]) == (200, "success", "queued", None)
+    assert body["summary"] == "the task waits: no agent has the capability 'scan'"
+    waiting = body["waiting"]
+    assert waiting.pop("pool")
+    assert waiting == {
+        "reason": "no_capability",
+        "text": "no agent has the capability 'scan'",
+        "run_at": None,
+        "position": 1,
+        "ahead": 0,
+        "length": 1,
+        "agents": 1,
+        "eligible": 0,
+        "rejected": {"no_capability": 1},
+        "nearest": [
+            {
+                "agent_id": "a1",
+                "reason": "no_capability",
+                "lacks": ["capability 'scan'"],
+                "text": "a1 fits except for capability 'scan'",
+            }
+        ],
+        "estimate": None,
+        "obstacles": [],
+    }
+    found = (await http.get("/pools?limit=1")).body
+    assert (found["status"], found["count"], found["unlisted"]) == ("success", 1, 0)
+    (pool,) = found["pools"]
+    assert pool["pool"]
+    assert pool["head_age"] >= 0
+    assert (pool["reason"], pool["head"], pool["head_priority"]) == ("no_capability", "scan-1", "low")
+    assert (pool["task_type"], pool["length"], pool["requirements"]) == ("scan", 1, {"capabilities": ["scan"]})
+    assert_written(await http.post("/tasks/submit", {"task_data": ECHO | {"task_id": "echo-1"}}), "task_id")
+    assert (await ended(http, "echo-1"))["state"] == "completed"
+    body = (await http.get("/tasks/echo-1/explain")).body
+    assert (body["state"], body["waiting"]) == ("completed", None)
+    assert datetime.fromisoformat(body["placed"].pop("assigned_at")).utcoffset() == timedelta(0)
+    placement = (await http.get("/tasks/echo-1")).body["task"]["placement"]
+    assert body["placed"].pop("term") >= 1
+    assert body["placed"] == {
+        "agent_id": "a1",
+        "attempt": 1,
+        "strategy": "least_connections",
+        "eligible": 1,
+        "decision": placement,
+    }
+    assert (await http.get("/tasks/ghost/explain")).body["code"] == "task_not_found"
+
+
 async def test_an_agent_registers_and_beats(at: CellProcesses, http: HttpCaller) -> None:
     """What it says is read back; it is placeable, and a beat changes its status where it says another."""
     await full_house(at, http)

@@ -30,6 +30,7 @@ def pid_of(path: Path) -> int:
     return int(text) if text.endswith("\n") else 0
 
 
+@pytest.mark.long
 async def test_a_thousand_files_by_a_shell_agent(fleet: Fleet) -> None:
     """Submitted as lines of a file and waited for, counted by a program that knows nothing of coord: all are right."""
     library = Path(os.__file__).parent
@@ -106,6 +107,15 @@ async def test_programs_of_every_kind_end_their_tasks(fleet: Fleet) -> None:
         assert program.cmdline() == ["sleep", "1000"]
         program.kill()
     assert "Traceback" not in agent.output
+
+
+async def test_text_goes_in_and_out_unchanged(fleet: Fleet) -> None:
+    """With ``--input text --output text``, but for a newline at the end of the output; by default both are JSON."""
+    await fleet.agent_in(fleet.folder, "--capability", "text", "--input", "text", "--output", "text", "--", "cat")
+    assert await (await fleet.client.submit("text", '7 "é"\n')).result(timeout=LONG_S) == '7 "é"'
+    assert await (await fleet.client.submit("text", "[7]")).result(timeout=LONG_S) == "[7]"
+    await fleet.agent_in(fleet.folder, "--capability", "json", "--", "cat")
+    assert await (await fleet.client.submit("json", [7])).result(timeout=LONG_S) == [7]
 
 
 async def test_a_task_may_be_tried_again_or_elsewhere(fleet: Fleet) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import RedisError, ResponseError
 
 from coord import Client
 from coord.config import Settings
@@ -90,6 +91,45 @@ async def test_workers_and_agents_that_start_meanwhile_wait(at: CellProcesses) -
     await wait_until(active, "the agent is active", 60)
     for process in (worker, agent):
         assert "Traceback" not in process.log.read_text()
+
+
+async def test_a_server_in_an_endless_script_is_waited_for(at: CellProcesses) -> None:
+    """A command gives up with one line and exit code 2; a worker and an agent log the answer, and work afterwards."""
+    await at.redis.config_set("busy-reply-threshold", 1)
+    async with connect_worker(at.server.url, Settings()) as other:
+        looping = asyncio.ensure_future(other.execute_command("EVAL", "while true do end", 0))
+
+        async def is_busy() -> bool:
+            try:
+                await at.redis.ping()
+            except ResponseError as error:
+                return str(error).startswith("BUSY")
+            return False
+
+        await wait_until(is_busy, "the server is busy")
+        worker = at.start("registry", "-P", "-m", "workers", "registry", "--name", "r1")
+        agent = at.start("a0", "-P", "-c", AGENT, "a0", "1")
+        await wait_until(lambda: "BUSY" in worker.log.read_text(), "the worker logs why it waits", 60)
+        await wait_until(lambda: "BUSY" in agent.log.read_text(), "the agent logs why it waits", 60)
+        lines = ("tasks list", "tasks submit echo", "ps")
+        for code, out, err in await asyncio.gather(*(_coord(at, *line.split()) for line in lines)):
+            assert (code, out) == (2, "")
+            waiting, error = err.splitlines()
+            assert waiting.startswith("waiting up to ")
+            assert error.startswith("coord: Redis at ")
+            assert "was not usable within 5 s: BUSY " in error
+            assert error.endswith("Try again later")
+        await at.redis.script_kill()
+        with pytest.raises(RedisError):
+            await looping
+    await wait_until(lambda: _is_active(at), "the agent is active", 60)
+    for process in (worker, agent):
+        assert process.alive, process.told()
+        assert "Traceback" not in process.log.read_text()
+
+
+async def _is_active(at: CellProcesses) -> bool:
+    return [one.agent_id for one in await at.client.agents() if one.status is AgentStatus.ACTIVE] == ["a0"]
 
 
 async def test_health_is_not_well_while_writes_are_refused(at: CellProcesses) -> None:

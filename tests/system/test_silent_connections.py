@@ -64,7 +64,9 @@ async def asked_of(at: CellProcesses, kind: str) -> None:
         assert (await handle.result(60))["by"] == "a0"
 
 
-@pytest.mark.parametrize("silenced", ["registry", "distributor", "router", "agent"])
+@pytest.mark.parametrize(
+    "silenced", ["distributor", "agent", *(pytest.param(one, marks=pytest.mark.long) for one in ("registry", "router"))]
+)
 async def test_a_process_on_half_open_connections_goes_on(at: CellProcesses, proxy: FaultyProxy, silenced: str) -> None:
     """All of its connections, an agent's three among them, pass nothing any more and stay open."""
     found = await people(at, silenced, proxy)

@@ -155,6 +155,20 @@ async def test_a_second_one_on_the_same_folder_is_refused(start: Start, tmp_path
     await accepted(endpoint.url)
 
 
+async def test_settings_of_a_given_server_that_cost_memory_are_named(start: Start, tmp_path: Path) -> None:
+    """The start shows the setting, the command that changes it, and what it saves."""
+    stock = EmbeddedServer.start(tmp_path / "stock", extra=("--hash-max-listpack-value", "64"))
+    try:
+        up = start("--redis-url", stock.url)
+        (started,) = await wait_until(lambda: up.events("up.started"), "it has started", START_S)
+        assert "CONFIG SET hash-max-listpack-value 1024" in started["advice"]
+        assert "saves a quarter of the memory of each waiting task" in started["advice"]
+        up.process.terminate()
+        assert await up.ended() == 0
+    finally:
+        stock.stop()
+
+
 async def test_an_unfit_server_is_refused(start: Start, tmp_path: Path) -> None:
     """One line that says what to change; no worker is started."""
     evicting = EmbeddedServer.start(tmp_path / "lru", extra=("--maxmemory-policy", "allkeys-lru"))

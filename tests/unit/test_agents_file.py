@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_a_program_is_started_through_coord_agent(file: Path) -> None:
     agent = (sys.executable, "-P", "-m", "coord.cli", "agent")
     assert program.command == (*agent, *options, "--", "./ocr.sh", "{lang}", "{id}")
     assert program.name == "ocr"
+    assert program.drain_s == math.inf, "it may take as long as its tasks take"
 
 
 def test_times_may_have_a_unit(file: Path) -> None:
@@ -103,8 +105,10 @@ def test_the_folder_is_below_the_file(file: Path) -> None:
 
 
 def test_the_example_is_right() -> None:
-    """The file that the help names can be used as it is."""
-    assert [program.name for program in read_agents(EXAMPLE)] == ["stats-1", "stats-2", "sorter"]
+    """The file that the help names can be used as it is; its sort gets text and returns text."""
+    *stats, sorter = read_agents(EXAMPLE)
+    assert [program.name for program in (*stats, sorter)] == ["stats-1", "stats-2", "sorter"]
+    assert " --input text --output text -- " in " ".join(sorter.command)
 
 
 @pytest.mark.parametrize(

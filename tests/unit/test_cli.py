@@ -103,6 +103,8 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
             ["tasks", "submit", "--file", "tasks.jsonl", "--wait-timeout", "5"],
             ["coord: --wait-timeout needs --wait"],
         ),
+        (["tasks", "result", "t1", "--wait-timeout", "5"], ["coord: --wait-timeout needs --wait"]),
+        (["up", "--repair-aof", "--redis-url", "redis://h"], ["coord: --repair-aof is for the embedded server; "]),
         (
             ["tasks", "submit", "t", "--deadline", "2020-01-01T00:00:00Z"],
             ["coord: --deadline must be in the future, got '2020-01-01T00:00:00Z'"],

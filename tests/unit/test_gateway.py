@@ -121,7 +121,7 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
     """503 with a time to come back; the process itself is alive."""
     for path, body in BODIES.items():
         assert_error(await http.post(prefix + path, json=body), 503, "server_unavailable")
-    for path in ("/agents/a1", "/tasks/t1", "/tasks/t1/status"):
+    for path in ("/agents/a1", "/tasks/t1", "/tasks/t1/status", "/tasks/t1/explain", "/pools"):
         assert_error(await http.get(prefix + path), 503, "server_unavailable")
     assert (await http.get(f"{prefix}/health/live")).status_code == 200
     for path in ("/health", "/health/ready"):
@@ -164,6 +164,13 @@ async def test_a_field_that_does_not_fit_is_named(
         await http.post(path, json=body), 422, "body_invalid" if loc or kind == "type_error" else "id_invalid"
     )
     assert (problem["loc"], problem["type"]) == (["body", *loc], kind)
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "many"])
+async def test_a_limit_that_does_not_fit_is_a_422(http: Caller, limit: str) -> None:
+    """The answer names the parameter."""
+    detail = assert_error(await http.get("/pools", params={"limit": limit}), 422, "body_invalid")
+    assert '"limit"' in detail[0]["msg"]
 
 
 async def test_an_unknown_word_is_answered_with_the_known_ones(http: Caller) -> None:

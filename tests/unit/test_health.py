@@ -13,6 +13,9 @@ T0 = 1_000_000
 INTERVAL = 1_000
 
 
+LIMITS = "missed_beats=3 agent_timeout_ms=300000 repeat_loss_ms=5000 reply_data_bytes=0"
+
+
 def score(**changes: Any) -> float:
     """Return the health of an agent that has just registered, with some fields changed; ``observed`` is now."""
     values: dict[str, Any] = {
@@ -25,7 +28,7 @@ def score(**changes: Any) -> float:
         "beats": ",".join(map(str, values["beats"])), "metric:cpu": values["cpu"], "metric:memory": values["memory"],
     }  # fmt: skip
     fields = [part for name, value in record.items() if value is not None for part in (name, _text(value))]
-    return float(_redis.eval(_script, 1, "{t}:", 0, 0, 0, 0, 3, 300_000, 5_000, values["observed"], *fields))
+    return float(_redis.eval(_script, 1, "{t}:", 0, LIMITS, values["observed"], *fields))
 
 
 def on_time(until: int, *, missing: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -125,10 +128,10 @@ _script = (
     lua.without_shebang(lua.load("heartbeat")).text.split("local function last_ten")[0]
     + """
 local agent = {}
-for i = 9, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   agent[ARGV[i]] = ARGV[i + 1]
 end
-return string.format('%.17g', health(agent, tonumber(ARGV[8])))
+return string.format('%.17g', health(agent, tonumber(ARGV[3])))
 """
 )
 _redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())

@@ -53,6 +53,19 @@ def test_its_examples_are_taken(name: str) -> None:
         assert name in {" ".join(parse(words)) for words in ours}, example
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_its_times_are_durations(name: str) -> None:
+    """Every option that takes a time accepts units; the only other number with a fraction is a health."""
+    import click
+
+    from coord.cli.parse import Duration
+
+    options = [one for one in COMMANDS[name].params if isinstance(one, click.Option)]
+    assert [one.name for one in options if one.metavar == "TIME" and not isinstance(one.type, Duration)] == []
+    fractions = {one.name for one in options if isinstance(one.type, click.types.FloatParamType)}
+    assert fractions <= {"min_health"}
+
+
 def shown_help(name: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """What ``--help`` prints on a terminal of this width."""
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -88,6 +101,14 @@ def test_it_has_its_line_on_the_page(name: str) -> None:
     """docs/command-line.md names every command, in its text or in a block."""
     named = [*inline(PAGE), *(" ".join(one.words) for one in commands(PAGE))]
     assert [code for code in named if code == name or code.startswith(f"{name} ")]
+
+
+def test_the_page_explains_every_option_of_coord_up() -> None:
+    """docs/command-line.md names each."""
+    page = " ".join(inline(PAGE))
+    options = [option for one in COMMANDS["coord up"].params for option in one.opts if option.startswith("--")]
+    assert options
+    assert [option for option in options if not re.search(rf"{option}(?![\w-])", page)] == []
 
 
 def test_the_page_explains_every_exit_code() -> None:

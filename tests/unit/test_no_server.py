@@ -70,6 +70,20 @@ def test_a_command_that_is_refused_on_this_machine_fails_at_once(
         assert coord(*command.split(), "--redis-url", url) == (2, error)
 
 
+def test_a_host_with_several_addresses_of_this_machine_is_not_waited_for(
+    coord: Callable[..., tuple[object, str]], unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as ``localhost`` with 127.0.0.1 and ::1: nothing listens if every address refuses the connection."""
+    monkeypatch.setattr("coord.cli.session.REACH_S", 600.0)
+    addresses = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, unused_port)) for host in ("127.0.0.1", "127.0.0.2")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    code, err = coord("tasks", "list", "--redis-url", f"redis://localhost:{unused_port}")
+    assert code == 2
+    assert err.startswith(f"coord: no usable Redis at redis://localhost:{unused_port}: nothing listens on this port. ")
+
+
 def test_a_socket_that_is_not_there_is_not_waited_for(
     coord: Callable[..., tuple[object, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +103,22 @@ def test_a_command_that_waits_says_so(
     monkeypatch.setattr("coord.cli.session.SILENCE_S", 0.05)
     monkeypatch.setattr("coord.cli.session.REACH_S", 0.4)
     url = f"redis://127.0.0.1:{silent_port}"
+    code, err = coord("tasks", "list", "--redis-url", url)
+    waiting, error = err.splitlines()
+    assert code == 2
+    assert waiting == f"waiting up to 0.4 s for Redis at {url}"
+    assert error.startswith(f"coord: no usable Redis at {url} within 0.4 s: ")
+
+
+def test_an_error_of_a_command_is_there_once(
+    coord: Callable[..., tuple[object, str]], unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that waits for a server of another machine does not log the reason before its error has it."""
+    monkeypatch.setattr(connection, "_is_loopback", lambda _url: False)
+    monkeypatch.setattr(connection, "QUIET_S", 0.02)
+    monkeypatch.setattr("coord.cli.session.SILENCE_S", 0.05)
+    monkeypatch.setattr("coord.cli.session.REACH_S", 0.4)
+    url = f"redis://127.0.0.1:{unused_port}"
     code, err = coord("tasks", "list", "--redis-url", url)
     waiting, error = err.splitlines()
     assert code == 2

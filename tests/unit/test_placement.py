@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coord.models.agents import FleetAgent, Location
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, unmet_requirement
+from coord.placement import STRATEGIES, WaitingReason, unmet_requirement
 from workers.planner import Planner
 from workers.view import View
 
@@ -36,15 +36,15 @@ ALL = Requirements(
     min_health_score=0.7,
 )
 #: The requirement -> a change of the agent that breaks this one alone.
-BREAKS: dict[str, dict[str, Any]] = {
-    "active": {"active": False},
-    "agent_id": {"agent_id": "a2"},
-    "agent_type": {"agent_type": "monitor"},
-    "capabilities": {"capabilities": frozenset({"echo"})},
-    "services": {"services": frozenset()},
-    "tags": {"tags": frozenset({"cpu"})},
-    "labels": {"labels": {"zone": "c", "tier": "1"}},
-    "health": {"health_score": 0.69},
+BREAKS: dict[WaitingReason, dict[str, Any]] = {
+    WaitingReason.ALL_BUSY_STATUS: {"active": False},
+    WaitingReason.NAMED_AGENT_ABSENT: {"agent_id": "a2"},
+    WaitingReason.NO_AGENT_TYPE: {"agent_type": "monitor"},
+    WaitingReason.NO_CAPABILITY: {"capabilities": frozenset({"echo"})},
+    WaitingReason.NO_SERVICE: {"services": frozenset()},
+    WaitingReason.NO_TAG: {"tags": frozenset({"cpu"})},
+    WaitingReason.NO_LABEL: {"labels": {"zone": "c", "tier": "1"}},
+    WaitingReason.ALL_UNHEALTHY: {"health_score": 0.69},
 }
 
 
@@ -55,29 +55,36 @@ def test_an_agent_that_meets_everything_may_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_each_requirement_is_named_when_it_is_not_met(name: str) -> None:
+def test_each_requirement_is_named_when_it_is_not_met(name: WaitingReason) -> None:
     """An agent that fails one requirement is not chosen, and the answer names the requirement."""
     assert unmet_requirement(msgspec.structs.replace(FIT, **BREAKS[name]), ALL, 0.0) == name
 
 
 def test_a_tasks_own_health_can_only_be_stricter() -> None:
     """The threshold of the cell holds for every task; a task can only be stricter."""
-    assert unmet_requirement(FIT, Requirements(min_health_score=0.1), 0.71) == "health"
-    assert unmet_requirement(FIT, Requirements(min_health_score=0.71), 0.1) == "health"
+    assert unmet_requirement(FIT, Requirements(min_health_score=0.1), 0.71) is WaitingReason.ALL_UNHEALTHY
+    assert unmet_requirement(FIT, Requirements(min_health_score=0.71), 0.1) is WaitingReason.ALL_UNHEALTHY
 
 
-@pytest.mark.parametrize("name", ["capabilities", "services", "tags"])
-def test_of_several_all_are_required(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("capabilities", WaitingReason.NO_CAPABILITY),
+        ("services", WaitingReason.NO_SERVICE),
+        ("tags", WaitingReason.NO_TAG),
+    ],
+)
+def test_of_several_all_are_required(name: str, reason: WaitingReason) -> None:
     """One of two is not enough; more than what is asked for does no harm."""
     wanted = msgspec.convert({name: ["x", "y"]}, Requirements)
     has = {have: msgspec.structs.replace(FIT, **{name: frozenset(have)}) for have in ("x", "xy", "xyz")}
-    assert [unmet_requirement(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [name, None, None]
+    assert [unmet_requirement(has[have], wanted, 0) for have in ("x", "xy", "xyz")] == [reason, None, None]
 
 
 def test_a_label_that_is_missing_is_not_met() -> None:
     """A label must be there with the value; another label with that value is none."""
-    assert unmet_requirement(FIT, Requirements(labels={"b": "zone"}), 0) == "labels"
-    assert unmet_requirement(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) == "labels"
+    assert unmet_requirement(FIT, Requirements(labels={"b": "zone"}), 0) is WaitingReason.NO_LABEL
+    assert unmet_requirement(FIT, Requirements(labels={"zone": "b", "tier": "2"}), 0) is WaitingReason.NO_LABEL
 
 
 # Random fleets.

@@ -15,12 +15,16 @@ from tests.waiting import wait_until
 
 async def test_several_sigterms_of_one_stop_count_once() -> None:
     """The process group gets one, and a parent process passes its own on; Ctrl-C after that forces the shutdown."""
-    shutdown = Shutdown()
+    shutdown, handled = Shutdown(), asyncio.Event()
+    loop = asyncio.get_running_loop()
     with shutdown_on_signals(shutdown):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
             await wait_until(shutdown.requested.is_set, "it is requested")
-            await asyncio.sleep(0)
+        loop.add_signal_handler(signal.SIGUSR1, handled.set)
+        os.kill(os.getpid(), signal.SIGUSR1)  # signals are handled in their order
+        await wait_until(handled.is_set, "the second one is handled")
+        loop.remove_signal_handler(signal.SIGUSR1)
         assert not shutdown.forced.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         await wait_until(shutdown.forced.is_set, "it is forced")

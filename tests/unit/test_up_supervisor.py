@@ -16,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 
+from coord.up import supervisor
 from coord.up.child_output import MAX_LINE_BYTES
 from coord.up.shutdown import Shutdown
 from coord.up.supervisor import GaveUp, ManagedProgram, ProgramEvent, Supervisor, Timing
@@ -316,11 +317,11 @@ async def test_a_second_sigterm_lets_a_program_give_back_its_tasks(drain_s: floa
     assert not run.seen("killed")
 
 
-async def test_a_program_without_a_limit_is_waited_for(tmp_path: Path) -> None:
-    """It may take as long as its tasks take."""
+async def test_a_program_without_a_limit_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take as long as its tasks take, and is asked once."""
+    monkeypatch.setattr(supervisor, "ONE_STOP_S", 0.1)
     lines: list[str] = []
-    finish = f"while ! test -e {tmp_path}/gate; do sleep 0.05; done; exit 0"
-    script = f"trap '{finish}' TERM; echo up; while :; do sleep 0.05; done"
+    script = f"trap 'echo asked' TERM; echo up; while ! test -e {tmp_path}/gate; do sleep 0.05; done; exit 0"
     program = msgspec.structs.replace(shell(script), drain_s=math.inf, gives_back=True)
     async with running(program, on_line=lambda _, line: lines.append(line), timing=Timing(drain_s=0.05)) as run:
         await wait_until(lambda: "up" in lines, "it runs")
@@ -329,4 +330,5 @@ async def test_a_program_without_a_limit_is_waited_for(tmp_path: Path) -> None:
         assert not done
         (tmp_path / "gate").touch()
         await asyncio.wait_for(run.task, 30)
+    assert lines == ["up", "asked"]
     assert not run.seen("killed")

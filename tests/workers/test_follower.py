@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coord.models.agents import AgentStatus
-from coord.models.facts import AgentDeregistered, AgentStatusChanged
+from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentStatusChanged
 from coord.models.tasks import Requirements, TaskState
 from tests.running import RunningCell
 from tests.waiting import wait_until
@@ -34,6 +34,18 @@ async def test_the_view_follows_every_change(cell: RunningCell) -> None:
     await wait_until(lambda: view.agents["a0"].agent.active, "it is seen back")
     await caller.tell("in:registry", AgentDeregistered(agent_id="a0"))
     await wait_until(lambda: not view.agents["a0"].agent.active, "it is seen gone")
+
+
+async def test_the_view_follows_the_load_that_agents_report(cell: RunningCell, caller: Caller) -> None:
+    """Within a second or two, and without reading their records."""
+    await fleet(cell, 2)
+    view = view_of(cell)
+    await wait_until(lambda: len(view.agents) == 2, "the fleet is seen")
+    metrics = {"cpu": 0.5, "memory": 0.25, "active_connections": 3.0, "pending_tasks": 4.0}
+    await caller.tell("in:beats", AgentHeartbeat(agent_id="a1", load_metrics=metrics))
+    await wait_until(lambda: view.agents["a1"].agent.outside_load == 7, "the load is seen")
+    assert view.agents["a0"].agent.outside_load == 0
+    assert view.agents["a1"].agent.rev == 1
 
 
 async def test_what_a_newcomer_can_is_used_at_once(cell: RunningCell, caller: Caller) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -93,7 +94,9 @@ async def test_a_beat_of_nobody_is_answered(cell: RunningCell) -> None:
     assert (await me.answer(beat))["code"] == "unknown_agent"
 
 
-async def test_a_silent_agents_tasks_go_to_others(cell: RunningCell, caller: Caller) -> None:
+async def test_a_silent_agents_tasks_go_to_others(
+    cell: RunningCell, caller: Caller, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Three missed beats make it stale and its tasks are done elsewhere; its late report changes nothing."""
     silent = RawAgent(cell.redis, cell.keys, "silent", 2, "i1")
     await silent.register()
@@ -106,6 +109,7 @@ async def test_a_silent_agents_tasks_go_to_others(cell: RunningCell, caller: Cal
     await other.register()
     found = await await_status(cell, AgentStatus.STALE, "silent")
     assert found.term == 2
+    assert re.search(r"agents\.lost +agents=silent count=1", "".join(capfd.readouterr())), "the log names it"
     async with working([other]):
         for one in told:
             ended = await await_state(cell, one.task_id, TaskState.COMPLETED)

@@ -106,7 +106,7 @@ async def test_consumers_that_are_gone_and_hold_nothing_are_swept(
 
     def at_once(self: Scripts, *args: Any) -> Call[list[str]]:
         call = worker_heartbeat(self, *args)
-        call.args[3] = -1  # ms of idleness
+        call.limits["consumer_idle_ms"] = -1
         return call
 
     monkeypatch.setattr(Scripts, "worker_heartbeat", at_once)

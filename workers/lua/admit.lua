@@ -4,11 +4,12 @@
 -- moves: none>queued none>scheduled none>refused none>cancelled none>expired
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled refused>expired
 -- keys: task:{id} hash rw | tombstones zset rw | counters hash r | tasks:refused zset w | in:tasks:{priority} stream w
--- ARGV[5]  backlog limit, tasks
--- ARGV[6]  backlog limit, bytes
--- ARGV[7]  1: the server is nearly full, refuse everything
--- ARGV[8] to ARGV[12]  share of the backlog at which urgent, critical, high, normal and low tasks are refused
--- ARGV[13]  number of pools named below, then for each: pool | definition (opaque JSON)
+-- LIMITS.backlog_tasks  backlog limit, tasks
+-- LIMITS.backlog_bytes  backlog limit, bytes
+-- LIMITS.share_urgent, share_critical, share_high, share_normal, share_low  share of the backlog at which tasks of this
+--   priority are refused
+-- ARGV[3]  1: the server is nearly full, refuse everything
+-- ARGV[4]  number of pools named below, then for each: pool | definition (opaque JSON)
 -- then the number of groups of tasks that share this, then for each:
 --   priority | pool | caller of the fact or '' | number of options | name of each
 -- then the number of tasks, then for each:
@@ -23,13 +24,15 @@
 -- Outcomes in replies:{caller}: task.cancelled, if a cancel came first; task.expired; task.completed, task.failed,
 --   task.cancelled or task.expired again, if the caller of an ended task submits the same content again
 local PRIORITIES = { 'urgent', 'critical', 'high', 'normal', 'low' }
-local MAX_TASKS, MAX_BYTES, FULL = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+local MAX_TASKS, MAX_BYTES, FULL = tonumber(LIMITS.backlog_tasks), tonumber(LIMITS.backlog_bytes), ARGV[3] == '1'
 local HAS_TOMBSTONES = call('ZCARD', P .. 'tombstones') > 0
-local SHARE = { urgent = tonumber(ARGV[8]), critical = tonumber(ARGV[9]), high = tonumber(ARGV[10]),
-  normal = tonumber(ARGV[11]), low = tonumber(ARGV[12]) }
+local SHARE = {}
+for _, priority in ipairs(PRIORITIES) do
+  SHARE[priority] = tonumber(LIMITS['share_' .. priority])
+end
 local definitions = {}
-local at = 14
-for _ = 1, tonumber(ARGV[13]) do
+local at = 5
+for _ = 1, tonumber(ARGV[4]) do
   definitions[ARGV[at]] = ARGV[at + 1]
   at = at + 2
 end

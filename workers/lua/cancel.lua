@@ -5,8 +5,8 @@
 -- moves: queued>cancelled scheduled>cancelled assigned>cancelled running>cancelled
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | task:{id} hash w | tombstones zset w
 -- keys: inbox:{agent}:{lane} stream w | in:requests stream w
--- ARGV[10]  ms of grace for an agent to stop, by the clock of attempts
--- ARGV[11]  number of requests, then for each:
+-- LIMITS.cancel_grace_ms  ms of grace for an agent to stop, by the clock of attempts
+-- ARGV[3]  number of requests, then for each:
 --   entry | task_id | caller or '' | reason
 -- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was ordered to stop);
 --   FINISHED (it has another outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (the entry was
@@ -15,7 +15,7 @@
 -- Orders in inbox:{agent}:critical: stop_task (with STOPPING, once)
 check_due_types()
 local STREAM = 'in:requests'
-local GRACE = tonumber(ARGV[10])
+local GRACE = tonumber(LIMITS.cancel_grace_ms)
 
 -- Returns true while a submission that is older than the request may still wait in a stream.
 local function is_submission_pending(entry)
@@ -76,5 +76,5 @@ local function cancel(i)
 end
 
 return run_batch({
-  group = 'distributor', stream = STREAM, at = 11, width = 4, handle = cancel, finish = finish_tasks,
+  group = 'distributor', stream = STREAM, at = 3, width = 4, handle = cancel, finish = finish_tasks,
 })

@@ -2,7 +2,7 @@
 -- Changes the status of agents, and merges load metrics into those reported before.
 -- include: base agents
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
--- ARGV[8]  number of changes, then for each:
+-- ARGV[3]  number of changes, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | status | fields: the number of metrics, then metric:{name} and
 --   value of each
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED; STALE (a later fact came first); GONE (the entry was handled
@@ -55,10 +55,11 @@ local function change_status(i, last)
   end
   call('HSET', P .. 'agent:' .. id, 'status', agent.status, 'term', agent.term, 'rev', agent.rev, 'fact_id', entry,
     'health_score', agent.health_score, 'beat_obs', agent.beat_obs, unpack(ARGV, i + 6, last))
+  note_report(agent)
   answer(caller, STREAM, entry)
   return 'OK'
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(6), handle = change_status,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(6), handle = change_status,
 })

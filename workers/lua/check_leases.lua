@@ -5,7 +5,7 @@
 -- include: base orders records agents
 -- keys: inflight:{agent} set r | inbox:{agent}:{lane} stream r | agent:{id} hash w | in:losses stream w
 -- keys: in:registry stream w
--- ARGV[8]  number of lists, then for each:
+-- ARGV[3]  number of lists, then for each:
 --   entry | agent_id | incarnation | ask | leases: their number, then lease and task id of each
 -- Returns {words}. Words: OK; SUSPECTED (a lease is missing, the agent is asked again); LOST (a lease was missing
 --   again); OUTDATED (of another process, or of an earlier question; nothing changed); WAIT (in:reports holds an entry
@@ -81,5 +81,5 @@ local function check_leases(i, last)
 end
 
 return run_batch({
-  group = 'registry', stream = 'in:registry', at = 8, width = width_with_fields(5), handle = check_leases,
+  group = 'registry', stream = 'in:registry', at = 3, width = width_with_fields(5), handle = check_leases,
 })

@@ -2,7 +2,7 @@
 -- Changes live settings, which distributors follow while they run, or resets them to the distributors' environment.
 -- include: base
 -- keys: settings hash w | log:control stream w | in:control:{kind} stream w
--- ARGV[5]  number of settings, then for each:
+-- ARGV[3]  number of settings, then for each:
 --   entry | caller or '' | name | value, or '' to reset
 -- Returns {words}. Words: OK; GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:control: setting.changed
@@ -23,4 +23,4 @@ local function configure(i)
   return 'OK'
 end
 
-return run_batch({ group = 'distributor', stream = STREAM, at = 5, width = 4, handle = configure })
+return run_batch({ group = 'distributor', stream = STREAM, at = 3, width = 4, handle = configure })

@@ -2,8 +2,7 @@
 -- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
 -- include: base messages
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
--- ARGV[5] to ARGV[9]  see lib/messages.lua
--- ARGV[10]  number of messages (0: only old dead letters are removed), then for each:
+-- ARGV[3]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
 --   | payload, opaque JSON | correlation_id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
@@ -71,12 +70,12 @@ local function forget_dead()
 end
 
 local result = run_batch({
-  group = 'router', at = 10, width = 12, handle = deliver,
+  group = 'router', at = 3, width = 12, handle = deliver,
   stream = function(i)
     return 'in:messages:' .. ARGV[i + 1]
   end,
 })
-if bumps.messages_dead or tonumber(ARGV[10]) == 0 then
+if bumps.messages_dead or tonumber(ARGV[3]) == 0 then
   forget_dead()
 end
 return result

@@ -3,15 +3,15 @@
 -- include: base agents
 -- keys: agent:{id} hash w | agents:expiry zset w | agents:departed zset w | in:registry stream w
 -- keys: in:control:{kind} stream w
--- ARGV[8]  ms after which an agent that left is removed
--- ARGV[9]  the stream, without namespace: in:registry, or in:control:registry for an operator's request
--- ARGV[10]  number of agents, then for each:
+-- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
+-- ARGV[3]  the stream, without namespace: in:registry, or in:control:registry for an operator's request
+-- ARGV[4]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | forget_after_ms: it is removed then, if sooner, or ''
 -- Returns {words}. Words: OK; UNKNOWN; SUPERSEDED (a newer process has the id; it stays); STALE (a later fact came
 --   first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.deregistered
 -- Events in in:losses: agent.lost (it left with tasks in flight)
-local KEPT, STREAM = tonumber(ARGV[8]), ARGV[9]
+local KEPT, STREAM = tonumber(LIMITS.departed_ttl_ms), ARGV[3]
 
 -- Ids of two streams within one ms cannot be ordered: an operator's request counts as the later one.
 local function may_be_later(entry, than)
@@ -56,4 +56,4 @@ local function deregister(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 10, width = 5, handle = deregister })
+return run_batch({ group = 'registry', stream = STREAM, at = 4, width = 5, handle = deregister })

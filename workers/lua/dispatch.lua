@@ -4,9 +4,10 @@
 -- moves: queued>assigned queued>expired
 -- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
 -- keys: suspended hash rw | unclaimed zset w | inbox:{agent}:{lane} stream w
--- ARGV[5]  ms within which an agent has to claim an assigned task, by the clock of attempts
--- ARGV[6]  ms after which an attempt of an agent without incarnation ends, because its leases cannot be listed
--- ARGV[7]  number of explanations, then each (opaque JSON)
+-- LIMITS.claim_within_ms  ms within which an agent has to claim an assigned task, by the clock of attempts
+-- LIMITS.unlisted_timeout_ms  ms after which an attempt of an agent without incarnation ends, because its leases cannot
+--   be listed
+-- ARGV[3]  number of explanations, then each (opaque JSON)
 -- then the number of groups of placements that share all this, then for each:
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
 --   | a lease (16 hex digits, fresh) for each placement, without separators
@@ -15,11 +16,12 @@
 -- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no task waits in the pool,
 --   or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
-local CLAIM_BY, UNLISTED_TIMEOUT = int(attempt_time(now) + tonumber(ARGV[5])), tonumber(ARGV[6])
+local CLAIM_BY = int(attempt_time(now) + tonumber(LIMITS.claim_within_ms))
+local UNLISTED_TIMEOUT = tonumber(LIMITS.unlisted_timeout_ms)
 local LEASE = 16
 local explanations = {}
-local at = 8
-for i = 1, tonumber(ARGV[7]) do
+local at = 4
+for i = 1, tonumber(ARGV[3]) do
   explanations[i] = ARGV[at]
   at = at + 1
 end

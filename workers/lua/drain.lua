@@ -3,7 +3,7 @@
 -- applies afterwards. A request is not a sign of life: a stale agent stays stale.
 -- include: base agents
 -- keys: agent:{id} hash w | in:control:{kind} stream w
--- ARGV[8]  number of requests, then for each:
+-- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | agent_id | begins: 1 to drain, 0 to resume
 -- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later request of an operator came first);
 --   GONE (the entry was handled before); ERROR <why> (not consumed). An answer of ok has {"status":status}, the current
@@ -60,4 +60,4 @@ local function drain(i)
   return 'OK'
 end
 
-return run_batch({ group = 'registry', stream = STREAM, at = 8, width = 4, handle = drain })
+return run_batch({ group = 'registry', stream = STREAM, at = 3, width = 4, handle = drain })

@@ -4,7 +4,7 @@
 -- should is asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
 -- include: base agents
 -- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
--- ARGV[8]  number of heartbeats, then for each:
+-- ARGV[3]  number of heartbeats, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | fields: the number of
 --   metrics, then metric:{name} and value of each
 -- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again);
@@ -82,6 +82,7 @@ local function heartbeat(i, last)
     'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score,
     'last_heartbeat', int(entry_ms(entry)),
     unpack(ARGV, i + 7, last))
+  note_report(agent)
   if leases ~= '' then
     call('HSET', key, 'leases', leases)
     compare_lease_count(agent, tonumber(leases), entry)
@@ -102,5 +103,5 @@ local function heartbeat(i, last)
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(7), handle = heartbeat,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(7), handle = heartbeat,
 })

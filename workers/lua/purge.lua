@@ -3,16 +3,16 @@
 -- include: base
 -- keys: task:{id} hash rw | tasks:dead zset rw | message:{id} hash rw | messages:dead zset rw | dead:in stream rw
 -- keys: log:control stream w | in:control:{kind} stream w
--- ARGV[5]  tasks, messages or entries
--- ARGV[6]  the kind of worker that received the request
--- ARGV[7]  maximum number of removals for one request
--- ARGV[8]  number of requests, then for each:
+-- ARGV[3]  tasks, messages or entries
+-- ARGV[4]  the kind of worker that received the request
+-- LIMITS.removals  maximum number of removals for one request
+-- ARGV[5]  number of requests, then for each:
 --   entry | caller or '' | dead_id: of one dead letter, or '' | age_ms: minimum age of those to remove, or ''
 -- Returns {words}. Words: OK; NOT_FOUND; NOT_DEAD; GONE (the entry was handled before); ERROR <why> (not consumed).
 --   An answer of ok has {"purged":n,"left":n}: how many were removed, and how many of that age are left
 -- Events in log:control: dead.purged
-local STREAM = 'in:control:' .. ARGV[6]
-local KIND, MOST = ARGV[5], tonumber(ARGV[7])
+local STREAM = 'in:control:' .. ARGV[4]
+local KIND, MOST = ARGV[3], tonumber(LIMITS.removals)
 local RECORDS = {
   tasks = { index = 'tasks:dead', head = 'task', state = 'state', dead = 'failed' },
   messages = { index = 'messages:dead', head = 'message', state = 'status', dead = 'dead' },
@@ -95,4 +95,4 @@ local function purge(i)
   return 'OK'
 end
 
-return run_batch({ group = ARGV[6], stream = STREAM, at = 8, width = 4, handle = purge })
+return run_batch({ group = ARGV[4], stream = STREAM, at = 5, width = 4, handle = purge })

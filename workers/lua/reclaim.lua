@@ -3,8 +3,8 @@
 -- include: base records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: agent:{id} hash r | inflight:{agent} set rw | agents:lost zset w | in:losses stream w
--- ARGV[10]  maximum number of tasks reclaimed for one loss in one call
--- ARGV[11]  number of losses, then for each:
+-- LIMITS.tasks_per_loss  maximum number of tasks reclaimed for one loss in one call
+-- ARGV[3]  number of losses, then for each:
 --   entry | agent_id | term: the one that ended
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss,
 --   which may report finished work; not consumed); MORE (call again; not consumed); GONE (the entry was handled
@@ -12,7 +12,7 @@
 -- Events in log:tasks: those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (for claimed tasks: the agent may not know that it was declared lost)
 check_due_types()
-local MOST = tonumber(ARGV[10])
+local MOST = tonumber(LIMITS.tasks_per_loss)
 
 -- Reclaims one task of an agent.
 local function reclaim_task(agent_id, id, term)
@@ -66,5 +66,5 @@ local function reclaim(i)
 end
 
 return run_batch({
-  group = 'distributor', stream = 'in:losses', at = 11, width = 3, handle = reclaim, finish = finish_tasks,
+  group = 'distributor', stream = 'in:losses', at = 3, width = 3, handle = reclaim, finish = finish_tasks,
 })

@@ -3,7 +3,7 @@
 -- include: base records tasks attempts
 -- moves: assigned>scheduled running>scheduled assigned>failed running>failed assigned>cancelled running>cancelled
 -- keys: in:losses stream w
--- ARGV[10]  number of losses, then for each:
+-- ARGV[3]  number of losses, then for each:
 --   entry | agent_id | task_id | lease
 -- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the task no longer has this lease; nothing
 --   changed); WAIT (in:reports holds an entry older than the loss, which may report finished work; not consumed); GONE
@@ -29,5 +29,5 @@ local function reclaim_lease(i)
 end
 
 return run_batch({
-  group = 'distributor', stream = 'in:losses', at = 10, width = 4, handle = reclaim_lease, finish = finish_tasks,
+  group = 'distributor', stream = 'in:losses', at = 3, width = 4, handle = reclaim_lease, finish = finish_tasks,
 })

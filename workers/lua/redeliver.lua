@@ -2,8 +2,7 @@
 -- Delivers dead messages again on an operator's request, as if they were sent now.
 -- include: base messages
 -- keys: message:{id} hash rw | messages:dead zset w | in:control:{kind} stream w
--- ARGV[5] to ARGV[9]  see lib/messages.lua
--- ARGV[10]  number of requests, then for each:
+-- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | message_id | ttl_ms
 -- Returns {words}. Words: DELIVERED; NOT_FOUND; NOT_DEAD; EXPIRED, UNKNOWN, FULL (it stays a dead letter, for this
 --   reason); GONE (the entry was handled before); ERROR <why> (not consumed)
@@ -47,4 +46,4 @@ local function redeliver(i)
   return 'DELIVERED'
 end
 
-return run_batch({ group = 'router', stream = STREAM, at = 10, width = 4, handle = redeliver })
+return run_batch({ group = 'router', stream = STREAM, at = 3, width = 4, handle = redeliver })

@@ -4,7 +4,7 @@
 -- include: base agents
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
--- ARGV[8]  number of agents, then for each:
+-- ARGV[3]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | digest of what eligibility
 --   can see | facets, separated by spaces, each facet:value with the value encoded | fields: their number, then name and
 --   value of each
@@ -77,6 +77,7 @@ local function register(i, last)
     end_term(agent)
   end
   local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
+  local was_lost = returns and agent.status == 'stale' and not replaces
   local hears_again = set_deaf(agent, false)
   local is_changed = is_new or replaces or returns or hears_again or agent.digest ~= digest
   if is_new or replaces or returns then
@@ -119,10 +120,14 @@ local function register(i, last)
   elseif is_changed then
     log_agent('agent.changed', agent)
   end
-  answer(caller, STREAM, entry)
+  if was_lost then
+    answer_with(caller, STREAM, entry, '{"returned":true}')
+  else
+    answer(caller, STREAM, entry)
+  end
   return (is_new or replaces) and 'REGISTERED' or 'REFRESHED'
 end
 
 return run_batch({
-  group = 'registry', stream = STREAM, at = 8, width = width_with_fields(8), handle = register,
+  group = 'registry', stream = STREAM, at = 3, width = width_with_fields(8), handle = register,
 })

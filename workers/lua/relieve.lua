@@ -4,22 +4,23 @@
 -- include: base
 -- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
 -- keys: log:control stream w
--- ARGV[5]  share of maxmemory above which memory is freed
--- ARGV[6]  share of maxmemory down to which it is freed
--- ARGV[7]  maximum number of records checked in this call
--- ARGV[8]  bytes freed in this call, about: what the server has to copy and free
--- ARGV[9]  memory used, in bytes; empty: as the server reports
--- ARGV[10]  maxmemory, in bytes; empty: as the server reports
+-- LIMITS.relieve_above  share of maxmemory above which memory is freed
+-- LIMITS.relieve_down_to  share of maxmemory down to which it is freed
+-- LIMITS.records  maximum number of records checked in this call
+-- LIMITS.bytes  bytes freed in this call, about: what the server has to copy and free
+-- LIMITS.used  memory used, in bytes; absent: as the server reports
+-- LIMITS.maximum  maxmemory, in bytes; absent: as the server reports
 -- Returns {used, maximum, records, bytes, more}: the memory before (maximum 0: no limit, or INFO is forbidden);
 --   how many records lost how many bytes; 1: call again, there is more to free
 -- Events in log:control: memory.relieved
-local ABOVE, DOWN_TO, MOST, MOST_BYTES = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local ABOVE, DOWN_TO = tonumber(LIMITS.relieve_above), tonumber(LIMITS.relieve_down_to)
+local MOST, MOST_BYTES = tonumber(LIMITS.records), tonumber(LIMITS.bytes)
 
 -- Returns the memory used and the maximum, as the server counts when it refuses commands: without the buffers for its
 -- replicas and its append-only file.
 local function read_memory()
-  if ARGV[9] ~= '' then
-    return tonumber(ARGV[9]), tonumber(ARGV[10])
+  if LIMITS.used then
+    return tonumber(LIMITS.used), tonumber(LIMITS.maximum)
   end
   local info = redis.pcall('INFO', 'memory')
   if type(info) ~= 'string' then
@@ -32,7 +33,7 @@ end
 
 -- Trims the log of progress, which matters least, to its newest section.
 local function trim_progress_log()
-  local stream = load_size('log:progress', PROGRESS_LOG_BYTES)
+  local stream = load_size('log:progress', LIMITS.progress_log_bytes)
   local newest = stream.begins[#stream.begins]
   if newest then
     redis.pcall('XTRIM', stream.key, 'MINID', newest)

@@ -4,8 +4,8 @@
 -- include: base records tasklog tasks
 -- moves: failed>queued
 -- keys: task:{id} hash rw | tasks:dead zset w | in:control:{kind} stream w
--- ARGV[5] to ARGV[9]  head start in ms of urgent, critical, high, normal and low tasks
--- ARGV[10]  number of requests, then for each:
+-- LIMITS.head_start_urgent, head_start_critical, head_start_high, head_start_normal, head_start_low  head start in ms
+-- ARGV[3]  number of requests, then for each:
 --   entry | task_id | caller or ''
 -- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
 --   (it has not failed); EXPIRED (its deadline has passed); GONE (the entry was handled before); ERROR <why> (not
@@ -13,7 +13,6 @@
 -- Events in log:tasks: task.replayed
 check_due_types()
 local STREAM = 'in:control:distributor'
-local HEAD_START = { urgent = ARGV[5], critical = ARGV[6], high = ARGV[7], normal = ARGV[8], low = ARGV[9] }
 
 local function replay(i)
   local entry, id, caller = unpack(ARGV, i, i + 2)
@@ -40,7 +39,7 @@ local function replay(i)
   task.pool = call('HGET', task.key, 'first_pool') or task.pool
   -- It waits as if submitted now: with the score of its first submission, many replayed tasks would overtake all
   -- others.
-  task.score, task.has_extras = int(entry_ms(entry) - tonumber(HEAD_START[task.priority])), '1'
+  task.score, task.has_extras = int(entry_ms(entry) - tonumber(LIMITS['head_start_' .. task.priority])), '1'
   enqueue(id, task.pool, task.score)
   task.state = 'queued'
   set_alarm(task)
@@ -58,5 +57,5 @@ local function replay(i)
 end
 
 return run_batch({
-  group = 'distributor', stream = STREAM, at = 10, width = 3, handle = replay, finish = finish_tasks,
+  group = 'distributor', stream = STREAM, at = 3, width = 3, handle = replay, finish = finish_tasks,
 })

@@ -2,19 +2,19 @@
 -- Appends dead-lettered entries again to the streams that they came from, on an operator's request.
 -- include: base
 -- keys: dead:in stream rw | in:* stream w | log:control stream w | in:control:{kind} stream w
--- ARGV[5]  the kind of worker that received the request
--- ARGV[6]  number of streams that it reads, then each of them, without namespace
+-- ARGV[3]  the kind of worker that received the request
+-- ARGV[4]  number of streams that it reads, then each of them, without namespace
 -- then the number of requests, then for each:
 --   entry | caller or '' | dead_id: of the entry in dead:in
 -- Returns {words}. Words: OK; NOT_FOUND; FOREIGN (another kind of worker reads its stream); TRUNCATED (it was not kept
 --   whole); GONE (the request was handled before); ERROR <why> (not consumed). An answer of ok has {"entry_id":id}, the
 --   id of the new entry
 -- Events in log:control: entry.replayed
-local KIND = ARGV[5]
+local KIND = ARGV[3]
 local STREAM = 'in:control:' .. KIND
 local streams = {}
-local at = 7
-for _ = 1, tonumber(ARGV[6]) do
+local at = 5
+for _ = 1, tonumber(ARGV[4]) do
   streams[ARGV[at]] = true
   at = at + 1
 end

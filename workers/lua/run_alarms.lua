@@ -8,12 +8,12 @@
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | clock hash rw | alarms zset rw | deadlines zset rw
 -- keys: limits zset rw | unclaimed zset rw | tombstones zset rw | tasks:terminal zset rw | tasks:dead zset rw
 -- keys: tasks:refused zset rw | task:{id} hash rw | inbox:{agent}:{lane} stream w
--- ARGV[10]  maximum number of alarms handled, and of agents checked that may not have claimed their tasks
--- ARGV[11]  maximum number of terminal records kept, completed and failed apart
--- ARGV[12]  maximum number of refused records kept
--- ARGV[13]  ms that a completed, cancelled or expired record is kept
--- ARGV[14]  ms that a failed record is kept
--- ARGV[15]  ms that a refused record is kept
+-- LIMITS.alarms  maximum number of alarms handled, and of agents checked that may not have claimed their tasks
+-- LIMITS.terminal_entries  maximum number of terminal records kept, completed and failed apart
+-- LIMITS.refused_entries  maximum number of refused records kept
+-- LIMITS.terminal_ttl_ms  ms that a completed, cancelled or expired record is kept
+-- LIMITS.dead_ttl_ms  ms that a failed record is kept
+-- LIMITS.refused_ttl_ms  ms that a refused record is kept
 -- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
 --   (nothing was due), GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for
 --   the next call
@@ -202,7 +202,7 @@ end
 -- Handles what is due by an index, up to a moment of the clock that the index uses.
 local UNTIL = { alarms = now, deadlines = DEADLINES_UNTIL, limits = attempt_clock, unclaimed = attempt_clock }
 local function run_due(index)
-  for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(UNTIL[index]), 'LIMIT', 0, ARGV[10])) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. index, '-inf', int(UNTIL[index]), 'LIMIT', 0, LIMITS.alarms)) do
     local word, failed = guarded(run_alarm, id)
     if failed then
       due_in[index][id] = int(UNTIL[index] + ERROR_DELAY)
@@ -214,7 +214,7 @@ end
 run_due('alarms')
 run_due('deadlines')
 run_due('limits')
-for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(attempt_clock), 'LIMIT', 0, ARGV[10])) do
+for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(attempt_clock), 'LIMIT', 0, LIMITS.alarms)) do
   local word, failed = guarded(check_claims, agent_id)
   if failed then
     words[#words + 1] = word
@@ -223,9 +223,9 @@ for _, agent_id in ipairs(call('ZRANGEBYSCORE', P .. 'unclaimed', '-inf', int(at
 end
 local result = finish_tasks(words)
 -- Everything done is counted before records are removed: that uses keys whose types are not checked.
-local left = remove_old('tasks:terminal', { completed = true, cancelled = true, expired = true }, ARGV[13], ARGV[11])
-  + remove_old('tasks:dead', { failed = true }, ARGV[14], ARGV[11])
-  + remove_old('tasks:refused', { refused = true }, ARGV[15], ARGV[12])
+local left = remove_old('tasks:terminal', { completed = true, cancelled = true, expired = true }, LIMITS.terminal_ttl_ms, LIMITS.terminal_entries)
+  + remove_old('tasks:dead', { failed = true }, LIMITS.dead_ttl_ms, LIMITS.terminal_entries)
+  + remove_old('tasks:refused', { refused = true }, LIMITS.refused_ttl_ms, LIMITS.refused_entries)
 guarded(remove_tombstones)
 for index, until_ms in pairs(UNTIL) do
   left = left + call('ZCOUNT', P .. index, '-inf', int(until_ms))

@@ -4,7 +4,7 @@
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w | log:progress stream w
--- ARGV[10]  number of reports, then runs of reports that share a kind and a caller, until there are as many, each:
+-- ARGV[3]  number of reports, then runs of reports that share a kind and a caller, until there are as many, each:
 --   started, progressed, completed, failed, released or refused | caller or '' | entry id, if one entry holds them
 --   all, or ''
 --   | number of its reports, then for each:
@@ -134,8 +134,8 @@ end
 
 local WIDTH = { failed = 7, released = 7, refused = 9 }
 local run = { left = 0 }
-local at, done = 11, {}
-local words = guard_each(tonumber(ARGV[10]), function()
+local at, done = 4, {}
+local words = guard_each(tonumber(ARGV[3]), function()
   if run.left == 0 then
     local kind, caller, shared, count = unpack(ARGV, at, at + 3)
     run = { kind = kind, caller = caller, shared = shared ~= '' and shared or nil, left = tonumber(count), failing = 0 }

@@ -1,18 +1,21 @@
 #!lua flags=allow-oom
 -- Ticks the observed clock, declares agents stale that missed their heartbeats, announces losses again that were not
--- reclaimed yet, and removes agents that left long ago.
+-- reclaimed yet, removes agents that left long ago, and shows the load that agents have reported, once a second.
 -- include: base agents
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
 -- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
--- keys: log:agents stream w
--- ARGV[8]  maximum number of agents handled, in each part
--- ARGV[9]  ms after which an agent that left is removed
+-- keys: log:agents stream w | agents:reported set w | log:reports stream w
+-- LIMITS.agents  maximum number of agents handled, in each part
+-- LIMITS.reports  maximum number of reports in one event
+-- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
 -- Returns {stale, repeated, forgotten, observed, lost}: three numbers of agents, the observed clock in ms, and the ids
 --   of the agents that became stale, separated by spaces
 -- Events in log:agents: agent.lost, agent.health_moved, agent.forgotten
--- Events in in:losses: agent.lost (it became stale with tasks in flight; again every ARGV[7] ms while it has any)
-local MOST = tonumber(ARGV[8])
+-- Event in log:reports: agents.reported; reports: of each agent id, cpu, memory, work from elsewhere, ms; separated by
+--   spaces; - stands for a metric that it does not report
+-- Events in in:losses: agent.lost (it became stale with tasks in flight; again every LIMITS.repeat_loss_ms while it has any)
+local MOST = tonumber(LIMITS.agents)
 local LANES = { 'critical', 'high', 'normal', 'low' }
 
 -- Returns true if the server is out of memory: it accepts no heartbeats then. (Memory is counted as the server does:
@@ -137,12 +140,32 @@ local function handle_due(index, until_ms, handle, wanted)
   return counted
 end
 
+local REPORTS_EVERY = 1000
+local function show_reports()
+  local shown_at = tonumber(call('HGET', P .. 'clock', 'reports_at') or nil)
+  if shown_at and now >= shown_at and now - shown_at < REPORTS_EVERY then
+    return
+  end
+  local reports = {}
+  for _, id in ipairs(call('SPOP', P .. 'agents:reported', LIMITS.reports)) do
+    local shown = redis.pcall('HGET', P .. 'agent:' .. id, 'shown')
+    if type(shown) == 'string' then
+      reports[#reports + 1] = id .. ' ' .. shown
+    end
+  end
+  if #reports > 0 then
+    call('HSET', P .. 'clock', 'reports_at', NOW)
+    log('log:reports', 'type', 'agents.reported', 'reports', table.concat(reports, ' '))
+  end
+end
+
 local stale = handle_due('agents:expiry', observed, declare_stale, 'LOST')
 -- The agents nearest to becoming stale are those that missed heartbeats.
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:expiry', int(observed), int(observed + AGENT_TIMEOUT), 'LIMIT', 0, MOST)) do
   guarded(decay, id)
 end
 local repeated = handle_due('agents:lost', now, repeat_loss, 'REPEATED')
-local forgotten = handle_due('agents:departed', now - tonumber(ARGV[9]), forget, 'FORGOTTEN')
+local forgotten = handle_due('agents:departed', now - tonumber(LIMITS.departed_ttl_ms), forget, 'FORGOTTEN')
+show_reports()
 finish()
 return { int(stale), int(repeated), int(forgotten), int(observed), table.concat(lost, ' ') }

@@ -17,11 +17,16 @@ T = TypeVar("T")
 Arg = str | bytes | int
 
 
+#: name -> value of what a script reads as ``LIMITS``. Values have no spaces.
+Limits = dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A script with its arguments, and how its answer is read."""
 
     script: str
+    limits: Limits  #: in addition to those of every script
     args: list[Arg]
     parse: Callable[[Any], T]
 

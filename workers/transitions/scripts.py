@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from coord.config import MIB, Settings, within_memory
 from coord.keys import CONSUMES, Keys
 from coord.models.memory import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
-from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
+from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS
 from coord.pipeline import pack, send_and_read
 from workers import lua
 from workers.transitions.batches import (
@@ -39,6 +39,7 @@ from workers.transitions.batches import (
     Heartbeat,
     LeaseList,
     LeaseLoss,
+    Limits,
     LivenessTick,
     Loss,
     Placement,
@@ -62,6 +63,8 @@ RELIEVED_AT_ONCE, RELIEVED_BYTES = 200, 16 * MIB
 PURGED_AT_ONCE = 1_000
 #: Tasks of a lost agent that are reclaimed in one call.
 RECLAIMED_AT_ONCE = 1_000
+#: Reports of agents that one event shows: some 100 KiB.
+REPORTS_AT_ONCE = 2_000
 #: ms after which a loss is announced again while tasks are still in flight.
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept at least.
@@ -73,45 +76,64 @@ E = TypeVar("E", bound=Struct)
 T = TypeVar("T")
 
 
-def _attempt_limits(s: Settings) -> list[Arg]:
-    """Return the arguments of ``lib/attempts.lua``."""
-    seed = random.getrandbits(31)  # the jitter of backoff; no secret depends on it
-    return [s.max_attempts, s.backoff_ms, s.backoff_max_ms, s.max_releases, seed]
+def _attempt_limits(s: Settings) -> Limits:
+    """Return the limits of ``lib/attempts.lua``."""
+    return {
+        "max_attempts": s.max_attempts,
+        "backoff_ms": s.backoff_ms,
+        "backoff_max_ms": s.backoff_max_ms,
+        "max_releases": s.max_releases,
+        "jitter_seed": random.getrandbits(31),  # no secret depends on it
+    }
 
 
-def _liveness_limits(s: Settings) -> list[Arg]:
-    """Return the arguments of ``lib/agents.lua``."""
-    return [s.missed_beats, int(s.agent_timeout_s * 1000), REPEAT_LOSS_MS]
+def _liveness_limits(s: Settings) -> Limits:
+    """Return the limits of ``lib/agents.lua``."""
+    return {
+        "missed_beats": s.missed_beats,
+        "agent_timeout_ms": int(s.agent_timeout_s * 1000),
+        "repeat_loss_ms": REPEAT_LOSS_MS,
+    }
 
 
-def _departure_limits(s: Settings) -> list[Arg]:
-    return [*_liveness_limits(s), int(s.departed_ttl_s * 1000)]
+def _departure_limits(s: Settings) -> Limits:
+    return _liveness_limits(s) | {"departed_ttl_ms": int(s.departed_ttl_s * 1000)}
 
 
-def _inbox_limits(s: Settings) -> list[Arg]:
-    """Return the arguments of ``lib/messages.lua``."""
-    dead_ms = int(s.dead_ttl_s * 1000)
-    return [s.inbox_entries, s.inbox_critical_extra, MESSAGE_KEPT_MS, dead_ms, s.dead_in_entries]
+def _inbox_limits(s: Settings) -> Limits:
+    """Return the limits of ``lib/messages.lua``."""
+    return {
+        "inbox_entries": s.inbox_entries,
+        "inbox_critical_extra": s.inbox_critical_extra,
+        "message_kept_ms": MESSAGE_KEPT_MS,
+        "dead_kept_ms": int(s.dead_ttl_s * 1000),
+        "dead_entries": s.dead_in_entries,
+    }
 
 
-def _reclaim_limits(s: Settings) -> list[Arg]:
-    return [*_attempt_limits(s), RECLAIMED_AT_ONCE]
+def _reclaim_limits(s: Settings) -> Limits:
+    return _attempt_limits(s) | {"tasks_per_loss": RECLAIMED_AT_ONCE}
 
 
-def _cancel_limits(s: Settings) -> list[Arg]:
-    return [*_attempt_limits(s), s.cancel_grace_ms]
+def _cancel_limits(s: Settings) -> Limits:
+    return _attempt_limits(s) | {"cancel_grace_ms": s.cancel_grace_ms}
 
 
-def _dead_in_limits(s: Settings) -> list[Arg]:
-    return [f"{s.dead_in_entries} {s.dead_in_bytes}"]
+def _dead_in_limits(s: Settings) -> Limits:
+    return {"dead_in_entries": s.dead_in_entries, "dead_in_bytes": s.dead_in_bytes}
 
 
-def _head_starts(_: Settings) -> list[Arg]:
-    return list(HEAD_START_MS.values())
+def _head_starts(_: Settings) -> Limits:
+    return {f"head_start_{priority.value}": ms for priority, ms in HEAD_START_MS.items()}
 
 
-def _no_limits(_: Settings) -> list[Arg]:
-    return []
+def _backlog_limits(s: Settings) -> Limits:
+    shares = {f"share_{priority.value}": share for priority, share in BACKLOG_SHARE.items()}
+    return {"backlog_tasks": s.max_backlog_tasks, "backlog_bytes": s.max_backlog_bytes, **shares}
+
+
+def _no_limits(_: Settings) -> Limits:
+    return {}
 
 
 class BatchScript(Generic[E, T]):
@@ -121,7 +143,7 @@ class BatchScript(Generic[E, T]):
         name: of the script.
         entry: the Struct of an entry. Its fields, in their order, are the arguments of an entry.
         read: reads the answer.
-        limits: returns the arguments before the entries that settings determine.
+        limits: returns the limits of the script.
     """
 
     def __init__(
@@ -129,7 +151,7 @@ class BatchScript(Generic[E, T]):
         name: str,
         entry: type[E],
         read: Callable[[Any], T],
-        limits: Callable[[Settings], list[Arg]] = _no_limits,
+        limits: Callable[[Settings], Limits] = _no_limits,
     ) -> None:
         self.name = name
         self.entry = entry
@@ -142,12 +164,12 @@ class BatchScript(Generic[E, T]):
         Args:
             settings: determine the limits.
             entries: of the batch.
-            options: arguments between the limits and the entries.
+            options: arguments before the entries.
         """
-        args = [*self.limits(settings), *options, len(entries)]
+        args: list[Arg] = [*options, len(entries)]
         for entry in entries:
             _add_arguments(args, entry)
-        return Call(self.name, args, self.read)
+        return Call(self.name, self.limits(settings), args, self.read)
 
     @overload
     def __get__(self, scripts: None, owner: type[Scripts]) -> Self: ...
@@ -237,17 +259,20 @@ class Scripts:
         """
         if not calls:
             return []
-        now: Arg = "" if self.now is None else self.now
-        prefix, common = self.keys.prefix, self._common
-        packed = [
-            pack(("EVALSHA", self._sources[call.script].sha, 1, prefix, now, *common, *call.args)) for call in calls
-        ]
+        prefix = self.keys.prefix
+        packed = [pack(("EVALSHA", self._sources[call.script].sha, 1, prefix, *self.arguments(call))) for call in calls]
         answers = await send_and_read(self.redis, packed, to_raise=True)
         return [call.parse(answer) for call, answer in zip(calls, answers, strict=True)]
 
+    def arguments(self, call: Call[Any]) -> list[Arg]:
+        """Return the arguments of a call as its script takes them: the time, all limits as one text, and its own."""
+        now: Arg = "" if self.now is None else self.now
+        limits = " ".join([self._common, *[f"{name}={value}" for name, value in call.limits.items()]])
+        return [now, limits, *call.args]
+
     def settle(self, reports: Sequence[Report]) -> Call[TaskBatch]:
         """Settle agents' reports; words OK, DUPLICATE, STALE, GONE."""
-        args = [*_attempt_limits(self.settings), len(reports)]
+        args: list[Arg] = [len(reports)]
         for (kind, caller, shared), run in groupby(_of_entries(reports), key=lambda item: item[0]):
             alike = [report for _, report in run]
             args += (kind, caller, shared, len(alike))
@@ -259,7 +284,7 @@ class Scripts:
                     args += (r.code, r.message, "1" if r.retryable else "0")
                 if kind == "refused":
                     args += (r.pool, r.definition)
-        return Call("settle", args, read_task_batch)
+        return Call("settle", _attempt_limits(self.settings), args, read_task_batch)
 
     def admit(
         self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
@@ -271,14 +296,7 @@ class Scripts:
             pools: the definition of each pool that the submissions name.
             nearly_full: refuse all of them.
         """
-        s = self.settings
-        args: list[Arg] = [
-            s.max_backlog_tasks,
-            s.max_backlog_bytes,
-            "1" if nearly_full else "0",
-            *(str(BACKLOG_SHARE[priority]) for priority in Priority),
-            len(pools),
-        ]
+        args: list[Arg] = ["1" if nearly_full else "0", len(pools)]
         for pool, definition in pools.items():
             args += (pool, definition)
         groups: dict[tuple[str, ...], int] = {}
@@ -292,7 +310,7 @@ class Scripts:
         for priority, pool, caller, *names in groups:
             args += (priority, pool, caller, len(names), *names)
         args += (len(submissions), *tasks)
-        return Call("admit", args, read_task_batch)
+        return Call("admit", _backlog_limits(self.settings), args, read_task_batch)
 
     def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
         """Assign waiting tasks as planned; words ASSIGNED, EMPTY, INACTIVE, CHANGED, FULL. Never repeat a call."""
@@ -301,8 +319,11 @@ class Scripts:
             groups.setdefault((p.pool, p.agent_id, p.rev, p.explanation), []).append(place)
         explanations = {text: n for n, text in enumerate(dict.fromkeys(explanation for *_, explanation in groups), 1)}
         s = self.settings
-        args: list[Arg] = [s.start_timeout_ms, s.default_timeout_no_incarnation_ms, len(explanations), *explanations]
-        args.append(len(groups))
+        limits = {
+            "claim_within_ms": s.start_timeout_ms,
+            "unlisted_timeout_ms": s.default_timeout_no_incarnation_ms,
+        }
+        args: list[Arg] = [len(explanations), *explanations, len(groups)]
         for (pool, agent_id, rev, explanation), places in groups.items():
             leases = "".join([placements[place].lease for place in places])
             args += (pool, agent_id, rev, explanations[explanation], leases)
@@ -313,7 +334,7 @@ class Scripts:
             words = dict(zip(turns, batch.words, strict=True))
             return replace(batch, words=[words[place] for place in range(len(placements))])
 
-        return Call("dispatch", args, parse)
+        return Call("dispatch", limits, args, parse)
 
     def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
         """Deregister agents; words OK, UNKNOWN, SUPERSEDED, STALE.
@@ -349,14 +370,22 @@ class Scripts:
             purges: the requests.
             most: dead letters removed for each request at most.
         """
-        return Scripts._purge.call(self.settings, purges, of, kind, most)
+        call = Scripts._purge.call(self.settings, purges, of, kind)
+        call.limits["removals"] = most
+        return call
 
     def run_alarms(self, most: int = 1000) -> Call[TaskBatch]:
         """Do what is due by the clocks, at most ``most`` alarms; words QUEUED, RECALLED, TIMED_OUT and so on."""
         s = self.settings
-        kept = [int(seconds * 1000) for seconds in (s.terminal_ttl_s, s.dead_ttl_s, s.refused_ttl_s)]
-        args = [*_attempt_limits(s), most, s.terminal_entries, s.refused_entries, *kept]
-        return Call("run_alarms", args, read_task_batch)
+        limits = _attempt_limits(s) | {
+            "alarms": most,
+            "terminal_entries": s.terminal_entries,
+            "refused_entries": s.refused_entries,
+            "terminal_ttl_ms": int(s.terminal_ttl_s * 1000),
+            "dead_ttl_ms": int(s.dead_ttl_s * 1000),
+            "refused_ttl_ms": int(s.refused_ttl_s * 1000),
+        }
+        return Call("run_alarms", limits, [], read_task_batch)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
@@ -368,39 +397,46 @@ class Scripts:
             most_bytes: bytes freed, about.
             memory: replaces what the server reports; only tests set it.
         """
-        args: list[Arg] = [str(RELIEVE_ABOVE), str(RELIEVE_DOWN_TO), most, most_bytes]
-        args += ("", "") if memory is None else (memory.used, memory.maximum)
+        limits: Limits = {
+            "relieve_above": RELIEVE_ABOVE,
+            "relieve_down_to": RELIEVE_DOWN_TO,
+            "records": most,
+            "bytes": most_bytes,
+        }
+        if memory is not None:
+            limits |= {"used": memory.used, "maximum": memory.maximum}
 
         def parse(raw: Any) -> Relief:
             used, maximum, records, freed, more = map(int, raw)
             return Relief(Memory(used, maximum), records, freed, is_more=more == 1)
 
-        return Call("relieve", args, parse)
+        return Call("relieve", limits, [], parse)
 
     def tick_liveness(self, most: int = 256) -> Call[LivenessTick]:
         """Tick the observed clock and declare agents stale, at most ``most`` at a time."""
-        args = [*_liveness_limits(self.settings), most, int(self.settings.departed_ttl_s * 1000)]
-        return Call("tick_liveness", args, _read_liveness_tick)
+        limits = _departure_limits(self.settings) | {"agents": most, "reports": REPORTS_AT_ONCE}
+        return Call("tick_liveness", limits, [], _read_liveness_tick)
 
     def worker_heartbeat(
         self, kind: str, name: str, fields: dict[str, str | int | float], streams: Iterable[str]
     ) -> Call[list[str]]:
         """Record that a worker is alive; answers the names of the workers of its kind that are alive."""
-        args: list[Arg] = [kind, name, int(self.settings.presence_ttl_s * 1000), CONSUMER_IDLE_MS, len(fields)]
+        limits = {"presence_ttl_ms": int(self.settings.presence_ttl_s * 1000), "consumer_idle_ms": CONSUMER_IDLE_MS}
+        args: list[Arg] = [kind, name, len(fields)]
         for field, value in fields.items():
             args += (field, str(value))
         listed = list(streams)
         args += (len(listed), *listed)
-        return Call("worker_heartbeat", args, lambda raw: [worker.decode() for worker in raw])
+        return Call("worker_heartbeat", limits, args, lambda raw: [worker.decode() for worker in raw])
 
 
-def _common_of(s: Settings) -> list[Arg]:
-    """Return the arguments of every script."""
-    return [
-        f"{s.log_entries} {s.log_bytes} {s.progress_log_bytes}",
-        f"{s.replies_entries} {s.replies_bytes} {s.reply_data_bytes}",
-        int(s.replies_ttl_s * 1000),
-    ]
+def _common_of(s: Settings) -> str:
+    """Return the limits of every script."""
+    return (
+        f"log_entries={s.log_entries} log_bytes={s.log_bytes} progress_log_bytes={s.progress_log_bytes}"
+        f" replies_entries={s.replies_entries} replies_bytes={s.replies_bytes} reply_data_bytes={s.reply_data_bytes}"
+        f" replies_ttl_ms={int(s.replies_ttl_s * 1000)}"
+    )
 
 
 def _read_liveness_tick(raw: Any) -> LivenessTick:

@@ -2,12 +2,13 @@
 -- include: base orders
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
--- keys: in:losses stream rw | log:agents stream w
--- ARGV[5]  missed heartbeats after which an agent is stale
--- ARGV[6]  ms after which an agent that declares no heartbeat interval is stale
--- ARGV[7]  ms after which a loss is announced again while tasks are still in flight
+-- keys: in:losses stream rw | log:agents stream w | agents:reported set w
+-- LIMITS.missed_beats  missed heartbeats after which an agent is stale
+-- LIMITS.agent_timeout_ms  ms after which an agent that declares no heartbeat interval is stale
+-- LIMITS.repeat_loss_ms  ms after which a loss is announced again while tasks are still in flight
 -- Orders in inbox:{agent}:critical: list_leases
-local MISSED_BEATS, AGENT_TIMEOUT, REPEAT_LOSS = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local MISSED_BEATS, AGENT_TIMEOUT = tonumber(LIMITS.missed_beats), tonumber(LIMITS.agent_timeout_ms)
+local REPEAT_LOSS = tonumber(LIMITS.repeat_loss_ms)
 
 -- The types of the keys that every batch may write to are checked before anything begins: an announced loss cannot be
 -- withdrawn.
@@ -15,7 +16,7 @@ local STATUSES = { 'active', 'inactive', 'busy', 'stale', 'maintenance', 'error'
 for _, index in ipairs({ 'agents:expiry', 'agents:departed', 'agents:lost' }) do
   call('ZCARD', P .. index)
 end
-for _, set in ipairs({ 'agents:active', 'agents:all' }) do
+for _, set in ipairs({ 'agents:active', 'agents:all', 'agents:reported' }) do
   call('SCARD', P .. set)
 end
 for _, status in ipairs(STATUSES) do
@@ -39,7 +40,7 @@ local AGENT = {
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
   'drained_from', 'drain_id', 'deaf',
   'ask', 'asked_at', 'suspects',
-  'metric:cpu', 'metric:memory',
+  'metric:cpu', 'metric:memory', 'metric:active_connections', 'metric:pending_tasks', 'shown',
 }
 
 local function load_agent(id)
@@ -87,6 +88,32 @@ end
 local function stale_after(interval)
   interval = tonumber(interval)
   return interval and interval * MISSED_BEATS or AGENT_TIMEOUT
+end
+
+-- The load that an agent reports is part of the distributors' views. A report that differs from the one that was shown
+-- last by a step, or that was shown two intervals ago, is noted; tick_liveness shows all noted ones in one event.
+local REPORT_STEP, REPORT_INTERVALS, NOT_REPORTED = 0.05, 2, '-'
+
+local function has_moved(value, before)
+  if value == NOT_REPORTED or before == NOT_REPORTED then
+    return value ~= before
+  end
+  return math.abs(tonumber(value) - (tonumber(before) or 0)) >= REPORT_STEP
+end
+
+-- Notes the load metrics of an agent; its record shows them in `shown`: cpu, memory, work from elsewhere, ms.
+local function note_report(agent)
+  local cpu, memory = agent['metric:cpu'] or NOT_REPORTED, agent['metric:memory'] or NOT_REPORTED
+  local outside = (tonumber(agent['metric:active_connections']) or 0) + (tonumber(agent['metric:pending_tasks']) or 0)
+  local cpu_before, memory_before, outside_before, at = string.match(agent.shown or '', '^(%S+) (%S+) (%S+) (%d+)$')
+  if at and not has_moved(cpu, cpu_before) and not has_moved(memory, memory_before)
+    and tonumber(outside_before) == outside
+    and now - tonumber(at) < REPORT_INTERVALS * (tonumber(agent.heartbeat_interval) or AGENT_TIMEOUT / MISSED_BEATS) then
+    return
+  end
+  agent.shown = cpu .. ' ' .. memory .. ' ' .. tostring(outside) .. ' ' .. NOW
+  call('HSET', P .. 'agent:' .. agent.id, 'shown', agent.shown)
+  call('SADD', P .. 'agents:reported', agent.id)
 end
 
 local STATUS_PENALTY = { error = 0.5, maintenance = 0.2, busy = 0.1 }

@@ -2,19 +2,15 @@
 -- include: base orders records tasklog tasks ends
 -- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | suspended hash rw | inflight:{agent} set w
 -- keys: tasks:dead zset w
--- ARGV[5]  max_attempts of a task that sets none
--- ARGV[6]  ms of backoff before the second attempt
--- ARGV[7]  ms, maximum of the backoff
--- ARGV[8]  releases by agents that had started the task before it counts as failed
--- ARGV[9]  seed of the backoff's jitter
+-- LIMITS.max_attempts  attempts of a task that sets none
+-- LIMITS.backoff_ms  ms of backoff before the second attempt
+-- LIMITS.backoff_max_ms  ms, maximum of the backoff
+-- LIMITS.max_releases  releases by agents that had started the task before it counts as failed
+-- LIMITS.jitter_seed  seed of the backoff's jitter
 -- Events in log:tasks, at the end of an attempt: task.retried, task.failed, task.released, task.recalled,
 --   task.cancelled, task.expired
 -- Orders in inbox:{agent}:critical: stop_task, if the agent does not know of the end: timed out, lost, expired
-local LIMITS = {
-  max_attempts = tonumber(ARGV[5]), backoff = tonumber(ARGV[6]), backoff_max = tonumber(ARGV[7]),
-  max_releases = tonumber(ARGV[8]),
-}
-math.randomseed(tonumber(ARGV[9]))
+math.randomseed(tonumber(LIMITS.jitter_seed))
 
 -- Returns the keys of an agent that hold a task of a priority: a table for all of its lanes, and the lane. The types of
 -- the keys are checked here, before anything of the task changes.
@@ -121,16 +117,16 @@ local function end_attempt(task, how, code, message, retryable, detail)
       return
     end
     local releases = (tonumber(task.releases) or 0) + 1
-    if releases <= LIMITS.max_releases then
+    if releases <= tonumber(LIMITS.max_releases) then
       put_back(task, how, 'releases', releases, message)
       return
     end
     code, message = 'released_too_often', 'given back ' .. int(releases) .. ' times; last: ' .. message
   else
     local failures = (tonumber(task.failures) or 0) + 1
-    if retryable and failures < (tonumber(task.max_attempts) or LIMITS.max_attempts) then
-      local backoff = (tonumber(task.backoff_ms) or LIMITS.backoff) * 2 ^ (failures - 1)
-      backoff = math.min(backoff, tonumber(task.backoff_max_ms) or LIMITS.backoff_max)
+    if retryable and failures < tonumber(task.max_attempts or LIMITS.max_attempts) then
+      local backoff = tonumber(task.backoff_ms or LIMITS.backoff_ms) * 2 ^ (failures - 1)
+      backoff = math.min(backoff, tonumber(task.backoff_max_ms or LIMITS.backoff_max_ms))
       reschedule(task, math.floor(backoff * math.random()), 'failures', int(failures))
       bump('retried', 1)
       log_task('task.retried', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,

@@ -1,21 +1,25 @@
 -- The base of every script: namespace, time, counters, answers, and the loop over the entries of a batch.
 -- keys: in:reports stream r | counters hash rw | replies:{caller} stream w | size:{stream} string rw
--- keys: log:progress stream w
+-- keys: log:progress stream w | log:reports stream w
 -- KEYS[1]  the namespace prefix, such as "{coord}:". Every key is built from it, so all keys share its slot. The `keys`
 --   lines of a file list the keys that the file itself names, with names and types as in coord/keys.py. r: it reads; w:
 --   it writes or deletes. in:* stands for streams that ARGV names. Keys of an included part are in the header of that
 --   part.
 -- ARGV[1]  now, ms since 1970; empty: the server's TIME
--- ARGV[2]  of each log, separated by spaces: entries kept (MAXLEN ~, trimmed once a batch; of log:tasks: events, checked
---   once in 256) | bytes kept | bytes kept of log:progress
--- ARGV[3]  of each replies stream, separated by spaces: entries kept (MAXLEN ~) | bytes kept | bytes of an outcome's data
---   that a reply carries
--- ARGV[4]  ms that a replies stream lives after its last entry
+-- ARGV[2]  limits, separated by spaces: name=value. Each file lists the limits that it reads.
+-- LIMITS.log_entries  entries kept of each log (MAXLEN ~, trimmed once a batch); of log:tasks: events, checked once in 256
+-- LIMITS.log_bytes  bytes kept of each log
+-- LIMITS.progress_log_bytes  bytes kept of log:progress, and of log:reports
+-- LIMITS.replies_entries  entries kept of each replies stream (MAXLEN ~)
+-- LIMITS.replies_bytes  bytes kept of it
+-- LIMITS.reply_data_bytes  bytes of an outcome's data that a reply carries
+-- LIMITS.replies_ttl_ms  ms that a replies stream lives after its last entry
 local P = KEYS[1]
-local LOG_MAX, LOG_BYTES, PROGRESS_LOG_BYTES = string.match(ARGV[2], '^(%d+) (%d+) (%d+)$')
-local REPLIES_MAX, REPLIES_BYTES, REPLY_DATA_BYTES = string.match(ARGV[3], '^(%d+) (%d+) (%d+)$')
-local REPLIES_TTL = ARGV[4]
-REPLY_DATA_BYTES = tonumber(REPLY_DATA_BYTES)
+local LIMITS = {} -- texts, as commands take them
+for name, value in string.gmatch(ARGV[2], '(%S+)=(%S+)') do
+  LIMITS[name] = value
+end
+local REPLY_DATA_BYTES = tonumber(LIMITS.reply_data_bytes)
 local call = redis.call
 
 -- Returns a whole number as a string, never in the exponent form.
@@ -117,10 +121,8 @@ end
 
 -- A capped stream (a log, replies, dead:in) never holds more bytes than its cap. Field names and values are counted.
 -- The stream is divided into sections of a quarter of the cap. The key size:{stream} holds the bytes of the newest
--- section,
--- then the ids at which the newest sections begin, three at most. When a section begins, entries older than the oldest
---   of
--- these ids are trimmed. The key is read and written once for each stream and batch. Entries appended while there was
+-- section, then the ids at which the newest sections begin, three at most. When a section begins, entries older than the
+-- oldest of these ids are trimmed. The key is read and written once for each stream and batch. Entries appended while there was
 -- no such key are not counted; they are trimmed with the section that follows them.
 local capped = {}
 local function load_size(name, most)
@@ -184,7 +186,7 @@ end
 local repliers = {}
 local function reply(caller, ...)
   repliers[caller] = true
-  append_capped('replies:' .. caller, REPLIES_BYTES, REPLIES_MAX, ...)
+  append_capped('replies:' .. caller, LIMITS.replies_bytes, LIMITS.replies_entries, ...)
 end
 
 -- Sends the outcome of a task to its caller. Large data stays in the record only: the reply says that it is there.
@@ -298,10 +300,11 @@ local function written(command, key)
   return gathered[command] and gathered[command][key] or 0
 end
 
--- Appends an entry to a log, which is trimmed once a batch. As with a reply, a failed write undoes nothing.
-local logs = {}
+-- Appends an entry to a log, which is trimmed once a batch. As with a reply, a failed write undoes nothing. What brief
+-- logs hold matters for seconds only.
+local logs, BRIEF = {}, { ['log:progress'] = true, ['log:reports'] = true }
 local function log(name, ...)
-  append_capped(name, name == 'log:progress' and PROGRESS_LOG_BYTES or LOG_BYTES, nil, ...)
+  append_capped(name, BRIEF[name] and LIMITS.progress_log_bytes or LIMITS.log_bytes, nil, ...)
   logs[name] = P .. name
 end
 
@@ -317,7 +320,7 @@ end
 -- they stay pending.
 local function finish()
   for _, key in pairs(logs) do
-    redis.pcall('XTRIM', key, 'MAXLEN', '~', LOG_MAX)
+    redis.pcall('XTRIM', key, 'MAXLEN', '~', LIMITS.log_entries)
   end
   for name, by in pairs(bumps) do
     if by ~= 0 then
@@ -330,8 +333,8 @@ local function finish()
     end
   end
   for caller in pairs(repliers) do
-    call('PEXPIRE', P .. 'replies:' .. caller, REPLIES_TTL)
-    save_size('replies:' .. caller, REPLIES_TTL)
+    call('PEXPIRE', P .. 'replies:' .. caller, LIMITS.replies_ttl_ms)
+    save_size('replies:' .. caller, LIMITS.replies_ttl_ms)
   end
   for name in pairs(capped) do
     save_size(name)

@@ -1,13 +1,14 @@
 -- Messages: checks whether one can be delivered, and puts it into its receiver's inbox.
 -- include: base
 -- keys: agent:{id} hash r | messages:dead zset r | inbox:{agent}:{lane} stream rw | log:messages stream w
--- ARGV[5]  maximum number of entries in an inbox lane
--- ARGV[6]  entries that the critical lane may hold beyond that
--- ARGV[7]  ms that a message's record is kept at least
--- ARGV[8]  ms that a dead letter is kept
--- ARGV[9]  maximum number of dead letters
-local QUOTA, CRITICAL_EXTRA, KEPT = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local DEAD_KEPT, DEAD_MOST = tonumber(ARGV[8]), tonumber(ARGV[9])
+-- LIMITS.inbox_entries  maximum number of entries in an inbox lane
+-- LIMITS.inbox_critical_extra  entries that the critical lane may hold beyond that
+-- LIMITS.message_kept_ms  ms that a message's record is kept at least
+-- LIMITS.dead_kept_ms  ms that a dead letter is kept
+-- LIMITS.dead_entries  maximum number of dead letters
+local QUOTA, CRITICAL_EXTRA = tonumber(LIMITS.inbox_entries), tonumber(LIMITS.inbox_critical_extra)
+local KEPT = tonumber(LIMITS.message_kept_ms)
+local DEAD_KEPT, DEAD_MOST = tonumber(LIMITS.dead_kept_ms), tonumber(LIMITS.dead_entries)
 
 -- The types of the keys that every batch may write to are checked before anything begins.
 call('ZCARD', P .. 'messages:dead')

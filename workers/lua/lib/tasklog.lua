@@ -38,7 +38,7 @@ local function log_task(kind, id, ...)
   log_entries[#log_entries + 1] = { count = 1, 'type', kind, 'task_id', id, ... }
 end
 
--- Trims the oldest events beyond LOG_MAX, by the number (seq) of each entry's last event.
+-- Trims the oldest events beyond LIMITS.log_entries, by the number (seq) of each entry's last event.
 local LOG_TASKS, MOST_TRIMMED = P .. 'log:tasks', 256
 local function seq_of(entry)
   local fields = entry and entry[2]
@@ -46,7 +46,7 @@ local function seq_of(entry)
 end
 
 local function trim_events(until_seq)
-  if type(redis.pcall('XTRIM', LOG_TASKS, 'MAXLEN', '~', LOG_MAX)) ~= 'number' then
+  if type(redis.pcall('XTRIM', LOG_TASKS, 'MAXLEN', '~', LIMITS.log_entries)) ~= 'number' then
     return
   end
   local first = call('XRANGE', LOG_TASKS, '-', '+', 'COUNT', 2)
@@ -81,9 +81,9 @@ local function write_log()
     seq = seq + entry.count
     local n = #entry
     entry[n + 1], entry[n + 2] = 'seq', int(seq)
-    append_capped('log:tasks', LOG_BYTES, nil, unpack(entry))
+    append_capped('log:tasks', LIMITS.log_bytes, nil, unpack(entry))
   end
   if math.floor(last / 256) ~= math.floor((last - events) / 256) then
-    trim_events(last - tonumber(LOG_MAX))
+    trim_events(last - tonumber(LIMITS.log_entries))
   end
 end

@@ -1,0 +1,99 @@
+"""``coord tasks explain``: why a task waits, or why it went to its agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coord.cli.commands import AsJson, Namespace, RedisUrl
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import duration, hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.session import ask
+from coord.models.explanations import REJECTED
+
+if TYPE_CHECKING:
+    from coord import Client
+    from coord.models.explanations import Explanation, PlacedExplanation, StartEstimate, WaitingExplanation
+
+
+def explain(
+    task_id: Annotated[str, typer.Argument(help="Id of the task.", show_default=False)],
+    *,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Explain why a task waits, or why it went to its agent.
+
+    For a waiting task: the reason, how many agents are rejected for which requirement, the agents that lack least, its
+    position in its pool, and an estimate of its start.
+
+    Exit code 0: an agent has it, or it has ended; 4: it waits; 1: it does not exist.
+
+    Examples:
+        coord tasks explain report-7
+        coord tasks explain report-7 --json | jq -r .waiting.reason
+    """
+
+    async def work(client: Client) -> tuple[Explanation, int]:
+        return await client.explain(task_id), await client.server_time()
+
+    found, now = ask(work, redis_url=redis_url, namespace=namespace)
+    if json:
+        write_json(found)
+    else:
+        _write(found, now)
+    if found.is_waiting:
+        raise typer.Exit(ExitCode.WAITS)
+
+
+def _write(found: Explanation, now: int) -> None:
+    fields: dict[str, object] = {"task": found.task_id, "state": found.state}
+    if found.waiting is None:
+        write_fields(fields | {"why": found.summary} | (_placed_fields(found.placed) if found.placed else {}))
+        return
+    waiting = found.waiting
+    write_fields(fields | _waiting_fields(waiting, now))
+    if waiting.rejected:
+        write_line()
+        rows = [(reason, number, f"the agent {REJECTED[reason]}") for reason, number in waiting.rejected.items()]
+        write_table(("rejected for", "agents", "meaning"), rows, right=["agents"])
+    if waiting.nearest:
+        write_line()
+        write_table(
+            ("nearest agent", "reason", "fits except for"),
+            [(miss.agent_id, miss.reason, ", ".join(miss.lacks)) for miss in waiting.nearest],
+        )
+    for obstacle in waiting.obstacles:
+        hint(f"warning: {obstacle}")
+
+
+def _placed_fields(placed: PlacedExplanation) -> dict[str, object]:
+    return {
+        "agent": placed.agent_id,
+        "assigned": moment(placed.assigned_at),
+        "attempt": placed.attempt,
+        "agent's term": placed.term,
+        "strategy": placed.strategy,
+        "eligible agents": placed.eligible,
+    }
+
+
+def _waiting_fields(waiting: WaitingExplanation, now: int) -> dict[str, object]:
+    fields: dict[str, object] = {"reason": waiting.reason, "why": waiting.text}
+    if waiting.run_at is not None:
+        left = f" (in {duration(waiting.run_at - now)})" if waiting.run_at > now else ""
+        return fields | {"runs at": f"{moment(waiting.run_at)}{left}", "pool": waiting.pool}
+    return fields | {
+        "pool": waiting.pool,
+        "position": waiting.position and f"{waiting.position:,} of {waiting.length:,}",
+        "starts": _start(waiting.estimate, now),
+        "agents": f"{waiting.agents:,} examined, {waiting.eligible:,} may get the task now",
+    }
+
+
+def _start(estimate: StartEstimate | None, now: int) -> str:
+    if estimate is None:
+        return "not known"
+    return f"in about {duration(max(0, estimate.at - now))}: {estimate.basis}"
