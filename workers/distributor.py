@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, ClassVar
 
@@ -39,7 +39,8 @@ from coord.models.facts import (
     parts_of,
 )
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
-from coord.placement import STRATEGIES
+from coord.plugins import load_strategies
+from coord.suggestions import not_one_of
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
@@ -83,7 +84,11 @@ class Distributor(Service):
     def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         settings = cell.settings
-        self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret depends on it)
+        self.strategies = load_strategies()
+        if settings.strategy not in self.strategies:
+            raise ConfigError(not_one_of(config.variable_of("strategy"), settings.strategy, sorted(self.strategies)))
+        # Any random numbers do: no secret depends on them.
+        self.view = View(settings.health_threshold, settings.strategy, Random(), self.strategies)  # noqa: S311
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports)
@@ -104,11 +109,11 @@ class Distributor(Service):
             ConfigError: a setting is unknown, or may not have this value.
         """
         if isinstance(fact, StrategySet | SettingSet):
-            _check_setting(fact)
+            _check_setting(fact, self.strategies)
         for part in parts_of(fact):
-            if isinstance(part, TaskSubmitted) and part.strategy is not None and part.strategy not in STRATEGIES:
-                known = ", ".join(sorted(STRATEGIES))
-                raise FactInvalid(f"field 'data': strategy {part.strategy!r} is not one of {known} - at `$.strategy`")
+            if isinstance(part, TaskSubmitted) and part.strategy is not None and part.strategy not in self.strategies:
+                problem = not_one_of("strategy", part.strategy, sorted(self.strategies))
+                raise FactInvalid(f"field 'data': {problem} - at `$.strategy`")
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """Handle a batch: one call for each kind of fact, then the assignments, all in one round trip."""
@@ -300,13 +305,17 @@ class Distributor(Service):
             self.planner.broken.clear()
             self._has_work.set()
 
+    async def advance(self) -> None:
+        """Apply the time that has passed to the view."""
+        self.view.advance()
+
     async def read_settings(self) -> None:
         """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
         found = await queries.get_live_values(cell.redis, cell.keys)
         strategy = found.get("strategy", cell.settings.strategy)
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
-        if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
+        if self.view.configure(threshold, strategy if strategy in self.strategies else cell.settings.strategy):
             log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
             self._has_work.set()
 
@@ -381,7 +390,7 @@ class Distributor(Service):
         return found
 
 
-def _check_setting(fact: StrategySet | SettingSet) -> None:
+def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) -> None:
     """Check the name and the value of a setting; a value of None resets it to the environment.
 
     Raises:
@@ -391,8 +400,8 @@ def _check_setting(fact: StrategySet | SettingSet) -> None:
     if value is None:
         config.live_text(name, getattr(config.Settings(), name, None))
         return
-    if name == "strategy" and value not in STRATEGIES:
-        raise ConfigError(f"strategy {value!r} is not one of {', '.join(sorted(STRATEGIES))}")
+    if name == "strategy" and value not in strategies:
+        raise ConfigError(not_one_of("strategy", value, sorted(strategies)))
     config.live_text(name, value)
 
 
@@ -447,4 +456,5 @@ TICKS = {
     "read_suspended": 0.5,
     "read_pools": 1.0,
     "read_settings": 1.0,
+    "advance": 1.0,
 }

@@ -19,7 +19,9 @@ from itertools import islice
 from math import inf
 
 from coord import codec
+from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool
+from coord.placement import TaskContext
 from workers.transitions import Placement, TaskBatch
 from workers.view import Candidates, View
 
@@ -38,11 +40,12 @@ Entry = tuple[float, str]  #: a pool's head and its name
 class Waiting:
     """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
-    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned")
+    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned", "task")
 
     def __init__(self, definition: Pool, group: Candidates) -> None:
         self.definition = definition
         self.group = group
+        self.task = TaskContext(definition.task_type)  #: what strategies see of each of its tasks
         self.length = 0
         self.head = -inf
         self.planned = 0
@@ -74,7 +77,7 @@ class Planner:
         self._order: list[Entry] = []
         self._order_limit = 64  # entries; above it outdated ones are removed
         self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
-        self._explanations: dict[tuple[str, int], bytes] = {}
+        self._explanations: dict[tuple[str, int, str | None], bytes] = {}
 
     def forget(self) -> None:
         """Forget the table."""
@@ -192,14 +195,19 @@ class Planner:
         group = waiting.group
         if not group.eligible:
             return False
-        why = self._explain(group)
+        agents: list[FleetAgent] = []
+        is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
-            agent = self.view.take(group)
+            agent = self.view.take(group, waiting.task)
             if agent is None:
-                return False
-            waiting.planned += 1
-            placed.append((pool, agent.agent_id, agent.rev, why))
-        return waiting.left > 0
+                is_full = True
+                break
+            agents.append(agent)
+        waiting.planned += len(agents)
+        group.taken += len(agents)
+        why = self._explain(group)
+        placed += [(pool, agent.agent_id, agent.rev, why) for agent in agents]
+        return not is_full and waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
@@ -385,12 +393,14 @@ class Planner:
         return pool, waiting
 
     def _explain(self, group: Candidates) -> bytes:
-        key = (group.strategy.name, len(group.eligible))
+        strategy = group.strategy
+        key = (strategy.name, len(group.eligible), strategy.fallback)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
                 self._explanations.clear()
-            explained = codec.encode({"strategy": key[0], "eligible": key[1]})
+            why = {} if strategy.fallback is None else {"fallback": strategy.fallback}
+            explained = codec.encode({"strategy": strategy.name, "eligible": len(group.eligible), **why})
             self._explanations[key] = explained
         return explained
 

@@ -12,6 +12,7 @@ planner puts a group without room to sleep; ``woken`` returns it when one of its
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -20,12 +21,26 @@ from random import Random
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet_requirement
+from coord.placement import (
+    ANY_TASK,
+    STRATEGIES,
+    Learned,
+    Strategy,
+    TaskContext,
+    capability_facet,
+    facets_of,
+    facets_required,
+    unmet_requirement,
+)
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
 #: The facet that every agent has: groups without required facets are listed under it.
 ANY_AGENT = "*"
+#: Intervals without a report after which an agent counts as saturated, and the seconds between the reports of an agent
+#: that declares no interval.
+MISSED_REPORTS = 3
+REPORT_INTERVAL_S = 100.0
 #: Members of full groups that are searched at once for agents with an old load.
 MEMBERS_SEARCHED = 50_000
 
@@ -41,8 +56,8 @@ class Candidates:
     """The agents that meet one set of requirements, under one strategy; small while no agent does."""
 
     __slots__ = (
-        "_strategy",
         "_view",
+        "created",
         "eligible",
         "is_asleep",
         "key",
@@ -51,6 +66,7 @@ class Candidates:
         "own_strategy",
         "refused_by",
         "requirements",
+        "taken",
         "turn",
         "users",
         "version",
@@ -69,19 +85,20 @@ class Candidates:
         self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
+        self.taken = 0  #: tasks planned since the demand for capabilities was last determined
         self.version = 0  #: of the view, when this group was last brought up to date
         #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
         self.line: list[tuple[float, str]] = []
         self.turn: tuple[float, str] | None = None
-        self._strategy: Strategy | None = None
+        self.created: Strategy | None = None  #: ``strategy``, once it is used
         self._view = view
 
     @property
     def strategy(self) -> Strategy:
         """The strategy that holds the agents with room; created on first use."""
-        if self._strategy is None:
-            self._strategy = self._view.strategy_for(self)
-        return self._strategy
+        if self.created is None:
+            self.created = self._view.strategy_for(self)
+        return self.created
 
     @property
     def has_room(self) -> bool:
@@ -100,20 +117,30 @@ class Candidates:
     def leave(self, agent_id: str) -> None:
         """Remove an agent that is no longer eligible; a group without agents becomes small again."""
         self.eligible.discard(agent_id)
-        if self._strategy is not None:
-            self._strategy.withdraw(agent_id)
+        if self.created is not None:
+            self.created.withdraw(agent_id)
         if not self.eligible:
             self.forget()
 
     def forget(self) -> None:
         """Drop the strategy; it is created again when the group is used."""
-        self._strategy = None
+        self.created = None
 
 
 class AgentState:
     """One agent in the view."""
 
-    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "planned", "reported_at", "reported_load")
+    __slots__ = (
+        "agent",
+        "facets",
+        "freed",
+        "groups",
+        "has_room",
+        "planned",
+        "report_ends_at",
+        "reported_at",
+        "reported_load",
+    )
 
     def __init__(self, agent: FleetAgent) -> None:
         self.facets = facets_of(agent)
@@ -127,16 +154,33 @@ class AgentState:
         self.agent = agent
         self.reported_load = agent.load
         self.reported_at = time.monotonic()
+        interval = REPORT_INTERVAL_S if agent.report_interval is None else agent.report_interval
+        self.report_ends_at = self.reported_at - agent.report_age + MISSED_REPORTS * interval
         self.freed = 0  #: slots that round trips under way free
 
 
 class View:
-    """The fleet as this distributor knows it."""
+    """The fleet as this distributor knows it.
 
-    def __init__(self, health_threshold: float, strategy: str, random: Random) -> None:
+    Args:
+        health_threshold: minimum health of an agent, 0 to 1.
+        strategy: name of the strategy for tasks that name none.
+        random: the source of randomness of all strategies.
+        strategies: name -> class; default: those that coord has.
+    """
+
+    def __init__(
+        self,
+        health_threshold: float,
+        strategy: str,
+        random: Random,
+        strategies: Mapping[str, type[Strategy]] = STRATEGIES,
+    ) -> None:
         self.health_threshold = health_threshold
         self.strategy = strategy
         self.random = random
+        self.strategies = strategies
+        self.learned = Learned()  #: of the agents, by all strategies together
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[GroupKey, Candidates] = {}
@@ -194,6 +238,8 @@ class View:
                 self._remove(state)
             if row is not None:
                 self._add(row, planned)
+            else:
+                self.learned.forget(agent_id)
 
     def group_of(self, pool: Pool) -> Candidates:
         """Return the group that may serve a pool."""
@@ -262,21 +308,24 @@ class View:
                 self._full[group] = None
         return found
 
-    def take(self, group: Candidates) -> FleetAgent | None:
-        """Plan one task for the group's next agent and return the agent; None if no agent has room."""
+    def take(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
+        """Plan one task for the group's best agent and return the agent; None if no agent has room."""
         if not group.eligible:
             return None
-        strategy = group.strategy
+        strategy = group.created or group.strategy
         if group.version != self._version:
             self.bring_up_to_date(group)
-        agent_id = strategy.choose()
+        agent_id = strategy.choose(task)
         if agent_id is None:
             return None
         state = self.agents[agent_id]
         state.planned += 1
         self._refresh(state)
         # So the next ``take`` of this group need not search for this change.
-        _offer(state, strategy)
+        if state.has_room:
+            strategy.offer(state.agent)
+        else:
+            strategy.withdraw(agent_id)
         group.version = self._version
         return state.agent
 
@@ -342,6 +391,26 @@ class View:
         found = [agent_id for agent_id, at in reported_at.items() if at < before]
         return found if len(found) <= most else heapq.nsmallest(most, found, key=reported_at.__getitem__)
 
+    def advance(self) -> None:
+        """Apply the time that has passed: to what was learned, to the demand for capabilities, and to old reports.
+
+        Called about once a second.
+        """
+        now = time.monotonic()
+        for state in self.agents.values():
+            agent = state.agent
+            if state.report_ends_at < now and (agent.cpu is not None or agent.memory is not None):
+                state.report_ends_at = math.inf
+                agent.cpu = agent.memory = 1.0
+                self._refresh(state)
+        demand = self.learned.demand
+        for group in self._groups.values():
+            if group.taken:
+                demand.add(group.requirements.capabilities, group.taken)
+                group.taken = 0
+        demand.update({name: self._frequency(capability_facet(name)) for name in demand.capabilities}, now)
+        self.learned.advance(now)
+
     def bring_up_to_date(self, group: Candidates) -> None:
         """Apply to the group's strategy the changes since the group was last used."""
         changes = self._version - group.version
@@ -349,9 +418,14 @@ class View:
             return
         strategy = group.strategy
         if len(group.eligible) < changes:
-            for agent_id in group.eligible:
-                if self._changed.get(agent_id, 0) > group.version:
-                    _offer(self.agents[agent_id], strategy)
+            changed = [
+                (version, agent_id)
+                for agent_id in group.eligible
+                if (version := self._changed.get(agent_id, 0)) > group.version
+            ]
+            changed.sort(reverse=True)  # the order of a set differs from process to process
+            for _, agent_id in changed:
+                _offer(self.agents[agent_id], strategy)
         else:
             for agent_id in reversed(self._changed):
                 if self._changed[agent_id] <= group.version:
@@ -362,14 +436,14 @@ class View:
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
-        strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
-        for agent_id in group.eligible:
+        strategy = self.strategies[group.own_strategy or self.strategy](self.random, self.learned)
+        for agent_id in sorted(group.eligible):
             _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
 
     def _find_or_make(self, pool: Pool) -> Candidates:
-        strategy = pool.strategy if pool.strategy in STRATEGIES else None
+        strategy = pool.strategy if pool.strategy in self.strategies else None
         key = (codec.encode(pool.requirements), strategy, pool.refused_by)
         group = self._groups.get(key)
         if group is None:

@@ -103,6 +103,12 @@ class FleetAgent(Struct, kw_only=True):
     active: bool = True
     load: int = 0  #: tasks in flight as last known, plus those planned since
     outside_load: int = 0  #: connections and tasks from elsewhere that the agent reports
+    location: Location | None = None
+    cpu: float | None = None  #: reported, 0 to 1; None: it does not report it. 1 when the report is old
+    memory: float | None = None  #: the same
+    load_at_report: int = 0  #: tasks in flight when the report was read; those above were placed since
+    report_age: float = 0.0  #: seconds since the report, when the row was read
+    report_interval: float | None = None  #: seconds between two reports; None: the agent declares none
     status: AgentStatus = AgentStatus.ACTIVE  #: read only to explain why it is not ``active``; plans do not need it
 
 

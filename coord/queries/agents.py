@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import msgspec
@@ -12,7 +13,7 @@ from redis.exceptions import ResponseError
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location, outside_load_of
 from coord.pipeline import pack, send_and_read
-from coord.queries.reads import chunks, decode_fields, parse_int, parse_json
+from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, parse_time
 
 _FLEET_FIELDS = (
     "agent_type",
@@ -27,6 +28,11 @@ _FLEET_FIELDS = (
     "metric:active_connections",
     "metric:pending_tasks",
     "version",
+    "location",
+    "metric:cpu",
+    "metric:memory",
+    "last_heartbeat",
+    "heartbeat_interval",
 )
 #: Fields that say whether an agent may get a task, without what only strategies use.
 _JUDGED_FIELDS = (
@@ -82,11 +88,15 @@ async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None)
     ids = list(only) if only is not None else await list_agent_ids(redis, keys)
     suspended = await get_suspended_agents(redis, keys)
     pipe = redis.pipeline(transaction=False)
+    pipe.time()
     for agent_id in ids:
         pipe.hmget(keys.agent(agent_id), _FLEET_FIELDS)
         pipe.sismember(keys.of("agents:active"), agent_id)
         pipe.scard(keys.inflight(agent_id))
-    answers = await pipe.execute(raise_on_error=False)
+    moment, *answers = await pipe.execute(raise_on_error=False)
+    if isinstance(moment, Exception):
+        raise moment
+    now = parse_time(moment)
     fleet: dict[str, FleetAgent] = {}
     for agent_id, fields, active, load in zip(ids, answers[::3], answers[1::3], answers[2::3], strict=True):
         error = next((answer for answer in (fields, active, load) if isinstance(answer, Exception)), None)
@@ -96,7 +106,7 @@ async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None)
             continue  # a foreign key in the place of an agent's must not hide the others
         if fields[0] is not None:
             is_active = bool(active) and agent_id not in suspended
-            fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load))
+            fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load), now=now)
     return fleet
 
 
@@ -184,9 +194,10 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
     )
 
 
-def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
+def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int, now: int) -> FleetAgent:
     text = [None if value is None else value.decode() for value in fields]
-    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, version = text
+    kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, *report = text
+    version, place, cpu, memory, beat, interval = report
     return FleetAgent(
         agent_id=agent_id,
         agent_type=kind or "",
@@ -202,7 +213,25 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         active=active,
         load=load,
         outside_load=outside_load_of(float(connections or 0) + float(pending or 0)),
+        location=_location(place),
+        cpu=_share(cpu),
+        memory=_share(memory),
+        load_at_report=load,
+        report_age=max(0, now - int(beat or now)) / 1000,
+        report_interval=int(interval) / 1000 if interval else None,
     )
+
+
+def _location(place: str | None) -> Location | None:
+    """Return a place; None if there is none, or none that can be read: it must not hide the agent."""
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(parse_json(place) or None, Location | None)
+    return None
+
+
+def _share(metric: str | None) -> float | None:
+    """Return a metric as a fraction; an agent may report any number."""
+    return None if metric is None else min(max(float(metric), 0.0), 1.0)
 
 
 def _judged_agent(agent_id: str, row: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
