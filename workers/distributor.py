@@ -84,7 +84,7 @@ class Distributor(Service):
     def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         settings = cell.settings
-        self.strategies = load_strategies()
+        self.strategies = load_strategies(log)
         if settings.strategy not in self.strategies:
             raise ConfigError(not_one_of(config.variable_of("strategy"), settings.strategy, sorted(self.strategies)))
         # Any random numbers do: no secret depends on them.
