@@ -207,4 +207,4 @@ def _read_reports(raw: bytes) -> list[LoadReport]:
 
 
 def _share(word: str) -> float | None:
-    return None if word == "-" else float(word)
+    return None if word == "-" else min(max(float(word), 0.0), 1.0)
