@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
+from typing import Any
 
 from coord import codec
 from coord.models.agents import FleetAgent
@@ -81,7 +82,7 @@ class Planner:
         self._order: list[Entry] = []
         self._order_limit = 64  # entries; above it outdated ones are removed
         self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
-        self._explanations: dict[tuple[str, int, str | None], bytes] = {}
+        self._explanations: dict[tuple[str, int, int, str | None], bytes] = {}
 
     def forget(self) -> None:
         """Forget the table."""
@@ -173,6 +174,32 @@ class Planner:
                     continue
                 self._begin(pool, definition)
             self.measure(pool, length, head)
+
+    def regroup(self) -> None:
+        """Move the waiting pools whose rules have changed to other groups."""
+        left: dict[Candidates, None] = {}
+        moved: list[tuple[str, Waiting]] = []
+        for pool, waiting in self.waiting.items():
+            group = self.view.hold(waiting.definition)
+            if group is waiting.group:
+                group.users -= 1
+                continue
+            left[waiting.group] = None
+            self.view.release(waiting.group)
+            waiting.group, waiting.key = group, None
+            moved.append((pool, waiting))
+            if not group.eligible and not group.is_asleep:
+                self._put_to_sleep(group)
+        for group in left:
+            if group.users:
+                waits_here = {pool for _, pool in group.line if pool in self.waiting}
+                waits_here = {pool for pool in waits_here if self.waiting[pool].group is group}
+                group.line[:] = [entry for entry in group.line if entry[1] in waits_here]
+                heapify(group.line)
+                group.turn = None
+                self._queue(group)
+        for pool, waiting in moved:
+            self._line_up(pool, waiting)
 
     def plan(self, most: int) -> list[Placement]:
         """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
@@ -318,6 +345,9 @@ class Planner:
             self._queue(waiting.group)
 
     def _wake(self) -> None:
+        if self.view.must_regroup:
+            self.view.must_regroup = False
+            self.regroup()
         for group in self.view.woken():
             self._queue(group)
 
@@ -405,14 +435,17 @@ class Planner:
 
     def _explain(self, group: Candidates) -> bytes:
         strategy = group.strategy
-        key = (strategy.name, len(group.eligible), strategy.fallback)
+        key = (strategy.name, len(group.eligible), len(group.ejected), strategy.fallback)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
                 self._explanations.clear()
-            why = {} if strategy.fallback is None else {"fallback": strategy.fallback}
-            explained = codec.encode({"strategy": strategy.name, "eligible": len(group.eligible), **why})
-            self._explanations[key] = explained
+            why: dict[str, Any] = {"strategy": strategy.name, "eligible": len(group.eligible)}
+            if group.ejected:
+                why["ejected"] = len(group.ejected)
+            if strategy.fallback is not None:
+                why["fallback"] = strategy.fallback
+            explained = self._explanations[key] = codec.encode(why)
         return explained
 
 

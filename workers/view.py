@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from random import Random
 
@@ -24,6 +24,8 @@ from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
     STRATEGIES,
+    Ejection,
+    Ejections,
     Learned,
     Strategy,
     TaskContext,
@@ -50,8 +52,9 @@ MEMBERS_SEARCHED = 50_000
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, strategy (None: the fleet's), and the versions of agents that refused the payload.
-GroupKey = tuple[bytes, str | None, tuple[str, ...]]
+#: Requirements as JSON, strategy (None: the fleet's), the versions of agents that refused the payload, and the task
+#: type if agents are ejected for it (otherwise empty: tasks of several types share a group).
+GroupKey = tuple[bytes, str | None, tuple[str, ...], str]
 
 
 class Candidates:
@@ -60,15 +63,18 @@ class Candidates:
     __slots__ = (
         "_view",
         "created",
+        "ejected",
         "eligible",
         "is_asleep",
         "key",
         "line",
+        "meeting",
         "needs",
         "own_strategy",
         "refused_by",
         "requirements",
         "taken",
+        "task_type",
         "turn",
         "users",
         "version",
@@ -84,7 +90,10 @@ class Candidates:
         self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
-        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
+        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now, and are not ejected
+        self.task_type = key[3]  #: of all its tasks, if agents are ejected for it; else empty
+        self.meeting: set[str] = set()  #: agents that meet all requirements; only kept if it has a ``task_type``
+        self.ejected: frozenset[str] = frozenset()  #: those of them that get none of its tasks
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
@@ -187,9 +196,12 @@ class View:
         self.random = random
         self.strategies = strategies
         self.learned = Learned()  #: of the agents, by all strategies together
+        self.ejections = Ejections()
+        self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[GroupKey, Candidates] = {}
+        self._of_types: dict[Candidates, None] = {}  # groups that have a task type
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
@@ -206,6 +218,8 @@ class View:
             self._drop(group)
         for group in self._groups.values():
             group.within = group.eligible = NO_AGENTS
+            group.meeting.clear()
+            group.ejected = frozenset()
             group.forget()
         self.agents.clear()
         self._having.clear()
@@ -233,6 +247,10 @@ class View:
         """Apply the rows of the agents that were read; an agent without a row is gone."""
         for agent_id in agent_ids:
             state, row = self.agents.get(agent_id), rows.get(agent_id)
+            if state is not None and row is not None:
+                if row.term != state.agent.term:  # a new process
+                    self.apply_ejections(self.ejections.release(agent_id, time.monotonic()))
+                self._adopt_ejections(row)
             if state is not None and row is not None and state.facets == facets_of(row):
                 state.take_over(row)
                 self._judge(state)
@@ -246,6 +264,15 @@ class View:
                 self._add(row, planned)
             else:
                 self.learned.forget(agent_id)
+                self.apply_ejections(self.ejections.forget(agent_id))
+
+    def apply_ejections(self, task_types: Collection[str]) -> None:
+        """Take over that agents were ejected for these types, or that their ejections have ended."""
+        if not task_types:
+            return
+        for group in self._of_types:
+            self._eject_in(group)
+        self.must_regroup = True
 
     def group_of(self, pool: Pool) -> Candidates:
         """Return the group that may serve a pool."""
@@ -455,10 +482,13 @@ class View:
 
     def _find_or_make(self, pool: Pool) -> Candidates:
         strategy = pool.strategy if pool.strategy in self.strategies else None
-        key = (codec.encode(pool.requirements), strategy, pool.refused_by)
+        task_type = pool.task_type if self.ejections.has_ejected(pool.task_type) else ""
+        key = (codec.encode(pool.requirements), strategy, pool.refused_by, task_type)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
+            if task_type:
+                self._of_types[group] = None
             self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
             agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
             for state in agents.values():
@@ -474,6 +504,7 @@ class View:
 
     def _add(self, agent: FleetAgent, planned: int = 0) -> None:
         state = self.agents[agent.agent_id] = AgentState(agent)
+        self._adopt_ejections(agent)
         state.planned = planned
         for facet in state.facets:
             self._having.setdefault(facet, {})[agent.agent_id] = state
@@ -497,6 +528,9 @@ class View:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
+            if agent_id in group.meeting:
+                group.meeting.discard(agent_id)
+                self._eject_in(group)
 
     def _consider(self, state: AgentState, group: Candidates) -> bool:
         """Add the agent to the group if it has all required facets; return True if it has."""
@@ -515,16 +549,51 @@ class View:
 
     def _judge_in(self, state: AgentState, group: Candidates) -> None:
         agent_id = state.agent.agent_id
-        if (
-            state.agent.version in group.refused_by
-            or unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None
-        ):
+        meets = (
+            state.agent.version not in group.refused_by
+            and unmet_requirement(state.agent, group.requirements, self.health_threshold) is None
+        )
+        if group.task_type and meets is not (agent_id in group.meeting):
+            if meets:
+                group.meeting.add(agent_id)
+            else:
+                group.meeting.discard(agent_id)
+            self._eject_in(group)
+        if not meets:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
-        elif agent_id not in group.eligible:
-            group.join(agent_id)
-            if group.is_asleep:
-                self._joined[group] = None
+        elif agent_id not in group.eligible and agent_id not in group.ejected:
+            self._join(agent_id, group)
+
+    def _eject_in(self, group: Candidates) -> None:
+        """Take ejected agents out of a group, and take back those that are not ejected any more."""
+        before, group.ejected = group.ejected, self.ejections.ejected(group.task_type, group.meeting)
+        if before == group.ejected:
+            return
+        for agent_id in group.ejected & group.eligible:
+            self._leave(agent_id, group)
+        for agent_id in before - group.ejected:
+            if agent_id in group.meeting and agent_id not in group.eligible:
+                self._join(agent_id, group)
+                self._refresh(self.agents[agent_id])
+
+    def _adopt_ejections(self, row: FleetAgent) -> None:
+        """Take over the ejections in an agent's record, which any distributor has decided."""
+        now = time.monotonic()
+        adopted: list[str] = []
+        for one in row.ejected:
+            left_s = min(one.until - row.read_at, one.for_ms) / 1000
+            rates = (one.failure_rate, one.others_rate)
+            if left_s > 0 and self.ejections.adopt(
+                Ejection(row.agent_id, one.task_type, left_s, *rates, one.in_a_row), now
+            ):
+                adopted.append(one.task_type)
+        self.apply_ejections(adopted)
+
+    def _join(self, agent_id: str, group: Candidates) -> None:
+        group.join(agent_id)
+        if group.is_asleep:
+            self._joined[group] = None
 
     def _leave(self, agent_id: str, group: Candidates) -> None:
         group.leave(agent_id)
@@ -576,6 +645,7 @@ class View:
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
+        self._of_types.pop(group, None)
         self._unwatch(group)
         for agent_id in group.within:
             del self.agents[agent_id].groups[group]

@@ -245,11 +245,12 @@ async def _reasons(
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
-    known: dict[tuple[bytes, tuple[str, ...]], WaitingReason] = {}
+    known: dict[tuple[bytes, tuple[str, ...], str], WaitingReason] = {}
     reasons: dict[str, WaitingReason] = {}
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
-            key = encode(pool.definition.requirements), pool.definition.refused_by
+            task_type = pool.definition.task_type if fleet.has_ejected(pool.definition.task_type) else ""
+            key = encode(pool.definition.requirements), pool.definition.refused_by, task_type
             if key not in known:
                 known[key] = fleet.reason_of(pool.definition)
             reasons[pool.pool] = known[key]
