@@ -33,7 +33,9 @@ agent:{id}                            hash    agent_id agent_type status version
                                               beat_id (ids of the last effective status, registration and heartbeat)
                                               digest (of the fields that eligibility uses) facets (spaces between)
                                               metric:{name} (one load metric) shown (the report in ``log:reports``
-                                              that is the newest: cpu memory outside_load ms). No TTL while the
+                                              that is the newest: cpu memory outside_load ms) ejected (JSON: the task
+                                              types that it gets no tasks of, each with until and for_ms; written by
+                                              the distributor). No TTL while the
                                               agent is present; removed with its entry in ``agents:departed``
 agents:active                         set     placeable agents: they may get work now
 agents:all                            set     every agent that has a record
@@ -138,6 +140,9 @@ log:progress                          stream  progress of tasks: task.progressed
                                               entries and by fewer bytes
 log:reports                           stream  the load that agents report: agents.reported, at most one a second; capped
                                               as ``log:progress``
+log:learned                           stream  what distributors have learned of the agents: agents.learned, one a second
+                                              at most for each distributor, with by (the process) and data (JSON that
+                                              only distributors read); capped as ``log:progress``
 log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
                                               capped by entries and by bytes
 size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest

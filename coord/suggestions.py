@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 
 def closest(name: str, known: Collection[str], *, cutoff: float = 0.6) -> str | None:
@@ -21,3 +21,11 @@ def suggest(name: str, known: Collection[str], *, cutoff: float = 0.6) -> str:
     """Return the hint of an error message about an unknown name: the closest known name, or all known names."""
     near = closest(name, known, cutoff=cutoff)
     return f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+
+
+def not_one_of(field: str, value: object, known: Iterable[str]) -> str:
+    """Return the error message about a value that is not one of a few: all of them, and the most similar one."""
+    names = list(known)
+    near = closest(value, names) if isinstance(value, str) else None
+    step = f"; did you mean {near!r}?" if near else ""
+    return f"{field} {value!r} is not one of {', '.join(names)}{step}"

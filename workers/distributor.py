@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, ClassVar
 
@@ -39,8 +39,10 @@ from coord.models.facts import (
     parts_of,
 )
 from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
-from coord.placement import STRATEGIES
+from coord.plugins import load_strategies
+from coord.suggestions import not_one_of
 from workers.follower import Follower
+from workers.learner import Learner
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
 from workers.refusals import Refusal, find_refusals, redirected, refused_payloads
@@ -55,8 +57,18 @@ from workers.service import (
     ticks_of,
     word_for_each,
 )
-from workers.task_facts import MESSAGE_KEPT, ending_leases, reports_of, submissions_of
-from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Replay, SettingChange, Submission, TaskBatch
+from workers.task_facts import MESSAGE_KEPT, endings_of, reports_of, submissions_of
+from workers.transitions import (
+    Call,
+    CancelRequest,
+    EjectionNotice,
+    LeaseLoss,
+    Loss,
+    Replay,
+    SettingChange,
+    Submission,
+    TaskBatch,
+)
 from workers.view import View
 
 log = logs.get_logger()
@@ -83,10 +95,15 @@ class Distributor(Service):
     def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         settings = cell.settings
-        self.view = View(settings.health_threshold, settings.strategy, Random())  # noqa: S311 (no secret depends on it)
+        self.strategies = load_strategies(log)
+        if settings.strategy not in self.strategies:
+            raise ConfigError(not_one_of(config.variable_of("strategy"), settings.strategy, sorted(self.strategies)))
+        # Any random numbers do: no secret depends on them.
+        self.view = View(settings.health_threshold, settings.strategy, Random(), self.strategies)  # noqa: S311
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
-        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports)
+        self.learner = Learner(self.view, self.planner)
+        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
         self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
@@ -104,11 +121,11 @@ class Distributor(Service):
             ConfigError: a setting is unknown, or may not have this value.
         """
         if isinstance(fact, StrategySet | SettingSet):
-            _check_setting(fact)
+            _check_setting(fact, self.strategies)
         for part in parts_of(fact):
-            if isinstance(part, TaskSubmitted) and part.strategy is not None and part.strategy not in STRATEGIES:
-                known = ", ".join(sorted(STRATEGIES))
-                raise FactInvalid(f"field 'data': strategy {part.strategy!r} is not one of {known} - at `$.strategy`")
+            if isinstance(part, TaskSubmitted) and part.strategy is not None and part.strategy not in self.strategies:
+                problem = not_one_of("strategy", part.strategy, sorted(self.strategies))
+                raise FactInvalid(f"field 'data': {problem} - at `$.strategy`")
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
         """Handle a batch: one call for each kind of fact, then the assignments, all in one round trip."""
@@ -116,10 +133,11 @@ class Distributor(Service):
         by_handler = _by_handler(batch)
         batches = list(by_handler.values())
         calls: list[Call[Any]] = [handler(self, facts) for handler, facts in by_handler.items()]
-        leases = ending_leases(by_handler.get(Distributor.settle, []))
-        room = self.planner.expect_room(leases)
+        endings = endings_of(by_handler.get(Distributor.settle, []))
+        ended = self.planner.end_leases([report.lease for report in endings])
+        room = self.planner.expect_room(ended)
         most = self.cell.settings.batch
-        placements = self.planner.plan(max(most, len(leases))) if self._may_place() else []
+        placements = self.planner.plan(max(most, len(endings))) if self._may_place() else []
         pieces = by_agents(placements, most)
         calls += [self.cell.scripts.dispatch(piece) for piece in pieces]
         try:
@@ -132,6 +150,7 @@ class Distributor(Service):
                 self._refused_at = time.monotonic()
             raise
         self.planner.room_answered(room)
+        self.learner.settled(endings, ended, time.monotonic())
         failures: list[Failure] = []
         for facts, answer in zip(batches, answers, strict=False):
             words = self._apply_answer(answer)
@@ -139,7 +158,7 @@ class Distributor(Service):
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
             self._outdated |= self.planner.answered(piece, answer)
-        if self._outdated or self._can_place() or self.planner.unread:
+        if self._outdated or self.learner.ejections or self._can_place() or self.planner.unread:
             self._has_work.set()
         if Distributor.configure in by_handler:
             await self.read_settings()
@@ -249,6 +268,7 @@ class Distributor(Service):
         while due:
             (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
             self.planner.apply(answer)
+            self.learner.timed_out(answer.timed_out, time.monotonic())
             due = answer.due
             for word in answer.words:
                 if word.startswith("ERROR"):
@@ -300,13 +320,53 @@ class Distributor(Service):
             self.planner.broken.clear()
             self._has_work.set()
 
+    async def advance(self) -> None:
+        """Apply the time that has passed to the view."""
+        self.view.advance()
+
+    async def apply_lessons(self) -> None:
+        """Let the strategies know what was learned; record new ejections."""
+        self.learner.review(time.monotonic())
+        if self.learner.ejections or self._can_place():
+            self._has_work.set()
+
+    async def share_lessons(self) -> None:
+        """Share what was learned with the other distributors. What a full server refuses is not shared."""
+        data = self.learner.take(time.monotonic())
+        if data is not None:
+            await self._record_lessons(data)
+
+    async def _record_lessons(self, data: bytes) -> None:
+        ejections, self.learner.ejections = self.learner.ejections, []
+        notices = [
+            EjectionNotice(
+                one.agent_id,
+                one.task_type,
+                round(one.for_s * 1000),
+                f"{one.failure_rate:.2f}",
+                f"{one.others_rate:.2f}",
+                one.in_a_row,
+            )
+            for one in ejections
+        ]
+        for notice in notices:
+            event = "agent.ejected" if notice.ms else "agent.readmitted"
+            log.warning(event, agent_id=notice.agent_id, task_type=notice.task_type, failure_rate=notice.failure_rate)
+        scripts = self.cell.scripts
+        try:
+            await scripts.run(scripts.learn(self.learner.id, data, notices))
+        except redis_errors.RedisError as error:
+            self.learner.ejections[:0] = ejections
+            if not isinstance(error, redis_errors.OutOfMemoryError):
+                raise
+
     async def read_settings(self) -> None:
         """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
         found = await queries.get_live_values(cell.redis, cell.keys)
         strategy = found.get("strategy", cell.settings.strategy)
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
-        if self.view.configure(threshold, strategy if strategy in STRATEGIES else cell.settings.strategy):
+        if self.view.configure(threshold, strategy if strategy in self.strategies else cell.settings.strategy):
             log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
             self._has_work.set()
 
@@ -317,6 +377,7 @@ class Distributor(Service):
         await self.read_settings()
         await self.relieve()
         self.view.replace(await self.follower.resync())
+        await self.follower.read_learned()
         await self.read_pools()
         self._has_work.set()
 
@@ -345,6 +406,8 @@ class Distributor(Service):
                 if self._outdated:
                     outdated, self._outdated = self._outdated, set()
                     self.view.update(outdated, await queries.get_fleet(self.cell.redis, self.cell.keys, outdated))
+                if self.learner.ejections:
+                    await self._record_lessons(b"")
                 if self._can_place():
                     await self.handle([])
                 if self.planner.unread:
@@ -368,6 +431,9 @@ class Distributor(Service):
         self.view.update(changed, rows)
         self._has_work.set()
 
+    def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
+        self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)
+
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """Return the task's pool and its definition; the planner learns it."""
         key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
@@ -381,7 +447,7 @@ class Distributor(Service):
         return found
 
 
-def _check_setting(fact: StrategySet | SettingSet) -> None:
+def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) -> None:
     """Check the name and the value of a setting; a value of None resets it to the environment.
 
     Raises:
@@ -391,8 +457,8 @@ def _check_setting(fact: StrategySet | SettingSet) -> None:
     if value is None:
         config.live_text(name, getattr(config.Settings(), name, None))
         return
-    if name == "strategy" and value not in STRATEGIES:
-        raise ConfigError(f"strategy {value!r} is not one of {', '.join(sorted(STRATEGIES))}")
+    if name == "strategy" and value not in strategies:
+        raise ConfigError(not_one_of("strategy", value, sorted(strategies)))
     config.live_text(name, value)
 
 
@@ -447,4 +513,7 @@ TICKS = {
     "read_suspended": 0.5,
     "read_pools": 1.0,
     "read_settings": 1.0,
+    "advance": 1.0,
+    "apply_lessons": 0.25,
+    "share_lessons": 1.0,
 }

@@ -12,14 +12,18 @@ and costs nothing until the view wakes it. Outdated entries of line and order ar
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
+from typing import Any
 
 from coord import codec
+from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool
+from coord.placement import TaskContext
 from workers.transitions import Placement, TaskBatch
 from workers.view import Candidates, View
 
@@ -33,16 +37,20 @@ LEASES_KEPT = 50_000
 STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
+Planned = tuple[str, str, int, bytes, str, float]  #: the fields of ``Placement`` without the lease
+#: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds.
+Assigned = tuple[str, str, float, float]
 
 
 class Waiting:
     """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
-    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned")
+    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned", "task")
 
     def __init__(self, definition: Pool, group: Candidates) -> None:
         self.definition = definition
         self.group = group
+        self.task = TaskContext(definition.task_type)  #: what strategies see of each of its tasks
         self.length = 0
         self.head = -inf
         self.planned = 0
@@ -73,8 +81,8 @@ class Planner:
         self.broken: set[str] = set()
         self._order: list[Entry] = []
         self._order_limit = 64  # entries; above it outdated ones are removed
-        self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
-        self._explanations: dict[tuple[str, int], bytes] = {}
+        self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
+        self._explanations: dict[tuple[str, int, int, str | None], bytes] = {}
 
     def forget(self) -> None:
         """Forget the table."""
@@ -167,9 +175,35 @@ class Planner:
                 self._begin(pool, definition)
             self.measure(pool, length, head)
 
+    def regroup(self) -> None:
+        """Move the waiting pools whose rules have changed to other groups."""
+        left: dict[Candidates, None] = {}
+        moved: list[tuple[str, Waiting]] = []
+        for pool, waiting in self.waiting.items():
+            group = self.view.hold(waiting.definition)
+            if group is waiting.group:
+                group.users -= 1
+                continue
+            left[waiting.group] = None
+            self.view.release(waiting.group)
+            waiting.group, waiting.key = group, None
+            moved.append((pool, waiting))
+            if not group.eligible and not group.is_asleep:
+                self._put_to_sleep(group)
+        for group in left:
+            if group.users:
+                waits_here = {pool for _, pool in group.line if pool in self.waiting}
+                waits_here = {pool for pool in waits_here if self.waiting[pool].group is group}
+                group.line[:] = [entry for entry in group.line if entry[1] in waits_here]
+                heapify(group.line)
+                group.turn = None
+                self._queue(group)
+        for pool, waiting in moved:
+            self._line_up(pool, waiting)
+
     def plan(self, most: int) -> list[Placement]:
         """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
-        placed: list[tuple[str, str, int, bytes]] = []
+        placed: list[Planned] = []
         served: list[tuple[str, Waiting]] = []
         again: list[tuple[str, Waiting]] = []
         while len(placed) < most and self.is_ready():
@@ -183,31 +217,37 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why)
-            for i, (pool, agent_id, rev, why) in enumerate(placed)
+            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_type, load)
+            for i, (pool, agent_id, rev, why, task_type, load) in enumerate(placed)
         ]
 
-    def _serve(self, pool: str, waiting: Waiting, placed: list[tuple[str, str, int, bytes]], most: int) -> bool:
+    def _serve(self, pool: str, waiting: Waiting, placed: list[Planned], most: int) -> bool:
         """Plan one turn of a pool; return True if it has more tasks and may have another turn."""
         group = waiting.group
         if not group.eligible:
             return False
-        why = self._explain(group)
+        agents: list[tuple[FleetAgent, float]] = []
+        is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
-            agent = self.view.take(group)
+            agent = self.view.take(group, waiting.task)
             if agent is None:
-                return False
-            waiting.planned += 1
-            placed.append((pool, agent.agent_id, agent.rev, why))
-        return waiting.left > 0
+                is_full = True
+                break
+            agents.append((agent, agent.load + agent.outside_load - 1))
+        waiting.planned += len(agents)
+        group.taken += len(agents)
+        why, task_type = self._explain(group), waiting.definition.task_type
+        placed += [(pool, agent.agent_id, agent.rev, why, task_type, load) for agent, load in agents]
+        return not is_full and waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
         self._unplan(placements)
+        now = time.monotonic()
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
-                self._leases[placement.lease] = placement.agent_id
+                self._leases[placement.lease] = (placement.agent_id, placement.task_type, placement.load, now)
                 continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)
@@ -225,12 +265,18 @@ class Planner:
                 self._end(pool)
         return changed
 
-    def expect_room(self, leases: Iterable[str]) -> Counter[str]:
-        """Count slots that leases free in the same round trip as the plan; return their number for each agent.
+    def end_leases(self, leases: Iterable[str]) -> list[Assigned | None]:
+        """Forget leases that end; return what is known of each. None: it was not created here, or it ended before."""
+        pop = self._leases.pop
+        return [pop(lease, None) for lease in leases]
 
-        Only leases that were created here and have not ended are known.
+    def expect_room(self, ended: Iterable[Assigned | None]) -> Counter[str]:
+        """Count slots that are freed in the same round trip as the plan; return their number for each agent.
+
+        Args:
+            ended: as ``end_leases`` returned it.
         """
-        room = Counter([agent_id for lease in leases if (agent_id := self._leases.pop(lease, None)) is not None])
+        room = Counter([assigned[0] for assigned in ended if assigned is not None])
         for agent_id, count in room.items():
             self.view.free(agent_id, count)
         return room
@@ -299,6 +345,9 @@ class Planner:
             self._queue(waiting.group)
 
     def _wake(self) -> None:
+        if self.view.must_regroup:
+            self.view.must_regroup = False
+            self.regroup()
         for group in self.view.woken():
             self._queue(group)
 
@@ -385,13 +434,18 @@ class Planner:
         return pool, waiting
 
     def _explain(self, group: Candidates) -> bytes:
-        key = (group.strategy.name, len(group.eligible))
+        strategy = group.strategy
+        key = (strategy.name, len(group.eligible), len(group.ejected), strategy.fallback)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
                 self._explanations.clear()
-            explained = codec.encode({"strategy": key[0], "eligible": key[1]})
-            self._explanations[key] = explained
+            why: dict[str, Any] = {"strategy": strategy.name, "eligible": len(group.eligible)}
+            if group.ejected:
+                why["ejected"] = len(group.ejected)
+            if strategy.fallback is not None:
+                why["fallback"] = strategy.fallback
+            explained = self._explanations[key] = codec.encode(why)
         return explained
 
 

@@ -12,20 +12,39 @@ planner puts a group without room to sleep; ``woken`` returns it when one of its
 from __future__ import annotations
 
 import heapq
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from random import Random
 
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Strategy, facets_of, facets_required, unmet_requirement
+from coord.placement import (
+    ANY_TASK,
+    STRATEGIES,
+    Ejection,
+    Ejections,
+    Learned,
+    Strategy,
+    TaskContext,
+    capability_facet,
+    facets_of,
+    facets_required,
+    unmet_requirement,
+)
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
 #: The facet that every agent has: groups without required facets are listed under it.
 ANY_AGENT = "*"
+#: Intervals without a report after which an agent counts as saturated, and the seconds between the reports of an agent
+#: that declares no interval.
+MISSED_REPORTS = 3
+REPORT_INTERVAL_S = 100.0
+#: Seconds that a report may take to come here: reports are shown once a second.
+REPORT_DELAY_S = 2.0
 #: Members of full groups that are searched at once for agents with an old load.
 MEMBERS_SEARCHED = 50_000
 
@@ -33,24 +52,29 @@ MEMBERS_SEARCHED = 50_000
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, strategy (None: the fleet's), and the versions of agents that refused the payload.
-GroupKey = tuple[bytes, str | None, tuple[str, ...]]
+#: Requirements as JSON, strategy (None: the fleet's), the versions of agents that refused the payload, and the task
+#: type if agents are ejected for it (otherwise empty: tasks of several types share a group).
+GroupKey = tuple[bytes, str | None, tuple[str, ...], str]
 
 
 class Candidates:
     """The agents that meet one set of requirements, under one strategy; small while no agent does."""
 
     __slots__ = (
-        "_strategy",
         "_view",
+        "created",
+        "ejected",
         "eligible",
         "is_asleep",
         "key",
         "line",
+        "meeting",
         "needs",
         "own_strategy",
         "refused_by",
         "requirements",
+        "taken",
+        "task_type",
         "turn",
         "users",
         "version",
@@ -66,22 +90,26 @@ class Candidates:
         self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
-        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
+        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now, and are not ejected
+        self.task_type = key[3]  #: of all its tasks, if agents are ejected for it; else empty
+        self.meeting: set[str] = set()  #: agents that meet all requirements; only kept if it has a ``task_type``
+        self.ejected: frozenset[str] = frozenset()  #: those of them that get none of its tasks
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
+        self.taken = 0  #: tasks planned since the demand for capabilities was last determined
         self.version = 0  #: of the view, when this group was last brought up to date
         #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
         self.line: list[tuple[float, str]] = []
         self.turn: tuple[float, str] | None = None
-        self._strategy: Strategy | None = None
+        self.created: Strategy | None = None  #: ``strategy``, once it is used
         self._view = view
 
     @property
     def strategy(self) -> Strategy:
         """The strategy that holds the agents with room; created on first use."""
-        if self._strategy is None:
-            self._strategy = self._view.strategy_for(self)
-        return self._strategy
+        if self.created is None:
+            self.created = self._view.strategy_for(self)
+        return self.created
 
     @property
     def has_room(self) -> bool:
@@ -100,20 +128,30 @@ class Candidates:
     def leave(self, agent_id: str) -> None:
         """Remove an agent that is no longer eligible; a group without agents becomes small again."""
         self.eligible.discard(agent_id)
-        if self._strategy is not None:
-            self._strategy.withdraw(agent_id)
+        if self.created is not None:
+            self.created.withdraw(agent_id)
         if not self.eligible:
             self.forget()
 
     def forget(self) -> None:
         """Drop the strategy; it is created again when the group is used."""
-        self._strategy = None
+        self.created = None
 
 
 class AgentState:
     """One agent in the view."""
 
-    __slots__ = ("agent", "facets", "freed", "groups", "has_room", "planned", "reported_at", "reported_load")
+    __slots__ = (
+        "agent",
+        "facets",
+        "freed",
+        "groups",
+        "has_room",
+        "planned",
+        "report_ends_at",
+        "reported_at",
+        "reported_load",
+    )
 
     def __init__(self, agent: FleetAgent) -> None:
         self.facets = facets_of(agent)
@@ -128,18 +166,42 @@ class AgentState:
         self.reported_load = agent.load
         self.reported_at = time.monotonic()
         self.freed = 0  #: slots that round trips under way free
+        self.expect_report(self.reported_at - agent.report_age)
+
+    def expect_report(self, reported_at: float) -> None:
+        """Set when the report of that time counts as old, unless another one comes."""
+        interval = REPORT_INTERVAL_S if self.agent.report_interval is None else self.agent.report_interval
+        self.report_ends_at = reported_at + MISSED_REPORTS * interval + REPORT_DELAY_S
 
 
 class View:
-    """The fleet as this distributor knows it."""
+    """The fleet as this distributor knows it.
 
-    def __init__(self, health_threshold: float, strategy: str, random: Random) -> None:
+    Args:
+        health_threshold: minimum health of an agent, 0 to 1.
+        strategy: name of the strategy for tasks that name none.
+        random: the source of randomness of all strategies.
+        strategies: name -> class; default: those that coord has.
+    """
+
+    def __init__(
+        self,
+        health_threshold: float,
+        strategy: str,
+        random: Random,
+        strategies: Mapping[str, type[Strategy]] = STRATEGIES,
+    ) -> None:
         self.health_threshold = health_threshold
         self.strategy = strategy
         self.random = random
+        self.strategies = strategies
+        self.learned = Learned()  #: of the agents, by all strategies together
+        self.ejections = Ejections()
+        self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[GroupKey, Candidates] = {}
+        self._of_types: dict[Candidates, None] = {}  # groups that have a task type
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
@@ -156,6 +218,8 @@ class View:
             self._drop(group)
         for group in self._groups.values():
             group.within = group.eligible = NO_AGENTS
+            group.meeting.clear()
+            group.ejected = frozenset()
             group.forget()
         self.agents.clear()
         self._having.clear()
@@ -183,6 +247,10 @@ class View:
         """Apply the rows of the agents that were read; an agent without a row is gone."""
         for agent_id in agent_ids:
             state, row = self.agents.get(agent_id), rows.get(agent_id)
+            if state is not None and row is not None:
+                if row.term != state.agent.term:  # a new process
+                    self.apply_ejections(self.ejections.release(agent_id, time.monotonic()))
+                self._adopt_ejections(row)
             if state is not None and row is not None and state.facets == facets_of(row):
                 state.take_over(row)
                 self._judge(state)
@@ -194,6 +262,17 @@ class View:
                 self._remove(state)
             if row is not None:
                 self._add(row, planned)
+            else:
+                self.learned.forget(agent_id)
+                self.apply_ejections(self.ejections.forget(agent_id))
+
+    def apply_ejections(self, task_types: Collection[str]) -> None:
+        """Take over that agents were ejected for these types, or that their ejections have ended."""
+        if not task_types:
+            return
+        for group in self._of_types:
+            self._eject_in(group)
+        self.must_regroup = True
 
     def group_of(self, pool: Pool) -> Candidates:
         """Return the group that may serve a pool."""
@@ -262,21 +341,24 @@ class View:
                 self._full[group] = None
         return found
 
-    def take(self, group: Candidates) -> FleetAgent | None:
-        """Plan one task for the group's next agent and return the agent; None if no agent has room."""
+    def take(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
+        """Plan one task for the group's best agent and return the agent; None if no agent has room."""
         if not group.eligible:
             return None
-        strategy = group.strategy
+        strategy = group.created or group.strategy
         if group.version != self._version:
             self.bring_up_to_date(group)
-        agent_id = strategy.choose()
+        agent_id = strategy.choose(task)
         if agent_id is None:
             return None
         state = self.agents[agent_id]
         state.planned += 1
         self._refresh(state)
         # So the next ``take`` of this group need not search for this change.
-        _offer(state, strategy)
+        if state.has_room:
+            strategy.offer(state.agent)
+        else:
+            strategy.withdraw(agent_id)
         group.version = self._version
         return state.agent
 
@@ -328,11 +410,16 @@ class View:
                 self._refresh(state)
 
     def apply_reports(self, reports: Iterable[LoadReport]) -> None:
-        """Apply the loads that agents reported."""
+        """Apply the loads that agents reported; they count from now on, whatever the server's clock says."""
+        now = time.monotonic()
         for report in reports:
             state = self.agents.get(report.agent_id)
             if state is not None:
-                state.agent.outside_load = outside_load_of(report.outside_load)
+                agent = state.agent
+                agent.outside_load = outside_load_of(report.outside_load)
+                agent.cpu, agent.memory = report.cpu, report.memory
+                agent.load_at_report = agent.load
+                state.expect_report(now)
                 self._refresh(state)
 
     def stale_agents(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
@@ -342,6 +429,26 @@ class View:
         found = [agent_id for agent_id, at in reported_at.items() if at < before]
         return found if len(found) <= most else heapq.nsmallest(most, found, key=reported_at.__getitem__)
 
+    def advance(self) -> None:
+        """Apply the time that has passed: to what was learned, to the demand for capabilities, and to old reports.
+
+        Called about once a second.
+        """
+        now = time.monotonic()
+        for state in self.agents.values():
+            agent = state.agent
+            if state.report_ends_at < now and (agent.cpu is not None or agent.memory is not None):
+                state.report_ends_at = math.inf
+                agent.cpu = agent.memory = 1.0
+                self._refresh(state)
+        demand = self.learned.demand
+        for group in self._groups.values():
+            if group.taken:
+                demand.add(group.requirements.capabilities, group.taken)
+                group.taken = 0
+        demand.update({name: self._frequency(capability_facet(name)) for name in demand.capabilities}, now)
+        self.learned.advance(now)
+
     def bring_up_to_date(self, group: Candidates) -> None:
         """Apply to the group's strategy the changes since the group was last used."""
         changes = self._version - group.version
@@ -349,9 +456,14 @@ class View:
             return
         strategy = group.strategy
         if len(group.eligible) < changes:
-            for agent_id in group.eligible:
-                if self._changed.get(agent_id, 0) > group.version:
-                    _offer(self.agents[agent_id], strategy)
+            changed = [
+                (version, agent_id)
+                for agent_id in group.eligible
+                if (version := self._changed.get(agent_id, 0)) > group.version
+            ]
+            changed.sort(reverse=True)  # the order of a set differs from process to process
+            for _, agent_id in changed:
+                _offer(self.agents[agent_id], strategy)
         else:
             for agent_id in reversed(self._changed):
                 if self._changed[agent_id] <= group.version:
@@ -362,18 +474,21 @@ class View:
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
-        strategy = STRATEGIES[group.own_strategy or self.strategy](self.random)
-        for agent_id in group.eligible:
+        strategy = self.strategies[group.own_strategy or self.strategy](self.random, self.learned)
+        for agent_id in sorted(group.eligible):
             _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
 
     def _find_or_make(self, pool: Pool) -> Candidates:
-        strategy = pool.strategy if pool.strategy in STRATEGIES else None
-        key = (codec.encode(pool.requirements), strategy, pool.refused_by)
+        strategy = pool.strategy if pool.strategy in self.strategies else None
+        task_type = pool.task_type if self.ejections.has_ejected(pool.task_type) else ""
+        key = (codec.encode(pool.requirements), strategy, pool.refused_by, task_type)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
+            if task_type:
+                self._of_types[group] = None
             self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
             agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
             for state in agents.values():
@@ -389,6 +504,7 @@ class View:
 
     def _add(self, agent: FleetAgent, planned: int = 0) -> None:
         state = self.agents[agent.agent_id] = AgentState(agent)
+        self._adopt_ejections(agent)
         state.planned = planned
         for facet in state.facets:
             self._having.setdefault(facet, {})[agent.agent_id] = state
@@ -412,6 +528,9 @@ class View:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
+            if agent_id in group.meeting:
+                group.meeting.discard(agent_id)
+                self._eject_in(group)
 
     def _consider(self, state: AgentState, group: Candidates) -> bool:
         """Add the agent to the group if it has all required facets; return True if it has."""
@@ -430,16 +549,51 @@ class View:
 
     def _judge_in(self, state: AgentState, group: Candidates) -> None:
         agent_id = state.agent.agent_id
-        if (
-            state.agent.version in group.refused_by
-            or unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None
-        ):
+        meets = (
+            state.agent.version not in group.refused_by
+            and unmet_requirement(state.agent, group.requirements, self.health_threshold) is None
+        )
+        if group.task_type and meets is not (agent_id in group.meeting):
+            if meets:
+                group.meeting.add(agent_id)
+            else:
+                group.meeting.discard(agent_id)
+            self._eject_in(group)
+        if not meets:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
-        elif agent_id not in group.eligible:
-            group.join(agent_id)
-            if group.is_asleep:
-                self._joined[group] = None
+        elif agent_id not in group.eligible and agent_id not in group.ejected:
+            self._join(agent_id, group)
+
+    def _eject_in(self, group: Candidates) -> None:
+        """Take ejected agents out of a group, and take back those that are not ejected any more."""
+        before, group.ejected = group.ejected, self.ejections.ejected(group.task_type, group.meeting)
+        if before == group.ejected:
+            return
+        for agent_id in group.ejected & group.eligible:
+            self._leave(agent_id, group)
+        for agent_id in before - group.ejected:
+            if agent_id in group.meeting and agent_id not in group.eligible:
+                self._join(agent_id, group)
+                self._refresh(self.agents[agent_id])
+
+    def _adopt_ejections(self, row: FleetAgent) -> None:
+        """Take over the ejections in an agent's record, which any distributor has decided."""
+        now = time.monotonic()
+        adopted: list[str] = []
+        for one in row.ejected:
+            left_s = min(one.until - row.read_at, one.for_ms) / 1000
+            rates = (one.failure_rate, one.others_rate)
+            if left_s > 0 and self.ejections.adopt(
+                Ejection(row.agent_id, one.task_type, left_s, *rates, one.in_a_row), now
+            ):
+                adopted.append(one.task_type)
+        self.apply_ejections(adopted)
+
+    def _join(self, agent_id: str, group: Candidates) -> None:
+        group.join(agent_id)
+        if group.is_asleep:
+            self._joined[group] = None
 
     def _leave(self, agent_id: str, group: Candidates) -> None:
         group.leave(agent_id)
@@ -491,6 +645,7 @@ class View:
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
+        self._of_types.pop(group, None)
         self._unwatch(group)
         for agent_id in group.within:
             del self.agents[agent_id].groups[group]

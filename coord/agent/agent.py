@@ -86,7 +86,7 @@ class Agent:
             cannot decode.
         capacity: maximum number of concurrent tasks, 1 to 100,000; default: ``settings.capacity`` (8). Handlers that
             are not async have as many threads.
-        weight: stored in the record for placement; the built-in strategies do not use it.
+        weight: share of the tasks compared with other agents; with 0 it gets tasks only when no other agent has room.
         heartbeat_interval: seconds between heartbeats, 0.05 to 86,400; default: ``settings.heartbeat_interval_s`` (5).
             After three missed ones the agent is lost and its tasks are reassigned.
         drain_timeout: seconds that running handlers have to finish at shutdown; default: as long as they take.

@@ -17,7 +17,8 @@ from click.shell_completion import CompletionItem
 from coord.durations import EXPECTED, NUMBER, UNITS, parse_duration
 from coord.errors import ConfigError, PayloadInvalid
 from coord.models.tasks import check_moment
-from coord.suggestions import closest
+from coord.plugins import strategy_names
+from coord.suggestions import not_one_of
 from coord.values import number_in_raw
 
 _DURATION_WITH_UNIT = re.compile(rf"({NUMBER})(ms|s|m|h|d)")
@@ -73,20 +74,15 @@ class StrategyName(click.ParamType):  # type: ignore[type-arg] # generic in clic
         Raises:
             ConfigError: there is no such strategy; lists them.
         """
-        from coord.placement import STRATEGIES  # slow, so not at the top
-
-        if value not in STRATEGIES:
+        known = strategy_names()
+        if value not in known:
             option = param.opts[0] if isinstance(param, click.Option) else self.name
-            near = closest(value, STRATEGIES)
-            step = f"; did you mean {near!r}?" if near else ""
-            raise ConfigError(f"{option} {value!r} is not one of {', '.join(sorted(STRATEGIES))}{step}")
+            raise ConfigError(not_one_of(option, value, known))
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the strategies that start with what was typed."""
-        from coord.placement import STRATEGIES
-
-        return [CompletionItem(name) for name in sorted(STRATEGIES) if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in strategy_names() if name.startswith(incomplete)]
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

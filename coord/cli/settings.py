@@ -12,6 +12,7 @@ from coord.cli.parse import StrategyName
 from coord.cli.session import ask
 from coord.config import LIVE
 from coord.errors import ConfigError
+from coord.models.strategies import STRATEGY_NAMES
 
 Name = Annotated[str, typer.Argument(help=f"Name of the setting: {', '.join(LIVE)}.", show_default=False)]
 
@@ -116,7 +117,12 @@ def show_strategy(*, json: AsJson = False, redis_url: RedisUrl = None, namespace
 def set_strategy(
     name: Annotated[
         str,
-        typer.Argument(click_type=StrategyName(), metavar="NAME", help="Name of the strategy.", show_default=False),
+        typer.Argument(
+            click_type=StrategyName(),
+            metavar="NAME",
+            help=f"Name of the strategy: {', '.join(STRATEGY_NAMES)}, or one that is installed.",
+            show_default=False,
+        ),
     ],
     *,
     json: AsJson = False,
@@ -125,7 +131,7 @@ def set_strategy(
 ) -> None:
     """Set the placement strategy; every distributor applies it within a second.
 
-    An unknown name is refused with a list of the strategies. `coord settings reset strategy` undoes it.
+    An unknown name is refused, with the nearest one. `coord settings reset strategy` undoes it.
 
     Examples:
         coord strategy set round_robin

@@ -16,7 +16,7 @@ from coord.arguments import as_seconds, check_finite, decode_argument, encode_fi
 from coord.client.answers import Answer
 from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
-from coord.client.submission import StrategyName, check_strategy
+from coord.client.submission import check_strategy
 from coord.connection import reading
 from coord.errors import ConfigError, EntryNotFound, FactInvalid
 from coord.keys import CONSUMES
@@ -35,6 +35,7 @@ from coord.models.facts import (
     TaskReplayed,
 )
 from coord.models.ids import check_id
+from coord.models.strategies import StrategyName
 from coord.streams import Append
 
 #: Seconds that a worker has to answer.
@@ -61,7 +62,7 @@ class Admin:
         """Choose agents by this strategy from now on; every distributor does so within a second.
 
         Args:
-            name: ``least_connections``, ``round_robin`` or ``random``.
+            name: of a placement strategy, see ``coord.models.strategies``.
             timeout: seconds to wait for the answer.
 
         Raises:

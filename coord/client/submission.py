@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast
 
 from msgspec import Struct
 
@@ -18,19 +18,17 @@ from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
+from coord.models.strategies import STRATEGY_NAMES, StrategyName
 from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
+from coord.plugins import strategy_names
 from coord.streams import MAX_BATCHED_BYTES, Append, max_facts_per_entry
-from coord.suggestions import closest
+from coord.suggestions import not_one_of
 
 #: Maximum number of tasks in one entry.
 MAX_TASKS_PER_ENTRY = 64
 
 #: The names of ``Priority``, most urgent first.
 PriorityName: TypeAlias = Literal["urgent", "critical", "high", "normal", "low"]
-#: The names of the strategies in ``coord.placement.STRATEGIES``.
-StrategyName: TypeAlias = Literal["least_connections", "round_robin", "random"]
-#: The same, to check a name.
-STRATEGY_NAMES: tuple[str, ...] = tuple(sorted(get_args(StrategyName)))
 #: The types that an agent can have.
 AGENT_TYPES = tuple(str(kind.value) for kind in AgentType)
 
@@ -60,7 +58,7 @@ class TaskSpec(Struct, kw_only=True):
         delay: seconds before the task may start.
         run_at: time from which the task may start; an aware datetime. Not together with ``delay``.
         retry: ``max_attempts`` (1 to 1,000), ``backoff`` and ``backoff_max`` (seconds); default: those of the cell.
-        strategy: ``least_connections``, ``round_robin`` or ``random``; default: that of the cell.
+        strategy: name of a placement strategy, see ``coord.models.strategies``; default: that of the cell.
         notify: send the outcome to this client. If False, ``TaskHandle.result`` reads the record instead.
     """
 
@@ -197,24 +195,20 @@ def _priority(name: str) -> Priority:
 def check_strategy(name: object, error: type[CoordError] = FactInvalid) -> None:
     """Check that there is a placement strategy of this name: a worker would make a dead letter of a mistyped one.
 
+    Strategies of packages that are installed here count as well.
+
     Raises:
         CoordError: there is none: an ``error`` that names the strategies that there are.
     """
-    if name not in STRATEGY_NAMES:
-        raise error(_not_one_of("strategy", name, STRATEGY_NAMES))
+    if name not in STRATEGY_NAMES and name not in (known := strategy_names()):
+        raise error(not_one_of("strategy", name, known))
 
 
 def _check_agent_type(requirements: Requirements | Mapping[str, Any]) -> None:
     """Check that agents of the required type can exist: the task would wait for one forever."""
     name = requirements.agent_type if isinstance(requirements, Requirements) else requirements.get("agent_type")
     if name is not None and name not in AGENT_TYPES:
-        raise FactInvalid(_not_one_of("requirements.agent_type", name, AGENT_TYPES))
-
-
-def _not_one_of(field: str, value: object, known: Sequence[str]) -> str:
-    near = closest(value, known) if isinstance(value, str) else None
-    step = f"; did you mean {near!r}?" if near else ""
-    return f"{field} {value!r} is not one of {', '.join(known)}{step}"
+        raise FactInvalid(not_one_of("requirements.agent_type", name, AGENT_TYPES))
 
 
 def spec_of(value: TaskSpec | Mapping[str, Any]) -> TaskSpec:

@@ -6,7 +6,7 @@ from coord import queries
 from coord.client.client import Receipt
 from coord.client.handle import CancelAnswer
 from coord.client.outcomes import Outcome
-from coord.client.submission import PriorityName, StrategyName, TaskOptions, TaskSpec
+from coord.client.submission import PriorityName, TaskOptions, TaskSpec
 from coord.config import Settings
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.cell import MemoryUse
@@ -14,6 +14,7 @@ from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation
 from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.strategies import StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
 
 class SyncTaskHandle:

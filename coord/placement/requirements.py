@@ -47,6 +47,11 @@ def facets_by_reason(requirements: Requirements) -> dict[WaitingReason, list[str
     }
 
 
+def capability_facet(name: str) -> str:
+    """Return the facet of the agents that have a capability."""
+    return _facet("capability", name)
+
+
 def _facet(kind: str, name: str) -> str:
     return intern(f"{kind}:{name}")
 

@@ -141,6 +141,7 @@ async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: 
     survey = Survey(pool, await get_health_threshold(redis, keys, settings), NEAREST)
     async for agents in scan_fleet(redis, keys):
         survey.add(agents)
+    survey.close()
     reason = survey.reason
     pipe = redis.pipeline(transaction=False)
     pipe.zrank(keys.queue(record.pool), record.task_id)

@@ -13,8 +13,9 @@ import pytest
 import coord
 from coord import errors
 from coord.agent.agent import AgentTypeName
-from coord.client.submission import PriorityName, StrategyName
+from coord.client.submission import PriorityName
 from coord.models.agents import AgentType
+from coord.models.strategies import STRATEGY_NAMES, StrategyName
 from coord.models.tasks import Priority
 from coord.placement import STRATEGIES
 from tests.repo.documents import ROOT
@@ -104,7 +105,8 @@ def test_literals_name_every_member() -> None:
     """Those of the enums and of the table of strategies."""
     assert get_args(PriorityName) == tuple(priority.value for priority in Priority)
     assert get_args(AgentTypeName) == tuple(kind.value for kind in AgentType)
-    assert set(get_args(StrategyName)) == set(STRATEGIES)
+    assert get_args(StrategyName) == tuple(STRATEGIES)
+    assert tuple(sorted(STRATEGIES)) == STRATEGY_NAMES
 
 
 def test_every_public_name_can_be_imported() -> None:

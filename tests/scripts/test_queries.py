@@ -60,11 +60,16 @@ async def test_an_agent_with_everything(cell: Cell) -> None:
     assert (agent.registration_time, agent.last_heartbeat) == (START, START)
 
     fleet = await queries.get_fleet(cell.redis, cell.keys)
+    age = (await queries.get_time(cell.redis) - START) / 1000
+    assert fleet["a1"].report_age == pytest.approx(max(0, age), abs=60)
+    fleet["a1"].report_age = 0.0
+    fleet["a1"].read_at = 0
     assert fleet == {
         "a1": FleetAgent(
             agent_id="a1", agent_type="worker", capabilities=frozenset({"a", "b"}), services=frozenset({"s"}),
             tags=frozenset({"t"}), labels={"zone": "1"}, version="3", capacity=2, weight=2.5, health_score=1.0, rev=1,
-            active=True, load=1, outside_load=5,
+            active=True, load=1, outside_load=5, location=Location(lat=1.5, region="eu"), cpu=0.5,
+            load_at_report=1, report_interval=2.5, term=1,
         )
     }  # fmt: skip
 
@@ -73,6 +78,15 @@ async def test_an_agent_that_gave_no_location(cell: Cell) -> None:
     """An empty field is none."""
     await cell.register(location="")
     assert (await cell.agent()).location is None
+
+
+async def test_a_location_that_cannot_be_read_hides_no_agent(cell: Cell) -> None:
+    """An agent's row is there without it, also if the agent declares no interval; any number is a fraction."""
+    await cell.register()
+    await cell.redis.hset(cell.keys.agent("a1"), mapping={"location": '{"lat":"north"}', "metric:memory": "7"})
+    await cell.redis.hdel(cell.keys.agent("a1"), "heartbeat_interval", "last_heartbeat")
+    row = (await queries.get_fleet(cell.redis, cell.keys))["a1"]
+    assert (row.location, row.cpu, row.memory, row.report_age, row.report_interval) == (None, None, 1.0, 0.0, None)
 
 
 async def test_the_fleet_of_some(cell: Cell) -> None:

@@ -120,9 +120,9 @@ async def test_what_distributors_obey_is_set_while_they_run(client: Client) -> N
         "health_threshold": ("0.8", "live"),
         "strategy": ("round_robin", "live"),
     }
-    with pytest.raises(ConfigError, match="'best' is not one of least_connections, random, round_robin"):
+    with pytest.raises(ConfigError, match="'best' is not one of capability_based, consistent_hash"):
         await client.admin.set_strategy("best", timeout=PATIENT_S)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'A B' is not one of least_connections, random, round_robin"):
+    with pytest.raises(ConfigError, match="'A B' is not one of capability_based, consistent_hash"):
         await client.admin.set_setting("strategy", "A B", timeout=PATIENT_S)
     with pytest.raises(ConfigError, match="health_threshold=2: expected a number from 0 to 1"):
         await client.admin.set_setting("health_threshold", 2, timeout=PATIENT_S)

@@ -84,7 +84,7 @@ def test_a_mistyped_strategy_leaves_no_dead_letter(live: LiveCell) -> None:
     """Of a task, and of the cell; the SDK checks it before it appends anything."""
     client: Client = live.client
     before = dead_letters(live)
-    with pytest.raises(FactInvalid, match="strategy 'best' is not one of least_connections, random, round_robin"):
+    with pytest.raises(FactInvalid, match="strategy 'best' is not one of capability_based, consistent_hash"):
         live.do(client.submit("echo", strategy="best"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"'ramdom' is not one of .*; did you mean 'random'"):
         live.do(client.admin.set_strategy("ramdom"))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from coord.cli import main, submit, tasks
 from coord.config import Settings
 from coord.endpoint import write_endpoint
 from coord.errors import ConfigError, DataFolderInUse
+from coord.models.strategies import STRATEGY_NAMES
 from coord.models.tasks import TaskState
 from coord.up import programs, runner
 from coord.up.data_dir import FolderLock, default_data_dir, refuse_foreign
@@ -93,14 +94,9 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
         ),
         (
             ["tasks", "submit", "t", "--strategy", "round"],
-            [
-                (
-                    "coord: --strategy 'round' is not one of least_connections, random, round_robin; "
-                    "did you mean 'round_robin'?"
-                )
-            ],
+            [f"coord: --strategy 'round' is not one of {', '.join(STRATEGY_NAMES)}; did you mean 'round_robin'?"],
         ),
-        (["strategy", "set", "foo"], ["coord: strategy 'foo' is not one of least_connections, random, round_robin"]),
+        (["strategy", "set", "foo"], ["coord: strategy 'foo' is not one of capability_based, consistent_hash"]),
         (["tasks", "submit", "t", "--agent-type", "llm"], ["--agent-type", "'worker'", "'general'"]),
         (["tasks", "submit", "t", "--wait-timeout", "5"], ["coord: --wait-timeout needs --wait"]),
         (

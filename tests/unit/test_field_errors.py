@@ -11,6 +11,7 @@ from coord import Agent
 from coord.client.submission import TaskSpec, task_append
 from coord.config import Settings
 from coord.errors import FactInvalid
+from coord.models.strategies import STRATEGY_NAMES
 
 MIB = 1024 * 1024
 AGENT_TYPES = (
@@ -51,9 +52,9 @@ AGENT_TYPES = (
         ),
         (
             {"strategy": "round"},
-            "strategy 'round' is not one of least_connections, random, round_robin; did you mean 'round_robin'?",
+            f"strategy 'round' is not one of {', '.join(STRATEGY_NAMES)}; did you mean 'round_robin'?",
         ),
-        ({"strategy": "foo"}, "strategy 'foo' is not one of least_connections, random, round_robin"),
+        ({"strategy": "foo"}, f"strategy 'foo' is not one of {', '.join(STRATEGY_NAMES)}"),
         (
             {"deadline": "tomorrow"},
             "deadline must be a date and time such as 2030-01-31T12:00:00Z, got 'tomorrow'",

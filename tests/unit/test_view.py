@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from random import Random
+from typing import ClassVar
 
 import pytest
 
-from coord.models.agents import FleetAgent
+from coord import codec
+from coord.models.agents import FleetAgent, LoadReport, Location
 from coord.models.tasks import Pool, Requirements
+from coord.placement import TaskContext
+from coord.placement.load import LeastConnections
 from workers import view as view_module
-from workers.view import View
+from workers.planner import Planner
+from workers.view import Candidates, View
 
 ANY = Pool("t")
 
@@ -199,3 +204,117 @@ def test_everybody_is_asked_about_in_turn(monkeypatch: pytest.MonkeyPatch) -> No
         asked += found
         view.apply_loads(dict.fromkeys(found, 1))
     assert set(asked) == set(view.agents)
+
+
+class Recording(LeastConnections):
+    """Notes the tasks that it places."""
+
+    name = "recording"
+    tasks: ClassVar[list[TaskContext]] = []
+
+    def choose(self, task: TaskContext) -> str | None:
+        """Note the task."""
+        self.tasks.append(task)
+        return super().choose(task)
+
+
+def test_a_strategy_sees_the_task_of_the_pool() -> None:
+    """Its type; nothing else is known of a task that is popped from a pool."""
+    Recording.tasks.clear()
+    view = View(0.5, "recording", Random(1), {"recording": Recording})
+    view.replace({"a": agent("a", capacity=2)})
+    planner = Planner(view)
+    planner.learn("p", Pool("resize"))
+    planner.measure("p", 2, 1.0)
+    planner.plan(5)
+    assert Recording.tasks == [TaskContext("resize"), TaskContext("resize")]
+
+
+def test_an_explanation_says_why_a_strategy_fell_back() -> None:
+    """A strategy that needs the location of a task one without by load, and the record says so."""
+    view = View(0.5, "geographic", Random(1))
+    view.replace({"a": agent("a", location=Location(lat=1.0, lon=2.0))})
+    planner = Planner(view)
+    planner.learn("p", ANY)
+    planner.measure("p", 1, 1.0)
+    (placement,) = planner.plan(1)
+    assert codec.decode_json(placement.explanation) == {
+        "strategy": "geographic",
+        "eligible": 1,
+        "fallback": "the task has no location",
+    }
+
+
+def test_an_old_report_counts_as_saturated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After three intervals without one, also those that passed before the row was read; a new row ends it."""
+    now = 100.0
+    monkeypatch.setattr("workers.view.time.monotonic", lambda: now)
+    view = View(0.5, "resource_based", Random(1))
+    rows = [
+        agent("old", cpu=0.0, report_interval=5.0, report_age=10.0, capacity=99),
+        agent("busy", cpu=0.5, report_interval=5.0, capacity=99),
+        agent("silent", report_interval=5.0, report_age=1_000.0, load=80, load_at_report=80, capacity=99),
+    ]
+    view.replace({one.agent_id: one for one in rows})
+    group = view.hold(ANY)
+    assert chosen(view, group) == "old"
+    now = 107.5
+    view.advance()
+    assert (view.agents["old"].agent.cpu, view.agents["busy"].agent.cpu) == (1.0, 0.5)
+    assert view.agents["silent"].agent.cpu is None
+    assert chosen(view, group) == "busy"
+    view.update(["old"], {"old": agent("old", cpu=0.1, report_interval=5.0, capacity=99)})
+    assert chosen(view, group) == "old"
+
+
+def test_reports_are_applied_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cpu and memory decide at once; what was placed before no longer counts; a new report ends saturation."""
+    now = 100.0
+    monkeypatch.setattr("workers.view.time.monotonic", lambda: now)
+    view = View(0.5, "resource_based", Random(1))
+    rows = [agent(name, cpu=0.5, memory=0.1, report_interval=5.0, capacity=10) for name in ("a", "b")]
+    view.replace({one.agent_id: one for one in rows})
+    group = view.hold(ANY)
+    view.apply_reports([LoadReport("b", 0.2, 0.3, 0.0, 1), LoadReport("gone", 0.0, 0.0, 0.0, 1)])
+    assert [chosen(view, group), chosen(view, group)] == ["b", "b"]
+    now = 110.0
+    view.apply_reports([LoadReport("b", 0.45, 0.2, 0.0, 1)])
+    assert chosen(view, group) == "b"
+    now = 120.0
+    view.advance()
+    assert (view.agents["a"].agent.cpu, view.agents["b"].agent.cpu) == (1.0, 0.45)
+    now = 130.0
+    view.advance()
+    assert view.agents["b"].agent.cpu == 1.0
+    view.apply_reports([LoadReport("a", 0.3, None, 0.0, 1)])
+    assert (view.agents["a"].agent.cpu, view.agents["a"].agent.memory) == (0.3, None)
+    assert chosen(view, group) == "a"
+
+
+def chosen(view: View, group: Candidates) -> str:
+    """The next one."""
+    found = view.take(group)
+    assert found is not None
+    return found.agent_id
+
+
+def test_demand_comes_from_what_is_placed() -> None:
+    """Tasks that need a skill make its agents the last ones for others; an agent that is gone is forgotten."""
+    view = View(0.5, "capability_based", Random(1))
+    view.replace(
+        {
+            "a": agent("a", capabilities=frozenset({"echo", "ocr"}), capacity=99),
+            "b": agent("b", capabilities=frozenset({"echo", "x", "y"}), capacity=99),
+        }
+    )
+    echo = view.hold(Pool("t", Requirements(capabilities=("echo",))))
+    assert chosen(view, echo) == "a"  # it has fewer other skills
+    planner = Planner(view)
+    planner.learn("p", Pool("t", Requirements(capabilities=("ocr",))))
+    planner.measure("p", 9, 1.0)
+    assert len(planner.plan(9)) == 9
+    view.advance()
+    assert chosen(view, echo) == "b"
+    view.learned.succeeded("a", "t", 1.0, 0, 0.0)
+    view.update(["a"], {})
+    assert len(view.learned) == 0

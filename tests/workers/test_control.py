@@ -88,8 +88,8 @@ async def _says(cell: RunningCell, name: str, otherwise: tuple[str, ...]) -> boo
 @pytest.mark.parametrize(
     ("fact", "words"),
     [
-        (StrategySet("best"), "strategy 'best' is not one of least_connections, random, round_robin"),
-        (SettingSet("strategy", "best"), "strategy 'best' is not one of least_connections, random, round_robin"),
+        (StrategySet("best"), "strategy 'best' is not one of capability_based, consistent_hash"),
+        (SettingSet("strategy", "best"), "strategy 'best' is not one of capability_based, consistent_hash"),
         (SettingSet("batch", 7.0), "'batch' cannot be set live, only health_threshold, strategy"),
         (SettingSet("batch", None), "'batch' cannot be set live, only health_threshold, strategy"),
         (SettingSet("health_threshold", 1.5), "health_threshold=1.5: expected a number from 0 to 1"),

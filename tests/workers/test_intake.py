@@ -115,7 +115,7 @@ async def test_an_unknown_strategy_is_answered_with_the_known_ones(cell: Running
     entry = await caller.tell("in:tasks:high", TaskSubmitted(task_id="t1", task_type="t", strategy="best"))
     answer = await caller.answer(entry)
     assert answer["code"] == "fact_invalid"
-    assert "strategy 'best' is not one of least_connections, random, round_robin" in answer["message"]
+    assert "strategy 'best' is not one of capability_based, consistent_hash" in answer["message"]
 
 
 async def test_a_caller_that_is_no_id_is_never_a_key(cell: RunningCell, caller: Caller) -> None:

@@ -27,6 +27,7 @@ NAMES = (
     "dispatch",
     "drain",
     "heartbeat",
+    "learn",
     "purge",
     "reclaim",
     "reclaim_lease",

@@ -40,6 +40,7 @@ class TaskBatch(Struct, frozen=True):
     pools_rev: int  #: rises whenever a pool starts or stops having waiting tasks
     raised: int  #: how much this call raised it
     due: int = 0  #: run_alarms only: what is due and was left for the next call
+    timed_out: tuple[str, ...] = ()  #: run_alarms only: the leases of the attempts that took too long
 
 
 class Report(Struct, frozen=True):
@@ -83,6 +84,19 @@ class Placement(Struct, frozen=True):
     rev: int
     lease: str
     explanation: bytes  #: JSON, recorded with the task
+    task_type: str = ""
+    load: float = 0  #: of the agent without this task, with work from elsewhere
+
+
+class EjectionNotice(Struct, frozen=True):
+    """An ejection for ``learn``: an agent gets no tasks of a type for a while."""
+
+    agent_id: str
+    task_type: str
+    ms: int  #: that it lasts from now on; 0: it has ended before its time
+    failure_rate: str  #: of the agent, 0 to 1
+    others_rate: str  #: mean of the other agents
+    in_a_row: int
 
 
 class Loss(Struct, frozen=True):
@@ -288,4 +302,5 @@ def read_task_batch(raw: Any) -> TaskBatch:
         pools_rev=int(rev),
         raised=int(raised),
         due=int(raw[5]) if len(raw) > 5 else 0,
+        timed_out=tuple(lease.decode() for lease in raw[6]) if len(raw) > 6 else (),
     )

@@ -35,6 +35,7 @@ from workers.transitions.batches import (
     Delivery,
     Departure,
     DrainRequest,
+    EjectionNotice,
     EntryReplay,
     Heartbeat,
     LeaseList,
@@ -386,6 +387,19 @@ class Scripts:
             "refused_ttl_ms": int(s.refused_ttl_s * 1000),
         }
         return Call("run_alarms", limits, [], read_task_batch)
+
+    def learn(self, by: str, data: bytes, ejections: Sequence[EjectionNotice] = ()) -> Call[list[str]]:
+        """Share what a distributor has learned with the others; words OK, and for each ejection OK, KNOWN, UNKNOWN.
+
+        Args:
+            by: identifies the process.
+            data: JSON; empty: nothing was learned.
+            ejections: to record.
+        """
+        args: list[Arg] = [by, data, len(ejections)]
+        for ejection in ejections:
+            _add_arguments(args, ejection)
+        return Call("learn", {}, args, read_words)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None

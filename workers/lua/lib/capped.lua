@@ -1,8 +1,8 @@
 -- Capped streams, and the logs among them.
 -- include: base
--- keys: size:{stream} string rw | log:progress stream w | log:reports stream w
+-- keys: size:{stream} string rw | log:progress stream w | log:reports stream w | log:learned stream w
 -- LIMITS.log_bytes  bytes kept of each log
--- LIMITS.progress_log_bytes  bytes kept of log:progress, and of log:reports
+-- LIMITS.progress_log_bytes  bytes kept of log:progress, log:reports and log:learned
 -- A capped stream (a log, replies, dead:in) never holds more bytes than its cap. Field names and values are counted.
 -- The stream is divided into sections of a quarter of the cap. The key size:{stream} holds the bytes of the newest
 -- section, then the ids at which the newest sections begin, three at most. When a section begins, entries older than the
@@ -67,7 +67,7 @@ end
 
 -- Appends an entry to a log, which is trimmed once a batch. As with a reply, a failed write undoes nothing. What brief
 -- logs hold matters for seconds only.
-local logs, BRIEF = {}, { ['log:progress'] = true, ['log:reports'] = true }
+local logs, BRIEF = {}, { ['log:progress'] = true, ['log:reports'] = true, ['log:learned'] = true }
 local function log(name, ...)
   append_capped(name, BRIEF[name] and LIMITS.progress_log_bytes or LIMITS.log_bytes, nil, ...)
   logs[name] = P .. name

@@ -1,0 +1,122 @@
+"""A strategy that sends tasks with the same key to the same agent."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from hashlib import blake2b
+from math import ceil
+from random import Random
+
+from coord.models.agents import FleetAgent
+from coord.placement.learning import Learned
+from coord.placement.load import LeastConnections
+from coord.placement.strategy import LEAST_WEIGHT, Strategy, TaskContext
+
+#: An agent may have this many times its share of all tasks.
+BOUND = 1.25
+#: Points on the ring at which a key looks for the nearest agent; the more, the more even are the shares.
+PROBES = 21
+#: Maximum number of points of one agent; it has as many as its weight, rounded.
+MOST_POINTS = 16
+
+_RING = 1 << 64
+_DIGEST_POINTS = 8  # of 8 bytes each in one digest of 64 bytes
+
+
+class ConsistentHash(Strategy):
+    """Chooses the owner of the task's ``affinity_key``; the least loaded agent if the owner has too many tasks.
+
+    An owner has too many if the task would raise its load above 1.25 times its share of all tasks, by weight, rounded
+    up. When an agent comes or goes, only the keys that it owns move. A task without a key goes to the least loaded
+    agent, and ``fallback`` says so.
+
+    Sources: V. Mirrokni, M. Thorup and M. Zadimoghaddam, Consistent Hashing with Bounded Loads, SODA 2018; for the
+    lookup, B. Appleton and M. O'Reilly, Multi-Probe Consistent Hashing, 2015: one point on the ring for each agent and
+    21 probes for each key, so agents can come and go cheaply.
+    """
+
+    name = "consistent_hash"
+
+    def __init__(self, random: Random, learned: Learned | None = None) -> None:
+        super().__init__(random, learned)
+        self._least_loaded = LeastConnections(random, self.learned)
+        self._ring: list[int] = []  # the points of all agents, in order
+        self._owner: dict[int, str] = {}  # point -> agent
+        self._points: dict[str, list[int]] = {}
+        self._load: dict[str, tuple[int, float]] = {}  # agent -> tasks in flight, weight
+        self._tasks = 0
+        self._weight = 0.0
+
+    def offer(self, agent: FleetAgent) -> None:
+        agent_id, weight = agent.agent_id, agent.weight or LEAST_WEIGHT
+        before = self._load.get(agent_id)
+        if before is None or before[1] != weight:
+            self.withdraw(agent_id)
+            self._add(agent_id, max(1, min(MOST_POINTS, round(weight))))
+            self._weight += weight
+        else:
+            self._tasks -= before[0]
+        self._load[agent_id] = (agent.load, weight)
+        self._tasks += agent.load
+        self._least_loaded.offer(agent)
+
+    def withdraw(self, agent_id: str) -> None:
+        before = self._load.pop(agent_id, None)
+        if before is None:
+            return
+        self._least_loaded.withdraw(agent_id)
+        self._tasks -= before[0]
+        self._weight -= before[1]
+        for point in self._points.pop(agent_id):
+            del self._owner[point]
+            del self._ring[bisect_left(self._ring, point)]
+        if not self._load:
+            self._weight = 0.0  # without what rounding left
+
+    @property
+    def has_room(self) -> bool:
+        return bool(self._load)
+
+    def choose(self, task: TaskContext) -> str | None:
+        self.fallback = None
+        if task.affinity_key is None:
+            self.fallback = "the task has no affinity key"
+        elif self._load:
+            owner = self.owner(task.affinity_key)
+            load, weight = self._load[owner]
+            if owner not in task.avoid and load < ceil(BOUND * (self._tasks + 1) * weight / self._weight):
+                return owner
+            self.fallback = "the owner of the key has too many tasks"
+        return self._least_loaded.choose(task)
+
+    def owner(self, key: str) -> str:
+        """Return the agent that owns a key: the one whose point follows most closely on one of the key's probes."""
+        ring, nearest, found = self._ring, _RING, 0
+        for probe in _hash_points(key, PROBES):
+            at = bisect_left(ring, probe)
+            point = ring[at] if at < len(ring) else ring[0]
+            distance = (point - probe) % _RING
+            if distance < nearest:
+                nearest, found = distance, point
+        return self._owner[found]
+
+    def _add(self, agent_id: str, count: int) -> None:
+        points: list[int] = []
+        for point in _hash_points(f"agent {agent_id}", count):
+            free = point
+            while free in self._owner:
+                free = (free + 1) % _RING
+            self._owner[free] = agent_id
+            insort(self._ring, free)
+            points.append(free)
+        self._points[agent_id] = points
+
+
+def _hash_points(text: str, count: int) -> list[int]:
+    """Return ``count`` points on the ring that depend on the text alone."""
+    data = text.encode("utf-8", "surrogatepass")
+    points: list[int] = []
+    for number in range(-(-count // _DIGEST_POINTS)):
+        digest = blake2b(data, salt=number.to_bytes(16, "big")).digest()
+        points += [int.from_bytes(digest[at : at + 8], "big") for at in range(0, 64, 8)]
+    return points[:count]

@@ -1,0 +1,29 @@
+"""Strategies that look at the resources of an agent's machine."""
+
+from __future__ import annotations
+
+from coord.models.agents import FleetAgent
+from coord.placement.strategy import OrderedStrategy
+
+#: Utilizations that differ by less than this count as equal.
+STEP = 0.001
+#: Part of a step by which the share of used slots orders agents with equal utilization.
+TIE = STEP / 10
+
+
+class ResourceBased(OrderedStrategy):
+    """Chooses the agent with the lowest utilization: the highest of cpu, memory and load ÷ capacity.
+
+    An agent reports cpu and memory every few seconds. Each task that it got since then counts as one slot's share of
+    the machine, so that an idle machine is not flooded until its next report. What an agent does not report is left
+    out. Among agents with equal utilization the share of used slots decides.
+    """
+
+    name = "resource_based"
+
+    def key(self, agent: FleetAgent) -> float:
+        capacity = agent.capacity or 1
+        placed = max(0, agent.load - agent.load_at_report) / capacity
+        slots = (agent.load + agent.outside_load) / capacity
+        used = max(slots, (agent.cpu or 0.0) + placed, (agent.memory or 0.0) + placed)
+        return round(used / STEP) * STEP + min(slots, 1.0) * TIE
