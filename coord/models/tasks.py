@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from coord.models.agents import Location
 from coord.models.ids import Id, not_reserved
 
 
@@ -176,6 +177,8 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     run_at: Moment | None = None  #: not before this time; excludes ``delay``
     retry: Retry = Retry()
     notify: bool = False  #: append the outcome to the caller's replies
+    location: Location | None = None  #: where the task is best run; strategies may use it
+    affinity_key: Text | None = None  #: tasks with the same key prefer the same agent; strategies may use it
 
     def __post_init__(self) -> None:
         not_reserved(self.task_id, "task_id")
