@@ -7,20 +7,25 @@ starves.
 A group (the agents that meet the same requirements) has a line: a heap of its pools by head. The order is a heap of the
 first pool of each group that is awake. A group without room is put to sleep when its turn comes, with all its pools,
 and costs nothing until the view wakes it. Outdated entries of line and order are skipped when they are reached.
+
+A pool has two queues, each with its own row in the table and its own place in the line. The tasks of the one are
+interchangeable: dispatch pops them. Those of the other are named in the plan (``NamedWaiting``), because a strategy
+looks at each of them. A task that has to wait for agents that are full does not stop those behind it.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 
 from coord import codec
 from coord.models.agents import FleetAgent
-from coord.models.tasks import Pool
+from coord.models.tasks import NAMED, NamedTask, Pool, is_named
 from coord.placement import TaskContext
 from workers.transitions import Placement, TaskBatch
 from workers.view import Candidates, View
@@ -31,10 +36,18 @@ TURN = 16
 DEFINITIONS_KEPT = 10_000
 #: Maximum number of leases remembered: another distributor may receive the end of any of them.
 LEASES_KEPT = 50_000
+#: Tasks of a named queue that are read at once, and the maximum if that many are planned or blocked.
+NAMED_READ, MOST_READ = 256, 4_096
 #: Groups checked in one search for starved ones; the next search checks others.
 STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
+#: An assignment without its lease: pool, agent, rev of the agent, explanation, task if the plan names it.
+Placed = tuple[str, str, int, bytes, str]
+
+NO_AGENTS: frozenset[str] = frozenset()
+#: Words of dispatch after which a named task waits as before; after any other it has left the queue.
+STILL_WAITS = ("FULL", "INACTIVE", "CHANGED", "ERROR")
 
 
 class Waiting:
@@ -58,6 +71,94 @@ class Waiting:
         return self.length - self.planned
 
 
+class NamedWaiting(Waiting):
+    """The named queue of a pool: its first tasks are known one by one."""
+
+    __slots__ = ("blocked", "known", "sent")
+
+    def __init__(self, definition: Pool, group: Candidates) -> None:
+        super().__init__(definition, group)
+        self.known: list[NamedTask] = []  #: the first tasks that are not planned, in their order
+        self.blocked: list[NamedTask] = []  #: those of them whose agents are full, until the next plan
+        self.sent: dict[str, NamedTask] = {}  #: planned and not answered, by id
+
+    @property
+    def left(self) -> int:
+        """Number of tasks that can be planned now."""
+        return len(self.known)
+
+    def take_over(self, tasks: Iterable[NamedTask]) -> None:
+        """Replace the known tasks by those that were read: the first ones of the queue, in their order."""
+        self.known = [task for task in tasks if task.task_id not in self.sent]
+        self.blocked = []
+        self.follow_head()
+
+    def follow_head(self) -> None:
+        """Set the head, by which the queue has its turn, to the first task that is not planned."""
+        if self.known:
+            self.head = self.known[0].score
+
+    @property
+    def wanted(self) -> int:
+        """Number of tasks to read: some more than those that are not to be planned now."""
+        return min(MOST_READ, NAMED_READ + len(self.sent) + len(self.blocked))
+
+    def expect(self, tasks: Iterable[NamedTask]) -> None:
+        """Add tasks that are about to be admitted; those behind a task that is not known here are read later."""
+        is_whole = self.length <= len(self.known) + len(self.blocked) + len(self.sent)
+        for task in tasks:
+            if is_whole or (self.known and _place(task) < _place(self.known[-1])):
+                insort(self.known, task, key=_place)
+
+    def check(self) -> None:
+        """Have the queue read if a task that is not known here comes before the known ones."""
+        more = self.length - len(self.known) - len(self.blocked) - len(self.sent)
+        is_first_known = self.known and (self.sent or self.blocked or self.head >= self.known[0].score)
+        self.is_read = more <= 0 or bool(is_first_known)
+
+    def unblock(self) -> None:
+        """Try the blocked tasks again in the next plan."""
+        self.known = sorted(self.known + self.blocked, key=_place)
+        self.blocked = []
+        self.follow_head()
+
+    def answered(self, task_id: str, *, is_over: bool) -> None:
+        """Apply the answer for a planned task: it has left the queue, or it waits again."""
+        task = self.sent.pop(task_id, None)
+        if task is not None and not is_over:
+            insort(self.known, task, key=_place)
+            self.follow_head()
+
+    def context_of(self, task: NamedTask) -> TaskContext:
+        """Return what strategies see of a task."""
+        preferences = task.preferences
+        return TaskContext(
+            self.definition.task_type,
+            task.priority,
+            preferences.location,
+            preferences.affinity_key,
+            avoided(task.avoid, self.group.eligible) if task.avoid else NO_AGENTS,
+        )
+
+
+def avoided(agent_ids: Iterable[str], eligible: Collection[str]) -> frozenset[str]:
+    """Return the agents that a task does not get: as many as leave at least one eligible agent, the first ones first.
+
+    Args:
+        agent_ids: agents to avoid, the most important first.
+        eligible: agents that meet the requirements of the task.
+    """
+    found: set[str] = set()
+    left = len(eligible)
+    for agent_id in agent_ids:
+        if agent_id in eligible and agent_id not in found:
+            left -= 1
+            if left <= 0:
+                break
+        found.add(agent_id)
+    return frozenset(found)
+
+
 class Planner:
     """Plans on a view, and keeps the table of waiting pools."""
 
@@ -75,6 +176,7 @@ class Planner:
         #: Agents for which dispatch returned an error; they get nothing until their rows are read again.
         self.broken: set[str] = set()
         self._order: list[Entry] = []
+        self._blocked: dict[str, None] = {}  # named queues with tasks that the last plan could not place
         self._order_limit = 64  # entries; above it outdated ones are removed
         self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
         self._explanations: dict[tuple[str, int, str | None], bytes] = {}
@@ -86,6 +188,7 @@ class Planner:
         self._order.clear()
         self.unread.clear()
         self.unknown.clear()
+        self._blocked.clear()
         self.is_stale = True
         self.pools_rev = -1
         self.forgotten += 1
@@ -121,6 +224,23 @@ class Planner:
         waiting.head = min(waiting.head, head)
         self._line_up(pool, waiting)
 
+    def expect_named(self, pool: str, tasks: list[NamedTask]) -> None:
+        """Add tasks of a named queue that are about to be admitted.
+
+        Args:
+            pool: name of the queue.
+            tasks: the tasks; at least one.
+        """
+        waiting = self.waiting.get(pool)
+        if isinstance(waiting, NamedWaiting) and waiting.is_read:
+            waiting.expect(tasks)
+        self.expect(pool, len(tasks), min(task.score for task in tasks))
+        if waiting is None:
+            waiting = self.waiting[pool]
+            if isinstance(waiting, NamedWaiting):
+                waiting.known = sorted(tasks, key=_place)
+                self._line_up(pool, waiting)
+
     def learn(self, pool: str, definition: Pool) -> None:
         """Add a pool of the table; its length is read only when an agent can serve it."""
         if pool not in self.waiting:
@@ -140,9 +260,49 @@ class Planner:
         waiting.length = length
         if length:
             waiting.head = head
+            if isinstance(waiting, NamedWaiting):
+                waiting.check()
             self._line_up(pool, waiting)
         elif not waiting.planned:
             self._end(pool)
+
+    def wanted_of(self, pool: str) -> int:
+        """Return the number of tasks to read of a named queue."""
+        waiting = self.waiting.get(pool)
+        return waiting.wanted if isinstance(waiting, NamedWaiting) else 1
+
+    def measure_named(self, pool: str, tasks: list[NamedTask], length: int | None) -> None:
+        """Take over the first tasks of a named queue.
+
+        Args:
+            pool: name of the queue.
+            tasks: its first tasks, in their order.
+            length: number of its tasks; None: a script has answered a newer one meanwhile.
+        """
+        waiting = self.waiting.get(pool)
+        if not isinstance(waiting, NamedWaiting):
+            return
+        waiting.take_over(tasks)
+        if length is not None:
+            self.measure(pool, length, tasks[0].score if tasks else waiting.head)
+        self.unread.pop(pool, None)
+        waiting.is_read = True
+        self._line_up(pool, waiting)
+
+    def unblock(self) -> bool:
+        """Let the next plan try the tasks again whose agents were full; return True if there are any."""
+        found = bool(self._blocked)
+        for pool in self._blocked:
+            waiting = self.waiting.get(pool)
+            if isinstance(waiting, NamedWaiting):
+                waiting.unblock()
+                self._line_up(pool, waiting)
+        self._blocked.clear()
+        return found
+
+    def reread_blocked(self) -> None:
+        """Have the queues with blocked tasks read: others may have changed them."""
+        self.unread.update(dict.fromkeys(pool for pool in self._blocked if pool in self.waiting))
 
     def remove(self, pool: str) -> None:
         """Remove a pool that is no longer in the table."""
@@ -162,7 +322,7 @@ class Planner:
             self.reported.update(batch.pools)
         for pool, (length, head) in batch.pools.items():
             if pool not in self.waiting and length:
-                definition = self.definitions.get(pool)
+                definition = self._definition_of(pool)
                 if definition is None:
                     self.unknown.add(pool)
                     self.is_stale = True
@@ -170,9 +330,20 @@ class Planner:
                 self._begin(pool, definition)
             self.measure(pool, length, head)
 
+    def _definition_of(self, pool: str) -> Pool | None:
+        """Return the definition of a pool that does not wait; both queues of a pool have the same."""
+        found = self.definitions.get(pool)
+        if found is None and is_named(pool):
+            pool = pool.removesuffix(NAMED)
+            waiting = self.waiting.get(pool)
+            return self.definitions.get(pool) if waiting is None else waiting.definition
+        return found
+
     def plan(self, most: int) -> list[Placement]:
         """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
-        placed: list[tuple[str, str, int, bytes]] = []
+        if self._blocked:
+            self.unblock()
+        placed: list[Placed] = []
         served: list[tuple[str, Waiting]] = []
         again: list[tuple[str, Waiting]] = []
         while len(placed) < most and self.is_ready():
@@ -186,15 +357,17 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why)
-            for i, (pool, agent_id, rev, why) in enumerate(placed)
+            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id)
+            for i, (pool, agent_id, rev, why, task_id) in enumerate(placed)
         ]
 
-    def _serve(self, pool: str, waiting: Waiting, placed: list[tuple[str, str, int, bytes]], most: int) -> bool:
+    def _serve(self, pool: str, waiting: Waiting, placed: list[Placed], most: int) -> bool:
         """Plan one turn of a pool; return True if it has more tasks and may have another turn."""
         group = waiting.group
         if not group.eligible:
             return False
+        if isinstance(waiting, NamedWaiting):
+            return self._serve_named(pool, waiting, placed, most)
         agents: list[FleetAgent] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
@@ -206,13 +379,42 @@ class Planner:
         waiting.planned += len(agents)
         group.taken += len(agents)
         why = self._explain(group)
-        placed += [(pool, agent.agent_id, agent.rev, why) for agent in agents]
+        placed += [(pool, agent.agent_id, agent.rev, why, "") for agent in agents]
+        return not is_full and waiting.left > 0
+
+    def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
+        """Do the same for a named queue; tasks are blocked if only agents that they avoid have room."""
+        group = waiting.group
+        last = min(len(placed) + TURN, most)
+        hopeless: set[frozenset[str]] = set()  # what tasks avoid that no agent with room can take
+        is_full = False
+        done = 0
+        for task in waiting.known:
+            if len(placed) >= last:
+                break
+            context = waiting.context_of(task)
+            agent = None if context.avoid in hopeless else self.view.take(group, context)
+            if agent is not None:
+                placed.append((pool, agent.agent_id, agent.rev, self._explain(group), task.task_id))
+                waiting.sent[task.task_id] = task
+                waiting.planned += 1
+                group.taken += 1
+            elif context.avoid and group.has_room:
+                hopeless.add(context.avoid)
+                waiting.blocked.append(task)
+                self._blocked[pool] = None
+            else:
+                is_full = True
+                break
+            done += 1
+        del waiting.known[:done]
+        waiting.follow_head()
         return not is_full and waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
-        self._unplan(placements)
+        self._unplan(placements, batch.words)
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
                 self._leases[placement.lease] = placement.agent_id
@@ -250,15 +452,27 @@ class Planner:
 
     def unanswered(self, placements: list[Placement]) -> None:
         """Drop placements whose round trip failed, so that they are never answered."""
-        self._unplan(placements)
+        self._unplan(placements, [])
         self.view.answered(_count_by_agent(placements), {})
 
-    def _unplan(self, placements: list[Placement]) -> None:
+    def _unplan(self, placements: list[Placement], words: list[str]) -> None:
+        """End the effect of a plan on its pools; without words, it is not known whether it was carried out."""
+        has_named = False
         for pool, count in Counter([placement.pool for placement in placements]).items():
             waiting = self.waiting.get(pool)
             if waiting is not None:
                 waiting.planned = max(0, waiting.planned - count)
+                has_named = has_named or isinstance(waiting, NamedWaiting)
                 self._line_up(pool, waiting)
+        if has_named:
+            for placement, word in zip(placements, words or ["FULL"] * len(placements), strict=True):
+                self._named_answered(placement, word)
+
+    def _named_answered(self, placement: Placement, word: str) -> None:
+        waiting = self.waiting.get(placement.pool)
+        if isinstance(waiting, NamedWaiting):
+            waiting.answered(placement.task_id, is_over=not word.startswith(STILL_WAITS))
+            self._line_up(placement.pool, waiting)
 
     def is_ready(self) -> bool:
         """Return True if a plan would place anything."""
@@ -294,13 +508,14 @@ class Planner:
         group = self.view.hold(definition)
         if not group.eligible and not group.is_asleep:
             self._put_to_sleep(group)
-        waiting = self.waiting[pool] = Waiting(definition, group)
+        waiting = self.waiting[pool] = (NamedWaiting if is_named(pool) else Waiting)(definition, group)
         return waiting
 
     def _end(self, pool: str) -> None:
         """Remove a pool in which no task waits."""
         waiting = self.waiting.pop(pool)
         self.unread.pop(pool, None)
+        self._blocked.pop(pool, None)
         self.define(pool, waiting.definition)
         self.view.release(waiting.group)
         if waiting.group.users:
@@ -407,6 +622,11 @@ class Planner:
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:
     return Counter([placement.agent_id for placement in placements])
+
+
+def _place(task: NamedTask) -> tuple[float, str]:
+    """Return the place of a task in its queue."""
+    return task.score, task.task_id
 
 
 def _is_left(waiting: Waiting) -> bool:

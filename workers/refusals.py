@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from coord import codec, queries
 from coord.models.agents import AgentStatus
 from coord.models.facts import TaskFailed
-from coord.models.tasks import Pool
+from coord.models.tasks import Pool, is_named, named_queue
 from workers.follower import Follower
 from workers.service import ReceivedFact, WorkerContext
 from workers.transitions import Report
@@ -58,19 +58,19 @@ async def find_refusals(
     facts = [fact for fact in failed if not fact.retryable]
     records = await queries.get_tasks(cell.redis, cell.keys, [fact.task_id for fact in facts])
     held = [
-        (fact, record.agent_id)
+        (fact, record.agent_id, record.pool)
         for fact, record in zip(facts, records, strict=True)
         if record is not None and record.lease == fact.lease and record.agent_id
     ]
     if not held:
         return {}
-    agents = await queries.get_agents(cell.redis, cell.keys, [agent_id for _, agent_id in held])
+    agents = await queries.get_agents(cell.redis, cell.keys, [agent_id for _, agent_id, _ in held])
     pipe = cell.redis.pipeline(transaction=False)
-    for fact, _ in held:
+    for fact, _, _ in held:
         pipe.hmget(cell.keys.task(fact.task_id), "definition", "body")
     pools: dict[str, Pool] = {}
     pool_of: dict[str, str] = {}  # by lease
-    for (fact, _), agent, fields in zip(held, agents, await pipe.execute(), strict=True):
+    for (fact, _, waited_in), agent, fields in zip(held, agents, await pipe.execute(), strict=True):
         before = queries.pool_in_record(*fields)
         if before is None or agent is None:
             continue
@@ -78,6 +78,7 @@ async def find_refusals(
         if len(after.refused_by) > MAX_VERSIONS:
             continue
         name, _definition = codec.pool_of(after)
+        name = named_queue(name) if is_named(waited_in) else name
         pools[name], pool_of[fact.lease] = after, name
     has_another = {name: await _has_another(cell, view, pool) for name, pool in pools.items()}
     if not all(has_another.values()):

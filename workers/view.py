@@ -309,14 +309,14 @@ class View:
         return found
 
     def take(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
-        """Plan one task for the group's best agent and return the agent; None if no agent has room."""
+        """Plan one task for the group's best agent and return the agent; None if no agent that it may get has room."""
         if not group.eligible:
             return None
         strategy = group.created or group.strategy
         if group.version != self._version:
             self.bring_up_to_date(group)
         agent_id = strategy.choose(task)
-        if agent_id is None:
+        if agent_id is None or (task.avoid and agent_id in task.avoid):
             return None
         state = self.agents[agent_id]
         state.planned += 1

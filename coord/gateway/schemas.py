@@ -151,6 +151,8 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     task_type: str
     priority: str
     payload: Any
+    location: Location | None
+    affinity_key: str | None
     submitted_at: str | None
     run_at: str | None
     deadline: str | None

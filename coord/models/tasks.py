@@ -163,6 +163,38 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     refused_by: tuple[str, ...] = ()  #: versions of agents that could not decode the payload of these tasks
 
 
+#: The end of the name of a pool's second queue, in which tasks wait that a plan names, because they are not
+#: interchangeable: tasks with preferences, and tasks that avoid agents.
+NAMED = ".named"
+
+
+def named_queue(pool: str) -> str:
+    """Return the name of the queue of a pool's tasks that a plan names."""
+    return pool if is_named(pool) else pool + NAMED
+
+
+def is_named(pool: str) -> bool:
+    """Return True if this is the name of a queue of tasks that a plan names."""
+    return pool.endswith(NAMED)
+
+
+class Preferences(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a task prefers, which a strategy may use; none of it keeps an agent from getting the task."""
+
+    location: Location | None = None
+    affinity_key: str | None = None
+
+
+class NamedTask(Struct, frozen=True, gc=False):
+    """A task in a named queue: what a plan needs to know of it."""
+
+    score: float  #: its place in the queue
+    task_id: str
+    priority: Priority = Priority.NORMAL
+    preferences: Preferences = Preferences()
+    avoid: tuple[str, ...] = ()  #: agents of failed attempts, the last one first
+
+
 class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     """A client submits a task. Its priority is the stream that it was appended to."""
 
@@ -228,6 +260,8 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     submitted_at: int = 0
     pool: str = ""
+    location: Location | None = None
+    affinity_key: str | None = None
     attempt: int = 0  #: number of times that it was assigned
     failures: int = 0  #: attempts that count against max_attempts
     releases: int = 0  #: attempts that were returned or recalled; they do not count

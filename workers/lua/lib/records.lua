@@ -28,6 +28,10 @@ local function caller_of(submission)
   return string.match(submission, '^%S+ (%S*)')
 end
 
+local function pool_of(submission)
+  return string.match(submission, '(%S+) %S+$')
+end
+
 local find, sub = string.find, string.sub
 
 local function save_assignment(task)
