@@ -58,12 +58,13 @@ task:{id}                             hash    state, submission (priority caller
                                               has_extras: 1 if there are fields of the next kind), body (the JSON as
                                               submitted); if the task has them: run_at deadline timeout (ms)
                                               max_attempts backoff_ms backoff_max_ms preferences (JSON: location
-                                              affinity_key) attempt (number before this assignment) failures releases
-                                              (by agents that had started it) returns (by agents that had not); once
-                                              they apply: assignment (lease agent_id entry has_alarm term attempt
-                                              assigned_at start_by timeout_at placement, spaces between, 0 for no limit;
-                                              entry: inbox id, has_alarm: 1 if it may have an alarm, placement: JSON;
-                                              start_by and timeout_at on the clock of attempts)
+                                              affinity_key) avoid (agents of failed attempts, the last one first)
+                                              attempt (number before this assignment) failures releases (by agents that
+                                              had started it) returns (by agents that had not); once they apply:
+                                              assignment (lease agent_id entry has_alarm term attempt assigned_at
+                                              start_by timeout_at placement, spaces between, 0 for no limit; entry:
+                                              inbox id, has_alarm: 1 if it may have an alarm, placement: JSON; start_by
+                                              and timeout_at on the clock of attempts)
                                               started_at cancel_at cancel_by (on that clock) progress progress_at (ms of
                                               its last event) attempts (one JSON object a line) result error (JSON)
                                               finished_at replay_id (the request that last replayed it) entry (of a

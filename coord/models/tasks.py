@@ -262,6 +262,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool: str = ""
     location: Location | None = None
     affinity_key: str | None = None
+    avoid: tuple[str, ...] = ()  #: agents of failed attempts, the last one first
     attempt: int = 0  #: number of times that it was assigned
     failures: int = 0  #: attempts that count against max_attempts
     releases: int = 0  #: attempts that were returned or recalled; they do not count

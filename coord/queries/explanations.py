@@ -150,9 +150,14 @@ async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: 
     estimate = None
     if ahead is not None and not reason.is_parked:
         estimate = await _estimate(redis, keys, record.pool, int(ahead), parse_time(time))
+    text = survey.text
+    if record.avoid:
+        text += (
+            f"; after failed attempts it avoids {', '.join(record.avoid)} while another eligible agent is registered"
+        )
     return WaitingExplanation(
         reason=reason,
-        text=survey.text,
+        text=text,
         pool=record.pool,
         position=None if ahead is None else int(ahead) + 1,
         ahead=None if ahead is None else int(ahead),

@@ -343,6 +343,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         pool=submission.pool,
         location=preferences.location,
         affinity_key=preferences.affinity_key,
+        avoid=tuple(raw.get("avoid", "").split()),
         attempt=assignment.attempt if assignment else int(raw.get("attempt", 0)),
         failures=int(raw.get("failures", 0)),
         releases=int(raw.get("releases", 0)),

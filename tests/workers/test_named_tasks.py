@@ -6,8 +6,8 @@ from typing import Any
 
 from coord import queries
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCancelRequested
-from coord.models.tasks import TaskState
+from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCancelRequested, TaskCompleted, TaskFailed
+from coord.models.tasks import Requirements, Retry, TaskState, TaskSubmitted
 from tests.workers.test_handlers import DirectCell, direct, echo
 from tests.workers.test_refusals import placed_again
 
@@ -80,6 +80,64 @@ async def test_a_cancelled_task_leaves_its_queue(direct: DirectCell) -> None:
     assert (await direct.task()).state is TaskState.CANCELLED
     assert await direct.redis.hlen(direct.keys.of("pools")) == 0
     assert direct.distributor.planner.waiting == {}
+
+
+async def fail(direct: DirectCell, task_id: str = "t1") -> str:
+    """Let the attempt of a task fail; the agent that had it."""
+    task = await direct.task(task_id)
+    assert task.agent_id is not None
+    assert task.lease is not None
+    assert await direct.tell("in:reports", TaskFailed(task_id, task.lease, "boom")) == ["ok"]
+    return task.agent_id
+
+
+async def test_a_retry_goes_to_another_agent(direct: DirectCell) -> None:
+    """⚠ An agent that fails at once is the least loaded one, and would get the task again and again."""
+    await register(direct, "a2")
+    await direct.place()
+    assert await direct.tell("in:tasks:normal", echo("t1", retry=Retry(max_attempts=9))) == ["ok"]
+    failed = [await fail(direct)]
+    for _ in range(3):
+        agent_id = await placed_again(direct)
+        assert agent_id is not None
+        failed.append(await fail(direct))
+    assert failed[:2] * 2 == failed
+    assert set(failed) == {"a1", "a2"}
+    assert (await direct.task()).avoid == (failed[-1], failed[-2])
+
+
+async def test_a_retry_waits_for_another_agent_that_is_full(direct: DirectCell) -> None:
+    """It does not go to the agent that failed, and does not hold up the tasks behind it."""
+    await register(direct, "a2")
+    await direct.place()
+    assert await direct.tell(
+        "in:tasks:normal", TaskSubmitted("t1", "echo", requirements=Requirements(agent_id="a1"))
+    ) == ["ok"]
+    assert await direct.tell("in:tasks:normal", echo("t2")) == ["ok"]
+    assert await fail(direct, "t2") == "a2"
+    assert await placed_again(direct, "t2") is None
+    why = await queries.explain_task(direct.redis, direct.keys, direct.cell.settings, "t2")
+    assert why is not None
+    assert why.waiting is not None
+    assert "it avoids a2 while another eligible agent is registered" in why.summary
+    assert (why.waiting.pool, why.waiting.position) == ((await direct.task("t2")).pool, 1)
+    assert await direct.tell("in:tasks:normal", echo("t3"), echo("t4", affinity_key="k")) == ["ok", "ok"]
+    assert [(await direct.task(task)).agent_id for task in ("t3", "t4")] == ["a2", "a2"]
+    lease = (await direct.task("t1")).lease
+    assert lease is not None
+    assert await direct.tell("in:reports", TaskCompleted("t1", lease)) == ["ok"]
+    assert (await direct.task("t2")).agent_id == "a1"
+
+
+async def test_a_retry_goes_to_the_same_agent_if_it_is_the_only_one(direct: DirectCell) -> None:
+    """Agents of another kind, and those that have left or drain, do not count."""
+    await register(direct, "other", capabilities=("sing",))
+    await register(direct, "a2")
+    assert await direct.tell("in:registry", AgentStatusChanged("a2", AgentStatus.DRAINING, "i-a2")) == ["ok"]
+    await direct.place()
+    assert await direct.tell("in:tasks:normal", echo("t1")) == ["ok"]
+    assert await fail(direct) == "a1"
+    assert await placed_again(direct) == "a1"
 
 
 async def test_a_task_submitted_twice_has_one_effect(direct: DirectCell) -> None:

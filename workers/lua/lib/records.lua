@@ -90,6 +90,12 @@ local function load_rest(task)
   return task
 end
 
+-- A pool has a second queue, of the tasks that a plan names. Its name is the pool's with this at its end.
+local NAMED = '.named'
+local function is_named(pool)
+  return sub(pool, -#NAMED) == NAMED
+end
+
 local function is_held(task)
   return task.state == 'assigned' or task.state == 'running'
 end
