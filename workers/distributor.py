@@ -44,7 +44,7 @@ from coord.suggestions import not_one_of
 from workers.follower import Follower
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
-from workers.refusals import Refusal, find_refusals, redirected, refused_payloads
+from workers.refusals import Refusal, find_refusals, redirected, refused_tasks
 from workers.service import (
     Failure,
     ReceivedFact,
@@ -165,21 +165,22 @@ class Distributor(Service):
         return word_for_each(batch, self.cell.scripts.settle(reports))
 
     async def _read_refusals(self, batch: list[ReceivedFact[Any]]) -> None:
-        """Find where tasks wait whose payload their agent could not decode; there are few, and mostly none."""
-        if refused := refused_payloads(batch):
+        """Find where tasks wait that their agent could not run; there are few, and mostly none."""
+        if refused := refused_tasks(batch):
             try:
                 found = await find_refusals(self.cell, self.view, self.follower, refused)
             except redis_errors.ResponseError as error:  # a foreign key in the place of a record: their tasks fail
                 log.warning("refusals.unreadable", error=str(error))
                 return
             for refusal in found.values():
-                self.planner.define(refusal.pool, refusal.definition)
+                if refusal.pool:
+                    self.planner.define(refusal.pool, refusal.definition)
             self._refusals |= found
 
     def _take_refusals(self, batch: list[ReceivedFact[Any]]) -> dict[str, Refusal]:
         if not self._refusals:
             return {}
-        leases = [fact.lease for fact in refused_payloads(batch)]
+        leases = [fact.lease for fact in refused_tasks(batch)]
         return {lease: self._refusals.pop(lease) for lease in leases if lease in self._refusals}
 
     def reclaim(self, batch: list[ReceivedFact[AgentLost]]) -> Call[TaskBatch]:

@@ -48,8 +48,9 @@ MEMBERS_SEARCHED = 50_000
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, strategy (None: the fleet's), and the versions of agents that refused the payload.
-GroupKey = tuple[bytes, str | None, tuple[str, ...]]
+#: Requirements as JSON, strategy (None: the fleet's), the versions of agents that refused the payload, and the ids of
+#: agents that have no handler.
+GroupKey = tuple[bytes, str | None, tuple[str, ...], tuple[str, ...]]
 
 
 class Candidates:
@@ -68,6 +69,7 @@ class Candidates:
         "requirements",
         "taken",
         "turn",
+        "unhandled_by",
         "users",
         "version",
         "watched",
@@ -78,6 +80,7 @@ class Candidates:
         self.key = key
         self.requirements = requirements
         self.refused_by = key[2]  #: versions of agents that are not eligible
+        self.unhandled_by = key[3]  #: ids of agents that are not eligible
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
         self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
@@ -351,13 +354,15 @@ class View:
             state.freed = max(0, state.freed + count)
             self._refresh(state)
 
-    def agents_that_may_decode(self, pool: Pool) -> list[FleetAgent]:
-        """Return the agents with all facets of the pool and a version that has not refused, in any state."""
+    def agents_that_may_run(self, pool: Pool) -> list[FleetAgent]:
+        """Return the agents with all facets of the pool that have not refused its tasks, in any state."""
         needs = facets_required(pool.requirements)
         return [
             state.agent
             for state in self.agents.values()
-            if state.agent.version not in pool.refused_by and state.facets.issuperset(needs)
+            if state.agent.version not in pool.refused_by
+            and state.agent.agent_id not in pool.unhandled_by
+            and state.facets.issuperset(needs)
         ]
 
     def suspend(self, agent_id: str) -> None:
@@ -444,7 +449,7 @@ class View:
 
     def _find_or_make(self, pool: Pool) -> Candidates:
         strategy = pool.strategy if pool.strategy in self.strategies else None
-        key = (codec.encode(pool.requirements), strategy, pool.refused_by)
+        key = (codec.encode(pool.requirements), strategy, pool.refused_by, pool.unhandled_by)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
@@ -506,6 +511,7 @@ class View:
         agent_id = state.agent.agent_id
         if (
             state.agent.version in group.refused_by
+            or agent_id in group.unhandled_by
             or unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None
         ):
             if agent_id in group.eligible:

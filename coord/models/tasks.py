@@ -161,6 +161,7 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     requirements: Requirements = Requirements()
     strategy: str | None = None
     refused_by: tuple[str, ...] = ()  #: versions of agents that could not decode the payload of these tasks
+    unhandled_by: tuple[str, ...] = ()  #: ids of agents that have no handler for these tasks
 
 
 #: The end of the name of a pool's second queue, in which tasks wait that a plan names, because they are not

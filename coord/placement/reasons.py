@@ -46,7 +46,11 @@ class Shortfall(NamedTuple):
 
 
 def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a table of checks takes twice as long
-    agent: FleetAgent, requirements: Requirements, health_threshold: float, refused_by: Collection[str] = ()
+    agent: FleetAgent,
+    requirements: Requirements,
+    health_threshold: float,
+    refused_by: Collection[str] = (),
+    unhandled_by: Collection[str] = (),
 ) -> WaitingReason | None:
     """Return the first requirement that the agent does not meet, whether it has room or not; None if it is eligible.
 
@@ -55,6 +59,7 @@ def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a tab
         requirements: of the task.
         health_threshold: 0 to 1, for every task; a task's own ``min_health_score`` can only be stricter.
         refused_by: versions of agents that could not decode the payload.
+        unhandled_by: ids of agents that have no handler for the task.
     """
     away = None if agent.active else agent.status
     if away is AgentStatus.INACTIVE:
@@ -71,6 +76,8 @@ def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a tab
         return _R.NO_LABEL
     if agent.version in refused_by:
         return _R.NO_VERSION
+    if agent.agent_id in unhandled_by:
+        return _R.NO_HANDLER
     if requirements.agent_id is not None and requirements.agent_id != agent.agent_id:
         return _R.NAMED_AGENT_ABSENT
     if away is AgentStatus.STALE:
@@ -84,7 +91,7 @@ def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a tab
 
 def judge(agent: FleetAgent, pool: Pool, health_threshold: float) -> WaitingReason | None:
     """Return why an agent gets no task of a pool now; None if it may get one."""
-    unmet = unmet_requirement(agent, pool.requirements, health_threshold, pool.refused_by)
+    unmet = unmet_requirement(agent, pool.requirements, health_threshold, pool.refused_by, pool.unhandled_by)
     return _R.ALL_FULL if unmet is None and agent.load >= agent.capacity else unmet
 
 
@@ -138,7 +145,9 @@ def _lacking(agent: FleetAgent, pool: Pool) -> Iterator[Shortfall]:
             yield Shortfall(_R.NO_LABEL, f"label {f'{name}={value}'!r}{other}")
     if agent.version in pool.refused_by:
         yield Shortfall(_R.NO_VERSION, f"its version {agent.version!r}, which could not decode the payload")
-    if requirements.agent_id not in {None, agent.agent_id}:
+    if agent.agent_id in pool.unhandled_by:
+        yield Shortfall(_R.NO_HANDLER, "a handler for the type of the task")
+    elif requirements.agent_id not in {None, agent.agent_id}:
         yield Shortfall(_R.NAMED_AGENT_ABSENT, f"its id (the task names {requirements.agent_id!r})")
 
 
@@ -269,7 +278,8 @@ class FleetIndex:
                 if not fitting:
                     return reason
         fitting = self._agents.keys() if fitting is None else fitting
-        if pool.refused_by or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
+        is_refused = pool.refused_by or pool.unhandled_by
+        if is_refused or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
             return first_reason(judge(self._agents[agent_id], pool, self._threshold) for agent_id in fitting)
         return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
 
@@ -324,6 +334,7 @@ _CLAUSES: dict[WaitingReason, str] = {
     _R.SCHEDULED: "its run time is not reached",
     _R.NO_AGENT_REGISTERED: "no agent is registered",
     _R.NO_VERSION: "every agent that fits has a version that could not decode the payload",
+    _R.NO_HANDLER: "every agent that fits has no handler for the type of the task",
     _R.NAMED_AGENT_ABSENT: "agent {agent!r}, which the task names, is not registered",
     _R.NEXT_IN_LINE: "an agent has room, and the task is placed when its turn comes",
 }

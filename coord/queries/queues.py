@@ -282,11 +282,11 @@ async def _reasons(
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
-    known: dict[tuple[bytes, tuple[str, ...]], WaitingReason] = {}
+    known: dict[tuple[bytes, tuple[str, ...], tuple[str, ...]], WaitingReason] = {}
     reasons: dict[str, WaitingReason] = {}
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
-            key = encode(pool.definition.requirements), pool.definition.refused_by
+            key = encode(pool.definition.requirements), pool.definition.refused_by, pool.definition.unhandled_by
             if key not in known:
                 known[key] = fleet.reason_of(pool.definition)
             reasons[pool.pool] = known[key]
@@ -316,7 +316,7 @@ def pool_in_record(definition: bytes | None, body: bytes | None) -> Pool | None:
     if definition:
         return _definition(definition)
     found = _definition(body)
-    return found and replace(found, refused_by=())  # a client's body does not decide this
+    return found and replace(found, refused_by=(), unhandled_by=())  # a client's body does not decide this
 
 
 def _definition(raw: bytes | None) -> Pool | None:

@@ -25,7 +25,7 @@ ALL = Requirements(
     agent_id="a1",
     min_health_score=0.7,
 )
-POOL = Pool("t", ALL, refused_by=("0.9",))
+POOL = Pool("t", ALL, refused_by=("0.9",), unhandled_by=("unable",))
 #: Each reason for which an agent is rejected, in their order -> a change that gives it to an agent that fits.
 BREAKS: dict[WaitingReason, dict[str, Any]] = {
     R.NO_AGENT_REGISTERED: {"status": AgentStatus.INACTIVE, "active": False},
@@ -35,6 +35,7 @@ BREAKS: dict[WaitingReason, dict[str, Any]] = {
     R.NO_TAG: {"tags": frozenset({"cpu"})},
     R.NO_LABEL: {"labels": {"zone": "c"}},
     R.NO_VERSION: {"version": "0.9"},
+    R.NO_HANDLER: {"agent_id": "unable"},
     R.NAMED_AGENT_ABSENT: {"agent_id": "a2"},
     R.ALL_STALE: {"status": AgentStatus.STALE, "active": False},
     R.ALL_UNHEALTHY: {"health_score": 0.69},
@@ -66,6 +67,8 @@ def random_case(random: Random) -> tuple[list[FleetAgent], Pool, float]:
         agent.active = agent.status is AgentStatus.ACTIVE and random.random() < 0.8
         agent.version = random.choice(("", "1", "2"))
     pool = Pool("t", random_requirements(random), refused_by=random.choice(((), (), ("1",), ("", "2"))))
+    if random.random() < 0.2:
+        pool = replace(pool, unhandled_by=("a0", "a2"))
     return agents, pool, random.choice((0.0, 0.5))
 
 
@@ -80,6 +83,7 @@ def test_the_order_is_the_documented_one() -> None:
         "no_tag",
         "no_label",
         "no_version",
+        "no_handler",
         "named_agent_absent",
         "all_stale",
         "all_unhealthy",
