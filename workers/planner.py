@@ -19,6 +19,7 @@ import os
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
@@ -53,17 +54,24 @@ STILL_WAITS = ("FULL", "INACTIVE", "CHANGED", "ERROR")
 class Waiting:
     """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
-    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned", "task")
+    __slots__ = ("definition", "general", "group", "head", "is_read", "key", "length", "planned", "preferred", "task")
 
-    def __init__(self, definition: Pool, group: Candidates) -> None:
+    def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
         self.definition = definition
-        self.group = group
+        self.general = general  #: the agents that meet its requirements
+        self.preferred = preferred  #: those of them that get its tasks, if there are any; None: it prefers none
+        self.group = self.wanted_group  #: the one that it is in
         self.task = TaskContext(definition.task_type)  #: what strategies see of each of its tasks
         self.length = 0
         self.head = -inf
         self.planned = 0
         self.is_read = False  #: length and head are known; they are read when an agent can serve the pool
         self.key: float | None = None  #: its head in its group's line; None: it is not in the line
+
+    @property
+    def wanted_group(self) -> Candidates:
+        """The group whose agents get its tasks now."""
+        return self.preferred if self.preferred is not None and self.preferred.eligible else self.general
 
     @property
     def left(self) -> int:
@@ -76,8 +84,8 @@ class NamedWaiting(Waiting):
 
     __slots__ = ("blocked", "known", "sent")
 
-    def __init__(self, definition: Pool, group: Candidates) -> None:
-        super().__init__(definition, group)
+    def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
+        super().__init__(definition, general, preferred)
         self.known: list[NamedTask] = []  #: the first tasks that are not planned, in their order
         self.blocked: list[NamedTask] = []  #: those of them whose agents are full, until the next plan
         self.sent: dict[str, NamedTask] = {}  #: planned and not answered, by id
@@ -176,6 +184,7 @@ class Planner:
         #: Agents for which dispatch returned an error; they get nothing until their rows are read again.
         self.broken: set[str] = set()
         self._order: list[Entry] = []
+        self._preferring: dict[Candidates, dict[str, None]] = {}  # preferred group -> the pools that prefer it
         self._blocked: dict[str, None] = {}  # named queues with tasks that the last plan could not place
         self._order_limit = 64  # entries; above it outdated ones are removed
         self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
@@ -505,10 +514,12 @@ class Planner:
         """Add a waiting pool."""
         self.definitions.pop(pool, None)
         self.unknown.discard(pool)
-        group = self.view.hold(definition)
-        if not group.eligible and not group.is_asleep:
-            self._put_to_sleep(group)
-        waiting = self.waiting[pool] = (NamedWaiting if is_named(pool) else Waiting)(definition, group)
+        groups = self.view.hold(definition), self.view.hold_preferred(definition)
+        waiting = self.waiting[pool] = (NamedWaiting if is_named(pool) else Waiting)(definition, *groups)
+        if waiting.preferred is not None:
+            self._preferring.setdefault(waiting.preferred, {})[pool] = None
+        if not waiting.group.eligible and not waiting.group.is_asleep:
+            self._put_to_sleep(waiting.group)
         return waiting
 
     def _end(self, pool: str) -> None:
@@ -517,11 +528,37 @@ class Planner:
         self.unread.pop(pool, None)
         self._blocked.pop(pool, None)
         self.define(pool, waiting.definition)
-        self.view.release(waiting.group)
-        if waiting.group.users:
-            self._queue(waiting.group)
+        groups = [waiting.general]
+        if waiting.preferred is not None:
+            groups.append(waiting.preferred)
+            pools = self._preferring[waiting.preferred]
+            del pools[pool]
+            if not pools:
+                del self._preferring[waiting.preferred]
+        for group in groups:
+            self.view.release(group)
+            if group.users:
+                self._queue(group)
+
+    def _change_group(self, pool: str, waiting: Waiting) -> None:
+        """Move a pool to the group whose agents get its tasks now."""
+        before, group = waiting.group, waiting.wanted_group
+        if group is before:
+            return
+        waiting.group, waiting.key = group, None
+        if before.turn is not None and before.turn[1] == pool:
+            before.turn = None
+            self._queue(before)
+        if not group.eligible and not group.is_asleep:
+            self._put_to_sleep(group)
+        self._line_up(pool, waiting)
 
     def _wake(self) -> None:
+        if self.view.turned:
+            turned = list(self.view.turned)
+            self.view.turned.clear()
+            for pool in [pool for group in turned for pool in self._preferring.get(group, ())]:
+                self._change_group(pool, self.waiting[pool])
         for group in self.view.woken():
             self._queue(group)
 
@@ -538,13 +575,13 @@ class Planner:
             waiting.key = waiting.head
             heappush(group.line, (waiting.head, pool))
             if len(group.line) > 2 * group.users + 8:
-                _compact(group.line, self._stands)
+                _compact(group.line, partial(self._stands, group))
         self._queue(group)
 
-    def _stands(self, entry: Entry) -> bool:
-        """Return True if an entry of a line is current."""
+    def _stands(self, group: Candidates, entry: Entry) -> bool:
+        """Return True if an entry of a group's line is current."""
         waiting = self.waiting.get(entry[1])
-        return waiting is not None and waiting.key == entry[0]
+        return waiting is not None and waiting.key == entry[0] and waiting.group is group
 
     def _has_turn(self, entry: Entry) -> bool:
         """Return True if an entry of the order is current."""
@@ -556,7 +593,7 @@ class Planner:
         line = group.line
         while line:
             waiting = self.waiting.get(line[0][1])
-            if waiting is not None and waiting.key == line[0][0]:
+            if waiting is not None and waiting.key == line[0][0] and waiting.group is group:
                 if _is_left(waiting):
                     return line[0]
                 waiting.key = None

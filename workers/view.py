@@ -30,6 +30,7 @@ from coord.placement import (
     capability_facet,
     facets_of,
     facets_required,
+    preferred_pool,
     unmet_requirement,
 )
 
@@ -61,6 +62,7 @@ class Candidates:
         "created",
         "eligible",
         "is_asleep",
+        "is_preferred",
         "key",
         "line",
         "needs",
@@ -88,6 +90,7 @@ class Candidates:
         self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
+        self.is_preferred = False  #: ``View.turned`` shows when it gets its first eligible agent or loses its last one
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
         self.version = 0  #: of the view, when this group was last brought up to date
         #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
@@ -192,6 +195,9 @@ class View:
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
         self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
         self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
+        #: Preferred groups that have got their first eligible agent or lost their last one, until the planner clears
+        #: them.
+        self.turned: dict[Candidates, None] = {}
         self._opened: dict[str, None] = {}  # agents that have got room since then
         self._version = 0
         #: agent -> version of its last change, the latest change last.
@@ -202,6 +208,8 @@ class View:
         for group in list(self._unused):
             self._drop(group)
         for group in self._groups.values():
+            if group.is_preferred and group.eligible:
+                self.turned[group] = None
             group.within = group.eligible = NO_AGENTS
             group.forget()
         self.agents.clear()
@@ -256,6 +264,19 @@ class View:
         group = self._find_or_make(pool)
         self._unused.pop(group, None)
         group.users += 1
+        return group
+
+    def hold_preferred(self, pool: Pool) -> Candidates | None:
+        """Return the group whose agents get the tasks of a waiting pool first; it is kept until the pool releases it.
+
+        Returns:
+            None if the pool requires a capability; then all eligible agents are equal.
+        """
+        preferred = preferred_pool(pool)
+        if preferred is None:
+            return None
+        group = self.hold(preferred)
+        group.is_preferred = True
         return group
 
     def release(self, group: Candidates) -> None:
@@ -370,6 +391,7 @@ class View:
         state = self.agents.get(agent_id)
         if state is not None:
             state.agent.active = False
+            self._judge(state)
             self._refresh(state)
 
     def apply_loads(self, loads: Mapping[str, int]) -> None:
@@ -517,6 +539,8 @@ class View:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
         elif agent_id not in group.eligible:
+            if group.is_preferred and not group.eligible:
+                self.turned[group] = None
             group.join(agent_id)
             if group.is_asleep:
                 self._joined[group] = None
@@ -525,6 +549,8 @@ class View:
         group.leave(agent_id)
         if not group.eligible:
             self._full.pop(group, None)
+            if group.is_preferred:
+                self.turned[group] = None
 
     def _wake(self, group: Candidates) -> None:
         group.is_asleep = False

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from coord.models.agents import AgentStatus, FleetAgent
 from coord.models.explanations import NearestMiss, WaitingReason
 from coord.models.tasks import Pool, Requirements
-from coord.placement.requirements import facets_by_reason, facets_of
+from coord.placement.requirements import facets_by_reason, facets_of, preferred_pool
 
 __all__ = [
     "FleetIndex",
+    "PoolSurvey",
     "Shortfall",
     "Survey",
     "WaitingReason",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _R = WaitingReason
+#: The reasons of a pool that has eligible agents.
+_HAS_AGENTS = frozenset({_R.ALL_FULL, _R.NEXT_IN_LINE})
 _ORDER: dict[WaitingReason, int] = {reason: number for number, reason in enumerate(WaitingReason)}
 #: Candidates for nearest misses that are kept, for each that is returned.
 _KEPT = 50
@@ -236,6 +239,30 @@ class Survey:
         )
 
 
+class PoolSurvey:
+    """Surveys a fleet for a pool, whose tasks go first to agents that can do their type by their own account.
+
+    Args: as those of ``Survey``.
+    """
+
+    def __init__(self, pool: Pool, health_threshold: float, most: int) -> None:
+        preferred = preferred_pool(pool)
+        self._general = Survey(pool, health_threshold, most)
+        self._preferred = None if preferred is None else Survey(preferred, health_threshold, most)
+
+    def add(self, agents: Sequence[FleetAgent]) -> None:
+        """Judge some agents of the fleet."""
+        self._general.add(agents)
+        if self._preferred is not None:
+            self._preferred.add(agents)
+
+    @property
+    def found(self) -> Survey:
+        """The survey that counts: that of the preferred agents, if any of them may get the tasks when it has room."""
+        preferred = self._preferred
+        return preferred if preferred is not None and preferred.reason in _HAS_AGENTS else self._general
+
+
 class FleetIndex:
     """Finds the reasons of many pools: agents are indexed, so a pool costs little more than the agents that fit it.
 
@@ -263,7 +290,14 @@ class FleetIndex:
                 self._having.setdefault(facet, set()).add(agent.agent_id)
 
     def reason_of(self, pool: Pool) -> WaitingReason:
-        """Return the reason for which a queued task of this pool waits; the same as that of a ``Survey``."""
+        """Return the reason for which a queued task of this pool waits; the same as that of a ``PoolSurvey``."""
+        preferred = preferred_pool(pool)
+        if preferred is not None and (reason := self._reason_of(preferred)) in _HAS_AGENTS:
+            return reason
+        return self._reason_of(pool)
+
+    def _reason_of(self, pool: Pool) -> WaitingReason:
+        """Return the reason for which a task waits that only agents that meet all requirements of this pool get."""
         requirements = pool.requirements
         if not self._agents:
             return _R.NO_AGENT_REGISTERED

@@ -17,6 +17,7 @@ from coord.keys import Keys
 from coord.models.explanations import WaitingReason
 from coord.models.tasks import NamedTask, Pool, Priority, TaskState
 from coord.placement.reasons import FleetIndex
+from coord.placement.requirements import preferred_pool
 from coord.queries.agents import scan_fleet
 from coord.queries.reads import chunks, decode_text, parse_time
 from coord.queries.settings import get_health_threshold
@@ -282,11 +283,17 @@ async def _reasons(
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
-    known: dict[tuple[bytes, tuple[str, ...], tuple[str, ...]], WaitingReason] = {}
+    known: dict[tuple[object, ...], WaitingReason] = {}
     reasons: dict[str, WaitingReason] = {}
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
-            key = encode(pool.definition.requirements), pool.definition.refused_by, pool.definition.unhandled_by
+            definition = preferred_pool(pool.definition) or pool.definition  # the type counts if no capability does
+            key = (
+                encode(definition.requirements),
+                definition.refused_by,
+                definition.unhandled_by,
+                definition is pool.definition,
+            )
             if key not in known:
                 known[key] = fleet.reason_of(pool.definition)
             reasons[pool.pool] = known[key]

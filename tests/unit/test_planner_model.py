@@ -69,9 +69,11 @@ REQUIRED = st.builds(
 )
 STRATEGY = st.sampled_from([None, None, "least_connections", "round_robin", "random", "gone"])
 #: Most pools share a group with others, and an agent fits them.
-COMMON = [Pool("t"), Pool("t"), Pool("t", Requirements(agent_type="x")), Pool("t", strategy="round_robin")]
+COMMON = [Pool("t"), Pool("x"), Pool("t", Requirements(agent_type="x")), Pool("t", strategy="round_robin")]
 DEFINITION = st.one_of(
-    st.sampled_from(COMMON), st.sampled_from(COMMON), st.builds(Pool, st.just("t"), REQUIRED, STRATEGY)
+    st.sampled_from(COMMON),
+    st.sampled_from(COMMON),
+    st.builds(Pool, st.sampled_from(["t", "x", "y"]), REQUIRED, STRATEGY),
 )
 POOL = st.sampled_from([f"p{number}" for number in range(6)])
 LENGTH = st.integers(1, 5)
@@ -120,13 +122,15 @@ class Model:
     pools: dict[str, ModelPool] = field(default_factory=dict)
 
     def fit(self, pool: ModelPool) -> list[ModelAgent]:
-        """The agents that meet the pool's requirements and are not suspended."""
+        """The agents that may get its tasks: those that can do its type, if it requires no capability and any can."""
         wanted = pool.definition.requirements
-        return [
+        found = [
             one
             for one in self.agents.values()
             if not one.is_suspended and unmet_requirement(one.row, wanted, self.threshold) is None
         ]
+        able = [one for one in found if pool.definition.task_type in one.row.capabilities]
+        return found if wanted.capabilities else able or found
 
     def with_room(self, pool: ModelPool) -> list[ModelAgent]:
         """Those of them that have room."""
@@ -392,10 +396,11 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def look_for_starved(self) -> None:
         """The groups of pools that wait although all agents that fit are full."""
-        starved = [pool for _, _, pool in self.model.left() if self.model.fit(pool) and not self.model.with_room(pool)]
+        left = self.model.left()
+        starved = [name for _, name, pool in left if self.model.fit(pool) and not self.model.with_room(pool)]
         found = self.planner.starved_groups()
-        for pool in starved:
-            assert self.view.group_of(pool.definition) in found
+        for name in starved:
+            assert self.planner.waiting[name].group in found
         for group in found:
             assert group.eligible
             assert not group.has_room
@@ -412,10 +417,11 @@ class Machine(RuleBasedStateMachine):
         assert set(self.planner.waiting) == set(self.model.pools)
         suspended = {agent for agent, one in self.model.agents.items() if one.is_suspended}
         for name, pool in self.model.pools.items():
-            group = self.planner.waiting[name].group
+            group = self.planner.waiting[name].wanted_group
             assert group.eligible - suspended == {one.row.agent_id for one in self.model.fit(pool)}
             assert len(group.line) <= 2 * group.users + 9
-        in_use = {self.planner.waiting[name].group for name in self.model.pools}
+        waiting = [self.planner.waiting[name] for name in self.model.pools]
+        in_use = {group for one in waiting for group in (one.general, one.preferred) if group is not None}
         assert len(self.view._groups) <= len(in_use) + view_module.GROUPS_KEPT
         assert sum(map(len, self.view._watching.values())) == len(self.view._groups)
         for state in self.view.agents.values():

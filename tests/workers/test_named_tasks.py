@@ -6,7 +6,15 @@ from typing import Any
 
 from coord import queries
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.facts import AgentRegistered, AgentStatusChanged, TaskCancelRequested, TaskCompleted, TaskFailed
+from coord.models.explanations import WaitingReason
+from coord.models.facts import (
+    AgentDeregistered,
+    AgentRegistered,
+    AgentStatusChanged,
+    TaskCancelRequested,
+    TaskCompleted,
+    TaskFailed,
+)
 from coord.models.tasks import Requirements, Retry, TaskState, TaskSubmitted
 from tests.workers.test_handlers import DirectCell, direct, echo
 from tests.workers.test_refusals import placed_again
@@ -138,6 +146,45 @@ async def test_a_retry_goes_to_the_same_agent_if_it_is_the_only_one(direct: Dire
     assert await direct.tell("in:tasks:normal", echo("t1")) == ["ok"]
     assert await fail(direct) == "a1"
     assert await placed_again(direct) == "a1"
+
+
+async def test_a_task_without_capabilities_goes_first_to_an_agent_that_can_do_its_type(direct: DirectCell) -> None:
+    """If one is eligible, the task waits for it even if others have room; otherwise it goes to any."""
+    await register(direct, "other", capabilities=("sing",))
+    await direct.place()
+    tasks = [TaskSubmitted(f"t{number}", "echo") for number in range(3)]
+    assert await direct.tell("in:tasks:normal", *tasks) == ["ok"] * 3
+    assert [(await direct.task(f"t{number}")).agent_id for number in range(3)] == ["a1", None, None]
+    why = await queries.explain_task(direct.redis, direct.keys, direct.cell.settings, "t1")
+    assert why is not None
+    assert why.waiting is not None
+    assert why.waiting.rejected == {WaitingReason.NO_CAPABILITY: 1, WaitingReason.ALL_FULL: 1}
+    (pool,) = (await queries.get_backlog(direct.redis, direct.keys)).pools
+    assert (pool.reason, pool.length) == (WaitingReason.ALL_FULL, 2)
+    await leave_to_others(direct)
+    await direct.place()
+    assert [(await direct.task(f"t{number}")).agent_id for number in range(3)] == ["a1", "other", "other"]
+    assert await direct.tell("in:tasks:normal", TaskSubmitted("t4", "echo")) == ["ok"]
+    assert (await direct.task("t4")).agent_id == "other"
+
+
+async def test_waiting_tasks_follow_an_agent_that_registers(direct: DirectCell) -> None:
+    """They go to it as soon as it can do their type, and to the others again when it has left."""
+    await leave_to_others(direct)
+    await register(direct, "other", capabilities=("sing",), capacity=1)
+    await direct.place()
+    tasks = [TaskSubmitted(f"t{number}", "echo") for number in range(3)]
+    assert await direct.tell("in:tasks:normal", *tasks) == ["ok"] * 3
+    assert [(await direct.task(f"t{number}")).agent_id for number in range(3)] == ["other", None, None]
+    await register(direct, "able", capacity=1)
+    await direct.place()
+    assert (await direct.task("t1")).agent_id == "able"
+    assert await direct.tell("in:registry", AgentDeregistered("able", incarnation="i-able")) == ["ok"]
+    lease = (await direct.task("t0")).lease
+    assert lease is not None
+    assert await direct.tell("in:reports", TaskCompleted("t0", lease)) == ["ok"]
+    await direct.place()
+    assert (await direct.task("t2")).agent_id == "other"
 
 
 async def test_a_task_submitted_twice_has_one_effect(direct: DirectCell) -> None:
