@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from coord.models.agents import AgentStatus, FleetAgent
 from coord.models.explanations import REJECTED, WaitingReason
 from coord.models.tasks import Pool, Requirements
-from coord.placement.reasons import FleetIndex, Survey, describe, first_reason, judge, shortfalls
+from coord.placement.reasons import FleetIndex, PoolSurvey, Survey, describe, first_reason, judge, shortfalls
 from tests.unit.test_placement import FIT, random_agent, random_requirements
 
 R = WaitingReason
@@ -188,6 +188,26 @@ def test_each_rejected_agent_has_exactly_one_reason() -> None:
         assert fleet.reason_of(pool) is found.reason
         seen.add(found.reason)
     assert seen == set(R) - {R.SCHEDULED}, "the random fleets have every reason"
+
+
+def test_agents_that_can_do_the_type_of_a_task_come_first() -> None:
+    """If any of them is eligible, it alone counts; the index of the fleet says the same in any fleet."""
+    random = Random(11)
+    counted = 0
+    for _ in range(3_000):
+        agents, pool, threshold = random_case(random)
+        some = random.choice([name for agent in agents for name in sorted(agent.capabilities)] or ["none"])
+        pool = replace(pool, task_type=some, requirements=replace(pool.requirements, capabilities=()))
+        surveys = PoolSurvey(pool, threshold, 5)
+        surveys.add(agents)
+        able = [one for one in agents if some in one.capabilities and judge(one, pool, threshold) in {None, R.ALL_FULL}]
+        only = replace(pool, requirements=replace(pool.requirements, capabilities=(some,)))
+        assert surveys.found.reason is survey(agents, only if able else pool, threshold).reason
+        fleet = FleetIndex(threshold)
+        fleet.add(agents)
+        assert fleet.reason_of(pool) is surveys.found.reason
+        counted += bool(able)
+    assert 50 < counted < 2_900, "some fleets have such an agent, some have none"
 
 
 def test_the_nearest_misses_lack_least() -> None:
