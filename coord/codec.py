@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 
 from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
-from coord.models.tasks import Pool, TaskSubmitted
+from coord.models.tasks import Pool, Preferences, TaskSubmitted
 
 #: Errors of msgspec for invalid input: its own, and two more (deep nesting, invalid UTF-8).
 BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -26,6 +26,7 @@ BAD_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 SLACK = 4096
 
 _encode = msgspec.json.Encoder().encode
+_decode_preferences = msgspec.json.Decoder(Preferences).decode
 _encode_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 _DIGEST = blake2b(digest_size=12)
@@ -146,6 +147,14 @@ def parse_submission(raw: str) -> SubmissionRecord:
     """Parse the field ``submission`` of a record; raise ``ValueError`` if it is invalid."""
     priority, caller, has_extras, submitted_at, score, pool, digest = raw.split(" ")
     return SubmissionRecord(priority, caller, has_extras != "0", int(submitted_at), score, pool, digest)
+
+
+def parse_preferences(raw: bytes | str | None) -> Preferences:
+    """Parse the field ``preferences`` of a record; one that is missing or invalid has none."""
+    try:
+        return _decode_preferences(raw) if raw else Preferences()
+    except BAD_JSON:
+        return Preferences()
 
 
 def unpack_record(record: Mapping[str, str]) -> dict[str, str]:

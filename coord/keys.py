@@ -59,21 +59,27 @@ task:{id}                             hash    state, submission (priority caller
                                               digest, spaces between; caller: receives the outcome, or empty;
                                               has_extras: 1 if there are fields of the next kind), body (the JSON as
                                               submitted); if the task has them: run_at deadline timeout (ms)
-                                              max_attempts backoff_ms backoff_max_ms attempt (number before this
-                                              assignment) failures releases (by agents that had started it) returns (by
-                                              agents that had not); once they apply: assignment (lease agent_id entry
-                                              has_alarm term attempt assigned_at start_by timeout_at placement, spaces
-                                              between, 0 for no limit; entry: inbox id, has_alarm: 1 if it may have an
-                                              alarm, placement: JSON; start_by and timeout_at on the clock of attempts)
+                                              max_attempts backoff_ms backoff_max_ms preferences (JSON: location
+                                              affinity_key) avoid (agents of failed attempts, the last one first)
+                                              attempt (number before this assignment) failures releases (by agents that
+                                              had started it) returns (by agents that had not); once they apply:
+                                              assignment (lease agent_id entry has_alarm term attempt assigned_at
+                                              start_by timeout_at placement, spaces between, 0 for no limit; entry:
+                                              inbox id, has_alarm: 1 if it may have an alarm, placement: JSON; start_by
+                                              and timeout_at on the clock of attempts)
                                               started_at cancel_at cancel_by (on that clock) progress progress_at (ms of
                                               its last event) attempts (one JSON object a line) result error (JSON)
                                               finished_at replay_id (the request that last replayed it) entry (of a
                                               refused submission) dropped (1: result, progress and most of the body were
                                               dropped to free memory). No TTL: the index of its outcome owns it
 inflight:{agent}                      set     tasks assigned to the agent and not settled; its size is the agent's load
-queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority
-pools                                 hash    pool -> its definition (JSON), present while a task waits; empty if a
-                                              requeue added the row; then the body of any waiting task has it
+queue:{pool}                          zset    task -> aged priority: submitted ms less the head start of its priority. A
+                                              pool has two queues: of tasks that are popped; and, with ``.named`` after
+                                              the pool's id, of tasks that a plan names, because they have preferences
+                                              or avoid agents
+pools                                 hash    pool -> its definition (JSON), present while a task waits; a named queue
+                                              has a row of its own. Empty if a requeue added the row; then the body of
+                                              any waiting task has it
 pools:changed                         zset    pool -> pools_rev when its row was last added or removed; the newest
                                               10,000
 alarms                                zset    waiting task -> the earlier of its run time and its deadline, ms

@@ -38,14 +38,14 @@ from coord.models.facts import (
     TaskStarted,
     parts_of,
 )
-from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
+from coord.models.tasks import NamedTask, Pool, TasksSubmitted, TaskSubmitted, is_named, named_queue
 from coord.plugins import load_strategies
 from coord.suggestions import not_one_of
 from workers.follower import Follower
 from workers.learner import Learner
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
-from workers.refusals import Refusal, find_refusals, redirected, refused_payloads
+from workers.refusals import Refusal, find_refusals, redirected, refused_tasks
 from workers.service import (
     Failure,
     ReceivedFact,
@@ -57,7 +57,7 @@ from workers.service import (
     ticks_of,
     word_for_each,
 )
-from workers.task_facts import MESSAGE_KEPT, endings_of, reports_of, submissions_of
+from workers.task_facts import MESSAGE_KEPT, endings_of, named_task_of, reports_of, submissions_of
 from workers.transitions import (
     Call,
     CancelRequest,
@@ -179,21 +179,22 @@ class Distributor(Service):
         return word_for_each(batch, self.cell.scripts.settle(reports))
 
     async def _read_refusals(self, batch: list[ReceivedFact[Any]]) -> None:
-        """Find where tasks wait whose payload their agent could not decode; there are few, and mostly none."""
-        if refused := refused_payloads(batch):
+        """Find where tasks wait that their agent could not run; there are few, and mostly none."""
+        if refused := refused_tasks(batch):
             try:
                 found = await find_refusals(self.cell, self.view, self.follower, refused)
             except redis_errors.ResponseError as error:  # a foreign key in the place of a record: their tasks fail
                 log.warning("refusals.unreadable", error=str(error))
                 return
             for refusal in found.values():
-                self.planner.define(refusal.pool, refusal.definition)
+                if refusal.pool:
+                    self.planner.define(refusal.pool, refusal.definition)
             self._refusals |= found
 
     def _take_refusals(self, batch: list[ReceivedFact[Any]]) -> dict[str, Refusal]:
         if not self._refusals:
             return {}
-        leases = [fact.lease for fact in refused_payloads(batch)]
+        leases = [fact.lease for fact in refused_tasks(batch)]
         return {lease: self._refusals.pop(lease) for lease in leases if lease in self._refusals}
 
     def reclaim(self, batch: list[ReceivedFact[AgentLost]]) -> Call[TaskBatch]:
@@ -238,8 +239,17 @@ class Distributor(Service):
         for submission in submissions:
             if submission.run_at is None:
                 scores.setdefault(submission.pool, []).append(submission.score)
+        named: dict[str, list[NamedTask]] = {}
         for pool, of_pool in scores.items():
-            self.planner.expect(pool, len(of_pool), min(of_pool))
+            if is_named(pool):
+                named[pool] = []
+            else:
+                self.planner.expect(pool, len(of_pool), min(of_pool))
+        for submission in submissions if named else ():
+            if submission.run_at is None and submission.pool in named:
+                named[submission.pool].append(named_task_of(submission))
+        for pool, tasks in named.items():
+            self.planner.expect_named(pool, tasks)
 
     def configure(self, batch: list[ReceivedFact[StrategySet | SettingSet]]) -> Call[list[str]]:
         """``configure`` for a batch of settings that were checked."""
@@ -300,6 +310,7 @@ class Distributor(Service):
         starved = self.planner.starved_groups()
         if starved and (stale := self.view.stale_agents(starved, STALE_LOAD_S, REREAD)):
             self.view.apply_loads(await queries.get_loads(cell.redis, cell.keys, stale))
+        self.planner.unblock()
         if self._can_place() or self.planner.unread:
             self._has_work.set()
 
@@ -435,7 +446,7 @@ class Distributor(Service):
         self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
-        """Return the task's pool and its definition; the planner learns it."""
+        """Return the queue of the task's pool, and the definition of the pool; the planner learns it."""
         key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
         found = self._pools.get(key)
         if found is None:
@@ -444,7 +455,12 @@ class Distributor(Service):
             found = self._pools[key] = codec.pool_of(Pool(fact.task_type, fact.requirements, fact.strategy))
         if not self.planner.knows(found[0]):
             self.planner.define(found[0], Pool(fact.task_type, fact.requirements, fact.strategy))
-        return found
+        if fact.location is None and fact.affinity_key is None:
+            return found
+        named = named_queue(found[0])
+        if not self.planner.knows(named):
+            self.planner.define(named, Pool(fact.task_type, fact.requirements, fact.strategy))
+        return named, found[1]
 
 
 def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) -> None:

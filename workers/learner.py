@@ -25,7 +25,7 @@ from coord.models.facts import TaskCompleted, TaskReleased
 from coord.placement import Ejection
 from coord.placement.learning import Change, Sums
 from workers.planner import Assigned, Planner
-from workers.refusals import CODE as PAYLOAD_INVALID
+from workers.refusals import UNDECODABLE
 from workers.task_facts import Ending
 from workers.view import View
 
@@ -217,7 +217,7 @@ def _seconds_of(report: Ending) -> float | None:
 
 def _is_about_version(report: Ending) -> bool:
     """Return True if an agent could not decode a payload: agents of other versions may, so it is not its fault."""
-    return type(report) is not TaskCompleted and getattr(report, "code", "") == PAYLOAD_INVALID
+    return type(report) is not TaskCompleted and getattr(report, "code", "") == UNDECODABLE
 
 
 def _rounded(change: Change) -> Change:

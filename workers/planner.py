@@ -7,14 +7,20 @@ starves.
 A group (the agents that meet the same requirements) has a line: a heap of its pools by head. The order is a heap of the
 first pool of each group that is awake. A group without room is put to sleep when its turn comes, with all its pools,
 and costs nothing until the view wakes it. Outdated entries of line and order are skipped when they are reached.
+
+A pool has two queues, each with its own row in the table and its own place in the line. The tasks of the one are
+interchangeable: dispatch pops them. Those of the other are named in the plan (``NamedWaiting``), because a strategy
+looks at each of them. A task that has to wait for agents that are full does not stop those behind it.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
@@ -22,7 +28,7 @@ from typing import Any
 
 from coord import codec
 from coord.models.agents import FleetAgent
-from coord.models.tasks import Pool
+from coord.models.tasks import NAMED, NamedTask, Pool, is_named
 from coord.placement import TaskContext
 from workers.transitions import Placement, TaskBatch
 from workers.view import Candidates, View
@@ -33,23 +39,32 @@ TURN = 16
 DEFINITIONS_KEPT = 10_000
 #: Maximum number of leases remembered: another distributor may receive the end of any of them.
 LEASES_KEPT = 50_000
+#: Tasks of a named queue that are read at once, and the maximum if that many are planned or blocked.
+NAMED_READ, MOST_READ = 256, 4_096
 #: Groups checked in one search for starved ones; the next search checks others.
 STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
-Planned = tuple[str, str, int, bytes, str, float]  #: the fields of ``Placement`` without the lease
+#: An assignment without its lease: the other fields of ``Placement``, in their order.
+Placed = tuple[str, str, int, bytes, str, str, float]
 #: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds.
 Assigned = tuple[str, str, float, float]
+
+NO_AGENTS: frozenset[str] = frozenset()
+#: Words of dispatch after which a named task waits as before; after any other it has left the queue.
+STILL_WAITS = ("FULL", "INACTIVE", "CHANGED", "ERROR")
 
 
 class Waiting:
     """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
 
-    __slots__ = ("definition", "group", "head", "is_read", "key", "length", "planned", "task")
+    __slots__ = ("definition", "general", "group", "head", "is_read", "key", "length", "planned", "preferred", "task")
 
-    def __init__(self, definition: Pool, group: Candidates) -> None:
+    def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
         self.definition = definition
-        self.group = group
+        self.general = general  #: the agents that meet its requirements
+        self.preferred = preferred  #: those of them that get its tasks, if there are any; None: it prefers none
+        self.group = self.wanted_group  #: the one that it is in
         self.task = TaskContext(definition.task_type)  #: what strategies see of each of its tasks
         self.length = 0
         self.head = -inf
@@ -58,9 +73,102 @@ class Waiting:
         self.key: float | None = None  #: its head in its group's line; None: it is not in the line
 
     @property
+    def wanted_group(self) -> Candidates:
+        """The group whose agents get its tasks now."""
+        return self.preferred if self.preferred is not None and self.preferred.eligible else self.general
+
+    @property
     def left(self) -> int:
         """Number of tasks that are not planned yet."""
         return self.length - self.planned
+
+
+class NamedWaiting(Waiting):
+    """The named queue of a pool: its first tasks are known one by one."""
+
+    __slots__ = ("blocked", "known", "sent")
+
+    def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
+        super().__init__(definition, general, preferred)
+        self.known: list[NamedTask] = []  #: the first tasks that are not planned, in their order
+        self.blocked: list[NamedTask] = []  #: those of them whose agents are full, until the next plan
+        self.sent: dict[str, NamedTask] = {}  #: planned and not answered, by id
+
+    @property
+    def left(self) -> int:
+        """Number of tasks that can be planned now."""
+        return len(self.known)
+
+    def take_over(self, tasks: Iterable[NamedTask]) -> None:
+        """Replace the known tasks by those that were read: the first ones of the queue, in their order."""
+        self.known = [task for task in tasks if task.task_id not in self.sent]
+        self.blocked = []
+        self.follow_head()
+
+    def follow_head(self) -> None:
+        """Set the head, by which the queue has its turn, to the first task that is not planned."""
+        if self.known:
+            self.head = self.known[0].score
+
+    @property
+    def wanted(self) -> int:
+        """Number of tasks to read: some more than those that are not to be planned now."""
+        return min(MOST_READ, NAMED_READ + len(self.sent) + len(self.blocked))
+
+    def expect(self, tasks: Iterable[NamedTask]) -> None:
+        """Add tasks that are about to be admitted; those behind a task that is not known here are read later."""
+        is_whole = self.length <= len(self.known) + len(self.blocked) + len(self.sent)
+        for task in tasks:
+            if is_whole or (self.known and _place(task) < _place(self.known[-1])):
+                insort(self.known, task, key=_place)
+
+    def check(self) -> None:
+        """Have the queue read if a task that is not known here comes before the known ones."""
+        more = self.length - len(self.known) - len(self.blocked) - len(self.sent)
+        is_first_known = self.known and (self.sent or self.blocked or self.head >= self.known[0].score)
+        self.is_read = more <= 0 or bool(is_first_known)
+
+    def unblock(self) -> None:
+        """Try the blocked tasks again in the next plan."""
+        self.known = sorted(self.known + self.blocked, key=_place)
+        self.blocked = []
+        self.follow_head()
+
+    def answered(self, task_id: str, *, is_over: bool) -> None:
+        """Apply the answer for a planned task: it has left the queue, or it waits again."""
+        task = self.sent.pop(task_id, None)
+        if task is not None and not is_over:
+            insort(self.known, task, key=_place)
+            self.follow_head()
+
+    def context_of(self, task: NamedTask) -> TaskContext:
+        """Return what strategies see of a task."""
+        preferences = task.preferences
+        return TaskContext(
+            self.definition.task_type,
+            task.priority,
+            preferences.location,
+            preferences.affinity_key,
+            avoided(task.avoid, self.group.eligible) if task.avoid else NO_AGENTS,
+        )
+
+
+def avoided(agent_ids: Iterable[str], eligible: Collection[str]) -> frozenset[str]:
+    """Return the agents that a task does not get: as many as leave at least one eligible agent, the first ones first.
+
+    Args:
+        agent_ids: agents to avoid, the most important first.
+        eligible: agents that meet the requirements of the task.
+    """
+    found: set[str] = set()
+    left = len(eligible)
+    for agent_id in agent_ids:
+        if agent_id in eligible and agent_id not in found:
+            left -= 1
+            if left <= 0:
+                break
+        found.add(agent_id)
+    return frozenset(found)
 
 
 class Planner:
@@ -80,6 +188,8 @@ class Planner:
         #: Agents for which dispatch returned an error; they get nothing until their rows are read again.
         self.broken: set[str] = set()
         self._order: list[Entry] = []
+        self._preferring: dict[Candidates, dict[str, None]] = {}  # preferred group -> the pools that prefer it
+        self._blocked: dict[str, None] = {}  # named queues with tasks that the last plan could not place
         self._order_limit = 64  # entries; above it outdated ones are removed
         self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
         self._explanations: dict[tuple[str, int, int, str | None], bytes] = {}
@@ -91,6 +201,7 @@ class Planner:
         self._order.clear()
         self.unread.clear()
         self.unknown.clear()
+        self._blocked.clear()
         self.is_stale = True
         self.pools_rev = -1
         self.forgotten += 1
@@ -126,6 +237,23 @@ class Planner:
         waiting.head = min(waiting.head, head)
         self._line_up(pool, waiting)
 
+    def expect_named(self, pool: str, tasks: list[NamedTask]) -> None:
+        """Add tasks of a named queue that are about to be admitted.
+
+        Args:
+            pool: name of the queue.
+            tasks: the tasks; at least one.
+        """
+        waiting = self.waiting.get(pool)
+        if isinstance(waiting, NamedWaiting) and waiting.is_read:
+            waiting.expect(tasks)
+        self.expect(pool, len(tasks), min(task.score for task in tasks))
+        if waiting is None:
+            waiting = self.waiting[pool]
+            if isinstance(waiting, NamedWaiting):
+                waiting.known = sorted(tasks, key=_place)
+                self._line_up(pool, waiting)
+
     def learn(self, pool: str, definition: Pool) -> None:
         """Add a pool of the table; its length is read only when an agent can serve it."""
         if pool not in self.waiting:
@@ -145,9 +273,49 @@ class Planner:
         waiting.length = length
         if length:
             waiting.head = head
+            if isinstance(waiting, NamedWaiting):
+                waiting.check()
             self._line_up(pool, waiting)
         elif not waiting.planned:
             self._end(pool)
+
+    def wanted_of(self, pool: str) -> int:
+        """Return the number of tasks to read of a named queue."""
+        waiting = self.waiting.get(pool)
+        return waiting.wanted if isinstance(waiting, NamedWaiting) else 1
+
+    def measure_named(self, pool: str, tasks: list[NamedTask], length: int | None) -> None:
+        """Take over the first tasks of a named queue.
+
+        Args:
+            pool: name of the queue.
+            tasks: its first tasks, in their order.
+            length: number of its tasks; None: a script has answered a newer one meanwhile.
+        """
+        waiting = self.waiting.get(pool)
+        if not isinstance(waiting, NamedWaiting):
+            return
+        waiting.take_over(tasks)
+        if length is not None:
+            self.measure(pool, length, tasks[0].score if tasks else waiting.head)
+        self.unread.pop(pool, None)
+        waiting.is_read = True
+        self._line_up(pool, waiting)
+
+    def unblock(self) -> bool:
+        """Let the next plan try the tasks again whose agents were full; return True if there are any."""
+        found = bool(self._blocked)
+        for pool in self._blocked:
+            waiting = self.waiting.get(pool)
+            if isinstance(waiting, NamedWaiting):
+                waiting.unblock()
+                self._line_up(pool, waiting)
+        self._blocked.clear()
+        return found
+
+    def reread_blocked(self) -> None:
+        """Have the queues with blocked tasks read: others may have changed them."""
+        self.unread.update(dict.fromkeys(pool for pool in self._blocked if pool in self.waiting))
 
     def remove(self, pool: str) -> None:
         """Remove a pool that is no longer in the table."""
@@ -167,7 +335,7 @@ class Planner:
             self.reported.update(batch.pools)
         for pool, (length, head) in batch.pools.items():
             if pool not in self.waiting and length:
-                definition = self.definitions.get(pool)
+                definition = self._definition_of(pool)
                 if definition is None:
                     self.unknown.add(pool)
                     self.is_stale = True
@@ -180,30 +348,53 @@ class Planner:
         left: dict[Candidates, None] = {}
         moved: list[tuple[str, Waiting]] = []
         for pool, waiting in self.waiting.items():
-            group = self.view.hold(waiting.definition)
-            if group is waiting.group:
-                group.users -= 1
+            general, preferred = self.view.hold(waiting.definition), self.view.hold_preferred(waiting.definition)
+            if general is waiting.general and preferred is waiting.preferred:
+                self._release(general, preferred)
                 continue
             left[waiting.group] = None
-            self.view.release(waiting.group)
-            waiting.group, waiting.key = group, None
+            self._prefer_no_more(pool, waiting)
+            self._release(waiting.general, waiting.preferred)
+            waiting.general, waiting.preferred = general, preferred
+            waiting.group, waiting.key = waiting.wanted_group, None
+            if preferred is not None:
+                self._preferring.setdefault(preferred, {})[pool] = None
             moved.append((pool, waiting))
-            if not group.eligible and not group.is_asleep:
-                self._put_to_sleep(group)
+            if not waiting.group.eligible and not waiting.group.is_asleep:
+                self._put_to_sleep(waiting.group)
         for group in left:
-            if group.users:
-                waits_here = {pool for _, pool in group.line if pool in self.waiting}
-                waits_here = {pool for pool in waits_here if self.waiting[pool].group is group}
-                group.line[:] = [entry for entry in group.line if entry[1] in waits_here]
-                heapify(group.line)
-                group.turn = None
-                self._queue(group)
+            group.turn = None
+            _compact(group.line, partial(self._stands, group))
+            self._queue(group)
         for pool, waiting in moved:
             self._line_up(pool, waiting)
 
+    def _release(self, general: Candidates, preferred: Candidates | None) -> None:
+        self.view.release(general)
+        if preferred is not None:
+            self.view.release(preferred)
+
+    def _prefer_no_more(self, pool: str, waiting: Waiting) -> None:
+        if waiting.preferred is not None:
+            pools = self._preferring[waiting.preferred]
+            del pools[pool]
+            if not pools:
+                del self._preferring[waiting.preferred]
+
+    def _definition_of(self, pool: str) -> Pool | None:
+        """Return the definition of a pool that does not wait; both queues of a pool have the same."""
+        found = self.definitions.get(pool)
+        if found is None and is_named(pool):
+            pool = pool.removesuffix(NAMED)
+            waiting = self.waiting.get(pool)
+            return self.definitions.get(pool) if waiting is None else waiting.definition
+        return found
+
     def plan(self, most: int) -> list[Placement]:
         """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
-        placed: list[Planned] = []
+        if self._blocked:
+            self.unblock()
+        placed: list[Placed] = []
         served: list[tuple[str, Waiting]] = []
         again: list[tuple[str, Waiting]] = []
         while len(placed) < most and self.is_ready():
@@ -217,15 +408,17 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_type, load)
-            for i, (pool, agent_id, rev, why, task_type, load) in enumerate(placed)
+            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id, task_type, load)
+            for i, (pool, agent_id, rev, why, task_id, task_type, load) in enumerate(placed)
         ]
 
-    def _serve(self, pool: str, waiting: Waiting, placed: list[Planned], most: int) -> bool:
+    def _serve(self, pool: str, waiting: Waiting, placed: list[Placed], most: int) -> bool:
         """Plan one turn of a pool; return True if it has more tasks and may have another turn."""
         group = waiting.group
         if not group.eligible:
             return False
+        if isinstance(waiting, NamedWaiting):
+            return self._serve_named(pool, waiting, placed, most)
         agents: list[tuple[FleetAgent, float]] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
@@ -237,13 +430,44 @@ class Planner:
         waiting.planned += len(agents)
         group.taken += len(agents)
         why, task_type = self._explain(group), waiting.definition.task_type
-        placed += [(pool, agent.agent_id, agent.rev, why, task_type, load) for agent, load in agents]
+        placed += [(pool, agent.agent_id, agent.rev, why, "", task_type, load) for agent, load in agents]
+        return not is_full and waiting.left > 0
+
+    def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
+        """Do the same for a named queue; tasks are blocked if only agents that they avoid have room."""
+        group = waiting.group
+        last = min(len(placed) + TURN, most)
+        hopeless: set[frozenset[str]] = set()  # what tasks avoid that no agent with room can take
+        is_full = False
+        done = 0
+        for task in waiting.known:
+            if len(placed) >= last:
+                break
+            context = waiting.context_of(task)
+            agent = None if context.avoid in hopeless else self.view.take(group, context)
+            if agent is not None:
+                load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
+                why = self._explain(group)
+                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load))
+                waiting.sent[task.task_id] = task
+                waiting.planned += 1
+                group.taken += 1
+            elif context.avoid and group.has_room:
+                hopeless.add(context.avoid)
+                waiting.blocked.append(task)
+                self._blocked[pool] = None
+            else:
+                is_full = True
+                break
+            done += 1
+        del waiting.known[:done]
+        waiting.follow_head()
         return not is_full and waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
-        self._unplan(placements)
+        self._unplan(placements, batch.words)
         now = time.monotonic()
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
@@ -288,15 +512,27 @@ class Planner:
 
     def unanswered(self, placements: list[Placement]) -> None:
         """Drop placements whose round trip failed, so that they are never answered."""
-        self._unplan(placements)
+        self._unplan(placements, [])
         self.view.answered(_count_by_agent(placements), {})
 
-    def _unplan(self, placements: list[Placement]) -> None:
+    def _unplan(self, placements: list[Placement], words: list[str]) -> None:
+        """End the effect of a plan on its pools; without words, it is not known whether it was carried out."""
+        has_named = False
         for pool, count in Counter([placement.pool for placement in placements]).items():
             waiting = self.waiting.get(pool)
             if waiting is not None:
                 waiting.planned = max(0, waiting.planned - count)
+                has_named = has_named or isinstance(waiting, NamedWaiting)
                 self._line_up(pool, waiting)
+        if has_named:
+            for placement, word in zip(placements, words or ["FULL"] * len(placements), strict=True):
+                self._named_answered(placement, word)
+
+    def _named_answered(self, placement: Placement, word: str) -> None:
+        waiting = self.waiting.get(placement.pool)
+        if isinstance(waiting, NamedWaiting):
+            waiting.answered(placement.task_id, is_over=not word.startswith(STILL_WAITS))
+            self._line_up(placement.pool, waiting)
 
     def is_ready(self) -> bool:
         """Return True if a plan would place anything."""
@@ -329,25 +565,47 @@ class Planner:
         """Add a waiting pool."""
         self.definitions.pop(pool, None)
         self.unknown.discard(pool)
-        group = self.view.hold(definition)
-        if not group.eligible and not group.is_asleep:
-            self._put_to_sleep(group)
-        waiting = self.waiting[pool] = Waiting(definition, group)
+        groups = self.view.hold(definition), self.view.hold_preferred(definition)
+        waiting = self.waiting[pool] = (NamedWaiting if is_named(pool) else Waiting)(definition, *groups)
+        if waiting.preferred is not None:
+            self._preferring.setdefault(waiting.preferred, {})[pool] = None
+        if not waiting.group.eligible and not waiting.group.is_asleep:
+            self._put_to_sleep(waiting.group)
         return waiting
 
     def _end(self, pool: str) -> None:
         """Remove a pool in which no task waits."""
         waiting = self.waiting.pop(pool)
         self.unread.pop(pool, None)
+        self._blocked.pop(pool, None)
         self.define(pool, waiting.definition)
-        self.view.release(waiting.group)
+        self._prefer_no_more(pool, waiting)
+        self._release(waiting.general, waiting.preferred)
         if waiting.group.users:
             self._queue(waiting.group)
+
+    def _change_group(self, pool: str, waiting: Waiting) -> None:
+        """Move a pool to the group whose agents get its tasks now."""
+        before, group = waiting.group, waiting.wanted_group
+        if group is before:
+            return
+        waiting.group, waiting.key = group, None
+        if before.turn is not None and before.turn[1] == pool:
+            before.turn = None
+            self._queue(before)
+        if not group.eligible and not group.is_asleep:
+            self._put_to_sleep(group)
+        self._line_up(pool, waiting)
 
     def _wake(self) -> None:
         if self.view.must_regroup:
             self.view.must_regroup = False
             self.regroup()
+        if self.view.turned:
+            turned = list(self.view.turned)
+            self.view.turned.clear()
+            for pool in [pool for group in turned for pool in self._preferring.get(group, ())]:
+                self._change_group(pool, self.waiting[pool])
         for group in self.view.woken():
             self._queue(group)
 
@@ -364,13 +622,13 @@ class Planner:
             waiting.key = waiting.head
             heappush(group.line, (waiting.head, pool))
             if len(group.line) > 2 * group.users + 8:
-                _compact(group.line, self._stands)
+                _compact(group.line, partial(self._stands, group))
         self._queue(group)
 
-    def _stands(self, entry: Entry) -> bool:
-        """Return True if an entry of a line is current."""
+    def _stands(self, group: Candidates, entry: Entry) -> bool:
+        """Return True if an entry of a group's line is current."""
         waiting = self.waiting.get(entry[1])
-        return waiting is not None and waiting.key == entry[0]
+        return waiting is not None and waiting.key == entry[0] and waiting.group is group
 
     def _has_turn(self, entry: Entry) -> bool:
         """Return True if an entry of the order is current."""
@@ -382,7 +640,7 @@ class Planner:
         line = group.line
         while line:
             waiting = self.waiting.get(line[0][1])
-            if waiting is not None and waiting.key == line[0][0]:
+            if waiting is not None and waiting.key == line[0][0] and waiting.group is group:
                 if _is_left(waiting):
                     return line[0]
                 waiting.key = None
@@ -451,6 +709,11 @@ class Planner:
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:
     return Counter([placement.agent_id for placement in placements])
+
+
+def _place(task: NamedTask) -> tuple[float, str]:
+    """Return the place of a task in its queue."""
+    return task.score, task.task_id
 
 
 def _is_left(waiting: Waiting) -> bool:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from redis.asyncio import Redis
 
 from coord import logs, queries
 from coord.keys import Keys
-from coord.models.tasks import Pool
+from coord.models.tasks import Pool, is_named
+from coord.queries.reads import chunks
 from workers.planner import Planner
 
 log = logs.get_logger()
 
 #: Pools read in one round trip.
 CHUNK = 1_000
+#: Named queues read in one round trip: of each, up to some hundred tasks.
+NAMED_CHUNK = 32
 #: Checks in a row that find more pools in the table than known here, or fewer, until the whole table is read.
 LOOKS_OFF = 5
 #: Pools whose lengths and heads are refreshed in each check, of those that agents can serve.
@@ -50,6 +53,8 @@ class PoolTable:
         async with self._reading:
             count = await self._look()
             await self._refresh(self.planner.sample(REFRESHED))
+            self.planner.reread_blocked()
+            await self._read_lengths()
             self._judge(count - len(self.planner.waiting))
 
     async def read_lengths(self) -> None:
@@ -127,7 +132,24 @@ class PoolTable:
 
     async def _read_lengths(self) -> None:
         while some := list(islice(self.planner.unread, CHUNK)):
-            await self._refresh(some)
+            await self._refresh([pool for pool in some if not is_named(pool)])
+            for few in chunks([pool for pool in some if is_named(pool)], NAMED_CHUNK):
+                await self._read_named(few)
+
+    async def _read_named(self, pools: Sequence[str]) -> None:
+        """Read the first tasks of named queues. Those that have left meanwhile are GONE when they are planned."""
+        planner, outer, forgotten = self.planner, self.planner.reported, self.planner.forgotten
+        planner.reported = set()
+        try:
+            wanted = {pool: planner.wanted_of(pool) for pool in pools}
+            found = await queries.get_named_tasks(self.redis, self.keys, wanted)
+            if planner.forgotten == forgotten:
+                for pool, (length, tasks) in found.items():
+                    planner.measure_named(pool, tasks, None if pool in planner.reported else length)
+        finally:
+            if outer is not None:
+                outer |= planner.reported
+            planner.reported = outer
 
     async def _refresh(self, pools: list[str]) -> None:
         if not pools:

@@ -16,7 +16,7 @@ from coord.models.facts import (
     parts_of,
 )
 from coord.models.ids import entry_ms
-from coord.models.tasks import HEAD_START_MS, Priority, TaskSubmitted
+from coord.models.tasks import HEAD_START_MS, NamedTask, Preferences, Priority, TaskSubmitted
 from coord.streams import Entry
 from workers.service import ReceivedFact
 from workers.transitions import Report, Submission
@@ -116,9 +116,16 @@ def _run_at_of(fact: TaskSubmitted, submitted_at: int) -> int | None:
     return None
 
 
-def _options_of(fact: TaskSubmitted) -> dict[str, int]:
-    """Return the limits that a task sets itself, in ms or as counts."""
-    options: dict[str, int] = {}
+def named_task_of(submission: Submission) -> NamedTask:
+    """Return the task of a named queue that is about to be admitted."""
+    raw = submission.options.get("preferences")
+    preferences = codec.parse_preferences(raw if isinstance(raw, bytes) else None)
+    return NamedTask(submission.score, submission.task_id, Priority(submission.priority), preferences)
+
+
+def _options_of(fact: TaskSubmitted) -> dict[str, int | bytes]:
+    """Return the limits that a task sets itself, in ms or as counts, and its preferences."""
+    options: dict[str, int | bytes] = {}
     if fact.deadline is not None:
         options["deadline"] = int(fact.deadline.timestamp() * 1000)
     if fact.timeout is not None:
@@ -130,4 +137,6 @@ def _options_of(fact: TaskSubmitted) -> dict[str, int]:
         options["backoff_ms"] = int(retry.backoff * 1000)
     if retry.backoff_max is not None:
         options["backoff_max_ms"] = int(retry.backoff_max * 1000)
+    if fact.location is not None or fact.affinity_key is not None:
+        options["preferences"] = codec.encode(Preferences(fact.location, fact.affinity_key))
     return options

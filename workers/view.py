@@ -32,6 +32,7 @@ from coord.placement import (
     capability_facet,
     facets_of,
     facets_required,
+    preferred_pool,
     unmet_requirement,
 )
 
@@ -52,9 +53,9 @@ MEMBERS_SEARCHED = 50_000
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, strategy (None: the fleet's), the versions of agents that refused the payload, and the task
-#: type if agents are ejected for it (otherwise empty: tasks of several types share a group).
-GroupKey = tuple[bytes, str | None, tuple[str, ...], str]
+#: Requirements as JSON, strategy (None: the fleet's), the versions of agents that refused the payload, the ids of those
+#: that have no handler, and the task type if agents are ejected for it (otherwise empty: several types share a group).
+GroupKey = tuple[bytes, str | None, tuple[str, ...], tuple[str, ...], str]
 
 
 class Candidates:
@@ -66,6 +67,7 @@ class Candidates:
         "ejected",
         "eligible",
         "is_asleep",
+        "is_preferred",
         "key",
         "line",
         "meeting",
@@ -76,6 +78,7 @@ class Candidates:
         "taken",
         "task_type",
         "turn",
+        "unhandled_by",
         "users",
         "version",
         "watched",
@@ -86,16 +89,18 @@ class Candidates:
         self.key = key
         self.requirements = requirements
         self.refused_by = key[2]  #: versions of agents that are not eligible
+        self.unhandled_by = key[3]  #: ids of agents that are not eligible
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
         self.watched = ANY_AGENT  #: the facet that the group is listed under
         self.own_strategy = key[1]  #: None: the fleet's
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
         self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now, and are not ejected
-        self.task_type = key[3]  #: of all its tasks, if agents are ejected for it; else empty
+        self.task_type = key[4]  #: of all its tasks, if agents are ejected for it; else empty
         self.meeting: set[str] = set()  #: agents that meet all requirements; only kept if it has a ``task_type``
         self.ejected: frozenset[str] = frozenset()  #: those of them that get none of its tasks
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
+        self.is_preferred = False  #: ``View.turned`` shows when it gets its first eligible agent or loses its last one
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
         self.version = 0  #: of the view, when this group was last brought up to date
         #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
@@ -207,6 +212,9 @@ class View:
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
         self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
         self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
+        #: Preferred groups that have got their first eligible agent or lost their last one, until the planner clears
+        #: them.
+        self.turned: dict[Candidates, None] = {}
         self._opened: dict[str, None] = {}  # agents that have got room since then
         self._version = 0
         #: agent -> version of its last change, the latest change last.
@@ -217,6 +225,8 @@ class View:
         for group in list(self._unused):
             self._drop(group)
         for group in self._groups.values():
+            if group.is_preferred and group.eligible:
+                self.turned[group] = None
             group.within = group.eligible = NO_AGENTS
             group.meeting.clear()
             group.ejected = frozenset()
@@ -288,6 +298,19 @@ class View:
         group.users += 1
         return group
 
+    def hold_preferred(self, pool: Pool) -> Candidates | None:
+        """Return the group whose agents get the tasks of a waiting pool first; it is kept until the pool releases it.
+
+        Returns:
+            None if the pool requires a capability; then all eligible agents are equal.
+        """
+        preferred = preferred_pool(pool)
+        if preferred is None:
+            return None
+        group = self.hold(preferred)
+        group.is_preferred = True
+        return group
+
     def release(self, group: Candidates) -> None:
         """Release a group that a waiting pool no longer needs."""
         group.users -= 1
@@ -342,14 +365,14 @@ class View:
         return found
 
     def take(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
-        """Plan one task for the group's best agent and return the agent; None if no agent has room."""
+        """Plan one task for the group's best agent and return the agent; None if no agent that it may get has room."""
         if not group.eligible:
             return None
         strategy = group.created or group.strategy
         if group.version != self._version:
             self.bring_up_to_date(group)
         agent_id = strategy.choose(task)
-        if agent_id is None:
+        if agent_id is None or (task.avoid and agent_id in task.avoid):
             return None
         state = self.agents[agent_id]
         state.planned += 1
@@ -384,13 +407,15 @@ class View:
             state.freed = max(0, state.freed + count)
             self._refresh(state)
 
-    def agents_that_may_decode(self, pool: Pool) -> list[FleetAgent]:
-        """Return the agents with all facets of the pool and a version that has not refused, in any state."""
+    def agents_that_may_run(self, pool: Pool) -> list[FleetAgent]:
+        """Return the agents with all facets of the pool that have not refused its tasks, in any state."""
         needs = facets_required(pool.requirements)
         return [
             state.agent
             for state in self.agents.values()
-            if state.agent.version not in pool.refused_by and state.facets.issuperset(needs)
+            if state.agent.version not in pool.refused_by
+            and state.agent.agent_id not in pool.unhandled_by
+            and state.facets.issuperset(needs)
         ]
 
     def suspend(self, agent_id: str) -> None:
@@ -398,6 +423,7 @@ class View:
         state = self.agents.get(agent_id)
         if state is not None:
             state.agent.active = False
+            self._judge(state)
             self._refresh(state)
 
     def apply_loads(self, loads: Mapping[str, int]) -> None:
@@ -483,7 +509,7 @@ class View:
     def _find_or_make(self, pool: Pool) -> Candidates:
         strategy = pool.strategy if pool.strategy in self.strategies else None
         task_type = pool.task_type if self.ejections.has_ejected(pool.task_type) else ""
-        key = (codec.encode(pool.requirements), strategy, pool.refused_by, task_type)
+        key = (codec.encode(pool.requirements), strategy, pool.refused_by, pool.unhandled_by, task_type)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
@@ -551,6 +577,7 @@ class View:
         agent_id = state.agent.agent_id
         meets = (
             state.agent.version not in group.refused_by
+            and agent_id not in group.unhandled_by
             and unmet_requirement(state.agent, group.requirements, self.health_threshold) is None
         )
         if group.task_type and meets is not (agent_id in group.meeting):
@@ -591,6 +618,8 @@ class View:
         self.apply_ejections(adopted)
 
     def _join(self, agent_id: str, group: Candidates) -> None:
+        if group.is_preferred and not group.eligible:
+            self.turned[group] = None
         group.join(agent_id)
         if group.is_asleep:
             self._joined[group] = None
@@ -599,6 +628,8 @@ class View:
         group.leave(agent_id)
         if not group.eligible:
             self._full.pop(group, None)
+            if group.is_preferred:
+                self.turned[group] = None
 
     def _wake(self, group: Candidates) -> None:
         group.is_asleep = False

@@ -370,7 +370,7 @@ class Agent:
         if self.handlers or self.fallback is not None:
             return
         if self._capabilities:
-            hint = "every task that it gets fails with no_handler; register handlers with @agent.task('TYPE')"
+            hint = "it gives back every task that it gets; register handlers with @agent.task('TYPE')"
         elif not self.message_handlers:
             hint = "it gets no tasks; register handlers with @agent.task('TYPE') before it starts"
         else:

@@ -116,7 +116,8 @@ class Runner:
             self._on_ended()
             return
         if handler is None:
-            self._reports.failed(attempt, "no_handler", self._no_handler(attempt.task_type), retryable=False)
+            attempt.started_at = 0.0  # nothing ran: the release does not count
+            self._reports.released(attempt, self._no_handler(attempt.task_type), "no_handler")
             self._on_ended()
             return
         self._running[attempt.lease] = attempt

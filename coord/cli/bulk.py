@@ -314,6 +314,8 @@ class _TaskLine(Struct, forbid_unknown_fields=True, omit_defaults=True):
     delay: float | str | None = None
     run_at: str | None = None
     retry: dict[str, Any] | None = None
+    location: dict[str, Any] | None = None
+    affinity_key: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_TaskLine)

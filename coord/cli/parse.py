@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 
 from coord.durations import EXPECTED, NUMBER, UNITS, parse_duration
 from coord.errors import ConfigError, PayloadInvalid
+from coord.models.agents import Location
 from coord.models.tasks import check_moment
 from coord.plugins import strategy_names
 from coord.suggestions import not_one_of
@@ -126,6 +127,28 @@ def pairs(values: Sequence[str], option: str) -> dict[str, str]:
         if not equals or not name:
             raise ConfigError(f"{option} must be NAME=VALUE, such as {option} zone=eu, got {text!r}")
         parsed[name] = value
+    return parsed
+
+
+def location(values: Sequence[str]) -> dict[str, str | float]:
+    """Parse the parts of a location.
+
+    Args:
+        values: as typed.
+
+    Raises:
+        ConfigError: a part is unknown, or ``lat`` or ``lon`` is not a number.
+    """
+    parsed: dict[str, str | float] = {}
+    for name, value in pairs(values, "--location").items():
+        if name not in Location.__struct_fields__:
+            raise ConfigError(not_one_of("--location", name, Location.__struct_fields__))
+        parsed[name] = value
+        if name in {"lat", "lon"}:
+            try:
+                parsed[name] = float(value)
+            except ValueError:
+                raise ConfigError(f"--location {name} must be a number of degrees, got {value!r}") from None
     return parsed
 
 

@@ -97,6 +97,8 @@ def _requirements(pool: Pool) -> str:
     values: dict[str, Any] = msgspec.to_builtins(pool.requirements)
     if pool.strategy:
         values["strategy"] = pool.strategy
+    if pool.unhandled_by:
+        values["another agent than"] = list(pool.unhandled_by)
     if pool.refused_by:
         values["another version than"] = [version or "(none)" for version in pool.refused_by]
     return "; ".join(f"{name} {_text(value)}" for name, value in values.items()) or "none"

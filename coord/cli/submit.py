@@ -34,6 +34,10 @@ OPTION_OF = {
     "run_at": "--run-at",
     "deadline": "--deadline",
     "strategy": "--strategy",
+    "location": "--location",
+    "location.lat": "--location lat",
+    "location.lon": "--location lon",
+    "affinity_key": "--affinity-key",
     "retry.max_attempts": "--max-attempts",
     "retry.backoff": "--backoff",
     "requirements.capabilities": "--capability",
@@ -91,6 +95,13 @@ def submit(
     strategy: Annotated[
         str | None, typer.Option(click_type=StrategyName(), metavar="NAME", help="Placement strategy for this task.")
     ] = None,
+    location: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Where the task is best run: lat, lon, region or zone; repeatable."),
+    ] = None,
+    affinity_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Tasks with the same key prefer the same agent.")
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(click_type=Duration(above=True), metavar="TIME", help="Timeout of one attempt: 30s, 5m."),
@@ -119,7 +130,8 @@ def submit(
     """Submit a task, or one for each line of a file; prints the task id, with --wait the result.
 
     A line of --file is an object with task_type and payload, optionally task_id, priority, capabilities, requirements,
-    timeout, deadline, delay, run_at, retry, strategy. Options of the command line apply to lines without that field.
+    timeout, deadline, delay, run_at, retry, strategy, location, affinity_key. Options of the command line apply to
+    lines without that field.
     All lines are checked before any task is submitted.
 
     Exit code 0: submitted, with --wait completed; 1: refused or not completed; 3: timed out, the task goes on.
@@ -142,6 +154,8 @@ def submit(
             min_health_score=min_health,
         ),
         "strategy": strategy,
+        "location": parse.location(location) if location else None,
+        "affinity_key": affinity_key,
         "timeout": timeout,
         "delay": delay,
         "run_at": parse.moment(run_at, "--run-at", ahead=True) if run_at else None,

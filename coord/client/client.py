@@ -136,7 +136,8 @@ class Client:
                 of this name, which every agent has that has a handler for it.
             payload: any value that msgspec can encode as JSON; default ``{}``.
             options: the other fields of ``TaskSpec``: ``task_id``, ``priority``, ``capabilities``, ``requirements``,
-                ``timeout``, ``deadline``, ``delay``, ``run_at``, ``retry``, ``strategy``, ``notify``.
+                ``timeout``, ``deadline``, ``delay``, ``run_at``, ``retry``, ``strategy``, ``location``,
+                ``affinity_key``, ``notify``.
 
         Raises:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.

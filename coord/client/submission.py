@@ -15,7 +15,7 @@ from msgspec import Struct
 from coord import codec
 from coord.arguments import as_words, check_finite, check_known, check_payload, decode_argument, encode_fields
 from coord.errors import CoordError, FactInvalid
-from coord.models.agents import AgentType
+from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
 from coord.models.strategies import STRATEGY_NAMES, StrategyName
@@ -35,7 +35,7 @@ AGENT_TYPES = tuple(str(kind.value) for kind in AgentType)
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
 #: The fields of a spec that are sent only if they are set.
-_OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry")
+_OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry", "location", "affinity_key")
 _options = attrgetter(*_OPTIONS)
 
 
@@ -59,6 +59,11 @@ class TaskSpec(Struct, kw_only=True):
         run_at: time from which the task may start; an aware datetime. Not together with ``delay``.
         retry: ``max_attempts`` (1 to 1,000), ``backoff`` and ``backoff_max`` (seconds); default: those of the cell.
         strategy: name of a placement strategy, see ``coord.models.strategies``; default: that of the cell.
+        location: where the task is best run: ``coord.models.agents.Location``, or a mapping with ``lat`` and ``lon``
+            (degrees), ``region`` and ``zone``. Unknown names are refused. The strategy ``geographic`` prefers
+            near agents.
+        affinity_key: text of 1 to 128 characters. The strategy ``consistent_hash`` sends tasks with the same key to the
+            same agent, as long as it has room.
         notify: send the outcome to this client. If False, ``TaskHandle.result`` reads the record instead.
     """
 
@@ -74,6 +79,8 @@ class TaskSpec(Struct, kw_only=True):
     run_at: datetime | None = None
     retry: Retry | Mapping[str, Any] | None = None
     strategy: StrategyName | None = None
+    location: Location | Mapping[str, Any] | None = None
+    affinity_key: str | None = None
     notify: bool = True
 
 
@@ -90,6 +97,8 @@ class TaskOptions(TypedDict, total=False):
     run_at: datetime | None
     retry: Retry | Mapping[str, Any] | None
     strategy: StrategyName | None
+    location: Location | Mapping[str, Any] | None
+    affinity_key: str | None
     notify: bool
 
 
@@ -112,6 +121,8 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     }
     if spec.strategy is not None:
         check_strategy(spec.strategy)
+    if spec.location is not None:
+        check_known(spec.location, Location, "location")
     for name, value in zip(_OPTIONS, _options(spec), strict=True):
         if value is not None:
             check_finite(value, name)

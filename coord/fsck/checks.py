@@ -10,7 +10,7 @@ from types import MappingProxyType
 from coord.config import MIB
 from coord.fsck.snapshot import END_INDEX, HELD, WAITING, CellSnapshot, Finding, Record
 from coord.keys import WITHOUT_TTL
-from coord.models.tasks import LANE, TERMINAL, Priority, TaskState
+from coord.models.tasks import LANE, TERMINAL, Priority, TaskState, is_named
 
 #: index -> state -> the times that may become due; the earliest is the score of the task.
 DUE: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType({
@@ -63,6 +63,14 @@ def check_structures(snapshot: CellSnapshot) -> Iterator[Finding]:
     queued: dict[str, dict[str, float]] = {}
     inflight: dict[str, set[str]] = {}
     for task, record in snapshot.records.items():
+        if (
+            record["state"] in WAITING
+            and not is_named(record.get("pool", ""))
+            and {"preferences", "avoid"} & set(record)
+        ):
+            yield Finding(
+                "queue.unnamed", f"task:{task}", "no plan sees what it prefers or avoids: its queue is popped"
+            )
         if record["state"] == "queued":
             queued.setdefault(record.get("pool", ""), {})[task] = float(record.get("score", 0))
         elif record["state"] in HELD:

@@ -34,7 +34,7 @@ END_INDEX: Mapping[str, str] = MappingProxyType(
 )
 #: Fields that are read of a task's record; not payload and result, which may have 1 MiB each.
 FIELDS = (
-    "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped",
+    "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped", "preferences", "avoid",
 )  # fmt: skip
 #: Commands in one round trip: a few milliseconds of the server's time.
 CHUNK = 500

@@ -173,6 +173,8 @@ def task_spec(body: SubmitTask, key_id: str | None) -> TaskSpec:
         delay=body.delay,
         run_at=body.run_at,
         retry=body.retry,
+        location=body.location,
+        affinity_key=body.affinity_key,
         notify=False,
     )
 

@@ -86,6 +86,8 @@ class SubmitTask(Struct, frozen=True):
     delay: Delay | None = None  #: seconds
     run_at: Moment | None = None
     retry: Retry | None = None
+    location: Location | None = None  #: where the task is best run
+    affinity_key: Text | None = None
     chain_id: Any = None  #: accepted and ignored
     payment: Any = None  #: accepted and ignored
 
@@ -149,6 +151,8 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     task_type: str
     priority: str
     payload: Any
+    location: Location | None
+    affinity_key: str | None
     submitted_at: str | None
     run_at: str | None
     deadline: str | None

@@ -29,6 +29,7 @@ class WaitingReason(StrEnum):
     NO_TAG = "no_tag"
     NO_LABEL = "no_label"
     NO_VERSION = "no_version"  #: agents of these versions could not decode its payload
+    NO_HANDLER = "no_handler"  #: these agents have no handler for its type
     NAMED_AGENT_ABSENT = "named_agent_absent"
     ALL_STALE = "all_stale"
     ALL_UNHEALTHY = "all_unhealthy"
@@ -57,6 +58,7 @@ REJECTED: MappingProxyType[WaitingReason, str] = MappingProxyType(
         WaitingReason.NO_TAG: "lacks a tag",
         WaitingReason.NO_LABEL: "lacks a label, or has another value of it",
         WaitingReason.NO_VERSION: "has a version that could not decode the payload",
+        WaitingReason.NO_HANDLER: "has no handler for the type of the task",
         WaitingReason.NAMED_AGENT_ABSENT: "is not the agent that the task names",
         WaitingReason.ALL_STALE: "is stale: it missed its heartbeats",
         WaitingReason.ALL_UNHEALTHY: "is below the required health",

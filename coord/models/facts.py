@@ -139,8 +139,9 @@ class TaskFailed(Struct, frozen=True, omit_defaults=True):
 class TaskReleased(Struct, frozen=True, omit_defaults=True):
     """The agent returns the task unfinished; this does not count as an attempt.
 
-    With the code ``draining``, ``no_slot`` or ``no_handler`` the agent would return the next task as well, so it gets
-    nothing until the registry has handled a later fact of that agent. Any other code is information for people.
+    With the code ``draining`` or ``no_slot`` the agent would return the next task as well, so it gets nothing until the
+    registry has handled a later fact of that agent. With ``no_handler`` the agent does not get this task again, and the
+    task fails if no other agent is registered that may have a handler. Any other code is information for people.
     """
 
     task_id: Id

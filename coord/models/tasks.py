@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from coord.models.agents import Location
 from coord.models.ids import Id, not_reserved
 
 
@@ -160,6 +161,39 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     requirements: Requirements = Requirements()
     strategy: str | None = None
     refused_by: tuple[str, ...] = ()  #: versions of agents that could not decode the payload of these tasks
+    unhandled_by: tuple[str, ...] = ()  #: ids of agents that have no handler for these tasks
+
+
+#: The end of the name of a pool's second queue, in which tasks wait that a plan names, because they are not
+#: interchangeable: tasks with preferences, and tasks that avoid agents.
+NAMED = ".named"
+
+
+def named_queue(pool: str) -> str:
+    """Return the name of the queue of a pool's tasks that a plan names."""
+    return pool if is_named(pool) else pool + NAMED
+
+
+def is_named(pool: str) -> bool:
+    """Return True if this is the name of a queue of tasks that a plan names."""
+    return pool.endswith(NAMED)
+
+
+class Preferences(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a task prefers, which a strategy may use; none of it keeps an agent from getting the task."""
+
+    location: Location | None = None
+    affinity_key: str | None = None
+
+
+class NamedTask(Struct, frozen=True, gc=False):
+    """A task in a named queue: what a plan needs to know of it."""
+
+    score: float  #: its place in the queue
+    task_id: str
+    priority: Priority = Priority.NORMAL
+    preferences: Preferences = Preferences()
+    avoid: tuple[str, ...] = ()  #: agents of failed attempts, the last one first
 
 
 class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -176,6 +210,8 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     run_at: Moment | None = None  #: not before this time; excludes ``delay``
     retry: Retry = Retry()
     notify: bool = False  #: append the outcome to the caller's replies
+    location: Location | None = None  #: where the task is best run; strategies may use it
+    affinity_key: Text | None = None  #: tasks with the same key prefer the same agent; strategies may use it
 
     def __post_init__(self) -> None:
         not_reserved(self.task_id, "task_id")
@@ -225,6 +261,9 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     submitted_at: int = 0
     pool: str = ""
+    location: Location | None = None
+    affinity_key: str | None = None
+    avoid: tuple[str, ...] = ()  #: agents of failed attempts, the last one first
     attempt: int = 0  #: number of times that it was assigned
     failures: int = 0  #: attempts that count against max_attempts
     releases: int = 0  #: attempts that were returned or recalled; they do not count

@@ -10,7 +10,7 @@ from coord.placement.ejection import Ejection, Ejections
 from coord.placement.guard import GuardedStrategy
 from coord.placement.learning import Learned
 from coord.placement.reasons import WaitingReason, unmet_requirement
-from coord.placement.requirements import capability_facet, facets_of, facets_required
+from coord.placement.requirements import capability_facet, facets_of, facets_required, preferred_pool
 from coord.placement.strategies import STRATEGIES
 from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext
 
@@ -29,5 +29,6 @@ __all__ = [
     "capability_facet",
     "facets_of",
     "facets_required",
+    "preferred_pool",
     "unmet_requirement",
 ]

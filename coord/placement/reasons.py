@@ -18,10 +18,11 @@ from coord.models.agents import AgentStatus, Ejected, FleetAgent
 from coord.models.explanations import NearestMiss, WaitingReason
 from coord.models.tasks import Pool, Requirements
 from coord.placement.ejection import most_ejected
-from coord.placement.requirements import facets_by_reason, facets_of
+from coord.placement.requirements import facets_by_reason, facets_of, preferred_pool
 
 __all__ = [
     "FleetIndex",
+    "PoolSurvey",
     "Shortfall",
     "Survey",
     "WaitingReason",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 _R = WaitingReason
+#: The reasons of a pool that has eligible agents.
+_HAS_AGENTS = frozenset({_R.ALL_FULL, _R.NEXT_IN_LINE})
 _ORDER: dict[WaitingReason, int] = {reason: number for number, reason in enumerate(WaitingReason)}
 #: Candidates for nearest misses that are kept, for each that is returned.
 _KEPT = 50
@@ -48,7 +51,11 @@ class Shortfall(NamedTuple):
 
 
 def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a table of checks takes twice as long
-    agent: FleetAgent, requirements: Requirements, health_threshold: float, refused_by: Collection[str] = ()
+    agent: FleetAgent,
+    requirements: Requirements,
+    health_threshold: float,
+    refused_by: Collection[str] = (),
+    unhandled_by: Collection[str] = (),
 ) -> WaitingReason | None:
     """Return the first requirement that the agent does not meet, whether it has room or not; None if it is eligible.
 
@@ -57,6 +64,7 @@ def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a tab
         requirements: of the task.
         health_threshold: 0 to 1, for every task; a task's own ``min_health_score`` can only be stricter.
         refused_by: versions of agents that could not decode the payload.
+        unhandled_by: ids of agents that have no handler for the task.
     """
     away = None if agent.active else agent.status
     if away is AgentStatus.INACTIVE:
@@ -73,6 +81,8 @@ def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a tab
         return _R.NO_LABEL
     if agent.version in refused_by:
         return _R.NO_VERSION
+    if agent.agent_id in unhandled_by:
+        return _R.NO_HANDLER
     if requirements.agent_id is not None and requirements.agent_id != agent.agent_id:
         return _R.NAMED_AGENT_ABSENT
     if away is AgentStatus.STALE:
@@ -93,7 +103,7 @@ def judge(agent: FleetAgent, pool: Pool, health_threshold: float, *, ejections: 
         health_threshold: 0 to 1, of the cell.
         ejections: an ejected agent is rejected. Only some are ejected at a time, see ``ejected_of``.
     """
-    unmet = unmet_requirement(agent, pool.requirements, health_threshold, pool.refused_by)
+    unmet = unmet_requirement(agent, pool.requirements, health_threshold, pool.refused_by, pool.unhandled_by)
     if unmet is not None:
         return unmet
     if ejections and ejection_of(agent, pool) is not None:
@@ -173,7 +183,9 @@ def _lacking(agent: FleetAgent, pool: Pool) -> Iterator[Shortfall]:
             yield Shortfall(_R.NO_LABEL, f"label {f'{name}={value}'!r}{other}")
     if agent.version in pool.refused_by:
         yield Shortfall(_R.NO_VERSION, f"its version {agent.version!r}, which could not decode the payload")
-    if requirements.agent_id not in {None, agent.agent_id}:
+    if agent.agent_id in pool.unhandled_by:
+        yield Shortfall(_R.NO_HANDLER, "a handler for the type of the task")
+    elif requirements.agent_id not in {None, agent.agent_id}:
         yield Shortfall(_R.NAMED_AGENT_ABSENT, f"its id (the task names {requirements.agent_id!r})")
 
 
@@ -287,6 +299,36 @@ class Survey:
         )
 
 
+class PoolSurvey:
+    """Surveys a fleet for a pool, whose tasks go first to agents that can do their type by their own account.
+
+    Args: as those of ``Survey``.
+    """
+
+    def __init__(self, pool: Pool, health_threshold: float, most: int) -> None:
+        preferred = preferred_pool(pool)
+        self._general = Survey(pool, health_threshold, most)
+        self._preferred = None if preferred is None else Survey(preferred, health_threshold, most)
+
+    def add(self, agents: Sequence[FleetAgent]) -> None:
+        """Judge some agents of the fleet."""
+        self._general.add(agents)
+        if self._preferred is not None:
+            self._preferred.add(agents)
+
+    def close(self) -> None:
+        """Judge the agents that are ejected: all agents of the fleet were added."""
+        self._general.close()
+        if self._preferred is not None:
+            self._preferred.close()
+
+    @property
+    def found(self) -> Survey:
+        """The survey that counts: that of the preferred agents, if any of them may get the tasks when it has room."""
+        preferred = self._preferred
+        return preferred if preferred is not None and preferred.reason in _HAS_AGENTS else self._general
+
+
 class FleetIndex:
     """Finds the reasons of many pools: agents are indexed, so a pool costs little more than the agents that fit it.
 
@@ -321,7 +363,18 @@ class FleetIndex:
         return task_type in self._ejected
 
     def reason_of(self, pool: Pool) -> WaitingReason:
-        """Return the reason for which a queued task of this pool waits; the same as that of a ``Survey``."""
+        """Return the reason for which a queued task of this pool waits; the same as that of a ``PoolSurvey``."""
+        return self._decide(pool)[1]
+
+    def _decide(self, pool: Pool) -> tuple[Pool, WaitingReason]:
+        """Return the pool that counts (that of the preferred agents if any of them is eligible), and its reason."""
+        preferred = preferred_pool(pool)
+        if preferred is not None and (reason := self._reason_of(preferred)) in _HAS_AGENTS:
+            return preferred, reason
+        return pool, self._reason_of(pool)
+
+    def _reason_of(self, pool: Pool) -> WaitingReason:
+        """Return the reason for which a task waits that only agents that meet all requirements of this pool get."""
         requirements = pool.requirements
         if not self._agents:
             return _R.NO_AGENT_REGISTERED
@@ -331,16 +384,16 @@ class FleetIndex:
         fitting = self._fitting(requirements)
         if isinstance(fitting, WaitingReason):
             return fitting
-        if pool.refused_by or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
+        has_own_rules = pool.refused_by or pool.unhandled_by or self.has_ejected(pool.task_type)
+        if has_own_rules or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
             return first_reason(self._judged(pool, fitting))
-        if not self.has_ejected(pool.task_type):
-            return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
-        return first_reason(self._judged(pool, fitting))
+        return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
 
     def count_ejected(self, pool: Pool) -> int:
         """Return how many agents get no task of this pool because they are ejected."""
         if not self.has_ejected(pool.task_type):
             return 0
+        pool, _ = self._decide(pool)
         fitting = self._fitting(pool.requirements)
         if isinstance(fitting, WaitingReason):
             return 0
@@ -417,6 +470,7 @@ _CLAUSES: dict[WaitingReason, str] = {
     _R.SCHEDULED: "its run time is not reached",
     _R.NO_AGENT_REGISTERED: "no agent is registered",
     _R.NO_VERSION: "every agent that fits has a version that could not decode the payload",
+    _R.NO_HANDLER: "every agent that fits has no handler for the type of the task",
     _R.NAMED_AGENT_ABSENT: "agent {agent!r}, which the task names, is not registered",
     _R.NEXT_IN_LINE: "an agent has room, and the task is placed when its turn comes",
 }

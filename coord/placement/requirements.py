@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from sys import intern
 
+from msgspec.structs import replace
+
 from coord.models.agents import FleetAgent
 from coord.models.explanations import WaitingReason
-from coord.models.tasks import Requirements
+from coord.models.tasks import Pool, Requirements
 
 
 def facets_of(agent: FleetAgent) -> frozenset[str]:
@@ -45,6 +47,20 @@ def facets_by_reason(requirements: Requirements) -> dict[WaitingReason, list[str
         WaitingReason.NO_LABEL: [_label(name, value) for name, value in requirements.labels.items()],
         WaitingReason.NAMED_AGENT_ABSENT: [] if agent_id is None else [_facet("agent", agent_id)],
     }
+
+
+def preferred_pool(pool: Pool) -> Pool | None:
+    """Return the pool with the capability named like its task type among its requirements.
+
+    Its agents get the tasks of a pool that requires no capability, if there are any: they say that they can run them.
+
+    Returns:
+        None if the pool requires a capability.
+    """
+    requirements = pool.requirements
+    if requirements.capabilities:
+        return None
+    return replace(pool, requirements=replace(requirements, capabilities=(pool.task_type,)))
 
 
 def capability_facet(name: str) -> str:

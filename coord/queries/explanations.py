@@ -20,7 +20,7 @@ from coord.models.explanations import Explanation, PlacedExplanation, StartEstim
 from coord.models.ids import entry_ms
 from coord.models.tasks import Pool, TaskRecord, TaskState
 from coord.pipeline import pack, send_and_read
-from coord.placement.reasons import Survey, describe
+from coord.placement.reasons import PoolSurvey, describe
 from coord.queries.agents import scan_fleet
 from coord.queries.cell import count_workers, get_write_refusal
 from coord.queries.memory import get_memory
@@ -138,10 +138,11 @@ async def _explain_scheduled(redis: Redis, keys: Keys, settings: Settings, recor
 
 async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: TaskRecord) -> WaitingExplanation:
     pool = await _pool_of(redis, keys, record)
-    survey = Survey(pool, await get_health_threshold(redis, keys, settings), NEAREST)
+    surveys = PoolSurvey(pool, await get_health_threshold(redis, keys, settings), NEAREST)
     async for agents in scan_fleet(redis, keys):
-        survey.add(agents)
-    survey.close()
+        surveys.add(agents)
+    surveys.close()
+    survey = surveys.found
     reason = survey.reason
     pipe = redis.pipeline(transaction=False)
     pipe.zrank(keys.queue(record.pool), record.task_id)
@@ -151,9 +152,14 @@ async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: 
     estimate = None
     if ahead is not None and not reason.is_parked:
         estimate = await _estimate(redis, keys, record.pool, int(ahead), parse_time(time))
+    text = survey.text
+    if record.avoid:
+        text += (
+            f"; after failed attempts it avoids {', '.join(record.avoid)} while another eligible agent is registered"
+        )
     return WaitingExplanation(
         reason=reason,
-        text=survey.text,
+        text=text,
         pool=record.pool,
         position=None if ahead is None else int(ahead) + 1,
         ahead=None if ahead is None else int(ahead),

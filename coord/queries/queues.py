@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, encode, parse_submission
+from coord.codec import BAD_JSON, encode, parse_preferences, parse_submission
 from coord.config import Settings
 from coord.keys import Keys
 from coord.models.explanations import WaitingReason
-from coord.models.tasks import Pool, Priority, TaskState
+from coord.models.tasks import NamedTask, Pool, Priority, TaskState
 from coord.placement.reasons import FleetIndex
+from coord.placement.requirements import preferred_pool
 from coord.queries.agents import scan_fleet
 from coord.queries.reads import chunks, decode_text, parse_time
 from coord.queries.settings import get_health_threshold
@@ -220,6 +222,42 @@ async def get_pool_lengths(redis: Redis, keys: Keys, pools: Sequence[str]) -> di
     }
 
 
+async def get_named_tasks(
+    redis: Redis, keys: Keys, wanted: Mapping[str, int]
+) -> dict[str, tuple[int, list[NamedTask]]]:
+    """Return the number of tasks in named queues, and the first ones of each, in their order.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        wanted: name of the queue -> maximum number of its tasks to read.
+    """
+    pipe = redis.pipeline(transaction=False)
+    for queue, most in wanted.items():
+        pipe.zcard(keys.queue(queue))
+        pipe.zrange(keys.queue(queue), 0, most - 1, withscores=True)
+    answers = await pipe.execute()
+    pipe = redis.pipeline(transaction=False)
+    for heads in answers[1::2]:
+        for task_id, _ in heads:
+            pipe.hmget(keys.task(task_id.decode()), "submission", "preferences", "avoid")
+    records = iter(await pipe.execute(raise_on_error=False))
+    found: dict[str, tuple[int, list[NamedTask]]] = {}
+    for (queue, most), length, heads in zip(wanted.items(), answers[::2], answers[1::2], strict=True):
+        tasks = [_named_task(task_id.decode(), score, next(records)) for task_id, score in heads]
+        found[queue] = int(length) if len(tasks) == most else len(tasks), tasks
+    return found
+
+
+def _named_task(task_id: str, score: float, fields: Any) -> NamedTask:
+    """Return a task of a named queue; one whose record cannot be read is named as well, so that dispatch removes it."""
+    submission, preferences, avoid = (None, None, None) if isinstance(fields, Exception) else fields
+    if not submission:
+        return NamedTask(score, task_id)
+    priority = Priority(parse_submission(decode_text(submission)).priority)
+    return NamedTask(score, task_id, priority, parse_preferences(preferences), tuple(decode_text(avoid or b"").split()))
+
+
 async def list_waiting_pools(redis: Redis, keys: Keys, known: Mapping[str, Pool]) -> tuple[int, list[WaitingPool]]:
     """Return all pools in which tasks wait, and the revision of the table from before it was read.
 
@@ -251,12 +289,18 @@ async def _reasons(
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
-    known: dict[tuple[bytes, tuple[str, ...], str], tuple[WaitingReason, int]] = {}
+    known: dict[tuple[object, ...], tuple[WaitingReason, int]] = {}
     reasons: dict[str, tuple[WaitingReason, int]] = {}
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
-            task_type = pool.definition.task_type if fleet.has_ejected(pool.definition.task_type) else ""
-            key = encode(pool.definition.requirements), pool.definition.refused_by, task_type
+            definition = preferred_pool(pool.definition) or pool.definition  # the type counts if no capability does
+            key = (
+                encode(definition.requirements),
+                definition.refused_by,
+                definition.unhandled_by,
+                definition is pool.definition,
+                definition.task_type if fleet.has_ejected(definition.task_type) else "",
+            )
             if key not in known:
                 known[key] = fleet.reason_of(pool.definition), fleet.count_ejected(pool.definition)
             reasons[pool.pool] = known[key]
@@ -286,7 +330,7 @@ def pool_in_record(definition: bytes | None, body: bytes | None) -> Pool | None:
     if definition:
         return _definition(definition)
     found = _definition(body)
-    return found and replace(found, refused_by=())  # a client's body does not decide this
+    return found and replace(found, refused_by=(), unhandled_by=())  # a client's body does not decide this
 
 
 def _definition(raw: bytes | None) -> Pool | None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from coord.codec import BAD_JSON, parse_assignment, parse_submission
+from coord.codec import BAD_JSON, parse_assignment, parse_preferences, parse_submission
 from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.ids import entry_ms
@@ -331,6 +331,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
     lines = [line for line in raw.get("attempts", "").split("\n") if line]
     submission = parse_submission(raw["submission"])
     assignment = parse_assignment(raw["assignment"]) if "assignment" in raw else None
+    preferences = parse_preferences(raw.get("preferences"))
     replay_id = raw.get("replay_id")
     return TaskRecord(
         task_id=task_id,
@@ -340,6 +341,9 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         payload=body.get("payload"),
         submitted_at=submission.submitted_at,
         pool=submission.pool,
+        location=preferences.location,
+        affinity_key=preferences.affinity_key,
+        avoid=tuple(raw.get("avoid", "").split()),
         attempt=assignment.attempt if assignment else int(raw.get("attempt", 0)),
         failures=int(raw.get("failures", 0)),
         releases=int(raw.get("releases", 0)),

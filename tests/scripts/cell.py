@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
-from coord.models.tasks import HEAD_START_MS, LANE, Priority, TaskRecord
+from coord.models.tasks import HEAD_START_MS, LANE, Priority, TaskRecord, named_queue
 from coord.streams import Consumer
 from tests.scripts.records import Records
 from workers import lua
@@ -218,10 +218,16 @@ class Cell(Records):
         return (await self.admit(await self.submission(task_id, **options)))[0]
 
     async def placement(self, agent_id: str = "a1", *, pool: str = "p1", rev: int | None = None) -> Placement:
-        """A planned assignment with a fresh lease, by default on the agent as it is now."""
+        """A planned assignment with a fresh lease, by default on the agent as it is now.
+
+        If only the named queue of the pool has tasks, the first of them is named.
+        """
         if rev is None:
             rev = int(await self.redis.hget(self.keys.agent(agent_id), "rev") or 0)
-        return Placement(pool, agent_id, rev, f"{next(self._leases):016x}", EXPLANATION)
+        task_id, named = "", self.keys.queue(named_queue(pool))
+        if not await self.redis.exists(self.keys.queue(pool)) and await self.redis.type(named) == b"zset":
+            pool, task_id = named_queue(pool), (await self.redis.zrange(named, 0, 0))[0].decode()
+        return Placement(pool, agent_id, rev, f"{next(self._leases):016x}", EXPLANATION, task_id)
 
     async def dispatch(self, agent_id: str = "a1", *, pool: str = "p1", rev: int | None = None) -> str:
         """Assign the next task of a pool; the word."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from coord.models.tasks import Lane
+from coord.models.tasks import Lane, is_named
 from tests.scripts.machine_server import MachineServer, Picture
 
 
@@ -83,10 +83,12 @@ class Distributor:
     def __init__(self) -> None:
         self.fleet: dict[str, tuple[int, int]] = {}
         self.pools: dict[str, int] = {}
+        self.named: dict[str, list[str]] = {}  #: named queue -> its tasks
 
     def refresh(self, seen: Picture) -> None:
         """Take everything over as it is now."""
         self.pools = {pool: len(tasks) for pool, tasks in seen.books.queues.items()}
+        self.named = {pool: sorted(tasks) for pool, tasks in seen.books.queues.items() if is_named(pool) and tasks}
         self.fleet = {
             agent: (int(row["rev"]), int(row["capacity"]) - len(seen.books.inflight.get(agent, ())))
             for agent, row in seen.agents.items()

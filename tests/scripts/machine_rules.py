@@ -15,7 +15,7 @@ from tests.scripts.machine_server import TASK_STREAMS
 from tests.scripts.machine_world import World
 
 TASKS = [f"t{n}" for n in range(8)]
-POOLS = ["p1", "p2"]
+POOLS = ["p1", "p2", "p1.named"]
 AGENTS = ["a1", "a2"]
 SOME = st.integers(0, 99)
 #: What a paused worker has read, by its script.
@@ -126,7 +126,7 @@ class Machine(World):
             view.refresh(self.seen)
         seats = [(agent, rev) for agent, (rev, room) in view.fleet.items() for _ in range(room + blind)]
         wanted = [pool for pool, length in view.pools.items() for _ in range(length + blind)]
-        self.dispatch(some(wanted, first, most), some(seats, first, most))
+        self.dispatch(some(wanted, first, most), some(seats, first, most), view.named)
         for n in range(len(self.processes) if claimed else 0):
             for process in self.awake(n):
                 self.look(process, 3)

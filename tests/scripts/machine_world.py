@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -280,10 +280,16 @@ class World(RuleBasedStateMachine):
         tasks = {self.facts[entry].task_id for entry in batch}
         assert_untouched({task for task in tasks if before.state(task) != TaskState.FAILED}, before, self.seen)
 
-    def dispatch(self, pools: Sequence[str], seats: Sequence[tuple[str, int]]) -> None:
-        """``dispatch`` of the next task of each pool to the agent beside it, as of its rev, under fresh leases."""
+    def dispatch(
+        self, pools: Sequence[str], seats: Sequence[tuple[str, int]], tasks: Mapping[str, Sequence[str]]
+    ) -> None:
+        """``dispatch`` of the next task of each pool to the agent beside it, as of its rev, under fresh leases.
+
+        ``tasks``: named queue -> its tasks as they were seen; these are named in turn, some twice.
+        """
+        named = {pool: itertools.cycle(tasks) for pool, tasks in tasks.items()}
         plan = [
-            Placement(pool, agent, rev, f"{next(self.numbers):016x}", b"{}")
+            Placement(pool, agent, rev, f"{next(self.numbers):016x}", b"{}", next(named[pool]) if pool in named else "")
             for pool, (agent, rev) in zip(pools, seats, strict=False)
         ]
         if plan:

@@ -29,6 +29,45 @@ async def test_a_failure_is_retried_after_a_rest(cell: Cell) -> None:
     assert (await cell.logged())[-1] == "task.retried"
 
 
+@pytest.mark.parametrize("end", ["fail", "time out", "lose"])
+async def test_a_retry_avoids_the_agents_of_the_failed_attempts(cell: Cell, end: str) -> None:
+    """The last one first, each once, at most eight; the task waits in the named queue of its pool."""
+    for number in range(10):
+        await cell.register(f"a{number}", capacity=9)
+    await cell.submit(pool="p-t1", max_attempts=99, timeout=1_000, backoff_max_ms=1)
+    assert await cell.fields("t1", "avoid") == [None]
+    for agent in (*[f"a{number}" for number in range(10)], "a5"):
+        await cell.dispatch(agent, pool="p-t1")
+        await cell.claim()
+        if end == "fail":
+            await cell.fail()
+        elif end == "lose":
+            await cell.reclaim(agent)
+        else:
+            cell.now += 1_001
+            await cell.run_alarms()
+        assert await cell.state() == "scheduled"
+        assert (await cell.task()).pool == "p-t1.named"
+        cell.now += 60_000
+        await cell.run_alarms()
+        assert await cell.redis.zcard(cell.keys.queue("p-t1.named")) == 1
+    assert (await cell.task()).avoid == ("a5", "a9", "a8", "a7", "a6", "a4", "a3", "a2")
+
+
+@pytest.mark.parametrize("end", ["release", "recall"])
+async def test_a_returned_task_avoids_nobody(cell: Cell, end: str) -> None:
+    """Its agent did not fail; and the task stays interchangeable."""
+    await cell.register()
+    await cell.assign(claimed=end == "release")
+    if end == "release":
+        await cell.report("released", code="released", message="later")
+    else:
+        cell.now += 60_001
+        await cell.run_alarms()
+    task = await cell.task()
+    assert (task.state, task.pool, task.avoid) == ("scheduled", "p-t1", ())
+
+
 async def test_the_backoff_doubles_within_its_bounds(cell: Cell) -> None:
     """Full jitter: between 0 and backoff * 2^(n-1), at most the ceiling, and not always the same."""
     await cell.register(capacity=100)

@@ -38,7 +38,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"counters.negative", "counters.state"},
     ),
     "an end that was not counted": (
-        lambda r, k: r.hset(k.of("counters"), mapping={"completed:normal": 0, "queued:normal": 3}),
+        lambda r, k: r.hset(k.of("counters"), mapping={"completed:normal": 0, "queued:normal": 4}),
         {"counters.state"},
     ),
     "a counter that is no number": (
@@ -60,6 +60,9 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a waiting task in no queue": (lambda r, k: r.zrem(k.queue("p1"), "first"), {"queue.missing"}),
     "a queue that names a stranger": (lambda r, k: r.zadd(k.queue("p1"), {"stranger": 1}), {"queue.orphan"}),
     "a task in its queue at another score": (lambda r, k: r.zadd(k.queue("p1"), {"first": 1}), {"queue.moment"}),
+    "a named task in no queue": (lambda r, k: r.zrem(k.queue("p3.named"), "named"), {"queue.missing", "pool.orphan"}),
+    "a named queue without its row": (lambda r, k: r.hdel(k.of("pools"), "p3.named"), {"pool.missing"}),
+    "an agent to avoid that no plan sees": (lambda r, k: r.hset(k.task("first"), "avoid", "a1"), {"queue.unnamed"}),
     "a queue without its row": (lambda r, k: r.hdel(k.of("pools"), "p1"), {"pool.missing"}),
     "a row without its queue": (lambda r, k: r.hset(k.of("pools"), "p9", "{}"), {"pool.orphan"}),
     "a held task that no load counts": (lambda r, k: r.srem(k.inflight("a1"), "held"), {"inflight.missing"}),
@@ -108,6 +111,7 @@ async def filled(cell: Cell) -> None:
     await cell.assign("held", claimed=False)
     await cell.admit(await cell.submission("refused"), nearly_full=True)
     await cell.submit("first")
+    await cell.submit("named", pool="p3.named", preferences=b'{"affinity_key":"k"}')
     await cell.submit("second")
     await cell.submit("later", run_at=cell.now + 60_000)
 
@@ -118,7 +122,7 @@ async def test_a_sound_cell_is_sound(cell: Cell) -> None:
     for quiet in (True, False):
         report = await examine(cell.redis, cell.keys, quiet=quiet)
         assert report.findings == []
-        assert (report.tasks, report.compared) == (8, True)
+        assert (report.tasks, report.compared) == (9, True)
 
 
 async def test_dropped_results_are_no_finding(cell: Cell) -> None:

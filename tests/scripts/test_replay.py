@@ -50,6 +50,24 @@ async def test_a_failed_task_is_queued_with_fresh_attempts_and_its_story(cell: C
     assert await cell.is_consumed("in:control:distributor")
 
 
+@pytest.mark.parametrize("options", [{}, {"preferences": b'{"affinity_key":"k"}'}])
+async def test_fresh_attempts_avoid_no_agent(cell: Cell, options: dict[str, Any]) -> None:
+    """The task waits where it did at first: in the named queue only if it has preferences."""
+    await cell.register()
+    first = "p-t1.named" if options else "p-t1"
+    await cell.submit(pool=first, max_attempts=2, **options)
+    await cell.dispatch(pool="p-t1")
+    await cell.fail()
+    cell.now += 60_000
+    await cell.run_alarms()
+    assert ((await cell.task()).pool, (await cell.task()).avoid) == ("p-t1.named", ("a1",))
+    await cell.dispatch(pool="p-t1")
+    await cell.fail()
+    assert await replay(cell) == "REPLAYED"
+    assert ((await cell.task()).pool, (await cell.task()).avoid) == (first, ())
+    assert await cell.dispatch(pool="p-t1") == "ASSIGNED"
+
+
 async def test_it_waits_as_if_it_had_been_submitted_now(cell: Cell) -> None:
     """Else many that are replayed after a week would overtake everybody who waits."""
     await cell.register()

@@ -19,6 +19,28 @@ from tests.waiting import wait_until
 SOON = Retry(max_attempts=3, backoff=0.01)
 
 
+async def test_an_agent_that_fails_at_once_fails_no_task_for_good(client: Client, make_agent: MakeAgent) -> None:
+    """⚠ It is always the least loaded one, so it got most tasks, and got them again until no attempt was left."""
+    healthy = [make_agent(f"healthy-{number}", capacity=1) for number in range(2)]
+    broken = make_agent("broken", capacity=8)
+
+    async def work(task: Task) -> str:
+        await asyncio.sleep(0.02)
+        return "done"
+
+    async def fail(task: Task) -> str:
+        raise ValueError("always")
+
+    for agent in (*healthy, broken):
+        agent.task("work")(fail if agent is broken else work)
+        await agent.start()
+    handles = await client.submit_many([TaskSpec(task_type="work", retry=SOON) for _ in range(40)])
+    assert [await handle.result(timeout=30) for handle in handles] == ["done"] * 40
+    records = [await handle.record() for handle in handles]
+    assert {record.failures for record in records} == {0, 1}
+    assert {one.agent_id for record in records for one in record.attempts} == {"broken"}
+
+
 async def test_a_failed_attempt_is_tried_again(client: Client, make_agent: MakeAgent) -> None:
     """Whatever a handler raises ends one attempt; the story of the failed ones is kept."""
     agent = make_agent("flaky")

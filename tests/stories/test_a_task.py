@@ -200,12 +200,30 @@ async def test_a_task_without_a_fitting_agent_waits(client: Client, make_agent: 
 
 
 async def test_an_agent_without_a_handler_says_what_to_do(client: Client, make_agent: MakeAgent) -> None:
-    """It declared a capability that it has no handler for: the task fails, and the message names the remedy."""
+    """No other agent has the capability, so the task fails, and the message names the remedy."""
     agent = make_agent("boaster", capabilities=["paint"])
     await agent.start()
     handle = await client.submit("paint")
     with pytest.raises(TaskFailed, match=r"no_handler.*@agent\.task\('paint'\)"):
         await handle.result(timeout=10)
+
+
+async def test_a_task_leaves_an_agent_without_a_handler(client: Client, make_agent: MakeAgent) -> None:
+    """⚠ It failed for good, although another agent could run it. This does not count as an attempt."""
+    boaster, painter = make_agent("boaster", capabilities=["paint"]), make_agent("painter", capacity=1)
+
+    @painter.task("paint")
+    async def paint(task: Task) -> str:
+        return f"painted at attempt {task.attempt}"
+
+    await boaster.start()
+    await painter.start()
+    handles = [await client.submit("paint", retry={"max_attempts": 1}) for _ in range(6)]
+    results = [await handle.result(timeout=20) for handle in handles]
+    assert set(results) <= {"painted at attempt 1", "painted at attempt 2"}
+    records = [await handle.record() for handle in handles]
+    assert {record.failures for record in records} == {0}
+    assert {one.code for record in records for one in record.attempts} == {"no_handler"}
 
 
 async def test_what_does_not_fit_is_refused_before_it_is_sent(client: Client) -> None:

@@ -97,6 +97,14 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
             [f"coord: --strategy 'round' is not one of {', '.join(STRATEGY_NAMES)}; did you mean 'round_robin'?"],
         ),
         (["strategy", "set", "foo"], ["coord: strategy 'foo' is not one of capability_based, consistent_hash"]),
+        (
+            ["tasks", "submit", "t", "--location", "city=Ulm"],
+            ["coord: --location 'city' is not one of lat, lon, region, zone"],
+        ),
+        (
+            ["tasks", "submit", "t", "--location", "lat=north"],
+            ["coord: --location lat must be a number of degrees, got 'north'"],
+        ),
         (["tasks", "submit", "t", "--agent-type", "llm"], ["--agent-type", "'worker'", "'general'"]),
         (["tasks", "submit", "t", "--wait-timeout", "5"], ["coord: --wait-timeout needs --wait"]),
         (
@@ -286,6 +294,8 @@ def test_the_help_tells_of_each_argument_in_paragraphs(coord: Coord) -> None:
         ("specs[0]: requirements.tags[1] must not be empty, got ''", "--tag must not be empty, got ''"),
         ("specs[0]: requirements.labels.zone must be text, got 1", "--label must be text, got 1"),
         ("retry.max_attempts must be 1000 or less, got 5000", "--max-attempts must be 1000 or less, got 5000"),
+        ("specs[0]: location.lat must be 90 or less, got 91.0", "--location lat must be 90 or less, got 91.0"),
+        ("affinity_key must not be empty, got ''", "--affinity-key must not be empty, got ''"),
         ("specs[0]: task_id must be 1 to 128 characters", "--id must be 1 to 128 characters"),
         ("specs[0]: give delay or run_at, not both", "give delay or run_at, not both"),
         ("capabilities: expected a list", "capabilities: expected a list"),

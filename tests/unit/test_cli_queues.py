@@ -14,6 +14,7 @@ from coord.models.tasks import Pool, Requirements
         (Pool("t"), "none"),
         (Pool("t", Requirements(capabilities=("ocr", "pdf")), "random"), "capabilities ocr, pdf; strategy random"),
         (Pool("t", refused_by=("", "1.2")), "another version than (none), 1.2"),
+        (Pool("t", unhandled_by=("a1", "a2")), "another agent than a1, a2"),
     ],
 )
 def test_a_pool_shows_what_an_agent_must_have(pool: Pool, text: str) -> None:

@@ -152,6 +152,8 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
         ("/tasks/submit", {"task_data": {}, "run_at": "9999-12-31T23:59:59-23:59"}, ["run_at"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "deadline": "0001-01-01T00:00:00+23:59"}, ["deadline"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "retry": {"max": 1}}, ["retry"], "value_error"),
+        ("/tasks/submit", {"task_data": {}, "location": {"lat": 91}}, ["location", "lat"], "value_error"),
+        ("/tasks/submit", {"task_data": {}, "affinity_key": 7}, ["affinity_key"], "type_error"),
         ("/tasks/submit", {"task_data": {}, "requirements": {"tags": 1}}, ["requirements", "tags"], "type_error"),
         ("/tasks/submit", [1], [], "type_error"),
     ],

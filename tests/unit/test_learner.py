@@ -27,7 +27,7 @@ def learner_of(agents: int = 3) -> Learner:
 
 def place(learner: Learner, *leases: str, agent_id: str = "a0", load: float = 0) -> None:
     """Remember assignments, as after a dispatch."""
-    placements = [Placement("p", agent_id, 1, lease, b"{}", "t", load) for lease in leases]
+    placements = [Placement("p", agent_id, 1, lease, b"{}", "", "t", load) for lease in leases]
     learner.planner.answered(placements, TaskBatch(["ASSIGNED"] * len(leases), {}, {}, 0, 0))
 
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import Ejection, unmet_requirement
+from coord.placement import Ejection, preferred_pool, unmet_requirement
 from workers import planner as planner_module
 from workers import view as view_module
 from workers.planner import Planner
@@ -71,9 +71,17 @@ REQUIRED = st.builds(
 )
 STRATEGY = st.sampled_from([None, None, "least_connections", "round_robin", "random", "gone"])
 #: Most pools share a group with others, and an agent fits them.
-COMMON = [Pool("t"), Pool("t"), Pool("t", Requirements(agent_type="x")), Pool("t", strategy="round_robin"), Pool("u")]
+COMMON = [
+    Pool("t"),
+    Pool("x"),
+    Pool("t", Requirements(agent_type="x")),
+    Pool("t", strategy="round_robin"),
+    Pool("u"),
+]
 DEFINITION = st.one_of(
-    st.sampled_from(COMMON), st.sampled_from(COMMON), st.builds(Pool, st.just("t"), REQUIRED, STRATEGY)
+    st.sampled_from(COMMON),
+    st.sampled_from(COMMON),
+    st.builds(Pool, st.sampled_from(["t", "x", "y"]), REQUIRED, STRATEGY),
 )
 POOL = st.sampled_from([f"p{number}" for number in range(6)])
 LENGTH = st.integers(1, 5)
@@ -123,9 +131,15 @@ class Model:
     ejected_of: Callable[[Pool], Collection[str]] = lambda _: ()
 
     def fit(self, pool: ModelPool) -> list[ModelAgent]:
-        """The agents that meet the pool's requirements and are neither suspended nor ejected."""
-        ejected = self.ejected_of(pool.definition)
-        return [one for one in self.meet(pool.definition) if one.row.agent_id not in ejected]
+        """The agents that may get the pool's tasks, but for those that are ejected."""
+        wanted = self.wanted(pool.definition)
+        ejected = self.ejected_of(wanted)
+        return [one for one in self.meet(wanted) if one.row.agent_id not in ejected]
+
+    def wanted(self, definition: Pool) -> Pool:
+        """The pool whose agents get the tasks: those that can do the type, if no capability is required and any can."""
+        preferred = preferred_pool(definition)
+        return definition if preferred is None or not self.meet(preferred) else preferred
 
     def meet(self, definition: Pool) -> list[ModelAgent]:
         """The agents that meet requirements and are not suspended."""
@@ -423,10 +437,11 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def look_for_starved(self) -> None:
         """The groups of pools that wait although all agents that fit are full."""
-        starved = [pool for _, _, pool in self.model.left() if self.model.fit(pool) and not self.model.with_room(pool)]
+        left = self.model.left()
+        starved = [name for _, name, pool in left if self.model.fit(pool) and not self.model.with_room(pool)]
         found = self.planner.starved_groups()
-        for pool in starved:
-            assert self.view.group_of(pool.definition) in found
+        for name in starved:
+            assert self.planner.waiting[name].group in found
         for group in found:
             assert group.eligible
             assert not group.has_room
@@ -443,16 +458,18 @@ class Machine(RuleBasedStateMachine):
         assert set(self.planner.waiting) == set(self.model.pools)
         suspended = {agent for agent, one in self.model.agents.items() if one.is_suspended}
         for name, pool in self.model.pools.items():
-            group = self.planner.waiting[name].group
+            group = self.planner.waiting[name].wanted_group
             assert group.eligible - suspended == {one.row.agent_id for one in self.model.fit(pool)}
             ejected = self.view.ejections.has_ejected(pool.definition.task_type)
             assert group.task_type == (pool.definition.task_type if ejected else "")
             if ejected:
-                assert group.meeting - suspended == {one.row.agent_id for one in self.model.meet(pool.definition)}
+                wanted = self.model.wanted(pool.definition)
+                assert group.meeting - suspended == {one.row.agent_id for one in self.model.meet(wanted)}
                 assert group.meeting == group.eligible | group.ejected
-                assert group.ejected == self.ejected_of(pool.definition)
+                assert group.ejected == self.ejected_of(wanted)
             assert len(group.line) <= 2 * group.users + 9
-        in_use = {self.planner.waiting[name].group for name in self.model.pools}
+        waiting = [self.planner.waiting[name] for name in self.model.pools]
+        in_use = {group for one in waiting for group in (one.general, one.preferred) if group is not None}
         assert len(self.view._groups) <= len(in_use) + view_module.GROUPS_KEPT
         assert sum(map(len, self.view._watching.values())) == len(self.view._groups)
         for state in self.view.agents.values():

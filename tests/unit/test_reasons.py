@@ -12,7 +12,16 @@ from msgspec.structs import replace
 from coord.models.agents import AgentStatus, Ejected, FleetAgent
 from coord.models.explanations import REJECTED, WaitingReason
 from coord.models.tasks import Pool, Requirements
-from coord.placement.reasons import FleetIndex, Survey, describe, ejected_of, first_reason, judge, shortfalls
+from coord.placement.reasons import (
+    FleetIndex,
+    PoolSurvey,
+    Survey,
+    describe,
+    ejected_of,
+    first_reason,
+    judge,
+    shortfalls,
+)
 from tests.unit.test_placement import FIT, random_agent, random_requirements
 
 R = WaitingReason
@@ -25,7 +34,7 @@ ALL = Requirements(
     agent_id="a1",
     min_health_score=0.7,
 )
-POOL = Pool("t", ALL, refused_by=("0.9",))
+POOL = Pool("t", ALL, refused_by=("0.9",), unhandled_by=("unable",))
 #: Each reason for which an agent is rejected, in their order -> a change that gives it to an agent that fits.
 BREAKS: dict[WaitingReason, dict[str, Any]] = {
     R.NO_AGENT_REGISTERED: {"status": AgentStatus.INACTIVE, "active": False},
@@ -35,6 +44,7 @@ BREAKS: dict[WaitingReason, dict[str, Any]] = {
     R.NO_TAG: {"tags": frozenset({"cpu"})},
     R.NO_LABEL: {"labels": {"zone": "c"}},
     R.NO_VERSION: {"version": "0.9"},
+    R.NO_HANDLER: {"agent_id": "unable"},
     R.NAMED_AGENT_ABSENT: {"agent_id": "a2"},
     R.ALL_STALE: {"status": AgentStatus.STALE, "active": False},
     R.ALL_UNHEALTHY: {"health_score": 0.69},
@@ -72,6 +82,8 @@ def random_case(random: Random) -> tuple[list[FleetAgent], Pool, float]:
         until = random.randint(1, 30_000)
         agent.ejected = random.choice(((), (), (Ejected(random.choice("tu"), until, 30_000, 1.0, 0.0),)))
     pool = Pool("t", random_requirements(random), refused_by=random.choice(((), (), ("1",), ("", "2"))))
+    if random.random() < 0.2:
+        pool = replace(pool, unhandled_by=("a0", "a2"))
     return agents, pool, random.choice((0.0, 0.5))
 
 
@@ -86,6 +98,7 @@ def test_the_order_is_the_documented_one() -> None:
         "no_tag",
         "no_label",
         "no_version",
+        "no_handler",
         "named_agent_absent",
         "all_stale",
         "all_unhealthy",
@@ -195,6 +208,26 @@ def test_each_rejected_agent_has_exactly_one_reason() -> None:
         assert fleet.count_ejected(pool) == found.rejected.get(R.EJECTED, 0)
         seen.add(found.reason)
     assert seen == set(R) - {R.SCHEDULED, R.EJECTED}, "every reason but two; not all agents that fit are ejected"
+
+
+def test_agents_that_can_do_the_type_of_a_task_come_first() -> None:
+    """If any of them is eligible, it alone counts; the index of the fleet says the same in any fleet."""
+    random = Random(11)
+    counted = 0
+    for _ in range(3_000):
+        agents, pool, threshold = random_case(random)
+        some = random.choice([name for agent in agents for name in sorted(agent.capabilities)] or ["none"])
+        pool = replace(pool, task_type=some, requirements=replace(pool.requirements, capabilities=()))
+        surveys = PoolSurvey(pool, threshold, 5)
+        surveys.add(agents)
+        able = [one for one in agents if some in one.capabilities and judge(one, pool, threshold) in {None, R.ALL_FULL}]
+        only = replace(pool, requirements=replace(pool.requirements, capabilities=(some,)))
+        assert surveys.found.reason is survey(agents, only if able else pool, threshold).reason
+        fleet = FleetIndex(threshold)
+        fleet.add(agents)
+        assert fleet.reason_of(pool) is surveys.found.reason
+        counted += bool(able)
+    assert 50 < counted < 2_900, "some fleets have such an agent, some have none"
 
 
 def test_the_nearest_misses_lack_least() -> None:

@@ -152,7 +152,7 @@ def test_waiting_pools_move_and_come_back() -> None:
     for group in list(view._unused):
         view._drop(group)
     assert view._of_types == {}
-    assert groups == 1
+    assert groups == 3, "one of both pools, and for each the group of the agents that can do its type"
 
 
 def test_an_agent_that_is_gone_leaves_no_ejection() -> None:

@@ -71,6 +71,9 @@ class DirectCell:
         self.distributor.view.replace(await self.distributor.follower.resync())
         await self.distributor.read_pools()
         await self.distributor.handle([])
+        while self.distributor.planner.unread:  # as its own rounds do
+            await self.distributor.table.read_lengths()
+            await self.distributor.handle([])
 
     async def task(self, task_id: str = "t1") -> TaskRecord:
         """Its record."""

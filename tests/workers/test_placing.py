@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+from coord import queries
 from coord.models.facts import AgentHeartbeat
 from coord.models.tasks import Requirements, TaskState
 from coord.streams import Append, append
@@ -123,6 +124,23 @@ async def test_three_distributors_never_over_assign(cell: RunningCell, caller: C
     assert watch.highest == 5
     assert await loads(cell, agents) == [5] * 8
     await assert_ledger(cell.redis, cell.keys)
+
+
+async def test_three_distributors_place_named_tasks(cell: RunningCell, caller: Caller) -> None:
+    """More than one reading of the queue has, beside plain ones of the same pool: each is assigned, and once."""
+    for _ in range(2):
+        await cell.add("distributor")
+    agents = await fleet(cell, 4, capacity=5)
+    async with working(agents):
+        told = [
+            *await caller.submit(400, affinity_key="one"),
+            *await caller.submit(100),
+            *await caller.submit(100, affinity_key="two", strategy="consistent_hash"),
+        ]
+        await await_count(cell, TaskState.COMPLETED, len(told))
+    await assert_ledger(cell.redis, cell.keys)
+    records = await queries.get_tasks(cell.redis, cell.keys, [one.task_id for one in told])
+    assert [record.attempt for record in records if record is not None] == [1] * len(told)
 
 
 async def test_a_named_agent_gets_its_task_and_nobody_else(cell: RunningCell, caller: Caller) -> None:

@@ -12,15 +12,17 @@ from redis.asyncio import Redis
 from coord import Agent, Client, Task, queries
 from coord.config import Settings
 from coord.models.agents import AgentStatus, AgentType
+from coord.models.explanations import WaitingReason
 from coord.models.facts import (
     AgentDeregistered,
     AgentRegistered,
     AgentStatusChanged,
     TaskCancelRequested,
     TaskFailed,
+    TaskReleased,
     TaskReplayed,
 )
-from coord.models.tasks import TaskState
+from coord.models.tasks import Requirements, Retry, TaskState, TaskSubmitted
 from tests.running import RunningCell
 from tests.workers.test_handlers import DirectCell, direct, echo
 from workers import refusals
@@ -178,6 +180,97 @@ async def test_a_cancelled_task_is_not_released_again(direct: DirectCell) -> Non
     assert await direct.tell("in:requests", TaskCancelRequested("t1")) == ["ok"]
     await refuse(direct)
     assert (await direct.task()).state is TaskState.CANCELLED
+
+
+async def give_back(direct: DirectCell, task_id: str = "t1") -> str:
+    """Let the agent that has the task say that it has no handler for it; that agent."""
+    task = await direct.task(task_id)
+    assert task.agent_id is not None
+    assert task.lease is not None
+    fact = TaskReleased(task_id, task.lease, "it has no handler; add one", "no_handler")
+    assert await direct.tell("in:reports", fact) == ["ok"]
+    return task.agent_id
+
+
+async def test_agents_without_a_handler_give_a_task_back_once_each(direct: DirectCell) -> None:
+    """⚠ The task failed for good because it came to the wrong agent first. No attempt counts; the last one fails it."""
+    for number in (2, 3):
+        await register(direct, f"a{number}", "")
+    await submit(direct, retry=Retry(max_attempts=1))
+    asked = [await give_back(direct)]
+    for _ in range(2):
+        assert (await direct.task()).failures == 0
+        agent_id = await placed_again(direct)
+        assert agent_id is not None
+        asked.append(await give_back(direct))
+    assert sorted(asked) == ["a1", "a2", "a3"]
+    task = await direct.task()
+    assert task.state is TaskState.FAILED
+    assert task.error is not None
+    assert (task.error.code, task.error.message) == ("no_handler", "it has no handler; add one")
+    assert [(one.how, one.code) for one in task.attempts] == [
+        ("released", "no_handler"),
+        ("released", "no_handler"),
+        ("failed", "no_handler"),
+    ]
+
+
+async def test_an_agent_without_a_handler_gets_other_tasks(direct: DirectCell) -> None:
+    """Also of the same type, which coord does not guess, and without a new fact of the agent."""
+    await submit(direct)
+    await register(direct, "a2", "")
+    assert await give_back(direct) == "a1"
+    only = TaskSubmitted("t2", "echo", requirements=Requirements(agent_id="a1"))
+    assert await direct.tell("in:tasks:normal", only) == ["ok"]
+    assert (await direct.task("t2")).agent_id == "a1"
+    assert await placed_again(direct) == "a2"
+
+
+async def test_a_task_waits_for_an_agent_that_may_have_a_handler(direct: DirectCell) -> None:
+    """It is registered, and busy for now; the explanation says what is the matter with the other one."""
+    await submit(direct)
+    await register(direct, "a2", "")
+    assert await direct.tell("in:registry", AgentStatusChanged("a2", AgentStatus.BUSY, "i-a2")) == ["ok"]
+    await direct.place()
+    await give_back(direct)
+    assert await placed_again(direct) is None
+    found = await queries.explain_task(direct.redis, direct.keys, direct.cell.settings, "t1")
+    assert found is not None
+    assert found.waiting is not None
+    assert found.waiting.rejected == {WaitingReason.NO_HANDLER: 1, WaitingReason.ALL_BUSY_STATUS: 1}
+    assert await direct.tell("in:registry", AgentStatusChanged("a2", AgentStatus.ACTIVE, "i-a2")) == ["ok"]
+    await direct.place()
+    assert (await direct.task()).agent_id == "a2"
+
+
+async def test_a_limited_number_of_agents_may_have_no_handler(
+    direct: DirectCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids are part of the record and of the pool."""
+    monkeypatch.setattr(refusals, "MAX_AGENTS", 1)
+    for number in (2, 3):
+        await register(direct, f"a{number}", "")
+    await submit(direct)
+    await give_back(direct)
+    await placed_again(direct)
+    await give_back(direct)
+    assert (await direct.task()).state is TaskState.FAILED
+
+
+async def test_a_named_task_that_is_refused_stays_named(direct: DirectCell) -> None:
+    """Its preferences count in the other pool as well; a replay takes it back to the first one."""
+    await register(direct, "a2", "2")
+    await submit(direct, affinity_key="k")
+    first = (await direct.task()).pool
+    await give_back(direct)
+    second = (await direct.task()).pool
+    assert first != second
+    assert first.endswith(".named")
+    assert second.endswith(".named")
+    await placed_again(direct)
+    await refuse(direct)
+    assert await direct.tell("in:control:distributor", TaskReplayed("t1")) == ["ok"]
+    assert (await direct.task()).pool == first
 
 
 class Old(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,11 +10,12 @@
 -- ARGV[3]  number of explanations, then each (opaque JSON)
 -- then the number of groups of placements that share all this, then for each:
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
---   | a lease (16 hex digits, fresh) for each placement, without separators
+--   | a lease (16 hex digits, fresh) for each placement, without separators; if the plan names the tasks, then the id of
+--   each, with a space before it
 -- Groups get their tasks in turn: the first placement of each group, then the second of each group that has one, and so
 -- on. A task whose deadline has passed is not assigned: it expires.
 -- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no task waits in the pool,
---   or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
+--   or it expired); GONE (the task that the plan names does not wait in the pool any more, or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
 local CLAIM_BY = int(attempt_time(now) + tonumber(LIMITS.claim_within_ms))
 local UNLISTED_TIMEOUT = tonumber(LIMITS.unlisted_timeout_ms)
@@ -62,8 +63,14 @@ local function accept(group)
   elseif agent.rev ~= group.rev then
     return 'CHANGED'
   end
+  if group.ids then
+    touch_pool(group.pool)
+  end
   group.room = math.min(group.count, math.max(0, agent.capacity - agent.load))
   agent.load = agent.load + group.room
+  if group.ids then
+    return 'FULL'
+  end
   wanted[group.pool] = (wanted[group.pool] or 0) + group.room
   return 'FULL'
 end
@@ -132,11 +139,32 @@ local function assign(group, lease, task)
   return 'ASSIGNED'
 end
 
+-- Assigns a task that the plan names; returns nil if it does not wait in this pool any more, or has expired. The record
+-- decides: an id that a fail-over left in the queue is removed.
+local function assign_named(group, lease, id)
+  local key = P .. 'task:' .. id
+  local values = redis.pcall('HMGET', key, 'state', 'submission', 'body')
+  local word
+  if values[1] == 'queued' and pool_of(values[2]) == group.pool then
+    word = assign(group, lease, { id = id, key = key, values = values })
+  end
+  gather('ZREM', P .. 'queue:' .. group.pool, id)
+  return word
+end
+
 local groups, agent_ids, count, longest = {}, {}, 0, 0
 for n = 1, tonumber(ARGV[at]) do
   local pool, agent_id, rev, explanation, leases = unpack(ARGV, at + 1, at + 5)
+  local ids, named = nil, string.find(leases, ' ', 1, true)
+  if named then
+    ids = {}
+    for id in string.gmatch(string.sub(leases, named), '%S+') do
+      ids[#ids + 1] = id
+    end
+    leases = string.sub(leases, 1, named - 1)
+  end
   groups[n] = { pool = pool, agent_id = agent_id, rev = rev, explanation = explanations[tonumber(explanation)],
-    leases = leases, count = #leases / LEASE, taken = 0, room = 0 }
+    leases = leases, ids = ids, count = #leases / LEASE, taken = 0, room = 0 }
   agent_ids[n] = agent_id
   count, longest = count + groups[n].count, math.max(longest, groups[n].count)
   at = at + 5
@@ -171,6 +199,9 @@ local words = guard_each(count, function(n)
   group.room = group.room - 1
   local tasks, last = popped[group.pool], group.taken * LEASE
   local lease = string.sub(group.leases, last - LEASE + 1, last)
+  if group.ids then
+    return assign_named(group, lease, group.ids[group.taken]) or 'GONE'
+  end
   local word
   while not word do
     local task = tasks[tasks.next]

@@ -37,6 +37,10 @@ local function replay(i)
   end
   -- Agents that could not decode its payload may have been corrected.
   task.pool = call('HGET', task.key, 'first_pool') or task.pool
+  -- Fresh attempts avoid no agent; only its preferences keep a task in the named queue.
+  if is_named(task.pool) and call('HEXISTS', task.key, 'preferences') == 0 then
+    task.pool = sub(task.pool, 1, -#NAMED - 1)
+  end
   -- It waits as if submitted now: with the score of its first submission, many replayed tasks would overtake all
   -- others.
   task.score, task.has_extras = int(entry_ms(entry) - tonumber(LIMITS['head_start_' .. task.priority])), '1'
@@ -46,7 +50,7 @@ local function replay(i)
   call('HSET', task.key, 'state', 'queued', 'submission', pack_submission(task), 'attempt', task.attempt or '0',
     'replay_id', entry)
   call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'progress_at', 'failures', 'releases', 'returns', 'error',
-    'finished_at', 'cancel_at', 'cancel_by', 'first_pool', 'definition')
+    'finished_at', 'cancel_at', 'cancel_by', 'first_pool', 'definition', 'avoid')
   gather('ZREM', P .. 'tasks:dead', id)
   move(task.priority, 'failed', 'queued')
   bump('backlog_bytes', call('HSTRLEN', task.key, 'body'))

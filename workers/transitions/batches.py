@@ -73,17 +73,18 @@ class Submission(Struct, frozen=True):
     caller: str
     notify: bool
     body: bytes
-    options: dict[str, int]  #: any of deadline timeout max_attempts backoff_ms backoff_max_ms
+    options: Mapping[str, int | bytes]  #: any of deadline timeout max_attempts backoff_ms backoff_max_ms preferences
 
 
 class Placement(Struct, frozen=True):
-    """One planned assignment for ``dispatch``: the next task of ``pool`` to ``agent_id`` as of ``rev``."""
+    """One planned assignment for ``dispatch``: a task of ``pool`` to ``agent_id`` as of ``rev``."""
 
     pool: str
     agent_id: str
     rev: int
     lease: str
     explanation: bytes  #: JSON, recorded with the task
+    task_id: str = ""  #: the task, if ``pool`` is a named queue; empty: the next one
     task_type: str = ""
     load: float = 0  #: of the agent without this task, with work from elsewhere
 

@@ -314,7 +314,7 @@ class Scripts:
         return Call("admit", _backlog_limits(self.settings), args, read_task_batch)
 
     def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
-        """Assign waiting tasks as planned; words ASSIGNED, EMPTY, INACTIVE, CHANGED, FULL. Never repeat a call."""
+        """Assign tasks as planned; words ASSIGNED, EMPTY, GONE, INACTIVE, CHANGED, FULL. Never repeat a call."""
         groups: dict[tuple[str, str, int, bytes], list[int]] = {}
         for place, p in enumerate(placements):
             groups.setdefault((p.pool, p.agent_id, p.rev, p.explanation), []).append(place)
@@ -327,6 +327,8 @@ class Scripts:
         args: list[Arg] = [len(explanations), *explanations, len(groups)]
         for (pool, agent_id, rev, explanation), places in groups.items():
             leases = "".join([placements[place].lease for place in places])
+            if placements[places[0]].task_id:
+                leases = " ".join([leases, *[placements[place].task_id for place in places]])
             args += (pool, agent_id, rev, explanations[explanation], leases)
         turns = [place for turn in zip_longest(*groups.values()) for place in turn if place is not None]
 

@@ -82,6 +82,20 @@ local function reschedule(task, delay, counter, count)
   bump('backlog_bytes', call('HSTRLEN', key, 'body'))
 end
 
+-- Makes a task avoid the agent of its failed attempt: it waits in the named queue of its pool from now on. The last
+-- agent is the first of the list.
+local MOST_AVOIDED = 8
+local function avoid_agent(task)
+  local avoided = { task.agent_id }
+  for agent_id in string.gmatch(call('HGET', task.key, 'avoid') or '', '%S+') do
+    if agent_id ~= task.agent_id and #avoided < MOST_AVOIDED then
+      avoided[#avoided + 1] = agent_id
+    end
+  end
+  call('HSET', task.key, 'avoid', table.concat(avoided, ' '))
+  task.pool = is_named(task.pool) and task.pool or task.pool .. NAMED
+end
+
 -- The ends of a claimed attempt that its agent does not know of yet: it is ordered to stop.
 local UNKNOWN_TO_AGENT = { timed_out = true, agent_lost = true, expired = true }
 
@@ -93,7 +107,7 @@ local function put_back(task, how, field, count, message)
 end
 
 -- Ends an attempt that has no result; there is no other way. `how`: failed, timed_out, agent_lost and lease_lost count
--- against max_attempts. released counts against max_releases if the agent had started the task. recalled, and released
+-- against max_attempts, and the next attempt avoids this agent. released counts against max_releases if the agent had started the task. recalled, and released
 -- before the start, never fail a task. cancelled and expired end the task. `detail`: opaque JSON for the error of a task
 -- that failed.
 local function end_attempt(task, how, code, message, retryable, detail)
@@ -127,6 +141,7 @@ local function end_attempt(task, how, code, message, retryable, detail)
     if retryable and failures < tonumber(task.max_attempts or LIMITS.max_attempts) then
       local backoff = tonumber(task.backoff_ms or LIMITS.backoff_ms) * 2 ^ (failures - 1)
       backoff = math.min(backoff, tonumber(task.backoff_max_ms or LIMITS.backoff_max_ms))
+      avoid_agent(task)
       reschedule(task, math.floor(backoff * math.random()), 'failures', int(failures))
       bump('retried', 1)
       log_task('task.retried', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt, 'how', how, 'code', code,

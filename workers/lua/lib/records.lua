@@ -28,6 +28,10 @@ local function caller_of(submission)
   return string.match(submission, '^%S+ (%S*)')
 end
 
+local function pool_of(submission)
+  return string.match(submission, '(%S+) %S+$')
+end
+
 local find, sub = string.find, string.sub
 
 local function save_assignment(task)
@@ -84,6 +88,12 @@ local function load_rest(task)
   end
   task.is_complete = true
   return task
+end
+
+-- A pool has a second queue, of the tasks that a plan names. Its name is the pool's with this at its end.
+local NAMED = '.named'
+local function is_named(pool)
+  return sub(pool, -#NAMED) == NAMED
 end
 
 local function is_held(task)
