@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
+from typing import Any
 
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool
-from coord.placement import TaskContext
+from coord.placement import Rules, TaskContext
 from workers.transitions import Placement, TaskBatch
 from workers.view import Candidates, View
 
@@ -77,7 +78,7 @@ class Planner:
         self._order: list[Entry] = []
         self._order_limit = 64  # entries; above it outdated ones are removed
         self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
-        self._explanations: dict[tuple[str, int, str | None], bytes] = {}
+        self._explanations: dict[tuple[Rules, str | None, int, str | None], bytes] = {}
 
     def forget(self) -> None:
         """Forget the table."""
@@ -169,6 +170,32 @@ class Planner:
                     continue
                 self._begin(pool, definition)
             self.measure(pool, length, head)
+
+    def regroup(self) -> None:
+        """Move the waiting pools whose rules have changed to other groups."""
+        left: dict[Candidates, None] = {}
+        moved: list[tuple[str, Waiting]] = []
+        for pool, waiting in self.waiting.items():
+            group = self.view.hold(waiting.definition)
+            if group is waiting.group:
+                group.users -= 1
+                continue
+            left[waiting.group] = None
+            self.view.release(waiting.group)
+            waiting.group, waiting.key = group, None
+            moved.append((pool, waiting))
+            if not group.eligible and not group.is_asleep:
+                self._put_to_sleep(group)
+        for group in left:
+            if group.users:
+                waits_here = {pool for _, pool in group.line if pool in self.waiting}
+                waits_here = {pool for pool in waits_here if self.waiting[pool].group is group}
+                group.line[:] = [entry for entry in group.line if entry[1] in waits_here]
+                heapify(group.line)
+                group.turn = None
+                self._queue(group)
+        for pool, waiting in moved:
+            self._line_up(pool, waiting)
 
     def plan(self, most: int) -> list[Placement]:
         """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
@@ -393,15 +420,20 @@ class Planner:
         return pool, waiting
 
     def _explain(self, group: Candidates) -> bytes:
-        strategy = group.strategy
-        key = (strategy.name, len(group.eligible), strategy.fallback)
+        fallback = group.strategy.fallback
+        key = (group.rules, group.own_rules.missing, len(group.eligible), fallback)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
                 self._explanations.clear()
-            why = {} if strategy.fallback is None else {"fallback": strategy.fallback}
-            explained = codec.encode({"strategy": strategy.name, "eligible": len(group.eligible), **why})
-            self._explanations[key] = explained
+            why: dict[str, Any] = {"strategy": group.rules.strategy, "eligible": len(group.eligible)}
+            if group.rules.rare_skills_first:
+                why["rare_skills_first"] = True
+            if group.own_rules.missing is not None:
+                fallback = f"{group.own_rules.missing} is not installed"
+            if fallback is not None:
+                why["fallback"] = fallback
+            explained = self._explanations[key] = codec.encode(why)
         return explained
 
 

@@ -18,18 +18,25 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from random import Random
 
+from msgspec.structs import replace
+
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
 from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
+    NO_RULES,
     STRATEGIES,
     Learned,
+    OwnRules,
+    Rules,
     Strategy,
     TaskContext,
     capability_facet,
+    create_strategy,
     facets_of,
     facets_required,
+    rules_with,
     unmet_requirement,
 )
 
@@ -43,17 +50,19 @@ MISSED_REPORTS = 3
 REPORT_INTERVAL_S = 100.0
 #: Members of full groups that are searched at once for agents with an old load.
 MEMBERS_SEARCHED = 50_000
+#: Maximum number of strategies remembered that are set and not installed.
+MISSING_KEPT = 1_000
 
 #: The members of every empty group. It is frozen, so it cannot be changed by mistake.
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, strategy (None: the fleet's), and the versions of agents that refused the payload.
-GroupKey = tuple[bytes, str | None, tuple[str, ...]]
+#: Requirements as JSON, what the tasks or their type set, and the versions of agents that refused the payload.
+GroupKey = tuple[bytes, OwnRules, tuple[str, ...]]
 
 
 class Candidates:
-    """The agents that meet one set of requirements, under one strategy; small while no agent does."""
+    """The agents that meet one set of requirements, under one set of rules; small while no agent does."""
 
     __slots__ = (
         "_view",
@@ -63,9 +72,10 @@ class Candidates:
         "key",
         "line",
         "needs",
-        "own_strategy",
+        "own_rules",
         "refused_by",
         "requirements",
+        "rules",
         "taken",
         "turn",
         "users",
@@ -80,7 +90,8 @@ class Candidates:
         self.refused_by = key[2]  #: versions of agents that are not eligible
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
         self.watched = ANY_AGENT  #: the facet that the group is listed under
-        self.own_strategy = key[1]  #: None: the fleet's
+        self.own_rules = key[1]  #: what its tasks, or their type, set
+        self.rules = rules_with(key[1], view.rules)  #: what holds
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
         self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
         self.users = 0  #: waiting pools that hold it
@@ -177,7 +188,9 @@ class View:
         strategies: Mapping[str, type[Strategy]] = STRATEGIES,
     ) -> None:
         self.health_threshold = health_threshold
-        self.strategy = strategy
+        self.rules = Rules(strategy)  #: for tasks that set none, and are of a type that sets none
+        self.type_rules: Mapping[str, OwnRules] = {}  #: task type -> what it sets
+        self.missing: set[str] = set()  #: strategies that are set for a task or a type and not installed here
         self.random = random
         self.strategies = strategies
         self.learned = Learned()  #: of the agents, by all strategies together
@@ -210,17 +223,32 @@ class View:
         for agent in fleet.values():
             self._add(agent)
 
-    def configure(self, health_threshold: float, strategy: str) -> bool:
-        """Apply live settings; return True if anything changed."""
-        if (health_threshold, strategy) == (self.health_threshold, self.strategy):
+    @property
+    def strategy(self) -> str:
+        """The name of the strategy for tasks without one, of a type without one."""
+        return self.rules.strategy
+
+    def configure(
+        self, health_threshold: float, rules: Rules, type_rules: Mapping[str, OwnRules] | None = None
+    ) -> bool:
+        """Apply live settings; return True if anything changed.
+
+        Pools that wait stay in the groups of their old rules if the rules of a type change, until the planner moves
+        them.
+        """
+        types = {name: own.known_to(self.strategies) for name, own in (type_rules or {}).items()}
+        if (health_threshold, rules, types) == (self.health_threshold, self.rules, self.type_rules):
             return False
-        self.health_threshold, self.strategy = health_threshold, strategy
+        is_judged_anew = health_threshold != self.health_threshold
+        self.health_threshold, self.rules, self.type_rules = health_threshold, rules, types
         for group in self._groups.values():
-            if group.own_strategy is None:
+            before, group.rules = group.rules, rules_with(group.own_rules, rules)
+            if group.rules != before:
                 group.forget()
-        for state in self.agents.values():
-            self._judge(state)
-            self._refresh(state)
+        if is_judged_anew:
+            for state in self.agents.values():
+                self._judge(state)
+                self._refresh(state)
         return True
 
     def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
@@ -315,6 +343,8 @@ class View:
         strategy = group.created or group.strategy
         if group.version != self._version:
             self.bring_up_to_date(group)
+        if task.avoid and not group.rules.avoid_failed_agent:
+            task = replace(task, avoid=frozenset())
         agent_id = strategy.choose(task)
         if agent_id is None:
             return None
@@ -436,15 +466,14 @@ class View:
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
-        strategy = self.strategies[group.own_strategy or self.strategy](self.random, self.learned)
+        strategy = create_strategy(group.rules, self.strategies, self.random, self.learned)
         for agent_id in sorted(group.eligible):
             _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
 
     def _find_or_make(self, pool: Pool) -> Candidates:
-        strategy = pool.strategy if pool.strategy in self.strategies else None
-        key = (codec.encode(pool.requirements), strategy, pool.refused_by)
+        key = (codec.encode(pool.requirements), self._own_rules(pool), pool.refused_by)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
@@ -453,6 +482,15 @@ class View:
             for state in agents.values():
                 self._consider(state, group)
         return group
+
+    def _own_rules(self, pool: Pool) -> OwnRules:
+        """Return the rules that the tasks of a pool, or their type, set."""
+        own = self.type_rules.get(pool.task_type, NO_RULES)
+        if pool.strategy is not None:
+            own = OwnRules(pool.strategy).known_to(self.strategies).over(own)
+        if own.missing is not None and len(self.missing) < MISSING_KEPT:
+            self.missing.add(own.missing)
+        return own
 
     def _keep_unused(self, group: Candidates) -> None:
         """Keep an unused group for a while."""

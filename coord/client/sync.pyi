@@ -14,7 +14,7 @@ from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation
 from coord.models.messages import MessageRecord, MessageStatus
-from coord.models.strategies import StrategyName
+from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
 
 class SyncTaskHandle:
@@ -113,5 +113,26 @@ class SyncAdmin:
     def replay(self, kind: DeadKind, dead_id: str, *, ttl: float | None = ..., timeout: float = ...) -> str: ...
     def resume(self, agent_id: str, *, timeout: float = ...) -> AgentStatus: ...
     def retry(self, task_id: str, *, timeout: float = ...) -> SyncTaskHandle: ...
-    def set_setting(self, name: str, value: str | float | None, *, timeout: float = ...) -> None: ...
-    def set_strategy(self, name: StrategyName, *, timeout: float = ...) -> None: ...
+    def set_modifier(
+        self,
+        name: Modifier,
+        value: bool | None,
+        *,
+        task_type: str | None = ...,
+        by: str | None = ...,
+        timeout: float = ...,
+    ) -> None: ...
+    def set_setting(
+        self,
+        name: str,
+        value: str | float | bool | None,
+        *,
+        task_type: str | None = ...,
+        by: str | None = ...,
+        timeout: float = ...,
+    ) -> None: ...
+    def set_strategy(
+        self, name: StrategyName | None, *, task_type: str | None = ..., by: str | None = ..., timeout: float = ...
+    ) -> None: ...
+    def setting_changes(self, limit: int = ...) -> list[queries.SettingChange]: ...
+    def type_settings(self) -> dict[str, dict[str, str]]: ...

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from coord import queries
 from tests.scripts.cell import Cell
 from workers.transitions import SettingChange
+from workers.transitions import scripts as scripts_module
 
 
 async def configure(cell: Cell, **values: str | None) -> list[str]:
     """Set settings, or give them back; the words."""
     changes = [
-        SettingChange(await cell.append("in:control:distributor", "setting.set"), "op", name, value)
+        SettingChange(await cell.append("in:control:distributor", "setting.set"), "op", name, None, value)
         for name, value in values.items()
     ]
     words: list[str] = await cell.run(cell.scripts.configure(changes))
@@ -30,6 +33,52 @@ async def test_a_setting_is_set_and_given_back(cell: Cell) -> None:
     assert await cell.logged("control") == ["setting.changed"] * 4
     assert [one for _, one in await cell.answers("op")] == ["ok"] * 4
     assert await cell.is_consumed("in:control:distributor")
+
+
+async def test_a_setting_of_a_type_is_kept_beside_the_cells(cell: Cell) -> None:
+    """A type may have any name; the log has the change, what was there before, and who made it."""
+
+    async def change(name: str, task_type: str | None, value: str | None, by: str | None = None) -> list[str]:
+        entry = await cell.append("in:control:distributor", "setting.set")
+        words: list[str] = await cell.run(
+            cell.scripts.configure([SettingChange(entry, "op", name, task_type, value, by)])
+        )
+        return words
+
+    assert await change("strategy", None, "random") == ["OK"]
+    assert await change("strategy", "a: b", "predictive", "ann@host") == ["OK"]
+    assert await change("strategy", "a: b", "prequal") == ["OK"]
+    assert await change("ejection", "t", "off") == ["OK"]
+    live = await queries.get_live_values(cell.redis, cell.keys)
+    assert live["strategy"] == "random"
+    assert queries.type_values(live) == {"a: b": {"strategy": "prequal"}, "t": {"ejection": "off"}}
+    assert await change("strategy", "a: b", None) == ["OK"]
+    latest, *_, second, first = await queries.list_setting_changes(cell.redis, cell.keys, 10)
+    assert (latest.name, latest.task_type, latest.value, latest.before) == ("strategy", "a: b", None, "prequal")
+    assert (latest.by, latest.caller) == ("client op", "op")
+    assert (second.by, second.value, second.before) == ("ann@host", "predictive", None)
+    assert (first.task_type, first.value) == (None, "random")
+    assert first.at <= second.at <= latest.at
+    assert len(await queries.list_setting_changes(cell.redis, cell.keys, 2)) == 2
+
+
+async def test_the_number_of_values_is_limited(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """⚠ A new one is refused with what to do; those that are there can be changed and reset."""
+    monkeypatch.setattr(scripts_module, "LIVE_SETTINGS", 2)
+    assert await configure(cell, strategy="random", health_threshold="0.7", ejection="off") == ["OK", "OK", "FULL"]
+    assert await configure(cell, strategy="prequal", health_threshold=None) == ["OK", "OK"]
+    assert await configure(cell, ejection="off") == ["OK"]
+    answers = [one async for one in refusals(cell)]
+    assert answers == ["2 values of settings are kept at most; reset some first: coord strategy show lists them"]
+    assert await cell.is_consumed("in:control:distributor")
+
+
+async def refusals(cell: Cell) -> AsyncIterator[str]:
+    """The messages of the answers that refuse something."""
+    for _, fields in await cell.redis.xrange(cell.keys.replies("op")):
+        if fields[b"ok"] == b"0":
+            assert fields[b"code"] == b"config_invalid"
+            yield fields[b"message"].decode()
 
 
 async def test_a_broken_key_keeps_the_request(cell: Cell) -> None:
