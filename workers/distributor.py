@@ -39,7 +39,7 @@ from coord.models.facts import (
     TaskStarted,
     parts_of,
 )
-from coord.models.tasks import Pool, TasksSubmitted, TaskSubmitted
+from coord.models.tasks import Modifiers, Pool, TasksSubmitted, TaskSubmitted
 from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
 from workers.follower import Follower
@@ -94,7 +94,7 @@ class Distributor(Service):
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports)
-        self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
+        self._pools: dict[tuple[str, bytes, str | None, Modifiers | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
         self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
@@ -400,15 +400,19 @@ class Distributor(Service):
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """Return the task's pool and its definition; the planner learns it."""
-        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
+        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy, fact.modifiers)
         found = self._pools.get(key)
         if found is None:
             if len(self._pools) >= DEFINITIONS_KEPT:
                 self._pools.clear()
-            found = self._pools[key] = codec.pool_of(Pool(fact.task_type, fact.requirements, fact.strategy))
+            found = self._pools[key] = codec.pool_of(_definition_of(fact))
         if not self.planner.knows(found[0]):
-            self.planner.define(found[0], Pool(fact.task_type, fact.requirements, fact.strategy))
+            self.planner.define(found[0], _definition_of(fact))
         return found
+
+
+def _definition_of(fact: TaskSubmitted) -> Pool:
+    return Pool(fact.task_type, fact.requirements, fact.strategy, fact.modifiers)
 
 
 def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) -> None:

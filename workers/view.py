@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from random import Random
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
@@ -486,8 +486,9 @@ class View:
     def _own_rules(self, pool: Pool) -> OwnRules:
         """Return the rules that the tasks of a pool, or their type, set."""
         own = self.type_rules.get(pool.task_type, NO_RULES)
-        if pool.strategy is not None:
-            own = OwnRules(pool.strategy).known_to(self.strategies).over(own)
+        if pool.strategy is not None or pool.modifiers is not None:
+            modifiers = {} if pool.modifiers is None else asdict(pool.modifiers)
+            own = OwnRules(pool.strategy, **modifiers).known_to(self.strategies).over(own)
         if own.missing is not None and len(self.missing) < MISSING_KEPT:
             self.missing.add(own.missing)
         return own

@@ -17,6 +17,7 @@ from coord.cli.parse import Duration, StrategyName
 from coord.cli.session import ask
 from coord.errors import ConfigError, CoordError, FactInvalid, IdInvalid, ResultTimeout
 from coord.models.agents import AgentType
+from coord.models.strategies import MODIFIERS
 from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ OPTION_OF = {
     "run_at": "--run-at",
     "deadline": "--deadline",
     "strategy": "--strategy",
+    "modifiers": "--modifier",
     "retry.max_attempts": "--max-attempts",
     "retry.backoff": "--backoff",
     "requirements.capabilities": "--capability",
@@ -91,6 +93,13 @@ def submit(
     strategy: Annotated[
         str | None, typer.Option(click_type=StrategyName(), metavar="NAME", help="Placement strategy for this task.")
     ] = None,
+    modifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help=f"Turn a modifier of placement on or off for this task: {', '.join(MODIFIERS)}. Repeatable.",
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(click_type=Duration(above=True), metavar="TIME", help="Timeout of one attempt: 30s, 5m."),
@@ -119,8 +128,8 @@ def submit(
     """Submit a task, or one for each line of a file; prints the task id, with --wait the result.
 
     A line of --file is an object with task_type and payload, optionally task_id, priority, capabilities, requirements,
-    timeout, deadline, delay, run_at, retry, strategy. Options of the command line apply to lines without that field.
-    All lines are checked before any task is submitted.
+    timeout, deadline, delay, run_at, retry, strategy, modifiers. Options of the command line apply to lines without
+    that field. All lines are checked before any task is submitted.
 
     Exit code 0: submitted, with --wait completed; 1: refused or not completed; 3: timed out, the task goes on.
 
@@ -142,6 +151,7 @@ def submit(
             min_health_score=min_health,
         ),
         "strategy": strategy,
+        "modifiers": parse.switches(modifier, "--modifier", MODIFIERS) if modifier else None,
         "timeout": timeout,
         "delay": delay,
         "run_at": parse.moment(run_at, "--run-at", ahead=True) if run_at else None,

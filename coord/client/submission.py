@@ -18,8 +18,8 @@ from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
-from coord.models.strategies import STRATEGY_NAMES, StrategyName
-from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
+from coord.models.strategies import MODIFIERS, STRATEGY_NAMES, Modifier, StrategyName
+from coord.models.tasks import LANE, Modifiers, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.plugins import strategy_names
 from coord.streams import MAX_BATCHED_BYTES, Append, max_facts_per_entry
 from coord.suggestions import not_one_of
@@ -35,7 +35,7 @@ AGENT_TYPES = tuple(str(kind.value) for kind in AgentType)
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
 #: The fields of a spec that are sent only if they are set.
-_OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry")
+_OPTIONS = ("strategy", "modifiers", "timeout", "deadline", "delay", "run_at", "retry")
 _options = attrgetter(*_OPTIONS)
 
 
@@ -58,7 +58,9 @@ class TaskSpec(Struct, kw_only=True):
         delay: seconds before the task may start.
         run_at: time from which the task may start; an aware datetime. Not together with ``delay``.
         retry: ``max_attempts`` (1 to 1,000), ``backoff`` and ``backoff_max`` (seconds); default: those of the cell.
-        strategy: name of a placement strategy, see ``coord.models.strategies``; default: that of the cell.
+        strategy: name of a placement strategy, see ``coord.models.strategies``; default: that of the type or the cell.
+        modifiers: ``ejection``, ``avoid_failed_agent``, ``rare_skills_first``: True or False; default: those of the
+            type or the cell.
         notify: send the outcome to this client. If False, ``TaskHandle.result`` reads the record instead.
     """
 
@@ -74,6 +76,7 @@ class TaskSpec(Struct, kw_only=True):
     run_at: datetime | None = None
     retry: Retry | Mapping[str, Any] | None = None
     strategy: StrategyName | None = None
+    modifiers: Modifiers | Mapping[Modifier, bool] | None = None
     notify: bool = True
 
 
@@ -90,6 +93,7 @@ class TaskOptions(TypedDict, total=False):
     run_at: datetime | None
     retry: Retry | Mapping[str, Any] | None
     strategy: StrategyName | None
+    modifiers: Modifiers | Mapping[Modifier, bool] | None
     notify: bool
 
 
@@ -112,6 +116,10 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     }
     if spec.strategy is not None:
         check_strategy(spec.strategy)
+    if isinstance(spec.modifiers, Mapping):
+        for modifier in spec.modifiers:
+            if modifier not in MODIFIERS:
+                raise FactInvalid(not_one_of("modifiers", modifier, MODIFIERS))
     for name, value in zip(_OPTIONS, _options(spec), strict=True):
         if value is not None:
             check_finite(value, name)

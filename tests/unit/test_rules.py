@@ -9,10 +9,11 @@ import pytest
 
 from coord import codec, config
 from coord.client.admin import Admin
-from coord.errors import ConfigError
+from coord.client.submission import TaskSpec, task_append
+from coord.errors import ConfigError, FactInvalid
 from coord.models.agents import FleetAgent
 from coord.models.strategies import MODIFIERS
-from coord.models.tasks import Pool, Requirements
+from coord.models.tasks import Modifiers, Pool, Requirements, TaskSubmitted
 from coord.placement import (
     ANY_TASK,
     NO_RULES,
@@ -153,6 +154,22 @@ def test_the_agent_of_the_failed_attempt_is_avoided_unless_that_is_off() -> None
     assert chosen() == "a"
     planner.view.configure(0.5, CELL)
     assert chosen() == "b"
+
+
+def test_a_task_sets_its_own_modifiers() -> None:
+    """In the fact, in its pool, and in the rules that hold for it; a mistyped one is refused with the nearest."""
+    spec = TaskSpec(task_type="t", modifiers={"rare_skills_first": True, "ejection": False})
+    fact = task_append(spec, "", config.MIB).fact
+    assert isinstance(fact, TaskSubmitted)
+    assert fact.modifiers == Modifiers(ejection=False, rare_skills_first=True)
+    planner = planner_of(agent("a"))
+    planner.view.configure(0.5, CELL, {"t": OwnRules("random", ejection=True)})
+    group = planner.view.group_of(Pool("t", modifiers=fact.modifiers))
+    assert group.rules == Rules("random", ejection=False, rare_skills_first=True)
+    with pytest.raises(FactInvalid, match="did you mean 'ejection'"):
+        task_append(TaskSpec(task_type="t", modifiers={"ejecton": True}), "", config.MIB)  # type: ignore[dict-item]
+    with pytest.raises(FactInvalid, match="modifiers"):
+        task_append(TaskSpec(task_type="t", modifiers={"ejection": "x"}), "", config.MIB)  # type: ignore[dict-item]
 
 
 def test_waiting_pools_follow_the_rules_of_their_type() -> None:

@@ -24,7 +24,7 @@ from coord.models.facts import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.tasks import TaskState
+from coord.models.tasks import Modifiers, TaskState
 from coord.placement import STRATEGIES, OwnRules
 from coord.queries import LiveSetting, list_settings
 from tests.ledger import assert_keys_end, assert_ledger
@@ -139,12 +139,12 @@ async def test_a_type_has_rules_of_its_own_in_every_distributor(cell: RunningCel
     await fleet(cell, 1, capacity=3)
     told = await caller.submit(task_type="summarize")
     told += await caller.submit(task_type="other")
-    told += await caller.submit(task_type="summarize", strategy="random")
+    told += await caller.submit(task_type="summarize", strategy="random", modifiers=Modifiers(rare_skills_first=False))
     found = [(await await_state(cell, one.task_id, TaskState.ASSIGNED)).placement for one in told]
     assert [(one["strategy"], one.get("rare_skills_first", False)) for one in found] == [
         ("predictive", True),
         ("least_connections", False),
-        ("random", True),
+        ("random", False),
     ]
 
 
