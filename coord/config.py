@@ -196,8 +196,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Maximum size of each other log stream. An event takes 60 to 3,000 bytes; the default allows
     #: about 600 for each of 100,000 events.
     log_bytes: Bytes = 64 * MIB
-    #: Maximum size of the streams ``log:progress`` and ``log:reports``. A progress event takes up to 1 KiB and matters
-    #: for seconds only, so these logs are the smallest.
+    #: Maximum size of the streams ``log:progress``, ``log:reports`` and ``log:learned``. A progress event takes up to
+    #: 1 KiB and matters for seconds only, so these logs are the smallest.
     progress_log_bytes: Bytes = 8 * MIB
     #: Maximum number of answers that wait for one client.
     replies_entries: Count = 10_000

@@ -141,6 +141,9 @@ log:progress                          stream  progress of tasks: task.progressed
                                               entries and by fewer bytes
 log:reports                           stream  the load that agents report: agents.reported, at most one a second; capped
                                               as ``log:progress``
+log:learned                           stream  what distributors have learned of the agents: agents.learned, one a second
+                                              at most for each distributor, with by (the process) and data (JSON that
+                                              only distributors read); capped as ``log:progress``
 log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
                                               capped by entries and by bytes
 size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest

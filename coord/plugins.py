@@ -15,13 +15,12 @@ import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from coord.logs import get_logger
 from coord.models.strategies import STRATEGY_NAMES
 
 if TYPE_CHECKING:
-    from coord.placement import Strategy
+    from structlog.typing import FilteringBoundLogger
 
-log = get_logger()
+    from coord.placement import Strategy
 
 GROUP = "coord.strategies"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -37,11 +36,15 @@ def strategy_packages() -> dict[str, str]:
     return {name: point.dist.name for name, point in _found().items() if point.dist is not None}
 
 
-def load_strategies() -> dict[str, type[Strategy]]:
-    """Return all strategies by name. One that cannot be loaded is left out, with an error in the log."""
+def load_strategies(log: FilteringBoundLogger) -> dict[str, type[Strategy]]:
+    """Return all strategies by name. One that cannot be loaded is left out, with an error in the log.
+
+    Args:
+        log: of the process; defects of the strategies are reported there, also later.
+    """
     from coord.placement import STRATEGIES, GuardedStrategy, Strategy  # the names are often all that is needed
 
-    strategies, reporter = dict(STRATEGIES), _Reporter()
+    strategies, reporter = dict(STRATEGIES), _Reporter(log)
     for name, point in _found().items():
         try:
             cls = point.load()
@@ -64,10 +67,11 @@ def _found() -> dict[str, EntryPoint]:
 class _Reporter:
     """Logs a defect of a strategy once, however many sets of requirements it occurs in."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
         self._known: set[str] = set()
 
     def __call__(self, name: str, error: str) -> None:
         if name not in self._known:
             self._known.add(name)
-            log.error("strategy.failed", strategy=name, error=error, hint="least_connections chooses instead")
+            self._log.error("strategy.failed", strategy=name, error=error, hint="least_connections chooses instead")

@@ -43,6 +43,7 @@ from coord.models.tasks import Modifiers, Pool, TasksSubmitted, TaskSubmitted
 from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
 from workers.follower import Follower
+from workers.learner import Learner
 from workers.live_rules import cell_rules, type_rules
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
@@ -58,7 +59,7 @@ from workers.service import (
     ticks_of,
     word_for_each,
 )
-from workers.task_facts import MESSAGE_KEPT, ending_leases, reports_of, submissions_of
+from workers.task_facts import MESSAGE_KEPT, endings_of, reports_of, submissions_of
 from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Replay, SettingChange, Submission, TaskBatch
 from workers.view import View
 
@@ -86,14 +87,15 @@ class Distributor(Service):
     def __init__(self, cell: WorkerContext) -> None:
         super().__init__(cell)
         settings = cell.settings
-        self.strategies = load_strategies()
+        self.strategies = load_strategies(log)
         if settings.strategy not in self.strategies:
             raise ConfigError(not_one_of(config.variable_of("strategy"), settings.strategy, sorted(self.strategies)))
         # Any random numbers do: no secret depends on them.
         self.view = View(settings.health_threshold, settings.strategy, Random(), self.strategies)  # noqa: S311
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
-        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports)
+        self.learner = Learner(self.view, self.planner)
+        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
         self._pools: dict[tuple[str, bytes, str | None, Modifiers | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
@@ -124,10 +126,11 @@ class Distributor(Service):
         by_handler = _by_handler(batch)
         batches = list(by_handler.values())
         calls: list[Call[Any]] = [handler(self, facts) for handler, facts in by_handler.items()]
-        leases = ending_leases(by_handler.get(Distributor.settle, []))
-        room = self.planner.expect_room(leases)
+        endings = endings_of(by_handler.get(Distributor.settle, []))
+        ended = self.planner.end_leases([report.lease for report in endings])
+        room = self.planner.expect_room(ended)
         most = self.cell.settings.batch
-        placements = self.planner.plan(max(most, len(leases))) if self._may_place() else []
+        placements = self.planner.plan(max(most, len(endings))) if self._may_place() else []
         pieces = by_agents(placements, most)
         calls += [self.cell.scripts.dispatch(piece) for piece in pieces]
         try:
@@ -140,6 +143,7 @@ class Distributor(Service):
                 self._refused_at = time.monotonic()
             raise
         self.planner.room_answered(room)
+        self.learner.settled(endings, ended, time.monotonic())
         failures: list[Failure] = []
         for facts, answer in zip(batches, answers, strict=False):
             words = self._apply_answer(answer)
@@ -313,6 +317,18 @@ class Distributor(Service):
         """Apply the time that has passed to the view."""
         self.view.advance()
 
+    async def apply_lessons(self) -> None:
+        """Let the strategies know what was learned."""
+        self.learner.apply(time.monotonic())
+
+    async def share_lessons(self) -> None:
+        """Share what was learned with the other distributors. What a full server refuses is not shared."""
+        scripts = self.cell.scripts
+        data = self.learner.take(time.monotonic())
+        if data is not None:
+            with contextlib.suppress(redis_errors.OutOfMemoryError):
+                await scripts.run(scripts.learn(self.learner.id, data))
+
     async def read_settings(self) -> None:
         """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
@@ -347,6 +363,7 @@ class Distributor(Service):
         await self.read_settings()
         await self.relieve()
         self.view.replace(await self.follower.resync())
+        await self.follower.read_learned()
         await self.read_pools()
         self._has_work.set()
 
@@ -397,6 +414,9 @@ class Distributor(Service):
         rows = await queries.get_fleet(self.cell.redis, self.cell.keys, changed)
         self.view.update(changed, rows)
         self._has_work.set()
+
+    def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
+        self.learner.receive(by, data, time.monotonic() - age_s)
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """Return the task's pool and its definition; the planner learns it."""
@@ -482,4 +502,6 @@ TICKS = {
     "read_pools": 1.0,
     "read_settings": 1.0,
     "advance": 1.0,
+    "apply_lessons": 0.25,
+    "share_lessons": 1.0,
 }

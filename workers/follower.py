@@ -1,4 +1,8 @@
-"""Follows the registry's logs, so that a view of the fleet lags behind the last change by a moment at most."""
+"""Follows the registry's logs, so that a view of the fleet lags behind the last change by a moment at most.
+
+It also follows what other distributors have learned. That log is read from its beginning, so that a distributor that
+starts knows what the others know; changes of the fleet are read from a snapshot on.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,27 @@ from coord import logs, queries
 from coord.background import keep
 from coord.connection import is_demoted, leave_server
 from coord.models.agents import FleetAgent, LoadReport
-from coord.models.ids import entry_order
+from coord.models.ids import entry_ms, entry_order
 from workers.service import WorkerContext, end_tasks
 
 log = logs.get_logger()
 
 #: Log entries read at once.
 COUNT = 1_000
+#: Entries of ``log:learned`` read at once; each has up to 100 KiB.
+LEARNED_COUNT = 50
 #: Seconds between two checks that the log still holds the cursor.
 CHECK_S = 1.0
 
 
 class Follower:
-    """Reads ``log:agents`` and ``log:reports`` from cursors.
+    """Reads ``log:agents``, ``log:reports`` and ``log:learned`` from cursors.
 
     Args:
         cell: of the worker.
         changed: called with the agents that changed; their records have to be read.
         reported: called with the loads that agents reported.
+        learned: called with each entry of ``log:learned``: the process that wrote it, its data, and its age in seconds.
     """
 
     def __init__(
@@ -37,15 +44,19 @@ class Follower:
         cell: WorkerContext,
         changed: Callable[[set[str]], Awaitable[None]],
         reported: Callable[[list[LoadReport]], None] = lambda _: None,
+        learned: Callable[[str, bytes, float], None] = lambda *_: None,
     ) -> None:
         self.cell = cell
         self.request_recovery: Callable[[], None] = lambda: None
         self._changed = changed
         self._reported = reported
+        self._learned = learned
         self._key = cell.keys.of("log:agents")
         self._reports_key = cell.keys.of("log:reports")
+        self._learned_key = cell.keys.of("log:learned")
         self._cursor: str | None = None
         self._reports_cursor = "0-0"
+        self._learned_cursor = "0-0"
         self._added = 0  # entries ever added to the log, up to the cursor
         self._task: asyncio.Task[None] | None = None
         self._checked_at = 0.0
@@ -67,6 +78,25 @@ class Follower:
         fleet = await queries.get_fleet(self.cell.redis, self.cell.keys)
         log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
         return fleet
+
+    async def read_learned(self) -> None:
+        """Read what others have learned and what was not read yet: at first all that the log holds.
+
+        The age of an entry is only the difference of two times of the server. If the server's clock was changed in
+        between, what was learned counts as older than it is, or as new.
+        """
+        last = (await queries.get_log_window(self.cell.redis, self._learned_key)).last
+        if entry_order(last) < entry_order(self._learned_cursor):
+            self._learned_cursor = last  # the log was rewound: what it holds was read before
+        seconds, _ = await self.cell.redis.time()
+        while True:
+            command = ("XRANGE", self._learned_key, f"({self._learned_cursor}", "+", "COUNT", LEARNED_COUNT)
+            entries: list[Any] = await self.cell.redis.execute_command(*command)
+            for entry_id, fields in entries:
+                self._learned_cursor = entry_id.decode()
+                self._learn(fields, max(0.0, seconds - entry_ms(self._learned_cursor) / 1000))
+            if len(entries) < LEARNED_COUNT:
+                return
 
     async def catch_up(self) -> None:
         """Call back with the agents whose changes are not read yet.
@@ -112,7 +142,8 @@ class Follower:
 
     async def _read(self, cursor: str) -> None:
         block_ms = self.cell.settings.read_block_ms  # not longer: the answer timeout starts there
-        streams = (self._key, self._reports_key, cursor, self._reports_cursor)
+        cursors = (cursor, self._reports_cursor, self._learned_cursor)
+        streams = (self._key, self._reports_key, self._learned_key, *cursors)
         command = ("XREAD", "COUNT", COUNT, "BLOCK", block_ms, "STREAMS", *streams)
         answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command) or {}
         changed: set[str] = set()
@@ -125,10 +156,17 @@ class Follower:
         for entry_id, fields in _entries_of(answer, self._reports_key):
             self._reports_cursor = entry_id.decode()
             self._reported(_read_reports((fields or {}).get(b"reports", b"")))
+        for entry_id, fields in _entries_of(answer, self._learned_key):
+            if entry_order(entry_id.decode()) > entry_order(self._learned_cursor):  # not read by ``read_learned`` since
+                self._learned_cursor = entry_id.decode()
+                self._learn(fields or {}, 0.0)
         if changed:
             await self._changed(changed)
         if self._cursor == began:  # otherwise there was a resync meanwhile
             self._cursor, self._added = cursor, self._added + count
+
+    def _learn(self, fields: dict[bytes, bytes], age_s: float) -> None:
+        self._learned(fields.get(b"by", b"").decode("utf-8", "replace"), fields.get(b"data", b""), age_s)
 
     async def _check(self) -> None:
         """Request recovery if entries were missed: the log was flushed, rewound, or trimmed beyond the cursor."""
@@ -169,4 +207,4 @@ def _read_reports(raw: bytes) -> list[LoadReport]:
 
 
 def _share(word: str) -> float | None:
-    return None if word == "-" else float(word)
+    return None if word == "-" else min(max(float(word), 0.0), 1.0)

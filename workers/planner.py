@@ -12,6 +12,7 @@ and costs nothing until the view wakes it. Outdated entries of line and order ar
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
@@ -36,6 +37,9 @@ LEASES_KEPT = 50_000
 STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
+Planned = tuple[str, str, int, bytes, str, float]  #: the fields of ``Placement`` without the lease
+#: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds.
+Assigned = tuple[str, str, float, float]
 
 
 class Waiting:
@@ -77,8 +81,8 @@ class Planner:
         self.broken: set[str] = set()
         self._order: list[Entry] = []
         self._order_limit = 64  # entries; above it outdated ones are removed
-        self._leases: dict[str, str] = {}  # lease -> agent, of leases created here that have not ended
         self._explanations: dict[tuple[Rules, str | None, int, str | None], bytes] = {}
+        self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
 
     def forget(self) -> None:
         """Forget the table."""
@@ -199,7 +203,7 @@ class Planner:
 
     def plan(self, most: int) -> list[Placement]:
         """Return at most ``most`` assignments; they count as planned until ``answered`` or ``unanswered``."""
-        placed: list[tuple[str, str, int, bytes]] = []
+        placed: list[Planned] = []
         served: list[tuple[str, Waiting]] = []
         again: list[tuple[str, Waiting]] = []
         while len(placed) < most and self.is_ready():
@@ -213,36 +217,37 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why)
-            for i, (pool, agent_id, rev, why) in enumerate(placed)
+            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_type, load)
+            for i, (pool, agent_id, rev, why, task_type, load) in enumerate(placed)
         ]
 
-    def _serve(self, pool: str, waiting: Waiting, placed: list[tuple[str, str, int, bytes]], most: int) -> bool:
+    def _serve(self, pool: str, waiting: Waiting, placed: list[Planned], most: int) -> bool:
         """Plan one turn of a pool; return True if it has more tasks and may have another turn."""
         group = waiting.group
         if not group.eligible:
             return False
-        agents: list[FleetAgent] = []
+        agents: list[tuple[FleetAgent, float]] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
             agent = self.view.take(group, waiting.task)
             if agent is None:
                 is_full = True
                 break
-            agents.append(agent)
+            agents.append((agent, agent.load + agent.outside_load - 1))
         waiting.planned += len(agents)
         group.taken += len(agents)
-        why = self._explain(group)
-        placed += [(pool, agent.agent_id, agent.rev, why) for agent in agents]
+        why, task_type = self._explain(group), waiting.definition.task_type
+        placed += [(pool, agent.agent_id, agent.rev, why, task_type, load) for agent, load in agents]
         return not is_full and waiting.left > 0
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
         self._unplan(placements)
+        now = time.monotonic()
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
-                self._leases[placement.lease] = placement.agent_id
+                self._leases[placement.lease] = (placement.agent_id, placement.task_type, placement.load, now)
                 continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)
@@ -260,12 +265,18 @@ class Planner:
                 self._end(pool)
         return changed
 
-    def expect_room(self, leases: Iterable[str]) -> Counter[str]:
-        """Count slots that leases free in the same round trip as the plan; return their number for each agent.
+    def end_leases(self, leases: Iterable[str]) -> list[Assigned | None]:
+        """Forget leases that end; return what is known of each. None: it was not created here, or it ended before."""
+        pop = self._leases.pop
+        return [pop(lease, None) for lease in leases]
 
-        Only leases that were created here and have not ended are known.
+    def expect_room(self, ended: Iterable[Assigned | None]) -> Counter[str]:
+        """Count slots that are freed in the same round trip as the plan; return their number for each agent.
+
+        Args:
+            ended: as ``end_leases`` returned it.
         """
-        room = Counter([agent_id for lease in leases if (agent_id := self._leases.pop(lease, None)) is not None])
+        room = Counter([assigned[0] for assigned in ended if assigned is not None])
         for agent_id, count in room.items():
             self.view.free(agent_id, count)
         return room

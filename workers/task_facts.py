@@ -23,6 +23,7 @@ from workers.transitions import Report, Submission
 
 #: Characters of a failure's message that are kept.
 MESSAGE_KEPT = 2_000
+Ending = TaskCompleted | TaskFailed | TaskReleased
 #: The reports that end a lease.
 ENDINGS = frozenset({TaskCompleted, TaskFailed, TaskReleased})
 
@@ -59,9 +60,9 @@ def reports_of(batch: Sequence[ReceivedFact[Any]]) -> list[Report]:
     return [_report_of(received.entry, part, received.caller) for received in batch for part in parts_of(received.fact)]
 
 
-def ending_leases(batch: Sequence[ReceivedFact[Any]]) -> list[str]:
-    """Return the leases that these reports end, if they count."""
-    return [part.lease for received in batch for part in parts_of(received.fact) if type(part) in ENDINGS]
+def endings_of(batch: Sequence[ReceivedFact[Any]]) -> list[Ending]:
+    """Return those of these reports that end a lease, if they count."""
+    return [part for received in batch for part in parts_of(received.fact) if type(part) in ENDINGS]
 
 
 def _report_of(entry: Entry, fact: Any, caller: str) -> Report:

@@ -48,6 +48,8 @@ ANY_AGENT = "*"
 #: that declares no interval.
 MISSED_REPORTS = 3
 REPORT_INTERVAL_S = 100.0
+#: Seconds that a report may take to come here: reports are shown once a second.
+REPORT_DELAY_S = 2.0
 #: Members of full groups that are searched at once for agents with an old load.
 MEMBERS_SEARCHED = 50_000
 #: Maximum number of strategies remembered that are set and not installed.
@@ -165,9 +167,13 @@ class AgentState:
         self.agent = agent
         self.reported_load = agent.load
         self.reported_at = time.monotonic()
-        interval = REPORT_INTERVAL_S if agent.report_interval is None else agent.report_interval
-        self.report_ends_at = self.reported_at - agent.report_age + MISSED_REPORTS * interval
         self.freed = 0  #: slots that round trips under way free
+        self.expect_report(self.reported_at - agent.report_age)
+
+    def expect_report(self, reported_at: float) -> None:
+        """Set when the report of that time counts as old, unless another one comes."""
+        interval = REPORT_INTERVAL_S if self.agent.report_interval is None else self.agent.report_interval
+        self.report_ends_at = reported_at + MISSED_REPORTS * interval + REPORT_DELAY_S
 
 
 class View:
@@ -407,11 +413,16 @@ class View:
                 self._refresh(state)
 
     def apply_reports(self, reports: Iterable[LoadReport]) -> None:
-        """Apply the loads that agents reported."""
+        """Apply the loads that agents reported; they count from now on, whatever the server's clock says."""
+        now = time.monotonic()
         for report in reports:
             state = self.agents.get(report.agent_id)
             if state is not None:
-                state.agent.outside_load = outside_load_of(report.outside_load)
+                agent = state.agent
+                agent.outside_load = outside_load_of(report.outside_load)
+                agent.cpu, agent.memory = report.cpu, report.memory
+                agent.load_at_report = agent.load
+                state.expect_report(now)
                 self._refresh(state)
 
     def stale_agents(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:

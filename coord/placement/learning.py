@@ -16,10 +16,12 @@ Nothing here reads a clock. The caller passes the time, in seconds of any clock 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from math import exp, log
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coord.placement.demand import Demand
 
@@ -47,6 +49,8 @@ TERMS_KEPT = 1_000
 LEAST_PENDING = 16
 #: A failure rate counts as at most this, so that an estimate stays finite.
 MOST_FAILURES = 0.95
+#: The samples before the last so many of one change count so little (0.4 %) that they are left out.
+MOST_SAMPLES = 400
 #: Shortest service time that counts, in seconds.
 LEAST_S = 1e-6
 
@@ -54,7 +58,7 @@ _DECAY = 0.5 ** (1 / HALF_LIFE_SAMPLES)
 _EXPONENT_DECAY = 0.5 ** (1 / EXPONENT_HALF_LIFE_SAMPLES)
 
 
-class Sums(Struct, gc=False):
+class Sums(Struct, gc=False, array_like=True):
     """Sums over the samples of one agent and task type; x is log(1 + load), y the log of the service time in s."""
 
     samples: int = 0  #: successes, without decay: merging needs their number
@@ -68,6 +72,32 @@ class Sums(Struct, gc=False):
     attempts: int = 0  #: successes and failures, without decay
     tried: float = 0.0
     failed: float = 0.0
+
+    @classmethod
+    def of(cls, samples: Sequence[tuple[float, float]], failed: int = 0, untimed: int = 0) -> Sums:
+        """Return the sums of some samples.
+
+        Args:
+            samples: service time in seconds and load of each success, in the order of their ends.
+            failed: number of failures, spread evenly over the samples.
+            untimed: number of successes of which the time is not known.
+        """
+        sums, weight = cls(len(samples)), 1.0
+        for service_s, load in reversed(samples[-MOST_SAMPLES:]):
+            x, y = log(1 + max(0.0, load)), log(max(LEAST_S, service_s))
+            sums.weight += weight
+            sums.x += weight * x
+            sums.y += weight * y
+            sums.xx += weight * x * x
+            sums.xy += weight * x * y
+            sums.yy += weight * y * y
+            sums.time += weight * service_s
+            weight *= _DECAY
+        sums.attempts = len(samples) + failed + untimed
+        if sums.attempts:
+            sums.tried = (1 - _DECAY**sums.attempts) / (1 - _DECAY)
+            sums.failed = sums.tried * failed / sums.attempts
+        return sums
 
     def shift(self, y: float) -> None:
         """Add ``y`` to the log of each service time."""
@@ -105,7 +135,7 @@ class Sums(Struct, gc=False):
         self.failed = self.failed * fade + other.failed
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, array_like=True):
     """New samples of one agent and task type, to be merged by other distributors."""
 
     agent_id: str
@@ -258,12 +288,15 @@ class Learned:
                 where the load is low, so a long task sees a higher mean even if the load does not slow it down.
             now: the time, in seconds.
         """
-        x, y = log(1 + max(0.0, load)), log(max(LEAST_S, service_s))
-        self._add(agent_id, task_type, Sums(1, 1.0, x, y, x * x, x * y, y * y, service_s, 1, 1.0), now, is_own=True)
+        self.add([Change(agent_id, task_type, Sums.of([(service_s, load)]))], now)
 
     def failed(self, agent_id: str, task_type: str, now: float) -> None:
         """Add a failed attempt; its time teaches nothing, because many failures are quick."""
-        self._add(agent_id, task_type, Sums(attempts=1, tried=1.0, failed=1.0), now, is_own=True)
+        self.add([Change(agent_id, task_type, Sums.of((), failed=1))], now)
+
+    def add(self, changes: Iterable[Change], now: float) -> None:
+        """Add attempts that this distributor has seen, many at once."""
+        self._add(changes, now, is_own=True)
 
     def forget(self, agent_id: str) -> None:
         """Forget an agent that is gone."""
@@ -273,15 +306,18 @@ class Learned:
         for key in [key for key in self._changes if key[0] == agent_id]:
             del self._changes[key]
 
-    def take_changes(self) -> list[Change]:
-        """Return what this distributor has learned since the last call; others ``merge`` it."""
-        changes, self._changes = self._changes, {}
-        return [Change(agent_id, task_type, sums) for (agent_id, task_type), sums in changes.items()]
+    def take_changes(self, most: int | None = None) -> list[Change]:
+        """Return what this distributor has learned since the last call; others ``merge`` it.
+
+        Args:
+            most: maximum number of changes; the others are returned by the next call. None: all.
+        """
+        taken = list(islice(self._changes, most))
+        return [Change(*key, self._changes.pop(key)) for key in taken]
 
     def merge(self, changes: Iterable[Change], now: float) -> None:
         """Add what other distributors have learned; never a distributor's own changes, which it has already."""
-        for change in changes:
-            self._add(change.agent_id, change.task_type, change.sums, now, is_own=False)
+        self._add(changes, now, is_own=False)
 
     def of_type(self, task_type: str) -> TypeEstimates | None:
         """Return the estimates for a task type; None if nothing is known of it."""
@@ -329,27 +365,37 @@ class Learned:
         self.exponent = min(1.0, max(0.0, slope / (self._evidence + FIRST_EVIDENCE)))
         self._terms.clear()
 
-    def _add(self, agent_id: str, task_type: str, sums: Sums, now: float, *, is_own: bool) -> None:
+    def _add(self, changes: Iterable[Change], now: float, *, is_own: bool) -> None:
         self.now = max(self.now, now)
-        key = (agent_id, task_type)
-        estimates = self._types.get(task_type)
-        if estimates is None:
-            estimates = self._types[task_type] = TypeEstimates(self)
-        cell = estimates.cells.get(agent_id)
-        if cell is None:
-            cell = estimates.cells[agent_id] = Cell(Sums(), now)
-        estimates.wake(cell, now)
-        if sums.samples and cell.sums.weight > 0:
-            self._learn_exponent(cell.sums, sums)
-        cell.sums.add(sums)
-        cell.tick = -1
-        self._order.pop(key, None)
-        self._order[key] = None
-        if len(self._order) > self._most_cells:
-            self._drop_oldest()
-        if is_own:
-            self._changes.setdefault(key, Sums()).add(sums)
-        estimates.changed(max(1, sums.samples))
+        counts: dict[str, int] = {}
+        for change in changes:
+            task_type, sums = change.task_type, change.sums
+            key = (change.agent_id, task_type)
+            estimates = self._types.get(task_type)
+            if estimates is None:
+                estimates = self._types[task_type] = TypeEstimates(self)
+            cell = estimates.cells.get(change.agent_id)
+            if cell is None:
+                cell = estimates.cells[change.agent_id] = Cell(Sums(), now)
+            estimates.wake(cell, now)
+            if sums.samples and cell.sums.weight > 0:
+                self._learn_exponent(cell.sums, sums)
+            cell.sums.add(sums)
+            cell.tick = -1
+            self._order.pop(key, None)
+            self._order[key] = None
+            if len(self._order) > self._most_cells:
+                self._drop_oldest()
+            if is_own:
+                known = self._changes.get(key)
+                if known is None:
+                    self._changes[key] = replace(sums)
+                else:
+                    known.add(sums)
+            counts[task_type] = counts.get(task_type, 0) + max(1, sums.samples)
+        for task_type, count in counts.items():
+            if (estimates := self._types.get(task_type)) is not None:
+                estimates.changed(count)
 
     def _drop_oldest(self) -> None:
         agent_id, task_type = next(iter(self._order))

@@ -47,6 +47,11 @@ async def fill_log_control(cell: Cell, n: int) -> None:
     await cell.run(cell.scripts.configure([SettingChange(entry, "", "strategy", None, f"{n}{'x' * 100}")]))
 
 
+async def fill_log_learned(cell: Cell, n: int) -> None:
+    """Share what a distributor has learned."""
+    await cell.run(cell.scripts.learn("d1", b'"' + str(n).encode() + b"x" * 200 + b'"'))
+
+
 async def fill_replies(cell: Cell, n: int) -> None:
     """Refuse a cancel of a task that nobody knows."""
     await cell.cancel(f"nobody-{n}-{'x' * 60}", caller="c1")
@@ -67,6 +72,7 @@ FILL = {
     "log:messages": fill_log_messages,
     "log:progress": fill_log_progress,
     "log:control": fill_log_control,
+    "log:learned": fill_log_learned,
     "replies:c1": fill_replies,
     "dead:in": fill_dead,
 }

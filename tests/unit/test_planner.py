@@ -316,14 +316,14 @@ def test_slots_that_the_same_round_trip_makes_free_are_planned_on() -> None:
     planner.answered(first, heard("ASSIGNED", "ASSIGNED", loads={"a0": 1, "a1": 1}, p1=(7, 1.0)))
     assert not planner.is_ready()
     ended = first[0]
-    room = planner.expect_room([ended.lease, "0" * 16])
+    room = planner.expect_room(planner.end_leases([ended.lease, "0" * 16]))
     (again,) = planner.plan(10)
     assert again.agent_id == ended.agent_id
     planner.room_answered(room)
     planner.apply(heard(loads={ended.agent_id: 0}))
     planner.answered([again], heard("ASSIGNED", loads={ended.agent_id: 1}, p1=(6, 1.0)))
     assert not planner.is_ready()
-    assert not planner.expect_room([ended.lease])  # its end was told once
+    assert not planner.expect_room(planner.end_leases([ended.lease]))  # its end was told once
 
 
 def test_slots_of_a_round_trip_that_failed_are_not_free() -> None:
@@ -332,7 +332,7 @@ def test_slots_of_a_round_trip_that_failed_are_not_free() -> None:
     read(planner, 1, ("p1", ONE, 9, 1.0))
     (first,) = planner.plan(10)
     planner.answered([first], heard("ASSIGNED", loads={"a0": 1}, p1=(8, 1.0)))
-    planner.room_answered(planner.expect_room([first.lease]))
+    planner.room_answered(planner.expect_room(planner.end_leases([first.lease])))
     assert not planner.is_ready()
     planner.apply(heard(loads={"a0": 0}))
     assert planner.is_ready()
@@ -345,7 +345,7 @@ def test_leases_whose_end_is_told_elsewhere_are_forgotten(monkeypatch: pytest.Mo
     read(planner, 1, ("p1", ONE, 9, 1.0))
     older, newer = planner.plan(10)
     planner.answered([older, newer], heard("ASSIGNED", "ASSIGNED", loads={"a0": 2}, p1=(7, 1.0)))
-    assert planner.expect_room([older.lease, newer.lease]) == {"a0": 1}
+    assert planner.expect_room(planner.end_leases([older.lease, newer.lease])) == {"a0": 1}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from coord.client.submission import TaskSpec, task_append
 from coord.errors import FactInvalid
+from coord.logs import get_logger
 from coord.models.agents import FleetAgent
 from coord.models.strategies import STRATEGY_NAMES
 from coord.models.tasks import Pool
@@ -78,7 +79,7 @@ def test_the_example_is_safe_and_takes_the_cheapest() -> None:
 def test_an_installed_strategy_is_found_by_its_name(example: Path) -> None:
     """Distributors load it, and clients accept its name; coord's own strategies cannot be replaced."""
     assert "cheapest" in strategy_names()
-    strategies = load_strategies()
+    strategies = load_strategies(get_logger())
     assert set(strategies) == {*STRATEGIES, "cheapest"}
     assert strategies["random"] is STRATEGIES["random"]
     view = View(0.5, "cheapest", Random(1), strategies)
@@ -95,7 +96,7 @@ def test_an_installed_strategy_is_found_by_its_name(example: Path) -> None:
 
 def test_a_strategy_that_cannot_be_loaded_is_left_out(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A package that fails to import, no class, another name: each is logged, and the others work."""
-    assert "cheapest" in load_strategies()
+    assert "cheapest" in load_strategies(get_logger())
     text = capsys.readouterr().err
     assert all(f"strategy={name}\n" in text for name in ("broken", "renamed", "no_class"))
     assert "this package does not work" in text
@@ -104,7 +105,7 @@ def test_a_strategy_that_cannot_be_loaded_is_left_out(example: Path, capsys: pyt
 def test_without_packages_there_are_the_built_in_ones() -> None:
     """Nothing else is known, and names are sorted."""
     assert strategy_names() == STRATEGY_NAMES
-    assert load_strategies() == STRATEGIES
+    assert load_strategies(get_logger()) == STRATEGIES
 
 
 # A strategy that is wrong

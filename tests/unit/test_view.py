@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from coord import codec
-from coord.models.agents import FleetAgent, Location
+from coord.models.agents import FleetAgent, LoadReport, Location
 from coord.models.tasks import Pool, Requirements
 from coord.placement import Rules, TaskContext
 from coord.placement.load import LeastConnections
@@ -258,13 +258,37 @@ def test_an_old_report_counts_as_saturated(monkeypatch: pytest.MonkeyPatch) -> N
     view.replace({one.agent_id: one for one in rows})
     group = view.hold(ANY)
     assert chosen(view, group) == "old"
-    now = 105.5
+    now = 107.5
     view.advance()
     assert (view.agents["old"].agent.cpu, view.agents["busy"].agent.cpu) == (1.0, 0.5)
     assert view.agents["silent"].agent.cpu is None
     assert chosen(view, group) == "busy"
     view.update(["old"], {"old": agent("old", cpu=0.1, report_interval=5.0, capacity=99)})
     assert chosen(view, group) == "old"
+
+
+def test_reports_are_applied_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cpu and memory decide at once; what was placed before no longer counts; a new report ends saturation."""
+    now = 100.0
+    monkeypatch.setattr("workers.view.time.monotonic", lambda: now)
+    view = View(0.5, "resource_based", Random(1))
+    rows = [agent(name, cpu=0.5, memory=0.1, report_interval=5.0, capacity=10) for name in ("a", "b")]
+    view.replace({one.agent_id: one for one in rows})
+    group = view.hold(ANY)
+    view.apply_reports([LoadReport("b", 0.2, 0.3, 0.0, 1), LoadReport("gone", 0.0, 0.0, 0.0, 1)])
+    assert [chosen(view, group), chosen(view, group)] == ["b", "b"]
+    now = 110.0
+    view.apply_reports([LoadReport("b", 0.45, 0.2, 0.0, 1)])
+    assert chosen(view, group) == "b"
+    now = 120.0
+    view.advance()
+    assert (view.agents["a"].agent.cpu, view.agents["b"].agent.cpu) == (1.0, 0.45)
+    now = 130.0
+    view.advance()
+    assert view.agents["b"].agent.cpu == 1.0
+    view.apply_reports([LoadReport("a", 0.3, None, 0.0, 1)])
+    assert (view.agents["a"].agent.cpu, view.agents["a"].agent.memory) == (0.3, None)
+    assert chosen(view, group) == "a"
 
 
 def chosen(view: View, group: Candidates) -> str:

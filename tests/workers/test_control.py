@@ -156,7 +156,7 @@ async def test_a_strategy_that_is_not_installed_is_named_and_loses_nothing(
     lacks = distributor(cell.of_kind("distributor")[0])
     monkeypatch.setattr(distributor_module, "strategy_packages", lambda: packages)
     monkeypatch.setattr(
-        distributor_module, "load_strategies", lambda: {**STRATEGIES, "fewest_failures": STRATEGIES["random"]}
+        distributor_module, "load_strategies", lambda _log: {**STRATEGIES, "fewest_failures": STRATEGIES["random"]}
     )
     has = distributor(await cell.add("distributor"))
 

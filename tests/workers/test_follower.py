@@ -46,6 +46,9 @@ async def test_the_view_follows_the_load_that_agents_report(cell: RunningCell, c
     await wait_until(lambda: view.agents["a1"].agent.outside_load == 7, "the load is seen")
     assert view.agents["a0"].agent.outside_load == 0
     assert view.agents["a1"].agent.rev == 1
+    assert (view.agents["a1"].agent.cpu, view.agents["a1"].agent.memory) == (0.5, 0.25)
+    await caller.tell("in:beats", AgentHeartbeat(agent_id="a1", load_metrics={"cpu": 7.0}))
+    await wait_until(lambda: view.agents["a1"].agent.cpu == 1.0, "no share is above 1")
 
 
 async def test_what_a_newcomer_can_is_used_at_once(cell: RunningCell, caller: Caller) -> None:

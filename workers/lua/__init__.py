@@ -25,6 +25,7 @@ NAMES = (
     "dispatch",
     "drain",
     "heartbeat",
+    "learn",
     "purge",
     "reclaim",
     "reclaim_lease",

@@ -83,6 +83,8 @@ class Placement(Struct, frozen=True):
     rev: int
     lease: str
     explanation: bytes  #: JSON, recorded with the task
+    task_type: str = ""
+    load: float = 0  #: of the agent without this task, with work from elsewhere
 
 
 class Loss(Struct, frozen=True):

@@ -394,6 +394,15 @@ class Scripts:
         }
         return Call("run_alarms", limits, [], read_task_batch)
 
+    def learn(self, by: str, data: bytes) -> Call[list[str]]:
+        """Share what a distributor has learned with the others; word OK.
+
+        Args:
+            by: identifies the process.
+            data: JSON.
+        """
+        return Call("learn", {}, [by, data], read_words)
+
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
     ) -> Call[Relief]:

@@ -91,8 +91,9 @@ local function stale_after(interval)
 end
 
 -- The load that an agent reports is part of the distributors' views. A report that differs from the one that was shown
--- last by a step, or that was shown two intervals ago, is noted; tick_liveness shows all noted ones in one event.
-local REPORT_STEP, REPORT_INTERVALS, NOT_REPORTED = 0.05, 2, '-'
+-- last by a step, or comes more than one and a half intervals later, is noted: every second one, so that its age never
+-- seems to be three intervals, when distributors count it as old. tick_liveness shows all noted ones in one event.
+local REPORT_STEP, REPORT_INTERVALS, NOT_REPORTED = 0.05, 1.5, '-'
 
 local function has_moved(value, before)
   if value == NOT_REPORTED or before == NOT_REPORTED then

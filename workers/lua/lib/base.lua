@@ -1,6 +1,6 @@
 -- The base of every script: namespace, time, counters, answers, and the loop over the entries of a batch.
 -- keys: in:reports stream r | counters hash rw | replies:{caller} stream w | size:{stream} string rw
--- keys: log:progress stream w | log:reports stream w
+-- keys: log:progress stream w | log:reports stream w | log:learned stream w
 -- KEYS[1]  the namespace prefix, such as "{coord}:". Every key is built from it, so all keys share its slot. The `keys`
 --   lines of a file list the keys that the file itself names, with names and types as in coord/keys.py. r: it reads; w:
 --   it writes or deletes. in:* stands for streams that ARGV names. Keys of an included part are in the header of that
@@ -9,7 +9,7 @@
 -- ARGV[2]  limits, separated by spaces: name=value. Each file lists the limits that it reads.
 -- LIMITS.log_entries  entries kept of each log (MAXLEN ~, trimmed once a batch); of log:tasks: events, checked once in 256
 -- LIMITS.log_bytes  bytes kept of each log
--- LIMITS.progress_log_bytes  bytes kept of log:progress, and of log:reports
+-- LIMITS.progress_log_bytes  bytes kept of log:progress, log:reports and log:learned
 -- LIMITS.replies_entries  entries kept of each replies stream (MAXLEN ~)
 -- LIMITS.replies_bytes  bytes kept of it
 -- LIMITS.reply_data_bytes  bytes of an outcome's data that a reply carries
@@ -302,7 +302,7 @@ end
 
 -- Appends an entry to a log, which is trimmed once a batch. As with a reply, a failed write undoes nothing. What brief
 -- logs hold matters for seconds only.
-local logs, BRIEF = {}, { ['log:progress'] = true, ['log:reports'] = true }
+local logs, BRIEF = {}, { ['log:progress'] = true, ['log:reports'] = true, ['log:learned'] = true }
 local function log(name, ...)
   append_capped(name, BRIEF[name] and LIMITS.progress_log_bytes or LIMITS.log_bytes, nil, ...)
   logs[name] = P .. name
