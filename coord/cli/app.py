@@ -23,6 +23,7 @@ from coord.cli.processes import gateway, worker
 from coord.cli.ps import ps
 from coord.cli.queues import pools, queues
 from coord.cli.settings import settings, strategy
+from coord.cli.simulate import simulate, trace
 from coord.cli.tasks import tasks
 from coord.cli.up import up
 from coord.errors import CoordError
@@ -99,5 +100,7 @@ for commands in (
     strategy,
     settings,
     dead,
+    trace,
+    simulate,
 ):
     app.add_typer(commands)

@@ -67,6 +67,7 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
+from coord.queries.traces import export_trace
 
 __all__ = [
     "Backlog",
@@ -87,6 +88,7 @@ __all__ = [
     "count_workers",
     "environment_fields",
     "explain_task",
+    "export_trace",
     "get_agent",
     "get_agents",
     "get_backlog",
