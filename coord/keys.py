@@ -33,7 +33,9 @@ agent:{id}                            hash    agent_id agent_type status version
                                               beat_id (ids of the last effective status, registration and heartbeat)
                                               digest (of the fields that eligibility uses) facets (spaces between)
                                               metric:{name} (one load metric) shown (the report in ``log:reports``
-                                              that is the newest: cpu memory outside_load ms). No TTL while the
+                                              that is the newest: cpu memory outside_load ms) ejected (JSON: the task
+                                              types that it gets no tasks of, each with until and for_ms; written by
+                                              the distributor). No TTL while the
                                               agent is present; removed with its entry in ``agents:departed``
 agents:active                         set     placeable agents: they may get work now
 agents:all                            set     every agent that has a record

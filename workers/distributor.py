@@ -60,7 +60,17 @@ from workers.service import (
     word_for_each,
 )
 from workers.task_facts import MESSAGE_KEPT, endings_of, reports_of, submissions_of
-from workers.transitions import Call, CancelRequest, LeaseLoss, Loss, Replay, SettingChange, Submission, TaskBatch
+from workers.transitions import (
+    Call,
+    CancelRequest,
+    EjectionNotice,
+    LeaseLoss,
+    Loss,
+    Replay,
+    SettingChange,
+    Submission,
+    TaskBatch,
+)
 from workers.view import View
 
 log = logs.get_logger()
@@ -151,7 +161,7 @@ class Distributor(Service):
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
             self._outdated |= self.planner.answered(piece, answer)
-        if self._outdated or self._can_place() or self.planner.unread:
+        if self._outdated or self.learner.ejections or self._can_place() or self.planner.unread:
             self._has_work.set()
         if Distributor.configure in by_handler:
             await self.read_settings()
@@ -318,16 +328,40 @@ class Distributor(Service):
         self.view.advance()
 
     async def apply_lessons(self) -> None:
-        """Let the strategies know what was learned."""
-        self.learner.apply(time.monotonic())
+        """Let the strategies know what was learned; record new ejections."""
+        self.learner.review(time.monotonic())
+        if self.learner.ejections or self._can_place():
+            self._has_work.set()
 
     async def share_lessons(self) -> None:
         """Share what was learned with the other distributors. What a full server refuses is not shared."""
-        scripts = self.cell.scripts
         data = self.learner.take(time.monotonic())
         if data is not None:
-            with contextlib.suppress(redis_errors.OutOfMemoryError):
-                await scripts.run(scripts.learn(self.learner.id, data))
+            await self._record_lessons(data)
+
+    async def _record_lessons(self, data: bytes) -> None:
+        ejections, self.learner.ejections = self.learner.ejections, []
+        notices = [
+            EjectionNotice(
+                one.agent_id,
+                one.task_type,
+                round(one.for_s * 1000),
+                f"{one.failure_rate:.2f}",
+                f"{one.others_rate:.2f}",
+                one.in_a_row,
+            )
+            for one in ejections
+        ]
+        for notice in notices:
+            event = "agent.ejected" if notice.ms else "agent.readmitted"
+            log.warning(event, agent_id=notice.agent_id, task_type=notice.task_type, failure_rate=notice.failure_rate)
+        scripts = self.cell.scripts
+        try:
+            await scripts.run(scripts.learn(self.learner.id, data, notices))
+        except redis_errors.RedisError as error:
+            self.learner.ejections[:0] = ejections
+            if not isinstance(error, redis_errors.OutOfMemoryError):
+                raise
 
     async def read_settings(self) -> None:
         """Read the settings that operators have set, and apply them to the view."""
@@ -336,7 +370,6 @@ class Distributor(Service):
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
         rules, of_types = cell_rules(found, cell.settings, self.strategies), type_rules(found)
         if self.view.configure(threshold, rules, of_types):
-            self.planner.regroup()
             log.info("placement.configured", health_threshold=threshold, **asdict(rules), types=sorted(of_types)[:20])
             self._has_work.set()
         set_for_cell = {found["strategy"]} if "strategy" in found else set()
@@ -392,6 +425,8 @@ class Distributor(Service):
                 if self._outdated:
                     outdated, self._outdated = self._outdated, set()
                     self.view.update(outdated, await queries.get_fleet(self.cell.redis, self.cell.keys, outdated))
+                if self.learner.ejections:
+                    await self._record_lessons(b"")
                 if self._can_place():
                     await self.handle([])
                 if self.planner.unread:
@@ -416,7 +451,7 @@ class Distributor(Service):
         self._has_work.set()
 
     def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
-        self.learner.receive(by, data, time.monotonic() - age_s)
+        self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """Return the task's pool and its definition; the planner learns it."""

@@ -22,6 +22,7 @@ from msgspec.structs import asdict, replace
 
 from coord import codec, logs
 from coord.models.facts import TaskCompleted, TaskReleased
+from coord.placement import Ejection
 from coord.placement.learning import Change, Sums
 from workers.planner import Assigned, Planner
 from workers.refusals import CODE as PAYLOAD_INVALID
@@ -80,6 +81,7 @@ class Learner:
         self._attempts: defaultdict[tuple[str, str], Attempts] = defaultdict(Attempts)
         self._count = 0
         self._foreign: list[ForeignEnding] = []
+        self.ejections: list[Ejection] = []  #: decided here and not recorded yet
 
     def settled(self, endings: Sequence[Ending], assigned: Sequence[Assigned | None], now: float) -> None:
         """Take over the reports that a round trip has settled.
@@ -89,7 +91,7 @@ class Learner:
             assigned: what the planner knows of each.
             now: the time.
         """
-        attempts = self._attempts
+        attempts, has_failed = self._attempts, False
         for report, known in zip(endings, assigned, strict=True):
             if type(report) is TaskReleased:
                 continue
@@ -107,7 +109,9 @@ class Learner:
             elif not _is_about_version(report):
                 of.failed += 1
             self._count += 1
-        if self._count > MOST_SAMPLES:
+            has_failed = has_failed or took is FAILED
+        # An agent that fails at once is found before it gets many more tasks.
+        if has_failed or self._count > MOST_SAMPLES:
             self.apply(now)
 
     def apply(self, now: float) -> None:
@@ -122,6 +126,14 @@ class Learner:
             if agent_id in agents
         ]
         self.view.learned.add(changes, now)
+        self._judge(changes, now)
+
+    def review(self, now: float) -> None:
+        """Apply what was gathered, and end the ejections that are over. Call it a few times a second."""
+        self.apply(now)
+        types, early = self.view.ejections.review(now)
+        self.ejections += early
+        self.view.apply_ejections(types)
 
     def take(self, now: float) -> bytes | None:
         """Return the data of an entry with all that is new since the last call; None if nothing is."""
@@ -132,13 +144,14 @@ class Learner:
             return None
         return codec.encode(Lessons(tuple(map(_rounded, changes)), tuple(endings)))
 
-    def receive(self, by: str, data: bytes, now: float) -> None:
+    def receive(self, by: str, data: bytes, now: float, *, is_old: bool = False) -> None:
         """Merge an entry of ``log:learned``.
 
         Args:
             by: the process that wrote it; what this process wrote is skipped.
             data: of the entry.
             now: the time at which it was written.
+            is_old: it was written before this process read the log. The ejections that followed are recorded.
         """
         if by == self.id:
             return
@@ -148,8 +161,24 @@ class Learner:
             log.warning("learning.unreadable", by=by, error=str(error))
             return
         agents = self.view.agents
-        self.view.learned.merge([change for change in lessons.changes if change.agent_id in agents], now)
+        changes = [change for change in lessons.changes if change.agent_id in agents]
+        self.view.learned.merge(changes, now)
+        self._judge(changes, now, is_old=is_old)
         self._end_own(lessons.endings)
+
+    def _judge(self, changes: Iterable[Change], now: float, *, is_old: bool = False) -> None:
+        """Count failures; eject the agents that fail far more often than the others."""
+        ejected: list[Ejection] = []
+        for agent_id, task_type, sums in ((change.agent_id, change.task_type, change.sums) for change in changes):
+            if sums.attempts <= 0 or sums.tried <= 0:
+                continue
+            failures = round(sums.attempts * sums.failed / sums.tried)
+            ejection = self.view.ejections.record(agent_id, task_type, sums.attempts, failures, now)
+            if ejection is not None:
+                ejected.append(ejection)
+        if not is_old:
+            self.ejections += ejected
+        self.view.apply_ejections([ejection.task_type for ejection in ejected])
 
     def _end_own(self, endings: Iterable[ForeignEnding]) -> None:
         """Take over the ends of tasks that this distributor placed and others settled."""

@@ -81,7 +81,7 @@ class Planner:
         self.broken: set[str] = set()
         self._order: list[Entry] = []
         self._order_limit = 64  # entries; above it outdated ones are removed
-        self._explanations: dict[tuple[Rules, str | None, int, str | None], bytes] = {}
+        self._explanations: dict[tuple[Rules, str | None, int, int, str | None], bytes] = {}
         self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
 
     def forget(self) -> None:
@@ -345,6 +345,9 @@ class Planner:
             self._queue(waiting.group)
 
     def _wake(self) -> None:
+        if self.view.must_regroup:
+            self.view.must_regroup = False
+            self.regroup()
         for group in self.view.woken():
             self._queue(group)
 
@@ -432,7 +435,7 @@ class Planner:
 
     def _explain(self, group: Candidates) -> bytes:
         fallback = group.strategy.fallback
-        key = (group.rules, group.own_rules.missing, len(group.eligible), fallback)
+        key = (group.rules, group.own_rules.missing, len(group.eligible), len(group.ejected), fallback)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
@@ -440,6 +443,8 @@ class Planner:
             why: dict[str, Any] = {"strategy": group.rules.strategy, "eligible": len(group.eligible)}
             if group.rules.rare_skills_first:
                 why["rare_skills_first"] = True
+            if group.ejected:
+                why["ejected"] = len(group.ejected)
             if group.own_rules.missing is not None:
                 fallback = f"{group.own_rules.missing} is not installed"
             if fallback is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from random import Random
 
@@ -27,6 +27,8 @@ from coord.placement import (
     ANY_TASK,
     NO_RULES,
     STRATEGIES,
+    Ejection,
+    Ejections,
     Learned,
     OwnRules,
     Rules,
@@ -59,8 +61,9 @@ MISSING_KEPT = 1_000
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, what the tasks or their type set, and the versions of agents that refused the payload.
-GroupKey = tuple[bytes, OwnRules, tuple[str, ...]]
+#: Requirements as JSON, what the tasks or their type set, the versions of agents that refused the payload, and the task
+#: type if agents are ejected for it (otherwise empty: tasks of several types share a group).
+GroupKey = tuple[bytes, OwnRules, tuple[str, ...], str]
 
 
 class Candidates:
@@ -69,16 +72,19 @@ class Candidates:
     __slots__ = (
         "_view",
         "created",
+        "ejected",
         "eligible",
         "is_asleep",
         "key",
         "line",
+        "meeting",
         "needs",
         "own_rules",
         "refused_by",
         "requirements",
         "rules",
         "taken",
+        "task_type",
         "turn",
         "users",
         "version",
@@ -95,7 +101,10 @@ class Candidates:
         self.own_rules = key[1]  #: what its tasks, or their type, set
         self.rules = rules_with(key[1], view.rules)  #: what holds
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
-        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now
+        self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now, and are not ejected
+        self.task_type = key[3]  #: of all its tasks, if agents are ejected for it; else empty
+        self.meeting: set[str] = set()  #: agents that meet all requirements; only kept if it has a ``task_type``
+        self.ejected: frozenset[str] = frozenset()  #: those of them that get none of its tasks
         self.users = 0  #: waiting pools that hold it
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
@@ -200,9 +209,12 @@ class View:
         self.random = random
         self.strategies = strategies
         self.learned = Learned()  #: of the agents, by all strategies together
+        self.ejections = Ejections()
+        self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
         self._groups: dict[GroupKey, Candidates] = {}
+        self._of_types: dict[Candidates, None] = {}  # groups that have a task type
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
@@ -219,6 +231,8 @@ class View:
             self._drop(group)
         for group in self._groups.values():
             group.within = group.eligible = NO_AGENTS
+            group.meeting.clear()
+            group.ejected = frozenset()
             group.forget()
         self.agents.clear()
         self._having.clear()
@@ -237,11 +251,7 @@ class View:
     def configure(
         self, health_threshold: float, rules: Rules, type_rules: Mapping[str, OwnRules] | None = None
     ) -> bool:
-        """Apply live settings; return True if anything changed.
-
-        Pools that wait stay in the groups of their old rules if the rules of a type change, until the planner moves
-        them.
-        """
+        """Apply live settings; return True if anything changed."""
         types = {name: own.known_to(self.strategies) for name, own in (type_rules or {}).items()}
         if (health_threshold, rules, types) == (self.health_threshold, self.rules, self.type_rules):
             return False
@@ -251,6 +261,9 @@ class View:
             before, group.rules = group.rules, rules_with(group.own_rules, rules)
             if group.rules != before:
                 group.forget()
+            if group.task_type and group.rules.ejection is not before.ejection:
+                self._eject_in(group)
+        self.must_regroup = True
         if is_judged_anew:
             for state in self.agents.values():
                 self._judge(state)
@@ -261,6 +274,10 @@ class View:
         """Apply the rows of the agents that were read; an agent without a row is gone."""
         for agent_id in agent_ids:
             state, row = self.agents.get(agent_id), rows.get(agent_id)
+            if state is not None and row is not None:
+                if row.term != state.agent.term:  # a new process
+                    self.apply_ejections(self.ejections.release(agent_id, time.monotonic()))
+                self._adopt_ejections(row)
             if state is not None and row is not None and state.facets == facets_of(row):
                 state.take_over(row)
                 self._judge(state)
@@ -274,6 +291,15 @@ class View:
                 self._add(row, planned)
             else:
                 self.learned.forget(agent_id)
+                self.apply_ejections(self.ejections.forget(agent_id))
+
+    def apply_ejections(self, task_types: Collection[str]) -> None:
+        """Take over that agents were ejected for these types, or that their ejections have ended."""
+        if not task_types:
+            return
+        for group in self._of_types:
+            self._eject_in(group)
+        self.must_regroup = True
 
     def group_of(self, pool: Pool) -> Candidates:
         """Return the group that may serve a pool."""
@@ -484,10 +510,13 @@ class View:
         return strategy
 
     def _find_or_make(self, pool: Pool) -> Candidates:
-        key = (codec.encode(pool.requirements), self._own_rules(pool), pool.refused_by)
+        task_type = pool.task_type if self.ejections.has_ejected(pool.task_type) else ""
+        key = (codec.encode(pool.requirements), self._own_rules(pool), pool.refused_by, task_type)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
+            if task_type:
+                self._of_types[group] = None
             self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
             agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
             for state in agents.values():
@@ -513,6 +542,7 @@ class View:
 
     def _add(self, agent: FleetAgent, planned: int = 0) -> None:
         state = self.agents[agent.agent_id] = AgentState(agent)
+        self._adopt_ejections(agent)
         state.planned = planned
         for facet in state.facets:
             self._having.setdefault(facet, {})[agent.agent_id] = state
@@ -536,6 +566,9 @@ class View:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
+            if agent_id in group.meeting:
+                group.meeting.discard(agent_id)
+                self._eject_in(group)
 
     def _consider(self, state: AgentState, group: Candidates) -> bool:
         """Add the agent to the group if it has all required facets; return True if it has."""
@@ -554,16 +587,52 @@ class View:
 
     def _judge_in(self, state: AgentState, group: Candidates) -> None:
         agent_id = state.agent.agent_id
-        if (
-            state.agent.version in group.refused_by
-            or unmet_requirement(state.agent, group.requirements, self.health_threshold) is not None
-        ):
+        meets = (
+            state.agent.version not in group.refused_by
+            and unmet_requirement(state.agent, group.requirements, self.health_threshold) is None
+        )
+        if group.task_type and meets is not (agent_id in group.meeting):
+            if meets:
+                group.meeting.add(agent_id)
+            else:
+                group.meeting.discard(agent_id)
+            self._eject_in(group)
+        if not meets:
             if agent_id in group.eligible:
                 self._leave(agent_id, group)
-        elif agent_id not in group.eligible:
-            group.join(agent_id)
-            if group.is_asleep:
-                self._joined[group] = None
+        elif agent_id not in group.eligible and agent_id not in group.ejected:
+            self._join(agent_id, group)
+
+    def _eject_in(self, group: Candidates) -> None:
+        """Take ejected agents out of a group, and take back those that are not ejected any more."""
+        ejected = self.ejections.ejected(group.task_type, group.meeting) if group.rules.ejection else frozenset()
+        before, group.ejected = group.ejected, ejected
+        if before == group.ejected:
+            return
+        for agent_id in group.ejected & group.eligible:
+            self._leave(agent_id, group)
+        for agent_id in before - group.ejected:
+            if agent_id in group.meeting and agent_id not in group.eligible:
+                self._join(agent_id, group)
+                self._refresh(self.agents[agent_id])
+
+    def _adopt_ejections(self, row: FleetAgent) -> None:
+        """Take over the ejections in an agent's record, which any distributor has decided."""
+        now = time.monotonic()
+        adopted: list[str] = []
+        for one in row.ejected:
+            left_s = min(one.until - row.read_at, one.for_ms) / 1000
+            rates = (one.failure_rate, one.others_rate)
+            if left_s > 0 and self.ejections.adopt(
+                Ejection(row.agent_id, one.task_type, left_s, *rates, one.in_a_row), now
+            ):
+                adopted.append(one.task_type)
+        self.apply_ejections(adopted)
+
+    def _join(self, agent_id: str, group: Candidates) -> None:
+        group.join(agent_id)
+        if group.is_asleep:
+            self._joined[group] = None
 
     def _leave(self, agent_id: str, group: Candidates) -> None:
         group.leave(agent_id)
@@ -615,6 +684,7 @@ class View:
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
+        self._of_types.pop(group, None)
         self._unwatch(group)
         for agent_id in group.within:
             del self.agents[agent_id].groups[group]

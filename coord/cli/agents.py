@@ -11,6 +11,7 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import (
     AGENT_STATUS,
     age,
+    duration,
     hint,
     moment,
     write_fields,
@@ -21,7 +22,7 @@ from coord.cli.output import (
 )
 from coord.cli.session import Acted, act_on_each, ask
 from coord.errors import AgentNotFound, CoordError
-from coord.models.agents import AgentRecord, AgentStatus, AgentType
+from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
 from coord.suggestions import closest
 
 if TYPE_CHECKING:
@@ -88,14 +89,21 @@ def show(
 ) -> None:
     """Show the record of an agent.
 
+    `ejected` lists the types of task that it gets none of for a while, because it fails them far more often than the
+    others.
+
     Examples:
         coord agents show ocr-1
     """
-    record = ask(lambda client: client.agent(agent_id), redis_url=redis_url, namespace=namespace)
+
+    async def work(client: Client) -> tuple[AgentRecord, int]:
+        return await client.agent(agent_id), await client.server_time()
+
+    record, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
         write_json(record)
     else:
-        write_fields(_fields(record))
+        write_fields(_fields(record, now))
 
 
 def drain(
@@ -178,20 +186,21 @@ def _row(record: AgentRecord, now: int) -> tuple[Any, ...]:
         record.agent_id,
         record.agent_type,
         record.status.value,
-        f"{record.health_score:.2f}",
+        f"{record.health_score:.2f}{' (ejected)' if record.ejected else ''}",
         f"{record.load}/{record.capacity}",
         " ".join(record.capabilities),
         f"{age(record.last_heartbeat, now)} ago" if record.last_heartbeat else None,
     )
 
 
-def _fields(record: AgentRecord) -> dict[str, Any]:
+def _fields(record: AgentRecord, now: int) -> dict[str, Any]:
     interval = record.heartbeat_interval
     return {
         "agent": record.agent_id,
         "type": record.agent_type,
         "status": f"{record.status.value} (deaf: does not read its inbox)" if record.deaf else record.status.value,
         "health": f"{record.health_score:.2f}",
+        "ejected": "; ".join(_ejection(one, now) for one in record.ejected) or None,
         "load": f"{record.load} of {record.capacity}",
         "weight": f"{record.weight:g}",
         "capabilities": " ".join(record.capabilities),
@@ -210,6 +219,14 @@ def _fields(record: AgentRecord) -> dict[str, Any]:
         "term": record.term,
         "rev": record.rev,
     }
+
+
+def _ejection(one: Ejected, now: int) -> str:
+    """Format an ejection: 'summarize' for 24s more, as 95% of its attempts failed, and 2% of the others'."""
+    return (
+        f"{one.task_type!r} for {duration(max(0, one.until - now))} more, "
+        f"as {one.failure_rate:.0%} of its attempts failed, and {one.others_rate:.0%} of the others'"
+    )
 
 
 async def check_receiver(client: Client, agent_id: str) -> None:

@@ -46,6 +46,17 @@ class Location(Struct, frozen=True, omit_defaults=True):
     zone: str | None = None
 
 
+class Ejected(Struct, frozen=True):
+    """Why an agent gets no tasks of a type for a while: it failed them far more often than the other agents."""
+
+    task_type: str
+    until: int  #: ms since 1970 on the server's clock
+    for_ms: int  #: how long it lasts in all
+    failure_rate: float  #: of the agent's last attempts, 0 to 1
+    others_rate: float  #: mean of the other agents
+    in_a_row: int = 1  #: number of ejections in a row; each is twice as long as the one before
+
+
 class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of an agent. Times are milliseconds since 1970 on the server's clock."""
 
@@ -73,6 +84,7 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     load_metrics: dict[str, float] = {}
     health_score: float = 1.0
     leases: int | None = None  #: number of leases that it reported with its last heartbeat
+    ejected: tuple[Ejected, ...] = ()  #: the task types that it gets no tasks of now
     load: int = 0  #: tasks assigned and not settled
 
 
@@ -109,6 +121,9 @@ class FleetAgent(Struct, kw_only=True):
     load_at_report: int = 0  #: tasks in flight when the report was read; those above were placed since
     report_age: float = 0.0  #: seconds since the report, when the row was read
     report_interval: float | None = None  #: seconds between two reports; None: the agent declares none
+    term: int = 0
+    ejected: tuple[Ejected, ...] = ()  #: the task types that it gets no tasks of
+    read_at: int = 0  #: when the row was read, ms since 1970 on the server's clock
     status: AgentStatus = AgentStatus.ACTIVE  #: read only to explain why it is not ``active``; plans do not need it
 
 

@@ -34,15 +34,19 @@ class WaitingReason(StrEnum):
     ALL_UNHEALTHY = "all_unhealthy"
     ALL_DRAINING = "all_draining"
     ALL_BUSY_STATUS = "all_busy_status"  #: busy, in maintenance, in error, or get nothing until they report again
+    EJECTED = "ejected"  #: ejected for the type of the task, because they fail it far more often than others
     ALL_FULL = "all_full"
     NEXT_IN_LINE = "next_in_line"  #: an agent has room
 
     @property
     def is_parked(self) -> bool:
         """True if no agent may get the task, so that its pool waits for a change of the fleet."""
-        return self not in {WaitingReason.SCHEDULED, WaitingReason.ALL_FULL, WaitingReason.NEXT_IN_LINE}
+        return self not in _NOT_PARKED
 
 
+_NOT_PARKED = frozenset(
+    {WaitingReason.SCHEDULED, WaitingReason.EJECTED, WaitingReason.ALL_FULL, WaitingReason.NEXT_IN_LINE}
+)
 #: reason -> what it means for an agent that is rejected for it: the agent ...
 REJECTED: MappingProxyType[WaitingReason, str] = MappingProxyType(
     {
@@ -58,6 +62,7 @@ REJECTED: MappingProxyType[WaitingReason, str] = MappingProxyType(
         WaitingReason.ALL_UNHEALTHY: "is below the required health",
         WaitingReason.ALL_DRAINING: "is draining",
         WaitingReason.ALL_BUSY_STATUS: "takes no tasks (busy, maintenance, error), or does not read its inbox",
+        WaitingReason.EJECTED: "is ejected for a while: it fails this type of task far more often than the others",
         WaitingReason.ALL_FULL: "has as many tasks as it takes",
     }
 )

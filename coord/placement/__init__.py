@@ -6,6 +6,7 @@ learned of them. The dispatch script is the authority: a choice that was made he
 before a task moves.
 """
 
+from coord.placement.ejection import Ejection, Ejections
 from coord.placement.guard import GuardedStrategy
 from coord.placement.learning import Learned
 from coord.placement.reasons import WaitingReason, unmet_requirement
@@ -18,6 +19,8 @@ __all__ = [
     "ANY_TASK",
     "NO_RULES",
     "STRATEGIES",
+    "Ejection",
+    "Ejections",
     "GuardedStrategy",
     "Learned",
     "OrderedStrategy",

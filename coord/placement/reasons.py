@@ -9,13 +9,15 @@ lacks.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from coord.models.agents import AgentStatus, FleetAgent
+from coord.models.agents import AgentStatus, Ejected, FleetAgent
 from coord.models.explanations import NearestMiss, WaitingReason
 from coord.models.tasks import Pool, Requirements
+from coord.placement.ejection import most_ejected
 from coord.placement.requirements import facets_by_reason, facets_of
 
 __all__ = [
@@ -82,10 +84,39 @@ def unmet_requirement(  # noqa: C901, PLR0911 -- one line for each reason; a tab
     return _R.ALL_DRAINING if away is AgentStatus.DRAINING else _R.ALL_BUSY_STATUS
 
 
-def judge(agent: FleetAgent, pool: Pool, health_threshold: float) -> WaitingReason | None:
-    """Return why an agent gets no task of a pool now; None if it may get one."""
+def judge(agent: FleetAgent, pool: Pool, health_threshold: float, *, ejections: bool = True) -> WaitingReason | None:
+    """Return why an agent gets no task of a pool now; None if it may get one.
+
+    Args:
+        agent: the agent.
+        pool: of the tasks.
+        health_threshold: 0 to 1, of the cell.
+        ejections: an ejected agent is rejected. Only some are ejected at a time, see ``ejected_of``.
+    """
     unmet = unmet_requirement(agent, pool.requirements, health_threshold, pool.refused_by)
-    return _R.ALL_FULL if unmet is None and agent.load >= agent.capacity else unmet
+    if unmet is not None:
+        return unmet
+    if ejections and ejection_of(agent, pool) is not None:
+        return _R.EJECTED
+    return _R.ALL_FULL if agent.load >= agent.capacity else None
+
+
+def ejection_of(agent: FleetAgent, pool: Pool) -> Ejected | None:
+    """Return the ejection of an agent for the type of a pool, or None."""
+    return next((one for one in agent.ejected if one.task_type == pool.task_type), None) if agent.ejected else None
+
+
+def ejected_of(agents: Iterable[FleetAgent], pool: Pool, eligible: int) -> list[FleetAgent]:
+    """Return which of these agents are ejected for a pool: those that were ejected first, as many as may be at a time.
+
+    Args:
+        agents: that meet all requirements.
+        pool: of the tasks.
+        eligible: number of agents that meet all requirements.
+    """
+    since = {agent.agent_id: (one.until - one.for_ms) for agent in agents if (one := ejection_of(agent, pool))}
+    out = [agent for agent in agents if agent.agent_id in since]
+    return sorted(out, key=lambda agent: since[agent.agent_id])[: most_ejected(eligible)]
 
 
 def first_reason(reasons: Iterable[WaitingReason | None], named: WaitingReason | None = None) -> WaitingReason:
@@ -103,10 +134,11 @@ def first_reason(reasons: Iterable[WaitingReason | None], named: WaitingReason |
     return max((reason for reason in found if reason), key=_ORDER.__getitem__, default=_R.NO_AGENT_REGISTERED)
 
 
-def shortfalls(agent: FleetAgent, pool: Pool, health_threshold: float) -> list[Shortfall]:
+def shortfalls(agent: FleetAgent, pool: Pool, health_threshold: float, *, ejections: bool = True) -> list[Shortfall]:
     """Return all that keeps an agent from the tasks of a pool, in the order of the list; empty if nothing does.
 
-    Room is only missed by an agent that has everything else.
+    Room, or not to be ejected, is only missed by an agent that has everything else. The arguments are those of
+    ``judge``.
     """
     least_health = max(health_threshold, pool.requirements.min_health_score)
     away = None if agent.active else agent.status
@@ -116,6 +148,9 @@ def shortfalls(agent: FleetAgent, pool: Pool, health_threshold: float) -> list[S
         *_lacking(agent, pool),
         *_unavailable(agent, away, least_health),
     ]
+    ejection = ejection_of(agent, pool) if ejections and not found else None
+    if ejection is not None:
+        return [Shortfall(_R.EJECTED, _ejection_text(agent, ejection))]
     if not found and agent.load >= agent.capacity:
         return [Shortfall(_R.ALL_FULL, f"room (it has {agent.load} of at most {agent.capacity} tasks)")]
     return found
@@ -157,41 +192,68 @@ def _unavailable(agent: FleetAgent, away: AgentStatus | None, least_health: floa
         yield Shortfall(reason, f"its status {away}")
 
 
+def _ejection_text(agent: FleetAgent, ejection: Ejected) -> str:
+    left_s = math.ceil((ejection.until - agent.read_at) / 1000)
+    rates = f"{ejection.failure_rate:.0%} of its attempts failed, {ejection.others_rate:.0%} of the others'"
+    return f"its ejection for the type {ejection.task_type!r}, for {left_s} s more ({rates})"
+
+
 class Survey:
-    """Judges the agents of a fleet for one pool; they may be added in pieces.
+    """Judges the agents of a fleet for one pool; they may be added in pieces, and ``close`` follows the last one.
 
     Args:
         pool: for which the agents are judged.
         health_threshold: 0 to 1, of the cell.
         most: maximum number of nearest misses.
+        ejections: an ejected agent is rejected; False if the rules of the pool say otherwise.
     """
 
-    def __init__(self, pool: Pool, health_threshold: float, most: int) -> None:
+    def __init__(self, pool: Pool, health_threshold: float, most: int, *, ejections: bool = True) -> None:
+        self._ejections = ejections
         self._pool = pool
         self._threshold = health_threshold
         self._most = most
         self._named: WaitingReason | None = None
         self._near: list[tuple[int, int, str, tuple[str, ...]]] = []
         self._rejected: Counter[WaitingReason] = Counter()
+        self._ejected: list[FleetAgent] = []  # not judged yet: how many are ejected depends on the whole fleet
+        self._met = 0  # agents that meet all requirements
         self.eligible = 0  #: agents that may get a task now
 
     def add(self, agents: Iterable[FleetAgent]) -> None:
         """Judge some agents of the fleet."""
-        named = self._pool.requirements.agent_id
         for agent in agents:
-            reason = judge(agent, self._pool, self._threshold)
-            if reason is None:
-                self.eligible += 1
-                continue
-            self._rejected[reason] += 1
-            if agent.agent_id == named and reason is not _R.NO_AGENT_REGISTERED:
-                self._named = reason
-            lacks = tuple(lack.text for lack in shortfalls(agent, self._pool, self._threshold))
-            # The agent that the task names comes first, then those that lack least, then those that came furthest.
-            number = 0 if agent.agent_id == named else len(lacks)
-            self._near.append((number, -_ORDER[reason], agent.agent_id, lacks))
+            reason = judge(agent, self._pool, self._threshold, ejections=self._ejections)
+            self._met += reason in {None, _R.EJECTED, _R.ALL_FULL}
+            if reason is _R.EJECTED:
+                self._ejected.append(agent)
+            else:
+                self._count(agent, reason)
         if len(self._near) > _KEPT * self._most:
             self._near = sorted(self._near)[: self._most]
+
+    def _count(self, agent: FleetAgent, reason: WaitingReason | None) -> None:
+        if reason is None:
+            self.eligible += 1
+            return
+        named = self._pool.requirements.agent_id
+        self._rejected[reason] += 1
+        if agent.agent_id == named and reason is not _R.NO_AGENT_REGISTERED:
+            self._named = reason
+        lacking = shortfalls(agent, self._pool, self._threshold, ejections=reason is _R.EJECTED)
+        lacks = tuple(lack.text for lack in lacking)
+        # The agent that the task names comes first, then those that lack least, then those that came furthest.
+        number = 0 if agent.agent_id == named else len(lacks)
+        self._near.append((number, -_ORDER[reason], agent.agent_id, lacks))
+
+    def close(self) -> None:
+        """Judge the agents that are ejected: all agents of the fleet were added."""
+        out = {agent.agent_id for agent in ejected_of(self._ejected, self._pool, self._met)}
+        for agent in self._ejected:
+            is_out = agent.agent_id in out
+            reason = _R.EJECTED if is_out else judge(agent, self._pool, self._threshold, ejections=False)
+            self._count(agent, reason)
+        self._ejected.clear()
 
     @property
     def agents(self) -> int:
@@ -241,6 +303,7 @@ class FleetIndex:
         self._agents: dict[str, FleetAgent] = {}  # without those that have left
         self._having: dict[str, set[str]] = {}  # facet -> ids of the agents that have it
         self._by_state: dict[WaitingReason | None, set[str]] = {}  # reason without requirements -> ids
+        self._ejected: dict[str, list[FleetAgent]] = {}  # task type -> agents that are ejected for it
 
     def add(self, agents: Iterable[FleetAgent]) -> None:
         """Add some agents of the fleet."""
@@ -248,19 +311,30 @@ class FleetIndex:
             state = judge(agent, _ANY_POOL, self._threshold)
             if state is _R.NO_AGENT_REGISTERED:
                 continue
+            for one in agent.ejected:
+                self._ejected.setdefault(one.task_type, []).append(agent)
             self._agents[agent.agent_id] = agent
             self._by_state.setdefault(state, set()).add(agent.agent_id)
             for facet in facets_of(agent):
                 self._having.setdefault(facet, set()).add(agent.agent_id)
 
-    def reason_of(self, pool: Pool) -> WaitingReason:
-        """Return the reason for which a queued task of this pool waits; the same as that of a ``Survey``."""
+    def has_ejected(self, task_type: str) -> bool:
+        """Return True if any agent is ejected for a type."""
+        return task_type in self._ejected
+
+    def reason_of(self, pool: Pool, *, ejections: bool = True) -> WaitingReason:
+        """Return the reason for which a queued task of this pool waits; the same as that of a ``Survey``.
+
+        Args:
+            pool: of the task.
+            ejections: as for a ``Survey``.
+        """
         requirements = pool.requirements
         if not self._agents:
             return _R.NO_AGENT_REGISTERED
         named = self._agents.get(requirements.agent_id or "")
-        if named is not None:
-            return first_reason((), judge(named, pool, self._threshold) or _R.NEXT_IN_LINE)
+        if named is not None:  # the only eligible agent is never ejected
+            return first_reason((), judge(named, pool, self._threshold, ejections=False) or _R.NEXT_IN_LINE)
         fitting: Collection[str] | None = None
         for reason, facets in facets_by_reason(requirements).items():
             for facet in facets if reason is not _R.NAMED_AGENT_ABSENT else ():
@@ -270,8 +344,18 @@ class FleetIndex:
                     return reason
         fitting = self._agents.keys() if fitting is None else fitting
         if pool.refused_by or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
-            return first_reason(judge(self._agents[agent_id], pool, self._threshold) for agent_id in fitting)
-        return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
+            return first_reason(self._judged(pool, fitting, ejections=ejections))
+        if not (ejections and self.has_ejected(pool.task_type)):
+            return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
+        return first_reason(self._judged(pool, fitting, ejections=ejections))
+
+    def _judged(self, pool: Pool, agent_ids: Iterable[str], *, ejections: bool) -> Iterator[WaitingReason | None]:
+        """Yield why each of these agents gets no task of a pool."""
+        agents = [self._agents[agent_id] for agent_id in agent_ids]
+        reasons = {agent.agent_id: judge(agent, pool, self._threshold, ejections=False) for agent in agents}
+        met = [agent for agent in agents if reasons[agent.agent_id] in {None, _R.ALL_FULL}]
+        out = {agent.agent_id for agent in ejected_of(met, pool, len(met))} if ejections else set()
+        return (_R.EJECTED if agent_id in out else reason for agent_id, reason in reasons.items())
 
 
 def describe(reason: WaitingReason, pool: Pool, rejected: Mapping[WaitingReason, int]) -> str:
@@ -318,6 +402,7 @@ _STATES: dict[WaitingReason, str] = {
     _R.ALL_UNHEALTHY: "below the required health",
     _R.ALL_DRAINING: "draining",
     _R.ALL_BUSY_STATUS: "taking no tasks",
+    _R.EJECTED: "ejected for a while, because its tasks of this type fail",
     _R.ALL_FULL: "at capacity",
 }
 _CLAUSES: dict[WaitingReason, str] = {

@@ -10,8 +10,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from coord.codec import BAD_JSON
 from coord.keys import Keys
-from coord.models.agents import AgentRecord, AgentStatus, FleetAgent, Location, outside_load_of
+from coord.models.agents import AgentRecord, AgentStatus, Ejected, FleetAgent, Location, outside_load_of
 from coord.pipeline import pack, send_and_read
 from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, parse_time
 
@@ -33,6 +34,8 @@ _FLEET_FIELDS = (
     "metric:memory",
     "last_heartbeat",
     "heartbeat_interval",
+    "term",
+    "ejected",
 )
 #: Fields that say whether an agent may get a task, without what only strategies use.
 _JUDGED_FIELDS = (
@@ -45,7 +48,11 @@ _JUDGED_FIELDS = (
     "capacity",
     "health_score",
     "status",
+    "ejected",
 )
+#: Ejections that seem to last longer are over: the server's clock was changed.
+_EJECTED_MOST_MS = 1_000_000
+_ejected = msgspec.json.Decoder(tuple[Ejected, ...])
 #: Agents that ``scan_fleet`` reads in one round trip: a few milliseconds of the server's time.
 SCAN_STEP = 500
 
@@ -58,11 +65,14 @@ async def get_agent(redis: Redis, keys: Keys, agent_id: str) -> AgentRecord | No
 async def get_agents(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list[AgentRecord | None]:
     """Return the records of many agents, in order; one round trip."""
     pipe = redis.pipeline(transaction=False)
+    pipe.time()
     for agent_id in agent_ids:
         pipe.hgetall(keys.agent(agent_id))
         pipe.scard(keys.inflight(agent_id))
-    answers = await pipe.execute()
-    return [_agent_record(raw, load) if raw else None for raw, load in zip(answers[::2], answers[1::2], strict=True)]
+    moment, *answers = await pipe.execute()
+    now = parse_time(moment)
+    pairs = zip(answers[::2], answers[1::2], strict=True)
+    return [_agent_record(raw, load, now) if raw else None for raw, load in pairs]
 
 
 async def list_agents(redis: Redis, keys: Keys) -> list[AgentRecord]:
@@ -117,12 +127,14 @@ async def scan_fleet(redis: Redis, keys: Keys) -> AsyncIterator[list[FleetAgent]
     """
     suspended = await get_suspended_agents(redis, keys)
     for ids in chunks(await list_agent_ids(redis, keys), SCAN_STEP):
-        commands: list[tuple[str, ...]] = [("SMISMEMBER", keys.of("agents:active"), *ids)]
+        commands: list[tuple[str, ...]] = [("TIME",), ("SMISMEMBER", keys.of("agents:active"), *ids)]
         commands += [("HMGET", keys.agent(agent_id), *_JUDGED_FIELDS) for agent_id in ids]
         commands += [("SCARD", keys.inflight(agent_id)) for agent_id in ids]
-        are_active, *answers = await send_and_read(redis, [pack(command) for command in commands])
-        if isinstance(are_active, ResponseError):
-            raise are_active
+        moment, are_active, *answers = await send_and_read(redis, [pack(command) for command in commands])
+        for answer in (moment, are_active):
+            if isinstance(answer, ResponseError):
+                raise answer
+        now = parse_time(moment)
         agents: list[FleetAgent] = []
         rows, loads = answers[: len(ids)], answers[len(ids) :]
         for agent_id, is_active, row, load in zip(ids, are_active, rows, loads, strict=True):
@@ -131,7 +143,7 @@ async def scan_fleet(redis: Redis, keys: Keys) -> AsyncIterator[list[FleetAgent]
                 raise error
             if error is None and row[0] is not None:
                 active = bool(is_active) and agent_id not in suspended
-                agents.append(_judged_agent(agent_id, row, active=active, load=int(load)))
+                agents.append(_judged_agent(agent_id, row, active=active, load=int(load), now=now))
         yield agents
 
 
@@ -161,7 +173,7 @@ async def get_loads(redis: Redis, keys: Keys, agent_ids: Iterable[str]) -> dict[
     return dict(zip(ids, await pipe.execute(), strict=True))
 
 
-def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
+def _agent_record(raw_fields: Mapping[bytes, bytes], load: int, now: int) -> AgentRecord:
     raw = decode_fields(raw_fields)
     location = parse_json(raw.get("location"))
     interval = parse_int(raw.get("heartbeat_interval"))
@@ -190,6 +202,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
         load_metrics={name[7:]: float(value) for name, value in raw.items() if name.startswith("metric:")},
         health_score=float(raw.get("health_score", 0)),
         leases=parse_int(raw.get("leases")),
+        ejected=_current_ejections(raw_fields.get(b"ejected"), now),
         load=int(load),
     )
 
@@ -197,7 +210,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int) -> AgentRecord:
 def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int, now: int) -> FleetAgent:
     text = [None if value is None else value.decode() for value in fields]
     kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, *report = text
-    version, place, cpu, memory, beat, interval = report
+    version, place, cpu, memory, beat, interval, term, _ = report
     return FleetAgent(
         agent_id=agent_id,
         agent_type=kind or "",
@@ -219,7 +232,18 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         load_at_report=load,
         report_age=max(0, now - int(beat or now)) / 1000,
         report_interval=int(interval) / 1000 if interval else None,
+        term=int(term or 0),
+        ejected=_current_ejections(fields[-1], now),
+        read_at=now,
     )
+
+
+def _current_ejections(raw: bytes | None, now: int) -> tuple[Ejected, ...]:
+    """Return the ejections that are not over; one that cannot be read must not hide the agent."""
+    if raw:
+        with suppress(*BAD_JSON):
+            return tuple(found for found in _ejected.decode(raw) if now < found.until <= now + _EJECTED_MOST_MS)
+    return ()
 
 
 def _location(place: str | None) -> Location | None:
@@ -234,8 +258,8 @@ def _share(metric: str | None) -> float | None:
     return None if metric is None else min(max(float(metric), 0.0), 1.0)
 
 
-def _judged_agent(agent_id: str, row: Sequence[bytes | None], *, active: bool, load: int) -> FleetAgent:
-    kind, capabilities, services, tags, labels, version, capacity, health, status = row
+def _judged_agent(agent_id: str, row: Sequence[bytes | None], *, active: bool, load: int, now: int) -> FleetAgent:
+    kind, capabilities, services, tags, labels, version, capacity, health, status, ejected = row
     return FleetAgent(
         agent_id=agent_id,
         agent_type=(kind or b"").decode(),
@@ -249,6 +273,8 @@ def _judged_agent(agent_id: str, row: Sequence[bytes | None], *, active: bool, l
         active=active,
         load=load,
         status=AgentStatus((status or b"active").decode()),
+        ejected=_current_ejections(ejected, now),
+        read_at=now,
     )
 
 

@@ -26,7 +26,7 @@ from coord.queries.cell import count_workers, get_write_refusal
 from coord.queries.memory import get_memory
 from coord.queries.queues import pool_in_record
 from coord.queries.reads import decode_text, parse_time
-from coord.queries.settings import get_health_threshold
+from coord.queries.settings import get_ejection_rule, get_health_threshold
 from coord.queries.tasks import get_task
 
 #: Nearest misses of an explanation.
@@ -138,9 +138,11 @@ async def _explain_scheduled(redis: Redis, keys: Keys, settings: Settings, recor
 
 async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: TaskRecord) -> WaitingExplanation:
     pool = await _pool_of(redis, keys, record)
-    survey = Survey(pool, await get_health_threshold(redis, keys, settings), NEAREST)
+    ejects = await get_ejection_rule(redis, keys, settings)
+    survey = Survey(pool, await get_health_threshold(redis, keys, settings), NEAREST, ejections=ejects(pool))
     async for agents in scan_fleet(redis, keys):
         survey.add(agents)
+    survey.close()
     reason = survey.reason
     pipe = redis.pipeline(transaction=False)
     pipe.zrank(keys.queue(record.pool), record.task_id)

@@ -18,7 +18,7 @@ from coord.models.tasks import Pool, Priority, TaskState
 from coord.placement.reasons import FleetIndex
 from coord.queries.agents import scan_fleet
 from coord.queries.reads import chunks, decode_text, parse_time
-from coord.queries.settings import get_health_threshold
+from coord.queries.settings import get_ejection_rule, get_health_threshold
 from coord.queries.tasks import get_counters
 
 _pool = msgspec.json.Decoder(Pool)
@@ -243,15 +243,18 @@ async def _reasons(
     if not pools:
         return {}
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
+    ejects = await get_ejection_rule(redis, keys, settings)
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
-    known: dict[tuple[bytes, tuple[str, ...]], WaitingReason] = {}
+    known: dict[tuple[bytes, tuple[str, ...], str], WaitingReason] = {}
     reasons: dict[str, WaitingReason] = {}
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
-            key = encode(pool.definition.requirements), pool.definition.refused_by
+            is_judged = fleet.has_ejected(pool.definition.task_type) and ejects(pool.definition)
+            task_type = pool.definition.task_type if is_judged else ""
+            key = encode(pool.definition.requirements), pool.definition.refused_by, task_type
             if key not in known:
-                known[key] = fleet.reason_of(pool.definition)
+                known[key] = fleet.reason_of(pool.definition, ejections=is_judged)
             reasons[pool.pool] = known[key]
         await asyncio.sleep(0)  # other work of this process goes on between two chunks
     return reasons

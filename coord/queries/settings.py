@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from coord.config import LIVE, PER_TYPE, Settings, live_text, variable_of
 from coord.keys import Keys
 from coord.models.ids import entry_ms
+from coord.models.tasks import Pool
 from coord.queries.reads import decode_fields, read_hash
 
 #: Prefix of the fields in a distributor's presence that hold the values of its environment.
@@ -67,6 +68,27 @@ async def get_health_threshold(redis: Redis, keys: Keys, settings: Settings) -> 
         return float(live["health_threshold"])
     environments = await _get_environments(redis, keys) or [environment_fields(settings)]
     return min(float(environment[f"{PRESENCE_PREFIX}health_threshold"]) for environment in environments)
+
+
+async def get_ejection_rule(redis: Redis, keys: Keys, settings: Settings) -> Callable[[Pool], bool]:
+    """Return whether ejected agents get no tasks of a pool: by its tasks, else by their type, else by the cell.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        settings: stands for the environment of the distributors while none is present.
+    """
+    live = await get_live_values(redis, keys)
+    environments = await _get_environments(redis, keys) or [environment_fields(settings)]
+    # On, if any distributor has it on.
+    of_cell = live.get("ejection") or max(environment[f"{PRESENCE_PREFIX}ejection"] for environment in environments)
+
+    def ejects(pool: Pool) -> bool:
+        if pool.modifiers is not None and pool.modifiers.ejection is not None:
+            return pool.modifiers.ejection
+        return live.get(f"ejection:{pool.task_type}", of_cell) == "on"
+
+    return ejects
 
 
 async def list_settings(redis: Redis, keys: Keys, settings: Settings) -> list[LiveSetting]:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from coord import queries
+from coord.config import Settings
+from coord.models.tasks import Modifiers, Pool
 from tests.scripts.cell import Cell
 from workers.transitions import SettingChange
 from workers.transitions import scripts as scripts_module
@@ -89,3 +91,18 @@ async def test_a_broken_key_keeps_the_request(cell: Cell) -> None:
     assert len(await cell.left("in:control:distributor")) == 1
     assert await cell.answers("op") == []
     await cell.redis.delete(cell.keys.of("settings"))
+
+
+async def test_readers_know_where_ejection_is_off(cell: Cell) -> None:
+    """The task's own modifier, then its type's, then the cell's, then the environment's."""
+
+    async def ejects(pool: Pool, *, ejection: bool = True) -> bool:
+        return (await queries.get_ejection_rule(cell.redis, cell.keys, Settings(ejection=ejection)))(pool)
+
+    assert await ejects(Pool("t"))
+    assert not await ejects(Pool("t"), ejection=False)
+    await cell.redis.hset(cell.keys.of("settings"), mapping={"ejection": "on", "ejection:t": "off"})
+    assert await ejects(Pool("u"), ejection=False)
+    assert not await ejects(Pool("t"))
+    assert await ejects(Pool("t", modifiers=Modifiers(ejection=True)))
+    assert not await ejects(Pool("u", modifiers=Modifiers(ejection=False)))

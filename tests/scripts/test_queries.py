@@ -63,12 +63,13 @@ async def test_an_agent_with_everything(cell: Cell) -> None:
     age = (await queries.get_time(cell.redis) - START) / 1000
     assert fleet["a1"].report_age == pytest.approx(max(0, age), abs=60)
     fleet["a1"].report_age = 0.0
+    fleet["a1"].read_at = 0
     assert fleet == {
         "a1": FleetAgent(
             agent_id="a1", agent_type="worker", capabilities=frozenset({"a", "b"}), services=frozenset({"s"}),
             tags=frozenset({"t"}), labels={"zone": "1"}, version="3", capacity=2, weight=2.5, health_score=1.0, rev=1,
             active=True, load=1, outside_load=5, location=Location(lat=1.5, region="eu"), cpu=0.5,
-            load_at_report=1, report_interval=2.5,
+            load_at_report=1, report_interval=2.5, term=1,
         )
     }  # fmt: skip
 

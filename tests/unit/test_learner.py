@@ -59,9 +59,9 @@ def test_successes_teach_times_and_failures_teach_rates() -> None:
     """By agent and task type; a release teaches nothing, and the lease of a report counts once."""
     learner = learner_of()
     place(learner, "1", "2", "3", "4")
-    settle(learner, completed("1"), completed("2"), failed("3"), TaskReleased("4", "4"), completed("1"))
+    settle(learner, completed("1"), completed("2"), TaskReleased("4", "4"), completed("1"))
     assert len(learner.view.learned) == 0
-    learner.apply(0.0)
+    settle(learner, failed("3"))  # a failure is applied at once
     learned = learner.view.learned
     assert list(learned) == [("a0", "t")]
     assert learned.service_s("a0", "t") == pytest.approx(2.0)

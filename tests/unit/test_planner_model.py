@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -21,7 +23,7 @@ from hypothesis.stateful import (
 
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import NO_RULES, OwnRules, Rules, unmet_requirement
+from coord.placement import NO_RULES, Ejection, OwnRules, Rules, unmet_requirement
 from workers import planner as planner_module
 from workers import view as view_module
 from workers.planner import Planner
@@ -69,7 +71,7 @@ REQUIRED = st.builds(
 )
 STRATEGY = st.sampled_from([None, None, "least_connections", "round_robin", "random", "gone"])
 #: Most pools share a group with others, and an agent fits them.
-COMMON = [Pool("t"), Pool("t"), Pool("t", Requirements(agent_type="x")), Pool("t", strategy="round_robin")]
+COMMON = [Pool("t"), Pool("t"), Pool("t", Requirements(agent_type="x")), Pool("t", strategy="round_robin"), Pool("u")]
 DEFINITION = st.one_of(
     st.sampled_from(COMMON), st.sampled_from(COMMON), st.builds(Pool, st.just("t"), REQUIRED, STRATEGY)
 )
@@ -119,14 +121,19 @@ class Model:
     type_rules: OwnRules = NO_RULES
     agents: dict[str, ModelAgent] = field(default_factory=dict)
     pools: dict[str, ModelPool] = field(default_factory=dict)
+    ejected_of: Callable[[Pool], Collection[str]] = lambda _: ()
 
     def fit(self, pool: ModelPool) -> list[ModelAgent]:
-        """The agents that meet the pool's requirements and are not suspended."""
-        wanted = pool.definition.requirements
+        """The agents that meet the pool's requirements and are neither suspended nor ejected."""
+        ejected = self.ejected_of(pool.definition)
+        return [one for one in self.meet(pool.definition) if one.row.agent_id not in ejected]
+
+    def meet(self, definition: Pool) -> list[ModelAgent]:
+        """The agents that meet requirements and are not suspended."""
         return [
             one
             for one in self.agents.values()
-            if not one.is_suspended and unmet_requirement(one.row, wanted, self.threshold) is None
+            if not one.is_suspended and unmet_requirement(one.row, definition.requirements, self.threshold) is None
         ]
 
     def with_room(self, pool: ModelPool) -> list[ModelAgent]:
@@ -190,6 +197,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model()
         self.view = View(self.model.threshold, self.model.strategy, Random(1))
         self.planner = Planner(self.view)
+        self.model.ejected_of = self.ejected_of
         self.plans: list[list[Placement]] = []
         self.steps = 0
         self.definitions: dict[str, Pool] = {}  # a pool's name stands for one definition
@@ -278,6 +286,28 @@ class Machine(RuleBasedStateMachine):
     def use_another_group(self, definition: Pool) -> None:
         """A group that no pool waits for is used, so that another is dropped."""
         self.view.group_of(definition)
+
+    @rule(agent=st.sampled_from(AGENTS), task_type=st.sampled_from("ttu"))
+    def eject(self, agent: str, task_type: str) -> None:
+        """An agent is ejected for a type of tasks."""
+        if self.view.ejections.adopt(Ejection(agent, task_type, 900.0, 1.0, 0.0, 1), time.monotonic()):
+            self.view.apply_ejections([task_type])
+
+    @precondition(lambda self: self.steps % 4 == 1)
+    @rule(agent=st.sampled_from(AGENTS))
+    def readmit(self, agent: str) -> None:
+        """An agent that was ejected is tried again."""
+        self.view.apply_ejections(self.view.ejections.release(agent, time.monotonic()))
+
+    def ejected_of(self, definition: Pool) -> Collection[str]:
+        """The agents that get no tasks of a pool: the first ejected of those that the view has judged to be eligible.
+
+        A suspended agent counts until it is judged again, so the view's set is taken, and checked in ``check_fleet``.
+        """
+        ejections = self.view.ejections
+        if not ejections.has_ejected(definition.task_type):
+            return ()
+        return ejections.ejected(definition.task_type, self.view.group_of(definition).meeting)
 
     # The table of pools.
 
@@ -394,8 +424,9 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         """Who is ready and who is starved is as the model has it."""
+        is_ready = self.planner.is_ready()
         left = self.model.left()
-        assert self.planner.is_ready() is any(self.model.with_room(pool) for _, _, pool in left)
+        assert is_ready is any(self.model.with_room(pool) for _, _, pool in left)
         self.check_unread(is_full=False)
         self.check_fleet()
 
@@ -424,6 +455,12 @@ class Machine(RuleBasedStateMachine):
         for name, pool in self.model.pools.items():
             group = self.planner.waiting[name].group
             assert group.eligible - suspended == {one.row.agent_id for one in self.model.fit(pool)}
+            ejected = self.view.ejections.has_ejected(pool.definition.task_type)
+            assert group.task_type == (pool.definition.task_type if ejected else "")
+            if ejected:
+                assert group.meeting - suspended == {one.row.agent_id for one in self.model.meet(pool.definition)}
+                assert group.meeting == group.eligible | group.ejected
+                assert group.ejected == self.ejected_of(pool.definition)
             assert len(group.line) <= 2 * group.users + 9
         in_use = {self.planner.waiting[name].group for name in self.model.pools}
         assert len(self.view._groups) <= len(in_use) + view_module.GROUPS_KEPT

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from coord.models.agents import AgentStatus, FleetAgent
+from coord.models.agents import AgentStatus, Ejected, FleetAgent
 from coord.models.explanations import REJECTED, WaitingReason
 from coord.models.tasks import Pool, Requirements
-from coord.placement.reasons import FleetIndex, Survey, describe, first_reason, judge, shortfalls
+from coord.placement.reasons import FleetIndex, Survey, describe, ejected_of, first_reason, judge, shortfalls
 from tests.unit.test_placement import FIT, random_agent, random_requirements
 
 R = WaitingReason
@@ -40,12 +40,15 @@ BREAKS: dict[WaitingReason, dict[str, Any]] = {
     R.ALL_UNHEALTHY: {"health_score": 0.69},
     R.ALL_DRAINING: {"status": AgentStatus.DRAINING, "active": False},
     R.ALL_BUSY_STATUS: {"status": AgentStatus.BUSY, "active": False},
+    R.EJECTED: {"ejected": (Ejected("t", 30_000, 30_000, 1.0, 0.05),)},
     R.ALL_FULL: {"load": 1},
 }
+#: What an agent lacks only if it has everything else.
+LAST = (R.EJECTED, R.ALL_FULL)
 #: Two of them that an agent may have at once: it has only one status, and the health of a stale one is not looked at.
 PAIRS = [
     (one, other)
-    for one, other in combinations([reason for reason in BREAKS if reason is not R.ALL_FULL], 2)
+    for one, other in combinations([reason for reason in BREAKS if reason not in LAST], 2)
     if not BREAKS[one].keys() & BREAKS[other].keys() and (one, other) != (R.ALL_STALE, R.ALL_UNHEALTHY)
 ]
 
@@ -55,6 +58,7 @@ def survey(agents: list[FleetAgent], pool: Pool, threshold: float = 0.5, most: i
     found = Survey(pool, threshold, most)
     found.add(agents[::2])
     found.add(agents[1::2])
+    found.close()
     return found
 
 
@@ -65,6 +69,8 @@ def random_case(random: Random) -> tuple[list[FleetAgent], Pool, float]:
         agent.status = random.choice(list(AgentStatus))
         agent.active = agent.status is AgentStatus.ACTIVE and random.random() < 0.8
         agent.version = random.choice(("", "1", "2"))
+        until = random.randint(1, 30_000)
+        agent.ejected = random.choice(((), (), (Ejected(random.choice("tu"), until, 30_000, 1.0, 0.0),)))
     pool = Pool("t", random_requirements(random), refused_by=random.choice(((), (), ("1",), ("", "2"))))
     return agents, pool, random.choice((0.0, 0.5))
 
@@ -85,6 +91,7 @@ def test_the_order_is_the_documented_one() -> None:
         "all_unhealthy",
         "all_draining",
         "all_busy_status",
+        "ejected",
         "all_full",
         "next_in_line",
     ]
@@ -170,20 +177,23 @@ def test_each_rejected_agent_has_exactly_one_reason() -> None:
     for _ in range(3_000):
         agents, pool, threshold = random_case(random)
         found = survey(agents, pool, threshold)
-        judged = {agent.agent_id: judge(agent, pool, threshold) for agent in agents}
+        free = {agent.agent_id: judge(agent, pool, threshold, ejections=False) for agent in agents}
+        met = [agent for agent in agents if free[agent.agent_id] in {None, R.ALL_FULL}]
+        out = {agent.agent_id: R.EJECTED for agent in ejected_of(met, pool, len(met))}
+        judged = free | out
         assert found.agents == len(agents) == found.eligible + sum(found.rejected.values())
         assert found.rejected == {
             reason: count for reason in R if (count := sum(one is reason for one in judged.values()))
         }
         for agent in agents:
-            reasons = [lack.reason for lack in shortfalls(agent, pool, threshold)]
+            reasons = [lack.reason for lack in shortfalls(agent, pool, threshold, ejections=agent.agent_id in out)]
             assert next(iter(reasons), None) is judged[agent.agent_id]
             assert reasons == sorted(reasons, key=list(R).index)
         fleet = FleetIndex(threshold)
         fleet.add(agents)
         assert fleet.reason_of(pool) is found.reason
         seen.add(found.reason)
-    assert seen == set(R) - {R.SCHEDULED}, "the random fleets have every reason"
+    assert seen == set(R) - {R.SCHEDULED, R.EJECTED}, "every reason but two; not all agents that fit are ejected"
 
 
 def test_the_nearest_misses_lack_least() -> None:
@@ -226,6 +236,7 @@ def test_the_nearest_misses_are_found_among_many() -> None:
     found = Survey(pool, 0.5, 3)
     for at in range(0, len(agents), 100):
         found.add(agents[at : at + 100])
+    found.close()
     assert [miss.agent_id for miss in found.nearest] == [agent.agent_id for agent in near]
     assert found.rejected == {R.NO_CAPABILITY: 3_000}
 
@@ -263,4 +274,43 @@ def test_agents_that_fit_and_are_not_available_are_counted() -> None:
 
 def test_pools_that_wait_for_the_fleet_are_parked() -> None:
     """A task that waits for its time, its turn or a slot needs no change of the fleet."""
-    assert [reason for reason in R if not reason.is_parked] == [R.SCHEDULED, R.ALL_FULL, R.NEXT_IN_LINE]
+    assert [reason for reason in R if not reason.is_parked] == [
+        R.SCHEDULED,
+        R.EJECTED,
+        R.ALL_FULL,
+        R.NEXT_IN_LINE,
+    ]
+
+
+def test_ejected_agents_are_rejected_as_long_as_others_are_left() -> None:
+    """A fifth of those that meet the requirements, but one of two or more: those that were ejected first."""
+    pool = Pool("t", Requirements(tags=("gpu",)))
+    out = [replace(FIT, agent_id=f"a{n}", ejected=(Ejected("t", 30_000 + n, 30_000, 0.9, 0.1),)) for n in range(3)]
+    found = survey([*out, replace(FIT, agent_id="b1", load=1), replace(FIT, agent_id="b2", load=1)], pool)
+    assert found.rejected == {R.EJECTED: 1, R.ALL_FULL: 2}
+    assert (found.eligible, found.reason) == (2, R.NEXT_IN_LINE)
+    (miss,) = (miss for miss in found.nearest if miss.reason is R.EJECTED)
+    text = "its ejection for the type 't', for 30 s more (90% of its attempts failed, 10% of the others')"
+    assert miss.text == f"a0 fits except for {text}"
+    assert survey([out[0], replace(FIT, agent_id="b", **BREAKS[R.ALL_DRAINING])], pool).eligible == 1
+    found = survey([out[0], replace(out[1], load=1)], pool)
+    assert (found.reason, found.rejected) == (R.ALL_FULL, {R.EJECTED: 1, R.ALL_FULL: 1})
+    other = Pool("u", pool.requirements)
+    assert survey(out, other).eligible == 3
+
+
+def test_no_agent_counts_as_ejected_where_ejection_is_off() -> None:
+    """A survey and an index of the fleet then say that all agents are full."""
+    pool = Pool("t")
+    out = FleetAgent(agent_id="a", agent_type="worker", load=1, ejected=(Ejected("t", 30_000, 30_000, 1.0, 0.0),))
+    full = FleetAgent(agent_id="b", agent_type="worker", load=1)
+    found = Survey(pool, 0.5, 3, ejections=False)
+    found.add([out, full])
+    found.close()
+    assert found.rejected == {R.ALL_FULL: 2}
+    assert survey([out, full], pool).rejected == {R.EJECTED: 1, R.ALL_FULL: 1}
+    fleet = FleetIndex(0.5)
+    fleet.add([out, full])
+    assert fleet.reason_of(pool, ejections=False) is R.ALL_FULL
+    strict = Pool("t", Requirements(min_health_score=0.6))
+    assert fleet.reason_of(strict, ejections=False) is R.ALL_FULL

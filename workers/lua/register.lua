@@ -75,6 +75,9 @@ local function register(i, last)
       agent.incarnations = earlier_incarnations(agent)
     end
     end_term(agent)
+    -- A new process may be better than the one before.
+    call('HDEL', key, 'ejected')
+    agent.ejected = nil
   end
   local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
   local was_lost = returns and agent.status == 'stale' and not replaces

@@ -87,6 +87,17 @@ class Placement(Struct, frozen=True):
     load: float = 0  #: of the agent without this task, with work from elsewhere
 
 
+class EjectionNotice(Struct, frozen=True):
+    """An ejection for ``learn``: an agent gets no tasks of a type for a while."""
+
+    agent_id: str
+    task_type: str
+    ms: int  #: that it lasts from now on; 0: it has ended before its time
+    failure_rate: str  #: of the agent, 0 to 1
+    others_rate: str  #: mean of the other agents
+    in_a_row: int
+
+
 class Loss(Struct, frozen=True):
     """One lost agent for ``reclaim``."""
 

@@ -35,6 +35,7 @@ from workers.transitions.batches import (
     Delivery,
     Departure,
     DrainRequest,
+    EjectionNotice,
     EntryReplay,
     Heartbeat,
     LeaseList,
@@ -394,14 +395,18 @@ class Scripts:
         }
         return Call("run_alarms", limits, [], read_task_batch)
 
-    def learn(self, by: str, data: bytes) -> Call[list[str]]:
-        """Share what a distributor has learned with the others; word OK.
+    def learn(self, by: str, data: bytes, ejections: Sequence[EjectionNotice] = ()) -> Call[list[str]]:
+        """Share what a distributor has learned with the others; words OK, and for each ejection OK, KNOWN, UNKNOWN.
 
         Args:
             by: identifies the process.
-            data: JSON.
+            data: JSON; empty: nothing was learned.
+            ejections: to record.
         """
-        return Call("learn", {}, [by, data], read_words)
+        args: list[Arg] = [by, data, len(ejections)]
+        for ejection in ejections:
+            _add_arguments(args, ejection)
+        return Call("learn", {}, args, read_words)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None

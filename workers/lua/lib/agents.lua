@@ -40,7 +40,7 @@ local AGENT = {
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
   'drained_from', 'drain_id', 'deaf',
   'ask', 'asked_at', 'suspects',
-  'metric:cpu', 'metric:memory', 'metric:active_connections', 'metric:pending_tasks', 'shown',
+  'metric:cpu', 'metric:memory', 'metric:active_connections', 'metric:pending_tasks', 'shown', 'ejected',
 }
 
 local function load_agent(id)
@@ -118,6 +118,18 @@ local function note_report(agent)
 end
 
 local STATUS_PENALTY = { error = 0.5, maintenance = 0.2, busy = 0.1 }
+-- Being ejected costs little: the agent may be good at other types of task. An end far ahead means that the server's
+-- clock was changed.
+local EJECTED_PENALTY, EJECTED_MOST = 0.1, 1000000
+
+local function is_ejected(agent)
+  for at in string.gmatch(agent.ejected or '', '"until":(%d+)') do
+    if tonumber(at) > now and tonumber(at) <= now + EJECTED_MOST then
+      return true
+    end
+  end
+  return false
+end
 
 -- Freshness x regularity - penalties, 0..1. Freshness is 1 while heartbeats are on time and falls to 0.5 at the moment
 -- when the agent turns stale. Regularity is the share of the last ten expected heartbeats that arrived.
@@ -146,7 +158,7 @@ local function health(agent, observed)
       freshness = math.max(0.5, 1 - 0.5 * (age - interval) / (limit - interval))
     end
   end
-  local penalty = STATUS_PENALTY[agent.status] or 0
+  local penalty = (STATUS_PENALTY[agent.status] or 0) + (is_ejected(agent) and EJECTED_PENALTY or 0)
   local sum, count = 0, 0
   for _, name in ipairs({ 'metric:cpu', 'metric:memory' }) do
     local value = tonumber(agent[name])
