@@ -51,6 +51,7 @@ async def test_a_setting_of_a_type_is_kept_beside_the_cells(cell: Cell) -> None:
     assert await change("strategy", "a: b", "predictive", "ann@host") == ["OK"]
     assert await change("strategy", "a: b", "prequal") == ["OK"]
     assert await change("ejection", "t", "off") == ["OK"]
+    assert await change("ejection", "t", "off", "again") == ["OK"], "this is no change, and not in the log"
     live = await queries.get_live_values(cell.redis, cell.keys)
     assert live["strategy"] == "random"
     assert queries.type_values(live) == {"a: b": {"strategy": "prequal"}, "t": {"ejection": "off"}}
@@ -62,6 +63,7 @@ async def test_a_setting_of_a_type_is_kept_beside_the_cells(cell: Cell) -> None:
     assert (first.task_type, first.value) == (None, "random")
     assert first.at <= second.at <= latest.at
     assert len(await queries.list_setting_changes(cell.redis, cell.keys, 2)) == 2
+    assert len(await queries.list_setting_changes(cell.redis, cell.keys, 10)) == 5
 
 
 async def test_the_number_of_values_is_limited(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,7 +312,7 @@ def test_a_type_has_its_own_rules_until_they_are_cleared(coord: Coord) -> None:
         "types": {},
     }
     changes = [one for one in coord("strategy", "history", "--json").json["items"] if one["task_type"] == "a type"]
-    assert [(one["name"], one["value"], one["before"]) for one in changes if one["value"] or one["before"]] == [
+    assert [(one["name"], one["value"], one["before"]) for one in changes] == [
         ("rare_skills_first", None, "on"),
         ("strategy", None, "predictive"),
         ("ejection", None, "off"),

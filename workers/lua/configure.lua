@@ -7,7 +7,7 @@
 --   entry | caller or '' | name | task_type, '' for all | value, or '' to reset | by: who sets it, or ''
 -- LIMITS.live_settings  maximum number of values
 -- Returns {words}. Words: OK; FULL (refused); GONE (the entry was handled before); ERROR <why> (not consumed)
--- Events in log:control: setting.changed
+-- Events in log:control: setting.changed, unless it had this value
 local STREAM = 'in:control:distributor'
 local FULL = ' values of settings are kept at most; reset some first: coord strategy show lists them'
 
@@ -26,10 +26,13 @@ local function configure(i)
   else
     call('HSET', P .. 'settings', field, value)
   end
-  log(
-    'log:control', 'type', 'setting.changed', 'name', name, 'task_type', task_type, 'value', value,
-    'before', before or '', 'by', by, 'caller', caller
-  )
+  before = before or ''
+  if value ~= before then
+    log(
+      'log:control', 'type', 'setting.changed', 'name', name, 'task_type', task_type, 'value', value,
+      'before', before, 'by', by, 'caller', caller
+    )
+  end
   answer(caller, STREAM, entry)
   return 'OK'
 end
