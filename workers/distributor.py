@@ -272,6 +272,7 @@ class Distributor(Service):
         while due:
             (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
             self.planner.apply(answer)
+            self.learner.timed_out(answer.timed_out, time.monotonic())
             due = answer.due
             for word in answer.words:
                 if word.startswith("ERROR"):

@@ -114,6 +114,16 @@ class Learner:
         if has_failed or self._count > MOST_SAMPLES:
             self.apply(now)
 
+    def timed_out(self, leases: Sequence[str], now: float) -> None:
+        """Take over attempts that took longer than their timeout: they failed."""
+        for lease, assigned in zip(leases, self.planner.end_leases(leases), strict=True):
+            if assigned is not None:
+                self._attempts[assigned[0], assigned[1]].failed += 1
+                self._count += 1
+            elif len(self._foreign) < MOST_ENDINGS:
+                self._foreign.append((lease, FAILED))
+        self.apply(now)
+
     def apply(self, now: float) -> None:
         """Add what was gathered to what is known."""
         if not self._count:

@@ -222,7 +222,7 @@ def _fields(record: AgentRecord, now: int) -> dict[str, Any]:
 
 
 def _ejection(one: Ejected, now: int) -> str:
-    """Format an ejection: 'summarize' for 24s more, as 95% of its attempts failed, and 2% of the others'."""
+    """Format an ejection: 'summarize' for 24.0 s more, as 95% of its attempts failed, and 2% of the others'."""
     return (
         f"{one.task_type!r} for {duration(max(0, one.until - now))} more, "
         f"as {one.failure_rate:.0%} of its attempts failed, and {one.others_rate:.0%} of the others'"

@@ -48,8 +48,8 @@ def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Names
 def pools(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
     """Show the pools in which tasks wait, and why: first those that no agent may serve.
 
-    The reason is that of the first task; `coord tasks explain ID` has the details. The first 100 pools are shown;
-    --json lists all.
+    The reason is that of the first task; `coord tasks explain ID` has the details. Agents that are ejected, because
+    they fail this type of task, are counted. The first 100 pools are shown; --json lists all.
 
     Examples:
         coord pools
@@ -78,7 +78,7 @@ def _write_pools(found: Backlog) -> None:
                 pool.pool,
                 pool.definition.task_type,
                 pool.length,
-                pool.reason,
+                f"{pool.reason} ({pool.ejected} ejected)" if pool.ejected else pool.reason,
                 duration(pool.head_age),
                 pool.head_priority,
                 pool.head,

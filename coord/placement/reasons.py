@@ -335,6 +335,26 @@ class FleetIndex:
         named = self._agents.get(requirements.agent_id or "")
         if named is not None:  # the only eligible agent is never ejected
             return first_reason((), judge(named, pool, self._threshold, ejections=False) or _R.NEXT_IN_LINE)
+        fitting = self._fitting(requirements)
+        if isinstance(fitting, WaitingReason):
+            return fitting
+        if pool.refused_by or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
+            return first_reason(self._judged(pool, fitting, ejections=ejections))
+        if not (ejections and self.has_ejected(pool.task_type)):
+            return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
+        return first_reason(self._judged(pool, fitting, ejections=ejections))
+
+    def count_ejected(self, pool: Pool) -> int:
+        """Return how many agents get no task of this pool because they are ejected."""
+        if not self.has_ejected(pool.task_type):
+            return 0
+        fitting = self._fitting(pool.requirements)
+        if isinstance(fitting, WaitingReason):
+            return 0
+        return sum(reason is _R.EJECTED for reason in self._judged(pool, fitting, ejections=True))
+
+    def _fitting(self, requirements: Requirements) -> Collection[str] | WaitingReason:
+        """Return the agents that have all facets but the id; the reason if no agent has."""
         fitting: Collection[str] | None = None
         for reason, facets in facets_by_reason(requirements).items():
             for facet in facets if reason is not _R.NAMED_AGENT_ABSENT else ():
@@ -342,12 +362,7 @@ class FleetIndex:
                 fitting = having if fitting is None else having.intersection(fitting)
                 if not fitting:
                     return reason
-        fitting = self._agents.keys() if fitting is None else fitting
-        if pool.refused_by or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
-            return first_reason(self._judged(pool, fitting, ejections=ejections))
-        if not (ejections and self.has_ejected(pool.task_type)):
-            return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
-        return first_reason(self._judged(pool, fitting, ejections=ejections))
+        return self._agents.keys() if fitting is None else fitting
 
     def _judged(self, pool: Pool, agent_ids: Iterable[str], *, ejections: bool) -> Iterator[WaitingReason | None]:
         """Yield why each of these agents gets no task of a pool."""

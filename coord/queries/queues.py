@@ -67,6 +67,7 @@ class PoolBacklog(Struct, frozen=True):
     head_priority: Priority | None  #: None if the head left the queue during the read
     head_age: int | None  #: ms since the head was submitted
     reason: WaitingReason | None = None  #: why its tasks wait
+    ejected: int = 0  #: agents that get none of them because they fail this type of task
 
 
 class Backlog(Struct, frozen=True):
@@ -106,12 +107,14 @@ async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None, settin
     )
     _, pools = await list_waiting_pools(redis, keys, {})
     reasons = await _reasons(redis, keys, settings or Settings(), pools if limit != 0 else [])
-    pools.sort(key=lambda pool: (pool.pool in reasons and not reasons[pool.pool].is_parked, pool.head))
+    pools.sort(key=lambda pool: (pool.pool in reasons and not reasons[pool.pool][0].is_parked, pool.head))
     listed = pools[:limit]
     backlogs: list[PoolBacklog] = []
     for chunk in chunks(listed, CHUNK):
         heads = await _with_heads(redis, keys, now, chunk)
-        backlogs += [replace(backlog, reason=reasons[backlog.pool]) for backlog in heads]
+        for backlog in heads:
+            reason, ejected = reasons[backlog.pool]
+            backlogs.append(replace(backlog, reason=reason, ejected=ejected))
     return Backlog(priorities, tuple(backlogs), len(pools) - len(listed))
 
 
@@ -238,23 +241,27 @@ async def list_waiting_pools(redis: Redis, keys: Keys, known: Mapping[str, Pool]
 
 async def _reasons(
     redis: Redis, keys: Keys, settings: Settings, pools: Sequence[WaitingPool]
-) -> dict[str, WaitingReason]:
-    """Return why the tasks of each of these pools wait; reads the whole fleet, in pieces."""
+) -> dict[str, tuple[WaitingReason, int]]:
+    """Return why the tasks of each of these pools wait, and how many agents are ejected for them.
+
+    Reads the whole fleet, in pieces.
+    """
     if not pools:
         return {}
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
     ejects = await get_ejection_rule(redis, keys, settings)
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
-    known: dict[tuple[bytes, tuple[str, ...], str], WaitingReason] = {}
-    reasons: dict[str, WaitingReason] = {}
+    known: dict[tuple[bytes, tuple[str, ...], str], tuple[WaitingReason, int]] = {}
+    reasons: dict[str, tuple[WaitingReason, int]] = {}
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
             is_judged = fleet.has_ejected(pool.definition.task_type) and ejects(pool.definition)
             task_type = pool.definition.task_type if is_judged else ""
             key = encode(pool.definition.requirements), pool.definition.refused_by, task_type
             if key not in known:
-                known[key] = fleet.reason_of(pool.definition, ejections=is_judged)
+                ejected = fleet.count_ejected(pool.definition) if is_judged else 0
+                known[key] = fleet.reason_of(pool.definition, ejections=is_judged), ejected
             reasons[pool.pool] = known[key]
         await asyncio.sleep(0)  # other work of this process goes on between two chunks
     return reasons

@@ -154,7 +154,9 @@ async def test_a_running_attempt_times_out(cell: Cell) -> None:
     await cell.report("started")
     cell.now += 30_000
 
-    assert await cell.run_alarms() == ["TIMED_OUT"]
+    await cell.tick()
+    answer = await cell.run(cell.scripts.run_alarms())
+    assert (answer.words, answer.timed_out) == (["TIMED_OUT"], (lease,))
 
     task = await cell.task()
     assert (task.state, task.failures, task.attempts[0].how) == ("scheduled", 1, "timed_out")

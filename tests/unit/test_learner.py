@@ -201,3 +201,34 @@ def test_a_jump_of_the_clock_does_no_harm(jump: float) -> None:
         learner.apply(1_001.0 + n)
     service_s: Any = learner.view.learned.service_s("a0", "t")
     assert 0.4 < service_s < 1.3
+
+
+def test_an_attempt_that_took_too_long_is_a_failure() -> None:
+    """An agent that never finishes is as bad as one that fails; another distributor may find out."""
+    learner, other = learner_of(), learner_of()
+    place(learner, "1", "2")
+    learner.timed_out(["1"], 0.0)
+    other.timed_out(["2", "unknown"], 0.0)
+    exchange(other, learner)
+    exchange(learner)
+    cell = learner.view.learned.of_type("t").cells["a0"]  # type: ignore[union-attr]
+    assert (cell.sums.attempts, cell.sums.samples) == (2, 0)
+    assert learner.view.learned.failure_rate("a0", "t") > 0.9
+
+
+def test_failures_eject_an_agent_and_the_others_adopt_nothing_old() -> None:
+    """It is to be recorded once. What a log held before this process read it ejects, and is recorded already."""
+    learner, late = learner_of(), learner_of()
+    leases = [f"{n}" for n in range(8)]
+    place(learner, *leases)
+    settle(learner, *(failed(lease) for lease in leases))
+    (ejection,) = learner.ejections
+    assert (ejection.agent_id, ejection.task_type, ejection.for_s) == ("a0", "t", 30.0)
+    assert learner.view.must_regroup
+    data = learner.take(0.0)
+    assert data is not None
+    late.receive(learner.id, data, 0.0, is_old=True)
+    assert late.view.ejections.has_ejected("t")
+    assert late.ejections == []
+    late.review(31.0)
+    assert not late.view.ejections.has_ejected("t")

@@ -192,6 +192,7 @@ def test_each_rejected_agent_has_exactly_one_reason() -> None:
         fleet = FleetIndex(threshold)
         fleet.add(agents)
         assert fleet.reason_of(pool) is found.reason
+        assert fleet.count_ejected(pool) == found.rejected.get(R.EJECTED, 0)
         seen.add(found.reason)
     assert seen == set(R) - {R.SCHEDULED, R.EJECTED}, "every reason but two; not all agents that fit are ejected"
 

@@ -14,15 +14,15 @@
 -- LIMITS.terminal_ttl_ms  ms that a completed, cancelled or expired record is kept
 -- LIMITS.dead_ttl_ms  ms that a failed record is kept
 -- LIMITS.refused_ttl_ms  ms that a refused record is kept
--- Returns {words, loads, pools, pools_rev, raised, due}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
+-- Returns {words, loads, pools, pools_rev, raised, due, timed_out}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
 --   (nothing was due), GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for
---   the next call
+--   the next call; timed_out: the leases of the attempts that took too long
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
 -- Orders in inbox:{agent}:critical: stop_task (with TIMED_OUT and EXPIRED, for claimed tasks)
 read_clock()
 check_due_types()
 check_suspended_type()
-local words = {}
+local words, timed_out = {}, {}
 
 -- ms by which an alarm that raised an error is delayed, so that broken records cannot crowd out the others.
 local ERROR_DELAY = 60000
@@ -94,6 +94,7 @@ local function run_held_alarm(task)
     if task.state == 'assigned' and recall(task) then
       return 'RECALLED'
     end
+    timed_out[#timed_out + 1] = task.lease
     end_attempt(task, 'timed_out', 'timed_out', 'the attempt took longer than its timeout', true)
     return 'TIMED_OUT'
   end
@@ -230,5 +231,5 @@ guarded(remove_tombstones)
 for index, until_ms in pairs(UNTIL) do
   left = left + call('ZCOUNT', P .. index, '-inf', int(until_ms))
 end
-result[6] = int(left)
+result[6], result[7] = int(left), timed_out
 return result

@@ -40,6 +40,7 @@ class TaskBatch(Struct, frozen=True):
     pools_rev: int  #: rises whenever a pool starts or stops having waiting tasks
     raised: int  #: how much this call raised it
     due: int = 0  #: run_alarms only: what is due and was left for the next call
+    timed_out: tuple[str, ...] = ()  #: run_alarms only: the leases of the attempts that took too long
 
 
 class Report(Struct, frozen=True):
@@ -303,4 +304,5 @@ def read_task_batch(raw: Any) -> TaskBatch:
         pools_rev=int(rev),
         raised=int(raised),
         due=int(raw[5]) if len(raw) > 5 else 0,
+        timed_out=tuple(lease.decode() for lease in raw[6]) if len(raw) > 6 else (),
     )
