@@ -54,7 +54,9 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 #: Settings that an operator can change at run time (``setting.set``). The value takes precedence over the environment.
-LIVE = ("health_threshold", "strategy")
+LIVE = ("avoid_failed_agent", "ejection", "health_threshold", "rare_skills_first", "strategy")
+#: Those of them that can be set for the tasks of one type as well. The value takes precedence over that of the cell.
+PER_TYPE = ("avoid_failed_agent", "ejection", "rare_skills_first", "strategy")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +120,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Name = "least_connections"
     #: Minimum health of an agent. Agents below it get no tasks.
     health_threshold: Share = 0.5
+    #: Under every strategy, give an agent no tasks of a type for a while if it fails far more of them than others do.
+    ejection: bool = True
+    #: Under every strategy, give a task another agent after an attempt that failed, if another can do it.
+    avoid_failed_agent: bool = True
+    #: Under every strategy, use first the agents whose other capabilities are least in demand, as ``capability_based``
+    #: does. The strategy chooses among agents that are alike in this. Agents with rare skills stay free for the tasks
+    #: that need them.
+    rare_skills_first: bool = False
 
     # Task attempts
 
@@ -262,6 +272,9 @@ _SERVICE_NAME = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
+#: Other words for true and false.
+_SWITCH = {"on": "true", "off": "false"}
+
 _TYPES: dict[str, Any] = {
     name: hint
     for name, hint in get_type_hints(Settings, include_extras=True).items()
@@ -361,15 +374,33 @@ def within_memory(settings: Settings, maximum: int) -> Settings:
     return msgspec.structs.replace(settings, **capped)
 
 
-def live_text(name: str, value: object) -> str:
+def live_text(name: str, value: object, task_type: str | None = None) -> str:
     """Return the value of a live setting as text, as it is stored in the key ``settings``.
+
+    Args:
+        name: of the setting.
+        value: of any type that the setting accepts.
+        task_type: the type of the tasks that it is for; None: all.
 
     Raises:
         ConfigError: the setting cannot be set live, or the value is invalid; names the valid ones.
     """
-    if name not in LIVE:
-        raise ConfigError(f"{name!r} cannot be set live, only {', '.join(LIVE)}")
-    return _text(_convert(f"{name}={value!r}", name, value))
+    check_live(name, task_type)
+    converted = _convert(f"{name}={value!r}", name, value)
+    return ("off", "on")[converted] if isinstance(converted, bool) else _text(converted)
+
+
+def check_live(name: str, task_type: str | None = None) -> None:
+    """Check that a setting can be changed at run time, for all tasks or for those of one type.
+
+    Raises:
+        ConfigError: it cannot; names the settings that can, and the nearest of them.
+    """
+    known, where = (LIVE, "live") if task_type is None else (PER_TYPE, "for a task type")
+    if name not in known:
+        near = closest(name, known)
+        step = f"; did you mean {near!r}?" if near else ""
+        raise ConfigError(f"{name!r} cannot be set {where}, only {', '.join(known)}{step}")
 
 
 def variable_of(field: str) -> str:
@@ -404,6 +435,8 @@ def _text(value: object) -> str:
 
 
 def _convert(given: str, field: str, value: object) -> Any:
+    if _TYPES[field] is bool and isinstance(value, str):
+        value = _SWITCH.get(value.lower(), value)
     try:
         converted = msgspec.convert(value, _TYPES[field], strict=False)
     except msgspec.ValidationError as error:
@@ -419,6 +452,8 @@ def _expected(field: str, error: str) -> str:
     hint = _TYPES[field]
     if hint == Share:
         return "expected a number from 0 to 1"
+    if hint is bool:
+        return "expected on or off"
     if getattr(hint, "__origin__", None) is Literal:
         return "expected one of " + ", ".join(hint.__args__)
     return error.replace("`", "").replace("Expected", "expected").replace(", got str", ", in digits")

@@ -128,11 +128,14 @@ replies:{caller}                      stream  answers to a caller's facts and ou
 Running, written by workers of every kind
 
 ====================================  ======  ==============================================================
-settings                              hash    live settings of operators: strategy, health_threshold
+settings                              hash    live settings of operators: strategy, health_threshold, ejection,
+                                              avoid_failed_agent, rare_skills_first (on, off); with :{task type} after
+                                              the name for tasks of that type
 worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
                                               lag_ms progress_at (time of this report) idle_ms (since its last
                                               iteration) and for a distributor setting:{name} (the value of its
-                                              environment). TTL 15 s
+                                              environment) and strategies (those that are not coord's: name=package,
+                                              spaces between). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 dead:in                               stream  entries that could not be handled: stream id type data (first 4 KiB) whole
                                               (1: data is complete, so it may be replayed) caller code reason; 10,000

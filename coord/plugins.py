@@ -31,6 +31,11 @@ def strategy_names() -> tuple[str, ...]:
     return tuple(sorted({*STRATEGY_NAMES, *_found()}))
 
 
+def strategy_packages() -> dict[str, str]:
+    """Return which package provides a strategy: name -> package; nothing is loaded."""
+    return {name: point.dist.name for name, point in _found().items() if point.dist is not None}
+
+
 def load_strategies(log: FilteringBoundLogger) -> dict[str, type[Strategy]]:
     """Return all strategies by name. One that cannot be loaded is left out, with an error in the log.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, ClassVar
 
+from msgspec.structs import asdict
 from redis import exceptions as redis_errors
 
 from coord import codec, config, logs, queries
@@ -38,11 +39,12 @@ from coord.models.facts import (
     TaskStarted,
     parts_of,
 )
-from coord.models.tasks import NamedTask, Pool, TasksSubmitted, TaskSubmitted, is_named, named_queue
-from coord.plugins import load_strategies
+from coord.models.tasks import Modifiers, NamedTask, Pool, TasksSubmitted, TaskSubmitted, is_named, named_queue
+from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
 from workers.follower import Follower
 from workers.learner import Learner
+from workers.live_rules import cell_rules, type_rules
 from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
 from workers.pool_table import PoolTable
 from workers.refusals import Refusal, find_refusals, redirected, refused_tasks
@@ -104,12 +106,13 @@ class Distributor(Service):
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.learner = Learner(self.view, self.planner)
         self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
-        self._pools: dict[tuple[str, bytes, str | None], tuple[str, bytes]] = {}
+        self._pools: dict[tuple[str, bytes, str | None, Modifiers | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
         self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
         self._outdated: set[str] = set()  # agents whose rows are read again before the next plan
         self._suspended: set[str] = set()
+        self._warned_of: set[str] = set()  # strategies that are set and not installed here
         self._has_work = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
 
@@ -257,7 +260,7 @@ class Distributor(Service):
         for entry, fact, caller in batch:
             name, value = _setting_of(fact)
             text = None if value is None else config.live_text(name, value)
-            changes.append(SettingChange(entry.id, caller, name, text))
+            changes.append(SettingChange(entry.id, caller, name, fact.task_type, text, fact.by))
         return self.cell.scripts.configure(changes)
 
     def replay(self, batch: list[ReceivedFact[TaskReplayed]]) -> Call[TaskBatch]:
@@ -269,8 +272,9 @@ class Distributor(Service):
         return self.purge_dead("tasks", batch)
 
     def heartbeat_fields(self) -> dict[str, str]:
-        """Return the environment values of the settings that can be changed at run time."""
-        return queries.environment_fields(self.cell.settings)
+        """Return the environment values of the live settings, and the packages of strategies that are not coord's."""
+        packages = {name: package for name, package in strategy_packages().items() if name in self.strategies}
+        return queries.environment_fields(self.cell.settings) | queries.package_fields(packages)
 
     async def run_alarms(self) -> None:
         """Do what is due by the clocks."""
@@ -375,11 +379,27 @@ class Distributor(Service):
         """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
         found = await queries.get_live_values(cell.redis, cell.keys)
-        strategy = found.get("strategy", cell.settings.strategy)
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
-        if self.view.configure(threshold, strategy if strategy in self.strategies else cell.settings.strategy):
-            log.info("placement.configured", strategy=self.view.strategy, health_threshold=threshold)
+        rules, of_types = cell_rules(found, cell.settings, self.strategies), type_rules(found)
+        if self.view.configure(threshold, rules, of_types):
+            log.info("placement.configured", health_threshold=threshold, **asdict(rules), types=sorted(of_types)[:20])
             self._has_work.set()
+        set_for_cell = {found["strategy"]} if "strategy" in found else set()
+        set_for_types = {own.strategy for own in of_types.values() if own.strategy is not None}
+        await self._warn_of_missing((set_for_cell | set_for_types | self.view.missing) - self.strategies.keys())
+
+    async def _warn_of_missing(self, names: set[str]) -> None:
+        """Warn once of each strategy that is set and not installed here; name the package that has it."""
+        self.view.missing.clear()
+        self._warned_of &= names
+        if names <= self._warned_of:
+            return
+        packages = await queries.get_strategy_packages(self.cell.redis, self.cell.keys)
+        for name in sorted(names - self._warned_of):
+            package = packages.get(name)
+            what = f"package {package}" if package else f"package with the entry point {name!r} of coord.strategies"
+            log.warning("strategy.not_installed", strategy=name, instead=self.view.strategy, hint=f"install the {what}")
+        self._warned_of |= names
 
     async def resync(self) -> None:
         """Take a new snapshot of everything that plans depend on."""
@@ -447,20 +467,24 @@ class Distributor(Service):
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """Return the queue of the task's pool, and the definition of the pool; the planner learns it."""
-        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy)
+        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy, fact.modifiers)
         found = self._pools.get(key)
         if found is None:
             if len(self._pools) >= DEFINITIONS_KEPT:
                 self._pools.clear()
-            found = self._pools[key] = codec.pool_of(Pool(fact.task_type, fact.requirements, fact.strategy))
+            found = self._pools[key] = codec.pool_of(_definition_of(fact))
         if not self.planner.knows(found[0]):
-            self.planner.define(found[0], Pool(fact.task_type, fact.requirements, fact.strategy))
+            self.planner.define(found[0], _definition_of(fact))
         if fact.location is None and fact.affinity_key is None:
             return found
         named = named_queue(found[0])
         if not self.planner.knows(named):
-            self.planner.define(named, Pool(fact.task_type, fact.requirements, fact.strategy))
+            self.planner.define(named, _definition_of(fact))
         return named, found[1]
+
+
+def _definition_of(fact: TaskSubmitted) -> Pool:
+    return Pool(fact.task_type, fact.requirements, fact.strategy, fact.modifiers)
 
 
 def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) -> None:
@@ -470,8 +494,8 @@ def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) 
         ConfigError: names the settings that exist, or the values that this one may have.
     """
     name, value = _setting_of(fact)
+    config.check_live(name, fact.task_type)
     if value is None:
-        config.live_text(name, getattr(config.Settings(), name, None))
         return
     if name == "strategy" and value not in strategies:
         raise ConfigError(not_one_of("strategy", value, sorted(strategies)))

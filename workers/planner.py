@@ -29,7 +29,7 @@ from typing import Any
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import NAMED, NamedTask, Pool, is_named
-from coord.placement import TaskContext
+from coord.placement import Rules, TaskContext
 from workers.transitions import Placement, TaskBatch
 from workers.view import Candidates, View
 
@@ -141,6 +141,9 @@ class NamedWaiting(Waiting):
             insort(self.known, task, key=_place)
             self.follow_head()
 
+    def _avoids(self, task: NamedTask) -> bool:
+        return bool(task.avoid) and self.group.rules.avoid_failed_agent
+
     def context_of(self, task: NamedTask) -> TaskContext:
         """Return what strategies see of a task."""
         preferences = task.preferences
@@ -149,7 +152,7 @@ class NamedWaiting(Waiting):
             task.priority,
             preferences.location,
             preferences.affinity_key,
-            avoided(task.avoid, self.group.eligible) if task.avoid else NO_AGENTS,
+            avoided(task.avoid, self.group.eligible) if self._avoids(task) else NO_AGENTS,
         )
 
 
@@ -191,8 +194,8 @@ class Planner:
         self._preferring: dict[Candidates, dict[str, None]] = {}  # preferred group -> the pools that prefer it
         self._blocked: dict[str, None] = {}  # named queues with tasks that the last plan could not place
         self._order_limit = 64  # entries; above it outdated ones are removed
+        self._explanations: dict[tuple[Rules, str | None, int, int, str | None], bytes] = {}
         self._leases: dict[str, Assigned] = {}  # of leases created here that have not ended
-        self._explanations: dict[tuple[str, int, int, str | None], bytes] = {}
 
     def forget(self) -> None:
         """Forget the table."""
@@ -692,17 +695,21 @@ class Planner:
         return pool, waiting
 
     def _explain(self, group: Candidates) -> bytes:
-        strategy = group.strategy
-        key = (strategy.name, len(group.eligible), len(group.ejected), strategy.fallback)
+        fallback = group.strategy.fallback
+        key = (group.rules, group.own_rules.missing, len(group.eligible), len(group.ejected), fallback)
         explained = self._explanations.get(key)
         if explained is None:
             if len(self._explanations) > 1000:
                 self._explanations.clear()
-            why: dict[str, Any] = {"strategy": strategy.name, "eligible": len(group.eligible)}
+            why: dict[str, Any] = {"strategy": group.rules.strategy, "eligible": len(group.eligible)}
+            if group.rules.rare_skills_first:
+                why["rare_skills_first"] = True
             if group.ejected:
                 why["ejected"] = len(group.ejected)
-            if strategy.fallback is not None:
-                why["fallback"] = strategy.fallback
+            if group.own_rules.missing is not None:
+                fallback = f"{group.own_rules.missing} is not installed"
+            if fallback is not None:
+                why["fallback"] = fallback
             explained = self._explanations[key] = codec.encode(why)
         return explained
 

@@ -18,21 +18,28 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from random import Random
 
+from msgspec.structs import asdict
+
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
 from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
+    NO_RULES,
     STRATEGIES,
     Ejection,
     Ejections,
     Learned,
+    OwnRules,
+    Rules,
     Strategy,
     TaskContext,
     capability_facet,
+    create_strategy,
     facets_of,
     facets_required,
     preferred_pool,
+    rules_with,
     unmet_requirement,
 )
 
@@ -48,18 +55,21 @@ REPORT_INTERVAL_S = 100.0
 REPORT_DELAY_S = 2.0
 #: Members of full groups that are searched at once for agents with an old load.
 MEMBERS_SEARCHED = 50_000
+#: Maximum number of strategies remembered that are set and not installed.
+MISSING_KEPT = 1_000
 
 #: The members of every empty group. It is frozen, so it cannot be changed by mistake.
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
 
 
-#: Requirements as JSON, strategy (None: the fleet's), the versions of agents that refused the payload, the ids of those
-#: that have no handler, and the task type if agents are ejected for it (otherwise empty: several types share a group).
-GroupKey = tuple[bytes, str | None, tuple[str, ...], tuple[str, ...], str]
+#: Requirements as JSON, what the tasks or their type set, the versions of agents that refused the payload, the ids of
+#: those that have no handler, and the task type if agents are ejected for it (otherwise empty: several types share a
+#: group).
+GroupKey = tuple[bytes, OwnRules, tuple[str, ...], tuple[str, ...], str]
 
 
 class Candidates:
-    """The agents that meet one set of requirements, under one strategy; small while no agent does."""
+    """The agents that meet one set of requirements, under one set of rules; small while no agent does."""
 
     __slots__ = (
         "_view",
@@ -72,9 +82,10 @@ class Candidates:
         "line",
         "meeting",
         "needs",
-        "own_strategy",
+        "own_rules",
         "refused_by",
         "requirements",
+        "rules",
         "taken",
         "task_type",
         "turn",
@@ -92,7 +103,8 @@ class Candidates:
         self.unhandled_by = key[3]  #: ids of agents that are not eligible
         self.needs = facets_required(requirements)  #: an agent without all of these is not eligible
         self.watched = ANY_AGENT  #: the facet that the group is listed under
-        self.own_strategy = key[1]  #: None: the fleet's
+        self.own_rules = key[1]  #: what its tasks, or their type, set
+        self.rules = rules_with(key[1], view.rules)  #: what holds
         self.within: set[str] = NO_AGENTS  #: agents that have all of ``needs``
         self.eligible: set[str] = NO_AGENTS  #: those of them that meet all requirements now, and are not ejected
         self.task_type = key[4]  #: of all its tasks, if agents are ejected for it; else empty
@@ -197,7 +209,9 @@ class View:
         strategies: Mapping[str, type[Strategy]] = STRATEGIES,
     ) -> None:
         self.health_threshold = health_threshold
-        self.strategy = strategy
+        self.rules = Rules(strategy)  #: for tasks that set none, and are of a type that sets none
+        self.type_rules: Mapping[str, OwnRules] = {}  #: task type -> what it sets
+        self.missing: set[str] = set()  #: strategies that are set for a task or a type and not installed here
         self.random = random
         self.strategies = strategies
         self.learned = Learned()  #: of the agents, by all strategies together
@@ -240,17 +254,31 @@ class View:
         for agent in fleet.values():
             self._add(agent)
 
-    def configure(self, health_threshold: float, strategy: str) -> bool:
+    @property
+    def strategy(self) -> str:
+        """The name of the strategy for tasks without one, of a type without one."""
+        return self.rules.strategy
+
+    def configure(
+        self, health_threshold: float, rules: Rules, type_rules: Mapping[str, OwnRules] | None = None
+    ) -> bool:
         """Apply live settings; return True if anything changed."""
-        if (health_threshold, strategy) == (self.health_threshold, self.strategy):
+        types = {name: own.known_to(self.strategies) for name, own in (type_rules or {}).items()}
+        if (health_threshold, rules, types) == (self.health_threshold, self.rules, self.type_rules):
             return False
-        self.health_threshold, self.strategy = health_threshold, strategy
+        is_judged_anew = health_threshold != self.health_threshold
+        self.health_threshold, self.rules, self.type_rules = health_threshold, rules, types
         for group in self._groups.values():
-            if group.own_strategy is None:
+            before, group.rules = group.rules, rules_with(group.own_rules, rules)
+            if group.rules != before:
                 group.forget()
-        for state in self.agents.values():
-            self._judge(state)
-            self._refresh(state)
+            if group.task_type and group.rules.ejection is not before.ejection:
+                self._eject_in(group)
+        self.must_regroup = True
+        if is_judged_anew:
+            for state in self.agents.values():
+                self._judge(state)
+                self._refresh(state)
         return True
 
     def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
@@ -500,16 +528,15 @@ class View:
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
-        strategy = self.strategies[group.own_strategy or self.strategy](self.random, self.learned)
+        strategy = create_strategy(group.rules, self.strategies, self.random, self.learned)
         for agent_id in sorted(group.eligible):
             _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
 
     def _find_or_make(self, pool: Pool) -> Candidates:
-        strategy = pool.strategy if pool.strategy in self.strategies else None
         task_type = pool.task_type if self.ejections.has_ejected(pool.task_type) else ""
-        key = (codec.encode(pool.requirements), strategy, pool.refused_by, pool.unhandled_by, task_type)
+        key = (codec.encode(pool.requirements), self._own_rules(pool), pool.refused_by, pool.unhandled_by, task_type)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Candidates(self, key, pool.requirements)
@@ -520,6 +547,16 @@ class View:
             for state in agents.values():
                 self._consider(state, group)
         return group
+
+    def _own_rules(self, pool: Pool) -> OwnRules:
+        """Return the rules that the tasks of a pool, or their type, set."""
+        own = self.type_rules.get(pool.task_type, NO_RULES)
+        if pool.strategy is not None or pool.modifiers is not None:
+            modifiers = {} if pool.modifiers is None else asdict(pool.modifiers)
+            own = OwnRules(pool.strategy, **modifiers).known_to(self.strategies).over(own)
+        if own.missing is not None and len(self.missing) < MISSING_KEPT:
+            self.missing.add(own.missing)
+        return own
 
     def _keep_unused(self, group: Candidates) -> None:
         """Keep an unused group for a while."""
@@ -594,7 +631,8 @@ class View:
 
     def _eject_in(self, group: Candidates) -> None:
         """Take ejected agents out of a group, and take back those that are not ejected any more."""
-        before, group.ejected = group.ejected, self.ejections.ejected(group.task_type, group.meeting)
+        ejected = self.ejections.ejected(group.task_type, group.meeting) if group.rules.ejection else frozenset()
+        before, group.ejected = group.ejected, ejected
         if before == group.ejected:
             return
         for agent_id in group.ejected & group.eligible:

@@ -86,5 +86,7 @@ for place in (
     "coord.cli.settings:strategy",
     "coord.cli.settings:settings",
     "coord.cli.dead:dead",
+    "coord.cli.simulate:trace",
+    "coord.cli.simulate:simulate",
 ):
     register_place(app, place)

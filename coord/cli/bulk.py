@@ -309,6 +309,7 @@ class _TaskLine(Struct, forbid_unknown_fields=True, omit_defaults=True):
     capabilities: list[str] | None = None
     requirements: dict[str, Any] | None = None
     strategy: str | None = None
+    modifiers: dict[str, bool] | None = None
     timeout: float | str | None = None
     deadline: str | None = None
     delay: float | str | None = None

@@ -152,6 +152,27 @@ def location(values: Sequence[str]) -> dict[str, str | float]:
     return parsed
 
 
+def switches(values: Sequence[str], option: str, known: Sequence[str]) -> dict[str, bool]:
+    """Parse any number of ``NAME=on`` and ``NAME=off``.
+
+    Args:
+        values: as typed.
+        option: name of the option, for errors.
+        known: the valid names.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is neither on nor off.
+    """
+    parsed: dict[str, bool] = {}
+    for name, value in pairs(values, option).items():
+        if name not in known:
+            raise ConfigError(not_one_of(option, name, known))
+        if value not in {"on", "off"}:
+            raise ConfigError(f"{option} {name}={value}: expected on or off")
+        parsed[name] = value == "on"
+    return parsed
+
+
 def moment(text: str, option: str, *, ahead: bool) -> datetime:
     """Parse a point in time: RFC 3339, or a distance from now such as ``90s``, ``5m``, ``2h``, ``1d``.
 

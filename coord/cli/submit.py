@@ -17,6 +17,7 @@ from coord.cli.parse import Duration, StrategyName
 from coord.cli.session import ask
 from coord.errors import ConfigError, CoordError, FactInvalid, IdInvalid, ResultTimeout
 from coord.models.agents import AgentType
+from coord.models.strategies import MODIFIERS
 from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ OPTION_OF = {
     "location.lat": "--location lat",
     "location.lon": "--location lon",
     "affinity_key": "--affinity-key",
+    "modifiers": "--modifier",
     "retry.max_attempts": "--max-attempts",
     "retry.backoff": "--backoff",
     "requirements.capabilities": "--capability",
@@ -102,6 +104,13 @@ def submit(
     affinity_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Tasks with the same key prefer the same agent.")
     ] = None,
+    modifier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help=f"Turn a modifier of placement on or off for this task: {', '.join(MODIFIERS)}. Repeatable.",
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(click_type=Duration(above=True), metavar="TIME", help="Timeout of one attempt: 30s, 5m."),
@@ -130,9 +139,8 @@ def submit(
     """Submit a task, or one for each line of a file; prints the task id, with --wait the result.
 
     A line of --file is an object with task_type and payload, optionally task_id, priority, capabilities, requirements,
-    timeout, deadline, delay, run_at, retry, strategy, location, affinity_key. Options of the command line apply to
-    lines without that field.
-    All lines are checked before any task is submitted.
+    timeout, deadline, delay, run_at, retry, strategy, modifiers, location, affinity_key. Options of the command line
+    apply to lines without that field. All lines are checked before any task is submitted.
 
     Exit code 0: submitted, with --wait completed; 1: refused or not completed; 3: timed out, the task goes on.
 
@@ -156,6 +164,7 @@ def submit(
         "strategy": strategy,
         "location": parse.location(location) if location else None,
         "affinity_key": affinity_key,
+        "modifiers": parse.switches(modifier, "--modifier", MODIFIERS) if modifier else None,
         "timeout": timeout,
         "delay": delay,
         "run_at": parse.moment(run_at, "--run-at", ahead=True) if run_at else None,

@@ -35,8 +35,9 @@ from coord.models.facts import (
     TaskReplayed,
 )
 from coord.models.ids import check_id
-from coord.models.strategies import StrategyName
+from coord.models.strategies import MODIFIERS, Modifier, StrategyName
 from coord.streams import Append
+from coord.suggestions import not_one_of
 
 #: Seconds that a worker has to answer.
 ANSWER_S = 10.0
@@ -58,37 +59,99 @@ class Admin:
 
     # Settings.
 
-    async def set_strategy(self, name: StrategyName, *, timeout: float = ANSWER_S) -> None:
+    async def set_strategy(
+        self,
+        name: StrategyName | None,
+        *,
+        task_type: str | None = None,
+        by: str | None = None,
+        timeout: float = ANSWER_S,
+    ) -> None:
         """Choose agents by this strategy from now on; every distributor does so within a second.
 
         Args:
-            name: of a placement strategy, see ``coord.models.strategies``.
+            name: of a placement strategy, see ``coord.models.strategies``; None resets it to what holds otherwise: for
+                a task type the strategy of the cell, for the cell the environment of the distributors.
+            task_type: only for tasks of this type; default: for all that set none.
+            by: who makes the change, for the log; default: the id of this client.
             timeout: seconds to wait for the answer.
 
         Raises:
             ConfigError: there is no such strategy; names the strategies that there are.
         """
-        check_strategy(name, ConfigError)
-        await self._control("distributor", StrategySet(name), timeout)
+        await self.set_setting("strategy", name, task_type=task_type, by=by, timeout=timeout)
 
-    async def set_setting(self, name: str, value: str | float | None, *, timeout: float = ANSWER_S) -> None:
+    async def set_modifier(
+        self,
+        name: Modifier,
+        value: bool | None,
+        *,
+        task_type: str | None = None,
+        by: str | None = None,
+        timeout: float = ANSWER_S,
+    ) -> None:
+        """Turn a modifier of placement on or off; every distributor uses it within a second.
+
+        Args:
+            name: ``ejection``, ``avoid_failed_agent`` or ``rare_skills_first``.
+            value: True turns it on, False off; None resets it to what holds otherwise.
+            task_type: only for tasks of this type; default: for all.
+            by: who makes the change, for the log; default: the id of this client.
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            ConfigError: there is no such modifier; names the nearest.
+        """
+        if name not in MODIFIERS:
+            raise ConfigError(not_one_of("modifier", name, MODIFIERS))
+        await self.set_setting(name, value, task_type=task_type, by=by, timeout=timeout)
+
+    async def set_setting(
+        self,
+        name: str,
+        value: str | float | bool | None,
+        *,
+        task_type: str | None = None,
+        by: str | None = None,
+        timeout: float = ANSWER_S,
+    ) -> None:
         """Set one of ``coord.config.LIVE``; every distributor uses it within a second.
 
         Args:
-            name: ``strategy`` or ``health_threshold``.
-            value: None resets the setting to the environment of the distributors.
+            name: of the setting.
+            value: None resets the setting to what holds otherwise: for a task type the value of the cell, for the cell
+                the environment of the distributors.
+            task_type: only for tasks of this type; possible for ``coord.config.PER_TYPE``.
+            by: who makes the change, for the log; default: the id of this client.
             timeout: seconds to wait for the answer.
 
         Raises:
             ConfigError: it is not a live setting, or the value does not fit; names the valid ones.
         """
+        # The worker's own checks, so that a mistake raises here and does not become a dead letter.
+        config.check_live(name, task_type)
         if name == "strategy" and value is not None:
             check_strategy(value, ConfigError)
-            await self._control("distributor", StrategySet(str(value)), timeout)
+            await self._control("distributor", StrategySet(str(value), task_type, by), timeout)
             return
-        # The worker's own check, so that a mistake raises here and does not become a dead letter.
-        config.live_text(name, value if value is not None else getattr(self._connection.settings, name, None))
-        await self._control("distributor", SettingSet(name, value), timeout)
+        if value is not None:
+            text = config.live_text(name, value, task_type)
+            value = text if isinstance(value, bool) else value
+        await self._control("distributor", SettingSet(name, value, task_type, by), timeout)
+
+    async def type_settings(self) -> dict[str, dict[str, str]]:
+        """Return what is set for single types of tasks: task type -> setting -> value as text."""
+        with reading():
+            return await queries.get_type_values(self._connection.redis, self._connection.keys)
+
+    async def setting_changes(self, limit: int = 100) -> list[queries.SettingChange]:
+        """Return the latest changes of live settings, the latest first, as far as the log holds them.
+
+        Args:
+            limit: maximum number of changes.
+        """
+        with reading():
+            return await queries.list_setting_changes(self._connection.redis, self._connection.keys, limit)
 
     async def live_settings(self) -> list[queries.LiveSetting]:
         """Return each live setting: its value, its source, and the value without it."""

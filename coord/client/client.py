@@ -51,6 +51,7 @@ from coord.models.explanations import Explanation
 from coord.models.ids import check_id, new_id
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
+from coord.models.traces import Trace
 from coord.streams import Append
 
 #: Maximum number of tasks appended in one round trip …
@@ -301,6 +302,18 @@ class Client:
         """
         with reading():
             return await queries.count_tasks(self.connection.redis, self.connection.keys, states)
+
+    async def trace(self, begin: int, end: int | None = None) -> Trace:
+        """Return what happened in the cell for a while, for a simulation: completed tasks, and the agents of the cell.
+
+        Args:
+            begin: the beginning, in ms since 1970 on the server's clock.
+            end: the end; default: now.
+        """
+        connection = self.connection
+        with reading():
+            until = end if end is not None else await queries.get_time(connection.redis)
+            return await queries.export_trace(connection.redis, connection.keys, connection.settings, begin, until)
 
     async def explain(self, task_id: str) -> Explanation:
         """Explain why a task waits, or why it went to its agent.

@@ -18,8 +18,8 @@ from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
-from coord.models.strategies import STRATEGY_NAMES, StrategyName
-from coord.models.tasks import LANE, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
+from coord.models.strategies import MODIFIERS, STRATEGY_NAMES, Modifier, StrategyName
+from coord.models.tasks import LANE, Modifiers, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.plugins import strategy_names
 from coord.streams import MAX_BATCHED_BYTES, Append, max_facts_per_entry
 from coord.suggestions import not_one_of
@@ -35,7 +35,7 @@ AGENT_TYPES = tuple(str(kind.value) for kind in AgentType)
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
 #: The fields of a spec that are sent only if they are set.
-_OPTIONS = ("strategy", "timeout", "deadline", "delay", "run_at", "retry", "location", "affinity_key")
+_OPTIONS = ("strategy", "modifiers", "timeout", "deadline", "delay", "run_at", "retry", "location", "affinity_key")
 _options = attrgetter(*_OPTIONS)
 
 
@@ -58,7 +58,9 @@ class TaskSpec(Struct, kw_only=True):
         delay: seconds before the task may start.
         run_at: time from which the task may start; an aware datetime. Not together with ``delay``.
         retry: ``max_attempts`` (1 to 1,000), ``backoff`` and ``backoff_max`` (seconds); default: those of the cell.
-        strategy: name of a placement strategy, see ``coord.models.strategies``; default: that of the cell.
+        strategy: name of a placement strategy, see ``coord.models.strategies``; default: that of the type or the cell.
+        modifiers: ``ejection``, ``avoid_failed_agent``, ``rare_skills_first``: True or False; default: those of the
+            type or the cell.
         location: where the task is best run: ``coord.models.agents.Location``, or a mapping with ``lat`` and ``lon``
             (degrees), ``region`` and ``zone``. Unknown names are refused. The strategy ``geographic`` prefers
             near agents.
@@ -79,6 +81,7 @@ class TaskSpec(Struct, kw_only=True):
     run_at: datetime | None = None
     retry: Retry | Mapping[str, Any] | None = None
     strategy: StrategyName | None = None
+    modifiers: Modifiers | Mapping[Modifier, bool] | None = None
     location: Location | Mapping[str, Any] | None = None
     affinity_key: str | None = None
     notify: bool = True
@@ -97,6 +100,7 @@ class TaskOptions(TypedDict, total=False):
     run_at: datetime | None
     retry: Retry | Mapping[str, Any] | None
     strategy: StrategyName | None
+    modifiers: Modifiers | Mapping[Modifier, bool] | None
     location: Location | Mapping[str, Any] | None
     affinity_key: str | None
     notify: bool
@@ -123,6 +127,10 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
         check_strategy(spec.strategy)
     if spec.location is not None:
         check_known(spec.location, Location, "location")
+    if isinstance(spec.modifiers, Mapping):
+        for modifier in spec.modifiers:
+            if modifier not in MODIFIERS:
+                raise FactInvalid(not_one_of("modifiers", modifier, MODIFIERS))
     for name, value in zip(_OPTIONS, _options(spec), strict=True):
         if value is not None:
             check_finite(value, name)

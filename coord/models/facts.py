@@ -200,13 +200,20 @@ class StrategySet(Struct, frozen=True, omit_defaults=True):
     """Sets the strategy of tasks that name none of their own."""
 
     strategy: Text
+    task_type: Text | None = None  #: only tasks of this type
+    by: Text | None = None  #: who sets it, for the log
 
 
 class SettingSet(Struct, frozen=True, omit_defaults=True):
-    """Sets a setting of the distributors at run time; ``null`` resets it to the value of their environment."""
+    """Sets a setting of the distributors at run time; ``null`` resets it to the value of their environment.
+
+    With a task type it is set for the tasks of that type only, and ``null`` resets it to the value of the cell.
+    """
 
     name: Text
     value: Value | None
+    task_type: Text | None = None
+    by: Text | None = None  #: who sets it, for the log
 
 
 class TaskReplayed(Struct, frozen=True, omit_defaults=True):

@@ -1,4 +1,4 @@
-"""The names of the placement strategies. ``coord.placement.STRATEGIES`` has the class of each."""
+"""The names of the placement strategies and modifiers. ``coord.placement.STRATEGIES`` has the classes of strategies."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ StrategyName: TypeAlias = Literal[
 ]
 #: The same, to check a name.
 STRATEGY_NAMES: tuple[str, ...] = tuple(sorted(get_args(StrategyName)))
+
+#: A modifier of placement: valid under every strategy, and either on or off.
+Modifier: TypeAlias = Literal["avoid_failed_agent", "ejection", "rare_skills_first"]
+#: The same, to check a name.
+MODIFIERS: tuple[str, ...] = get_args(Modifier)

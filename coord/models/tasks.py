@@ -154,12 +154,21 @@ class Retry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True,
     backoff_max: Annotated[float, Meta(ge=0, le=86_400)] | None = None  #: seconds, upper limit of the backoff
 
 
+class Modifiers(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """Modifiers of placement that a task sets; None: those of its type, or of the cell, hold."""
+
+    avoid_failed_agent: bool | None = None
+    ejection: bool | None = None
+    rare_skills_first: bool | None = None
+
+
 class Pool(Struct, frozen=True, omit_defaults=True):
     """The properties that interchangeable tasks share: each of them may go to the same agents."""
 
     task_type: str
     requirements: Requirements = Requirements()
     strategy: str | None = None
+    modifiers: Modifiers | None = None
     refused_by: tuple[str, ...] = ()  #: versions of agents that could not decode the payload of these tasks
     unhandled_by: tuple[str, ...] = ()  #: ids of agents that have no handler for these tasks
 
@@ -203,7 +212,8 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     task_type: Text
     payload: msgspec.Raw = msgspec.Raw(b"{}")  #: any JSON; coord does not inspect it
     requirements: Requirements = Requirements()
-    strategy: Text | None = None  #: placement strategy of this task; None: that of the cell
+    strategy: Text | None = None  #: placement strategy of this task; None: that of its type, or of the cell
+    modifiers: Modifiers | None = None  #: of placement
     timeout: Seconds | None = None  #: seconds, limit of one attempt
     deadline: Moment | None = None  #: the task expires at this time, in any state
     delay: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None  #: seconds after submission before it may run

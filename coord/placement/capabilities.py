@@ -16,8 +16,8 @@ STEP = 0.05
 Cost = tuple[int, int]
 
 
-class CapabilityBased(Strategy):
-    """Chooses the agent whose other capabilities are least in demand, so that rare skills stay free (best fit).
+class RareSkillsFirst(Strategy):
+    """Orders agents by how little their other capabilities are in demand, and those that are equal by another strategy.
 
     Demand is the number of recent tasks that require a capability, for each agent that has it. Among agents whose other
     capabilities are equally in demand, those with the fewest are first. Agents with the same capabilities are ordered
@@ -28,8 +28,6 @@ class CapabilityBased(Strategy):
         learned: its ``demand`` is used.
         within: the strategy that orders agents with the same capabilities.
     """
-
-    name = "capability_based"
 
     def __init__(
         self, random: Random, learned: Learned | None = None, within: type[Strategy] = LeastConnections
@@ -80,6 +78,7 @@ class CapabilityBased(Strategy):
         for level in self._order:
             agent_id = level.choose(task)
             if agent_id is not None:
+                self.fallback = level.fallback
                 if agent_id not in task.avoid:
                     return agent_id
                 avoided = avoided or agent_id
@@ -111,3 +110,13 @@ class CapabilityBased(Strategy):
                 self._level(cost).offer(self._agents[agent_id])
         self._levels = {cost: level for cost, level in self._levels.items() if level.has_room}
         self._sort()
+
+
+class CapabilityBased(RareSkillsFirst):
+    """Chooses the agent whose other capabilities are least in demand, so that rare skills stay free (best fit).
+
+    Agents that are equal in this are chosen by their load, as least_connections does. Under another strategy, the
+    modifier ``rare_skills_first`` does the same.
+    """
+
+    name = "capability_based"

@@ -217,9 +217,11 @@ class Survey:
         pool: for which the agents are judged.
         health_threshold: 0 to 1, of the cell.
         most: maximum number of nearest misses.
+        ejections: an ejected agent is rejected; False if the rules of the pool say otherwise.
     """
 
-    def __init__(self, pool: Pool, health_threshold: float, most: int) -> None:
+    def __init__(self, pool: Pool, health_threshold: float, most: int, *, ejections: bool = True) -> None:
+        self._ejections = ejections
         self._pool = pool
         self._threshold = health_threshold
         self._most = most
@@ -233,7 +235,7 @@ class Survey:
     def add(self, agents: Iterable[FleetAgent]) -> None:
         """Judge some agents of the fleet."""
         for agent in agents:
-            reason = judge(agent, self._pool, self._threshold)
+            reason = judge(agent, self._pool, self._threshold, ejections=self._ejections)
             self._met += reason in {None, _R.EJECTED, _R.ALL_FULL}
             if reason is _R.EJECTED:
                 self._ejected.append(agent)
@@ -305,10 +307,10 @@ class PoolSurvey:
     Args: as those of ``Survey``.
     """
 
-    def __init__(self, pool: Pool, health_threshold: float, most: int) -> None:
+    def __init__(self, pool: Pool, health_threshold: float, most: int, *, ejections: bool = True) -> None:
         preferred = preferred_pool(pool)
-        self._general = Survey(pool, health_threshold, most)
-        self._preferred = None if preferred is None else Survey(preferred, health_threshold, most)
+        self._general = Survey(pool, health_threshold, most, ejections=ejections)
+        self._preferred = None if preferred is None else Survey(preferred, health_threshold, most, ejections=ejections)
 
     def add(self, agents: Sequence[FleetAgent]) -> None:
         """Judge some agents of the fleet."""
@@ -362,18 +364,23 @@ class FleetIndex:
         """Return True if any agent is ejected for a type."""
         return task_type in self._ejected
 
-    def reason_of(self, pool: Pool) -> WaitingReason:
-        """Return the reason for which a queued task of this pool waits; the same as that of a ``PoolSurvey``."""
-        return self._decide(pool)[1]
+    def reason_of(self, pool: Pool, *, ejections: bool = True) -> WaitingReason:
+        """Return the reason for which a queued task of this pool waits; the same as that of a ``PoolSurvey``.
 
-    def _decide(self, pool: Pool) -> tuple[Pool, WaitingReason]:
+        Args:
+            pool: of the task.
+            ejections: as for a ``Survey``.
+        """
+        return self._decide(pool, ejections=ejections)[1]
+
+    def _decide(self, pool: Pool, *, ejections: bool) -> tuple[Pool, WaitingReason]:
         """Return the pool that counts (that of the preferred agents if any of them is eligible), and its reason."""
         preferred = preferred_pool(pool)
-        if preferred is not None and (reason := self._reason_of(preferred)) in _HAS_AGENTS:
+        if preferred is not None and (reason := self._reason_of(preferred, ejections=ejections)) in _HAS_AGENTS:
             return preferred, reason
-        return pool, self._reason_of(pool)
+        return pool, self._reason_of(pool, ejections=ejections)
 
-    def _reason_of(self, pool: Pool) -> WaitingReason:
+    def _reason_of(self, pool: Pool, *, ejections: bool) -> WaitingReason:
         """Return the reason for which a task waits that only agents that meet all requirements of this pool get."""
         requirements = pool.requirements
         if not self._agents:
@@ -384,20 +391,20 @@ class FleetIndex:
         fitting = self._fitting(requirements)
         if isinstance(fitting, WaitingReason):
             return fitting
-        has_own_rules = pool.refused_by or pool.unhandled_by or self.has_ejected(pool.task_type)
+        has_own_rules = pool.refused_by or pool.unhandled_by or (ejections and self.has_ejected(pool.task_type))
         if has_own_rules or requirements.agent_id is not None or requirements.min_health_score > self._threshold:
-            return first_reason(self._judged(pool, fitting))
+            return first_reason(self._judged(pool, fitting, ejections=ejections))
         return first_reason(reason for reason, ids in self._by_state.items() if not ids.isdisjoint(fitting))
 
     def count_ejected(self, pool: Pool) -> int:
         """Return how many agents get no task of this pool because they are ejected."""
         if not self.has_ejected(pool.task_type):
             return 0
-        pool, _ = self._decide(pool)
+        pool, _ = self._decide(pool, ejections=True)
         fitting = self._fitting(pool.requirements)
         if isinstance(fitting, WaitingReason):
             return 0
-        return sum(reason is _R.EJECTED for reason in self._judged(pool, fitting))
+        return sum(reason is _R.EJECTED for reason in self._judged(pool, fitting, ejections=True))
 
     def _fitting(self, requirements: Requirements) -> Collection[str] | WaitingReason:
         """Return the agents that have all facets but the id; the reason if no agent has."""
@@ -410,12 +417,12 @@ class FleetIndex:
                     return reason
         return self._agents.keys() if fitting is None else fitting
 
-    def _judged(self, pool: Pool, agent_ids: Iterable[str]) -> Iterator[WaitingReason | None]:
+    def _judged(self, pool: Pool, agent_ids: Iterable[str], *, ejections: bool) -> Iterator[WaitingReason | None]:
         """Yield why each of these agents gets no task of a pool."""
         agents = [self._agents[agent_id] for agent_id in agent_ids]
         reasons = {agent.agent_id: judge(agent, pool, self._threshold, ejections=False) for agent in agents}
         met = [agent for agent in agents if reasons[agent.agent_id] in {None, _R.ALL_FULL}]
-        out = {agent.agent_id for agent in ejected_of(met, pool, len(met))}
+        out = {agent.agent_id for agent in ejected_of(met, pool, len(met))} if ejections else set()
         return (_R.EJECTED if agent_id in out else reason for agent_id, reason in reasons.items())
 
 

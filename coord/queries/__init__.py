@@ -46,10 +46,17 @@ from coord.queries.queues import (
 from coord.queries.reads import LogWindow, get_log_window, get_time
 from coord.queries.settings import (
     LiveSetting,
+    SettingChange,
     environment_fields,
     get_health_threshold,
     get_live_values,
+    get_modifier_rule,
+    get_strategy_packages,
+    get_type_values,
+    list_setting_changes,
     list_settings,
+    package_fields,
+    type_values,
 )
 from coord.queries.tasks import (
     TaskPage,
@@ -62,6 +69,7 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
+from coord.queries.traces import export_trace
 
 __all__ = [
     "Backlog",
@@ -71,6 +79,7 @@ __all__ = [
     "PoolBacklog",
     "PoolChanges",
     "PriorityBacklog",
+    "SettingChange",
     "TaskPage",
     "WaitingPool",
     "WorkersSnapshot",
@@ -81,6 +90,7 @@ __all__ = [
     "count_workers",
     "environment_fields",
     "explain_task",
+    "export_trace",
     "get_agent",
     "get_agents",
     "get_backlog",
@@ -93,16 +103,19 @@ __all__ = [
     "get_log_window",
     "get_memory",
     "get_message",
+    "get_modifier_rule",
     "get_named_tasks",
     "get_pool_changes",
     "get_pool_definitions",
     "get_pool_lengths",
     "get_pool_rows",
+    "get_strategy_packages",
     "get_suspended_agents",
     "get_task",
     "get_task_headers",
     "get_tasks",
     "get_time",
+    "get_type_values",
     "get_write_refusal",
     "is_empty_cell",
     "list_agent_ids",
@@ -111,12 +124,15 @@ __all__ = [
     "list_dead_messages",
     "list_dead_tasks",
     "list_messages",
+    "list_setting_changes",
     "list_settings",
     "list_tasks",
     "list_waiting_pools",
     "list_workers",
     "measure_memory",
+    "package_fields",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",
+    "type_values",
 ]

@@ -26,7 +26,7 @@ from coord.queries.cell import count_workers, get_write_refusal
 from coord.queries.memory import get_memory
 from coord.queries.queues import pool_in_record
 from coord.queries.reads import decode_text, parse_time
-from coord.queries.settings import get_health_threshold
+from coord.queries.settings import get_health_threshold, get_modifier_rule
 from coord.queries.tasks import get_task
 
 #: Nearest misses of an explanation.
@@ -138,7 +138,9 @@ async def _explain_scheduled(redis: Redis, keys: Keys, settings: Settings, recor
 
 async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: TaskRecord) -> WaitingExplanation:
     pool = await _pool_of(redis, keys, record)
-    surveys = PoolSurvey(pool, await get_health_threshold(redis, keys, settings), NEAREST)
+    ejects = await get_modifier_rule(redis, keys, settings, "ejection")
+    threshold = await get_health_threshold(redis, keys, settings)
+    surveys = PoolSurvey(pool, threshold, NEAREST, ejections=ejects(pool))
     async for agents in scan_fleet(redis, keys):
         surveys.add(agents)
     surveys.close()
@@ -153,7 +155,7 @@ async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: 
     if ahead is not None and not reason.is_parked:
         estimate = await _estimate(redis, keys, record.pool, int(ahead), parse_time(time))
     text = survey.text
-    if record.avoid:
+    if record.avoid and (await get_modifier_rule(redis, keys, settings, "avoid_failed_agent"))(pool):
         text += (
             f"; after failed attempts it avoids {', '.join(record.avoid)} while another eligible agent is registered"
         )

@@ -20,7 +20,7 @@ from coord.placement.reasons import FleetIndex
 from coord.placement.requirements import preferred_pool
 from coord.queries.agents import scan_fleet
 from coord.queries.reads import chunks, decode_text, parse_time
-from coord.queries.settings import get_health_threshold
+from coord.queries.settings import get_health_threshold, get_modifier_rule
 from coord.queries.tasks import get_counters
 
 _pool = msgspec.json.Decoder(Pool)
@@ -287,6 +287,7 @@ async def _reasons(
     if not pools:
         return {}
     fleet = FleetIndex(await get_health_threshold(redis, keys, settings))
+    ejects = await get_modifier_rule(redis, keys, settings, "ejection")
     async for agents in scan_fleet(redis, keys):
         fleet.add(agents)
     known: dict[tuple[object, ...], tuple[WaitingReason, int]] = {}
@@ -294,15 +295,17 @@ async def _reasons(
     for chunk in chunks(pools, CHUNK):
         for pool in chunk:
             definition = preferred_pool(pool.definition) or pool.definition  # the type counts if no capability does
+            is_judged = fleet.has_ejected(definition.task_type) and ejects(definition)
             key = (
                 encode(definition.requirements),
                 definition.refused_by,
                 definition.unhandled_by,
                 definition is pool.definition,
-                definition.task_type if fleet.has_ejected(definition.task_type) else "",
+                definition.task_type if is_judged else "",
             )
             if key not in known:
-                known[key] = fleet.reason_of(pool.definition), fleet.count_ejected(pool.definition)
+                ejected = fleet.count_ejected(pool.definition) if is_judged else 0
+                known[key] = fleet.reason_of(pool.definition, ejections=is_judged), ejected
             reasons[pool.pool] = known[key]
         await asyncio.sleep(0)  # other work of this process goes on between two chunks
     return reasons

@@ -14,7 +14,7 @@ from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
 from coord.models.messages import MessageType
-from coord.models.tasks import Requirements, Retry, TaskSubmitted
+from coord.models.tasks import Modifiers, Requirements, Retry, TaskSubmitted
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
@@ -24,6 +24,7 @@ NAMED = {
     AgentStatus: "status",
     MessageType: "message type",
     Location: "Location",
+    Modifiers: "Modifiers",
     Requirements: "Requirements",
     Retry: "Retry",
     TaskCompleted: "task.completed",

@@ -44,7 +44,7 @@ async def fill_log_progress(cell: Cell, n: int) -> None:
 async def fill_log_control(cell: Cell, n: int) -> None:
     """Change a setting."""
     entry = await cell.append("in:control:distributor", "setting.set")
-    await cell.run(cell.scripts.configure([SettingChange(entry, "", "strategy", f"{n}{'x' * 100}")]))
+    await cell.run(cell.scripts.configure([SettingChange(entry, "", "strategy", None, f"{n}{'x' * 100}")]))
 
 
 async def fill_log_learned(cell: Cell, n: int) -> None:

@@ -69,7 +69,7 @@ async def replay(cell: Cell) -> tuple[Call[Any], str, str]:
 async def setting(cell: Cell) -> tuple[Call[Any], str, str]:
     """A request to change a setting."""
     entry = await cell.append("in:control:distributor")
-    change = SettingChange(entry, "c1", "strategy", "random")
+    change = SettingChange(entry, "c1", "strategy", None, "random")
     return cell.scripts.configure([change]), "in:control:distributor", entry
 
 

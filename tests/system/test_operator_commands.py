@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -283,11 +285,45 @@ def test_a_slip_is_told_in_one_line(coord: Coord, arguments: list[str], code: in
 
 def test_the_strategy_is_shown_and_set(coord: Coord) -> None:
     """Live, for every distributor, until it is given back."""
-    assert coord("strategy", "show").out == "strategy: least_connections (the default)\n"
-    assert coord("strategy", "set", "round_robin").out == "strategy: round_robin\n"
-    found = coord("strategy", "show", "--json").json
+    header, row = coord("strategy", "show").out.splitlines()
+    assert header.split() == ["task", "type", "strategy", "avoid_failed_agent", "ejection", "rare_skills_first"]
+    assert row.split() == ["(all)", "least_connections", "on", "on", "off"]
+    assert coord("strategy", "set", "round_robin").out.splitlines()[1].split()[1] == "round_robin"
+    found = coord("settings", "show", "strategy", "--json").json
     assert (found["value"], found["source"]) == ("round_robin", "live")
     assert coord("settings", "reset", "strategy").out == "strategy: least_connections (the default)\n"
+
+
+def test_a_type_has_its_own_rules_until_they_are_cleared(coord: Coord) -> None:
+    """The strategy and the modifiers; the history has each change, with the user and the host."""
+    arguments = ("predictive", "--type", "a type", "--modifier", "rare_skills_first=on", "--modifier", "ejection=off")
+    of_type = {"strategy": "predictive", "rare_skills_first": "on", "ejection": "off"}
+    assert coord("strategy", "set", *arguments, "--json").json == of_type | {"avoid_failed_agent": "on"}
+    assert coord("strategy", "show", "--json").json["types"] == {"a type": of_type}
+    assert coord("strategy", "set", "--type", "a type", "--modifier", "ejection=reset").code == 0
+    assert coord("strategy", "set", "--type", "a type", "--clear").code == 0
+    assert coord("strategy", "show", "--json").json == {
+        "cell": {
+            "strategy": "least_connections",
+            "avoid_failed_agent": "on",
+            "ejection": "on",
+            "rare_skills_first": "off",
+        },
+        "types": {},
+    }
+    changes = [one for one in coord("strategy", "history", "--json").json["items"] if one["task_type"] == "a type"]
+    assert [(one["name"], one["value"], one["before"]) for one in changes] == [
+        ("rare_skills_first", None, "on"),
+        ("strategy", None, "predictive"),
+        ("ejection", None, "off"),
+        ("ejection", "off", None),
+        ("rare_skills_first", "on", None),
+        ("strategy", "predictive", None),
+    ]
+    assert {one["by"] for one in changes} == {f"{getpass.getuser()}@{socket.gethostname()}"}
+    header, first, *_ = coord("strategy", "history", "--limit", "1").out.splitlines()
+    assert header.split() == ["time", "setting", "task", "type", "value", "before", "by"]
+    assert "a type" in first
 
 
 def test_a_setting_is_shown_and_set(coord: Coord) -> None:
@@ -295,9 +331,12 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
     assert coord("settings", "set", "health_threshold", "0.7").out == "health_threshold: 0.7 (set live)\n"
     header, *rows = coord("settings", "show").out.splitlines()
     assert header.split() == ["setting", "value", "set", "by", "otherwise", "default", "variable"]
-    assert rows[0].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
+    assert rows[2].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
     assert [one["name"] for one in coord("settings", "show", "--json").json["items"]] == [
+        "avoid_failed_agent",
+        "ejection",
         "health_threshold",
+        "rare_skills_first",
         "strategy",
     ]
     assert coord("settings", "reset", "health_threshold", "--json").json["source"] == "default"
@@ -307,10 +346,25 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
     ("arguments", "says"),
     [
         (["strategy", "set", "best"], "round_robin"),
-        (["settings", "set", "batch", "7"], "'batch' cannot be set live, only health_threshold, strategy"),
+        (["strategy", "set"], "nothing to set: name a strategy, or use --modifier or --clear"),
+        (["strategy", "set", "random", "--clear"], "--clear resets everything"),
+        (["strategy", "set", "--modifier", "ejecton=on"], "did you mean 'ejection'?"),
+        (["strategy", "set", "--modifier", "ejection=no"], "--modifier ejection=no: expected on, off or reset"),
+        (["settings", "set", "ejecton", "on"], "did you mean 'ejection'?"),
+        (["settings", "set", "ejection", "maybe"], "ejection='maybe': expected on or off"),
+        (
+            ["settings", "set", "batch", "7"],
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+        ),
         (["settings", "set", "health_threshold", "2"], "health_threshold='2': expected a number from 0 to 1"),
-        (["settings", "show", "batch"], "'batch' cannot be set live, only health_threshold, strategy"),
-        (["settings", "reset", "batch"], "'batch' cannot be set live, only health_threshold, strategy"),
+        (
+            ["settings", "show", "batch"],
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+        ),
+        (
+            ["settings", "reset", "batch"],
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+        ),
     ],
 )
 def test_a_setting_that_does_not_fit(coord: Coord, arguments: list[str], says: str) -> None:

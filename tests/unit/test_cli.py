@@ -96,6 +96,8 @@ def test_without_a_command_it_shows_what_there_is(coord: Coord) -> None:
             ["tasks", "submit", "t", "--strategy", "round"],
             [f"coord: --strategy 'round' is not one of {', '.join(STRATEGY_NAMES)}; did you mean 'round_robin'?"],
         ),
+        (["tasks", "submit", "t", "--modifier", "ejecton=on"], ["--modifier 'ejecton' is", "did you mean 'ejection'?"]),
+        (["tasks", "submit", "t", "--modifier", "ejection=1"], ["coord: --modifier ejection=1: expected on or off"]),
         (["strategy", "set", "foo"], ["coord: strategy 'foo' is not one of capability_based, consistent_hash"]),
         (
             ["tasks", "submit", "t", "--location", "city=Ulm"],

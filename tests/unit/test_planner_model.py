@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
-from coord.placement import Ejection, preferred_pool, unmet_requirement
+from coord.placement import NO_RULES, Ejection, OwnRules, Rules, preferred_pool, unmet_requirement
 from workers import planner as planner_module
 from workers import view as view_module
 from workers.planner import Planner
@@ -126,6 +126,7 @@ class Model:
 
     threshold: float = 0.5
     strategy: str = "least_connections"
+    type_rules: OwnRules = NO_RULES
     agents: dict[str, ModelAgent] = field(default_factory=dict)
     pools: dict[str, ModelPool] = field(default_factory=dict)
     ejected_of: Callable[[Pool], Collection[str]] = lambda _: ()
@@ -163,8 +164,10 @@ class Model:
 
     def strategy_of(self, pool: ModelPool) -> str:
         """The strategy that orders the pool's agents."""
-        own = pool.definition.strategy
-        return self.strategy if own in {None, "gone"} else str(own)
+        if self.type_rules.rare_skills_first:
+            return "rare skills first"
+        names = (pool.definition.strategy, self.type_rules.strategy, self.strategy)
+        return next(name for name in names if name not in {None, "gone"})
 
     def check_plan(self, placements: list[Placement], most: int) -> None:
         """Each placement is the one that the rules ask for, or as good as that, and none is missing."""
@@ -284,7 +287,14 @@ class Machine(RuleBasedStateMachine):
     def configure(self, threshold: float, name: str) -> None:
         """An operator changes how tasks are placed."""
         self.model.threshold, self.model.strategy = threshold, name
-        self.view.configure(threshold, name)
+        self.view.configure(threshold, Rules(name), self.view.type_rules)
+
+    @rule(name=st.sampled_from([None, "random", "round_robin", "gone"]), rare=st.sampled_from([None, True, False]))
+    def configure_type(self, name: str | None, rare: bool | None) -> None:
+        """An operator changes how the tasks of a type are placed; their pools move to other groups."""
+        self.model.type_rules = OwnRules(name, rare_skills_first=rare)
+        self.view.configure(self.model.threshold, self.view.rules, {"t": self.model.type_rules})
+        self.planner.regroup()
 
     @rule(definition=DEFINITION)
     def use_another_group(self, definition: Pool) -> None:

@@ -331,3 +331,20 @@ def test_ejected_agents_are_rejected_as_long_as_others_are_left() -> None:
     assert (found.reason, found.rejected) == (R.ALL_FULL, {R.EJECTED: 1, R.ALL_FULL: 1})
     other = Pool("u", pool.requirements)
     assert survey(out, other).eligible == 3
+
+
+def test_no_agent_counts_as_ejected_where_ejection_is_off() -> None:
+    """A survey and an index of the fleet then say that all agents are full."""
+    pool = Pool("t")
+    out = FleetAgent(agent_id="a", agent_type="worker", load=1, ejected=(Ejected("t", 30_000, 30_000, 1.0, 0.0),))
+    full = FleetAgent(agent_id="b", agent_type="worker", load=1)
+    found = Survey(pool, 0.5, 3, ejections=False)
+    found.add([out, full])
+    found.close()
+    assert found.rejected == {R.ALL_FULL: 2}
+    assert survey([out, full], pool).rejected == {R.EJECTED: 1, R.ALL_FULL: 1}
+    fleet = FleetIndex(0.5)
+    fleet.add([out, full])
+    assert fleet.reason_of(pool, ejections=False) is R.ALL_FULL
+    strict = Pool("t", Requirements(min_health_score=0.6))
+    assert fleet.reason_of(strict, ejections=False) is R.ALL_FULL

@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 
-from coord.placement import STRATEGIES
-from tests.unit.placement_simulation import ALIKE, REGIMES, Regime, Simulation, mean, oracle, percentile, simulate
+from coord.simulation.comparison import mean, percentile
+from tests.unit.placement_simulation import ALIKE, REGIMES, Regime, oracle, run, simulate
 
 ADAPTIVE = ("least_response_time", "predictive", "prequal")
 SEED = 1
@@ -16,7 +16,7 @@ SEED = 1
 @cache
 def responses(regime: str, strategy: str) -> list[float]:
     """The response times of a run."""
-    return simulate(REGIMES[regime], STRATEGIES[strategy], SEED)
+    return simulate(REGIMES[regime], strategy, SEED)
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -42,23 +42,22 @@ def test_predictive_is_close_to_an_oracle(regime: str, limit: float) -> None:
 @pytest.mark.parametrize("regime", ["a shared CPU", "speeds and a shared CPU", "alike", "speeds of 1x to 8x"])
 def test_the_load_exponent_is_found(regime: str) -> None:
     """Below 0.3 if slots are independent, above 0.5 if they share a CPU (the load changes while a task runs)."""
-    simulation = Simulation(REGIMES[regime], STRATEGIES["predictive"], SEED)
-    simulation.run()
+    exponent = run(REGIMES[regime], "predictive", SEED).exponent
     if REGIMES[regime].shared_cpu:
-        assert 0.5 < simulation.learned.exponent <= 1
+        assert 0.5 < exponent <= 1
     else:
-        assert 0 <= simulation.learned.exponent < 0.3
+        assert 0 <= exponent < 0.3
 
 
 @pytest.mark.parametrize("strategy", ["predictive", "prequal"])
 def test_an_agent_that_slows_down_loses_its_share_and_gets_it_back(strategy: str) -> None:
     """It works at a tenth of its speed for a fifth of the time; with half the load, others could do all its tasks."""
     regime = Regime(ALIKE, load=0.5, slowed=(0.1, 0.3, 0.5), tasks=5_000)
-    simulation = Simulation(regime, STRATEGIES[strategy], SEED)
-    simulation.run()
+    found = run(regime, strategy, SEED)
+    agents = [found.agents[index] for index in found.placed]
 
     def share(begin: float, end: float) -> float:
-        placed = simulation.placed[int(begin * 5_000) : int(end * 5_000)]
+        placed = agents[int(begin * 5_000) : int(end * 5_000)]
         return 16 * placed.count("a0") / len(placed)
 
     assert share(0.1, 0.3) > 0.5
@@ -69,5 +68,5 @@ def test_an_agent_that_slows_down_loses_its_share_and_gets_it_back(strategy: str
 def test_a_simulation_can_be_repeated() -> None:
     """The same seed gives the same response times, to the last digit."""
     regime = Regime(ALIKE, tasks=300)
-    assert simulate(regime, STRATEGIES["predictive"], 5) == simulate(regime, STRATEGIES["predictive"], 5)
-    assert simulate(regime, STRATEGIES["predictive"], 5) != simulate(regime, STRATEGIES["predictive"], 6)
+    assert simulate(regime, "predictive", 5) == simulate(regime, "predictive", 5)
+    assert simulate(regime, "predictive", 5) != simulate(regime, "predictive", 6)

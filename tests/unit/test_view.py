@@ -10,7 +10,7 @@ import pytest
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, Location
 from coord.models.tasks import Pool, Requirements
-from coord.placement import TaskContext
+from coord.placement import Rules, TaskContext
 from coord.placement.load import LeastConnections
 from workers import view as view_module
 from workers.planner import Planner
@@ -100,8 +100,8 @@ def test_configure_takes_effect_on_groups_that_exist() -> None:
     """A new threshold or strategy makes all groups anew; the same again changes nothing."""
     view = view_of(agent("a", health_score=0.6, capacity=2), agent("b", capacity=2))
     assert view.group_of(ANY).eligible == {"a", "b"}
-    assert not view.configure(0.5, "least_connections")
-    assert view.configure(0.7, "round_robin")
+    assert not view.configure(0.5, Rules("least_connections"))
+    assert view.configure(0.7, Rules("round_robin"))
     group = view.group_of(ANY)
     assert (group.eligible, group.strategy.name) == ({"b"}, "round_robin")
     assert taken(view) == ["b", "b"]
@@ -114,7 +114,7 @@ def test_an_agent_that_a_lower_threshold_lets_in_has_room_at_once() -> None:
     assert taken(view) == ["b"]
     view.sleep(group)
     assert view.woken() == []
-    view.configure(0.3, "least_connections")
+    view.configure(0.3, Rules("least_connections"))
     assert view.woken() == [group]
     assert group.has_room
     assert taken(view) == ["a"]

@@ -9,8 +9,8 @@ import pytest
 
 from coord import codec
 from coord.models.agents import Ejected, FleetAgent
-from coord.models.tasks import Pool, Requirements
-from coord.placement import Ejection
+from coord.models.tasks import Modifiers, Pool, Requirements
+from coord.placement import Ejection, OwnRules, Rules
 from workers.planner import Planner
 from workers.view import View
 
@@ -165,3 +165,22 @@ def test_an_agent_that_is_gone_leaves_no_ejection() -> None:
     assert view.group_of(T).task_type == ""
     view.update(["a0"], fleet(1))
     assert chosen(view) == {"a0", "a1", "a2"}
+
+
+def test_ejection_is_off_where_the_rules_say_so() -> None:
+    """For the cell, a type or a task; also in groups that were there before, and it can be turned on again."""
+    view = view_of(3)
+    eject(view, "a0")
+    everyone, others = {"a0", "a1", "a2"}, {"a1", "a2"}
+    on, off = Rules("least_connections"), Rules("least_connections", ejection=False)
+    assert chosen(view) == others
+    assert chosen(view, Pool("t", modifiers=Modifiers(ejection=False))) == everyone
+    view.configure(0.5, off)
+    assert chosen(view) == everyone
+    assert chosen(view, Pool("t", modifiers=Modifiers(ejection=True))) == others
+    view.configure(0.5, on, {"t": OwnRules(ejection=False)})
+    assert chosen(view) == everyone
+    view.configure(0.5, off, {"t": OwnRules(ejection=True)})
+    assert chosen(view) == others
+    view.configure(0.5, on)
+    assert chosen(view) == others

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from coord import queries
 from coord.config import Settings
@@ -23,12 +24,14 @@ from coord.models.facts import (
     StrategySet,
     TaskReplayed,
 )
-from coord.models.tasks import TaskState
+from coord.models.tasks import Modifiers, TaskState
+from coord.placement import STRATEGIES, OwnRules
 from coord.queries import LiveSetting, list_settings
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell
 from tests.waiting import wait_until
 from tests.workers.raw import Caller, await_quiet, await_state, buried, distributor, entries, fleet, working
+from workers import distributor as distributor_module
 
 
 async def test_a_strategy_that_nobody_knows_stops_nobody(cell: RunningCell, caller: Caller) -> None:
@@ -90,8 +93,18 @@ async def _says(cell: RunningCell, name: str, otherwise: tuple[str, ...]) -> boo
     [
         (StrategySet("best"), "strategy 'best' is not one of capability_based, consistent_hash"),
         (SettingSet("strategy", "best"), "strategy 'best' is not one of capability_based, consistent_hash"),
-        (SettingSet("batch", 7.0), "'batch' cannot be set live, only health_threshold, strategy"),
-        (SettingSet("batch", None), "'batch' cannot be set live, only health_threshold, strategy"),
+        (
+            SettingSet("batch", 7.0),
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+        ),
+        (
+            SettingSet("batch", None),
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+        ),
+        (StrategySet("predictve", "t"), "did you mean 'predictive'?"),
+        (SettingSet("ejecton", "on"), "did you mean 'ejection'?"),
+        (SettingSet("ejection", "perhaps", "t"), "ejection='perhaps': expected on or off"),
+        (SettingSet("health_threshold", 0.4, "t"), "'health_threshold' cannot be set for a task type, only"),
         (SettingSet("health_threshold", 1.5), "health_threshold=1.5: expected a number from 0 to 1"),
         (SettingSet("health_threshold", "high"), "health_threshold='high': expected a number from 0 to 1"),
     ],
@@ -104,6 +117,72 @@ async def test_what_cannot_be_set_is_answered_with_what_can(
     assert answer["code"] == "config_invalid"
     assert words in answer["message"]
     assert await queries.get_live_values(cell.redis, cell.keys) == {}
+
+
+async def test_a_type_has_rules_of_its_own_in_every_distributor(cell: RunningCell, caller: Caller) -> None:
+    """Also in one that starts later; a task's own strategy wins; records say by which rules a task was placed."""
+    other = await cell.add("distributor")
+    facts = (
+        StrategySet("predictive", "summarize", by="ann@host"),
+        SettingSet("rare_skills_first", "on", "summarize"),
+        SettingSet("ejection", "off"),
+    )
+    for fact in facts:
+        assert (await caller.answer(await caller.tell("in:control:distributor", fact)))["ok"] == "1"
+    late = await cell.add("distributor")
+    views = [distributor(one).view for one in (*cell.of_kind("distributor"), other, late)]
+    own = OwnRules("predictive", rare_skills_first=True)
+    await wait_until(
+        lambda: all(one.type_rules == {"summarize": own} and not one.rules.ejection for one in views),
+        "it holds everywhere",
+    )
+    await fleet(cell, 1, capacity=3)
+    told = await caller.submit(task_type="summarize")
+    told += await caller.submit(task_type="other")
+    told += await caller.submit(task_type="summarize", strategy="random", modifiers=Modifiers(rare_skills_first=False))
+    found = [(await await_state(cell, one.task_id, TaskState.ASSIGNED)).placement for one in told]
+    assert [(one["strategy"], one.get("rare_skills_first", False)) for one in found] == [
+        ("predictive", True),
+        ("least_connections", False),
+        ("random", False),
+    ]
+
+
+async def test_a_strategy_that_is_not_installed_is_named_and_loses_nothing(
+    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """⚠ One of two distributors has the package: the other one names it once, and uses what holds otherwise."""
+    packages = {"fewest_failures": "best-placement"}
+    lacks = distributor(cell.of_kind("distributor")[0])
+    monkeypatch.setattr(distributor_module, "strategy_packages", lambda: packages)
+    monkeypatch.setattr(
+        distributor_module, "load_strategies", lambda _log: {**STRATEGIES, "fewest_failures": STRATEGIES["random"]}
+    )
+    has = distributor(await cell.add("distributor"))
+
+    async def found() -> bool:
+        return await queries.get_strategy_packages(cell.redis, cell.keys) == packages
+
+    await wait_until(found, "the package is known")
+    with capture_logs() as logged:
+
+        def warned() -> list[tuple[str, str]]:
+            found = [one for one in logged if one["event"] == "strategy.not_installed"]
+            return sorted((one["strategy"], one["hint"]) for one in found)
+
+        values: dict[Any, Any] = {"strategy:t": "fewest_failures", "strategy": "nowhere"}
+        await cell.redis.hset(cell.keys.of("settings"), mapping=values)
+        await wait_until(lambda: len(warned()) >= 3, "both are warned of")
+        await lacks.read_settings()
+    assert has.view.type_rules["t"].strategy == "fewest_failures"
+    assert lacks.view.type_rules["t"].strategy is None
+    nowhere = ("nowhere", "install the package with the entry point 'nowhere' of coord.strategies")
+    known = ("fewest_failures", "install the package best-placement")
+    assert warned() == [known, nowhere, nowhere]
+    await fleet(cell, 1, capacity=9)
+    told = await caller.submit(3, task_type="t") + await caller.submit(3, task_type="u")
+    for one in told:
+        await await_state(cell, one.task_id, TaskState.ASSIGNED)
 
 
 async def test_a_drained_agent_gets_nothing_until_it_is_resumed(cell: RunningCell, caller: Caller) -> None:

@@ -240,12 +240,14 @@ class Replay(Struct, frozen=True):
 
 
 class SettingChange(Struct, frozen=True):
-    """One setting for ``configure``; without a value it is reset to the distributors' environment."""
+    """One setting for ``configure``; without a value it is reset to what holds otherwise."""
 
     entry: str
     caller: str
     name: str
+    task_type: str | None  #: None: for all tasks
     value: str | None
+    by: str | None = None
 
 
 class DrainRequest(Struct, frozen=True):

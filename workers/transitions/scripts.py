@@ -73,6 +73,9 @@ MESSAGE_KEPT_MS = 3_600_000
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
 
+#: Maximum number of values of live settings: most of them of single types of tasks. Distributors read all of them.
+LIVE_SETTINGS = 4_000
+
 E = TypeVar("E", bound=Struct)
 T = TypeVar("T")
 
@@ -131,6 +134,10 @@ def _head_starts(_: Settings) -> Limits:
 def _backlog_limits(s: Settings) -> Limits:
     shares = {f"share_{priority.value}": share for priority, share in BACKLOG_SHARE.items()}
     return {"backlog_tasks": s.max_backlog_tasks, "backlog_bytes": s.max_backlog_bytes, **shares}
+
+
+def _setting_limits(_: Settings) -> Limits:
+    return {"live_settings": LIVE_SETTINGS}
 
 
 def _no_limits(_: Settings) -> Limits:
@@ -199,8 +206,8 @@ class Scripts:
     cancel = BatchScript("cancel", CancelRequest, read_task_batch, _cancel_limits)
     #: Replay failed tasks. Words REPLAYED, DUPLICATE, NOT_FOUND, NOT_DEAD, EXPIRED.
     replay = BatchScript("replay", Replay, read_task_batch, _head_starts)
-    #: Change live settings. Word OK.
-    configure = BatchScript("configure", SettingChange, read_words)
+    #: Change live settings. Words OK, FULL.
+    configure = BatchScript("configure", SettingChange, read_words, _setting_limits)
 
     # Agents.
 

@@ -1,0 +1,209 @@
+"""``coord trace`` and ``coord simulate``: record a stretch of a cell, and try other ways to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coord.cli import parse
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.output import hint, write_items, write_line, write_table
+from coord.cli.parse import StrategyName
+from coord.cli.session import ask
+from coord.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from coord import Client
+    from coord.models.traces import Trace
+    from coord.placement import Strategy
+    from coord.simulation import Advice, Result, Scenario
+
+#: Ways to run the fleet that ``recommend`` shows for each number of agents.
+SHOWN = 5
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A trace (.jsonl), or a fleet (.toml).", show_default=False)]
+Strategies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--strategy",
+        click_type=StrategyName(),
+        metavar="NAME",
+        help="Only this strategy; repeatable.",
+        show_default="all",
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, max=100, help="Number of seeds of a fleet; the results are their means.")]
+
+
+def export(
+    *,
+    since: Annotated[str, typer.Option(metavar="START", help="Date and time, or how long ago (5m, 2h).")] = "1h",
+    until: Annotated[
+        str | None, typer.Option(metavar="END", help="Date and time, or how long ago.", show_default="now")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")
+    ] = None,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Write what happened in the cell: tasks that completed, their times and agents, and the agents of the cell.
+
+    The file has one JSON object on each line and no payloads. `coord simulate` reads it.
+
+    Examples:
+        coord trace export --since 2h -o trace.jsonl
+    """
+    begin = int(parse.moment(since, "--since", ahead=False).timestamp() * 1000)
+    end = int(parse.moment(until, "--until", ahead=False).timestamp() * 1000) if until else None
+
+    async def read(client: Client) -> Trace:
+        return await client.trace(begin, end)
+
+    trace = ask(read, redis_url=redis_url, namespace=namespace)
+    from coord.simulation import write_trace
+
+    data = write_trace(trace)
+    if output is None:
+        typer.echo(data.decode(), nl=False)
+    else:
+        with parse.writable(output, "--output") as file:
+            file.write(data)
+    skipped = f"; {trace.header.skipped} more were removed or replayed since" if trace.header.skipped else ""
+    hint(f"{len(trace.tasks)} completed tasks of {len(trace.agents)} agents{skipped}")
+
+
+def compare(
+    file: File,
+    *,
+    strategy: Strategies = None,
+    seeds: Seeds = 3,
+    svg: Annotated[Path | None, typer.Option(help="Also write a picture to this file.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Compare strategies on a trace or a synthetic fleet, on a virtual clock; needs no server.
+
+    Rows: each strategy, then next-free-worker pull (a task queue without placement), then two greedy oracles that know
+    all times beforehand, if slots are independent and agents do not change. The regret is the mean response time over
+    that of the better oracle. Neither oracle is the optimum. The first quarter of the tasks does not count: nothing
+    is learned yet.
+
+    Examples:
+        coord simulate compare trace.jsonl
+        coord simulate compare fleet.toml --strategy predictive --strategy least_connections --svg fleet.svg
+    """
+    from coord.placement import Rules
+    from coord.simulation import compare as run
+    from coord.simulation import draw
+
+    strategies = _strategies()
+    rules = {name: Rules(name) for name in strategy or sorted(strategies)}
+    results = run(_scenarios(file, seeds), rules, strategies)
+    if svg is not None:
+        with parse.writable(svg, "--svg") as picture:
+            picture.write(draw(results, f"Simulation of {file.name}").encode())
+    if json:
+        write_items(results)
+        return
+    _write_results(results)
+
+
+def recommend(
+    file: File,
+    *,
+    strategy: Strategies = None,
+    seeds: Seeds = 3,
+    fewer: Annotated[int, typer.Option(min=0, max=100, help="Try to do without up to this many agents.")] = 2,
+    json: AsJson = False,
+) -> None:
+    """Try strategies, weights, rare_skills_first and fewer agents on a trace or a fleet, and rank them.
+
+    Weights "by speed" are what each agent can do in a second. The agents that can do least are left out first.
+
+    Examples:
+        coord simulate recommend trace.jsonl
+        coord simulate recommend fleet.toml --fewer 4 --json
+    """
+    from coord.simulation import recommend as run
+
+    strategies = _strategies()
+    advice = run(_scenarios(file, seeds), strategy or sorted(strategies), fewer, strategies)
+    if json:
+        write_items(advice)
+        return
+    _write_advice(advice)
+
+
+def _strategies() -> Mapping[str, type[Strategy]]:
+    from coord.logs import get_logger
+    from coord.plugins import load_strategies
+
+    return load_strategies(get_logger())
+
+
+def _scenarios(file: Path, seeds: int) -> list[Scenario]:
+    """Return the scenarios of a file.
+
+    Raises:
+        ConfigError: it cannot be read, or does not fit; names what.
+    """
+    from coord.simulation import read_fleet, read_trace, scenario_of
+
+    try:
+        data = file.read_bytes()
+        if file.suffix != ".toml":
+            return [scenario_of(read_trace(data))]
+        return [read_fleet(data.decode(), seed + 1) for seed in range(seeds)]
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8") from None
+
+
+def _write_results(results: list[Result]) -> None:
+    columns = ("strategy", "mean s", "p99 wait s", "makespan s", "p99 slowdown", "imbalance", "regret")
+    write_table(columns, [_row(result) for result in results], right=columns[1:], free="strategy")
+    write_line()
+    write_line("regret: mean ÷ mean of the better oracle; neither oracle is the optimum")
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    return (
+        result.name,
+        f"{result.mean_s:.3f}",
+        f"{result.p99_wait_s:.3f}",
+        f"{result.makespan_s:.1f}",
+        f"{result.p99_slowdown:.2f}",
+        f"{result.imbalance:.2f}",
+        "" if result.regret is None else f"{result.regret:.3f}",
+    )
+
+
+def _write_advice(advice: list[Advice]) -> None:
+    first = advice[0].result.mean_s
+    columns = ("left out", "strategy", "rare skills first", "weights", "mean s", "p99 wait s", "against the best")
+    rows = [
+        (
+            ", ".join(without) or "none",
+            one.strategy,
+            "on" if one.rare_skills_first else "off",
+            one.weights,
+            f"{one.result.mean_s:.3f}",
+            f"{one.result.p99_wait_s:.3f}",
+            f"{one.result.mean_s / first - 1:+.1%}",
+        )
+        for without in dict.fromkeys(one.without for one in advice)
+        for one in [one for one in advice if one.without == without][:SHOWN]
+    ]
+    write_table(columns, rows, right=columns[4:], free="left out")
+
+
+trace = group("trace", "Record what happened in a cell.")
+register(trace, export)
+simulate = group("simulate", "Try strategies, weights and fleets on a virtual clock.")
+register(simulate, compare)
+register(simulate, recommend)
