@@ -25,11 +25,11 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import thread as pools
 from contextlib import suppress
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -201,7 +201,7 @@ class Watchdog:
             what: what must end within the limit.
         """
         with self._changed:
-            self._deadline = time.monotonic() + limit_s
+            self._deadline = monotonic() + limit_s
             self._what = what if callable(what) else lambda: f"not within {limit_s:g} s: {what}"
             self._changed.notify()
 
@@ -217,7 +217,7 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while True:
-                left_s = None if self._deadline is None else self._deadline - time.monotonic()
+                left_s = None if self._deadline is None else self._deadline - monotonic()
                 if left_s is None or left_s > 0:
                     self._changed.wait(left_s)
                 elif self._is_enabled and not pytest_timeout.is_debugging():
