@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from coord.connection import connect
 from coord.embedded import EmbeddedServer
 from coord.keys import Keys
 from coord.models.tasks import TERMINAL, TaskState
+from tests.fork_server import ForkedProcess, fork_server
 from tests.ledger import assert_keys_end, assert_ledger, events_of_tasks
 from tests.waiting import wait_until
 
@@ -75,7 +75,7 @@ class Process:
     """One process and what it writes."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: subprocess.Popen[bytes] | ForkedProcess
     log: Path
 
     @property
@@ -114,24 +114,34 @@ class CellProcesses:
     processes: list[Process] = field(default_factory=list)
 
     def start(self, name: str, *command: str, **environ: str) -> Process:
-        """Start ``python COMMAND`` with these variables besides the usual ones."""
-        return self.start_program(name, sys.executable, *command, **environ)
+        """Start ``python -P COMMAND`` with these variables besides the usual ones."""
+        log = self._log(name)
+        with log.open("wb") as out:
+            forked = fork_server().start(command, self._environ(environ), self.folder, out)
+        return self._noted(Process(name, forked, log))
 
     def start_program(self, name: str, *command: str, **environ: str) -> Process:
         """Start any program, as ``start``."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("COORD_")}
-        environ = kept | MOMENTS | {"COORD_REDIS_URL": self.server.url, "PYTHONPATH": str(ROOT)} | environ
-        log = self.folder / f"{name}-{len(self.processes)}.log"
+        log = self._log(name)
         with log.open("wb") as out:
             popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env=environ,
+                env=self._environ(environ),
                 cwd=self.folder,
             )
-        process = Process(name, popen, log)
+        return self._noted(Process(name, popen, log))
+
+    def _environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("COORD_")}
+        return {**kept, **MOMENTS, "COORD_REDIS_URL": self.server.url, "PYTHONPATH": str(ROOT), **environ}
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}-{len(self.processes)}.log"
+
+    def _noted(self, process: Process) -> Process:
         self.processes.append(process)
         return process
 
@@ -139,7 +149,7 @@ class CellProcesses:
         """A worker, once it is present."""
         name = name or f"{kind}-{len(self.processes)}"
         await self.redis.delete(self.keys.worker(kind, name))
-        process = self.start(name, "-P", "-m", "workers", kind, "--name", name, **environ)
+        process = self.start(name, "-m", "workers", kind, "--name", name, **environ)
 
         async def present() -> bool:
             assert process.alive, process.told()
@@ -155,7 +165,7 @@ class CellProcesses:
         By default it is not lost while this machine stands still: the observed clock advances by 2 s then at most.
         """
         beats = {"COORD_HEARTBEAT_INTERVAL_S": str(interval_s), "COORD_REDIS_URL": url or self.server.url}
-        process = self.start(agent_id, "-P", "-c", AGENT, agent_id, str(capacity), **beats)
+        process = self.start(agent_id, "-c", AGENT, agent_id, str(capacity), **beats)
 
         async def active() -> bool:
             assert process.alive, process.told()
@@ -167,13 +177,13 @@ class CellProcesses:
     def stepped_worker(self, kind: str, name: str, step: str, nth: int, number: str = "SIGKILL") -> Process:
         """A worker that is struck at a step of its loop, see ``stepped_worker.py``; it reads four entries at a time."""
         script = str(ROOT / "tests" / "system" / "stepped_worker.py")
-        return self.start(name, "-P", script, step, number, str(nth), kind, "--name", name, COORD_BATCH="4")
+        return self.start(name, script, step, number, str(nth), kind, "--name", name, COORD_BATCH="4")
 
     def stepped_agent(self, agent_id: str, step: str, nth: int, capacity: int) -> Process:
         """An agent that dies at a step of a task's way, see ``stepped_agent.py``."""
         script = str(ROOT / "tests" / "system" / "stepped_agent.py")
         beats = {"COORD_HEARTBEAT_INTERVAL_S": "0.25"}
-        return self.start(agent_id, "-P", script, step, str(nth), agent_id, str(capacity), **beats)
+        return self.start(agent_id, script, step, str(nth), agent_id, str(capacity), **beats)
 
     async def submit(self, count: int, seconds: float = 0.0, *, until: Path = ROOT) -> list[str]:
         """Submit ``count`` echoes that take so long, and until there is such a file; their ids."""

@@ -60,7 +60,7 @@ class FailoverProcesses(CellProcesses):
     async def listener(self, agent_id: str, *capabilities: str, interval_s: float = 0.25) -> Process:
         """An agent that can echo and hears messages, once it is active."""
         beats = {"COORD_HEARTBEAT_INTERVAL_S": str(interval_s)}
-        process = self.start(agent_id, "-P", "-c", AGENT, agent_id, "4", *capabilities, **beats)
+        process = self.start(agent_id, "-c", AGENT, agent_id, "4", *capabilities, **beats)
         await wait_until(lambda: self.is_active(agent_id), f"{agent_id} is active", 60)
         return process
 

@@ -12,7 +12,7 @@ PATIENT = {"COORD_GATEWAY_WAIT_S": "30", "COORD_GATEWAY_REDIS_S": "30"}
 
 async def lone_gateway(at: CellProcesses, http: HttpCaller, **environ: str) -> Process:
     """A gateway, once it answers, whether Redis is there or not."""
-    process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", "--port", str(http.port), **environ)
+    process = at.start("gateway", "-m", "coord.cli", "gateway", "--port", str(http.port), **environ)
 
     async def up() -> bool:
         assert process.alive, process.told()

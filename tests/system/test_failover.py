@@ -256,7 +256,7 @@ async def test_workers_stop_while_their_slot_is_migrated(tmp_path: Path) -> None
                 assert await worker.ended(30) == 2
                 assert said in worker.told()
             await owner.delete("{moving}:settings")  # as if it had moved
-            one = at.start("early", "-P", "-m", "workers", "registry")
+            one = at.start("early", "-m", "workers", "registry")
             assert await one.ended(30) == 2
             assert said in one.told()
             await owner.execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
@@ -272,7 +272,7 @@ async def test_a_worker_says_which_node_of_a_cluster_has_its_slot(tmp_path: Path
     async with cluster_pair(tmp_path) as two, cell_at(two, two.url, tmp_path / "cell", "astray") as at:
         await _two_primaries(two, "astray")
         await two.front.lead_to(two.ports[1])
-        astray = at.start("astray", "-P", "-m", "workers", "registry")
+        astray = at.start("astray", "-m", "workers", "registry")
         assert await astray.ended(30) == 2
         assert f"does not have the slot of namespace 'astray'; 127.0.0.1:{two.ports[0]} has it" in astray.told()
 

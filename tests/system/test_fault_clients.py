@@ -102,7 +102,7 @@ async def test_a_write_is_repeated_by_the_retry(at: CellProcesses) -> None:
 async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     """Each entry that a worker reads comes once more: nothing is counted twice, tried twice or told twice."""
     workers = [at.stepped_worker(kind, f"{kind}-double", "double", 0) for kind in CONSUMES]
-    agent = at.start("many", "-P", "-c", MANY_SIDED, "many", COORD_HEARTBEAT_INTERVAL_S="1.05")
+    agent = at.start("many", "-c", MANY_SIDED, "many", COORD_HEARTBEAT_INTERVAL_S="1.05")
     await wait_until(lambda: at.redis.sismember(at.keys.of("agents:active"), "many"), "the agent is active", 20)
     leaver = await at.agent("leaver")
     leaver.send(signal.SIGTERM)

@@ -98,7 +98,7 @@ async def test_connections_are_refused_for_a_while(at: CellProcesses) -> None:
     ids = await at.submit(120, seconds=0.05)
     await wait_until(lambda: _is(at, TaskState.COMPLETED, 10), "a part is done")
     at.server.stop(force=True)
-    late = at.start("late", "-P", "-m", "workers", "distributor", "--name", "late")
+    late = at.start("late", "-m", "workers", "distributor", "--name", "late")
     task = {"task_type": "echo", "payload": {"s": 0}, "task_id": "said-twice"}
     with pytest.raises(ServerUnavailable, match="Repeating it with the same task_id"):
         await at.client.submit_many([task])  # its retries are what the outage lasts

@@ -90,7 +90,7 @@ async def test_two_processes_have_one_agent_id(at: CellProcesses) -> None:
     gate = at.folder / "gate"
     ids = await at.submit(8, until=gate)
     await wait_until(lambda: _running(at, 4), "the older is at work")
-    newer = at.start("twin", "-P", "-c", AGENT, "twin", "4")
+    newer = at.start("twin", "-c", AGENT, "twin", "4")
     await wait_until(lambda: _is_in_term(at, "twin", 2), "the newer is registered", 20)
     assert await older.ended(20) == 1
     assert "a newer process took agent_id 'twin'" in older.told()

@@ -322,7 +322,7 @@ async def test_what_cannot_be_started_as_asked_is_one_line(
 ) -> None:
     """Exit code 2, what is wrong, and no trace."""
     any_port = {"COORD_GATEWAY_PORT": "0"}
-    process = at.start("gateway", "-P", "-m", "coord.cli", "gateway", **any_port | environ)
+    process = at.start("gateway", "-m", "coord.cli", "gateway", **any_port | environ)
     assert await process.ended(30) == 2
     assert text in process.told()
     assert "Traceback" not in process.told()
@@ -331,7 +331,7 @@ async def test_what_cannot_be_started_as_asked_is_one_line(
 async def test_the_predecessors_variable_names_the_port(at: CellProcesses, http: HttpCaller) -> None:
     """Its installations start unchanged."""
     environ = {"AITBC_COORDINATOR_PORT": str(http.port)}
-    at.start("gateway", "-P", "-m", "coord.cli", "gateway", **environ)
+    at.start("gateway", "-m", "coord.cli", "gateway", **environ)
     await wait_until(http.is_up, "the gateway answers", 30)
 
 

@@ -77,8 +77,8 @@ async def test_a_client_opens_and_reads_and_a_write_is_an_error(at: CellProcesse
 async def test_workers_and_agents_that_start_meanwhile_wait(at: CellProcesses) -> None:
     """They log the reason once, and work when the disk does."""
     await refuse_writes(at.server, at.redis)
-    worker = at.start("registry", "-P", "-m", "workers", "registry", "--name", "r1")
-    agent = at.start("a0", "-P", "-c", AGENT, "a0", "1")
+    worker = at.start("registry", "-m", "workers", "registry", "--name", "r1")
+    agent = at.start("a0", "-c", AGENT, "a0", "1")
     await wait_until(lambda: "MISCONF" in agent.log.read_text(), "the agent says why it waits", 60)
     await wait_until(lambda: "worker.interrupted" in worker.log.read_text(), "the worker says that it waits", 60)
     await accept_writes(at.server, at.redis)
@@ -107,8 +107,8 @@ async def test_a_server_in_an_endless_script_is_waited_for(at: CellProcesses) ->
             return False
 
         await wait_until(is_busy, "the server is busy")
-        worker = at.start("registry", "-P", "-m", "workers", "registry", "--name", "r1")
-        agent = at.start("a0", "-P", "-c", AGENT, "a0", "1")
+        worker = at.start("registry", "-m", "workers", "registry", "--name", "r1")
+        agent = at.start("a0", "-c", AGENT, "a0", "1")
         await wait_until(lambda: "BUSY" in worker.log.read_text(), "the worker logs why it waits", 60)
         await wait_until(lambda: "BUSY" in agent.log.read_text(), "the agent logs why it waits", 60)
         lines = ("tasks list", "tasks submit echo", "ps")

@@ -75,10 +75,15 @@ def assemble(text: str) -> str:
 
 def parts_of(text: str) -> list[str]:
     """Return the names of the parts that a script or a part includes, each after those that it includes itself."""
+    return list(_parts_of(text))
+
+
+@cache
+def _parts_of(text: str) -> dict[str, None]:
     found: dict[str, None] = {}
     for part in included(text):
-        found |= dict.fromkeys([*parts_of(_read(f"lib/{part}.lua")), part])
-    return list(found)
+        found |= dict.fromkeys([*_parts_of(_read(f"lib/{part}.lua")), part])
+    return found
 
 
 def included(text: str) -> list[str]:
@@ -100,10 +105,12 @@ def without_shebang(source: Source) -> Source:
     return Source(source.name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+@cache
 def _read(path: str) -> str:
     return files(__name__).joinpath(path).read_text(encoding="utf-8")
 
 
+@cache
 def _without_comments(text: str) -> str:
     """Return the script without its comment lines: the server need not hold them in memory."""
     return "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("--"))
@@ -114,9 +121,20 @@ def _without_unused(text: str) -> str:
 
     The server creates every function of a script at each call, and Lua's garbage collector visits them all.
     """
-    unused = {name for name, uses in Counter(_WORD.findall(text)).items() if uses == 1}
-    shorter = _FUNCTION.sub(lambda function: "" if function["name"] in unused else function[0], text)
-    return text if shorter == text else _without_unused(shorter)
+    uses = Counter(_WORD.findall(text))
+    while True:
+        words: list[str] = []  # of what is removed in this round
+
+        def kept(function: re.Match[str], words: list[str] = words) -> str:
+            if uses[function["name"]] != 1:
+                return function[0]
+            words += _WORD.findall(function[0])
+            return ""
+
+        text = _FUNCTION.sub(kept, text)
+        if not words:
+            return text
+        uses.subtract(words)
 
 
 def _nested(parts: Sequence[str]) -> str:
