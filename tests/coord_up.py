@@ -20,6 +20,8 @@ from tests.waiting import wait_until
 
 #: Processes start slowly on a machine with much to do.
 START_S = 60.0
+#: Options for a single worker, a distributor, where the others are not the subject: each costs half a second to start.
+DISTRIBUTOR = ("--registries", "0", "--routers", "0")
 #: Workers have 10 s to drain, the server a little.
 END_S = 30.0
 

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """A run in which nothing happened to anybody; it has ended."""
     place = tmp_path_factory.mktemp("undisturbed")
-    job = Job(folder, place / "data", "--once", XDG_RUNTIME_DIR=str(place / "runtime"))
+    job = Job(folder, place / "data", "--once", "--agents", "1", XDG_RUNTIME_DIR=str(place / "runtime"))
     job.process.wait(JOB_S)
     yield job
     job.process.kill()
@@ -150,7 +150,7 @@ async def test_kill_9_in_the_middle_changes_only_the_time(
     start_job: Start, folder: Path, undisturbed: Job, victim: Callable[[Job], int]
 ) -> None:
     """Whoever is killed: the same findings, every task with one outcome, and nothing left over in the counters."""
-    job = start_job(folder, agents=2)
+    job = start_job(folder, agents=2 if victim is _agent else 1)
     url = await in_the_middle(TASKS // 2)
     killed = victim(job)
     os.kill(killed, signal.SIGKILL)

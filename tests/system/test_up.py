@@ -17,7 +17,7 @@ from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.endpoint import read_endpoint
 from coord.queries import count_submitted
-from tests.coord_up import END_S, START_S, Start, accepted, runs
+from tests.coord_up import DISTRIBUTOR, END_S, START_S, Start, accepted, runs
 from tests.waiting import wait_until
 
 README = Path(__file__).parents[2] / "README.md"
@@ -62,7 +62,7 @@ async def test_as_many_of_each_as_asked(start: Start) -> None:
 
 async def test_a_killed_worker_is_started_again(start: Start) -> None:
     """Under its name, so that it takes over the entries that it had read; and it is logged."""
-    up = start()
+    up = start(*DISTRIBUTOR)
     endpoint = await up.announced()
     name, first = await up.worker("distributor")
     await accepted(endpoint.url)
@@ -74,7 +74,7 @@ async def test_a_killed_worker_is_started_again(start: Start) -> None:
 
 async def test_a_killed_server_is_started_again(start: Start) -> None:
     """At the same place, with what it had acknowledged; workers find it again by themselves."""
-    up = start()
+    up = start(*DISTRIBUTOR)
     endpoint = await up.announced()
     await accepted(endpoint.url)
     before = EmbeddedServer.find(up.data)
@@ -107,7 +107,7 @@ async def test_killed_it_leaves_no_worker_and_the_next_one_adopts_its_server(sta
     await wait_until(lambda: not any(runs(one.pid) for one in workers.values()), "the workers have ended", END_S)
     assert runs(server.pid)
     assert read_endpoint(Settings().endpoint_path) is None
-    second = start()
+    second = start(*DISTRIBUTOR)
     assert (await second.announced()).url == endpoint.url
     await wait_until(lambda: f"pid {server.pid}, found running" in second.output, "it has logged the server")
     await accepted(endpoint.url)
@@ -118,7 +118,7 @@ async def test_killed_it_leaves_no_worker_and_the_next_one_adopts_its_server(sta
 
 async def test_a_given_server_is_used_and_left(start: Start, server: EmbeddedServer, namespace: str) -> None:
     """With --redis-url nothing is started but workers, and nothing but workers is ended."""
-    up = start("--redis-url", server.url, "--namespace", namespace)
+    up = start(*DISTRIBUTOR, "--redis-url", server.url, "--namespace", namespace)
     endpoint = await up.announced()
     assert (endpoint.url, endpoint.data_dir, endpoint.namespace) == (server.url, None, namespace)
     await accepted(server.url, namespace=namespace)
@@ -132,7 +132,7 @@ async def test_a_server_of_somebody_else_in_the_folder_stays(start: Start, tmp_p
     """Only a server that a `coord up` has started is ended by one."""
     running = EmbeddedServer.start(tmp_path / "data")
     try:
-        up = start()
+        up = start(*DISTRIBUTOR)
         await up.announced()
         up.process.terminate()
         assert await up.ended() == 0
@@ -144,7 +144,7 @@ async def test_a_server_of_somebody_else_in_the_folder_stays(start: Start, tmp_p
 
 async def test_a_second_one_on_the_same_folder_is_refused(start: Start, tmp_path: Path) -> None:
     """Even when it would be announced elsewhere; the first one goes on."""
-    first = start()
+    first = start(*DISTRIBUTOR)
     endpoint = await first.announced()
     second = start(COORD_ENDPOINT_FILE=str(tmp_path / "other.json"))
     assert await second.ended() == 2
@@ -159,7 +159,7 @@ async def test_settings_of_a_given_server_that_cost_memory_are_named(start: Star
     """The start shows the setting, the command that changes it, and what it saves."""
     stock = EmbeddedServer.start(tmp_path / "stock", extra=("--hash-max-listpack-value", "64"))
     try:
-        up = start("--redis-url", stock.url)
+        up = start(*DISTRIBUTOR, "--redis-url", stock.url)
         (started,) = await wait_until(lambda: up.events("up.started"), "it has started", START_S)
         assert "CONFIG SET hash-max-listpack-value 1024" in started["advice"]
         assert "saves a quarter of the memory of each waiting task" in started["advice"]
@@ -184,7 +184,7 @@ async def test_an_unfit_server_is_refused(start: Start, tmp_path: Path) -> None:
 
 async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     """A worker that hangs holds nothing up; the server is still ended in order."""
-    up = start()
+    up = start("--registries", "0", "--distributors", "0")
     await up.announced()
     name, worker = await up.worker("router")
     server = EmbeddedServer.find(up.data)
@@ -201,7 +201,7 @@ async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
 
 async def test_it_ends_with_the_process_that_started_it(start: Start) -> None:
     """--watch-stdin: the pipe closes with the process at its other end."""
-    up = start("--watch-stdin")
+    up = start(*DISTRIBUTOR, "--watch-stdin")
     await up.ready()
     workers = up.workers()
     assert up.process.stdin is not None
@@ -217,7 +217,7 @@ async def test_a_folder_called_workers_is_not_taken_for_ours(
     (tmp_path / "workers").mkdir()
     (tmp_path / "workers" / "__main__.py").write_text("raise SystemExit('not ours')")
     monkeypatch.chdir(tmp_path)
-    up = start()
+    up = start(*DISTRIBUTOR)
     await accepted((await up.announced()).url)
     assert "not ours" not in up.output
 
@@ -226,7 +226,7 @@ async def test_a_package_called_workers_on_the_path_is_not_taken_for_ours(start:
     """What a user has on PYTHONPATH for the agents does not hide the workers."""
     (tmp_path / "mine" / "workers").mkdir(parents=True)
     (tmp_path / "mine" / "workers" / "__init__.py").write_text("raise SystemExit('not ours')")
-    up = start(PYTHONPATH=str(tmp_path / "mine"))
+    up = start(*DISTRIBUTOR, PYTHONPATH=str(tmp_path / "mine"))
     await accepted((await up.ready()).url)
     assert "not ours" not in up.output
 
@@ -236,7 +236,7 @@ async def test_without_a_home_it_works_on_a_folder_that_is_named(start: Start, t
     """It logs the address for clients, as no file has it; a random user id has no home, or one like /."""
     (tmp_path / "sitecustomize.py").write_text("import pwd\ndef no(uid): raise KeyError(uid)\npwd.getpwuid = no\n")
     without = ("HOME",) if home == "none" else ()
-    up = start(unset=without, PYTHONPATH=str(tmp_path), XDG_RUNTIME_DIR="", HOME="/proc/1")
+    up = start(*DISTRIBUTOR, unset=without, PYTHONPATH=str(tmp_path), XDG_RUNTIME_DIR="", HOME="/proc/1")
     await wait_until(lambda: up.lives() and up.events("up.ready"), "it is ready", START_S)
     server = EmbeddedServer.find(up.data)
     assert server is not None
@@ -255,7 +255,7 @@ async def test_the_readme_s_agent_and_client_work(start: Start, tmp_path: Path) 
     agent, client = (tmp_path / "agent.py", tmp_path / "client.py")
     for place, block in zip((agent, client), blocks, strict=True):
         place.write_text(block)
-    up = start()
+    up = start("--routers", "0")
     await up.announced()
     serving = await asyncio.create_subprocess_exec(sys.executable, str(agent), stderr=asyncio.subprocess.DEVNULL)
     asking = await asyncio.create_subprocess_exec(sys.executable, str(client), stdout=asyncio.subprocess.PIPE)

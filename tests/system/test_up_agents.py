@@ -13,7 +13,7 @@ from coord.embedded import EmbeddedServer
 from coord.errors import TaskNotFound
 from coord.models.agents import AgentStatus
 from coord.models.tasks import TaskState
-from tests.coord_up import END_S, START_S, Start, Up, runs
+from tests.coord_up import DISTRIBUTOR, END_S, START_S, Start, Up, runs
 from tests.waiting import wait_until
 
 AGENT = """
@@ -73,7 +73,7 @@ def agents_of(up: Up) -> list[psutil.Process]:
 
 async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_path: Path) -> None:
     """Each under its id, in its folder, with its variables; started again when it dies; drained before the workers."""
-    up = start("--agents", str(described(tmp_path)))
+    up = start("--routers", "0", "--agents", str(described(tmp_path)))
     endpoint = await up.ready()
     await active(endpoint.url, "greeter-1", "greeter-2")
     async with Client(endpoint.url, settings=Settings()) as client:
@@ -95,7 +95,7 @@ async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_pat
 
 async def test_killed_it_leaves_no_agent(start: Start, tmp_path: Path) -> None:
     """They know nothing of it: the leash that holds them sees it go, and asks them to end."""
-    up = start("--agents", str(described(tmp_path)))
+    up = start("--distributors", "0", "--routers", "0", "--agents", str(described(tmp_path)))
     await active((await up.ready()).url, "greeter-1", "greeter-2")
     agents = await wait_until(lambda: agents_of(up), "their processes are found")
     assert len(agents) == 2
@@ -119,7 +119,7 @@ async def test_an_agent_that_can_never_start_ends_it(start: Start, tmp_path: Pat
         "[agents.broken]\ncommand = ['{python}', '-c', 'import no_such_module']\n"
         "[agents.idle]\ncommand = ['sleep', '600']\n"
     )
-    up = start("--agents", str(tmp_path / "agents.toml"))
+    up = start(*DISTRIBUTOR, "--agents", str(tmp_path / "agents.toml"))
     assert await up.ended() == 1
     (given_up,) = up.events("process.gave_up")
     assert given_up["message"] == (
@@ -144,7 +144,7 @@ async def test_a_program_that_knows_nothing_of_coord_works(start: Start, tmp_pat
         env = { LC_ALL = "C" }
         """
     )
-    up = start("--agents", str(tmp_path / "agents.toml"))
+    up = start("--routers", "0", "--agents", str(tmp_path / "agents.toml"))
     endpoint = await up.ready()
     await active(endpoint.url, "sorter")
     async with Client(endpoint.url, settings=Settings()) as client:
@@ -162,7 +162,7 @@ async def test_a_program_that_knows_nothing_of_coord_works(start: Start, tmp_pat
 
 async def test_a_signal_to_every_process_loses_no_work(start: Start, tmp_path: Path) -> None:
     """Systemd does so unless a unit says otherwise: the server and the workers come back until the agents have left."""
-    up = start("--agents", str(described(tmp_path)))
+    up = start("--routers", "0", "--agents", str(described(tmp_path)))
     endpoint = await up.ready()
     await active(endpoint.url, "greeter-1", "greeter-2")
     async with Client(endpoint.url, settings=Settings()) as client:
@@ -184,7 +184,7 @@ async def test_a_signal_to_every_process_loses_no_work(start: Start, tmp_path: P
     assert await up.ended() == 0
     assert not up.events("reports.lost")
     assert len(up.events("agent.left")) == 2
-    again = start()
+    again = start(*DISTRIBUTOR)
     async with Client((await again.ready()).url, settings=Settings()) as client:
         assert await client.handle(handle.task_id).result(timeout=START_S) == "done"
         assert (await client.task(handle.task_id)).attempt == 1

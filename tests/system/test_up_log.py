@@ -11,7 +11,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from coord.embedded import EmbeddedServer
-from tests.coord_up import START_S, Start
+from tests.coord_up import DISTRIBUTOR, START_S, Start
 from tests.waiting import wait_until
 
 
@@ -42,7 +42,7 @@ async def test_on_a_terminal_a_person_can_read_it(start: Start, tmp_path: Path) 
     seen.touch()
     reader = threading.Thread(target=_copy, args=(master, seen), daemon=True)
     reader.start()
-    up = start(out=slave, COLUMNS="80", TERM="xterm-256color")
+    up = start("--routers", "0", out=slave, COLUMNS="80", TERM="xterm-256color")
     os.close(slave)
 
     def screen() -> str:
@@ -69,7 +69,7 @@ async def test_a_worker_that_keeps_dying_is_tried_later_and_later_and_it_is_said
     """What it says last stands in the line about its end; once the cause is mended, it is there again by itself."""
     server = EmbeddedServer.start(tmp_path / "given")
     try:
-        up = start("--redis-url", server.url)
+        up = start(*DISTRIBUTOR, "--redis-url", server.url)
         await up.ready()
         name, worker = await up.worker("distributor")
         async with Redis.from_url(server.url) as redis:
@@ -94,7 +94,7 @@ async def test_a_worker_that_keeps_dying_is_tried_later_and_later_and_it_is_said
 async def test_it_ends_in_order_when_nobody_reads_on(start: Start) -> None:
     """`coord up | head -1` leaves nothing running."""
     reading, writing = os.pipe()
-    up = start(out=writing)
+    up = start(*DISTRIBUTOR, out=writing)
     os.close(writing)
     await up.announced()
     os.close(reading)
