@@ -16,6 +16,7 @@ from pathlib import Path
 
 import fakeredis
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from coord.config import Settings
@@ -77,6 +78,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(("COORD_", "AITBC_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+
+
+@pytest.fixture(autouse=True)
+def _default_log() -> None:
+    """No configuration of structlog that another test has left, such as that of ``capture_logs``, reaches a test."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
