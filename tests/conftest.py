@@ -81,9 +81,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _default_log() -> None:
-    """No configuration of structlog that another test has left, such as that of ``capture_logs``, reaches a test."""
-    structlog.reset_defaults()
+def _kept_log() -> Iterator[None]:
+    """A test leaves structlog as it found it; after ``capture_logs`` it would stay configured, and write."""
+    was_configured, before = structlog.is_configured(), structlog.get_config()
+    yield
+    if was_configured:
+        structlog.configure(**before)
+    else:
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def works_as(at: CellProcesses, agent_id: str, how: str) -> Path:
 
 async def start_agent(at: CellProcesses, agent_id: str, how: str, capacity: int = 2) -> Process:
     """An agent, once it is active."""
-    process = at.start(agent_id, "-P", "-c", AGENT, agent_id, str(capacity), str(works_as(at, agent_id, how)))
+    process = at.start(agent_id, "-c", AGENT, agent_id, str(capacity), str(works_as(at, agent_id, how)))
 
     async def active() -> bool:
         assert process.alive, process.told()
