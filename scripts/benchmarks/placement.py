@@ -204,6 +204,8 @@ def _cost(cell: Cell, name: str, work: Work, size: int, placements: int) -> Cost
     done = 0
     while done < placements // 4:  # until groups and indexes are filled
         done += max(1, cell.batch(with_context=with_context)[0])
+    for waiting in cell.planner.waiting.values():
+        cell.view.bring_up_to_date(waiting.group)
     cell.view.advance()
     gc.collect()
     gc.freeze()  # as a distributor does once it has started
