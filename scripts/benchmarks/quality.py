@@ -59,6 +59,7 @@ class Figures:
     rare_wait_s: float | None = None  #: 99th percentile of the wait of tasks that need the rare skill
     share_lost_s: float | None = None  #: until the slowed agent has less than half of a fair share
     share_back_s: float | None = None  #: from its recovery until it has half of a fair share again
+    slowed_share: float | None = None  #: placements on the slowed agent while it is slow ÷ a fair share
     refusals: float = 0.0  #: per task
 
 
@@ -122,7 +123,7 @@ def _figures(scenario: Scenario, run: Run, default: Sequence[float], oracle_s: f
         if RARE in job.capabilities and index >= scenario.counted_from
     ]
     is_slowed = any(change.factor != 1 for change in scenario.changes)
-    lost_s, back_s = _share_times(scenario, run) if is_slowed else (None, None)
+    lost_s, back_s, share = _shares(scenario, run) if is_slowed else (None, None, None)
     return Figures(
         mean_s=mean_s,
         p99_s=p99_s,
@@ -134,12 +135,13 @@ def _figures(scenario: Scenario, run: Run, default: Sequence[float], oracle_s: f
         rare_wait_s=percentile(waits, 0.99) if waits else None,
         share_lost_s=lost_s,
         share_back_s=back_s,
+        slowed_share=share,
         refusals=run.refused / len(scenario.jobs),
     )
 
 
-def _share_times(scenario: Scenario, run: Run) -> tuple[float, float]:
-    """Return how long the slowed agent keeps its share, and how long it takes to get it back.
+def _shares(scenario: Scenario, run: Run) -> tuple[float, float, float]:
+    """Return how long the slowed agent keeps its share, how long it takes to get it back, and its share in between.
 
     It has its share at a time if at least half of a fair share of the next ``WINDOW`` placements goes to it.
     """
@@ -155,7 +157,12 @@ def _share_times(scenario: Scenario, run: Run) -> tuple[float, float]:
                 return times[at] - begin
         return end - begin
 
-    return until(slowed, recovered, has_share=False), until(recovered, times[-1], has_share=True)
+    during = [run.agents[index] for index in run.placed if slowed <= run.starts[index] < recovered]
+    return (
+        until(slowed, recovered, has_share=False),
+        until(recovered, times[-1], has_share=True),
+        AGENTS * during.count(BAD) / len(during),
+    )
 
 
 def _mean(figures: Sequence[Figures]) -> Figures:
@@ -229,6 +236,7 @@ def _single(table: Table) -> list[list[str]]:
         ("rare skills", "rare_wait_s", "p99 wait of rare skills, ms", 1_000, 0),
         ("one slows down", "share_lost_s", "slowed agent loses its share, s", 1, 1),
         ("one slows down", "share_back_s", "has it back, s", 1, 1),
+        ("one slows down", "slowed_share", "its share while slow, % of a fair one", 100, 0),
         ("speeds, 2 distributors", "refusals", "refusals a task, 2 distributors", 1, 3),
         ("speeds, 4 distributors", "refusals", "with 4", 1, 3),
     ]
