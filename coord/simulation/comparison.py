@@ -74,24 +74,30 @@ def _result(name: str, scenarios: Sequence[Scenario], runs: Sequence[Run], best:
         mean_s=mean(means),
         p99_wait_s=mean(_p99_wait(scenario, run) for scenario, run in pairs),
         makespan_s=mean(max(run.ends) - scenario.jobs[0].arrived for scenario, run in pairs),
-        p99_slowdown=mean(_p99_slowdown(scenario, run) for scenario, run in pairs),
+        p99_slowdown=mean(p99_slowdown(scenario, run) for scenario, run in pairs),
         imbalance=mean(_imbalance(scenario, run) for scenario, run in pairs),
         regret=mean(regrets) if regrets else None,
     )
 
 
+def response_times(scenario: Scenario, run: Run) -> list[float]:
+    """Return the response times of the tasks that count, in seconds."""
+    return [run.ends[index] - scenario.jobs[index].arrived for index in counted(scenario, run)]
+
+
 def _mean_response(scenario: Scenario, run: Run) -> float:
-    return mean(run.ends[index] - scenario.jobs[index].arrived for index in _counted(scenario))
+    return mean(response_times(scenario, run))
 
 
 def _p99_wait(scenario: Scenario, run: Run) -> float:
-    return percentile([run.starts[index] - scenario.jobs[index].arrived for index in _counted(scenario)], 0.99)
+    return percentile([run.starts[index] - scenario.jobs[index].arrived for index in counted(scenario, run)], 0.99)
 
 
-def _p99_slowdown(scenario: Scenario, run: Run) -> float:
+def p99_slowdown(scenario: Scenario, run: Run) -> float:
+    """Return the 99th percentile of response time ÷ the task's time on the fastest agent that may do it."""
     fastest: dict[tuple[frozenset[str], str], float] = {}
     slowdowns: list[float] = []
-    for index in _counted(scenario):
+    for index in counted(scenario, run):
         job = scenario.jobs[index]
         kind = (job.capabilities, job.task.task_type)
         if kind not in fastest:
@@ -102,14 +108,15 @@ def _p99_slowdown(scenario: Scenario, run: Run) -> float:
 
 def _imbalance(scenario: Scenario, run: Run) -> float:
     used = dict.fromkeys([agent.agent_id for agent in scenario.agents], 0.0)
-    for index in _counted(scenario):
+    for index in counted(scenario, run):
         used[run.agents[index]] += run.ends[index] - run.starts[index]
     shares = [used[agent.agent_id] / agent.capacity for agent in scenario.agents]
     return max(shares) / mean(shares)
 
 
-def _counted(scenario: Scenario) -> range:
-    return range(scenario.counted_from, len(scenario.jobs))
+def counted(scenario: Scenario, run: Run) -> list[int]:
+    """Return the tasks that count: those after the warm-up that were not lost."""
+    return [index for index in range(scenario.counted_from, len(scenario.jobs)) if index not in run.lost]
 
 
 def mean(values: Iterable[float]) -> float:

@@ -1,7 +1,9 @@
 """One run of a scenario under one strategy, on a virtual clock.
 
-As in a distributor, agents that meet the same requirements are a group with a strategy of its own, which holds those
-that have room; the group whose first task has waited longest is served first. What ends is learned at once.
+The task that is ready for the longest time is placed first. With one distributor, all that happens is known at once.
+With several, each event is handled by one of them at random: it learns the true load of the agents that it touches. An
+agent that is full, whatever the distributor believed, refuses the task. While tasks wait, each distributor reads old
+loads, and once a second all share what they have learned.
 """
 
 from __future__ import annotations
@@ -9,28 +11,35 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from random import Random
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent
-from coord.placement import STRATEGIES, Learned, Rules, Strategy, create_strategy
+from coord.placement import STRATEGIES, Ejection, Rules, Strategy, TaskContext
+from coord.simulation.distributor import Distributor, Ended
 from coord.simulation.scenario import Change, Job, Scenario, SimulatedAgent
 
 #: Seconds between two times at which what was learned of idle agents decays, as in a distributor.
 ADVANCE_S = 0.25
-#: Seconds between two times at which the demand for capabilities is determined.
-DEMAND_S = 1.0
+#: Seconds between two times at which distributors share what they have learned.
+SHARE_S = 1.0
+#: Seconds after which a load is read again if a task waits for it.
+STALE_S = 0.05
 
 
 class Run(Struct, frozen=True):
     """What happened to the tasks of a scenario, in the order of their arrival."""
 
-    starts: tuple[float, ...]  #: seconds
+    starts: tuple[float, ...]  #: seconds; of the last attempt
     ends: tuple[float, ...]
     agents: tuple[str, ...]  #: the agent of each task
     placed: tuple[int, ...]  #: the tasks in the order of their placement
     exponent: float = 0.0  #: the load exponent that was learned
+    lost: frozenset[int] = frozenset()  #: tasks that failed for good
+    refused: int = 0  #: placements that were refused, because the agent was not as the distributor believed
 
 
 class Active(Struct):
@@ -40,6 +49,8 @@ class Active(Struct):
     job: Job
     left: float
     load_at_start: int
+    distributor: Distributor
+    fails: bool = False
 
 
 class Worker:
@@ -47,7 +58,16 @@ class Worker:
 
     def __init__(self, agent: SimulatedAgent) -> None:
         self.agent = agent
-        self.row = FleetAgent(
+        self.active: list[Active] = []
+        self.factor = 1.0
+        self.at = 0.0  # when ``left`` of its tasks was true
+        self.stamp = 0  # of its next end; those of before are outdated
+        self.is_present = True
+
+    def row(self) -> FleetAgent:
+        """Return its row in the view of a distributor."""
+        agent = self.agent
+        return FleetAgent(
             agent_id=agent.agent_id,
             agent_type="worker",
             capabilities=agent.capabilities,
@@ -55,12 +75,11 @@ class Worker:
             weight=agent.weight,
             location=agent.location,
         )
-        self.active: list[Active] = []
-        self.groups: list[Group] = []
-        self.factor = 1.0
-        self.at = 0.0  # when ``left`` of its tasks was true
-        self.stamp = 0  # of its next end; those of before are outdated
-        self.is_present = True
+
+    @property
+    def has_room(self) -> bool:
+        """True if it takes another task."""
+        return self.is_present and len(self.active) < self.agent.capacity
 
     def speed(self, active: Active) -> float:
         """Return the speed of one of its tasks now."""
@@ -82,160 +101,251 @@ class Worker:
         return at, next(active for active in self.active if active.index == index)
 
 
-class Group:
-    """The agents that meet the same requirements, and the tasks that wait for one of them."""
-
-    def __init__(self, capabilities: frozenset[str], strategy: Strategy) -> None:
-        self.capabilities = capabilities
-        self.strategy = strategy
-        self.waiting: deque[int] = deque()
-        self.taken = 0
-
-
 def simulate(
     scenario: Scenario,
     rules: Rules,
     seed: int,
     strategies: Mapping[str, type[Strategy]] = STRATEGIES,
+    distributors: int = 1,
 ) -> Run:
     """Run a scenario.
 
     Args:
         scenario: the fleet and its tasks.
-        rules: the strategy and the modifiers; ``ejection`` has no effect, because no attempt fails here.
+        rules: the strategy and the modifiers.
         seed: of the strategies.
         strategies: name -> class.
+        distributors: number of distributors.
 
     Raises:
         ValueError: no agent may ever do one of the tasks.
     """
-    return _Simulation(scenario, rules, seed, strategies).run()
+    return _Simulation(scenario, rules, seed, strategies, distributors).run()
 
 
 class _Simulation:
-    def __init__(self, scenario: Scenario, rules: Rules, seed: int, strategies: Mapping[str, type[Strategy]]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        rules: Rules,
+        seed: int,
+        strategies: Mapping[str, type[Strategy]],
+        distributors: int,
+    ) -> None:
         self.scenario = scenario
-        self.learned = Learned()
+        self.rules = rules
         self.workers = {agent.agent_id: Worker(agent) for agent in scenario.agents}
-        self.groups: dict[frozenset[str], Group] = {}
-        self.owners: dict[str, int] = {}  # capability -> agents that have it
-        for agent in scenario.agents:
-            for name in agent.capabilities:
-                self.owners[name] = self.owners.get(name, 0) + 1
-        random = Random(seed)
+        rows = [worker.row() for worker in self.workers.values()]
+        self.chance = Random(f"chance {seed}")  # who gets an event, what fails, and how long a retry waits
+        self.distributors = [
+            Distributor(rows, rules, strategies, Random(seed + 1_000_003 * number)) for number in range(distributors)
+        ]
+        self.waiting: dict[tuple[frozenset[str], str], deque[tuple[float, int]]] = {}  # pool -> ready at, task
         for job in scenario.jobs:
-            if job.capabilities not in self.groups:
-                strategy = create_strategy(rules, strategies, random, self.learned)
-                self._add_group(Group(job.capabilities, strategy))
+            pool = (job.capabilities, job.task.task_type)
+            if pool not in self.waiting:
+                self.waiting[pool] = deque()
+                for distributor in self.distributors:
+                    distributor.group_of(job)
         self.ends: list[tuple[float, str, int]] = []
+        self.retries: list[tuple[float, int]] = []
+        self.looks: list[tuple[float, int]] = []  # when a distributor reads old loads, because tasks wait
         count = len(scenario.jobs)
         self.starts, self.ended_at, self.agent_of = [0.0] * count, [0.0] * count, [""] * count
+        self.failed_at: dict[int, list[str]] = {}  # task -> agents of its failed attempts
         self.placed: list[int] = []
-        self.advance_at = self.demand_at = 0.0
-
-    def _add_group(self, group: Group) -> None:
-        self.groups[group.capabilities] = group
-        members = [worker for worker in self.workers.values() if group.capabilities <= worker.agent.capabilities]
-        if not members:
-            raise ValueError(f"no agent has the capabilities {', '.join(sorted(group.capabilities))}")
-        for worker in members:
-            worker.groups.append(group)
-            group.strategy.offer(worker.row)
+        self.lost: set[int] = set()
+        self.refused = 0
+        self.advance_at = self.share_at = 0.0
 
     def run(self) -> Run:
         jobs, changes = self.scenario.jobs, deque(self.scenario.changes)
         index = 0
-        while index < len(jobs) or self.ends:
-            arrives = jobs[index].arrived if index < len(jobs) else float("inf")
-            ends = self.ends[0][0] if self.ends else float("inf")
-            if changes and changes[0].at <= min(arrives, ends):
+        while index < len(jobs) or self.ends or self.retries or self.looks:
+            arrives = jobs[index].arrived if index < len(jobs) else inf
+            ends = self.ends[0][0] if self.ends else inf
+            returns = self.retries[0][0] if self.retries else inf
+            looks = self.looks[0][0] if self.looks else inf
+            at = self._handler()
+            if changes and changes[0].at <= min(arrives, ends, returns, looks):
                 now = changes[0].at
                 self._apply(changes.popleft())
-            elif ends <= arrives:
+            elif looks < min(arrives, ends, returns):
+                now, at = heapq.heappop(self.looks)
+                self._look(self.distributors[at], now)
+            elif ends <= min(arrives, returns):
                 now, agent_id, stamp = heapq.heappop(self.ends)
                 if self.workers[agent_id].stamp != stamp:
                     continue
-                self._end(self.workers[agent_id], now)
+                self._end(self.workers[agent_id], now, self.distributors[at])
+            elif returns < arrives:
+                now, again = heapq.heappop(self.retries)
+                self._wait(again, now)
             else:
                 now = arrives
-                self.groups[jobs[index].capabilities].waiting.append(index)
+                self._wait(index, now)
                 index += 1
             self._advance(now)
-            self._place(now)
-            if index == len(jobs) and not self.ends and changes:
+            self._place(now, at)
+            if index == len(jobs) and not self.ends and not self.retries and changes:
                 changes = self._return_next(changes)
-        if len(self.placed) < len(jobs):
+        if any(self.waiting.values()):
             raise ValueError("tasks still wait at the end, because agents that may do them are gone")
         return Run(
-            tuple(self.starts), tuple(self.ended_at), tuple(self.agent_of), tuple(self.placed), self.learned.exponent
+            tuple(self.starts),
+            tuple(self.ended_at),
+            tuple(self.agent_of),
+            tuple(self.placed),
+            self.distributors[0].learned.exponent,
+            frozenset(self.lost),
+            self.refused,
         )
+
+    def _handler(self) -> int:
+        """Return the number of the distributor that handles the next event."""
+        count = len(self.distributors)
+        return int(self.chance.random() * count) if count > 1 else 0
 
     def _return_next(self, changes: deque[Change]) -> deque[Change]:
         """Apply the changes that are left: an agent that returns may do what still waits."""
         for change in changes:
             self._apply(change)
-            self._place(change.at)
+            self._place(change.at, 0)
         return deque()
 
     def _advance(self, now: float) -> None:
-        """Let what was learned decay, as the view of a distributor does."""
+        """Let what was learned decay, and be shared, as in a distributor."""
         if now >= self.advance_at:
-            self.learned.advance(now)
+            for distributor in self.distributors:
+                distributor.advance(now)
             self.advance_at = now + ADVANCE_S
-        if now >= self.demand_at:
-            demand = self.learned.demand
-            for group in self.groups.values():
-                demand.add(group.capabilities, group.taken)
-                group.taken = 0
-            demand.update({name: self.owners.get(name, 0) for name in demand.capabilities}, now)
-            self.demand_at = now + DEMAND_S
+        if len(self.distributors) > 1 and now >= self.share_at:
+            self._share(now)
+            self.share_at = now + SHARE_S
 
-    def _place(self, now: float) -> None:
-        jobs = self.scenario.jobs
+    def _share(self, now: float) -> None:
+        """Let the distributors learn what the others know."""
+        for distributor in self.distributors:
+            late, distributor.late = distributor.late, []
+            for ended in late:
+                self._learn(distributor, ended, now)
+        for distributor in self.distributors:
+            changes = distributor.learned.take_changes()
+            for other in self.distributors:
+                if other is distributor:
+                    continue
+                other.learned.merge(changes, now)
+                for change in changes:
+                    tried = change.sums.tried
+                    failures = round(change.sums.attempts * change.sums.failed / tried) if tried > 0 else 0
+                    if change.sums.attempts:
+                        self._spread(
+                            other,
+                            other.judge(change.agent_id, change.task_type, change.sums.attempts, failures, now),
+                            now,
+                        )
+
+    def _learn(self, distributor: Distributor, ended: Ended, now: float) -> None:
+        self._spread(distributor, distributor.learn(ended, now), now)
+
+    def _spread(self, by: Distributor, ejection: Ejection | None, now: float) -> None:
+        """Let the others adopt an ejection: it is in the agent's record, which they follow."""
+        if ejection is not None:
+            for other in self.distributors:
+                if other is not by:
+                    other.adopt(ejection, now)
+
+    def _wait(self, index: int, now: float) -> None:
+        job = self.scenario.jobs[index]
+        self.waiting[job.capabilities, job.task.task_type].append((now, index))
+
+    def _look(self, distributor: Distributor, now: float) -> None:
+        """Read the loads that this distributor has not read for a while."""
+        for agent_id, worker in self.workers.items():
+            if distributor.read_at[agent_id] < now - STALE_S / 2:
+                self._read(distributor, worker, now)
+
+    def _place(self, now: float, number: int) -> None:
+        """Let a distributor place all tasks that it has room for."""
+        distributor = self.distributors[number]
         while True:
-            ready = [group for group in self.groups.values() if group.waiting and group.strategy.has_room]
+            heads = [queue[0] for queue in self.waiting.values() if queue]
+            ready = [head for head in heads if distributor.group_of(self.scenario.jobs[head[1]]).strategy.has_room]
             if not ready:
-                return
-            group = min(ready, key=lambda group: group.waiting[0])
-            index = group.waiting[0]
-            agent_id = group.strategy.choose(jobs[index].task)
+                break
+            index = min(ready)[1]
+            job = self.scenario.jobs[index]
+            group = distributor.group_of(job)
+            agent_id = group.strategy.choose(self._context(index, job))
             if agent_id is None:
-                return
-            group.waiting.popleft()
-            group.taken += 1
+                break
             worker = self.workers[agent_id]
+            load = distributor.rows[agent_id].load
+            if not worker.has_room:
+                self.refused += 1
+                self._read(distributor, worker, now)
+                continue
+            self.waiting[job.capabilities, job.task.task_type].popleft()
+            group.taken += 1
             worker.work_until(now)
             self.starts[index], self.agent_of[index] = now, agent_id
             self.placed.append(index)
-            worker.active.append(Active(index, jobs[index], jobs[index].work, len(worker.active)))
+            active = Active(index, job, job.work, load, distributor)
+            agent = worker.agent
+            if agent.failure_rate and self.chance.random() < agent.failure_rate:
+                active.fails, active.left = True, agent.failure_s * agent.speed_for(job.task.task_type)
+            worker.active.append(active)
             self._changed(worker)
+            self._read(distributor, worker, now)
+        if len(self.distributors) > 1 and heads and all(one != number for _, one in self.looks):
+            heapq.heappush(self.looks, (now + STALE_S, number))
 
-    def _end(self, worker: Worker, now: float) -> None:
+    def _context(self, index: int, job: Job) -> TaskContext:
+        if index not in self.failed_at or not self.rules.avoid_failed_agent:
+            return job.task
+        return replace(job.task, avoid=job.task.avoid.union(self.failed_at[index][-1:]))
+
+    def _end(self, worker: Worker, now: float, settled_by: Distributor) -> None:
         worker.work_until(now)
         found = worker.next_end()
         assert found is not None
         active = found[1]
         worker.active.remove(active)
-        self.ended_at[active.index] = now
-        service_s = now - self.starts[active.index]
-        self.learned.succeeded(worker.row.agent_id, active.job.task.task_type, service_s, active.load_at_start, now)
+        index, agent_id, task_type = active.index, worker.agent.agent_id, active.job.task.task_type
+        self.ended_at[index] = now
+        if active.fails:
+            self._fail(index, agent_id, now)
+        ended = (agent_id, task_type, None if active.fails else now - self.starts[index], active.load_at_start)
+        if active.distributor is settled_by:
+            self._learn(settled_by, ended, now)
+        else:
+            active.distributor.late.append(ended)
         self._changed(worker)
+        self._read(settled_by, worker, now)
+
+    def _fail(self, index: int, agent_id: str, now: float) -> None:
+        """Retry a task after a delay, or lose it."""
+        failed_at = self.failed_at.setdefault(index, [])
+        failed_at.append(agent_id)
+        if len(failed_at) >= self.scenario.max_attempts:
+            self.lost.add(index)
+        else:
+            limit = self.scenario.backoff_s * 2 ** (len(failed_at) - 1)
+            heapq.heappush(self.retries, (now + self.chance.random() * limit, index))
 
     def _apply(self, change: Change) -> None:
         worker = self.workers[change.agent_id]
         worker.work_until(max(worker.at, change.at))
         worker.factor, worker.is_present = change.factor, change.is_present
         self._changed(worker)
+        for distributor in self.distributors:
+            self._read(distributor, worker, change.at)
+
+    def _read(self, distributor: Distributor, worker: Worker, now: float) -> None:
+        distributor.read(worker.agent.agent_id, len(worker.active), now, is_present=worker.is_present)
 
     def _changed(self, worker: Worker) -> None:
-        """Determine the next end again, and let the strategies know of the load."""
+        """Determine the next end again."""
         worker.stamp += 1
-        row = worker.row
-        row.load = len(worker.active)
         if (found := worker.next_end()) is not None:
-            heapq.heappush(self.ends, (found[0], row.agent_id, worker.stamp))
-        for group in worker.groups:
-            if worker.is_present and row.load < row.capacity:
-                group.strategy.offer(row)
-            else:
-                group.strategy.withdraw(row.agent_id)
+            heapq.heappush(self.ends, (found[0], worker.agent.agent_id, worker.stamp))

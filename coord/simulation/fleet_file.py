@@ -111,6 +111,19 @@ def read_fleet(text: str, seed: int) -> Scenario:
         raise ConfigError(f"the fleet is not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(f"the fleet does not fit: {error}") from None
+    return build_scenario(file, seed)
+
+
+def build_scenario(file: FleetFile, seed: int) -> Scenario:
+    """Return the scenario of a decoded file.
+
+    Args:
+        file: the fleet and its work.
+        seed: of the arrivals and the times of the tasks.
+
+    Raises:
+        ConfigError: two agents have one id, no agent may do a task, or a change fits no agent.
+    """
     agents = tuple(agent for table in file.agents for agent in _agents_of(table))
     known = [agent.agent_id for agent in agents]
     if len(set(known)) < len(known):

@@ -22,6 +22,8 @@ class SimulatedAgent(Struct, frozen=True, kw_only=True):
     speeds: Mapping[str, float] = {}  #: the same for single task types
     #: With n tasks on the agent each is n^exponent times as slow: 0 if slots are independent, 1 if they share a CPU.
     load_exponent: float = 0.0
+    failure_rate: float = 0.0  #: share of the attempts that fail
+    failure_s: float = 0.0  #: seconds that a failed attempt takes if no other task slows it down
 
     def speed_for(self, task_type: str) -> float:
         """Return the speed for a task type."""
@@ -52,6 +54,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     agents: tuple[SimulatedAgent, ...]
     jobs: tuple[Job, ...]  #: in the order of their arrival
     changes: tuple[Change, ...] = ()  #: in the order of their times
+    max_attempts: int = 3  #: of a task; one that has failed so often is lost
+    backoff_s: float = 1.0  #: upper limit of the delay before the first retry; it doubles, and the delay is random
     warm_up: float = 0.25  #: share of the tasks, at the start, that do not count: nothing is learned yet
 
     @property
@@ -61,8 +65,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
     @property
     def has_independent_slots(self) -> bool:
-        """True if no agent is slowed down by its load, and none changes: the oracles assume it."""
-        return not self.changes and all(agent.load_exponent == 0 for agent in self.agents)
+        """True if no agent is slowed down by its load, changes or fails: the oracles assume it."""
+        return not self.changes and all(agent.load_exponent == agent.failure_rate == 0 for agent in self.agents)
 
     def eligible(self, job: Job) -> list[SimulatedAgent]:
         """Return the agents that may do a task."""

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from . import sampling, table
+from . import placement, quality, sampling, table
 from .campaign import Run, campaign, measure
 from .rows import BY_NAME, ROWS, Row
 from .summary import Line, summarize
@@ -29,9 +29,14 @@ from .tree import ROOT, NoSuchRevision, Tree, other_tree, this_tree
 
 RESULTS = ROOT / ".bench"
 
+#: Measurements without a server, each with its own options.
+COMMANDS = {"placement": placement.main, "quality": quality.main}
+
 
 def main() -> int:
     """Measure what the command line asks for."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     options = _parser().parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background processes with SIGINT ignored
         signal.signal(number, _interrupt)
@@ -153,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measure coord on the embedded server. Compare ratios within one run; absolute values vary.",
-        epilog=f"rows:\n{names}",
+        epilog=f"rows:\n{names}\n\nwithout a server: scripts/bench placement --help, scripts/bench quality --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="A,B", help="rows to measure; default: all")

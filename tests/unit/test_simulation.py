@@ -334,3 +334,64 @@ def test_a_file_that_cannot_be_read_is_named(
     """Exit code 2."""
     missing = run_coord(capsys, monkeypatch, "simulate", "compare", str(tmp_path / "none.toml"))
     assert (missing.code, "none.toml: No such file" in missing.err) == (2, True)
+
+
+def busy(count: int, **fields: float) -> Scenario:
+    """Six agents with two slots each and enough tasks to keep them busy; the fields are those of agent a0."""
+    agents = [SimulatedAgent(agent_id=f"a{number}", capacity=2) for number in range(6)]
+    agents[0] = replace(agents[0], **fields)
+    random, now, jobs = Random(3), 0.0, []
+    for _ in range(count):
+        now += random.expovariate(9.0)
+        jobs.append(Job(arrived=now, work=random.expovariate(1.0), task=TaskContext("t")))
+    return Scenario(agents=tuple(agents), jobs=tuple(jobs))
+
+
+def test_one_distributor_is_never_refused_and_several_are() -> None:
+    """Several have loads that are not true; an agent never has more tasks than slots, and all tasks end."""
+    scenario = busy(600)
+    assert simulate(scenario, Rules("least_connections"), 1).refused == 0
+    for strategy in ("least_connections", "predictive", "consistent_hash"):
+        found = simulate(scenario, Rules(strategy), 1, distributors=4)
+        assert found.refused > 0
+        assert sorted(found.placed) == list(range(600))
+        for agent in scenario.agents:
+            own = [index for index in range(600) if found.agents[index] == agent.agent_id]
+            events = [(found.starts[index], 1) for index in own] + [(found.ends[index], -1) for index in own]
+            load = most = 0
+            for _, change in sorted(events):
+                load += change
+                most = max(most, load)
+            assert most <= 2
+
+
+def test_several_distributors_can_be_repeated() -> None:
+    """The same seed gives the same run; another number of distributors another one."""
+    scenario = busy(200)
+    assert simulate(scenario, Rules("predictive"), 5, distributors=2) == simulate(
+        scenario, Rules("predictive"), 5, distributors=2
+    )
+    assert simulate(scenario, Rules("predictive"), 5, distributors=2) != simulate(scenario, Rules("predictive"), 5)
+
+
+@pytest.mark.parametrize("distributors", [1, 3])
+def test_an_agent_that_fails_loses_few_tasks_with_ejection_and_many_without(distributors: int) -> None:
+    """It fails at once, so it is always free: without ejection and avoidance it gets most attempts."""
+    scenario = busy(600, failure_rate=1.0, failure_s=0.01)
+    off = Rules("least_connections", ejection=False, avoid_failed_agent=False)
+    without = simulate(scenario, off, 1, distributors=distributors)
+    with_both = simulate(scenario, Rules("least_connections"), 1, distributors=distributors)
+    assert len(without.lost) > 20
+    assert len(with_both.lost) <= 2
+    assert with_both.agents.count("a0") < without.agents.count("a0")
+
+
+def test_a_failed_task_is_tried_again_after_a_delay_as_often_as_allowed() -> None:
+    """With no other agent it is lost after its last attempt; until then it starts again later each time."""
+    agent = SimulatedAgent(agent_id="a", failure_rate=1.0, failure_s=0.5)
+    job = Job(arrived=0.0, work=9.0, task=TaskContext("t"))
+    found = simulate(Scenario(agents=(agent,), jobs=(job,), max_attempts=4), Rules("random"), 1)
+    assert found.placed == (0, 0, 0, 0)
+    assert found.lost == {0}
+    assert found.ends[0] == pytest.approx(found.starts[0] + 0.5)
+    assert found.ends[0] > 4 * 0.5
