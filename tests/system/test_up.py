@@ -194,7 +194,7 @@ async def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     up.process.send_signal(signal.SIGINT)
     await wait_until(lambda: "stopping: " in up.output, "it has heard")
     up.process.send_signal(signal.SIGINT)
-    assert await up.ended() == 130
+    assert await up.ended() == 130, up.output
     assert f"{name} (pid {worker.pid}) was killed" in up.output
     assert not runs(server.pid)
 
