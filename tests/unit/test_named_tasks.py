@@ -11,9 +11,10 @@ from coord.models.tasks import NamedTask, Pool, Preferences, Priority
 from coord.placement import STRATEGIES, TaskContext
 from coord.placement.load import LeastConnections
 from tests.unit.test_planner import ONE, read
-from workers.planner import Planner, avoided
+from workers.planner import Planner
 from workers.transitions import Placement, TaskBatch
 from workers.view import View
+from workers.waiting import avoided
 
 QUEUE = "p1.named"
 

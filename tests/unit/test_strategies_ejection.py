@@ -93,7 +93,7 @@ def test_failures_in_a_row_eject_nobody() -> None:
 @pytest.mark.parametrize("rate", [0.5, 1.0])
 @pytest.mark.parametrize("size", [2, 3, 10])
 def test_bad_tasks_eject_nobody_for_long(rate: float, size: int) -> None:
-    """If all agents fail the tasks, the tasks are bad: whoever is ejected first comes back when the others fail too."""
+    """If all agents fail, the tasks are bad: the agent that was ejected first comes back when the others fail too."""
     random, ejections = Random(1), Ejections()
     out = 0
     for number in range(5_000):

@@ -13,8 +13,9 @@ from coord.models.tasks import Pool, Requirements
 from coord.placement import Rules, TaskContext
 from coord.placement.load import LeastConnections
 from workers import view as view_module
+from workers.candidates import Candidates
 from workers.planner import Planner
-from workers.view import Candidates, View
+from workers.view import View
 
 ANY = Pool("t")
 

@@ -1,0 +1,52 @@
+"""One agent in the view: its row, what is planned for it, and how old its report is."""
+
+from __future__ import annotations
+
+import time
+
+from coord.models.agents import FleetAgent
+from coord.placement import facets_of
+from workers.candidates import Candidates
+
+#: Intervals without a report after which an agent counts as saturated, and the seconds between the reports of an agent
+#: that declares no interval.
+MISSED_REPORTS = 3
+REPORT_INTERVAL_S = 100.0
+#: Seconds that a report may take to come here: reports are shown once a second.
+REPORT_DELAY_S = 2.0
+
+
+class AgentState:
+    """One agent in the view."""
+
+    __slots__ = (
+        "agent",
+        "facets",
+        "freed",
+        "groups",
+        "has_room",
+        "planned",
+        "report_ends_at",
+        "reported_at",
+        "reported_load",
+    )
+
+    def __init__(self, agent: FleetAgent) -> None:
+        self.facets = facets_of(agent)
+        self.planned = 0
+        self.has_room = False
+        self.groups: dict[Candidates, None] = {}  #: groups whose ``needs`` it has
+        self.take_over(agent)
+
+    def take_over(self, agent: FleetAgent) -> None:
+        """Take over the agent's row; planned tasks stay planned."""
+        self.agent = agent
+        self.reported_load = agent.load
+        self.reported_at = time.monotonic()
+        self.freed = 0  #: slots that round trips under way free
+        self.expect_report(self.reported_at - agent.report_age)
+
+    def expect_report(self, reported_at: float) -> None:
+        """Set when the report of that time counts as old, unless another one comes."""
+        interval = REPORT_INTERVAL_S if self.agent.report_interval is None else self.agent.report_interval
+        self.report_ends_at = reported_at + MISSED_REPORTS * interval + REPORT_DELAY_S

@@ -1,0 +1,140 @@
+"""A pool in which tasks wait, as a distributor knows it: a row of the planner's table."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Collection, Iterable
+from math import inf
+
+from coord.models.tasks import NamedTask, Pool
+from coord.placement import TaskContext
+from workers.candidates import Candidates
+
+#: Tasks of a named queue that are read at once, and the maximum if that many are planned or blocked.
+NAMED_READ, MOST_READ = 256, 4_096
+#: What a task avoids that avoids nobody.
+NOBODY: frozenset[str] = frozenset()
+
+
+class Waiting:
+    """A pool in which tasks wait, as last reported, and the tasks of it that are planned and not answered."""
+
+    __slots__ = ("definition", "general", "group", "head", "is_read", "key", "length", "planned", "preferred", "task")
+
+    def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
+        self.definition = definition
+        self.general = general  #: the agents that meet its requirements
+        self.preferred = preferred  #: those of them that get its tasks, if there are any; None: it prefers none
+        self.group = self.wanted_group  #: the one that it is in
+        self.task = TaskContext(definition.task_type)  #: what strategies see of each of its tasks
+        self.length = 0
+        self.head = -inf
+        self.planned = 0
+        self.is_read = False  #: length and head are known; they are read when an agent can serve the pool
+        self.key: float | None = None  #: its head in its group's line; None: it is not in the line
+
+    @property
+    def wanted_group(self) -> Candidates:
+        """The group whose agents get its tasks now."""
+        return self.preferred if self.preferred is not None and self.preferred.eligible else self.general
+
+    @property
+    def left(self) -> int:
+        """Number of tasks that are not planned yet."""
+        return self.length - self.planned
+
+
+class NamedWaiting(Waiting):
+    """The named queue of a pool: its first tasks are known one by one."""
+
+    __slots__ = ("blocked", "known", "sent")
+
+    def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
+        super().__init__(definition, general, preferred)
+        self.known: list[NamedTask] = []  #: the first tasks that are not planned, in their order
+        self.blocked: list[NamedTask] = []  #: those of them whose agents are full, until the next plan
+        self.sent: dict[str, NamedTask] = {}  #: planned and not answered, by id
+
+    @property
+    def left(self) -> int:
+        """Number of tasks that can be planned now."""
+        return len(self.known)
+
+    def take_over(self, tasks: Iterable[NamedTask]) -> None:
+        """Replace the known tasks by those that were read: the first ones of the queue, in their order."""
+        self.known = [task for task in tasks if task.task_id not in self.sent]
+        self.blocked = []
+        self.follow_head()
+
+    def follow_head(self) -> None:
+        """Set the head, by which the queue has its turn, to the first task that is not planned."""
+        if self.known:
+            self.head = self.known[0].score
+
+    @property
+    def wanted(self) -> int:
+        """Number of tasks to read: some more than those that are not to be planned now."""
+        return min(MOST_READ, NAMED_READ + len(self.sent) + len(self.blocked))
+
+    def expect(self, tasks: Iterable[NamedTask]) -> None:
+        """Add tasks that are about to be admitted; those behind a task that is not known here are read later."""
+        is_whole = self.length <= len(self.known) + len(self.blocked) + len(self.sent)
+        for task in tasks:
+            if is_whole or (self.known and place_of(task) < place_of(self.known[-1])):
+                insort(self.known, task, key=place_of)
+
+    def check(self) -> None:
+        """Have the queue read if a task that is not known here comes before the known ones."""
+        more = self.length - len(self.known) - len(self.blocked) - len(self.sent)
+        is_first_known = self.known and (self.sent or self.blocked or self.head >= self.known[0].score)
+        self.is_read = more <= 0 or bool(is_first_known)
+
+    def unblock(self) -> None:
+        """Try the blocked tasks again in the next plan."""
+        self.known = sorted(self.known + self.blocked, key=place_of)
+        self.blocked = []
+        self.follow_head()
+
+    def answered(self, task_id: str, *, is_over: bool) -> None:
+        """Apply the answer for a planned task: it has left the queue, or it waits again."""
+        task = self.sent.pop(task_id, None)
+        if task is not None and not is_over:
+            insort(self.known, task, key=place_of)
+            self.follow_head()
+
+    def _avoids(self, task: NamedTask) -> bool:
+        return bool(task.avoid) and self.group.rules.avoid_failed_agent
+
+    def context_of(self, task: NamedTask) -> TaskContext:
+        """Return what strategies see of a task."""
+        preferences = task.preferences
+        return TaskContext(
+            self.definition.task_type,
+            task.priority,
+            preferences.location,
+            preferences.affinity_key,
+            avoided(task.avoid, self.group.eligible) if self._avoids(task) else NOBODY,
+        )
+
+
+def avoided(agent_ids: Iterable[str], eligible: Collection[str]) -> frozenset[str]:
+    """Return the agents that a task does not get: as many as leave at least one eligible agent, the first ones first.
+
+    Args:
+        agent_ids: agents to avoid, the most important first.
+        eligible: agents that meet the requirements of the task.
+    """
+    found: set[str] = set()
+    left = len(eligible)
+    for agent_id in agent_ids:
+        if agent_id in eligible and agent_id not in found:
+            left -= 1
+            if left <= 0:
+                break
+        found.add(agent_id)
+    return frozenset(found)
+
+
+def place_of(task: NamedTask) -> tuple[float, str]:
+    """Return the place of a task in its queue."""
+    return task.score, task.task_id
