@@ -88,7 +88,6 @@ async def failures_on(at: CellProcesses, ids: list[str], agent_id: str) -> int:
     return sum(attempt.agent_id == agent_id for attempt in attempts)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_an_agent_that_fails_at_once_fails_no_task_for_good(at: CellProcesses) -> None:
     """⚠ It is always free, and healthy agents take their time. It is out within seconds, and tried again later."""
@@ -126,11 +125,14 @@ async def test_an_agent_that_fails_at_once_fails_no_task_for_good(at: CellProces
         return (await at.client.agent("bad")).health_score < 1
 
     await wait_until(is_less_healthy, "its health says so")
-    while (await at.client.agent("bad")).ejected:
+    while_out = failed
+    # It may fail again, and be out again, between two looks.
+    while [one.in_a_row for one in (await at.client.agent("bad")).ejected] == [1]:
+        while_out = await failures_on(at, ids, "bad")
         if await at.count(TaskState.QUEUED) < 20:
             ids += await submit(at, 20)
         await asyncio.sleep(0.2)
-    assert await failures_on(at, ids, "bad") <= failed + 8, "it got none while it was out"
+    assert while_out <= failed + 8, "it got none while it was out"
     ids += await submit(at, 40)
 
     async def is_ejected_again() -> bool:
