@@ -136,8 +136,10 @@ def test_tests_that_hang_fail_and_the_others_run(tmp_path: Path) -> None:
     names = ("teardown", "cancel", "swallow", "uvloop", "busy", "deaf", "thread", "passes")
     code, output = run_tests(tmp_path, *names, processes=2)
     assert code == 1, output
-    failed = {(name, when) for name, when in re.findall(r"^FAILED test_(\w+)\.py::\S+ \((\w+)\)", output, re.MULTILINE)}
-    assert {name for name, when in failed if when == "call"} == {"teardown", "cancel", "swallow", "uvloop", "busy"}, output
+    failed = {(name, when) for name, when in re.findall(r"FAILED test_(\w+)\.py::\S+ \((\w+)\)", output)}
+    assert {name for name, when in failed if when == "call"} == {"teardown", "cancel", "swallow", "uvloop", "busy"}, (
+        output
+    )
     assert {("teardown", "teardown"), ("cancel", "teardown"), ("thread", "teardown")} <= failed, output
     assert "passes" not in {name for name, _ in failed}, output
     assert "+++ not within 5 s: test_deaf.py::test_deaf\n" in output
