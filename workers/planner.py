@@ -208,6 +208,7 @@ class Planner:
         self.view.apply_loads(batch.loads)
 
     def _apply_pools(self, batch: TaskBatch) -> None:
+        is_old = batch.pools_rev < self.pools_rev  # what was read or answered since has arrived before it
         if batch.pools_rev == self.pools_rev + batch.raised:
             self.pools_rev = batch.pools_rev
         else:
@@ -222,6 +223,10 @@ class Planner:
                     self.is_stale = True
                     continue
                 self._begin(pool, definition)
+            if is_old and not length:  # tasks may wait there again
+                if pool in self.waiting:
+                    self.unread[pool] = None
+                continue
             self.measure(pool, length, head)
 
     def regroup(self) -> None:

@@ -285,6 +285,18 @@ def test_answers_to_a_table_that_was_replaced_meanwhile() -> None:
     assert planner.waiting["p1"].left == 2
 
 
+def test_an_answer_that_arrives_late_ends_no_pool() -> None:
+    """⚠ Two connections: it was given before what is known here, and tasks have come to wait again since."""
+    planner = planner_of(2)
+    planner.define("p1", ONE)
+    read(planner, 4, ("p1", ONE, 1, 5.0))
+    planner.apply(heard(rev=3, raised=1, p1=(0, 0.0)))
+    assert list(planner.unread) == ["p1"]
+    assert [one.pool for one in planner.plan(9)] == ["p1"]
+    planner.measure("p1", 0, 0.0)
+    assert not planner.unread
+
+
 def test_leases_are_fresh_and_explanations_shared() -> None:
     """Every lease is 16 hex digits of its own; the reason says strategy and number eligible."""
     planner = planner_of(3)
