@@ -111,7 +111,7 @@ class Distributor(Service):
         self._refused_at = -FULL_S
         self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
         self._outdated: set[str] = set()  # agents whose rows are read again before the next plan
-        self._suspended: set[str] = set()
+        self._suspended: set[str] = set()  # agents whose row in the view says so, or whose row is about to be read
         self._warned_of: set[str] = set()  # strategies that are set and not installed here
         self._has_work = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
@@ -323,7 +323,7 @@ class Distributor(Service):
         cell = self.cell
         before = self._suspended
         self._suspended = await queries.get_suspended_agents(cell.redis, cell.keys)
-        if changed := before ^ self._suspended:
+        if changed := before ^ self._suspended:  # rows that were read meanwhile are in ``before``
             await self._on_agents_changed(changed)
 
     async def read_pools(self) -> None:
@@ -407,7 +407,9 @@ class Distributor(Service):
         self.planner.forget()
         await self.read_settings()
         await self.relieve()
-        self.view.replace(await self.follower.resync())
+        fleet = await self.follower.resync()
+        self._suspended.update(agent_id for agent_id, row in fleet.items() if row.suspended)
+        self.view.replace(fleet)
         await self.follower.read_learned()
         await self.read_pools()
         self._has_work.set()
@@ -436,7 +438,7 @@ class Distributor(Service):
             try:
                 if self._outdated:
                     outdated, self._outdated = self._outdated, set()
-                    self.view.update(outdated, await queries.get_fleet(self.cell.redis, self.cell.keys, outdated))
+                    await self._read_agents(outdated)
                 if self.learner.ejections:
                     await self._record_lessons(b"")
                 if self._can_place():
@@ -458,9 +460,17 @@ class Distributor(Service):
         return self._may_place() and self.planner.is_ready()
 
     async def _on_agents_changed(self, changed: set[str]) -> None:
-        rows = await queries.get_fleet(self.cell.redis, self.cell.keys, changed)
-        self.view.update(changed, rows)
+        await self._read_agents(changed)
         self._has_work.set()
+
+    async def _read_agents(self, agent_ids: set[str]) -> None:
+        """Read the rows of agents into the view.
+
+        A suspension may begin and end between two calls of ``read_suspended``. So one that a row shows counts as known.
+        """
+        rows = await queries.get_fleet(self.cell.redis, self.cell.keys, agent_ids)
+        self._suspended.update(agent_id for agent_id, row in rows.items() if row.suspended)
+        self.view.update(agent_ids, rows)
 
     def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
         self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)

@@ -113,6 +113,7 @@ class FleetAgent(Struct, kw_only=True):
     health_score: float = 1.0
     rev: int = 0
     active: bool = True
+    suspended: bool = False  #: it is not ``active`` because it returned a task before it started it
     load: int = 0  #: tasks in flight as last known, plus those planned since
     outside_load: int = 0  #: connections and tasks from elsewhere that the agent reports
     location: Location | None = None

@@ -115,8 +115,9 @@ async def get_fleet(redis: Redis, keys: Keys, only: Iterable[str] | None = None)
                 raise error
             continue  # a foreign key in the place of an agent's must not hide the others
         if fields[0] is not None:
-            is_active = bool(active) and agent_id not in suspended
-            fleet[agent_id] = _fleet_agent(agent_id, fields, active=is_active, load=int(load), now=now)
+            agent = fleet[agent_id] = _fleet_agent(agent_id, fields, active=bool(active), load=int(load), now=now)
+            if agent_id in suspended:
+                agent.active, agent.suspended = False, True
     return fleet
 
 

@@ -25,6 +25,7 @@ from coord.models.facts import (
     TaskCancelRequested,
     TaskCompleted,
     TaskFailed,
+    TaskReleased,
     TaskReplayed,
 )
 from coord.models.tasks import Requirements, Retry, TaskError, TaskRecord, TaskState, TaskSubmitted
@@ -171,6 +172,23 @@ async def test_a_detail_that_is_large_or_that_nobody_can_decode_is_not_kept(
     failed = TaskFailed("t1", lease, "no_luck", "m", retryable=False, detail=msgspec.Raw(detail))
     assert await direct.tell("in:reports", failed) == ["ok"]
     assert (await direct.task()).error == TaskError("no_luck", "m", kept)
+
+
+@pytest.mark.parametrize("read", ["changes", "snapshot"])
+async def test_an_agent_that_is_suspended_for_a_moment_gets_tasks_again(direct: DirectCell, read: str) -> None:
+    """⚠ The suspension begins and ends between two looks, and a row that was read in between says that it is out."""
+    distributor = direct.distributor
+    lease = await assigned(direct)
+    assert await direct.tell("in:reports", TaskReleased("t1", lease, code="no_slot")) == ["ok"]
+    if read == "changes":
+        await distributor._on_agents_changed({"a1"})
+    else:
+        await distributor.resync()
+    assert not distributor.view.agents["a1"].agent.active
+    await direct.tell("in:beats", AgentHeartbeat("a1", "i1"))
+    await distributor.read_suspended()
+    assert await direct.tell("in:tasks:normal", echo("t2")) == ["ok"]
+    assert (await direct.task("t2")).agent_id == "a1"
 
 
 async def test_the_distributor_cancels(direct: DirectCell) -> None:
