@@ -234,7 +234,8 @@ class Planner:
         left: dict[Candidates, None] = {}
         moved: list[tuple[str, Waiting]] = []
         for pool, waiting in self.waiting.items():
-            general, preferred = self.view.hold(waiting.definition), self.view.hold_preferred(waiting.definition)
+            general = self.view.hold(waiting.definition)
+            preferred = self.view.hold_preferred(waiting.definition, general)
             if general is waiting.general and preferred is waiting.preferred:
                 self._release(general, preferred)
                 continue
@@ -451,8 +452,9 @@ class Planner:
         """Add a waiting pool."""
         self.definitions.pop(pool, None)
         self.unknown.discard(pool)
-        groups = self.view.hold(definition), self.view.hold_preferred(definition)
-        waiting = self.waiting[pool] = (NamedWaiting if is_named(pool) else Waiting)(definition, *groups)
+        general = self.view.hold(definition)
+        preferred = self.view.hold_preferred(definition, general)
+        waiting = self.waiting[pool] = (NamedWaiting if is_named(pool) else Waiting)(definition, general, preferred)
         if waiting.preferred is not None:
             self._preferring.setdefault(waiting.preferred, {})[pool] = None
         if not waiting.group.eligible and not waiting.group.is_asleep:

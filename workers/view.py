@@ -22,7 +22,7 @@ from msgspec.structs import asdict
 
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
-from coord.models.tasks import Pool
+from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
     NO_RULES,
@@ -83,6 +83,8 @@ class View:
         self.rooms = 0  #: agents that have room
         self._groups: dict[GroupKey, Candidates] = {}
         self._of_types: dict[Candidates, None] = {}  # groups that have a task type
+        #: Requirements as JSON, task type -> the requirements of the agents that get the tasks first, and their JSON.
+        self._preferred: dict[tuple[bytes, str], tuple[Requirements, bytes]] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
         self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
@@ -183,22 +185,34 @@ class View:
 
     def hold(self, pool: Pool) -> Candidates:
         """Return the group that may serve a waiting pool; it is kept until the pool releases it."""
-        group = self._find_or_make(pool)
-        self._unused.pop(group, None)
-        group.users += 1
-        return group
+        return self._hold(self._find_or_make(pool))
 
-    def hold_preferred(self, pool: Pool) -> Candidates | None:
+    def hold_preferred(self, pool: Pool, general: Candidates) -> Candidates | None:
         """Return the group whose agents get the tasks of a waiting pool first; it is kept until the pool releases it.
+
+        Args:
+            pool: the waiting pool.
+            general: the group of all agents that may serve it.
 
         Returns:
             None if the pool requires a capability; then all eligible agents are equal.
         """
-        preferred = preferred_pool(pool)
-        if preferred is None:
-            return None
-        group = self.hold(preferred)
+        key = general.key[0], pool.task_type
+        known = self._preferred.get(key)
+        if known is None:
+            preferred = preferred_pool(pool)
+            if preferred is None:
+                return None
+            if len(self._preferred) >= GROUPS_KEPT:
+                self._preferred.clear()
+            known = self._preferred[key] = preferred.requirements, codec.encode(preferred.requirements)
+        group = self._hold(self._find_or_make(pool, *known))
         group.is_preferred = True
+        return group
+
+    def _hold(self, group: Candidates) -> Candidates:
+        self._unused.pop(group, None)
+        group.users += 1
         return group
 
     def release(self, group: Candidates) -> None:
@@ -396,12 +410,16 @@ class View:
         group.version = self._version
         return strategy
 
-    def _find_or_make(self, pool: Pool) -> Candidates:
+    def _find_or_make(
+        self, pool: Pool, requirements: Requirements | None = None, as_json: bytes | None = None
+    ) -> Candidates:
+        """Return the group that serves a pool, or those of its agents that meet other requirements."""
         task_type = pool.task_type if self.ejections.has_ejected(pool.task_type) else ""
-        key = (codec.encode(pool.requirements), self._own_rules(pool), pool.refused_by, pool.unhandled_by, task_type)
+        encoded = codec.encode(pool.requirements) if as_json is None else as_json
+        key = (encoded, self._own_rules(pool), pool.refused_by, pool.unhandled_by, task_type)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Candidates(self, key, pool.requirements)
+            group = self._groups[key] = Candidates(self, key, requirements or pool.requirements)
             if task_type:
                 self._of_types[group] = None
             self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
