@@ -88,6 +88,19 @@ def test_the_only_agent_that_fits_is_not_ejected() -> None:
     assert chosen(view, Pool("t", Requirements(agent_id="a0"))) == {"a0"}
 
 
+def test_the_only_agent_that_advertises_a_type_is_not_ejected() -> None:
+    """Tasks without capabilities go to it first, so it is the only agent that counts; others are not its equals."""
+    view = view_of(5)
+    view.update(
+        ["a0"], {"a0": FleetAgent(agent_id="a0", agent_type="worker", capacity=99, capabilities=frozenset("t"))}
+    )
+    planner = Planner(view)
+    eject(view, "a0")
+    planner.define("p", T)
+    planner.expect("p", 3, 1.0)
+    assert {one.agent_id for one in planner.plan(9)} == {"a0"}
+
+
 def test_an_ejection_in_a_record_is_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the time that is left when the row is read, by a distributor that starts and by one that runs."""
     now = 100.0
