@@ -321,7 +321,7 @@ class Planner:
         return not is_full and waiting.left > 0
 
     def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
-        """Do the same for a named queue; tasks are blocked if only agents that they avoid have room."""
+        """Do the same for a named queue; tasks are blocked for a while if only agents that they avoid have room."""
         group = waiting.group
         last = min(len(placed) + TURN, most)
         hopeless: set[frozenset[str]] = set()  # what tasks avoid that no agent with room can take
@@ -332,6 +332,8 @@ class Planner:
                 break
             context = waiting.context_of(task)
             agent = None if context.avoid in hopeless else self.view.take(group, context)
+            if agent is None and context.avoid and waiting.avoids_nobody(task, time.monotonic()):
+                agent = self.view.take(group, waiting.context_of(task, avoids=False))
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
                 why = self._explain(group)
@@ -341,7 +343,7 @@ class Planner:
                 group.taken += 1
             elif context.avoid and group.has_room:
                 hopeless.add(context.avoid)
-                waiting.blocked.append(task)
+                waiting.block(task, time.monotonic())
                 self._blocked[pool] = None
             else:
                 is_full = True

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from math import inf
 
 from coord.models.tasks import NamedTask, Pool
-from coord.placement import TaskContext
+from coord.placement import AVOIDED_S, TaskContext
 from workers.candidates import Candidates
 
 #: Tasks of a named queue that are read at once, and the maximum if that many are planned or blocked.
@@ -47,13 +47,15 @@ class Waiting:
 class NamedWaiting(Waiting):
     """The named queue of a pool: its first tasks are known one by one."""
 
-    __slots__ = ("blocked", "known", "sent")
+    __slots__ = ("blocked", "known", "passed_over", "sent")
 
     def __init__(self, definition: Pool, general: Candidates, preferred: Candidates | None = None) -> None:
         super().__init__(definition, general, preferred)
         self.known: list[NamedTask] = []  #: the first tasks that are not planned, in their order
         self.blocked: list[NamedTask] = []  #: those of them whose agents are full, until the next plan
         self.sent: dict[str, NamedTask] = {}  #: planned and not answered, by id
+        #: A task that was blocked, the agents that it avoids -> when it was first, in seconds of a steady clock.
+        self.passed_over: dict[tuple[str, tuple[str, ...]], float] = {}
 
     @property
     def left(self) -> int:
@@ -64,6 +66,9 @@ class NamedWaiting(Waiting):
         """Replace the known tasks by those that were read: the first ones of the queue, in their order."""
         self.known = [task for task in tasks if task.task_id not in self.sent]
         self.blocked = []
+        if self.passed_over:
+            waiting = {(task.task_id, task.avoid) for task in (*self.known, *self.sent.values())}
+            self.passed_over = {task: since for task, since in self.passed_over.items() if task in waiting}
         self.follow_head()
 
     def follow_head(self) -> None:
@@ -89,6 +94,15 @@ class NamedWaiting(Waiting):
         is_first_known = self.known and (self.sent or self.blocked or self.head >= self.known[0].score)
         self.is_read = more <= 0 or bool(is_first_known)
 
+    def block(self, task: NamedTask, now: float) -> None:
+        """Let a task wait: only agents that it avoids have room."""
+        self.blocked.append(task)
+        self.passed_over.setdefault((task.task_id, task.avoid), now)
+
+    def avoids_nobody(self, task: NamedTask, now: float) -> bool:
+        """Return True if a task has waited long enough for agents that it does not avoid."""
+        return now - self.passed_over.get((task.task_id, task.avoid), inf) >= AVOIDED_S
+
     def unblock(self) -> None:
         """Try the blocked tasks again in the next plan."""
         self.known = sorted(self.known + self.blocked, key=place_of)
@@ -98,22 +112,26 @@ class NamedWaiting(Waiting):
     def answered(self, task_id: str, *, is_over: bool) -> None:
         """Apply the answer for a planned task: it has left the queue, or it waits again."""
         task = self.sent.pop(task_id, None)
-        if task is not None and not is_over:
+        if task is None:
+            return
+        if is_over:
+            self.passed_over.pop((task_id, task.avoid), None)
+        else:
             insort(self.known, task, key=place_of)
             self.follow_head()
 
     def _avoids(self, task: NamedTask) -> bool:
         return bool(task.avoid) and self.group.rules.avoid_failed_agent
 
-    def context_of(self, task: NamedTask) -> TaskContext:
-        """Return what strategies see of a task."""
+    def context_of(self, task: NamedTask, *, avoids: bool = True) -> TaskContext:
+        """Return what strategies see of a task; ``avoids``: with the agents that it avoids."""
         preferences = task.preferences
         return TaskContext(
             self.definition.task_type,
             task.priority,
             preferences.location,
             preferences.affinity_key,
-            avoided(task.avoid, self.group.eligible) if self._avoids(task) else NOBODY,
+            avoided(task.avoid, self.group.eligible) if avoids and self._avoids(task) else NOBODY,
         )
 
 

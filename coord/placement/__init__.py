@@ -11,12 +11,13 @@ from coord.placement.guard import GuardedStrategy
 from coord.placement.learning import Learned
 from coord.placement.reasons import WaitingReason, unmet_requirement
 from coord.placement.requirements import capability_facet, facets_of, facets_required, preferred_pool
-from coord.placement.rules import NO_RULES, OwnRules, Rules, create_strategy, rules_with
+from coord.placement.rules import AVOIDED_S, NO_RULES, OwnRules, Rules, create_strategy, rules_with
 from coord.placement.strategies import STRATEGIES
 from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext
 
 __all__ = [
     "ANY_TASK",
+    "AVOIDED_S",
     "NO_RULES",
     "STRATEGIES",
     "Ejection",

@@ -16,6 +16,9 @@ from coord.placement.capabilities import RareSkillsFirst
 from coord.placement.learning import Learned
 from coord.placement.strategy import Strategy
 
+#: Seconds that a retry waits, although an agent that it avoids has room, until another eligible agent has room.
+AVOIDED_S = 2.0
+
 
 class Rules(Struct, frozen=True):
     """What holds for a task."""

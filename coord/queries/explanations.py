@@ -21,6 +21,7 @@ from coord.models.ids import entry_ms
 from coord.models.tasks import Pool, TaskRecord, TaskState
 from coord.pipeline import pack, send_and_read
 from coord.placement.reasons import PoolSurvey, describe
+from coord.placement.rules import AVOIDED_S
 from coord.queries.agents import scan_fleet
 from coord.queries.cell import count_workers, get_write_refusal
 from coord.queries.memory import get_memory
@@ -158,6 +159,7 @@ async def _explain_queued(redis: Redis, keys: Keys, settings: Settings, record: 
     if record.avoid and (await get_modifier_rule(redis, keys, settings, "avoid_failed_agent"))(pool):
         text += (
             f"; after failed attempts it avoids {', '.join(record.avoid)} while another eligible agent is registered"
+            f" (for {AVOIDED_S:g} s, once only agents that it avoids have room)"
         )
     return WaitingExplanation(
         reason=reason,

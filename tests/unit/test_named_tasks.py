@@ -8,9 +8,10 @@ import pytest
 
 from coord.models.agents import FleetAgent, Location
 from coord.models.tasks import NamedTask, Pool, Preferences, Priority
-from coord.placement import STRATEGIES, TaskContext
+from coord.placement import AVOIDED_S, STRATEGIES, TaskContext
 from coord.placement.load import LeastConnections
 from tests.unit.test_planner import ONE, read
+from workers import planner as planner_module
 from workers.planner import Planner
 from workers.transitions import Placement, TaskBatch
 from workers.view import View
@@ -102,6 +103,76 @@ def test_a_task_goes_to_an_agent_that_it_avoids_if_no_other_is_eligible() -> Non
     planner = planner_of(1)
     expect(planner, task(1.0, "t1", "a0", "gone"))
     assert named(planner.plan(9)) == [("t1", "a0")]
+
+
+class Clock:
+    """Takes the place of the module ``time`` in the planner."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        """Return the time, in seconds."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the planner, which stands until a test moves it."""
+    clock = Clock()
+    monkeypatch.setattr(planner_module, "time", clock)
+    return clock
+
+
+def test_a_task_waits_for_agents_that_it_does_not_avoid_for_a_while_only(clock: Clock) -> None:
+    """⚠ They may be full for hours, and the slot of the avoided agent would stay free as long."""
+    planner = planner_of(1, 9)
+    planner.view.apply_loads({"a0": 1})
+    expect(planner, task(1.0, "t1", "a1"), task(2.0, "t2", "a1"))
+    assert planner.plan(9) == []
+    clock.now += AVOIDED_S - 0.01
+    assert planner.plan(9) == []
+    clock.now += 0.01
+    assert named(planner.plan(9)) == [("t1", "a1"), ("t2", "a1")]
+
+
+def test_a_task_that_has_waited_still_prefers_other_agents(clock: Clock) -> None:
+    """It does not go to an agent that it avoids if another one has room by then."""
+    planner = planner_of(1, 9)
+    planner.view.apply_loads({"a0": 1})
+    expect(planner, task(1.0, "t1", "a1"), task(2.0, "t2", "a1"))
+    assert planner.plan(9) == []
+    clock.now += AVOIDED_S
+    planner.view.apply_loads({"a0": 0, "a1": 0})
+    assert named(planner.plan(9)) == [("t1", "a0"), ("t2", "a1")]
+
+
+def test_the_wait_of_a_task_counts_from_when_it_could_have_gone_to_an_agent(clock: Clock) -> None:
+    """Neither the time in which no agent has room counts, nor the wait before its last attempt."""
+    planner = planner_of(1, 1)
+    planner.view.apply_loads({"a0": 1, "a1": 1})
+    expect(planner, task(1.0, "t1", "a1"))
+    clock.now += AVOIDED_S
+    planner.view.apply_loads({"a1": 0})
+    assert planner.plan(9) == []
+    clock.now += AVOIDED_S
+    plan = planner.plan(9)
+    assert named(plan) == [("t1", "a1")]
+    planner.answered(plan, heard("ASSIGNED", loads={"a1": 0}, length=1, head=1.0))
+    planner.measure_named(QUEUE, [task(1.0, "t1", "a1")], 1)
+    assert planner.plan(9) == []
+
+
+def test_the_wait_of_a_task_that_is_read_again_goes_on(clock: Clock) -> None:
+    """Queues with tasks that wait are read each second; what another distributor has assigned is forgotten."""
+    planner = planner_of(1, 1)
+    planner.view.apply_loads({"a0": 1})
+    expect(planner, task(1.0, "t1", "a1"), task(2.0, "t2", "a1"))
+    assert planner.plan(9) == []
+    clock.now += AVOIDED_S / 2
+    planner.measure_named(QUEUE, [task(2.0, "t2", "a1")], 1)
+    planner.measure_named(QUEUE, [task(1.0, "t1", "a1"), task(2.0, "t2", "a1")], 2)
+    clock.now += AVOIDED_S / 2
+    assert named(planner.plan(9)) == [("t2", "a1")]
 
 
 @pytest.mark.parametrize(
