@@ -103,8 +103,9 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               totals: submitted:{priority} retried released replayed reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed buried
                                               unburied results_dropped results_dropped_bytes; backlog_bytes; pools_rev;
-                                              task_events (ever written to log:tasks). All scripts, also the registry's,
-                                              update them
+                                              task_events (ever written to log:tasks); forgotten_rev (the highest rev of
+                                              the agents that were removed). All scripts, also the registry's, update
+                                              them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry

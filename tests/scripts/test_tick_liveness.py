@@ -164,6 +164,19 @@ async def test_an_agent_may_leave_to_be_forgotten_sooner(cell: Cell, forget_afte
     assert not await cell.redis.exists(cell.keys.agent("a1"))
 
 
+async def test_a_plan_on_an_agent_that_was_removed_does_not_fit_the_next_one(cell: Cell) -> None:
+    """⚠ A distributor froze meanwhile. The agent that registers with the same id may lack what the task requires."""
+    await cell.register()
+    await cell.submit()
+    for _ in range(2):
+        leaving = Departure(await cell.append("in:registry", "agent.deregistered"), "", "a1", "i1", 0)
+        assert await cell.word(cell.scripts.deregister([leaving])) == "OK"
+        assert (await tick_liveness(cell, 1)).forgotten == 1
+        await cell.register(digest="d2", facets="type:worker")
+    assert [await cell.dispatch(rev=rev) for rev in (1, 2, 3, 4)] == ["CHANGED"] * 4
+    assert await cell.dispatch(rev=5) == "ASSIGNED"
+
+
 async def test_departed_agents_are_forgotten(cell: Cell) -> None:
     """After 30 days nothing is left of an agent: record, index, every lane of its inbox."""
     await cell.register(interval_ms=5_000)

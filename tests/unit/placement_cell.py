@@ -179,6 +179,7 @@ class CellModel:
     tasks: dict[str, Task] = field(default_factory=dict)
     queues: dict[str, dict[str, float]] = field(default_factory=dict)
     pools_rev: int = 0
+    forgotten_rev: int = 0  #: the highest rev of the agents that were removed
     changes: list[tuple[int, str]] = field(default_factory=list)
     placed: int = 0
     refused: int = 0
@@ -206,7 +207,7 @@ class CellModel:
         before = self.agents.get(agent_id)
         self.suspended.pop(agent_id, None)
         if before is None:
-            before = FleetAgent(agent_id=agent_id, agent_type="w")
+            before = FleetAgent(agent_id=agent_id, agent_type="w", rev=self.forgotten_rev)
             self.held[agent_id] = {}
         self.agents[agent_id] = replace(before, **fields, rev=before.rev + 1)
 
@@ -219,6 +220,7 @@ class CellModel:
     def remove(self, agent_id: str) -> TaskBatch:
         """Let an agent be forgotten, with the attempts of its tasks."""
         answer = self._end([self.tasks[task_id] for task_id in self.held[agent_id]], "failed")
+        self.forgotten_rev = max(self.forgotten_rev, self.agents[agent_id].rev)
         del self.agents[agent_id], self.held[agent_id]
         self.suspended.pop(agent_id, None)
         return answer

@@ -53,7 +53,7 @@ from workers.view import View
 from workers.waiting import NamedWaiting
 
 #: Bytes of an example, and events in it at most.
-LEAST_BYTES, MOST_BYTES = 160, 320
+LEAST_BYTES, MOST_BYTES = 200, 360
 MOST_EVENTS = 40
 #: Agents and pools of an example at most.
 AGENTS = [f"a{number}" for number in range(6)]
@@ -61,7 +61,7 @@ POOLS = [f"p{number}" for number in range(4)]
 STRATEGY_NAMES = [*STRATEGIES, "gone"]
 PLACES = [None, None, Location(zone="z1", region="r1"), Location(lat=10.0, lon=20.0), Location(region="r2")]
 #: An active agent's status, for most of them.
-STATUSES = [AgentStatus.ACTIVE] * 5 + [AgentStatus.DRAINING, AgentStatus.BUSY, AgentStatus.STALE, AgentStatus.INACTIVE]
+STATUSES = [AgentStatus.ACTIVE] * 16 + [AgentStatus.DRAINING, AgentStatus.BUSY, AgentStatus.STALE, AgentStatus.INACTIVE]
 #: Rounds at the end that may pass without an assignment before nothing may wait for a slot: more than a parked pool, or
 #: a task with agents to avoid, waits.
 QUIET_ROUNDS = 3
@@ -353,7 +353,7 @@ class World:
         """Let everything happen that the tape says, then let it come to an end."""
         Clock.cell = self.cell
         self.cell.rules = self.some_rules()
-        for agent_id in AGENTS[: 1 + self.tape.below(len(AGENTS))]:
+        for agent_id in AGENTS[: 2 + self.tape.below(len(AGENTS) - 1)]:
             self.cell.change(agent_id, **self.some_agent())
         self.cell.pools |= {name: self.some_pool() for name in POOLS[: 1 + self.tape.below(len(POOLS))]}
         self.all = [Distributor(self.cell, number) for number in range(self.distributors)]
@@ -370,7 +370,7 @@ class World:
         tape = self.tape
         cell = self.some_own_rules()
         types = tuple((name, self.some_own_rules()) for name in ("t", "u") if tape.below(3) == 1)
-        return Rules(tape.of([0.5, 0.5, 0.0, 0.8]), (("strategy", tape.of(list(STRATEGIES))), *cell), types)
+        return Rules(tape.of([0.5, 0.5, 0.5, 0.0, 0.8]), (("strategy", tape.of(list(STRATEGIES))), *cell), types)
 
     def some_own_rules(self) -> tuple[tuple[str, Any], ...]:
         """Return some modifiers."""
@@ -389,15 +389,15 @@ class World:
         tape = self.tape
         status = tape.of(STATUSES)
         return {
-            "agent_type": tape.of("wwv"),
-            "capabilities": tape.some("txuy"),
-            "services": tape.some("s"),
-            "tags": tape.some("p"),
+            "agent_type": tape.of("wwwwwv"),
+            "capabilities": tape.some("txuy") | tape.some("tx"),
+            "services": tape.of([frozenset("s"), frozenset("s"), frozenset()]),
+            "tags": tape.of([frozenset("p"), frozenset("p"), frozenset()]),
             "labels": tape.of([{}, {"l": "1"}, {"l": "2"}]),
-            "version": tape.of(["1", "1", "2"]),
-            "capacity": tape.of([1, 2, 3, 1, 0]),
+            "version": tape.of("1112"),
+            "capacity": tape.of([1, 2, 3, 1, 2, 3, 0]),
             "weight": tape.of([1.0, 1.0, 2.0, 0.5, 0.0]),
-            "health_score": tape.of([1.0, 1.0, 0.6, 0.3]),
+            "health_score": tape.of([1.0] * 6 + [0.6, 0.6, 0.3]),
             "location": tape.of(PLACES),
             "cpu": tape.of([None, None, 0.2, 0.9]),
             "outside_load": tape.of([0, 0, 1, 4]),
@@ -416,14 +416,14 @@ class World:
             return Pool(task_type, strategy=tape.of(STRATEGY_NAMES), modifiers=modifiers_of(tape))
         requirements = Requirements(
             agent_type=tape.of([None, None, None, "w"]),
-            capabilities=tape.of([(), (), ("x",), ("t",), ("x", "y")]),
+            capabilities=tape.of([(), ("x",), ("t",), ("x", "t")]),
             services=tape.of([(), (), (), ("s",)]),
             tags=tape.of([(), (), (), ("p",)]),
-            labels=tape.of([{}, {}, {}, {"l": "1"}]),
-            agent_id=tape.of([None, None, None, None, "a0", "a5"]),
+            labels=tape.of([{}] * 5 + [{"l": "1"}]),
+            agent_id=tape.of([None] * 6 + ["a0", "a5"]),
             min_health_score=tape.of([0.0, 0.0, 0.6]),
         )
-        refused_by, unhandled_by = tape.of([(), (), (), ("2",)]), tape.of([(), (), (), ("a0",), ("a1", "a2")])
+        refused_by, unhandled_by = tape.of([(), (), (), ("2",)]), tape.of([(), (), (), (), ("a0",), ("a1",)])
         return Pool(
             task_type, requirements, tape.of([None, *STRATEGY_NAMES]), modifiers_of(tape), refused_by, unhandled_by
         )

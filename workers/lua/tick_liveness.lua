@@ -5,7 +5,7 @@
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
 -- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
--- keys: log:agents stream w | agents:reported set w | log:reports stream w
+-- keys: log:agents stream w | agents:reported set w | log:reports stream w | counters hash rw
 -- LIMITS.agents  maximum number of agents handled, in each part
 -- LIMITS.reports  maximum number of reports in one event
 -- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
@@ -122,6 +122,10 @@ local function forget(id)
   call('ZREM', P .. 'agents:departed', id)
   for _, lane in ipairs(LANES) do
     call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
+  end
+  local rev = tonumber(call('HGET', key, 'rev') or 0) or 0
+  if rev > (tonumber(call('HGET', P .. 'counters', 'forgotten_rev') or 0) or 0) then
+    call('HSET', P .. 'counters', 'forgotten_rev', int(rev))
   end
   call('DEL', key)
   call('HDEL', P .. 'suspended', id)

@@ -2,7 +2,7 @@
 -- include: base capped orders
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
--- keys: in:losses stream rw | log:agents stream w | agents:reported set w
+-- keys: in:losses stream rw | log:agents stream w | agents:reported set w | counters hash r
 -- LIMITS.missed_beats  missed heartbeats after which an agent is stale
 -- LIMITS.agent_timeout_ms  ms after which an agent that declares no heartbeat interval is stale
 -- LIMITS.repeat_loss_ms  ms after which a loss is announced again while tasks are still in flight
@@ -230,8 +230,11 @@ local function set_deaf(agent, deaf)
   return true
 end
 
+-- Raises the rev of an agent. That of a new record begins above those of all records that were removed: a plan that saw
+-- an agent of the same id before must not fit the new one.
 local function bump_rev(agent)
-  agent.rev = int((tonumber(agent.rev) or 0) + 1)
+  local before = agent.rev or call('HGET', P .. 'counters', 'forgotten_rev')
+  agent.rev = int((tonumber(before or 0) or 0) + 1)
 end
 
 -- Stores the health score if it moved by 0.05, which eligibility can see; returns true if it did.
