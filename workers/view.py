@@ -530,7 +530,7 @@ class View:
             left_s = min(one.until - row.read_at, one.for_ms) / 1000
             rates = (one.failure_rate, one.others_rate)
             if left_s > 0 and self.ejections.adopt(
-                Ejection(row.agent_id, one.task_type, left_s, *rates, one.in_a_row), now
+                Ejection(row.agent_id, one.task_type, left_s, *rates, one.in_a_row, one.until - one.for_ms), now
             ):
                 adopted.append(one.task_type)
         self.apply_ejections(adopted)

@@ -24,6 +24,7 @@ Nothing here reads a clock. The caller passes the time, in seconds of any clock 
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import inf
 
 from msgspec import Struct
 
@@ -60,6 +61,7 @@ class Ejection(Struct, frozen=True):
     failure_rate: float  #: of the agent
     others_rate: float  #: the mean of the others
     in_a_row: int  #: number of ejections in a row
+    began: float = inf  #: when it was recorded, by the clock of the records; infinite: it is not recorded yet
 
 
 class Attempts(Struct, gc=False):
@@ -70,6 +72,7 @@ class Attempts(Struct, gc=False):
     ejections: int = 0  #: in a row
     until: float = 0.0  #: when the current or last ejection ends
     ejected_rate: float = 0.0  #: of failures, when it was ejected
+    began: float = inf  #: as in ``Ejection``
 
     def add(self, attempts: int, failures: int) -> None:
         """Add attempts that ended, in any order."""
@@ -90,6 +93,16 @@ class TypeAttempts:
         self.out: dict[str, None] = {}  #: ejected agents, the first ejected first
         self.votes = 0.0
         self.rates = 0.0  #: failure rates, each times its vote
+
+    def sort_out(self) -> bool:
+        """Put the ejected agents in the order in which their ejections were recorded; return True if it has changed.
+
+        All distributors then agree on which of too many ejected agents are out. Those that are not recorded are last.
+        """
+        before = list(self.out)
+        after = sorted(before, key=lambda agent_id: _recorded(agent_id, self.agents[agent_id]))
+        self.out = dict.fromkeys(after)
+        return after != before
 
     def count_vote(self, attempts: Attempts, sign: int) -> None:
         """Add the vote of an agent (1), or remove it (-1) before its attempts change."""
@@ -144,11 +157,12 @@ class Ejections:
         return ejection
 
     def adopt(self, ejection: Ejection, now: float) -> bool:
-        """Take over an ejection that another distributor has decided; return True if it was not known."""
+        """Take over a recorded ejection; return True if it was not known, or if others count as later or earlier now."""
         of_type = self._types.setdefault(ejection.task_type, TypeAttempts())
         known = self._attempts_of(ejection.agent_id, ejection.task_type, of_type)
         if known.until > now:
-            return False
+            known.began = ejection.began
+            return of_type.sort_out()
         of_type.count_vote(known, -1)
         self._eject(known, ejection, now)
         return True
@@ -217,7 +231,9 @@ class Ejections:
         attempts.until = now + min(ejection.for_s, EJECTED_MOST_S)
         attempts.ejections, attempts.ejected_rate = ejection.in_a_row, ejection.failure_rate
         attempts.count, attempts.rate = 0, 0.0
+        attempts.began = ejection.began
         self._types[ejection.task_type].out[ejection.agent_id] = None
+        self._types[ejection.task_type].sort_out()
         self._out[ejection.task_type] = None
 
     def _readmit(self, agent_id: str, task_type: str) -> None:
@@ -241,6 +257,11 @@ class Ejections:
         of_type.count_vote(of_type.agents.pop(agent_id), -1)
         if not of_type.agents:
             del self._types[task_type]
+
+
+def _recorded(agent_id: str, attempts: Attempts) -> tuple[float, str]:
+    """Return the place of an ejection; those that are recorded at once are in the order of the ids of their agents."""
+    return attempts.began, "" if attempts.began == inf else agent_id
 
 
 def most_ejected(eligible: int) -> int:

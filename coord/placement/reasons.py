@@ -126,7 +126,7 @@ def ejected_of(agents: Iterable[FleetAgent], pool: Pool, eligible: int) -> list[
     """
     since = {agent.agent_id: (one.until - one.for_ms) for agent in agents if (one := ejection_of(agent, pool))}
     out = [agent for agent in agents if agent.agent_id in since]
-    return sorted(out, key=lambda agent: since[agent.agent_id])[: most_ejected(eligible)]
+    return sorted(out, key=lambda agent: (since[agent.agent_id], agent.agent_id))[: most_ejected(eligible)]
 
 
 def first_reason(reasons: Iterable[WaitingReason | None], named: WaitingReason | None = None) -> WaitingReason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from random import Random
 
 import pytest
@@ -161,6 +162,29 @@ def test_an_ejection_of_another_distributor_is_adopted_once() -> None:
     assert attempt(ejections, "a0", failed=True, count=4, now=150.0)
     assert ejections.ends_at("a0", "t") == 150.0 + 120
     assert not ejections.adopt(theirs, 151.0)
+
+
+def test_distributors_agree_on_which_of_too_many_ejected_agents_are_out() -> None:
+    """⚠ By the records, in whatever order they were read; one that started later would keep other agents out."""
+    recorded = [Ejection(f"a{number}", "t", 30.0, 1.0, 0.0, 1, began) for number, began in enumerate((7.0, 5.0, 5.0))]
+    for order in permutations(recorded):
+        ejections = Ejections()
+        for ejection in order:
+            assert ejections.adopt(ejection, 100.0)
+        assert ejections.ejected("t", ["a0", "a1", "a2", "a3"]) == {"a1"}
+        assert ejections.ejected("t", ["a0", "a2", "a3"]) == {"a2"}
+
+
+def test_an_own_ejection_takes_its_place_when_it_is_recorded() -> None:
+    """Until then it is behind those that are recorded."""
+    ejections = Ejections()
+    assert attempt(ejections, "a0", failed=True, count=8)
+    assert ejections.adopt(Ejection("a1", "t", 30.0, 1.0, 0.0, 1, 6.0), 0.0)
+    assert ejections.ejected("t", ["a0", "a1", "a2"]) == {"a1"}
+    own = Ejection("a0", "t", 30.0, 1.0, 0.0, 1, 5.0)
+    assert ejections.adopt(own, 0.0)
+    assert not ejections.adopt(own, 0.0)
+    assert ejections.ejected("t", ["a0", "a1", "a2"]) == {"a0"}
 
 
 def test_a_new_process_gets_another_chance() -> None:
