@@ -45,7 +45,8 @@ from coord.suggestions import not_one_of
 from workers.follower import Follower
 from workers.learner import Learner
 from workers.live_rules import cell_rules, type_rules
-from workers.planner import DEFINITIONS_KEPT, Planner, by_agents
+from workers.pieces import by_agents
+from workers.planner import DEFINITIONS_KEPT, Planner
 from workers.pool_table import PoolTable
 from workers.refusals import Refusal, find_refusals, redirected, refused_tasks
 from workers.service import (

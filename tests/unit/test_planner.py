@@ -12,7 +12,8 @@ from coord.models.agents import FleetAgent
 from coord.models.tasks import Pool, Requirements
 from coord.placement import unmet_requirement
 from workers import planner as planner_module
-from workers.planner import TURN, Planner, by_agents
+from workers.pieces import by_agents
+from workers.planner import TURN, Planner
 from workers.transitions import Placement, TaskBatch
 from workers.view import View
 
