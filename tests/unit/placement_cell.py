@@ -392,7 +392,7 @@ class CellModel:
 def _ejected_first(rows: Iterable[FleetAgent], task_type: str) -> list[str]:
     """Return the agents that are ejected for a type, the first ejected first."""
     since = {row.agent_id: one.until - one.for_ms for row in rows for one in row.ejected if one.task_type == task_type}
-    return sorted(since, key=since.__getitem__)
+    return sorted(since, key=lambda agent_id: (since[agent_id], agent_id))
 
 
 def _together(batches: list[TaskBatch], rev: int) -> TaskBatch:
