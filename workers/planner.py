@@ -177,10 +177,12 @@ class Planner:
         if not isinstance(waiting, NamedWaiting):
             return
         waiting.take_over(tasks)
-        if length is not None:
-            self.measure(pool, length, tasks[0].score if tasks else waiting.head)
         self.unread.pop(pool, None)
-        waiting.is_read = True
+        if length is None:
+            waiting.check()  # the answer may count tasks that came after they were read
+        else:
+            self.measure(pool, length, tasks[0].score if tasks else waiting.head)
+            waiting.is_read = True
         self._line_up(pool, waiting)
 
     def unblock(self) -> bool:

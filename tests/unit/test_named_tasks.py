@@ -261,6 +261,22 @@ def test_a_task_behind_unknown_ones_waits_until_they_are_read() -> None:
     assert [one.task_id for one in planner.plan(9)] == ["urgent", "t1"]
 
 
+def test_a_task_that_comes_while_its_queue_is_read_is_read_as_well() -> None:
+    """⚠ The answer that admitted it is newer than what was read: nothing else would ever name the task."""
+    planner = planner_of(9)
+    planner.define("p1", ONE)
+    planner.apply(heard(length=1, head=1.0))
+    assert not planner.is_ready()
+    assert list(planner.unread) == [QUEUE]
+    planner.expect_named(QUEUE, [task(2.0, "t2")])
+    planner.apply(heard(length=1, head=2.0))
+    planner.measure_named(QUEUE, [], None)
+    assert not planner.is_ready()
+    assert list(planner.unread) == [QUEUE]
+    planner.measure_named(QUEUE, [task(2.0, "t2")], 1)
+    assert named(planner.plan(9)) == [("t2", "a0")]
+
+
 def test_a_queue_that_has_ended_is_forgotten() -> None:
     """Whatever was blocked in it."""
     planner = planner_of(1, 1)
