@@ -523,9 +523,9 @@ class View:
                 self._refresh(self.agents[agent_id])
 
     def _adopt_ejections(self, row: FleetAgent) -> None:
-        """Take over the ejections in an agent's record, which any distributor has decided."""
+        """Take over the ejections in an agent's record, which any distributor has decided or ended."""
         now = time.monotonic()
-        adopted: list[str] = []
+        adopted = list(self.ejections.end_unrecorded(row.agent_id, [one.task_type for one in row.ejected], now))
         for one in row.ejected:
             left_s = min(one.until - row.read_at, one.for_ms) / 1000
             rates = (one.failure_rate, one.others_rate)

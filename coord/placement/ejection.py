@@ -45,6 +45,8 @@ MARGIN_LEFT = 0.2
 #: Seconds of the first ejection; each further one takes twice as long, up to the maximum.
 EJECTED_S = 30.0
 EJECTED_MOST_S = 900.0
+#: A recorded ejection that would last longer than this has ended early if its record is gone; seconds.
+LEFT_S = 1.0
 #: Maximum share of the eligible agents that is ejected at a time. Without a limit, bad tasks would eject all. Of two or
 #: more agents one may always be ejected.
 SHARE = 0.2
@@ -157,11 +159,19 @@ class Ejections:
         return ejection
 
     def adopt(self, ejection: Ejection, now: float) -> bool:
-        """Take over a recorded ejection; return True if it was not known, or if others count as later or earlier now."""
+        """Take over an ejection that another distributor has decided.
+
+        If the agent is ejected already, the record decides how long that lasts.
+
+        Returns:
+            True if it was not known, or if the order of the ejections has changed.
+        """
         of_type = self._types.setdefault(ejection.task_type, TypeAttempts())
         known = self._attempts_of(ejection.agent_id, ejection.task_type, of_type)
         if known.until > now:
-            known.began = ejection.began
+            if ejection.began == inf:
+                return False
+            known.until, known.began = now + min(ejection.for_s, EJECTED_MOST_S), ejection.began
             return of_type.sort_out()
         of_type.count_vote(known, -1)
         self._eject(known, ejection, now)
@@ -195,6 +205,25 @@ class Ejections:
             self._types[task_type].agents[agent_id].until = now
             self._readmit(agent_id, task_type)
         return types
+
+    def end_unrecorded(self, agent_id: str, recorded: Collection[str], now: float) -> set[str]:
+        """End the ejections of an agent that another distributor has ended early; return their types.
+
+        Args:
+            agent_id: of the agent.
+            recorded: types of the ejections in its record.
+            now: the time.
+        """
+        ended: set[str] = set()
+        for task_type in self._out.keys() - recorded:
+            attempts = self._types[task_type].agents.get(agent_id)
+            if attempts is not None and attempts.began < inf and attempts.until > now + LEFT_S:
+                attempts.until = now
+                attempts.ejections -= 1
+                ended.add(task_type)
+        for task_type in ended:
+            self._readmit(agent_id, task_type)
+        return ended
 
     def has_ejected(self, task_type: str) -> bool:
         """Return True if any agent is ejected for a type."""

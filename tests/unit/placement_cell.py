@@ -226,11 +226,14 @@ class CellModel:
         return answer
 
     def eject(self, agent_id: str, task_type: str, for_s: float) -> None:
-        """Record an ejection; it is no change that a plan has to have seen."""
+        """Record an ejection, or end the one that is recorded; it is no change that a plan has to have seen."""
         agent = self.agents[agent_id]
-        until, for_ms = int((self.now + for_s) * 1000), int(for_s * 1000)
-        kept = [one for one in agent.ejected if one.task_type != task_type]
-        self.agents[agent_id] = replace(agent, ejected=(*kept, Ejected(task_type, until, for_ms, 1.0, 0.0)))
+        at, for_ms = int(self.now * 1000), int(for_s * 1000)
+        before = [one for one in agent.ejected if one.until > at]
+        kept = [one for one in before if one.task_type != task_type]
+        if len(kept) == len(before):
+            kept.append(Ejected(task_type, at + for_ms, for_ms, 1.0, 0.0))
+        self.agents[agent_id] = replace(agent, ejected=tuple(kept))
 
     # The scripts.
 

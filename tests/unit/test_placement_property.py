@@ -181,13 +181,14 @@ class Distributor:
     def adopt_ejections(self, rows: Iterable[FleetAgent]) -> None:
         """Take over the ejections in rows."""
         for row in rows:
-            for one in row.ejected:
-                left_s = min(one.until - row.read_at, one.for_ms) / 1000
-                out = self.out.setdefault(one.task_type, {})
-                until, _ = out.get(row.agent_id, (0, 0))
-                if left_s > 0:
-                    until = until if until > self.cell.now else self.cell.now + min(left_s, 900)
-                    out[row.agent_id] = until, one.until - one.for_ms
+            recorded = {one.task_type: one for one in row.ejected}
+            for task_type in {*recorded, *self.out}:
+                out, one = self.out.setdefault(task_type, {}), recorded.get(task_type)
+                if one is not None:
+                    left_s = min(one.until - row.read_at, one.for_ms) / 1000
+                    out[row.agent_id] = self.cell.now + min(left_s, 900), one.until - one.for_ms
+                elif out.get(row.agent_id, (0.0, 0))[0] > self.cell.now + 1:
+                    del out[row.agent_id]
 
     def end_ejections(self, agent_id: str) -> None:
         """An agent is a new process, or is gone."""
@@ -560,7 +561,7 @@ class World:
                 other.read_reports(reports)
 
     def eject(self, one: Distributor) -> None:
-        """An agent is ejected for a type of tasks."""
+        """An agent is ejected for a type of tasks, or the tasks were bad and its ejection ends."""
         if not self.cell.agents:
             return
         agent_id = self.tape.of(list(self.cell.agents))

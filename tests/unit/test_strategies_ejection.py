@@ -182,9 +182,24 @@ def test_an_own_ejection_takes_its_place_when_it_is_recorded() -> None:
     assert ejections.adopt(Ejection("a1", "t", 30.0, 1.0, 0.0, 1, 6.0), 0.0)
     assert ejections.ejected("t", ["a0", "a1", "a2"]) == {"a1"}
     own = Ejection("a0", "t", 30.0, 1.0, 0.0, 1, 5.0)
-    assert ejections.adopt(own, 0.0)
-    assert not ejections.adopt(own, 0.0)
+    assert ejections.adopt(own, 1.0)
+    assert not ejections.adopt(own, 2.0)
+    assert ejections.ends_at("a0", "t") == 32.0
     assert ejections.ejected("t", ["a0", "a1", "a2"]) == {"a0"}
+
+
+def test_an_ejection_that_another_distributor_has_ended_early_ends() -> None:
+    """⚠ Its record is gone. One that is not recorded yet, or is about to end anyway, stays."""
+    ejections = Ejections()
+    for agent_id, left_s in (("a0", 30.0), ("a1", 0.5)):
+        assert ejections.adopt(Ejection(agent_id, "t", left_s, 1.0, 0.0, 2, 5.0), 100.0)
+    assert attempt(ejections, "a2", failed=True, count=8, now=100.0)
+    assert ejections.end_unrecorded("a0", ["t"], 101.0) == set()
+    assert ejections.end_unrecorded("a0", ["u"], 101.0) == {"t"}
+    assert ejections.end_unrecorded("a1", [], 100.0) == set()
+    assert ejections.end_unrecorded("a2", [], 100.0) == set()
+    assert ejections.end_unrecorded("new", [], 100.0) == set()
+    assert [ejections.ends_at(f"a{number}", "t") for number in range(3)] == [None, 100.5, 130.0]
 
 
 def test_a_new_process_gets_another_chance() -> None:
