@@ -72,6 +72,7 @@ from workers.transitions import (
     TaskBatch,
 )
 from workers.view import View
+from workers.waiting_counts import WaitingCounter
 
 log = logs.get_logger()
 
@@ -105,6 +106,7 @@ class Distributor(Service):
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.learner = Learner(self.view, self.planner)
+        self.counter = WaitingCounter(cell, self.view, self.planner, self.learner.id)
         self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
         self._pools: dict[tuple[str, bytes, str | None, Modifiers | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
@@ -375,6 +377,10 @@ class Distributor(Service):
             if not isinstance(error, redis_errors.OutOfMemoryError):
                 raise
 
+    async def count_waiting(self) -> None:
+        """Count the waiting tasks by reason, unless another distributor does."""
+        await self.counter.tick()
+
     async def read_settings(self) -> None:
         """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
@@ -556,4 +562,5 @@ TICKS = {
     "advance": 1.0,
     "apply_lessons": 0.25,
     "share_lessons": 1.0,
+    "count_waiting": 1.0,
 }

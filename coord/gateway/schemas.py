@@ -15,7 +15,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from coord.client.submission import TaskSpec
 from coord.clock import now_ms
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Location
-from coord.models.explanations import Explanation, NearestMiss, PlacedExplanation, StartEstimate, WaitingExplanation
+from coord.models.explanations import (
+    Explanation,
+    NearestMiss,
+    PlacedExplanation,
+    StartEstimate,
+    WaitingCounts,
+    WaitingExplanation,
+    WaitingReason,
+)
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id
 from coord.models.tasks import AttemptRecord, Moment, Requirements, Retry, Seconds, TaskError, TaskRecord, Text
@@ -313,6 +321,21 @@ class TaskExplained(Struct, frozen=True, kw_only=True):
         )
 
 
+class WaitingCountsSchema(Struct, frozen=True, kw_only=True):
+    """The waiting tasks by reason; ``reasons`` and ``uncounted`` add up to ``total``."""
+
+    total: int
+    reasons: dict[WaitingReason, int]  #: every reason
+    uncounted: int  #: that began to wait during the count; below 0: that left
+    counted_at: str
+    age: float  #: seconds since then
+
+    @classmethod
+    def of(cls, counts: WaitingCounts) -> WaitingCountsSchema:
+        """Build it from the counts."""
+        return cls(**_common_fields(cls, counts) | {"counted_at": iso(counts.counted_at), "age": counts.age / 1000})
+
+
 class PoolsFound(Struct, frozen=True, kw_only=True):
     """GET /pools."""
 
@@ -320,13 +343,15 @@ class PoolsFound(Struct, frozen=True, kw_only=True):
     pools: list[PoolSchema]
     count: int
     unlisted: int  #: further pools, beyond the limit
+    waiting: WaitingCountsSchema | None  #: the waiting tasks by reason; null: not counted lately
     timestamp: str
 
     @classmethod
     def of(cls, backlog: Backlog) -> PoolsFound:
         """Build it from a backlog."""
         pools = list(map(PoolSchema.of, backlog.pools))
-        return cls(pools=pools, count=len(pools), unlisted=backlog.unlisted, timestamp=now())
+        waiting = None if backlog.waiting is None else WaitingCountsSchema.of(backlog.waiting)
+        return cls(pools=pools, count=len(pools), unlisted=backlog.unlisted, waiting=waiting, timestamp=now())
 
 
 class Registered(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Struct
 
 from coord.models.cell import Memory
+from coord.models.explanations import WaitingReason
 
 T = TypeVar("T")
 Arg = str | bytes | int
@@ -98,6 +99,13 @@ class EjectionNotice(Struct, frozen=True):
     failure_rate: str  #: of the agent, 0 to 1
     others_rate: str  #: mean of the other agents
     in_a_row: int
+
+
+class WaitingCount(Struct, frozen=True):
+    """The answer of ``count_waiting``."""
+
+    counts: dict[WaitingReason, int]  #: waiting tasks for each reason; those of earlier calls included
+    other_ms: int | None = None  #: another process counts; this one may in so many ms
 
 
 class Loss(Struct, frozen=True):
