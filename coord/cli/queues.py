@@ -128,6 +128,8 @@ def _requirements(pool: Pool) -> str:
     values: dict[str, Any] = msgspec.to_builtins(pool.requirements)
     if pool.strategy:
         values["strategy"] = pool.strategy
+    if pool.expected_ms is not None:
+        values["expected to take about"] = duration(pool.expected_ms)
     if pool.unhandled_by:
         values["another agent than"] = list(pool.unhandled_by)
     if pool.refused_by:

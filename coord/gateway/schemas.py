@@ -26,12 +26,25 @@ from coord.models.explanations import (
 )
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id
-from coord.models.tasks import AttemptRecord, Moment, Requirements, Retry, Seconds, TaskError, TaskRecord, Text
+from coord.models.tasks import (
+    AttemptRecord,
+    Milliseconds,
+    Moment,
+    Requirements,
+    Retry,
+    Seconds,
+    TaskError,
+    TaskRecord,
+    Text,
+)
 from coord.queries import Backlog, PoolBacklog
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIMITS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _FIRST_MS, _LAST_MS = ((limit - _EPOCH) // timedelta(milliseconds=1) for limit in _LIMITS)
+
+#: The fields of a pool's definition that are shown.
+_DEFINITION = ("task_type", "requirements", "strategy", "expected_ms")
 
 Label = Annotated[str, Meta(max_length=256)]
 Capacity = Annotated[int, Meta(ge=0, le=100_000)]
@@ -96,6 +109,7 @@ class SubmitTask(Struct, frozen=True):
     retry: Retry | None = None
     location: Location | None = None  #: where the task is best run
     affinity_key: Text | None = None
+    expected_ms: Milliseconds | None = None  #: how long it is expected to take
     chain_id: Any = None  #: accepted and ignored
     payment: Any = None  #: accepted and ignored
 
@@ -161,6 +175,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     payload: Any
     location: Location | None
     affinity_key: str | None
+    expected_ms: float | None
     submitted_at: str | None
     run_at: str | None
     deadline: str | None
@@ -257,6 +272,7 @@ class PoolSchema(Struct, frozen=True, kw_only=True):
     task_type: str
     requirements: Requirements
     strategy: str | None
+    expected_ms: float | None  #: how long its tasks are expected to take, rounded to a power of 4
     reason: str | None  #: why its first task waits
     length: int
     head: str  #: its first task
@@ -266,7 +282,7 @@ class PoolSchema(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, pool: PoolBacklog) -> PoolSchema:
         """Build it from a pool of the backlog."""
-        definition = {name: getattr(pool.definition, name) for name in ("task_type", "requirements", "strategy")}
+        definition = {name: getattr(pool.definition, name) for name in _DEFINITION}
         same = {name: getattr(pool, name) for name in ("pool", "reason", "length", "head", "head_priority")}
         return cls(**definition | same, head_age=None if pool.head_age is None else pool.head_age / 1000)
 

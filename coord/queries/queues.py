@@ -15,7 +15,7 @@ from coord.codec import BAD_JSON, encode, parse_preferences, parse_submission
 from coord.config import Settings
 from coord.keys import Keys
 from coord.models.explanations import WaitingCounts, WaitingReason
-from coord.models.tasks import NamedTask, Pool, Priority, TaskState
+from coord.models.tasks import NamedTask, Pool, Priority, TaskState, size_class
 from coord.placement.reasons import FleetIndex
 from coord.placement.requirements import preferred_pool
 from coord.queries.agents import scan_fleet
@@ -356,7 +356,10 @@ def pool_in_record(definition: bytes | None, body: bytes | None) -> Pool | None:
     if definition:
         return _definition(definition)
     found = _definition(body)
-    return found and replace(found, refused_by=(), unhandled_by=())  # a client's body does not decide this
+    if found is None:
+        return None
+    size = None if found.expected_ms is None else size_class(found.expected_ms)
+    return replace(found, refused_by=(), unhandled_by=(), expected_ms=size)  # a client's body does not decide the first
 
 
 def _definition(raw: bytes | None) -> Pool | None:

@@ -154,6 +154,7 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
         ("/tasks/submit", {"task_data": {}, "retry": {"max": 1}}, ["retry"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "location": {"lat": 91}}, ["location", "lat"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "affinity_key": 7}, ["affinity_key"], "type_error"),
+        ("/tasks/submit", {"task_data": {}, "expected_ms": 0}, ["expected_ms"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "requirements": {"tags": 1}}, ["requirements", "tags"], "type_error"),
         ("/tasks/submit", [1], [], "type_error"),
     ],

@@ -88,6 +88,7 @@ class Placement(Struct, frozen=True):
     task_id: str = ""  #: the task, if ``pool`` is a named queue; empty: the next one
     task_type: str = ""
     load: float = 0  #: of the agent without this task, with work from elsewhere
+    expected_ms: float | None = None  #: of the pool
 
 
 class EjectionNotice(Struct, frozen=True):
