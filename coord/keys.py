@@ -138,6 +138,10 @@ worker:{kind}:{name}                  hash    presence: pid host version started
                                               environment) and strategies (those that are not coord's: name=package,
                                               spaces between). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
+waiting                               hash    the waiting tasks by reason, as a distributor counted them: counted_at
+                                              (ms) queued scheduled (totals then), {reason} (number of queued tasks; 0
+                                              if absent), by (the process that counts), seen_at (ms; after some seconds
+                                              of silence another process counts). TTL 5 min
 dead:in                               stream  entries that could not be handled: stream id type data (first 4 KiB) whole
                                               (1: data is complete, so it may be replayed) caller code reason; 10,000
                                               and 16 MiB

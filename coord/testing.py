@@ -25,6 +25,7 @@ from coord.placement import Learned, Strategy, TaskContext
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SKILLS = ("echo", "ocr", "gpu")
+_SIZES = (None, 16.0, 1024.0)
 _PLACES = (None, Location(lat=52.5, lon=13.4), Location(lat=-33.9, lon=151.2), Location(region="eu", zone="eu-1"))
 _MOST_AGENTS = 8
 _STEPS = 150
@@ -145,16 +146,18 @@ def _task(random: Random) -> TaskContext:
         location=random.choice(_PLACES),
         affinity_key=random.choice((None, "k1", "k2")),
         avoid=frozenset(f"a{number}" for number in range(_MOST_AGENTS) if random.random() < 0.1),
-        expected_ms=random.choice((None, 10.0)),
+        expected_ms=random.choice(_SIZES),
     )
 
 
 def _learn(learned: Learned, random: Random, step: int) -> None:
     agent_id, task_type = f"a{random.randrange(_MOST_AGENTS)}", random.choice(("t", "u"))
+    size = random.choice(_SIZES)
     if random.random() < 0.8:
-        learned.succeeded(agent_id, task_type, 10 ** random.uniform(-3, 3), random.randrange(4), float(step))
+        seconds, load = 10 ** random.uniform(-3, 3), random.randrange(4)
+        learned.succeeded(agent_id, task_type, seconds, load, float(step), expected_ms=size)
     else:
-        learned.failed(agent_id, task_type, float(step))
+        learned.failed(agent_id, task_type, float(step), expected_ms=size)
     learned.demand.add((random.choice(_SKILLS),))
     learned.demand.update({}, float(step))
     learned.advance(float(step))

@@ -34,6 +34,15 @@ class HttpCaller:
         data = None if body is None else json.dumps(body).encode()
         return await asyncio.to_thread(self._call, "POST", path, data, {"Content-Type": "application/json"} | headers)
 
+    async def put(self, path: str, body: Any = None, **headers: str) -> HttpAnswer:
+        """PUT this as JSON, or nothing."""
+        data = None if body is None else json.dumps(body).encode()
+        return await asyncio.to_thread(self._call, "PUT", path, data, {"Content-Type": "application/json"} | headers)
+
+    async def delete(self, path: str, **headers: str) -> HttpAnswer:
+        """DELETE."""
+        return await asyncio.to_thread(self._call, "DELETE", path, None, headers)
+
     async def is_up(self) -> bool:
         """Whether the process answers."""
         return (await self.get("/health/live")).status == 200

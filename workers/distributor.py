@@ -39,7 +39,16 @@ from coord.models.facts import (
     TaskStarted,
     parts_of,
 )
-from coord.models.tasks import Modifiers, NamedTask, Pool, TasksSubmitted, TaskSubmitted, is_named, named_queue
+from coord.models.tasks import (
+    Modifiers,
+    NamedTask,
+    Pool,
+    TasksSubmitted,
+    TaskSubmitted,
+    is_named,
+    named_queue,
+    size_class,
+)
 from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
 from workers.follower import Follower
@@ -73,6 +82,7 @@ from workers.transitions import (
     TaskBatch,
 )
 from workers.view import View
+from workers.waiting_counts import WaitingCounter
 
 log = logs.get_logger()
 
@@ -106,8 +116,9 @@ class Distributor(Service):
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.learner = Learner(self.view, self.planner)
+        self.counter = WaitingCounter(cell, self.view, self.planner, self.learner.id)
         self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
-        self._pools: dict[tuple[str, bytes, str | None, Modifiers | None], tuple[str, bytes]] = {}
+        self._pools: dict[tuple[str, bytes, str | None, Modifiers | None, float | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
         self._refusals: dict[str, Refusal] = {}  # by lease, until their reports are settled
@@ -376,6 +387,10 @@ class Distributor(Service):
             if not isinstance(error, redis_errors.OutOfMemoryError):
                 raise
 
+    async def count_waiting(self) -> None:
+        """Count the waiting tasks by reason, unless another distributor does."""
+        await self.counter.tick()
+
     async def read_settings(self) -> None:
         """Read the settings that operators have set, and apply them to the view."""
         cell = self.cell
@@ -478,7 +493,7 @@ class Distributor(Service):
 
     def _pool_of(self, fact: TaskSubmitted) -> tuple[str, bytes]:
         """Return the queue of the task's pool, and the definition of the pool; the planner learns it."""
-        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy, fact.modifiers)
+        key = (fact.task_type, codec.encode(fact.requirements), fact.strategy, fact.modifiers, _size_of(fact))
         found = self._pools.get(key)
         if found is None:
             if len(self._pools) >= DEFINITIONS_KEPT:
@@ -495,7 +510,11 @@ class Distributor(Service):
 
 
 def _definition_of(fact: TaskSubmitted) -> Pool:
-    return Pool(fact.task_type, fact.requirements, fact.strategy, fact.modifiers)
+    return Pool(fact.task_type, fact.requirements, fact.strategy, fact.modifiers, expected_ms=_size_of(fact))
+
+
+def _size_of(fact: TaskSubmitted) -> float | None:
+    return None if fact.expected_ms is None else size_class(fact.expected_ms)
 
 
 def _check_setting(fact: StrategySet | SettingSet, strategies: Collection[str]) -> None:
@@ -567,4 +586,5 @@ TICKS = {
     "advance": 1.0,
     "apply_lessons": 0.25,
     "share_lessons": 1.0,
+    "count_waiting": 1.0,
 }

@@ -61,7 +61,7 @@ _decode = msgspec.json.Decoder(Lessons).decode
 
 
 class Attempts:
-    """The attempts of one agent at tasks of one type that ended since the last ``Learner.apply``."""
+    """The attempts of one agent at tasks of one type, or of one type and size, that ended since ``Learner.apply``."""
 
     __slots__ = ("failed", "samples", "untimed")
 
@@ -69,6 +69,20 @@ class Attempts:
         self.samples: list[tuple[float, float]] = []  #: service time in seconds, and load
         self.failed = 0
         self.untimed = 0
+
+    def add(self, took: float | None, load: float) -> None:
+        """Add an attempt.
+
+        Args:
+            took: seconds; FAILED: it failed; None: it completed, and its time is not known.
+            load: of the agent without it.
+        """
+        if took is None:
+            self.untimed += 1
+        elif took < 0:
+            self.failed += 1
+        else:
+            self.samples.append((took, load))
 
 
 class Learner:
@@ -86,6 +100,8 @@ class Learner:
         self._attempts: defaultdict[str, defaultdict[str, Attempts]] = defaultdict(
             _no_attempts
         )  # type -> agent -> them
+        #: Those at tasks of a known size, which are among the others as well: type -> agent and size -> them.
+        self._sized: defaultdict[str, defaultdict[tuple[str, float], Attempts]] = defaultdict(_no_sized_attempts)
         self._count = 0  # of attempts that were not added yet
         self._applied_at = float("-inf")
         self._read_at = float("-inf")  # by a strategy
@@ -110,7 +126,7 @@ class Learner:
                 if len(self._foreign) < MOST_ENDINGS and not _is_about_version(report):
                     self._foreign.append((report.lease, took))
                 continue
-            agent_id, task_type, load, at = known
+            agent_id, task_type, load, at, expected_ms = known
             if took is FAILED and _is_about_version(report):
                 continue
             of = attempts[task_type][agent_id]
@@ -118,7 +134,11 @@ class Learner:
                 of.failed += 1
                 failed[task_type] = None
             else:
-                of.samples.append((max(LEAST_S, now - at) if took is None else took, load))
+                if took is None:
+                    took = max(LEAST_S, now - at)
+                of.samples.append((took, load))
+            if expected_ms is not None:
+                self._sized[task_type][agent_id, expected_ms].add(took, load)
             self._count += 1
         # An agent that fails at once is found before it gets many more tasks.
         self._apply_types(failed, now)
@@ -130,10 +150,8 @@ class Learner:
         failed: dict[str, None] = {}  # task types
         for lease, assigned in zip(leases, self.planner.end_leases(leases), strict=True):
             if assigned is not None:
-                agent_id, task_type = assigned[:2]
-                self._attempts[task_type][agent_id].failed += 1
-                self._count += 1
-                failed[task_type] = None
+                self._add(assigned, FAILED)
+                failed[assigned[1]] = None
             elif len(self._foreign) < MOST_ENDINGS:
                 self._foreign.append((lease, FAILED))
         self._apply_types(failed, now)
@@ -164,6 +182,12 @@ class Learner:
                 self._count -= len(of.samples) + of.failed + of.untimed
                 if agent_id in agents:
                     changes.append(Change(agent_id, task_type, Sums.of(of.samples, of.failed, of.untimed)))
+            sized: dict[tuple[str, float], Attempts] = self._sized.pop(task_type, _no_sized_attempts())
+            changes += [
+                Change(agent_id, task_type, Sums.of(of.samples, of.failed, of.untimed), expected_ms)
+                for (agent_id, expected_ms), of in sized.items()
+                if agent_id in agents
+            ]
         if changes:
             self.view.learned.add(changes, now)
             self._judge(changes, now)
@@ -209,9 +233,10 @@ class Learner:
     def _judge(self, changes: Iterable[Change], now: float, *, is_old: bool = False) -> None:
         """Count failures; eject the agents that fail far more often than the others."""
         ejected: list[Ejection] = []
-        for agent_id, task_type, sums in ((change.agent_id, change.task_type, change.sums) for change in changes):
-            if sums.attempts <= 0 or sums.tried <= 0:
-                continue
+        for change in changes:
+            agent_id, task_type, sums = change.agent_id, change.task_type, change.sums
+            if sums.attempts <= 0 or sums.tried <= 0 or change.expected_ms is not None:
+                continue  # the attempts at tasks of one size are among those of the type
             failures = round(sums.attempts * sums.failed / sums.tried)
             ejection = self.view.ejections.record(agent_id, task_type, sums.attempts, failures, now)
             if ejection is not None:
@@ -224,20 +249,23 @@ class Learner:
         """Take over the ends of tasks that this distributor placed and others settled."""
         known = self.planner.end_leases(lease for lease, _ in endings)
         for (_, took), assigned in zip(endings, known, strict=True):
-            if assigned is None:
-                continue
-            agent_id, task_type, load, _ = assigned
-            of = self._attempts[task_type][agent_id]
-            if took is None:
-                of.untimed += 1
-            elif took < 0:
-                of.failed += 1
-            else:
-                of.samples.append((took, load))
-            self._count += 1
+            if assigned is not None:
+                self._add(assigned, took)
+
+    def _add(self, assigned: Assigned, took: float | None) -> None:
+        """Add the end of an assignment."""
+        agent_id, task_type, load, _, expected_ms = assigned
+        self._attempts[task_type][agent_id].add(took, load)
+        if expected_ms is not None:
+            self._sized[task_type][agent_id, expected_ms].add(took, load)
+        self._count += 1
 
 
 def _no_attempts() -> defaultdict[str, Attempts]:
+    return defaultdict(Attempts)
+
+
+def _no_sized_attempts() -> defaultdict[tuple[str, float], Attempts]:
     return defaultdict(Attempts)
 
 
@@ -258,4 +286,4 @@ def _rounded(change: Change) -> Change:
     """Return a change whose numbers have six digits: they are written as text."""
     numbers: dict[str, Any] = asdict(change.sums)
     short = {name: float(f"{value:.6g}") for name, value in numbers.items() if type(value) is float}
-    return Change(change.agent_id, change.task_type, replace(change.sums, **short))
+    return replace(change, sums=replace(change.sums, **short))

@@ -44,9 +44,10 @@ STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
 #: An assignment without its lease: the other fields of ``Placement``, in their order.
-Placed = tuple[str, str, int, bytes, str, str, float]
-#: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds.
-Assigned = tuple[str, str, float, float]
+Placed = tuple[str, str, int, bytes, str, str, float, float | None]
+#: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds, and how many ms
+#: the task is expected to take.
+Assigned = tuple[str, str, float, float, float | None]
 
 #: Words of dispatch after which a named task waits as before; after any other it has left the queue.
 STILL_WAITS = ("FULL", "INACTIVE", "CHANGED", "ERROR")
@@ -297,8 +298,8 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id, task_type, load)
-            for i, (pool, agent_id, rev, why, task_id, task_type, load) in enumerate(placed)
+            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id, task_type, load, expected_ms)
+            for i, (pool, agent_id, rev, why, task_id, task_type, load, expected_ms) in enumerate(placed)
         ]
 
     def _serve(self, pool: str, waiting: Waiting, placed: list[Placed], most: int) -> bool:
@@ -318,8 +319,8 @@ class Planner:
             agents.append((agent, agent.load + agent.outside_load - 1))
         waiting.planned += len(agents)
         group.taken += len(agents)
-        why, task_type = self._explain(group), waiting.definition.task_type
-        placed += [(pool, agent.agent_id, agent.rev, why, "", task_type, load) for agent, load in agents]
+        why, task_type, size = self._explain(group), waiting.definition.task_type, waiting.definition.expected_ms
+        placed += [(pool, agent.agent_id, agent.rev, why, "", task_type, load, size) for agent, load in agents]
         return not is_full and waiting.left > 0
 
     def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
@@ -339,7 +340,8 @@ class Planner:
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
                 why = self._explain(group)
-                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load))
+                size = waiting.definition.expected_ms
+                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load, size))
                 waiting.sent[task.task_id] = task
                 waiting.planned += 1
                 group.taken += 1
@@ -362,7 +364,13 @@ class Planner:
         now = time.monotonic()
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
-                self._leases[placement.lease] = (placement.agent_id, placement.task_type, placement.load, now)
+                self._leases[placement.lease] = (
+                    placement.agent_id,
+                    placement.task_type,
+                    placement.load,
+                    now,
+                    placement.expected_ms,
+                )
                 continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)

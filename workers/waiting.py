@@ -26,7 +26,8 @@ class Waiting:
         self.general = general  #: the agents that meet its requirements
         self.preferred = preferred  #: those of them that get its tasks, if there are any; None: it prefers none
         self.group = self.wanted_group  #: the one that it is in
-        self.task = TaskContext(definition.task_type)  #: what strategies see of each of its tasks
+        #: What strategies see of each of its tasks.
+        self.task = TaskContext(definition.task_type, expected_ms=definition.expected_ms)
         self.length = 0
         self.head = -inf
         self.planned = 0
@@ -132,6 +133,7 @@ class NamedWaiting(Waiting):
             preferences.location,
             preferences.affinity_key,
             avoided(task.avoid, self.group.eligible) if avoids and self._avoids(task) else NOBODY,
+            self.definition.expected_ms,
         )
 
 

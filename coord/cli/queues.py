@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.output import duration, write_items, write_json, write_line, write_table
 from coord.cli.session import ask
 
 if TYPE_CHECKING:
+    from coord.models.explanations import WaitingCounts
     from coord.models.tasks import Pool
     from coord.queries import Backlog
 
@@ -19,16 +21,34 @@ if TYPE_CHECKING:
 MAX_POOLS = 100
 
 
-def queues(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
+def queues(
+    *,
+    reasons: Annotated[
+        bool, typer.Option("--reasons", help="Show only the number of waiting tasks by reason, as last counted.")
+    ] = False,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
     """Show waiting tasks: by priority, with scheduled and running ones, and by pool, with the reason why it waits.
 
     A pool is what interchangeable tasks share: type, requirements, strategy. Its head is placed next. Pools that no
     agent may serve come first; the others are served in the order shown. The first 100 are shown; --json lists all.
 
+    --reasons costs one read, whatever the number of pools: a distributor counts about once a second.
+
     Examples:
         coord queues
+        coord queues --reasons
         coord queues --json | jq '.pools[] | select(.head_age > 60000)'
     """
+    if reasons:
+        counts = ask(lambda client: client.waiting_counts(), redis_url=redis_url, namespace=namespace)
+        if json:
+            write_json(counts)
+        else:
+            _write_counts(counts)
+        return
     found = _backlog(json=json, redis_url=redis_url, namespace=namespace)
     if json:
         write_json(found)
@@ -67,6 +87,17 @@ def _backlog(*, json: bool, redis_url: str | None, namespace: str | None) -> Bac
     return ask(lambda client: client.backlog(limit), redis_url=redis_url, namespace=namespace)
 
 
+def _write_counts(counts: WaitingCounts | None) -> None:
+    if counts is None:
+        write_line("waiting tasks are not counted: no distributor has done it in the last minutes; see `coord ps`")
+        return
+    rows: list[tuple[str, int]] = [(reason, number) for reason, number in counts.reasons.items() if number]
+    if counts.uncounted:
+        rows.append(("came during the count" if counts.uncounted > 0 else "left during the count", counts.uncounted))
+    write_table(("reason", "tasks"), [*rows, ("total", counts.total)], right=["tasks"])
+    write_line(f"counted {duration(counts.age)} ago")
+
+
 def _write_pools(found: Backlog) -> None:
     if not found.pools:
         write_line("no tasks are waiting")
@@ -97,6 +128,8 @@ def _requirements(pool: Pool) -> str:
     values: dict[str, Any] = msgspec.to_builtins(pool.requirements)
     if pool.strategy:
         values["strategy"] = pool.strategy
+    if pool.expected_ms is not None:
+        values["expected to take about"] = duration(pool.expected_ms)
     if pool.unhandled_by:
         values["another agent than"] = list(pool.unhandled_by)
     if pool.refused_by:

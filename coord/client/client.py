@@ -47,7 +47,7 @@ from coord.models.agents import AgentRecord
 from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
-from coord.models.explanations import Explanation
+from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id, new_id
 from coord.models.messages import MessageRecord, MessageStatus
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
@@ -518,6 +518,16 @@ class Client:
             return await queries.get_backlog(
                 self.connection.redis, self.connection.keys, max_pools, self.connection.settings
             )
+
+    async def waiting_counts(self) -> WaitingCounts | None:
+        """Return how many tasks wait for each reason; one round trip, whatever the number of pools.
+
+        A distributor counts them about once a second; with very many pools less often, and ``age`` says when.
+
+        Returns: None if no distributor has counted them in the last minutes.
+        """
+        with reading():
+            return await queries.get_waiting_counts(self.connection.redis, self.connection.keys)
 
     async def workers(self) -> queries.WorkersSnapshot:
         """Return the workers that are present, and the length and age of every stream that they read."""

@@ -35,7 +35,10 @@ AGENT_TYPES = tuple(str(kind.value) for kind in AgentType)
 _PRIORITIES = {priority.value: priority for priority in Priority}
 _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
 #: The fields of a spec that are sent only if they are set.
-_OPTIONS = ("strategy", "modifiers", "timeout", "deadline", "delay", "run_at", "retry", "location", "affinity_key")
+_OPTIONS = (
+    "strategy", "modifiers", "timeout", "deadline", "delay", "run_at", "retry", "location", "affinity_key",
+    "expected_ms",
+)  # fmt: skip
 _options = attrgetter(*_OPTIONS)
 
 
@@ -66,6 +69,8 @@ class TaskSpec(Struct, kw_only=True):
             near agents.
         affinity_key: text of 1 to 128 characters. The strategy ``consistent_hash`` sends tasks with the same key to the
             same agent, as long as it has room.
+        expected_ms: milliseconds that the task is expected to take, above 0 and at most a year; default: not known.
+            Strategies that learn times learn them for each size (rounded to a power of 4).
         notify: send the outcome to this client. If False, ``TaskHandle.result`` reads the record instead.
     """
 
@@ -84,6 +89,7 @@ class TaskSpec(Struct, kw_only=True):
     modifiers: Modifiers | Mapping[Modifier, bool] | None = None
     location: Location | Mapping[str, Any] | None = None
     affinity_key: str | None = None
+    expected_ms: float | None = None
     notify: bool = True
 
 
@@ -103,6 +109,7 @@ class TaskOptions(TypedDict, total=False):
     modifiers: Modifiers | Mapping[Modifier, bool] | None
     location: Location | Mapping[str, Any] | None
     affinity_key: str | None
+    expected_ms: float | None
     notify: bool
 
 

@@ -32,6 +32,7 @@ from coord.gateway.resources import (
     SubmitResource,
     TaskResource,
 )
+from coord.gateway.rules import StrategyHistoryResource, StrategyResource
 from coord.models.ids import check_id
 
 
@@ -91,6 +92,7 @@ def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
     errors.install(app)
     app.router_options.converters["id"] = IdConverter
     app.req_options.strip_url_path_trailing_slash = True
+    app.req_options.keep_blank_qs_values = True  # an empty value is refused, not ignored
     reader = RequestReader(settings)
     health, task = HealthResource(Checks(backend)), TaskResource(backend)
     routes: list[tuple[str, Any, str | None]] = [
@@ -105,6 +107,8 @@ def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
         ("/tasks/{task_id:id}/status", task, None),
         ("/tasks/{task_id:id}/explain", ExplainResource(backend), None),
         ("/pools", PoolsResource(backend), None),
+        ("/load-balancer/strategy", StrategyResource(backend, reader), None),
+        ("/load-balancer/strategy/history", StrategyHistoryResource(backend), None),
     ]
     for path, resource, suffix in routes:
         for prefix in ("", PREFIX):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -18,15 +19,24 @@ from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
 from coord.client.handle import TaskHandle
 from coord.client.submission import TaskSpec
-from coord.config import Settings
+from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice
-from coord.errors import AgentNotFound, CoordError, ResultTimeout, ServerFull, ServerUnavailable, UnknownAgent
-from coord.gateway.schemas import entry_time
+from coord.errors import (
+    AgentNotFound,
+    ConfigError,
+    CoordError,
+    ResultTimeout,
+    ServerFull,
+    ServerUnavailable,
+    UnknownAgent,
+)
+from coord.gateway.errors import RequestError
+from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
-from coord.queries import Backlog
+from coord.queries import Backlog, SettingChange
 
 log = logs.get_logger()
 
@@ -139,6 +149,45 @@ class Backend:
         """Return the pools in which tasks wait, and why."""
         async with self._limited():
             return await self.client.backlog(max_pools)
+
+    async def rules(self) -> PlacementRules:
+        """Return the strategy and the modifiers, of the cell and of task types, and who changed them last."""
+        async with self._limited():
+            admin = self.client.admin
+            live = {setting.name: setting for setting in await admin.live_settings() if setting.name in PER_TYPE}
+            return PlacementRules(live, await admin.type_settings(), await admin.setting_changes())
+
+    async def setting_changes(self, limit: int) -> list[SettingChange]:
+        """Return the latest changes of live settings, the latest first."""
+        async with self._limited():
+            return await self.client.admin.setting_changes(limit)
+
+    async def change_rules(
+        self, changes: Mapping[str, str | bool | None], task_type: str | None, by: str, wait_s: float
+    ) -> Appended:
+        """Set strategy and modifiers, of the cell or of a task type; None resets one.
+
+        Args:
+            changes: name -> value.
+            task_type: only for tasks of this type.
+            by: who makes the change, for the log.
+            wait_s: seconds to wait for the distributor, for all changes together.
+
+        Raises:
+            RequestError: the distributors refuse a value.
+        """
+        deadline = monotonic() + wait_s
+        answered = True
+        async with self._limited(wait_s, "; it is safe to repeat the request"):
+            for name, value in changes.items():
+                left_s = max(0.0, deadline - monotonic())
+                try:
+                    await self.client.admin.set_setting(name, value, task_type=task_type, by=by, timeout=left_s)
+                except ResultTimeout:
+                    answered = False
+                except ConfigError as error:
+                    raise RequestError("setting_refused", str(error)) from None
+            return Appended(iso(await self.client.server_time()), answered)
 
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""

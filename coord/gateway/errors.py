@@ -24,8 +24,10 @@ log = logs.get_logger()
 #: Code -> HTTP status of errors that only HTTP has; every other error has its status on its class.
 HTTP_ONLY: dict[str, int] = {
     "invalid_priority": 400,
+    "invalid_strategy": 400,
     "cross_origin": 403,
     "not_found": 404,
+    "setting_refused": 409,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "body_too_large": 413,

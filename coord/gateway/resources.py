@@ -175,6 +175,7 @@ def task_spec(body: SubmitTask, key_id: str | None) -> TaskSpec:
         retry=body.retry,
         location=body.location,
         affinity_key=body.affinity_key,
+        expected_ms=body.expected_ms,
         notify=False,
     )
 

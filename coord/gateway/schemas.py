@@ -6,8 +6,9 @@ milliseconds, with the offset) and without what only an agent's own process may 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,15 +16,39 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from coord.client.submission import TaskSpec
 from coord.clock import now_ms
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Location
-from coord.models.explanations import Explanation, NearestMiss, PlacedExplanation, StartEstimate, WaitingExplanation
+from coord.models.explanations import (
+    Explanation,
+    NearestMiss,
+    PlacedExplanation,
+    StartEstimate,
+    WaitingCounts,
+    WaitingExplanation,
+    WaitingReason,
+)
 from coord.models.facts import AgentRegistered, Metrics, Name, Names
 from coord.models.ids import Id
-from coord.models.tasks import AttemptRecord, Moment, Requirements, Retry, Seconds, TaskError, TaskRecord, Text
-from coord.queries import Backlog, PoolBacklog
+from coord.models.strategies import MODIFIERS
+from coord.models.tasks import (
+    AttemptRecord,
+    Milliseconds,
+    Moment,
+    Requirements,
+    Retry,
+    Seconds,
+    TaskError,
+    TaskRecord,
+    Text,
+)
+from coord.queries import Backlog, LiveSetting, PoolBacklog, SettingChange
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LIMITS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _FIRST_MS, _LAST_MS = ((limit - _EPOCH) // timedelta(milliseconds=1) for limit in _LIMITS)
+
+#: The fields of a pool's definition that are shown.
+_DEFINITION = ("task_type", "requirements", "strategy", "expected_ms")
+#: A switch as text -> its value.
+_SWITCHES = {"on": True, "off": False}
 
 Label = Annotated[str, Meta(max_length=256)]
 Capacity = Annotated[int, Meta(ge=0, le=100_000)]
@@ -88,8 +113,23 @@ class SubmitTask(Struct, frozen=True):
     retry: Retry | None = None
     location: Location | None = None  #: where the task is best run
     affinity_key: Text | None = None
+    expected_ms: Milliseconds | None = None  #: how long it is expected to take
     chain_id: Any = None  #: accepted and ignored
     payment: Any = None  #: accepted and ignored
+
+
+class SetRules(Struct, frozen=True):
+    """PUT /load-balancer/strategy; the strategy may be in the query instead. Null resets what it stands for."""
+
+    strategy: str | UnsetType | None = UNSET
+    modifiers: dict[str, bool | None] = {}
+    task_type: Text | None = None  #: only for tasks of this type
+
+
+class TaskTypeQuery(Struct, frozen=True):
+    """The parameter ``task_type`` of a query."""
+
+    task_type: Text
 
 
 class AgentSchema(Struct, frozen=True, kw_only=True):
@@ -153,6 +193,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     payload: Any
     location: Location | None
     affinity_key: str | None
+    expected_ms: float | None
     submitted_at: str | None
     run_at: str | None
     deadline: str | None
@@ -249,6 +290,7 @@ class PoolSchema(Struct, frozen=True, kw_only=True):
     task_type: str
     requirements: Requirements
     strategy: str | None
+    expected_ms: float | None  #: how long its tasks are expected to take, rounded to a power of 4
     reason: str | None  #: why its first task waits
     length: int
     head: str  #: its first task
@@ -258,7 +300,7 @@ class PoolSchema(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, pool: PoolBacklog) -> PoolSchema:
         """Build it from a pool of the backlog."""
-        definition = {name: getattr(pool.definition, name) for name in ("task_type", "requirements", "strategy")}
+        definition = {name: getattr(pool.definition, name) for name in _DEFINITION}
         same = {name: getattr(pool, name) for name in ("pool", "reason", "length", "head", "head_priority")}
         return cls(**definition | same, head_age=None if pool.head_age is None else pool.head_age / 1000)
 
@@ -313,6 +355,21 @@ class TaskExplained(Struct, frozen=True, kw_only=True):
         )
 
 
+class WaitingCountsSchema(Struct, frozen=True, kw_only=True):
+    """The waiting tasks by reason; ``reasons`` and ``uncounted`` add up to ``total``."""
+
+    total: int
+    reasons: dict[WaitingReason, int]  #: every reason
+    uncounted: int  #: that began to wait during the count; below 0: that left
+    counted_at: str
+    age: float  #: seconds since then
+
+    @classmethod
+    def of(cls, counts: WaitingCounts) -> WaitingCountsSchema:
+        """Build it from the counts."""
+        return cls(**_common_fields(cls, counts) | {"counted_at": iso(counts.counted_at), "age": counts.age / 1000})
+
+
 class PoolsFound(Struct, frozen=True, kw_only=True):
     """GET /pools."""
 
@@ -320,13 +377,124 @@ class PoolsFound(Struct, frozen=True, kw_only=True):
     pools: list[PoolSchema]
     count: int
     unlisted: int  #: further pools, beyond the limit
+    waiting: WaitingCountsSchema | None  #: the waiting tasks by reason; null: not counted lately
     timestamp: str
 
     @classmethod
     def of(cls, backlog: Backlog) -> PoolsFound:
         """Build it from a backlog."""
         pools = list(map(PoolSchema.of, backlog.pools))
-        return cls(pools=pools, count=len(pools), unlisted=backlog.unlisted, timestamp=now())
+        waiting = None if backlog.waiting is None else WaitingCountsSchema.of(backlog.waiting)
+        return cls(pools=pools, count=len(pools), unlisted=backlog.unlisted, waiting=waiting, timestamp=now())
+
+
+class PlacementRules(NamedTuple):
+    """What is set for the choice of agents."""
+
+    cell: dict[str, LiveSetting]  #: strategy and modifiers -> the setting, for all tasks
+    types: dict[str, dict[str, str]]  #: task type -> what is set for its tasks
+    changes: list[SettingChange]  #: the latest changes of settings, the latest first
+
+
+class TypeRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is set for the tasks of one type."""
+
+    strategy: str | None = None
+    modifiers: dict[str, bool] = {}
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> TypeRules:
+        """Build it from live settings."""
+        modifiers = {name: values[name] == "on" for name in MODIFIERS if name in values}
+        return cls(strategy=values.get("strategy"), modifiers=modifiers)
+
+
+class RulesFound(Struct, frozen=True, kw_only=True):
+    """GET /load-balancer/strategy."""
+
+    status: str = "success"
+    strategy: str  #: several with `` | `` between them if distributors have different environments
+    updated_at: str | None  #: when the strategy was last set or reset; null: not known
+    modifiers: dict[str, bool | None]  #: null if distributors have different environments
+    task_type: str | None  #: the values are those that hold for tasks of this type; null: of a type that sets none
+    types: dict[str, TypeRules]  #: what is set for task types
+    timestamp: str
+
+    @classmethod
+    def of(cls, rules: PlacementRules, task_type: str | None) -> RulesFound:
+        """Build it from the rules.
+
+        Args:
+            rules: all of them.
+            task_type: of the tasks for which the response says what holds; None: of a type that sets nothing.
+        """
+        own = TypeRules.of(rules.types.get(task_type, {}) if task_type is not None else {})
+        of_cell = {name: _SWITCHES.get(rules.cell[name].value) for name in MODIFIERS}
+        scope = task_type if own.strategy is not None else None
+        changes = (one.at for one in rules.changes if one.name == "strategy" and one.task_type == scope)
+        return cls(
+            strategy=own.strategy or rules.cell["strategy"].value,
+            updated_at=iso_or_none(next(changes, None)),
+            modifiers={**of_cell, **own.modifiers},
+            task_type=task_type,
+            types={name: TypeRules.of(values) for name, values in rules.types.items()},
+            timestamp=now(),
+        )
+
+
+class RulesChanged(Struct, frozen=True, kw_only=True):
+    """PUT, POST or DELETE /load-balancer/strategy."""
+
+    status: str = "success"
+    message: str = "Strategy updated successfully"
+    strategy: str | None  #: that holds now; null: reset, and no worker has answered yet
+    updated_at: str
+    modifiers: dict[str, bool | None]
+    task_type: str | None
+
+    @classmethod
+    def of(cls, found: RulesFound, at: str, changes: Mapping[str, str | bool | None]) -> RulesChanged:
+        """Return the response for a change.
+
+        Args:
+            found: what holds.
+            at: time of the change, ISO 8601.
+            changes: those that no worker has answered yet.
+        """
+        values: dict[str, Any] = {"strategy": found.strategy, **found.modifiers, **changes}
+        strategy = values.pop("strategy")
+        return cls(strategy=strategy, updated_at=at, modifiers=values, task_type=found.task_type)
+
+
+class ChangeSchema(Struct, frozen=True, kw_only=True):
+    """A change of a live setting."""
+
+    at: str
+    name: str
+    task_type: str | None  #: null: for all tasks
+    value: str | None  #: null: it was reset
+    before: str | None  #: null: it was not set
+    by: str
+
+    @classmethod
+    def of(cls, change: SettingChange) -> ChangeSchema:
+        """Build it from a change."""
+        return cls(**_common_fields(cls, change) | {"at": iso(change.at)})
+
+
+class ChangesFound(Struct, frozen=True, kw_only=True):
+    """GET /load-balancer/strategy/history."""
+
+    status: str = "success"
+    changes: list[ChangeSchema]  #: the latest first
+    count: int
+    timestamp: str
+
+    @classmethod
+    def of(cls, changes: Sequence[SettingChange]) -> ChangesFound:
+        """Build it from the changes."""
+        found = list(map(ChangeSchema.of, changes))
+        return cls(changes=found, count=len(found), timestamp=now())
 
 
 class Registered(Struct, frozen=True, kw_only=True):

@@ -70,6 +70,21 @@ REJECTED: MappingProxyType[WaitingReason, str] = MappingProxyType(
 )
 
 
+class WaitingCounts(Struct, frozen=True, kw_only=True):
+    """The waiting tasks of a cell by reason, as a distributor has counted them.
+
+    The numbers of ``reasons`` and ``uncounted`` add up to ``total``.
+    """
+
+    total: int  #: tasks that waited: scheduled or queued
+    reasons: dict[WaitingReason, int]  #: every reason, in the order of the list
+    #: Tasks that began to wait while the others were counted; below 0: that were counted and have left meanwhile. 0 on
+    #: a cell at rest.
+    uncounted: int
+    counted_at: int  #: ms since 1970 on the server's clock
+    age: int  #: ms since then
+
+
 class NearestMiss(Struct, frozen=True):
     """An agent that may not get the task, although it lacks little."""
 

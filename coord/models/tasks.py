@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from math import log
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -119,6 +120,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=128)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Moment = Annotated[datetime, Meta(tz=True)]
+Milliseconds = Annotated[float, Meta(gt=0, le=31_536_000_000)]
 # Structs with `gc=False` are numerous and never part of a reference cycle, so the garbage collector can skip them.
 
 
@@ -171,6 +173,12 @@ class Pool(Struct, frozen=True, omit_defaults=True):
     modifiers: Modifiers | None = None
     refused_by: tuple[str, ...] = ()  #: versions of agents that could not decode the payload of these tasks
     unhandled_by: tuple[str, ...] = ()  #: ids of agents that have no handler for these tasks
+    expected_ms: float | None = None  #: how long these tasks take, as ``size_class`` rounds it; None: not known
+
+
+def size_class(expected_ms: float) -> float:
+    """Return the power of 4 that is nearest to an expected duration: tasks of about one size share a pool."""
+    return 4.0 ** max(0, round(log(expected_ms, 4)))
 
 
 #: The end of the name of a pool's second queue, in which tasks wait that a plan names, because they are not
@@ -222,6 +230,7 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     notify: bool = False  #: append the outcome to the caller's replies
     location: Location | None = None  #: where the task is best run; strategies may use it
     affinity_key: Text | None = None  #: tasks with the same key prefer the same agent; strategies may use it
+    expected_ms: Milliseconds | None = None  #: how long the client expects it to take; strategies may use it
 
     def __post_init__(self) -> None:
         not_reserved(self.task_id, "task_id")
@@ -273,6 +282,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool: str = ""
     location: Location | None = None
     affinity_key: str | None = None
+    expected_ms: float | None = None  #: as submitted
     avoid: tuple[str, ...] = ()  #: agents of failed attempts, the last one first
     attempt: int = 0  #: number of times that it was assigned
     failures: int = 0  #: attempts that count against max_attempts

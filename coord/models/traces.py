@@ -42,6 +42,7 @@ class TraceTask(Struct, frozen=True, omit_defaults=True, tag_field="line", tag="
     agent_id: str
     priority: Priority = Priority.NORMAL
     capabilities: tuple[str, ...] = ()  #: that its agent must have
+    expected_ms: float | None = None  #: as submitted
 
 
 class Trace(Struct, frozen=True):

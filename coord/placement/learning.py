@@ -1,7 +1,8 @@
 """What a distributor has learned of the agents: service times, failure rates, and how load slows an agent down.
 
 For each agent and task type a *cell* holds sums that decay from sample to sample, so merging the cells of several
-distributors is an addition. From these sums come:
+distributors is an addition. Tasks whose clients say how long they are expected to take count twice: for their type, and
+for their type and size, because an agent may be good at long tasks and bad at short ones. From these sums come:
 
 * the **service time** of an agent without load: the mean of its logarithm, from successes only. It is shrunk towards
   the mean of all agents by (variance within agents ÷ variance between agents), which is James-Stein shrinkage (James
@@ -16,7 +17,7 @@ Nothing here reads a clock. The caller passes the time, in seconds of any clock 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from math import exp, log
 
@@ -141,6 +142,11 @@ class Change(Struct, frozen=True, array_like=True):
     agent_id: str
     task_type: str
     sums: Sums
+    expected_ms: float | None = None  #: only tasks of this size; None: all tasks of the type, whatever their size
+
+
+#: A task type, and the size of the tasks in ms; None: all of them.
+Kind = tuple[str, float | None]
 
 
 class Cell(Struct, gc=False):
@@ -257,7 +263,7 @@ class Learned:
     """What a distributor has learned; shared by all its strategies.
 
     Args:
-        most_cells: maximum number of pairs of agent and task type.
+        most_cells: maximum number of pairs of agent and kind of task: a type, or a type and a size.
     """
 
     def __init__(self, most_cells: int = MOST_CELLS) -> None:
@@ -266,9 +272,10 @@ class Learned:
         self.demand = Demand()
         self.exponent = FIRST_EXPONENT
         self._most_cells = most_cells
-        self._types: dict[str, TypeEstimates] = {}
-        self._order: dict[tuple[str, str], None] = {}  # cells, the one with the latest sample last
-        self._changes: dict[tuple[str, str], Sums] = {}
+        self._types: dict[Kind, TypeEstimates] = {}
+        self._sizes: dict[str, dict[float, TypeEstimates]] = {}  # those of single sizes: type -> size -> estimates
+        self._order: dict[tuple[str, Kind], None] = {}  # cells, the one with the latest sample last
+        self._changes: dict[tuple[str, Kind], Sums] = {}
         self._slope = self._evidence = 0.0
         self._terms: dict[float, float] = {}
 
@@ -278,7 +285,16 @@ class Learned:
         for estimates in self._types.values():
             estimates.tick += 1
 
-    def succeeded(self, agent_id: str, task_type: str, service_s: float, load: float, now: float) -> None:
+    def succeeded(
+        self,
+        agent_id: str,
+        task_type: str,
+        service_s: float,
+        load: float,
+        now: float,
+        *,
+        expected_ms: float | None = None,
+    ) -> None:
         """Add a completed attempt.
 
         Args:
@@ -288,12 +304,13 @@ class Learned:
             load: other tasks that the agent had when it got this one. Not the mean until it ended: a strategy places
                 where the load is low, so a long task sees a higher mean even if the load does not slow it down.
             now: the time, in seconds.
+            expected_ms: size of the task, as ``TaskContext`` has it; None: not known.
         """
-        self.add([Change(agent_id, task_type, Sums.of([(service_s, load)]))], now)
+        self.add(_changes_of(agent_id, task_type, Sums.of([(service_s, load)]), expected_ms), now)
 
-    def failed(self, agent_id: str, task_type: str, now: float) -> None:
+    def failed(self, agent_id: str, task_type: str, now: float, *, expected_ms: float | None = None) -> None:
         """Add a failed attempt; its time teaches nothing, because many failures are quick."""
-        self.add([Change(agent_id, task_type, Sums.of((), failed=1))], now)
+        self.add(_changes_of(agent_id, task_type, Sums.of((), failed=1), expected_ms), now)
 
     def add(self, changes: Iterable[Change], now: float) -> None:
         """Add attempts that this distributor has seen, many at once."""
@@ -301,9 +318,9 @@ class Learned:
 
     def forget(self, agent_id: str) -> None:
         """Forget an agent that is gone."""
-        for task_type, estimates in self._types.items():
+        for kind, estimates in self._types.items():
             if estimates.cells.pop(agent_id, None) is not None:
-                del self._order[agent_id, task_type]
+                del self._order[agent_id, kind]
         for key in [key for key in self._changes if key[0] == agent_id]:
             del self._changes[key]
 
@@ -314,16 +331,20 @@ class Learned:
             most: maximum number of changes; the others are returned by the next call. None: all.
         """
         taken = list(islice(self._changes, most))
-        return [Change(*key, self._changes.pop(key)) for key in taken]
+        return [Change(key[0], key[1][0], self._changes.pop(key), key[1][1]) for key in taken]
 
     def merge(self, changes: Iterable[Change], now: float) -> None:
         """Add what other distributors have learned; never a distributor's own changes, which it has already."""
         self._add(changes, now, is_own=False)
 
-    def of_type(self, task_type: str) -> TypeEstimates | None:
-        """Return the estimates for a task type; None if nothing is known of it."""
+    def of_type(self, task_type: str, expected_ms: float | None = None) -> TypeEstimates | None:
+        """Return the estimates for a task type, or for its tasks of one size; None if nothing is known of them."""
         self.was_read = True
-        return self._types.get(task_type)
+        return self._types.get((task_type, expected_ms))
+
+    def sizes_of(self, task_type: str) -> Collection[TypeEstimates]:
+        """Return the estimates for each size of the tasks of a type of which something is known."""
+        return self._sizes.get(task_type, {}).values()
 
     def service_s(self, agent_id: str, task_type: str, load: float = 0) -> float | None:
         """Return the expected service time in seconds beside ``load`` other tasks; None if the type is unknown."""
@@ -353,8 +374,8 @@ class Learned:
         """Return the number of cells."""
         return len(self._order)
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Iterate over the pairs of agent and task type of which something is known."""
+    def __iter__(self) -> Iterator[tuple[str, Kind]]:
+        """Iterate over the pairs of agent and kind of task of which something is known."""
         return iter(self._order)
 
     def _learn_exponent(self, known: Sums, new: Sums) -> None:
@@ -369,13 +390,11 @@ class Learned:
 
     def _add(self, changes: Iterable[Change], now: float, *, is_own: bool) -> None:
         self.now = max(self.now, now)
-        counts: dict[str, int] = {}
+        counts: dict[Kind, int] = {}
         for change in changes:
-            task_type, sums = change.task_type, change.sums
-            key = (change.agent_id, task_type)
-            estimates = self._types.get(task_type)
-            if estimates is None:
-                estimates = self._types[task_type] = TypeEstimates(self)
+            kind, sums = (change.task_type, change.expected_ms), change.sums
+            key = (change.agent_id, kind)
+            estimates = self._types[kind] if kind in self._types else self._begin(kind)
             cell = estimates.cells.get(change.agent_id)
             if cell is None:
                 cell = estimates.cells[change.agent_id] = Cell(Sums(), now)
@@ -394,16 +413,37 @@ class Learned:
                     self._changes[key] = replace(sums)
                 else:
                     known.add(sums)
-            counts[task_type] = counts.get(task_type, 0) + max(1, sums.samples)
-        for task_type, count in counts.items():
-            if (estimates := self._types.get(task_type)) is not None:
-                estimates.changed(count)
+            counts[kind] = counts.get(kind, 0) + max(1, sums.samples)
+        for kind, count in counts.items():
+            if kind in self._types:
+                self._types[kind].changed(count)
+
+    def _begin(self, kind: Kind) -> TypeEstimates:
+        """Return the estimates for a kind of task of which nothing is known yet."""
+        estimates = self._types[kind] = TypeEstimates(self)
+        task_type, size = kind
+        if size is not None:
+            self._sizes.setdefault(task_type, {})[size] = estimates
+        return estimates
 
     def _drop_oldest(self) -> None:
-        agent_id, task_type = next(iter(self._order))
-        del self._order[agent_id, task_type]
-        self._changes.pop((agent_id, task_type), None)
-        cells = self._types[task_type].cells
+        agent_id, kind = next(iter(self._order))
+        del self._order[agent_id, kind]
+        self._changes.pop((agent_id, kind), None)
+        cells = self._types[kind].cells
         del cells[agent_id]
         if not cells:
-            del self._types[task_type]
+            del self._types[kind]
+            task_type, size = kind
+            if size is not None:
+                del self._sizes[task_type][size]
+                if not self._sizes[task_type]:
+                    del self._sizes[task_type]
+
+
+def _changes_of(agent_id: str, task_type: str, sums: Sums, expected_ms: float | None) -> list[Change]:
+    """Return an attempt as a change of its type and, if it has a size, one of its type and size."""
+    changes = [Change(agent_id, task_type, sums)]
+    if expected_ms is not None:
+        changes.append(Change(agent_id, task_type, replace(sums), expected_ms))
+    return changes

@@ -1,15 +1,21 @@
 """Strategies that use what was learned of each agent for the type of the task: service time, load, failures.
 
 All scores are estimates in seconds. A type of which nothing is known takes one second everywhere, so load decides.
+
+Of a task that has an expected duration the times of its type *and size* count. They say two things that those of the
+type do not: which agents are good at long tasks and which at short ones, and how fast an agent is that happened to get
+long ones. The expected duration itself is a factor of the score of every agent, so it is no part of the comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp, log
+from statistics import fmean
 from typing import ClassVar
 
 from coord.models.agents import FleetAgent
-from coord.placement.learning import Cell
+from coord.placement.learning import Cell, TypeEstimates
 from coord.placement.strategy import NEAR, SampledStrategy, TaskContext
 
 #: Share of the agents that are not hot.
@@ -38,11 +44,39 @@ class LearnedStrategy(SampledStrategy):
         load_term = self.learned.load_term
         if estimates is None:
             return [load_term(agent.load + agent.outside_load) for agent in agents]
+        if task.expected_ms is not None:
+            sized = self.learned.of_type(task.task_type, task.expected_ms)
+            if sized is not None:
+                return self._scores_of_size(agents, task, sized)
         unknown_s, cell_of, service_s = estimates.fleet_s, estimates.cell_of, self.service_s
         found: list[float] = []
         for agent in agents:
             cell = cell_of(agent.agent_id)
             base = unknown_s if cell is None else service_s(cell)
+            found.append(base * load_term(agent.load + agent.outside_load))
+        return found
+
+    def _scores_of_size(self, agents: Sequence[FleetAgent], task: TaskContext, sized: TypeEstimates) -> list[float]:
+        """Return the scores for a task of a known size.
+
+        An agent that has had no task of this size takes as much longer than the mean as it does for other sizes.
+
+        Args:
+            agents: to score.
+            task: the task.
+            sized: what is known of its type and size.
+        """
+        load_term, service_s = self.learned.load_term, self.service_s
+        others = [one for one in self.learned.sizes_of(task.task_type) if one is not sized]
+        found: list[float] = []
+        for agent in agents:
+            cell = sized.cell_of(agent.agent_id)
+            if cell is not None:
+                base = service_s(cell)
+            else:
+                known = [(one, cell) for one in others if (cell := one.cell_of(agent.agent_id)) is not None]
+                logs = [log(service_s(cell) / one.fleet_s) for one, cell in known]
+                base = sized.fleet_s * exp(fmean(logs)) if logs else sized.fleet_s
             found.append(base * load_term(agent.load + agent.outside_load))
         return found
 

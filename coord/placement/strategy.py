@@ -49,7 +49,8 @@ class TaskContext(Struct, frozen=True, gc=False):
     location: Location | None = None  #: where the task is best run
     affinity_key: str | None = None  #: tasks with the same key prefer the same agent
     avoid: frozenset[str] = frozenset()  #: ids of agents that get the task only if no other agent has room
-    expected_ms: float | None = None  #: size hint: milliseconds that the caller expects it to take
+    #: Milliseconds that the client expects it to take, rounded to the nearest power of 4; None: it has not said.
+    expected_ms: float | None = None
 
 
 #: A task of which nothing is known.

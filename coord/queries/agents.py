@@ -35,6 +35,7 @@ _FLEET_FIELDS = (
     "last_heartbeat",
     "heartbeat_interval",
     "term",
+    "status",
     "ejected",
 )
 #: Fields that say whether an agent may get a task, without what only strategies use.
@@ -211,7 +212,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int, now: int) -> Age
 def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int, now: int) -> FleetAgent:
     text = [None if value is None else value.decode() for value in fields]
     kind, capabilities, services, tags, labels, capacity, weight, health, rev, connections, pending, *report = text
-    version, place, cpu, memory, beat, interval, term, _ = report
+    version, place, cpu, memory, beat, interval, term, status, _ = report
     return FleetAgent(
         agent_id=agent_id,
         agent_type=kind or "",
@@ -230,6 +231,7 @@ def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool,
         location=_location(place),
         cpu=_share(cpu),
         memory=_share(memory),
+        status=AgentStatus(status or "active"),
         load_at_report=load,
         report_age=max(0, now - int(beat or now)) / 1000,
         report_interval=int(interval) / 1000 if interval else None,

@@ -14,12 +14,12 @@ from redis.asyncio import Redis
 from coord.codec import BAD_JSON, encode, parse_preferences, parse_submission
 from coord.config import Settings
 from coord.keys import Keys
-from coord.models.explanations import WaitingReason
-from coord.models.tasks import NamedTask, Pool, Priority, TaskState
+from coord.models.explanations import WaitingCounts, WaitingReason
+from coord.models.tasks import NamedTask, Pool, Priority, TaskState, size_class
 from coord.placement.reasons import FleetIndex
 from coord.placement.requirements import preferred_pool
 from coord.queries.agents import scan_fleet
-from coord.queries.reads import chunks, decode_text, parse_time
+from coord.queries.reads import chunks, decode_fields, decode_text, parse_time
 from coord.queries.settings import get_health_threshold, get_modifier_rule
 from coord.queries.tasks import get_counters
 
@@ -78,6 +78,7 @@ class Backlog(Struct, frozen=True):
     priorities: tuple[PriorityBacklog, ...]  #: highest priority first
     pools: tuple[PoolBacklog, ...]  #: first those that no agent may serve; among these and the others the next first
     unlisted: int = 0  #: number of further pools, where the list was limited
+    waiting: WaitingCounts | None = None  #: the waiting tasks by reason; None: no distributor has counted them lately
 
 
 async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None, settings: Settings | None = None) -> Backlog:
@@ -96,8 +97,9 @@ async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None, settin
     pipe = redis.pipeline(transaction=False)
     for priority in Priority:
         pipe.xlen(keys.tasks_in(priority))
+    pipe.hgetall(keys.of("waiting"))
     pipe.time()
-    *submitted, time = await pipe.execute()
+    *submitted, counts, time = await pipe.execute()
     now = parse_time(time)
     priorities = tuple(
         PriorityBacklog(
@@ -117,7 +119,28 @@ async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None, settin
         for backlog in heads:
             reason, ejected = reasons[backlog.pool]
             backlogs.append(replace(backlog, reason=reason, ejected=ejected))
-    return Backlog(priorities, tuple(backlogs), len(pools) - len(listed))
+    return Backlog(priorities, tuple(backlogs), len(pools) - len(listed), _waiting_counts(counts, now))
+
+
+async def get_waiting_counts(redis: Redis, keys: Keys) -> WaitingCounts | None:
+    """Return the number of waiting tasks by reason; None if no distributor has counted them lately. One round trip."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.hgetall(keys.of("waiting"))
+    pipe.time()
+    counts, time = await pipe.execute()
+    return _waiting_counts(counts, parse_time(time))
+
+
+def _waiting_counts(raw: Mapping[bytes, bytes], now: int) -> WaitingCounts | None:
+    fields = decode_fields(raw)
+    if "counted_at" not in fields:
+        return None
+    reasons = {reason: int(fields.get(reason, 0)) for reason in WaitingReason}  # ``scheduled`` is a field as well
+    total, counted_at = int(fields["queued"]) + reasons[WaitingReason.SCHEDULED], int(fields["counted_at"])
+    uncounted = total - sum(reasons.values())
+    return WaitingCounts(
+        total=total, reasons=reasons, uncounted=uncounted, counted_at=counted_at, age=max(0, now - counted_at)
+    )
 
 
 async def get_pool_changes(redis: Redis, keys: Keys, since: int) -> PoolChanges:
@@ -333,7 +356,10 @@ def pool_in_record(definition: bytes | None, body: bytes | None) -> Pool | None:
     if definition:
         return _definition(definition)
     found = _definition(body)
-    return found and replace(found, refused_by=(), unhandled_by=())  # a client's body does not decide this
+    if found is None:
+        return None
+    size = None if found.expected_ms is None else size_class(found.expected_ms)
+    return replace(found, refused_by=(), unhandled_by=(), expected_ms=size)  # a client's body does not decide the first
 
 
 def _definition(raw: bytes | None) -> Pool | None:

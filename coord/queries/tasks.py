@@ -85,6 +85,7 @@ class _OpaqueBody(Struct):
 
     task_type: str = ""
     payload: msgspec.Raw = msgspec.Raw(b"{}")
+    expected_ms: float | None = None
 
 
 _typed_body = msgspec.json.Decoder(_TypedBody)
@@ -317,7 +318,8 @@ def _parse_body(raw: str | None) -> dict[str, Any]:
             opaque = _opaque_body.decode(body)
         except BAD_JSON:
             return {}
-        return {"task_type": opaque.task_type, "payload": bytes(opaque.payload).decode("utf-8", "replace")}
+        payload = bytes(opaque.payload).decode("utf-8", "replace")
+        return {"task_type": opaque.task_type, "payload": payload, "expected_ms": opaque.expected_ms}
     return body if isinstance(body, dict) else {}
 
 
@@ -343,6 +345,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         pool=submission.pool,
         location=preferences.location,
         affinity_key=preferences.affinity_key,
+        expected_ms=body.get("expected_ms"),
         avoid=tuple(raw.get("avoid", "").split()),
         attempt=assignment.attempt if assignment else int(raw.get("attempt", 0)),
         failures=int(raw.get("failures", 0)),

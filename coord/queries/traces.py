@@ -88,4 +88,5 @@ def _task(record: TaskRecord, capabilities: tuple[str, ...]) -> TraceTask | None
         agent_id=str(record.agent_id),
         priority=record.priority,
         capabilities=capabilities,
+        expected_ms=record.expected_ms,
     )

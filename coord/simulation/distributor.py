@@ -20,8 +20,9 @@ DEMAND_S = 1.0
 
 #: Capabilities that tasks require, and their type if agents are ejected for it; else empty.
 GroupKey = tuple[frozenset[str], str]
-#: An attempt that ended: agent, task type, seconds (None: it failed), load of the agent when it was placed.
-Ended = tuple[str, str, float | None, int]
+#: An attempt that ended: agent, task type, seconds (None: it failed), load of the agent when it was placed, ms that the
+#: task was expected to take.
+Ended = tuple[str, str, float | None, int, float | None]
 
 
 class Group:
@@ -101,11 +102,11 @@ class Distributor:
 
     def learn(self, ended: Ended, now: float) -> Ejection | None:
         """Learn from an attempt; return the ejection if it ejects the agent."""
-        agent_id, task_type, took, load = ended
+        agent_id, task_type, took, load, expected_ms = ended
         if took is None:
-            self.learned.failed(agent_id, task_type, now)
+            self.learned.failed(agent_id, task_type, now, expected_ms=expected_ms)
         else:
-            self.learned.succeeded(agent_id, task_type, took, load, now)
+            self.learned.succeeded(agent_id, task_type, took, load, now, expected_ms=expected_ms)
         return self.judge(agent_id, task_type, 1, int(took is None), now)
 
     def judge(self, agent_id: str, task_type: str, attempts: int, failures: int, now: float) -> Ejection | None:

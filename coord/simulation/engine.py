@@ -238,7 +238,7 @@ class _Simulation:
                 for change in changes:
                     tried = change.sums.tried
                     failures = round(change.sums.attempts * change.sums.failed / tried) if tried > 0 else 0
-                    if change.sums.attempts:
+                    if change.sums.attempts and change.expected_ms is None:
                         self._spread(
                             other,
                             other.judge(change.agent_id, change.task_type, change.sums.attempts, failures, now),
@@ -311,11 +311,12 @@ class _Simulation:
         assert found is not None
         active = found[1]
         worker.active.remove(active)
-        index, agent_id, task_type = active.index, worker.agent.agent_id, active.job.task.task_type
+        index, agent_id, task = active.index, worker.agent.agent_id, active.job.task
         self.ended_at[index] = now
         if active.fails:
             self._fail(index, agent_id, now)
-        ended = (agent_id, task_type, None if active.fails else now - self.starts[index], active.load_at_start)
+        took = None if active.fails else now - self.starts[index]
+        ended = (agent_id, task.task_type, took, active.load_at_start, task.expected_ms)
         if active.distributor is settled_by:
             self._learn(settled_by, ended, now)
         else:

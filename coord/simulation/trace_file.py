@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 import msgspec
 
 from coord.errors import ConfigError
+from coord.models.tasks import size_class
 from coord.models.traces import TRACE_VERSION, Trace, TraceAgent, TraceHeader, TraceTask
 from coord.placement import Learned, TaskContext
 from coord.simulation.scenario import Job, Scenario, SimulatedAgent
@@ -125,7 +126,11 @@ def _job(task: TraceTask, begin: int, learned: Learned, slowed: float) -> Job:
     return Job(
         arrived=(task.ready_at - begin) / 1000,
         work=max(LEAST_S, alone_s * _speed(learned, task.agent_id, task.task_type)),
-        task=TaskContext(task.task_type, task.priority),
+        task=TaskContext(
+            task.task_type,
+            task.priority,
+            expected_ms=None if task.expected_ms is None else size_class(task.expected_ms),
+        ),
         capabilities=frozenset(task.capabilities),
     )
 

@@ -19,7 +19,9 @@ COLOURS = {
 }
 TITLE = "Mean response ÷ that of the better oracle (* ÷ that of the best row: no oracle)"
 #: Sizes in pixels, and the highest ratio on the axis: worse ones are drawn at the edge.
-WIDTH, NAMES, ROW, TOP, RIGHT, HIGHEST = 860, 200, 24, 76, 24, 5.0
+WIDTH, NAMES, ROW, TOP, RIGHT, HIGHEST = 860, 190, 38, 80, 24, 5.0
+#: Radius of a dot, and the distance of two in one row: each strategy has its own height, so none hides another one.
+DOT, STEP = 2.8, 5.8
 TICKS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0)
 
 
@@ -40,21 +42,26 @@ def draw(ratios: Mapping[str, Mapping[str, float]]) -> str:
         lines.append(f'<circle cx="{x + 5:.0f}" cy="38" r="5" fill="{colour}"/>')
         lines.append(f'<text x="{x + 14:.0f}" y="42" font-size="12">{escape(name)}</text>')
         x += 30 + 7.2 * len(name)
+    lines += [
+        f'<rect y="{TOP + ROW * number}" width="{WIDTH}" height="{ROW}" fill="#f3f5f8"/>'
+        for number in range(0, len(ratios), 2)
+    ]
     for tick in TICKS:
         at = _x(tick)
-        lines.append(f'<line x1="{at:.1f}" y1="{TOP - 8}" x2="{at:.1f}" y2="{height - 8}" stroke="#dddddd"/>')
+        lines.append(f'<line x1="{at:.1f}" y1="{TOP - 8}" x2="{at:.1f}" y2="{height - 8}" stroke="#cfd4da"/>')
         lines.append(f'<text x="{at:.1f}" y="{TOP - 12}" font-size="11" text-anchor="middle">{tick:g}</text>')
     for number, (regime, rows) in enumerate(ratios.items()):
         y = TOP + ROW * number + ROW / 2
         lines.append(f'<text x="12" y="{y + 4:.1f}" font-size="12">{escape(regime)}</text>')
-        lines += [_dot(name, rows[name], y) for name in reversed(COLOURS) if name in rows]
+        first = y - STEP * (len(COLOURS) - 1) / 2
+        lines += [_dot(name, rows[name], first + STEP * place) for place, name in enumerate(COLOURS) if name in rows]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def _dot(name: str, ratio: float, y: float) -> str:
-    place = f'cx="{_x(ratio):.1f}" cy="{y:.1f}" r="5"'
+    place = f'cx="{_x(ratio):.1f}" cy="{y:.1f}" r="{DOT}"'
     title = f"<title>{escape(name)}: {ratio:.2f}</title>"
-    return f'<circle {place} fill="{COLOURS[name]}" fill-opacity="0.85">{title}</circle>'
+    return f'<circle {place} fill="{COLOURS[name]}">{title}</circle>'
 
 
 def _x(ratio: float) -> float:

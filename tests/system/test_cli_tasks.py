@@ -19,7 +19,7 @@ import pytest
 from coord import queries
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
-from coord.models.explanations import Explanation, WaitingReason
+from coord.models.explanations import Explanation, WaitingCounts, WaitingReason
 from coord.models.tasks import Priority, Requirements, TaskRecord, TaskState
 from tests.processes import started
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
@@ -143,6 +143,42 @@ def test_what_waits_is_shown_by_pool(coord: Coord) -> None:
     for name in ("w1", "w2"):
         coord("tasks", "cancel", name)
     assert "no tasks are waiting" in coord("queues").out
+
+
+def test_waiting_tasks_are_counted_by_reason(coord: Coord, live: LiveCell) -> None:
+    """``coord queues --reasons``, for people and for programs; the sum is the number of tasks that wait."""
+    for name in ("c1", "c2", "c3"):
+        coord("tasks", "submit", "nobody", "--id", name)
+
+    async def are_counted() -> bool:
+        found = await live.client.waiting_counts()
+        return found is not None and found.reasons[WaitingReason.NO_CAPABILITY] == 3
+
+    live.do(wait_until(are_counted, "the three are counted", 50))
+    found = msgspec.json.decode(coord("queues", "--reasons", "--json").out, type=WaitingCounts)
+    assert found.reasons[WaitingReason.NO_CAPABILITY] == 3
+    assert sum(found.reasons.values()) + found.uncounted == found.total
+    rows = dict(rows_of(coord("queues", "--reasons").out)[:-1])
+    assert rows["no_capability"] == "3"
+    assert int(rows["total"]) >= 3
+    for name in ("c1", "c2", "c3"):
+        coord("tasks", "cancel", name)
+
+
+def test_an_expected_duration(coord: Coord, tmp_path: Path) -> None:
+    """As an option, and as a field of a line; one that does not fit is named."""
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"task_id": "sized-2", "expected_ms": 12.5}\n{"task_id": "sized-3"}\n')
+    coord("tasks", "submit", "nobody", "--id", "sized-1", "--expected-ms", "1500")
+    coord("tasks", "submit", "nobody", "--file", str(file), "--expected-ms", "9000")
+    names = ("sized-1", "sized-2", "sized-3")
+    found = [record_in(coord("tasks", "show", name, "--json")) for name in names]
+    assert [one.expected_ms for one in found] == [1_500, 12.5, 9_000]
+    assert "expected to take about 1.0 s" in coord("queues").out
+    output = coord("tasks", "submit", "nobody", "--expected-ms", "0")
+    assert (output.code, output.err) == (2, "coord: --expected-ms must be above 0, got 0\n")
+    for name in names:
+        coord("tasks", "cancel", name)
 
 
 def rows_of(text: str) -> list[list[str]]:

@@ -53,6 +53,80 @@ def assert_written(answer: HttpAnswer, field: str) -> str:
     return str(answer.body[field])
 
 
+ANYWHERE = "/load-balancer/strategy"
+
+
+async def test_the_strategy_is_changed_over_http(at: CellProcesses, http: HttpCaller) -> None:
+    """Of the cell and of a type, in any case; modifiers too; the history says from where; a DELETE undoes it."""
+    await full_house(at, http)
+    assert (await http.get(ANYWHERE)).body["strategy"] == "least_connections"
+    assert (await http.get(ANYWHERE)).body["updated_at"] is None
+    answer = await http.put(f"{ANYWHERE}?strategy=ROUND_ROBIN")
+    assert assert_written(answer, "strategy") == "round_robin"
+    body = {"strategy": "predictive", "task_type": "ocr", "modifiers": {"ejection": False, "rare_skills_first": True}}
+    answer = await http.post(f"/v1{ANYWHERE}", body)
+    assert assert_written(answer, "task_type") == "ocr"
+    switched = {"ejection": False, "rare_skills_first": True, "avoid_failed_agent": True}
+    assert (answer.body["strategy"], answer.body["modifiers"]) == ("predictive", switched)
+    found = (await http.get(ANYWHERE)).body
+    own = {"strategy": "predictive", "modifiers": {"ejection": False, "rare_skills_first": True}}
+    assert (found["strategy"], found["task_type"], found["types"]) == ("round_robin", None, {"ocr": own})
+    assert datetime.fromisoformat(found["updated_at"]).utcoffset() == timedelta(0)
+    found = (await http.get(f"{ANYWHERE}?task_type=ocr")).body
+    assert (found["strategy"], found["modifiers"], found["task_type"]) == ("predictive", switched, "ocr")
+    assert (await http.get(f"{ANYWHERE}?task_type=other")).body["strategy"] == "round_robin"
+
+    assert (await http.put(ANYWHERE, {"modifiers": {"ejection": None}, "task_type": "ocr"})).status == 200
+    assert (await http.get(f"{ANYWHERE}?task_type=ocr")).body["modifiers"]["ejection"] is True
+    answer = await http.delete(f"{ANYWHERE}?task_type=ocr")
+    assert (answer.status, answer.body["strategy"], answer.body["task_type"]) == (200, "round_robin", "ocr")
+    answer = await http.delete(ANYWHERE)
+    assert (answer.status, answer.body["strategy"]) == (200, "least_connections")
+    assert (await http.get(ANYWHERE)).body["types"] == {}
+
+    history = (await http.get(f"{ANYWHERE}/history?limit=100")).body
+    assert history["count"] == len(history["changes"]) == 8
+    assert {change["by"] for change in history["changes"]} == {"http 127.0.0.1"}
+    first = history["changes"][-1]
+    assert (first["name"], first["value"], first["before"], first["task_type"]) == (
+        "strategy", "round_robin", None, None,
+    )  # fmt: skip
+    assert (await http.get(f"{ANYWHERE}/history?limit=1")).body["count"] == 1
+
+
+async def test_a_strategy_waits_for_a_distributor(at: CellProcesses, http: HttpCaller) -> None:
+    """Without one it is accepted with 202 and the name that was asked for; it holds once a distributor runs."""
+    await gateway(at, http, COORD_GATEWAY_WAIT_S="0.2")
+    await wait_until(http.is_ready, "Redis is found", 20)
+    answer = await http.put(f"{ANYWHERE}?strategy=random")
+    assert (answer.status, answer.body["status"], answer.body["strategy"]) == (202, "accepted", "random")
+    assert answer.headers["location"] == ANYWHERE
+    assert (await http.get(ANYWHERE)).body["strategy"] == "least_connections"
+    await at.worker("distributor")
+
+    async def holds() -> bool:
+        return bool((await http.get(ANYWHERE)).body["strategy"] == "random")
+
+    await wait_until(holds, "the strategy holds", 20)
+
+
+async def test_http_counts_what_waits_by_reason(at: CellProcesses, http: HttpCaller) -> None:
+    """``/pools`` has the numbers, of every reason."""
+    await full_house(at, http)
+    await http.post("/tasks/submit", {"task_data": ECHO})
+
+    async def counted() -> dict[str, object] | None:
+        waiting = (await http.get("/pools")).body["waiting"]
+        return waiting if waiting and waiting["total"] else None
+
+    waiting = await wait_until(counted, "the task is counted", 20)
+    assert waiting is not None
+    reasons = waiting["reasons"]
+    assert isinstance(reasons, dict)
+    assert (reasons["no_agent_registered"], reasons["all_full"], waiting["uncounted"]) == (1, 0, 0)
+    assert isinstance(waiting["age"], float)
+
+
 async def ended(http: HttpCaller, task_id: str, timeout: float = 30) -> dict[str, object]:
     """A task's record, once it has an outcome."""
 

@@ -298,6 +298,7 @@ def test_the_help_tells_of_each_argument_in_paragraphs(coord: Coord) -> None:
         ("retry.max_attempts must be 1000 or less, got 5000", "--max-attempts must be 1000 or less, got 5000"),
         ("specs[0]: location.lat must be 90 or less, got 91.0", "--location lat must be 90 or less, got 91.0"),
         ("affinity_key must not be empty, got ''", "--affinity-key must not be empty, got ''"),
+        ("expected_ms must be above 0, got 0", "--expected-ms must be above 0, got 0"),
         ("specs[0]: task_id must be 1 to 128 characters", "--id must be 1 to 128 characters"),
         ("specs[0]: give delay or run_at, not both", "give delay or run_at, not both"),
         ("capabilities: expected a list", "capabilities: expected a list"),

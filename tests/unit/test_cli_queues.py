@@ -14,6 +14,7 @@ from coord.models.tasks import Pool, Requirements
         (Pool("t"), "none"),
         (Pool("t", Requirements(capabilities=("ocr", "pdf")), "random"), "capabilities ocr, pdf; strategy random"),
         (Pool("t", refused_by=("", "1.2")), "another version than (none), 1.2"),
+        (Pool("t", expected_ms=4096.0), "expected to take about 4.1 s"),
         (Pool("t", unhandled_by=("a1", "a2")), "another agent than a1, a2"),
     ],
 )

@@ -53,9 +53,13 @@ class Caller:
         """POST."""
         return await self._conductor.simulate_post(path, host=host, port=port, **more)
 
-    async def delete(self, path: str) -> Any:
+    async def put(self, path: str, **more: Any) -> Any:
+        """PUT."""
+        return await self._conductor.simulate_put(path, host="localhost", port=9001, **more)
+
+    async def delete(self, path: str, **more: Any) -> Any:
         """DELETE."""
-        return await self._conductor.simulate_delete(path, host="localhost")
+        return await self._conductor.simulate_delete(path, host="localhost", **more)
 
 
 @asynccontextmanager
@@ -121,8 +125,20 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
     """503 with a time to come back; the process itself is alive."""
     for path, body in BODIES.items():
         assert_error(await http.post(prefix + path, json=body), 503, "server_unavailable")
-    for path in ("/agents/a1", "/tasks/t1", "/tasks/t1/status", "/tasks/t1/explain", "/pools"):
+    rules = "/load-balancer/strategy"
+    for path in (
+        "/agents/a1",
+        "/tasks/t1",
+        "/tasks/t1/status",
+        "/tasks/t1/explain",
+        "/pools",
+        rules,
+        f"{rules}/history",
+    ):
         assert_error(await http.get(prefix + path), 503, "server_unavailable")
+    assert_error(await http.put(prefix + rules, params={"strategy": "Random"}), 503, "server_unavailable")
+    assert_error(await http.post(prefix + rules, json={"modifiers": {"ejection": None}}), 503, "server_unavailable")
+    assert_error(await http.delete(prefix + rules, params={"task_type": "t"}), 503, "server_unavailable")
     assert (await http.get(f"{prefix}/health/live")).status_code == 200
     for path in ("/health", "/health/ready"):
         answer = await http.get(prefix + path)
@@ -154,6 +170,7 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
         ("/tasks/submit", {"task_data": {}, "retry": {"max": 1}}, ["retry"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "location": {"lat": 91}}, ["location", "lat"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "affinity_key": 7}, ["affinity_key"], "type_error"),
+        ("/tasks/submit", {"task_data": {}, "expected_ms": 0}, ["expected_ms"], "value_error"),
         ("/tasks/submit", {"task_data": {}, "requirements": {"tags": 1}}, ["requirements", "tags"], "type_error"),
         ("/tasks/submit", [1], [], "type_error"),
     ],
@@ -183,6 +200,41 @@ async def test_an_unknown_word_is_answered_with_the_known_ones(http: Caller) -> 
     ):
         (problem,) = assert_error(await http.post(path, json=body), 422, "body_invalid")
         assert f"; valid are {known}" in problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("params", "body", "loc", "text"),
+    [
+        ({}, {}, ["query", "strategy"], "name a strategy"),
+        ({"strategy": "random", "task_type": ""}, {}, ["query", "task_type"], "length >= 1"),
+        ({"strategy": "random", "task_type": "t" * 129}, {}, ["query", "task_type"], "length <= 128"),
+        ({}, {"strategy": 7}, ["body", "strategy"], "Expected `str | null`, got `int`".replace("`", "'")),
+        ({}, {"strategy": "random", "task_type": ""}, ["body", "task_type"], "length >= 1"),
+        ({}, {"modifiers": {"ejektion": True}}, ["body", "modifiers", "ejektion"], "did you mean 'ejection'?"),
+        ({}, {"modifiers": {"ejection": "on"}}, ["body", "modifiers", "..."], "Expected 'bool | null'"),
+    ],
+)
+async def test_a_rule_that_does_not_fit_is_named(
+    http: Caller, params: dict[str, str], body: Any, loc: list[str], text: str
+) -> None:
+    """422 with where it is, in the query or in the body."""
+    answer = await http.put("/load-balancer/strategy", params=params, json=body)
+    (problem,) = assert_error(answer, 422, "body_invalid")
+    assert problem["loc"] == loc
+    assert text in problem["msg"]
+
+
+async def test_a_strategy_that_is_none_is_a_400(http: Caller) -> None:
+    """As the contract has it, and then the nearest one and all there are; in the query and in the body."""
+    for how in ("params", "json"):
+        more: dict[str, Any] = {how: {"strategy": "Round_Robbin"}}
+        answer = await http.put("/load-balancer/strategy", **more)
+        detail = assert_error(answer, 400, "invalid_strategy")
+        assert detail.startswith("Invalid strategy: Round_Robbin; did you mean 'round_robin'? Valid strategies: ")
+        assert "predictive" in detail
+    for params in ({"strategy": ""}, {"strategy": "x" * 1_000}):
+        detail = assert_error(await http.put("/load-balancer/strategy", params=params), 400, "invalid_strategy")
+        assert len(detail) < 400
 
 
 async def test_a_priority_that_is_none_is_a_400(http: Caller) -> None:

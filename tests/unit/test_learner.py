@@ -25,9 +25,16 @@ def learner_of(agents: int = 3) -> Learner:
     return Learner(view, Planner(view))
 
 
-def place(learner: Learner, *leases: str, agent_id: str = "a0", load: float = 0, task_type: str = "t") -> None:
+def place(
+    learner: Learner,
+    *leases: str,
+    agent_id: str = "a0",
+    load: float = 0,
+    task_type: str = "t",
+    expected_ms: float | None = None,
+) -> None:
     """Remember assignments, as after a dispatch."""
-    placements = [Placement("p", agent_id, 1, lease, b"{}", "", task_type, load) for lease in leases]
+    placements = [Placement("p", agent_id, 1, lease, b"{}", "", task_type, load, expected_ms) for lease in leases]
     learner.planner.answered(placements, TaskBatch(["ASSIGNED"] * len(leases), {}, {}, 0, 0))
 
 
@@ -63,9 +70,30 @@ def test_successes_teach_times_and_failures_teach_rates() -> None:
     assert len(learner.view.learned) == 0
     settle(learner, failed("3"))  # a failure is applied at once
     learned = learner.view.learned
-    assert list(learned) == [("a0", "t")]
+    assert list(learned) == [("a0", ("t", None))]
     assert learned.service_s("a0", "t") == pytest.approx(2.0)
     assert learned.failure_rate("a0", "t") == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_tasks_of_a_known_size_teach_their_type_and_their_size() -> None:
+    """Whoever settles them; failures as well. An agent is ejected by its attempts at the type, each counted once."""
+    learner, other = learner_of(), learner_of()
+    place(learner, "1", "2", "3", expected_ms=1024.0)
+    place(learner, "4", "5")
+    settle(learner, completed("1"), failed("2"), completed("4", 500))
+    settle(other, completed("3"), failed("5"))
+    exchange(other, learner)
+    place(learner, "6", expected_ms=1024.0)
+    learner.timed_out(["6"], 0.0)
+    learner.apply(0.0)
+    exchange(learner, other)
+    for one in (learner, other):
+        of_type, sized = (one.view.learned.of_type("t", size) for size in (None, 1024.0))
+        assert of_type is not None
+        assert sized is not None
+        assert (of_type.cells["a0"].sums.samples, of_type.cells["a0"].sums.attempts) == (3, 6)
+        assert (sized.cells["a0"].sums.samples, sized.cells["a0"].sums.attempts) == (2, 4)
+        assert sized.cells["a0"].sums.time == pytest.approx(4.0, rel=0.05)
 
 
 def test_samples_wait_while_nothing_reads_them() -> None:
@@ -96,9 +124,9 @@ def test_a_failure_adds_the_attempts_of_its_type(monkeypatch: pytest.MonkeyPatch
     place(learner, "1", "2")
     place(learner, "3", "4", task_type="u")
     settle(learner, completed("3"), completed("1"), failed("2"), now=100.0)
-    assert list(learner.view.learned) == [("a0", "t")]
+    assert list(learner.view.learned) == [("a0", ("t", None))]
     settle(learner, completed("4"), now=100.0)  # with "3" it is one more than may wait
-    assert list(learner.view.learned) == [("a0", "t"), ("a0", "u")]
+    assert list(learner.view.learned) == [("a0", ("t", None)), ("a0", ("u", None))]
 
 
 def test_the_load_at_the_start_is_known() -> None:

@@ -252,6 +252,15 @@ def trace_of(scenario: Scenario) -> Trace:
     return Trace(HEADER, tuple(agents), tuple(tasks))
 
 
+def test_a_trace_keeps_expected_durations() -> None:
+    """As submitted in the file, and as strategies see them in the scenario."""
+    trace = trace_of(read_fleet(FLEET, 1))
+    tasks = tuple(replace(task, expected_ms=1_500.5 if number % 2 else None) for number, task in enumerate(trace.tasks))
+    read = read_trace(write_trace(replace(trace, tasks=tasks)))
+    assert read.tasks == tasks
+    assert {job.task.expected_ms for job in scenario_of(read).jobs} == {None, 1_024.0}
+
+
 def test_a_trace_becomes_a_scenario_with_the_speeds_of_its_agents() -> None:
     """Fast agents are found to be fast, for each type; and simulating the trace gives about the times that it has."""
     original = read_fleet(FLEET.replace("count = 400", "count = 3000"), 1)

@@ -49,6 +49,25 @@ async def test_a_task_goes_where_it_is_best_run(direct: DirectCell) -> None:
     assert len({(await direct.task(f"k{n}")).agent_id for n in range(3)}) == 1
 
 
+async def test_an_expected_duration_names_no_task(direct: DirectCell) -> None:
+    """Tasks of about one size share a pool and are popped; the record has the duration as it was given."""
+    await leave_to_others(direct)
+    tasks = [echo("t1"), echo("t2", expected_ms=1_500.5), echo("t3", expected_ms=900), echo("t4", expected_ms=9_000)]
+    tasks.append(echo("t5", expected_ms=1_000, affinity_key="k"))
+    assert await direct.tell("in:tasks:normal", *tasks) == ["ok"] * 5
+    records = [await direct.task(task.task_id) for task in tasks]
+    assert [one.expected_ms for one in records] == [None, 1_500.5, 900, 9_000, 1_000]
+    plain, middle, same, long, named = [one.pool for one in records]
+    assert middle == same
+    assert named == f"{middle}.named"
+    assert len({plain, middle, long}) == 3
+    assert "named" not in plain + middle + long
+    found = {one.pool: one.definition for one in (await queries.get_backlog(direct.redis, direct.keys)).pools}
+    assert {pool: definition.expected_ms for pool, definition in found.items()} == {
+        plain: None, middle: 1_024, long: 16_384, named: 1_024,
+    }  # fmt: skip
+
+
 async def test_a_restarted_distributor_knows_what_a_task_prefers(direct: DirectCell) -> None:
     """⚠ The record has it. Plain tasks of the same pool wait in another queue, and have no such field."""
     await leave_to_others(direct)

@@ -21,6 +21,7 @@ NAMES = (
     "change_status",
     "check_leases",
     "configure",
+    "count_waiting",
     "dead_letter",
     "deliver",
     "deregister",

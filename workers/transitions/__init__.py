@@ -26,6 +26,7 @@ from workers.transitions.batches import (
     StatusChange,
     Submission,
     TaskBatch,
+    WaitingCount,
     metric_fields,
 )
 from workers.transitions.scripts import BATCH_SCRIPTS, BatchScript, Scripts
@@ -59,5 +60,6 @@ __all__ = [
     "StatusChange",
     "Submission",
     "TaskBatch",
+    "WaitingCount",
     "metric_fields",
 ]

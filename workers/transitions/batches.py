@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Struct
 
 from coord.models.cell import Memory
+from coord.models.explanations import WaitingReason
 
 T = TypeVar("T")
 Arg = str | bytes | int
@@ -87,6 +88,7 @@ class Placement(Struct, frozen=True):
     task_id: str = ""  #: the task, if ``pool`` is a named queue; empty: the next one
     task_type: str = ""
     load: float = 0  #: of the agent without this task, with work from elsewhere
+    expected_ms: float | None = None  #: of the pool
 
 
 class EjectionNotice(Struct, frozen=True):
@@ -98,6 +100,13 @@ class EjectionNotice(Struct, frozen=True):
     failure_rate: str  #: of the agent, 0 to 1
     others_rate: str  #: mean of the other agents
     in_a_row: int
+
+
+class WaitingCount(Struct, frozen=True):
+    """The answer of ``count_waiting``."""
+
+    counts: dict[WaitingReason, int]  #: waiting tasks for each reason; those of earlier calls included
+    other_ms: int | None = None  #: another process counts; this one may in so many ms
 
 
 class Loss(Struct, frozen=True):

@@ -12,7 +12,7 @@ would pop other tasks.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, zip_longest
 from typing import Any, Generic, Literal, Self, TypeVar, overload
@@ -24,7 +24,8 @@ from redis.asyncio import Redis
 from coord.config import MIB, Settings, within_memory
 from coord.keys import CONSUMES, Keys
 from coord.models.cell import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
-from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS
+from coord.models.explanations import WaitingReason
+from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
 from coord.pipeline import pack, send_and_read
 from workers import lua
 from workers.transitions.batches import (
@@ -54,6 +55,7 @@ from workers.transitions.batches import (
     StatusChange,
     Submission,
     TaskBatch,
+    WaitingCount,
     read_task_batch,
     read_words,
 )
@@ -72,6 +74,11 @@ REPEAT_LOSS_MS = 5_000
 MESSAGE_KEPT_MS = 3_600_000
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
+
+#: ms of silence of the process that counts waiting tasks, after which another one does.
+COUNTER_SILENCE_MS = 5_000
+#: ms that the numbers of waiting tasks are kept while no process counts them.
+WAITING_KEPT_MS = 300_000
 
 #: Maximum number of values of live settings: most of them of single types of tasks. Distributors read all of them.
 LIVE_SETTINGS = 4_000
@@ -409,6 +416,37 @@ class Scripts:
         for ejection in ejections:
             _add_arguments(args, ejection)
         return Call("learn", {}, args, read_words)
+
+    def count_waiting(
+        self,
+        by: str,
+        counted: Mapping[WaitingReason, int],
+        queues: Mapping[WaitingReason, Sequence[str]],
+        *,
+        is_last: bool,
+    ) -> Call[WaitingCount]:
+        """Count the tasks in queues, unless another process counts them.
+
+        Args:
+            by: identifies the process.
+            counted: tasks that earlier calls of this count found.
+            queues: to count, by the reason why their tasks wait.
+            is_last: record the numbers.
+        """
+        reasons = [reason for reason in WaitingReason if reason in counted or reason in queues]
+        args: list[Arg] = [by, "1" if is_last else "0", " ".join(Priority), len(reasons)]
+        for reason in reasons:
+            some = queues.get(reason, ())
+            args += (reason, counted.get(reason, 0), len(some), *some)
+
+        def parse(raw: Any) -> WaitingCount:
+            word, *numbers = raw
+            if word == b"OTHER":
+                return WaitingCount({}, int(numbers[0]))
+            return WaitingCount(dict(zip(reasons, map(int, numbers), strict=True)))
+
+        limits: Limits = {"silence_ms": COUNTER_SILENCE_MS, "kept_ms": WAITING_KEPT_MS}
+        return Call("count_waiting", limits, args, parse)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
