@@ -300,18 +300,19 @@ class Planner:
             return False
         if isinstance(waiting, NamedWaiting):
             return self._serve_named(pool, waiting, placed, most)
-        agents: list[tuple[FleetAgent, float]] = []
+        agents: list[tuple[FleetAgent, float, bytes]] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
             agent = self.view.take(group, waiting.task)
             if agent is None:
                 is_full = True
                 break
-            agents.append((agent, agent.load + agent.outside_load - 1))
+            full = self._explain_fully(group, agent) if self.view.full_scores else b""
+            agents.append((agent, agent.load + agent.outside_load - 1, full))
         waiting.planned += len(agents)
         group.taken += len(agents)
         why, task_type = self._explain(group), waiting.definition.task_type
-        placed += [(pool, agent.agent_id, agent.rev, why, "", task_type, load) for agent, load in agents]
+        placed += [(pool, agent.agent_id, agent.rev, full or why, "", task_type, load) for agent, load, full in agents]
         return not is_full and waiting.left > 0
 
     def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
@@ -328,7 +329,7 @@ class Planner:
             agent = None if context.avoid in hopeless else self.view.take(group, context)
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
-                why = self._explain(group)
+                why = self._explain_fully(group, agent) if self.view.full_scores else self._explain(group)
                 placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load))
                 waiting.sent[task.task_id] = task
                 waiting.planned += 1
@@ -590,6 +591,13 @@ class Planner:
                 why["fallback"] = fallback
             explained = self._explanations[key] = codec.encode(why)
         return explained
+
+    def _explain_fully(self, group: Candidates, chosen: FleetAgent) -> bytes:
+        """Return the same with the scores of the best agents, the chosen one first."""
+        why = codec.decode_json(self._explain(group))
+        candidates = sorted(self.view.candidates, key=lambda one: one.agent_id != chosen.agent_id)
+        why["candidates"] = [{"agent_id": one.agent_id, "score": one.score, "terms": one.terms} for one in candidates]
+        return codec.encode(why)
 
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
+
+from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
-from coord.placement.strategy import Strategy, TaskContext
+from coord.placement.strategy import Candidate, Strategy, TaskContext
 
 #: Demands that differ by less than this count as equal.
 STEP = 0.05
@@ -83,6 +86,16 @@ class RareSkillsFirst(Strategy):
                     return agent_id
                 avoided = avoided or agent_id
         return avoided
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        found: list[Candidate] = []
+        for cost in sorted(self._levels):
+            demand = {"demand": cost[0] * STEP, "capabilities": cost[1]}
+            some = self._levels[cost].candidates(task, most - len(found), row_of)
+            found += [replace(one, terms=demand | one.terms) for one in some]
+            if len(found) >= most or any(one.agent_id not in task.avoid for one in some):
+                break  # the levels after this one were not asked
+        return found
 
     def _cost_of(self, profile: frozenset[str]) -> Cost:
         return (round(self.learned.demand.pressure(profile) / STEP), len(profile))

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush, nsmallest
 from random import Random
 from typing import ClassVar
 
@@ -41,7 +41,7 @@ NEAR = 1.1
 LEAST_WEIGHT = 1e-6
 
 
-class TaskContext(Struct, frozen=True, gc=False):
+class TaskContext(Struct, frozen=True, gc=False, omit_defaults=True):
     """What a strategy may know of a task."""
 
     task_type: str = ""
@@ -54,6 +54,14 @@ class TaskContext(Struct, frozen=True, gc=False):
 
 #: A task of which nothing is known.
 ANY_TASK = TaskContext()
+
+
+class Candidate(Struct, frozen=True):
+    """An agent that a strategy has considered for a task; the lowest score is the best."""
+
+    agent_id: str
+    score: float
+    terms: dict[str, float]  #: what the score was made of, and the load, which decides among equals
 
 
 class Strategy(ABC):
@@ -104,6 +112,19 @@ class Strategy(ABC):
         An agent in ``task.avoid`` is chosen only if no other agent has room. The agent stays offered. The caller offers
         or withdraws it before the next call.
         """
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        """Return the agents that were considered for the last choice with their scores, the best ones first.
+
+        Called right after ``choose``, before an agent is offered or withdrawn, and only while an operator has asked for
+        scores. A strategy that does not implement it shows none.
+
+        Args:
+            task: of the last choice.
+            most: maximum number of agents.
+            row_of: agent id -> its row, for strategies that keep no rows.
+        """
+        return []
 
 
 class OrderedStrategy(Strategy):
@@ -164,6 +185,20 @@ class OrderedStrategy(Strategy):
             del self._buckets[heappop(self._keys)]
         return None
 
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        found: list[Candidate] = []
+        for key in sorted(self._keys):
+            for entry in self._buckets[key]:
+                if len(found) >= most:
+                    return found
+                if self._entries.get(entry[1]) is entry:
+                    found.append(Candidate(entry[1], key, self.terms(row_of(entry[1]))))
+        return found
+
+    def terms(self, agent: FleetAgent) -> dict[str, float]:
+        """Return what the key of an agent was made of."""
+        return load_terms(agent)
+
     def _choose_other(self, avoid: frozenset[str]) -> str | None:
         """Return the first agent that is not to be avoided."""
         passed: list[float] = []
@@ -205,6 +240,7 @@ class SampledStrategy(Strategy):
         super().__init__(random, learned)
         self._agents: list[FleetAgent] = []
         self._index: dict[str, int] = {}
+        self._considered: Sequence[FleetAgent] = ()  # for the last choice
 
     @abstractmethod
     def score(self, agent: FleetAgent, task: TaskContext) -> float:
@@ -244,9 +280,20 @@ class SampledStrategy(Strategy):
             agents = [agents[int(draw() * count)] for _ in range(self.draws)]
         if task.avoid and count > 1:
             agents = [agent for agent in agents if agent.agent_id not in task.avoid] or self._without(task.avoid)
+        self._considered = agents
         if len(agents) <= 1:
             return agents[0].agent_id if agents else None
         return self.pick(agents, task).agent_id
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        agents = list({agent.agent_id: agent for agent in self._considered}.values())
+        scored = zip(self.scores(agents, task), agents, strict=True)
+        best = nsmallest(most, scored, key=lambda pair: (pair[0], relative_load(pair[1])))
+        return [Candidate(agent.agent_id, score, self.terms(agent, task)) for score, agent in best]
+
+    def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
+        """Return what the score of an agent was made of, and its load."""
+        return load_terms(agent)
 
     def pick(self, agents: Sequence[FleetAgent], task: TaskContext) -> FleetAgent:
         """Return the best of two or more agents."""
@@ -273,3 +320,8 @@ class SampledStrategy(Strategy):
 def relative_load(agent: FleetAgent) -> float:
     """Return (tasks in flight + outside load + 1) ÷ weight: the load with the next task on it."""
     return (agent.load + agent.outside_load + 1) / (agent.weight or LEAST_WEIGHT)
+
+
+def load_terms(agent: FleetAgent) -> dict[str, float]:
+    """Return what ``relative_load`` is made of."""
+    return {"in_flight": agent.load, "outside_load": agent.outside_load, "weight": agent.weight}

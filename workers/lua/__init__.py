@@ -31,6 +31,7 @@ NAMES = (
     "purge",
     "reclaim",
     "reclaim_lease",
+    "record_plans",
     "redeliver",
     "register",
     "relieve",
