@@ -596,7 +596,7 @@ class Planner:
         """Return the same with the scores of the best agents, the chosen one first."""
         why = codec.decode_json(self._explain(group))
         candidates = sorted(self.view.candidates, key=lambda one: one.agent_id != chosen.agent_id)
-        why["candidates"] = [{"agent_id": one.agent_id, "score": one.score, "terms": one.terms} for one in candidates]
+        why["candidates"] = candidates
         return codec.encode(why)
 
 

@@ -22,12 +22,12 @@ from msgspec.structs import asdict
 
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
+from coord.models.explanations import Candidate
 from coord.models.tasks import Pool
 from coord.placement import (
     ANY_TASK,
     NO_RULES,
     STRATEGIES,
-    Candidate,
     Ejection,
     Ejections,
     Learned,

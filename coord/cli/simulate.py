@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import hint, write_fields, write_items, write_json, write_line, write_table
+from coord.cli.output import hint, write_candidates, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.parse import StrategyName
 from coord.cli.session import ask
 from coord.errors import ConfigError
@@ -241,16 +241,7 @@ def _write_replayed(found: Replayed) -> None:
     )
     if first.candidates:
         write_line()
-        terms = dict.fromkeys(name for one in first.candidates for name in one.terms)
-        rows = [
-            (one.agent_id, _number(one.score), *(_number(one.terms.get(name)) for name in terms))
-            for one in first.candidates
-        ]
-        write_table(("agent", "score", *terms), rows, right=("score", *terms), free="agent")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+        write_candidates(first.candidates)
 
 
 def _strategies() -> Mapping[str, type[Strategy]]:

@@ -14,13 +14,12 @@ from coord.placement.recorder import RecordedEntry, Recorder
 from coord.placement.requirements import capability_facet, facets_of, facets_required, preferred_pool
 from coord.placement.rules import NO_RULES, OwnRules, Rules, create_strategy, rules_with
 from coord.placement.strategies import STRATEGIES
-from coord.placement.strategy import ANY_TASK, Candidate, OrderedStrategy, SampledStrategy, Strategy, TaskContext
+from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext
 
 __all__ = [
     "ANY_TASK",
     "NO_RULES",
     "STRATEGIES",
-    "Candidate",
     "Ejection",
     "Ejections",
     "GuardedStrategy",

@@ -8,9 +8,10 @@ from random import Random
 from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
-from coord.placement.strategy import Candidate, Strategy, TaskContext
+from coord.placement.strategy import Strategy, TaskContext
 
 #: Demands that differ by less than this count as equal.
 STEP = 0.05

@@ -9,9 +9,10 @@ from math import ceil
 from random import Random
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
-from coord.placement.strategy import LEAST_WEIGHT, Candidate, Strategy, TaskContext, load_terms, relative_load
+from coord.placement.strategy import LEAST_WEIGHT, Strategy, TaskContext, load_terms, relative_load
 
 #: An agent may have this many times its share of all tasks.
 BOUND = 1.25

@@ -7,9 +7,10 @@ from random import Random
 from typing import ClassVar
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
-from coord.placement.strategy import Candidate, Strategy, TaskContext
+from coord.placement.strategy import Strategy, TaskContext
 
 
 class GuardedStrategy(Strategy):

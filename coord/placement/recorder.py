@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.models.tasks import Requirements
 from coord.placement.learning import Change, Learned
 from coord.placement.plan_format import (
@@ -35,7 +36,7 @@ from coord.placement.plan_format import (
     encode_steps,
 )
 from coord.placement.rules import OwnRules, Rules
-from coord.placement.strategy import Candidate, Strategy, TaskContext
+from coord.placement.strategy import Strategy, TaskContext
 
 #: Steps after which an entry is made, even if nothing was chosen.
 MOST_STEPS = 20_000

@@ -27,6 +27,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from coord.models.agents import FleetAgent, Location
+from coord.models.explanations import Candidate
 from coord.models.tasks import Priority
 from coord.placement.learning import Learned
 
@@ -54,14 +55,6 @@ class TaskContext(Struct, frozen=True, gc=False, omit_defaults=True):
 
 #: A task of which nothing is known.
 ANY_TASK = TaskContext()
-
-
-class Candidate(Struct, frozen=True):
-    """An agent that a strategy has considered for a task; the lowest score is the best."""
-
-    agent_id: str
-    score: float
-    terms: dict[str, float]  #: what the score was made of, and the load, which decides among equals
 
 
 class Strategy(ABC):

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from coord.errors import ConfigError
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.models.plans import PlanEntry, Plans
 from coord.models.tasks import Requirements
 from coord.placement import Learned, Rules, Strategy, TaskContext, create_strategy, unmet_requirement
@@ -36,7 +37,6 @@ from coord.placement.plan_format import (
     Withdrawn,
     decode_steps,
 )
-from coord.placement.strategy import Candidate
 
 #: Candidates whose scores are determined if full scores were recorded, as in a distributor.
 SCORED = 3

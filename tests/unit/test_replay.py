@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -10,22 +11,25 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from coord.errors import ConfigError
 from coord.models.agents import FleetAgent, LoadReport, Location
 from coord.models.plans import PLANS_VERSION, PlanEntry, Plans, PlansHeader
 from coord.models.tasks import Pool, Requirements
-from coord.placement import STRATEGIES, Ejection, RecordedEntry, Recorder, Rules, TaskContext
+from coord.placement import STRATEGIES, Ejection, OrderedStrategy, RecordedEntry, Recorder, Rules, TaskContext
 from coord.placement.learning import Change, Sums
 from coord.simulation import Replayed, read_plans, replay, write_plans
+from tests.living import run_coord
 from workers.view import View
 
 #: typer 0.21 imports names from click that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in Click 9.0:DeprecationWarning")
 
 TYPES = ("ocr", "train")
+SKILLS = ("cpu", "gpu", "tpu")
 POOLS = tuple(
     Pool(task_type, Requirements(capabilities=capabilities))
     for task_type in TYPES
-    for capabilities in ((), ("gpu",), ("cpu",))
+    for capabilities in ((), *((name,) for name in SKILLS))
 )
 
 
@@ -55,7 +59,7 @@ class Recording:
         return FleetAgent(
             agent_id=f"a{number}",
             agent_type="worker",
-            capabilities=frozenset({"cpu", *(("gpu",) if random.random() < 0.5 else ())}),
+            capabilities=frozenset(random.sample(SKILLS, random.randint(1, 3))),
             capacity=random.randint(1, 4),
             weight=random.choice((0.0, 1.0, 2.5)),
             location=random.choice((None, Location(lat=random.uniform(-60, 60), lon=random.uniform(-90, 90)))),
@@ -84,7 +88,9 @@ class Recording:
         """Plan some tasks, and make an entry of it."""
         for _ in range(tasks):
             pool = self.random.choice(POOLS)
-            if (agent := self.view.take(self.view.group_of(pool), self.task(pool))) is not None:
+            group = self.view.group_of(pool)
+            if (agent := self.view.take(group, self.task(pool))) is not None:
+                group.taken += 1
                 self.full.append(agent.agent_id)
         self.recorder.cut()
         self.entries += self.recorder.take()
@@ -182,3 +188,182 @@ def test_every_choice_is_equal_with_full_scores(strategy: str) -> None:
     """Reading scores makes estimates of agents; the replay reads them as well."""
     found = replayed(recorded(Rules(strategy), full_scores=True).plans)
     assert found.decisions == found.equal >= 200
+
+
+def test_a_changed_seed_is_found() -> None:
+    """The first difference names both agents; the choices whose seed is right stay equal."""
+    plans = recorded(Rules("random")).plans
+    found = replayed(changed(plans, "seed", lambda step: [step[0] + 1]))
+    assert found.first is not None
+    assert found.equal < found.decisions
+    first = found.first
+    assert (first.by, first.strategy) == ("d1", "random")
+    assert first.recorded != first.replayed
+    assert first.text == f"recorded {first.recorded}, replayed {first.replayed}"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "change"),
+    [
+        ("least_connections", "offer", lambda step: [step[0], step[1], 3 - step[2]]),
+        ("weighted_round_robin", "agent", lambda step: [step[0], step[1] | {"weight": 1 + step[0]}]),
+        ("predictive", "learn", lambda step: [step[0], []]),
+        ("capability_based", "demand", lambda step: [step[0], {"tpu": 500.0}, {"tpu": 1}]),
+        ("geographic", "task", lambda step: [{"task_type": step[0].get("task_type", ""), "affinity_key": "k"}]),
+        ("consistent_hash", "task", lambda _: [{"affinity_key": "k"}]),
+    ],
+)
+def test_a_changed_view_is_found(strategy: str, kind: str, change: Callable[[list[Any]], Any]) -> None:
+    """Loads, properties of agents, learned times, demand, and what is known of a task."""
+    found = replayed(changed(recorded(Rules(strategy), agents=40).plans, kind, change))
+    assert found.first is not None
+    assert found.equal < found.decisions
+
+
+def test_the_scores_of_both_agents_are_shown() -> None:
+    """With every term: the load of an agent that was chosen although it had more tasks than another."""
+    plans = recorded(Rules("least_connections")).plans
+    first = replayed(changed(plans, "offer", lambda step: [step[0], step[1], 3 - step[2]])).first
+    assert first is not None
+    scores = {one.agent_id: one for one in first.candidates}
+    assert set(scores) == {first.recorded, first.replayed}
+    assert first.recorded is not None
+    assert first.replayed is not None
+    assert scores[first.replayed].score <= scores[first.recorded].score
+    for one in first.candidates:
+        terms = one.terms
+        assert one.score == (terms["in_flight"] + terms["outside_load"] + 1) / (terms["weight"] or 1e-6)
+
+
+def test_an_agent_that_does_not_meet_the_requirements_is_found() -> None:
+    """Strategies do not see requirements, so the replay checks them."""
+    found = replayed(changed(recorded(Rules("random")).plans, "agent", lambda step: [step[0], step[1] | _NO_SKILLS]))
+    assert found.ineligible > 0
+    assert found.first is not None
+    assert found.first.text.endswith("was offered, but does not meet the requirements: no_capability")
+
+
+_NO_SKILLS: dict[str, Any] = {"capabilities": []}
+
+
+def test_a_replay_begins_at_the_first_snapshot_that_is_whole() -> None:
+    """The log was trimmed in the middle of a segment; an entry is missing in another one."""
+    recording = recorded(Rules("power_of_two"))
+    recording.view.configure(0.5, Rules("prequal"))
+    recording.begin()
+    recording.run()
+    entries = recording.plans.entries
+    last = [one for one in entries if one.segment == 1]
+    whole = replayed(recording.plans)
+    assert (whole.segments, whole.equal) == (2, whole.decisions)
+    assert set(whole.of_strategies) == {"power_of_two", "prequal"}
+
+    trimmed = replayed(replace(recording.plans, entries=entries[7:]))
+    assert trimmed.first is None
+    assert (trimmed.segments, trimmed.skipped) == (1, len(entries) - len(last) - 7)
+    assert set(trimmed.of_strategies) == {"prequal"}
+
+    with_gap = replayed(replace(recording.plans, entries=tuple(one for one in entries if one is not last[20])))
+    assert with_gap.first is None
+    assert (with_gap.segments, with_gap.skipped) == (2, len(last) - 21)
+    assert 0 < with_gap.of_strategies["prequal"] < whole.of_strategies["prequal"]
+
+
+def test_several_distributors_in_one_file_are_replayed_apart() -> None:
+    """Their entries alternate; each has its own segments."""
+    one, other = (recorded(Rules("predictive"), seed=seed) for seed in (1, 2))
+    entries: list[PlanEntry] = []
+    for pair in zip(plans_of(one.entries, "d1").entries, plans_of(other.entries, "d2").entries, strict=False):
+        entries += pair
+    found = replayed(Plans(PlansHeader(PLANS_VERSION, 0, 2), tuple(entries)))
+    assert found.first is None
+    assert (found.distributors, found.segments) == (2, 2)
+    assert found.equal >= 400
+
+
+def test_an_idle_cell_records_nothing() -> None:
+    """The times at which nothing happened are one step; they do not push the choices out of the log."""
+    recording = recorded(Rules("predictive"))
+    recording.recorder.begin(0.5, recording.view.rules, {})
+    recording.view.learned.demand.update({}, 1e9)  # what was in demand is forgotten
+    recording.recorder.take()
+    for number in range(100):
+        recording.view.learned.demand.update({}, 1e9 + number)
+        recording.view.learned.advance(1e9 + number)
+    recording.recorder.cut()
+    assert recording.recorder.take() == []
+    recording.view.record(recording.recorder)
+    recording.full.clear()
+    recording.view.apply_loads(dict.fromkeys(recording.view.agents, 0))
+    recording.plan(1)
+    kinds = [step[0] for step in msgspec.json.decode(recording.entries[-1].data)]
+    assert kinds.count("time") == 1
+    assert kinds.count("choose") == 1
+
+
+def test_nothing_is_recorded_when_it_is_off() -> None:
+    """Strategies are themselves, and nothing observes what is learned."""
+    recording = Recording(Rules("least_connections")).run(3)
+    group = recording.view.group_of(POOLS[0])
+    assert isinstance(group.strategy, OrderedStrategy)
+    recording.begin()
+    assert not isinstance(recording.view.group_of(POOLS[0]).strategy, OrderedStrategy)
+    recording.recorder.end()
+    recording.view.record(None)
+    assert isinstance(recording.view.group_of(POOLS[0]).strategy, OrderedStrategy)
+    assert recording.view.learned.observer is None
+    assert recording.view.learned.demand.observer is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the file has no recorded plans: it has no header; make one with coord trace plans"),
+        (b"{", "line 1 of the file does not fit"),
+        (b'{"line":"plans","version":7,"begin":0,"end":1}', "line 1 of the file has version 7; this coord reads"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(data: bytes, words: str) -> None:
+    """The message names the line."""
+    with pytest.raises(ConfigError, match=words):
+        read_plans(data)
+
+
+def test_a_step_that_does_not_fit_is_refused() -> None:
+    """The message names the entry; also if it names an agent that does not exist."""
+    plans = recorded(Rules("random")).plans
+    for kind, change in (("choose", lambda step: [step[0], 10_000, 0]), ("offer", lambda _: ["x"])):
+        with pytest.raises(ConfigError, match=r"entry \d+ of segment 0 of distributor d1 does not fit"):
+            replayed(changed(plans, kind, change))
+
+
+def test_a_strategy_that_is_not_installed_is_named() -> None:
+    """The next step is to install its package."""
+    with pytest.raises(ConfigError, match="the strategy 'random' of the recorded plans is not installed here"):
+        replay(recorded(Rules("random")).plans, {"prequal": STRATEGIES["prequal"]})
+
+
+def test_the_command_says_whether_all_choices_are_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 0 or 1, with the first difference; 2 if nothing can be replayed."""
+    monkeypatch.setenv("COLUMNS", "200")
+    plans = recorded(Rules("least_connections")).plans
+    path = tmp_path / "plans.jsonl"
+    path.write_bytes(write_plans(plans))
+    number = replayed(plans).decisions
+    found = run_coord(capsys, monkeypatch, "simulate", "replay", str(path))
+    assert (found.code, found.out) == (0, f"{number:,} of {number:,} choices are equal\n")
+    found = run_coord(capsys, monkeypatch, "simulate", "replay", str(path), "--json")
+    assert (found.code, found.json["equal"], found.json["first"]) == (0, number, None)
+
+    path.write_bytes(write_plans(changed(plans, "offer", lambda step: [step[0], step[1], 3 - step[2]])))
+    found = run_coord(capsys, monkeypatch, "simulate", "replay", str(path))
+    assert found.code == 1
+    assert "first difference" in found.out
+    assert "in_flight" in found.out
+
+    path.write_bytes(write_plans(replace(plans, entries=plans.entries[1:])))
+    found = run_coord(capsys, monkeypatch, "simulate", "replay", str(path))
+    assert found.code == 2
+    assert "has no choices that can be replayed" in found.err

@@ -1,6 +1,6 @@
 #!lua
 -- Appends what a distributor has recorded of its plans to log:plans. A server that is nearly full refuses it.
--- include: base capped batches
+-- include: capped batches
 -- keys: log:plans stream w
 -- ARGV[3]  version of the format
 -- ARGV[4]  the process that recorded it
