@@ -307,7 +307,7 @@ class Planner:
             if agent is None:
                 is_full = True
                 break
-            full = self._explain_fully(group, agent) if self.view.full_scores else b""
+            full = self._explain_fully(group) if self.view.full_scores else b""
             agents.append((agent, agent.load + agent.outside_load - 1, full))
         waiting.planned += len(agents)
         group.taken += len(agents)
@@ -329,7 +329,7 @@ class Planner:
             agent = None if context.avoid in hopeless else self.view.take(group, context)
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
-                why = self._explain_fully(group, agent) if self.view.full_scores else self._explain(group)
+                why = self._explain_fully(group) if self.view.full_scores else self._explain(group)
                 placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load))
                 waiting.sent[task.task_id] = task
                 waiting.planned += 1
@@ -592,12 +592,9 @@ class Planner:
             explained = self._explanations[key] = codec.encode(why)
         return explained
 
-    def _explain_fully(self, group: Candidates, chosen: FleetAgent) -> bytes:
-        """Return the same with the scores of the best agents, the chosen one first."""
-        why = codec.decode_json(self._explain(group))
-        candidates = sorted(self.view.candidates, key=lambda one: one.agent_id != chosen.agent_id)
-        why["candidates"] = candidates
-        return codec.encode(why)
+    def _explain_fully(self, group: Candidates) -> bytes:
+        """Return the same with the scores of the best agents for the last choice, the chosen one first."""
+        return codec.encode(codec.decode_json(self._explain(group)) | {"candidates": self.view.candidates})
 
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:

@@ -40,6 +40,7 @@ from coord.placement import (
     create_strategy,
     facets_of,
     facets_required,
+    full_scores,
     preferred_pool,
     rules_with,
     unmet_requirement,
@@ -47,8 +48,6 @@ from coord.placement import (
 from workers.agent_state import AgentState
 from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
 
-#: Agents of which an explanation with full scores shows the score.
-CANDIDATES = 3
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
 #: Members of full groups that are searched at once for agents with an old load.
@@ -84,7 +83,7 @@ class View:
         self.ejections = Ejections()
         self.recorder: Recorder | None = None  #: of all strategies, while an operator has plans recorded
         self.full_scores = False  #: an operator asks for the scores of each choice
-        self.candidates: list[Candidate] = []  #: of the last choice, if so
+        self.candidates: list[Candidate] = []  #: of the last choice, if so; the chosen agent first
         self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
@@ -276,7 +275,7 @@ class View:
             self.bring_up_to_date(group)
         agent_id = strategy.choose(task)
         if self.full_scores and agent_id is not None:
-            self.candidates = strategy.candidates(task, CANDIDATES, self._row_of)
+            self.candidates = full_scores(strategy, task, agent_id, self._row_of)
         if agent_id is None or (task.avoid and agent_id in task.avoid):
             return None
         state = self.agents[agent_id]

@@ -14,7 +14,7 @@ from coord.placement.recorder import RecordedEntry, Recorder
 from coord.placement.requirements import capability_facet, facets_of, facets_required, preferred_pool
 from coord.placement.rules import NO_RULES, OwnRules, Rules, create_strategy, rules_with
 from coord.placement.strategies import STRATEGIES
-from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext
+from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext, full_scores
 
 __all__ = [
     "ANY_TASK",
@@ -37,6 +37,7 @@ __all__ = [
     "create_strategy",
     "facets_of",
     "facets_required",
+    "full_scores",
     "preferred_pool",
     "rules_with",
     "unmet_requirement",

@@ -19,7 +19,7 @@ from coord.models.agents import FleetAgent
 from coord.models.explanations import Candidate
 from coord.models.plans import PlanEntry, Plans
 from coord.models.tasks import Requirements
-from coord.placement import Learned, Rules, Strategy, TaskContext, create_strategy, unmet_requirement
+from coord.placement import Learned, Rules, Strategy, TaskContext, create_strategy, full_scores, unmet_requirement
 from coord.placement.plan_format import (
     NOBODY,
     Advanced,
@@ -38,8 +38,6 @@ from coord.placement.plan_format import (
     decode_steps,
 )
 
-#: Candidates whose scores are determined if full scores were recorded, as in a distributor.
-SCORED = 3
 #: Candidates among which the agents of a difference are searched.
 MOST = 100_000
 
@@ -182,7 +180,7 @@ class Segment:
         replayed = group.strategy.choose(task)
         self.counts.of_strategies[group.rules.strategy] += 1
         if self.begun.full_scores and replayed is not None:
-            group.strategy.candidates(task, SCORED, self._row_of)
+            full_scores(group.strategy, task, replayed, self._row_of)
         if replayed == recorded:
             self.counts.equal += 1
             return

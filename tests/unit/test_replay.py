@@ -17,7 +17,9 @@ from coord.models.plans import PLANS_VERSION, PlanEntry, Plans, PlansHeader
 from coord.models.tasks import Pool, Requirements
 from coord.placement import STRATEGIES, Ejection, OrderedStrategy, RecordedEntry, Recorder, Rules, TaskContext
 from coord.placement.learning import Change, Sums
+from coord.placement.plan_format import Begun, decode_steps
 from coord.simulation import Replayed, read_plans, replay, write_plans
+from coord.simulation.replay import Counts, Segment
 from tests.living import run_coord
 from workers.view import View
 
@@ -188,6 +190,23 @@ def test_every_choice_is_equal_with_full_scores(strategy: str) -> None:
     """Reading scores makes estimates of agents; the replay reads them as well."""
     found = replayed(recorded(Rules(strategy), full_scores=True).plans)
     assert found.decisions == found.equal >= 200
+
+
+@pytest.mark.parametrize("full_scores", [False, True])
+@pytest.mark.parametrize("strategy", ["least_response_time", "predictive", "prequal"])
+def test_what_was_learned_is_the_same_to_the_last_digit(strategy: str, full_scores: bool) -> None:
+    """The estimates as well, which are made when a strategy reads them: a replay reads them at the same time."""
+    recording = recorded(Rules(strategy), full_scores=full_scores)
+    recording.plan(5)
+    entries = recording.plans.entries
+    steps = decode_steps(entries[0].steps)
+    begun = steps.pop(0)
+    assert isinstance(begun, Begun)
+    segment = Segment(begun, STRATEGIES, Counts())
+    segment.run(entries[0], steps)
+    for entry in entries[1:]:
+        segment.run(entry, decode_steps(entry.steps))
+    assert segment.learned.state == recording.view.learned.state
 
 
 def test_a_changed_seed_is_found() -> None:

@@ -54,10 +54,13 @@ async def replayed(cell: RunningCell, decisions: int) -> Replayed:
 
 
 async def has_both(cell: RunningCell) -> bool:
-    """Return True once choices by two strategies are recorded; all are equal."""
+    """Return True once choices by two strategies are recorded; all are equal, and a segment has one set of rules."""
     found = replay(await plans_of(cell), STRATEGIES)
     assert found.first is None
-    return set(found.of_strategies) == {"least_connections", "power_of_two"}
+    if found.distributors < 2 or set(found.of_strategies) != {"least_connections", "power_of_two"}:
+        return False
+    assert found.segments > 2
+    return True
 
 
 async def test_recording_begins_and_ends_while_tasks_run(cell: RunningCell, caller: Caller) -> None:
