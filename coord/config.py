@@ -137,10 +137,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: that need them.
     rare_skills_first: bool = False
     #: Record what distributors plan on and what they choose in ``log:plans``, for ``coord simulate replay``. Off,
-    #: because it costs time and memory: about 200 bytes for each task.
+    #: because it costs time and memory: about 80 bytes for each task.
     record_plans: bool = False
     #: Store the scores of the best agents, with every term of them, in the record of each task. Off, because it costs
-    #: time and about 500 bytes for each task; without it, all tasks of a batch share a short explanation.
+    #: time and up to 800 bytes for each task; without it, all tasks of a batch share a short explanation.
     full_scores: bool = False
 
     # Task attempts
