@@ -7,6 +7,7 @@ refuses is lost, and then a new segment begins too.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from random import Random
 
@@ -43,6 +44,7 @@ class PlanLog:
         self.view = view
         self.id = os.urandom(8).hex()  #: of this process
         self.is_wanted = False  #: the setting is on
+        self._flushing = asyncio.Lock()
         self._recorder = Recorder(view.learned, Random())  # noqa: S311 -- no secret depends on it
 
     def configure(self, *, record: bool) -> None:
@@ -64,11 +66,11 @@ class PlanLog:
 
     async def flush(self) -> None:
         """Append what was recorded. What the server refuses is lost, and a new segment begins."""
-        entries = self._recorder.take()
         scripts = self.cell.scripts
         try:
-            for some in _pieces(entries):
-                await scripts.run(scripts.record_plans(PLANS_VERSION, self.id, some))
+            async with self._flushing:
+                for some in _pieces(self._recorder.take()):
+                    await scripts.run(scripts.record_plans(PLANS_VERSION, self.id, some))
         except redis_errors.RedisError as error:
             if self.view.recorder is not None:
                 self._begin()

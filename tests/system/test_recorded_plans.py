@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from coord.models.tasks import TaskRecord
 from coord.placement import STRATEGIES
 from coord.simulation import Replayed, read_plans, replay, write_plans
 from tests.processes import CellProcesses, cell_processes
@@ -99,20 +100,31 @@ async def test_full_scores_are_in_the_record_of_a_task(at: CellProcesses) -> Non
     await at.worker("distributor")
     for number in range(4):
         await at.agent(f"a{number}", 4)
-    (before,) = await submit(at, 1)
-    await at.all_end(1)
+    ended = 0
+
+    async def placed(*, fully: bool) -> TaskRecord | None:
+        """A task that was placed when the distributor knew all agents, and followed the setting."""
+        nonlocal ended
+        (task_id,) = await submit(at, 1)
+        ended += 1
+        await at.all_end(ended)
+        found = await at.client.task(task_id)
+        why = found.placement or {}
+        return found if why.get("eligible") == 4 and ("candidates" in why) is fully else None
+
+    short = await wait_until(lambda: placed(fully=False), "a task is placed among all agents")
     await at.client.admin.set_setting("full_scores", True)
-    (after,) = await submit(at, 1)
-    await at.all_end(2)
-    short, full = await at.client.task(before), await at.client.task(after)
-    assert short.placement is not None
-    assert full.placement is not None
+    full = await wait_until(lambda: placed(fully=True), "another one")
+    assert short is not None
+    assert full is not None
     assert short.placement == {"strategy": "least_connections", "eligible": 4}
+    assert full.placement is not None
     best = full.placement["candidates"]
     assert len(best) == 3
     assert best[0]["agent_id"] == full.agent_id
-    assert [one["terms"] for one in best] == [{"in_flight": 0, "outside_load": 0, "weight": 1.0}] * 3
-    assert [one["score"] for one in best] == [1.0] * 3
-    explained = at.start("explain", "-m", "coord.cli", "tasks", "explain", after)
+    for one in best:
+        terms = one["terms"]
+        assert one["score"] == (terms["in_flight"] + terms["outside_load"] + 1) / terms["weight"]
+    explained = at.start("explain", "-m", "coord.cli", "tasks", "explain", full.task_id)
     assert await explained.ended() == 0
     assert "in_flight" in explained.told()

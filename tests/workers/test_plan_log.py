@@ -23,9 +23,12 @@ def log_of(worker: RunningWorker) -> PlanLog:
     return distributor(worker).plan_log
 
 
-async def set_to(caller: Caller, name: str, value: str | None) -> None:
-    """Change a setting, and wait for the answer."""
-    assert (await caller.answer(await caller.tell("in:control:distributor", SettingSet(name, value))))["ok"] == "1"
+async def record(cell: RunningCell, caller: Caller, value: str | None) -> None:
+    """Set whether plans are recorded, and wait until every distributor follows."""
+    fact = SettingSet("record_plans", value)
+    assert (await caller.answer(await caller.tell("in:control:distributor", fact)))["ok"] == "1"
+    workers = cell.of_kind("distributor")
+    await wait_until(lambda: {log_of(one).is_wanted for one in workers} == {value == "on"}, "all follow")
 
 
 async def plans_of(cell: RunningCell) -> Plans:
@@ -68,15 +71,14 @@ async def test_recording_begins_and_ends_while_tasks_run(cell: RunningCell, call
     agents = await fleet(cell, 2, capacity=4)
     await work(cell, caller, agents, 30)
     assert (await plans_of(cell)).entries == ()
-    await set_to(caller, "record_plans", "on")
+    await record(cell, caller, "on")
     distributors = [*cell.of_kind("distributor"), await cell.add("distributor")]
     await wait_until(lambda: all(log_of(one).is_wanted for one in distributors), "both record")
     await work(cell, caller, agents, 30)
     await caller.answer(await caller.tell("in:control:distributor", StrategySet("power_of_two")))
     await work(cell, caller, agents, 30)
     await wait_until(lambda: has_both(cell), "the choices of both strategies are recorded")
-    await set_to(caller, "record_plans", None)
-    await wait_until(lambda: not any(log_of(one).is_wanted for one in distributors), "neither records")
+    await record(cell, caller, None)
     for one in distributors:
         await log_of(one).flush()
         assert distributor(one).view.recorder is None
@@ -94,10 +96,10 @@ async def test_a_trimmed_log_can_be_replayed(
     monkeypatch.setattr(plan_log, "SEGMENT_BYTES", 2_000)
     monkeypatch.setattr(plan_log, "SNAPSHOTS", 1)
     agents = await fleet(cell, 2, capacity=4)
-    await set_to(caller, "record_plans", "on")
+    await record(cell, caller, "on")
     await work(cell, caller, agents, 200)
     await replayed(cell, 200)
-    await set_to(caller, "record_plans", "off")
+    await record(cell, caller, "off")
     await log_of(*cell.of_kind("distributor")).flush()
     plans = await plans_of(cell)
     found = replay(plans, STRATEGIES)
@@ -117,7 +119,7 @@ async def test_what_the_server_refuses_is_lost_and_a_segment_begins(
     """A gap never leads to a wrong replay."""
     (worker,) = cell.of_kind("distributor")
     agents = await fleet(cell, 2, capacity=4)
-    await set_to(caller, "record_plans", "on")
+    await record(cell, caller, "on")
     await work(cell, caller, agents, 20)
     scripts = log_of(worker).cell.scripts
     refused = 0
@@ -148,7 +150,7 @@ async def test_a_snapshot_that_is_too_large_is_not_recorded(
     """It would push all choices out of the log; tasks are placed as always."""
     monkeypatch.setattr(plan_log, "LARGEST", cell.settings.log_bytes // 100)
     agents = await fleet(cell, 2, capacity=4)
-    await set_to(caller, "record_plans", "on")
+    await record(cell, caller, "on")
     await work(cell, caller, agents, 20)
     await log_of(*cell.of_kind("distributor")).flush()
     assert (await plans_of(cell)).entries == ()
