@@ -101,7 +101,7 @@ def plans(
 
     _write(write_plans(found), output)
     distributors = len({entry.by for entry in found.entries})
-    hint(f"{len(found.entries)} entries of {distributors} distributors")
+    hint(f"entries: {len(found.entries)}; distributors: {distributors}")
     if not found.entries:
         hint("nothing was recorded in this time; start it with coord settings set record_plans on")
 
@@ -220,8 +220,8 @@ def _write(data: bytes, output: Path | None) -> None:
 def _write_replayed(found: Replayed) -> None:
     write_line(f"{found.equal:,} of {found.decisions:,} choices are equal")
     hint(
-        f"{found.distributors} distributors, {found.segments} snapshots, "
-        + (f"{found.skipped} entries skipped, " if found.skipped else "")
+        f"distributors: {found.distributors}; snapshots: {found.segments}; "
+        + (f"skipped entries: {found.skipped}; " if found.skipped else "")
         + ", ".join(f"{name} {number:,}" for name, number in found.of_strategies.items())
     )
     first = found.first
