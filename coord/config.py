@@ -54,7 +54,15 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 #: Settings that an operator can change at run time (``setting.set``). The value takes precedence over the environment.
-LIVE = ("avoid_failed_agent", "ejection", "health_threshold", "rare_skills_first", "strategy")
+LIVE = (
+    "avoid_failed_agent",
+    "ejection",
+    "full_scores",
+    "health_threshold",
+    "rare_skills_first",
+    "record_plans",
+    "strategy",
+)
 #: Those of them that can be set for the tasks of one type as well. The value takes precedence over that of the cell.
 PER_TYPE = ("avoid_failed_agent", "ejection", "rare_skills_first", "strategy")
 
@@ -128,6 +136,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: does. The strategy chooses among agents that are alike in this. Agents with rare skills stay free for the tasks
     #: that need them.
     rare_skills_first: bool = False
+    #: Record what distributors plan on and what they choose in ``log:plans``, for ``coord simulate replay``. Off,
+    #: because it costs time and memory: about 80 bytes for each task.
+    record_plans: bool = False
+    #: Store the scores of the best agents, with every term of them, in the record of each task. Off, because it costs
+    #: time and up to 800 bytes for each task; without it, all tasks of a batch share a short explanation.
+    full_scores: bool = False
 
     # Task attempts
 

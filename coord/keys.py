@@ -130,8 +130,8 @@ Running, written by workers of every kind
 
 ====================================  ======  ==============================================================
 settings                              hash    live settings of operators: strategy, health_threshold, ejection,
-                                              avoid_failed_agent, rare_skills_first (on, off); with :{task type} after
-                                              the name for tasks of that type
+                                              avoid_failed_agent, rare_skills_first, record_plans, full_scores (on,
+                                              off); rules with :{task type} after the name for tasks of that type
 worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
                                               lag_ms progress_at (time of this report) idle_ms (since its last
                                               iteration) and for a distributor setting:{name} (the value of its
@@ -157,6 +157,10 @@ log:reports                           stream  the load that agents report: agent
 log:learned                           stream  what distributors have learned of the agents: agents.learned, one a second
                                               at most for each distributor, with by (the process) and data (JSON that
                                               only distributors read); capped as ``log:progress``
+log:plans                             stream  what distributors planned on and what they chose, while the setting
+                                              record_plans is on: plans.recorded, one for each plan, with version (of
+                                              the format), by (the process), segment, number (in the segment; 0 is a
+                                              snapshot) and data (JSON); capped by entries and by bytes
 log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
                                               capped by entries and by bytes
 size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest

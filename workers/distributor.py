@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 from typing import Any, ClassVar
 
@@ -53,8 +53,9 @@ from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
 from workers.follower import Follower
 from workers.learner import Learner
-from workers.live_rules import cell_rules, type_rules
+from workers.live_rules import cell_rules, switch, type_rules
 from workers.pieces import by_agents
+from workers.plan_log import PlanLog
 from workers.planner import DEFINITIONS_KEPT, Planner
 from workers.pool_table import PoolTable
 from workers.refusals import Refusal, find_refusals, redirected, refused_tasks
@@ -117,6 +118,7 @@ class Distributor(Service):
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.learner = Learner(self.view, self.planner)
         self.counter = WaitingCounter(cell, self.view, self.planner, self.learner.id)
+        self.plan_log = PlanLog(cell, self.view)
         self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
         self._pools: dict[tuple[str, bytes, str | None, Modifiers | None, float | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
@@ -153,6 +155,7 @@ class Distributor(Service):
         room = self.planner.expect_room(ended)
         most = self.cell.settings.batch
         placements = self.planner.plan(max(most, len(endings))) if self._may_place() else []
+        self.plan_log.cut()
         pieces = by_agents(placements, most)
         calls += [self.cell.scripts.dispatch(piece) for piece in pieces]
         try:
@@ -397,12 +400,26 @@ class Distributor(Service):
         found = await queries.get_live_values(cell.redis, cell.keys)
         threshold = _share(found.get("health_threshold", ""), cell.settings.health_threshold)
         rules, of_types = cell_rules(found, cell.settings, self.strategies), type_rules(found)
-        if self.view.configure(threshold, rules, of_types):
+        has_changed = self.view.configure(threshold, rules, of_types)
+        self._configure_recording(found, has_changed=has_changed)
+        if has_changed:
             log.info("placement.configured", health_threshold=threshold, **asdict(rules), types=sorted(of_types)[:20])
             self._has_work.set()
         set_for_cell = {found["strategy"]} if "strategy" in found else set()
         set_for_types = {own.strategy for own in of_types.values() if own.strategy is not None}
         await self._warn_of_missing((set_for_cell | set_for_types | self.view.missing) - self.strategies.keys())
+
+    def _configure_recording(self, live: Mapping[str, str], *, has_changed: bool) -> None:
+        """Apply whether plans are recorded, and full scores asked for; a segment has one set of rules."""
+        settings, before = self.cell.settings, self.view.full_scores
+        self.view.full_scores = switch(live, "full_scores", otherwise=settings.full_scores)
+        record = switch(live, "record_plans", otherwise=settings.record_plans)
+        if has_changed or self.view.full_scores is not before or record is not self.plan_log.is_wanted:
+            self.plan_log.configure(record=record)
+
+    async def record_plans(self) -> None:
+        """Append what was recorded of the plans."""
+        await self.plan_log.flush()
 
     async def _warn_of_missing(self, names: set[str]) -> None:
         """Warn once of each strategy that is set and not installed here; name the package that has it."""
@@ -441,6 +458,8 @@ class Distributor(Service):
         await self.follower.stop()
         if self._pumping is not None:
             await end_tasks(self._pumping)
+        with contextlib.suppress(redis_errors.RedisError, OSError):
+            await self.plan_log.flush()
 
     def ticks(self) -> dict[str, Tick]:
         """Return what is done periodically, by name."""
@@ -587,4 +606,5 @@ TICKS = {
     "apply_lessons": 0.25,
     "share_lessons": 1.0,
     "count_waiting": 1.0,
+    "record_plans": 0.25,
 }

@@ -34,6 +34,11 @@ def type_rules(live: Mapping[str, str]) -> dict[str, OwnRules]:
     return {task_type: OwnRules(**_valid(values)) for task_type, values in queries.type_values(live).items()}
 
 
+def switch(live: Mapping[str, str], name: str, *, otherwise: bool) -> bool:
+    """Return whether a live setting is on; an invalid value counts as not set."""
+    return _SWITCHES.get(live.get(name, ""), otherwise)
+
+
 def _valid(values: Mapping[str, str]) -> dict[str, Any]:
     """Return the valid values among the settings that are rules."""
     found: dict[str, Any] = {}

@@ -309,18 +309,21 @@ class Planner:
             return False
         if isinstance(waiting, NamedWaiting):
             return self._serve_named(pool, waiting, placed, most)
-        agents: list[tuple[FleetAgent, float]] = []
+        agents: list[tuple[FleetAgent, float, bytes]] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
             agent = self.view.take(group, waiting.task)
             if agent is None:
                 is_full = True
                 break
-            agents.append((agent, agent.load + agent.outside_load - 1))
+            full = self._explain_fully(group) if self.view.full_scores else b""
+            agents.append((agent, agent.load + agent.outside_load - 1, full))
         waiting.planned += len(agents)
         group.taken += len(agents)
         why, task_type, size = self._explain(group), waiting.definition.task_type, waiting.definition.expected_ms
-        placed += [(pool, agent.agent_id, agent.rev, why, "", task_type, load, size) for agent, load in agents]
+        placed += [
+            (pool, agent.agent_id, agent.rev, full or why, "", task_type, load, size) for agent, load, full in agents
+        ]
         return not is_full and waiting.left > 0
 
     def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
@@ -339,7 +342,7 @@ class Planner:
                 agent = self.view.take(group, waiting.context_of(task, avoids=False))
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
-                why = self._explain(group)
+                why = self._explain_fully(group) if self.view.full_scores else self._explain(group)
                 size = waiting.definition.expected_ms
                 placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load, size))
                 waiting.sent[task.task_id] = task
@@ -609,6 +612,10 @@ class Planner:
                 why["fallback"] = fallback
             explained = self._explanations[key] = codec.encode(why)
         return explained
+
+    def _explain_fully(self, group: Candidates) -> bytes:
+        """Return the same with the scores of the best agents for the last choice, the chosen one first."""
+        return codec.encode(codec.decode_json(self._explain(group)) | {"candidates": self.view.candidates})
 
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:

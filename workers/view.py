@@ -22,6 +22,7 @@ from msgspec.structs import asdict
 
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
+from coord.models.explanations import Candidate
 from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
@@ -31,6 +32,7 @@ from coord.placement import (
     Ejections,
     Learned,
     OwnRules,
+    Recorder,
     Rules,
     Strategy,
     TaskContext,
@@ -38,6 +40,7 @@ from coord.placement import (
     create_strategy,
     facets_of,
     facets_required,
+    full_scores,
     preferred_pool,
     rules_with,
     unmet_requirement,
@@ -78,6 +81,9 @@ class View:
         self.strategies = strategies
         self.learned = Learned()  #: of the agents, by all strategies together
         self.ejections = Ejections()
+        self.recorder: Recorder | None = None  #: of all strategies, while an operator has plans recorded
+        self.full_scores = False  #: an operator asks for the scores of each choice
+        self.candidates: list[Candidate] = []  #: of the last choice, if so; the chosen agent first
         self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
@@ -144,6 +150,12 @@ class View:
                 self._judge(state)
                 self._refresh(state)
         return True
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Record what the strategies choose from now on, or no more (None); all of them are created again."""
+        self.recorder = recorder
+        for group in self._groups.values():
+            group.forget()
 
     def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
         """Apply the rows of the agents that were read; an agent without a row is gone."""
@@ -276,6 +288,8 @@ class View:
         if group.version != self._version:
             self.bring_up_to_date(group)
         agent_id = strategy.choose(task)
+        if self.full_scores and agent_id is not None:
+            self.candidates = full_scores(strategy, task, agent_id, self._row_of)
         if agent_id is None or (task.avoid and agent_id in task.avoid):
             return None
         state = self.agents[agent_id]
@@ -404,11 +418,22 @@ class View:
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
-        strategy = create_strategy(group.rules, self.strategies, self.random, self.learned)
+
+        def create(random: Random) -> Strategy:
+            return create_strategy(group.rules, self.strategies, random, self.learned)
+
+        recorder = self.recorder
+        if recorder is None:
+            strategy = create(self.random)
+        else:
+            strategy = recorder.record(create, group.rules, group.requirements, group.task_type)
         for agent_id in sorted(group.eligible):
             _offer(self.agents[agent_id], strategy)
         group.version = self._version
         return strategy
+
+    def _row_of(self, agent_id: str) -> FleetAgent:
+        return self.agents[agent_id].agent
 
     def _find_or_make(
         self, pool: Pool, requirements: Requirements | None = None, as_json: bytes | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.exit_codes import ExitCode
-from coord.cli.output import duration, hint, moment, write_fields, write_json, write_line, write_table
+from coord.cli.output import duration, hint, moment, write_candidates, write_fields, write_json, write_line, write_table
 from coord.cli.session import ask
-from coord.models.explanations import REJECTED
+from coord.models.explanations import REJECTED, Candidate
 
 if TYPE_CHECKING:
     from coord import Client
@@ -52,6 +54,8 @@ def _write(found: Explanation, now: int) -> None:
     fields: dict[str, object] = {"task": found.task_id, "state": found.state}
     if found.waiting is None:
         write_fields(fields | {"why": found.summary} | (_placed_fields(found.placed) if found.placed else {}))
+        if found.placed is not None:
+            _write_candidates(found.placed.decision)
         return
     waiting = found.waiting
     write_fields(fields | _waiting_fields(waiting, now))
@@ -78,6 +82,15 @@ def _placed_fields(placed: PlacedExplanation) -> dict[str, object]:
         "strategy": placed.strategy,
         "eligible agents": placed.eligible,
     }
+
+
+def _write_candidates(decision: Any) -> None:
+    """Write the scores of the agents that were considered, if the setting ``full_scores`` was on."""
+    found = decision.get("candidates") if isinstance(decision, dict) else None
+    with suppress(msgspec.ValidationError):  # a distributor of another version may have written it
+        if candidates := msgspec.convert(found or [], list[Candidate]):
+            write_line()
+            write_candidates(candidates)
 
 
 def _waiting_fields(waiting: WaitingExplanation, now: int) -> dict[str, object]:

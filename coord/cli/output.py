@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from coord.models.explanations import Candidate
+
 #: Maximum characters of a value in readable output; ``--json`` shows all of it.
 MAX_SHOWN = 2_000
 #: Width of a piped table: large enough that nothing is cut.
@@ -122,6 +124,16 @@ def write_table(
     for line in header:
         _write_rich(Text(line, style="bold"))
     _write("".join(f"{line}\n" for lines in below for line in lines))
+
+
+def write_candidates(candidates: Sequence[Candidate]) -> None:
+    """Write the scores of agents that a strategy has considered, with every term of them."""
+    terms = list(dict.fromkeys(name for one in candidates for name in one.terms))
+    rows = [
+        (one.agent_id, f"{one.score:.6g}", *(f"{one.terms[name]:.6g}" if name in one.terms else "" for name in terms))
+        for one in candidates
+    ]
+    write_table(("agent", "score", *terms), rows, right=("score", *terms), free="agent")
 
 
 def write_fields(fields: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``coord trace`` and ``coord simulate``: record a stretch of a cell, and try other ways to run it."""
+"""``coord trace`` and ``coord simulate``: record a stretch of a cell, try other ways to run it, and replay plans."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import to_builtins
 
 from coord.cli import parse
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
-from coord.cli.output import hint, write_items, write_line, write_table
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import hint, write_candidates, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.parse import StrategyName
 from coord.cli.session import ask
 from coord.errors import ConfigError
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from coord import Client
+    from coord.models.plans import Plans
     from coord.models.traces import Trace
     from coord.placement import Strategy
-    from coord.simulation import Advice, Result, Scenario
+    from coord.simulation import Advice, Replayed, Result, Scenario
 
 #: Ways to run the fleet that ``recommend`` shows for each number of agents.
 SHOWN = 5
@@ -38,16 +41,16 @@ Strategies = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(min=1, max=100, help="Number of seeds of a fleet; the results are their means.")]
 
+Since = Annotated[str, typer.Option(metavar="START", help="Date and time, or how long ago (5m, 2h).")]
+Until = Annotated[str | None, typer.Option(metavar="END", help="Date and time, or how long ago.", show_default="now")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")]
+
 
 def export(
     *,
-    since: Annotated[str, typer.Option(metavar="START", help="Date and time, or how long ago (5m, 2h).")] = "1h",
-    until: Annotated[
-        str | None, typer.Option(metavar="END", help="Date and time, or how long ago.", show_default="now")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="standard output")
-    ] = None,
+    since: Since = "1h",
+    until: Until = None,
+    output: Output = None,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
@@ -58,8 +61,7 @@ def export(
     Examples:
         coord trace export --since 2h -o trace.jsonl
     """
-    begin = int(parse.moment(since, "--since", ahead=False).timestamp() * 1000)
-    end = int(parse.moment(until, "--until", ahead=False).timestamp() * 1000) if until else None
+    begin, end = _span(since, until)
 
     async def read(client: Client) -> Trace:
         return await client.trace(begin, end)
@@ -67,14 +69,41 @@ def export(
     trace = ask(read, redis_url=redis_url, namespace=namespace)
     from coord.simulation import write_trace
 
-    data = write_trace(trace)
-    if output is None:
-        typer.echo(data.decode(), nl=False)
-    else:
-        with parse.writable(output, "--output") as file:
-            file.write(data)
+    _write(write_trace(trace), output)
     skipped = f"; {trace.header.skipped} more were removed or replayed since" if trace.header.skipped else ""
     hint(f"{len(trace.tasks)} completed tasks of {len(trace.agents)} agents{skipped}")
+
+
+def plans(
+    *,
+    since: Since = "1h",
+    until: Until = None,
+    output: Output = None,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Write what the distributors planned on and what they chose, as far as it was recorded.
+
+    `coord settings set record_plans on` starts the recording in every distributor, and `off` ends it. The file has one
+    JSON object on each line, with the properties of agents and the types, places and keys of tasks, and no payloads.
+    `coord simulate replay` reads it.
+
+    Examples:
+        coord trace plans --since 10m -o plans.jsonl
+    """
+    begin, end = _span(since, until)
+
+    async def read(client: Client) -> Plans:
+        return await client.plans(begin, end)
+
+    found = ask(read, redis_url=redis_url, namespace=namespace)
+    from coord.simulation import write_plans
+
+    _write(write_plans(found), output)
+    distributors = len({entry.by for entry in found.entries})
+    hint(f"entries: {len(found.entries)}; distributors: {distributors}")
+    if not found.entries:
+        hint("nothing was recorded in this time; start it with coord settings set record_plans on")
 
 
 def compare(
@@ -136,6 +165,83 @@ def recommend(
         write_items(advice)
         return
     _write_advice(advice)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Recorded plans (.jsonl).", show_default=False)],
+    *,
+    json: AsJson = False,
+) -> None:
+    """Replay recorded plans through the strategies, and compare each choice with the recorded one; needs no server.
+
+    The first difference is shown with the scores of both agents. A replay begins at the first snapshot in the file, and
+    skips what comes before it. Distributors make a snapshot after every MiB.
+
+    Exit code 0: all choices are equal; 1: one differs; 2: the file has no choices, or does not fit.
+
+    Examples:
+        coord simulate replay plans.jsonl
+    """
+    from coord.simulation import read_plans
+    from coord.simulation import replay as run
+
+    try:
+        recorded = read_plans(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    found = run(recorded, _strategies())
+    if not found.decisions:
+        raise ConfigError(
+            f"{file} has no choices that can be replayed ({found.skipped} entries without a snapshot before them); "
+            "record plans while tasks are placed: coord settings set record_plans on"
+        )
+    if json:
+        write_json(found)
+    else:
+        _write_replayed(found)
+    if not found.is_equal:
+        raise typer.Exit(ExitCode.NO)
+
+
+def _span(since: str, until: str | None) -> tuple[int, int | None]:
+    """Return the begin and the end of a time, in ms since 1970."""
+    begin = int(parse.moment(since, "--since", ahead=False).timestamp() * 1000)
+    return begin, int(parse.moment(until, "--until", ahead=False).timestamp() * 1000) if until else None
+
+
+def _write(data: bytes, output: Path | None) -> None:
+    if output is None:
+        typer.echo(data.decode(), nl=False)
+        return
+    with parse.writable(output, "--output") as file:
+        file.write(data)
+
+
+def _write_replayed(found: Replayed) -> None:
+    write_line(f"{found.equal:,} of {found.decisions:,} choices are equal")
+    hint(
+        f"distributors: {found.distributors}; snapshots: {found.segments}; "
+        + (f"skipped entries: {found.skipped}; " if found.skipped else "")
+        + ", ".join(f"{name} {number:,}" for name, number in found.of_strategies.items())
+    )
+    first = found.first
+    if first is None:
+        return
+    write_line()
+    task = {name: value for name, value in to_builtins(first.task).items() if name != "task_type"}
+    write_fields(
+        {
+            "first difference": first.text,
+            "choice": f"{first.decision:,} of the file",
+            "distributor": f"{first.by}, segment {first.segment}, entry {first.entry}",
+            "strategy": first.strategy,
+            "task type": first.task.task_type or "(any)",
+            "task": ", ".join(f"{name} {value}" for name, value in task.items()) or None,
+        }
+    )
+    if first.candidates:
+        write_line()
+        write_candidates(first.candidates)
 
 
 def _strategies() -> Mapping[str, type[Strategy]]:
@@ -204,6 +310,8 @@ def _write_advice(advice: list[Advice]) -> None:
 
 trace = group("trace", "Record what happened in a cell.")
 register(trace, export)
-simulate = group("simulate", "Try strategies, weights and fleets on a virtual clock.")
+register(trace, plans)
+simulate = group("simulate", "Try strategies, weights and fleets on a virtual clock; replay recorded plans.")
 register(simulate, compare)
 register(simulate, recommend)
+register(simulate, replay)

@@ -50,6 +50,7 @@ from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id, new_id
 from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.plans import Plans
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
 from coord.streams import Append
@@ -314,6 +315,18 @@ class Client:
         with reading():
             until = end if end is not None else await queries.get_time(connection.redis)
             return await queries.export_trace(connection.redis, connection.keys, connection.settings, begin, until)
+
+    async def plans(self, begin: int, end: int | None = None) -> Plans:
+        """Return what distributors recorded of their plans for a while, while the setting ``record_plans`` was on.
+
+        Args:
+            begin: the beginning, in ms since 1970 on the server's clock.
+            end: the end; default: now.
+        """
+        connection = self.connection
+        with reading():
+            until = end if end is not None else await queries.get_time(connection.redis)
+            return await queries.export_plans(connection.redis, connection.keys, begin, until)
 
     async def explain(self, task_id: str) -> Explanation:
         """Explain why a task waits, or why it went to its agent.

@@ -14,6 +14,7 @@ from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.plans import Plans
 from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
 from coord.models.traces import Trace
@@ -81,6 +82,7 @@ class SyncClient:
     def memory_use(self) -> MemoryUse: ...
     def message(self, message_id: str) -> MessageRecord: ...
     def open(self) -> None: ...
+    def plans(self, begin: int, end: int | None = ...) -> Plans: ...
     def send(
         self,
         receiver_id: str,

@@ -120,6 +120,14 @@ class WaitingExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     obstacles: tuple[str, ...] = ()  #: what keeps every task from being placed, in words
 
 
+class Candidate(Struct, frozen=True):
+    """An agent that a strategy has considered for a task; the lowest score is the best."""
+
+    agent_id: str
+    score: float
+    terms: dict[str, float]  #: what the score was made of, and the load, which decides among equals
+
+
 class PlacedExplanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a task was placed last, and why there."""
 

@@ -10,10 +10,11 @@ from coord.placement.ejection import Ejection, Ejections
 from coord.placement.guard import GuardedStrategy
 from coord.placement.learning import Learned
 from coord.placement.reasons import WaitingReason, unmet_requirement
+from coord.placement.recorder import RecordedEntry, Recorder
 from coord.placement.requirements import capability_facet, facets_of, facets_required, preferred_pool
 from coord.placement.rules import AVOIDED_S, NO_RULES, OwnRules, Rules, create_strategy, rules_with
 from coord.placement.strategies import STRATEGIES
-from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext
+from coord.placement.strategy import ANY_TASK, OrderedStrategy, SampledStrategy, Strategy, TaskContext, full_scores
 
 __all__ = [
     "ANY_TASK",
@@ -26,6 +27,8 @@ __all__ = [
     "Learned",
     "OrderedStrategy",
     "OwnRules",
+    "RecordedEntry",
+    "Recorder",
     "Rules",
     "SampledStrategy",
     "Strategy",
@@ -35,6 +38,7 @@ __all__ = [
     "create_strategy",
     "facets_of",
     "facets_required",
+    "full_scores",
     "preferred_pool",
     "rules_with",
     "unmet_requirement",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
+from msgspec.structs import replace
+
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
 from coord.placement.strategy import Strategy, TaskContext
@@ -83,6 +87,16 @@ class RareSkillsFirst(Strategy):
                     return agent_id
                 avoided = avoided or agent_id
         return avoided
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        found: list[Candidate] = []
+        for cost in sorted(self._levels):
+            demand = {"demand": cost[0] * STEP, "capabilities": cost[1]}
+            some = self._levels[cost].candidates(task, most - len(found), row_of)
+            found += [replace(one, terms=demand | one.terms) for one in some]
+            if len(found) >= most or any(one.agent_id not in task.avoid for one in some):
+                break  # the levels after this one were not asked
+        return found
 
     def _cost_of(self, profile: frozenset[str]) -> Cost:
         return (round(self.learned.demand.pressure(profile) / STEP), len(profile))

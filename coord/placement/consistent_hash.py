@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from hashlib import blake2b
 from math import ceil
 from random import Random
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
-from coord.placement.strategy import LEAST_WEIGHT, Strategy, TaskContext
+from coord.placement.strategy import LEAST_WEIGHT, Strategy, TaskContext, load_terms, relative_load
 
 #: An agent may have this many times its share of all tasks.
 BOUND = 1.25
@@ -83,11 +85,25 @@ class ConsistentHash(Strategy):
             self.fallback = "the task has no affinity key"
         elif self._load:
             owner = self.owner(task.affinity_key)
-            load, weight = self._load[owner]
-            if owner not in task.avoid and load < ceil(BOUND * (self._tasks + 1) * weight / self._weight):
+            if owner not in task.avoid and self._load[owner][0] < self._limit(owner):
                 return owner
             self.fallback = "the owner of the key has too many tasks"
         return self._least_loaded.choose(task)
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        key = task.affinity_key
+        owner = self.owner(key) if key is not None and self._load else None
+        others = [one.agent_id for one in self._least_loaded.candidates(task, most, row_of) if one.agent_id != owner]
+        found: list[Candidate] = []
+        for agent_id in ([] if owner is None else [owner]) + others:
+            row = row_of(agent_id)
+            terms = {"owns_key": agent_id == owner, "most_tasks": self._limit(agent_id), **load_terms(row)}
+            found.append(Candidate(agent_id, relative_load(row), terms))
+        return found[:most]
+
+    def _limit(self, agent_id: str) -> int:
+        """Return the number of tasks from which on an agent gets none for its keys."""
+        return ceil(BOUND * (self._tasks + 1) * self._load[agent_id][1] / self._weight)
 
     def owner(self, key: str) -> str:
         """Return the agent that owns a key: the one whose point follows most closely on one of the key's probes."""

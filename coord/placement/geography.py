@@ -37,6 +37,9 @@ class Geographic(SampledStrategy):
             return UNKNOWN_KM
         return max(NEARBY_KM, distance_km(task.location, agent.location))
 
+    def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
+        return {"distance_km": self.score(agent, task), **super().terms(agent, task)}
+
     def choose(self, task: TaskContext) -> str | None:
         self.fallback = "the task has no location" if task.location is None else None
         return super().choose(task)

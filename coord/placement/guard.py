@@ -7,6 +7,7 @@ from random import Random
 from typing import ClassVar
 
 from coord.models.agents import FleetAgent
+from coord.models.explanations import Candidate
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
 from coord.placement.strategy import Strategy, TaskContext
@@ -73,6 +74,15 @@ class GuardedStrategy(Strategy):
             except Exception as error:  # noqa: BLE001 -- the code is a user's
                 self._fail(error)
         return self._spare().choose(task)
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        if self._inner is None:
+            return self._spare().candidates(task, most, row_of)
+        try:
+            found: object = self._inner.candidates(task, most, row_of)
+        except Exception:  # noqa: BLE001 -- the code is a user's; the choice is made, and only its scores are missing
+            return []
+        return found if isinstance(found, list) and all(isinstance(one, Candidate) for one in found) else []
 
     def _spare(self) -> LeastConnections:
         if self._instead is None:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from math import exp, log
+from math import exp, inf, isinf, log
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from coord.placement.demand import Demand
+from coord.placement.demand import Demand, DemandState
 
 #: Samples after which the weight of a sample is half.
 HALF_LIFE_SAMPLES = 50
@@ -149,7 +150,7 @@ class Change(Struct, frozen=True, array_like=True):
 Kind = tuple[str, float | None]
 
 
-class Cell(Struct, gc=False):
+class Cell(Struct, gc=False, array_like=True):
     """One agent and task type, and the estimates that were last made from its sums."""
 
     sums: Sums
@@ -159,6 +160,43 @@ class Cell(Struct, gc=False):
     shrunk_s: float = 0.0  #: service time without load, in seconds; shrunk, and decayed while idle
     plain_s: float = 0.0  #: mean service time without load, in seconds; not shrunk, decayed while idle
     failure_rate: float = 0.0
+
+
+class TypeState(Struct, frozen=True, array_like=True):
+    """All that is known of one task type, or of its tasks of one size."""
+
+    task_type: str
+    expected_ms: float | None
+    cells: dict[str, Cell]
+    tick: int
+    mean: float
+    within_to_between: float | None  #: None: infinite
+    total: int
+    pending: int
+
+
+class LearnedState(Struct, frozen=True, array_like=True):
+    """All that a ``Learned`` knows, except what it has not shared yet."""
+
+    now: float
+    exponent: float
+    slope: float
+    evidence: float
+    types: list[TypeState]
+    demand: DemandState
+
+
+class Observer(Protocol):
+    """Receives what changes a ``Learned``, before it does."""
+
+    def learned(self, changes: Sequence[Change], now: float) -> None:
+        """Receive attempts that are added or merged."""
+
+    def forgot(self, agent_id: str) -> None:
+        """Receive that an agent is forgotten."""
+
+    def advanced(self, now: float) -> None:
+        """Receive the time."""
 
 
 class TypeEstimates:
@@ -174,6 +212,17 @@ class TypeEstimates:
         self._learned = learned
         self._total = 0  # samples ever
         self._pending = 0  # samples since ``mean`` was determined
+
+    def state_of(self, kind: Kind) -> TypeState:
+        """Return all that is known of this kind of task."""
+        ratio = None if isinf(self.within_to_between) else self.within_to_between
+        return TypeState(*kind, self.cells, self.tick, self.mean, ratio, self._total, self._pending)
+
+    def restore(self, state: TypeState) -> None:
+        """Take over a state, which must not be used afterwards."""
+        self.cells, self.tick, self.mean = state.cells, state.tick, state.mean
+        self.within_to_between = inf if state.within_to_between is None else state.within_to_between
+        self._total, self._pending = state.total, state.pending
 
     @property
     def fleet_s(self) -> float:
@@ -240,7 +289,7 @@ class TypeEstimates:
             votes = [1 / (between + within / weight) for weight in weights]
             grand = sum(vote * mean for vote, mean in zip(votes, means, strict=True)) / sum(votes)
         else:
-            self.within_to_between = float("inf") if len(known) > 1 else 1.0
+            self.within_to_between = inf if len(known) > 1 else 1.0
         self.mean = grand
 
     def _estimate(self, cell: Cell) -> None:
@@ -278,9 +327,33 @@ class Learned:
         self._changes: dict[tuple[str, Kind], Sums] = {}
         self._slope = self._evidence = 0.0
         self._terms: dict[float, float] = {}
+        self.observer: Observer | None = None
+
+    @property
+    def state(self) -> LearnedState:
+        """All that is known; encode it at once, because it changes."""
+        types = [estimates.state_of(kind) for kind, estimates in self._types.items()]
+        return LearnedState(self.now, self.exponent, self._slope, self._evidence, types, self.demand.state)
+
+    @classmethod
+    def of(cls, state: LearnedState) -> Learned:
+        """Return what is known according to a state, which must not be used afterwards.
+
+        The order in which the oldest cells are dropped is not restored.
+        """
+        learned = cls()
+        learned.now, learned.exponent, learned.demand = state.now, state.exponent, Demand.of(state.demand)
+        learned._slope, learned._evidence = state.slope, state.evidence
+        for of_type in state.types:
+            kind = (of_type.task_type, of_type.expected_ms)
+            learned._begin(kind).restore(of_type)
+            learned._order |= dict.fromkeys((agent_id, kind) for agent_id in of_type.cells)
+        return learned
 
     def advance(self, now: float) -> None:
         """Set the time: estimates of idle agents decay. Call it a few times a second at most."""
+        if self.observer is not None:
+            self.observer.advanced(now)
         self.now = max(self.now, now)
         for estimates in self._types.values():
             estimates.tick += 1
@@ -314,10 +387,12 @@ class Learned:
 
     def add(self, changes: Iterable[Change], now: float) -> None:
         """Add attempts that this distributor has seen, many at once."""
-        self._add(changes, now, is_own=True)
+        self._add(self._observed(changes, now), now, is_own=True)
 
     def forget(self, agent_id: str) -> None:
         """Forget an agent that is gone."""
+        if self.observer is not None:
+            self.observer.forgot(agent_id)
         for kind, estimates in self._types.items():
             if estimates.cells.pop(agent_id, None) is not None:
                 del self._order[agent_id, kind]
@@ -335,7 +410,7 @@ class Learned:
 
     def merge(self, changes: Iterable[Change], now: float) -> None:
         """Add what other distributors have learned; never a distributor's own changes, which it has already."""
-        self._add(changes, now, is_own=False)
+        self._add(self._observed(changes, now), now, is_own=False)
 
     def of_type(self, task_type: str, expected_ms: float | None = None) -> TypeEstimates | None:
         """Return the estimates for a task type, or for its tasks of one size; None if nothing is known of them."""
@@ -387,6 +462,13 @@ class Learned:
         slope = self._slope + FIRST_EVIDENCE * FIRST_EXPONENT
         self.exponent = min(1.0, max(0.0, slope / (self._evidence + FIRST_EVIDENCE)))
         self._terms.clear()
+
+    def _observed(self, changes: Iterable[Change], now: float) -> Iterable[Change]:
+        if self.observer is None:
+            return changes
+        seen = list(changes)
+        self.observer.learned(seen, now)
+        return seen
 
     def _add(self, changes: Iterable[Change], now: float, *, is_own: bool) -> None:
         self.now = max(self.now, now)

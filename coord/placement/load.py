@@ -53,4 +53,5 @@ class PowerOfTwo(SampledStrategy):
         count = len(agents)
         first = int(self.random.random() * count)
         second = (first + 1 + int(self.random.random() * (count - 1))) % count
-        return self.least_loaded((agents[first], agents[second]))
+        self._considered = (agents[first], agents[second])
+        return self.least_loaded(self._considered)

@@ -27,3 +27,12 @@ class ResourceBased(OrderedStrategy):
         slots = (agent.load + agent.outside_load) / capacity
         used = max(slots, (agent.cpu or 0.0) + placed, (agent.memory or 0.0) + placed)
         return round(used / STEP) * STEP + min(slots, 1.0) * TIE
+
+    def terms(self, agent: FleetAgent) -> dict[str, float]:
+        reported = {"cpu": agent.cpu, "memory": agent.memory}
+        return {
+            **{name: value for name, value in reported.items() if value is not None},
+            "capacity": agent.capacity,
+            "placed_since_report": max(0, agent.load - agent.load_at_report),
+            **super().terms(agent),
+        }

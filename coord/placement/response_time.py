@@ -10,7 +10,7 @@ long ones. The expected duration itself is a factor of the score of every agent,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log
+from math import exp, inf, log
 from statistics import fmean
 from typing import ClassVar
 
@@ -80,6 +80,19 @@ class LearnedStrategy(SampledStrategy):
             found.append(base * load_term(agent.load + agent.outside_load))
         return found
 
+    def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
+        estimates = self.learned.of_type(task.task_type, task.expected_ms) or self.learned.of_type(task.task_type)
+        cell = None if estimates is None else estimates.cell_of(agent.agent_id)
+        unknown_s = 1.0 if estimates is None else estimates.fleet_s
+        return {
+            "service_s": unknown_s if cell is None else cell.plain_s,
+            "shrunk_service_s": unknown_s if cell is None else cell.shrunk_s,
+            "failure_rate": 0.0 if cell is None else cell.failure_rate,
+            "load_exponent": self.learned.exponent,
+            "load_term": self.learned.load_term(agent.load + agent.outside_load),
+            **super().terms(agent, task),
+        }
+
 
 class LeastResponseTime(LearnedStrategy):
     """Chooses the agent with the lowest mean response time for this type of task, times the load term.
@@ -117,10 +130,16 @@ class Prequal(LearnedStrategy):
     """
 
     name = "prequal"
+    _limit: float = inf  # the highest load of an agent that is not hot, at the last choice
+
+    def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
+        is_hot = len(self._considered) > 1 and agent.load + agent.outside_load > self._limit
+        return {"is_hot": is_hot, **super().terms(agent, task)}
 
     def pick(self, agents: Sequence[FleetAgent], task: TaskContext) -> FleetAgent:
         loads = sorted([agent.load + agent.outside_load for agent in agents])
         count = len(loads)
         limit = loads[(count - 1) // 2 if count <= FEW else int(COLD * (count - 1))]
+        self._limit = limit
         cold = [agent for agent in agents if agent.load + agent.outside_load <= limit]
         return cold[0] if len(cold) == 1 else super().pick(cold, task)

@@ -17,16 +17,18 @@ A strategy is a data structure that a distributor keeps up to date, not a functi
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush, nsmallest
 from random import Random
 from typing import ClassVar
 
 from msgspec import Struct
 
 from coord.models.agents import FleetAgent, Location
+from coord.models.explanations import Candidate
 from coord.models.tasks import Priority
 from coord.placement.learning import Learned
 
@@ -35,13 +37,15 @@ EXACT_UP_TO = 64
 #: Agents that it draws from a larger fleet. In simulation with 400 agents the mean response is 1.08 times that of an
 #: oracle with 16, 1.13 times with 8, and 1.06 times with all.
 DRAWS = 16
+#: Agents of which the scores of a choice are shown.
+SHOWN = 3
 #: Scores count as equal up to this factor above the best one.
 NEAR = 1.1
 #: Counts as the weight of an agent with weight 0, which gets tasks only when no other agent has room.
 LEAST_WEIGHT = 1e-6
 
 
-class TaskContext(Struct, frozen=True, gc=False):
+class TaskContext(Struct, frozen=True, gc=False, omit_defaults=True):
     """What a strategy may know of a task."""
 
     task_type: str = ""
@@ -106,6 +110,19 @@ class Strategy(ABC):
         or withdraws it before the next call.
         """
 
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        """Return the agents that were considered for the last choice with their scores, the best ones first.
+
+        Called right after ``choose``, before an agent is offered or withdrawn, and only while an operator has asked for
+        scores. A strategy that does not implement it shows none.
+
+        Args:
+            task: of the last choice.
+            most: maximum number of agents.
+            row_of: agent id -> its row, for strategies that keep no rows.
+        """
+        return []
+
 
 class OrderedStrategy(Strategy):
     """Keeps the agents in the order of a key that depends on the agent alone; the lowest key is chosen.
@@ -165,6 +182,20 @@ class OrderedStrategy(Strategy):
             del self._buckets[heappop(self._keys)]
         return None
 
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        found: list[Candidate] = []
+        for key in sorted(self._keys):
+            for entry in self._buckets[key]:
+                if len(found) >= most:
+                    return found
+                if self._entries.get(entry[1]) is entry:
+                    found.append(Candidate(entry[1], key, self.terms(row_of(entry[1]))))
+        return found
+
+    def terms(self, agent: FleetAgent) -> dict[str, float]:
+        """Return what the key of an agent was made of."""
+        return load_terms(agent)
+
     def _choose_other(self, avoid: frozenset[str]) -> str | None:
         """Return the first agent that is not to be avoided."""
         passed: list[float] = []
@@ -206,6 +237,7 @@ class SampledStrategy(Strategy):
         super().__init__(random, learned)
         self._agents: list[FleetAgent] = []
         self._index: dict[str, int] = {}
+        self._considered: Sequence[FleetAgent] = ()  # for the last choice
 
     @abstractmethod
     def score(self, agent: FleetAgent, task: TaskContext) -> float:
@@ -245,9 +277,20 @@ class SampledStrategy(Strategy):
             agents = [agents[int(draw() * count)] for _ in range(self.draws)]
         if task.avoid and count > 1:
             agents = [agent for agent in agents if agent.agent_id not in task.avoid] or self._without(task.avoid)
+        self._considered = agents
         if len(agents) <= 1:
             return agents[0].agent_id if agents else None
         return self.pick(agents, task).agent_id
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        agents = list({agent.agent_id: agent for agent in self._considered}.values())
+        scored = zip(self.scores(agents, task), agents, strict=True)
+        best = nsmallest(most, scored, key=lambda pair: (pair[0], relative_load(pair[1])))
+        return [Candidate(agent.agent_id, score, self.terms(agent, task)) for score, agent in best]
+
+    def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
+        """Return what the score of an agent was made of, and its load."""
+        return load_terms(agent)
 
     def pick(self, agents: Sequence[FleetAgent], task: TaskContext) -> FleetAgent:
         """Return the best of two or more agents."""
@@ -274,3 +317,21 @@ class SampledStrategy(Strategy):
 def relative_load(agent: FleetAgent) -> float:
     """Return (tasks in flight + outside load + 1) ÷ weight: the load with the next task on it."""
     return (agent.load + agent.outside_load + 1) / (agent.weight or LEAST_WEIGHT)
+
+
+def load_terms(agent: FleetAgent) -> dict[str, float]:
+    """Return what ``relative_load`` is made of."""
+    return {"in_flight": agent.load, "outside_load": agent.outside_load, "weight": agent.weight}
+
+
+def full_scores(
+    strategy: Strategy, task: TaskContext, chosen: str, row_of: Callable[[str], FleetAgent]
+) -> list[Candidate]:
+    """Return the chosen agent and the other best ones, ``SHOWN`` in all, with their scores.
+
+    The arguments are those of ``Strategy.candidates``.
+    """
+    found = strategy.candidates(task, SHOWN, row_of)
+    if chosen not in [one.agent_id for one in found]:  # the load has decided among many with similar scores
+        found = strategy.candidates(task, sys.maxsize, row_of)
+    return sorted(found, key=lambda one: one.agent_id != chosen)[:SHOWN]

@@ -54,6 +54,10 @@ class RoundRobin(OrderedStrategy):
             self._now = max(self._now, due)
         return agent_id
 
+    def terms(self, agent: FleetAgent) -> dict[str, float]:
+        due, step = self._turns[agent.agent_id]
+        return {"turn": due - step if agent.agent_id == self._chosen else due, "step": step}
+
     def step(self, agent: FleetAgent) -> float:
         """Return the distance between two turns of the agent."""
         return 1.0

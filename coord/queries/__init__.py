@@ -27,6 +27,7 @@ from coord.queries.dead_letters import (
 from coord.queries.explanations import explain_task
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import MessagePage, get_message, list_messages
+from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
     PoolBacklog,
@@ -91,6 +92,7 @@ __all__ = [
     "count_workers",
     "environment_fields",
     "explain_task",
+    "export_plans",
     "export_trace",
     "get_agent",
     "get_agents",

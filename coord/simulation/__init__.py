@@ -10,7 +10,9 @@ from coord.simulation.engine import Run, simulate
 from coord.simulation.fleet_file import read_fleet
 from coord.simulation.oracles import oracle_runs
 from coord.simulation.picture import draw
+from coord.simulation.plans_file import read_plans, write_plans
 from coord.simulation.recommendation import Advice, recommend
+from coord.simulation.replay import Difference, Replayed, replay
 from coord.simulation.scenario import Change, Job, Scenario, SimulatedAgent
 from coord.simulation.trace_file import read_trace, scenario_of, write_trace
 
@@ -18,7 +20,9 @@ __all__ = [
     "PULL",
     "Advice",
     "Change",
+    "Difference",
     "Job",
+    "Replayed",
     "Result",
     "Run",
     "Scenario",
@@ -27,9 +31,12 @@ __all__ = [
     "draw",
     "oracle_runs",
     "read_fleet",
+    "read_plans",
     "read_trace",
     "recommend",
+    "replay",
     "scenario_of",
     "simulate",
+    "write_plans",
     "write_trace",
 ]

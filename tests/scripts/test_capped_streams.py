@@ -6,6 +6,7 @@ import pytest
 
 from coord.config import KIB
 from coord.models.cell import Memory
+from coord.placement import RecordedEntry
 from tests.scripts.cell import Cell
 from workers.transitions import DeadLetterEntry, SettingChange
 
@@ -52,6 +53,11 @@ async def fill_log_learned(cell: Cell, n: int) -> None:
     await cell.run(cell.scripts.learn("d1", b'"' + str(n).encode() + b"x" * 200 + b'"'))
 
 
+async def fill_log_plans(cell: Cell, n: int) -> None:
+    """Record a plan."""
+    await cell.run(cell.scripts.record_plans(1, "d1", [RecordedEntry(0, n, b"x" * 200)]))
+
+
 async def fill_replies(cell: Cell, n: int) -> None:
     """Refuse a cancel of a task that nobody knows."""
     await cell.cancel(f"nobody-{n}-{'x' * 60}", caller="c1")
@@ -73,6 +79,7 @@ FILL = {
     "log:progress": fill_log_progress,
     "log:control": fill_log_control,
     "log:learned": fill_log_learned,
+    "log:plans": fill_log_plans,
     "replies:c1": fill_replies,
     "dead:in": fill_dead,
 }

@@ -119,8 +119,10 @@ async def test_what_distributors_obey_is_set_while_they_run(client: Client) -> N
     assert {one.name: (one.value, one.source) for one in await client.admin.live_settings()} == {
         "avoid_failed_agent": ("on", "default"),
         "ejection": ("on", "default"),
+        "full_scores": ("off", "default"),
         "health_threshold": ("0.8", "live"),
         "rare_skills_first": ("off", "default"),
+        "record_plans": ("off", "default"),
         "strategy": ("round_robin", "live"),
     }
     with pytest.raises(ConfigError, match="'best' is not one of capability_based, consistent_hash"):
@@ -129,9 +131,7 @@ async def test_what_distributors_obey_is_set_while_they_run(client: Client) -> N
         await client.admin.set_setting("strategy", "A B", timeout=PATIENT_S)
     with pytest.raises(ConfigError, match="health_threshold=2: expected a number from 0 to 1"):
         await client.admin.set_setting("health_threshold", 2, timeout=PATIENT_S)
-    with pytest.raises(
-        ConfigError, match="only avoid_failed_agent, ejection, health_threshold, rare_skills_first, strategy"
-    ):
+    with pytest.raises(ConfigError, match="only avoid_failed_agent, ejection, full_scores, health_threshold"):
         await client.admin.set_setting("patience", 2, timeout=PATIENT_S)
     await client.admin.set_setting("health_threshold", None, timeout=PATIENT_S)
     found = {one.name: one for one in await client.admin.live_settings()}

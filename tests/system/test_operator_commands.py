@@ -331,12 +331,14 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
     assert coord("settings", "set", "health_threshold", "0.7").out == "health_threshold: 0.7 (set live)\n"
     header, *rows = coord("settings", "show").out.splitlines()
     assert header.split() == ["setting", "value", "set", "by", "otherwise", "default", "variable"]
-    assert rows[2].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
+    assert rows[3].split() == ["health_threshold", "0.7", "live", "0.5", "0.5", "COORD_HEALTH_THRESHOLD"]
     assert [one["name"] for one in coord("settings", "show", "--json").json["items"]] == [
         "avoid_failed_agent",
         "ejection",
+        "full_scores",
         "health_threshold",
         "rare_skills_first",
+        "record_plans",
         "strategy",
     ]
     assert coord("settings", "reset", "health_threshold", "--json").json["source"] == "default"
@@ -354,16 +356,16 @@ def test_a_setting_is_shown_and_set(coord: Coord) -> None:
         (["settings", "set", "ejection", "maybe"], "ejection='maybe': expected on or off"),
         (
             ["settings", "set", "batch", "7"],
-            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, full_scores",
         ),
         (["settings", "set", "health_threshold", "2"], "health_threshold='2': expected a number from 0 to 1"),
         (
             ["settings", "show", "batch"],
-            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, full_scores",
         ),
         (
             ["settings", "reset", "batch"],
-            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, full_scores",
         ),
     ],
 )

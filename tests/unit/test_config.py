@@ -131,7 +131,7 @@ def test_what_may_be_set_live(name: str, value: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("batch", 1, "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold"),
+        ("batch", 1, "'batch' cannot be set live, only avoid_failed_agent, ejection, full_scores"),
         ("health_threshold", -0.1, "health_threshold=-0.1: expected a number from 0 to 1"),
         ("health_threshold", float("nan"), "health_threshold=nan: expected"),
         ("strategy", "No Such", "strategy='No Such': expected"),

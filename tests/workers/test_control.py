@@ -95,11 +95,11 @@ async def _says(cell: RunningCell, name: str, otherwise: tuple[str, ...]) -> boo
         (SettingSet("strategy", "best"), "strategy 'best' is not one of capability_based, consistent_hash"),
         (
             SettingSet("batch", 7.0),
-            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, full_scores",
         ),
         (
             SettingSet("batch", None),
-            "'batch' cannot be set live, only avoid_failed_agent, ejection, health_threshold",
+            "'batch' cannot be set live, only avoid_failed_agent, ejection, full_scores",
         ),
         (StrategySet("predictve", "t"), "did you mean 'predictive'?"),
         (SettingSet("ejecton", "on"), "did you mean 'ejection'?"),

@@ -32,6 +32,7 @@ NAMES = (
     "purge",
     "reclaim",
     "reclaim_lease",
+    "record_plans",
     "redeliver",
     "register",
     "relieve",

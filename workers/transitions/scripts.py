@@ -27,6 +27,7 @@ from coord.models.cell import RELIEVE_ABOVE, RELIEVE_DOWN_TO, Memory
 from coord.models.explanations import WaitingReason
 from coord.models.tasks import BACKLOG_SHARE, HEAD_START_MS, Priority
 from coord.pipeline import pack, send_and_read
+from coord.placement import RecordedEntry
 from workers import lua
 from workers.transitions.batches import (
     Arg,
@@ -447,6 +448,19 @@ class Scripts:
 
         limits: Limits = {"silence_ms": COUNTER_SILENCE_MS, "kept_ms": WAITING_KEPT_MS}
         return Call("count_waiting", limits, args, parse)
+
+    def record_plans(self, version: int, by: str, entries: Sequence[RecordedEntry]) -> Call[list[str]]:
+        """Append what a distributor has recorded of its plans; the word OK.
+
+        Args:
+            version: of the format.
+            by: identifies the process.
+            entries: to append.
+        """
+        args: list[Arg] = [version, by, len(entries)]
+        for entry in entries:
+            args += (entry.segment, entry.number, entry.data)
+        return Call("record_plans", {}, args, read_words)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None
