@@ -25,7 +25,7 @@ from workers.waiting import Waiting
 
 #: Queues that are counted in one call, and pools and agents that are judged at once: some milliseconds.
 CHUNK = 1_000
-JUDGED_AT_ONCE = 500
+JUDGED_AT_ONCE = 200
 #: A count that took a second of this process is repeated after so many seconds: 5 % of its time.
 PAUSE = 20.0
 

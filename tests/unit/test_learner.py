@@ -75,9 +75,11 @@ def test_successes_teach_times_and_failures_teach_rates() -> None:
     assert learned.failure_rate("a0", "t") == pytest.approx(1 / 3, abs=0.01)
 
 
-def test_tasks_of_a_known_size_teach_their_type_and_their_size() -> None:
+def test_tasks_of_a_known_size_teach_their_type_and_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever settles them; failures as well. An agent is ejected by its attempts at the type, each counted once."""
     learner, other = learner_of(), learner_of()
+    judged: list[int] = []
+    monkeypatch.setattr(learner.view.ejections, "record", lambda *given: judged.append(given[2]))
     place(learner, "1", "2", "3", expected_ms=1024.0)
     place(learner, "4", "5")
     settle(learner, completed("1"), failed("2"), completed("4", 500))
@@ -87,6 +89,7 @@ def test_tasks_of_a_known_size_teach_their_type_and_their_size() -> None:
     learner.timed_out(["6"], 0.0)
     learner.apply(0.0)
     exchange(learner, other)
+    assert sum(judged) == 6
     for one in (learner, other):
         of_type, sized = (one.view.learned.of_type("t", size) for size in (None, 1024.0))
         assert of_type is not None

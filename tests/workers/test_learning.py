@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
+
+from coord import queries
+from coord.models.agents import FleetAgent
 from coord.models.facts import TaskCompleted
 from coord.models.tasks import TaskState
 from coord.placement import Learned
@@ -58,6 +65,27 @@ async def test_every_distributor_learns_what_any_of_them_settles(cell: RunningCe
         assert 4 < slow_s / fast_s < 12
         assert learned.failure_rate("a0", "echo") == 0
         assert 0.2 < learned.failure_rate("a1", "echo") < 0.6
+
+
+async def test_a_distributor_that_reads_its_agents_slowly_misses_nothing(
+    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the log holds of an agent counts only once the agent is known."""
+    (first,) = cell.of_kind("distributor")
+    (agent,) = await fleet(cell, 1, capacity=4)
+    await work(agent, caller, 5, 500)
+    await wait_until(lambda: attempts(first) == 5, "the first knows the five")
+    second = await cell.add("distributor")
+    await wait_until(lambda: attempts(second) == 5, "all of it is in the log")
+    read = queries.get_fleet
+
+    async def read_slowly(*args: Any) -> dict[str, FleetAgent]:
+        await asyncio.sleep(0.5)  # longer than it takes to read the log
+        return await read(*args)
+
+    monkeypatch.setattr("workers.follower.queries.get_fleet", read_slowly)
+    third = await cell.add("distributor")
+    await wait_until(lambda: attempts(third) == 5, "a new one knows what the log holds")
 
 
 async def test_a_log_that_was_emptied_does_not_stop_the_learning(cell: RunningCell, caller: Caller) -> None:
