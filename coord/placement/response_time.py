@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from coord.models.agents import FleetAgent
-from coord.placement.learning import Cell
-from coord.placement.strategy import NEAR, SampledStrategy, TaskContext
+from coord.placement.learning import Cell, TypeEstimates
+from coord.placement.strategy import NEAR, SampledStrategy, TaskContext, relative_load
 
 #: Share of the agents that are not hot.
 COLD = 0.84
@@ -21,12 +21,13 @@ FEW = 6
 class LearnedStrategy(SampledStrategy):
     """Scores agents by learned times. A subclass gives ``service_s``: an agent's time without load.
 
-    Scores within 10 % count as equal, and the load decides.
+    Scores within 10 % count as equal, and the load decides. Among those with the same load the lowest score does: free
+    agents with one slot have all the same load, and chance would choose one that is up to 10 % slower.
     """
 
     near: ClassVar[float] = NEAR
 
-    def service_s(self, cell: Cell) -> float:
+    def service_s(self, cell: Cell, estimates: TypeEstimates) -> float:
         """Return the service time without load that the strategy counts with, in seconds."""
         return cell.shrunk_s
 
@@ -38,13 +39,30 @@ class LearnedStrategy(SampledStrategy):
         load_term = self.learned.load_term
         if estimates is None:
             return [load_term(agent.load + agent.outside_load) for agent in agents]
-        unknown_s, cell_of, service_s = estimates.fleet_s, estimates.cell_of, self.service_s
+        unknown_s, cells, tick, service_s = estimates.fleet_s, estimates.cells, estimates.tick, self.service_s
         found: list[float] = []
         for agent in agents:
-            cell = cell_of(agent.agent_id)
-            base = unknown_s if cell is None else service_s(cell)
+            cell = cells.get(agent.agent_id)
+            if cell is None:
+                base = unknown_s
+            else:
+                if cell.tick != tick:
+                    estimates.estimate(cell)
+                base = service_s(cell, estimates)
             found.append(base * load_term(agent.load + agent.outside_load))
         return found
+
+    def pick(self, agents: Sequence[FleetAgent], task: TaskContext) -> FleetAgent:
+        scores = self.scores(agents, task)
+        limit = min(scores) * self.near
+        near = [
+            (relative_load(agent), score, agent) for agent, score in zip(agents, scores, strict=True) if score <= limit
+        ]
+        if len(near) == 1:
+            return near[0][2]
+        best = min([one[:2] for one in near])
+        equal = [one[2] for one in near if one[:2] == best]
+        return equal[0] if len(equal) == 1 else equal[int(self.random.random() * len(equal))]
 
 
 class LeastResponseTime(LearnedStrategy):
@@ -56,8 +74,8 @@ class LeastResponseTime(LearnedStrategy):
 
     name = "least_response_time"
 
-    def service_s(self, cell: Cell) -> float:
-        return cell.plain_s
+    def service_s(self, cell: Cell, estimates: TypeEstimates) -> float:
+        return estimates.plain_s(cell)
 
 
 class Predictive(LearnedStrategy):
@@ -69,7 +87,7 @@ class Predictive(LearnedStrategy):
 
     name = "predictive"
 
-    def service_s(self, cell: Cell) -> float:
+    def service_s(self, cell: Cell, estimates: TypeEstimates) -> float:
         return cell.shrunk_s / (1 - cell.failure_rate)
 
 

@@ -378,6 +378,16 @@ def test_times_within_a_tenth_are_equal_and_the_load_decides(cls: type[Strategy]
     assert Counter(take(strategy, fleet, 10, TaskContext("new"))) == {"a": 5, "b": 5}
 
 
+@pytest.mark.parametrize("cls", [LeastResponseTime, Predictive, Prequal])
+def test_the_fastest_of_those_with_the_same_load_is_chosen(cls: type[Strategy]) -> None:
+    """Also within a tenth: free agents with one slot have the same load. Equal times are left to chance."""
+    learned = learned_of({"a0": 0.106, "a1": 0.100, "a2": 0.103})
+    strategy = offered(cls, *agents(3), learned=learned)
+    assert {strategy.choose(T) for _ in range(20)} == {"a1"}
+    strategy = offered(cls, *agents(3), learned=learned_of(dict.fromkeys(("a0", "a1", "a2"), 0.1)))
+    assert {strategy.choose(T) for _ in range(50)} == {"a0", "a1", "a2"}
+
+
 def test_the_load_term_moves_tasks_from_a_fast_agent_that_is_full() -> None:
     """With slots that share a CPU, an agent of twice the speed gets two thirds of the tasks."""
     learned = learned_of({"a": 0.1, "b": 0.2})
