@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
 from random import Random
@@ -18,6 +19,9 @@ BOUND = 1.25
 PROBES = 21
 #: Maximum number of points of one agent; it has as many as its weight, rounded.
 MOST_POINTS = 16
+
+#: Keys whose probes are remembered: hashing them takes longer than the search on the ring.
+KEYS_KEPT = 4_096
 
 _RING = 1 << 64
 _DIGEST_POINTS = 8  # of 8 bytes each in one digest of 64 bytes
@@ -92,7 +96,7 @@ class ConsistentHash(Strategy):
     def owner(self, key: str) -> str:
         """Return the agent that owns a key: the one whose point follows most closely on one of the key's probes."""
         ring, nearest, found = self._ring, _RING, 0
-        for probe in _hash_points(key, PROBES):
+        for probe in _probes_of(key):
             at = bisect_left(ring, probe)
             point = ring[at] if at < len(ring) else ring[0]
             distance = (point - probe) % _RING
@@ -110,6 +114,11 @@ class ConsistentHash(Strategy):
             insort(self._ring, free)
             points.append(free)
         self._points[agent_id] = points
+
+
+@lru_cache(maxsize=KEYS_KEPT)
+def _probes_of(key: str) -> tuple[int, ...]:
+    return tuple(_hash_points(key, PROBES))
 
 
 def _hash_points(text: str, count: int) -> list[int]:

@@ -22,8 +22,13 @@ class ResourceBased(OrderedStrategy):
     name = "resource_based"
 
     def key(self, agent: FleetAgent) -> float:
-        capacity = agent.capacity or 1
-        placed = max(0, agent.load - agent.load_at_report) / capacity
-        slots = (agent.load + agent.outside_load) / capacity
-        used = max(slots, (agent.cpu or 0.0) + placed, (agent.memory or 0.0) + placed)
-        return round(used / STEP) * STEP + min(slots, 1.0) * TIE
+        capacity, load = agent.capacity or 1, agent.load
+        used = slots = (load + agent.outside_load) / capacity
+        reported, memory = agent.cpu or 0.0, agent.memory or 0.0
+        if memory > reported:
+            reported = memory
+        if load > agent.load_at_report:
+            reported += (load - agent.load_at_report) / capacity
+        if reported > used:
+            used = reported
+        return round(used / STEP) * STEP + (slots if slots < 1 else 1.0) * TIE
