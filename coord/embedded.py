@@ -259,8 +259,12 @@ class EmbeddedServer:
         return True
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.alive():
-            os.kill(self.pid, number)
+        # It may end at any moment, and another thread may reap it: ``coord up`` kills a server that it is stopping.
+        if self._process is not None:
+            self._process.send_signal(number)
+        elif self.alive():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class _Args(msgspec.Struct, frozen=True):

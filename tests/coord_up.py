@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,15 @@ class Up:
 
     def workers(self) -> dict[str, psutil.Process]:
         """Its workers by name."""
+        return {name: child for child in self.children("workers") if (name := _worker_name(child))}
+
+    def children(self, word: str) -> list[psutil.Process]:
+        """The processes that it has started with this word in their command."""
         try:
             children = psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
-            return {}
-        return {name: child for child in children if (name := _worker_name(child))}
+            return []
+        return [child for child in children if word in _command(child)]
 
     def endpoint(self) -> Endpoint | None:
         """What it has announced."""
@@ -109,12 +114,16 @@ class Up:
         return True
 
 
-def _worker_name(process: psutil.Process) -> str:
+def _command(process: psutil.Process) -> list[str]:
     try:
-        command = process.cmdline()
-    except psutil.Error:
-        return ""
-    return command[command.index("--name") + 1] if "workers" in command and "--name" in command else ""
+        return list(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return []
+
+
+def _worker_name(process: psutil.Process) -> str:
+    command = _command(process)
+    return command[command.index("--name") + 1] if "--name" in command else ""
 
 
 class Start:
@@ -142,7 +151,8 @@ class Start:
         """Kill what is left: workers first, so that none is left for want of a parent."""
         for up in self._all:
             for worker in up.workers().values():
-                worker.kill()
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
             up.process.kill()
             up.process.communicate()
             if server := EmbeddedServer.find(up.data):

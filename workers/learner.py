@@ -1,8 +1,9 @@
 """What a distributor learns from the reports that it settles, and shares with the other distributors.
 
 Samples are gathered as they come and added to ``Learned`` a few times a second, so a task costs a few operations in
-memory. Once a second all that is new goes to ``log:learned`` with one script; the other distributors merge it. A
-distributor that starts reads the log from its beginning.
+memory; every ``UNREAD_S`` seconds if no strategy reads what was learned. Once a second what is new goes to
+``log:learned`` with one script; the other distributors merge it. A distributor that starts reads the log from its
+beginning.
 
 The distributor that settles a report may not be the one that placed the task, and only the latter knows agent, type and
 load. So the ends of foreign leases are shared as well, at most ``MOST_ENDINGS`` a second: on a busier cell each
@@ -31,12 +32,16 @@ from workers.view import View
 
 log = logs.get_logger()
 
-#: Pairs of agent and task type that are shared in one second: about 100 KiB.
-MOST_CHANGES = 1_000
+#: Pairs of agent and task type that are shared in one second: about 100 KiB. Fewer while no strategy reads what was
+#: learned; each pair has its turn, with all its samples since the last one.
+MOST_CHANGES, MOST_UNREAD_CHANGES = 1_000, 100
 #: Ends of foreign leases that are shared in one second: about 15 KiB.
 MOST_ENDINGS = 500
 #: Samples after which they are added to what was learned at once, without waiting for the next tick.
 MOST_SAMPLES = 2_000
+#: Seconds between two additions while no strategy reads what was learned, and the number of samples that wait at most:
+#: about 4 MiB. Adding costs 10 us for each pair of agent and task type, however many samples it has.
+UNREAD_S, MOST_UNREAD = 5.0, 40_000
 #: What counts as the service time of a handler that took less than 1 ms, in seconds: reports are in whole ms.
 LEAST_S = 0.0005
 
@@ -78,8 +83,12 @@ class Learner:
         self.view = view
         self.planner = planner
         self.id = os.urandom(8).hex()  #: of this process
-        self._attempts: defaultdict[tuple[str, str], Attempts] = defaultdict(Attempts)
-        self._count = 0
+        self._attempts: defaultdict[str, defaultdict[str, Attempts]] = defaultdict(
+            _no_attempts
+        )  # type -> agent -> them
+        self._count = 0  # of attempts that were not added yet
+        self._applied_at = float("-inf")
+        self._read_at = float("-inf")  # by a strategy
         self._foreign: list[ForeignEnding] = []
         self.ejections: list[Ejection] = []  #: decided here and not recorded yet
 
@@ -91,7 +100,8 @@ class Learner:
             assigned: what the planner knows of each.
             now: the time.
         """
-        attempts, has_failed = self._attempts, False
+        attempts = self._attempts
+        failed: dict[str, None] = {}  # task types
         for report, known in zip(endings, assigned, strict=True):
             if type(report) is TaskReleased:
                 continue
@@ -101,54 +111,74 @@ class Learner:
                     self._foreign.append((report.lease, took))
                 continue
             agent_id, task_type, load, at = known
-            of = attempts[agent_id, task_type]
-            if took is None:
-                of.samples.append((max(LEAST_S, now - at), load))
-            elif took is not FAILED:
-                of.samples.append((took, load))
-            elif not _is_about_version(report):
+            if took is FAILED and _is_about_version(report):
+                continue
+            of = attempts[task_type][agent_id]
+            if took is FAILED:
                 of.failed += 1
+                failed[task_type] = None
+            else:
+                of.samples.append((max(LEAST_S, now - at) if took is None else took, load))
             self._count += 1
-            has_failed = has_failed or took is FAILED
         # An agent that fails at once is found before it gets many more tasks.
-        if has_failed or self._count > MOST_SAMPLES:
-            self.apply(now)
+        self._apply_types(failed, now)
+        if self._count > MOST_SAMPLES:
+            self._apply_if_due(now)
 
     def timed_out(self, leases: Sequence[str], now: float) -> None:
         """Take over attempts that took longer than their timeout: they failed."""
+        failed: dict[str, None] = {}  # task types
         for lease, assigned in zip(leases, self.planner.end_leases(leases), strict=True):
             if assigned is not None:
-                self._attempts[assigned[0], assigned[1]].failed += 1
+                agent_id, task_type = assigned[:2]
+                self._attempts[task_type][agent_id].failed += 1
                 self._count += 1
+                failed[task_type] = None
             elif len(self._foreign) < MOST_ENDINGS:
                 self._foreign.append((lease, FAILED))
-        self.apply(now)
+        self._apply_types(failed, now)
 
     def apply(self, now: float) -> None:
         """Add what was gathered to what is known."""
-        if not self._count:
-            return
-        attempts, self._attempts, self._count = self._attempts, defaultdict(Attempts), 0
+        self._applied_at = now
+        self._apply_types(list(self._attempts), now)
+
+    def _apply_if_due(self, now: float) -> None:
+        """Do that if a strategy reads what is known, or if it was not done for a while."""
+        if self._is_read(now) or self._count > MOST_UNREAD or now - self._applied_at >= UNREAD_S:
+            self.apply(now)
+
+    def _is_read(self, now: float) -> bool:
+        """Return True if a strategy reads what is known."""
+        learned = self.view.learned
+        if learned.was_read:
+            self._read_at, learned.was_read = now, False
+        return now - self._read_at < UNREAD_S
+
+    def _apply_types(self, task_types: Iterable[str], now: float) -> None:
+        """Add what was gathered of some task types."""
         agents = self.view.agents
-        changes = [
-            Change(agent_id, task_type, Sums.of(of.samples, of.failed, of.untimed))
-            for (agent_id, task_type), of in attempts.items()
-            if agent_id in agents
-        ]
-        self.view.learned.add(changes, now)
-        self._judge(changes, now)
+        changes: list[Change] = []
+        for task_type in task_types:
+            for agent_id, of in self._attempts.pop(task_type).items():
+                self._count -= len(of.samples) + of.failed + of.untimed
+                if agent_id in agents:
+                    changes.append(Change(agent_id, task_type, Sums.of(of.samples, of.failed, of.untimed)))
+        if changes:
+            self.view.learned.add(changes, now)
+            self._judge(changes, now)
 
     def review(self, now: float) -> None:
         """Apply what was gathered, and end the ejections that are over. Call it a few times a second."""
-        self.apply(now)
+        self._apply_if_due(now)
         types, early = self.view.ejections.review(now)
         self.ejections += early
         self.view.apply_ejections(types)
 
     def take(self, now: float) -> bytes | None:
-        """Return the data of an entry with all that is new since the last call; None if nothing is."""
-        self.apply(now)
-        changes = self.view.learned.take_changes(MOST_CHANGES)
+        """Return the data of an entry with all that was added since the last call; None if nothing was."""
+        self._apply_if_due(now)
+        changes = self.view.learned.take_changes(MOST_CHANGES if self._is_read(now) else MOST_UNREAD_CHANGES)
         endings, self._foreign = self._foreign, []
         if not changes and not endings:
             return None
@@ -197,7 +227,7 @@ class Learner:
             if assigned is None:
                 continue
             agent_id, task_type, load, _ = assigned
-            of = self._attempts[agent_id, task_type]
+            of = self._attempts[task_type][agent_id]
             if took is None:
                 of.untimed += 1
             elif took < 0:
@@ -205,6 +235,10 @@ class Learner:
             else:
                 of.samples.append((took, load))
             self._count += 1
+
+
+def _no_attempts() -> defaultdict[str, Attempts]:
+    return defaultdict(Attempts)
 
 
 def _seconds_of(report: Ending) -> float | None:

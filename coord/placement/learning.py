@@ -82,22 +82,22 @@ class Sums(Struct, gc=False, array_like=True):
             failed: number of failures, spread evenly over the samples.
             untimed: number of successes of which the time is not known.
         """
-        sums, weight = cls(len(samples)), 1.0
-        for service_s, load in reversed(samples[-MOST_SAMPLES:]):
-            x, y = log(1 + max(0.0, load)), log(max(LEAST_S, service_s))
-            sums.weight += weight
-            sums.x += weight * x
-            sums.y += weight * y
-            sums.xx += weight * x * x
-            sums.xy += weight * x * y
-            sums.yy += weight * y * y
-            sums.time += weight * service_s
-            weight *= _DECAY
-        sums.attempts = len(samples) + failed + untimed
-        if sums.attempts:
-            sums.tried = (1 - _DECAY**sums.attempts) / (1 - _DECAY)
-            sums.failed = sums.tried * failed / sums.attempts
-        return sums
+        weights = sum_x = sum_y = sum_xx = sum_xy = sum_yy = time = 0.0
+        for service_s, load in samples[-MOST_SAMPLES:]:
+            x, y = log(1 + load) if load > 0 else 0.0, log(max(LEAST_S, service_s))
+            weights = weights * _DECAY + 1
+            sum_x = sum_x * _DECAY + x
+            sum_y = sum_y * _DECAY + y
+            sum_xx = sum_xx * _DECAY + x * x
+            sum_xy = sum_xy * _DECAY + x * y
+            sum_yy = sum_yy * _DECAY + y * y
+            time = time * _DECAY + service_s
+        attempts = len(samples) + failed + untimed
+        tried = (1 - _DECAY**attempts) / (1 - _DECAY)
+        failures = tried * failed / attempts if failed else 0.0
+        return cls(
+            len(samples), weights, sum_x, sum_y, sum_xx, sum_xy, sum_yy, time, attempts, tried, failures
+        )  # by position, which is faster
 
     def shift(self, y: float) -> None:
         """Add ``y`` to the log of each service time."""
@@ -273,6 +273,7 @@ class Learned:
 
     def __init__(self, most_cells: int = MOST_CELLS) -> None:
         self.now = 0.0
+        self.was_read = False  #: set when a strategy reads the estimates of a task type; the reader of this resets it
         self.demand = Demand()
         self.exponent = FIRST_EXPONENT
         self._most_cells = most_cells
@@ -332,11 +333,12 @@ class Learned:
 
     def of_type(self, task_type: str) -> TypeEstimates | None:
         """Return the estimates for a task type; None if nothing is known of it."""
+        self.was_read = True
         return self._types.get(task_type)
 
     def service_s(self, agent_id: str, task_type: str, load: float = 0) -> float | None:
         """Return the expected service time in seconds beside ``load`` other tasks; None if the type is unknown."""
-        estimates = self._types.get(task_type)
+        estimates = self.of_type(task_type)
         if estimates is None:
             return None
         cell = estimates.cell_of(agent_id)
@@ -345,7 +347,7 @@ class Learned:
 
     def failure_rate(self, agent_id: str, task_type: str) -> float:
         """Return the share of recent attempts that failed, 0 to 0.95; 0 if nothing is known."""
-        estimates = self._types.get(task_type)
+        estimates = self.of_type(task_type)
         cell = None if estimates is None else estimates.cell_of(agent_id)
         return 0.0 if cell is None else cell.failure_rate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ LIMITS = {
     "teardown_timeout": "1",
     "timeout_repeat": "1",
     "thread_timeout": "0.2",
-    "hang_timeout": "2",
+    "hang_timeout": "4",
     "end_timeout": "4",
 }
 TESTS = {
@@ -135,18 +136,17 @@ def test_tests_that_hang_fail_and_the_others_run(tmp_path: Path) -> None:
     names = ("teardown", "cancel", "swallow", "uvloop", "busy", "deaf", "thread", "passes")
     code, output = run_tests(tmp_path, *names, processes=2)
     assert code == 1, output
-    for name in ("teardown", "cancel"):
-        assert f"FAILED test_{name}.py::test_{name} (call)" in output
-        assert f"FAILED test_{name}.py::test_{name} (teardown)" in output
-    for name in ("swallow", "uvloop", "busy"):
-        assert f"FAILED test_{name}.py::test_{name} (call)" in output
-    assert "+++ not within 3 s: test_deaf.py::test_deaf\n" in output
+    failed = {(name, when) for name, when in re.findall(r"FAILED test_(\w+)\.py::\S+ \((\w+)\)", output)}
+    assert {name for name, when in failed if when == "call"} == {"teardown", "cancel", "swallow", "uvloop", "busy"}, (
+        output
+    )
+    assert {("teardown", "teardown"), ("cancel", "teardown"), ("thread", "teardown")} <= failed, output
+    assert "passes" not in {name for name, _ in failed}, output
+    assert "+++ not within 5 s: test_deaf.py::test_deaf\n" in output
     assert "crashed while running 'test_deaf.py::test_deaf'" in output
     assert 'test_deaf.py", line' in output, "the stacks of all threads"
-    assert "FAILED test_thread.py::test_thread (teardown)" in output
     assert "the test has left the thread 'left'" in output
     assert "in wait" in output.partition("the test has left the thread 'left'")[2], "its stack"
-    assert "6 failed, 2 passed" in output, "the test that has left a thread has passed before"
 
 
 @pytest.mark.parametrize(("name", "what"), [("deaf", "test_deaf.py::test_deaf"), ("exit", "the exit of the process")])

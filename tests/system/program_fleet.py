@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,10 @@ class AgentProcess:
         """Every process, also one that left its group, that was started for it; not those waiting to be buried."""
         found = []
         for process in psutil.process_iter():
-            try:
+            with suppress(psutil.Error):  # it ends meanwhile, or belongs to somebody else
                 is_ours = self._environ.items() <= process.environ().items()
-            except psutil.Error:
-                continue
-            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
         return found
 
     async def no_programs(self) -> None:

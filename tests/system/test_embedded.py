@@ -110,6 +110,20 @@ async def test_an_orderly_stop_writes_everything(folder: Path) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize("is_adopted", [False, True])
+def test_a_server_that_ends_by_itself_can_be_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_adopted: bool
+) -> None:
+    """It has ended between the look and the signal, as when a second Ctrl-C comes while it stops."""
+    started = EmbeddedServer.start(folder)
+    server = EmbeddedServer.find(folder) if is_adopted else started
+    assert server is not None
+    started.kill()
+    looks = iter([True])
+    monkeypatch.setattr(server, "alive", lambda: next(looks, False))
+    server.kill()
+
+
 async def test_a_second_start_adopts_the_running_server(folder: Path) -> None:
     """One folder, one server: the second start finds it, and its stop leaves it running."""
     first = EmbeddedServer.start(folder)

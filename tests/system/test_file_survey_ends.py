@@ -18,6 +18,7 @@ from coord.endpoint import read_endpoint
 from coord.fsck import examine
 from coord.models.tasks import TERMINAL, TaskState
 from coord.queries import count_by_state
+from tests.coord_up import runs
 from tests.system.file_survey import JOB_S, ROOT, SOURCE, Job, Start, below, in_the_middle
 from tests.waiting import wait_until
 
@@ -151,7 +152,7 @@ async def test_a_second_ctrl_c_leaves_no_process(start_job: Start, few: Path, ma
     job.process.send_signal(signal.SIGINT)
     assert await job.ended() == 130
     assert not server.alive()
-    assert not [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [one for one in left if runs(one.pid)]
     assert "Traceback" not in job.output
 
 

@@ -68,7 +68,7 @@ async def active(url: str, *agent_ids: str) -> None:
 
 def agents_of(up: Up) -> list[psutil.Process]:
     """The processes of the agents."""
-    return [one for one in psutil.Process(up.process.pid).children() if "greeter.py" in one.cmdline()]
+    return up.children("greeter.py")
 
 
 async def test_they_work_come_back_and_leave_with_the_cell(start: Start, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_a_program_that_knows_nothing_of_coord_works(start: Start, tmp_pat
         assert record.capacity == 2
         sorted_ = await client.submit("sort", {"a": "b"})
         assert await sorted_.result(timeout=START_S) == {"a": "b"}
-        (begun,) = [one for one in psutil.Process(up.process.pid).children() if "--capability" in one.cmdline()]
+        (begun,) = up.children("--capability")
         begun.kill()
         assert await (await client.submit("sort", [1, 2])).result(timeout=2 * START_S) == [1, 2]
     up.process.terminate()
@@ -177,7 +177,8 @@ async def test_a_signal_to_every_process_loses_no_work(start: Start, tmp_path: P
     server = EmbeddedServer.find(up.data)
     assert server is not None
     for process in [psutil.Process(up.process.pid), psutil.Process(server.pid), *up.workers().values(), *agents_of(up)]:
-        process.terminate()
+        with suppress(psutil.NoSuchProcess):  # its end has followed that of another
+            process.terminate()
     await wait_until(lambda: len(up.events("agent.draining")) == 2, "the agents drain", START_S)
     await wait_until(lambda: up.events("redis.restarted"), "the server is back", START_S)
     (tmp_path / "gate").touch()

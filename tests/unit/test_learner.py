@@ -25,9 +25,9 @@ def learner_of(agents: int = 3) -> Learner:
     return Learner(view, Planner(view))
 
 
-def place(learner: Learner, *leases: str, agent_id: str = "a0", load: float = 0) -> None:
+def place(learner: Learner, *leases: str, agent_id: str = "a0", load: float = 0, task_type: str = "t") -> None:
     """Remember assignments, as after a dispatch."""
-    placements = [Placement("p", agent_id, 1, lease, b"{}", "", "t", load) for lease in leases]
+    placements = [Placement("p", agent_id, 1, lease, b"{}", "", task_type, load) for lease in leases]
     learner.planner.answered(placements, TaskBatch(["ASSIGNED"] * len(leases), {}, {}, 0, 0))
 
 
@@ -66,6 +66,39 @@ def test_successes_teach_times_and_failures_teach_rates() -> None:
     assert list(learned) == [("a0", "t")]
     assert learned.service_s("a0", "t") == pytest.approx(2.0)
     assert learned.failure_rate("a0", "t") == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_samples_wait_while_nothing_reads_them() -> None:
+    """Adding costs something for each agent and task type, so it is done rarely until a strategy needs it."""
+    learner = learner_of()
+    learned = learner.view.learned
+    learner.review(100.0)
+    place(learner, "1", "2")
+    settle(learner, completed("1"), now=100.0)
+    learner.review(100.0 + 0.9 * learner_module.UNREAD_S)
+    assert len(learned) == 0
+    assert learned.service_s("a0", "t") is None  # as a strategy that scores
+    learner.review(100.0 + 0.9 * learner_module.UNREAD_S)
+    assert learned.service_s("a0", "t") == pytest.approx(2.0)
+    learner.review(100.0 + learner_module.UNREAD_S)  # it was read
+    settle(learner, completed("2", 8_000), now=106.0)
+    learner.review(106.0)
+    learner.review(100.0 + 2 * learner_module.UNREAD_S)
+    assert learned.service_s("a0", "t") == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_failure_adds_the_attempts_of_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, because an agent may be ejected for it; other types wait, and their samples are counted."""
+    monkeypatch.setattr(learner_module, "MOST_SAMPLES", 1)
+    monkeypatch.setattr(learner_module, "MOST_UNREAD", 1)
+    learner = learner_of()
+    learner.review(100.0)
+    place(learner, "1", "2")
+    place(learner, "3", "4", task_type="u")
+    settle(learner, completed("3"), completed("1"), failed("2"), now=100.0)
+    assert list(learner.view.learned) == [("a0", "t")]
+    settle(learner, completed("4"), now=100.0)  # with "3" it is one more than may wait
+    assert list(learner.view.learned) == [("a0", "t"), ("a0", "u")]
 
 
 def test_the_load_at_the_start_is_known() -> None:
@@ -139,6 +172,7 @@ def test_the_end_of_a_foreign_lease_reaches_the_distributor_that_placed_it() -> 
 def test_what_is_shared_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs that do not fit follow a second later; ends of foreign leases that do not fit are dropped."""
     monkeypatch.setattr(learner_module, "MOST_CHANGES", 2)
+    monkeypatch.setattr(learner_module, "MOST_UNREAD_CHANGES", 3)
     monkeypatch.setattr(learner_module, "MOST_ENDINGS", 3)
     learner, other = learner_of(5), learner_of(5)
     for n in range(5):
@@ -148,7 +182,15 @@ def test_what_is_shared_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     while (data := exchange(learner, other)) is not None:
         changes, *endings = msgspec.json.decode(data)
         sizes.append((len(changes), len(endings[0]) if endings else 0))
-    assert sizes == [(2, 3), (2, 0), (1, 0)]
+        assert learner.view.learned.of_type("t"), "as a strategy does"
+    assert sizes == [(3, 3), (2, 0)]
+    for n in range(5):
+        place(learner, f"{n}", agent_id=f"a{n}")
+        settle(learner, completed(f"{n}"))
+    sizes.clear()
+    while (data := exchange(learner, other)) is not None:
+        sizes.append((len(msgspec.json.decode(data)[0]), 0))
+    assert sizes == [(2, 0), (2, 0), (1, 0)]
     assert len(other.view.learned) == 5
 
 
