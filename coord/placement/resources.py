@@ -22,13 +22,9 @@ class ResourceBased(OrderedStrategy):
     name = "resource_based"
 
     def key(self, agent: FleetAgent) -> float:
-        capacity, load = agent.capacity or 1, agent.load
-        used = slots = (load + agent.outside_load) / capacity
-        reported, memory = agent.cpu or 0.0, agent.memory or 0.0
-        if memory > reported:
-            reported = memory
-        if load > agent.load_at_report:
-            reported += (load - agent.load_at_report) / capacity
-        if reported > used:
-            used = reported
-        return round(used / STEP) * STEP + (slots if slots < 1 else 1.0) * TIE
+        capacity = agent.capacity or 1
+        slots = (agent.load + agent.outside_load) / capacity
+        reported = max(agent.cpu or 0.0, agent.memory or 0.0)
+        if agent.load > agent.load_at_report:
+            reported += (agent.load - agent.load_at_report) / capacity
+        return round(max(slots, reported) / STEP) * STEP + (slots if slots < 1 else 1.0) * TIE

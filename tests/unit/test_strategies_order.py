@@ -11,7 +11,7 @@ import pytest
 from coord.models.agents import FleetAgent, Location
 from coord.placement import ANY_TASK, STRATEGIES, Learned, Strategy, TaskContext
 from coord.placement.capabilities import CapabilityBased
-from coord.placement.consistent_hash import ConsistentHash
+from coord.placement.consistent_hash import UNUSED_KEPT, ConsistentHash
 from coord.placement.geography import Geographic, distance_km
 from coord.placement.load import LeastConnections, PowerOfTwo, RandomChoice
 from coord.placement.resources import ResourceBased
@@ -467,6 +467,28 @@ def test_consistent_hash_depends_on_nothing_but_ids_and_keys() -> None:
     """Every distributor finds the same owner, whatever it was offered in which order."""
     fleet = agents(10)
     assert owners(offered(ConsistentHash, *fleet, seed=1)) == owners(offered(ConsistentHash, *fleet[::-1], seed=2))
+
+
+def test_consistent_hash_forgets_agents_that_do_not_return() -> None:
+    """Whatever came, went and changed its weight, the owners are those of a new ring, and few other points are left."""
+    random, fleet = Random(5), agents(40)
+    strategy = offered(ConsistentHash, *fleet)
+    for number in range(60):
+        offers = random.random() < (0.2 if number % 2 else 0.8)
+        for one in random.sample(fleet, random.randrange(20)):
+            if offers:
+                one.weight = random.choice((1.0, 3.0))
+                strategy.offer(one)
+            else:
+                strategy.withdraw(one.agent_id)
+        present = [one for one in fleet if one.agent_id in strategy._load]
+        if not present:
+            continue
+        used = sum(len(strategy._points[one.agent_id]) for one in present)
+        assert used <= len(strategy._ring) == len(strategy._owner) <= 2 * used + 2 * UNUSED_KEPT
+        for one in present:
+            one.weight = strategy._load[one.agent_id][1]
+        assert owners(strategy, 50) == owners(offered(ConsistentHash, *present), 50)
 
 
 def test_consistent_hash_is_bounded() -> None:
