@@ -6,11 +6,14 @@ from typing import Protocol
 
 from coord.models.tasks import Requirements
 from coord.placement import OwnRules, Rules, Strategy, facets_required, rules_with
+from workers.changes import Changes
 
 #: The facet that every agent has: groups without required facets are listed under it.
 ANY_AGENT = "*"
 #: The members of every empty group. It is frozen, so it cannot be changed by mistake.
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
+#: The changes that a group without a strategy follows.
+NO_CHANGES = Changes()
 
 
 #: Requirements as JSON, what the tasks or their type set, the versions of agents that refused the payload, the ids of
@@ -36,6 +39,7 @@ class Candidates:
 
     __slots__ = (
         "_view",
+        "changes",
         "created",
         "ejected",
         "eligible",
@@ -77,7 +81,8 @@ class Candidates:
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.is_preferred = False  #: ``View.turned`` shows when it gets its first eligible agent or loses its last one
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
-        self.version = 0  #: of the view, when this group was last brought up to date
+        self.changes = NO_CHANGES  #: those that its strategy has to take over
+        self.version = 0  #: of these changes, when this group was last brought up to date
         #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
         self.line: list[tuple[float, str]] = []
         self.turn: tuple[float, str] | None = None

@@ -47,6 +47,7 @@ from coord.placement import (
 )
 from workers.agent_state import AgentState
 from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
+from workers.changes import Changes
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
@@ -100,9 +101,8 @@ class View:
         #: them.
         self.turned: dict[Candidates, None] = {}
         self._opened: dict[str, None] = {}  # agents that have got room since then
-        self._version = 0
-        #: agent -> version of its last change, the latest change last.
-        self._changed: dict[str, int] = {}
+        self._moved = Changes()  # agents whose room or row has changed
+        self._changed = Changes()  # those, and agents whose load has changed or that have reported
 
     def replace(self, fleet: Mapping[str, FleetAgent]) -> None:
         """Start again from a snapshot; planned tasks are forgotten. Groups in use stay."""
@@ -119,6 +119,7 @@ class View:
         self._having.clear()
         self._full.clear()
         self._opened.clear()
+        self._moved.clear()
         self._changed.clear()
         self.rooms = 0
         for agent in fleet.values():
@@ -148,7 +149,7 @@ class View:
         if is_judged_anew:
             for state in self.agents.values():
                 self._judge(state)
-                self._refresh(state)
+                self._renew(state)
         return True
 
     def record(self, recorder: Recorder | None) -> None:
@@ -168,7 +169,7 @@ class View:
             if state is not None and row is not None and state.facets == facets_of(row):
                 state.take_over(row)
                 self._judge(state)
-                self._refresh(state)
+                self._renew(state)
                 continue
             planned = 0
             if state is not None:
@@ -285,7 +286,8 @@ class View:
         if not group.eligible:
             return None
         strategy = group.created or group.strategy
-        if group.version != self._version:
+        changes = group.changes
+        if group.version != changes.version:
             self.bring_up_to_date(group)
         agent_id = strategy.choose(task)
         if self.full_scores and agent_id is not None:
@@ -300,7 +302,7 @@ class View:
             strategy.offer(state.agent)
         else:
             strategy.withdraw(agent_id)
-        group.version = self._version
+        group.version = changes.version
         return state.agent
 
     def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
@@ -342,7 +344,7 @@ class View:
         if state is not None:
             state.agent.active = False
             self._judge(state)
-            self._refresh(state)
+            self._renew(state)
 
     def apply_loads(self, loads: Mapping[str, int]) -> None:
         """Apply true loads: agent -> tasks in flight."""
@@ -364,7 +366,7 @@ class View:
                 agent.cpu, agent.memory = report.cpu, report.memory
                 agent.load_at_report = agent.load
                 state.expect_report(now)
-                self._refresh(state)
+                self._changed.add(agent.agent_id)
 
     def stale_agents(self, groups: Iterable[Candidates], for_s: float, most: int) -> list[str]:
         """Return the agents of these groups with a load older than ``for_s`` seconds: the ``most`` oldest ones."""
@@ -384,7 +386,7 @@ class View:
             if state.report_ends_at < now and (agent.cpu is not None or agent.memory is not None):
                 state.report_ends_at = math.inf
                 agent.cpu = agent.memory = 1.0
-                self._refresh(state)
+                self._changed.add(agent.agent_id)
         demand = self.learned.demand
         for group in self._groups.values():
             if group.taken:
@@ -395,26 +397,18 @@ class View:
 
     def bring_up_to_date(self, group: Candidates) -> None:
         """Apply to the group's strategy the changes since the group was last used."""
-        changes = self._version - group.version
-        if not changes:
-            return
         strategy = group.strategy
-        if len(group.eligible) < changes:
-            changed = [
-                (version, agent_id)
-                for agent_id in group.eligible
-                if (version := self._changed.get(agent_id, 0)) > group.version
-            ]
-            changed.sort(reverse=True)  # the order of a set differs from process to process
-            for _, agent_id in changed:
-                _offer(self.agents[agent_id], strategy)
-        else:
-            for agent_id in reversed(self._changed):
-                if self._changed[agent_id] <= group.version:
-                    break
-                if agent_id in group.eligible:
-                    _offer(self.agents[agent_id], strategy)
-        group.version = self._version
+        changes = group.changes
+        if group.version == changes.version:
+            return
+        agents = self.agents
+        for agent_id in changes.since(group.version, group.eligible):
+            state = agents[agent_id]
+            if state.has_room:
+                strategy.offer(state.agent)
+            else:
+                strategy.withdraw(agent_id)
+        group.version = changes.version
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
@@ -428,8 +422,11 @@ class View:
         else:
             strategy = recorder.record(create, group.rules, group.requirements, group.task_type)
         for agent_id in sorted(group.eligible):
-            _offer(self.agents[agent_id], strategy)
-        group.version = self._version
+            state = self.agents[agent_id]
+            if state.has_room:
+                strategy.offer(state.agent)
+        group.changes = self._changed if strategy.follows_load else self._moved
+        group.version = group.changes.version
         return strategy
 
     def _row_of(self, agent_id: str) -> FleetAgent:
@@ -480,12 +477,13 @@ class View:
             for group in list(self._watching.get(facet, ())):
                 if not self._consider(state, group):
                     self._watch_rarer(group, state)
-        self._refresh(state)
+        self._renew(state)
 
     def _remove(self, state: AgentState) -> None:
         agent_id = state.agent.agent_id
         del self.agents[agent_id]
-        self._changed.pop(agent_id, None)
+        self._moved.remove(agent_id)
+        self._changed.remove(agent_id)
         self.rooms -= state.has_room
         for facet in state.facets:
             having = self._having[facet]
@@ -545,7 +543,7 @@ class View:
         for agent_id in before - group.ejected:
             if agent_id in group.meeting and agent_id not in group.eligible:
                 self._join(agent_id, group)
-                self._refresh(self.agents[agent_id])
+                self._renew(self.agents[agent_id])
 
     def _adopt_ejections(self, row: FleetAgent) -> None:
         """Take over the ejections in an agent's record, which any distributor has decided or ended."""
@@ -578,16 +576,25 @@ class View:
         group.is_asleep = False
         self._full.pop(group, None)
 
+    def _renew(self, state: AgentState) -> None:
+        """Let all groups of an agent take over its row and its load."""
+        self._refresh(state)
+        self._moved.add(state.agent.agent_id)
+        self._changed.add(state.agent.agent_id)
+
     def _refresh(self, state: AgentState) -> None:
-        agent, changed = state.agent, self._changed
-        agent_id = agent.agent_id
+        """Determine the load of an agent, and let its groups take it over if it differs."""
+        agent = state.agent
         load = max(0, state.reported_load + state.planned - state.freed)
-        agent.load = load
-        self._version += 1
-        changed.pop(agent_id, None)
-        changed[agent_id] = self._version
         has_room = load < agent.capacity and agent.active
-        if has_room is not state.has_room:
+        is_moved = has_room is not state.has_room
+        if load == agent.load and not is_moved:
+            return
+        agent_id = agent.agent_id
+        agent.load = load
+        self._changed.add(agent_id)
+        if is_moved:
+            self._moved.add(agent_id)
             state.has_room = has_room
             if not has_room:
                 self.rooms -= 1
@@ -623,10 +630,3 @@ class View:
         self._unwatch(group)
         for agent_id in group.within:
             del self.agents[agent_id].groups[group]
-
-
-def _offer(state: AgentState, strategy: Strategy) -> None:
-    if state.has_room:
-        strategy.offer(state.agent)
-    else:
-        strategy.withdraw(state.agent.agent_id)

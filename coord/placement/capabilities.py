@@ -38,6 +38,7 @@ class RareSkillsFirst(Strategy):
     ) -> None:
         super().__init__(random, learned)
         self._within = within
+        self.follows_load = within.follows_load
         self._agents: dict[str, FleetAgent] = {}
         self._profile_of: dict[str, frozenset[str]] = {}
         self._profiles: dict[frozenset[str], dict[str, None]] = {}  # capabilities -> the agents that have just these

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
 from random import Random
@@ -20,6 +21,11 @@ BOUND = 1.25
 PROBES = 21
 #: Maximum number of points of one agent; it has as many as its weight, rounded.
 MOST_POINTS = 16
+
+#: Points of withdrawn agents that are kept in addition to half of all points.
+UNUSED_KEPT = 8
+#: Keys whose probes are remembered: hashing them takes longer than the search on the ring.
+KEYS_KEPT = 4_096
 
 _RING = 1 << 64
 _DIGEST_POINTS = 8  # of 8 bytes each in one digest of 64 bytes
@@ -42,9 +48,11 @@ class ConsistentHash(Strategy):
     def __init__(self, random: Random, learned: Learned | None = None) -> None:
         super().__init__(random, learned)
         self._least_loaded = LeastConnections(random, self.learned)
-        self._ring: list[int] = []  # the points of all agents, in order
+        # The points of all agents, in order; also of some that are withdrawn: most of them return soon.
+        self._ring: list[int] = []
         self._owner: dict[int, str] = {}  # point -> agent
         self._points: dict[str, list[int]] = {}
+        self._unused = 0  # points of withdrawn agents
         self._load: dict[str, tuple[int, float]] = {}  # agent -> tasks in flight, weight
         self._tasks = 0
         self._weight = 0.0
@@ -54,7 +62,7 @@ class ConsistentHash(Strategy):
         before = self._load.get(agent_id)
         if before is None or before[1] != weight:
             self.withdraw(agent_id)
-            self._add(agent_id, max(1, min(MOST_POINTS, round(weight))))
+            self._use_points(agent_id, max(1, min(MOST_POINTS, round(weight))))
             self._weight += weight
         else:
             self._tasks -= before[0]
@@ -69,9 +77,9 @@ class ConsistentHash(Strategy):
         self._least_loaded.withdraw(agent_id)
         self._tasks -= before[0]
         self._weight -= before[1]
-        for point in self._points.pop(agent_id):
-            del self._owner[point]
-            del self._ring[bisect_left(self._ring, point)]
+        self._unused += len(self._points[agent_id])
+        if self._unused > len(self._ring) / 2 + UNUSED_KEPT:
+            self._drop_unused()
         if not self._load:
             self._weight = 0.0  # without what rounding left
 
@@ -107,14 +115,37 @@ class ConsistentHash(Strategy):
 
     def owner(self, key: str) -> str:
         """Return the agent that owns a key: the one whose point follows most closely on one of the key's probes."""
-        ring, nearest, found = self._ring, _RING, 0
-        for probe in _hash_points(key, PROBES):
-            at = bisect_left(ring, probe)
-            point = ring[at] if at < len(ring) else ring[0]
-            distance = (point - probe) % _RING
+        ring, owners, load, nearest, found = self._ring, self._owner, self._load, _RING, ""
+        count = len(ring)
+        for probe in _probes_of(key):
+            at = bisect_left(ring, probe) % count
+            if (ring[at] - probe) % _RING >= nearest:
+                continue
+            while (owner := owners[ring[at]]) not in load:
+                at = (at + 1) % count
+            distance = (ring[at] - probe) % _RING
             if distance < nearest:
-                nearest, found = distance, point
-        return self._owner[found]
+                nearest, found = distance, owner
+        return found
+
+    def _use_points(self, agent_id: str, count: int) -> None:
+        """Give an agent its points; one that has returned has them already, unless its weight has changed."""
+        points = self._points.pop(agent_id, [])
+        self._unused -= len(points)
+        if len(points) == count:
+            self._points[agent_id] = points
+            return
+        for point in points:
+            del self._owner[point]
+            del self._ring[bisect_left(self._ring, point)]
+        self._add(agent_id, count)
+
+    def _drop_unused(self) -> None:
+        for agent_id in [agent_id for agent_id in self._points if agent_id not in self._load]:
+            for point in self._points.pop(agent_id):
+                del self._owner[point]
+        self._ring = sorted(self._owner)
+        self._unused = 0
 
     def _add(self, agent_id: str, count: int) -> None:
         points: list[int] = []
@@ -126,6 +157,11 @@ class ConsistentHash(Strategy):
             insort(self._ring, free)
             points.append(free)
         self._points[agent_id] = points
+
+
+@lru_cache(maxsize=KEYS_KEPT)
+def _probes_of(key: str) -> tuple[int, ...]:
+    return tuple(_hash_points(key, PROBES))
 
 
 def _hash_points(text: str, count: int) -> list[int]:

@@ -158,8 +158,9 @@ class Cell(Struct, gc=False, array_like=True):
     gap: float = 0.0  #: usual time between two samples, in seconds
     tick: int = -1  #: of the type, when the estimates were made
     shrunk_s: float = 0.0  #: service time without load, in seconds; shrunk, and decayed while idle
-    plain_s: float = 0.0  #: mean service time without load, in seconds; not shrunk, decayed while idle
     failure_rate: float = 0.0
+    plain_tick: int = -1  #: of the type, when ``plain_s`` was determined
+    plain_s: float = 0.0  #: mean service time without load, in seconds; not shrunk, decayed while idle
 
 
 class TypeState(Struct, frozen=True, array_like=True):
@@ -233,8 +234,20 @@ class TypeEstimates:
         """Return the cell of an agent with current estimates; None if nothing is known of it."""
         cell = self.cells.get(agent_id)
         if cell is not None and cell.tick != self.tick:
-            self._estimate(cell)
+            self.estimate(cell)
         return cell
+
+    def plain_s(self, cell: Cell) -> float:
+        """Return an agent's mean service time without load, in seconds: not shrunk, but decayed while it is idle."""
+        if cell.plain_tick != self.tick:
+            cell.plain_tick = self.tick
+            sums = cell.sums
+            if sums.weight > 0:
+                plain = log(sums.time / sums.weight) - self._learned.exponent * sums.x / sums.weight
+                cell.plain_s = exp(self.mean + (plain - self.mean) * self.kept(cell, self._learned.now))
+            else:
+                cell.plain_s = self.fleet_s
+        return cell.plain_s
 
     def kept(self, cell: Cell, now: float) -> float:
         """Return which share of what distinguishes an agent is not forgotten, 0 to 1: 1 if it is not idle."""
@@ -292,20 +305,18 @@ class TypeEstimates:
             self.within_to_between = inf if len(known) > 1 else 1.0
         self.mean = grand
 
-    def _estimate(self, cell: Cell) -> None:
+    def estimate(self, cell: Cell) -> None:
+        """Make the estimates of an agent again, all but ``plain_s``: most strategies do not use it."""
         sums, learned = cell.sums, self._learned
         cell.tick = self.tick
         kept = self.kept(cell, learned.now)
         cell.failure_rate = kept * min(sums.failed / sums.tried, MOST_FAILURES) if sums.tried > 0 else 0.0
         if sums.weight <= 0:
-            cell.shrunk_s = cell.plain_s = self.fleet_s
+            cell.shrunk_s = self.fleet_s
             return
-        e = learned.exponent
-        own = (sums.y - e * sums.x) / sums.weight
+        own = (sums.y - learned.exponent * sums.x) / sums.weight
         share = sums.weight / (sums.weight + self.within_to_between)
         cell.shrunk_s = exp(self.mean + (own - self.mean) * share * kept)
-        plain = log(sums.time / sums.weight) - e * sums.x / sums.weight
-        cell.plain_s = exp(self.mean + (plain - self.mean) * kept)
 
 
 class Learned:
@@ -484,7 +495,7 @@ class Learned:
             if sums.samples and cell.sums.weight > 0:
                 self._learn_exponent(cell.sums, sums)
             cell.sums.add(sums)
-            cell.tick = -1
+            cell.tick = cell.plain_tick = -1
             self._order.pop(key, None)
             self._order[key] = None
             if len(self._order) > self._most_cells:

@@ -23,10 +23,11 @@ class ResourceBased(OrderedStrategy):
 
     def key(self, agent: FleetAgent) -> float:
         capacity = agent.capacity or 1
-        placed = max(0, agent.load - agent.load_at_report) / capacity
         slots = (agent.load + agent.outside_load) / capacity
-        used = max(slots, (agent.cpu or 0.0) + placed, (agent.memory or 0.0) + placed)
-        return round(used / STEP) * STEP + min(slots, 1.0) * TIE
+        reported = max(agent.cpu or 0.0, agent.memory or 0.0)
+        if agent.load > agent.load_at_report:
+            reported += (agent.load - agent.load_at_report) / capacity
+        return round(max(slots, reported) / STEP) * STEP + (slots if slots < 1 else 1.0) * TIE
 
     def terms(self, agent: FleetAgent) -> dict[str, float]:
         reported = {"cpu": agent.cpu, "memory": agent.memory}

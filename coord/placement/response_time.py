@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from coord.models.agents import FleetAgent
 from coord.placement.learning import Cell, TypeEstimates
-from coord.placement.strategy import NEAR, SampledStrategy, TaskContext
+from coord.placement.strategy import NEAR, SampledStrategy, TaskContext, relative_load
 
 #: Share of the agents that are not hot.
 COLD = 0.84
@@ -27,12 +27,13 @@ FEW = 6
 class LearnedStrategy(SampledStrategy):
     """Scores agents by learned times. A subclass gives ``service_s``: an agent's time without load.
 
-    Scores within 10 % count as equal, and the load decides.
+    Scores within 10 % count as equal, and the load decides. Among those with the same load the lowest score does: free
+    agents with one slot have all the same load, and chance would choose one that is up to 10 % slower.
     """
 
     near: ClassVar[float] = NEAR
 
-    def service_s(self, cell: Cell) -> float:
+    def service_s(self, cell: Cell, estimates: TypeEstimates) -> float:
         """Return the service time without load that the strategy counts with, in seconds."""
         return cell.shrunk_s
 
@@ -48,11 +49,16 @@ class LearnedStrategy(SampledStrategy):
             sized = self.learned.of_type(task.task_type, task.expected_ms)
             if sized is not None:
                 return self._scores_of_size(agents, task, sized)
-        unknown_s, cell_of, service_s = estimates.fleet_s, estimates.cell_of, self.service_s
+        unknown_s, cells, tick, service_s = estimates.fleet_s, estimates.cells, estimates.tick, self.service_s
         found: list[float] = []
         for agent in agents:
-            cell = cell_of(agent.agent_id)
-            base = unknown_s if cell is None else service_s(cell)
+            cell = cells.get(agent.agent_id)
+            if cell is None:
+                base = unknown_s
+            else:
+                if cell.tick != tick:
+                    estimates.estimate(cell)
+                base = service_s(cell, estimates)
             found.append(base * load_term(agent.load + agent.outside_load))
         return found
 
@@ -72,10 +78,10 @@ class LearnedStrategy(SampledStrategy):
         for agent in agents:
             cell = sized.cell_of(agent.agent_id)
             if cell is not None:
-                base = service_s(cell)
+                base = service_s(cell, sized)
             else:
                 known = [(one, cell) for one in others if (cell := one.cell_of(agent.agent_id)) is not None]
-                logs = [log(service_s(cell) / one.fleet_s) for one, cell in known]
+                logs = [log(service_s(cell, one) / one.fleet_s) for one, cell in known]
                 base = sized.fleet_s * exp(fmean(logs)) if logs else sized.fleet_s
             found.append(base * load_term(agent.load + agent.outside_load))
         return found
@@ -85,13 +91,25 @@ class LearnedStrategy(SampledStrategy):
         cell = None if estimates is None else estimates.cell_of(agent.agent_id)
         unknown_s = 1.0 if estimates is None else estimates.fleet_s
         return {
-            "service_s": unknown_s if cell is None else cell.plain_s,
+            "service_s": unknown_s if cell is None or estimates is None else estimates.plain_s(cell),
             "shrunk_service_s": unknown_s if cell is None else cell.shrunk_s,
             "failure_rate": 0.0 if cell is None else cell.failure_rate,
             "load_exponent": self.learned.exponent,
             "load_term": self.learned.load_term(agent.load + agent.outside_load),
             **super().terms(agent, task),
         }
+
+    def pick(self, agents: Sequence[FleetAgent], task: TaskContext) -> FleetAgent:
+        scores = self.scores(agents, task)
+        limit = min(scores) * self.near
+        near = [
+            (relative_load(agent), score, agent) for agent, score in zip(agents, scores, strict=True) if score <= limit
+        ]
+        if len(near) == 1:
+            return near[0][2]
+        best = min([one[:2] for one in near])
+        equal = [one[2] for one in near if one[:2] == best]
+        return equal[0] if len(equal) == 1 else equal[int(self.random.random() * len(equal))]
 
 
 class LeastResponseTime(LearnedStrategy):
@@ -103,8 +121,8 @@ class LeastResponseTime(LearnedStrategy):
 
     name = "least_response_time"
 
-    def service_s(self, cell: Cell) -> float:
-        return cell.plain_s
+    def service_s(self, cell: Cell, estimates: TypeEstimates) -> float:
+        return estimates.plain_s(cell)
 
 
 class Predictive(LearnedStrategy):
@@ -116,7 +134,7 @@ class Predictive(LearnedStrategy):
 
     name = "predictive"
 
-    def service_s(self, cell: Cell) -> float:
+    def service_s(self, cell: Cell, estimates: TypeEstimates) -> float:
         return cell.shrunk_s / (1 - cell.failure_rate)
 
 

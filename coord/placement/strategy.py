@@ -20,8 +20,9 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush, nsmallest
+from itertools import islice
 from random import Random
 from typing import ClassVar
 
@@ -60,6 +61,9 @@ class TaskContext(Struct, frozen=True, gc=False, omit_defaults=True):
 #: A task of which nothing is known.
 ANY_TASK = TaskContext()
 
+#: An agent in an index: its key, and its id.
+Entry = tuple[float, str]
+
 
 class Strategy(ABC):
     """Orders the agents that are eligible for one set of requirements and have room.
@@ -76,6 +80,9 @@ class Strategy(ABC):
 
     #: The name by which tasks, settings and operators select the strategy; lower case, digits and underscores.
     name: ClassVar[str]
+    #: False: the order does not depend on loads and reports, or they are read in ``choose``. Then an agent is offered
+    #: again only when it was chosen, has room again, or has a new row. An installed strategy is offered every change.
+    follows_load: bool = True
     #: Why the last choice was made by load instead of the rule of the strategy; None: it was made by the rule.
     fallback: str | None = None
 
@@ -132,8 +139,9 @@ class OrderedStrategy(Strategy):
 
     def __init__(self, random: Random, learned: Learned | None = None) -> None:
         super().__init__(random, learned)
-        self._entries: dict[str, tuple[float, str]] = {}  # agent -> its current entry
-        self._buckets: dict[float, deque[tuple[float, str]]] = {}  # key -> entries, also outdated ones, in order
+        self._entries: dict[str, Entry] = {}  # agent -> its current entry
+        # key -> its entries, also outdated ones, in order; a single one needs no queue, which takes 600 bytes
+        self._buckets: dict[float, deque[Entry] | Entry] = {}
         self._keys: list[float] = []  # heap of the keys that have a bucket
         self._size = 0  # entries in all buckets
         self._chosen: str | None = None  # the last agent chosen: it has had its turn
@@ -150,8 +158,10 @@ class OrderedStrategy(Strategy):
         entry = self._entries[agent_id] = (key, agent_id)
         bucket = self._buckets.get(key)
         if bucket is None:
-            self._buckets[key] = deque((entry,))
+            self._buckets[key] = entry
             heappush(self._keys, key)
+        elif isinstance(bucket, tuple):
+            self._buckets[key] = deque((bucket, entry))
         else:
             bucket.append(entry)
         self._size += 1
@@ -169,40 +179,41 @@ class OrderedStrategy(Strategy):
         entries = self._entries
         while self._keys:
             bucket = self._buckets[self._keys[0]]
-            while bucket:
-                first = bucket[0]
-                agent_id = first[1]
-                if entries.get(agent_id) is first:
-                    if task.avoid and agent_id in task.avoid:
-                        agent_id = self._choose_other(task.avoid) or agent_id
-                    self._chosen = agent_id
-                    return agent_id
-                bucket.popleft()
+            if isinstance(bucket, tuple):
+                if entries.get(bucket[1]) is bucket:
+                    return self._take(bucket[1], task)
                 self._size -= 1
+            else:
+                while bucket:
+                    first = bucket[0]
+                    if entries.get(first[1]) is first:
+                        return self._take(first[1], task)
+                    bucket.popleft()
+                    self._size -= 1
             del self._buckets[heappop(self._keys)]
         return None
 
     def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
-        found: list[Candidate] = []
-        for key in sorted(self._keys):
-            for entry in self._buckets[key]:
-                if len(found) >= most:
-                    return found
-                if self._entries.get(entry[1]) is entry:
-                    found.append(Candidate(entry[1], key, self.terms(row_of(entry[1]))))
-        return found
+        current = (entry for key in sorted(self._keys) for entry in self._entries_of(key) if self._is_current(entry))
+        return [Candidate(agent_id, key, self.terms(row_of(agent_id))) for key, agent_id in islice(current, most)]
 
     def terms(self, agent: FleetAgent) -> dict[str, float]:
         """Return what the key of an agent was made of."""
         return load_terms(agent)
+
+    def _take(self, agent_id: str, task: TaskContext) -> str:
+        """Return the first agent, or the one that gets the task instead."""
+        if task.avoid and agent_id in task.avoid:
+            agent_id = self._choose_other(task.avoid) or agent_id
+        self._chosen = agent_id
+        return agent_id
 
     def _choose_other(self, avoid: frozenset[str]) -> str | None:
         """Return the first agent that is not to be avoided."""
         passed: list[float] = []
         found = None
         while self._keys and found is None:
-            bucket = self._buckets[self._keys[0]]
-            current = (entry[1] for entry in bucket if self._entries.get(entry[1]) is entry)
+            current = (entry[1] for entry in self._entries_of(self._keys[0]) if self._is_current(entry))
             found = next((agent_id for agent_id in current if agent_id not in avoid), None)
             if found is None:
                 passed.append(heappop(self._keys))
@@ -210,15 +221,23 @@ class OrderedStrategy(Strategy):
             heappush(self._keys, key)
         return found
 
+    def _entries_of(self, key: float) -> Iterable[Entry]:
+        bucket = self._buckets[key]
+        return (bucket,) if isinstance(bucket, tuple) else bucket
+
+    def _is_current(self, entry: Entry) -> bool:
+        return self._entries.get(entry[1]) is entry
+
     def _compact(self) -> None:
         """Remove the outdated entries; the others keep their order."""
-        kept = [entry for bucket in self._buckets.values() for entry in bucket if self._entries.get(entry[1]) is entry]
-        self._buckets = {}
-        for entry in kept:
-            self._buckets.setdefault(entry[0], deque()).append(entry)
-        self._keys = list(self._buckets)
+        kept: dict[float, list[Entry]] = {}
+        for key in self._buckets:
+            if current := [entry for entry in self._entries_of(key) if self._is_current(entry)]:
+                kept[key] = current
+        self._buckets = {key: entries[0] if len(entries) == 1 else deque(entries) for key, entries in kept.items()}
+        self._keys = list(kept)
         heapify(self._keys)
-        self._size = len(kept)
+        self._size = len(self._entries)
 
 
 class SampledStrategy(Strategy):
@@ -229,6 +248,7 @@ class SampledStrategy(Strategy):
     may read the agent's current fields, because an offered object is kept and not copied.
     """
 
+    follows_load = False
     exact_up_to: ClassVar[int] = EXACT_UP_TO
     draws: ClassVar[int] = DRAWS
     near: ClassVar[float] = 1.0

@@ -22,6 +22,7 @@ class RoundRobin(OrderedStrategy):
     """
 
     name = "round_robin"
+    follows_load = False
 
     def __init__(self, random: Random, learned: Learned | None = None) -> None:
         super().__init__(random, learned)
