@@ -416,7 +416,7 @@ class World:
         kind = tape.below(8)
         task_type = tape.of("tttu")
         if kind < 3:
-            return Pool(task_type)
+            return Pool(task_type, expected_ms=tape.of([None, 4.0, 1024.0]))
         if kind == 3:
             return Pool(task_type, strategy=tape.of(STRATEGY_NAMES), modifiers=modifiers_of(tape))
         requirements = Requirements(
