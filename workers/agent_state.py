@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from coord.models.agents import FleetAgent
+from coord.models.ids import EntryOrder
 from coord.placement import facets_of
 from workers.candidates import Candidates
 
@@ -25,6 +27,7 @@ class AgentState:
         "freed",
         "groups",
         "has_room",
+        "load_order",
         "planned",
         "report_ends_at",
         "reported_at",
@@ -35,16 +38,24 @@ class AgentState:
         self.facets = facets_of(agent)
         self.planned = 0
         self.has_room = False
+        self.reported_at = -math.inf  #: seconds of a steady clock
+        self.load_order: EntryOrder = (0, 0)  #: of the entry of ``log:loads`` with its load, if it was shared
         self.groups: dict[Candidates, None] = {}  #: groups whose ``needs`` it has
         self.take_over(agent)
 
-    def take_over(self, agent: FleetAgent) -> None:
-        """Take over the agent's row; planned tasks stay planned."""
+    def take_over(self, agent: FleetAgent, began: float = math.inf) -> None:
+        """Take over the agent's row; planned tasks stay planned.
+
+        Args:
+            agent: the row.
+            began: when the row was requested. A load that was reported since then stays: the row's may be older.
+        """
         self.agent = agent
-        self.reported_load = agent.load
-        self.reported_at = time.monotonic()
+        now = time.monotonic()
+        if self.reported_at <= began:
+            self.reported_load, self.reported_at = agent.load, now
         self.freed = 0  #: slots that round trips under way free
-        self.expect_report(self.reported_at - agent.report_age)
+        self.expect_report(now - agent.report_age)
 
     def expect_report(self, reported_at: float) -> None:
         """Set when the report of that time counts as old, unless another one comes."""

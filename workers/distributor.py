@@ -59,6 +59,7 @@ from workers.service import (
     ticks_of,
     word_for_each,
 )
+from workers.shared_loads import LoadsEntry, SharedLoads
 from workers.task_facts import MESSAGE_KEPT, endings_of, named_task_of, reports_of, submissions_of
 from workers.transitions import (
     Call,
@@ -77,6 +78,8 @@ log = logs.get_logger()
 
 #: Loads older than this, in seconds, are read again before the view concludes that no agent has room for a pool.
 STALE_LOAD_S = 0.05
+#: Seconds after which room that another distributor has made is used here, if it is still there.
+ROOM_S = 0.005
 #: Agents whose true loads are read in one round trip.
 REREAD = 1_000
 #: Calls that free memory in one tick. What they free together is more than callers write in a tenth of a second.
@@ -105,7 +108,10 @@ class Distributor(Service):
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.learner = Learner(self.view, self.planner)
-        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
+        self.shared_loads = SharedLoads(self.view, self.learner.id, self._later)
+        self.follower = Follower(
+            cell, self._on_agents_changed, self.view.apply_reports, self._on_learned, self._on_loads
+        )
         self._pools: dict[tuple[str, bytes, str | None, Modifiers | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
@@ -313,7 +319,8 @@ class Distributor(Service):
             await self.table.look()
         starved = self.planner.starved_groups()
         if starved and (stale := self.view.stale_agents(starved, STALE_LOAD_S, REREAD)):
-            self.view.apply_loads(await queries.get_loads(cell.redis, cell.keys, stale))
+            began = time.monotonic()
+            self.view.apply_read_loads(await queries.get_loads(cell.redis, cell.keys, stale), began)
         self.planner.unblock()
         if self._can_place() or self.planner.unread:
             self._has_work.set()
@@ -436,7 +443,7 @@ class Distributor(Service):
             try:
                 if self._outdated:
                     outdated, self._outdated = self._outdated, set()
-                    self.view.update(outdated, await queries.get_fleet(self.cell.redis, self.cell.keys, outdated))
+                    await self._on_agents_changed(outdated)
                 if self.learner.ejections:
                     await self._record_lessons(b"")
                 if self._can_place():
@@ -458,9 +465,34 @@ class Distributor(Service):
         return self._may_place() and self.planner.is_ready()
 
     async def _on_agents_changed(self, changed: set[str]) -> None:
+        began = time.monotonic()
         rows = await queries.get_fleet(self.cell.redis, self.cell.keys, changed)
-        self.view.update(changed, rows)
+        self.view.update(changed, rows, began)
         self._has_work.set()
+
+    def know_siblings(self, names: Collection[str]) -> None:
+        """Share the loads while there are other distributors."""
+        self._share_loads(has_siblings=bool(names))
+
+    def _on_loads(self, entries: list[LoadsEntry]) -> None:
+        if self.shared_loads.receive(entries):
+            self._share_loads(has_siblings=True)  # also of one that has just started
+            if self._can_place():
+                self._has_work.set()
+
+    def _share_loads(self, *, has_siblings: bool) -> None:
+        self.planner.has_siblings = has_siblings
+        self.cell.scripts.share_loads(self.learner.id if has_siblings else "")
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Act when the distributor that freed a slot has had time to use it; then place what still can be placed."""
+
+        def open_room() -> None:
+            act()
+            if self._can_place():
+                self._has_work.set()
+
+        asyncio.get_running_loop().call_later(ROOM_S, open_room)
 
     def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
         self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)

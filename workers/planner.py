@@ -27,7 +27,7 @@ from typing import Any
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import NAMED, NamedTask, Pool, is_named
-from coord.placement import Rules
+from coord.placement import Rules, TaskContext
 from workers.candidates import Candidates
 from workers.transitions import Placement, TaskBatch
 from workers.view import View
@@ -44,7 +44,7 @@ STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
 #: An assignment without its lease: the other fields of ``Placement``, in their order.
-Placed = tuple[str, str, int, bytes, str, str, float]
+Placed = tuple[str, str, int, bytes, str, str, float, str, int]
 #: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds.
 Assigned = tuple[str, str, float, float]
 
@@ -57,6 +57,8 @@ class Planner:
 
     def __init__(self, view: View) -> None:
         self.view = view
+        #: Other distributors plan as well. So a plan that takes the last slot of an agent names a second agent.
+        self.has_siblings = False
         self.waiting: dict[str, Waiting] = {}
         self.definitions: dict[str, Pool] = {}  #: of pools in which nothing waits
         #: The revision up to which the table is known here. If others raise it, the changes have to be read.
@@ -205,7 +207,7 @@ class Planner:
     def apply(self, batch: TaskBatch) -> None:
         """Apply the pools and loads in a script's answer."""
         self._apply_pools(batch)
-        self.view.apply_loads(batch.loads)
+        self.view.apply_loads(batch.loads, batch.loads_at)
 
     def _apply_pools(self, batch: TaskBatch) -> None:
         if batch.pools_rev == self.pools_rev + batch.raised:
@@ -289,8 +291,10 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id, task_type, load)
-            for i, (pool, agent_id, rev, why, task_id, task_type, load) in enumerate(placed)
+            Placement(
+                pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id, task_type, load, other_id, other_rev
+            )
+            for i, (pool, agent_id, rev, why, task_id, task_type, load, other_id, other_rev) in enumerate(placed)
         ]
 
     def _serve(self, pool: str, waiting: Waiting, placed: list[Placed], most: int) -> bool:
@@ -300,18 +304,21 @@ class Planner:
             return False
         if isinstance(waiting, NamedWaiting):
             return self._serve_named(pool, waiting, placed, most)
-        agents: list[tuple[FleetAgent, float]] = []
+        agents: list[tuple[FleetAgent, float, str, int]] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
             agent = self.view.take(group, waiting.task)
             if agent is None:
                 is_full = True
                 break
-            agents.append((agent, agent.load + agent.outside_load - 1))
+            agents.append((agent, agent.load + agent.outside_load - 1, *self._alternative(group, agent, waiting.task)))
         waiting.planned += len(agents)
         group.taken += len(agents)
         why, task_type = self._explain(group), waiting.definition.task_type
-        placed += [(pool, agent.agent_id, agent.rev, why, "", task_type, load) for agent, load in agents]
+        placed += [
+            (pool, agent.agent_id, agent.rev, why, "", task_type, load, other_id, other_rev)
+            for agent, load, other_id, other_rev in agents
+        ]
         return not is_full and waiting.left > 0
 
     def _serve_named(self, pool: str, waiting: NamedWaiting, placed: list[Placed], most: int) -> bool:
@@ -329,7 +336,8 @@ class Planner:
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
                 why = self._explain(group)
-                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load))
+                other = self._alternative(group, agent, context)
+                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load, *other))
                 waiting.sent[task.task_id] = task
                 waiting.planned += 1
                 group.taken += 1
@@ -345,6 +353,13 @@ class Planner:
         waiting.follow_head()
         return not is_full and waiting.left > 0
 
+    def _alternative(self, group: Candidates, agent: FleetAgent, task: TaskContext) -> tuple[str, int]:
+        """Return the id and the rev of a second agent for a task that takes the last slot of ``agent``, or ("", 0)."""
+        if not self.has_siblings or agent.load < agent.capacity:
+            return "", 0
+        other = self.view.next_of(group, task)
+        return ("", 0) if other is None else (other.agent_id, other.rev)
+
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
@@ -353,6 +368,10 @@ class Planner:
         for placement, word in zip(placements, batch.words, strict=True):
             if word == "ASSIGNED":
                 self._leases[placement.lease] = (placement.agent_id, placement.task_type, placement.load, now)
+                continue
+            if word == "MOVED":
+                load = batch.loads.get(placement.other_id, 1) - 1
+                self._leases[placement.lease] = (placement.other_id, placement.task_type, load, now)
                 continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)
@@ -363,7 +382,7 @@ class Planner:
         while len(self._leases) > LEASES_KEPT:
             del self._leases[next(iter(self._leases))]
         self._apply_pools(batch)
-        self.view.answered(_count_by_agent(placements), batch.loads)
+        self.view.answered(_count_by_agent(placements), batch.loads, batch.loads_at)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
             if waiting is not None and waiting.is_read and waiting.length == 0 and not waiting.planned:

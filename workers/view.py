@@ -22,6 +22,7 @@ from msgspec.structs import asdict
 
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
+from coord.models.ids import EntryOrder
 from coord.models.tasks import Pool
 from coord.placement import (
     ANY_TASK,
@@ -45,6 +46,8 @@ from coord.placement import (
 from workers.agent_state import AgentState
 from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
 
+#: A load that a distributor has shared, and the entry of ``log:loads`` that has it.
+SharedLoad = tuple[int, EntryOrder]
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
 #: Members of full groups that are searched at once for agents with an old load.
@@ -143,8 +146,14 @@ class View:
                 self._refresh(state)
         return True
 
-    def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
-        """Apply the rows of the agents that were read; an agent without a row is gone."""
+    def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent], began: float = math.inf) -> None:
+        """Apply the rows of the agents that were read; an agent without a row is gone.
+
+        Args:
+            agent_ids: of the agents.
+            rows: that were found.
+            began: when the rows were requested.
+        """
         for agent_id in agent_ids:
             state, row = self.agents.get(agent_id), rows.get(agent_id)
             if state is not None and row is not None:
@@ -152,7 +161,7 @@ class View:
                     self.apply_ejections(self.ejections.release(agent_id, time.monotonic()))
                 self._adopt_ejections(row)
             if state is not None and row is not None and state.facets == facets_of(row):
-                state.take_over(row)
+                state.take_over(row, began)
                 self._judge(state)
                 self._refresh(state)
                 continue
@@ -275,12 +284,23 @@ class View:
         group.version = self._version
         return state.agent
 
-    def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
+    def next_of(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
+        """Return the agent that the next task of the group would get, without planning it; call it after ``take``."""
+        strategy = group.created or group.strategy
+        agent_id = strategy.choose(task)
+        if agent_id is None:
+            return None
+        agent = self.agents[agent_id].agent
+        strategy.offer(agent)
+        return None if task.avoid and agent_id in task.avoid else agent
+
+    def answered(self, counts: Mapping[str, int], loads: Mapping[str, int], loads_at: EntryOrder | None = None) -> None:
         """Subtract answered tasks from the planned ones, and apply the loads of the answer.
 
         Args:
             counts: agent -> answered placements.
             loads: agent -> true load.
+            loads_at: of the entry of ``log:loads`` with these loads; None: they were not shared.
         """
         for agent_id, count in counts.items():
             state = self.agents.get(agent_id)
@@ -288,7 +308,7 @@ class View:
                 state.planned = max(0, state.planned - count)
                 if agent_id not in loads:  # the others are refreshed once, with their loads
                     self._refresh(state)
-        self.apply_loads(loads)
+        self.apply_loads(loads, loads_at)
 
     def free(self, agent_id: str, count: int) -> None:
         """Count slots of an agent that a round trip is about to free; negative when the round trip is over."""
@@ -316,12 +336,53 @@ class View:
             self._judge(state)
             self._refresh(state)
 
-    def apply_loads(self, loads: Mapping[str, int]) -> None:
-        """Apply true loads: agent -> tasks in flight."""
+    def apply_loads(self, loads: Mapping[str, int], loads_at: EntryOrder | None = None) -> None:
+        """Apply the loads that a script of this distributor answered.
+
+        Args:
+            loads: agent -> tasks in flight.
+            loads_at: of the entry of ``log:loads`` with these loads; None: they were not shared. A load is ignored if a
+                later entry is known.
+        """
         at = time.monotonic()
         for agent_id, load in loads.items():
             state = self.agents.get(agent_id)
             if state is not None:
+                if loads_at is None:
+                    state.reported_load, state.reported_at = load, at
+                elif loads_at > state.load_order:
+                    state.reported_load, state.reported_at, state.load_order = load, at, loads_at
+                self._refresh(state)
+
+    def apply_shared_loads(self, loads: Mapping[str, SharedLoad], *, with_room: bool) -> dict[str, SharedLoad]:
+        """Apply the loads that other distributors have shared, unless a later one is known.
+
+        Args:
+            loads: agent -> load and its entry.
+            with_room: also of agents that are full here and have room by these loads.
+
+        Returns: those that were not applied because of ``with_room``.
+        """
+        at = time.monotonic()
+        left: dict[str, SharedLoad] = {}
+        for agent_id, shared in loads.items():
+            state = self.agents.get(agent_id)
+            if state is None or shared[1] <= state.load_order:
+                continue
+            if not with_room and not state.has_room and shared[0] < state.agent.capacity:
+                left[agent_id] = shared
+                continue
+            state.reported_load, state.load_order = shared
+            state.reported_at = at
+            self._refresh(state)
+        return left
+
+    def apply_read_loads(self, loads: Mapping[str, int], began: float) -> None:
+        """Apply loads that were read, unless one was reported since ``began``: the one that was read may be older."""
+        at = time.monotonic()
+        for agent_id, load in loads.items():
+            state = self.agents.get(agent_id)
+            if state is not None and state.reported_at <= began:
                 state.reported_load, state.reported_at = load, at
                 self._refresh(state)
 

@@ -2,7 +2,8 @@
 -- include: base batches tasklog
 -- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
 -- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | pools:changed zset w
--- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r
+-- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r | log:loads stream w
+-- LIMITS.loads_by  the process that calls, if other distributors follow the loads; else there is no such limit
 
 -- The counters of states: submitted = scheduled + queued + assigned + running + terminal, for each priority. Moves are
 -- counted by from, to and priority, and are added to the counters when the batch is done.
@@ -119,6 +120,19 @@ local function finish_loads()
   return current
 end
 
+-- Shares the loads after the batch with the other distributors; returns the id of the entry, which orders it among the
+-- changes of others, or '' if there is none. Loads matter for milliseconds only: so few entries are kept, and a failed
+-- write undoes nothing.
+local LOADS_KEPT = 500
+local function share_loads(current)
+  if not LIMITS.loads_by or #current == 0 then
+    return ''
+  end
+  local id = redis.pcall('XADD', P .. 'log:loads', 'MAXLEN', '~', LOADS_KEPT, '*', 'by', LIMITS.loads_by,
+    'loads', table.concat(current, ' '))
+  return type(id) == 'string' and id or ''
+end
+
 -- The clock of attempts measures the limits of an attempt: its timeout, the time to claim it, the grace of a cancel. It
 -- stands still while no distributor works, and never passes a report that waits to be read (run_alarms advances it). So
 -- an attempt that ended in time is never timed out because the coordinator was absent. It has advanced up to
@@ -194,7 +208,8 @@ for _, index in ipairs({ 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:ref
 end
 call('HLEN', P .. 'pools')
 
--- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call}.
+-- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call, id of the entry
+-- with these loads or ''}.
 local function finish_tasks(words)
   for index, of_index in pairs(due_in) do
     for id, due in pairs(of_index) do
@@ -212,5 +227,5 @@ local function finish_tasks(words)
   write_log()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
-  return { words, loads_now, pools, rev, int(bumps.pools_rev or 0) }
+  return { words, loads_now, pools, rev, int(bumps.pools_rev or 0), share_loads(loads_now) }
 end
