@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import NamedTuple
 
 from coord.models.agents import FleetAgent
 from coord.models.ids import EntryOrder
@@ -14,8 +15,17 @@ from workers.candidates import Candidates
 #: that declares no interval.
 MISSED_REPORTS = 3
 REPORT_INTERVAL_S = 100.0
+#: A load that a distributor has shared, and the entry of ``log:loads`` that has it.
+SharedLoad = tuple[int, EntryOrder]
 #: Seconds that a report may take to come here: reports are shown once a second.
 REPORT_DELAY_S = 2.0
+
+
+class Withheld(NamedTuple):
+    """An agent whose room is not used yet, since the beginning of this window."""
+
+    state: AgentState
+    window: int
 
 
 class AgentState:
@@ -28,10 +38,13 @@ class AgentState:
         "groups",
         "has_room",
         "load_order",
+        "peak",
         "planned",
         "report_ends_at",
         "reported_at",
         "reported_load",
+        "window",
+        "withheld",
     )
 
     def __init__(self, agent: FleetAgent) -> None:
@@ -40,6 +53,10 @@ class AgentState:
         self.has_room = False
         self.reported_at = -math.inf  #: seconds of a steady clock
         self.load_order: EntryOrder = (0, 0)  #: of the entry of ``log:loads`` with its load, if it was shared
+        #: Its newest load and the entry that has it, if the room in it is for another distributor for a moment.
+        self.withheld: SharedLoad | None = None
+        self.peak = 0  #: the highest load since then
+        self.window = 0  #: number of the times at which a room began to be withheld
         self.groups: dict[Candidates, None] = {}  #: groups whose ``needs`` it has
         self.take_over(agent)
 
@@ -52,10 +69,15 @@ class AgentState:
         """
         self.agent = agent
         now = time.monotonic()
-        if self.reported_at <= began:
+        if self.reported_at <= began and self.withheld is None:
             self.reported_load, self.reported_at = agent.load, now
         self.freed = 0  #: slots that round trips under way free
         self.expect_report(now - agent.report_age)
+
+    def withhold(self, shared: SharedLoad) -> None:
+        """Begin to withhold room: the load is known, and not used until the delay is over."""
+        self.withheld, self.peak = shared, shared[0]
+        self.window += 1
 
     def expect_report(self, reported_at: float) -> None:
         """Set when the report of that time counts as old, unless another one comes."""

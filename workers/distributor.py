@@ -42,6 +42,7 @@ from coord.models.facts import (
 from coord.models.tasks import Modifiers, NamedTask, Pool, TasksSubmitted, TaskSubmitted, is_named, named_queue
 from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
+from workers.agent_state import Withheld
 from workers.follower import Follower
 from workers.learner import Learner
 from workers.live_rules import cell_rules, type_rules
@@ -78,8 +79,6 @@ log = logs.get_logger()
 
 #: Loads older than this, in seconds, are read again before the view concludes that no agent has room for a pool.
 STALE_LOAD_S = 0.05
-#: Seconds after which room that another distributor has made is used here, if it is still there.
-ROOM_S = 0.005
 #: Agents whose true loads are read in one round trip.
 REREAD = 1_000
 #: Calls that free memory in one tick. What they free together is more than callers write in a tenth of a second.
@@ -108,7 +107,8 @@ class Distributor(Service):
         self.planner = Planner(self.view)
         self.table = PoolTable(cell.redis, cell.keys, self.planner)
         self.learner = Learner(self.view, self.planner)
-        self.shared_loads = SharedLoads(self.view, self.learner.id, self._later)
+        self.shared_loads = SharedLoads(self.view, self.learner.id)
+        self._share_loads(has_siblings=True)  # the first heartbeat shows whether there are any
         self.follower = Follower(
             cell, self._on_agents_changed, self.view.apply_reports, self._on_learned, self._on_loads
         )
@@ -149,6 +149,7 @@ class Distributor(Service):
         placements = self.planner.plan(max(most, len(endings))) if self._may_place() else []
         pieces = by_agents(placements, most)
         calls += [self.cell.scripts.dispatch(piece) for piece in pieces]
+        began = time.monotonic()
         try:
             answers: list[Any] = await self.cell.scripts.run(*calls)
         except BaseException as error:
@@ -167,6 +168,9 @@ class Distributor(Service):
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
             self._outdated |= self.planner.answered(piece, answer)
+        if placements:
+            self.shared_loads.took(time.monotonic() - began)
+        self._use_room_later()
         if self._outdated or self.learner.ejections or self._can_place() or self.planner.unread:
             self._has_work.set()
         if Distributor.configure in by_handler:
@@ -289,6 +293,7 @@ class Distributor(Service):
             (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
             self.planner.apply(answer)
             self.learner.timed_out(answer.timed_out, time.monotonic())
+            self._use_room_later()
             due = answer.due
             for word in answer.words:
                 if word.startswith("ERROR"):
@@ -318,7 +323,9 @@ class Distributor(Service):
         if self.planner.is_stale:
             await self.table.look()
         starved = self.planner.starved_groups()
-        if starved and (stale := self.view.stale_agents(starved, STALE_LOAD_S, REREAD)):
+        # The loads that are shared show more than a read does: whose room it is.
+        old_s = 2 * self.shared_loads.room_delay_s if self.planner.has_siblings else 0.0
+        if starved and (stale := self.view.stale_agents(starved, max(STALE_LOAD_S, old_s), REREAD)):
             began = time.monotonic()
             self.view.apply_read_loads(await queries.get_loads(cell.redis, cell.keys, stale), began)
         self.planner.unblock()
@@ -477,6 +484,7 @@ class Distributor(Service):
     def _on_loads(self, entries: list[LoadsEntry]) -> None:
         if self.shared_loads.receive(entries):
             self._share_loads(has_siblings=True)  # also of one that has just started
+            self._use_room_later()
             if self._can_place():
                 self._has_work.set()
 
@@ -484,15 +492,17 @@ class Distributor(Service):
         self.planner.has_siblings = has_siblings
         self.cell.scripts.share_loads(self.learner.id if has_siblings else "")
 
-    def _later(self, act: Callable[[], None]) -> None:
-        """Act when the distributor that freed a slot has had time to use it; then place what still can be placed."""
+    def _use_room_later(self) -> None:
+        """Use room that others made when they have had time to use it; then place what still can be placed."""
+        withheld = self.shared_loads.take_withheld()
+        if withheld:
+            asyncio.get_running_loop().call_later(self.shared_loads.next_delay_s(), self._use_room, withheld)
 
-        def open_room() -> None:
-            act()
-            if self._can_place():
-                self._has_work.set()
-
-        asyncio.get_running_loop().call_later(ROOM_S, open_room)
+    def _use_room(self, ended: list[Withheld]) -> None:
+        self.view.end_withholding(ended)
+        self._use_room_later()
+        if self._can_place():
+            self._has_work.set()
 
     def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
         self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)

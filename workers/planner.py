@@ -207,7 +207,7 @@ class Planner:
     def apply(self, batch: TaskBatch) -> None:
         """Apply the pools and loads in a script's answer."""
         self._apply_pools(batch)
-        self.view.apply_loads(batch.loads, batch.loads_at)
+        self.view.apply_loads(batch.loads, batch.loads_at, batch.freed)
 
     def _apply_pools(self, batch: TaskBatch) -> None:
         if batch.pools_rev == self.pools_rev + batch.raised:
@@ -382,7 +382,7 @@ class Planner:
         while len(self._leases) > LEASES_KEPT:
             del self._leases[next(iter(self._leases))]
         self._apply_pools(batch)
-        self.view.answered(_count_by_agent(placements), batch.loads, batch.loads_at)
+        self.view.answered(_count_by_agent(placements), batch.loads, batch.loads_at, batch.freed)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
             if waiting is not None and waiting.is_read and waiting.length == 0 and not waiting.planned:

@@ -32,8 +32,9 @@ SHARE_S = 1.0
 STALE_S = 0.05
 #: Seconds after which the other distributors know of a changed load, at least and at most.
 DELAY_S = (0.002, 0.005)
-#: Seconds more until they use an agent that has room again: the distributor that freed the slot comes first.
-ROOM_S = 0.005
+#: Seconds more until they use a slot that has become free: the distributor that freed it comes first.
+#: At random up to three times as long, so that they do not all use it at once.
+ROOM_S = 0.003
 
 
 class Run(Struct, frozen=True):
@@ -67,7 +68,7 @@ class News(NamedTuple):
     agent_id: str
     stamp: int  #: of the agent; the load is ignored if a later one is known
     load: int
-    has_waited: bool = False  #: for ``ROOM_S``
+    has_waited: bool = False  #: the slot that became free is used now, if it is still free
 
 
 class Worker:
@@ -296,8 +297,8 @@ class _Simulation:
         distributor, worker = self.distributors[number], self.workers[agent_id]
         if stamp <= distributor.stamps[agent_id]:
             return
-        if not has_waited and distributor.rows[agent_id].load >= worker.agent.capacity > load:
-            heapq.heappush(self.news, news._replace(at=now + ROOM_S, has_waited=True))
+        if not has_waited and distributor.rows[agent_id].load > load:
+            heapq.heappush(self.news, news._replace(at=now + ROOM_S * self.delay.uniform(1, 3), has_waited=True))
             return
         distributor.stamps[agent_id] = stamp
         distributor.read(agent_id, load, now, is_present=worker.is_present)

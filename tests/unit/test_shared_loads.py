@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from random import Random
+
+import pytest
 
 from coord.models.agents import FleetAgent
 from coord.models.ids import EntryOrder
@@ -14,13 +15,12 @@ from workers.view import View
 
 
 class Shared:
-    """A view of some agents with two slots each, and what it gets of other distributors. Delays end by hand."""
+    """A view of some agents with two slots each, and what it gets of other distributors."""
 
     def __init__(self, *agent_ids: str, load: int = 0) -> None:
         self.view = View(0.5, "least_connections", Random(1))
         self.view.replace({one: self.row(one, load) for one in agent_ids})
-        self.due: list[Callable[[], None]] = []
-        self.loads = SharedLoads(self.view, "own", self.due.append)
+        self.loads = SharedLoads(self.view, "own")
 
     @staticmethod
     def row(agent_id: str, load: int) -> FleetAgent:
@@ -35,12 +35,9 @@ class Shared:
         """The load of an agent in the view."""
         return self.view.agents[agent_id].agent.load
 
-    def end_delays(self) -> None:
-        """Let everything happen that was put off."""
-        due, self.due = self.due, []
-        self.loads._later = self.due.append
-        for act in due:
-            act()
+    def end_delay(self) -> None:
+        """Use the room that was withheld."""
+        self.view.end_withholding(self.loads.take_withheld())
 
 
 def at(number: int) -> EntryOrder:
@@ -76,8 +73,8 @@ def test_an_older_load_never_replaces_a_newer_one() -> None:
     shared.hear(5, "a 1")
     shared.hear(6, "a 1")
     assert shared.load() == 2
-    assert not shared.due
-    shared.view.apply_loads({"a": 1}, at(7))
+    assert not shared.loads.take_withheld()
+    shared.view.apply_loads({"a": 1}, at(7), {"a": 1})
     assert shared.load() == 1
 
 
@@ -116,13 +113,13 @@ def test_a_load_that_was_read_does_not_replace_one_that_came_meanwhile() -> None
 
 
 def test_room_that_others_make_is_used_later() -> None:
-    """The one who freed the slot comes first. What only changes the order of agents counts at once."""
+    """The one who freed the slot comes first. A load that has risen counts at once."""
     shared = Shared("full", load=2)
     shared.view.update(["some"], {"some": shared.row("some", 1)})
-    shared.hear(1, "full 1 some 0")
-    assert (shared.load("full"), shared.load("some")) == (2, 0)
-    shared.end_delays()
-    assert shared.load("full") == 1
+    shared.hear(1, "full 1 some 2")
+    assert (shared.load("full"), shared.load("some")) == (2, 2)
+    shared.end_delay()
+    assert (shared.load("full"), shared.load("some")) == (1, 2)
 
 
 def test_room_that_is_gone_again_is_never_used() -> None:
@@ -130,8 +127,84 @@ def test_room_that_is_gone_again_is_never_used() -> None:
     shared = Shared("a", load=2)
     shared.hear(1, "a 1")
     shared.hear(2, "a 2")
-    shared.end_delays()
+    shared.end_delay()
     assert shared.load() == 2
+
+
+def test_of_a_full_agent_only_the_slots_freed_here_are_used_at_once() -> None:
+    """Another distributor has freed one as well, and this one's answer shows both: the other slot is the other's."""
+    shared = Shared("a", load=2)
+    shared.view.apply_loads({"a": 0}, at(3), {"a": 1})
+    assert shared.load() == 1
+    shared.end_delay()
+    assert shared.load() == 0
+
+
+def test_own_changes_count_while_room_is_withheld() -> None:
+    """What was freed and taken here since, also in answers that are older than the load that waits."""
+    shared = Shared("a", load=2)
+    shared.hear(5, "a 1")
+    shared.view.apply_loads({"a": 1}, at(4), {"a": 1})
+    assert shared.load() == 1
+    shared.view.apply_loads({"a": 2}, at(6), {"a": -1})
+    assert shared.load() == 2
+    shared.end_delay()
+    assert shared.load() == 2
+
+
+def test_only_room_that_was_there_all_the_time_is_used() -> None:
+    """Room that came within the delay is used after another one, and what has gone in between not at all."""
+    shared = Shared("a", load=2)
+    shared.hear(1, "a 1")
+    first = shared.loads.take_withheld()
+    shared.hear(2, "a 0")
+    assert not shared.loads.take_withheld()
+    assert shared.load() == 2
+    shared.view.end_withholding(first)
+    assert shared.load() == 1
+    shared.end_delay()
+    assert shared.load() == 0
+    assert not shared.loads.take_withheld()
+
+
+def test_a_delay_that_began_for_earlier_room_ends_nothing() -> None:
+    """The room had gone, and came back; nor does one of an agent that is not in the view any more."""
+    shared = Shared("a", load=2)
+    shared.hear(1, "a 1")
+    first = shared.loads.take_withheld()
+    shared.hear(2, "a 2")
+    shared.hear(3, "a 1")
+    shared.view.end_withholding(first)
+    assert shared.load() == 2
+    second = shared.loads.take_withheld()
+    shared.view.update(["a"], {})
+    shared.view.end_withholding(second)
+    assert shared.view.rooms == 0
+
+
+def test_an_answer_that_is_not_shared_ends_the_withholding() -> None:
+    """The other distributors are gone: the load is the true one, and reads count again."""
+    shared = Shared("a", load=2)
+    shared.hear(1, "a 1")
+    shared.view.apply_loads({"a": 1})
+    assert shared.load() == 1
+    shared.view.apply_read_loads({"a": 0}, time.monotonic())
+    assert shared.load() == 0
+
+
+def test_the_delay_follows_the_round_trips() -> None:
+    """It is never shorter than the first one, and bounded."""
+    loads = Shared().loads
+    first = loads.room_delay_s
+    for _ in range(100):
+        loads.took(0.0001)
+    assert loads.room_delay_s == pytest.approx(first)
+    for _ in range(100):
+        loads.took(0.02)
+    assert loads.room_delay_s == pytest.approx(0.04, rel=0.01)
+    for _ in range(100):
+        loads.took(60)
+    assert loads.room_delay_s < 1
 
 
 def test_an_entry_that_cannot_be_read_is_skipped() -> None:

@@ -62,6 +62,7 @@ async def test_a_single_distributor_shares_nothing(cell: RunningCell, caller: Ca
         await agent.work_once()
         await await_count(cell, TaskState.COMPLETED, total)
 
+    await wait_until(lambda: not distributor(first).cell.scripts.is_sharing, "it knows that it is alone")
     await work(5)
     assert await length(cell) == 0
     second = await cell.add("distributor")
@@ -81,6 +82,7 @@ async def test_a_distributor_shares_as_soon_as_another_one_does(
 ) -> None:
     """It need not wait for its next heartbeat: an entry of another distributor is enough."""
     (first,) = cell.of_kind("distributor")
+    await wait_until(lambda: not distributor(first).cell.scripts.is_sharing, "it knows that it is alone")
     monkeypatch.setattr(distributor(first), "know_siblings", lambda _: None)
     await fleet(cell, 1)
     await wait_until(lambda: loads_of(first) == {"a0": 0}, "the fleet is known")
@@ -90,10 +92,14 @@ async def test_a_distributor_shares_as_soon_as_another_one_does(
     assert distributor(first).cell.scripts.is_sharing
 
 
-async def test_a_log_that_was_emptied_does_not_stop_the_sharing(cell: RunningCell, caller: Caller) -> None:
+async def test_a_log_that_was_emptied_does_not_stop_the_sharing(
+    cell: RunningCell, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As after a fail-over that lost it; entries that cannot be read are skipped."""
     second = await cell.add("distributor")
     workers = [*cell.of_kind("distributor")]
+    for worker in workers:
+        monkeypatch.setattr(distributor(worker), "know_siblings", lambda _: None)
     await fleet(cell, 1, capacity=8)
     await wait_until(lambda: all(loads_of(worker) == {"a0": 0} for worker in workers), "the fleet is known")
     log = cell.keys.of("log:loads")

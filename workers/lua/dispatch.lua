@@ -17,7 +17,7 @@
 --   agent of the group is full
 -- Groups get their tasks in turn: the first placement of each group, then the second of each group that has one, and so
 -- on. A task whose deadline has passed is not assigned: it expires.
--- Returns {words, loads, pools, pools_rev, raised, loads_at}. Words, in that order: ASSIGNED; MOVED (assigned to the
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words, in that order: ASSIGNED; MOVED (assigned to the
 --   alternative); EMPTY (no task waits in the pool, or it expired); GONE (the task that the plan names does not wait in
 --   the pool any more, or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it);
 --   ERROR <why>

@@ -41,6 +41,7 @@ class TaskBatch(Struct, frozen=True):
     pools_rev: int  #: rises whenever a pool starts or stops having waiting tasks
     raised: int  #: how much this call raised it
     loads_at: EntryOrder | None = None  #: of the entry of ``log:loads`` with these loads; None: they were not shared
+    freed: Mapping[str, int] = {}  #: agent -> slots that the script freed (negative: took), if the loads were shared
     due: int = 0  #: run_alarms only: what is due and was left for the next call
     timed_out: tuple[str, ...] = ()  #: run_alarms only: the leases of the attempts that took too long
 
@@ -301,14 +302,15 @@ def read_words(raw: Any) -> list[str]:
 
 def read_task_batch(raw: Any) -> TaskBatch:
     """Return the answer of a script of tasks."""
-    words, loads, pools, rev, raised, loads_at = raw[:6]
+    words, loads, pools, rev, raised, shared = raw[:6]
     return TaskBatch(
         words=[word.decode() for word in words],
         loads={loads[i].decode(): int(loads[i + 1]) for i in range(0, len(loads), 2)},
         pools={pools[i].decode(): (int(pools[i + 1]), float(pools[i + 2])) for i in range(0, len(pools), 3)},
         pools_rev=int(rev),
         raised=int(raised),
-        loads_at=entry_order(loads_at.decode()) if loads_at else None,
+        loads_at=entry_order(shared[0].decode()) if shared else None,
+        freed={agent.decode(): count for agent, count in zip(loads[::2], shared[1], strict=True)} if shared else {},
         due=int(raw[6]) if len(raw) > 6 else 0,
         timed_out=tuple(lease.decode() for lease in raw[7]) if len(raw) > 7 else (),
     )
