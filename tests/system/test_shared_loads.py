@@ -11,7 +11,8 @@ from tests.processes import CellProcesses, cell_processes
 from tests.waiting import wait_until
 from tests.workers.raw import entries
 
-#: Refused plans for each task; without shared loads it is about three times as many.
+#: Refused plans for each task. A guard only: how many are refused depends on the machine, so this bound is far above
+#: what is usual. Whether loads are applied is tested in tests/workers, second agents in tests/scripts and tests/unit.
 MOST_REFUSED = 0.15
 TASKS, CALLERS, TASK_S = 600, 26, 0.1
 
@@ -32,7 +33,7 @@ async def _counter(at: CellProcesses, name: str) -> int:
 
 @pytest.mark.timeout(240)
 async def test_four_distributors_refuse_few_plans(tmp_path: Path) -> None:
-    """⚠ At four fifths of the capacity. Each task ends once; refused plans are few."""
+    """⚠ At four fifths of the capacity. All four share their loads, each task ends once, and refused plans are few."""
     async with cell_processes(tmp_path) as at:
         await at.worker("registry")
         for number in range(4):
