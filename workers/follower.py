@@ -81,10 +81,11 @@ class Follower:
     async def resync(self) -> dict[str, FleetAgent]:
         """Return a snapshot of the fleet, and set the cursor to a moment before it."""
         window = await queries.get_log_window(self.cell.redis, self._key)
-        self._cursor, self._added = window.last, window.added
         self._reports_cursor = (await queries.get_log_window(self.cell.redis, self._reports_key)).last
         self._loads_cursor = (await queries.get_log_window(self.cell.redis, self._loads_key)).last
         fleet = await queries.get_fleet(self.cell.redis, self.cell.keys)
+        # Last, because following begins with it: what it reads is about agents of this snapshot.
+        self._cursor, self._added = window.last, window.added
         log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
         return fleet
 
