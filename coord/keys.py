@@ -103,9 +103,10 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               totals: submitted:{priority} retried released replayed reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed buried
                                               unburied results_dropped results_dropped_bytes; backlog_bytes; pools_rev;
-                                              task_events (ever written to log:tasks); forgotten_rev (the highest rev of
-                                              the agents that were removed). All scripts, also the registry's, update
-                                              them
+                                               task_events (ever written to log:tasks) forgotten_rev (the highest rev
+                                               of the agents that were removed) plans_refused (the agent was not as the
+                                               plan saw it) plans_late (the task had left its queue). All scripts, also
+                                               the registry's, update them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
@@ -161,6 +162,9 @@ log:plans                             stream  what distributors planned on and w
                                               record_plans is on: plans.recorded, one for each plan, with version (of
                                               the format), by (the process), segment, number (in the segment; 0 is a
                                               snapshot) and data (JSON); capped by entries and by bytes
+log:loads                             stream  the loads that distributors change, while there are several: by (the
+                                              process), loads (agent and load after the change in turn, spaces between);
+                                              the newest 500 entries, which only distributors read
 log:control                           stream  settings changed, dead letters purged, entries replayed, memory freed;
                                               capped by entries and by bytes
 size:{stream}                         string  of each log, ``dead:in`` and replies:{caller}: the bytes of its newest

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import NamedTuple
 
 from coord.models.agents import FleetAgent
+from coord.models.ids import EntryOrder
 from coord.placement import facets_of
 from workers.candidates import Candidates
 
@@ -12,8 +15,17 @@ from workers.candidates import Candidates
 #: that declares no interval.
 MISSED_REPORTS = 3
 REPORT_INTERVAL_S = 100.0
+#: A load that a distributor has shared, and the entry of ``log:loads`` that has it.
+SharedLoad = tuple[int, EntryOrder]
 #: Seconds that a report may take to come here: reports are shown once a second.
 REPORT_DELAY_S = 2.0
+
+
+class Withheld(NamedTuple):
+    """An agent whose room is not used yet, since the beginning of this window."""
+
+    state: AgentState
+    window: int
 
 
 class AgentState:
@@ -25,26 +37,47 @@ class AgentState:
         "freed",
         "groups",
         "has_room",
+        "load_order",
+        "peak",
         "planned",
         "report_ends_at",
         "reported_at",
         "reported_load",
+        "window",
+        "withheld",
     )
 
     def __init__(self, agent: FleetAgent) -> None:
         self.facets = facets_of(agent)
         self.planned = 0
         self.has_room = False
+        self.reported_at = -math.inf  #: seconds of a steady clock
+        self.load_order: EntryOrder = (0, 0)  #: of the entry of ``log:loads`` with its load, if it was shared
+        #: Its newest load and the entry that has it, if the room in it is for another distributor for a moment.
+        self.withheld: SharedLoad | None = None
+        self.peak = 0  #: the highest load since then
+        self.window = 0  #: number of the times at which a room began to be withheld
         self.groups: dict[Candidates, None] = {}  #: groups whose ``needs`` it has
         self.take_over(agent)
 
-    def take_over(self, agent: FleetAgent) -> None:
-        """Take over the agent's row; planned tasks stay planned."""
+    def take_over(self, agent: FleetAgent, began: float = math.inf) -> None:
+        """Take over the agent's row; planned tasks stay planned.
+
+        Args:
+            agent: the row.
+            began: when the row was requested. A load that was reported since then stays: the row's may be older.
+        """
         self.agent = agent
-        self.reported_load = agent.load
-        self.reported_at = time.monotonic()
+        now = time.monotonic()
+        if self.reported_at <= began and self.withheld is None:
+            self.reported_load, self.reported_at = agent.load, now
         self.freed = 0  #: slots that round trips under way free
-        self.expect_report(self.reported_at - agent.report_age)
+        self.expect_report(now - agent.report_age)
+
+    def withhold(self, shared: SharedLoad) -> None:
+        """Begin to withhold room: the load is known, and not used until the delay is over."""
+        self.withheld, self.peak = shared, shared[0]
+        self.window += 1
 
     def expect_report(self, reported_at: float) -> None:
         """Set when the report of that time counts as old, unless another one comes."""

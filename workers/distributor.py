@@ -51,6 +51,7 @@ from coord.models.tasks import (
 )
 from coord.plugins import load_strategies, strategy_packages
 from coord.suggestions import not_one_of
+from workers.agent_state import Withheld
 from workers.follower import Follower
 from workers.learner import Learner
 from workers.live_rules import cell_rules, switch, type_rules
@@ -70,6 +71,7 @@ from workers.service import (
     ticks_of,
     word_for_each,
 )
+from workers.shared_loads import LoadsEntry, SharedLoads
 from workers.task_facts import MESSAGE_KEPT, endings_of, named_task_of, reports_of, submissions_of
 from workers.transitions import (
     Call,
@@ -119,7 +121,11 @@ class Distributor(Service):
         self.learner = Learner(self.view, self.planner)
         self.counter = WaitingCounter(cell, self.view, self.planner, self.learner.id)
         self.plan_log = PlanLog(cell, self.view)
-        self.follower = Follower(cell, self._on_agents_changed, self.view.apply_reports, self._on_learned)
+        self.shared_loads = SharedLoads(self.view, self.learner.id)
+        self._share_loads(has_siblings=True)  # the first heartbeat shows whether there are any
+        self.follower = Follower(
+            cell, self._on_agents_changed, self.view.apply_reports, self._on_learned, self._on_loads
+        )
         self._pools: dict[tuple[str, bytes, str | None, Modifiers | None, float | None], tuple[str, bytes]] = {}
         self.memory = Memory(0, 0)  #: of the server, ten times a second
         self._refused_at = -FULL_S
@@ -158,6 +164,7 @@ class Distributor(Service):
         self.plan_log.cut()
         pieces = by_agents(placements, most)
         calls += [self.cell.scripts.dispatch(piece) for piece in pieces]
+        began = time.monotonic()
         try:
             answers: list[Any] = await self.cell.scripts.run(*calls)
         except BaseException as error:
@@ -176,6 +183,9 @@ class Distributor(Service):
             failures += failures_of(facts, words)
         for piece, answer in zip(pieces, answers[len(batches) :], strict=True):
             self._outdated |= self.planner.answered(piece, answer)
+        if placements:
+            self.shared_loads.took(time.monotonic() - began)
+        self._use_room_later()
         if self._outdated or self.learner.ejections or self._can_place() or self.planner.unread:
             self._has_work.set()
         if Distributor.configure in by_handler:
@@ -298,6 +308,7 @@ class Distributor(Service):
             (answer,) = await self.cell.scripts.run(self.cell.scripts.run_alarms())
             self.planner.apply(answer)
             self.learner.timed_out(answer.timed_out, time.monotonic())
+            self._use_room_later()
             due = answer.due
             for word in answer.words:
                 if word.startswith("ERROR"):
@@ -327,8 +338,11 @@ class Distributor(Service):
         if self.planner.is_stale:
             await self.table.look()
         starved = self.planner.starved_groups()
-        if starved and (stale := self.view.stale_agents(starved, STALE_LOAD_S, REREAD)):
-            self.view.apply_loads(await queries.get_loads(cell.redis, cell.keys, stale))
+        # The loads that are shared show more than a read does: whose room it is.
+        old_s = 2 * self.shared_loads.room_delay_s if self.planner.has_siblings else 0.0
+        if starved and (stale := self.view.stale_agents(starved, max(STALE_LOAD_S, old_s), REREAD)):
+            began = time.monotonic()
+            self.view.apply_read_loads(await queries.get_loads(cell.redis, cell.keys, stale), began)
         self.planner.unblock()
         if self._can_place() or self.planner.unread:
             self._has_work.set()
@@ -503,9 +517,37 @@ class Distributor(Service):
 
         A suspension may begin and end between two calls of ``read_suspended``. So one that a row shows counts as known.
         """
+        began = time.monotonic()
         rows = await queries.get_fleet(self.cell.redis, self.cell.keys, agent_ids)
         self._suspended.update(agent_id for agent_id, row in rows.items() if row.suspended)
-        self.view.update(agent_ids, rows)
+        self.view.update(agent_ids, rows, began)
+
+    def know_siblings(self, names: Collection[str]) -> None:
+        """Share the loads while there are other distributors."""
+        self._share_loads(has_siblings=bool(names))
+
+    def _on_loads(self, entries: list[LoadsEntry]) -> None:
+        if self.shared_loads.receive(entries):
+            self._share_loads(has_siblings=True)  # also of one that has just started
+            self._use_room_later()
+            if self._can_place():
+                self._has_work.set()
+
+    def _share_loads(self, *, has_siblings: bool) -> None:
+        self.planner.has_siblings = has_siblings
+        self.cell.scripts.share_loads(self.learner.id if has_siblings else "")
+
+    def _use_room_later(self) -> None:
+        """Use room that others made when they have had time to use it; then place what still can be placed."""
+        withheld = self.shared_loads.take_withheld()
+        if withheld:
+            asyncio.get_running_loop().call_later(self.shared_loads.next_delay_s(), self._use_room, withheld)
+
+    def _use_room(self, ended: list[Withheld]) -> None:
+        self.view.end_withholding(ended)
+        self._use_room_later()
+        if self._can_place():
+            self._has_work.set()
 
     def _on_learned(self, by: str, data: bytes, age_s: float) -> None:
         self.learner.receive(by, data, time.monotonic() - age_s, is_old=age_s > 0)

@@ -1,7 +1,7 @@
 """Follows the registry's logs, so that a view of the fleet lags behind the last change by a moment at most.
 
-It also follows what other distributors have learned. That log is read from its beginning, so that a distributor that
-starts knows what the others know; changes of the fleet are read from a snapshot on.
+It also follows what other distributors have learned, and the loads that they change. What was learned is read from its
+beginning, so that a distributor that starts knows what the others know; the rest is read from a snapshot on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from coord.connection import is_demoted, leave_server
 from coord.models.agents import FleetAgent, LoadReport
 from coord.models.ids import entry_ms, entry_order
 from workers.service import WorkerContext, end_tasks
+from workers.shared_loads import LoadsEntry
 
 log = logs.get_logger()
 
@@ -27,16 +28,19 @@ COUNT = 1_000
 LEARNED_COUNT = 50
 #: Seconds between two checks that the log still holds the cursor.
 CHECK_S = 1.0
+#: Seconds after loads until the next read, so that a busy cell does not cost a read for each entry.
+LOADS_PAUSE_S = 0.003
 
 
 class Follower:
-    """Reads ``log:agents``, ``log:reports`` and ``log:learned`` from cursors.
+    """Reads ``log:agents``, ``log:reports``, ``log:learned`` and ``log:loads`` from cursors.
 
     Args:
         cell: of the worker.
         changed: called with the agents that changed; their records have to be read.
         reported: called with the loads that agents reported.
         learned: called with each entry of ``log:learned``: the process that wrote it, its data, and its age in seconds.
+        loads: called with entries of ``log:loads``.
     """
 
     def __init__(
@@ -45,18 +49,22 @@ class Follower:
         changed: Callable[[set[str]], Awaitable[None]],
         reported: Callable[[list[LoadReport]], None] = lambda _: None,
         learned: Callable[[str, bytes, float], None] = lambda *_: None,
+        loads: Callable[[list[LoadsEntry]], None] = lambda _: None,
     ) -> None:
         self.cell = cell
         self.request_recovery: Callable[[], None] = lambda: None
         self._changed = changed
         self._reported = reported
         self._learned = learned
+        self._loads = loads
         self._key = cell.keys.of("log:agents")
         self._reports_key = cell.keys.of("log:reports")
         self._learned_key = cell.keys.of("log:learned")
+        self._loads_key = cell.keys.of("log:loads")
         self._cursor: str | None = None
         self._reports_cursor = "0-0"
         self._learned_cursor = "0-0"
+        self._loads_cursor = "0-0"
         self._added = 0  # entries ever added to the log, up to the cursor
         self._task: asyncio.Task[None] | None = None
         self._checked_at = 0.0
@@ -74,8 +82,10 @@ class Follower:
         """Return a snapshot of the fleet, and set the cursor to a moment before it."""
         window = await queries.get_log_window(self.cell.redis, self._key)
         self._reports_cursor = (await queries.get_log_window(self.cell.redis, self._reports_key)).last
+        self._loads_cursor = (await queries.get_log_window(self.cell.redis, self._loads_key)).last
         fleet = await queries.get_fleet(self.cell.redis, self.cell.keys)
-        # Not before the caller has the agents: what was learned of agents that it does not know would be lost.
+        # Last, because following begins with it: what it reads is about agents of this snapshot. What was learned of
+        # agents that the caller does not know yet would be lost.
         self._cursor, self._added = window.last, window.added
         log.info("fleet.snapshot", agents=len(fleet), cursor=window.last)
         return fleet
@@ -143,8 +153,8 @@ class Follower:
 
     async def _read(self, cursor: str) -> None:
         block_ms = self.cell.settings.read_block_ms  # not longer: the answer timeout starts there
-        cursors = (cursor, self._reports_cursor, self._learned_cursor)
-        streams = (self._key, self._reports_key, self._learned_key, *cursors)
+        cursors = (cursor, self._reports_cursor, self._learned_cursor, self._loads_cursor)
+        streams = (self._key, self._reports_key, self._learned_key, self._loads_key, *cursors)
         command = ("XREAD", "COUNT", COUNT, "BLOCK", block_ms, "STREAMS", *streams)
         answer: dict[bytes, Any] = await self.cell.redis.execute_command(*command) or {}
         changed: set[str] = set()
@@ -161,8 +171,18 @@ class Follower:
             if entry_order(entry_id.decode()) > entry_order(self._learned_cursor):  # not read by ``read_learned`` since
                 self._learned_cursor = entry_id.decode()
                 self._learn(fields or {}, 0.0)
+        loads = [
+            LoadsEntry(entry_order(entry_id.decode()), fields.get(b"by", b"").decode(), fields.get(b"loads", b""))
+            for entry_id, fields in _entries_of(answer, self._loads_key)
+            if fields
+        ]
+        if loads:
+            self._loads_cursor = "{}-{}".format(*loads[-1].order)
+            self._loads(loads)
         if changed:
             await self._changed(changed)
+        if loads:
+            await asyncio.sleep(LOADS_PAUSE_S)
         if self._cursor == began:  # otherwise there was a resync meanwhile
             self._cursor, self._added = cursor, self._added + count
 

@@ -301,4 +301,6 @@ class Loop:
             **self.service.heartbeat_fields(),
         }
         scripts = self.cell.scripts
-        await scripts.run(scripts.worker_heartbeat(self.service.kind, self.name, fields, CONSUMES[self.service.kind]))
+        kind = self.service.kind
+        (names,) = await scripts.run(scripts.worker_heartbeat(kind, self.name, fields, CONSUMES[kind]))
+        self.service.know_siblings([name for name in names if name != self.name])

@@ -27,7 +27,7 @@ from typing import Any
 from coord import codec
 from coord.models.agents import FleetAgent
 from coord.models.tasks import NAMED, NamedTask, Pool, is_named
-from coord.placement import Rules
+from coord.placement import Rules, TaskContext
 from workers.candidates import Candidates
 from workers.transitions import Placement, TaskBatch
 from workers.view import View
@@ -44,7 +44,7 @@ STARVED_AT_ONCE = 1_000
 
 Entry = tuple[float, str]  #: a pool's head and its name
 #: An assignment without its lease: the other fields of ``Placement``, in their order.
-Placed = tuple[str, str, int, bytes, str, str, float, float | None]
+Placed = tuple[str, str, int, bytes, str, str, float, float | None, str, int]
 #: What is remembered of an assignment: agent, task type, load of the agent without it, time in seconds, and how many ms
 #: the task is expected to take.
 Assigned = tuple[str, str, float, float, float | None]
@@ -58,6 +58,8 @@ class Planner:
 
     def __init__(self, view: View) -> None:
         self.view = view
+        #: Other distributors plan as well. So a plan that takes the last slot of an agent names a second agent.
+        self.has_siblings = False
         self.waiting: dict[str, Waiting] = {}
         self.definitions: dict[str, Pool] = {}  #: of pools in which nothing waits
         #: The revision up to which the table is known here. If others raise it, the changes have to be read.
@@ -208,7 +210,7 @@ class Planner:
     def apply(self, batch: TaskBatch) -> None:
         """Apply the pools and loads in a script's answer."""
         self._apply_pools(batch)
-        self.view.apply_loads(batch.loads)
+        self.view.apply_loads(batch.loads, batch.loads_at, batch.freed)
 
     def _apply_pools(self, batch: TaskBatch) -> None:
         is_old = batch.pools_rev < self.pools_rev  # what was read or answered since has arrived before it
@@ -298,8 +300,8 @@ class Planner:
             self._line_up(*turn)
         leases = os.urandom(8 * len(placed)).hex()
         return [
-            Placement(pool, agent_id, rev, leases[i * 16 : i * 16 + 16], why, task_id, task_type, load, expected_ms)
-            for i, (pool, agent_id, rev, why, task_id, task_type, load, expected_ms) in enumerate(placed)
+            Placement(pool, agent, rev, leases[i * 16 : i * 16 + 16], why, task, of_type, load, size, other, other_rev)
+            for i, (pool, agent, rev, why, task, of_type, load, size, other, other_rev) in enumerate(placed)
         ]
 
     def _serve(self, pool: str, waiting: Waiting, placed: list[Placed], most: int) -> bool:
@@ -309,7 +311,7 @@ class Planner:
             return False
         if isinstance(waiting, NamedWaiting):
             return self._serve_named(pool, waiting, placed, most)
-        agents: list[tuple[FleetAgent, float, bytes]] = []
+        agents: list[tuple[FleetAgent, float, bytes, tuple[str, int]]] = []
         is_full = False
         for _ in range(min(TURN, waiting.left, most - len(placed))):
             agent = self.view.take(group, waiting.task)
@@ -317,12 +319,14 @@ class Planner:
                 is_full = True
                 break
             full = self._explain_fully(group) if self.view.full_scores else b""
-            agents.append((agent, agent.load + agent.outside_load - 1, full))
+            other = self._alternative(group, agent, waiting.task)
+            agents.append((agent, agent.load + agent.outside_load - 1, full, other))
         waiting.planned += len(agents)
         group.taken += len(agents)
         why, task_type, size = self._explain(group), waiting.definition.task_type, waiting.definition.expected_ms
         placed += [
-            (pool, agent.agent_id, agent.rev, full or why, "", task_type, load, size) for agent, load, full in agents
+            (pool, agent.agent_id, agent.rev, full or why, "", task_type, load, size, *other)
+            for agent, load, full, other in agents
         ]
         return not is_full and waiting.left > 0
 
@@ -343,8 +347,8 @@ class Planner:
             if agent is not None:
                 load, task_type = agent.load + agent.outside_load - 1, waiting.definition.task_type
                 why = self._explain_fully(group) if self.view.full_scores else self._explain(group)
-                size = waiting.definition.expected_ms
-                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load, size))
+                size, other = waiting.definition.expected_ms, self._alternative(group, agent, context)
+                placed.append((pool, agent.agent_id, agent.rev, why, task.task_id, task_type, load, size, *other))
                 waiting.sent[task.task_id] = task
                 waiting.planned += 1
                 group.taken += 1
@@ -360,20 +364,25 @@ class Planner:
         waiting.follow_head()
         return not is_full and waiting.left > 0
 
+    def _alternative(self, group: Candidates, agent: FleetAgent, task: TaskContext) -> tuple[str, int]:
+        """Return the id and the rev of a second agent for a task that takes the last slot of ``agent``, or ("", 0)."""
+        if not self.has_siblings or agent.load < agent.capacity:
+            return "", 0
+        other = self.view.next_of(group, task)
+        return ("", 0) if other is None else (other.agent_id, other.rev)
+
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""
         changed: set[str] = set()
         self._unplan(placements, batch.words)
         now = time.monotonic()
         for placement, word in zip(placements, batch.words, strict=True):
-            if word == "ASSIGNED":
-                self._leases[placement.lease] = (
-                    placement.agent_id,
-                    placement.task_type,
-                    placement.load,
-                    now,
-                    placement.expected_ms,
-                )
+            if word in {"ASSIGNED", "MOVED"}:
+                agent_id, load = placement.agent_id, placement.load
+                if word == "MOVED":
+                    agent_id = placement.other_id
+                    load = batch.loads.get(agent_id, 1) - 1
+                self._leases[placement.lease] = (agent_id, placement.task_type, load, now, placement.expected_ms)
                 continue
             if word.startswith("ERROR"):
                 self.view.suspend(placement.agent_id)
@@ -384,7 +393,7 @@ class Planner:
         while len(self._leases) > LEASES_KEPT:
             del self._leases[next(iter(self._leases))]
         self._apply_pools(batch)
-        self.view.answered(_count_by_agent(placements), batch.loads)
+        self.view.answered(_count_by_agent(placements), batch.loads, batch.loads_at, batch.freed)
         for pool in {placement.pool for placement in placements}:
             waiting = self.waiting.get(pool)
             if waiting is not None and waiting.is_read and waiting.length == 0 and not waiting.planned:

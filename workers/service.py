@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
@@ -157,6 +157,9 @@ class Service(ABC):
     def heartbeat_fields(self) -> dict[str, str]:
         """Return what the heartbeat of this kind of worker has besides the fields that every worker has."""
         return {}
+
+    def know_siblings(self, names: Collection[str]) -> None:  # noqa: B027 (most work alike with or without them)
+        """Take over the names of the other workers of this kind that are alive; called after each heartbeat."""
 
     def check(self, fact: Fact) -> None:  # noqa: B027 (most know no more than the type does)
         """Check a fact that fits its type, where this worker knows more.

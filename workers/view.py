@@ -23,6 +23,7 @@ from msgspec.structs import asdict
 from coord import codec
 from coord.models.agents import FleetAgent, LoadReport, outside_load_of
 from coord.models.explanations import Candidate
+from coord.models.ids import EntryOrder
 from coord.models.tasks import Pool, Requirements
 from coord.placement import (
     ANY_TASK,
@@ -45,7 +46,7 @@ from coord.placement import (
     rules_with,
     unmet_requirement,
 )
-from workers.agent_state import AgentState
+from workers.agent_state import AgentState, SharedLoad, Withheld
 from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
 from workers.changes import Changes
 
@@ -88,6 +89,7 @@ class View:
         self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
+        self.withheld: list[Withheld] = []  #: agents whose room is not used yet, of those that became so lately
         self._groups: dict[GroupKey, Candidates] = {}
         self._of_types: dict[Candidates, None] = {}  # groups that have a task type
         #: Requirements as JSON, task type -> the requirements of the agents that get the tasks first, and their JSON.
@@ -121,6 +123,7 @@ class View:
         self._opened.clear()
         self._moved.clear()
         self._changed.clear()
+        self.withheld.clear()
         self.rooms = 0
         for agent in fleet.values():
             self._add(agent)
@@ -158,8 +161,14 @@ class View:
         for group in self._groups.values():
             group.forget()
 
-    def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent]) -> None:
-        """Apply the rows of the agents that were read; an agent without a row is gone."""
+    def update(self, agent_ids: Iterable[str], rows: Mapping[str, FleetAgent], began: float = math.inf) -> None:
+        """Apply the rows of the agents that were read; an agent without a row is gone.
+
+        Args:
+            agent_ids: of the agents.
+            rows: that were found.
+            began: when the rows were requested.
+        """
         for agent_id in agent_ids:
             state, row = self.agents.get(agent_id), rows.get(agent_id)
             if state is not None and row is not None:
@@ -167,7 +176,7 @@ class View:
                     self.apply_ejections(self.ejections.release(agent_id, time.monotonic()))
                 self._adopt_ejections(row)
             if state is not None and row is not None and state.facets == facets_of(row):
-                state.take_over(row)
+                state.take_over(row, began)
                 self._judge(state)
                 self._renew(state)
                 continue
@@ -305,12 +314,30 @@ class View:
         group.version = changes.version
         return state.agent
 
-    def answered(self, counts: Mapping[str, int], loads: Mapping[str, int]) -> None:
+    def next_of(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
+        """Return the agent that the next task of the group would get, without planning it; call it after ``take``."""
+        strategy = group.created or group.strategy
+        agent_id = strategy.choose(task)
+        if agent_id is None:
+            return None
+        agent = self.agents[agent_id].agent
+        strategy.offer(agent)
+        return None if task.avoid and agent_id in task.avoid else agent
+
+    def answered(
+        self,
+        counts: Mapping[str, int],
+        loads: Mapping[str, int],
+        loads_at: EntryOrder | None = None,
+        freed: Mapping[str, int] | None = None,
+    ) -> None:
         """Subtract answered tasks from the planned ones, and apply the loads of the answer.
 
         Args:
             counts: agent -> answered placements.
             loads: agent -> true load.
+            loads_at: of the entry of ``log:loads`` with these loads; None: they were not shared.
+            freed: agent -> slots that the script freed; negative: it took them.
         """
         for agent_id, count in counts.items():
             state = self.agents.get(agent_id)
@@ -318,7 +345,7 @@ class View:
                 state.planned = max(0, state.planned - count)
                 if agent_id not in loads:  # the others are refreshed once, with their loads
                     self._refresh(state)
-        self.apply_loads(loads)
+        self.apply_loads(loads, loads_at, freed)
 
     def free(self, agent_id: str, count: int) -> None:
         """Count slots of an agent that a round trip is about to free; negative when the round trip is over."""
@@ -346,12 +373,87 @@ class View:
             self._judge(state)
             self._renew(state)
 
-    def apply_loads(self, loads: Mapping[str, int]) -> None:
-        """Apply true loads: agent -> tasks in flight."""
+    def apply_loads(
+        self,
+        loads: Mapping[str, int],
+        loads_at: EntryOrder | None = None,
+        freed: Mapping[str, int] | None = None,
+    ) -> None:
+        """Apply the loads that a script of this distributor answered.
+
+        Args:
+            loads: agent -> tasks in flight.
+            loads_at: of the entry of ``log:loads`` with these loads; None: they were not shared. A load is ignored if a
+                later entry is known.
+            freed: agent -> slots that the script freed. These are used at once, and those that others freed later.
+        """
         at = time.monotonic()
         for agent_id, load in loads.items():
             state = self.agents.get(agent_id)
+            if state is None:
+                continue
+            if loads_at is None:
+                state.reported_load, state.reported_at, state.withheld = load, at, None
+            else:
+                self._apply_shared(state, (load, loads_at), at, 0 if freed is None else freed.get(agent_id, 0))
+            self._refresh(state)
+
+    def apply_shared_loads(self, loads: Mapping[str, SharedLoad]) -> None:
+        """Apply the loads that other distributors have shared, unless a later one is known.
+
+        A load that has risen is applied at once. Room that others made is not used yet: ``withheld`` has these agents,
+        for ``end_withholding``.
+        """
+        at = time.monotonic()
+        for agent_id, shared in loads.items():
+            state = self.agents.get(agent_id)
             if state is not None:
+                self._apply_shared(state, shared, at, 0)
+                self._refresh(state)
+
+    def _apply_shared(self, state: AgentState, shared: SharedLoad, at: float, freed: int) -> None:
+        load, order = shared
+        known = state.load_order if state.withheld is None else state.withheld[1]
+        own = state.reported_load - freed
+        if order <= known:
+            if state.withheld is not None:
+                state.reported_load = max(own, state.withheld[0])
+            return
+        state.reported_at = at
+        if load >= own:
+            state.reported_load, state.load_order = shared
+            state.withheld = None
+            return
+        state.reported_load = own
+        if state.withheld is None:
+            self._withhold(state, shared)
+        else:
+            state.withheld, state.peak = shared, max(state.peak, load)
+
+    def _withhold(self, state: AgentState, shared: SharedLoad) -> None:
+        state.withhold(shared)
+        self.withheld.append(Withheld(state, state.window))
+
+    def end_withholding(self, ended: Iterable[Withheld]) -> None:
+        """Use the room of agents that was there all the time; what came later is withheld for another delay."""
+        for state, window in ended:
+            is_current = self.agents.get(state.agent.agent_id) is state and state.window == window
+            if state.withheld is None or not is_current:
+                continue
+            state.reported_load = min(state.reported_load, state.peak)
+            load, order = state.withheld
+            if state.reported_load <= load:
+                state.load_order, state.withheld = order, None
+            else:
+                self._withhold(state, state.withheld)
+            self._refresh(state)
+
+    def apply_read_loads(self, loads: Mapping[str, int], began: float) -> None:
+        """Apply loads that were read, unless one was reported since ``began``: the one that was read may be older."""
+        at = time.monotonic()
+        for agent_id, load in loads.items():
+            state = self.agents.get(agent_id)
+            if state is not None and state.reported_at <= began and state.withheld is None:
                 state.reported_load, state.reported_at = load, at
                 self._refresh(state)
 

@@ -232,7 +232,7 @@ class _Reader:
         """Read the sizes of the streams that are capped by bytes, if this user may measure them."""
         s = self.settings
         caps = {"log:": s.log_bytes, "replies:": s.replies_bytes, "dead:in": s.dead_in_bytes}
-        caps |= dict.fromkeys(("log:progress", "log:reports", "log:learned"), s.progress_log_bytes)
+        caps |= dict.fromkeys(("log:progress", "log:reports", "log:learned", "log:loads"), s.progress_log_bytes)
         capped = {name: cap for name in names for prefix, cap in caps.items() if name.startswith(prefix)}
         pipe = self.redis.pipeline(transaction=False)
         for name in capped:

@@ -22,6 +22,9 @@ Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 #: The id of a stream entry as it travels on the wire.
 EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")]
 
+#: An entry id as two numbers, which compare as the entries of a stream follow each other.
+EntryOrder = tuple[int, int]
+
 #: Path segments of the HTTP contract. No agent, task or message may have such a name, or its path would be ambiguous.
 RESERVED = frozenset(
     {
@@ -78,7 +81,7 @@ def entry_ms(entry_id: str | bytes) -> int:
     return int(ms)
 
 
-def entry_order(entry_id: str) -> tuple[int, int]:
+def entry_order(entry_id: str) -> EntryOrder:
     """Return the key by which the entry ids of one stream are compared: the time and the number."""
     ms, _, number = entry_id.partition("-")
     return int(ms), int(number or 0)

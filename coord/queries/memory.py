@@ -26,7 +26,7 @@ CHUNK = 500
 
 #: Keys that exist once.
 SINGLE = (
-    *(f"log:{log}" for log in (*LOGS, "reports", "learned")),
+    *(f"log:{log}" for log in (*LOGS, "reports", "learned", "loads")),
     *(stream for streams in CONSUMES.values() for stream in streams),
     *("dead:in", "messages:dead", "tasks:dead", "tasks:terminal", "tasks:refused", "pools", "pools:changed"),
     *("alarms", "deadlines", "limits", "unclaimed", "suspended", "counters", "tombstones"),

@@ -12,7 +12,7 @@ from random import Random
 from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent
-from coord.placement import Ejection, Ejections, Learned, Rules, Strategy, create_strategy
+from coord.placement import Ejection, Ejections, Learned, Rules, Strategy, TaskContext, create_strategy
 from coord.simulation.scenario import Job
 
 #: Seconds between two times at which the demand for capabilities is determined.
@@ -53,6 +53,7 @@ class Distributor:
     ) -> None:
         self.rows = {agent.agent_id: replace(agent) for agent in agents}
         self.read_at = dict.fromkeys(self.rows, 0.0)  #: agent -> when its load was last read
+        self.stamps = dict.fromkeys(self.rows, 0)  #: agent -> stamp of the load that is known
         self.rules = rules
         self.learned = Learned()
         self.ejections = Ejections()
@@ -87,6 +88,18 @@ class Distributor:
             if _has_room(self.rows[agent_id]):
                 group.strategy.offer(self.rows[agent_id])
         return group
+
+    def alternative(self, group: Group, agent_id: str, task: TaskContext) -> str | None:
+        """Return the agent that a plan names beside an agent of which it takes the last slot, or None."""
+        row, strategy = self.rows[agent_id], group.strategy
+        if row.load + 1 < row.capacity:
+            return None
+        strategy.withdraw(agent_id)
+        other = strategy.choose(task)
+        if other is not None:
+            strategy.offer(self.rows[other])
+        strategy.offer(row)
+        return other
 
     def read(self, agent_id: str, load: int, now: float, *, is_present: bool) -> None:
         """Take over the true state of an agent."""

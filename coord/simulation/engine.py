@@ -1,9 +1,10 @@
 """One run of a scenario under one strategy, on a virtual clock.
 
 The task that is ready for the longest time is placed first. With one distributor, all that happens is known at once.
-With several, each event is handled by one of them at random: it learns the true load of the agents that it touches. An
-agent that is full, whatever the distributor believed, refuses the task. While tasks wait, each distributor reads old
-loads, and once a second all share what they have learned.
+With several, each event is handled by one of them at random: it learns the true load of the agents that it touches, and
+the others learn it some milliseconds later. A task whose agent is full, whatever the distributor believed, goes to the
+second best one if the plan took the last slot; if that is full too, the plan is refused. While tasks wait, each
+distributor reads old loads, and once a second all share what they have learned.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from math import inf
 from random import Random
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,6 +30,11 @@ ADVANCE_S = 0.25
 SHARE_S = 1.0
 #: Seconds after which a load is read again if a task waits for it.
 STALE_S = 0.05
+#: Seconds after which the other distributors know of a changed load, at least and at most.
+DELAY_S = (0.002, 0.005)
+#: Seconds more until they use a slot that has become free: the distributor that freed it comes first.
+#: At random up to three times as long, so that they do not all use it at once.
+ROOM_S = 0.003
 
 
 class Run(Struct, frozen=True):
@@ -51,6 +58,17 @@ class Active(Struct):
     load_at_start: int
     distributor: Distributor
     fails: bool = False
+
+
+class News(NamedTuple):
+    """A load of which a distributor learns."""
+
+    at: float
+    number: int  #: of the distributor
+    agent_id: str
+    stamp: int  #: of the agent; the load is ignored if a later one is known
+    load: int
+    has_waited: bool = False  #: the slot that became free is used now, if it is still free
 
 
 class Worker:
@@ -150,6 +168,8 @@ class _Simulation:
         self.ends: list[tuple[float, str, int]] = []
         self.retries: list[tuple[float, int]] = []
         self.looks: list[tuple[float, int]] = []  # when a distributor reads old loads, because tasks wait
+        self.news: list[News] = []
+        self.delay = Random(f"delay {seed}")
         count = len(scenario.jobs)
         self.starts, self.ended_at, self.agent_of = [0.0] * count, [0.0] * count, [""] * count
         self.failed_at: dict[int, list[str]] = {}  # task -> agents of its failed attempts
@@ -166,6 +186,9 @@ class _Simulation:
             ends = self.ends[0][0] if self.ends else inf
             returns = self.retries[0][0] if self.retries else inf
             looks = self.looks[0][0] if self.looks else inf
+            if self.news and self.news[0][0] < min(arrives, ends, returns, looks, changes[0].at if changes else inf):
+                self._hear()
+                continue
             at = self._handler()
             if changes and changes[0].at <= min(arrives, ends, returns, looks):
                 now = changes[0].at
@@ -259,6 +282,29 @@ class _Simulation:
         job = self.scenario.jobs[index]
         self.waiting[job.capabilities, job.task.task_type].append((now, index))
 
+    def _tell(self, worker: Worker, by: Distributor, now: float) -> None:
+        """Let the other distributors know of a load in a moment."""
+        agent_id, load = worker.agent.agent_id, len(worker.active)
+        for number, distributor in enumerate(self.distributors):
+            if distributor is not by:
+                at = now + self.delay.uniform(*DELAY_S)
+                heapq.heappush(self.news, News(at, number, agent_id, worker.stamp, load))
+
+    def _hear(self) -> None:
+        """Let a distributor take over a load, unless it knows a newer one, and place what waits."""
+        news = heapq.heappop(self.news)
+        now, number, agent_id, stamp, load, has_waited = news
+        distributor, worker = self.distributors[number], self.workers[agent_id]
+        if stamp <= distributor.stamps[agent_id]:
+            return
+        if not has_waited and distributor.rows[agent_id].load > load:
+            heapq.heappush(self.news, news._replace(at=now + ROOM_S * self.delay.uniform(1, 3), has_waited=True))
+            return
+        distributor.stamps[agent_id] = stamp
+        distributor.read(agent_id, load, now, is_present=worker.is_present)
+        self._advance(now)
+        self._place(now, number)
+
     def _look(self, distributor: Distributor, now: float) -> None:
         """Read the loads that this distributor has not read for a while."""
         for agent_id, worker in self.workers.items():
@@ -276,15 +322,23 @@ class _Simulation:
             index = min(ready)[1]
             job = self.scenario.jobs[index]
             group = distributor.group_of(job)
-            agent_id = group.strategy.choose(self._context(index, job))
+            context = self._context(index, job)
+            agent_id = group.strategy.choose(context)
             if agent_id is None:
                 break
             worker = self.workers[agent_id]
-            load = distributor.rows[agent_id].load
             if not worker.has_room:
-                self.refused += 1
+                agent_id = distributor.alternative(group, agent_id, context)
                 self._read(distributor, worker, now)
-                continue
+                if agent_id is None:
+                    self.refused += 1
+                    continue
+                worker = self.workers[agent_id]
+                if not worker.has_room:
+                    self.refused += 1
+                    self._read(distributor, worker, now)
+                    continue
+            load = distributor.rows[agent_id].load
             self.waiting[job.capabilities, job.task.task_type].popleft()
             group.taken += 1
             worker.work_until(now)
@@ -297,6 +351,7 @@ class _Simulation:
             worker.active.append(active)
             self._changed(worker)
             self._read(distributor, worker, now)
+            self._tell(worker, distributor, now)
         if len(self.distributors) > 1 and heads and all(one != number for _, one in self.looks):
             heapq.heappush(self.looks, (now + STALE_S, number))
 
@@ -323,6 +378,7 @@ class _Simulation:
             active.distributor.late.append(ended)
         self._changed(worker)
         self._read(settled_by, worker, now)
+        self._tell(worker, settled_by, now)
 
     def _fail(self, index: int, agent_id: str, now: float) -> None:
         """Retry a task after a delay, or lose it."""
@@ -343,6 +399,7 @@ class _Simulation:
             self._read(distributor, worker, change.at)
 
     def _read(self, distributor: Distributor, worker: Worker, now: float) -> None:
+        distributor.stamps[worker.agent.agent_id] = worker.stamp
         distributor.read(worker.agent.agent_id, len(worker.active), now, is_present=worker.is_present)
 
     def _changed(self, worker: Worker) -> None:

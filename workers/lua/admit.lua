@@ -18,7 +18,7 @@
 -- The tasks of one entry follow one another: it is consumed, and its caller answered, when all of them are admitted or
 -- refused. Options are fields of the record: ms, counts, or `preferences` (opaque JSON). A task with a later `run_at` is
 -- scheduled.
--- Returns {words, loads, pools, pools_rev, raised}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first),
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words: QUEUED, SCHEDULED, CANCELLED (a cancel came first),
 --   EXPIRED (its deadline has passed), REFUSED (no room), DUPLICATE (the same content was admitted before),
 --   CONFLICT (other content under this id), GONE (the entry was handled before), ERROR <why> (not consumed)
 -- Events in log:tasks: task.queued, task.scheduled, task.refused, task.cancelled, task.expired

@@ -8,7 +8,7 @@
 -- LIMITS.cancel_grace_ms  ms of grace for an agent to stop, by the clock of attempts
 -- ARGV[3]  number of requests, then for each:
 --   entry | task_id | caller or '' | reason
--- Returns {words, loads, pools, pools_rev, raised}. Words: CANCELLED; STOPPING (its agent was ordered to stop);
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words: CANCELLED; STOPPING (its agent was ordered to stop);
 --   FINISHED (it has another outcome); NOT_FOUND; PENDING (its submission may still be on its way); GONE (the entry was
 --   handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: task.cancel_requested, task.cancelled

@@ -12,10 +12,15 @@
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
 --   | a lease (16 hex digits, fresh) for each placement, without separators; if the plan names the tasks, then the id of
 --   each, with a space before it
+-- then the number of alternatives, then for each:
+--   number of a group | agent id | the agent's rev as the plan saw it: that agent gets the last task of the group if the
+--   agent of the group is full
 -- Groups get their tasks in turn: the first placement of each group, then the second of each group that has one, and so
 -- on. A task whose deadline has passed is not assigned: it expires.
--- Returns {words, loads, pools, pools_rev, raised}. Words, in that order: ASSIGNED; EMPTY (no task waits in the pool,
---   or it expired); GONE (the task that the plan names does not wait in the pool any more, or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it); ERROR <why>
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words, in that order: ASSIGNED; MOVED (assigned to the
+--   alternative); EMPTY (no task waits in the pool, or it expired); GONE (the task that the plan names does not wait in
+--   the pool any more, or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it);
+--   ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
 local CLAIM_BY = int(attempt_time(now) + tonumber(LIMITS.claim_within_ms))
 local UNLISTED_TIMEOUT = tonumber(LIMITS.unlisted_timeout_ms)
@@ -75,6 +80,22 @@ local function accept(group)
   return 'FULL'
 end
 
+-- Reserves room on the alternative of a group that did not get all of its room.
+local function accept_other(group)
+  local id = group.other_id
+  if are_active[id] == nil then
+    are_active[id] = call('SMISMEMBER', P .. 'agents:active', id)[1]
+  end
+  local agent = load_agent(id)
+  if agent.active and agent.rev == group.other_rev and agent.load < agent.capacity then
+    agent.load = agent.load + 1
+    group.moves = true
+    if not group.ids then
+      wanted[group.pool] = wanted[group.pool] + 1
+    end
+  end
+end
+
 -- Pops the next tasks of a pool, in their order.
 local popped = {}
 local function pop(pool)
@@ -98,9 +119,8 @@ local function pop(pool)
   end
 end
 
--- Assigns a task; returns nil if it has expired.
-local function assign(group, lease, task)
-  local agent_id = group.agent_id
+-- Assigns a task to an agent; returns nil if it has expired.
+local function assign(group, agent_id, lease, task)
   local agent = agents[agent_id]
   local submission, body = task.values[2], task.values[3]
   local first = string.find(submission, ' ', 1, true)
@@ -141,12 +161,12 @@ end
 
 -- Assigns a task that the plan names; returns nil if it does not wait in this pool any more, or has expired. The record
 -- decides: an id that a fail-over left in the queue is removed.
-local function assign_named(group, lease, id)
+local function assign_named(group, agent_id, lease, id)
   local key = P .. 'task:' .. id
   local values = redis.pcall('HMGET', key, 'state', 'submission', 'body')
   local word
   if values[1] == 'queued' and pool_of(values[2]) == group.pool then
-    word = assign(group, lease, { id = id, key = key, values = values })
+    word = assign(group, agent_id, lease, { id = id, key = key, values = values })
   end
   gather('ZREM', P .. 'queue:' .. group.pool, id)
   return word
@@ -178,6 +198,15 @@ end
 for _, group in ipairs(groups) do
   group.otherwise = guarded(accept, group)
 end
+for _ = 1, tonumber(ARGV[at + 1] or 0) do
+  local n, id, rev = unpack(ARGV, at + 2, at + 4)
+  local group = groups[tonumber(n)]
+  group.other_id, group.other_rev = id, rev
+  if group.otherwise == 'FULL' and group.room < group.count then
+    guarded(accept_other, group)
+  end
+  at = at + 3
+end
 for pool in pairs(wanted) do
   local word, failed = guarded(pop, pool)
   popped[pool].failed = failed and word or nil
@@ -193,22 +222,30 @@ end
 local words = guard_each(count, function(n)
   local group = turns[n]
   group.taken = group.taken + 1
-  if group.room == 0 then
+  local agent_id, done = group.agent_id, 'ASSIGNED'
+  if group.room > 0 then
+    group.room = group.room - 1
+  elseif group.moves and group.taken == group.count then
+    agent_id, done = group.other_id, 'MOVED'
+  else
+    bump('plans_refused', 1)
     return group.otherwise
   end
-  group.room = group.room - 1
   local tasks, last = popped[group.pool], group.taken * LEASE
   local lease = string.sub(group.leases, last - LEASE + 1, last)
   if group.ids then
-    return assign_named(group, lease, group.ids[group.taken]) or 'GONE'
+    local named = assign_named(group, agent_id, lease, group.ids[group.taken])
+    bump('plans_late', named and 0 or 1)
+    return named and done or 'GONE'
   end
   local word
   while not word do
     local task = tasks[tasks.next]
     if not task then
+      bump('plans_late', 1)
       return tasks.failed or 'EMPTY'
     end
-    word = assign(group, lease, task)
+    word = assign(group, agent_id, lease, task) and done
     tasks.next = tasks.next + 1
   end
   return word

@@ -6,7 +6,7 @@
 -- LIMITS.tasks_per_loss  maximum number of tasks reclaimed for one loss in one call
 -- ARGV[3]  number of losses, then for each:
 --   entry | agent_id | term: the one that ended
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; WAIT (in:reports holds an entry older than the loss,
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words: OK; WAIT (in:reports holds an entry older than the loss,
 --   which may report finished work; not consumed); MORE (call again; not consumed); GONE (the entry was handled
 --   before); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt

@@ -5,7 +5,7 @@
 -- keys: in:losses stream w
 -- ARGV[3]  number of losses, then for each:
 --   entry | agent_id | task_id | lease
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; STALE (the task no longer has this lease; nothing
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words: OK; STALE (the task no longer has this lease; nothing
 --   changed); WAIT (in:reports holds an entry older than the loss, which may report finished work; not consumed); GONE
 --   (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:tasks: those of the end of an attempt

@@ -7,7 +7,7 @@
 -- LIMITS.head_start_urgent, head_start_critical, head_start_high, head_start_normal, head_start_low  head start in ms
 -- ARGV[3]  number of requests, then for each:
 --   entry | task_id | caller or ''
--- Returns {words, loads, pools, pools_rev, raised}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words: REPLAYED; DUPLICATE (by this request); NOT_FOUND; NOT_DEAD
 --   (it has not failed); EXPIRED (its deadline has passed); GONE (the entry was handled before); ERROR <why> (not
 --   consumed)
 -- Events in log:tasks: task.replayed

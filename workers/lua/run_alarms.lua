@@ -14,7 +14,7 @@
 -- LIMITS.terminal_ttl_ms  ms that a completed, cancelled or expired record is kept
 -- LIMITS.dead_ttl_ms  ms that a failed record is kept
 -- LIMITS.refused_ttl_ms  ms that a refused record is kept
--- Returns {words, loads, pools, pools_rev, raised, due, timed_out}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
+-- Returns {words, loads, pools, pools_rev, raised, shared, due, timed_out}. Words: QUEUED, RECALLED, TIMED_OUT, EXPIRED, CANCELLED, KEPT
 --   (nothing was due), GONE (no such task), ERROR <why> (tried again in a minute); due: what is due and was left for
 --   the next call; timed_out: the leases of the attempts that took too long
 -- Events in log:tasks: task.queued, task.expired, task.cancelled, and those of the end of an attempt
@@ -231,5 +231,5 @@ guarded(remove_tombstones)
 for index, until_ms in pairs(UNTIL) do
   left = left + call('ZCOUNT', P .. index, '-inf', int(until_ms))
 end
-result[6], result[7] = int(left), timed_out
+result[7], result[8] = int(left), timed_out
 return result

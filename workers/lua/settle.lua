@@ -16,7 +16,7 @@
 -- not get it. A result that was reported after its task's deadline expires the task. A release with the code draining or
 -- no_slot suspends its agent.
 -- An entry that holds several reports is consumed, and its caller answered, when all of them are settled.
--- Returns {words, loads, pools, pools_rev, raised}. Words: OK; DUPLICATE (this lease has settled, its first outcome
+-- Returns {words, loads, pools, pools_rev, raised, shared}. Words: OK; DUPLICATE (this lease has settled, its first outcome
 --   stays); STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not
 --   consumed)
 -- Events in log:tasks: task.started, task.completed, and those of the end of an attempt

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from coord.models.cell import Memory
 from coord.models.explanations import WaitingReason
+from coord.models.ids import EntryOrder, entry_order
 
 T = TypeVar("T")
 Arg = str | bytes | int
@@ -40,6 +41,8 @@ class TaskBatch(Struct, frozen=True):
     pools: dict[str, tuple[int, float]]  #: pool -> length and score of its first task, of each pool that was touched
     pools_rev: int  #: rises whenever a pool starts or stops having waiting tasks
     raised: int  #: how much this call raised it
+    loads_at: EntryOrder | None = None  #: of the entry of ``log:loads`` with these loads; None: they were not shared
+    freed: Mapping[str, int] = {}  #: agent -> slots that the script freed (negative: took), if the loads were shared
     due: int = 0  #: run_alarms only: what is due and was left for the next call
     timed_out: tuple[str, ...] = ()  #: run_alarms only: the leases of the attempts that took too long
 
@@ -89,6 +92,8 @@ class Placement(Struct, frozen=True):
     task_type: str = ""
     load: float = 0  #: of the agent without this task, with work from elsewhere
     expected_ms: float | None = None  #: of the pool
+    other_id: str = ""  #: agent that gets the task if ``agent_id`` is full; only of an agent's last placement in a plan
+    other_rev: int = 0
 
 
 class EjectionNotice(Struct, frozen=True):
@@ -306,13 +311,15 @@ def read_words(raw: Any) -> list[str]:
 
 def read_task_batch(raw: Any) -> TaskBatch:
     """Return the answer of a script of tasks."""
-    words, loads, pools, rev, raised = raw[:5]
+    words, loads, pools, rev, raised, shared = raw[:6]
     return TaskBatch(
         words=[word.decode() for word in words],
         loads={loads[i].decode(): int(loads[i + 1]) for i in range(0, len(loads), 2)},
         pools={pools[i].decode(): (int(pools[i + 1]), float(pools[i + 2])) for i in range(0, len(pools), 3)},
         pools_rev=int(rev),
         raised=int(raised),
-        due=int(raw[5]) if len(raw) > 5 else 0,
-        timed_out=tuple(lease.decode() for lease in raw[6]) if len(raw) > 6 else (),
+        loads_at=entry_order(shared[0].decode()) if shared else None,
+        freed={agent.decode(): count for agent, count in zip(loads[::2], shared[1], strict=True)} if shared else {},
+        due=int(raw[6]) if len(raw) > 6 else 0,
+        timed_out=tuple(lease.decode() for lease in raw[7]) if len(raw) > 7 else (),
     )

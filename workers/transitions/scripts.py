@@ -253,12 +253,28 @@ class Scripts:
         if bare:
             sources = [lua.without_shebang(source) for source in sources]
         self._sources = {source.name: source for source in sources}
-        self._common = _common_of(settings)
+        self._loads_by = ""
+        self._common = _common_of(settings, "")
 
     def fit_streams(self, maximum: int) -> None:
         """Also cap streams by shares of the server's maxmemory (bytes; 0: none), see ``within_memory``."""
         self.settings = within_memory(self.settings, maximum)
-        self._common = _common_of(self.settings)
+        self._common = _common_of(self.settings, self._loads_by)
+
+    def share_loads(self, by: str) -> None:
+        """Let every script that changes loads append them to ``log:loads``.
+
+        Args:
+            by: identifies the process; empty: append nothing.
+        """
+        if by != self._loads_by:
+            self._loads_by = by
+            self._common = _common_of(self.settings, by)
+
+    @property
+    def is_sharing(self) -> bool:
+        """True while changed loads are appended to ``log:loads``."""
+        return bool(self._loads_by)
 
     async def load(self) -> None:
         """Load every script into the server, in one round trip."""
@@ -329,7 +345,7 @@ class Scripts:
         return Call("admit", _backlog_limits(self.settings), args, read_task_batch)
 
     def dispatch(self, placements: Sequence[Placement]) -> Call[TaskBatch]:
-        """Assign tasks as planned; words ASSIGNED, EMPTY, GONE, INACTIVE, CHANGED, FULL. Never repeat a call."""
+        """Assign tasks as planned; words ASSIGNED, MOVED, EMPTY, GONE, INACTIVE, CHANGED, FULL. Never repeat a call."""
         groups: dict[tuple[str, str, int, bytes], list[int]] = {}
         for place, p in enumerate(placements):
             groups.setdefault((p.pool, p.agent_id, p.rev, p.explanation), []).append(place)
@@ -345,6 +361,11 @@ class Scripts:
             if placements[places[0]].task_id:
                 leases = " ".join([leases, *[placements[place].task_id for place in places]])
             args += (pool, agent_id, rev, explanations[explanation], leases)
+        last = [placements[places[-1]] for places in groups.values()]
+        others = [(n, p) for n, p in enumerate(last, 1) if p.other_id]
+        args.append(len(others))
+        for n, p in others:
+            args += (n, p.other_id, p.other_rev)
         turns = [place for turn in zip_longest(*groups.values()) for place in turn if place is not None]
 
         def parse(raw: Any) -> TaskBatch:
@@ -505,12 +526,13 @@ class Scripts:
         return Call("worker_heartbeat", limits, args, lambda raw: [worker.decode() for worker in raw])
 
 
-def _common_of(s: Settings) -> str:
+def _common_of(s: Settings, loads_by: str) -> str:
     """Return the limits of every script."""
+    shared = f" loads_by={loads_by}" if loads_by else ""
     return (
         f"log_entries={s.log_entries} log_bytes={s.log_bytes} progress_log_bytes={s.progress_log_bytes}"
         f" replies_entries={s.replies_entries} replies_bytes={s.replies_bytes} reply_data_bytes={s.reply_data_bytes}"
-        f" replies_ttl_ms={int(s.replies_ttl_s * 1000)}"
+        f" replies_ttl_ms={int(s.replies_ttl_s * 1000)}{shared}"
     )
 
 

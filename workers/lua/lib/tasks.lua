@@ -2,7 +2,8 @@
 -- include: base batches tasklog
 -- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
 -- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | pools:changed zset w
--- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r
+-- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r | log:loads stream w
+-- LIMITS.loads_by  the process that calls, if other distributors follow the loads; else there is no such limit
 
 -- The counters of states: submitted = scheduled + queued + assigned + running + terminal, for each priority. Moves are
 -- counted by from, to and priority, and are added to the counters when the batch is done.
@@ -109,14 +110,30 @@ local function load_of(agent)
   return load
 end
 
+-- Returns agent and load in turn, and for each agent how many slots the batch has freed (negative: taken).
 local function finish_loads()
-  local current = {}
+  local current, freed = {}, {}
   for agent, load in pairs(loads) do
     local key = P .. 'inflight:' .. agent
     current[#current + 1] = agent
-    current[#current + 1] = load + written('SADD', key) - written('SREM', key)
+    local change = written('SREM', key) - written('SADD', key)
+    current[#current + 1] = load - change
+    freed[#freed + 1] = change
   end
-  return current
+  return current, freed
+end
+
+-- Shares the loads after the batch with the other distributors; returns the id of the entry, which orders it among the
+-- changes of others, and the slots that the batch has freed, or nothing. Loads matter for milliseconds only: so few
+-- entries are kept, and a failed write undoes nothing.
+local LOADS_KEPT = 500
+local function share_loads(current, freed)
+  if not LIMITS.loads_by or #current == 0 then
+    return {}
+  end
+  local id = redis.pcall('XADD', P .. 'log:loads', 'MAXLEN', '~', LOADS_KEPT, '*', 'by', LIMITS.loads_by,
+    'loads', table.concat(current, ' '))
+  return type(id) == 'string' and { id, freed } or {}
 end
 
 -- The clock of attempts measures the limits of an attempt: its timeout, the time to claim it, the grace of a cancel. It
@@ -194,7 +211,8 @@ for _, index in ipairs({ 'unclaimed', 'tasks:terminal', 'tasks:dead', 'tasks:ref
 end
 call('HLEN', P .. 'pools')
 
--- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call}.
+-- Finishes a batch of tasks; returns {words, loads, pools, pools_rev, raise of pools_rev by this call, {id of the entry
+-- with these loads, slots freed of each agent}}; the last one is empty if nothing is shared.
 local function finish_tasks(words)
   for index, of_index in pairs(due_in) do
     for id, due in pairs(of_index) do
@@ -207,10 +225,10 @@ local function finish_tasks(words)
   end
   write_gathered()
   local pools = finish_pools()
-  local loads_now = finish_loads()
+  local loads_now, freed = finish_loads()
   count_moves()
   write_log()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
-  return { words, loads_now, pools, rev, int(bumps.pools_rev or 0) }
+  return { words, loads_now, pools, rev, int(bumps.pools_rev or 0), share_loads(loads_now, freed) }
 end
