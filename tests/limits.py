@@ -10,7 +10,7 @@ block of a process may wait for it after the only timeout. So:
 * A thread that a test started and left behind fails the test, because it would keep the process from its end.
 * What does not react to any of this ends its process (``hang_timeout``), with the stacks of all threads. xdist reports
   the test as crashed, and goes on with another process.
-* After the last test, each process has ``end_timeout`` to end, and the main process of xdist twice that.
+* After the last test, the process has ``end_timeout`` to end; xdist's main process twice that, with those it started.
 * xdist's main process ends the run if no test began or ended for ``quiet_timeout``. The stacks of its processes are
   printed first.
 
@@ -76,13 +76,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Limit what is left: threads, and functions that the interpreter calls at its exit."""
-    config.stash[_watchdog].start(_seconds(config, "end_timeout"), "the exit of the process")
+    """Limit what is left: threads, and functions that the interpreter calls at its exit.
+
+    A process that xdist started first waits for the end of the others; the main process limits that.
+    """
+    if not hasattr(config, "workerinput"):
+        config.stash[_watchdog].start(_seconds(config, "end_timeout"), "the exit of the process")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Limit the end of the run."""
+    """Limit the end of the run; a process that xdist started waits for the others."""
+    if hasattr(session.config, "workerinput"):
+        return
     limit_s = _seconds(session.config, "end_timeout")
     if _is_distributing(session.config):
         limit_s *= 2
