@@ -202,7 +202,7 @@ async def test_a_slow_agent_loses_its_share_and_gets_it_back(at: CellProcesses) 
     await load.share("a0", 0, 1, "a0 has lost it")
     works_as(at, "a0", "0.05")
     load.set(15)  # as many as there are slots but one, so that a0 is tried again at once
-    # Of the times that it took while it was slow, 1.6 % are left after six half-lives: less than counts as a difference.
+    # After six half-lives 1.6 % of the slow times are left: less than counts as a difference.
     recovered = load.by.count("a0") + 6 * HALF_LIFE_SAMPLES
     await wait_until(lambda: load.by.count("a0") >= recovered, "a0 gets tasks when the others are full", 90)
     await load.settle(4)
