@@ -32,6 +32,8 @@ BACKOFF_S = (0.02, 1.0)
 FAILURES = 5
 #: A tick that is due while the worker recovers is retried after so many seconds.
 UNREADY_S = 0.05
+#: Seconds to record that the worker leaves; a server that does not answer does not delay its end for longer.
+LEAVING_S = 1.0
 
 
 class Loop:
@@ -106,6 +108,7 @@ class Loop:
             await self._end_reading()
             await end_tasks(*ticking, *self._rounds, *([self._interrupting] if self._interrupting else []))
             await self.service.stop()
+            await self._end_presence()
 
     async def _recover(self) -> None:
         """Recover after an error: create groups, load scripts, then handle the entries that were not acknowledged."""
@@ -289,10 +292,7 @@ class Loop:
         sent_at, handled = self._last_heartbeat
         now = time.monotonic()
         self._last_heartbeat = (now, self.intake.handled)
-        fields: dict[str, str | int | float] = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "started_at": self._started_at,
+        fields = self._identity() | {
             "handled": self.intake.handled,
             "per_s": round((self.intake.handled - handled) / (now - sent_at), 1) if now > sent_at else 0,
             "lag_ms": self.intake.lag_ms,
@@ -304,3 +304,14 @@ class Loop:
         kind = self.service.kind
         (names,) = await scripts.run(scripts.worker_heartbeat(kind, self.name, fields, CONSUMES[kind]))
         self.service.know_siblings([name for name in names if name != self.name])
+
+    async def _end_presence(self) -> None:
+        """Record that this worker has left: its siblings and operators need not wait until its record expires."""
+        scripts, kind = self.cell.scripts, self.service.kind
+        with contextlib.suppress(redis_errors.RedisError, OSError):  # TimeoutError is an OSError
+            async with asyncio.timeout(LEAVING_S):
+                await scripts.run(scripts.worker_heartbeat(kind, self.name, self._identity(), (), is_leaving=True))
+
+    def _identity(self) -> dict[str, str | int | float]:
+        """Return the fields of the worker's record that tell it from another process of the same name."""
+        return {"pid": os.getpid(), "host": socket.gethostname(), "started_at": self._started_at}

@@ -40,6 +40,7 @@ _OPTIONS = (
     "expected_ms",
 )  # fmt: skip
 _options = attrgetter(*_OPTIONS)
+_NO_OPTIONS = (None,) * len(_OPTIONS)
 
 
 class TaskSpec(Struct, kw_only=True):
@@ -130,6 +131,23 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
         "payload": spec.payload,
         "requirements": _requirements(spec),
     }
+    options = _options(spec)
+    if options != _NO_OPTIONS:
+        _check_options(spec)
+        for name, value in zip(_OPTIONS, options, strict=True):
+            if value is not None:
+                check_finite(value, name)
+                fields[name] = value
+    if spec.notify is not False:
+        fields["notify"] = spec.notify
+    stream = _STREAMS[priority]
+    data = encode_fields(fields)
+    fact = codec.decode_task(stream, data, max_bytes) or decode_argument(stream, TaskSubmitted, data, max_bytes)
+    return Append(stream, fact, caller, data)
+
+
+def _check_options(spec: TaskSpec) -> None:
+    """Check the names in the options of a task; the types of all fields are checked when the fact is decoded."""
     if spec.strategy is not None:
         check_strategy(spec.strategy)
     if spec.location is not None:
@@ -138,16 +156,6 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
         for modifier in spec.modifiers:
             if modifier not in MODIFIERS:
                 raise FactInvalid(not_one_of("modifiers", modifier, MODIFIERS))
-    for name, value in zip(_OPTIONS, _options(spec), strict=True):
-        if value is not None:
-            check_finite(value, name)
-            fields[name] = value
-    if spec.notify is not False:
-        fields["notify"] = spec.notify
-    stream = _STREAMS[priority]
-    data = encode_fields(fields)
-    fact = codec.decode_task(stream, data, max_bytes) or decode_argument(stream, TaskSubmitted, data, max_bytes)
-    return Append(stream, fact, caller, data)
 
 
 class TaskEntry(NamedTuple):

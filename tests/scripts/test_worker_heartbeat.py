@@ -42,6 +42,20 @@ async def test_a_worker_that_is_gone_is_named_no_more(cell: Cell) -> None:
     assert await cell.run(presence(cell, "w2")) == ["w2"]
 
 
+async def test_a_worker_that_leaves_is_named_no_more(cell: Cell) -> None:
+    """At once; but not if another process has started under its name."""
+    for name in ("w1", "w2"):
+        await cell.run(presence(cell, name))
+    leaving: dict[str, str | int | float] = {"pid": 7, "host": "h"}
+    another = cell.scripts.worker_heartbeat("distributor", "w1", {"pid": 8, "host": "h"}, [], is_leaving=True)
+    assert await cell.run(another) == []
+    assert await cell.run(presence(cell, "w2")) == ["w1", "w2"]
+    leaves = cell.scripts.worker_heartbeat("distributor", "w1", leaving, [], is_leaving=True)
+    assert await cell.run(leaves) == []
+    assert await cell.run(presence(cell, "w2")) == ["w2"]
+    assert not await cell.redis.exists(cell.keys.worker("distributor", "w1"))
+
+
 async def test_kinds_are_apart(cell: Cell) -> None:
     """A registry is no distributor."""
     await cell.run(presence(cell))

@@ -104,8 +104,8 @@ async def test_consumers_that_are_gone_and_hold_nothing_are_swept(
     await cell.redis.xgroup_createconsumer(key, "router", "gone")
     worker_heartbeat = Scripts.worker_heartbeat
 
-    def at_once(self: Scripts, *args: Any) -> Call[list[str]]:
-        call = worker_heartbeat(self, *args)
+    def at_once(self: Scripts, *args: Any, **options: Any) -> Call[list[str]]:
+        call = worker_heartbeat(self, *args, **options)
         call.limits["consumer_idle_ms"] = -1
         return call
 

@@ -514,11 +514,25 @@ class Scripts:
         return Call("tick_liveness", limits, [], _read_liveness_tick)
 
     def worker_heartbeat(
-        self, kind: str, name: str, fields: dict[str, str | int | float], streams: Iterable[str]
+        self,
+        kind: str,
+        name: str,
+        fields: dict[str, str | int | float],
+        streams: Iterable[str],
+        *,
+        is_leaving: bool = False,
     ) -> Call[list[str]]:
-        """Record that a worker is alive; answers the names of the workers of its kind that are alive."""
+        """Record that a worker is alive, or leaves; answers the names of the workers of its kind that are alive.
+
+        Args:
+            kind: of the worker.
+            name: of the worker.
+            fields: of its record; of one that leaves ``pid``, ``host`` and ``started_at``.
+            streams: that its kind reads.
+            is_leaving: remove its record, if it is that of this process; answers nothing.
+        """
         limits = {"presence_ttl_ms": int(self.settings.presence_ttl_s * 1000), "consumer_idle_ms": CONSUMER_IDLE_MS}
-        args: list[Arg] = [kind, name, len(fields)]
+        args: list[Arg] = [kind, name, "1" if is_leaving else "0", len(fields)]
         for field, value in fields.items():
             args += (field, str(value))
         listed = list(streams)
