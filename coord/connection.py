@@ -332,7 +332,8 @@ class WaitNotice:
             return
         WaitNotice._logged_at = now
         fields = {"url": safe_url(place)} if place else {}
-        why = str(error.__cause__ or error)
+        cause = error.__cause__ if place and error.__cause__ is not None else error
+        why = str(cause) or type(cause).__name__  # a TimeoutError has no text
         log.warning("redis.awaited", **fields, waited_s=round(now - self._began), why=why, hint=HINT)
 
 

@@ -152,7 +152,7 @@ def test_tests_that_hang_fail_and_the_others_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "what"), [("deaf", "test_deaf.py::test_deaf"), ("exit", "the exit of the process")])
 def test_one_process_without_xdist_ends(tmp_path: Path, name: str, what: str) -> None:
     """It ends with the stacks, also at the exit of the interpreter."""
-    code, output = run_tests(tmp_path, name, processes=0, end_timeout="5")
+    code, output = run_tests(tmp_path, name, processes=0, end_timeout="8")
     assert code == 1, output
     assert f": {what}\n" in output
     assert "most recent call first" in output
@@ -160,7 +160,7 @@ def test_one_process_without_xdist_ends(tmp_path: Path, name: str, what: str) ->
 
 def test_a_run_without_progress_ends(tmp_path: Path) -> None:
     """A process that does not run at all has no limit of its own; the run names its test."""
-    code, output = run_tests(tmp_path, "quiet", processes=1, quiet_timeout="4")
+    code, output = run_tests(tmp_path, "quiet", processes=1, quiet_timeout="8")
     assert code == 1, output
-    assert "+++ no test began or ended within 4 s; running: test_quiet.py::test_quiet\n" in output
+    assert "+++ no test began or ended within 8 s; running: test_quiet.py::test_quiet\n" in output
     assert 'test_quiet.py", line' in output, "the stacks of its process"

@@ -172,8 +172,11 @@ async def test_a_process_waits_on_and_says_so_again(
 
 
 @pytest.mark.usefixtures("soon")
-async def test_agents_of_one_process_say_it_once(unused_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_agents_of_one_process_say_it_once(
+    unused_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not once for each of them."""
+    monkeypatch.setattr(connection, "NOTICE_S", 0.5)
     settings = Settings(redis_url=f"redis://127.0.0.1:{unused_port}")
     waiting = [asyncio.create_task(Agent(f"a{n}", settings=settings).serve()) for n in range(5)]
     seen: list[str] = []
@@ -182,6 +185,20 @@ async def test_agents_of_one_process_say_it_once(unused_port: int, capsys: pytes
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("place", ["", "redis://127.0.0.1:1/0"])
+def test_a_reason_without_a_text_is_named(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A timeout has no text; the address is named also if only the error has it."""
+    error = ServerUnavailable("no usable Redis at redis://127.0.0.1:1/0 within 1 s: TimeoutError")
+    error.__cause__ = TimeoutError()
+    notice = connection.WaitNotice()
+    notice._began -= 60
+    notice.log(error, place)
+    (line,) = lines(capsys, [])
+    assert "redis://127.0.0.1:1/0" in line
+    assert "TimeoutError" in line
 
 
 @pytest.mark.usefixtures("soon")
