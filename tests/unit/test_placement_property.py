@@ -646,16 +646,28 @@ class World:
         self.check_reasons()
 
     def settle_down(self) -> None:
-        """Let every distributor read everything, and plan until nothing is placed for a while."""
+        """Let every distributor read everything, and plan until nothing is placed for a while.
+
+        The end of an ejection is no quiet: a task that avoids the agent waits for others from then on.
+        """
         quiet = 0
+        eligible = self.eligible()
         while quiet < QUIET_ROUNDS:
             self.cell.now += ROUND_S
             before = self.cell.placed
             for one in self.all:
                 self.catch_up(one)
             is_over = not self.cell.waiting() and not any(t.state == "scheduled" for t in self.cell.tasks.values())
-            quiet = QUIET_ROUNDS if is_over else quiet + 1 if self.cell.placed == before else 0
+            eligible_before, eligible = eligible, self.eligible()
+            is_quiet = self.cell.placed == before and eligible == eligible_before
+            quiet = QUIET_ROUNDS if is_over else quiet + 1 if is_quiet else 0
         self.check_work_is_conserved()
+
+    def eligible(self) -> list[list[str]]:
+        """Return the agents that each distributor may give the tasks of each pool."""
+        return [
+            [agent.agent_id for agent in one.may_get(pool)] for one in self.all for pool in self.cell.pools.values()
+        ]
 
     def catch_up(self, one: Distributor) -> None:
         """Let a distributor do once all that it does each second."""
