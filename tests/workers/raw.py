@@ -114,6 +114,7 @@ class RawAgent:
     incarnation: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     done: list[Assignment] = field(default_factory=list)
+    held: list[Assignment] = field(default_factory=list)  #: claimed, and not reported: a connection may be lost between
 
     async def register(self) -> str:
         """Say what it is; the entry's id. Without an interval nobody waits for its beats."""
@@ -195,9 +196,17 @@ class RawAgent:
 
     async def work_once(self) -> None:
         """Claim and complete all that lies there."""
-        claimed = [one for one in await self.inbox() if await self.claim(one)]
-        await self.complete(*claimed, result={"by": self.agent_id})
-        self.done += claimed
+        for one in await self.inbox():
+            try:
+                is_claimed = await self.claim(one)
+            except (RedisError, OSError):
+                self.held.append(one)  # perhaps it was claimed: a report is refused if it was not its own
+                raise
+            if is_claimed:
+                self.held.append(one)
+        await self.complete(*self.held, result={"by": self.agent_id})
+        self.done += self.held
+        self.held = []
 
     async def work(self, until: asyncio.Event) -> None:
         """Claim and complete until the event; a server that is away is waited for."""
