@@ -76,7 +76,7 @@ def test_successes_teach_times_and_failures_teach_rates() -> None:
 
 
 def test_tasks_of_a_known_size_teach_their_type_and_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever settles them; failures as well. An agent is ejected by its attempts at the type, each counted once."""
+    """Also failures, and also those that others settle; an agent is ejected by its attempts, each counted once."""
     learner, other = learner_of(), learner_of()
     judged: list[int] = []
     monkeypatch.setattr(learner.view.ejections, "record", lambda *given: judged.append(given[2]))
