@@ -48,7 +48,8 @@ from coord.placement import (
 )
 from workers.agent_state import AgentState, SharedLoad, Withheld
 from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
-from workers.changes import Changes
+from workers.changes import Changes, Follower
+from workers.shared_order import LEAST_AGENTS, Kind, SharedOrder, kind_of
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
@@ -103,6 +104,7 @@ class View:
         #: them.
         self.turned: dict[Candidates, None] = {}
         self._opened: dict[str, None] = {}  # agents that have got room since then
+        self._orders: dict[Kind, SharedOrder] = {}  # that several groups use
         self._moved = Changes()  # agents whose room or row has changed
         self._changed = Changes()  # those, and agents whose load has changed or that have reported
 
@@ -295,9 +297,10 @@ class View:
         if not group.eligible:
             return None
         strategy = group.created or group.strategy
-        changes = group.changes
-        if group.version != changes.version:
+        follower = group.follower
+        if follower.version != follower.changes.version:
             self.bring_up_to_date(group)
+            strategy, follower = group.created or group.strategy, group.follower
         agent_id = strategy.choose(task)
         if self.full_scores and agent_id is not None:
             self.candidates = full_scores(strategy, task, agent_id, self._row_of)
@@ -311,7 +314,7 @@ class View:
             strategy.offer(state.agent)
         else:
             strategy.withdraw(agent_id)
-        group.version = changes.version
+        follower.version = follower.changes.version
         return state.agent
 
     def next_of(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
@@ -500,20 +503,26 @@ class View:
     def bring_up_to_date(self, group: Candidates) -> None:
         """Apply to the group's strategy the changes since the group was last used."""
         strategy = group.strategy
-        changes = group.changes
-        if group.version == changes.version:
+        follower = group.follower
+        if follower.version == follower.changes.version:
             return
         agents = self.agents
-        for agent_id in changes.since(group.version, group.eligible):
+        if isinstance(group.order, SharedOrder):
+            group.order.bring_up_to_date(agents)
+            return
+        for agent_id in follower.changes.since(follower.version, group.eligible):
             state = agents[agent_id]
             if state.has_room:
                 strategy.offer(state.agent)
             else:
                 strategy.withdraw(agent_id)
-        group.version = changes.version
+        follower.catch_up()
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
+        shared = self._share_order(group)
+        if shared is not None:
+            return shared
 
         def create(random: Random) -> Strategy:
             return create_strategy(group.rules, self.strategies, random, self.learned)
@@ -527,9 +536,25 @@ class View:
             state = self.agents[agent_id]
             if state.has_room:
                 strategy.offer(state.agent)
-        group.changes = self._changed if strategy.follows_load else self._moved
-        group.version = group.changes.version
+        group.follower = Follower(self._changed if strategy.follows_load else self._moved)
         return strategy
+
+    def _share_order(self, group: Candidates) -> Strategy | None:
+        """Let a group use an order that other groups use as well; None if it has to have a strategy of its own."""
+        kind = kind_of(group.rules, self.strategies)
+        if kind is None or self.recorder is not None:
+            return None
+        shared = None
+        if len(group.eligible) >= LEAST_AGENTS:
+            order = self._orders.get(kind)
+            if order is None:
+                order = self._orders[kind] = SharedOrder(kind, self.random, self.learned, self._changed)
+            shared = order.admit(group, self.agents)
+            if shared is not None:
+                group.follower = order.follower
+        if shared is None:
+            group.shared_from = max(LEAST_AGENTS, 2 * len(group.eligible))
+        return shared
 
     def _row_of(self, agent_id: str) -> FleetAgent:
         return self.agents[agent_id].agent
@@ -687,7 +712,9 @@ class View:
     def _refresh(self, state: AgentState) -> None:
         """Determine the load of an agent, and let its groups take it over if it differs."""
         agent = state.agent
-        load = max(0, state.reported_load + state.planned - state.freed)
+        load = state.reported_load + state.planned - state.freed
+        if load < 0:  # noqa: PLR1730 -- this runs for each placement, and a call of ``max`` is slower
+            load = 0
         has_room = load < agent.capacity and agent.active
         is_moved = has_room is not state.has_room
         if load == agent.load and not is_moved:
@@ -728,6 +755,7 @@ class View:
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
+        group.forget()
         self._of_types.pop(group, None)
         self._unwatch(group)
         for agent_id in group.within:
