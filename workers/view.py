@@ -2,11 +2,11 @@
 
 A load is the last reported one, plus the tasks that this distributor planned and that are not answered yet. An agent is
 in a group if it meets the group's hard requirements. The group's strategy holds those of its agents that have room. An
-agent may be in many groups, so a group takes over changes when it is used, each agent once.
+agent may be in many groups, so a group takes over changes when it is used, each agent once. Large groups with the same
+strategy share an order (``shared_order``), so that they take over a change together.
 
-Groups that no agent can serve cost only memory. Agents are indexed by their facets. Each group is listed under one
-facet that it requires, the one that the fewest agents have: only an agent with that facet can join the group. The
-planner puts a group without room to sleep; ``woken`` returns it when one of its agents has room again.
+Groups that no agent can serve cost only memory (``facet_index``). The planner puts a group without room to sleep;
+``woken`` returns it when one of its agents has room again.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ from coord.placement import (
     unmet_requirement,
 )
 from workers.agent_state import AgentState, SharedLoad, Withheld
-from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
+from workers.candidates import NO_AGENTS, Candidates, GroupKey
 from workers.changes import Changes, Follower
+from workers.facet_index import FacetIndex
 from workers.shared_order import LEAST_AGENTS, Kind, SharedOrder, kind_of
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
@@ -96,8 +97,7 @@ class View:
         #: Requirements as JSON, task type -> the requirements of the agents that get the tasks first, and their JSON.
         self._preferred: dict[tuple[bytes, str], tuple[Requirements, bytes]] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
-        self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
-        self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
+        self._facets = FacetIndex()
         self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
         self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
         #: Preferred groups that have got their first eligible agent or lost their last one, until the planner clears
@@ -120,7 +120,7 @@ class View:
             group.ejected = frozenset()
             group.forget()
         self.agents.clear()
-        self._having.clear()
+        self._facets.forget_agents()
         self._full.clear()
         self._opened.clear()
         self._moved.clear()
@@ -396,7 +396,7 @@ class View:
             if state is None:
                 continue
             if loads_at is None:
-                state.reported_load, state.reported_at, state.withheld = load, at, None
+                state.apply_load(load, at)
             else:
                 self._apply_shared(state, (load, loads_at), at, 0 if freed is None else freed.get(agent_id, 0))
             self._refresh(state)
@@ -415,40 +415,16 @@ class View:
                 self._refresh(state)
 
     def _apply_shared(self, state: AgentState, shared: SharedLoad, at: float, freed: int) -> None:
-        load, order = shared
-        known = state.load_order if state.withheld is None else state.withheld[1]
-        own = state.reported_load - freed
-        if order <= known:
-            if state.withheld is not None:
-                state.reported_load = max(own, state.withheld[0])
-            return
-        state.reported_at = at
-        if load >= own:
-            state.reported_load, state.load_order = shared
-            state.withheld = None
-            return
-        state.reported_load = own
-        if state.withheld is None:
-            self._withhold(state, shared)
-        else:
-            state.withheld, state.peak = shared, max(state.peak, load)
-
-    def _withhold(self, state: AgentState, shared: SharedLoad) -> None:
-        state.withhold(shared)
-        self.withheld.append(Withheld(state, state.window))
+        if state.apply_shared(shared, at, freed):
+            self.withheld.append(Withheld(state, state.window))
 
     def end_withholding(self, ended: Iterable[Withheld]) -> None:
         """Use the room of agents that was there all the time; what came later is withheld for another delay."""
         for state, window in ended:
-            is_current = self.agents.get(state.agent.agent_id) is state and state.window == window
-            if state.withheld is None or not is_current:
+            if self.agents.get(state.agent.agent_id) is not state or state.window != window or state.withheld is None:
                 continue
-            state.reported_load = min(state.reported_load, state.peak)
-            load, order = state.withheld
-            if state.reported_load <= load:
-                state.load_order, state.withheld = order, None
-            else:
-                self._withhold(state, state.withheld)
+            if state.end_window():
+                self.withheld.append(Withheld(state, state.window))
             self._refresh(state)
 
     def apply_read_loads(self, loads: Mapping[str, int], began: float) -> None:
@@ -497,7 +473,7 @@ class View:
             if group.taken:
                 demand.add(group.requirements.capabilities, group.taken)
                 group.taken = 0
-        demand.update({name: self._frequency(capability_facet(name)) for name in demand.capabilities}, now)
+        demand.update({name: self._facets.frequency(capability_facet(name)) for name in demand.capabilities}, now)
         self.learned.advance(now)
 
     def bring_up_to_date(self, group: Candidates) -> None:
@@ -571,9 +547,7 @@ class View:
             group = self._groups[key] = Candidates(self, key, requirements or pool.requirements)
             if task_type:
                 self._of_types[group] = None
-            self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
-            agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
-            for state in agents.values():
+            for state in self._facets.list_group(group, self.agents).values():
                 self._consider(state, group)
         return group
 
@@ -598,12 +572,10 @@ class View:
         state = self.agents[agent.agent_id] = AgentState(agent)
         self._adopt_ejections(agent)
         state.planned = planned
-        for facet in state.facets:
-            self._having.setdefault(facet, {})[agent.agent_id] = state
-        for facet in (ANY_AGENT, *state.facets):
-            for group in list(self._watching.get(facet, ())):
-                if not self._consider(state, group):
-                    self._watch_rarer(group, state)
+        self._facets.add(state)
+        for group in self._facets.groups_of(state):
+            if not self._consider(state, group):
+                self._facets.list_under_rarer(group, state)
         self._renew(state)
 
     def _remove(self, state: AgentState) -> None:
@@ -612,11 +584,7 @@ class View:
         self._moved.remove(agent_id)
         self._changed.remove(agent_id)
         self.rooms -= state.has_room
-        for facet in state.facets:
-            having = self._having[facet]
-            del having[agent_id]
-            if not having:
-                del self._having[facet]
+        self._facets.remove(state)
         for group in state.groups:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
@@ -732,31 +700,11 @@ class View:
             if self._full:
                 self._opened[agent_id] = None
 
-    def _frequency(self, facet: str) -> int:
-        return len(self._having.get(facet, ()))
-
-    def _watch(self, group: Candidates, facet: str) -> None:
-        group.watched = facet
-        self._watching.setdefault(facet, {})[group] = None
-
-    def _unwatch(self, group: Candidates) -> None:
-        watching = self._watching[group.watched]
-        del watching[group]
-        if not watching:
-            del self._watching[group.watched]
-
-    def _watch_rarer(self, group: Candidates, state: AgentState) -> None:
-        """List a group under a facet that this agent lacks, if fewer agents have it: similar agents then are free."""
-        rarest = min((facet for facet in group.needs if facet not in state.facets), key=self._frequency)
-        if self._frequency(rarest) < self._frequency(group.watched):
-            self._unwatch(group)
-            self._watch(group, rarest)
-
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
         group.forget()
         self._of_types.pop(group, None)
-        self._unwatch(group)
+        self._facets.unlist(group)
         for agent_id in group.within:
             del self.agents[agent_id].groups[group]
