@@ -55,6 +55,7 @@ class Candidates:
         "ejected",
         "eligible",
         "follower",
+        "idle",
         "is_asleep",
         "is_preferred",
         "key",
@@ -94,6 +95,7 @@ class Candidates:
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.is_preferred = False  #: ``View.turned`` shows when it gets its first eligible agent or loses its last one
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
+        self.idle = 0  #: how often it was determined since a task was planned
         self.follower = NO_CHANGES  #: up to which change its strategy was brought up to date
         self.order: Order | None = None  #: that it shares with other groups; None: its strategy is its own
         self.bit = 0  #: its number in that order

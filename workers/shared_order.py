@@ -35,8 +35,8 @@ from workers.changes import Changes, Follower
 SHARED: Collection[type[Strategy]] = (LeastConnections, ResourceBased)
 #: Agents from which on a group uses a shared order: fewer are offered again quickly.
 LEAST_AGENTS = 64
-#: Groups that use one order. More have their own.
-MOST_GROUPS = 64
+#: Groups that use one order. One more has its own, unless one of them was not used for so long (``Candidates.idle``).
+MOST_GROUPS, IDLE = 64, 60
 #: Parts of a group at which a group that begins is still admitted, and above which all groups begin again.
 PARTS_AT_FIRST, MOST_PARTS = 16, 32
 #: Groups that have left, after which parts are merged that differ only in these.
@@ -190,10 +190,10 @@ class SharedOrder:
             del self._alone[other]
             other.forget()  # it is admitted when it is used next
         if len(self._groups) >= MOST_GROUPS:
-            unused = next((one for one in self._groups.values() if not one.users), None)
-            if unused is None:
+            idle = next((one for one in self._groups.values() if not one.users and one.idle >= IDLE), None)
+            if idle is None:
                 return None
-            unused.forget()
+            idle.forget()
         if not self._groups:
             self.follower.catch_up()
         inside = self._inside(group)

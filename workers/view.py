@@ -472,7 +472,9 @@ class View:
         for group in self._groups.values():
             if group.taken:
                 demand.add(group.requirements.capabilities, group.taken)
-                group.taken = 0
+                group.taken = group.idle = 0
+            else:
+                group.idle += 1
         demand.update({name: self._facets.frequency(capability_facet(name)) for name in demand.capabilities}, now)
         self.learned.advance(now)
 

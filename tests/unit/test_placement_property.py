@@ -781,7 +781,7 @@ def use_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner_module, "TURN", 2)
     monkeypatch.setattr(view_module, "GROUPS_KEPT", 2)
     monkeypatch.setattr(view_module, "LEAST_AGENTS", 1)
-    for name, limit in {"MOST_GROUPS": 3, "PARTS_AT_FIRST": 3, "MOST_PARTS": 4, "MOST_LEFT": 1}.items():
+    for name, limit in {"MOST_GROUPS": 3, "PARTS_AT_FIRST": 3, "MOST_PARTS": 4, "MOST_LEFT": 1, "IDLE": 1}.items():
         monkeypatch.setattr(shared_order_module, name, limit)
     monkeypatch.setattr(waiting_module, "NAMED_READ", 2)
 

@@ -80,7 +80,9 @@ def keys(view: View, group: Candidates, agent_id: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.usefixtures("_any_size")
-@pytest.mark.parametrize("limits", [{}, {"PARTS_AT_FIRST": 2, "MOST_PARTS": 2, "MOST_GROUPS": 3, "MOST_LEFT": 1}])
+@pytest.mark.parametrize(
+    "limits", [{}, {"PARTS_AT_FIRST": 2, "MOST_PARTS": 2, "MOST_GROUPS": 3, "MOST_LEFT": 1, "IDLE": 0}]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_group_chooses_as_with_an_order_of_its_own(
     monkeypatch: pytest.MonkeyPatch, name: str, limits: dict[str, int]
@@ -89,7 +91,7 @@ def test_a_group_chooses_as_with_an_order_of_its_own(
     for constant, limit in limits.items():
         monkeypatch.setattr(shared_order_module, constant, limit)
     shared = chosen = 0
-    for number in range(6):
+    for number in range(4):
         random = Random(number)
         profiles = ["uv", "vw", "wx", "uvw", "yz", "z", "uz"]
         rows = {
@@ -231,6 +233,27 @@ def test_a_group_with_too_many_parts_has_an_order_of_its_own(monkeypatch: pytest
     shared = [group.order is not None for group in groups]
     assert True in shared
     assert False in shared
+
+
+def test_a_group_gives_way_only_if_it_has_not_been_used_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools that wait now and then would otherwise have their groups begin again for each task."""
+    monkeypatch.setattr(shared_order_module, "MOST_GROUPS", 3)
+    monkeypatch.setattr(shared_order_module, "IDLE", 2)
+    fleet = [agent(f"a{number}", SKILLS[: 1 + number % 6]) for number in range(500)]
+    view = view_of("least_connections", fleet)
+    groups = {skill: hold(view, skill) for skill in "uvwx"}
+    assert all(group.has_room for group in groups.values())
+    assert [skill for skill, group in groups.items() if group.order is not None] == ["v", "w", "x"]
+    groups["w"].taken = 1
+    view.release(groups["v"])
+    view.release(groups["w"])
+    view.advance()
+    groups["y"] = hold(view, "y")
+    assert groups["y"].has_room
+    view.advance()  # the second one since a task of "v" was planned, and the first one for "w"
+    groups["z"] = hold(view, "z")
+    assert groups["z"].has_room
+    assert [skill for skill, group in groups.items() if group.order is not None] == ["w", "x", "z"]
 
 
 def test_groups_that_end_leave_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
