@@ -74,7 +74,61 @@ class AgentState:
         self.freed = 0  #: slots that round trips under way free
         self.expect_report(now - agent.report_age)
 
-    def withhold(self, shared: SharedLoad) -> None:
+    def apply_load(self, load: int, at: float) -> None:
+        """Apply a load that was not shared.
+
+        Args:
+            load: tasks in flight.
+            at: the time, in seconds of a steady clock.
+        """
+        self.reported_load, self.reported_at, self.withheld = load, at, None
+
+    def apply_shared(self, shared: SharedLoad, at: float, freed: int) -> bool:
+        """Apply a load that was shared, unless a later one is known.
+
+        A load that has risen is applied at once, and so is the room that this distributor made. Room that others made
+        is withheld.
+
+        Args:
+            shared: the load and its entry.
+            at: the time, in seconds of a steady clock.
+            freed: slots that the script of this distributor freed.
+
+        Returns:
+            True if room begins to be withheld.
+        """
+        load, order = shared
+        known = self.load_order if self.withheld is None else self.withheld[1]
+        own = self.reported_load - freed
+        if order <= known:
+            if self.withheld is not None:
+                self.reported_load = max(own, self.withheld[0])
+            return False
+        self.reported_at = at
+        if load >= own:
+            self.reported_load, self.load_order = shared
+            self.withheld = None
+            return False
+        self.reported_load = own
+        if self.withheld is None:
+            self._withhold(shared)
+            return True
+        self.withheld, self.peak = shared, max(self.peak, load)
+        return False
+
+    def end_window(self) -> bool:
+        """Use the room that was there all the time; return True if what came later is withheld for another delay."""
+        if self.withheld is None:
+            return False
+        self.reported_load = min(self.reported_load, self.peak)
+        load, order = self.withheld
+        if self.reported_load > load:
+            self._withhold(self.withheld)
+            return True
+        self.load_order, self.withheld = order, None
+        return False
+
+    def _withhold(self, shared: SharedLoad) -> None:
         """Begin to withhold room: the load is known, and not used until the delay is over."""
         self.withheld, self.peak = shared, shared[0]
         self.window += 1

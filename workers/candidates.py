@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from coord.models.tasks import Requirements
 from coord.placement import OwnRules, Rules, Strategy, facets_required, rules_with
-from workers.changes import Changes
+from workers.changes import Changes, Follower
 
 #: The facet that every agent has: groups without required facets are listed under it.
 ANY_AGENT = "*"
 #: The members of every empty group. It is frozen, so it cannot be changed by mistake.
 NO_AGENTS: set[str] = frozenset()  # type: ignore[assignment]
-#: The changes that a group without a strategy follows.
-NO_CHANGES = Changes()
+#: What a group without a strategy follows.
+NO_CHANGES = Follower(Changes())
 
 
 #: Requirements as JSON, what the tasks or their type set, the versions of agents that refused the payload, the ids of
@@ -34,31 +35,44 @@ class Fleet(Protocol):
         """Take over what has changed since the group was last used."""
 
 
+class Order(Protocol):
+    """What a group needs of an order that several groups share."""
+
+    def unplace(self, agent_id: str) -> None:
+        """Take out an agent that joins or leaves a group."""
+
+    def dismiss(self, group: Candidates) -> None:
+        """End the use of the order by a group."""
+
+
 class Candidates:
     """The agents that meet one set of requirements, under one set of rules; small while no agent does."""
 
     __slots__ = (
         "_view",
-        "changes",
+        "bit",
         "created",
         "ejected",
         "eligible",
+        "follower",
+        "idle",
         "is_asleep",
         "is_preferred",
         "key",
         "line",
         "meeting",
         "needs",
+        "order",
         "own_rules",
         "refused_by",
         "requirements",
         "rules",
+        "shared_from",
         "taken",
         "task_type",
         "turn",
         "unhandled_by",
         "users",
-        "version",
         "watched",
         "within",
     )
@@ -81,8 +95,11 @@ class Candidates:
         self.is_asleep = False  #: the planner skips it until ``View.woken`` returns it
         self.is_preferred = False  #: ``View.turned`` shows when it gets its first eligible agent or loses its last one
         self.taken = 0  #: tasks planned since the demand for capabilities was last determined
-        self.changes = NO_CHANGES  #: those that its strategy has to take over
-        self.version = 0  #: of these changes, when this group was last brought up to date
+        self.idle = 0  #: how often it was determined since a task was planned
+        self.follower = NO_CHANGES  #: up to which change its strategy was brought up to date
+        self.order: Order | None = None  #: that it shares with other groups; None: its strategy is its own
+        self.bit = 0  #: its number in that order
+        self.shared_from = math.inf  #: number of agents from which on it may share one
         #: Of the planner: the group's waiting pools by their heads, and its entry in the order.
         self.line: list[tuple[float, str]] = []
         self.turn: tuple[float, str] | None = None
@@ -109,15 +126,23 @@ class Candidates:
         if not self.eligible:
             self.eligible = set()
         self.eligible.add(agent_id)
+        if self.order is not None:
+            self.order.unplace(agent_id)
+        elif len(self.eligible) >= self.shared_from:
+            self.forget()
 
     def leave(self, agent_id: str) -> None:
         """Remove an agent that is no longer eligible; a group without agents becomes small again."""
         self.eligible.discard(agent_id)
-        if self.created is not None:
+        if self.order is not None:
+            self.order.unplace(agent_id)
+        elif self.created is not None:
             self.created.withdraw(agent_id)
         if not self.eligible:
             self.forget()
 
     def forget(self) -> None:
         """Drop the strategy; it is created again when the group is used."""
-        self.created = None
+        self.created, self.shared_from = None, math.inf
+        if self.order is not None:
+            self.order.dismiss(self)

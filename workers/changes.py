@@ -20,6 +20,10 @@ class Changes:
         self._latest.pop(agent_id, None)
         self._latest[agent_id] = self.version
 
+    def touch(self) -> None:
+        """Raise the version without a change of an agent, so that all who follow look again."""
+        self.version += 1
+
     def remove(self, agent_id: str) -> None:
         """Forget an agent that is gone."""
         self._latest.pop(agent_id, None)
@@ -45,3 +49,21 @@ class Changes:
             if agent_id in members:
                 found.append(agent_id)
         return found
+
+
+class Follower:
+    """Up to which change something was brought up to date.
+
+    Args:
+        changes: that it follows.
+    """
+
+    __slots__ = ("changes", "version")
+
+    def __init__(self, changes: Changes) -> None:
+        self.changes = changes
+        self.version = changes.version
+
+    def catch_up(self) -> None:
+        """Note that all changes were taken over."""
+        self.version = self.changes.version

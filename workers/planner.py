@@ -42,6 +42,9 @@ LEASES_KEPT = 50_000
 #: Groups checked in one search for starved ones; the next search checks others.
 STARVED_AT_ONCE = 1_000
 
+#: The second agent of a task that has none.
+NO_OTHER = ("", 0)
+
 Entry = tuple[float, str]  #: a pool's head and its name
 #: An assignment without its lease: the other fields of ``Placement``, in their order.
 Placed = tuple[str, str, int, bytes, str, str, float, float | None, str, int]
@@ -313,13 +316,14 @@ class Planner:
             return self._serve_named(pool, waiting, placed, most)
         agents: list[tuple[FleetAgent, float, bytes, tuple[str, int]]] = []
         is_full = False
+        take, task, shows_scores = self.view.take, waiting.task, self.view.full_scores
         for _ in range(min(TURN, waiting.left, most - len(placed))):
-            agent = self.view.take(group, waiting.task)
+            agent = take(group, task)
             if agent is None:
                 is_full = True
                 break
-            full = self._explain_fully(group) if self.view.full_scores else b""
-            other = self._alternative(group, agent, waiting.task)
+            full = self._explain_fully(group) if shows_scores else b""
+            other = self._alternative(group, agent, task) if self.has_siblings else NO_OTHER
             agents.append((agent, agent.load + agent.outside_load - 1, full, other))
         waiting.planned += len(agents)
         group.taken += len(agents)
@@ -365,11 +369,11 @@ class Planner:
         return not is_full and waiting.left > 0
 
     def _alternative(self, group: Candidates, agent: FleetAgent, task: TaskContext) -> tuple[str, int]:
-        """Return the id and the rev of a second agent for a task that takes the last slot of ``agent``, or ("", 0)."""
+        """Return the id and the rev of a second agent for a task that takes the last slot of ``agent``."""
         if not self.has_siblings or agent.load < agent.capacity:
-            return "", 0
+            return NO_OTHER
         other = self.view.next_of(group, task)
-        return ("", 0) if other is None else (other.agent_id, other.rev)
+        return NO_OTHER if other is None else (other.agent_id, other.rev)
 
     def answered(self, placements: list[Placement], batch: TaskBatch) -> set[str]:
         """Apply the answer of dispatch; return the agents that were not as the view had them."""

@@ -2,11 +2,11 @@
 
 A load is the last reported one, plus the tasks that this distributor planned and that are not answered yet. An agent is
 in a group if it meets the group's hard requirements. The group's strategy holds those of its agents that have room. An
-agent may be in many groups, so a group takes over changes when it is used, each agent once.
+agent may be in many groups, so a group takes over changes when it is used, each agent once. Large groups with the same
+strategy share an order (``shared_order``), so that they take over a change together.
 
-Groups that no agent can serve cost only memory. Agents are indexed by their facets. Each group is listed under one
-facet that it requires, the one that the fewest agents have: only an agent with that facet can join the group. The
-planner puts a group without room to sleep; ``woken`` returns it when one of its agents has room again.
+Groups that no agent can serve cost only memory (``facet_index``). The planner puts a group without room to sleep;
+``woken`` returns it when one of its agents has room again.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ from coord.placement import (
     unmet_requirement,
 )
 from workers.agent_state import AgentState, SharedLoad, Withheld
-from workers.candidates import ANY_AGENT, NO_AGENTS, Candidates, GroupKey
-from workers.changes import Changes
+from workers.candidates import NO_AGENTS, Candidates, GroupKey
+from workers.changes import Changes, Follower
+from workers.facet_index import FacetIndex
+from workers.shared_order import LEAST_AGENTS, Kind, SharedOrder, kind_of
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
@@ -95,14 +97,14 @@ class View:
         #: Requirements as JSON, task type -> the requirements of the agents that get the tasks first, and their JSON.
         self._preferred: dict[tuple[bytes, str], tuple[Requirements, bytes]] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
-        self._having: dict[str, dict[str, AgentState]] = {}  # facet -> the agents that have it
-        self._watching: dict[str, dict[Candidates, None]] = {}  # facet -> the groups that are listed under it
+        self._facets = FacetIndex()
         self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
         self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
         #: Preferred groups that have got their first eligible agent or lost their last one, until the planner clears
         #: them.
         self.turned: dict[Candidates, None] = {}
         self._opened: dict[str, None] = {}  # agents that have got room since then
+        self._orders: dict[Kind, SharedOrder] = {}  # that several groups use
         self._moved = Changes()  # agents whose room or row has changed
         self._changed = Changes()  # those, and agents whose load has changed or that have reported
 
@@ -118,7 +120,7 @@ class View:
             group.ejected = frozenset()
             group.forget()
         self.agents.clear()
-        self._having.clear()
+        self._facets.forget_agents()
         self._full.clear()
         self._opened.clear()
         self._moved.clear()
@@ -295,9 +297,10 @@ class View:
         if not group.eligible:
             return None
         strategy = group.created or group.strategy
-        changes = group.changes
-        if group.version != changes.version:
+        follower = group.follower
+        if follower.version != follower.changes.version:
             self.bring_up_to_date(group)
+            strategy, follower = group.created or group.strategy, group.follower
         agent_id = strategy.choose(task)
         if self.full_scores and agent_id is not None:
             self.candidates = full_scores(strategy, task, agent_id, self._row_of)
@@ -311,7 +314,7 @@ class View:
             strategy.offer(state.agent)
         else:
             strategy.withdraw(agent_id)
-        group.version = changes.version
+        follower.version = follower.changes.version
         return state.agent
 
     def next_of(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
@@ -393,7 +396,7 @@ class View:
             if state is None:
                 continue
             if loads_at is None:
-                state.reported_load, state.reported_at, state.withheld = load, at, None
+                state.apply_load(load, at)
             else:
                 self._apply_shared(state, (load, loads_at), at, 0 if freed is None else freed.get(agent_id, 0))
             self._refresh(state)
@@ -412,40 +415,16 @@ class View:
                 self._refresh(state)
 
     def _apply_shared(self, state: AgentState, shared: SharedLoad, at: float, freed: int) -> None:
-        load, order = shared
-        known = state.load_order if state.withheld is None else state.withheld[1]
-        own = state.reported_load - freed
-        if order <= known:
-            if state.withheld is not None:
-                state.reported_load = max(own, state.withheld[0])
-            return
-        state.reported_at = at
-        if load >= own:
-            state.reported_load, state.load_order = shared
-            state.withheld = None
-            return
-        state.reported_load = own
-        if state.withheld is None:
-            self._withhold(state, shared)
-        else:
-            state.withheld, state.peak = shared, max(state.peak, load)
-
-    def _withhold(self, state: AgentState, shared: SharedLoad) -> None:
-        state.withhold(shared)
-        self.withheld.append(Withheld(state, state.window))
+        if state.apply_shared(shared, at, freed):
+            self.withheld.append(Withheld(state, state.window))
 
     def end_withholding(self, ended: Iterable[Withheld]) -> None:
         """Use the room of agents that was there all the time; what came later is withheld for another delay."""
         for state, window in ended:
-            is_current = self.agents.get(state.agent.agent_id) is state and state.window == window
-            if state.withheld is None or not is_current:
+            if self.agents.get(state.agent.agent_id) is not state or state.window != window or state.withheld is None:
                 continue
-            state.reported_load = min(state.reported_load, state.peak)
-            load, order = state.withheld
-            if state.reported_load <= load:
-                state.load_order, state.withheld = order, None
-            else:
-                self._withhold(state, state.withheld)
+            if state.end_window():
+                self.withheld.append(Withheld(state, state.window))
             self._refresh(state)
 
     def apply_read_loads(self, loads: Mapping[str, int], began: float) -> None:
@@ -493,27 +472,35 @@ class View:
         for group in self._groups.values():
             if group.taken:
                 demand.add(group.requirements.capabilities, group.taken)
-                group.taken = 0
-        demand.update({name: self._frequency(capability_facet(name)) for name in demand.capabilities}, now)
+                group.taken = group.idle = 0
+            else:
+                group.idle += 1
+        demand.update({name: self._facets.frequency(capability_facet(name)) for name in demand.capabilities}, now)
         self.learned.advance(now)
 
     def bring_up_to_date(self, group: Candidates) -> None:
         """Apply to the group's strategy the changes since the group was last used."""
         strategy = group.strategy
-        changes = group.changes
-        if group.version == changes.version:
+        follower = group.follower
+        if follower.version == follower.changes.version:
             return
         agents = self.agents
-        for agent_id in changes.since(group.version, group.eligible):
+        if isinstance(group.order, SharedOrder):
+            group.order.bring_up_to_date(agents)
+            return
+        for agent_id in follower.changes.since(follower.version, group.eligible):
             state = agents[agent_id]
             if state.has_room:
                 strategy.offer(state.agent)
             else:
                 strategy.withdraw(agent_id)
-        group.version = changes.version
+        follower.catch_up()
 
     def strategy_for(self, group: Candidates) -> Strategy:
         """Return a new strategy that holds those of the group's agents that have room."""
+        shared = self._share_order(group)
+        if shared is not None:
+            return shared
 
         def create(random: Random) -> Strategy:
             return create_strategy(group.rules, self.strategies, random, self.learned)
@@ -527,9 +514,25 @@ class View:
             state = self.agents[agent_id]
             if state.has_room:
                 strategy.offer(state.agent)
-        group.changes = self._changed if strategy.follows_load else self._moved
-        group.version = group.changes.version
+        group.follower = Follower(self._changed if strategy.follows_load else self._moved)
         return strategy
+
+    def _share_order(self, group: Candidates) -> Strategy | None:
+        """Let a group use an order that other groups use as well; None if it has to have a strategy of its own."""
+        kind = kind_of(group.rules, self.strategies)
+        if kind is None or self.recorder is not None:
+            return None
+        shared = None
+        if len(group.eligible) >= LEAST_AGENTS:
+            order = self._orders.get(kind)
+            if order is None:
+                order = self._orders[kind] = SharedOrder(kind, self.random, self.learned, self._changed)
+            shared = order.admit(group, self.agents)
+            if shared is not None:
+                group.follower = order.follower
+        if shared is None:
+            group.shared_from = max(LEAST_AGENTS, 2 * len(group.eligible))
+        return shared
 
     def _row_of(self, agent_id: str) -> FleetAgent:
         return self.agents[agent_id].agent
@@ -546,9 +549,7 @@ class View:
             group = self._groups[key] = Candidates(self, key, requirements or pool.requirements)
             if task_type:
                 self._of_types[group] = None
-            self._watch(group, min(group.needs, key=self._frequency, default=ANY_AGENT))
-            agents = self.agents if group.watched == ANY_AGENT else self._having.get(group.watched, {})
-            for state in agents.values():
+            for state in self._facets.list_group(group, self.agents).values():
                 self._consider(state, group)
         return group
 
@@ -573,12 +574,10 @@ class View:
         state = self.agents[agent.agent_id] = AgentState(agent)
         self._adopt_ejections(agent)
         state.planned = planned
-        for facet in state.facets:
-            self._having.setdefault(facet, {})[agent.agent_id] = state
-        for facet in (ANY_AGENT, *state.facets):
-            for group in list(self._watching.get(facet, ())):
-                if not self._consider(state, group):
-                    self._watch_rarer(group, state)
+        self._facets.add(state)
+        for group in self._facets.groups_of(state):
+            if not self._consider(state, group):
+                self._facets.list_under_rarer(group, state)
         self._renew(state)
 
     def _remove(self, state: AgentState) -> None:
@@ -587,11 +586,7 @@ class View:
         self._moved.remove(agent_id)
         self._changed.remove(agent_id)
         self.rooms -= state.has_room
-        for facet in state.facets:
-            having = self._having[facet]
-            del having[agent_id]
-            if not having:
-                del self._having[facet]
+        self._facets.remove(state)
         for group in state.groups:
             group.within.discard(agent_id)
             if agent_id in group.eligible:
@@ -687,7 +682,9 @@ class View:
     def _refresh(self, state: AgentState) -> None:
         """Determine the load of an agent, and let its groups take it over if it differs."""
         agent = state.agent
-        load = max(0, state.reported_load + state.planned - state.freed)
+        load = state.reported_load + state.planned - state.freed
+        if load < 0:  # noqa: PLR1730 -- this runs for each placement, and a call of ``max`` is slower
+            load = 0
         has_room = load < agent.capacity and agent.active
         is_moved = has_room is not state.has_room
         if load == agent.load and not is_moved:
@@ -705,30 +702,11 @@ class View:
             if self._full:
                 self._opened[agent_id] = None
 
-    def _frequency(self, facet: str) -> int:
-        return len(self._having.get(facet, ()))
-
-    def _watch(self, group: Candidates, facet: str) -> None:
-        group.watched = facet
-        self._watching.setdefault(facet, {})[group] = None
-
-    def _unwatch(self, group: Candidates) -> None:
-        watching = self._watching[group.watched]
-        del watching[group]
-        if not watching:
-            del self._watching[group.watched]
-
-    def _watch_rarer(self, group: Candidates, state: AgentState) -> None:
-        """List a group under a facet that this agent lacks, if fewer agents have it: similar agents then are free."""
-        rarest = min((facet for facet in group.needs if facet not in state.facets), key=self._frequency)
-        if self._frequency(rarest) < self._frequency(group.watched):
-            self._unwatch(group)
-            self._watch(group, rarest)
-
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
         del self._groups[group.key]
+        group.forget()
         self._of_types.pop(group, None)
-        self._unwatch(group)
+        self._facets.unlist(group)
         for agent_id in group.within:
             del self.agents[agent_id].groups[group]

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from coord.models.agents import FleetAgent
 from coord.models.explanations import Candidate
+from coord.placement.demand import Demand
 from coord.placement.learning import Learned
 from coord.placement.load import LeastConnections
 from coord.placement.strategy import Strategy, TaskContext
@@ -18,6 +19,16 @@ STEP = 0.05
 
 #: Demand for the capabilities of an agent in steps, and their number.
 Cost = tuple[int, int]
+
+
+def cost_of(demand: Demand, capabilities: frozenset[str]) -> Cost:
+    """Return how much an agent with these capabilities is needed for other tasks; the lowest is chosen first."""
+    return (round(demand.pressure(capabilities) / STEP), len(capabilities))
+
+
+def demand_terms(cost: Cost) -> dict[str, float]:
+    """Return what a cost was made of."""
+    return {"demand": cost[0] * STEP, "capabilities": cost[1]}
 
 
 class RareSkillsFirst(Strategy):
@@ -92,7 +103,7 @@ class RareSkillsFirst(Strategy):
     def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
         found: list[Candidate] = []
         for cost in sorted(self._levels):
-            demand = {"demand": cost[0] * STEP, "capabilities": cost[1]}
+            demand = demand_terms(cost)
             some = self._levels[cost].candidates(task, most - len(found), row_of)
             found += [replace(one, terms=demand | one.terms) for one in some]
             if len(found) >= most or any(one.agent_id not in task.avoid for one in some):
@@ -100,7 +111,7 @@ class RareSkillsFirst(Strategy):
         return found
 
     def _cost_of(self, profile: frozenset[str]) -> Cost:
-        return (round(self.learned.demand.pressure(profile) / STEP), len(profile))
+        return cost_of(self.learned.demand, profile)
 
     def _level(self, cost: Cost) -> Strategy:
         level = self._levels.get(cost)

@@ -22,9 +22,10 @@ PROBES = 21
 #: Maximum number of points of one agent; it has as many as its weight, rounded.
 MOST_POINTS = 16
 
-#: Points of withdrawn agents that are kept in addition to half of all points.
-UNUSED_KEPT = 8
-#: Keys whose probes are remembered: hashing them takes longer than the search on the ring.
+#: Points of withdrawn agents that are kept: this share of all points, and some more. Heavy agents have most points, and
+#: are often full.
+UNUSED, UNUSED_KEPT = 0.8, 8
+#: Keys whose probes and nearest agents are remembered.
 KEYS_KEPT = 4_096
 
 _RING = 1 << 64
@@ -48,60 +49,63 @@ class ConsistentHash(Strategy):
     def __init__(self, random: Random, learned: Learned | None = None) -> None:
         super().__init__(random, learned)
         self._least_loaded = LeastConnections(random, self.learned)
+        self._changed: dict[str, FleetAgent | None] = {}  # what ``_least_loaded`` takes over when it is used
         # The points of all agents, in order; also of some that are withdrawn: most of them return soon.
         self._ring: list[int] = []
         self._owner: dict[int, str] = {}  # point -> agent
         self._points: dict[str, list[int]] = {}
         self._unused = 0  # points of withdrawn agents
-        self._load: dict[str, tuple[int, float]] = {}  # agent -> tasks in flight, weight
+        self._near: dict[str, list[str]] = {}  # key -> the agents nearest to it, also withdrawn ones, in order
+        self._loads: dict[str, int] = {}  # agent -> tasks in flight
+        self._weights: dict[str, float] = {}
         self._tasks = 0
         self._weight = 0.0
 
     def offer(self, agent: FleetAgent) -> None:
-        agent_id, weight = agent.agent_id, agent.weight or LEAST_WEIGHT
-        before = self._load.get(agent_id)
-        if before is None or before[1] != weight:
+        agent_id, load = agent.agent_id, agent.load
+        before, weight = self._loads.get(agent_id), agent.weight or LEAST_WEIGHT
+        if before is None or self._weights[agent_id] != weight:
             self.withdraw(agent_id)
             self._use_points(agent_id, max(1, min(MOST_POINTS, round(weight))))
+            self._weights[agent_id] = weight
             self._weight += weight
-        else:
-            self._tasks -= before[0]
-        self._load[agent_id] = (agent.load, weight)
-        self._tasks += agent.load
-        self._least_loaded.offer(agent)
+            before = 0
+        self._loads[agent_id] = load
+        self._tasks += load - before
+        self._changed[agent_id] = agent
 
     def withdraw(self, agent_id: str) -> None:
-        before = self._load.pop(agent_id, None)
+        before = self._loads.pop(agent_id, None)
         if before is None:
             return
-        self._least_loaded.withdraw(agent_id)
-        self._tasks -= before[0]
-        self._weight -= before[1]
+        self._changed[agent_id] = None
+        self._tasks -= before
+        self._weight -= self._weights.pop(agent_id)
         self._unused += len(self._points[agent_id])
-        if self._unused > len(self._ring) / 2 + UNUSED_KEPT:
+        if self._unused > UNUSED * len(self._ring) + UNUSED_KEPT:
             self._drop_unused()
-        if not self._load:
+        if not self._loads:
             self._weight = 0.0  # without what rounding left
 
     @property
     def has_room(self) -> bool:
-        return bool(self._load)
+        return bool(self._loads)
 
     def choose(self, task: TaskContext) -> str | None:
         self.fallback = None
         if task.affinity_key is None:
             self.fallback = "the task has no affinity key"
-        elif self._load:
+        elif self._loads:
             owner = self.owner(task.affinity_key)
-            if owner not in task.avoid and self._load[owner][0] < self._limit(owner):
+            if owner not in task.avoid and self._loads[owner] < self._limit(owner):
                 return owner
             self.fallback = "the owner of the key has too many tasks"
-        return self._least_loaded.choose(task)
+        return self._by_load().choose(task)
 
     def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
         key = task.affinity_key
-        owner = self.owner(key) if key is not None and self._load else None
-        others = [one.agent_id for one in self._least_loaded.candidates(task, most, row_of) if one.agent_id != owner]
+        owner = self.owner(key) if key is not None and self._loads else None
+        others = [one.agent_id for one in self._by_load().candidates(task, most, row_of) if one.agent_id != owner]
         found: list[Candidate] = []
         for agent_id in ([] if owner is None else [owner]) + others:
             row = row_of(agent_id)
@@ -111,22 +115,45 @@ class ConsistentHash(Strategy):
 
     def _limit(self, agent_id: str) -> int:
         """Return the number of tasks from which on an agent gets none for its keys."""
-        return ceil(BOUND * (self._tasks + 1) * self._load[agent_id][1] / self._weight)
+        return ceil(BOUND * (self._tasks + 1) * self._weights[agent_id] / self._weight)
 
     def owner(self, key: str) -> str:
         """Return the agent that owns a key: the one whose point follows most closely on one of the key's probes."""
-        ring, owners, load, nearest, found = self._ring, self._owner, self._load, _RING, ""
+        loads = self._loads
+        for agent_id in self._near.get(key, ()):
+            if agent_id in loads:
+                return agent_id
+        near = self._find_near(key)
+        if len(self._near) >= KEYS_KEPT:
+            del self._near[next(iter(self._near))]
+        self._near[key] = near
+        return next(agent_id for agent_id in near if agent_id in loads)
+
+    def _find_near(self, key: str) -> list[str]:
+        """Return the agents up to the owner of a key, the nearest first: those before the owner have no room now."""
+        ring, owners, loads, nearest = self._ring, self._owner, self._loads, _RING
         count = len(ring)
+        passed: list[tuple[int, str]] = []
         for probe in _probes_of(key):
             at = bisect_left(ring, probe) % count
-            if (ring[at] - probe) % _RING >= nearest:
-                continue
-            while (owner := owners[ring[at]]) not in load:
+            while (distance := (ring[at] - probe) % _RING) < nearest:
+                agent_id = owners[ring[at]]
+                passed.append((distance, agent_id))
+                if agent_id in loads:
+                    nearest = distance
                 at = (at + 1) % count
-            distance = (ring[at] - probe) % _RING
-            if distance < nearest:
-                nearest, found = distance, owner
-        return found
+        passed.sort()
+        return list(dict.fromkeys(agent_id for distance, agent_id in passed if distance <= nearest))
+
+    def _by_load(self) -> LeastConnections:
+        """Return the agents ordered by their load."""
+        for agent_id, agent in self._changed.items():
+            if agent is None:
+                self._least_loaded.withdraw(agent_id)
+            else:
+                self._least_loaded.offer(agent)
+        self._changed.clear()
+        return self._least_loaded
 
     def _use_points(self, agent_id: str, count: int) -> None:
         """Give an agent its points; one that has returned has them already, unless its weight has changed."""
@@ -135,16 +162,18 @@ class ConsistentHash(Strategy):
         if len(points) == count:
             self._points[agent_id] = points
             return
+        self._near.clear()
         for point in points:
             del self._owner[point]
             del self._ring[bisect_left(self._ring, point)]
         self._add(agent_id, count)
 
     def _drop_unused(self) -> None:
-        for agent_id in [agent_id for agent_id in self._points if agent_id not in self._load]:
+        for agent_id in [agent_id for agent_id in self._points if agent_id not in self._loads]:
             for point in self._points.pop(agent_id):
                 del self._owner[point]
         self._ring = sorted(self._owner)
+        self._near.clear()
         self._unused = 0
 
     def _add(self, agent_id: str, count: int) -> None:

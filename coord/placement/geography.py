@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import asin, cos, radians, sin, sqrt
+from collections.abc import Iterable, Sequence
+from math import asin, cos, pi, sin, sqrt
 from typing import ClassVar
 
 from coord.models.agents import FleetAgent, Location
 from coord.placement.strategy import NEAR, SampledStrategy, TaskContext
 
-#: Mean radius of the earth, in km.
-EARTH_KM = 6371.0088
+#: Mean diameter of the earth, in km.
+DIAMETER_KM = 2 * 6371.0088
+#: A degree in radians.
+RADIAN = pi / 180
 #: Distances below this count as equal, in km.
 NEARBY_KM = 10.0
 #: What counts as the distance, in km, if coordinates are missing: in the same zone, in the same region, elsewhere.
@@ -33,9 +35,12 @@ class Geographic(SampledStrategy):
     near: ClassVar[float] = NEAR
 
     def score(self, agent: FleetAgent, task: TaskContext) -> float:
-        if task.location is None or agent.location is None:
-            return UNKNOWN_KM
-        return max(NEARBY_KM, distance_km(task.location, agent.location))
+        return self.scores((agent,), task)[0]
+
+    def scores(self, agents: Sequence[FleetAgent], task: TaskContext) -> list[float]:
+        if task.location is None:
+            return [UNKNOWN_KM] * len(agents)
+        return [max(NEARBY_KM, km) for km in distances_km(task.location, [agent.location for agent in agents])]
 
     def terms(self, agent: FleetAgent, task: TaskContext) -> dict[str, float]:
         return {"distance_km": self.score(agent, task), **super().terms(agent, task)}
@@ -52,18 +57,34 @@ class Geographic(SampledStrategy):
         return super().pick(agents, task)
 
 
-def distance_km(one: Location, other: Location) -> float:
-    """Return the distance of two places, in km; an assumed one if either has no coordinates."""
-    if one.lat is None or one.lon is None or other.lat is None or other.lon is None:
-        if one.zone is not None and one.zone == other.zone and one.region == other.region:
-            return ZONE_KM
-        if one.region is not None and one.region == other.region:
-            return REGION_KM
-        return ELSEWHERE_KM if _is_known(one) and _is_known(other) else UNKNOWN_KM
-    lat, other_lat = radians(one.lat), radians(other.lat)
-    half_chord = sin((other_lat - lat) / 2) ** 2
-    half_chord += cos(lat) * cos(other_lat) * sin(radians(other.lon - one.lon) / 2) ** 2
-    return 2 * EARTH_KM * asin(min(1.0, sqrt(half_chord)))
+def distances_km(one: Location, others: Iterable[Location | None]) -> list[float]:
+    """Return the distances of a place from others, in km; an assumed one if either has no coordinates."""
+    if one.lat is None or one.lon is None:
+        return [_assumed_km(one, other) for other in others]
+    lat, lon = one.lat * RADIAN, one.lon * RADIAN
+    cos_lat = cos(lat)
+    found: list[float] = []
+    for other in others:
+        if other is None or other.lat is None or other.lon is None:
+            found.append(_assumed_km(one, other))
+            continue
+        other_lat = other.lat * RADIAN
+        half_chord = (
+            sin((other_lat - lat) / 2) ** 2 + cos_lat * cos(other_lat) * sin((other.lon * RADIAN - lon) / 2) ** 2
+        )
+        found.append(DIAMETER_KM * (asin(sqrt(half_chord)) if half_chord < 1 else pi / 2))
+    return found
+
+
+def _assumed_km(one: Location, other: Location | None) -> float:
+    """Return what counts as the distance of places of which one has no coordinates, in km."""
+    if other is None:
+        return UNKNOWN_KM
+    if one.zone is not None and one.zone == other.zone and one.region == other.region:
+        return ZONE_KM
+    if one.region is not None and one.region == other.region:
+        return REGION_KM
+    return ELSEWHERE_KM if _is_known(one) and _is_known(other) else UNKNOWN_KM
 
 
 def _is_known(place: Location) -> bool:

@@ -20,9 +20,9 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, nsmallest
-from itertools import islice
+from itertools import count, islice
 from random import Random
 from typing import ClassVar
 
@@ -61,8 +61,8 @@ class TaskContext(Struct, frozen=True, gc=False, omit_defaults=True):
 #: A task of which nothing is known.
 ANY_TASK = TaskContext()
 
-#: An agent in an index: its key, and its id.
-Entry = tuple[float, str]
+#: An agent in an index: its key, the number of the entry, and its id.
+Entry = tuple[float, int, str]
 
 
 class Strategy(ABC):
@@ -144,6 +144,7 @@ class OrderedStrategy(Strategy):
         self._buckets: dict[float, deque[Entry] | Entry] = {}
         self._keys: list[float] = []  # heap of the keys that have a bucket
         self._size = 0  # entries in all buckets
+        self._numbers: Iterator[int] = count()
         self._chosen: str | None = None  # the last agent chosen: it has had its turn
 
     @abstractmethod
@@ -155,7 +156,7 @@ class OrderedStrategy(Strategy):
         before = self._entries.get(agent_id)
         if before is not None and before[0] == key and agent_id != self._chosen:
             return
-        entry = self._entries[agent_id] = (key, agent_id)
+        entry = self._entries[agent_id] = (key, next(self._numbers), agent_id)
         bucket = self._buckets.get(key)
         if bucket is None:
             self._buckets[key] = entry
@@ -176,68 +177,91 @@ class OrderedStrategy(Strategy):
         return bool(self._entries)
 
     def choose(self, task: TaskContext) -> str | None:
+        first = self.first()
+        if first is None:
+            return None
+        if task.avoid and first[2] in task.avoid:
+            first = self.first_without(task.avoid) or first
+        self._chosen = first[2]
+        return first[2]
+
+    def first(self) -> Entry | None:
+        """Return the entry of the agent that is next; None if no agent has room."""
         entries = self._entries
         while self._keys:
             bucket = self._buckets[self._keys[0]]
             if isinstance(bucket, tuple):
-                if entries.get(bucket[1]) is bucket:
-                    return self._take(bucket[1], task)
+                if entries.get(bucket[2]) is bucket:
+                    return bucket
                 self._size -= 1
             else:
                 while bucket:
                     first = bucket[0]
-                    if entries.get(first[1]) is first:
-                        return self._take(first[1], task)
+                    if entries.get(first[2]) is first:
+                        return first
                     bucket.popleft()
                     self._size -= 1
             del self._buckets[heappop(self._keys)]
         return None
 
-    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
-        current = (entry for key in sorted(self._keys) for entry in self._entries_of(key) if self._is_current(entry))
-        return [Candidate(agent_id, key, self.terms(row_of(agent_id))) for key, agent_id in islice(current, most)]
-
-    def terms(self, agent: FleetAgent) -> dict[str, float]:
-        """Return what the key of an agent was made of."""
-        return load_terms(agent)
-
-    def _take(self, agent_id: str, task: TaskContext) -> str:
-        """Return the first agent, or the one that gets the task instead."""
-        if task.avoid and agent_id in task.avoid:
-            agent_id = self._choose_other(task.avoid) or agent_id
-        self._chosen = agent_id
-        return agent_id
-
-    def _choose_other(self, avoid: frozenset[str]) -> str | None:
-        """Return the first agent that is not to be avoided."""
+    def first_without(self, avoid: frozenset[str]) -> Entry | None:
+        """Return the entry of the first agent that is not to be avoided."""
         passed: list[float] = []
         found = None
         while self._keys and found is None:
-            current = (entry[1] for entry in self._entries_of(self._keys[0]) if self._is_current(entry))
-            found = next((agent_id for agent_id in current if agent_id not in avoid), None)
+            current = (entry for entry in self._entries_of(self._keys[0]) if self._is_current(entry))
+            found = next((entry for entry in current if entry[2] not in avoid), None)
             if found is None:
                 passed.append(heappop(self._keys))
         for key in passed:
             heappush(self._keys, key)
         return found
 
+    def entry_of(self, agent_id: str) -> Entry | None:
+        """Return the entry of an agent; None if it has no room."""
+        return self._entries.get(agent_id)
+
+    def fill(self, entries: Iterable[Entry]) -> None:
+        """Hold the agents of these entries and no others; those with the same key keep their order."""
+        of_keys: dict[float, list[Entry]] = {}
+        for entry in entries:
+            of_keys.setdefault(entry[0], []).append(entry)
+        self._entries = {entry[2]: entry for same in of_keys.values() for entry in same}
+        self._buckets = {key: same[0] if len(same) == 1 else deque(same) for key, same in of_keys.items()}
+        self._keys = list(of_keys)
+        heapify(self._keys)
+        self._size = len(self._entries)
+
+    def number_by(self, numbers: Iterator[int]) -> None:
+        """Number the entries by a counter that several orders share, so that those with the same key can take turns."""
+        self._numbers = numbers
+
+    def took_turn(self, agent_id: str) -> None:
+        """Note that an agent was chosen: it is behind those with the same key when it is offered again."""
+        self._chosen = agent_id
+
+    def in_order(self) -> Iterator[Entry]:
+        """Return the entries of all agents, the next one first."""
+        return (entry for key in sorted(self._keys) for entry in self._entries_of(key) if self._is_current(entry))
+
+    def candidates(self, task: TaskContext, most: int, row_of: Callable[[str], FleetAgent]) -> list[Candidate]:
+        current = islice(self.in_order(), most)
+        return [Candidate(agent_id, key, self.terms(row_of(agent_id))) for key, _, agent_id in current]
+
+    def terms(self, agent: FleetAgent) -> dict[str, float]:
+        """Return what the key of an agent was made of."""
+        return load_terms(agent)
+
     def _entries_of(self, key: float) -> Iterable[Entry]:
         bucket = self._buckets[key]
         return (bucket,) if isinstance(bucket, tuple) else bucket
 
     def _is_current(self, entry: Entry) -> bool:
-        return self._entries.get(entry[1]) is entry
+        return self._entries.get(entry[2]) is entry
 
     def _compact(self) -> None:
         """Remove the outdated entries; the others keep their order."""
-        kept: dict[float, list[Entry]] = {}
-        for key in self._buckets:
-            if current := [entry for entry in self._entries_of(key) if self._is_current(entry)]:
-                kept[key] = current
-        self._buckets = {key: entries[0] if len(entries) == 1 else deque(entries) for key, entries in kept.items()}
-        self._keys = list(kept)
-        heapify(self._keys)
-        self._size = len(self._entries)
+        self.fill([entry for key in self._buckets for entry in self._entries_of(key) if self._is_current(entry)])
 
 
 class SampledStrategy(Strategy):

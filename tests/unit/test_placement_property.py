@@ -45,6 +45,7 @@ from tests.unit.placement_cell import (
 from workers import agent_state as agent_state_module
 from workers import planner as planner_module
 from workers import pool_table as pool_table_module
+from workers import shared_order as shared_order_module
 from workers import view as view_module
 from workers import waiting as waiting_module
 from workers.planner import Planner
@@ -779,6 +780,9 @@ def use_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_table_module, "log", Silent)
     monkeypatch.setattr(planner_module, "TURN", 2)
     monkeypatch.setattr(view_module, "GROUPS_KEPT", 2)
+    monkeypatch.setattr(view_module, "LEAST_AGENTS", 1)
+    for name, limit in {"MOST_GROUPS": 3, "PARTS_AT_FIRST": 3, "MOST_PARTS": 4, "MOST_LEFT": 1, "IDLE": 1}.items():
+        monkeypatch.setattr(shared_order_module, name, limit)
     monkeypatch.setattr(waiting_module, "NAMED_READ", 2)
 
 

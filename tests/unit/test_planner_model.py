@@ -481,7 +481,7 @@ class Machine(RuleBasedStateMachine):
         waiting = [self.planner.waiting[name] for name in self.model.pools]
         in_use = {group for one in waiting for group in (one.general, one.preferred) if group is not None}
         assert len(self.view._groups) <= len(in_use) + view_module.GROUPS_KEPT
-        assert sum(map(len, self.view._watching.values())) == len(self.view._groups)
+        assert sum(map(len, self.view._facets.groups.values())) == len(self.view._groups)
         for state in self.view.agents.values():
             assert set(state.groups) <= set(self.view._groups.values())
 

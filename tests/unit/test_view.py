@@ -159,7 +159,7 @@ def test_groups_that_pools_hold_are_never_dropped(monkeypatch: pytest.MonkeyPatc
     for group in held:
         view.release(group)
     assert len(view._groups) == 3
-    assert len(view._watching) == 3
+    assert len(view._facets.groups) == 3
 
 
 def test_a_pools_own_strategy_wins_and_an_unknown_one_does_not() -> None:
