@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from coord.codec import BAD_JSON
 from coord.keys import Keys
-from coord.models.agents import AgentRecord, AgentStatus, Ejected, FleetAgent, Location, outside_load_of
+from coord.models.agents import AgentRecord, AgentStatus, Ejected, FleetAgent, Health, Location, outside_load_of
 from coord.pipeline import pack, send_and_read
 from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, parse_time
 
@@ -196,6 +196,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int, now: int) -> Age
         heartbeat_interval=interval / 1000 if interval is not None else None,
         incarnation=raw.get("incarnation", ""),
         deaf=raw.get("deaf") == "1",
+        deaf_reason=_deaf_reason(raw),
         drained_from=raw.get("drained_from", ""),
         term=int(raw.get("term", 0)),
         rev=int(raw.get("rev", 0)),
@@ -203,6 +204,7 @@ def _agent_record(raw_fields: Mapping[bytes, bytes], load: int, now: int) -> Age
         last_heartbeat=int(raw.get("last_heartbeat", 0)),
         load_metrics={name[7:]: float(value) for name, value in raw.items() if name.startswith("metric:")},
         health_score=float(raw.get("health_score", 0)),
+        health=_health(raw.get("health_parts")),
         leases=parse_int(raw.get("leases")),
         ejected=_current_ejections(raw_fields.get(b"ejected"), now),
         load=int(load),
@@ -247,6 +249,16 @@ def _current_ejections(raw: bytes | None, now: int) -> tuple[Ejected, ...]:
         with suppress(*BAD_JSON):
             return tuple(found for found in _ejected.decode(raw) if now < found.until <= now + _EJECTED_MOST_MS)
     return ()
+
+
+def _deaf_reason(raw: Mapping[str, str]) -> str:
+    if raw.get("deaf") != "1":
+        return ""
+    return "unread" if "unread" in raw else "reported"
+
+
+def _health(parts: str | None) -> Health | None:
+    return None if parts is None else Health(*map(float, parts.split()))
 
 
 def _location(place: str | None) -> Location | None:
