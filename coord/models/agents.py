@@ -119,6 +119,20 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     load: int = 0  #: tasks assigned and not settled
 
 
+#: Types of an ``AgentChange`` besides those of events: an agent of the snapshot; the snapshot is complete; changes were
+#: missed, and a new snapshot follows.
+SNAPSHOT, READY, RESYNC = "snapshot", "ready", "resync"
+
+
+class AgentChange(Struct, frozen=True):
+    """A change of an agent, or an agent of the snapshot with which a watch begins."""
+
+    type: str  #: ``snapshot``, ``ready``, ``resync``, or that of the event: ``agent.registered``, ``agent.lost`` …
+    agent_id: str  #: empty for ``ready`` and ``resync``
+    agent: AgentRecord | None  #: its record as it is now, perhaps newer than the change; None: it was removed
+    cursor: str  #: continue a watch after this change; empty within a snapshot
+
+
 class LoadReport(NamedTuple):
     """The load that an agent has reported."""
 
