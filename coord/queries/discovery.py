@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from coord.errors import CursorInvalid
 from coord.keys import Keys
 from coord.models.agents import AgentFilter, AgentRecord, AgentStatus
+from coord.pipeline import pack, send_and_read
 from coord.queries.agents import get_agents
 from coord.queries.reads import Position, decode_text, read_step
 
@@ -124,10 +125,8 @@ async def _members(redis: Redis, sets: list[str], positions: list[Position]) -> 
     if not sets or not positions:
         return positions
     ids = [one.member for one in positions]
-    pipe = redis.pipeline(transaction=False)
-    for name in sets:
-        pipe.execute_command("SMISMEMBER", name, *ids)
-    answers = await pipe.execute()
+    commands = [pack(("SMISMEMBER", name, *ids)) for name in sets]
+    answers = await send_and_read(redis, commands, to_raise=True)
     return [one for one, *are in zip(positions, *answers, strict=True) if all(are)]
 
 

@@ -82,7 +82,7 @@ local function heartbeat(i, last)
   set_expiry(agent, observed)
   call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
     'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score,
-    'last_heartbeat', int(entry_ms(entry)),
+    'last_heartbeat', int(entry_ms(entry)), leases ~= '' and 'leases' or 'agent_id', leases ~= '' and leases or id,
     unpack(ARGV, i + 7, last))
   note_report(agent)
   if agent.deaf and deaf_changed and call('SCARD', P .. 'inflight:' .. id) > 0 then
@@ -90,7 +90,6 @@ local function heartbeat(i, last)
     call('ZADD', P .. 'unclaimed', 0, id)
   end
   if leases ~= '' then
-    call('HSET', key, 'leases', leases)
     compare_lease_count(agent, tonumber(leases), entry)
   end
   if returned then

@@ -26,13 +26,19 @@ call('XLEN', P .. 'in:losses')
 
 -- Returns the observed clock, in ms. It stands still while the coordinator or Redis is unavailable, so that no healthy
 -- agent is declared lost for that. Since the last tick it advances with the server's time, by at most 2 s.
+local observed_once
 local function observed_now()
-  local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
-  if not clock[1] then
-    call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
-    return now
+  if observed_once then
+    return observed_once
   end
-  return tonumber(clock[1]) + math.max(0, math.min(2000, now - tonumber(clock[2])))
+  local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
+  if clock[1] then
+    observed_once = tonumber(clock[1]) + math.max(0, math.min(2000, now - tonumber(clock[2])))
+  else
+    call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
+    observed_once = now
+  end
+  return observed_once
 end
 
 local AGENT = {
