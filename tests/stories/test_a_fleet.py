@@ -7,12 +7,13 @@ from contextlib import aclosing
 
 import pytest
 
-from coord import Client, Task
+from coord import Client, Message, Task
 from coord.client import agents as agents_module
 from coord.connection import connect
 from coord.errors import AgentNotDraining, AgentNotFound, CursorInvalid, FactInvalid, ResultTimeout
 from coord.models.agents import AgentChange, AgentStatus, AgentType
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered
+from coord.models.tasks import Lane
 from coord.streams import Append, append
 from tests.running import RunningCell
 from tests.stories.conftest import MakeAgent
@@ -210,3 +211,69 @@ async def test_the_records_of_agents_that_left_are_removed(cell: RunningCell, cl
     assert [agent.agent_id for agent in await client.agents()] == ["here"]
     assert (await read(changes, "agent.forgotten", "gone-2")).agent is None
     watching.cancel()
+
+
+async def test_an_agent_deletes_the_order_that_asks_whether_it_reads(
+    cell: RunningCell, client: Client, make_agent: MakeAgent
+) -> None:
+    """Also an order that it does not know; neither reaches its handler of messages."""
+    agent = make_agent("a1")
+    received: list[object] = []
+
+    @agent.on_message
+    async def receive(message: Message) -> None:
+        received.append(message.payload)
+
+    await agent.start()
+    lane = cell.keys.inbox("a1", "critical")
+    for order in ("read_inbox", "dance"):
+        await cell.redis.xadd(lane, {"message_type": "coordination", "data": "{}", "order": order})
+    await client.send("a1", "hello", priority="critical", timeout=PATIENT_S)
+
+    async def is_empty() -> bool:
+        return await cell.redis.xlen(lane) == 0
+
+    await wait_until(is_empty, "its lane is empty")
+    assert received == ["hello"]
+
+
+@pytest.mark.long
+async def test_a_silent_inbox_is_found_and_its_task_goes_to_another(
+    cell: RunningCell, client: Client, make_agent: MakeAgent
+) -> None:
+    """⚠ A program that sends heartbeats and never reads gets one task, and that one goes on after some heartbeats."""
+    deaf = AgentRegistered("deaf", AgentType.WORKER, capabilities=("work",), capacity=1, heartbeat_interval=1.0)
+    await tell(cell, "in:registry", deaf)
+    handle = await client.submit("work")
+
+    async def is_assigned() -> bool:
+        return (await client.agent("deaf")).load == 1
+
+    await wait_until(is_assigned, "it has the task")
+    other = make_agent("other")
+
+    @other.task("work")
+    async def work(task: Task) -> str:
+        return "done"
+
+    await other.start()
+
+    async def beat() -> None:
+        while True:
+            await tell(cell, "in:beats", AgentHeartbeat("deaf"))
+            await asyncio.sleep(1.0)
+
+    beating = asyncio.create_task(beat())
+    assert await handle.result(PATIENT_S) == "done"
+    record = await handle.record()
+    assert (record.agent_id, record.failures) == ("other", 0)
+    assert record.attempts[0].message == "its agent sends heartbeats and does not read its inbox"
+    assert (await client.agent("deaf")).deaf_reason == "unread"
+
+    await cell.redis.delete(*[cell.keys.inbox("deaf", lane) for lane in Lane])
+
+    async def hears() -> bool:
+        return not (await client.agent("deaf")).deaf
+
+    await wait_until(hears, "it reads again")
+    beating.cancel()
