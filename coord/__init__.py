@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coord.client.submission import TaskSpec
     from coord.client.sync import SyncClient, SyncTaskHandle
     from coord.errors import (
+        AgentNotDraining,
         AgentNotFound,
         AgentSuperseded,
         ConfigError,
@@ -63,6 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgentNotDraining",
     "AgentNotFound",
     "AgentSuperseded",
     "Client",

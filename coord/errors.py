@@ -8,7 +8,8 @@
     ├── NotFound            no such record, or no record any more
     │   ├── TaskNotFound, AgentNotFound, UnknownAgent, MessageNotFound, EntryNotFound
     ├── Conflict            the request contradicts the present state
-    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
+    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded,
+    │   │   AgentNotDraining
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
@@ -190,6 +191,12 @@ class TaskNotDead(Conflict):
 
     code = "task_not_dead"
     http_status = 422
+
+
+class AgentNotDraining(Conflict):
+    """The agent gets new tasks, so a wait until it has none left may never end."""
+
+    code = "agent_not_draining"
 
 
 class MessageNotDead(Conflict):

@@ -24,14 +24,20 @@ agent:{id}                            hash    agent_id agent_type status version
                                               be empty) capacity (tasks) weight heartbeat_interval (ms, absent: none
                                               declared) incarnation incarnations (the last eight, spaces between) term
                                               rev resumes_as (its status before it turned stale) drained_from (the
-                                              status that it reports while an operator drains it) drain_id (the last
-                                              effective fact of an operator) deaf (1: it does not read its inbox) ask
+                                              status that it reports while an operator imposes one) imposed
+                                              (maintenance; absent: draining) drain_id (the last effective fact of an
+                                              operator) deaf (1: it does not read its inbox) looked_obs (observed ms
+                                              of the last look at its inbox) probe (the order ``read_inbox`` that it
+                                              has not read yet: entry id and observed ms) unread (ms at which it was
+                                              found to leave its inbox unread; absent: it does not) ask
                                               asked_at (last request for its leases, ms) suspects (leases missing from
                                               its list) registration_time last_heartbeat (ms) registered_obs beat_obs
                                               (observed ms) beats (observed ms of the last ten, commas between)
-                                              health_score (0..1) leases (as last reported) fact_id registered_id
+                                              health_score (0..1) health_parts (freshness, regularity, penalties for
+                                              load, status, ejection and deafness; spaces between) leases (as last
+                                              reported) fact_id registered_id
                                               beat_id (ids of the last effective status, registration and heartbeat)
-                                              digest (of the fields that eligibility uses) facets (spaces between)
+                                              digest (of what it declares) facets (spaces between)
                                               metric:{name} (one load metric) shown (the report in ``log:reports``
                                               that is the newest: cpu memory outside_load ms) ejected (JSON: the task
                                               types that it gets no tasks of, each with until and for_ms; written by
@@ -42,6 +48,8 @@ agents:all                            set     every agent that has a record
 agents:expiry                         zset    agent -> observed ms at which it turns stale
 agents:departed                       zset    agent -> ms at which it left or turned stale; earlier for an agent that is
                                               forgotten sooner than others
+agents:health                         zset    agent -> minus its health_score, so the healthiest come first; 1 of an
+                                              agent that left. Discovery pages through it
 agents:reported                       set     agents whose load has changed since the last event in ``log:reports``
 agents:lost                           zset    agent -> ms at which its loss is announced again; removed when its tasks
                                               of the terms that ended have been taken back

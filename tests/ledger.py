@@ -11,6 +11,7 @@ from typing import Any
 from coord.client.events import follow_events
 from coord.config import Settings
 from coord.fsck import CellSnapshot, Finding, read_snapshot
+from coord.fsck.agents import check_agents
 from coord.fsck.checks import (
     check_alarms,
     check_claims,
@@ -51,6 +52,7 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
     _assert_structures(snapshot)
     _assert_alarms(snapshot)
     _assert_ends(snapshot)
+    _assert_none(check_agents(snapshot))
 
 
 async def assert_keys_end(redis: Any, keys: Keys) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from msgspec import Struct
+from msgspec.structs import replace
 
 from coord import codec, logs
 from coord.keys import encode_facet
@@ -19,9 +19,11 @@ from coord.models.facts import (
     AgentDrained,
     AgentHeartbeat,
     AgentLeasesListed,
+    AgentMaintenanceBegun,
     AgentRegistered,
     AgentRemoved,
     AgentResumed,
+    AgentsPruned,
     AgentStatusChanged,
     EntriesPurged,
     EntryReplayed,
@@ -34,6 +36,7 @@ from workers.transitions import (
     DrainRequest,
     Heartbeat,
     LeaseList,
+    Pruning,
     Registration,
     StatusChange,
     metric_fields,
@@ -43,6 +46,8 @@ log = logs.get_logger()
 
 #: Lost agents that one line of the log names.
 MOST_NAMED = 20
+#: fact of an operator -> the status that it imposes on an agent.
+IMPOSED: dict[type[Fact], str] = {AgentDrained: "draining", AgentMaintenanceBegun: "maintenance"}
 
 
 class Registry(Service):
@@ -95,12 +100,18 @@ class Registry(Service):
             lists.append(LeaseList(entry.id, fact.agent_id, fact.incarnation, fact.ask, fact.leases))
         return self.cell.scripts.check_leases(lists)
 
-    def drain(self, batch: list[ReceivedFact[AgentDrained | AgentResumed]]) -> Call[list[str]]:
-        """``drain`` for a batch of ``AgentDrained`` and ``AgentResumed``, in their order."""
+    def drain(self, batch: list[ReceivedFact[AgentDrained | AgentMaintenanceBegun | AgentResumed]]) -> Call[list[str]]:
+        """``drain`` for a batch of ``AgentDrained``, ``AgentMaintenanceBegun`` and ``AgentResumed``, in their order."""
         requests: list[DrainRequest] = []
         for entry, fact, caller in batch:
-            requests.append(DrainRequest(entry.id, caller, fact.agent_id, isinstance(fact, AgentDrained)))
+            requests.append(DrainRequest(entry.id, caller, fact.agent_id, IMPOSED.get(type(fact), "")))
         return self.cell.scripts.drain(requests)
+
+    def prune(self, batch: list[ReceivedFact[AgentsPruned]]) -> Call[list[str]]:
+        """``prune`` for a batch of ``AgentsPruned``."""
+        return self.cell.scripts.prune(
+            [Pruning(one.id, caller, int(fact.older_than * 1000)) for one, fact, caller in batch]
+        )
 
     def remove(self, batch: list[ReceivedFact[AgentRemoved]]) -> Call[list[str]]:
         """``deregister`` for a batch of ``AgentRemoved``."""
@@ -125,42 +136,30 @@ class Registry(Service):
 def _registration(received: ReceivedFact[AgentRegistered], default_capacity: int) -> Registration:
     entry, fact, caller = received
     capacity = default_capacity if fact.capacity is None else fact.capacity
-    visible = _Visible(fact.agent_type, fact.capabilities, fact.services, fact.tags, fact.labels, capacity, fact.weight)
     interval = fact.heartbeat_interval
+    fields: dict[str, str | bytes | int | float] = {
+        "agent_type": fact.agent_type.value,
+        "capabilities": codec.encode(fact.capabilities),
+        "services": codec.encode(fact.services),
+        "tags": codec.encode(fact.tags),
+        "labels": codec.encode(fact.labels),
+        "endpoints": codec.encode(fact.endpoints),
+        "metadata": codec.encode(fact.metadata),
+        "location": codec.encode(fact.location) if fact.location is not None else b"",
+        "version": fact.version,
+        "capacity": capacity,
+        "weight": fact.weight,
+    }
     return Registration(
         entry=entry.id,
         caller=caller,
         agent_id=fact.agent_id,
         incarnation=fact.incarnation,
         interval_ms=None if interval is None else int(interval * 1000),
-        digest=codec.digest_of(visible),
+        digest=codec.digest_of(replace(fact, incarnation="", capacity=capacity)),
         facets=" ".join(_facets(fact)),
-        fields={
-            "agent_type": fact.agent_type.value,
-            "capabilities": codec.encode(fact.capabilities),
-            "services": codec.encode(fact.services),
-            "tags": codec.encode(fact.tags),
-            "labels": codec.encode(fact.labels),
-            "endpoints": codec.encode(fact.endpoints),
-            "metadata": codec.encode(fact.metadata),
-            "location": codec.encode(fact.location) if fact.location is not None else b"",
-            "version": fact.version,
-            "capacity": capacity,
-            "weight": fact.weight,
-        },
+        fields=fields,
     )
-
-
-class _Visible(Struct, frozen=True):
-    """The part of a registration that eligibility can see: a change of it raises the agent's ``rev``."""
-
-    agent_type: str
-    capabilities: tuple[str, ...]
-    services: tuple[str, ...]
-    tags: tuple[str, ...]
-    labels: dict[str, str]
-    capacity: int
-    weight: float
 
 
 def _facets(fact: AgentRegistered) -> list[str]:
@@ -179,8 +178,10 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[li
     AgentDeregistered: Registry.deregister,
     AgentLeasesListed: Registry.check_leases,
     AgentDrained: Registry.drain,
+    AgentMaintenanceBegun: Registry.drain,
     AgentResumed: Registry.drain,
     AgentRemoved: Registry.remove,
+    AgentsPruned: Registry.prune,
     EntryReplayed: Registry.requeue,
     EntriesPurged: Registry.purge,
 }

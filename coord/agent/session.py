@@ -228,6 +228,8 @@ class Session:
         elif kind == b"coordination" and fields.get(b"order") == b"stop_task":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self._stop_task(fields[b"lease"].decode(), fields.get(b"reason", b"").decode("utf-8", "replace"))
+        elif kind == b"coordination" and b"order" in fields:  # read_inbox asks for nothing else; others are unknown
+            self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
         else:
             self.messages.take(lane, entry, fields)
 

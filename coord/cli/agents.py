@@ -1,18 +1,20 @@
-"""``coord agents``: show agents; drain, resume and remove them. Also checks ids of agents that a person typed."""
+"""``coord agents``: find and show agents. Also checks ids of agents that a person typed."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coord.cli.agents_control import drain, maintenance, prune, remove, resume
+from coord.cli.agents_watch import watch
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import (
     AGENT_STATUS,
     age,
     duration,
     hint,
+    hint_next_page,
     moment,
     write_fields,
     write_items,
@@ -20,15 +22,15 @@ from coord.cli.output import (
     write_line,
     write_table,
 )
-from coord.cli.session import Acted, act_on_each, ask
+from coord.cli.parse import pairs
+from coord.cli.session import ask
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
 from coord.suggestions import closest
 
 if TYPE_CHECKING:
     from coord import Client
-
-AgentIds = Annotated[list[str], typer.Argument(metavar="AGENT...", help="Ids of the agents.", show_default=False)]
+    from coord.queries import AgentPage
 
 
 def list_agents(
@@ -42,42 +44,79 @@ def list_agents(
     capability: Annotated[
         list[str] | None, typer.Option(help="Only agents with this capability; repeatable.", show_default=False)
     ] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(help="Only agents with this service; repeatable.", show_default=False)
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only agents with this tag; repeatable.", show_default=False)
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only agents with this label; repeatable.", show_default=False),
+    ] = None,
+    min_health: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Only agents with at least this health.", show_default=False)
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also agents that left.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of agents.")] = 100,
+    cursor: Annotated[str | None, typer.Option(help="Continue from this cursor.")] = None,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """List agents, including those that left or became stale, while their records are kept.
+    """List agents, the healthiest first; agents that left only with --all.
+
+    An agent with several of these properties has to have all of them.
 
     Examples:
         coord agents list
-        coord agents list --status active --capability ocr
-        coord agents list --json | jq -r '.items[].agent_id'
+        coord agents list --status active --capability ocr --min-health 0.5
+        coord agents list --label zone=eu --json | jq -r '.items[].agent_id'
     """
+    labels = pairs(label or (), "--label")
 
-    async def work(client: Client) -> tuple[list[AgentRecord], int]:
-        return await client.agents(), await client.server_time()
+    async def work(client: Client) -> tuple[AgentPage, int]:
+        page = await client.discover(
+            agent_type=agent_type,
+            status=status,
+            capabilities=capability or (),
+            services=service or (),
+            tags=tag or (),
+            labels=labels,
+            min_health=min_health,
+            departed=all_,
+            limit=limit,
+            cursor=cursor,
+        )
+        return page, await client.server_time()
 
-    records, now = ask(work, redis_url=redis_url, namespace=namespace)
-    found = [
-        record
-        for record in records
-        if (status is None or record.status is status)
-        and (agent_type is None or record.agent_type == agent_type)
-        and set(capability or ()) <= set(record.capabilities)
-    ]
+    page, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_items(found)
-    elif found:
-        columns = ("agent", "type", "status", "health", "load", "capabilities", "last heartbeat")
+        write_items(page.agents, next=page.next)
+        return
+    if page.agents:
         write_table(
-            columns,
-            [_row(record, now) for record in found],
+            ("agent", "type", "status", "health", "load", "capabilities", "tags", "last heartbeat"),
+            [_row(record, now) for record in page.agents],
             right=("health", "load"),
             free="capabilities",
+            spare=("type", "tags"),
             styles={"status": AGENT_STATUS},
         )
     else:
         write_line("no agents")
+    if page.next is not None:
+        options = {
+            "--status": status,
+            "--type": agent_type,
+            "--capability": capability,
+            "--service": service,
+            "--tag": tag,
+            "--label": label,
+            "--min-health": min_health,
+            "--limit": limit,
+        }
+        hint_next_page("coord agents list" + " --all" * all_, options, page.next)
 
 
 def show(
@@ -106,89 +145,21 @@ def show(
         write_fields(_fields(record, now))
 
 
-def drain(
-    agent_ids: AgentIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
-) -> None:
-    """Drain agents: they finish their tasks and get no new ones until they are resumed.
-
-    Examples:
-        coord agents drain ocr-1 ocr-2
-    """
-    _each(
-        agent_ids,
-        lambda client, agent_id: client.admin.drain(agent_id),
-        json=json,
-        redis_url=redis_url,
-        namespace=namespace,
-    )
-
-
-def resume(
-    agent_ids: AgentIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
-) -> None:
-    """Resume drained agents: they get tasks again, unless an agent itself reports another status.
-
-    Examples:
-        coord agents resume ocr-1
-    """
-    _each(
-        agent_ids,
-        lambda client, agent_id: client.admin.resume(agent_id),
-        json=json,
-        redis_url=redis_url,
-        namespace=namespace,
-    )
-
-
-def remove(
-    agent_ids: AgentIds, *, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None
-) -> None:
-    """Deregister agents with no process; their tasks go to other agents.
-
-    An agent that still runs registers again with its next heartbeat: stop its process first.
-
-    Examples:
-        coord agents remove ocr-1
-    """
-
-    async def act(client: Client, agent_id: str) -> AgentStatus:
-        await client.admin.remove(agent_id)
-        return AgentStatus.INACTIVE
-
-    _each(agent_ids, act, json=json, redis_url=redis_url, namespace=namespace)
-
-
-agents = group("agents", "Show agents; drain, resume and remove them.")
+agents = group("agents", "Find, show and watch agents; drain, maintain, resume, remove and prune them.")
 register(agents, list_agents, "list")
-for command in (show, drain, resume, remove):
+for command in (show, watch, drain, maintenance, resume, remove, prune):
     register(agents, command)
-
-
-def _each(
-    agent_ids: list[str],
-    act: Callable[[Client, str], Awaitable[AgentStatus]],
-    *,
-    json: bool,
-    redis_url: str | None,
-    namespace: str | None,
-) -> None:
-    """Act on one agent after the other and print its new status."""
-
-    async def one(client: Client, agent_id: str) -> Acted:
-        status = await act(client, agent_id)
-        return Acted({"agent_id": agent_id, "status": status}, f"{agent_id}: {status}")
-
-    act_on_each(agent_ids, one, id_field="agent_id", json=json, redis_url=redis_url, namespace=namespace)
 
 
 def _row(record: AgentRecord, now: int) -> tuple[Any, ...]:
     return (
         record.agent_id,
         record.agent_type,
-        record.status.value,
+        f"{record.status.value} (deaf)" if record.deaf else record.status.value,
         f"{record.health_score:.2f}{' (ejected)' if record.ejected else ''}",
         f"{record.load}/{record.capacity}",
         " ".join(record.capabilities),
+        " ".join(record.tags),
         f"{age(record.last_heartbeat, now)} ago" if record.last_heartbeat else None,
     )
 
@@ -198,8 +169,8 @@ def _fields(record: AgentRecord, now: int) -> dict[str, Any]:
     return {
         "agent": record.agent_id,
         "type": record.agent_type,
-        "status": f"{record.status.value} (deaf: does not read its inbox)" if record.deaf else record.status.value,
-        "health": f"{record.health_score:.2f}",
+        "status": _status(record),
+        "health": _health(record),
         "ejected": "; ".join(_ejection(one, now) for one in record.ejected) or None,
         "load": f"{record.load} of {record.capacity}",
         "weight": f"{record.weight:g}",
@@ -219,6 +190,32 @@ def _fields(record: AgentRecord, now: int) -> dict[str, Any]:
         "term": record.term,
         "rev": record.rev,
     }
+
+
+def _status(record: AgentRecord) -> str:
+    """Format a status and what an operator or the coordinator adds to it."""
+    status = record.status.value
+    if record.drained_from:
+        status += f" (by an operator; it reports {record.drained_from})"
+    if record.deaf:
+        why = "it sends heartbeats and does not read its inbox" if record.deaf_reason == "unread" else "as it reports"
+        status += f" (deaf, {why}; it gets nothing until it reads)"
+    return status
+
+
+def _health(record: AgentRecord) -> str:
+    """Format a health with its parts: 0.60 = freshness 1.00 x regularity 0.90 - load 0.3."""
+    parts = record.health
+    if parts is None:
+        return f"{record.health_score:.2f}"
+    penalties = {
+        "load": parts.load_penalty,
+        f"status {record.status.value}": parts.status_penalty,
+        "ejected": parts.ejected_penalty,
+        "deaf": parts.deaf_penalty,
+    }
+    less = "".join(f" - {name} {value:g}" for name, value in penalties.items() if value)
+    return f"{record.health_score:.2f} = freshness {parts.freshness:.2f} x regularity {parts.regularity:.2f}{less}"
 
 
 def _ejection(one: Ejected, now: int) -> str:

@@ -7,6 +7,10 @@ because the first reply of Redis was lost, does no harm: the second one finds no
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
+from collections.abc import Callable
 from typing import Any, get_args
 
 from msgspec import Struct
@@ -18,14 +22,16 @@ from coord.client.connection import ClientConnection
 from coord.client.handle import TaskHandle
 from coord.client.submission import check_strategy
 from coord.connection import reading
-from coord.errors import ConfigError, EntryNotFound, FactInvalid
+from coord.errors import AgentNotDraining, AgentNotFound, ConfigError, EntryNotFound, FactInvalid, ResultTimeout
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
 from coord.models.dead_letters import DeadKind
 from coord.models.facts import (
     AgentDrained,
+    AgentMaintenanceBegun,
     AgentRemoved,
     AgentResumed,
+    AgentsPruned,
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
@@ -41,6 +47,8 @@ from coord.suggestions import not_one_of
 
 #: Seconds that a worker has to answer.
 ANSWER_S = 10.0
+#: Seconds between two reads of an agent that drains.
+POLL_S = 0.2
 
 _KINDS = get_args(DeadKind)
 
@@ -171,8 +179,59 @@ class Admin:
         """
         return await self._change_agent(AgentDrained(check_id(agent_id, "agent_id")), timeout)
 
+    async def wait_drained(
+        self,
+        agent_id: str,
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[int], None] = lambda _left: None,
+    ) -> None:
+        """Wait until an agent that drains has no task left.
+
+        Args:
+            agent_id: id of the agent.
+            timeout: seconds to wait; None: no limit.
+            on_progress: called with the number of tasks left, at first and whenever it changes.
+
+        Raises:
+            AgentNotFound: there is no such agent.
+            AgentNotDraining: the agent gets new tasks, so it never becomes empty.
+            ResultTimeout: tasks were left after ``timeout`` seconds; the agent drains on.
+        """
+        connection, shown = self._connection, -1
+        ends_at = math.inf if timeout is None else time.monotonic() + as_seconds(timeout, "timeout")
+        while True:
+            with reading():
+                record = await queries.get_agent(connection.redis, connection.keys, check_id(agent_id, "agent_id"))
+            if record is None:
+                raise AgentNotFound(f"Agent '{agent_id}' not found")
+            if record.load != shown:
+                shown = record.load
+                on_progress(shown)
+            if not shown:
+                return
+            if record.status is AgentStatus.ACTIVE and not record.deaf:
+                raise AgentNotDraining(
+                    f"agent '{agent_id}' is active, so it gets new tasks; drain it first: coord agents drain {agent_id}"
+                )
+            if time.monotonic() >= ends_at:
+                raise ResultTimeout(
+                    f"agent '{agent_id}' has {shown} task{'s' * (shown != 1)} left after {timeout:g} s; it drains on"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def maintain(self, agent_id: str, *, timeout: float = ANSWER_S) -> AgentStatus:
+        """Put an agent into maintenance: as a drain, with a status of its own. The later of the two counts.
+
+        Returns: its status now: ``maintenance``, or ``stale`` if it is silent (it is in maintenance when it is back).
+
+        Raises:
+            AgentNotFound: there is no such agent, or it left.
+        """
+        return await self._change_agent(AgentMaintenanceBegun(check_id(agent_id, "agent_id")), timeout)
+
     async def resume(self, agent_id: str, *, timeout: float = ANSWER_S) -> AgentStatus:
-        """End the draining of an agent.
+        """End the draining or the maintenance of an agent.
 
         Returns: its status now, as the agent itself reports it: ``active``, or another one that it has set.
 
@@ -190,6 +249,24 @@ class Admin:
             AgentNotFound: there is no such agent.
         """
         await self._control("registry", AgentRemoved(check_id(agent_id, "agent_id")), timeout)
+
+    async def prune_agents(self, older_than: float, *, timeout: float = ANSWER_S) -> int:
+        """Remove the records of agents that left, or turned stale, at least ``older_than`` seconds ago.
+
+        An agent whose tasks have not been taken back yet stays. A silent process that comes back registers again.
+
+        Args:
+            older_than: seconds; 0: all. Up to 200 are removed in one step.
+            timeout: seconds to wait for the answer to each step.
+
+        Returns: the number of removed records.
+        """
+        pruned = 0
+        while True:
+            step = _data(await self._control("registry", AgentsPruned(older_than), timeout))
+            pruned += int(step["pruned"])
+            if not step["left"] or not step["pruned"]:
+                return pruned
 
     # Dead letters.
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 from coord import queries
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
+from coord.client.agents import AgentReads
 from coord.client.connection import REACH_S, ClientConnection
 from coord.client.events import follow_events
 from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
@@ -35,7 +36,6 @@ from coord.client.submission import (
 from coord.config import Settings
 from coord.connection import reading
 from coord.errors import (
-    AgentNotFound,
     CoordError,
     EntryNotFound,
     FactInvalid,
@@ -43,7 +43,6 @@ from coord.errors import (
     ResultTimeout,
     TaskNotFound,
 )
-from coord.models.agents import AgentRecord
 from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
@@ -71,7 +70,7 @@ class Receipt(Struct, frozen=True):
     entry_id: str  #: of the fact
 
 
-class Client:
+class Client(AgentReads):
     """One connection to a cell for any number of coroutines; use it as ``async with Client() as client``.
 
     Operations of operators (``drain``, ``retry``, ``set_strategy`` and so on) are in ``client.admin``.
@@ -468,23 +467,6 @@ class Client:
             cursor = page.next
             if cursor is None or len(found) >= limit:
                 return queries.MessagePage(tuple(found), cursor)
-
-    # Agents.
-
-    async def agents(self) -> list[AgentRecord]:
-        """Read the records of all agents, by id."""
-        with reading():
-            return await queries.list_agents(self.connection.redis, self.connection.keys)
-
-    async def agent(self, agent_id: str) -> AgentRecord:
-        """Read the record of an agent; raises ``AgentNotFound``."""
-        with reading():
-            record = await queries.get_agent(
-                self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id")
-            )
-        if record is None:
-            raise AgentNotFound(f"Agent '{agent_id}' not found")
-        return record
 
     # Dead letters.
 

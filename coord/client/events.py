@@ -7,7 +7,7 @@ silence always means that nothing happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -72,6 +72,7 @@ async def follow_events(
     follow: bool = True,
     block_ms: int = 500,
     on_outage: Callable[[str], None] = lambda _message: None,
+    logs: Sequence[str] = LOGS,
 ) -> AsyncGenerator[Event]:
     """Yield events in the order of their entry ids.
 
@@ -82,13 +83,14 @@ async def follow_events(
         follow: continue for ever, also across outages of Redis; if False, end with the events until now.
         block_ms: the longest wait of one read, in milliseconds; less than the socket timeout of the client.
         on_outage: called with a message when Redis is unavailable and when it is back.
+        logs: those to follow, of ``LOGS``.
 
     Raises:
         redis.exceptions.RedisError: Redis is unavailable at the beginning, or at any time without ``follow``.
     """
-    windows = await _windows(redis, keys)
-    cursors = {log: LogCursor(log, windows[log], since) for log in LOGS}
-    ends = {log: entry_order(windows[log].last) for log in LOGS}
+    windows = await _windows(redis, keys, logs)
+    cursors = {log: LogCursor(log, windows[log], since) for log in logs}
+    ends = {log: entry_order(windows[log].last) for log in logs}
     backoff, is_away = Backoff(*AWAY_S), False
     while True:
         try:
@@ -110,21 +112,21 @@ async def follow_events(
             on_outage("Redis is back")
             is_away = False
             backoff.reset()
-        if not follow and (not found or all(entry_order(cursors[log].cursor) >= ends[log] for log in LOGS)):
+        if not follow and (not found or all(entry_order(cursors[log].cursor) >= ends[log] for log in logs)):
             return
 
 
 async def _step(redis: Redis, keys: Keys, cursors: Mapping[str, LogCursor], block_ms: int | None) -> list[Event]:
     """Read all logs once; an event for lost entries stands before what comes after them."""
-    windows = await _windows(redis, keys)
+    windows = await _windows(redis, keys, cursors)
     found = [lost for log, cursor in cursors.items() if (lost := cursor.check(windows[log])) is not None]
     command: list[Any] = ["XREAD", "COUNT", COUNT]
     if block_ms is not None and not found:
         command += ["BLOCK", block_ms]
-    command += ["STREAMS", *(keys.of(f"log:{log}") for log in LOGS), *(cursors[log].cursor for log in LOGS)]
+    command += ["STREAMS", *(keys.of(f"log:{log}") for log in cursors), *(one.cursor for one in cursors.values())]
     answer: dict[bytes, Any] = await redis.execute_command(*command) or {}
     read: dict[str, list[tuple[str, Mapping[bytes, bytes]]]] = {}
-    for log in LOGS:
+    for log in cursors:
         batches = answer.get(keys.of(f"log:{log}").encode(), ())
         read[log] = [(entry_id.decode(), fields or {}) for batch in batches for entry_id, fields in batch]
     # A log that has more entries holds the others back: their later entries are read again in the next step.
@@ -138,8 +140,8 @@ async def _step(redis: Redis, keys: Keys, cursors: Mapping[str, LogCursor], bloc
     return found
 
 
-async def _windows(redis: Redis, keys: Keys) -> dict[str, LogWindow]:
-    return {log: await queries.get_log_window(redis, keys.of(f"log:{log}")) for log in LOGS}
+async def _windows(redis: Redis, keys: Keys, logs: Iterable[str]) -> dict[str, LogWindow]:
+    return {log: await queries.get_log_window(redis, keys.of(f"log:{log}")) for log in logs}
 
 
 def _events(log: str, entry_id: str, raw: Mapping[bytes, bytes]) -> list[Event]:

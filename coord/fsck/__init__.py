@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from coord.config import Settings
+from coord.fsck.agents import check_agents
 from coord.fsck.checks import (
     check_alarms,
     check_caps,
@@ -39,6 +40,7 @@ SINGLE = (
     check_ends,
     check_ttls,
     check_caps,
+    check_agents,
 )
 #: Snapshots of a live cell: a finding of at least three is certain. Totals are compared only in snapshots during which
 #: no counter changed, at least two of them. If there are no two such, at most five snapshots are taken.

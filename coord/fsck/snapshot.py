@@ -36,6 +36,10 @@ END_INDEX: Mapping[str, str] = MappingProxyType(
 FIELDS = (
     "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped", "preferences", "avoid",
 )  # fmt: skip
+#: Fields that are read of an agent's record.
+AGENT_FIELDS = ("status", "facets", "deaf", "health_score")
+#: Sets that list agents, apart from those of their facets.
+AGENT_SETS = ("agents:all", "agents:active")
 #: Commands in one round trip: a few milliseconds of the server's time.
 CHUNK = 500
 #: Entries of an inbox in one round trip; each may have 1 MiB.
@@ -69,6 +73,9 @@ class CellSnapshot(NamedTuple):
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     is_stable: bool = True  #: no counter changed while the records were read
     capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
+    agents: Mapping[str, Record] = MappingProxyType({})  #: by agent id: ``AGENT_FIELDS``
+    agent_sets: Mapping[str, set[str]] = MappingProxyType({})  #: ``AGENT_SETS`` and ``agents:by:…`` -> their members
+    agent_health: Mapping[str, float] = MappingProxyType({})  #: agent -> its score in ``agents:health``
 
 
 async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
@@ -117,6 +124,9 @@ class _Reader:
             unreadable=self.unreadable,
             is_stable=before == after,
             capped=await self._capped(sorted(names)),
+            agents=await self._agents(_rest(names, "agent:")),
+            agent_sets={name: await self._members(name) for name in _agent_sets(names)},
+            agent_health=await self._zset("agents:health"),
         )
 
     async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
@@ -158,6 +168,22 @@ class _Reader:
                     self._report("task.unknown", f"task:{task}", "it has no known state and priority")
                     continue
                 found[task] = record | {"body_bytes": str(size)}
+        return found
+
+    async def _agents(self, ids: Sequence[str]) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for chunk in chunks(ids, CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for agent in chunk:
+                pipe.hmget(self.keys.agent(agent), AGENT_FIELDS)
+            for agent, values in zip(chunk, await pipe.execute(raise_on_error=False), strict=True):
+                if isinstance(values, Exception):
+                    self._wrong_type(f"agent:{agent}", values)
+                elif values[0] is not None:
+                    pairs = zip(AGENT_FIELDS, values, strict=True)
+                    found[agent] = {
+                        name: value.decode("utf-8", "replace") for name, value in pairs if value is not None
+                    }
         return found
 
     def _unpack(self, task: str, record: Record) -> Record:
@@ -258,6 +284,10 @@ class _Reader:
         finding = Finding(code, key, message)
         if finding not in self.unreadable:
             self.unreadable.append(finding)
+
+
+def _agent_sets(names: set[str]) -> list[str]:
+    return [*AGENT_SETS, *sorted(name for name in names if name.startswith("agents:by:"))]
 
 
 def _rest(names: set[str], prefix: str) -> list[str]:

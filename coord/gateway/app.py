@@ -21,6 +21,7 @@ from coord.errors import IdInvalid
 from coord.gateway import errors
 from coord.gateway.backend import Backend
 from coord.gateway.body import PREFIX, RequestReader
+from coord.gateway.discovery import CapabilityResource, DiscoverResource, ServiceResource
 from coord.gateway.errors import RequestError
 from coord.gateway.health import Checks, HealthResource
 from coord.gateway.resources import (
@@ -100,6 +101,9 @@ def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
         ("/health/live", health, "live"),
         ("/health/ready", health, "ready"),
         ("/agents/register", RegisterResource(backend, reader), None),
+        ("/agents/discover", DiscoverResource(backend, reader), None),
+        ("/agents/service/{service:path}", ServiceResource(backend), None),
+        ("/agents/capability/{capability:path}", CapabilityResource(backend), None),
         ("/agents/{agent_id:id}", AgentResource(backend), None),
         ("/agents/{agent_id:id}/heartbeat", HeartbeatResource(backend, reader), None),
         ("/tasks/submit", SubmitResource(backend, reader), None),

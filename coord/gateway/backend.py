@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -36,7 +36,7 @@ from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
-from coord.queries import Backlog, SettingChange
+from coord.queries import AgentPage, Backlog, SettingChange
 
 log = logs.get_logger()
 
@@ -134,6 +134,11 @@ class Backend:
         """Return an agent's record; raises ``AgentNotFound``."""
         async with self._limited():
             return await self.client.agent(agent_id)
+
+    async def discover(self, **wanted: Any) -> AgentPage:
+        """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""
+        async with self._limited():
+            return await self.client.discover(**wanted)
 
     async def task(self, task_id: str) -> TaskRecord:
         """Return a task's record; raises ``TaskNotFound``."""

@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from coord.client.submission import TaskSpec
 from coord.clock import now_ms
-from coord.models.agents import AgentRecord, AgentStatus, AgentType, Location
+from coord.models.agents import AgentRecord, AgentStatus, AgentType, Health, Location
 from coord.models.explanations import (
     Explanation,
     NearestMiss,
@@ -153,6 +153,9 @@ class AgentSchema(Struct, frozen=True, kw_only=True):
     last_heartbeat: str | None
     load_metrics: dict[str, float]
     health_score: float
+    health: Health | None  #: the parts of ``health_score``
+    deaf: bool  #: it does not read its inbox, and gets nothing new
+    deaf_reason: str  #: ``reported``, ``unread``, or empty
     load: int  #: tasks that it holds
     term: int
     rev: int

@@ -57,6 +57,34 @@ class Ejected(Struct, frozen=True):
     in_a_row: int = 1  #: number of ejections in a row; each is twice as long as the one before
 
 
+class Health(Struct, frozen=True):
+    """Why an agent has its health: ``freshness`` x ``regularity`` less the penalties, 0 to 1.
+
+    The registry computes it (``workers/lua/lib/agents.lua``), and stores it when the score moves by 0.05.
+    """
+
+    freshness: float  #: 1 while heartbeats are on time, 0.5 at the moment at which it turns stale, 0 when it is stale
+    regularity: float  #: share of the last ten expected heartbeats that arrived
+    load_penalty: float  #: for the mean of the cpu and the memory that it reports
+    status_penalty: float  #: for error, maintenance and busy
+    ejected_penalty: float  #: it gets no tasks of some type, because it failed too many
+    deaf_penalty: float  #: it does not read its inbox
+
+
+class AgentFilter(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The agents that a caller looks for: those that meet all of it."""
+
+    agent_type: AgentType | None = None
+    status: AgentStatus | None = None
+    capabilities: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    min_health: float | None = None
+    placeable: bool = False  #: only agents that may get work now
+    departed: bool = False  #: also agents that left
+
+
 class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The record of an agent. Times are milliseconds since 1970 on the server's clock."""
 
@@ -75,17 +103,34 @@ class AgentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: float = 1.0
     heartbeat_interval: float | None = None  #: seconds
     incarnation: str = ""
-    deaf: bool = False  #: it reports that it does not read its inbox, and gets nothing new until it does
-    drained_from: str = ""  #: the status it reports while an operator drains it; empty: it is not drained
+    deaf: bool = False  #: it does not read its inbox, and gets nothing new until it does
+    #: How that is known: ``reported`` by the agent, or it sends heartbeats and leaves its inbox ``unread``.
+    deaf_reason: str = ""
+    drained_from: str = ""  #: the status it reports while an operator imposes another one; empty: none does
     term: int = 0
     rev: int = 0
-    registration_time: int = 0
+    registration_time: int = 0  #: of its first registration
     last_heartbeat: int = 0
     load_metrics: dict[str, float] = {}
     health_score: float = 1.0
+    health: Health | None = None  #: the parts of ``health_score``
     leases: int | None = None  #: number of leases that it reported with its last heartbeat
     ejected: tuple[Ejected, ...] = ()  #: the task types that it gets no tasks of now
     load: int = 0  #: tasks assigned and not settled
+
+
+#: Types of an ``AgentChange`` besides those of events: an agent of the snapshot; the snapshot is complete; changes were
+#: missed, and a new snapshot follows.
+SNAPSHOT, READY, RESYNC = "snapshot", "ready", "resync"
+
+
+class AgentChange(Struct, frozen=True):
+    """A change of an agent, or an agent of the snapshot with which a watch begins."""
+
+    type: str  #: ``snapshot``, ``ready``, ``resync``, or that of the event: ``agent.registered``, ``agent.lost`` …
+    agent_id: str  #: empty for ``ready`` and ``resync``
+    agent: AgentRecord | None  #: its record as it is now, perhaps newer than the change; None: it was removed
+    cursor: str  #: continue a watch after this change; empty within a snapshot
 
 
 class LoadReport(NamedTuple):

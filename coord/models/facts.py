@@ -242,8 +242,14 @@ class AgentDrained(Struct, frozen=True, omit_defaults=True):
     agent_id: Id
 
 
+class AgentMaintenanceBegun(Struct, frozen=True, omit_defaults=True):
+    """Puts an agent into maintenance: as draining, with the status ``maintenance``. It replaces a drain."""
+
+    agent_id: Id
+
+
 class AgentResumed(Struct, frozen=True, omit_defaults=True):
-    """Ends the draining of an agent: its status is again the one that it last reported."""
+    """Ends the draining or the maintenance of an agent: its status is again the one that it last reported."""
 
     agent_id: Id
 
@@ -252,6 +258,15 @@ class AgentRemoved(Struct, frozen=True, omit_defaults=True):
     """Removes an agent as if it had left. Its tasks go to other agents."""
 
     agent_id: Id
+
+
+class AgentsPruned(Struct, frozen=True, omit_defaults=True):
+    """Removes the records of agents that left, or turned stale, ``older_than`` seconds before this fact or earlier.
+
+    One fact removes at most 200; the answer says how many are left.
+    """
+
+    older_than: Age
 
 
 class MessageReplayed(Struct, frozen=True, omit_defaults=True):
@@ -279,7 +294,15 @@ class EntriesPurged(Struct, frozen=True, omit_defaults=True):
 
 #: kind of worker -> the facts on its control stream.
 CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
-    "registry": (AgentDrained, AgentResumed, AgentRemoved, EntryReplayed, EntriesPurged),
+    "registry": (
+        AgentDrained,
+        AgentMaintenanceBegun,
+        AgentResumed,
+        AgentRemoved,
+        AgentsPruned,
+        EntryReplayed,
+        EntriesPurged,
+    ),
     "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
     "router": (MessageReplayed, DeadPurged, EntryReplayed),
 }
@@ -309,8 +332,10 @@ Fact = (
     | LeaseLost
     | MessageSent
     | AgentDrained
+    | AgentMaintenanceBegun
     | AgentResumed
     | AgentRemoved
+    | AgentsPruned
     | StrategySet
     | SettingSet
     | TaskReplayed
@@ -340,8 +365,10 @@ TYPE_OF: dict[type[Struct], str] = {
     LeaseLost: "lease.lost",
     MessageSent: "message.sent",
     AgentDrained: "agent.drained",
+    AgentMaintenanceBegun: "agent.maintenance_begun",
     AgentResumed: "agent.resumed",
     AgentRemoved: "agent.removed",
+    AgentsPruned: "agents.pruned",
     StrategySet: "strategy.set",
     SettingSet: "setting.set",
     TaskReplayed: "task.replayed",

@@ -24,6 +24,7 @@ from coord.queries.dead_letters import (
     list_dead_messages,
     list_dead_tasks,
 )
+from coord.queries.discovery import AgentPage, discover_agents, find_agent_ids
 from coord.queries.explanations import explain_task
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import MessagePage, get_message, list_messages
@@ -74,6 +75,7 @@ from coord.queries.tasks import (
 from coord.queries.traces import export_trace
 
 __all__ = [
+    "AgentPage",
     "Backlog",
     "LiveSetting",
     "LogWindow",
@@ -90,10 +92,12 @@ __all__ = [
     "count_submitted",
     "count_tasks",
     "count_workers",
+    "discover_agents",
     "environment_fields",
     "explain_task",
     "export_plans",
     "export_trace",
+    "find_agent_ids",
     "get_agent",
     "get_agents",
     "get_backlog",

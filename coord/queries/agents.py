@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -12,9 +13,9 @@ from redis.exceptions import ResponseError
 
 from coord.codec import BAD_JSON
 from coord.keys import Keys
-from coord.models.agents import AgentRecord, AgentStatus, Ejected, FleetAgent, Location, outside_load_of
+from coord.models.agents import AgentRecord, AgentStatus, Ejected, FleetAgent, Health, Location, outside_load_of
 from coord.pipeline import pack, send_and_read
-from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, parse_time
+from coord.queries.reads import chunks, parse_json, parse_time
 
 _FLEET_FIELDS = (
     "agent_type",
@@ -65,15 +66,13 @@ async def get_agent(redis: Redis, keys: Keys, agent_id: str) -> AgentRecord | No
 
 async def get_agents(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list[AgentRecord | None]:
     """Return the records of many agents, in order; one round trip."""
-    pipe = redis.pipeline(transaction=False)
-    pipe.time()
+    commands: list[tuple[str, ...]] = [("TIME",)]
     for agent_id in agent_ids:
-        pipe.hgetall(keys.agent(agent_id))
-        pipe.scard(keys.inflight(agent_id))
-    moment, *answers = await pipe.execute()
+        commands += [("HGETALL", keys.agent(agent_id)), ("SCARD", keys.inflight(agent_id))]
+    moment, *answers = await send_and_read(redis, [pack(command) for command in commands], to_raise=True)
     now = parse_time(moment)
     pairs = zip(answers[::2], answers[1::2], strict=True)
-    return [_agent_record(raw, load, now) if raw else None for raw, load in pairs]
+    return [_agent_record(_mapping(raw), load, now) if raw else None for raw, load in pairs]
 
 
 async def list_agents(redis: Redis, keys: Keys) -> list[AgentRecord]:
@@ -175,38 +174,55 @@ async def get_loads(redis: Redis, keys: Keys, agent_ids: Iterable[str]) -> dict[
     return dict(zip(ids, await pipe.execute(), strict=True))
 
 
-def _agent_record(raw_fields: Mapping[bytes, bytes], load: int, now: int) -> AgentRecord:
-    raw = decode_fields(raw_fields)
-    location = parse_json(raw.get("location"))
-    interval = parse_int(raw.get("heartbeat_interval"))
+def _mapping(answer: Any) -> Mapping[bytes, bytes]:
+    """Return the answer of HGETALL as a mapping; RESP2 has a list of names and values."""
+    return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _agent_record(raw: Mapping[bytes, bytes], load: int, now: int) -> AgentRecord:
+    # Fields are decoded one by one: a page of records is read often, and half of the fields are internal.
+    get = raw.get
+    location = _json(get(b"location"))
+    interval = get(b"heartbeat_interval")
+    leases = get(b"leases")
     return AgentRecord(
-        agent_id=raw["agent_id"],
-        agent_type=raw.get("agent_type", ""),
-        status=AgentStatus(raw["status"]),
-        capabilities=tuple(parse_json(raw.get("capabilities")) or ()),
-        services=tuple(parse_json(raw.get("services")) or ()),
-        endpoints=parse_json(raw.get("endpoints")) or {},
-        metadata=parse_json(raw.get("metadata")) or {},
-        tags=tuple(parse_json(raw.get("tags")) or ()),
-        labels=parse_json(raw.get("labels")) or {},
+        agent_id=_text(raw[b"agent_id"]),
+        agent_type=_text(get(b"agent_type")),
+        status=AgentStatus(raw[b"status"].decode()),
+        capabilities=_listed(get(b"capabilities")),
+        services=_listed(get(b"services")),
+        endpoints=_json(get(b"endpoints")) or {},
+        metadata=_json(get(b"metadata")) or {},
+        tags=_listed(get(b"tags")),
+        labels=_json(get(b"labels")) or {},
         location=msgspec.convert(location, Location) if location else None,
-        version=raw.get("version", ""),
-        capacity=int(raw.get("capacity", 0)),
-        weight=float(raw.get("weight", 1)),
-        heartbeat_interval=interval / 1000 if interval is not None else None,
-        incarnation=raw.get("incarnation", ""),
-        deaf=raw.get("deaf") == "1",
-        drained_from=raw.get("drained_from", ""),
-        term=int(raw.get("term", 0)),
-        rev=int(raw.get("rev", 0)),
-        registration_time=int(raw.get("registration_time", 0)),
-        last_heartbeat=int(raw.get("last_heartbeat", 0)),
-        load_metrics={name[7:]: float(value) for name, value in raw.items() if name.startswith("metric:")},
-        health_score=float(raw.get("health_score", 0)),
-        leases=parse_int(raw.get("leases")),
-        ejected=_current_ejections(raw_fields.get(b"ejected"), now),
+        version=_text(get(b"version")),
+        capacity=int(get(b"capacity") or 0),
+        weight=float(get(b"weight") or 1),
+        heartbeat_interval=int(interval) / 1000 if interval else None,
+        incarnation=_text(get(b"incarnation")),
+        deaf=get(b"deaf") == b"1",
+        deaf_reason=_deaf_reason(raw),
+        drained_from=_text(get(b"drained_from")),
+        term=int(get(b"term") or 0),
+        rev=int(get(b"rev") or 0),
+        registration_time=int(get(b"registration_time") or 0),
+        last_heartbeat=int(get(b"last_heartbeat") or 0),
+        load_metrics={_text(name[7:]): float(value) for name, value in raw.items() if name[:7] == b"metric:"},
+        health_score=float(get(b"health_score") or 0),
+        health=_health(get(b"health_parts")),
+        leases=int(leases) if leases else None,
+        ejected=_current_ejections(get(b"ejected"), now),
         load=int(load),
     )
+
+
+def _text(raw: bytes | None) -> str:
+    return raw.decode("utf-8", "replace") if raw else ""
+
+
+def _json(raw: bytes | None) -> Any:
+    return parse_json(raw.decode("utf-8", "replace")) if raw else None
 
 
 def _fleet_agent(agent_id: str, fields: Sequence[bytes | None], *, active: bool, load: int, now: int) -> FleetAgent:
@@ -247,6 +263,23 @@ def _current_ejections(raw: bytes | None, now: int) -> tuple[Ejected, ...]:
         with suppress(*BAD_JSON):
             return tuple(found for found in _ejected.decode(raw) if now < found.until <= now + _EJECTED_MOST_MS)
     return ()
+
+
+def _deaf_reason(raw: Mapping[bytes, bytes]) -> str:
+    if raw.get(b"deaf") != b"1":
+        return ""
+    return "unread" if b"unread" in raw else "reported"
+
+
+@lru_cache(1_000)
+def _health(parts: bytes | None) -> Health | None:
+    return Health(*map(float, parts.split())) if parts else None
+
+
+@lru_cache(1_000)
+def _listed(raw: bytes | None) -> tuple[str, ...]:
+    """Return a field with a list; most agents of a fleet have one of a few."""
+    return tuple(_json(raw) or ())
 
 
 def _location(place: str | None) -> Location | None:

@@ -43,7 +43,7 @@ def _placements(folder: Path, tasks: int, count: int) -> dict[str, Any]:
         fill(stage, tasks, types)
         distributor.stop()
         before = stage.memory()
-        asyncio.run(_register(stage, count, types, capacity=max(8, 2 * tasks // count)))
+        asyncio.run(register(stage, count, types, capacity=max(8, 2 * tasks // count)))
         idle_bytes = (stage.memory() - before) / count
         distributor = stage.worker("distributor", 2)
         # Its view is complete when the first task is placed; the time before is part of its start.
@@ -60,7 +60,8 @@ def _placements(folder: Path, tasks: int, count: int) -> dict[str, Any]:
         return figures
 
 
-async def _register(stage: Stage, count: int, types: list[str], *, capacity: int) -> None:
+async def register(stage: Stage, count: int, types: list[str], *, capacity: int, interval_s: float = 600.0) -> None:
+    """Register agents, and let each send some heartbeats."""
     redis = connect(stage.server.url, Settings())
     names = [agent_name(number) for number in range(count)]
     registered = [
@@ -74,7 +75,7 @@ async def _register(stage: Stage, count: int, types: list[str], *, capacity: int
             endpoints={"http": f"http://{name}.example:8080"},
             version="1.0.0",
             capacity=capacity,
-            heartbeat_interval=600.0,
+            heartbeat_interval=interval_s,
         )
         for name in names
     ]
@@ -88,16 +89,17 @@ async def _register(stage: Stage, count: int, types: list[str], *, capacity: int
         for fact in registered
     ]
     try:
-        await _append(redis, stage, "in:registry", registered)
+        await append_all(redis, stage, "in:registry", registered)
         stage.wait(lambda: stage.size("SCARD", "agents:active"), count, "registering")
         for _ in range(HEARTBEATS):
-            await _append(redis, stage, "in:beats", heartbeats)
+            await append_all(redis, stage, "in:beats", heartbeats)
         stage.wait(lambda: -stage.size("XLEN", "in:beats"), 0, "sending heartbeats")
     finally:
         await redis.aclose()
 
 
-async def _append(redis: Any, stage: Stage, stream: str, facts: Any) -> None:
+async def append_all(redis: Any, stage: Stage, stream: str, facts: Any) -> None:
+    """Append facts in chunks."""
     for begin in range(0, len(facts), CHUNK):
         chunk = [streams.Append(stream, fact) for fact in facts[begin : begin + CHUNK]]
         await streams.append(redis, stage.keys, chunk)

@@ -157,6 +157,27 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
+        "beats", "10,000 idle agents, each with a heartbeat every 10 s", "beats",
+        {"agents": 10_000, "interval_s": 10.0, "for_s": 30.0}, {"agents": 1_000, "for_s": 3.0},
+        (
+            Figure("registry_percent", "% of a core"),
+            Figure("redis_percent", "% of a core"),
+            Figure("commands_per_minute", "calls/agent/min"),
+            Figure("slowest_ms", "ms, slowest call"),
+        ),
+    ),
+    Row(
+        "discovery", "one page of agents by a mix of properties, among 10,000 agents", "discovery",
+        {"agents": 10_000, "searches": 500, "sizes": {"twenty": 20, "hundred": 100}},
+        {"agents": 1_000, "searches": 20},
+        (
+            Figure("twenty_p50_ms", "ms"),
+            Figure("twenty_p99_ms", "ms", wanted="< 10"),
+            Figure("hundred_p50_ms", "ms"),
+            Figure("hundred_p99_ms", "ms"),
+        ),
+    ),
+    Row(
         "aof", "the drain with an append-only file, synced every second", "drain", {**_DRAIN, "aof": True}, _SMALL,
         (_per_s("end_to_end_per_s"), *_cpu("distributor", "agents", floor="end_to_end")),
     ),

@@ -29,6 +29,7 @@ class Process:
         self.finished: dict[Held, str] = {}  #: what it reported as an outcome
         self.asks: list[str] = []  #: questions for its leases that it has not answered yet
         self.answered: set[str] = set()
+        self.orders: list[tuple[str, str]] = []  #: lane and entry of those that it only has to delete
 
     def look(self, seen: Picture) -> list[tuple[Held, str]]:
         """Read every lane from the start; answers what it is assigned and has finished already, to be told again."""
@@ -38,6 +39,9 @@ class Process:
             for entry, fields in seen.books.inboxes.get(f"{self.agent_id}:{lane}", {}).items():
                 if fields.get("order") == "list_leases":
                     self.ask(fields["ask"])
+                    continue
+                if fields.get("order") == "read_inbox":
+                    self.orders.append((lane, entry))
                     continue
                 held = Held(fields["task_id"], fields["lease"])
                 if fields.get("order") == "stop_task":

@@ -189,6 +189,9 @@ class World(RuleBasedStateMachine):
         """It looks into its inbox and claims at most so many."""
         for held, kind in process.look(self.seen):
             self.say(kind, held)
+        while process.orders:
+            lane, entry = process.orders.pop()
+            self.server.delete(process.agent_id, lane, [entry])
         while process.asks:
             entry = self.append("in:registry", "agent.leases_listed")
             leases = {held.lease: held.task_id for held in process.claimed}

@@ -11,7 +11,7 @@ from workers.transitions import Departure, DrainRequest
 async def word_of(cell: Cell, agent_id: str, *, begins: bool) -> DrainRequest:
     """An operator's word, appended."""
     kind = "agent.drained" if begins else "agent.resumed"
-    return DrainRequest(await cell.append("in:control:registry", kind), "op", agent_id, begins)
+    return DrainRequest(await cell.append("in:control:registry", kind), "op", agent_id, "draining" if begins else "")
 
 
 async def drain(cell: Cell, agent_id: str = "a1") -> str:
@@ -223,3 +223,45 @@ async def test_a_broken_record_does_not_stop_the_batch(cell: Cell) -> None:
     assert words[-1].startswith("ERROR ")
     assert await cell.left("in:control:registry") == [batch[-1].entry]
     await cell.redis.delete(cell.keys.agent("bad"))
+
+
+async def test_maintenance_is_a_drain_with_a_status_of_its_own(cell: Cell) -> None:
+    """The last request of an operator counts; what the agent reports is kept, and applies afterwards."""
+    await cell.register(interval_ms=5_000)
+    await impose(cell, "maintenance")
+    agent = await cell.agent()
+    assert (agent.status, agent.drained_from, agent.health_score) == ("maintenance", "active", 0.8)
+    assert agent.health is not None
+    assert agent.health.status_penalty == 0.2
+    assert not await is_placeable(cell)
+    await cell.change_status(status="busy")
+    assert await cell.register(interval_ms=5_000, incarnation="i2") == "REGISTERED"
+    assert (await cell.agent()).status == "maintenance"
+
+    await impose(cell, "draining")
+    assert (await cell.agent()).status == "draining"
+    await impose(cell, "maintenance")
+    assert await told(cell) == '{"status":"maintenance"}'
+    assert await resume(cell) == "OK"
+    agent = await cell.agent()
+    assert (agent.status, agent.drained_from) == ("active", "")
+    assert not await cell.redis.hexists(cell.keys.agent("a1"), "imposed")
+
+
+async def test_one_in_maintenance_that_falls_silent_is_in_maintenance_when_it_is_back(cell: Cell) -> None:
+    """As a drain; and leaving ends it."""
+    await cell.register(interval_ms=1_000)
+    await impose(cell, "maintenance")
+    await fall_silent(cell)
+    assert (await cell.agent()).status == "stale"
+    await cell.heartbeat()
+    assert (await cell.agent()).status == "maintenance"
+    await cell.deregister()
+    await cell.register(interval_ms=1_000)
+    assert (await cell.agent()).status == "active"
+
+
+async def impose(cell: Cell, status: str) -> None:
+    """Impose a status as an operator."""
+    entry = await cell.append("in:control:registry", "agent.maintenance_begun")
+    assert await cell.word(cell.scripts.drain([DrainRequest(entry, "op", "a1", status)])) == "OK"

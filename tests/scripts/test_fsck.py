@@ -29,6 +29,26 @@ async def _set_lease(redis: Any, keys: Any, task: str, lease: str) -> None:
 
 #: What a damage of the cell that ``filled`` makes is found as.
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
+    "an agent that a search does not find": (
+        lambda r, k: r.srem(k.facet("capability", "echo"), "a1"),
+        {"agents.missing"},
+    ),
+    "an agent that a search finds wrongly": (
+        lambda r, k: r.sadd(k.facet("tag", "fast"), "a1"),
+        {"agents.orphan"},
+    ),
+    "a status in the wrong set": (
+        lambda r, k: r.smove(k.facet("status", "active"), k.facet("status", "busy"), "a1"),
+        {"agents.missing", "agents.orphan"},
+    ),
+    "an agent at another health": (
+        lambda r, k: r.zadd(k.of("agents:health"), {"a1": -0.25}),
+        {"agents.health"},
+    ),
+    "a health of nobody": (
+        lambda r, k: r.zadd(k.of("agents:health"), {"nobody": -1}),
+        {"agents.health"},
+    ),
     "a submission counted twice": (
         lambda r, k: r.hincrby(k.of("counters"), "submitted:normal", 1),
         {"counters.sum"},

@@ -128,7 +128,7 @@ async def removal(cell: Cell) -> tuple[Call[Any], str, str]:
 async def draining(cell: Cell) -> tuple[Call[Any], str, str]:
     """A request to drain an agent."""
     entry = await cell.append("in:control:registry")
-    return cell.scripts.drain([DrainRequest(entry, "c1", "a1", begins=True)]), "in:control:registry", entry
+    return cell.scripts.drain([DrainRequest(entry, "c1", "a1", "draining")]), "in:control:registry", entry
 
 
 async def lease_list(cell: Cell) -> tuple[Call[Any], str, str]:

@@ -232,3 +232,14 @@ async def expire_all(cell: Cell) -> None:
     for _ in range(12):
         cell.now += 2_000
         await cell.run(cell.scripts.tick_liveness())
+
+
+async def test_the_time_of_the_first_registration_is_kept(cell: Cell) -> None:
+    """Through refreshes, new processes, silence and departure; until the record is removed."""
+    await cell.register(interval_ms=1_000)
+    cell.now += 5_000
+    await cell.register(interval_ms=1_000, incarnation="i2")
+    await cell.deregister(incarnation="i2")
+    cell.now += 5_000
+    await cell.register(interval_ms=1_000, incarnation="i3")
+    assert (await cell.agent()).registration_time == START

@@ -337,6 +337,7 @@ async def test_one_event_shows_a_limited_number_of_reports(cell: Cell) -> None:
     assert len(first) == 2
     (left,) = {"a1", "a2", "a3"} - set(first)
     await cell.redis.delete(cell.keys.agent(next(iter(first))))
+    cell.broken = True
     await tick_liveness(cell, 1_000)
     assert list(await shown(cell)) == [left]
     await cell.heartbeat(left, cpu=0.9)

@@ -19,8 +19,10 @@ from coord.models.facts import (
     TYPE_OF,
     AgentDrained,
     AgentLeasesListed,
+    AgentMaintenanceBegun,
     AgentRemoved,
     AgentResumed,
+    AgentsPruned,
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
@@ -63,8 +65,10 @@ def by_operators(task_id: str) -> list[Append]:
     """Each fact of an operator; ``task_id`` is of a task that has completed."""
     return [
         Append("in:control:registry", AgentDrained("many")),
+        Append("in:control:registry", AgentMaintenanceBegun("many")),
         Append("in:control:registry", AgentResumed("many")),
         Append("in:control:registry", AgentRemoved("leaver")),
+        Append("in:control:registry", AgentsPruned(3_600.0)),
         Append("in:control:registry", EntriesPurged(older_than=3_600.0)),
         Append("in:control:distributor", StrategySet("round_robin")),
         Append("in:control:distributor", SettingSet("health_threshold", 0.4)),

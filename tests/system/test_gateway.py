@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -264,6 +265,46 @@ async def test_an_agent_registers_and_beats(at: CellProcesses, http: HttpCaller)
     assert (await http.get("/agents/nobody")).status == 404
     assert_written(await http.post("/agents/register", result | {"capacity": 5}), "agent_id")
     assert (await http.get("/agents/a1")).body["agent"]["capacity"] == 5
+
+
+async def test_agents_are_discovered_over_http(at: CellProcesses, http: HttpCaller) -> None:
+    """By any mix of properties, the healthiest first, in pages; by a service those that may get work."""
+    await full_house(at, http)
+    declared: dict[str, dict[str, Any]] = {
+        "d1": {"services": ["scan/fast"], "labels": {"zone": "eu"}, "chain_id": 7},
+        "d2": {"services": ["scan/fast"], "labels": {"zone": "eu"}},
+        "d3": {"agent_type": "monitor"},
+    }
+    for agent_id, more in declared.items():
+        body = {"agent_id": agent_id, "agent_type": "worker", "capabilities": ["disc"], **more}
+        assert_written(await http.post("/agents/register", body), "agent_id")
+    assert_written(await http.post("/agents/d1/heartbeat", {"load_metrics": {"cpu": 0.9}}), "agent_id")
+
+    async def found(query: dict[str, Any]) -> list[str]:
+        body = (await http.post("/agents/discover", query)).body
+        assert (body["status"], body["count"]) == ("success", len(body["agents"]))
+        return [agent["agent_id"] for agent in body["agents"]]
+
+    assert await found({"capabilities": ["disc"], "unknown": 1}) == ["d2", "d3", "d1"]
+    assert await found({"query": {"capabilities": ["disc"], "labels": {"zone": "eu"}}}) == ["d2", "d1"]
+    assert await found({"services": ["scan/fast"], "chain_id": 7}) == ["d1"]
+    assert await found({"capabilities": ["disc"], "min_health_score": 0.8, "agent_type": "worker"}) == ["d2"]
+    assert await found({"agent_type": "wizard"}) == await found({"status": "happy"}) == []
+    page = (await http.post("/agents/discover", {"capabilities": ["disc"], "limit": 2})).body
+    rest = (await http.post("/agents/discover", {"capabilities": ["disc"], "limit": 2, "cursor": page["next"]})).body
+    assert ([one["agent_id"] for one in rest["agents"]], rest["next"]) == (["d1"], None)
+    assert rest["query"]["capabilities"] == ["disc"]
+    assert rest["agents"][0]["health"]["load_penalty"] == 0.3
+    assert_written(await http.post("/agents/d2/heartbeat", {"status": "busy"}), "agent_id")
+    body = (await http.get("/v1/agents/service/scan%2Ffast")).body
+    assert (body["service"], [one["agent_id"] for one in body["agents"]]) == ("scan/fast", ["d1"])
+    body = (await http.get("/agents/capability/disc?limit=1")).body
+    assert (body["capability"], [one["agent_id"] for one in body["agents"]]) == ("disc", ["d3"])
+    assert body["next"] is not None
+    answer = await http.post("/agents/discover", {"cursor": "1-1"})
+    assert (answer.status, answer.body["code"]) == (422, "cursor_invalid")
+    answer = await http.post("/agents/discover", {"limit": 0})
+    assert (answer.status, answer.body["detail"][0]["loc"]) == (422, ["body", "limit"])
 
 
 async def test_without_workers_a_write_is_accepted_and_waits(at: CellProcesses, http: HttpCaller) -> None:

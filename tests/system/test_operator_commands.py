@@ -105,9 +105,42 @@ def test_agents_are_listed_and_chosen(coord: Coord) -> None:
 def test_the_screen_of_agents(coord: Coord) -> None:
     """A line each; a sentence for none."""
     header, *rows = coord("agents", "list").out.splitlines()
-    assert header.split() == ["agent", "type", "status", "health", "load", "capabilities", "last", "heartbeat"]
+    assert " ".join(header.split()) == "agent type status health load capabilities tags last heartbeat"
     assert [row.split()[:3] for row in rows] == [["echo-1", "worker", "active"], ["spare-1", "specialist", "active"]]
     assert coord("agents", "list", "--status", "error").out == "no agents\n"
+
+
+def test_agents_are_found_by_everything_that_they_declare(coord: Coord) -> None:
+    """Services, tags and labels too; pages continue with the command that the hint names."""
+    chosen = ("--tag", "here", "--label", "zone=a", "--min-health", "0.5", "--type", "worker")
+    assert [one["agent_id"] for one in coord("agents", "list", *chosen, "--json").json["items"]] == ["echo-1"]
+    assert coord("agents", "list", "--service", "none", "--json").json == {"items": [], "next": None}
+    first = coord("agents", "list", "--limit", "1")
+    assert "0/3" in first.out
+    assert "continue with: coord agents list --limit 1 --cursor " in first.err
+    cursor = coord("agents", "list", "--limit", "1", "--json").json["next"]
+    assert first.err.rstrip().endswith(cursor)
+    rest = coord("agents", "list", "--cursor", cursor, "--json").json
+    assert ([one["agent_id"] for one in rest["items"]], rest["next"]) == (["spare-1"], None)
+
+
+def test_the_health_of_an_agent_is_explained(coord: Coord) -> None:
+    """Its parts, and what lowers it."""
+    assert coord("agents", "maintenance", "spare-1").out == "spare-1: maintenance\n"
+    lines = dict(line.split(maxsplit=1) for line in coord("agents", "show", "spare-1").out.splitlines())
+    assert lines["health"].startswith("0.80 = freshness 1.00 x regularity 1.00 - status maintenance 0.2")
+    assert lines["status"] == "maintenance (by an operator; it reports active)"
+    assert coord("agents", "maintenance", "--end", "spare-1").out == "spare-1: active\n"
+
+
+def test_a_drain_is_waited_for(coord: Coord) -> None:
+    """It shows what is left; without --wait a timeout makes no sense."""
+    output = coord("agents", "drain", "spare-1", "--wait", "--timeout", "30s")
+    assert (output.code, output.out) == (0, "spare-1: draining\n")
+    assert "spare-1: 0 tasks left" in output.err
+    coord("agents", "resume", "spare-1")
+    output = coord("agents", "drain", "spare-1", "--timeout", "30s")
+    assert (output.code, output.err) == (2, "coord: --timeout needs --wait\n")
 
 
 def test_one_agent(coord: Coord) -> None:
@@ -154,6 +187,11 @@ def test_an_agent_is_removed(lives: Living, coord: Coord) -> None:
         lives.do(agent.stop(grace=0))
     assert coord("agents", "remove", "leaver-1", "leaver-2").out == "leaver-1: inactive\nleaver-2: inactive\n"
     assert coord("agents", "show", "leaver-1", "--json").json["status"] == "inactive"
+    assert "leaver-1" not in coord("agents", "list").out
+    assert "leaver-1" in coord("agents", "list", "--all").out
+    assert coord("agents", "prune", "--older-than", "1h").out == "0 agents removed\n"
+    assert coord("agents", "prune", "--older-than", "0", "--json").json["pruned"] >= 2
+    assert "leaver-1" not in coord("agents", "list", "--all").out
 
 
 # Dead letters.

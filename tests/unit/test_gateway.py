@@ -28,6 +28,7 @@ from tests.waiting import wait_until
 JSON = {"Content-Type": "application/json"}
 BODIES: dict[str, dict[str, Any]] = {
     "/agents/register": {"agent_id": "a1", "agent_type": "worker"},
+    "/agents/discover": {"query": {"capabilities": ["ocr"], "min_health_score": 0.5}},
     "/agents/a1/heartbeat": {"status": "busy"},
     "/tasks/submit": {"task_data": {"n": 1}},
 }
@@ -106,7 +107,8 @@ async def test_what_is_not_built_is_not_there(http: Caller, prefix: str) -> None
         "/",
         "/nope",
         "/agents",
-        "/agents/discover",
+        "/agents/service",
+        "/agents/capability",
         "/agents/a%2Fb",
         "/tasks/queues",
         "/tasks/status",
@@ -128,6 +130,8 @@ async def test_without_redis_everything_says_so(http: Caller, prefix: str) -> No
     rules = "/load-balancer/strategy"
     for path in (
         "/agents/a1",
+        "/agents/service/ocr",
+        "/agents/capability/ocr",
         "/tasks/t1",
         "/tasks/t1/status",
         "/tasks/t1/explain",

@@ -29,6 +29,7 @@ NAMES = (
     "drain",
     "heartbeat",
     "learn",
+    "prune",
     "purge",
     "reclaim",
     "reclaim_lease",

@@ -1,22 +1,29 @@
 #!lua
--- Drains agents on an operator's request, or resumes them. The status that an agent reports meanwhile is stored, and
--- applies afterwards. A request is not a sign of life: a stale agent stays stale.
+-- Imposes a status on agents on an operator's request, draining or maintenance, or ends that. The status that an agent
+-- reports meanwhile is stored, and applies afterwards. The last request counts. A request is not a sign of life: a stale agent stays stale.
 -- include: base entries replies batches agents
 -- keys: agent:{id} hash w | in:control:{kind} stream w
 -- ARGV[3]  number of requests, then for each:
---   entry | caller or '' | agent_id | begins: 1 to drain, 0 to resume
+--   entry | caller or '' | agent_id | imposes: draining or maintenance, or '' to resume
 -- Returns {words}. Words: OK; UNKNOWN (no such agent, or it left); STALE (a later request of an operator came first);
 --   GONE (the entry was handled before); ERROR <why> (not consumed). An answer of ok has {"status":status}, the current
 --   one
 -- Events in log:agents: agent.changed
 local STREAM = 'in:control:registry'
 
-local function begin(agent)
+local function begin(agent, imposes)
   if not agent.drained_from then
     agent.drained_from = agent.status == 'stale' and (agent.resumes_as or 'active') or agent.status
     call('HSET', P .. 'agent:' .. agent.id, 'drained_from', agent.drained_from)
   end
-  return agent.status == 'stale' and 'stale' or 'draining'
+  if imposes == 'draining' then
+    agent.imposed = nil
+    call('HDEL', P .. 'agent:' .. agent.id, 'imposed')
+  else
+    agent.imposed = imposes
+    call('HSET', P .. 'agent:' .. agent.id, 'imposed', imposes)
+  end
+  return agent.status == 'stale' and 'stale' or imposes
 end
 
 local function resume(agent)
@@ -24,8 +31,8 @@ local function resume(agent)
   if not own then
     return agent.status
   end
-  agent.drained_from = nil
-  call('HDEL', P .. 'agent:' .. agent.id, 'drained_from')
+  agent.drained_from, agent.imposed = nil, nil
+  call('HDEL', P .. 'agent:' .. agent.id, 'drained_from', 'imposed')
   if agent.status == 'stale' then
     call('HSET', P .. 'agent:' .. agent.id, 'resumes_as', own)
     return 'stale'
@@ -34,7 +41,7 @@ local function resume(agent)
 end
 
 local function drain(i)
-  local entry, caller, id, begins = unpack(ARGV, i, i + 3)
+  local entry, caller, id, imposes = unpack(ARGV, i, i + 3)
   if not is_present(STREAM, entry) then
     return 'GONE'
   end
@@ -47,7 +54,7 @@ local function drain(i)
     return 'STALE'
   end
   local before = agent.status
-  local status = begins == '1' and begin(agent) or begins ~= '1' and resume(agent)
+  local status = imposes ~= '' and begin(agent, imposes) or imposes == '' and resume(agent)
   if status ~= before then
     set_status(agent, status)
     store_health(agent, observed_now())

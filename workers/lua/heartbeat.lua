@@ -1,16 +1,17 @@
 #!lua
 -- Records heartbeats: a sign of life, the load metrics, the number of leases held, and whether the agent is deaf (it
--- does not read its inbox). A stale agent becomes active again. An agent that holds another number of leases than it
+-- does not read its inbox: it says so, or it leaves it unread). A stale agent becomes active again. An agent that holds another number of leases than it
 -- should is asked to list them. A deaf agent is not placeable until a heartbeat says otherwise or it registers again.
--- include: base entries replies batches agents
--- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w
+-- include: base entries replies batches agents hearing
+-- keys: inflight:{agent} set r | agent:{id} hash w | agents:departed zset w | in:beats stream w | unclaimed zset w
 -- ARGV[3]  number of heartbeats, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | leases held, or '' | deaf: 1, or 0 | fields: the number of
 --   metrics, then metric:{name} and value of each
 -- Returns {words}. Words: OK; UNKNOWN (this incarnation is not registered, or it left: it has to register again);
 --   SUPERSEDED; STALE (a later heartbeat came first); GONE (the entry was handled before); ERROR <why> (not consumed)
 -- Events in log:agents: agent.returned, agent.deaf, agent.hears, agent.health_moved
--- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should)
+-- Orders in inbox:{agent}:critical: list_leases (it holds another number of leases than it should); read_inbox (it may
+--   not read its inbox)
 local STREAM = 'in:beats'
 
 -- Returns the times of the last ten heartbeats, newest first.
@@ -66,7 +67,8 @@ local function heartbeat(i, last)
   for j = i + 7, last, 2 do
     agent[ARGV[j]] = ARGV[j + 1]
   end
-  local deaf_changed = set_deaf(agent, deaf == '1')
+  local unread = leaves_unread(agent, observed)
+  local deaf_changed = set_deaf(agent, deaf == '1' or unread)
   if returned then
     set_status(agent, status_before_silence(agent))
     call('ZREM', P .. 'agents:departed', id)
@@ -80,17 +82,20 @@ local function heartbeat(i, last)
   set_expiry(agent, observed)
   call('HSET', key, 'status', agent.status, 'rev', agent.rev, 'beat_id', entry, 'beats', agent.beats,
     'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'health_score', agent.health_score,
-    'last_heartbeat', int(entry_ms(entry)),
+    'last_heartbeat', int(entry_ms(entry)), leases ~= '' and 'leases' or 'agent_id', leases ~= '' and leases or id,
     unpack(ARGV, i + 7, last))
   note_report(agent)
+  if agent.deaf and deaf_changed and call('SCARD', P .. 'inflight:' .. id) > 0 then
+    -- Its tasks that it has not claimed go to other agents: the next check of its claims recalls them.
+    call('ZADD', P .. 'unclaimed', 0, id)
+  end
   if leases ~= '' then
-    call('HSET', key, 'leases', leases)
     compare_lease_count(agent, tonumber(leases), entry)
   end
   if returned then
     log_agent('agent.returned', agent)
   elseif deaf_changed then
-    log_agent(agent.deaf and 'agent.deaf' or 'agent.hears', agent)
+    log_agent(agent.deaf and 'agent.deaf' or 'agent.hears', agent, 'reason', agent.deaf and (unread and 'unread' or 'reported') or '')
   elseif moved then
     log_agent('agent.health_moved', agent)
   end

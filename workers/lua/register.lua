@@ -1,7 +1,7 @@
 #!lua
 -- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
--- before. Registration also ends that an agent is deaf.
--- include: base entries replies batches agents
+-- before. Registration also ends that an agent is deaf, unless the coordinator found that it leaves its inbox unread.
+-- include: base entries replies batches agents hearing
 -- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
 -- ARGV[3]  number of agents, then for each:
@@ -81,11 +81,14 @@ local function register(i, last)
   end
   local returns = not is_late and (agent.status == 'inactive' or agent.status == 'stale')
   local was_lost = returns and agent.status == 'stale' and not replaces
-  local hears_again = set_deaf(agent, false)
+  if replaces then
+    end_probe(agent)
+  end
+  local hears_again = set_deaf(agent, is_unread(agent)) and not agent.deaf
   local is_changed = is_new or replaces or returns or hears_again or agent.digest ~= digest
   if is_new or replaces or returns then
     agent.registered_obs, agent.beats, agent.health_score = int(observed), '', nil
-    agent.registration_time = NOW
+    agent.registration_time = agent.registration_time or NOW
     agent.term = agent.term or '1'
   end
   if incarnation ~= '' then

@@ -7,7 +7,7 @@
 -- moves: assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: in:tasks:{priority} stream r | inflight:{agent} set r | clock hash rw | alarms zset rw | deadlines zset rw
 -- keys: limits zset rw | unclaimed zset rw | tombstones zset rw | tasks:terminal zset rw | tasks:dead zset rw
--- keys: tasks:refused zset rw | task:{id} hash rw | inbox:{agent}:{lane} stream w
+-- keys: tasks:refused zset rw | agent:{id} hash r | task:{id} hash rw | inbox:{agent}:{lane} stream w
 -- LIMITS.alarms  maximum number of alarms handled, and of agents checked that may not have claimed their tasks
 -- LIMITS.terminal_entries  maximum number of terminal records kept, completed and failed apart
 -- LIMITS.refused_entries  maximum number of refused records kept
@@ -65,13 +65,13 @@ end
 local DEADLINES_UNTIL = oldest_report_ms() and math.min(now, oldest_report_ms() - 1) or now
 
 -- Recalls an unclaimed task; returns nil if its agent has claimed it.
-local function recall(task)
+local function recall(task, why)
   -- Deleting the entry is the claim: the side that gets 1 owns the task, and must be able to end the attempt. So the
   -- type of the agent's set is checked first.
   load_of(task.agent_id)
   if call('XDEL', P .. 'inbox:' .. task.agent_id .. ':' .. LANE[task.priority], task.entry) == 1 then
     suspend(task.agent_id)
-    end_attempt(task, 'recalled', 'not_started', 'its agent did not start it in time', true)
+    end_attempt(task, 'recalled', 'not_started', why or 'its agent did not start it in time', true)
     return 'RECALLED'
   end
   if task.start_by then
@@ -128,23 +128,25 @@ local function run_alarm(id)
   return 'KEPT'
 end
 
--- Recalls a task of an agent if it should have been claimed; returns the time by which it has to be, if that is to
--- come.
-local function check_claim(agent_id, id)
+-- Recalls a task of an agent if it should have been claimed, or if the agent does not read its inbox; returns the time
+-- by which it has to be claimed, if that is to come.
+local DEAF = 'its agent sends heartbeats and does not read its inbox'
+local function check_claim(agent_id, id, is_deaf)
   local task = load_rest(load_task(id))
   if task.state ~= 'assigned' or task.agent_id ~= agent_id or not task.start_by then
     return nil
-  elseif not is_over(task.start_by) then
+  elseif not is_deaf and not is_over(task.start_by) then
     return tonumber(task.start_by)
   end
-  words[#words + 1] = recall(task) or 'KEPT'
+  words[#words + 1] = recall(task, is_deaf and DEAF) or 'KEPT'
 end
 
 -- Checks all tasks that an agent may not have claimed, and sets the time of the next check.
 local function check_claims(agent_id)
   local again
+  local is_deaf = call('HGET', P .. 'agent:' .. agent_id, 'deaf') == '1'
   for _, id in ipairs(call('SMEMBERS', P .. 'inflight:' .. agent_id)) do
-    local at, failed = guarded(check_claim, agent_id, id)
+    local at, failed = guarded(check_claim, agent_id, id, is_deaf)
     if failed then
       words[#words + 1] = at
       at = attempt_clock + ERROR_DELAY

@@ -1,11 +1,10 @@
 #!lua flags=allow-oom
 -- Ticks the observed clock, declares agents stale that missed their heartbeats, announces losses again that were not
 -- reclaimed yet, removes agents that left long ago, and shows the load that agents have reported, once a second.
--- include: base capped batches agents
+-- include: base capped batches agents departed
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
--- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
--- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
--- keys: log:agents stream w | agents:reported set w | log:reports stream w | counters hash rw
+-- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | in:losses stream w
+-- keys: agents:reported set w | log:reports stream w
 -- LIMITS.agents  maximum number of agents handled, in each part
 -- LIMITS.reports  maximum number of reports in one event
 -- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
@@ -16,7 +15,6 @@
 --   spaces; - stands for a metric that it does not report
 -- Events in in:losses: agent.lost (it became stale with tasks in flight; again every LIMITS.repeat_loss_ms while it has any)
 local MOST = tonumber(LIMITS.agents)
-local LANES = { 'critical', 'high', 'normal', 'low' }
 
 -- Returns true if the server is out of memory: it accepts no heartbeats then. (Memory is counted as the server does:
 -- without the buffers for replicas and its append-only file.)
@@ -56,7 +54,8 @@ end
 
 local observed = tick()
 
--- Declares an agent stale.
+-- Declares an agent stale. The parts of its health are as in `health`: without a sign of life there is no freshness.
+local SILENT = '0.000 0.000 0.0 0.0 0.0 0.0'
 local lost = {}
 local function declare_stale(id)
   local agent = load_agent(id)
@@ -69,10 +68,11 @@ local function declare_stale(id)
   local before = agent.status
   set_status(agent, 'stale')
   agent.health_score = '0.000'
+  index_health(agent)
   bump_rev(agent)
   call('ZADD', P .. 'agents:departed', NOW, id)
   call('HSET', P .. 'agent:' .. id, 'status', 'stale', 'term', agent.term, 'rev', agent.rev,
-    'health_score', agent.health_score, 'resumes_as', before)
+    'health_score', agent.health_score, 'health_parts', SILENT, 'resumes_as', before)
   log_agent('agent.lost', agent)
   lost[#lost + 1] = id
   return 'LOST'
@@ -100,37 +100,6 @@ local function repeat_loss(id)
     '{"agent_id":"' .. id .. '","term":' .. int(term - 1) .. '}')
   call('ZADD', P .. 'agents:lost', int(now + REPEAT_LOSS), id)
   return 'REPEATED'
-end
-
--- Removes an agent that left long ago. It must still be away, and have nothing in flight, or its tasks would be lost.
-local AWAY = { inactive = true, stale = true }
-local function forget(id)
-  local key = P .. 'agent:' .. id
-  local status = call('HGET', key, 'status')
-  if status and not AWAY[status] then
-    call('ZREM', P .. 'agents:departed', id)
-    return 'HERE'
-  elseif call('SCARD', P .. 'inflight:' .. id) > 0 then
-    call('ZADD', P .. 'agents:lost', 'NX', NOW, id)
-    return 'HOLDS'
-  end
-  for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
-    call('SREM', P .. 'agents:by:' .. facet, id)
-  end
-  call('SREM', P .. 'agents:by:status:' .. (status or 'inactive'), id)
-  call('SREM', P .. 'agents:all', id)
-  call('ZREM', P .. 'agents:departed', id)
-  for _, lane in ipairs(LANES) do
-    call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
-  end
-  local rev = tonumber(call('HGET', key, 'rev') or 0) or 0
-  if rev > (tonumber(call('HGET', P .. 'counters', 'forgotten_rev') or 0) or 0) then
-    call('HSET', P .. 'counters', 'forgotten_rev', int(rev))
-  end
-  call('DEL', key)
-  call('HDEL', P .. 'suspended', id)
-  log('log:agents', 'type', 'agent.forgotten', 'agent_id', id)
-  return 'FORGOTTEN'
 end
 
 -- Handles the agents that are due by an index; returns how many of them got the wanted word.

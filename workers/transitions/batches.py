@@ -270,7 +270,15 @@ class DrainRequest(Struct, frozen=True):
     entry: str
     caller: str
     agent_id: str
-    begins: bool  #: False: the agent resumes
+    imposes: str  #: ``draining`` or ``maintenance``; empty: the agent resumes
+
+
+class Pruning(Struct, frozen=True):
+    """One request for ``prune``: agents that left at least ``age_ms`` before the request."""
+
+    entry: str
+    caller: str
+    age_ms: int
 
 
 class Redelivery(Struct, frozen=True):

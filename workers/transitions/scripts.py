@@ -46,6 +46,7 @@ from workers.transitions.batches import (
     LivenessTick,
     Loss,
     Placement,
+    Pruning,
     Purge,
     Redelivery,
     Registration,
@@ -65,6 +66,8 @@ from workers.transitions.batches import (
 RELIEVED_AT_ONCE, RELIEVED_BYTES = 200, 16 * MIB
 #: Dead letters removed by one request: some milliseconds of the server's time.
 PURGED_AT_ONCE = 1_000
+#: Agents removed by one request: each takes some ten commands.
+PRUNED_AT_ONCE = 200
 #: Tasks of a lost agent that are reclaimed in one call.
 RECLAIMED_AT_ONCE = 1_000
 #: Reports of agents that one event shows: some 100 KiB.
@@ -110,6 +113,10 @@ def _liveness_limits(s: Settings) -> Limits:
 
 def _departure_limits(s: Settings) -> Limits:
     return _liveness_limits(s) | {"departed_ttl_ms": int(s.departed_ttl_s * 1000)}
+
+
+def _prune_limits(_: Settings) -> Limits:
+    return {"removals": PRUNED_AT_ONCE}
 
 
 def _inbox_limits(s: Settings) -> Limits:
@@ -227,8 +234,10 @@ class Scripts:
     change_status = BatchScript("change_status", StatusChange, read_words, _liveness_limits)
     #: Compare agents' leases with the records. Words OK, SUSPECTED, LOST, OUTDATED, WAIT (call again).
     check_leases = BatchScript("check_leases", LeaseList, read_words, _liveness_limits)
-    #: Drain agents, or resume them. Words OK, UNKNOWN, STALE.
+    #: Drain agents, put them into maintenance, or resume them. Words OK, UNKNOWN, STALE.
     drain = BatchScript("drain", DrainRequest, read_words, _liveness_limits)
+    #: Remove the records of agents that left. Word OK.
+    prune = BatchScript("prune", Pruning, read_words, _prune_limits)
 
     # Messages.
 

@@ -2,7 +2,7 @@
 -- include: base capped orders
 -- keys: agents:all set r | agents:departed zset r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:active set rw | agents:expiry zset rw | agents:lost zset rw | agents:by:{facet}:{value} set rw
--- keys: in:losses stream rw | log:agents stream w | agents:reported set w | counters hash r
+-- keys: in:losses stream rw | log:agents stream w | agents:reported set w | agents:health zset rw | counters hash r
 -- LIMITS.missed_beats  missed heartbeats after which an agent is stale
 -- LIMITS.agent_timeout_ms  ms after which an agent that declares no heartbeat interval is stale
 -- LIMITS.repeat_loss_ms  ms after which a loss is announced again while tasks are still in flight
@@ -13,7 +13,7 @@ local REPEAT_LOSS = tonumber(LIMITS.repeat_loss_ms)
 -- The types of the keys that every batch may write to are checked before anything begins: an announced loss cannot be
 -- withdrawn.
 local STATUSES = { 'active', 'inactive', 'busy', 'stale', 'maintenance', 'error', 'draining' }
-for _, index in ipairs({ 'agents:expiry', 'agents:departed', 'agents:lost' }) do
+for _, index in ipairs({ 'agents:expiry', 'agents:departed', 'agents:lost', 'agents:health' }) do
   call('ZCARD', P .. index)
 end
 for _, set in ipairs({ 'agents:active', 'agents:all', 'agents:reported' }) do
@@ -26,19 +26,25 @@ call('XLEN', P .. 'in:losses')
 
 -- Returns the observed clock, in ms. It stands still while the coordinator or Redis is unavailable, so that no healthy
 -- agent is declared lost for that. Since the last tick it advances with the server's time, by at most 2 s.
+local observed_once
 local function observed_now()
-  local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
-  if not clock[1] then
-    call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
-    return now
+  if observed_once then
+    return observed_once
   end
-  return tonumber(clock[1]) + math.max(0, math.min(2000, now - tonumber(clock[2])))
+  local clock = call('HMGET', P .. 'clock', 'observed', 'ticked_at')
+  if clock[1] then
+    observed_once = tonumber(clock[1]) + math.max(0, math.min(2000, now - tonumber(clock[2])))
+  else
+    call('HSET', P .. 'clock', 'observed', NOW, 'ticked_at', NOW)
+    observed_once = now
+  end
+  return observed_once
 end
 
 local AGENT = {
   'agent_id', 'status', 'incarnation', 'incarnations', 'term', 'rev', 'fact_id', 'registered_id', 'beat_id', 'digest', 'facets',
   'heartbeat_interval', 'registered_obs', 'beat_obs', 'beats', 'health_score', 'registration_time', 'resumes_as',
-  'drained_from', 'drain_id', 'deaf',
+  'drained_from', 'imposed', 'drain_id', 'deaf', 'probe', 'looked_obs', 'unread',
   'ask', 'asked_at', 'suspects',
   'metric:cpu', 'metric:memory', 'metric:active_connections', 'metric:pending_tasks', 'shown', 'ejected',
 }
@@ -117,7 +123,7 @@ local function note_report(agent)
   call('SADD', P .. 'agents:reported', agent.id)
 end
 
-local STATUS_PENALTY = { error = 0.5, maintenance = 0.2, busy = 0.1 }
+local STATUS_PENALTY, DEAF_PENALTY = { error = 0.5, maintenance = 0.2, busy = 0.1 }, 0.5
 -- Being ejected costs little: the agent may be good at other types of task. An end far ahead means that the server's
 -- clock was changed.
 local EJECTED_PENALTY, EJECTED_MOST = 0.1, 1000000
@@ -131,8 +137,10 @@ local function is_ejected(agent)
   return false
 end
 
--- Freshness x regularity - penalties, 0..1. Freshness is 1 while heartbeats are on time and falls to 0.5 at the moment
--- when the agent turns stale. Regularity is the share of the last ten expected heartbeats that arrived.
+-- Returns the health, and its parts as text with spaces between: freshness, regularity, and the penalties for load,
+-- status, ejection and deafness. Health is freshness x regularity - penalties, 0..1. Freshness is 1 while heartbeats are
+-- on time and falls to 0.5 at the moment when the agent turns stale. Regularity is the share of the last ten expected
+-- heartbeats that arrived. Load is the mean of cpu and memory, which are fractions; other metrics are counts.
 local function health(agent, observed)
   local interval = tonumber(agent.heartbeat_interval)
   local freshness, regularity = 1, 1
@@ -158,19 +166,27 @@ local function health(agent, observed)
       freshness = math.max(0.5, 1 - 0.5 * (age - interval) / (limit - interval))
     end
   end
-  local penalty = (STATUS_PENALTY[agent.status] or 0) + (is_ejected(agent) and EJECTED_PENALTY or 0)
+  local by_status, by_ejection = STATUS_PENALTY[agent.status] or 0, is_ejected(agent) and EJECTED_PENALTY or 0
+  local by_deafness, by_load = agent.deaf and DEAF_PENALTY or 0, 0
   local sum, count = 0, 0
   for _, name in ipairs({ 'metric:cpu', 'metric:memory' }) do
     local value = tonumber(agent[name])
     if value then
-      sum, count = sum + value, count + 1
+      sum, count = sum + math.max(0, math.min(1, value)), count + 1
     end
   end
   if count > 0 then
     local mean = sum / count
-    penalty = penalty + (mean > 0.8 and 0.3 or mean > 0.6 and 0.1 or 0)
+    by_load = mean > 0.8 and 0.3 or mean > 0.6 and 0.1 or 0
   end
-  return math.max(0, math.min(1, freshness * regularity - penalty))
+  local score = freshness * regularity - by_load - by_status - by_ejection - by_deafness
+  return math.max(0, math.min(1, score)),
+    string.format('%.3f %.3f %.1f %.1f %.1f %.1f', freshness, regularity, by_load, by_status, by_ejection, by_deafness)
+end
+
+-- Puts an agent into the order of discovery: the healthiest first, those that left last.
+local function index_health(agent)
+  call('ZADD', P .. 'agents:health', agent.status == 'inactive' and '1' or '-' .. agent.health_score, agent.id)
 end
 
 local function log_agent(kind, agent, ...)
@@ -178,8 +194,13 @@ local function log_agent(kind, agent, ...)
     'status', agent.status, 'health_score', agent.health_score, ...)
 end
 
--- Returns the status that an agent gets when it reports `status`: draining while an operator drains it. The reported
--- one is stored, and applies afterwards.
+-- Returns the status that an operator imposes on an agent; nil: none.
+local function imposed_status(agent)
+  return agent.drained_from and (agent.imposed or 'draining')
+end
+
+-- Returns the status that an agent gets when it reports `status`: the one that an operator imposes, if any. The
+-- reported one is stored, and applies afterwards.
 local function own_status(agent, status)
   if not agent.drained_from or status == 'inactive' or status == 'stale' then
     return status
@@ -188,12 +209,12 @@ local function own_status(agent, status)
     agent.drained_from = status
     call('HSET', P .. 'agent:' .. agent.id, 'drained_from', status)
   end
-  return 'draining'
+  return imposed_status(agent)
 end
 
 -- Returns the status of a stale agent that is back.
 local function status_before_silence(agent)
-  return agent.drained_from and 'draining' or agent.resumes_as or 'active'
+  return imposed_status(agent) or agent.resumes_as or 'active'
 end
 
 -- Sets an agent's status: its index, and whether the agent is placeable (a member of agents:active). An agent that does
@@ -209,13 +230,17 @@ local function set_status(agent, status)
     call('SREM', P .. 'agents:active', agent.id)
   end
   if status == 'inactive' and agent.drained_from then
-    agent.drained_from = nil
-    call('HDEL', P .. 'agent:' .. agent.id, 'drained_from')
+    agent.drained_from, agent.imposed = nil, nil
+    call('HDEL', P .. 'agent:' .. agent.id, 'drained_from', 'imposed')
   end
+  local moves = agent.health_score and (agent.status == 'inactive') ~= (status == 'inactive')
   agent.status = status
+  if moves then
+    index_health(agent)
+  end
 end
 
--- Records whether an agent reads its inbox; returns true if that changed.
+-- Records whether an agent is deaf: it does not read its inbox. Returns true if that changed.
 local function set_deaf(agent, deaf)
   if (agent.deaf == '1') == deaf then
     return false
@@ -237,14 +262,17 @@ local function bump_rev(agent)
   agent.rev = int((tonumber(before or 0) or 0) + 1)
 end
 
--- Stores the health score if it moved by 0.05, which eligibility can see; returns true if it did.
+-- Stores the health and its parts if it moved by 0.05, which eligibility can see; returns true if it did. The caller
+-- writes the score to the record.
 local function store_health(agent, observed)
-  local score = health(agent, observed)
+  local score, parts = health(agent, observed)
   local before = tonumber(agent.health_score)
   if before and math.abs(score - before) < 0.05 then
     return false
   end
   agent.health_score = string.format('%.3f', score)
+  call('HSET', P .. 'agent:' .. agent.id, 'health_parts', parts)
+  index_health(agent)
   return true
 end
 

@@ -3,10 +3,11 @@
 -- keys: inbox:{agent}:{lane} stream w
 -- include: base
 
--- Puts an order into the critical lane of an agent's inbox.
+-- Puts an order into the critical lane of an agent's inbox; returns its entry id, or nil if it cannot be written.
 local function order(agent_id, kind, ...)
-  redis.pcall('XADD', P .. 'inbox:' .. agent_id .. ':critical', '*', 'message_type', 'coordination', 'data', '{}',
-    'order', kind, ...)
+  local entry = redis.pcall('XADD', P .. 'inbox:' .. agent_id .. ':critical', '*', 'message_type', 'coordination', 'data',
+    '{}', 'order', kind, ...)
+  return type(entry) == 'string' and entry or nil
 end
 
 -- Orders an agent to stop the task that it runs under a lease.

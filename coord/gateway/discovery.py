@@ -1,0 +1,153 @@
+"""Resources and schemas of discovery: find agents by any mix of properties, by a service, by a capability."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from falcon.asgi import Request, Response
+from msgspec import Meta, Struct
+
+from coord.gateway.backend import Backend
+from coord.gateway.body import RequestReader, respond
+from coord.gateway.schemas import AgentSchema, Label, now
+from coord.models.agents import AgentStatus, AgentType
+from coord.models.facts import Names
+from coord.models.tasks import Text
+from coord.queries import AgentPage
+
+#: Maximum number of agents in a response: the default, and the limit of the limit.
+MOST_AGENTS = 1_000
+
+
+class AgentQuery(Struct, frozen=True):
+    """The properties that the agents must have; unknown keys are ignored."""
+
+    agent_type: str | None = None  #: one that does not exist finds nothing
+    status: str | None = None  #: the same
+    capabilities: Names = ()
+    services: Names = ()
+    tags: Names = ()
+    labels: Annotated[dict[Text, Label], Meta(max_length=62)] = {}
+    chain_id: Label | int | None = None  #: a label of this name
+    island_id: Label | int | None = None  #: the same
+    min_health_score: Annotated[float, Meta(ge=0, le=1)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=MOST_AGENTS)] = MOST_AGENTS
+    cursor: str | None = None
+
+    def all_labels(self) -> dict[str, str]:
+        """Return the labels, with those that have fields of their own."""
+        extra = {"chain_id": self.chain_id, "island_id": self.island_id}
+        return self.labels | {name: str(value) for name, value in extra.items() if value is not None}
+
+
+class DiscoverAgents(AgentQuery, frozen=True):
+    """POST /agents/discover: the query itself, or wrapped as ``{"query": {…}}``."""
+
+    query: AgentQuery | None = None
+
+
+class AgentsDiscovered(Struct, frozen=True, kw_only=True):
+    """POST /agents/discover."""
+
+    status: str = "success"
+    query: AgentQuery
+    agents: list[AgentSchema]
+    count: int
+    next: str | None  #: cursor of the next page
+    timestamp: str
+
+
+class AgentsOfService(Struct, frozen=True, kw_only=True):
+    """GET /agents/service/{service}."""
+
+    status: str = "success"
+    service: str
+    agents: list[AgentSchema]
+    count: int
+    next: str | None
+    timestamp: str
+
+
+class AgentsOfCapability(Struct, frozen=True, kw_only=True):
+    """GET /agents/capability/{capability}."""
+
+    status: str = "success"
+    capability: str
+    agents: list[AgentSchema]
+    count: int
+    next: str | None
+    timestamp: str
+
+
+class DiscoverResource:
+    """``/agents/discover``."""
+
+    def __init__(self, backend: Backend, reader: RequestReader) -> None:
+        self._backend = backend
+        self._reader = reader
+
+    # POST {"agent_type": "worker", "capabilities": ["ocr"], "min_health_score": 0.5, "limit": 20}
+    # 200 {"status": "success", "query": {…}, "agents": [{"agent_id": "a1", …}], "count": 1, "next": null, …}
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Return the agents that have all properties, the healthiest first."""
+        body = await self._reader.read(req, DiscoverAgents)
+        wanted = body.query or AgentQuery(**{name: getattr(body, name) for name in AgentQuery.__struct_fields__})
+        is_known = wanted.agent_type in {None, *AgentType} and wanted.status in {None, *AgentStatus}
+        page = AgentPage((), None)
+        if is_known:
+            page = await self._backend.discover(
+                agent_type=wanted.agent_type,
+                status=wanted.status,
+                capabilities=wanted.capabilities,
+                services=wanted.services,
+                tags=wanted.tags,
+                labels=wanted.all_labels(),
+                min_health=wanted.min_health_score,
+                limit=wanted.limit,
+                cursor=wanted.cursor,
+            )
+        agents = [AgentSchema.of(record) for record in page.agents]
+        respond(resp, AgentsDiscovered(query=wanted, agents=agents, count=len(agents), next=page.next, timestamp=now()))
+
+
+class ServiceResource:
+    """``/agents/service/{service}``."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    # GET ?limit=20
+    # 200 {"status": "success", "service": "ocr", "agents": [{"agent_id": "a1", …}], "count": 1, "next": null, …}
+    async def on_get(self, req: Request, resp: Response, service: str) -> None:
+        """Return the agents with a service that may get work now, the healthiest first."""
+        limit, cursor = _page_of(req)
+        page = await self._backend.discover(services=(service,), placeable=True, limit=limit, cursor=cursor)
+        agents = [AgentSchema.of(record) for record in page.agents]
+        respond(
+            resp,
+            AgentsOfService(service=service, agents=agents, count=len(agents), next=page.next, timestamp=now()),
+        )
+
+
+class CapabilityResource:
+    """``/agents/capability/{capability}``."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    # GET ?limit=20
+    # 200 {"status": "success", "capability": "ocr", "agents": [{"agent_id": "a1", …}], "count": 1, "next": null, …}
+    async def on_get(self, req: Request, resp: Response, capability: str) -> None:
+        """Return the agents with a capability that may get work now, the healthiest first."""
+        limit, cursor = _page_of(req)
+        page = await self._backend.discover(capabilities=(capability,), placeable=True, limit=limit, cursor=cursor)
+        agents = [AgentSchema.of(record) for record in page.agents]
+        found = AgentsOfCapability(
+            capability=capability, agents=agents, count=len(agents), next=page.next, timestamp=now()
+        )
+        respond(resp, found)
+
+
+def _page_of(req: Request) -> tuple[int, str | None]:
+    limit = req.get_param_as_int("limit", min_value=1, max_value=MOST_AGENTS, default=MOST_AGENTS)
+    return limit, req.get_param("cursor")

@@ -1,0 +1,85 @@
+-- Whether an agent reads its inbox. One that sends heartbeats and leaves its inbox unread is deaf, whatever it says.
+-- include: base orders agents
+-- keys: inbox:{agent}:{lane} stream rw | agent:{id} hash w
+-- Orders in inbox:{agent}:critical: read_inbox
+-- Old entries alone prove nothing: a message stays until its handler has ended. So the agent gets an order that every
+-- agent deletes as soon as it reads it. If it is still there after three heartbeats and three intervals of the observed
+-- clock, at least LEAST ms, the agent does not read its inbox, until the order is gone. (A process that was frozen sends
+-- its first heartbeat again before it can read.)
+local LEAST = 10000
+local INBOX_LANES = { 'critical', 'high', 'normal', 'low' }
+
+-- Returns true while the order is in the inbox.
+local function has_probe(agent)
+  local entry = string.match(agent.probe, '^%S+')
+  return call('XRANGE', P .. 'inbox:' .. agent.id .. ':critical', entry, entry)[1] ~= nil
+end
+
+-- Ends the observation: the agent has read the order, or another process has taken its place.
+local function end_probe(agent)
+  if agent.probe then
+    call('XDEL', P .. 'inbox:' .. agent.id .. ':critical', (string.match(agent.probe, '^%S+')))
+    call('HDEL', P .. 'agent:' .. agent.id, 'probe', 'unread')
+    agent.probe, agent.unread = nil, nil
+  end
+end
+
+-- Returns true if an agent was found to leave its inbox unread, and has not read it since.
+local function is_unread(agent)
+  if agent.unread and not has_probe(agent) then
+    end_probe(agent)
+  end
+  return agent.unread ~= nil
+end
+
+-- Returns true if a lane of the inbox begins with an entry of that age, in ms.
+local function has_old_entry(agent, age)
+  local lanes = {}
+  for i, lane in ipairs(INBOX_LANES) do
+    lanes[i] = P .. 'inbox:' .. agent.id .. ':' .. lane
+  end
+  if call('EXISTS', unpack(lanes)) == 0 then
+    return false
+  end
+  for _, lane in ipairs(lanes) do
+    local first = call('XRANGE', lane, '-', '+', 'COUNT', 1)[1]
+    if first and entry_ms(first[1]) <= now - age then
+      return true
+    end
+  end
+  return false
+end
+
+local function beats_since(agent, since)
+  local count = 0
+  for beat in string.gmatch(agent.beats, '%d+') do
+    count = count + (tonumber(beat) > since and 1 or 0)
+  end
+  return count
+end
+
+-- Looks at the inbox of an agent that has sent a heartbeat, at most every third interval; returns true while it leaves
+-- the inbox unread.
+local function leaves_unread(agent, observed)
+  local interval = tonumber(agent.heartbeat_interval) or AGENT_TIMEOUT / MISSED_BEATS
+  local patience = math.max(LEAST, interval * MISSED_BEATS)
+  if agent.probe then
+    local since = tonumber(string.match(agent.probe, '%S+$'))
+    if not has_probe(agent) then
+      end_probe(agent)
+    elseif not agent.unread and observed - since >= patience and beats_since(agent, since) >= MISSED_BEATS then
+      agent.unread = NOW
+      call('HSET', P .. 'agent:' .. agent.id, 'unread', NOW)
+    end
+  elseif observed - (tonumber(agent.looked_obs) or 0) >= patience then
+    call('HSET', P .. 'agent:' .. agent.id, 'looked_obs', int(observed))
+    if has_old_entry(agent, interval) then
+      local entry = order(agent.id, 'read_inbox')
+      if entry then
+        agent.probe = entry .. ' ' .. int(observed)
+        call('HSET', P .. 'agent:' .. agent.id, 'probe', agent.probe)
+      end
+    end
+  end
+  return agent.unread ~= nil
+end
