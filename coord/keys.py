@@ -47,6 +47,10 @@ agents:lost                           zset    agent -> ms at which its loss is a
                                               of the terms that ended have been taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
                                               value is percent-encoded
+token:{id}                            hash    of an enrolled agent: current, previous (SHA-256 of its tokens, in hex),
+                                              previous_until (ms), fact_id (the last effective fact of an operator).
+                                              No TTL while it has a token; as long as the record of a departed agent
+                                              once its token is revoked
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
                                               distributor: see ``workers/lua/lib/tasks.lua``
@@ -102,11 +106,11 @@ tombstones                            zset    task -> ms of a cancel that arrive
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
                                               totals: submitted:{priority} retried released replayed reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed buried
-                                              unburied results_dropped results_dropped_bytes; backlog_bytes; pools_rev;
-                                               task_events (ever written to log:tasks) forgotten_rev (the highest rev
-                                               of the agents that were removed) plans_refused (the agent was not as the
-                                               plan saw it) plans_late (the task had left its queue). All scripts, also
-                                               the registry's, update them
+                                              unburied tokens_refused results_dropped results_dropped_bytes;
+                                              backlog_bytes; pools_rev; task_events (ever written to log:tasks)
+                                              forgotten_rev (the highest rev of the agents that were removed)
+                                              plans_refused (the agent was not as the plan saw it) plans_late (the
+                                              task had left its queue). All scripts, also the registry's, update them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
@@ -198,6 +202,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "size:dead:in",
     "agent:*",
     "agents:*",
+    "token:*",
     "clock",
     "task:*",
     "inflight:*",
@@ -238,6 +243,10 @@ class Keys:
     def agent(self, agent_id: str) -> str:
         """Return the key of an agent's record."""
         return f"{self.prefix}agent:{agent_id}"
+
+    def token(self, agent_id: str) -> str:
+        """Return the key of the digests of an agent's tokens."""
+        return f"{self.prefix}token:{agent_id}"
 
     def inflight(self, agent_id: str) -> str:
         """Return the key of the tasks in flight on an agent."""

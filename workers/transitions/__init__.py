@@ -23,9 +23,11 @@ from workers.transitions.batches import (
     Replay,
     Report,
     SettingChange,
+    SpokenFact,
     StatusChange,
     Submission,
     TaskBatch,
+    TokenChange,
     WaitingCount,
     metric_fields,
 )
@@ -57,9 +59,11 @@ __all__ = [
     "Report",
     "Scripts",
     "SettingChange",
+    "SpokenFact",
     "StatusChange",
     "Submission",
     "TaskBatch",
+    "TokenChange",
     "WaitingCount",
     "metric_fields",
 ]
