@@ -21,6 +21,7 @@ from coord.cli.output import (
     write_table,
 )
 from coord.cli.session import Acted, act_on_each, ask
+from coord.cli.tokens import enrol, revoke, rotate
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
 from coord.suggestions import closest
@@ -158,9 +159,9 @@ def remove(
     _each(agent_ids, act, json=json, redis_url=redis_url, namespace=namespace)
 
 
-agents = group("agents", "Show agents; drain, resume and remove them.")
+agents = group("agents", "Show agents; drain, resume and remove them; tokens.")
 register(agents, list_agents, "list")
-for command in (show, drain, resume, remove):
+for command in (show, drain, resume, remove, enrol, rotate, revoke):
     register(agents, command)
 
 

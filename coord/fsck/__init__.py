@@ -22,6 +22,7 @@ from coord.fsck.checks import (
     check_leases,
     check_structures,
     check_sums,
+    check_tokens,
     check_ttls,
 )
 from coord.fsck.snapshot import CellSnapshot, Finding, read_snapshot
@@ -37,6 +38,7 @@ SINGLE = (
     check_alarms,
     check_claims,
     check_ends,
+    check_tokens,
     check_ttls,
     check_caps,
 )
