@@ -103,7 +103,7 @@ READS: dict[str, tuple[str, ...]] = {
     "stream": ("xread", "xrange", "xrevrange", "xlen", "xinfo|stream", "xinfo|groups"),
     "hash": ("hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"),
     "set": ("smembers", "sismember", "smismember", "scard", "sscan"),
-    "zset": ("zrange", "zrank", "zrevrank", "zscore", "zcard", "zcount", "zscan"),
+    "zset": ("zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zcard", "zcount", "zscan"),
     "string": ("get",),
 }
 #: Commands that read a key of any type.
@@ -116,7 +116,7 @@ _SENDS: dict[Role, frozenset[str]] = {
 }
 #: role -> its commands without keys. AUTH, HELLO and RESET need no permission.
 COMMANDS: dict[Role, tuple[str, ...]] = {
-    Role.AGENT: ("ping",),
+    Role.AGENT: ("ping", "info"),  # INFO: a result must fit the server's memory
     Role.CLIENT: ("ping",),
     Role.GATEWAY: ("ping", "time", "info"),
     Role.OPERATOR: ("ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"),
