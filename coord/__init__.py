@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from coord.client.submission import TaskSpec
     from coord.client.sync import SyncClient, SyncTaskHandle
     from coord.errors import (
+        AgentIsEnrolled,
+        AgentNotEnrolled,
         AgentNotFound,
         AgentSuperseded,
         ConfigError,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         EntryTruncated,
         FactInvalid,
         FactTooLarge,
+        Forbidden,
         IdConflict,
         IdInvalid,
         Invalid,
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
         TaskNotFound,
         TaskRefused,
         Timeout,
+        TokenInvalid,
+        TokenMissing,
         Unavailable,
         Undelivered,
         UnknownAgent,
@@ -63,6 +68,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgentIsEnrolled",
+    "AgentNotEnrolled",
     "AgentNotFound",
     "AgentSuperseded",
     "Client",
@@ -76,6 +83,7 @@ __all__ = [
     "EntryTruncated",
     "FactInvalid",
     "FactTooLarge",
+    "Forbidden",
     "IdConflict",
     "IdInvalid",
     "Invalid",
@@ -109,6 +117,8 @@ __all__ = [
     "TaskRefused",
     "TaskSpec",
     "Timeout",
+    "TokenInvalid",
+    "TokenMissing",
     "Unavailable",
     "Undelivered",
     "UnknownAgent",
