@@ -6,13 +6,12 @@
     │   └── FactInvalid
     │       └── PayloadInvalid
     ├── Forbidden           the sender may not speak for this agent
-    │   ├── TokenMissing, TokenInvalid
+    │   └── TokenMissing, TokenInvalid
     ├── NotFound            no such record, or no record any more
     │   ├── TaskNotFound, AgentNotFound, UnknownAgent, AgentNotEnrolled, MessageNotFound, EntryNotFound
     ├── Conflict            the request contradicts the present state
-    │   ├── AgentIsEnrolled
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
-    │   └── DataFolderInUse
+    │   └── DataFolderInUse, AgentIsEnrolled
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
     ├── Timeout             the wait is over and nothing is decided; also a builtin TimeoutError
