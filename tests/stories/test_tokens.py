@@ -133,6 +133,15 @@ async def test_an_agent_with_its_token_works(cell: RunningCell, client: Client, 
         return len(str(await cell.redis.hget(cell.keys.agent("receiver"), "beats"))) > heartbeats
 
     await wait_until(beats_again, "its heartbeats are accepted")
+    order: dict[Any, Any] = {"message_type": "coordination", "data": "{}", "order": "list_leases", "ask": "1-1"}
+    await cell.redis.xadd(cell.keys.inbox("victim", "critical"), order)
+
+    async def is_listed() -> bool:
+        inbox, facts = cell.keys.inbox("victim", "critical"), cell.keys.of("in:registry")
+        return not await cell.redis.xlen(inbox) and not await cell.redis.xlen(facts)
+
+    await wait_until(is_listed, "it has listed its leases")
+    assert (await queries.get_counters(cell.redis, cell.keys))["tokens_refused"] == 1, "only the message without one"
     await victim.stop()
     assert (await client.agent("victim")).status is AgentStatus.INACTIVE
 

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from coord import Agent, Client, queries
 from coord.acl import Role, rules, set_user, user_name
+from coord.agent_token import digest_of_token
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
@@ -410,6 +411,44 @@ async def test_a_user_is_set_by_a_command(users: Users, tmp_path: Path) -> None:
     assert "the user 'coord-operator' may not set users" in refused or "this user may not set users" in refused
     assert "connect as an administrator" in refused
     assert "coord-agent-newer" not in {one.decode() for one in await users.admin.execute_command("ACL", "USERS")}
+
+
+@pytest.mark.parametrize("users", ["valkey"], indirect=True)
+async def test_operators_hand_out_tokens(users: Users, tmp_path: Path) -> None:
+    """Printed once or written to a file of one's own, which a refused request leaves alone; and a program uses it."""
+    file = tmp_path / "a1.token"
+    async with cell_of(users) as operator:
+        lines = (
+            f"agents enrol a1 --into {file}",
+            f"agents enrol a1 --into {file}",
+            "agents rotate unknown",
+            f"agents enrol a2 --into {tmp_path / 'nowhere' / 'a2.token'}",
+            f"agents rotate a1 --grace 0 --into {file}",
+            "agents revoke a1",
+        )
+        codes = await _commands(users.url("operator"), *lines[:4])
+        assert codes[0] == "0"
+        assert "has a token already: rotate or revoke it" in codes[1]
+        assert "has no token: enrol it first" in codes[2]
+        assert "name a file in a folder that you may write to" in codes[3]
+        assert (file.stat().st_mode & 0o777, [one.name for one in tmp_path.glob("*.new")]) == (0o600, [])
+        token = file.read_text().strip()
+        current = await users.admin.hget(KEYS.token("a1"), "current")
+        assert current == digest_of_token(token).encode()
+        assert not await users.admin.exists(KEYS.token("a2"))
+        assert await _commands(users.url("operator"), *lines[4:]) == ["0", "0"]
+        assert file.read_text().strip() != token
+        assert not await users.admin.hexists(KEYS.token("a1"), "current")
+
+        command = ("agent", "--id", OWN, "--capability", "shout", "--token-file", str(tmp_path / "own"))
+        (tmp_path / "own").write_text(await operator.admin.enrol(OWN))
+        program = await _start(*command, "--redis-url", users.url("agent", OWN), "--", "tr", "a-z", "A-Z")
+        async with Client(users.url("client"), settings=SETTINGS) as client:
+            assert await (await client.submit("shout", {"a": 1})).result(timeout=PATIENT_S) == {"A": 1}
+        program.terminate()
+        await asyncio.wait_for(program.communicate(), PATIENT_S)
+        assert program.returncode == 0
+        assert "tokens_refused" not in await queries.get_counters(users.admin, KEYS)
 
 
 async def test_the_connected_user_is_not_changed(users: Users) -> None:
