@@ -139,8 +139,9 @@ settings                              hash    live settings of operators: strate
                                               off); rules with :{task type} after the name for tasks of that type
 worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
                                               lag_ms progress_at (time of this report) idle_ms (since its last
-                                              iteration) and for a distributor setting:{name} (the value of its
-                                              environment) and strategies (those that are not coord's: name=package,
+                                              iteration) require_tokens (on, off) and for a distributor
+                                              setting:{name} (the value of its environment) and strategies (those
+                                              that are not coord's: name=package,
                                               spaces between). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 waiting                               hash    the waiting tasks by reason, as a distributor counted them: counted_at
