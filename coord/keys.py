@@ -141,8 +141,7 @@ worker:{kind}:{name}                  hash    presence: pid host version started
                                               lag_ms progress_at (time of this report) idle_ms (since its last
                                               iteration) require_tokens (on, off) and for a distributor
                                               setting:{name} (the value of its environment) and strategies (those
-                                              that are not coord's: name=package,
-                                              spaces between). TTL 15 s
+                                              that are not coord's: name=package, spaces between). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 waiting                               hash    the waiting tasks by reason, as a distributor counted them: counted_at
                                               (ms) queued scheduled (totals then), {reason} (number of queued tasks; 0
