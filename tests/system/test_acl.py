@@ -331,7 +331,9 @@ async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
         data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
         assert (await http.post("/tasks/submit", {"task_data": data})).status == 200
         paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
-        for path in (*paths, "/health"):
+        rules_of_placement = "/load-balancer/strategy"
+        assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
+        for path in (*paths, "/health", rules_of_placement, f"{rules_of_placement}/history"):
             assert (await http.get(path)).status == 200, path
     finally:
         process.terminate()
