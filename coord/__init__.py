@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from coord.client.submission import TaskSpec
     from coord.client.sync import SyncClient, SyncTaskHandle
     from coord.errors import (
+        AgentIsEnrolled,
         AgentNotDraining,
+        AgentNotEnrolled,
         AgentNotFound,
         AgentSuperseded,
         ConfigError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         EntryTruncated,
         FactInvalid,
         FactTooLarge,
+        Forbidden,
         IdConflict,
         IdInvalid,
         Invalid,
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
         TaskNotFound,
         TaskRefused,
         Timeout,
+        TokenInvalid,
+        TokenMissing,
         Unavailable,
         Undelivered,
         UnknownAgent,
@@ -64,7 +69,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgentIsEnrolled",
     "AgentNotDraining",
+    "AgentNotEnrolled",
     "AgentNotFound",
     "AgentSuperseded",
     "Client",
@@ -78,6 +85,7 @@ __all__ = [
     "EntryTruncated",
     "FactInvalid",
     "FactTooLarge",
+    "Forbidden",
     "IdConflict",
     "IdInvalid",
     "Invalid",
@@ -111,6 +119,8 @@ __all__ = [
     "TaskRefused",
     "TaskSpec",
     "Timeout",
+    "TokenInvalid",
+    "TokenMissing",
     "Unavailable",
     "Undelivered",
     "UnknownAgent",

@@ -181,17 +181,23 @@ def decode_json(raw: bytes) -> Any:
     return msgspec.json.decode(raw)
 
 
-def encode_entry(fact: Struct, *, caller: str = "", data: bytes | None = None) -> dict[str, bytes | str]:
+def encode_entry(
+    fact: Struct, *, caller: str = "", data: bytes | None = None, token: str = ""
+) -> dict[str, bytes | str]:
     """Return the fields of the entry for a fact.
 
     Args:
         fact: the fact.
         caller: where the answer goes; empty: no answer.
         data: the JSON of the fact, if the caller already has it.
+        token: of the agent that the fact is about; empty: none. It is beside the data, so no record or dead letter has
+            it.
     """
     fields: dict[str, bytes | str] = {"type": TYPE_OF[type(fact)], "data": _encode(fact) if data is None else data}
     if caller:
         fields["caller"] = caller
+    if token:
+        fields["token"] = token
     return fields
 
 

@@ -29,7 +29,7 @@ ALIASES = {
 }
 
 #: Command line options with a name that differs from the name of their field.
-OPTIONS = {"gateway_host": "--host", "gateway_port": "--port"}
+OPTIONS = {"gateway_host": "--host", "gateway_port": "--port", "agent_token_file": "--token-file"}
 
 #: ``COORD_*`` variables that are not settings. ``scripts/venv`` reads COORD_PYTHON; ``coord agent`` sets the others for
 #: the program that it runs. A ``coord`` command that such a program runs must accept them.
@@ -173,7 +173,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Time for which the record of an agent that left or became stale is kept.
     departed_ttl_s: Seconds = 30.0 * DAY_S
 
+    #: Refuse the facts of an agent, also the messages that name it as their sender, unless they carry its token
+    #: (``coord agents enrol``). Registries and routers read it: set it for all of them. Off by default, because every
+    #: agent must have a token before. It is no live setting, so that no fact can turn it off.
+    require_tokens: bool = False
+
     # Agents, agent side
+
+    #: Token of a Python agent or of ``coord agent``, from ``coord agents enrol``. Clients that send messages as this
+    #: agent use it too. Without ``COORD_REQUIRE_TOKENS`` the workers ignore it.
+    agent_token: str | None = None
+    #: File with the token instead. It is read again when it changes, so a rotated token needs no restart.
+    agent_token_file: str | None = None
 
     #: Interval between two heartbeats of a Python agent or of ``coord agent``. With the default of three missed
     #: heartbeats, the tasks of a dead agent are placed on other agents after 15 s.
@@ -478,6 +489,10 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(
             f"COORD_BACKOFF_MAX_MS={settings.backoff_max_ms}: "
             f"expected at least COORD_BACKOFF_MS, which is {settings.backoff_ms}"
+        )
+    if settings.agent_token and settings.agent_token_file:
+        raise ConfigError(
+            f"COORD_AGENT_TOKEN is set, and a file with the token too ({settings.agent_token_file}); use one of them"
         )
     if settings.batch_bytes < settings.max_entry_bytes:
         raise ConfigError(

@@ -5,11 +5,13 @@
     │   ├── ConfigError, FactTooLarge, IdInvalid, CursorInvalid, EntryBuried
     │   └── FactInvalid
     │       └── PayloadInvalid
+    ├── Forbidden           the sender may not speak for this agent
+    │   └── TokenMissing, TokenInvalid
     ├── NotFound            no such record, or no record any more
-    │   ├── TaskNotFound, AgentNotFound, UnknownAgent, MessageNotFound, EntryNotFound
+    │   ├── TaskNotFound, AgentNotFound, UnknownAgent, AgentNotEnrolled, MessageNotFound, EntryNotFound
     ├── Conflict            the request contradicts the present state
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded,
-    │   │   AgentNotDraining
+    │   │   AgentNotDraining, AgentIsEnrolled
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
@@ -49,6 +51,12 @@ class CoordError(Exception):
 
 class Invalid(CoordError):
     """The request does not fit, so a retry fails again."""
+
+
+class Forbidden(CoordError):
+    """The sender may not speak for this agent."""
+
+    http_status = 403
 
 
 class NotFound(CoordError):
@@ -137,6 +145,22 @@ class EntryBuried(Invalid):
     code = "entry_buried"
 
 
+# Forbidden.
+
+
+class TokenMissing(Forbidden):
+    """A fact of an agent came without the token of that agent."""
+
+    code = "token_missing"
+    http_status = 401
+
+
+class TokenInvalid(Forbidden):
+    """A fact of an agent came with a token that the agent does not have, or not any more."""
+
+    code = "token_invalid"
+
+
 # NotFound.
 
 
@@ -159,6 +183,12 @@ class UnknownAgent(NotFound):
     exit_code = 2
 
 
+class AgentNotEnrolled(NotFound):
+    """The agent has no token."""
+
+    code = "agent_not_enrolled"
+
+
 class MessageNotFound(NotFound):
     """No message has this id, or its record was removed."""
 
@@ -178,6 +208,12 @@ class IdConflict(Conflict):
     """The id was used before with other content."""
 
     code = "id_conflict"
+
+
+class AgentIsEnrolled(Conflict):
+    """The agent has a token already."""
+
+    code = "agent_enrolled"
 
 
 class TaskAlreadyFinished(Conflict):

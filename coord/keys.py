@@ -55,6 +55,10 @@ agents:lost                           zset    agent -> ms at which its loss is a
                                               of the terms that ended have been taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
                                               value is percent-encoded
+token:{id}                            hash    of an enrolled agent: current, previous (SHA-256 of its tokens, in hex),
+                                              previous_until (ms), fact_id (the last effective fact of an operator).
+                                              No TTL while it has a token; as long as the record of a departed agent
+                                              once its token is revoked
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
                                               distributor: see ``workers/lua/lib/tasks.lua``
@@ -110,11 +114,11 @@ tombstones                            zset    task -> ms of a cancel that arrive
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
                                               totals: submitted:{priority} retried released replayed reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed buried
-                                              unburied results_dropped results_dropped_bytes; backlog_bytes; pools_rev;
-                                               task_events (ever written to log:tasks) forgotten_rev (the highest rev
-                                               of the agents that were removed) plans_refused (the agent was not as the
-                                               plan saw it) plans_late (the task had left its queue). All scripts, also
-                                               the registry's, update them
+                                              unburied tokens_refused results_dropped results_dropped_bytes;
+                                              backlog_bytes; pools_rev; task_events (ever written to log:tasks)
+                                              forgotten_rev (the highest rev of the agents that were removed)
+                                              plans_refused (the agent was not as the plan saw it) plans_late (the
+                                              task had left its queue). All scripts, also the registry's, update them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
@@ -143,9 +147,9 @@ settings                              hash    live settings of operators: strate
                                               off); rules with :{task type} after the name for tasks of that type
 worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
                                               lag_ms progress_at (time of this report) idle_ms (since its last
-                                              iteration) and for a distributor setting:{name} (the value of its
-                                              environment) and strategies (those that are not coord's: name=package,
-                                              spaces between). TTL 15 s
+                                              iteration) require_tokens (on, off) and for a distributor
+                                              setting:{name} (the value of its environment) and strategies (those
+                                              that are not coord's: name=package, spaces between). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 waiting                               hash    the waiting tasks by reason, as a distributor counted them: counted_at
                                               (ms) queued scheduled (totals then), {reason} (number of queued tasks; 0
@@ -206,6 +210,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "size:dead:in",
     "agent:*",
     "agents:*",
+    "token:*",
     "clock",
     "task:*",
     "inflight:*",
@@ -246,6 +251,10 @@ class Keys:
     def agent(self, agent_id: str) -> str:
         """Return the key of an agent's record."""
         return f"{self.prefix}agent:{agent_id}"
+
+    def token(self, agent_id: str) -> str:
+        """Return the key of the digests of an agent's tokens."""
+        return f"{self.prefix}token:{agent_id}"
 
     def inflight(self, agent_id: str) -> str:
         """Return the key of the tasks in flight on an agent."""

@@ -62,6 +62,7 @@ class Append(Struct, frozen=True, gc=False):
     fact: Struct
     caller: str = ""  #: where the answer goes; empty: no answer
     data: bytes | None = None  #: the fact's JSON, if it is already encoded
+    token: str = ""  #: of the agent that the fact is about; empty: none
 
 
 def append_command(keys: Keys, item: Append) -> tuple[Any, ...]:
@@ -70,7 +71,7 @@ def append_command(keys: Keys, item: Append) -> tuple[Any, ...]:
     if item.stream == "in:beats":
         command += ("MAXLEN", "~", HEARTBEATS_KEPT)
     command.append("*")
-    for field in codec.encode_entry(item.fact, caller=item.caller, data=item.data).items():
+    for field in codec.encode_entry(item.fact, caller=item.caller, data=item.data, token=item.token).items():
         command += field
     return tuple(command)
 

@@ -8,6 +8,7 @@ errors (a lost connection, a loading or a full server) never count: they are rai
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +17,11 @@ from redis import exceptions as redis_errors
 
 from coord import codec, logs
 from coord.errors import CoordError
-from coord.models.facts import parts_of
+from coord.models.facts import OF_CLIENTS, SPEAKER, AgentHeartbeat, parts_of
 from coord.models.ids import entry_ms
 from coord.streams import Consumer, Entry
 from workers.service import Failure, ReceivedFact, Service
-from workers.transitions import DeadLetterEntry
+from workers.transitions import DeadLetterEntry, SpokenFact
 
 log = logs.get_logger()
 
@@ -32,6 +33,8 @@ KEPT_DATA_BYTES = 4096
 KEPT_TYPE_BYTES = 128
 #: Characters of the reason that are kept.
 REASON_KEPT = 1000
+#: Agents of refused facts that one line of the log names.
+MOST_NAMED = 20
 
 #: Errors that no entry causes: the server is unavailable, loading, full, failing over, lost its scripts or its slot
 #: (AskError is MovedError's base), or its operator revoked a permission.
@@ -78,6 +81,7 @@ class Intake:
         self.lag_ms = 0  #: age of the last fact when it was handled
         self._scripts = service.cell.scripts
         self._max_bytes = service.cell.settings.max_entry_bytes
+        self._requires_tokens = service.cell.settings.require_tokens
         self._tries: dict[tuple[str, str], int] = {}
 
     async def handle(self, entries: Sequence[Entry]) -> None:
@@ -165,7 +169,41 @@ class Intake:
                 received.append(ReceivedFact(entry, fact, caller))
         if bad:
             await self._dead_letter(bad)
-        return received
+        return await self._with_token(received) if self._requires_tokens else received
+
+    async def _with_token(self, received: list[ReceivedFact[Any]]) -> list[ReceivedFact[Any]]:
+        """Return the facts without those of agents that lack the agent's token; these are refused.
+
+        This is a round trip of its own, and no call before the others in one: if it failed, for example because the
+        server has lost its scripts, the others would be carried out without it.
+        """
+        spoken: dict[int, SpokenFact] = {}
+        for place, (entry, fact, caller) in enumerate(received):
+            if (field := SPEAKER.get(type(fact))) is not None:
+                token = entry.fields.get(b"token")
+                digest = hashlib.sha256(token).hexdigest() if token else ""
+                agent_id = getattr(fact, field)
+                # A heartbeat has no caller, and is answered only if something is wrong.
+                answer_to = caller or (agent_id if isinstance(fact, AgentHeartbeat) else "")
+                may_be_client = type(fact) in OF_CLIENTS
+                spoken[place] = SpokenFact(entry.id, entry.stream, answer_to, agent_id, digest, may_be_client)
+        if not spoken:
+            return received
+        (words,) = await self._scripts.run(self._scripts.check_tokens(self.service.kind, list(spoken.values())))
+        refused = {place: word for place, word in zip(spoken, words, strict=True) if word != "OK"}
+        if not refused:
+            return received
+        failed = [(place, word) for place, word in refused.items() if word.startswith("ERROR ")]
+        if failed:
+            why = "its token cannot be checked: "
+            await self._dead_letter(
+                [(received[place].entry, "entry_buried", why + word.removeprefix("ERROR ")) for place, word in failed]
+            )
+        agents = dict.fromkeys(spoken[place].agent_id for place in refused)
+        log.warning(
+            "tokens.refused", facts=len(refused), agents=" ".join([*agents][:MOST_NAMED]), kind=self.service.kind
+        )
+        return [item for place, item in enumerate(received) if place not in refused]
 
     async def _dead_letter(self, bad: Sequence[tuple[Entry, str, str]]) -> None:
         letters = [

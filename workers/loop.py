@@ -298,6 +298,7 @@ class Loop:
             "lag_ms": self.intake.lag_ms,
             "idle_ms": int((now - self._round_at) * 1000),
             "version": __version__,
+            "require_tokens": "on" if self.cell.settings.require_tokens else "off",
             **self.service.heartbeat_fields(),
         }
         scripts = self.cell.scripts

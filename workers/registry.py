@@ -17,6 +17,7 @@ from coord.keys import encode_facet
 from coord.models.facts import (
     AgentDeregistered,
     AgentDrained,
+    AgentEnrolled,
     AgentHeartbeat,
     AgentLeasesListed,
     AgentMaintenanceBegun,
@@ -25,6 +26,8 @@ from coord.models.facts import (
     AgentResumed,
     AgentsPruned,
     AgentStatusChanged,
+    AgentTokenRevoked,
+    AgentTokenRotated,
     EntriesPurged,
     EntryReplayed,
     Fact,
@@ -39,6 +42,7 @@ from workers.transitions import (
     Pruning,
     Registration,
     StatusChange,
+    TokenChange,
     metric_fields,
 )
 
@@ -118,6 +122,22 @@ class Registry(Service):
         departures = [Departure(entry.id, caller, fact.agent_id, "") for entry, fact, caller in batch]
         return self.cell.scripts.deregister(departures, by_operator=True)
 
+    def change_token(
+        self, batch: list[ReceivedFact[AgentEnrolled | AgentTokenRotated | AgentTokenRevoked]]
+    ) -> Call[list[str]]:
+        """``change_token`` for a batch of operators' requests about tokens, in their order."""
+        changes: list[TokenChange] = []
+        for entry, fact, caller in batch:
+            if isinstance(fact, AgentEnrolled):
+                change = TokenChange(entry.id, caller, fact.agent_id, "enrol", fact.token_sha256)
+            elif isinstance(fact, AgentTokenRotated):
+                grace_ms = int(fact.grace * 1000)
+                change = TokenChange(entry.id, caller, fact.agent_id, "rotate", fact.token_sha256, grace_ms)
+            else:
+                change = TokenChange(entry.id, caller, fact.agent_id, "revoke")
+            changes.append(change)
+        return self.cell.scripts.change_token(changes)
+
     def purge(self, batch: list[ReceivedFact[EntriesPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``EntriesPurged``: entries of every stream, also of other kinds of worker."""
         return self.purge_dead("entries", batch)
@@ -182,6 +202,9 @@ HANDLERS: dict[type[Fact], Callable[[Registry, list[ReceivedFact[Any]]], Call[li
     AgentResumed: Registry.drain,
     AgentRemoved: Registry.remove,
     AgentsPruned: Registry.prune,
+    AgentEnrolled: Registry.change_token,
+    AgentTokenRotated: Registry.change_token,
+    AgentTokenRevoked: Registry.change_token,
     EntryReplayed: Registry.requeue,
     EntriesPurged: Registry.purge,
 }

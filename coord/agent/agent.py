@@ -17,6 +17,7 @@ from coord.agent.handlers import Handler, check_hook, check_message_handler, rea
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
 from coord.agent.session import AgentSpec, Session
+from coord.agent_token import AgentToken
 from coord.arguments import (
     as_dict,
     as_seconds,
@@ -94,13 +95,16 @@ class Agent:
             ``COORD_DEPARTED_TTL_S`` says so. Set an hour for agents whose ids are generated, such as autoscaled ones.
         message_concurrency: maximum number of messages, each of another sender, that are handled concurrently, 1 to
             10,000; as many replies are handled besides. With 1, messages and replies are handled one by one.
+        token: proves that the process may speak for the agent, where ``COORD_REQUIRE_TOKENS`` is set; made by ``coord
+            agents enrol``. Default: ``COORD_AGENT_TOKEN``, or the content of the file ``COORD_AGENT_TOKEN_FILE``, which
+            is read again when it changes.
         url: URL of Redis; default: see ``coord.connection.locate``.
         settings: default: from the environment.
 
     Raises:
         IdInvalid: the id does not fit.
         FactInvalid: another argument does not fit; the message names it.
-        ConfigError: ``url`` or ``settings`` has the wrong type.
+        ConfigError: ``url`` or ``settings`` has the wrong type; or the token does not fit, or its file cannot be read.
     """
 
     def __init__(
@@ -122,12 +126,14 @@ class Agent:
         drain_timeout: float | None = None,
         forget_after: float | None = None,
         message_concurrency: int = MESSAGE_CONCURRENCY,
+        token: str | None = None,
         url: str | None = None,
         settings: Settings | None = None,
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
         self.settings = settings if settings is not None else load_in_program()
+        self._token = AgentToken.of(self.settings, token)
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
         self._forget_after = None if forget_after is None else as_seconds(forget_after, "forget_after")
         check_count(message_concurrency, "message_concurrency", 10_000)
@@ -392,6 +398,7 @@ class Agent:
             self.fallback,
             self.message_handlers,
             self._message_concurrency,
+            self._token.current,
             self._forget_after,
         )
         session = await self._open(spec, is_patient=is_patient)

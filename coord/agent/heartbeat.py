@@ -145,6 +145,7 @@ class Heartbeats:
         reset: called while Redis does not answer or the event loop is blocked: this time does not count as deafness.
         handler_of: returns the name of the handler that an asyncio task of the agent's event loop runs, or "".
         on_sent: called in the event loop of the agent with the entry id of a heartbeat and the time of its answer.
+        token: returns the token of the agent; empty: none. Called in the thread.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class Heartbeats:
         reset: Callable[[], None],
         handler_of: Callable[[asyncio.Task[Any] | None], str],
         on_sent: Callable[[bytes, float], None],
+        token: Callable[[], str] = str,
     ) -> None:
         keys = Keys(settings.namespace)
         self.agent_id = fact.agent_id
@@ -176,6 +178,7 @@ class Heartbeats:
         self._is_deaf = is_deaf
         self._reset = reset
         self._on_sent = on_sent
+        self._token = token
         self._agent_loop = asyncio.get_running_loop()
         self._thread: HeartbeatThread | None = None
         self._watch: LoopWatch | None = None
@@ -290,10 +293,8 @@ class Heartbeats:
         deaf = watch.is_blocked or self._is_deaf()
         fact = AgentHeartbeat(self.agent_id, self._incarnation, system_load(), self._leases(), deaf)
         # No caller: only errors are answered, and those go to the replies of the agent.
-        data = codec.encode(fact)
-        packed = pack(
-            ("XADD", self._heartbeats, "MAXLEN", "~", HEARTBEATS_KEPT, "*", "type", "agent.heartbeat", "data", data)
-        )
+        flat = [part for field in codec.encode_entry(fact, token=self._token()).items() for part in field]
+        packed = pack(("XADD", self._heartbeats, "MAXLEN", "~", HEARTBEATS_KEPT, "*", *flat))
         self._unanswered += 1
         link.send(packed, self._sent)
 
@@ -320,7 +321,7 @@ class Heartbeats:
             return
         # Only the latest request counts.
         fact = AgentLeasesListed(self.agent_id, self._incarnation, asks[-1][1], self._listed())
-        flat = [part for field in codec.encode_entry(fact).items() for part in field]
+        flat = [part for field in codec.encode_entry(fact, token=self._token()).items() for part in field]
         link.send(pack(("XADD", self._registry, "*", *flat)), ignore_answer)
         link.send(pack(("XDEL", self._orders, *[entry for entry, _ask in asks])), ignore_answer)
 

@@ -54,6 +54,7 @@ class Registration:
         heartbeats: start once the registry has answered, and stop when the agent leaves.
         on_failed: called once, with the reason, if the agent must stop.
         forget_after: seconds until its record is removed when it has left; None: as long as the settings say.
+        token: returns the token of the agent; empty: none.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Registration:
         heartbeats: Heartbeats,
         on_failed: Callable[[CoordError], None],
         forget_after: float | None = None,
+        token: Callable[[], str] = str,
     ) -> None:
         self.is_registered = asyncio.Event()
+        self._token = token
         self._fact = fact
         self._link = link
         self._registry = keys.of(REGISTRY)
@@ -135,7 +138,7 @@ class Registration:
             leases: lease -> task id.
         """
         fact = AgentLeasesListed(self._fact.agent_id, self._fact.incarnation, ask, leases)
-        flat = [part for field in codec.encode_entry(fact).items() for part in field]
+        flat = [part for field in codec.encode_entry(fact, token=self._token()).items() for part in field]
         self._link.send(pack(("XADD", self._registry, "*", *flat)), ignore_answer)
 
     async def leave(self, limit_s: float) -> bool:
@@ -163,7 +166,7 @@ class Registration:
 
     def _send(self, fact: Struct, callback: Callable[[Answer], None]) -> None:
         agent_id = self._fact.agent_id
-        fields = codec.encode_entry(fact, caller=agent_id)
+        fields = codec.encode_entry(fact, caller=agent_id, token=self._token())
         flat = [part for field in fields.items() for part in field]
         self._link.send_until_answered(pack(("XADD", self._registry, "*", *flat)), self._sent, callback)
 

@@ -17,7 +17,7 @@ concerns another part goes through a method here:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,6 +58,7 @@ class AgentSpec(Struct, frozen=True):
     fallback: Handler | None  #: for task types without a handler
     message_handlers: Sequence[MessageHandler]
     message_concurrency: int
+    token: Callable[[], str] = str  #: returns the token of the agent; empty: none
     forget_after: float | None = None  #: seconds until the record of an agent that has left is removed
 
 
@@ -131,6 +132,7 @@ class Session:
             reset=self._reader_check.reset,
             handler_of=self._handler_of,
             on_sent=self._heartbeat_sent,
+            token=spec.token,
         )
         self.registration = Registration(
             fact,
@@ -140,6 +142,7 @@ class Session:
             heartbeats=self.heartbeats,
             on_failed=self._fail,
             forget_after=spec.forget_after,
+            token=spec.token,
         )
         self.messages = MessageRunner(
             agent_id,

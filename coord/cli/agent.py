@@ -120,6 +120,14 @@ def agent(
             show_default="COORD_HEARTBEAT_INTERVAL_S, 5s",
         ),
     ] = None,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with the token of the agent, from `coord agents enrol`.",
+            show_default="COORD_AGENT_TOKEN_FILE",
+        ),
+    ] = None,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
@@ -135,7 +143,7 @@ def agent(
     """
     from coord import programs
 
-    settings = settings_of(redis_url=redis_url, namespace=namespace)
+    settings = settings_of(redis_url=redis_url, namespace=namespace, agent_token_file=token_file)
     options = programs.Options(
         task_types=tuple(task_type or ()),
         keep_alive=keep_alive,

@@ -75,6 +75,7 @@ for place in (
     "coord.cli.queues:pools",
     "coord.cli.events:events",
     "coord.cli.fsck:fsck",
+    "coord.cli.acl:acl",
 ):
     register_place(app, place)
 register(app, version)

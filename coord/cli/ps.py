@@ -161,6 +161,14 @@ def worker_warnings(found: WorkersSnapshot, before: WorkersSnapshot | None = Non
         for worker in found.workers
         if found.now - worker.progress_at > STUCK_MS
     ]
+    checking = [worker for worker in found.workers if worker.kind != "distributor"]  # it reads no facts of agents
+    if any(worker.require_tokens for worker in checking):
+        warnings += [
+            f"{worker.name} (pid {worker.pid} on {worker.host}) requires no tokens of agents, and others do; "
+            "start it with COORD_REQUIRE_TOKENS=on"
+            for worker in checking
+            if not worker.require_tokens
+        ]
     lengths = {backlog.stream: backlog.length for backlog in before.backlogs} if before else {}
     for backlog in found.backlogs:
         if is_late(backlog, found.now):

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from msgspec import Struct
 
 from coord import codec, config, queries
+from coord.agent_token import check_token, digest_of_token, new_token
 from coord.arguments import as_seconds, check_finite, decode_argument, encode_fields
 from coord.client.answers import Answer
 from coord.client.connection import ClientConnection
@@ -28,10 +29,13 @@ from coord.models.agents import AgentStatus
 from coord.models.dead_letters import DeadKind
 from coord.models.facts import (
     AgentDrained,
+    AgentEnrolled,
     AgentMaintenanceBegun,
     AgentRemoved,
     AgentResumed,
     AgentsPruned,
+    AgentTokenRevoked,
+    AgentTokenRotated,
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
@@ -49,6 +53,8 @@ from coord.suggestions import not_one_of
 ANSWER_S = 10.0
 #: Seconds between two reads of an agent that drains.
 POLL_S = 0.2
+#: Seconds for which the earlier token of an agent stays valid when it is rotated.
+GRACE_S = 3_600.0
 
 _KINDS = get_args(DeadKind)
 
@@ -267,6 +273,62 @@ class Admin:
             pruned += int(step["pruned"])
             if not step["left"] or not step["pruned"]:
                 return pruned
+
+    # Tokens of agents.
+
+    async def enrol(self, agent_id: str, *, token: str | None = None, timeout: float = ANSWER_S) -> str:
+        """Give an agent its first token, which it needs where ``COORD_REQUIRE_TOKENS`` is set.
+
+        The token is made here, and only its SHA-256 is sent and stored: hand it to the agent, nobody can read it later.
+
+        Args:
+            agent_id: of the agent; it need not be registered yet.
+            token: 16 to 512 visible ASCII characters that cannot be guessed; default: a new random one.
+            timeout: seconds to wait for the answer.
+
+        Returns: the token.
+
+        Raises:
+            AgentIsEnrolled: it has another token already: rotate or revoke that.
+            ConfigError: the token does not fit.
+        """
+        token = new_token() if token is None else check_token(token, "token")
+        await self._control("registry", AgentEnrolled(check_id(agent_id, "agent_id"), digest_of_token(token)), timeout)
+        return token
+
+    async def rotate(
+        self, agent_id: str, *, token: str | None = None, grace: float = GRACE_S, timeout: float = ANSWER_S
+    ) -> str:
+        """Replace the token of an agent.
+
+        Args:
+            agent_id: of the agent.
+            token: the new one, as for ``enrol``; default: a new random one.
+            grace: seconds for which the earlier token stays valid, up to 30 days; 0: it is invalid at once.
+            timeout: seconds to wait for the answer.
+
+        Returns: the new token.
+
+        Raises:
+            AgentNotEnrolled: it has no token.
+            ConfigError: the token does not fit.
+        """
+        token = new_token() if token is None else check_token(token, "token")
+        grace = as_seconds(grace, "grace")
+        fact = AgentTokenRotated(check_id(agent_id, "agent_id"), digest_of_token(token), grace)
+        await self._control("registry", fact, timeout)
+        return token
+
+    async def revoke(self, agent_id: str, *, timeout: float = ANSWER_S) -> None:
+        """Revoke the token of an agent at once, and an earlier one that is still valid.
+
+        Its process stops with its next heartbeat. It keeps its Redis user and the leases of tasks that it holds:
+        ``remove`` gives its tasks to others.
+
+        Raises:
+            AgentNotEnrolled: it has no token.
+        """
+        await self._control("registry", AgentTokenRevoked(check_id(agent_id, "agent_id")), timeout)
 
     # Dead letters.
 

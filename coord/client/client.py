@@ -15,8 +15,10 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coord import queries
+from coord.agent_token import AgentToken
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
 from coord.client.agents import AgentReads
@@ -87,6 +89,7 @@ class Client(AgentReads):
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, reach_s: float = REACH_S) -> None:
         self.connection = ClientConnection(url, settings=settings, reach_s=reach_s)
         self._admin = Admin(self.connection)
+        self._token: AgentToken | None = None  # read when the first message needs it
 
     async def open(self) -> None:
         """Connect; ``async with`` does this.
@@ -384,6 +387,7 @@ class Client(AgentReads):
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
+        token: str | None = None,
         timeout: float = RECEIPT_S,
     ) -> Receipt:
         """Send a message to an agent; returns when it is in the inbox of the agent.
@@ -391,18 +395,21 @@ class Client(AgentReads):
         Args:
             receiver_id: id of the agent.
             payload: any value that msgspec can encode as JSON.
-            sender_id: id shown to the receiver; default: this client's caller id.
+            sender_id: id shown to the receiver; default: this client's caller id. To send as an agent needs its token,
+                where ``COORD_REQUIRE_TOKENS`` is set.
             priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
             ttl: seconds to live; an expired message is not handled. Default: that of the routers.
             correlation_id: id of the conversation.
             reply_to: id of the message that this one answers.
             message_id: default: a new UUID; the same id with the same content is delivered once.
+            token: of the agent ``sender_id``; default: ``COORD_AGENT_TOKEN`` or ``COORD_AGENT_TOKEN_FILE``.
             timeout: seconds to wait for a router.
 
         Raises:
             AgentNotFound: there is no such receiver.
             MessageUndeliverable: its inbox is full.
             MessageExpired: its time to live passed before it was delivered.
+            TokenMissing, TokenInvalid: the sender is an agent, and this is not its token.
             IdConflict: the id was used before with other content.
             ResultTimeout: no router answered within ``timeout`` seconds; the message waits for one.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
@@ -418,10 +425,20 @@ class Client(AgentReads):
             "reply_to": reply_to,
         }
         append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
+        if sender_id is not None or token is not None:
+            append = replace(append, token=self._token_of_sender(token))
         entry_id, answer = await self.connection.request(append, timeout, "router", "message")
         if not answer.ok:
             raise answer.error
         return Receipt(fields["message_id"], receiver_id, entry_id)
+
+    def _token_of_sender(self, token: str | None) -> str:
+        """Return the token to send with a message; the one of the settings unless ``token`` is given."""
+        if token is not None:
+            return AgentToken.of(self.settings, token).current()
+        if self._token is None:
+            self._token = AgentToken.of(self.settings)
+        return self._token.current()
 
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""

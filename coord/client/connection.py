@@ -150,20 +150,21 @@ class ClientConnection:
         """
         return await self._opened(self._outbox).append(batch)
 
-    async def append_fact(self, stream: str, fact: Struct, *, wants_answer: bool) -> FactHandle:
+    async def append_fact(self, stream: str, fact: Struct, *, wants_answer: bool, token: str = "") -> FactHandle:
         """Append one fact.
 
         Args:
             stream: without the namespace, such as ``in:registry``.
             fact: one of ``coord.models.facts``.
             wants_answer: let the worker answer, so that ``FactHandle.accepted`` may be awaited.
+            token: of the agent that the fact is about; empty: none.
 
         Raises:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was appended.
             ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
         """
         checked, data = build_fact(stream, type(fact), fact, self.settings.max_entry_bytes)
-        (entry,) = await self.append([Append(stream, checked, self.caller if wants_answer else "", data)])
+        (entry,) = await self.append([Append(stream, checked, self.caller if wants_answer else "", data, token)])
         return FactHandle(self, stream, entry)
 
     async def request(self, append: Append, timeout: float, worker: str, subject: str = "request") -> AnsweredFact:

@@ -23,6 +23,7 @@ from coord.fsck.checks import (
     check_leases,
     check_structures,
     check_sums,
+    check_tokens,
     check_ttls,
 )
 from coord.fsck.snapshot import CellSnapshot, Finding, read_snapshot
@@ -38,6 +39,7 @@ SINGLE = (
     check_alarms,
     check_claims,
     check_ends,
+    check_tokens,
     check_ttls,
     check_caps,
     check_agents,

@@ -140,6 +140,15 @@ def check_ends(snapshot: CellSnapshot) -> Iterator[Finding]:
         yield from _compare("grave", index, expected, actual)
 
 
+def check_tokens(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that each row of tokens is one that an operator's request makes: no other can be replaced or revoked."""
+    for agent, row in sorted(snapshot.tokens.items()):
+        if "fact_id" not in row:
+            yield Finding("token.unknown", f"token:{agent}", "no request of an operator made it")
+        elif ("previous" in row) != ("previous_until" in row) or ("previous" in row and "current" not in row):
+            yield Finding("token.previous", f"token:{agent}", "its earlier token has no end, or no token after it")
+
+
 def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
     """Check that keys have a TTL exactly if they should expire."""
     for name, ttl in snapshot.ttls.items():
@@ -148,6 +157,8 @@ def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
             if state is None:
                 continue  # removed during the snapshot
             should_expire = False  # a record is removed by the index of its end
+        elif name.startswith("token:"):
+            should_expire = "current" not in snapshot.tokens.get(name[6:], {"current": ""})
         elif name.startswith("message:"):
             should_expire = name[8:] not in snapshot.dead_messages
         else:

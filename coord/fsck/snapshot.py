@@ -69,6 +69,7 @@ class CellSnapshot(NamedTuple):
     ended: dict[str, set[str]]  #: by index
     unclaimed: dict[str, float]  #: by agent
     dead_messages: Container[str] = frozenset()  #: messages whose records live as long as they are in the index
+    tokens: Mapping[str, Record] = MappingProxyType({})  #: digests of tokens, by agent
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     is_stable: bool = True  #: no counter changed while the records were read
@@ -120,6 +121,7 @@ class _Reader:
             ended=ended,
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
+            tokens=await self._tokens(_rest(names, "token:")),
             ttls=await self._ttls(sorted(names)),
             unreadable=self.unreadable,
             is_stable=before == after,
@@ -226,6 +228,15 @@ class _Reader:
     async def _members(self, name: str) -> set[str]:
         answer = await self._read(name, self.redis.smembers(self.keys.of(name)), set())
         return {member.decode("utf-8", "replace") for member in answer}
+
+    async def _tokens(self, agents: Sequence[str]) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for agent in agents:
+            raw = await self._read(f"token:{agent}", self.redis.hgetall(self.keys.token(agent)), {})
+            if raw:
+                pairs = ((name.decode(), value.decode("utf-8", "replace")) for name, value in raw.items())
+                found[agent] = dict(pairs)
+        return found
 
     async def _entries(self, name: str) -> dict[str, Record]:
         """Read the assignments in a lane of an inbox, without payloads."""

@@ -80,13 +80,18 @@ class Backend:
             raise ServerUnavailable("Redis is not available yet")
         return self._client
 
-    async def register(self, fact: AgentRegistered, wait_s: float) -> Appended:
-        """Register an agent, or refresh its registration."""
+    async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
+        """Register an agent, or refresh its registration; ``token`` is the agent's."""
         async with self._limited(wait_s):
-            return await self._append("in:registry", fact, wait_s)
+            return await self._append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
-        self, agent_id: str, status: AgentStatus | None, load_metrics: Mapping[str, float], wait_s: float
+        self,
+        agent_id: str,
+        status: AgentStatus | None,
+        load_metrics: Mapping[str, float],
+        wait_s: float,
+        token: str = "",
     ) -> Appended:
         """Send a heartbeat, and a change of status if the agent reports another status than its record has.
 
@@ -96,21 +101,24 @@ class Backend:
         metrics = dict(load_metrics)
         async with self._limited(2 * wait_s):
             if status is not None and status in LEAVING:
-                return await self._change(agent_id, status, metrics, wait_s)
+                return await self._change(agent_id, status, metrics, wait_s, token)
             try:
-                written = await self._append("in:beats", AgentHeartbeat(agent_id, load_metrics=metrics), wait_s)
+                heartbeat = AgentHeartbeat(agent_id, load_metrics=metrics)
+                written = await self._append("in:beats", heartbeat, wait_s, token)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
             if status is not None and await self._is_change(agent_id, status):
-                return await self._change(agent_id, status, metrics, wait_s)
+                return await self._change(agent_id, status, metrics, wait_s, token)
         return written
 
-    async def _change(self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float) -> Appended:
+    async def _change(
+        self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
+    ) -> Appended:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
-        return await self._append("in:registry", change, wait_s)
+        return await self._append("in:registry", change, wait_s, token)
 
-    async def _append(self, stream: str, fact: Struct, wait_s: float) -> Appended:
-        handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0)
+    async def _append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+        handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
     async def _is_change(self, agent_id: str, status: AgentStatus) -> bool:

@@ -12,6 +12,7 @@ from falcon.asgi import Request, Response
 from msgspec import Struct
 
 from coord import codec
+from coord.agent_token import MAX_LENGTH
 from coord.arguments import enum_values
 from coord.config import Settings
 from coord.gateway.errors import Problem, RequestError
@@ -62,6 +63,12 @@ class RequestReader:
         preferences = (req.get_header("Prefer") or "").lower().split(",")
         is_async = "respond-async" in (preference.strip() for preference in preferences)
         return 0 if is_async else self._settings.gateway_wait_s
+
+
+def bearer_token(req: Request) -> str:
+    """Return the token of an agent in the header ``Authorization: Bearer TOKEN``; empty without one."""
+    scheme, _, token = (req.get_header("Authorization") or "").strip().partition(" ")
+    return token.strip()[:MAX_LENGTH] if scheme.lower() == "bearer" else ""
 
 
 def respond(resp: Response, body: Struct, status: int = 200) -> None:

@@ -9,7 +9,7 @@ from falcon.asgi import Request, Response
 from coord import codec
 from coord.client.submission import TaskSpec
 from coord.gateway.backend import Backend
-from coord.gateway.body import RequestReader, decode, respond, respond_to_write
+from coord.gateway.body import RequestReader, bearer_token, decode, respond, respond_to_write
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import conflict_is_reuse, task_id_of
 from coord.gateway.schemas import (
@@ -42,7 +42,7 @@ class RegisterResource:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Register an agent; an id that is registered already is updated."""
         body = await self._reader.read(req, RegisterAgent)
-        at, answered = await self._backend.register(body.fact(), self._reader.wait_s(req))
+        at, answered = await self._backend.register(body.fact(), self._reader.wait_s(req), bearer_token(req))
         registered = Registered(agent_id=body.agent_id, registered_at=at)
         respond_to_write(req, resp, registered, answered=answered, path=f"/agents/{body.agent_id}")
 
@@ -71,7 +71,9 @@ class HeartbeatResource:
     async def on_post(self, req: Request, resp: Response, agent_id: str) -> None:
         """Record a heartbeat."""
         body, wait_s = await self._reader.read(req, HeartbeatBody), self._reader.wait_s(req)
-        at, answered = await self._backend.heartbeat(agent_id, body.status, body.load_metrics, wait_s)
+        at, answered = await self._backend.heartbeat(
+            agent_id, body.status, body.load_metrics, wait_s, bearer_token(req)
+        )
         received = HeartbeatReceived(agent_id=agent_id, heartbeat_at=at)
         respond_to_write(req, resp, received, answered=answered, path=f"/agents/{agent_id}")
 

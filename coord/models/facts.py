@@ -32,6 +32,8 @@ Names = Annotated[tuple[Text, ...], Meta(max_length=256)]
 Metrics = Annotated[dict[Text, float], Meta(max_length=64)]
 Lease = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Explanation = Annotated[str, Meta(max_length=4096)]
+#: SHA-256 of an agent's token: the token itself is in no fact.
+TokenDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class AgentRegistered(Struct, frozen=True, omit_defaults=True):
@@ -269,6 +271,31 @@ class AgentsPruned(Struct, frozen=True, omit_defaults=True):
     older_than: Age
 
 
+class AgentEnrolled(Struct, frozen=True, omit_defaults=True):
+    """Gives an agent its first token: an operator made it and sends only its digest."""
+
+    agent_id: Id
+    token_sha256: TokenDigest
+
+    def __post_init__(self) -> None:
+        not_reserved(self.agent_id, "agent_id")
+
+
+class AgentTokenRotated(Struct, frozen=True, omit_defaults=True):
+    """Replaces the token of an agent; the earlier one is valid for a while."""
+
+    agent_id: Id
+    token_sha256: TokenDigest
+    #: Seconds for which the earlier token stays valid; 0: it is invalid at once.
+    grace: Annotated[float, Meta(ge=0, le=2_592_000)] = 3_600.0
+
+
+class AgentTokenRevoked(Struct, frozen=True, omit_defaults=True):
+    """Revokes the tokens of an agent at once, the earlier one as well."""
+
+    agent_id: Id
+
+
 class MessageReplayed(Struct, frozen=True, omit_defaults=True):
     """Delivers a dead message as if it had been sent now."""
 
@@ -300,6 +327,9 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
         AgentResumed,
         AgentRemoved,
         AgentsPruned,
+        AgentEnrolled,
+        AgentTokenRotated,
+        AgentTokenRevoked,
         EntryReplayed,
         EntriesPurged,
     ),
@@ -336,6 +366,9 @@ Fact = (
     | AgentResumed
     | AgentRemoved
     | AgentsPruned
+    | AgentEnrolled
+    | AgentTokenRotated
+    | AgentTokenRevoked
     | StrategySet
     | SettingSet
     | TaskReplayed
@@ -369,6 +402,9 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentResumed: "agent.resumed",
     AgentRemoved: "agent.removed",
     AgentsPruned: "agents.pruned",
+    AgentEnrolled: "agent.enrolled",
+    AgentTokenRotated: "agent.token_rotated",
+    AgentTokenRevoked: "agent.token_revoked",
     StrategySet: "strategy.set",
     SettingSet: "setting.set",
     TaskReplayed: "task.replayed",
@@ -391,6 +427,19 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},
     **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }
+
+#: fact of an agent about itself -> its field that names the agent. With ``require_tokens`` its entry needs the token of
+#: that agent. Reports are not listed: their leases protect them.
+SPEAKER: dict[type[Struct], str] = {
+    AgentRegistered: "agent_id",
+    AgentStatusChanged: "agent_id",
+    AgentDeregistered: "agent_id",
+    AgentLeasesListed: "agent_id",
+    AgentHeartbeat: "agent_id",
+    MessageSent: "sender_id",
+}
+#: Facts of ``SPEAKER`` that clients append as well. A sender that is no agent needs no token.
+OF_CLIENTS: frozenset[type[Struct]] = frozenset({MessageSent})
 
 #: fact that lists others in its only field -> the facts that it lists.
 PARTS_OF: dict[type[Struct], type[Struct]] = {TasksCompleted: TaskCompleted, TasksSubmitted: TaskSubmitted}

@@ -44,6 +44,7 @@ KINDS = {
     "tasks:terminal": "ended tasks",
     "tasks:refused": "refused tasks",
     "agent": "agents",
+    "token:": "agents",
     "inflight:": "agents",
     "unclaimed": "agents",
     "suspended": "agents",

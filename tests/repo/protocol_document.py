@@ -35,6 +35,7 @@ _PATTERNS = {
     inspect.type_info(Lease).pattern: "lease",  # type: ignore[attr-defined] # a str with a pattern
     r"^[0-9]{1,20}-[0-9]{1,20}\Z": "entry id",
     r"^\S*\Z": "text 0-128 without spaces",
+    r"^[0-9a-f]{64}\Z": "digest",
 }
 
 

@@ -19,9 +19,9 @@ from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 #: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
-    "admit", "cancel", "check_leases", "configure", "count_waiting", "dead_letter", "deregister", "prune", "purge",
-    "reclaim", "reclaim_lease", "relieve", "replay", "requeue", "run_alarms", "settle", "tick_liveness",
-    "worker_heartbeat",
+    "admit", "cancel", "change_token", "check_leases", "check_tokens", "configure", "count_waiting", "dead_letter",
+    "deregister", "prune", "purge", "reclaim", "reclaim_lease", "relieve", "replay", "requeue", "run_alarms", "settle",
+    "tick_liveness", "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -205,6 +205,7 @@ def own_names(body: str) -> set[str]:
 
 #: The calls of the rows that have options, without entries.
 WITH_OPTIONS: dict[str, Callable[[Scripts], Call[Any]]] = {
+    "check_tokens": lambda scripts: scripts.check_tokens("router", []),
     "dead_letter": lambda scripts: scripts.dead_letter("router", []),
     "deregister": lambda scripts: scripts.deregister([]),
     "purge": lambda scripts: scripts.purge("router", "messages", []),

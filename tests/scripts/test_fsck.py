@@ -27,6 +27,12 @@ async def _set_lease(redis: Any, keys: Any, task: str, lease: str) -> None:
     await redis.hset(keys.task(task), "assignment", " ".join([lease, *raw.decode().split(" ")[1:]]))
 
 
+async def _set_token(redis: Any, keys: Any, row: dict[str, str], ttl_ms: int = 0) -> None:
+    await redis.hset(keys.token("a1"), mapping=row)
+    if ttl_ms:
+        await redis.pexpire(keys.token("a1"), ttl_ms)
+
+
 #: What a damage of the cell that ``filled`` makes is found as.
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "an agent that a search does not find": (
@@ -111,6 +117,19 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a waiting task that would vanish": (lambda r, k: r.pexpire(k.task("first"), 60_000), {"ttl.unexpected"}),
     "an unknown key": (lambda r, k: r.set(k.of("scratch"), "x"), {"ttl.missing"}),
     "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c1"), {"a": "b"}), {"ttl.missing"}),
+    "a token that nobody gave": (
+        lambda r, k: r.hset(k.token("a1"), mapping={"current": "d"}),
+        {"token.unknown"},
+    ),
+    "a token that would vanish": (
+        lambda r, k: _set_token(r, k, {"current": "d", "fact_id": "1-1"}, ttl_ms=60_000),
+        {"ttl.unexpected"},
+    ),
+    "a revoked token that would stay for ever": (lambda r, k: _set_token(r, k, {"fact_id": "1-1"}), {"ttl.missing"}),
+    "an earlier token without an end": (
+        lambda r, k: _set_token(r, k, {"current": "d", "previous": "c", "fact_id": "1-1"}),
+        {"token.previous"},
+    ),
     "a record of another type": (
         lambda r, k: r.set(k.task("stranger"), "x"),
         {"type.wrong"},

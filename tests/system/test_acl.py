@@ -1,180 +1,459 @@
-"""The Redis users of docs/operating.md, of workers, agents and clients: they can do their work, and nothing else."""
+"""The Redis users of ``coord acl``: each role can do its work, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, STDOUT
+from subprocess import PIPE
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from coord import Agent, Client
+from coord import Agent, Client, queries
+from coord.acl import Role, rules, set_user, user_name
+from coord.agent_token import digest_of_token
 from coord.config import Settings
 from coord.connection import connect
 from coord.embedded import EmbeddedServer
-from coord.errors import TaskNotFound
-from coord.server_check import check_server
+from coord.errors import AgentNotFound, ConfigError, TaskFailed, TaskNotFound, TokenMissing
+from coord.keys import Keys
+from coord.models.agents import AgentStatus
+from coord.pipeline import pack, send_and_read
 from tests.conftest import FAST
-from tests.running import RunningCell, running_cell
+from tests.http import HttpCaller
+from tests.repo.test_script_headers import DICTIONARY
+from tests.running import running_cell
+from tests.waiting import wait_until
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operating.md"
-SETTINGS = Settings(read_block_ms=100, heartbeat_interval_s=0.2)
-#: What the document calls them.
-WORKER, AGENT, CLIENT = "coord", "ocr-1", "web"
-
-
-def commands() -> dict[str, list[str]]:
-    """User -> the words of the ACL SETUSER that the document gives for it."""
-    text = DOCUMENT.read_text().replace("\\\n", " ")
-    found = [shlex.split(line) for line in re.findall(r"^ACL SETUSER .*$", text, re.MULTILINE)]
-    return {words[2]: words for words in found}
+PASSWORD = "only-for-these-tests"
+SETTINGS = Settings(read_block_ms=100, heartbeat_interval_s=0.3, backoff_ms=50, require_tokens=True)
+KEYS = Keys(SETTINGS.namespace)
+#: Long beside what an answer takes on a busy machine.
+PATIENT_S = 30.0
+OWN, OTHER = "ocr-1", "ocr-2"
 
 
-@pytest.fixture
-async def cell(tmp_path: Path, unused_port: int) -> AsyncIterator[RunningCell]:
-    """A cell on a server of its own, which knows these users; its workers are theirs."""
-    server = EmbeddedServer.start(tmp_path / "data", port=unused_port, extra=FAST)
+@dataclass
+class Users:
+    """A server with the users of all roles."""
+
+    admin: Redis
+    port: int
+
+    def url(self, role: str, own_id: str | None = None) -> str:
+        """Where the server is, for the user of a role."""
+        return f"redis://{user_name(Role(role), SETTINGS.namespace, own_id)}:{PASSWORD}@127.0.0.1:{self.port}/0"
+
+    async def denials(self) -> list[Mapping[Any, Any]]:
+        """What the server has refused to its users."""
+        return [dict(one) for one in await self.admin.execute_command("ACL", "LOG", 100)]
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+async def users(request: pytest.FixtureRequest, tmp_path: Path, unused_port: int) -> AsyncIterator[Users]:
+    """A server of its own, on which only these users may do anything; also on the oldest Redis."""
+    binary = None if request.param == "valkey" else request.getfixturevalue("redis_server_binary")
+    server = EmbeddedServer.start(tmp_path / "data", port=unused_port, extra=FAST, binary=binary)
     try:
-        async with connect(f"redis://127.0.0.1:{unused_port}", SETTINGS) as redis:
-            for words in commands().values():
-                await redis.execute_command(*words)
-        async with running_cell(url_of(unused_port, WORKER), SETTINGS) as running:
-            yield running
+        async with connect(server.url, SETTINGS) as admin:
+            wanted: list[tuple[Role, str | None]] = [(role, None) for role in Role if role is not Role.AGENT]
+            wanted += [(Role.WORKER, kind) for kind in ("registry", "distributor", "router")]
+            wanted += [(Role.AGENT, OWN), (Role.AGENT, OTHER)]
+            for role, own_id in wanted:
+                name = user_name(role, SETTINGS.namespace, own_id)
+                await set_user(admin, name, PASSWORD, rules(role, SETTINGS.namespace, own_id))
+            yield Users(admin, unused_port)
     finally:
         server.stop(force=True)
 
 
-@pytest.fixture
-async def admin(cell: RunningCell, unused_port: int) -> AsyncIterator[Redis]:
-    """The server's own user."""
-    async with connect(f"redis://127.0.0.1:{unused_port}", SETTINGS) as redis:
-        yield redis
+# What a role may do, written down here once more and not taken from the table.
+
+#: family -> a key of it; of an agent's own families the ones of another agent as well.
+SAMPLES: dict[str, str] = {name: re.sub(r"\{\w+\}", "x1", name) for name in DICTIONARY if name != "in:*"}
+SAMPLES |= {f"in:control:{kind}": f"in:control:{kind}" for kind in ("registry", "distributor", "router")}
+SAMPLES |= {f"in:tasks:{one}": f"in:tasks:{one}" for one in ("urgent", "low")}
+SAMPLES |= {f"in:messages:{one}": f"in:messages:{one}" for one in ("critical", "low")}
+SAMPLES |= {f"inbox of {one}": f"inbox:{one}:critical" for one in (OWN, OTHER)}
+SAMPLES |= {f"replies of {one}": f"replies:{one}" for one in (OWN, OTHER)}
+SAMPLES |= {"another namespace": "", "no namespace": ""}
+del SAMPLES["in:control:{kind}"]
+
+TASKS = r"in:tasks:.*"
+MESSAGES = r"in:messages:.*"
+STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xinfo|stream"}
+HASH_READS = {"hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"}
+SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan"}
+ZSET_READS = {"zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zcard", "zcount", "zscan"}
+LOOKS = {"exists", "pttl", "memory|usage"}
+HASHES = r"(agent|token|task|message|worker):.*|clock|pools|suspended|counters|settings|waiting"
+SETS = r"agents:(active|all|reported|by:.*)|inflight:.*"
+ZSETS = (
+    r"agents:(expiry|departed|lost)|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
+    r"|tasks:(terminal|dead|refused)|tombstones|messages:dead"
+)
+#: role -> commands -> the keys on which it may send them, as a pattern.
+MAY: dict[Role, list[tuple[set[str], str]]] = {
+    Role.AGENT: [
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|{MESSAGES}"),
+        ({"xread", "xrange"}, rf"inbox:{OWN}:critical|replies:{OWN}"),
+        ({"xdel"}, rf"inbox:{OWN}:critical"),
+    ],
+    Role.CLIENT: [
+        ({"xadd"}, rf"{TASKS}|in:requests|{MESSAGES}"),
+        ({"xread", "xrange", "xrevrange"}, rf"{TASKS}|replies:.*"),
+        ({"hgetall", "hmget"}, r"(task|message):.*"),
+    ],
+    Role.GATEWAY: [
+        ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
+        ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
+        ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
+        ({*SET_READS, "exists"}, r"agents:(all|active)|inflight:.*"),
+        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*"),
+    ],
+    Role.OPERATOR: [
+        ({"xadd"}, rf"in:control:.*|{TASKS}|in:requests|{MESSAGES}"),
+        ({*STREAM_READS, "xinfo|groups", *LOOKS}, r"(in|inbox|replies|log):.*|dead:in"),
+        ({*HASH_READS, *LOOKS}, HASHES),
+        ({*SET_READS, *LOOKS}, SETS),
+        ({*ZSET_READS, *LOOKS}, ZSETS),
+        ({"get", *LOOKS}, r"tasks:relieved|size:.*"),
+    ],
+}
+#: role -> its commands without keys.
+KEYLESS: dict[Role, set[str]] = {
+    Role.AGENT: {"ping", "info"},
+    Role.CLIENT: {"ping"},
+    Role.GATEWAY: {"ping", "time", "info"},
+    Role.OPERATOR: {"ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"},
+}
+#: What the server lets every user do.
+ALWAYS = {"auth", "hello", "reset", "quit"}
+#: Commands whose keys are not where all others have them.
+SHAPES = {
+    "xread": "STREAMS {key} 0",
+    "xreadgroup": "GROUP g c STREAMS {key} >",
+    "evalsha": "0 1 {key}",
+    "eval": "x 1 {key}",
+    "fcall": "f 1 {key}",
+    "memory|usage": "{key}",
+}
 
 
-def url_of(port: int, user: str) -> str:
-    """Where the server is, for a user with the password of the document."""
-    (password,) = [word[1:] for word in commands()[user] if word.startswith(">")]
-    return f"redis://{user}:{password}@127.0.0.1:{port}/0"
+def key_of(sample: str) -> str:
+    """The whole key of a sample."""
+    others = {"another namespace": "{other}:task:x1", "no namespace": "x1"}
+    return others.get(sample) or KEYS.of(SAMPLES[sample])
 
 
-async def test_workers_an_agent_and_a_client_do_their_work(cell: RunningCell, unused_port: int) -> None:
-    """Registered, beating, given a task and a message, cancelled, drained; submitted, awaited, cancelled, looked up."""
-    agent = Agent(AGENT, url=url_of(unused_port, AGENT), settings=SETTINGS)
-    heard: asyncio.Queue[str] = asyncio.Queue()
-
-    @agent.task("ocr")
-    async def ocr(task: object) -> str:
-        await asyncio.sleep(0.2)
-        return "read"
-
-    @agent.task("hang")
-    async def hang(task: object) -> None:
-        await heard.put("hanging")
-        await asyncio.Event().wait()
-
-    @agent.on_message
-    async def hear(message: object) -> None:
-        await heard.put("message")
-
-    async with agent, Client(url_of(unused_port, CLIENT), settings=SETTINGS) as client:
-        handle = await client.submit("ocr")
-        assert await handle.result(timeout=20) == "read"
-        record = await client.task(handle.task_id)
-        assert record is not None
-        assert record.agent_id == AGENT
-        untold = await client.submit("ocr", notify=False)
-        assert await untold.result(timeout=20) == "read"
-        assert await client.handle(handle.task_id).result(timeout=20) == "read"
-        with pytest.raises(TaskNotFound):
-            await client.handle("nobody-s").result(timeout=20)
-        hanging = await client.submit("hang")
-        assert await asyncio.wait_for(heard.get(), 20) == "hanging"
-        await hanging.cancel()
-        await client.send(AGENT, {"say": "hello"})
-        assert await asyncio.wait_for(heard.get(), 20) == "message"
-    assert not await cell.redis.execute_command("SISMEMBER", cell.keys.of("agents:active"), AGENT)
-    assert (await check_server(cell.redis, SETTINGS)).policy == "noeviction"
+async def commands_of(admin: Redis) -> dict[str, int]:
+    """Every command and subcommand of the server, with its number of words."""
+    ((*listed,),) = [await _raw(admin, ("COMMAND",))]
+    found: dict[str, int] = {}
+    for name, arity, *rest in listed:
+        found[name.decode()] = abs(arity)
+        found |= {one[0].decode(): abs(one[1]) for one in (rest[7] if len(rest) > 7 else ())}
+    return found
 
 
-LOOKS = (
+async def _raw(admin: Redis, words: tuple[str, ...]) -> Any:
+    return (await send_and_read(admin, [pack(words)]))[0]
+
+
+def words_of(command: str, arity: int, key: str) -> list[str]:
+    """A call of a command with a key."""
+    words = command.split("|")
+    if command in SHAPES:
+        return [*words, *SHAPES[command].format(key=key).split(" ")]
+    return [*words, *[key] * max(1, arity - len(words))] if arity > len(words) else words
+
+
+async def permitted(admin: Redis, user: str, calls: Iterable[tuple[str, int, str]]) -> set[tuple[str, str]]:
+    """The commands, each with its sample of a key, that the server would let a user send."""
+    listed = list(calls)
+    found: set[tuple[str, str]] = set()
+    for start in range(0, len(listed), 2_000):
+        chunk = listed[start : start + 2_000]
+        packed = [pack(("ACL", "DRYRUN", user, *words_of(name, arity, key_of(one)))) for name, arity, one in chunk]
+        answers = await send_and_read(admin, packed)
+        found |= {(name, one) for (name, _, one), answer in zip(chunk, answers, strict=True) if answer == b"OK"}
+    return found
+
+
+@pytest.mark.parametrize("role", MAY)
+async def test_a_role_may_do_nothing_else(users: Users, role: Role) -> None:
+    """Every command of the server on a key of every family, of another agent and of another namespace."""
+    user = user_name(role, SETTINGS.namespace, OWN if role is Role.AGENT else None)
+    commands = await commands_of(users.admin)
+    assert len(commands) > 300
+    reachable = [
+        next(one for one, key in SAMPLES.items() if key and re.fullmatch(pattern, key)) for _, pattern in MAY[role]
+    ]
+    anywhere = await permitted(
+        users.admin, user, ((name, arity, one) for name, arity in commands.items() for one in reachable)
+    )
+    sendable = {name for name, _ in anywhere} - ALWAYS - KEYLESS[role]
+    assert sendable == {name for names, _ in MAY[role] for name in names}
+    assert {name for name, _ in anywhere} >= KEYLESS[role]
+
+    found = await permitted(users.admin, user, ((name, commands[name], one) for name in sendable for one in SAMPLES))
+    expected = {
+        (name, one)
+        for names, pattern in MAY[role]
+        for name in names
+        for one, key in SAMPLES.items()
+        if key and re.fullmatch(pattern, key)
+    }
+    assert found == expected
+
+
+#: What no worker needs.
+FORBIDDEN = (
+    "acl", "config|set", "config|rewrite", "shutdown", "keys", "script|flush", "script|kill", "function", "module",
+    "debug", "replicaof", "migrate", "monitor", "eval", "subscribe", "client|kill", "client|list", "save", "bgsave",
+    "cluster|failover", "scan", "select", "swapdb", "dump", "restore", "rename", "flushall", "flushdb",
+)  # fmt: skip
+
+
+async def test_workers_own_their_namespace_and_nothing_besides(users: Users) -> None:
+    """Every family of it, by reading and by writing; no other key, and nothing of the server."""
+    user = user_name(Role.WORKER, SETTINGS.namespace)
+    commands = await commands_of(users.admin)
+    found = await permitted(
+        users.admin, user, ((name, commands[name], one) for name in ("del", "exists") for one in SAMPLES)
+    )
+    assert {one for _, one in found} == {one for one, key in SAMPLES.items() if key}
+    everything = await permitted(users.admin, user, ((name, arity, "clock") for name, arity in commands.items()))
+    sent = {name for name, _ in everything} - ALWAYS
+    assert not {name for name in sent for one in FORBIDDEN if name == one or name.startswith(f"{one}|")}
+    assert {"evalsha", "script|load", "xreadgroup", "client|setname"} <= sent
+
+
+@pytest.mark.parametrize("users", ["valkey", pytest.param("redis7", marks=pytest.mark.long)], indirect=True)
+async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Path, unused_port: int) -> None:
+    """Each process under its own: tasks, messages, tokens, drain, replay, HTTP, commands; nothing is refused."""
+    async with (
+        cell_of(users) as operator,
+        Client(users.url("client"), settings=SETTINGS) as client,
+    ):
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        agents = [
+            Agent(one, url=users.url("agent", one), settings=SETTINGS, token=await operator.admin.enrol(one))
+            for one in (OWN, OTHER)
+        ]
+        broken = [True]
+        for agent in agents:
+
+            @agent.task("ocr")
+            async def ocr(task: object) -> str:
+                return "read"
+
+            @agent.task("hang")
+            async def hang(task: object) -> None:
+                await heard.put("hanging")
+                await asyncio.Event().wait()
+
+            @agent.task("break")
+            async def break_(task: object) -> str:
+                if broken:
+                    raise ValueError("as told")
+                return "whole"
+
+            @agent.on_message
+            async def hear(message: object) -> None:
+                await heard.put("message")
+
+        async with agents[0], agents[1]:
+            handles = await client.submit_many([{"task_type": "ocr"}] * 20)
+            assert [await handle.result(timeout=PATIENT_S) for handle in handles] == ["read"] * 20
+            assert await (await client.submit("ocr", notify=False)).result(timeout=PATIENT_S) == "read"
+            assert (await client.task(handles[0].task_id)).agent_id in {OWN, OTHER}
+            with pytest.raises(TaskNotFound):
+                await client.handle("nobody-s").result(timeout=PATIENT_S)
+            hanging = await client.submit("hang")
+            assert await asyncio.wait_for(heard.get(), PATIENT_S) == "hanging"
+            await hanging.cancel(timeout=PATIENT_S)
+
+            receipt = await client.send(OWN, {"say": "hello"}, timeout=PATIENT_S)
+            assert await asyncio.wait_for(heard.get(), PATIENT_S) == "message"
+            assert (await client.message(receipt.message_id)).receiver_id == OWN
+            with pytest.raises(TokenMissing):
+                await client.send(OWN, sender_id=OTHER, timeout=PATIENT_S)
+            with pytest.raises(AgentNotFound):
+                await client.send("nobody", message_id="dead", timeout=PATIENT_S)
+
+            assert await operator.admin.drain(OWN, timeout=PATIENT_S) is AgentStatus.DRAINING
+            assert await operator.admin.resume(OWN, timeout=PATIENT_S) is AgentStatus.ACTIVE
+            failed = await client.submit("break", retry={"max_attempts": 1})
+            with pytest.raises(TaskFailed):
+                await failed.result(timeout=PATIENT_S)
+            broken.clear()
+            assert await (await operator.admin.retry(failed.task_id, timeout=PATIENT_S)).result(PATIENT_S) == "whole"
+            with pytest.raises(AgentNotFound):
+                await operator.admin.replay("message", "dead", timeout=PATIENT_S)
+            await operator.admin.set_setting("health_threshold", 0.4, timeout=PATIENT_S)
+            await _over_http(users, unused_port + 1, handles[0].task_id, await operator.admin.enrol("web"))
+            codes = dict(zip(COMMANDS, await _commands(users.url("operator"), *COMMANDS), strict=True))
+            assert {line: code for line, code in codes.items() if code != "0"} == {"tasks explain by-http": "4"}
+        assert (await operator.agent(OWN)).status is AgentStatus.INACTIVE
+        refused = await queries.get_counters(users.admin, KEYS)
+        assert refused["tokens_refused"] == 2, "the message in another's name, and the registration over HTTP"
+        assert await users.denials() == []
+
+
+@asynccontextmanager
+async def cell_of(users: Users) -> AsyncIterator[Client]:
+    """A worker of each kind under a user of its own, and a client of an operator."""
+    async with AsyncExitStack() as stack:
+        for kind in ("registry", "distributor", "router"):
+            await stack.enter_async_context(running_cell(users.url("worker", kind), SETTINGS, [kind]))
+        yield await stack.enter_async_context(Client(users.url("operator"), settings=SETTINGS))
+
+
+async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
+    """Each route of the gateway, which has a user of its own."""
+    http = HttpCaller(port)
+    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"))
+    try:
+        await wait_until(http.is_ready, "the gateway has found Redis", PATIENT_S)
+        body = {"agent_id": "web", "agent_type": "worker"}
+        assert (await http.post("/agents/register", body)).status == 401
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert (await http.post("/agents/register", body, **bearer)).status == 200
+        beat = {"status": "busy", "load_metrics": {"cpu": 0.1}}
+        assert (await http.post("/agents/web/heartbeat", beat, **bearer)).status == 200
+        data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
+        assert (await http.post("/tasks/submit", {"task_data": data})).status == 200
+        paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
+        rules_of_placement = "/load-balancer/strategy"
+        assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
+        for path in (*paths, "/health", rules_of_placement, f"{rules_of_placement}/history"):
+            assert (await http.get(path)).status == 200, path
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), PATIENT_S)
+
+
+COMMANDS = (
     "ps",
     "queues",
+    "queues --reasons",
     "pools",
     "events --since 0 --no-follow",
     "fsck",
     "tasks list",
+    "tasks explain by-http",
     "agents list",
+    "agents show ocr-1",
+    "agents rotate ocr-2",
     "messages list",
     "dead list",
+    "dead purge message --older-than 0s",
+    "strategy set round_robin",
+    "strategy history",
+    "settings show",
 )
-CHANGES = ("strategy set round_robin", "settings set health_threshold 0.4")
 
 
-@pytest.mark.parametrize("command", [*LOOKS, *CHANGES])
-async def test_an_operator_works_as_the_workers_do(cell: RunningCell, unused_port: int, command: str) -> None:
-    """Commands that look, and some that change something, with their user."""
-    url = url_of(unused_port, WORKER)
-    words = (sys.executable, "-m", "coord.cli", *command.split(), "--redis-url", url)
-    process = await asyncio.create_subprocess_exec(*words, stdout=PIPE, stderr=STDOUT)
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, out.decode()
+#: Runs the commands in its arguments, one after the other: to start Python for each takes longer.
+RUN = """
+import sys
+from coord.cli.app import app
+from coord.errors import CoordError
+
+for line in sys.argv[2:]:
+    try:
+        code = app([*line.split(" "), "--redis-url", sys.argv[1]], standalone_mode=False) or 0
+    except CoordError as error:
+        code = error
+    print("ended", code, line, flush=True)
+"""
 
 
-@pytest.mark.parametrize(
-    ("user", "command"),
-    [
-        (AGENT, "XADD {coord}:in:tasks:normal * type task.submitted data {}"),
-        (AGENT, "XADD {coord}:in:requests * type task.cancel_requested data {}"),
-        (AGENT, "XADD {coord}:in:losses * type agent.lost data {}"),
-        (AGENT, "XADD {coord}:in:control:registry * type agents.pruned data {}"),
-        (AGENT, "XADD {coord}:inbox:ocr-2:normal * message_type task_assignment"),
-        (AGENT, "XREAD STREAMS {coord}:inbox:ocr-2:normal 0"),
-        (AGENT, "XREAD STREAMS {coord}:replies:ocr-2 0"),
-        (AGENT, "XREAD STREAMS {coord}:in:reports 0"),
-        (AGENT, "XDEL {coord}:inbox:ocr-2:normal 0-1"),
-        (AGENT, "XDEL {coord}:in:reports 0-1"),
-        (AGENT, "HGETALL {coord}:task:t1"),
-        (AGENT, "HSET {coord}:agent:ocr-1 capacity 9"),
-        (AGENT, "KEYS *"),
-        (AGENT, "FLUSHALL"),
-        (AGENT, "CONFIG GET *"),
-        (CLIENT, "XADD {coord}:in:registry * type agent.registered data {}"),
-        (CLIENT, "XADD {coord}:in:reports * type task.completed data {}"),
-        (CLIENT, "XADD {coord}:in:control:distributor * type setting.set data {}"),
-        (CLIENT, "XREAD STREAMS {coord}:inbox:ocr-1:normal 0"),
-        (CLIENT, "HSET {coord}:task:t1 state completed"),
-        (CLIENT, "HGETALL {coord}:settings"),
-        (CLIENT, "FCALL f 0"),
-        (CLIENT, "EVAL return 0"),
-        (WORKER, "HGETALL {other}:task:t1"),
-        (WORKER, "FLUSHALL"),
-        (WORKER, "CONFIG SET maxmemory 0"),
-        (WORKER, "ACL LIST"),
-        (WORKER, "SHUTDOWN"),
-    ],
-)
-async def test_they_may_do_nothing_else(admin: Redis, user: str, command: str) -> None:
-    """Not of another agent, not another authority's facts, no state, nothing of the server's."""
-    assert await refused(admin, user, command.split())
+async def _commands(url: str, *lines: str) -> list[str]:
+    """Run commands; return the exit code or the error of each."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", RUN, url, *lines, stdout=PIPE, stderr=PIPE)
+    out, error = await asyncio.wait_for(process.communicate(), 60)
+    assert "NOPERM" not in error.decode()
+    ended = [line.split(" ", 1)[1] for line in out.decode().split("\n") if line.startswith("ended ")]
+    assert len(ended) == len(lines), error.decode()
+    return [end.removesuffix(f" {line}") for end, line in zip(ended, lines, strict=True)]
 
 
-@pytest.mark.parametrize("command", ["INFO memory", "MEMORY USAGE {coord}:counters", "SCAN 0", "DBSIZE"])
-async def test_workers_and_operators_may_look_at_the_memory(admin: Redis, command: str) -> None:
-    """What relieves a full server, and what `coord ps` measures; an agent and a client may not."""
-    assert [await refused(admin, user, command.split()) for user in (WORKER, AGENT, CLIENT)] == [False, True, True]
+async def _start(*words: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE)
 
 
-async def refused(redis: Redis, user: str, words: list[str]) -> bool:
-    """Whether the server would refuse this command to that user; a command that it does not know is an error."""
-    said = await redis.execute_command("ACL", "DRYRUN", user, *words)
-    return bool(said != b"OK")
+@pytest.mark.parametrize("users", ["valkey", pytest.param("redis7", marks=pytest.mark.long)], indirect=True)
+async def test_a_user_is_set_by_a_command(users: Users, tmp_path: Path) -> None:
+    """With a password that is printed once, or one of a file; a user who may not set any is told the next step."""
+    server = f"redis://127.0.0.1:{users.port}/0"
+    made = await _start("acl", "agent", "new", "--apply", "--redis-url", server)
+    out, error = await asyncio.wait_for(made.communicate(), 60)
+    assert made.returncode == 0, error.decode()
+    assert "ACL SAVE" in error.decode()
+    url = f"redis://coord-agent-new:{out.decode().strip()}@127.0.0.1:{users.port}/0"
+    async with connect(url, SETTINGS) as redis:
+        assert await redis.ping()
+
+    (tmp_path / "password").write_text("a-password-that-is-long\n")
+    apply = "acl agent new --apply"
+    lines = (f"{apply} --password-file {tmp_path / 'password'}", f"{apply} --keep-password")
+    assert await _commands(server, *lines) == ["0", "0"]
+    async with connect(f"redis://coord-agent-new:a-password-that-is-long@127.0.0.1:{users.port}/0", SETTINGS) as redis:
+        assert await redis.ping()
+
+    (refused,) = await _commands(users.url("operator"), "acl agent newer --apply")
+    assert "the user 'coord-operator' may not set users" in refused or "this user may not set users" in refused
+    assert "connect as an administrator" in refused
+    assert "coord-agent-newer" not in {one.decode() for one in await users.admin.execute_command("ACL", "USERS")}
 
 
-def test_the_document_names_all_three() -> None:
-    """One user for workers and operators, one for an agent, one for a client."""
-    assert set(commands()) == {WORKER, AGENT, CLIENT}
+@pytest.mark.parametrize("users", ["valkey"], indirect=True)
+async def test_operators_hand_out_tokens(users: Users, tmp_path: Path) -> None:
+    """Printed once or written to a file of one's own, which a refused request leaves alone; and a program uses it."""
+    file = tmp_path / "a1.token"
+    async with cell_of(users) as operator:
+        lines = (
+            f"agents enrol a1 --into {file}",
+            f"agents enrol a1 --into {file}",
+            "agents rotate unknown",
+            f"agents enrol a2 --into {tmp_path / 'nowhere' / 'a2.token'}",
+            f"agents rotate a1 --grace 0 --into {file}",
+            "agents revoke a1",
+        )
+        codes = await _commands(users.url("operator"), *lines[:4])
+        assert codes[0] == "0"
+        assert "has a token already: rotate or revoke it" in codes[1]
+        assert "has no token: enrol it first" in codes[2]
+        assert "name a file in a folder that you may write to" in codes[3]
+        assert (file.stat().st_mode & 0o777, [one.name for one in tmp_path.glob("*.new")]) == (0o600, [])
+        token = file.read_text().strip()
+        current = await users.admin.hget(KEYS.token("a1"), "current")
+        assert current == digest_of_token(token).encode()
+        assert not await users.admin.exists(KEYS.token("a2"))
+        assert await _commands(users.url("operator"), *lines[4:]) == ["0", "0"]
+        assert file.read_text().strip() != token
+        assert not await users.admin.hexists(KEYS.token("a1"), "current")
+
+        command = ("agent", "--id", OWN, "--capability", "shout", "--token-file", str(tmp_path / "own"))
+        (tmp_path / "own").write_text(await operator.admin.enrol(OWN))
+        program = await _start(*command, "--redis-url", users.url("agent", OWN), "--", "tr", "a-z", "A-Z")
+        async with Client(users.url("client"), settings=SETTINGS) as client:
+            assert await (await client.submit("shout", {"a": 1})).result(timeout=PATIENT_S) == {"A": 1}
+        program.terminate()
+        await asyncio.wait_for(program.communicate(), PATIENT_S)
+        assert program.returncode == 0
+        assert "tokens_refused" not in await queries.get_counters(users.admin, KEYS)
+
+
+async def test_the_connected_user_is_not_changed(users: Users) -> None:
+    """An administrator that set itself would lose its own permissions."""
+    with pytest.raises(ConfigError, match="is connected"):
+        await set_user(users.admin, "default", PASSWORD, ["+ping"])

@@ -43,6 +43,15 @@ async def at(tmp_path: Path) -> AsyncIterator[CellProcesses]:
         yield built
 
 
+@pytest.fixture
+async def trusting_nobody(tmp_path: Path) -> AsyncIterator[CellProcesses]:
+    """The same, and it requires tokens of agents."""
+    async with cell_processes(tmp_path) as built:
+        environ = {**PATIENT, **NO_FORCE, "COORD_REQUIRE_TOKENS": "on"}
+        await asyncio.gather(*(built.worker(kind, **environ) for kind in CONSUMES))
+        yield built
+
+
 def drop(path: Path, content: bytes = b"dropped") -> dict[str, Any]:
     """Put a whole file in its place; what an agent makes of it."""
     whole = path.with_suffix(".part")
@@ -80,10 +89,17 @@ async def assert_gone(at: CellProcesses, process: Process) -> None:
 
 
 async def test_three_languages_share_the_work(
-    at: CellProcesses, tmp_path: Path, request: pytest.FixtureRequest
+    trusting_nobody: CellProcesses, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Tasks for any free agent and for each agent by name; a task that cannot be done fails permanently at once."""
-    people = [await start(at, request.config, language, f"{language.name}-1") for language in LANGUAGES]
+    """Tasks for any free agent and for each agent by name; a task that cannot be done fails permanently at once.
+
+    Each agent sends its token with its facts, and none of them is refused.
+    """
+    at = trusting_nobody
+    people = []
+    for language in LANGUAGES:
+        token = await at.client.admin.enrol(f"{language.name}-1", timeout=30)
+        people.append(await start(at, request.config, language, f"{language.name}-1", COORD_AGENT_TOKEN=token))
     wanted: dict[TaskHandle, dict[str, Any]] = {}
     for n in range(30):
         path = tmp_path / f"file {n} é"  # a space and what is no ASCII
@@ -107,6 +123,7 @@ async def test_three_languages_share_the_work(
         await assert_gone(at, one)
     ends = Counter(one.type for one in await events_of_tasks(at.redis, at.keys))
     assert (ends["task.completed"], ends["task.failed"]) == (30, 3)
+    assert "tokens_refused" not in await queries.get_counters(at.redis, at.keys)
     await assert_balanced(at)
 
 

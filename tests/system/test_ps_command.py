@@ -142,6 +142,16 @@ def test_what_is_handled_in_time_is_no_backlog() -> None:
     assert worker_warnings(_presence(_backlog(6_000, 100))) == []
 
 
+def test_a_worker_that_does_not_require_tokens_as_others_do() -> None:
+    """Through it agents could speak for others; a distributor reads nothing that needs a token."""
+    (router,) = _presence().workers
+    registry = msgspec.structs.replace(router, kind="registry", name="g1", require_tokens=True)
+    distributor = msgspec.structs.replace(router, kind="distributor", name="d1", require_tokens=False)
+    (text,) = worker_warnings(WorkersSnapshot(NOW, [registry, distributor, router], []))
+    assert text.startswith("r1 (pid 7 on h) requires no tokens of agents, and others do; start it with COORD_REQUIRE")
+    assert worker_warnings(WorkersSnapshot(NOW, [distributor, router], [])) == []
+
+
 def test_a_worker_that_stands_still() -> None:
     """Its presence goes on, its loop does not."""
     (text,) = worker_warnings(_presence(_backlog(0, 0), progress_at=NOW - 60_000))

@@ -21,14 +21,17 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 def test_every_setting_can_be_set_by_its_variable() -> None:
     """Each field reads back from COORD_<NAME> what it was written as."""
-    assert load({variable_of(name): _written(name) for name in Settings.__struct_fields__}) == Settings(
+    fields = [name for name in Settings.__struct_fields__ if name != "agent_token"]  # this or its file
+    assert load({variable_of(name): _written(name) for name in fields}) == Settings(
         redis_url="redis://example:1",
         endpoint_file="/run/x.json",
+        agent_token_file="/run/a1.token",
     )
+    assert load({"COORD_AGENT_TOKEN": "t" * 16}) == Settings(agent_token="t" * 16)
 
 
 def _written(name: str) -> str:
-    given = {"redis_url": "redis://example:1", "endpoint_file": "/run/x.json"}
+    given = {"redis_url": "redis://example:1", "endpoint_file": "/run/x.json", "agent_token_file": "/run/a1.token"}
     value = getattr(Settings(), name)
     return given.get(name) or (str(value).lower() if isinstance(value, bool) else str(value))
 

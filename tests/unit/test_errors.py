@@ -11,7 +11,7 @@ from coord.cli.exit_codes import ExitCode
 from coord.errors import BY_CODE, CoordError, from_code
 from coord.gateway.errors import HTTP_ONLY, status_of
 
-GROUPS = {"Invalid", "NotFound", "Conflict", "Unavailable", "Timeout", "TaskEnded", "Undelivered"}
+GROUPS = {"Invalid", "Forbidden", "NotFound", "Conflict", "Unavailable", "Timeout", "TaskEnded", "Undelivered"}
 
 #: class -> group, code, HTTP status, exit code. All of them are public.
 EXPECTED = {
@@ -22,9 +22,12 @@ EXPECTED = {
     "IdInvalid": ("Invalid", "id_invalid", 422, 2),
     "CursorInvalid": ("Invalid", "cursor_invalid", 422, 2),
     "EntryBuried": ("Invalid", "entry_buried", 422, 2),
+    "TokenMissing": ("Forbidden", "token_missing", 401, 2),
+    "TokenInvalid": ("Forbidden", "token_invalid", 403, 2),
     "TaskNotFound": ("NotFound", "task_not_found", 404, 1),
     "AgentNotFound": ("NotFound", "agent_not_found", 404, 1),
     "UnknownAgent": ("NotFound", "unknown_agent", 404, 2),
+    "AgentNotEnrolled": ("NotFound", "agent_not_enrolled", 404, 1),
     "MessageNotFound": ("NotFound", "message_not_found", 404, 1),
     "EntryNotFound": ("NotFound", "entry_not_found", 404, 1),
     "IdConflict": ("Conflict", "id_conflict", 409, 1),
@@ -33,6 +36,7 @@ EXPECTED = {
     "MessageNotDead": ("Conflict", "message_not_dead", 422, 1),
     "EntryTruncated": ("Conflict", "entry_truncated", 422, 1),
     "AgentSuperseded": ("Conflict", "superseded", 409, 2),
+    "AgentIsEnrolled": ("Conflict", "agent_enrolled", 409, 1),
     "DataFolderInUse": ("Conflict", "data_folder_in_use", 422, 2),
     "ServerUnavailable": ("Unavailable", "server_unavailable", 503, 2),
     "ServerFull": ("Unavailable", "server_full", 503, 2),

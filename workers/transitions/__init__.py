@@ -24,9 +24,11 @@ from workers.transitions.batches import (
     Replay,
     Report,
     SettingChange,
+    SpokenFact,
     StatusChange,
     Submission,
     TaskBatch,
+    TokenChange,
     WaitingCount,
     metric_fields,
 )
@@ -59,9 +61,11 @@ __all__ = [
     "Report",
     "Scripts",
     "SettingChange",
+    "SpokenFact",
     "StatusChange",
     "Submission",
     "TaskBatch",
+    "TokenChange",
     "WaitingCount",
     "metric_fields",
 ]

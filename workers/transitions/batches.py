@@ -281,6 +281,28 @@ class Pruning(Struct, frozen=True):
     age_ms: int
 
 
+class TokenChange(Struct, frozen=True):
+    """One request for ``change_token``."""
+
+    entry: str
+    caller: str
+    agent_id: str
+    action: str  #: enrol, rotate or revoke
+    digest: str = ""  #: of the new token
+    grace_ms: int = 0  #: for which the earlier one stays valid
+
+
+class SpokenFact(Struct, frozen=True):
+    """One fact of an agent about itself, for ``check_tokens``."""
+
+    entry: str
+    stream: str
+    answer_to: str  #: gets the error if it is refused; empty: nobody
+    agent_id: str
+    digest: str  #: of the token that its entry carries; empty: none
+    may_be_client: bool  #: a sender that is no agent needs no token
+
+
 class Redelivery(Struct, frozen=True):
     """One dead message for ``redeliver``."""
 

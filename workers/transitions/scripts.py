@@ -54,9 +54,11 @@ from workers.transitions.batches import (
     Replay,
     Report,
     SettingChange,
+    SpokenFact,
     StatusChange,
     Submission,
     TaskBatch,
+    TokenChange,
     WaitingCount,
     read_task_batch,
     read_words,
@@ -155,6 +157,10 @@ def _setting_limits(_: Settings) -> Limits:
     return {"live_settings": LIVE_SETTINGS}
 
 
+def _token_limits(s: Settings) -> Limits:
+    return {"revoked_ttl_ms": int(s.departed_ttl_s * 1000)}
+
+
 def _no_limits(_: Settings) -> Limits:
     return {}
 
@@ -239,6 +245,9 @@ class Scripts:
     #: Remove the records of agents that left. Word OK.
     prune = BatchScript("prune", Pruning, read_words, _prune_limits)
 
+    #: Change the tokens of agents. Words OK, DUPLICATE, ENROLLED, NOT_ENROLLED, STALE.
+    change_token = BatchScript("change_token", TokenChange, read_words, _token_limits)
+
     # Messages.
 
     #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL.
@@ -249,6 +258,7 @@ class Scripts:
     # Scripts with options, which the methods of the same names pass.
 
     _deregister = BatchScript("deregister", Departure, read_words, _departure_limits)
+    _check_tokens = BatchScript("check_tokens", SpokenFact, read_words)
     _dead_letter = BatchScript("dead_letter", DeadLetterEntry, int, _dead_in_limits)
     _requeue = BatchScript("requeue", EntryReplay, read_words)
     _purge = BatchScript("purge", Purge, read_words)
@@ -393,6 +403,10 @@ class Scripts:
         """
         stream = "in:control:registry" if by_operator else "in:registry"
         return Scripts._deregister.call(self.settings, departures, stream)
+
+    def check_tokens(self, kind: str, facts: Sequence[SpokenFact]) -> Call[list[str]]:
+        """Refuse the facts of agents without the agent's token; words OK, MISSING, INVALID, GONE."""
+        return Scripts._check_tokens.call(self.settings, facts, kind)
 
     def dead_letter(self, kind: str, entries: Sequence[DeadLetterEntry]) -> Call[int]:
         """Move entries that a kind of worker cannot handle to ``dead:in``; answers how many were still there."""

@@ -16,6 +16,7 @@ interval=${COORD_HEARTBEAT_INTERVAL_S:-5}
 answer=${COORD_ANSWER_TIMEOUT_S:-10}
 grace=30
 lanes=("${prefix}inbox:$id:critical" "${prefix}inbox:$id:high" "${prefix}inbox:$id:normal" "${prefix}inbox:$id:low")
+token=(${COORD_AGENT_TOKEN:+token "$COORD_AGENT_TOKEN"}) # goes with each fact about this agent; empty without one
 caller="$id.$$.$RANDOM" # so all answers there are for this process
 replies="${prefix}replies:$caller"
 last_answer=0-0 # id of the last answer that was read
@@ -47,13 +48,13 @@ append() { # stream type fact [caller NAME]
 register() {
     append in:registry agent.registered "$(jq -cn --arg id "$id" --argjson interval "$interval" '{
         agent_id: $id, agent_type: "worker", capabilities: ["digest"], tags: ["foreign"],
-        capacity: 1, heartbeat_interval: $interval}')" caller "$caller" >/dev/null
+        capacity: 1, heartbeat_interval: $interval}')" caller "$caller" "${token[@]}" >/dev/null
 }
 
 # Sends a heartbeat; one may get lost, so it is not repeated. It has no `leases`, so the agent is not asked to list them.
 send_heartbeat() {
     redis XADD "${prefix}in:beats" MAXLEN '~' 100000 '*' type agent.heartbeat data "{\"agent_id\":\"$id\"}" \
-        caller "$caller" >/dev/null
+        caller "$caller" "${token[@]}" >/dev/null
 }
 
 report() { # type task lease [fields as JSON]
@@ -152,11 +153,11 @@ read_entries() {
 drain() {
     local until_s=$((SECONDS + grace))
     give_up_at=$((until_s + 10))
-    status_entry=$(append in:registry agent.status_changed "{\"agent_id\":\"$id\",\"status\":\"draining\"}" caller "$caller")
+    status_entry=$(append in:registry agent.status_changed "{\"agent_id\":\"$id\",\"status\":\"draining\"}" caller "$caller" "${token[@]}")
     # Tasks that were assigned before the answer are returned meanwhile.
     while [[ $status_entry || $job ]] && ((SECONDS < until_s)); do turn; done
     stop "$job_lease" 'the agent is shutting down'
-    left_entry=$(append in:registry agent.deregistered "{\"agent_id\":\"$id\"}" caller "$caller")
+    left_entry=$(append in:registry agent.deregistered "{\"agent_id\":\"$id\"}" caller "$caller" "${token[@]}")
     while [[ $left_entry ]] && ((SECONDS < give_up_at)); do turn; done
     exit 0
 }
@@ -171,7 +172,7 @@ turn() {
         sleep 0.2
     elif [[ $link != up ]]; then # after each connect it registers, and reads from the beginning
         # The tasks of an earlier process are unknown to this one: deregister, so that they are reassigned.
-        [[ $link == new ]] && append in:registry agent.deregistered "{\"agent_id\":\"$id\"}" >/dev/null
+        [[ $link == new ]] && append in:registry agent.deregistered "{\"agent_id\":\"$id\"}" "${token[@]}" >/dev/null
         link=up
         last_answer=0-0
         register

@@ -23,6 +23,8 @@ const KEPT = 1000;
 const incarnation = randomUUID(); // new for each process
 const caller = incarnation; // so all answers there are for this process
 const me = { agent_id: agentId, incarnation };
+// Goes with each fact about this agent; without one, nothing does.
+const token = process.env.COORD_AGENT_TOKEN ? ['token', process.env.COORD_AGENT_TOKEN] : [];
 const lanes = ['critical', 'high', 'normal', 'low'].map((lane) => `${prefix}inbox:${agentId}:${lane}`);
 const replies = `${prefix}replies:${caller}`;
 
@@ -72,6 +74,7 @@ function isPermanent(error) {
 async function append(stream, type, fact, withCaller = false) {
   const command = ['XADD', prefix + stream, '*', 'type', type, 'data', JSON.stringify(fact)];
   if (withCaller) command.push('caller', caller);
+  if (stream !== 'in:reports') command.push(...token);
   for (;;) {
     try {
       const entry = await writer.sendCommand(command);
@@ -97,7 +100,7 @@ function register() {
 function sendHeartbeat() {
   const data = JSON.stringify({ ...me, leases: held.size });
   writer.sendCommand(['XADD', `${prefix}in:beats`, 'MAXLEN', '~', '100000', '*',
-    'type', 'agent.heartbeat', 'data', data, 'caller', caller]).catch(() => {});
+    'type', 'agent.heartbeat', 'data', data, 'caller', caller, ...token]).catch(() => {});
 }
 
 // Reports an outcome; the lease is held until Redis has the report.

@@ -25,6 +25,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 URL = os.environ.get("COORD_REDIS_URL", "redis://127.0.0.1:6379")
+# Goes with each fact about this agent; without a token, nothing does.
+TOKEN: dict[Any, Any] = {"token": token} if (token := os.environ.get("COORD_AGENT_TOKEN")) else {}
 PREFIX = "{" + os.environ.get("COORD_NAMESPACE", "coord") + "}:"
 INTERVAL_S = float(os.environ.get("COORD_HEARTBEAT_INTERVAL_S", "5"))
 ANSWER_S = float(os.environ.get("COORD_ANSWER_TIMEOUT_S", "10"))
@@ -98,6 +100,7 @@ class Agent:
     async def append(self, stream: str, kind: str, fact: dict[str, Any], caller: str = "") -> str:
         """Append a fact, with retries until Redis answers (a repeated fact changes nothing); return its entry id."""
         fields = {"type": kind, "data": json.dumps(fact)} | ({"caller": caller} if caller else {})
+        fields |= TOKEN if stream != "in:reports" else {}
         while True:
             try:
                 entry = str(await self.redis.xadd(PREFIX + stream, fields))  # type: ignore[arg-type] # str is a field
@@ -129,6 +132,7 @@ class Agent:
         while True:
             fact = {"agent_id": self.agent_id, "incarnation": self.incarnation, "leases": len(self.held)}
             fields: dict[Any, Any] = {"type": "agent.heartbeat", "data": json.dumps(fact), "caller": self.caller}
+            fields |= TOKEN
             with suppress(errors.RedisError, OSError):
                 await self.redis.xadd(PREFIX + "in:beats", fields, maxlen=100_000, approximate=True)
             await asyncio.sleep(INTERVAL_S)

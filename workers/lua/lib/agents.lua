@@ -58,16 +58,6 @@ local function load_agent(id)
   return agent
 end
 
--- Returns true if an entry is later than another one: facts are last-writer-wins by entry id.
-local function is_later(entry, than)
-  if not than or than == '' then
-    return true
-  end
-  local ms, seq = entry_ms(entry)
-  local than_ms, than_seq = entry_ms(than)
-  return ms > than_ms or (ms == than_ms and seq > than_seq)
-end
-
 -- Returns true if a newer process took the id from this incarnation. The last eight are known; none becomes current
 -- again.
 local function was_superseded(agent, incarnation)

@@ -37,6 +37,16 @@ local function entry_ms(id)
   return tonumber(ms), tonumber(seq)
 end
 
+-- Returns true if an entry is later than another one: facts are last-writer-wins by entry id.
+local function is_later(entry, than)
+  if not than or than == '' then
+    return true
+  end
+  local ms, seq = entry_ms(entry)
+  local than_ms, than_seq = entry_ms(than)
+  return ms > than_ms or (ms == than_ms and seq > than_seq)
+end
+
 -- Counters are gathered and written once, at the end of the batch. This checks their type before the batch begins.
 call('HLEN', P .. 'counters')
 local bumps = {}

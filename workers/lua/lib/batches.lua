@@ -131,17 +131,18 @@ end
 --   stream  of the entries, or a function of the index of the first argument
 --   group   consumer group
 --   finish  finish_words if absent, or finish_tasks
+--   defers  words that defer an entry; WAIT and MORE if absent
 local DEFERS = { WAIT = true, MORE = true }
 local function run_batch(batch)
   local words, done, first = {}, {}, batch.at + 1
-  local width, stream = batch.width, batch.stream
+  local width, stream, defers = batch.width, batch.stream, batch.defers or DEFERS
   local width_of = type(width) == 'function' and width
   local stream_of = type(stream) == 'function' and stream
   for n = 1, tonumber(ARGV[batch.at]) do
     local last = first + (width_of and width_of(first) or width) - 1
     local word, failed = guarded(batch.handle, first, last)
     words[n] = word
-    if not failed and not DEFERS[word] then
+    if not failed and not defers[word] then
       local name = stream_of and stream_of(first) or stream
       local ids = done[name] or {}
       ids[#ids + 1] = ARGV[first]
