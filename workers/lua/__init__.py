@@ -28,6 +28,7 @@ NAMES = (
     "dispatch",
     "drain",
     "heartbeat",
+    "hold_lanes",
     "learn",
     "purge",
     "reclaim",

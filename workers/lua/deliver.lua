@@ -1,19 +1,20 @@
 #!lua
 -- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
--- include: base entries replies batches messages
+-- include: base replies batches lanes messages
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[3]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
 --   | payload, opaque JSON | correlation_id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
---   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); ERROR
---   <why> (not consumed)
+--   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); LOST (the
+--   router does not hold the lane), BEHIND (an older entry of the lane waits), ERROR <why>: not consumed
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)
   local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to = unpack(ARGV, i, i + 11)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
-  if not is_present(stream, entry) then
-    return 'GONE'
+  local refusal = lane_refusal(lane, entry)
+  if refusal then
+    return refusal
   end
   local known = call('HGET', key, 'digest')
   if known then

@@ -40,6 +40,7 @@ from workers.transitions.batches import (
     EjectionNotice,
     EntryReplay,
     Heartbeat,
+    LaneShare,
     LeaseList,
     LeaseLoss,
     Limits,
@@ -75,6 +76,11 @@ REPEAT_LOSS_MS = 5_000
 MESSAGE_KEPT_MS = 3_600_000
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
+
+#: ms without a sign of life, on the clock of lanes, after which a router has lost its lanes.
+LANE_LEASE_MS = 2_000
+#: ms that the clock of lanes advances at most between two calls of ``hold_lanes``.
+LANE_STEP_MS = 500
 
 #: ms of silence of the process that counts waiting tasks, after which another one does.
 COUNTER_SILENCE_MS = 5_000
@@ -232,13 +238,12 @@ class Scripts:
 
     # Messages.
 
-    #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL.
-    deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
     #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, FULL.
     redeliver = BatchScript("redeliver", Redelivery, read_words, _inbox_limits)
 
     # Scripts with options, which the methods of the same names pass.
 
+    _deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
     _deregister = BatchScript("deregister", Departure, read_words, _departure_limits)
     _dead_letter = BatchScript("dead_letter", DeadLetterEntry, int, _dead_in_limits)
     _requeue = BatchScript("requeue", EntryReplay, read_words)
@@ -249,6 +254,8 @@ class Scripts:
         self.keys = keys
         self.settings = settings
         self.now: int | None = None
+        #: lane -> the lease under which messages of that lane are delivered.
+        self.leases: dict[str, str] = {}
         sources = [lua.load(name) for name in lua.NAMES]
         if bare:
             sources = [lua.without_shebang(source) for source in sources]
@@ -374,6 +381,35 @@ class Scripts:
             return replace(batch, words=[words[place] for place in range(len(placements))])
 
         return Call("dispatch", limits, args, parse)
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
+        """Deliver direct messages under ``leases``.
+
+        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL, LOST, BEHIND.
+        """
+        return self._with_leases(Scripts._deliver.call(self.settings, deliveries))
+
+    def _with_leases(self, call: Call[T]) -> Call[T]:
+        call.limits.update({f"lease_{lane}": lease for lane, lease in self.leases.items()})
+        return call
+
+    def hold_lanes(
+        self, router: str, *, mode: Literal["", "started", "leaves"] = "", give: Sequence[str] = ()
+    ) -> Call[LaneShare]:
+        """Renew the leases of a router, and share the lanes among the routers.
+
+        Args:
+            router: its name, ``#``, and what tells its process from others of the same name.
+            mode: ``started`` in its first call, ``leaves`` in its last one.
+            give: lanes that it gives up.
+        """
+
+        def parse(raw: Any) -> LaneShare:
+            leases, excess, behind = ([word.decode() for word in part] for part in raw)
+            return LaneShare(dict(zip(leases[::2], leases[1::2], strict=True)), tuple(excess), tuple(behind))
+
+        limits: Limits = {"lane_lease_ms": LANE_LEASE_MS, "lane_step_ms": LANE_STEP_MS}
+        return Call("hold_lanes", limits, [router, mode, len(give), *give], parse)
 
     def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
         """Deregister agents; words OK, UNKNOWN, SUPERSEDED, STALE.

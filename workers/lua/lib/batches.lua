@@ -131,7 +131,7 @@ end
 --   stream  of the entries, or a function of the index of the first argument
 --   group   consumer group
 --   finish  finish_words if absent, or finish_tasks
-local DEFERS = { WAIT = true, MORE = true }
+local DEFERS = { WAIT = true, MORE = true, LOST = true, BEHIND = true }
 local function run_batch(batch)
   local words, done, first = {}, {}, batch.at + 1
   local width, stream = batch.width, batch.stream
