@@ -118,8 +118,14 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               receiver_id priority timestamp expires_at, and correlation_id reply_to
                                               where it has them, of a message. Removed with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
-                                              expires_at reason; of a dead one correlation_id reply_to. TTL: the
-                                              message's own, at least 1 h; none while it is a dead letter
+                                              expires_at reason; of a dead one correlation_id reply_to; of a broadcast
+                                              correlation_id entry (of its fact) recipients (their number) chunk
+                                              (recipients in an item of the next two lists) delivered dead (so far).
+                                              TTL: the message's own, at least 1 h; none while it is a dead letter
+recipients:{id}                       list    agents to which a broadcast goes, in chunks: ids with spaces between.
+                                              Complete before it is delivered to any of them. TTL that of the message
+outcomes:{id}                         list    for each of these chunks that was delivered the outcome of each agent,
+                                              spaces between: the id of the entry in its inbox, or a code. TTL the same
 lanes                                 hash    of each lane of messages (critical high normal low) its lease: epoch, a
                                               slash, and the router that delivers its messages (empty: nobody).
                                               observed, ticked_at (ms): the clock of lanes, see

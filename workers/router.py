@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
+from itertools import groupby
 from typing import Any, ClassVar
 
 from redis import exceptions as redis_errors
 
 from coord import background, codec, logs
 from coord.keys import MESSAGE_STREAMS
-from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageReplayed, MessageSent
+from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageBroadcast, MessageReplayed, MessageSent
 from coord.models.ids import new_id
-from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext, end_tasks, ticks_of
-from workers.transitions import Call, Delivery, LaneShare, Redelivery
+from workers.recipients import find_recipients
+from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext, end_tasks, failures_of, ticks_of
+from workers.transitions import Broadcast, Call, Delivery, LaneShare, Redelivery
 
 log = logs.get_logger()
 
@@ -115,8 +117,34 @@ class Router(Service):
             self.request_recovery()
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """Handle a batch in the order of its entries, in one round trip."""
-        return await self.handle_in_order(batch, HANDLERS)
+        """Handle a batch in the order of its entries: in one round trip, but a broadcast takes several."""
+        failures: list[Failure] = []
+        for is_broadcast, group in groupby(batch, key=lambda received: isinstance(received.fact, MessageBroadcast)):
+            if not is_broadcast:
+                failures += await self.handle_in_order(list(group), HANDLERS)
+                continue
+            for received in group:
+                failures += await self.broadcast(received)
+        return failures
+
+    async def broadcast(self, received: ReceivedFact[MessageBroadcast]) -> list[Failure]:
+        """Freeze the recipients of a broadcast, then deliver it to one chunk of them after the other.
+
+        The router that takes over after a crash does the same: a list that was frozen before stays as it is, and each
+        call delivers to the next chunk.
+        """
+        fact, scripts = received.fact, self.cell.scripts
+        recipients = await find_recipients(self.cell.redis, self.cell.keys, fact.filter, fact.sender_id)
+        broadcast = self._broadcast(received)
+        frozen, words = await scripts.run(
+            scripts.freeze_recipients(broadcast, recipients), scripts.deliver_broadcast(broadcast, self.name)
+        )
+        if frozen != ["MORE"]:
+            words = frozen
+        while words == ["MORE"]:
+            (words,) = await scripts.run(scripts.deliver_broadcast(broadcast, self.name))
+        self.defer([received], words)
+        return failures_of([received], words)
 
     def deliver(self, batch: list[ReceivedFact[MessageSent]]) -> Call[list[str]]:
         """``deliver`` for a batch of ``MessageSent``."""
@@ -158,7 +186,22 @@ class Router(Service):
             reply_to=fact.reply_to or "",
         )
 
-    def _ttl_ms(self, fact: MessageSent | MessageReplayed) -> int:
+    def _broadcast(self, received: ReceivedFact[MessageBroadcast]) -> Broadcast:
+        entry, fact, caller = received
+        return Broadcast(
+            entry=entry.id,
+            lane=_lane_of(entry.stream),
+            caller=caller,
+            message_id=fact.message_id,
+            digest=codec.digest_of(fact),
+            sender_id=fact.sender_id,
+            message_type=fact.message_type,
+            ttl_ms=self._ttl_ms(fact),
+            payload=bytes(fact.payload),
+            correlation_id=fact.correlation_id or "",
+        )
+
+    def _ttl_ms(self, fact: MessageSent | MessageBroadcast | MessageReplayed) -> int:
         ttl_s = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
         return int(ttl_s * 1000)
 

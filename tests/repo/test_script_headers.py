@@ -31,7 +31,9 @@ FILES = (*lua.NAMES, *(f"lib/{part}" for part in PARTS))
 #: Name -> type, for each key of the data dictionary, and what a header calls the streams that a script is told in ARGV.
 DICTIONARY: dict[str, str] = {
     name: kind
-    for names, kind in re.findall(r"^(\S+(?:, \S+)*) +(stream|hash|set|zset|string) ", keys.__doc__ or "", re.MULTILINE)
+    for names, kind in re.findall(
+        r"^(\S+(?:, \S+)*) +(stream|hash|set|zset|string|list) ", keys.__doc__ or "", re.MULTILINE
+    )
     for name in names.split(", ")
 } | {"in:*": "stream"}
 
@@ -58,13 +60,13 @@ BUILT: dict[tuple[str, str], set[str]] = {
 
 #: What the commands do that stand right before a key; one that is missing here fails the test.
 READS = {
-    "EXISTS", "GET", "HGET", "HLEN", "HMGET", "HSTRLEN", "SCARD", "SMEMBERS", "SMISMEMBER", "XINFO", "XLEN", "XPENDING",
-    "XRANGE",
+    "EXISTS", "GET", "HGET", "HLEN", "HMGET", "HSTRLEN", "LINDEX", "LLEN", "SCARD", "SMEMBERS", "SMISMEMBER",
+    "XINFO", "XLEN", "XPENDING", "XRANGE",
     "ZCARD", "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE",
 }  # fmt: skip
 WRITES = {
-    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SADD", "SET", "SPOP", "SREM", "UNLINK", "XACK", "XADD",
-    "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
+    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "RPUSH", "SADD", "SET", "SPOP", "SREM", "UNLINK",
+    "XACK", "XADD", "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
 }  # fmt: skip
 LITERAL = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
 

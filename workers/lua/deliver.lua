@@ -53,23 +53,6 @@ local function deliver(i)
   return word or 'DELIVERED'
 end
 
--- Removes dead letters by age and by count, a bounded number at a time. Each record must still be a dead letter: its id
--- may have been used again since.
-local function forget_dead()
-  local index = P .. 'messages:dead'
-  local over = math.max(call('ZCOUNT', index, '-inf', int(now - DEAD_KEPT)), call('ZCARD', index) - DEAD_MOST)
-  if over <= 0 then
-    return
-  end
-  local popped = call('ZPOPMIN', index, math.min(over, 1000))
-  for i = 1, #popped, 2 do
-    local key = P .. 'message:' .. popped[i]
-    if redis.pcall('HGET', key, 'status') == 'dead' then
-      call('DEL', key)
-    end
-  end
-end
-
 local result = run_batch({
   group = 'router', at = 3, width = 12, handle = deliver,
   stream = function(i)

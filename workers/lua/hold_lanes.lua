@@ -96,7 +96,7 @@ local function others_lack_lanes()
 end
 
 -- A router that has just given up lanes leaves them to the others.
-if not next(gives) then
+if tonumber(ARGV[5]) == 0 then
   for _, lane in ipairs(free) do
     if counts[router] < least or (counts[router] < most and not others_lack_lanes()) then
       set_holder(lane, router)

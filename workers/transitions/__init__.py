@@ -2,6 +2,7 @@
 
 from workers.transitions.batches import (
     Arg,
+    Broadcast,
     Call,
     CancelRequest,
     DeadLetterEntry,
@@ -36,6 +37,7 @@ __all__ = [
     "BATCH_SCRIPTS",
     "Arg",
     "BatchScript",
+    "Broadcast",
     "Call",
     "CancelRequest",
     "DeadLetterEntry",

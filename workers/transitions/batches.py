@@ -223,6 +223,21 @@ class Delivery(Struct, frozen=True):
     reply_to: str
 
 
+class Broadcast(Struct, frozen=True):
+    """One broadcast for ``freeze_recipients`` and ``deliver_broadcast``."""
+
+    entry: str
+    lane: str
+    caller: str
+    message_id: str
+    digest: str
+    sender_id: str
+    message_type: str
+    ttl_ms: int
+    payload: bytes
+    correlation_id: str
+
+
 class LaneShare(Struct, frozen=True):
     """The answer of ``hold_lanes``."""
 

@@ -31,6 +31,7 @@ from coord.placement import RecordedEntry
 from workers import lua
 from workers.transitions.batches import (
     Arg,
+    Broadcast,
     Call,
     CancelRequest,
     DeadLetterEntry,
@@ -74,6 +75,8 @@ REPORTS_AT_ONCE = 2_000
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept at least.
 MESSAGE_KEPT_MS = 3_600_000
+#: Recipients to which one call delivers a broadcast, and bytes, about: 1 or 2 milliseconds of the server's time.
+RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 100, 2 * MIB
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
 
@@ -388,6 +391,30 @@ class Scripts:
         Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL, LOST, BEHIND.
         """
         return self._with_leases(Scripts._deliver.call(self.settings, deliveries))
+
+    def freeze_recipients(self, broadcast: Broadcast, recipients: Sequence[str]) -> Call[list[str]]:
+        """Record a broadcast under ``leases``, with the list of its recipients in chunks of bounded bytes.
+
+        Words MORE (it is to be delivered), DUPLICATE, CONFLICT, EXPIRED, GONE, LOST, BEHIND.
+        """
+        size = max(1, min(RECIPIENTS_AT_ONCE, BROADCAST_BYTES // max(1, len(broadcast.payload))))
+        chunks = [" ".join(recipients[i : i + size]) for i in range(0, len(recipients), size)]
+        args: list[Arg] = [1]
+        _add_arguments(args, broadcast)
+        args += (len(recipients), size, len(chunks), *chunks)
+        return self._with_leases(Call("freeze_recipients", _inbox_limits(self.settings), args, read_words))
+
+    def deliver_broadcast(self, broadcast: Broadcast, router: str) -> Call[list[str]]:
+        """Deliver a broadcast under ``leases`` to the next of its recipients.
+
+        Words MORE (call again), DELIVERED, GONE, LOST, BEHIND.
+
+        Args:
+            broadcast: that ``freeze_recipients`` has recorded.
+            router: the consumer for which its entry is pending.
+        """
+        args: list[Arg] = [1, broadcast.entry, broadcast.lane, broadcast.caller, broadcast.message_id, router]
+        return self._with_leases(Call("deliver_broadcast", _inbox_limits(self.settings), args, read_words))
 
     def _with_leases(self, call: Call[T]) -> Call[T]:
         call.limits.update({f"lease_{lane}": lease for lane, lease in self.leases.items()})
