@@ -34,7 +34,9 @@ class AgentFilter(Struct, frozen=True, omit_defaults=True):
     services: tuple[Text, ...] = ()  #: all of them
     tags: tuple[Text, ...] = ()  #: all of them
     labels: dict[Text, str] = {}  #: all of them, with these values
-    statuses: Annotated[tuple[AgentStatus, ...], Meta(min_length=1)] = (AgentStatus.ACTIVE,)  #: any of them
+    statuses: Annotated[tuple[AgentStatus, ...], Meta(min_length=1, max_length=7)] = (
+        AgentStatus.ACTIVE,
+    )  #: any of them
 
     def __post_init__(self) -> None:
         if AgentStatus.INACTIVE in self.statuses:
