@@ -43,7 +43,7 @@ def _placements(folder: Path, tasks: int, count: int) -> dict[str, Any]:
         fill(stage, tasks, types)
         distributor.stop()
         before = stage.memory()
-        asyncio.run(_register(stage, count, types, capacity=max(8, 2 * tasks // count)))
+        asyncio.run(register(stage, count, types, capacity=max(8, 2 * tasks // count)))
         idle_bytes = (stage.memory() - before) / count
         distributor = stage.worker("distributor", 2)
         # Its view is complete when the first task is placed; the time before is part of its start.
@@ -60,7 +60,8 @@ def _placements(folder: Path, tasks: int, count: int) -> dict[str, Any]:
         return figures
 
 
-async def _register(stage: Stage, count: int, types: list[str], *, capacity: int) -> None:
+async def register(stage: Stage, count: int, types: list[str], *, capacity: int) -> None:
+    """Register agents without processes; each has sent three heartbeats."""
     redis = connect(stage.server.url, Settings())
     names = [agent_name(number) for number in range(count)]
     registered = [

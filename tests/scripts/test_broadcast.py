@@ -20,10 +20,12 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts_module, "RECIPIENTS_AT_ONCE", 3)
 
 
-async def broadcast(cell: Cell, message_id: str = "b1", *, digest: str = "d1", ttl_ms: int = 60_000) -> Broadcast:
+async def broadcast(
+    cell: Cell, message_id: str = "b1", *, digest: str = "d1", ttl_ms: int = 60_000, caller: str = "c1"
+) -> Broadcast:
     """A broadcast, appended."""
     entry = await cell.append("in:messages:normal", "message.broadcast")
-    return Broadcast(entry, "normal", "c1", message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', "c-7")
+    return Broadcast(entry, "normal", caller, message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', "c-7")
 
 
 async def freeze(cell: Cell, one: Broadcast, recipients: Sequence[str]) -> str:

@@ -30,13 +30,14 @@ local function deliver_to(message, receiver)
   if word then
     return nil, code, reason
   end
-  message.receiver = receiver
-  return append_to_inbox(message)
+  message.fields[RECEIVER] = receiver
+  return append_to_inbox(receiver, message.lane, message.fields)
 end
 
 -- Delivers to the recipients of a chunk; returns their outcomes, and how many got the message.
 local function deliver_chunk(message, chunk)
   local outcomes, delivered = {}, 0
+  message.fields = inbox_fields(message)
   for receiver in string.gmatch(chunk, '%S+') do
     local ok, outcome, code, reason = pcall(deliver_to, message, receiver)
     if not ok then
@@ -67,7 +68,7 @@ local function deliver(i)
     error("the record of broadcast '" .. id .. "' is " .. (status or 'gone'))
   end
   local message = {
-    id = id, kind = kind, payload = payload, sender = sender, lane = lane, sent_at = tonumber(sent_at),
+    id = id, kind = kind, payload = payload, sender = sender, receiver = '', lane = lane, sent_at = tonumber(sent_at),
     expires_at = tonumber(expires_at), correlation_id = correlation,
   }
   local kept = int(math.max(KEPT, message.expires_at - now))

@@ -75,8 +75,8 @@ REPORTS_AT_ONCE = 2_000
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept at least.
 MESSAGE_KEPT_MS = 3_600_000
-#: Recipients to which one call delivers a broadcast, and bytes, about: 1 or 2 milliseconds of the server's time.
-RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 100, 2 * MIB
+#: Recipients to which one call delivers a broadcast, and bytes, about: a millisecond of the server's time.
+RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 64, 2 * MIB
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
 

@@ -33,8 +33,9 @@ local function undeliverable(lane, receiver, expires_at)
   end
 end
 
--- Appends a message to its receiver's inbox; returns the id of its entry there.
-local function append_to_inbox(message)
+-- Returns the fields of an inbox entry.
+local RECEIVER = 8 -- where the receiver is among them
+local function inbox_fields(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
@@ -44,12 +45,17 @@ local function append_to_inbox(message)
       fields[#fields + 1] = message[name]
     end
   end
-  return call('XADD', P .. 'inbox:' .. message.receiver .. ':' .. message.lane, '*', unpack(fields))
+  return fields
+end
+
+-- Appends an entry to an agent's inbox; returns its id.
+local function append_to_inbox(receiver, lane, fields)
+  return call('XADD', P .. 'inbox:' .. receiver .. ':' .. lane, '*', unpack(fields))
 end
 
 -- Puts a message to one agent into its inbox.
 local function push_to_inbox(message)
-  append_to_inbox(message)
+  append_to_inbox(message.receiver, message.lane, inbox_fields(message))
   bump('messages_delivered', 1)
   log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
 end
