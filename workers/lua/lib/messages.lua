@@ -34,7 +34,7 @@ local function undeliverable(lane, receiver, expires_at)
 end
 
 -- Returns the fields of an inbox entry.
-local RECEIVER = 8 -- where the receiver is among them
+local RECEIVER = 10 -- where the receiver is among them
 local function inbox_fields(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
