@@ -130,8 +130,20 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               receiver_id priority timestamp expires_at, and correlation_id reply_to
                                               where it has them, of a message. Removed with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
-                                              expires_at reason; of a dead one correlation_id reply_to. TTL: the
-                                              message's own, at least 1 h; none while it is a dead letter
+                                              expires_at reason; of a dead one correlation_id reply_to; of a broadcast
+                                              correlation_id entry (of its fact) recipients (their number) chunk
+                                              (recipients in an item of the next two lists) delivered dead (so far).
+                                              TTL: the message's own, at least 1 h; none while it is a dead letter
+recipients:{id}                       list    agents to which a broadcast goes, in chunks: ids with spaces between.
+                                              Complete before it is delivered to any of them. TTL that of the message
+outcomes:{id}                         list    for each of these chunks that was delivered the outcome of each agent,
+                                              spaces between: the id of the entry in its inbox, or a code. TTL the same
+lanes                                 hash    of each lane of messages (critical high normal low) its lease: epoch, a
+                                              slash, and the router that delivers its messages (empty: nobody).
+                                              observed, ticked_at (ms): the clock of lanes, see
+                                              ``workers/lua/hold_lanes.lua``
+lanes:routers                         zset    router (name, # and a mark of its process) -> ms of its last sign of life
+                                              on the clock of lanes
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by the worker that
@@ -149,7 +161,8 @@ worker:{kind}:{name}                  hash    presence: pid host version started
                                               lag_ms progress_at (time of this report) idle_ms (since its last
                                               iteration) require_tokens (on, off) and for a distributor
                                               setting:{name} (the value of its environment) and strategies (those
-                                              that are not coord's: name=package, spaces between). TTL 15 s
+                                              that are not coord's: name=package, spaces between), for a router lanes
+                                              (that it holds, spaces between). TTL 15 s
 workers:{kind}                        zset    name -> ms of its last presence
 waiting                               hash    the waiting tasks by reason, as a distributor counted them: counted_at
                                               (ms) queued scheduled (totals then), {reason} (number of queued tasks; 0
@@ -226,6 +239,8 @@ WITHOUT_TTL: tuple[str, ...] = (
     "tombstones",
     "counters",
     "inbox:*",
+    "lanes",
+    "lanes:*",
     "messages:dead",
     "settings",
     "workers:*",

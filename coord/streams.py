@@ -7,7 +7,7 @@ process crashes in between, the entry is read again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Struct
@@ -43,6 +43,8 @@ class Entry(Struct, frozen=True, gc=False):
     fields: dict[bytes, bytes]
 
 
+#: Pending entries that are taken over in one round trip.
+CLAIMED_AT_ONCE = 1_000
 NO_LIMITS: Mapping[str, int] = {}
 #: The types of facts that list others.
 _LIST_TYPES = {TYPE_OF[fact].encode() for fact in PARTS_OF}
@@ -121,6 +123,11 @@ class Consumer:
         self.kind = kind
         self.name = name
         self.streams = {keys.of(stream): stream for stream in streams}
+        self._selected = self.streams  # those that are read
+
+    def select(self, streams: Collection[str]) -> None:
+        """Read only these of the streams from now on."""
+        self._selected = {key: stream for key, stream in self.streams.items() if stream in streams}
 
     async def make_groups(self) -> None:
         """Create the group on every stream, from the beginning: entries that wait there already are work."""
@@ -157,14 +164,14 @@ class Consumer:
             fewer: stream -> a lower maximum for it. It does not apply to a read that waits.
         """
         by_count: dict[int, list[str]] = {}
-        for key, stream in self.streams.items():
+        for key, stream in self._selected.items():
             by_count.setdefault(min(count, fewer.get(stream, count)), []).append(key)
         if len(by_count) > 1:
             commands = [self._read_command(keys, limit, None) for limit, keys in by_count.items()]
             answers = await send_and_read(self.redis, commands, to_raise=True, sent=sent)
             if entries := self._entries(answers):
                 return entries
-        command = self._read_command(list(self.streams), count, block_ms)
+        command = self._read_command(list(self._selected), count, block_ms)
         return self._entries(await send_and_read(self.redis, [command], to_raise=True, sent=sent))
 
     def _read_command(self, keys: Sequence[str], count: int, block_ms: int | None) -> bytes:
@@ -176,14 +183,14 @@ class Consumer:
         found = {key: entries for answer in answers for key, entries in (answer or {}).items()}
         return [
             Entry(stream, entry_id.decode(), _fields_of(pairs or ()))
-            for key, stream in self.streams.items()
+            for key, stream in self._selected.items()
             for entry_id, pairs in found.get(key.encode(), ())
         ]
 
     async def read_pending(self, count: int) -> list[Entry]:
         """Return the entries that are pending for this consumer; the delivery counts do not change."""
         found: list[Entry] = []
-        for key, stream in self.streams.items():
+        for key, stream in self._selected.items():
             pending = await self.redis.xpending_range(key, self.kind, "-", "+", count, consumername=self.name)
             found += await self._fetch(key, stream, [cast("bytes", item["message_id"]) for item in pending])
         return found
@@ -191,10 +198,39 @@ class Consumer:
     async def claim_idle(self, idle_ms: int, count: int) -> list[Entry]:
         """Take over entries that have been pending with another consumer for ``idle_ms``; delivery counts stay."""
         found: list[Entry] = []
-        for key, stream in self.streams.items():
+        for key, stream in self._selected.items():
             ids = await self.redis.xautoclaim(key, self.kind, self.name, idle_ms, "0-0", count=count, justid=True)
             found += await self._fetch(key, stream, ids)
         return found
+
+    async def claim_all(self, streams: Collection[str]) -> int:
+        """Take over every pending entry of these streams, whoever has read it; return how many others had read.
+
+        The first entry of a stream that was read, and is pending for nobody, becomes pending for this consumer as well.
+        """
+        taken = 0
+        for key, stream in self.streams.items():
+            if stream not in streams:
+                continue
+            begin = "-"
+            while found := await self.redis.xpending_range(key, self.kind, begin, "+", CLAIMED_AT_ONCE):
+                others: list[Any] = [item["message_id"] for item in found if item["consumer"] != self.name.encode()]
+                if others:
+                    await self.redis.xclaim(key, self.kind, self.name, 0, others, justid=True)
+                taken += len(others)
+                begin = f"({cast('bytes', found[-1]['message_id']).decode()}"
+            taken += await self._claim_first(key)
+        return taken
+
+    async def _claim_first(self, key: str) -> int:
+        """Claim the first entry of a stream if the group has read it and it is pending for nobody; return 1 then."""
+        groups = await self.redis.xinfo_groups(key)
+        read_to = next(group["last-delivered-id"] for group in groups if group["name"] == self.kind.encode())
+        first: list[Any] = await self.redis.execute_command("XRANGE", key, "-", read_to, "COUNT", 1)
+        if not first or await self.redis.xpending_range(key, self.kind, first[0][0], first[0][0], 1):
+            return 0
+        await self.redis.xclaim(key, self.kind, self.name, 0, [first[0][0]], force=True, justid=True)
+        return 1
 
     async def count_try(self, entry: Entry, tries: int | None = None) -> int:
         """Count an attempt to handle this entry on its own; return the number of attempts, including this one.

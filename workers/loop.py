@@ -60,6 +60,7 @@ class Loop:
         self._round_at = time.monotonic()  # start of the last turn of the loop
         self._last_heartbeat = (time.monotonic(), 0)  # its time, and the facts handled by then
         service.request_recovery = self._request_recovery
+        service.name = name
 
     def stop(self) -> None:
         """Stop reading, finish what was read, and end."""
@@ -123,9 +124,14 @@ class Loop:
         await self.consumer.make_groups()
         self.service.deferred.clear()
         await self.service.resync()
+        self.consumer.select(self.service.streams())
+        taken = await self.consumer.claim_all(self.service.owned_streams())
         self._needs_recovery = self._recovery_requests != before
-        # Entries pending at the start were left by an earlier process of this name. One of them may have killed it.
-        await self._handle_pending(alone=not self._has_begun)
+        if taken:
+            log.info("worker.took_over", entries=taken)
+        # Entries pending at the start were left by an earlier process of this name. One of them, or of those that were
+        # taken over, may have killed it.
+        await self._handle_pending(alone=taken > 0 or not self._has_begun)
         self._has_begun = True
 
     async def _handle_pending(self, *, alone: bool) -> None:

@@ -1,17 +1,36 @@
 """The router: delivers messages to the inboxes of agents.
 
-One batch in flight at a time and one router for each lane keep a sender's messages to a receiver in their order.
+The messages of a sender to a receiver with one priority keep their order. Each lane has one router at a time, which
+holds the lease of the lane; the script checks it. Whatever changes the lanes of a router goes through a recovery of its
+loop: nothing is in flight then, and the entries that another router has read are handled first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection
+from itertools import groupby
 from typing import Any, ClassVar
 
-from coord import codec
-from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageReplayed, MessageSent
-from workers.service import Failure, ReceivedFact, Service, Tick, ticks_of
-from workers.transitions import Call, Delivery, Redelivery
+from redis import exceptions as redis_errors
+
+from coord import background, codec, logs
+from coord.keys import MESSAGE_STREAMS
+from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageBroadcast, MessageReplayed, MessageSent
+from coord.models.ids import new_id
+from workers.recipients import find_recipients
+from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext, end_tasks, failures_of, ticks_of
+from workers.transitions import Broadcast, Call, Delivery, LaneShare, Redelivery
+
+log = logs.get_logger()
+
+#: Seconds between two renewals of the leases.
+RENEW_S = 0.4
+#: Seconds to give up the lanes at the end; a server that does not answer does not delay it for longer.
+LEAVING_S = 1.0
+#: Words of a batch of which the lane is in other hands, or was read by another router before.
+DISPLACED = frozenset({"LOST", "BEHIND"})
 
 
 class Router(Service):
@@ -19,9 +38,113 @@ class Router(Service):
 
     kind: ClassVar[str] = "router"
 
+    def __init__(self, cell: WorkerContext) -> None:
+        super().__init__(cell)
+        self._process = new_id()[-8:]
+        self._has_started = False
+        self._excess: tuple[str, ...] = ()  # lanes to give up in the next recovery
+        self._holding = asyncio.Lock()  # answers of ``hold_lanes`` are used in the order of the calls
+        self._renewing: asyncio.Task[None] | None = None
+
+    @property
+    def lanes(self) -> Collection[str]:
+        """The lanes of which this router delivers the messages."""
+        return self.cell.scripts.leases.keys()
+
+    def streams(self) -> Collection[str]:
+        """Return the stream of operators' facts, and those of the lanes that this router holds."""
+        return ("in:control:router", *self.owned_streams())
+
+    def owned_streams(self) -> Collection[str]:
+        """Return the streams of the lanes that this router holds."""
+        return [stream for stream in MESSAGE_STREAMS if _lane_of(stream) in self.lanes]
+
+    async def start(self) -> None:
+        """Start to renew the leases, also while the loop handles a long batch."""
+        self._renewing = background.keep("router.lanes", self._keep_lanes)
+
+    async def stop(self) -> None:
+        """Give up all lanes, so that another router takes them at once."""
+        if self._renewing is not None:
+            await end_tasks(self._renewing)
+        if self._has_started:
+            with contextlib.suppress(redis_errors.RedisError, OSError):  # TimeoutError is an OSError
+                async with asyncio.timeout(LEAVING_S):
+                    await self.cell.scripts.run(self.cell.scripts.hold_lanes(self._id, mode="leaves"))
+
+    async def resync(self) -> None:
+        """Give up what others lack, and learn which lanes this router holds."""
+        async with self._holding:
+            give, self._excess = self._excess, ()
+            scripts = self.cell.scripts
+            call = scripts.hold_lanes(self._id, mode="" if self._has_started else "started", give=give)
+            (share,) = await scripts.run(call)
+            if share.leases.keys() != self.lanes:
+                log.info("router.lanes", lanes=" ".join(sorted(share.leases)))
+            self._has_started = True
+            scripts.leases = share.leases
+
+    async def _keep_lanes(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._renew()
+            except (redis_errors.RedisError, OSError):
+                self.request_recovery()  # which finds out what is wrong
+
+    async def _renew(self) -> None:
+        if not self._has_started:
+            return
+        async with self._holding:
+            share: LaneShare
+            (share,) = await self.cell.scripts.run(self.cell.scripts.hold_lanes(self._id))
+            self._excess = share.excess
+            if share.excess or share.behind or share.leases != self.cell.scripts.leases:
+                self.request_recovery()
+
+    @property
+    def _id(self) -> str:
+        return f"{self.name}#{self._process}"
+
+    def heartbeat_fields(self) -> dict[str, str]:
+        """Return the lanes that this router holds."""
+        return {"lanes": " ".join(sorted(self.lanes))}
+
+    def defer(self, batch: list[ReceivedFact[Any]], words: list[str]) -> None:
+        """Remember the entries that were not handled; recover if the lane is in other hands."""
+        super().defer(batch, words)
+        if not DISPLACED.isdisjoint(words):
+            self.request_recovery()
+
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """Handle a batch in the order of its entries, in one round trip."""
-        return await self.handle_in_order(batch, HANDLERS)
+        """Handle a batch in the order of its entries: in one round trip, but a broadcast takes several."""
+        failures: list[Failure] = []
+        for is_broadcast, group in groupby(batch, key=lambda received: isinstance(received.fact, MessageBroadcast)):
+            if not is_broadcast:
+                failures += await self.handle_in_order(list(group), HANDLERS)
+                continue
+            for received in group:
+                failures += await self.broadcast(received)
+        return failures
+
+    async def broadcast(self, received: ReceivedFact[MessageBroadcast]) -> list[Failure]:
+        """Freeze the recipients of a broadcast, then deliver it to one chunk of them after the other.
+
+        The router that takes over after a crash does the same: a list that was frozen before stays as it is, and each
+        call delivers to the next chunk.
+        """
+        fact, scripts = received.fact, self.cell.scripts
+        recipients = await find_recipients(self.cell.redis, self.cell.keys, fact.filter, fact.sender_id)
+        broadcast = self._broadcast(received)
+        frozen, words = await scripts.run(
+            scripts.freeze_recipients(broadcast, recipients), scripts.deliver_broadcast(broadcast, self.name)
+        )
+        if frozen != ["MORE"]:
+            words = frozen
+        while words == ["MORE"]:
+            (words,) = await scripts.run(scripts.deliver_broadcast(broadcast, self.name))
+        self.defer([received], words)
+        return failures_of([received], words)
 
     def deliver(self, batch: list[ReceivedFact[MessageSent]]) -> Call[list[str]]:
         """``deliver`` for a batch of ``MessageSent``."""
@@ -50,7 +173,7 @@ class Router(Service):
         entry, fact, caller = received
         return Delivery(
             entry=entry.id,
-            lane=entry.stream.rpartition(":")[2],
+            lane=_lane_of(entry.stream),
             caller=caller,
             message_id=fact.message_id,
             digest=codec.digest_of(fact),
@@ -63,9 +186,28 @@ class Router(Service):
             reply_to=fact.reply_to or "",
         )
 
-    def _ttl_ms(self, fact: MessageSent | MessageReplayed) -> int:
+    def _broadcast(self, received: ReceivedFact[MessageBroadcast]) -> Broadcast:
+        entry, fact, caller = received
+        return Broadcast(
+            entry=entry.id,
+            lane=_lane_of(entry.stream),
+            caller=caller,
+            message_id=fact.message_id,
+            digest=codec.digest_of(fact),
+            sender_id=fact.sender_id,
+            message_type=fact.message_type,
+            ttl_ms=self._ttl_ms(fact),
+            payload=bytes(fact.payload),
+            correlation_id=fact.correlation_id or "",
+        )
+
+    def _ttl_ms(self, fact: MessageSent | MessageBroadcast | MessageReplayed) -> int:
         ttl_s = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
         return int(ttl_s * 1000)
+
+
+def _lane_of(stream: str) -> str:
+    return stream.rpartition(":")[2]
 
 
 HANDLERS: dict[type[Fact], Callable[[Router, list[ReceivedFact[Any]]], Call[list[str]]]] = {

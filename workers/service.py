@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from coord.config import Settings
 from coord.connection import connect_worker
-from coord.keys import Keys
+from coord.keys import CONSUMES, Keys
 from coord.models.facts import DeadPurged, EntryReplayed, Fact, parts_of
 from coord.streams import Entry
 from workers.transitions import Call, EntryReplay, Purge, Scripts, TaskBatch
@@ -22,7 +22,7 @@ from workers.transitions import Call, EntryReplay, Purge, Scripts, TaskBatch
 F = TypeVar("F")
 
 #: Words with which a script defers an entry: it is not consumed, and is tried again soon.
-DEFERS = frozenset({"WAIT", "MORE"})
+DEFERS = frozenset({"WAIT", "MORE", "LOST", "BEHIND"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Service(ABC):
         self.deferred: dict[tuple[str, str], ReceivedFact[Any]] = {}
         #: Set by the loop. What runs beside the loop calls it after an error; then the loop recovers.
         self.request_recovery: Callable[[], None] = lambda: None
+        #: Set by the loop: the name of the worker.
+        self.name = ""
 
     @abstractmethod
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
@@ -167,6 +169,14 @@ class Service(ABC):
         Raises:
             FactInvalid: names the field that does not fit.
         """
+
+    def streams(self) -> Collection[str]:
+        """Return the streams that this worker reads from the next recovery on."""
+        return CONSUMES[self.kind]
+
+    def owned_streams(self) -> Collection[str]:
+        """Return those of ``streams`` that no other worker reads: entries that others have read before belong to it."""
+        return ()
 
     async def resync(self) -> None:  # noqa: B027 (most have nothing to forget)
         """Forget what may be out of date: at start, and after every error."""

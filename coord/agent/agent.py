@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
@@ -30,6 +30,7 @@ from coord.arguments import (
     encode_fields,
 )
 from coord.background import CANCEL_S, cancel_and_wait
+from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, receipt_of
 from coord.config import Settings
 from coord.connection import await_server, locate
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
@@ -62,6 +63,8 @@ AgentTypeName: TypeAlias = Literal[
 
 #: Statuses that an agent may report; it leaves with ``stop``.
 STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
+#: Seconds that a router has to answer for a broadcast.
+RECEIPT_S = 10.0
 #: Maximum number of messages, each of another sender, that are handled concurrently.
 MESSAGE_CONCURRENCY = 32
 
@@ -291,6 +294,27 @@ class Agent:
         if status not in STATUSES:
             raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
         self._session.registration.change_status(AgentStatus(status))
+
+    async def broadcast(
+        self, payload: Any = None, *, timeout: float = RECEIPT_S, **options: Unpack[BroadcastOptions]
+    ) -> BroadcastReceipt:
+        """Send a message to every other agent that matches; returns when it has been delivered to all of them.
+
+        Args:
+            payload: any value that msgspec can encode as JSON.
+            timeout: seconds to wait for the router.
+            options: as in ``Client.broadcast``.
+
+        Raises: as ``Client.broadcast``; ``ConfigError`` if the agent is not running.
+        """
+        session = self._session
+        if session is None:
+            raise ConfigError(f"agent '{self.agent_id}' is not running: start it before it broadcasts")
+        timeout = as_seconds(timeout, "timeout")
+        append, message_id = broadcast_append(
+            payload, options, self.agent_id, self.agent_id, self.settings.max_entry_bytes
+        )
+        return receipt_of(message_id, *await session.request(append, timeout))
 
     def hold_slots(self, count: int) -> None:
         """Offer ``count`` slots less than the capacity, for example while the resources that they need are loading.

@@ -28,21 +28,22 @@ from coord.agent.handlers import Handler
 from coord.agent.heartbeat import DEAF_HEARTBEATS, Heartbeats, ReaderCheck
 from coord.agent.inbox import Fields, Inbox
 from coord.agent.messages import MessageHandler, MessageRunner
-from coord.agent.protocol import ignore_answer
+from coord.agent.protocol import ErrorAnswer, ignore_answer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.agent.registration import Registration
 from coord.agent.reports import Reports
 from coord.agent.runner import Runner
 from coord.agent.task import Attempt
 from coord.background import CANCEL_S
-from coord.client.answers import Answers, read_answer
+from coord.client.answers import Answer, Answers, read_answer
 from coord.config import Settings
-from coord.errors import CoordError
+from coord.errors import CoordError, ResultTimeout
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.facts import AgentRegistered
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.streams import Append, append_command
 
 log = get_logger()
 
@@ -71,7 +72,7 @@ class Session:
     def __init__(self, spec: AgentSpec, url: str, settings: Settings, link: ReconnectingConnection) -> None:
         fact = spec.registration
         agent_id = self._agent_id = fact.agent_id
-        keys = Keys(settings.namespace)
+        keys = self._keys = Keys(settings.namespace)
         interval_s = fact.heartbeat_interval or settings.heartbeat_interval_s
         self.ended = asyncio.Event()
         self.failure: CoordError | None = None
@@ -235,6 +236,35 @@ class Session:
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
         else:
             self.messages.take(lane, entry, fields)
+
+    async def request(self, append: Append, timeout: float) -> tuple[str, Answer]:
+        """Append a fact, repeatedly until Redis has it, and return its entry id with the answer of the worker.
+
+        Raises:
+            ResultTimeout: there was no answer within ``timeout`` seconds.
+        """
+        answered: asyncio.Future[tuple[str, Answer]] = self._loop.create_future()
+        self._link.send_until_answered(pack(append_command(self._keys, append)), self._appended, (append, answered))
+        try:
+            return await asyncio.wait_for(answered, timeout)
+        except TimeoutError:
+            raise ResultTimeout(f"no router answered within {timeout:g} s; the message waits for one") from None
+
+    def _appended(self, context: tuple[Append, asyncio.Future[tuple[str, Answer]]], answer: Any) -> None:
+        append, answered = context
+        if isinstance(answer, ErrorAnswer):
+            if not answered.done():
+                answered.set_exception(
+                    CoordError(f"agent '{self._agent_id}' may not write to {append.stream}: {answer}")
+                )
+            return
+        entry: str = answer.decode()
+
+        def pass_on(found: Answer) -> None:
+            if not answered.done():
+                answered.set_result((entry, found))
+
+        self._answers.expect((append.stream, entry), pass_on)
 
     def _receive_reply(self, fields: Fields) -> None:
         if fields.get(b"type") == b"fact.answered":

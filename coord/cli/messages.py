@@ -11,7 +11,9 @@ from coord.cli.agents import check_receiver
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
 from coord.cli.output import (
     MESSAGE_STATUS,
+    RECIPIENT_STATUS,
     age,
+    hint,
     hint_next_page,
     moment,
     write_fields,
@@ -22,13 +24,15 @@ from coord.cli.output import (
 )
 from coord.cli.parse import Duration
 from coord.cli.session import ask
-from coord.models.messages import MessageStatus
+from coord.models.agents import AgentStatus, AgentType
+from coord.models.messages import MessageRecord, MessageStatus, MessageType
 from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt
     from coord.client.client import Receipt
-    from coord.queries import MessagePage
+    from coord.queries import MessagePage, RecipientPage
 
 
 def send(
@@ -91,6 +95,117 @@ def send(
         write_line(receipt.message_id)
 
 
+def broadcast(
+    payload: Annotated[
+        str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
+    ] = None,
+    *,
+    capability: Annotated[
+        list[str] | None, typer.Option(help="Only agents with this capability; repeatable.", show_default=False)
+    ] = None,
+    agent_type: Annotated[AgentType | None, typer.Option(help="Only agents of this type.")] = None,
+    service: Annotated[list[str] | None, typer.Option(help="Only agents with this service; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Only agents with this tag; repeatable.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only agents with this label; repeatable.")
+    ] = None,
+    status: Annotated[
+        list[AgentStatus] | None,
+        typer.Option(help="Only agents with one of these statuses; repeatable.", show_default="active"),
+    ] = None,
+    message_type: Annotated[
+        MessageType | None, typer.Option(help="Type of the message: broadcast, or a topic.", show_default="broadcast")
+    ] = None,
+    sender: Annotated[str | None, typer.Option(metavar="ID", help="Id of the sender.", show_default="a new id")] = None,
+    priority: Annotated[Priority, typer.Option(help="Lane of the inbox.")] = Priority.NORMAL,
+    ttl: Annotated[
+        float | None,
+        typer.Option(
+            click_type=Duration(above=True), metavar="TIME", help="Time to live: 30s, 10m.", show_default="5m"
+        ),
+    ] = None,
+    correlation_id: Annotated[str | None, typer.Option(metavar="ID", help="Id of the conversation.")] = None,
+    message_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Id of the message; a repeated id is delivered once.", show_default="a new id"),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(click_type=Duration(), metavar="TIME", help="Time to wait for a router.", show_default="10s"),
+    ] = 10.0,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """Send a message to every agent that matches; prints the message id and the number of recipients.
+
+    Without filters every active agent gets it. Exit code 3: no router answered in time, and the message waits for one.
+
+    Examples:
+        coord messages broadcast '{"text": "reload your models"}' --capability ocr
+        coord messages broadcast --tag gpu --label zone=eu --priority high - < order.json
+    """
+    body = parse.payload(payload)
+    options: BroadcastOptions = {
+        "agent_type": agent_type,
+        "capabilities": capability or (),
+        "services": service or (),
+        "tags": tag or (),
+        "labels": parse.pairs(label or (), "--label"),
+        "priority": priority,
+        "ttl": ttl,
+        "correlation_id": correlation_id,
+        "message_id": message_id,
+    }
+    if status:
+        options["statuses"] = status
+    if message_type is not None:
+        options["message_type"] = message_type
+
+    async def work(client: Client) -> BroadcastReceipt:
+        return await client.broadcast(body, sender_id=sender, timeout=wait, **options)
+
+    receipt = ask(work, redis_url=redis_url, namespace=namespace)
+    if json:
+        write_json(receipt)
+        return
+    write_line(receipt.message_id)
+    dead = receipt.recipients - receipt.delivered
+    hint(f"recipients: {receipt.recipients}" + (f"; dead letters: {dead}" if dead else ""))
+
+
+def recipients(
+    message_id: Annotated[str, typer.Argument(help="Id of the broadcast.", show_default=False)],
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of recipients.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Continue from this cursor.")] = None,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """List the recipients of a broadcast, and what became of it for each of them.
+
+    Examples:
+        coord messages recipients 0199f6a2-6a0c-7c65-9f38-0d1f1a7e6c55
+    """
+
+    async def work(client: Client) -> RecipientPage:
+        return await client.message_recipients(message_id, limit=limit, cursor=cursor)
+
+    page = ask(work, redis_url=redis_url, namespace=namespace)
+    if json:
+        write_items(page.recipients, next=page.next)
+        return
+    write_table(
+        ("agent", "status", "reason", "dead letter"),
+        [(one.agent_id, one.status, one.code, one.dead_letter) for one in page.recipients],
+        styles={"status": RECIPIENT_STATUS},
+    )
+    if page.next is not None:
+        options = {"--limit": limit, "--namespace": namespace}
+        hint_next_page(f"coord messages recipients {message_id}", options, page.next)
+
+
 def list_(
     *,
     agent: Annotated[
@@ -126,7 +241,7 @@ def list_(
                 record.message_type,
                 record.priority,
                 record.sender_id,
-                record.receiver_id,
+                _receiver(record),
                 record.status,
                 age(record.sent_at, now),
                 moment(record.expires_at),
@@ -164,7 +279,7 @@ def show(
             "type": record.message_type,
             "priority": record.priority,
             "from": record.sender_id,
-            "to": record.receiver_id,
+            "to": _receiver(record),
             "status": record.status,
             "reason": record.reason,
             "sent": moment(record.sent_at),
@@ -174,7 +289,17 @@ def show(
     )
 
 
+def _receiver(record: MessageRecord) -> str:
+    """Return to whom a message goes: an agent, or the number of recipients of a broadcast."""
+    if record.recipients is None:
+        return record.receiver_id
+    dead = f", {record.dead} dead" if record.dead else ""
+    return f"{record.recipients} agents ({record.delivered} delivered{dead})"
+
+
 messages = group("messages", "Send messages to agents; show messages.")
 register(messages, send)
+register(messages, broadcast)
 register(messages, list_, "list")
 register(messages, show)
+register(messages, recipients)

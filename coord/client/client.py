@@ -22,6 +22,7 @@ from coord.agent_token import AgentToken
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
 from coord.client.agents import AgentReads
+from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, receipt_of
 from coord.client.connection import REACH_S, ClientConnection
 from coord.client.events import follow_events
 from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
@@ -439,6 +440,64 @@ class Client(AgentReads):
         if self._token is None:
             self._token = AgentToken.of(self.settings)
         return self._token.current()
+
+    async def broadcast(
+        self,
+        payload: Any = None,
+        *,
+        sender_id: str | None = None,
+        timeout: float = RECEIPT_S,
+        **options: Unpack[BroadcastOptions],
+    ) -> BroadcastReceipt:
+        """Send a message to every agent that matches; returns when it has been delivered to all of them.
+
+        An agent matches if it has all properties that are given, at the moment when the router handles the broadcast;
+        without any, every active agent matches. The sender never gets it. For an agent of which the inbox is full, it
+        becomes a dead letter.
+
+        Args:
+            payload: any value that msgspec can encode as JSON.
+            sender_id: id shown to the receivers; default: this client's caller id.
+            timeout: seconds to wait for the router.
+            options: ``agent_type``, ``capabilities``, ``services``, ``tags`` and ``labels`` that the agents must have
+                (all of them), and ``statuses`` of which they must have one (default: ``active``); ``message_type``:
+                ``broadcast`` or a topic (``coordination``, ``status_update``, ``heartbeat``, ``discovery``,
+                ``consensus``); ``priority``, ``ttl``, ``correlation_id`` and ``message_id`` as in ``send``.
+
+        Raises:
+            MessageExpired: its time to live passed before the recipients were chosen.
+            IdConflict: the id was used before with other content.
+            ResultTimeout: the router did not answer within ``timeout`` seconds; it goes on.
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
+        """
+        timeout = as_seconds(timeout, "timeout")
+        sender = self.caller if sender_id is None else sender_id
+        append, message_id = broadcast_append(payload, options, sender, self.caller, self.settings.max_entry_bytes)
+        entry_id, answer = await self.connection.request(append, timeout, "router", "broadcast")
+        return receipt_of(message_id, entry_id, answer)
+
+    async def message_recipients(
+        self, message_id: str, *, limit: int = 100, cursor: str | None = None
+    ) -> queries.RecipientPage:
+        """List the recipients of a broadcast by id, and what became of it for each of them.
+
+        Args:
+            message_id: of the broadcast; a message to one agent has an empty list.
+            limit: maximum number of recipients, at least 1.
+            cursor: continue after a page, from its ``next``.
+
+        Raises:
+            MessageNotFound: there is no such message, or its record has expired.
+            CursorInvalid: the cursor is not from a list of recipients.
+        """
+        check_id(message_id, "message_id")
+        with reading():
+            page = await queries.list_recipients(
+                self.connection.redis, self.connection.keys, message_id, limit=limit, cursor=cursor
+            )
+        if page is None:
+            raise MessageNotFound(f"Message '{message_id}' not found")
+        return page
 
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""

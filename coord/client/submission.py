@@ -219,6 +219,11 @@ def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes
     return Append(stream, fact, caller, data)
 
 
+def lane_of(priority: str) -> str:
+    """Return the lane of messages of a priority; raises ``FactInvalid`` if there is no such priority."""
+    return LANE[_priority(priority)].value
+
+
 def _priority(name: str) -> Priority:
     try:
         return _PRIORITIES[name]

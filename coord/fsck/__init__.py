@@ -16,10 +16,12 @@ from coord.config import Settings
 from coord.fsck.agents import check_agents
 from coord.fsck.checks import (
     check_alarms,
+    check_broadcasts,
     check_caps,
     check_claims,
     check_counters,
     check_ends,
+    check_lanes,
     check_leases,
     check_structures,
     check_sums,
@@ -43,6 +45,8 @@ SINGLE = (
     check_ttls,
     check_caps,
     check_agents,
+    check_lanes,
+    check_broadcasts,
 )
 #: Snapshots of a live cell: a finding of at least three is certain. Totals are compared only in snapshots during which
 #: no counter changed, at least two of them. If there are no two such, at most five snapshots are taken.

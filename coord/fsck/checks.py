@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -25,6 +26,8 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "alarm": ("has something due", "has nothing due"),
     "grave": ("has ended so", "has no record that ended so"),
 })  # fmt: skip
+#: The lease of a lane: an epoch, and the router that holds the lane, if one does.
+LEASE_OF_LANE = re.compile(r"[0-9]+/([^/#]+#[^/#]+)?")
 #: A stream counts as not capped above this multiple of its cap. Small entries take more memory than their content.
 CAP_TOLERANCE = 2
 COUNTED = tuple(state for state in TaskState if state != TaskState.REFUSED)
@@ -167,6 +170,31 @@ def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
             yield Finding("ttl.missing", name, "it has no TTL and should expire")
         elif ttl >= 0 and not should_expire:
             yield Finding("ttl.unexpected", name, "it has a TTL and should not expire")
+
+
+def check_lanes(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that the leases of lanes can be read: without one, its lane has no router."""
+    for lane, lease in snapshot.leases.items():
+        if not LEASE_OF_LANE.fullmatch(lease):
+            yield Finding("lane.lease", "lanes", f"{lane} has the lease {lease!r}, which is no epoch and router")
+
+
+def check_broadcasts(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that a broadcast is delivered to all of its recipients, or that a router goes on with it."""
+    for message, (record, chunks, outcomes, is_waiting) in sorted(snapshot.broadcasts.items()):
+        key, status = f"message:{message}", record.get("status")
+        if not record:
+            yield Finding("broadcast.orphan", f"recipients:{message}", "it has recipients and no record")
+        elif status == "delivering" and not is_waiting:
+            why = f"{outcomes} of {chunks} parts are delivered, and no router has it; send it again with the same id"
+            yield Finding("broadcast.stuck", key, why)
+        elif status == "delivered" and outcomes != chunks:
+            yield Finding("broadcast.incomplete", key, f"it is delivered, but only {outcomes} of {chunks} parts are")
+        elif status == "delivered":
+            counts = [int(record.get(name, 0)) for name in ("recipients", "delivered", "dead")]
+            if counts[0] != counts[1] + counts[2]:
+                why = f"{counts[0]} recipients are not {counts[1]} delivered and {counts[2]} dead"
+                yield Finding("broadcast.sum", key, why)
 
 
 def check_caps(snapshot: CellSnapshot) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 from coord.codec import unpack_record
 from coord.config import Settings
 from coord.keys import Keys
-from coord.models.tasks import Priority, TaskState
+from coord.models.tasks import Lane, Priority, TaskState
 from coord.queries.reads import chunks
 
 T = TypeVar("T")
@@ -40,6 +40,8 @@ FIELDS = (
 AGENT_FIELDS = ("status", "facets", "deaf", "health_score")
 #: Sets that list agents, apart from those of their facets.
 AGENT_SETS = ("agents:all", "agents:active")
+#: Fields that are read of the record of a broadcast.
+BROADCAST_FIELDS = ("status", "recipients", "delivered", "dead")
 #: Commands in one round trip: a few milliseconds of the server's time.
 CHUNK = 500
 #: Entries of an inbox in one round trip; each may have 1 MiB.
@@ -52,6 +54,15 @@ class Finding(Struct, frozen=True, order=True):
     code: str  #: kind of inconsistency, such as ``inflight.missing``
     key: str  #: key without the namespace
     message: str
+
+
+class BroadcastState(NamedTuple):
+    """A broadcast of which the list of recipients is kept."""
+
+    record: Record  #: status, recipients, delivered and dead; empty: there is no record
+    chunks: int  #: of its recipients
+    outcomes: int  #: chunks that have an outcome
+    is_waiting: bool  #: its entry is in its stream
 
 
 class CellSnapshot(NamedTuple):
@@ -77,6 +88,8 @@ class CellSnapshot(NamedTuple):
     agents: Mapping[str, Record] = MappingProxyType({})  #: by agent id: ``AGENT_FIELDS``
     agent_sets: Mapping[str, set[str]] = MappingProxyType({})  #: ``AGENT_SETS`` and ``agents:by:…`` -> their members
     agent_health: Mapping[str, float] = MappingProxyType({})  #: agent -> its score in ``agents:health``
+    leases: Mapping[str, str] = MappingProxyType({})  #: lane -> lease of its router
+    broadcasts: Mapping[str, BroadcastState] = MappingProxyType({})  #: by message id
 
 
 async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
@@ -129,7 +142,38 @@ class _Reader:
             agents=await self._agents(_rest(names, "agent:")),
             agent_sets={name: await self._members(name) for name in _agent_sets(names)},
             agent_health=await self._zset("agents:health"),
+            leases=await self._leases(),
+            broadcasts=await self._broadcasts(_rest(names, "recipients:")),
         )
+
+    async def _leases(self) -> dict[str, str]:
+        raw = await self._read("lanes", self.redis.hmget(self.keys.of("lanes"), *Lane), [None] * len(Lane))
+        pairs = zip(Lane, raw, strict=True)
+        return {lane.value: value.decode("utf-8", "replace") for lane, value in pairs if value is not None}
+
+    async def _broadcasts(self, ids: Sequence[str]) -> dict[str, BroadcastState]:
+        """Read the broadcasts; those that are being delivered meanwhile differ in the next snapshot."""
+        found: dict[str, BroadcastState] = {}
+        for message_id in ids:
+            key = self.keys.message(message_id)
+            lane, entry = await self._read(
+                f"message:{message_id}", self.redis.hmget(key, "priority", "entry"), [b"", b""]
+            )
+            stream = self.keys.of(f"in:messages:{(lane or b'').decode()}")
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.hmget(key, BROADCAST_FIELDS)
+            pipe.llen(self.keys.of(f"recipients:{message_id}"))
+            pipe.llen(self.keys.of(f"outcomes:{message_id}"))
+            pipe.execute_command("XRANGE", stream, entry or "0-0", entry or "0-0")
+            answers = await pipe.execute(raise_on_error=False)
+            if error := next((answer for answer in answers if isinstance(answer, Exception)), None):
+                self._wrong_type(f"message:{message_id}", error)
+                continue
+            values, chunks_, outcomes, waiting = answers
+            pairs = zip(BROADCAST_FIELDS, values, strict=True)
+            record = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
+            found[message_id] = BroadcastState(record, chunks_, outcomes, bool(waiting))
+        return found
 
     async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
         """Return for each pool whether it has a row in the table, and a queue."""

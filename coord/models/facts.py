@@ -18,7 +18,7 @@ from msgspec.structs import astuple
 
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.ids import EntryId, Id, not_reserved
-from coord.models.messages import MessageType
+from coord.models.messages import AgentFilter, MessageType
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
@@ -193,6 +193,32 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
             raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only 'direct'")
 
 
+#: Types of a message that several agents may get: ``broadcast``, and the topics.
+_BROADCAST_TYPES = tuple(
+    kind
+    for kind in MessageType
+    if kind not in {MessageType.DIRECT, MessageType.HIERARCHICAL, MessageType.PEER_TO_PEER, MessageType.TASK_ASSIGNMENT}
+)
+
+
+class MessageBroadcast(Struct, frozen=True, omit_defaults=True):
+    """A message to every agent that matches a filter, never to the sender. Its priority is its stream."""
+
+    message_id: Id
+    sender_id: Id
+    filter: AgentFilter = AgentFilter()
+    message_type: MessageType = MessageType.BROADCAST
+    payload: msgspec.Raw = _NO_PAYLOAD
+    ttl: Seconds | None = None  #: seconds
+    correlation_id: Id | None = None
+
+    def __post_init__(self) -> None:
+        not_reserved(self.message_id, "message_id")
+        if self.message_type not in _BROADCAST_TYPES:
+            valid = ", ".join(_BROADCAST_TYPES)
+            raise ValueError(f"message_type {self.message_type.value!r} cannot be broadcast, only {valid}")
+
+
 #: Age of a dead letter in seconds; 0 selects all that exist when the fact is appended.
 Age = Annotated[float, Meta(ge=0, le=315_360_000)]
 Value = Annotated[str, Meta(min_length=1, max_length=128)] | float
@@ -361,6 +387,7 @@ Fact = (
     | AgentLost
     | LeaseLost
     | MessageSent
+    | MessageBroadcast
     | AgentDrained
     | AgentMaintenanceBegun
     | AgentResumed
@@ -397,6 +424,7 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentLost: "agent.lost",
     LeaseLost: "lease.lost",
     MessageSent: "message.sent",
+    MessageBroadcast: "message.broadcast",
     AgentDrained: "agent.drained",
     AgentMaintenanceBegun: "agent.maintenance_begun",
     AgentResumed: "agent.resumed",
@@ -424,7 +452,7 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "in:losses": (AgentLost, LeaseLost),
     "in:requests": (TaskCancelRequested,),
     **{f"in:tasks:{priority}": (TaskSubmitted, TasksSubmitted) for priority in Priority},
-    **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},
+    **{f"in:messages:{lane}": (MessageSent, MessageBroadcast) for lane in Lane},
     **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from coord.models.agents import AgentStatus, AgentType
+from coord.models.tasks import Text
 
 
 class MessageType(StrEnum):
@@ -23,10 +26,28 @@ class MessageType(StrEnum):
     CONSENSUS = "consensus"
 
 
+class AgentFilter(Struct, frozen=True, omit_defaults=True):
+    """The agents to which a broadcast goes: those that have all of these properties. Unknown keys are ignored."""
+
+    agent_type: AgentType | None = None
+    capabilities: tuple[Text, ...] = ()  #: all of them
+    services: tuple[Text, ...] = ()  #: all of them
+    tags: tuple[Text, ...] = ()  #: all of them
+    labels: dict[Text, str] = {}  #: all of them, with these values
+    statuses: Annotated[tuple[AgentStatus, ...], Meta(min_length=1, max_length=7)] = (
+        AgentStatus.ACTIVE,
+    )  #: any of them
+
+    def __post_init__(self) -> None:
+        if AgentStatus.INACTIVE in self.statuses:
+            raise ValueError("statuses: an inactive agent has left the cell; choose from the other statuses")
+
+
 class MessageStatus(StrEnum):
     """The delivery status of a message."""
 
-    DELIVERED = "delivered"  #: it is in the receiver's inbox
+    DELIVERING = "delivering"  #: of a broadcast: some of its recipients do not have it yet
+    DELIVERED = "delivered"  #: it is in the receiver's inbox; of a broadcast: all recipients have an outcome
     DEAD = "dead"  #: it could not be delivered; the reason is recorded
 
 
@@ -58,3 +79,26 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     payload: Any = None
     reason: str = ""
+    recipients: int | None = None  #: of a broadcast: agents to which it goes
+    delivered: int | None = None  #: of a broadcast: recipients that have got it so far
+    dead: int | None = None  #: of a broadcast: recipients that cannot get it
+
+
+class RecipientStatus(StrEnum):
+    """What became of a broadcast for one of its recipients."""
+
+    WAITING = "waiting"  #: it is not delivered yet
+    DELIVERED = "delivered"  #: it is in the inbox
+    READ = "read"  #: the agent has deleted it: after its handler, or because it had expired
+    EXPIRED = "expired"  #: its time to live passed before it was delivered
+    DEAD = "dead"  #: it cannot be delivered, for a reason
+    GONE = "gone"  #: the agent was removed with its inbox
+
+
+class MessageRecipient(Struct, frozen=True, omit_defaults=True):
+    """One recipient of a broadcast."""
+
+    agent_id: str
+    status: RecipientStatus
+    code: str = ""  #: why it could not be delivered
+    dead_letter: str = ""  #: id of the dead letter of this recipient, which can be replayed

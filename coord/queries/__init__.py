@@ -27,7 +27,7 @@ from coord.queries.dead_letters import (
 from coord.queries.discovery import AgentPage, discover_agents, find_agent_ids
 from coord.queries.explanations import explain_task
 from coord.queries.memory import get_memory, measure_memory
-from coord.queries.messages import MessagePage, get_message, list_messages
+from coord.queries.messages import MessagePage, RecipientPage, get_message, list_messages, list_recipients
 from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
@@ -83,6 +83,7 @@ __all__ = [
     "PoolBacklog",
     "PoolChanges",
     "PriorityBacklog",
+    "RecipientPage",
     "SettingChange",
     "TaskPage",
     "WaitingPool",
@@ -132,6 +133,7 @@ __all__ = [
     "list_dead_messages",
     "list_dead_tasks",
     "list_messages",
+    "list_recipients",
     "list_setting_changes",
     "list_settings",
     "list_tasks",

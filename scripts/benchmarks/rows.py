@@ -178,6 +178,31 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     Row(
+        "messages", "direct messages that wait on all lanes, delivered by one router and by four", "messages",
+        {"messages": 40_000, "agents": 100, "routers": {"one": 1, "four": 4}}, {"messages": 4_000},
+        (
+            Figure("one_per_s", "messages/s", "more", judged=True),
+            Figure("four_per_s", "messages/s", "more", judged=True),
+            Figure("one_router_us", "µs/message"),
+            Figure("four_router_us", "µs/message"),
+            Figure("one_redis_us", "µs/message"),
+            Figure("four_redis_us", "µs/message"),
+        ),
+    ),
+    Row(
+        "broadcast", "broadcasts to 1,000 agents and to 10,000, one router", "messages",
+        {"fleets": {"few": 1_000, "many": 10_000}, "broadcasts": 5}, {"fleets": {"few": 100, "many": 400}},
+        (
+            Figure("few_per_s", "copies/s", "more", judged=True),
+            Figure("many_per_s", "copies/s", "more", judged=True),
+            Figure("few_blocked_ms", "ms, longest time that Redis was blocked", wanted="< 5"),
+            Figure("many_blocked_ms", "ms, longest time that Redis was blocked", wanted="< 5"),
+            Figure("few_redis_us", "µs/copy"),
+            Figure("many_redis_us", "µs/copy"),
+            Figure("many_router_us", "µs/copy"),
+        ),
+    ),
+    Row(
         "aof", "the drain with an append-only file, synced every second", "drain", {**_DRAIN, "aof": True}, _SMALL,
         (_per_s("end_to_end_per_s"), *_cpu("distributor", "agents", floor="end_to_end")),
     ),

@@ -13,13 +13,14 @@ from msgspec import Struct, inspect
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
-from coord.models.messages import MessageType
+from coord.models.messages import AgentFilter, MessageType
 from coord.models.tasks import Modifiers, Requirements, Retry, TaskSubmitted
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
 #: What is said once and named in many tables.
 NAMED = {
+    AgentFilter: "AgentFilter",
     AgentType: "agent type",
     AgentStatus: "status",
     MessageType: "message type",

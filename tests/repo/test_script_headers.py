@@ -20,8 +20,8 @@ from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
     "admit", "cancel", "change_token", "check_leases", "check_tokens", "configure", "count_waiting", "dead_letter",
-    "deregister", "prune", "purge", "reclaim", "reclaim_lease", "relieve", "replay", "requeue", "run_alarms", "settle",
-    "tick_liveness", "worker_heartbeat",
+    "deregister", "hold_lanes", "prune", "purge", "reclaim", "reclaim_lease", "relieve", "replay", "requeue",
+    "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -31,7 +31,9 @@ FILES = (*lua.NAMES, *(f"lib/{part}" for part in PARTS))
 #: Name -> type, for each key of the data dictionary, and what a header calls the streams that a script is told in ARGV.
 DICTIONARY: dict[str, str] = {
     name: kind
-    for names, kind in re.findall(r"^(\S+(?:, \S+)*) +(stream|hash|set|zset|string) ", keys.__doc__ or "", re.MULTILINE)
+    for names, kind in re.findall(
+        r"^(\S+(?:, \S+)*) +(stream|hash|set|zset|string|list) ", keys.__doc__ or "", re.MULTILINE
+    )
     for name in names.split(", ")
 } | {"in:*": "stream"}
 
@@ -58,12 +60,13 @@ BUILT: dict[tuple[str, str], set[str]] = {
 
 #: What the commands do that stand right before a key; one that is missing here fails the test.
 READS = {
-    "EXISTS", "GET", "HGET", "HLEN", "HMGET", "HSTRLEN", "SCARD", "SMEMBERS", "SMISMEMBER", "XINFO", "XLEN", "XRANGE",
+    "EXISTS", "GET", "HGET", "HLEN", "HMGET", "HSTRLEN", "LINDEX", "LLEN", "SCARD", "SMEMBERS", "SMISMEMBER",
+    "XINFO", "XLEN", "XPENDING", "XRANGE",
     "ZCARD", "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE",
 }  # fmt: skip
 WRITES = {
-    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SADD", "SET", "SPOP", "SREM", "UNLINK", "XACK", "XADD",
-    "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
+    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "RPUSH", "SADD", "SET", "SPOP", "SREM", "UNLINK",
+    "XACK", "XADD", "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
 }  # fmt: skip
 LITERAL = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from coord.config import Settings
 from coord.keys import CONSUMES, Keys
-from coord.models.tasks import HEAD_START_MS, LANE, Priority, TaskRecord, named_queue
+from coord.models.tasks import HEAD_START_MS, LANE, Lane, Priority, TaskRecord, named_queue
 from coord.streams import Consumer
 from tests.scripts.records import Records
 from workers import lua
@@ -35,6 +35,8 @@ from workers.transitions import (
 #: The moment at which every test begins, ms since 1970. In 2033: what scripts append by themselves bears an earlier id.
 START = 2_000_000_000_000
 DAY = 86_400_000  #: ms
+#: The lease under which the router of a test delivers, by lane.
+LEASES = {lane.value: "1/w1#test" for lane in Lane}
 EXPLANATION = b'{"strategy":"test"}'
 
 
@@ -54,7 +56,9 @@ class Cell(Records):
         self.now = START
 
     def _scripts(self, settings: Settings) -> Scripts:
-        return Scripts(self.redis, self.keys, settings, bare=self.bare)
+        scripts = Scripts(self.redis, self.keys, settings, bare=self.bare)
+        scripts.leases = dict(LEASES)
+        return scripts
 
     def change_settings(self, **changes: Any) -> None:
         """Go on with these settings changed."""
@@ -74,8 +78,9 @@ class Cell(Records):
         self.scripts.now = value
 
     async def begin(self) -> None:
-        """Load the scripts and make every group."""
+        """Load the scripts, make every group, and give all lanes to one router."""
         await self.scripts.load()
+        await self.redis.hset(self.keys.of("lanes"), mapping=LEASES)
         for kind, streams in CONSUMES.items():
             await Consumer(self.redis, self.keys, kind, "w1", streams).make_groups()
 

@@ -101,4 +101,6 @@ async def _content(redis: Any, key: bytes) -> Any:
         return sorted((pair[0], pair[1]) for pair in await redis.zrange(key, 0, -1, withscores=True))
     if kind == "stream":
         return await redis.xrange(key)
+    if kind == "list":
+        return await redis.lrange(key, 0, -1)
     return await redis.get(key)

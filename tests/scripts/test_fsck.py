@@ -13,6 +13,8 @@ import pytest
 from coord.fsck import examine
 from coord.models.cell import Memory
 from tests.scripts.cell import START, Cell
+from tests.scripts.test_broadcast import broadcast as make_broadcast
+from tests.scripts.test_broadcast import deliver_all, freeze
 
 Damage = Callable[[Any, Any], Awaitable[Any]]
 
@@ -134,6 +136,17 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: r.set(k.task("stranger"), "x"),
         {"type.wrong"},
     ),
+    "a lane without a lease that can be read": (
+        lambda r, k: r.hset(k.of("lanes"), "high", "w1"),
+        {"lane.lease"},
+    ),
+    "recipients without a broadcast": (lambda r, k: r.delete(k.message("all")), {"broadcast.orphan"}),
+    "a broadcast that no router has": (lambda r, k: r.xtrim(k.of("in:messages:normal"), 0), {"broadcast.stuck"}),
+    "a broadcast that has not reached everybody": (
+        lambda r, k: r.hset(k.message("some"), "status", "delivered"),
+        {"broadcast.incomplete"},
+    ),
+    "a recipient that is not counted": (lambda r, k: r.hset(k.message("all"), "delivered", 1), {"broadcast.sum"}),
     "a queue of another type": (lambda r, k: r.set(k.queue("p9"), "x"), {"type.wrong", "pool.missing"}),
 }
 
@@ -153,6 +166,11 @@ async def filled(cell: Cell) -> None:
     await cell.submit("named", pool="p3.named", preferences=b'{"affinity_key":"k"}')
     await cell.submit("second")
     await cell.submit("later", run_at=cell.now + 60_000)
+    for name in ("all", "some"):
+        broadcast = await make_broadcast(cell, name, caller="")
+        await freeze(cell, broadcast, ["a1", "a2"])
+        if name == "all":
+            await deliver_all(cell, broadcast)
 
 
 async def test_a_sound_cell_is_sound(cell: Cell) -> None:

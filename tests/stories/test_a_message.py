@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from coord import Client, Message, Task, TaskHandle
+from coord import Agent, Client, Message, Task, TaskHandle
 from coord.client.client import Receipt
-from coord.errors import AgentNotFound, IdConflict, TaskNotFound
+from coord.errors import AgentNotFound, ConfigError, FactInvalid, IdConflict, MessageNotFound, TaskNotFound
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until
 
@@ -137,3 +137,53 @@ async def test_agents_that_ask_each_other_get_their_answers(client: Client, make
     await wait_until(lambda: len(answers) == 2, "both have their answers")
     assert sorted(answers) == ["a to b", "b to a"]
     assert await asyncio.wait_for(ask("a", "b", "a"), 20) == "a to b"
+
+
+async def test_a_broadcast_reaches_every_agent_that_matches(client: Client, make_agent: MakeAgent) -> None:
+    """From a client and from an agent, never to its sender; a topic comes as it is; the receipt says to how many."""
+    got: list[tuple[str, Message]] = []
+
+    def listen(agent_id: str, *capabilities: str) -> Agent:
+        agent = make_agent(agent_id, capabilities=capabilities)
+
+        @agent.on_message
+        async def hear(message: Message) -> None:
+            got.append((agent_id, message))
+
+        return agent
+
+    first, second, third = listen("first", "ocr"), listen("second", "ocr"), listen("third")
+    for agent in (first, second, third):
+        await agent.start()
+    receipt = await client.broadcast({"say": "hello"}, capabilities=["ocr"], priority="high")
+    assert (receipt.recipients, receipt.delivered) == (2, 2)
+    await wait_until(lambda: len(got) == 2, "both have it")
+    assert {agent_id for agent_id, _ in got} == {"first", "second"}
+    assert {(one.id, one.message_type, one.priority) for _, one in got} == {(receipt.message_id, "broadcast", "high")}
+
+    got.clear()
+    topic = await first.broadcast("ready", message_type="coordination", correlation_id="c")
+    assert (topic.recipients, topic.delivered) == (2, 2)
+    await wait_until(lambda: len(got) == 2, "the others have it")
+    assert {agent_id for agent_id, _ in got} == {"second", "third"}
+    assert {(one.sender_id, one.message_type, one.payload) for _, one in got} == {("first", "coordination", "ready")}
+
+    async def are_read() -> bool:
+        page = await client.message_recipients(topic.message_id)
+        return [(one.agent_id, one.status) for one in page.recipients] == [("second", "read"), ("third", "read")]
+
+    await wait_until(are_read, "both have read it")
+
+
+async def test_what_is_wrong_with_a_broadcast_is_named(client: Client, make_agent: MakeAgent) -> None:
+    """Before anything is sent; an agent that does not run cannot broadcast."""
+    with pytest.raises(FactInvalid, match="capabilities: expected a list of words"):
+        await client.broadcast(1, capabilities="ocr")
+    with pytest.raises(FactInvalid, match="'skills'; the options are agent_type, "):
+        await client.broadcast(1, skills=["ocr"])  # type: ignore[call-arg]
+    with pytest.raises(FactInvalid, match="cannot be broadcast, only broadcast, coordination"):
+        await client.broadcast(1, message_type="direct")  # type: ignore[arg-type]
+    with pytest.raises(MessageNotFound):
+        await client.message_recipients("none")
+    with pytest.raises(ConfigError, match="start it before it broadcasts"):
+        await make_agent("idle").broadcast(1)

@@ -21,7 +21,7 @@ from workers.transitions import Call, Scripts
 
 STEPS = ("before_read", "after_read", "sent", "answered")
 #: What is run by the clock and consumes nothing.
-BY_CLOCK = {"worker_heartbeat", "tick_liveness", "run_alarms", "relieve"}
+BY_CLOCK = {"worker_heartbeat", "tick_liveness", "run_alarms", "relieve", "hold_lanes"}
 
 _read_new = Consumer.read_new
 _run = Scripts.run

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
+from coord.client.broadcasts import BroadcastReceipt
 from coord.client.client import Receipt
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
@@ -73,6 +74,23 @@ def test_a_message_is_sent_listed_and_shown(coord: Coord) -> None:
     assert (shown["from"], shown["status"], shown["payload"]) == ("ops", "delivered", '{"text":"hi"}')
 
 
+def test_a_broadcast_is_sent_and_its_recipients_are_listed(coord: Coord) -> None:
+    """Its id is printed, and the number of recipients beside it; then the outcome of each of them."""
+    result = coord("messages", "broadcast", '{"text": "hi"}', "--id", "b1", "--sender", "ops", "--priority", "high")
+    assert (result.code, result.out, result.err) == (0, "b1\n", "recipients: 1\n")
+    result = coord("messages", "broadcast", "--id", "b2", "--tag", "none", "--json")
+    receipt = msgspec.json.decode(result.out, type=BroadcastReceipt)
+    assert (receipt.message_id, receipt.recipients, receipt.delivered) == ("b2", 0, 0)
+
+    shown = dict(line.split(maxsplit=1) for line in coord("messages", "show", "b1").out.splitlines())
+    assert (shown["type"], shown["status"], shown["to"]) == ("broadcast", "delivered", "1 agents (1 delivered)")
+    (row,) = coord("messages", "recipients", "b1").out.splitlines()[1:]
+    assert row.split()[:1] == ["cli-agent"]
+    (item,) = msgspec.json.decode(coord("messages", "recipients", "b1", "--json").out)["items"]
+    assert item["status"] in {"delivered", "read"}
+    assert coord("messages", "recipients", "b2").code == 0
+
+
 def test_a_message_that_cannot_be_delivered(coord: Coord, live: LiveCell) -> None:
     """The command does not send it; the record of one that a program has sent says why it is dead."""
     result = coord("messages", "send", "nobody", "--id", "lost")
@@ -93,6 +111,10 @@ def test_a_message_that_cannot_be_delivered(coord: Coord, live: LiveCell) -> Non
         (["messages", "send", "cli-agent", "{"], 2, "PAYLOAD is not JSON"),
         (["messages", "send", "cli-agent", "--ttl", "-1"], 2, "ttl"),
         (["messages", "list", "--cursor", "x"], 2, "leave it out"),
+        (["messages", "recipients", "ghost"], 1, "Message 'ghost' not found"),
+        (["messages", "recipients", "m1", "--cursor", "x"], 2, "leave it out"),
+        (["messages", "broadcast", "--message-type", "direct"], 2, "cannot be broadcast"),
+        (["messages", "broadcast", "--status", "inactive"], 2, "choose from the other statuses"),
         (["events", "--since", "yesterday"], 2, "--since must be a date and time"),
     ],
 )

@@ -48,7 +48,8 @@ class DirectCell:
         scripts = Scripts(redis, self.keys, settings, bare=isinstance(redis, fakeredis.FakeAsyncRedis))
         self.cell = WorkerContext(redis, self.keys, settings, scripts, "")
         self.distributor = Distributor(self.cell)
-        services: list[Service] = [Registry(self.cell), self.distributor, Router(self.cell)]
+        self.router = Router(self.cell)
+        services: list[Service] = [Registry(self.cell), self.distributor, self.router]
         self.intakes = [Intake(one, Consumer(redis, self.keys, one.kind, "w1", CONSUMES[one.kind])) for one in services]
 
     async def tell(self, stream: str, *facts: Struct) -> list[str]:
@@ -94,6 +95,8 @@ async def direct(redis_or_fake: Redis, settings: Settings) -> Any:
     await made.cell.scripts.load()
     for intake in made.intakes:
         await intake.consumer.make_groups()
+    made.router.name = "w1"
+    await made.router.resync()  # it holds all lanes
     agent = AgentRegistered("a1", AgentType.WORKER, capabilities=("echo",), capacity=1, incarnation="i1")
     assert await made.tell("in:registry", agent) == ["ok"]
     yield made

@@ -9,7 +9,7 @@ from coord.models.facts import MessageSent
 from coord.models.messages import MessageStatus
 from coord.models.tasks import Lane
 from coord.streams import Append, append
-from tests.ledger import assert_keys_end, assert_ledger
+from tests.ledger import assert_keys_end
 from tests.running import RunningCell
 from tests.workers.raw import Caller, await_quiet, buried, entries, fleet
 
@@ -36,24 +36,6 @@ async def test_the_same_message_twice_is_one(cell: RunningCell, caller: Caller) 
     other = MessageSent(message_id="m1", sender_id="s2", receiver_id="a0")
     assert (await caller.answer(await caller.tell("in:messages:low", other)))["code"] == "id_conflict"
     assert len(await entries(cell.redis, cell.keys.inbox("a0", "low"))) == 1
-
-
-async def test_several_routers_deliver_each_message_once(cell: RunningCell, caller: Caller) -> None:
-    """In whatever order: that is promised of one alone."""
-    for _ in range(2):
-        await cell.add("router")
-    await fleet(cell, 2)
-    ids = [f"m{number}" for number in range(600)]
-    sent = [MessageSent(message_id=one, sender_id="s", receiver_id=f"a{n % 2}") for n, one in enumerate(ids)]
-    for one in range(0, 600, 50):
-        batch = [Append("in:messages:normal", message, caller.id) for message in sent[one : one + 50]]
-        await append(cell.redis, cell.keys, batch)
-    await await_quiet(cell)
-    found = [fields for n in range(2) for _, fields in await entries(cell.redis, cell.keys.inbox(f"a{n}", "normal"))]
-    assert sorted(one[b"id"].decode() for one in found) == sorted(ids)
-    assert sum(worker.loop.intake.handled > 0 for worker in cell.of_kind("router")) > 1
-    await assert_ledger(cell.redis, cell.keys)
-    await assert_keys_end(cell.redis, cell.keys)
 
 
 async def test_a_message_to_nobody_and_one_that_came_too_late_are_dead(cell: RunningCell, caller: Caller) -> None:

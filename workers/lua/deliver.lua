@@ -1,19 +1,20 @@
 #!lua
 -- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
--- include: base entries replies batches messages
+-- include: base replies batches lanes messages
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[3]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
 --   | payload, opaque JSON | correlation_id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
---   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); ERROR
---   <why> (not consumed)
+--   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); LOST (the
+--   router does not hold the lane), BEHIND (an older entry of the lane waits), ERROR <why>: not consumed
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)
   local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to = unpack(ARGV, i, i + 11)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
-  if not is_present(stream, entry) then
-    return 'GONE'
+  local refusal = lane_refusal(lane, entry)
+  if refusal then
+    return refusal
   end
   local known = call('HGET', key, 'digest')
   if known then
@@ -50,23 +51,6 @@ local function deliver(i)
     call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))
   end
   return word or 'DELIVERED'
-end
-
--- Removes dead letters by age and by count, a bounded number at a time. Each record must still be a dead letter: its id
--- may have been used again since.
-local function forget_dead()
-  local index = P .. 'messages:dead'
-  local over = math.max(call('ZCOUNT', index, '-inf', int(now - DEAD_KEPT)), call('ZCARD', index) - DEAD_MOST)
-  if over <= 0 then
-    return
-  end
-  local popped = call('ZPOPMIN', index, math.min(over, 1000))
-  for i = 1, #popped, 2 do
-    local key = P .. 'message:' .. popped[i]
-    if redis.pcall('HGET', key, 'status') == 'dead' then
-      call('DEL', key)
-    end
-  end
 end
 
 local result = run_batch({

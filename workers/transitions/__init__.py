@@ -2,6 +2,7 @@
 
 from workers.transitions.batches import (
     Arg,
+    Broadcast,
     Call,
     CancelRequest,
     DeadLetterEntry,
@@ -11,6 +12,7 @@ from workers.transitions.batches import (
     EjectionNotice,
     EntryReplay,
     Heartbeat,
+    LaneShare,
     LeaseList,
     LeaseLoss,
     LivenessTick,
@@ -38,6 +40,7 @@ __all__ = [
     "BATCH_SCRIPTS",
     "Arg",
     "BatchScript",
+    "Broadcast",
     "Call",
     "CancelRequest",
     "DeadLetterEntry",
@@ -47,6 +50,7 @@ __all__ = [
     "EjectionNotice",
     "EntryReplay",
     "Heartbeat",
+    "LaneShare",
     "LeaseList",
     "LeaseLoss",
     "LivenessTick",

@@ -223,6 +223,29 @@ class Delivery(Struct, frozen=True):
     reply_to: str
 
 
+class Broadcast(Struct, frozen=True):
+    """One broadcast for ``freeze_recipients`` and ``deliver_broadcast``."""
+
+    entry: str
+    lane: str
+    caller: str
+    message_id: str
+    digest: str
+    sender_id: str
+    message_type: str
+    ttl_ms: int
+    payload: bytes
+    correlation_id: str
+
+
+class LaneShare(Struct, frozen=True):
+    """The answer of ``hold_lanes``."""
+
+    leases: dict[str, str]  #: lane -> lease, of the lanes that the router holds
+    excess: tuple[str, ...] = ()  #: lanes that it should give up, because others hold fewer
+    behind: tuple[str, ...] = ()  #: lanes of which another router has read entries that were not handled
+
+
 class Relief(Struct, frozen=True):
     """The answer of ``relieve``."""
 

@@ -31,6 +31,7 @@ from coord.placement import RecordedEntry
 from workers import lua
 from workers.transitions.batches import (
     Arg,
+    Broadcast,
     Call,
     CancelRequest,
     DeadLetterEntry,
@@ -40,6 +41,7 @@ from workers.transitions.batches import (
     EjectionNotice,
     EntryReplay,
     Heartbeat,
+    LaneShare,
     LeaseList,
     LeaseLoss,
     Limits,
@@ -78,8 +80,15 @@ REPORTS_AT_ONCE = 2_000
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept at least.
 MESSAGE_KEPT_MS = 3_600_000
+#: Recipients to which one call delivers a broadcast, and bytes, about: a millisecond of the server's time.
+RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 64, 2 * MIB
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
+
+#: ms without a sign of life, on the clock of lanes, after which a router has lost its lanes.
+LANE_LEASE_MS = 2_000
+#: ms that the clock of lanes advances at most between two calls of ``hold_lanes``.
+LANE_STEP_MS = 500
 
 #: ms of silence of the process that counts waiting tasks, after which another one does.
 COUNTER_SILENCE_MS = 5_000
@@ -250,13 +259,12 @@ class Scripts:
 
     # Messages.
 
-    #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL.
-    deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
     #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, FULL.
     redeliver = BatchScript("redeliver", Redelivery, read_words, _inbox_limits)
 
     # Scripts with options, which the methods of the same names pass.
 
+    _deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
     _deregister = BatchScript("deregister", Departure, read_words, _departure_limits)
     _check_tokens = BatchScript("check_tokens", SpokenFact, read_words)
     _dead_letter = BatchScript("dead_letter", DeadLetterEntry, int, _dead_in_limits)
@@ -268,6 +276,8 @@ class Scripts:
         self.keys = keys
         self.settings = settings
         self.now: int | None = None
+        #: lane -> the lease under which messages of that lane are delivered.
+        self.leases: dict[str, str] = {}
         sources = [lua.load(name) for name in lua.NAMES]
         if bare:
             sources = [lua.without_shebang(source) for source in sources]
@@ -393,6 +403,59 @@ class Scripts:
             return replace(batch, words=[words[place] for place in range(len(placements))])
 
         return Call("dispatch", limits, args, parse)
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
+        """Deliver direct messages under ``leases``.
+
+        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL, LOST, BEHIND.
+        """
+        return self._with_leases(Scripts._deliver.call(self.settings, deliveries))
+
+    def freeze_recipients(self, broadcast: Broadcast, recipients: Sequence[str]) -> Call[list[str]]:
+        """Record a broadcast under ``leases``, with the list of its recipients in chunks of bounded bytes.
+
+        Words MORE (it is to be delivered), DUPLICATE, CONFLICT, EXPIRED, GONE, LOST, BEHIND.
+        """
+        size = max(1, min(RECIPIENTS_AT_ONCE, BROADCAST_BYTES // max(1, len(broadcast.payload))))
+        chunks = [" ".join(recipients[i : i + size]) for i in range(0, len(recipients), size)]
+        args: list[Arg] = [1]
+        _add_arguments(args, broadcast)
+        args += (len(recipients), size, len(chunks), *chunks)
+        return self._with_leases(Call("freeze_recipients", _inbox_limits(self.settings), args, read_words))
+
+    def deliver_broadcast(self, broadcast: Broadcast, router: str) -> Call[list[str]]:
+        """Deliver a broadcast under ``leases`` to the next of its recipients.
+
+        Words MORE (call again), DELIVERED, GONE, LOST, BEHIND.
+
+        Args:
+            broadcast: that ``freeze_recipients`` has recorded.
+            router: the consumer for which its entry is pending.
+        """
+        args: list[Arg] = [1, broadcast.entry, broadcast.lane, broadcast.caller, broadcast.message_id, router]
+        return self._with_leases(Call("deliver_broadcast", _inbox_limits(self.settings), args, read_words))
+
+    def _with_leases(self, call: Call[T]) -> Call[T]:
+        call.limits.update({f"lease_{lane}": lease for lane, lease in self.leases.items()})
+        return call
+
+    def hold_lanes(
+        self, router: str, *, mode: Literal["", "started", "leaves"] = "", give: Sequence[str] = ()
+    ) -> Call[LaneShare]:
+        """Renew the leases of a router, and share the lanes among the routers.
+
+        Args:
+            router: its name, ``#``, and what tells its process from others of the same name.
+            mode: ``started`` in its first call, ``leaves`` in its last one.
+            give: lanes that it gives up.
+        """
+
+        def parse(raw: Any) -> LaneShare:
+            leases, excess, behind = ([word.decode() for word in part] for part in raw)
+            return LaneShare(dict(zip(leases[::2], leases[1::2], strict=True)), tuple(excess), tuple(behind))
+
+        limits: Limits = {"lane_lease_ms": LANE_LEASE_MS, "lane_step_ms": LANE_STEP_MS}
+        return Call("hold_lanes", limits, [router, mode, len(give), *give], parse)
 
     def deregister(self, departures: Sequence[Departure], *, by_operator: bool = False) -> Call[list[str]]:
         """Deregister agents; words OK, UNKNOWN, SUPERSEDED, STALE.

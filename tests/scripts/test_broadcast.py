@@ -1,0 +1,237 @@
+"""``freeze_recipients`` and ``deliver_broadcast``: one copy for each recipient, whoever makes the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from coord import queries
+from coord.models.messages import MessageRecipient, RecipientStatus
+from tests.scripts.cell import START, Cell
+from tests.scripts.test_redeliver import redeliver
+from workers.transitions import Broadcast
+from workers.transitions import scripts as scripts_module
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of three recipients."""
+    monkeypatch.setattr(scripts_module, "RECIPIENTS_AT_ONCE", 3)
+
+
+async def broadcast(
+    cell: Cell, message_id: str = "b1", *, digest: str = "d1", ttl_ms: int = 60_000, caller: str = "c1"
+) -> Broadcast:
+    """A broadcast, appended."""
+    entry = await cell.append("in:messages:normal", "message.broadcast")
+    return Broadcast(entry, "normal", caller, message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', "c-7")
+
+
+async def freeze(cell: Cell, one: Broadcast, recipients: Sequence[str]) -> str:
+    """Freeze the recipients; the word."""
+    return await cell.word(cell.scripts.freeze_recipients(one, recipients))
+
+
+async def step(cell: Cell, one: Broadcast) -> str:
+    """Deliver to the next chunk; the word."""
+    return await cell.word(cell.scripts.deliver_broadcast(one, "w1"))
+
+
+async def deliver_all(cell: Cell, one: Broadcast) -> str:
+    """Deliver to all; the last word."""
+    while (word := await step(cell, one)) == "MORE":
+        pass
+    return word
+
+
+async def copies(cell: Cell, count: int, lane: str = "normal") -> list[list[str]]:
+    """The ids in the inbox of each of ``count`` agents."""
+    return [[entry["id"] for entry in await cell.stream(f"inbox:a{n}:{lane}")] for n in range(count)]
+
+
+async def agents(cell: Cell, count: int) -> list[str]:
+    """Register agents; their ids."""
+    ids = [f"a{n}" for n in range(count)]
+    for agent_id in ids:
+        await cell.register(agent_id)
+    return ids
+
+
+async def outcomes(cell: Cell, message_id: str = "b1") -> dict[str, tuple[RecipientStatus, str]]:
+    """Status and code of each recipient."""
+    page = await queries.list_recipients(cell.redis, cell.keys, message_id, limit=100)
+    assert page is not None
+    return {one.agent_id: (one.status, one.code) for one in page.recipients}
+
+
+async def test_every_recipient_gets_one_copy(cell: Cell) -> None:
+    """In chunks; the record counts them, the sender learns the numbers at the end, and the lists end by themselves."""
+    ids = await agents(cell, 8)
+    one = await broadcast(cell)
+    assert await freeze(cell, one, ids) == "MORE"
+    assert await copies(cell, 8) == [[]] * 8
+    assert [await step(cell, one) for _ in range(4)] == ["MORE", "MORE", "DELIVERED", "GONE"]
+    assert await copies(cell, 8) == [["b1"]] * 8
+    (entry,) = await cell.stream("inbox:a7:normal")
+    assert entry == {
+        "message_type": "broadcast", "data": '{"n":1}', "id": "b1", "sender_id": "s1", "receiver_id": "a7",
+        "priority": "normal", "timestamp": str(START), "expires_at": str(START + 60_000), "correlation_id": "c-7",
+    }  # fmt: skip
+    record = await queries.get_message(cell.redis, cell.keys, "b1")
+    assert record is not None
+    assert (record.status, record.recipients, record.delivered, record.dead) == ("delivered", 8, 8, 0)
+    (answer,) = await cell.stream("replies:c1")
+    assert (answer["ok"], answer["data"]) == ("1", '{"recipients":8,"delivered":8}')
+    assert await cell.logged("messages") == ["message.broadcast", "message.delivered"]
+    assert await cell.counter("messages_delivered") == 8
+    assert await cell.is_consumed("in:messages:normal")
+    for key in ("message:b1", "recipients:b1", "outcomes:b1"):
+        assert 3_500_000 < await cell.redis.pttl(cell.keys.of(key)) <= 3_600_000
+
+
+async def test_a_list_that_was_frozen_stays(cell: Cell) -> None:
+    """The router that takes over in the middle finds other agents, and delivers to the rest of the first list."""
+    ids = await agents(cell, 8)
+    one = await broadcast(cell)
+    assert await freeze(cell, one, ids[:5]) == "MORE"
+    assert await step(cell, one) == "MORE"
+    assert await freeze(cell, one, ids[3:]) == "MORE"
+    assert await deliver_all(cell, one) == "DELIVERED"
+    assert await copies(cell, 8) == [["b1"]] * 5 + [[]] * 3
+
+
+async def test_nobody_to_deliver_to(cell: Cell) -> None:
+    """A broadcast that matches no agent is delivered to none, which its sender learns."""
+    one = await broadcast(cell)
+    assert await freeze(cell, one, []) == "MORE"
+    assert await step(cell, one) == "DELIVERED"
+    assert (await cell.stream("replies:c1"))[0]["data"] == '{"recipients":0,"delivered":0}'
+
+
+async def test_the_same_broadcast_again(cell: Cell) -> None:
+    """Under another entry: one effect, and the same answer; other content is a conflict."""
+    ids = await agents(cell, 2)
+    first = await broadcast(cell)
+    await freeze(cell, first, ids)
+    await deliver_all(cell, first)
+    before = await copies(cell, 2)
+    assert await freeze(cell, await broadcast(cell), ids) == "DUPLICATE"
+    assert [one["data"] for one in await cell.stream("replies:c1")] == ['{"recipients":2,"delivered":2}'] * 2
+    assert await freeze(cell, await broadcast(cell, digest="d2"), ids) == "CONFLICT"
+    assert await cell.last_answer() == "id_conflict"
+    assert await copies(cell, 2) == before
+    assert await cell.is_consumed("in:messages:normal")
+
+
+async def test_a_full_inbox_is_a_dead_letter_of_one_recipient(cell: Cell) -> None:
+    """The others get it; the dead letter can be replayed when there is room. An unknown agent is another one."""
+    cell.change_settings(inbox_entries=1)
+    ids = await agents(cell, 4)
+    assert await cell.deliver("x", receiver="a1") == "DELIVERED"
+    one = await broadcast(cell)
+    await freeze(cell, one, [*ids, "ghost"])
+    assert await deliver_all(cell, one) == "DELIVERED"
+    assert await copies(cell, 4) == [["b1"], ["x"], ["b1"], ["b1"]]
+    found = await outcomes(cell)
+    assert found["a0"] == (RecipientStatus.DELIVERED, "")
+    assert found["a1"] == (RecipientStatus.DEAD, "message_undeliverable")
+    assert found["ghost"] == (RecipientStatus.DEAD, "agent_not_found")
+    assert (await cell.stream("replies:c1"))[-1]["data"] == '{"recipients":5,"delivered":3}'
+
+    page = await queries.list_recipients(cell.redis, cell.keys, "b1", limit=100)
+    assert page is not None
+    (dead_id,) = [one.dead_letter for one in page.recipients if one.agent_id == "a1"]
+    letter = await queries.get_message(cell.redis, cell.keys, dead_id)
+    assert letter is not None
+    assert (letter.status, letter.receiver_id, letter.payload) == ("dead", "a1", {"n": 1})
+    assert "full" in letter.reason
+    cell.change_settings(inbox_entries=2)
+    assert await redeliver(cell, dead_id) == "DELIVERED"
+    assert await copies(cell, 2) == [["b1"], ["x", dead_id]]
+
+
+async def test_a_broken_inbox_fails_one_recipient_only(cell: Cell) -> None:
+    """⚠ An inbox of a wrong type in the middle of a chunk: the others get one copy each."""
+    ids = await agents(cell, 3)
+    await cell.redis.set(cell.keys.inbox("a1", "normal"), "x")
+    one = await broadcast(cell)
+    await freeze(cell, one, ids)
+    assert await deliver_all(cell, one) == "DELIVERED"
+    assert (await outcomes(cell))["a1"] == (RecipientStatus.DEAD, "message_undeliverable")
+    await cell.redis.delete(cell.keys.inbox("a1", "normal"))
+    assert await copies(cell, 3) == [["b1"], [], ["b1"]]
+
+
+async def test_what_expires_before_and_in_the_middle(cell: Cell) -> None:
+    """Before its recipients are chosen: dead as a whole. In the middle: expired for those who do not have it."""
+    ids = await agents(cell, 6)
+    late, one = await broadcast(cell, "b0", ttl_ms=1), await broadcast(cell)
+    cell.now += 10
+    assert await freeze(cell, late, ids) == "EXPIRED"
+    assert await cell.last_answer() == "message_expired"
+    assert await freeze(cell, one, ids) == "MORE"
+    assert await step(cell, one) == "MORE"
+    cell.now += 60_000
+    assert await step(cell, one) == "DELIVERED"
+    assert await copies(cell, 6) == [["b1"]] * 3 + [[]] * 3
+    assert [status for status, _ in (await outcomes(cell)).values()] == ["delivered"] * 3 + ["expired"] * 3
+    assert await cell.redis.zcard(cell.keys.of("messages:dead")) == 0
+
+
+async def test_a_displaced_router_delivers_to_nobody(cell: Cell) -> None:
+    """⚠ It stood still in the middle of a broadcast, and another router took the lane."""
+    ids = await agents(cell, 6)
+    one = await broadcast(cell)
+    await freeze(cell, one, ids)
+    await step(cell, one)
+    before = await cell.dump()
+    cell.scripts.leases = {"normal": "0/w1#test"}
+    assert await step(cell, one) == "LOST"
+    assert await freeze(cell, one, ids) == "LOST"
+    assert await cell.dump() == before
+
+
+async def test_no_broadcast_overtakes_an_older_message(cell: Cell) -> None:
+    """Nor does a message overtake a broadcast of which some recipients still wait."""
+    ids = await agents(cell, 6)
+    older, one, younger = await cell.delivery("m1", receiver="a5"), await broadcast(cell), await cell.delivery("m2")
+    assert await freeze(cell, one, ids) == "BEHIND"
+    assert await cell.run(cell.scripts.deliver([older])) == ["DELIVERED"]
+    await freeze(cell, one, ids)
+    await step(cell, one)
+    assert await cell.run(cell.scripts.deliver([younger])) == ["BEHIND"]
+    await deliver_all(cell, one)
+    assert await cell.run(cell.scripts.deliver([younger])) == ["DELIVERED"]
+    assert await copies(cell, 6) == [["b1"], ["b1", "m2"], ["b1"], ["b1"], ["b1"], ["m1", "b1"]]
+
+
+async def test_the_recipients_are_read_in_pages(cell: Cell) -> None:
+    """Also before they have an outcome, with a cursor; who deleted its copy has read it, who was removed is gone."""
+    ids = await agents(cell, 8)
+    one = await broadcast(cell)
+    await freeze(cell, one, ids)
+    await step(cell, one)
+    await cell.redis.xtrim(cell.keys.inbox("a0", "normal"), maxlen=0)
+    await cell.redis.delete(cell.keys.agent("a1"), cell.keys.inbox("a1", "normal"))
+    found: list[MessageRecipient] = []
+    cursor = None
+    while True:
+        page = await queries.list_recipients(cell.redis, cell.keys, "b1", limit=3 if cursor else 2, cursor=cursor)
+        assert page is not None
+        found += page.recipients
+        cursor = page.next
+        if cursor is None:
+            break
+    assert [one.agent_id for one in found] == ids
+    assert [one.status.value for one in found] == ["read", "gone", "delivered"] + ["waiting"] * 5
+
+
+async def test_a_large_payload_makes_small_chunks(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of one call are bounded, not only its recipients."""
+    monkeypatch.setattr(scripts_module, "BROADCAST_BYTES", 14)
+    ids = await agents(cell, 4)
+    one = await broadcast(cell)
+    assert len(one.payload) == 7
+    await freeze(cell, one, ids)
+    assert [await step(cell, one) for _ in range(2)] == ["MORE", "DELIVERED"]
