@@ -21,7 +21,7 @@ from coord.cli.output import (
     write_table,
 )
 from coord.cli.session import Acted, act_on_each, ask
-from coord.cli.tokens import enrol, revoke, rotate
+from coord.cli.tokens import enrol, revoke, rotate, tokens
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
 from coord.suggestions import closest
@@ -161,7 +161,7 @@ def remove(
 
 agents = group("agents", "Show agents; drain, resume and remove them; tokens.")
 register(agents, list_agents, "list")
-for command in (show, drain, resume, remove, enrol, rotate, revoke):
+for command in (show, drain, resume, remove, enrol, rotate, revoke, tokens):
     register(agents, command)
 
 

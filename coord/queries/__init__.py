@@ -71,6 +71,7 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
+from coord.queries.tokens import TokenState, list_tokens
 from coord.queries.traces import export_trace
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "PriorityBacklog",
     "SettingChange",
     "TaskPage",
+    "TokenState",
     "WaitingPool",
     "WorkersSnapshot",
     "count_by_state",
@@ -131,6 +133,7 @@ __all__ = [
     "list_setting_changes",
     "list_settings",
     "list_tasks",
+    "list_tokens",
     "list_waiting_pools",
     "list_workers",
     "measure_memory",
