@@ -24,7 +24,7 @@ from coord.cli.output import (
 )
 from coord.cli.parse import pairs
 from coord.cli.session import ask
-from coord.cli.tokens import enrol, revoke, rotate
+from coord.cli.tokens import enrol, revoke, rotate, tokens
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
 from coord.suggestions import closest
@@ -148,7 +148,7 @@ def show(
 
 agents = group("agents", "Find, show and watch agents; drain, maintain, resume, remove and prune them; tokens.")
 register(agents, list_agents, "list")
-for command in (show, watch, drain, maintenance, resume, remove, prune, enrol, rotate, revoke):
+for command in (show, watch, drain, maintenance, resume, remove, prune, enrol, rotate, revoke, tokens):
     register(agents, command)
 
 

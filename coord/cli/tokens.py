@@ -1,4 +1,4 @@
-"""``coord agents enrol``, ``rotate`` and ``revoke``: the tokens of agents."""
+"""``coord agents enrol``, ``rotate``, ``revoke`` and ``tokens``: the tokens of agents."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl
-from coord.cli.output import hint, write_json, write_line
+from coord.cli.exit_codes import ExitCode
+from coord.cli.output import duration, hint, write_items, write_json, write_line, write_table
 from coord.cli.parse import Duration
 from coord.cli.session import Acted, act_on_each, ask
 from coord.errors import ConfigError
 
 if TYPE_CHECKING:
     from coord import Client
+    from coord.queries import TokenState
 
 AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="Id of the agent.", show_default=False)]
 Into = Annotated[
@@ -107,6 +109,43 @@ def revoke(
         return Acted({"agent_id": agent_id, "token": "revoked"}, f"{agent_id}: revoked")
 
     act_on_each(agent_ids, act, id_field="agent_id", json=json, redis_url=redis_url, namespace=namespace)
+
+
+def tokens(
+    *,
+    missing: Annotated[bool, typer.Option("--missing", help="Only agents without a token.")] = False,
+    json: AsJson = False,
+    redis_url: RedisUrl = None,
+    namespace: Namespace = None,
+) -> None:
+    """List the registered agents, and whether they have a token.
+
+    Exit code 1: with --missing, an agent has none.
+
+    Examples:
+        coord agents tokens
+        coord agents tokens --missing && echo 'tokens can be required'
+    """
+
+    async def work(client: Client) -> tuple[list[TokenState], int]:
+        return await client.admin.tokens(), await client.server_time()
+
+    states, now = ask(work, redis_url=redis_url, namespace=namespace)
+    found = [state for state in states if not (missing and state.has_token)]
+    if json:
+        write_items(found)
+    elif found:
+        rows = [(state.agent_id, "yes" if state.has_token else "no", _earlier(state, now)) for state in found]
+        write_table(("agent", "token", "earlier token"), rows)
+    else:
+        write_line("every registered agent has a token" if states else "no agents")
+    if missing and found:
+        raise typer.Exit(ExitCode.NO)
+
+
+def _earlier(state: TokenState, now: int) -> str | None:
+    left = (state.earlier_until or 0) - now
+    return f"valid for {duration(left)} more" if left > 0 else None
 
 
 def _hand_out(

@@ -319,6 +319,11 @@ class Admin:
         await self._control("registry", fact, timeout)
         return token
 
+    async def tokens(self) -> list[queries.TokenState]:
+        """Return for each registered agent if it has a token; read this before tokens are required."""
+        with reading():
+            return await queries.list_tokens(self._connection.redis, self._connection.keys)
+
     async def revoke(self, agent_id: str, *, timeout: float = ANSWER_S) -> None:
         """Revoke the token of an agent at once, and an earlier one that is still valid.
 

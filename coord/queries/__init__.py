@@ -72,6 +72,7 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
+from coord.queries.tokens import TokenState, list_tokens
 from coord.queries.traces import export_trace
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "RecipientPage",
     "SettingChange",
     "TaskPage",
+    "TokenState",
     "WaitingPool",
     "WorkersSnapshot",
     "count_by_state",
@@ -137,6 +139,7 @@ __all__ = [
     "list_setting_changes",
     "list_settings",
     "list_tasks",
+    "list_tokens",
     "list_waiting_pools",
     "list_workers",
     "measure_memory",

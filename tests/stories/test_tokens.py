@@ -189,6 +189,18 @@ async def test_a_rotated_token_is_read_from_its_file(
         assert agent.is_serving
 
 
+async def test_operators_see_who_has_a_token(client: Client, victim: Agent, make_agent: MakeAgent) -> None:
+    """Of the registered agents; and that an earlier token is still valid."""
+    await client.admin.rotate("victim", grace=600, timeout=PATIENT_S)
+    await client.admin.revoke("receiver", timeout=PATIENT_S)
+    receiver, found = await client.admin.tokens()
+    assert (receiver.agent_id, receiver.has_token, receiver.earlier_until) == ("receiver", False, None)
+    assert (found.agent_id, found.has_token) == ("victim", True)
+    await victim.stop()
+    assert [state.agent_id for state in await client.admin.tokens()] == ["receiver"], "the other one has left"
+    assert 0 < (found.earlier_until or 0) - await client.server_time() <= 600_000
+
+
 async def test_what_operators_ask_of_tokens(client: Client) -> None:
     """Each once; a token that is no token is refused before anything is sent."""
     with pytest.raises(AgentNotEnrolled, match="enrol it first"):

@@ -352,6 +352,7 @@ COMMANDS = (
     "agents list",
     "agents show ocr-1",
     "agents rotate ocr-2",
+    "agents tokens",
     "messages list",
     "dead list",
     "dead purge message --older-than 0s",
