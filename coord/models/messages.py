@@ -23,11 +23,21 @@ class MessageType(StrEnum):
     CONSENSUS = "consensus"
 
 
+class Protocol(StrEnum):
+    """The rule that a message must meet."""
+
+    DIRECT = "direct"  #: to any agent
+    PEER_TO_PEER = "peer_to_peer"  #: along a link that both agents have accepted
+    HIERARCHICAL = "hierarchical"  #: to the master, to a subordinate, or to all subordinates
+
+
 class MessageStatus(StrEnum):
-    """The delivery status of a message."""
+    """The status of a message, or of its copy for one recipient."""
 
     DELIVERED = "delivered"  #: it is in the receiver's inbox
-    DEAD = "dead"  #: it could not be delivered; the reason is recorded
+    READ = "read"  #: its receiver has taken it out of its inbox
+    EXPIRED = "expired"  #: its time to live passed before it was read; a dead letter
+    DEAD = "dead"  #: it could not be delivered; a dead letter, with its reason
 
 
 class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,6 +53,12 @@ class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     correlation_id: str | None = None
     reply_to: str | None = None
+    protocol: str = "direct"
+
+    @property
+    def ttl(self) -> float:
+        """Seconds to live, from when it was sent."""
+        return (self.expires_at - self.timestamp) / 1000
 
 
 class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,3 +74,23 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     payload: Any = None
     reason: str = ""
+    protocol: str = "direct"
+    code: str = ""  #: of a dead letter: why
+
+
+class Recipient(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One recipient of a message when it was delivered."""
+
+    agent_id: str
+    state: str = ""  #: status of the agent, such as ``active``, ``draining`` or ``stale``
+    ahead: int = 0  #: entries before the message in its lane of the inbox
+    deaf: bool = False  #: the agent reports that it does not read its inbox
+    code: str = ""  #: why this agent did not get it; empty: it did
+
+
+class RecipientStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a message for one recipient."""
+
+    agent_id: str
+    status: MessageStatus
+    code: str = ""  #: of a copy that expired or could not be delivered

@@ -18,6 +18,7 @@ from typing import NamedTuple
 NAMES = (
     "admit",
     "cancel",
+    "change_links",
     "change_status",
     "check_leases",
     "configure",
@@ -27,6 +28,7 @@ NAMES = (
     "deregister",
     "dispatch",
     "drain",
+    "expire_messages",
     "heartbeat",
     "learn",
     "purge",
