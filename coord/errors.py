@@ -10,8 +10,8 @@
     │   └── AgentNotFound
     │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
-    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded,
-    │   │   LinkNotRequested, LinksFull, HierarchyCycle
+    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
+    │   ├── LinkNotRequested, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused

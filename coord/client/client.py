@@ -29,6 +29,7 @@ from coord.client.submission import (
     TaskSpec,
     group_tasks,
     message_append,
+    read_receipt,
     spec_of,
     task_append,
 )
@@ -49,7 +50,16 @@ from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id, new_id
-from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.links import Links
+from coord.models.messages import (
+    MessageRecord,
+    MessageStatus,
+    MessageType,
+    MessageTypeName,
+    Protocol,
+    ProtocolName,
+    Recipient,
+)
 from coord.models.plans import Plans
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
@@ -64,11 +74,14 @@ RECEIPT_S = 10.0
 
 
 class Receipt(Struct, frozen=True):
-    """A message was delivered into the inbox of its receiver."""
+    """A message was delivered into the inbox of its receiver, or sent without waiting for that."""
 
     message_id: str
     receiver_id: str
     entry_id: str  #: of the fact
+    #: To whom it went, and the agents that did not get it; empty if it was delivered before, or nobody waited.
+    recipients: tuple[Recipient, ...] = ()
+    count: int | None = None  #: number of agents that have it; None: not known
 
 
 class Client:
@@ -380,29 +393,43 @@ class Client:
         payload: Any = None,
         *,
         sender_id: str | None = None,
+        message_type: MessageTypeName | MessageType = MessageType.DIRECT,
+        protocol: ProtocolName | Protocol | None = None,
         priority: PriorityName | Priority = Priority.NORMAL,
         ttl: float | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
+        wait: bool = True,
         timeout: float = RECEIPT_S,
     ) -> Receipt:
         """Send a message to an agent; returns when it is in the inbox of the agent.
 
         Args:
-            receiver_id: id of the agent.
+            receiver_id: id of the agent; with the protocol ``hierarchical`` also ``subordinates``: all agents of which
+                the sender is the master.
             payload: any value that msgspec can encode as JSON.
             sender_id: id shown to the receiver; default: this client's caller id.
+            message_type: shown to the receiver: ``direct``, ``coordination``, ``consensus`` and so on.
+            protocol: the rule that the message must meet: ``direct``, ``peer_to_peer`` (along an accepted link) or
+                ``hierarchical`` (to the master, a subordinate or all of them); default: the one that the message type
+                names, otherwise ``direct``.
             priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
             ttl: seconds to live; an expired message is not handled. Default: that of the routers.
             correlation_id: id of the conversation.
             reply_to: id of the message that this one answers.
             message_id: default: a new UUID; the same id with the same content is delivered once.
+            wait: False returns when Redis has the message; whether it was delivered is in its record.
             timeout: seconds to wait for a router.
+
+        Returns: to whom the message went, with the state of each receiver and the number of entries before the message
+            in its inbox.
 
         Raises:
             AgentNotFound: there is no such receiver.
+            AgentLeft: the receiver has left.
             MessageUndeliverable: its inbox is full.
+            NotLinked, NotInHierarchy, NoSubordinates: its protocol does not allow it.
             MessageExpired: its time to live passed before it was delivered.
             IdConflict: the id was used before with other content.
             ResultTimeout: no router answered within ``timeout`` seconds; the message waits for one.
@@ -413,16 +440,23 @@ class Client:
             "message_id": new_id() if message_id is None else message_id,
             "sender_id": self.caller if sender_id is None else sender_id,
             "receiver_id": receiver_id,
+            "message_type": message_type,
             "payload": {} if payload is None else payload,
             "ttl": ttl,
             "correlation_id": correlation_id,
             "reply_to": reply_to,
+            "protocol": protocol,
+            "receipt": wait or None,
         }
         append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
+        if not wait:
+            (entry_id,) = await self.connection.append([append])
+            return Receipt(fields["message_id"], receiver_id, entry_id)
         entry_id, answer = await self.connection.request(append, timeout, "router", "message")
         if not answer.ok:
             raise answer.error
-        return Receipt(fields["message_id"], receiver_id, entry_id)
+        recipients, count = read_receipt(answer.data)
+        return Receipt(fields["message_id"], receiver_id, entry_id, recipients, count)
 
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""
@@ -433,6 +467,31 @@ class Client:
         if record is None:
             raise MessageNotFound(f"Message '{message_id}' not found")
         return record
+
+    async def message_recipients(
+        self, message_id: str, *, limit: int = 100, cursor: str | None = None
+    ) -> queries.RecipientPage:
+        """List what became of a message for each of its recipients, sorted by agent.
+
+        Args:
+            message_id: id of the message.
+            limit: maximum number of recipients, at least 1.
+            cursor: continue after a page, from its ``next``.
+
+        Raises:
+            MessageNotFound: there is no such message, or its record was removed.
+        """
+        with reading():
+            page = await queries.list_recipients(
+                self.connection.redis,
+                self.connection.keys,
+                check_id(message_id, "message_id"),
+                limit=limit,
+                cursor=cursor,
+            )
+        if page is None:
+            raise MessageNotFound(f"Message '{message_id}' not found")
+        return page
 
     async def list_messages(
         self,
@@ -445,7 +504,7 @@ class Client:
         """List messages, the newest first, without their payloads: those whose records are still kept.
 
         Args:
-            agent_id: only messages that this agent sent or received.
+            agent_id: only messages that this agent sent or received; of these the newest 1,000 are listed.
             status: only this status.
             limit: maximum number of messages, at least 1.
             cursor: continue after a page, from its ``next``.
@@ -485,6 +544,16 @@ class Client:
         if record is None:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
+
+    async def links(self, agent_id: str) -> Links:
+        """Read the links of an agent, its master and its subordinates; all empty if it has none."""
+        with reading():
+            return await queries.get_links(self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id"))
+
+    async def list_links(self) -> list[Links]:
+        """Read the links of all agents that have a link, a master or a subordinate, by id."""
+        with reading():
+            return await queries.list_links(self.connection.redis, self.connection.keys)
 
     # Dead letters.
 

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
+
+#: The names of ``MessageType``.
+MessageTypeName: TypeAlias = Literal[
+    "direct",
+    "broadcast",
+    "hierarchical",
+    "peer_to_peer",
+    "coordination",
+    "task_assignment",
+    "status_update",
+    "heartbeat",
+    "discovery",
+    "consensus",
+]
+#: The names of ``Protocol``.
+ProtocolName: TypeAlias = Literal["direct", "peer_to_peer", "hierarchical"]
 
 
 class MessageType(StrEnum):

@@ -44,6 +44,9 @@ local function deliver(i)
     answer(caller, stream, entry)
   end
   note_history(sender, id)
+  if word and receiver ~= sender and word ~= 'UNKNOWN' and not message.is_to_all then
+    note_history(receiver, id)
+  end
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
     'reason', reason or '', 'body', payload, 'protocol', protocol, 'entry', message.entry or '')

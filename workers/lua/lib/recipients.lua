@@ -20,7 +20,9 @@ local function deliver_to_one(message)
   end
   message.entry = push_to_inbox(message)
   message.recipients, message.delivered = { recipient_json(message.receiver) }, 1
-  note_history(message.receiver, message.id)
+  if message.receiver ~= message.sender then
+    note_history(message.receiver, message.id)
+  end
 end
 
 -- Delivers a copy to each subordinate. A copy that cannot be delivered is lost for that agent alone, with its reason.
@@ -58,11 +60,11 @@ end
 -- that have it, and its inbox entry if there is one recipient; or returns why it cannot be delivered: a word, a code
 -- and a message.
 local function deliver_message(message)
+  message.is_to_all = message.protocol == 'hierarchical' and message.receiver == ALL_SUBORDINATES
   local word, code, reason = forbidden(message.protocol, message.sender, message.receiver)
   if word then
     return word, code, reason
   end
-  message.is_to_all = message.protocol == 'hierarchical' and message.receiver == ALL_SUBORDINATES
   word, code, reason = (message.is_to_all and deliver_to_subordinates or deliver_to_one)(message)
   if word then
     return word, code, reason
