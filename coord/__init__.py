@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coord.agent.agent import Agent
+    from coord.agent.links import LinkRequest
     from coord.agent.run import run
     from coord.agent.task import NonRetryable, Release, Retryable, Task
     from coord.client.client import Client
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         IdConflict,
         IdInvalid,
         Invalid,
+        LinkDeclined,
         LinkNotRequested,
         LinksFull,
         MessageExpired,
@@ -88,7 +90,9 @@ __all__ = [
     "IdConflict",
     "IdInvalid",
     "Invalid",
+    "LinkDeclined",
     "LinkNotRequested",
+    "LinkRequest",
     "LinksFull",
     "Message",
     "MessageExpired",
@@ -134,6 +138,7 @@ __all__ = [
 _HOME = {
     "Agent": ("coord.agent.agent", "Agent"),
     "Client": ("coord.client.client", "Client"),
+    "LinkRequest": ("coord.agent.links", "LinkRequest"),
     "Message": ("coord.models.messages", "AgentMessage"),
     "NonRetryable": ("coord.agent.task", "NonRetryable"),
     "Release": ("coord.agent.task", "Release"),

@@ -11,7 +11,7 @@
     │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
-    │   ├── LinkNotRequested, LinksFull, HierarchyCycle
+    │   ├── LinkNotRequested, LinkDeclined, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
@@ -226,6 +226,12 @@ class LinkNotRequested(Conflict):
     """The other agent has not requested the link that is accepted."""
 
     code = "link_not_requested"
+
+
+class LinkDeclined(Conflict):
+    """The other agent has declined the link, or ended it."""
+
+    code = "link_declined"
 
 
 class LinksFull(Conflict):

@@ -31,7 +31,7 @@ from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
     from coord import Client
-    from coord.client.client import Receipt
+    from coord.client.receipts import Receipt
     from coord.queries import MessagePage, RecipientPage
 
 #: Recipients that ``show`` lists.

@@ -14,8 +14,6 @@ from contextlib import ExitStack, aclosing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from msgspec import Struct
-
 from coord import queries
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
@@ -23,13 +21,13 @@ from coord.client.connection import REACH_S, ClientConnection
 from coord.client.events import follow_events
 from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
 from coord.client.outcomes import closed
+from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
 from coord.client.submission import (
     PriorityName,
     TaskOptions,
     TaskSpec,
     group_tasks,
     message_append,
-    read_receipt,
     spec_of,
     task_append,
 )
@@ -49,7 +47,7 @@ from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
-from coord.models.ids import check_id, new_id
+from coord.models.ids import check_id
 from coord.models.links import Links
 from coord.models.messages import (
     MessageRecord,
@@ -58,7 +56,6 @@ from coord.models.messages import (
     MessageTypeName,
     Protocol,
     ProtocolName,
-    Recipient,
 )
 from coord.models.plans import Plans
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
@@ -69,19 +66,6 @@ from coord.streams import Append
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
-#: Seconds that a router has to answer for a message.
-RECEIPT_S = 10.0
-
-
-class Receipt(Struct, frozen=True):
-    """A message was delivered into the inbox of its receiver, or sent without waiting for that."""
-
-    message_id: str
-    receiver_id: str
-    entry_id: str  #: of the fact
-    #: To whom it went, and the agents that did not get it; empty if it was delivered before, or nobody waited.
-    recipients: tuple[Recipient, ...] = ()
-    count: int | None = None  #: number of agents that have it; None: not known
 
 
 class Client:
@@ -436,27 +420,23 @@ class Client:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
         """
         timeout = as_seconds(timeout, "timeout")
-        fields = {
-            "message_id": new_id() if message_id is None else message_id,
-            "sender_id": self.caller if sender_id is None else sender_id,
-            "receiver_id": receiver_id,
-            "message_type": message_type,
-            "payload": {} if payload is None else payload,
-            "ttl": ttl,
-            "correlation_id": correlation_id,
-            "reply_to": reply_to,
-            "protocol": protocol,
-            "receipt": wait or None,
-        }
+        fields = message_fields(
+            self.caller if sender_id is None else sender_id,
+            receiver_id,
+            payload,
+            message_type=message_type,
+            protocol=protocol,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            message_id=message_id,
+            receipt=wait,
+        )
         append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
         if not wait:
             (entry_id,) = await self.connection.append([append])
-            return Receipt(fields["message_id"], receiver_id, entry_id)
-        entry_id, answer = await self.connection.request(append, timeout, "router", "message")
-        if not answer.ok:
-            raise answer.error
-        recipients, count = read_receipt(answer.data)
-        return Receipt(fields["message_id"], receiver_id, entry_id, recipients, count)
+            return receipt_of(fields, entry_id)
+        return receipt_of(fields, *await self.connection.request(append, timeout, "router", "message"))
 
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""

@@ -10,7 +10,6 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, cast
 
-import msgspec
 from msgspec import Struct
 
 from coord import codec
@@ -19,7 +18,7 @@ from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
-from coord.models.messages import MessageType, Protocol, Recipient
+from coord.models.messages import MessageType, Protocol
 from coord.models.strategies import MODIFIERS, STRATEGY_NAMES, Modifier, StrategyName
 from coord.models.tasks import LANE, Modifiers, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.plugins import strategy_names
@@ -222,22 +221,6 @@ def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes
             raise FactInvalid(not_one_of(field, fields[field], names))
     fact, data = build_fact(stream, MessageSent, {k: v for k, v in fields.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
-
-
-class _ReceiptData(Struct, frozen=True):
-    count: int
-    recipients: tuple[Recipient, ...]
-
-
-_receipt = msgspec.json.Decoder(_ReceiptData)
-
-
-def read_receipt(data: bytes) -> tuple[tuple[Recipient, ...], int | None]:
-    """Return the recipients of a message, and how many have it; nothing and None if the answer does not say."""
-    if data == b"null":
-        return (), None
-    read = _receipt.decode(data)
-    return read.recipients, read.count
 
 
 def _priority(name: str) -> Priority:

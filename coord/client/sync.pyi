@@ -3,9 +3,9 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from coord import queries
-from coord.client.client import Receipt
 from coord.client.handle import CancelAnswer
 from coord.client.outcomes import Outcome
+from coord.client.receipts import Receipt
 from coord.client.submission import PriorityName, TaskOptions, TaskSpec
 from coord.config import Settings
 from coord.models.agents import AgentRecord, AgentStatus

@@ -25,7 +25,7 @@ from coord.queries.dead_letters import (
     list_dead_tasks,
 )
 from coord.queries.explanations import explain_task
-from coord.queries.links import get_links, list_links
+from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import MessagePage, RecipientPage, get_message, list_messages, list_recipients
 from coord.queries.plans import export_plans
@@ -140,6 +140,7 @@ __all__ = [
     "list_workers",
     "measure_memory",
     "package_fields",
+    "parse_link",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",

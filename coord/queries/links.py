@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
@@ -38,7 +38,7 @@ async def _read(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list[Link
     return [
         Links(
             agent_id=agent_id,
-            links=_links(links),
+            links=tuple(parse_link(peer, links[peer]) for peer in sorted(links)),
             master=master.decode() if master is not None else None,
             subordinates=tuple(sorted(one.decode() for one in subordinates)),
         )
@@ -48,9 +48,7 @@ async def _read(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list[Link
     ]
 
 
-def _links(raw: Mapping[bytes, bytes]) -> tuple[Link, ...]:
-    found: list[Link] = []
-    for peer, value in sorted(raw.items()):
-        state, since, by = value.decode().split()
-        found.append(Link(peer.decode(), LinkState(state), int(since), by))
-    return tuple(found)
+def parse_link(peer_id: bytes, raw: bytes) -> Link:
+    """Return a link as an agent's hash has it."""
+    state, since, by = raw.decode().split()
+    return Link(peer_id.decode(), LinkState(state), int(since), by)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from coord.client.client import Receipt
+from coord.client.receipts import Receipt
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound

@@ -35,6 +35,7 @@ EXPECTED = {
     "EntryTruncated": ("Conflict", "entry_truncated", 422, 1),
     "AgentSuperseded": ("Conflict", "superseded", 409, 2),
     "LinkNotRequested": ("Conflict", "link_not_requested", 409, 1),
+    "LinkDeclined": ("Conflict", "link_declined", 409, 1),
     "LinksFull": ("Conflict", "links_full", 409, 1),
     "HierarchyCycle": ("Conflict", "hierarchy_cycle", 409, 1),
     "DataFolderInUse": ("Conflict", "data_folder_in_use", 422, 2),
