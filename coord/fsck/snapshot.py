@@ -69,6 +69,12 @@ class CellSnapshot(NamedTuple):
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     is_stable: bool = True  #: no counter changed while the records were read
     capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
+    messages: Sequence[str] = ()  #: in inboxes: agent and lane, entry, message, as in ``messages:expiring``
+    expiring: Container[str] = frozenset()  #: the rows of ``messages:expiring``
+    agents: Container[str] = frozenset()  #: agents that have a record
+    links: Mapping[str, Mapping[str, str]] = MappingProxyType({})  #: agent -> other agent -> state
+    masters: Mapping[str, str] = MappingProxyType({})  #: agent -> master
+    subordinates: Mapping[str, set[str]] = MappingProxyType({})  #: master -> agents
 
 
 async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
@@ -88,6 +94,7 @@ class _Reader:
         self.keys = keys
         self.settings = settings
         self.unreadable: list[Finding] = []
+        self.messages: list[str] = []
 
     async def read(self) -> CellSnapshot:
         prefix = self.keys.prefix
@@ -117,6 +124,14 @@ class _Reader:
             unreadable=self.unreadable,
             is_stable=before == after,
             capped=await self._capped(sorted(names)),
+            messages=self.messages,
+            expiring=await self._zset("messages:expiring"),
+            agents=await self._members("agents:all"),
+            links={agent: await self._links(f"links:{agent}") for agent in _rest(names, "links:")},
+            masters=await self._hash("masters"),
+            subordinates={
+                agent: await self._members(f"subordinates:{agent}") for agent in _rest(names, "subordinates:")
+            },
         )
 
     async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
@@ -201,15 +216,25 @@ class _Reader:
         answer = await self._read(name, self.redis.smembers(self.keys.of(name)), set())
         return {member.decode("utf-8", "replace") for member in answer}
 
+    async def _hash(self, name: str) -> dict[str, str]:
+        raw = await self._read(name, self.redis.hgetall(self.keys.of(name)), {})
+        return {field.decode("utf-8", "replace"): value.decode("utf-8", "replace") for field, value in raw.items()}
+
+    async def _links(self, name: str) -> dict[str, str]:
+        return {other: value.partition(" ")[0] for other, value in (await self._hash(name)).items()}
+
     async def _entries(self, name: str) -> dict[str, Record]:
-        """Read the assignments in a lane of an inbox, without payloads."""
+        """Read the assignments in a lane of an inbox, without payloads; note its messages."""
         found: dict[str, Record] = {}
         begin = "-"
         while True:
             command = ("XRANGE", self.keys.of(name), begin, "+", "COUNT", INBOX_CHUNK)
             answer = await self._read(name, self.redis.execute_command(*command), [])
             for entry, fields in answer:
-                if fields.get(b"message_type") == b"task_assignment":
+                if b"id" in fields:
+                    message = fields[b"id"].decode("utf-8", "replace")
+                    self.messages.append(f"{name.partition(':')[2]} {entry.decode()} {message}")
+                elif fields.get(b"message_type") == b"task_assignment":
                     found[entry.decode()] = {
                         name.decode(): value.decode()
                         for name, value in fields.items()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from coord.errors import CursorInvalid
 from coord.keys import Keys
@@ -77,18 +79,15 @@ async def list_recipients(
         return RecipientPage((only,), None)
     agents = sorted(agent for agent in copies if cursor is None or agent > cursor)
     page = agents[:limit]
-    now = await get_time(redis)
-    entries = [(agent, copies[agent].partition(" ")) for agent in page]
-    places = [(f"{agent}:{record.priority}", value) for agent, (word, _, value) in entries if word == "delivered"]
-    unread = dict(zip([place[0] for place in places], await _are_unread(redis, keys, places), strict=True))
+    words = {agent: copies[agent].partition(" ") for agent in page}
+    delivered = [agent for agent in page if words[agent][0] == "delivered"]
+    places = [_Copy(f"{agent}:{record.priority}", words[agent][2], record.expires_at) for agent in delivered]
+    statuses = dict(zip(delivered, await _status_of(redis, keys, places), strict=True))
     found: list[RecipientStatus] = []
-    for agent, (word, _, value) in entries:
-        if word == "delivered":
-            status = _status_in_inbox(record.expires_at, now, is_unread=unread[f"{agent}:{record.priority}"])
-            found.append(RecipientStatus(agent_id=agent, status=status))
-        else:
-            status = MessageStatus.EXPIRED if value == _EXPIRED else MessageStatus.DEAD
-            found.append(RecipientStatus(agent_id=agent, status=status, code=value))
+    for agent in page:
+        code = "" if agent in statuses else words[agent][2]
+        status = MessageStatus.EXPIRED if code == _EXPIRED else MessageStatus.DEAD
+        found.append(RecipientStatus(agent_id=agent, status=statuses.get(agent, status), code=code))
     return RecipientPage(tuple(found), page[-1] if len(agents) > limit else None)
 
 
@@ -167,40 +166,47 @@ async def _with_status(
         records: as they are stored.
         entries: of each message in the inbox of its receiver; empty: it has several receivers, or none got it.
     """
-    places = [
-        (f"{record.receiver_id}:{record.priority}", entry)
-        for record, entry in zip(records, entries, strict=True)
+    copies = [
+        _Copy(f"{record.receiver_id}:{record.priority}", entry, record.expires_at)
         if entry and record.status is MessageStatus.DELIVERED
+        else None
+        for record, entry in zip(records, entries, strict=True)
     ]
-    if not places:
-        return list(records)
-    unread = dict(zip(places, await _are_unread(redis, keys, places), strict=True))
-    now = await get_time(redis)
-    found: list[MessageRecord] = []
-    for record, entry in zip(records, entries, strict=True):
-        is_unread = unread.get((f"{record.receiver_id}:{record.priority}", entry))
-        if is_unread is None or record.status is not MessageStatus.DELIVERED:
-            found.append(record)
-        else:
-            found.append(replace(record, status=_status_in_inbox(record.expires_at, now, is_unread=is_unread)))
-    return found
+    statuses = iter(await _status_of(redis, keys, [copy for copy in copies if copy is not None]))
+    return [
+        record if copy is None else replace(record, status=next(statuses))
+        for record, copy in zip(records, copies, strict=True)
+    ]
 
 
-async def _are_unread(redis: Redis, keys: Keys, places: Sequence[tuple[str, str]]) -> list[bool]:
-    """Return whether each entry is still in its inbox (agent and lane)."""
-    found: list[bool] = []
-    for some in chunks(places, INBOX_STEP):
+class _Copy(NamedTuple):
+    """A message that was put into an inbox."""
+
+    inbox: str  #: agent and lane
+    entry: str
+    expires_at: int
+
+
+async def _status_of(redis: Redis, keys: Keys, copies: Sequence[_Copy]) -> list[MessageStatus]:
+    """Return the status of each copy; delivered, if this user may not read the inbox."""
+    found: list[MessageStatus] = []
+    for some in chunks(copies, INBOX_STEP):
         pipe = redis.pipeline(transaction=False)
-        for inbox, entry in some:
-            pipe.execute_command("XRANGE", keys.of(f"inbox:{inbox}"), entry, entry)
-        found += [bool(answer) for answer in await pipe.execute()]
+        for copy in some:
+            pipe.execute_command("XRANGE", keys.of(f"inbox:{copy.inbox}"), copy.entry, copy.entry)
+        answers = await pipe.execute(raise_on_error=False)
+        now: int | None = None
+        for copy, answer in zip(some, answers, strict=True):
+            if isinstance(answer, Exception):
+                if not isinstance(answer, NoPermissionError):
+                    raise answer
+                found.append(MessageStatus.DELIVERED)
+            elif not answer:
+                found.append(MessageStatus.READ)
+            else:
+                now = await get_time(redis) if now is None else now
+                found.append(MessageStatus.EXPIRED if now >= copy.expires_at else MessageStatus.DELIVERED)
     return found
-
-
-def _status_in_inbox(expires_at: int, now: int, *, is_unread: bool) -> MessageStatus:
-    if not is_unread:
-        return MessageStatus.READ
-    return MessageStatus.EXPIRED if now >= expires_at else MessageStatus.DELIVERED
 
 
 def _entry_of(raw: Mapping[bytes, bytes]) -> str:

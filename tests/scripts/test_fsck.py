@@ -95,6 +95,18 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: r.set(k.task("stranger"), "x"),
         {"type.wrong"},
     ),
+    "a message that no router looks at": (lambda r, k: r.delete(k.of("messages:expiring")), {"message.unwatched"}),
+    "a link that only one agent has": (lambda r, k: r.hdel(k.links("a2"), "a1"), {"link.differs"}),
+    "links of an agent without a record": (
+        lambda r, k: r.hset(k.links("ghost"), "a1", "linked 1 agent"),
+        {"link.differs", "link.orphan"},
+    ),
+    "a subordinate that its master does not have": (lambda r, k: r.delete(k.subordinates("a1")), {"master.missing"}),
+    "a subordinate without this master": (lambda r, k: r.sadd(k.subordinates("a2"), "a1"), {"master.orphan"}),
+    "a master of an agent without a record": (
+        lambda r, k: r.hset(k.of("masters"), "ghost", "a1"),
+        {"master.missing", "master.orphan"},
+    ),
     "a queue of another type": (lambda r, k: r.set(k.queue("p9"), "x"), {"type.wrong", "pool.missing"}),
 }
 
@@ -114,6 +126,9 @@ async def filled(cell: Cell) -> None:
     await cell.submit("named", pool="p3.named", preferences=b'{"affinity_key":"k"}')
     await cell.submit("second")
     await cell.submit("later", run_at=cell.now + 60_000)
+    await cell.deliver("note")
+    await cell.change_links("request", "a1", "a2")
+    await cell.change_links("set_master", "a2", "a1")
 
 
 async def test_a_sound_cell_is_sound(cell: Cell) -> None:
