@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a refused task that would vanish": (lambda r, k: r.pexpire(k.task("refused"), 60_000), {"ttl.unexpected"}),
     "a waiting task that would vanish": (lambda r, k: r.pexpire(k.task("first"), 60_000), {"ttl.unexpected"}),
     "an unknown key": (lambda r, k: r.set(k.of("scratch"), "x"), {"ttl.missing"}),
-    "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c1"), {"a": "b"}), {"ttl.missing"}),
+    "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c9"), {"a": "b"}), {"ttl.missing"}),
     "a record of another type": (
         lambda r, k: r.set(k.task("stranger"), "x"),
         {"type.wrong"},
