@@ -119,10 +119,10 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               receiver_id priority timestamp expires_at, and correlation_id reply_to
                                               where it has them, of a message. Removed with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type protocol priority status
-                                              sent_at expires_at reason entry (in the inbox of its only receiver); of
+                                              sent_at expires_at reason inbox_entry (of its only receiver); of
                                               a dead one code correlation_id reply_to. TTL: the message's own and 1 h;
                                               none while it is a dead letter
-recipients:{message}                  hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
+copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
                                               code: of a message to all subordinates. TTL that of the message's record
 messages:expiring                     zset    inbox, entry and message, spaces between -> ms at which a router looks
                                               whether it was read: 2 s after it expires
@@ -284,9 +284,9 @@ class Keys:
         """Return the key of a message's record."""
         return f"{self.prefix}message:{message_id}"
 
-    def recipients(self, message_id: str) -> str:
-        """Return the key of the recipients of a message to several agents."""
-        return f"{self.prefix}recipients:{message_id}"
+    def copies(self, message_id: str) -> str:
+        """Return the key of the copies of a message to several agents."""
+        return f"{self.prefix}copies:{message_id}"
 
     def history(self, agent_id: str) -> str:
         """Return the stream of the messages of an agent."""

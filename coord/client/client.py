@@ -460,6 +460,7 @@ class Client:
 
         Raises:
             MessageNotFound: there is no such message, or its record was removed.
+            CursorInvalid: the cursor is not from a list of recipients.
         """
         with reading():
             page = await queries.list_recipients(

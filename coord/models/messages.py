@@ -104,7 +104,7 @@ class Recipient(Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str = ""  #: why this agent did not get it; empty: it did
 
 
-class RecipientStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MessageRecipient(Struct, frozen=True, omit_defaults=True):
     """What became of a message for one recipient."""
 
     agent_id: str

@@ -17,13 +17,13 @@ from redis.exceptions import NoPermissionError
 
 from coord.errors import CursorInvalid
 from coord.keys import Keys
-from coord.models.messages import MessageRecord, MessageStatus, RecipientStatus
+from coord.models.messages import MessageRecipient, MessageRecord, MessageStatus
 from coord.queries.reads import chunks, decode_fields, decode_text, get_time, parse_json, read_hash
 
 #: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (
     "sender_id", "receiver_id", "message_type", "protocol", "priority", "status", "sent_at", "expires_at", "reason",
-    "code", "entry",
+    "code", "inbox_entry",
 )  # fmt: skip
 #: Log entries read in one step.
 STEP = 200
@@ -46,7 +46,7 @@ class MessagePage(Struct, frozen=True):
 class RecipientPage(Struct, frozen=True):
     """A page of the recipients of a message, sorted by agent."""
 
-    recipients: tuple[RecipientStatus, ...]
+    recipients: tuple[MessageRecipient, ...]
     next: str | None  #: cursor of the next page; None: last page
 
 
@@ -68,27 +68,35 @@ async def list_recipients(
         keys: of the cell.
         message_id: of the message.
         limit: at least 1.
-        cursor: ``next`` of the previous page: the last agent on it.
+        cursor: ``next`` of the previous page.
+
+    Raises:
+        CursorInvalid: the cursor does not come from a list of recipients.
     """
+    if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
+        raise CursorInvalid(
+            f"cursor {cursor[:80]!r} does not come from a list of recipients; leave it out to start at the beginning"
+        )
     record = await get_message(redis, keys, message_id)
     if record is None:
         return None
-    copies = decode_fields(await read_hash(redis, keys.recipients(message_id)))
+    copies = decode_fields(await read_hash(redis, keys.copies(message_id)))
     if not copies:
-        only = RecipientStatus(agent_id=record.receiver_id, status=record.status, code=record.code)
+        only = MessageRecipient(agent_id=record.receiver_id, status=record.status, code=record.code)
         return RecipientPage((only,), None)
-    agents = sorted(agent for agent in copies if cursor is None or agent > cursor)
-    page = agents[:limit]
+    agents, begin = sorted(copies), int(cursor or 0)
+    end = begin + limit
+    page = agents[begin:end]
     words = {agent: copies[agent].partition(" ") for agent in page}
     delivered = [agent for agent in page if words[agent][0] == "delivered"]
     places = [_Copy(f"{agent}:{record.priority}", words[agent][2], record.expires_at) for agent in delivered]
     statuses = dict(zip(delivered, await _status_of(redis, keys, places), strict=True))
-    found: list[RecipientStatus] = []
+    found: list[MessageRecipient] = []
     for agent in page:
         code = "" if agent in statuses else words[agent][2]
         status = MessageStatus.EXPIRED if code == _EXPIRED else MessageStatus.DEAD
-        found.append(RecipientStatus(agent_id=agent, status=statuses.get(agent, status), code=code))
-    return RecipientPage(tuple(found), page[-1] if len(agents) > limit else None)
+        found.append(MessageRecipient(agent_id=agent, status=statuses.get(agent, status), code=code))
+    return RecipientPage(tuple(found), str(end) if end < len(agents) else None)
 
 
 async def list_messages(
@@ -210,7 +218,7 @@ async def _status_of(redis: Redis, keys: Keys, copies: Sequence[_Copy]) -> list[
 
 
 def _entry_of(raw: Mapping[bytes, bytes]) -> str:
-    return decode_text(raw.get(b"entry", b""))
+    return decode_text(raw.get(b"inbox_entry", b""))
 
 
 def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> MessageRecord:

@@ -113,7 +113,7 @@ async def test_after_its_time_to_live(cell: Cell) -> None:
     batch = [await cell.delivery("m1", ttl_ms=1_000, caller="c1"), await cell.delivery("m0", ttl_ms=1_001)]
     cell.now += 1_000
     assert await cell.run(cell.scripts.deliver(batch)) == ["EXPIRED", "DELIVERED"]
-    assert (await dead(cell))[0] == "dead"
+    assert (await dead(cell))[0] == "expired"
     assert await cell.last_answer() == "message_expired"
     assert len(await cell.stream("inbox:a1:normal")) == 1
 

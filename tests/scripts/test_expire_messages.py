@@ -69,7 +69,7 @@ async def test_a_copy_expires_for_its_own_recipient(cell: Cell) -> None:
     await cell.redis.delete(cell.keys.inbox("b", "normal"))
     cell.now = START + 1_000 + GRACE
     assert await cell.expire_messages() == (2, 1)
-    raw = await cell.redis.hgetall(cell.keys.recipients("m1"))
+    raw = await cell.redis.hgetall(cell.keys.copies("m1"))
     assert raw[b"b"].startswith(b"delivered ")
     assert raw[b"c"] == b"dead message_expired"
     assert await states(cell, "m1") == [("delivered", "")]

@@ -188,7 +188,7 @@ async def test_a_message_to_all_subordinates(trio: Cell) -> None:
     assert [(one["id"], one["receiver_id"]) for one in entries] == [("m1", "b"), ("m1", "c")]
     assert await trio.deliver("m1", **options) == "DUPLICATE"
     assert len(await trio.stream("inbox:b:normal")) == 1
-    ttls = [await trio.redis.pttl(key) for key in (trio.keys.message("m1"), trio.keys.recipients("m1"))]
+    ttls = [await trio.redis.pttl(key) for key in (trio.keys.message("m1"), trio.keys.copies("m1"))]
     assert 3_600_000 < min(ttls) <= max(ttls) <= 3_660_000
 
 
@@ -201,7 +201,7 @@ async def test_a_message_to_all_that_none_can_get_is_a_dead_letter(trio: Cell) -
     assert await trio.last_answer() == "agent_left"
     reason = await trio.redis.hget(trio.keys.message("m1"), "reason")
     assert reason.startswith(b"none of its 1 recipients could get it; of the last one: ")
-    assert await trio.redis.exists(trio.keys.recipients("m1")) == 0
+    assert await trio.redis.exists(trio.keys.copies("m1")) == 0
 
 
 async def test_a_broken_inbox_doubles_no_copy(trio: Cell) -> None:

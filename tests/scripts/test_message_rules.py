@@ -143,7 +143,7 @@ class World:
         }
         assert found == set(self.unread)
         for (agent, message), end in self.ended.items():
-            copy = await self.cell.redis.hget(self.cell.keys.recipients(message), agent)
+            copy = await self.cell.redis.hget(self.cell.keys.copies(message), agent)
             status = copy or await self.cell.redis.hget(self.cell.keys.message(message), "status")
             assert status.startswith(b"dead" if end == "dead" else b"delivered"), (agent, message, end)
         assert (await examine(self.cell.redis, self.cell.keys, quiet=True)).findings == []

@@ -49,7 +49,7 @@ local function deliver(i)
   end
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
-    'reason', reason or '', 'body', payload, 'protocol', protocol, 'entry', message.entry or '')
+    'reason', reason or '', 'body', payload, 'protocol', protocol, 'inbox_entry', message.inbox_entry or '')
   if word then
     -- A replay needs these. The record of a dead letter lives as long as it is in the index.
     call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to, 'code', code)

@@ -39,7 +39,7 @@ local function redeliver(i)
   end
   call('ZREM', P .. 'messages:dead', id)
   call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at), 'reason', '',
-    'code', '', 'entry', message.entry or '')
+    'code', '', 'inbox_entry', message.inbox_entry or '')
   keep_records(message)
   bump('messages_replayed', 1)
   answer(caller, STREAM, entry)

@@ -1,7 +1,7 @@
 -- The recipients of a message: one agent, or all subordinates of the sender, each with a copy. All copies are put into
 -- the inboxes at one moment; the number of subordinates is limited for that.
 -- include: base messages links
--- keys: recipients:{message} hash w | subordinates:{agent} set r | message:{id} hash w
+-- keys: copies:{message} hash w | subordinates:{agent} set r | message:{id} hash w
 -- Events in log:messages: message.delivered
 
 -- Returns one recipient as JSON for a receipt.
@@ -18,7 +18,7 @@ local function deliver_to_one(message)
   if word then
     return word, code, reason
   end
-  message.entry = push_to_inbox(message)
+  message.inbox_entry = push_to_inbox(message)
   message.recipients, message.delivered = { recipient_json(message.receiver) }, 1
   if message.receiver ~= message.sender then
     note_history(message.receiver, message.id)
@@ -51,7 +51,7 @@ local function deliver_to_subordinates(message)
       note_history(agent, message.id)
     end
   end
-  local key = P .. 'recipients:' .. message.id
+  local key = P .. 'copies:' .. message.id
   call('DEL', key)
   call('HSET', key, unpack(states))
 end
@@ -78,7 +78,7 @@ local function keep_records(message)
   local kept = int(KEPT + math.max(0, message.expires_at - now))
   call('PEXPIRE', P .. 'message:' .. message.id, kept)
   if message.is_to_all then
-    call('PEXPIRE', P .. 'recipients:' .. message.id, kept)
+    call('PEXPIRE', P .. 'copies:' .. message.id, kept)
   end
 end
 

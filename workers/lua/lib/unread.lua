@@ -1,6 +1,6 @@
 -- The end of a message that its receiver has not read: it becomes a dead letter, if no copy of it was read.
 -- include: base capped
--- keys: message:{id} hash rw | messages:dead zset rw | recipients:{message} hash rw | log:messages stream w
+-- keys: message:{id} hash rw | messages:dead zset rw | copies:{message} hash rw | log:messages stream w
 -- Events in log:messages: message.dead
 
 call('ZCARD', P .. 'messages:dead')
@@ -17,15 +17,17 @@ local function end_unread(entry, flat, code, reason)
   if not id then
     return
   end
-  local key, copies = P .. 'message:' .. id, P .. 'recipients:' .. id
-  local record = call('HMGET', key, 'status', 'entry')
+  local key, copies = P .. 'message:' .. id, P .. 'copies:' .. id
+  local record = call('HMGET', key, 'status', 'inbox_entry')
   if record[1] == 'delivered' and record[2] == entry then
     call('HSET', key, 'status', 'dead', 'code', code, 'reason', reason, 'correlation_id', fields.correlation_id or '',
       'reply_to', fields.reply_to or '')
     call('PERSIST', key)
     call('ZADD', P .. 'messages:dead', NOW, id)
-  elseif call('HGET', copies, receiver) == 'delivered ' .. entry then
+  elseif record[1] and (record[2] or '') == '' then
+    -- A message to several agents: this copy ends alone.
     call('HSET', copies, receiver, 'dead ' .. code)
+    call('PEXPIRE', copies, math.max(1, call('PTTL', key)))
   end
   bump('messages_dead', 1)
   log('log:messages', 'type', 'message.dead', 'message_id', id, 'sender_id', fields.sender_id or '',
