@@ -127,7 +127,7 @@ copies:{message}                      hash    agent -> ``delivered`` and the ent
 messages:expiring                     zset    inbox, entry and message, spaces between -> ms at which a router looks
                                               whether it was read: 2 s after it expires
 history:{agent}                       stream  messages that it has sent, or that were delivered to it: message_id; the
-                                              newest 1,000. TTL 7 days after the last one
+                                              newest 1,000. TTL that of the last of their records
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
 links:{agent}                         hash    other agent -> state (linked, requested: by this agent, asked: by the

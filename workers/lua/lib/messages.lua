@@ -5,7 +5,7 @@
 -- LIMITS.inbox_entries  maximum number of entries in an inbox lane
 -- LIMITS.inbox_critical_extra  entries that the critical lane may hold beyond that
 -- LIMITS.message_kept_ms  ms that a message's record is kept after its time to live
--- LIMITS.dead_kept_ms  ms that a dead letter is kept, and a history after its last message
+-- LIMITS.dead_kept_ms  ms that a dead letter is kept
 -- LIMITS.dead_entries  maximum number of dead letters
 -- LIMITS.history_entries  messages kept in the history of an agent
 local QUOTA, CRITICAL_EXTRA = tonumber(LIMITS.inbox_entries), tonumber(LIMITS.inbox_critical_extra)
@@ -63,20 +63,26 @@ local function push_to_inbox(message)
   return entry
 end
 
--- Notes a message in the histories of its sender and its receiver. An entry has at most some 150 bytes, so a history is
--- bounded by its number of entries alone.
+-- Notes a message in the history of an agent, which lives as long as the records of its messages: `kept` ms for this one.
+-- An entry has at most some 150 bytes, so a history is bounded by its number of entries alone.
 local histories = {}
-local function note_history(agent, id)
+local function note_history(agent, id, kept)
   local key = P .. 'history:' .. agent
   redis.pcall('XADD', key, 'MAXLEN', '~', LIMITS.history_entries, '*', 'message_id', id)
-  histories[key] = true
+  histories[key] = math.max(histories[key] or 0, kept)
+end
+
+-- Returns how long the record of a message is kept that was delivered, in ms.
+local function kept_of(message)
+  return KEPT + math.max(0, message.expires_at - now)
 end
 
 -- Ends a batch of messages: finish_words, and the writes that its messages share.
 local function finish_messages(words)
   write_gathered()
-  for key in pairs(histories) do
-    redis.pcall('PEXPIRE', key, int(DEAD_KEPT))
+  for key, kept in pairs(histories) do
+    redis.pcall('PEXPIRE', key, int(kept), 'NX')
+    redis.pcall('PEXPIRE', key, int(kept), 'GT')
   end
   return finish_words(words)
 end
