@@ -43,9 +43,9 @@ local function deliver(i)
   else
     answer(caller, stream, entry)
   end
-  note_history(sender, id, word and DEAD_KEPT or kept_of(message))
+  note_history(sender, id)
   if word and receiver ~= sender and word ~= 'UNKNOWN' and not message.is_to_all then
-    note_history(receiver, id, DEAD_KEPT)
+    note_history(receiver, id)
   end
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),

@@ -8,6 +8,7 @@
 -- LIMITS.dead_kept_ms  ms that a dead letter is kept
 -- LIMITS.dead_entries  maximum number of dead letters
 -- LIMITS.history_entries  messages kept in the history of an agent
+-- LIMITS.history_kept_ms  ms that a history is kept after its last message
 local QUOTA, CRITICAL_EXTRA = tonumber(LIMITS.inbox_entries), tonumber(LIMITS.inbox_critical_extra)
 local KEPT = tonumber(LIMITS.message_kept_ms)
 local DEAD_KEPT, DEAD_MOST = tonumber(LIMITS.dead_kept_ms), tonumber(LIMITS.dead_entries)
@@ -63,26 +64,20 @@ local function push_to_inbox(message)
   return entry
 end
 
--- Notes a message in the history of an agent, which lives as long as the records of its messages: `kept` ms for this one.
--- An entry has at most some 150 bytes, so a history is bounded by its number of entries alone.
+-- Notes a message in the history of an agent. An entry has at most some 150 bytes, so a history is bounded by its number
+-- of entries alone.
 local histories = {}
-local function note_history(agent, id, kept)
+local function note_history(agent, id)
   local key = P .. 'history:' .. agent
   redis.pcall('XADD', key, 'MAXLEN', '~', LIMITS.history_entries, '*', 'message_id', id)
-  histories[key] = math.max(histories[key] or 0, kept)
-end
-
--- Returns how long the record of a message is kept that was delivered, in ms.
-local function kept_of(message)
-  return KEPT + math.max(0, message.expires_at - now)
+  histories[key] = true
 end
 
 -- Ends a batch of messages: finish_words, and the writes that its messages share.
 local function finish_messages(words)
   write_gathered()
-  for key, kept in pairs(histories) do
-    redis.pcall('PEXPIRE', key, int(kept), 'NX')
-    redis.pcall('PEXPIRE', key, int(kept), 'GT')
+  for key in pairs(histories) do
+    redis.pcall('PEXPIRE', key, LIMITS.history_kept_ms)
   end
   return finish_words(words)
 end

@@ -21,7 +21,7 @@ local function deliver_to_one(message)
   message.inbox_entry = push_to_inbox(message)
   message.recipients, message.delivered = { recipient_json(message.receiver) }, 1
   if message.receiver ~= message.sender then
-    note_history(message.receiver, message.id, kept_of(message))
+    note_history(message.receiver, message.id)
   end
 end
 
@@ -48,7 +48,7 @@ local function deliver_to_subordinates(message)
       states[2 * i] = 'dead ' .. codes[i]
     else
       states[2 * i] = 'delivered ' .. push_to_inbox(setmetatable({ receiver = agent }, { __index = message }))
-      note_history(agent, message.id, kept_of(message))
+      note_history(agent, message.id)
     end
   end
   local key = P .. 'copies:' .. message.id
@@ -75,7 +75,7 @@ end
 
 -- Lets the records of a message end some time after its time to live.
 local function keep_records(message)
-  local kept = int(kept_of(message))
+  local kept = int(KEPT + math.max(0, message.expires_at - now))
   call('PEXPIRE', P .. 'message:' .. message.id, kept)
   if message.is_to_all then
     call('PEXPIRE', P .. 'copies:' .. message.id, kept)
