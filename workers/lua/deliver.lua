@@ -31,17 +31,20 @@ local function deliver(i)
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,
   }
-  local word, code, reason = deliver_message(message)
+  local word, code, reason = refusal(message)
   local status = word and 'dead' or 'delivered'
   if word then
     call('ZADD', P .. 'messages:dead', NOW, id)
     bump('messages_dead', 1)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, stream, entry, code, reason)
-  elseif receipt == '1' then
-    answer_with(caller, stream, entry, receipt_json(message))
   else
-    answer(caller, stream, entry)
+    put_into_inboxes(message)
+    if receipt == '1' then
+      answer_with(caller, stream, entry, receipt_json(message))
+    else
+      answer(caller, stream, entry)
+    end
   end
   note_history(sender, id)
   if word and receiver ~= sender and word ~= 'UNKNOWN' and not message.is_to_all then

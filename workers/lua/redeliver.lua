@@ -30,13 +30,14 @@ local function redeliver(i)
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol or 'direct',
   }
-  local word, code, reason = deliver_message(message)
+  local word, code, reason = refusal(message)
   if word then
     call('HSET', key, 'reason', reason, 'code', code)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, STREAM, entry, code, reason)
     return word
   end
+  put_into_inboxes(message)
   call('ZREM', P .. 'messages:dead', id)
   call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at), 'reason', '',
     'code', '', 'inbox_entry', message.inbox_entry or '')

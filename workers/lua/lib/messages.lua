@@ -45,10 +45,10 @@ local function undeliverable(lane, receiver, expires_at)
   found.state, found.deaf, found.ahead = agent[1], agent[2] == '1', ahead
 end
 
--- Puts a message into its receiver's inbox; returns the id of the entry.
-local function push_to_inbox(message)
+-- Puts a message into the inbox of an agent; returns the id of the entry.
+local function push_to_inbox(message, agent)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
-    'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
+    'receiver_id', agent, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
   for _, name in ipairs({ 'correlation_id', 'reply_to', 'protocol' }) do
     local value = message[name]
@@ -57,7 +57,7 @@ local function push_to_inbox(message)
       fields[#fields + 1] = value
     end
   end
-  local inbox = message.receiver .. ':' .. message.lane
+  local inbox = agent .. ':' .. message.lane
   local entry = call('XADD', P .. 'inbox:' .. inbox, '*', unpack(fields))
   gather('ZADD', P .. 'messages:expiring', int(message.expires_at + EXPIRY_GRACE), inbox .. ' ' .. entry .. ' ' .. message.id)
   bump('messages_delivered', 1)
