@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coord.agent.agent import Agent
+    from coord.agent.links import LinkRequest
     from coord.agent.run import run
     from coord.agent.task import NonRetryable, Release, Retryable, Task
     from coord.client.client import Client
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from coord.client.sync import SyncClient, SyncTaskHandle
     from coord.errors import (
         AgentIsEnrolled,
+        AgentLeft,
         AgentNotDraining,
         AgentNotEnrolled,
         AgentNotFound,
@@ -33,14 +35,21 @@ if TYPE_CHECKING:
         FactInvalid,
         FactTooLarge,
         Forbidden,
+        HierarchyCycle,
         IdConflict,
         IdInvalid,
         Invalid,
+        LinkDeclined,
+        LinkNotRequested,
+        LinksFull,
         MessageExpired,
         MessageNotDead,
         MessageNotFound,
         MessageUndeliverable,
+        NoSubordinates,
         NotFound,
+        NotInHierarchy,
+        NotLinked,
         PayloadInvalid,
         ResultDropped,
         ResultInvalid,
@@ -70,6 +79,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Agent",
     "AgentIsEnrolled",
+    "AgentLeft",
     "AgentNotDraining",
     "AgentNotEnrolled",
     "AgentNotFound",
@@ -86,16 +96,24 @@ __all__ = [
     "FactInvalid",
     "FactTooLarge",
     "Forbidden",
+    "HierarchyCycle",
     "IdConflict",
     "IdInvalid",
     "Invalid",
+    "LinkDeclined",
+    "LinkNotRequested",
+    "LinkRequest",
+    "LinksFull",
     "Message",
     "MessageExpired",
     "MessageNotDead",
     "MessageNotFound",
     "MessageUndeliverable",
+    "NoSubordinates",
     "NonRetryable",
     "NotFound",
+    "NotInHierarchy",
+    "NotLinked",
     "PayloadInvalid",
     "Release",
     "ResultDropped",
@@ -132,6 +150,7 @@ __all__ = [
 _HOME = {
     "Agent": ("coord.agent.agent", "Agent"),
     "Client": ("coord.client.client", "Client"),
+    "LinkRequest": ("coord.agent.links", "LinkRequest"),
     "Message": ("coord.models.messages", "AgentMessage"),
     "NonRetryable": ("coord.agent.task", "NonRetryable"),
     "Release": ("coord.agent.task", "Release"),

@@ -8,10 +8,13 @@
     ├── Forbidden           the sender may not speak for this agent
     │   └── TokenMissing, TokenInvalid
     ├── NotFound            no such record, or no record any more
-    │   ├── TaskNotFound, AgentNotFound, UnknownAgent, AgentNotEnrolled, MessageNotFound, EntryNotFound
+    │   ├── TaskNotFound, UnknownAgent, AgentNotEnrolled, MessageNotFound, EntryNotFound
+    │   └── AgentNotFound
+    │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded,
     │   │   AgentNotDraining, AgentIsEnrolled
+    │   ├── LinkNotRequested, LinkDeclined, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
@@ -20,7 +23,7 @@
     ├── TaskEnded           the task ended without a result that can be read
     │   ├── TaskFailed, TaskCancelled, TaskExpired, ResultInvalid, ResultDropped
     └── Undelivered         the message did not reach an inbox
-        └── MessageUndeliverable, MessageExpired
+        └── MessageUndeliverable, MessageExpired, NotLinked, NotInHierarchy, NoSubordinates
 
 Each class has three attributes: ``code`` (sent in answers; stable), ``http_status`` (of the gateway) and ``exit_code``
 (of the command line; ``coord.cli.exit_codes.ExitCode`` explains the numbers). A subclass inherits what it does not set.
@@ -176,6 +179,12 @@ class AgentNotFound(NotFound):
     code = "agent_not_found"
 
 
+class AgentLeft(AgentNotFound):
+    """The agent has left: it gets nothing until it registers again."""
+
+    code = "agent_left"
+
+
 class UnknownAgent(NotFound):
     """A heartbeat came from an agent that is not registered; the agent must register again."""
 
@@ -254,6 +263,30 @@ class AgentSuperseded(Conflict):
 
     code = "superseded"
     exit_code = 2
+
+
+class LinkNotRequested(Conflict):
+    """The other agent has not requested the link that is accepted."""
+
+    code = "link_not_requested"
+
+
+class LinkDeclined(Conflict):
+    """The other agent has declined the link, or ended it."""
+
+    code = "link_declined"
+
+
+class LinksFull(Conflict):
+    """The agent has as many links, subordinates or masters above it as it may have."""
+
+    code = "links_full"
+
+
+class HierarchyCycle(Conflict):
+    """The master is below the agent in the hierarchy."""
+
+    code = "hierarchy_cycle"
 
 
 class DataFolderInUse(Conflict):
@@ -367,6 +400,24 @@ class MessageExpired(Undelivered):
     """The time to live of the message passed before it was delivered."""
 
     code = "message_expired"
+
+
+class NotLinked(Undelivered):
+    """The protocol peer_to_peer needs a link that both agents have accepted."""
+
+    code = "not_linked"
+
+
+class NotInHierarchy(Undelivered):
+    """The protocol hierarchical allows messages to the master and to subordinates only."""
+
+    code = "not_in_hierarchy"
+
+
+class NoSubordinates(Undelivered):
+    """The message goes to all subordinates of its sender, which has none."""
+
+    code = "no_subordinates"
 
 
 #: code -> class, for every class above that has a code of its own.

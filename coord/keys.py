@@ -13,6 +13,7 @@ in:reports                            stream  reports of agents about the tasks 
 in:requests                           stream  requests of clients about tasks: cancel
 in:losses                             stream  agents and leases that were lost, appended by scripts of the registry
 in:messages:{lane}                    stream  messages to agents
+in:links                              stream  changes that agents make to their links and to their master
 in:control:{kind}                     stream  facts of operators for the workers of a kind
 ====================================  ======  ==============================================================
 
@@ -129,15 +130,23 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               task_id lease reason, of an order (list_leases, stop_task); id sender_id
                                               receiver_id priority timestamp expires_at, and correlation_id reply_to
                                               where it has them, of a message. Removed with its agent
-message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
-                                              expires_at reason; of a dead one correlation_id reply_to; of a broadcast
-                                              correlation_id entry (of its fact) recipients (their number) chunk
-                                              (recipients in an item of the next two lists) delivered dead (so far).
-                                              TTL: the message's own, at least 1 h; none while it is a dead letter
+message:{id}                          hash    body digest sender_id receiver_id message_type protocol priority status
+                                              sent_at expires_at reason inbox_entry (of its only receiver); of
+                                              a dead one code correlation_id reply_to; of a broadcast correlation_id
+                                              entry (of its fact) recipients (their number) chunk (recipients in an item
+                                              of the next two lists) delivered dead (so far). TTL: the message's own and
+                                              1 h; none while it is a dead letter
 recipients:{id}                       list    agents to which a broadcast goes, in chunks: ids with spaces between.
                                               Complete before it is delivered to any of them. TTL that of the message
 outcomes:{id}                         list    for each of these chunks that was delivered the outcome of each agent,
                                               spaces between: the id of the entry in its inbox, or a code. TTL the same
+copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
+                                              code: of a message to all subordinates, and of a broadcast the copies that
+                                              ended unread. TTL that of the message's record
+messages:expiring                     zset    inbox, entry and message, spaces between -> ms at which a router looks
+                                              whether it was read: 2 s after it expires
+history:{agent}                       stream  messages that it has sent, or that were delivered to it: message_id; the
+                                              newest 1,000. TTL 24 h after the last one
 lanes                                 hash    of each lane of messages (critical high normal low) its lease: epoch, a
                                               slash, and the router that delivers its messages (empty: nobody).
                                               observed, ticked_at (ms): the clock of lanes, see
@@ -146,6 +155,11 @@ lanes:routers                         zset    router (name, # and a mark of its 
                                               on the clock of lanes
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
+links:{agent}                         hash    other agent -> state (linked, requested: by this agent, asked: by the
+                                              other one), ms, who made it (agent or operator), spaces between; 1,000.
+                                              Both agents of a link have it. Removed with either agent
+masters                               hash    agent -> its master. Removed with either agent
+subordinates:{agent}                  set     agents of which it is the master; 100. Removed with it
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by the worker that
                                               handled them; 10,000 and 8 MiB. An outcome whose data is above 16 KiB has
                                               ``at`` (``record``) in its place. TTL 1 h
@@ -211,7 +225,7 @@ MESSAGE_STREAMS: tuple[str, ...] = tuple(f"in:messages:{lane}" for lane in Lane)
 CONSUMES: dict[str, tuple[str, ...]] = {
     "registry": ("in:registry", "in:control:registry", "in:beats"),
     "distributor": ("in:reports", "in:losses", "in:control:distributor", "in:requests", *TASK_STREAMS),
-    "router": ("in:control:router", *MESSAGE_STREAMS),
+    "router": ("in:control:router", "in:links", *MESSAGE_STREAMS),
 }
 
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
@@ -242,6 +256,10 @@ WITHOUT_TTL: tuple[str, ...] = (
     "lanes",
     "lanes:*",
     "messages:dead",
+    "messages:expiring",
+    "links:*",
+    "masters",
+    "subordinates:*",
     "settings",
     "workers:*",
 )
@@ -298,6 +316,22 @@ class Keys:
     def message(self, message_id: str) -> str:
         """Return the key of a message's record."""
         return f"{self.prefix}message:{message_id}"
+
+    def copies(self, message_id: str) -> str:
+        """Return the key of the copies of a message to several agents."""
+        return f"{self.prefix}copies:{message_id}"
+
+    def history(self, agent_id: str) -> str:
+        """Return the stream of the messages of an agent."""
+        return f"{self.prefix}history:{agent_id}"
+
+    def links(self, agent_id: str) -> str:
+        """Return the key of the links of an agent."""
+        return f"{self.prefix}links:{agent_id}"
+
+    def subordinates(self, agent_id: str) -> str:
+        """Return the key of the subordinates of an agent."""
+        return f"{self.prefix}subordinates:{agent_id}"
 
     def replies(self, caller: str) -> str:
         """Return the stream of the answers to a caller."""

@@ -179,7 +179,8 @@ class Intake:
         """
         spoken: dict[int, SpokenFact] = {}
         for place, (entry, fact, caller) in enumerate(received):
-            if (field := SPEAKER.get(type(fact))) is not None:
+            field = SPEAKER.get(type(fact))
+            if field is not None and not entry.stream.startswith("in:control:"):
                 token = entry.fields.get(b"token")
                 digest = hashlib.sha256(token).hexdigest() if token else ""
                 agent_id = getattr(fact, field)

@@ -10,18 +10,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from itertools import groupby
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
 from redis import exceptions as redis_errors
 
 from coord import background, codec, logs
 from coord.keys import MESSAGE_STREAMS
-from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageBroadcast, MessageReplayed, MessageSent
-from coord.models.ids import new_id
+from coord.models.facts import (
+    DeadPurged,
+    EntryReplayed,
+    Fact,
+    LinkAccepted,
+    LinkMade,
+    LinkRemoved,
+    LinkRequested,
+    MasterCleared,
+    MasterSet,
+    MessageBroadcast,
+    MessageReplayed,
+    MessageSent,
+)
+from coord.models.ids import SUBORDINATES, new_id
 from workers.recipients import find_recipients
 from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext, end_tasks, failures_of, ticks_of
-from workers.transitions import Broadcast, Call, Delivery, LaneShare, Redelivery
+from workers.transitions import Broadcast, Call, Delivery, LaneShare, LinkChange, Redelivery
+from workers.transitions.scripts import EXPIRED_AT_ONCE
 
 log = logs.get_logger()
 
@@ -29,6 +43,8 @@ log = logs.get_logger()
 RENEW_S = 0.4
 #: Seconds to give up the lanes at the end; a server that does not answer does not delay it for longer.
 LEAVING_S = 1.0
+#: The router that holds this lane handles the changes of links: one router at a time, so that they keep their order.
+LANE_OF_LINKS = "critical"
 #: Words of a batch of which the lane is in other hands, or was read by another router before.
 DISPLACED = frozenset({"LOST", "BEHIND"})
 
@@ -52,12 +68,13 @@ class Router(Service):
         return self.cell.scripts.leases.keys()
 
     def streams(self) -> Collection[str]:
-        """Return the stream of operators' facts, and those of the lanes that this router holds."""
+        """Return the stream of operators' facts, and those that belong to the lanes that this router holds."""
         return ("in:control:router", *self.owned_streams())
 
     def owned_streams(self) -> Collection[str]:
-        """Return the streams of the lanes that this router holds."""
-        return [stream for stream in MESSAGE_STREAMS if _lane_of(stream) in self.lanes]
+        """Return the streams of the lanes that this router holds, and that of the links if it has their lane."""
+        owned = [stream for stream in MESSAGE_STREAMS if _lane_of(stream) in self.lanes]
+        return [*owned, "in:links"] if LANE_OF_LINKS in self.lanes else owned
 
     async def start(self) -> None:
         """Start to renew the leases, also while the loop handles a long batch."""
@@ -117,14 +134,13 @@ class Router(Service):
             self.request_recovery()
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """Handle a batch in the order of its entries: in one round trip, but a broadcast takes several."""
+        """Handle a batch in the order of its entries: in one round trip, but messages to many agents have their own."""
         failures: list[Failure] = []
-        for is_broadcast, group in groupby(batch, key=lambda received: isinstance(received.fact, MessageBroadcast)):
-            if not is_broadcast:
-                failures += await self.handle_in_order(list(group), HANDLERS)
-                continue
-            for received in group:
-                failures += await self.broadcast(received)
+        for part in split_batch(batch):
+            if isinstance(part[0].fact, MessageBroadcast):
+                failures += await self.broadcast(part[0])
+            else:
+                failures += await self.handle_in_order(part, HANDLERS)
         return failures
 
     async def broadcast(self, received: ReceivedFact[MessageBroadcast]) -> list[Failure]:
@@ -157,6 +173,16 @@ class Router(Service):
             redeliveries.append(Redelivery(entry.id, caller, fact.message_id, self._ttl_ms(fact)))
         return self.cell.scripts.redeliver(redeliveries)
 
+    def change_links(self, batch: list[ReceivedFact[Any]]) -> Call[list[str]]:
+        """``change_links`` for a batch of facts about links and masters."""
+        changes: list[LinkChange] = []
+        for entry, fact, caller in batch:
+            other_id = getattr(fact, "peer_id", "") or getattr(fact, "master_id", "")
+            note = getattr(fact, "note", "")
+            kind = LINK_CHANGES[type(fact)]
+            changes.append(LinkChange(entry.id, entry.stream, caller, kind, fact.agent_id, other_id, note))
+        return self.cell.scripts.change_links(changes)
+
     def purge(self, batch: list[ReceivedFact[DeadPurged]]) -> Call[list[str]]:
         """``purge`` for a batch of ``DeadPurged``."""
         return self.purge_dead("messages", batch)
@@ -164,6 +190,12 @@ class Router(Service):
     async def forget_dead(self) -> None:
         """Forget dead letters that are too old or too many, also while no message comes."""
         await self.cell.scripts.run(self.cell.scripts.deliver([]))
+
+    async def expire_messages(self) -> None:
+        """Take expired messages out of the inboxes of their receivers."""
+        examined = EXPIRED_AT_ONCE
+        while examined == EXPIRED_AT_ONCE:
+            ((examined, _),) = await self.cell.scripts.run(self.cell.scripts.expire_messages())
 
     def ticks(self) -> dict[str, Tick]:
         """Return what is done periodically, by name."""
@@ -176,14 +208,16 @@ class Router(Service):
             lane=_lane_of(entry.stream),
             caller=caller,
             message_id=fact.message_id,
-            digest=codec.digest_of(fact),
+            digest=codec.digest_of(replace(fact, receipt=False) if fact.receipt else fact),
             sender_id=fact.sender_id,
             receiver_id=fact.receiver_id,
-            message_type=fact.message_type,
+            message_type=fact.topic,
             ttl_ms=self._ttl_ms(fact),
             payload=bytes(fact.payload),
             correlation_id=fact.correlation_id or "",
             reply_to=fact.reply_to or "",
+            protocol=fact.rule,
+            receipt=fact.receipt,
         )
 
     def _broadcast(self, received: ReceivedFact[MessageBroadcast]) -> Broadcast:
@@ -210,12 +244,38 @@ def _lane_of(stream: str) -> str:
     return stream.rpartition(":")[2]
 
 
+def split_batch(batch: list[ReceivedFact[Any]]) -> list[list[ReceivedFact[Any]]]:
+    """Return a batch in parts: a message to many agents is a part of its own, so that no round trip takes long."""
+    parts: list[list[ReceivedFact[Any]]] = [[]]
+    for received in batch:
+        if _is_to_many(received.fact):
+            parts += [[received], []]
+        else:
+            parts[-1].append(received)
+    return [part for part in parts if part]
+
+
+def _is_to_many(fact: Fact) -> bool:
+    return isinstance(fact, MessageBroadcast) or (isinstance(fact, MessageSent) and fact.receiver_id == SUBORDINATES)
+
+
+#: fact -> the kind of its change.
+LINK_CHANGES: dict[type[Fact], str] = {
+    LinkRequested: "request",
+    LinkAccepted: "accept",
+    LinkRemoved: "remove",
+    LinkMade: "link",
+    MasterSet: "set_master",
+    MasterCleared: "clear_master",
+}
+
 HANDLERS: dict[type[Fact], Callable[[Router, list[ReceivedFact[Any]]], Call[list[str]]]] = {
     MessageSent: Router.deliver,
     MessageReplayed: Router.redeliver,
     EntryReplayed: Router.requeue,
     DeadPurged: Router.purge,
+    **dict.fromkeys(LINK_CHANGES, Router.change_links),
 }
 
 #: What is done periodically: seconds between two calls.
-TICKS = {"forget_dead": 60.0}
+TICKS = {"forget_dead": 60.0, "expire_messages": 1.0}

@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
+from coord.agent.links import AgentLinks, LinkRequestHandler
 from coord.agent.messages import MessageHandler
+from coord.agent.outgoing import Outgoing
 from coord.agent.run import run
 from coord.agent.session import AgentSpec, Session
 from coord.agent_token import AgentToken
@@ -30,14 +32,18 @@ from coord.arguments import (
     encode_fields,
 )
 from coord.background import CANCEL_S, cancel_and_wait
-from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, receipt_of
+from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, broadcast_receipt
+from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
+from coord.client.submission import PriorityName, message_append
 from coord.config import Settings
 from coord.connection import await_server, locate
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
 from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
-from coord.models.ids import check_id, new_id
+from coord.models.ids import SUBORDINATES, check_id, new_id
+from coord.models.messages import MessageType, MessageTypeName, Protocol, ProtocolName
+from coord.models.tasks import Priority
 from coord.program_settings import load_in_program
 
 log = get_logger()
@@ -63,8 +69,6 @@ AgentTypeName: TypeAlias = Literal[
 
 #: Statuses that an agent may report; it leaves with ``stop``.
 STATUSES = (AgentStatus.ACTIVE, AgentStatus.BUSY, AgentStatus.MAINTENANCE, AgentStatus.ERROR, AgentStatus.DRAINING)
-#: Seconds that a router has to answer for a broadcast.
-RECEIPT_S = 10.0
 #: Maximum number of messages, each of another sender, that are handled concurrently.
 MESSAGE_CONCURRENCY = 32
 
@@ -135,6 +139,10 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
+        if agent_id == SUBORDINATES:
+            raise FactInvalid(
+                f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender"
+            )
         self.settings = settings if settings is not None else load_in_program()
         self._token = AgentToken.of(self.settings, token)
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
@@ -145,6 +153,8 @@ class Agent:
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
+        self.link_request_handler: LinkRequestHandler | None = None
+        self.links = AgentLinks(agent_id, self._outgoing)  #: links with other agents, and the master
         self._start_hooks: list[Hook] = []
         self._stop_hooks: list[Hook] = []
         self._url = url
@@ -257,6 +267,86 @@ class Agent:
         self.message_handlers.append(function)
         return function
 
+    def on_link_request(self, function: LinkRequestHandler) -> LinkRequestHandler:
+        """Await the decorated function with each ``LinkRequest`` of another agent.
+
+        It returns True to accept, False to decline, None to leave the request open: ``agent.links.accept`` may accept
+        it later. Without this handler all requests stay open.
+
+        Raises:
+            ConfigError: the signature does not fit, there is one already, or the agent runs.
+        """
+        self._check_not_running()
+        if self.link_request_handler is not None:
+            raise ConfigError(f"agent '{self.agent_id}' has a handler for link requests already")
+        check_hook(function, arguments=1)
+        self.link_request_handler = function
+        return function
+
+    async def send(
+        self,
+        receiver_id: str,
+        payload: Any = None,
+        *,
+        message_type: MessageTypeName | MessageType = MessageType.DIRECT,
+        protocol: ProtocolName | Protocol | None = None,
+        priority: PriorityName | Priority = Priority.NORMAL,
+        ttl: float | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        message_id: str | None = None,
+        wait: bool = True,
+        timeout: float = RECEIPT_S,
+    ) -> Receipt:
+        """Send a message in the name of this agent; returns when it is in the inbox of the receiver.
+
+        The arguments, the result and the errors are those of ``Client.send``. While Redis is unavailable, it waits.
+
+        Raises:
+            ConfigError: this agent does not run, or stopped meanwhile.
+        """
+        fields = message_fields(
+            self.agent_id,
+            receiver_id,
+            payload,
+            message_type=message_type,
+            protocol=protocol,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            message_id=message_id,
+            receipt=wait,
+        )
+        outgoing = self._outgoing()
+        append = message_append(fields, priority, self.agent_id, self.settings.max_entry_bytes)
+        if not wait:
+            return receipt_of(fields, await outgoing.append(append))
+        return receipt_of(fields, *await outgoing.request(append, as_seconds(timeout, "timeout")))
+
+    async def broadcast(
+        self, payload: Any = None, *, timeout: float = RECEIPT_S, **options: Unpack[BroadcastOptions]
+    ) -> BroadcastReceipt:
+        """Send a message to every other agent that matches; returns when it has been delivered to all of them.
+
+        Args:
+            payload: any value that msgspec can encode as JSON.
+            timeout: seconds to wait for the router.
+            options: as in ``Client.broadcast``.
+
+        Raises: as ``Client.broadcast``; ``ConfigError`` if the agent is not running.
+        """
+        outgoing = self._outgoing()
+        timeout = as_seconds(timeout, "timeout")
+        append, message_id = broadcast_append(
+            payload, options, self.agent_id, self.agent_id, self.settings.max_entry_bytes
+        )
+        return broadcast_receipt(message_id, *await outgoing.request(append, timeout))
+
+    def _outgoing(self) -> Outgoing:
+        if self._session is None:
+            raise ConfigError(f"agent '{self.agent_id}' is not running")
+        return self._session.outgoing
+
     def _check_not_running(self) -> None:
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running: register its handlers before it is started")
@@ -294,27 +384,6 @@ class Agent:
         if status not in STATUSES:
             raise FactInvalid(f"status: expected one of {', '.join(STATUSES)}, not {status!r}")
         self._session.registration.change_status(AgentStatus(status))
-
-    async def broadcast(
-        self, payload: Any = None, *, timeout: float = RECEIPT_S, **options: Unpack[BroadcastOptions]
-    ) -> BroadcastReceipt:
-        """Send a message to every other agent that matches; returns when it has been delivered to all of them.
-
-        Args:
-            payload: any value that msgspec can encode as JSON.
-            timeout: seconds to wait for the router.
-            options: as in ``Client.broadcast``.
-
-        Raises: as ``Client.broadcast``; ``ConfigError`` if the agent is not running.
-        """
-        session = self._session
-        if session is None:
-            raise ConfigError(f"agent '{self.agent_id}' is not running: start it before it broadcasts")
-        timeout = as_seconds(timeout, "timeout")
-        append, message_id = broadcast_append(
-            payload, options, self.agent_id, self.agent_id, self.settings.max_entry_bytes
-        )
-        return receipt_of(message_id, *await session.request(append, timeout))
 
     def hold_slots(self, count: int) -> None:
         """Offer ``count`` slots less than the capacity, for example while the resources that they need are loading.
@@ -422,6 +491,8 @@ class Agent:
             self.fallback,
             self.message_handlers,
             self._message_concurrency,
+            self.links,
+            self.link_request_handler,
             self._token.current,
             self._forget_after,
         )

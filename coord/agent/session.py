@@ -9,6 +9,8 @@ concerns another part goes through a method here:
     receive     an assignment, an order or a message arrives          Inbox
     claim       delete the entry, as far as there is room             Claims
     run         call the handler                                      Runner, MessageRunner
+    link        answer requests of other agents for links             LinkOrders
+    send        append messages and changes of links, await answers   Outgoing
     report      append the outcome until Redis has answered           Reports
     drain       no new tasks; finish, report, deregister
     close       release connections, timers and threads
@@ -27,23 +29,24 @@ from coord.agent.claims import Claims
 from coord.agent.handlers import Handler
 from coord.agent.heartbeat import DEAF_HEARTBEATS, Heartbeats, ReaderCheck
 from coord.agent.inbox import Fields, Inbox
+from coord.agent.links import AgentLinks, LinkOrders, LinkRequestHandler
 from coord.agent.messages import MessageHandler, MessageRunner
-from coord.agent.protocol import ErrorAnswer, ignore_answer
+from coord.agent.outgoing import Outgoing
+from coord.agent.protocol import ignore_answer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.agent.registration import Registration
 from coord.agent.reports import Reports
 from coord.agent.runner import Runner
 from coord.agent.task import Attempt
 from coord.background import CANCEL_S
-from coord.client.answers import Answer, Answers, read_answer
+from coord.client.answers import Answers, read_answer
 from coord.config import Settings
-from coord.errors import CoordError, ResultTimeout
+from coord.errors import CoordError
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.facts import AgentRegistered
 from coord.models.tasks import Lane
 from coord.pipeline import pack
-from coord.streams import Append, append_command
 
 log = get_logger()
 
@@ -59,6 +62,8 @@ class AgentSpec(Struct, frozen=True):
     fallback: Handler | None  #: for task types without a handler
     message_handlers: Sequence[MessageHandler]
     message_concurrency: int
+    links: AgentLinks
+    link_request_handler: LinkRequestHandler | None = None
     token: Callable[[], str] = str  #: returns the token of the agent; empty: none
     forget_after: float | None = None  #: seconds until the record of an agent that has left is removed
 
@@ -153,6 +158,8 @@ class Session:
             now_ms=self.registration.now_ms,
             concurrency=spec.message_concurrency,
         )
+        self.outgoing = Outgoing(agent_id, link, keys, self._answers, spec.token)
+        self._link_orders = LinkOrders(spec.links, link, self._lanes, spec.link_request_handler)
         link.on_up.append(self._link_up)
 
     # Start and registration.
@@ -223,48 +230,25 @@ class Session:
     # Assignments, orders and messages.
 
     def _receive(self, lane: int, entry: bytes, fields: Fields) -> None:
-        kind = fields[b"message_type"]
-        if kind == b"task_assignment":
+        order = fields.get(b"order")
+        if b"lease" in fields and fields[b"message_type"] == b"task_assignment":
             self.claims.offer(lane, entry, fields)
-        elif kind == b"coordination" and fields.get(b"order") == b"list_leases":
+        elif b"id" in fields:
+            self.messages.take(lane, entry, fields)
+        elif order == b"list_leases":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self.registration.list_leases(fields[b"ask"].decode(), self.claims.listed())
-        elif kind == b"coordination" and fields.get(b"order") == b"stop_task":
+        elif order == b"stop_task":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self._stop_task(fields[b"lease"].decode(), fields.get(b"reason", b"").decode("utf-8", "replace"))
-        elif kind == b"coordination" and b"order" in fields:  # read_inbox asks for nothing else; others are unknown
+        elif order == b"link_changed":
+            self._link_orders.receive(lane, entry, fields)
+        elif order is not None:
+            if order != b"read_inbox":  # which asks for nothing else
+                log.info("order.unknown", agent_id=self._agent_id, order=order.decode("utf-8", "replace"))
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
         else:
-            self.messages.take(lane, entry, fields)
-
-    async def request(self, append: Append, timeout: float) -> tuple[str, Answer]:
-        """Append a fact, repeatedly until Redis has it, and return its entry id with the answer of the worker.
-
-        Raises:
-            ResultTimeout: there was no answer within ``timeout`` seconds.
-        """
-        answered: asyncio.Future[tuple[str, Answer]] = self._loop.create_future()
-        self._link.send_until_answered(pack(append_command(self._keys, append)), self._appended, (append, answered))
-        try:
-            return await asyncio.wait_for(answered, timeout)
-        except TimeoutError:
-            raise ResultTimeout(f"no router answered within {timeout:g} s; the message waits for one") from None
-
-    def _appended(self, context: tuple[Append, asyncio.Future[tuple[str, Answer]]], answer: Any) -> None:
-        append, answered = context
-        if isinstance(answer, ErrorAnswer):
-            if not answered.done():
-                answered.set_exception(
-                    CoordError(f"agent '{self._agent_id}' may not write to {append.stream}: {answer}")
-                )
-            return
-        entry: str = answer.decode()
-
-        def pass_on(found: Answer) -> None:
-            if not answered.done():
-                answered.set_result((entry, found))
-
-        self._answers.expect((append.stream, entry), pass_on)
+            raise ValueError(f"the entry {entry.decode()} is no task, no order and no message")
 
     def _receive_reply(self, fields: Fields) -> None:
         if fields.get(b"type") == b"fact.answered":
@@ -367,6 +351,8 @@ class Session:
             return
         self._is_closed = True
         self.registration.close()
+        await self._link_orders.close()
+        self.outgoing.close()
         await self.heartbeats.close()
         self.runner.close()
         await self.messages.close(0)

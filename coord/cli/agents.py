@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from coord.cli.agents_control import drain, maintenance, prune, remove, resume
@@ -27,11 +28,15 @@ from coord.cli.session import ask
 from coord.cli.tokens import enrol, revoke, rotate, tokens
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
+from coord.models.links import Links
 from coord.suggestions import closest
 
 if TYPE_CHECKING:
     from coord import Client
     from coord.queries import AgentPage
+
+#: What ``show`` adds of ``Links`` to the record.
+LINKS = ("master", "subordinates", "peers", "requests")
 
 
 def list_agents(
@@ -136,14 +141,14 @@ def show(
         coord agents show ocr-1
     """
 
-    async def work(client: Client) -> tuple[AgentRecord, int]:
-        return await client.agent(agent_id), await client.server_time()
+    async def work(client: Client) -> tuple[AgentRecord, Links, int]:
+        return await client.agent(agent_id), await client.links(agent_id), await client.server_time()
 
-    record, now = ask(work, redis_url=redis_url, namespace=namespace)
+    record, links, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(record)
+        write_json(msgspec.to_builtins(record) | {name: getattr(links, name) for name in LINKS})
     else:
-        write_fields(_fields(record, now))
+        write_fields(_fields(record, now) | {name: _words(getattr(links, name)) for name in LINKS})
 
 
 agents = group("agents", "Find, show and watch agents; drain, maintain, resume, remove and prune them; tokens.")
@@ -217,6 +222,10 @@ def _health(record: AgentRecord) -> str:
     }
     less = "".join(f" - {name} {value:g}" for name, value in penalties.items() if value)
     return f"{record.health_score:.2f} = freshness {parts.freshness:.2f} x regularity {parts.regularity:.2f}{less}"
+
+
+def _words(value: str | tuple[str, ...] | None) -> str | None:
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def _ejection(one: Ejected, now: int) -> str:

@@ -22,7 +22,7 @@ import msgspec
 
 from coord.errors import ConfigError
 from coord.models.agents import AgentStatus
-from coord.models.messages import MessageStatus, RecipientStatus
+from coord.models.messages import MessageStatus
 from coord.models.tasks import TaskState
 from coord.standard_streams import json_text, plain, quiet_exit, write_error
 
@@ -225,15 +225,9 @@ AGENT_STATUS: dict[str, str] = {
 MESSAGE_STATUS: dict[str, str] = {
     MessageStatus.DELIVERING: "cyan",
     MessageStatus.DELIVERED: "green",
+    MessageStatus.READ: "green",
+    MessageStatus.EXPIRED: "red",
     MessageStatus.DEAD: "red",
-}
-RECIPIENT_STATUS: dict[str, str] = {
-    RecipientStatus.WAITING: "cyan",
-    RecipientStatus.DELIVERED: "green",
-    RecipientStatus.READ: "green",
-    RecipientStatus.EXPIRED: "yellow",
-    RecipientStatus.DEAD: "red",
-    RecipientStatus.GONE: "yellow",
 }
 
 

@@ -93,7 +93,7 @@ def broadcast_append(
     return Append(stream, fact, caller, data), fields["message_id"]
 
 
-def receipt_of(message_id: str, entry_id: str, answer: Answer) -> BroadcastReceipt:
+def broadcast_receipt(message_id: str, entry_id: str, answer: Answer) -> BroadcastReceipt:
     """Return the receipt that a router's answer gives.
 
     Raises:

@@ -14,7 +14,6 @@ from contextlib import ExitStack, aclosing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from coord import queries
@@ -22,11 +21,12 @@ from coord.agent_token import AgentToken
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
 from coord.client.agents import AgentReads
-from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, receipt_of
+from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, broadcast_receipt
 from coord.client.connection import REACH_S, ClientConnection
 from coord.client.events import follow_events
 from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
 from coord.client.outcomes import closed
+from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
 from coord.client.submission import (
     PriorityName,
     TaskOptions,
@@ -50,8 +50,16 @@ from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
-from coord.models.ids import check_id, new_id
-from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.ids import check_id
+from coord.models.links import Links
+from coord.models.messages import (
+    MessageRecord,
+    MessageStatus,
+    MessageType,
+    MessageTypeName,
+    Protocol,
+    ProtocolName,
+)
 from coord.models.plans import Plans
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
@@ -61,16 +69,6 @@ from coord.streams import Append
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
-#: Seconds that a router has to answer for a message.
-RECEIPT_S = 10.0
-
-
-class Receipt(Struct, frozen=True):
-    """A message was delivered into the inbox of its receiver."""
-
-    message_id: str
-    receiver_id: str
-    entry_id: str  #: of the fact
 
 
 class Client(AgentReads):
@@ -383,32 +381,46 @@ class Client(AgentReads):
         payload: Any = None,
         *,
         sender_id: str | None = None,
+        message_type: MessageTypeName | MessageType = MessageType.DIRECT,
+        protocol: ProtocolName | Protocol | None = None,
         priority: PriorityName | Priority = Priority.NORMAL,
         ttl: float | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
+        wait: bool = True,
         token: str | None = None,
         timeout: float = RECEIPT_S,
     ) -> Receipt:
         """Send a message to an agent; returns when it is in the inbox of the agent.
 
         Args:
-            receiver_id: id of the agent.
+            receiver_id: id of the agent; with the protocol ``hierarchical`` also ``subordinates``: all agents of which
+                the sender is the master.
             payload: any value that msgspec can encode as JSON.
             sender_id: id shown to the receiver; default: this client's caller id. To send as an agent needs its token,
                 where ``COORD_REQUIRE_TOKENS`` is set.
+            message_type: shown to the receiver: ``direct``, ``coordination``, ``consensus`` and so on.
+            protocol: the rule that the message must meet: ``direct``, ``peer_to_peer`` (along an accepted link) or
+                ``hierarchical`` (to the master, a subordinate or all of them); default: the one that the message type
+                names, otherwise ``direct``.
             priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
             ttl: seconds to live; an expired message is not handled. Default: that of the routers.
             correlation_id: id of the conversation.
             reply_to: id of the message that this one answers.
             message_id: default: a new UUID; the same id with the same content is delivered once.
+            wait: False returns when Redis has the message; whether it was delivered is in its record.
             token: of the agent ``sender_id``; default: ``COORD_AGENT_TOKEN`` or ``COORD_AGENT_TOKEN_FILE``.
             timeout: seconds to wait for a router.
 
+        Returns: to whom the message went, with the state of each receiver and the number of entries before the message
+            in its inbox.
+
         Raises:
             AgentNotFound: there is no such receiver.
+            AgentLeft: the receiver has left.
             MessageUndeliverable: its inbox is full.
+            NotLinked, NotInHierarchy, NoSubordinates: its protocol does not allow it.
             MessageExpired: its time to live passed before it was delivered.
             TokenMissing, TokenInvalid: the sender is an agent, and this is not its token.
             IdConflict: the id was used before with other content.
@@ -416,22 +428,25 @@ class Client(AgentReads):
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
         """
         timeout = as_seconds(timeout, "timeout")
-        fields = {
-            "message_id": new_id() if message_id is None else message_id,
-            "sender_id": self.caller if sender_id is None else sender_id,
-            "receiver_id": receiver_id,
-            "payload": {} if payload is None else payload,
-            "ttl": ttl,
-            "correlation_id": correlation_id,
-            "reply_to": reply_to,
-        }
+        fields = message_fields(
+            self.caller if sender_id is None else sender_id,
+            receiver_id,
+            payload,
+            message_type=message_type,
+            protocol=protocol,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            message_id=message_id,
+            receipt=wait,
+        )
         append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
         if sender_id is not None or token is not None:
             append = replace(append, token=self._token_of_sender(token))
-        entry_id, answer = await self.connection.request(append, timeout, "router", "message")
-        if not answer.ok:
-            raise answer.error
-        return Receipt(fields["message_id"], receiver_id, entry_id)
+        if not wait:
+            (entry_id,) = await self.connection.append([append])
+            return receipt_of(fields, entry_id)
+        return receipt_of(fields, *await self.connection.request(append, timeout, "router", "message"))
 
     def _token_of_sender(self, token: str | None) -> str:
         """Return the token to send with a message; the one of the settings unless ``token`` is given."""
@@ -446,6 +461,7 @@ class Client(AgentReads):
         payload: Any = None,
         *,
         sender_id: str | None = None,
+        token: str | None = None,
         timeout: float = RECEIPT_S,
         **options: Unpack[BroadcastOptions],
     ) -> BroadcastReceipt:
@@ -457,7 +473,9 @@ class Client(AgentReads):
 
         Args:
             payload: any value that msgspec can encode as JSON.
-            sender_id: id shown to the receivers; default: this client's caller id.
+            sender_id: id shown to the receivers; default: this client's caller id. To send as an agent needs its
+                token, where ``COORD_REQUIRE_TOKENS`` is set.
+            token: of the agent ``sender_id``; default: ``COORD_AGENT_TOKEN`` or ``COORD_AGENT_TOKEN_FILE``.
             timeout: seconds to wait for the router.
             options: ``agent_type``, ``capabilities``, ``services``, ``tags`` and ``labels`` that the agents must have
                 (all of them), and ``statuses`` of which they must have one (default: ``active``); ``message_type``:
@@ -466,6 +484,7 @@ class Client(AgentReads):
 
         Raises:
             MessageExpired: its time to live passed before the recipients were chosen.
+            TokenMissing, TokenInvalid: the sender is an agent, and this is not its token.
             IdConflict: the id was used before with other content.
             ResultTimeout: the router did not answer within ``timeout`` seconds; it goes on.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
@@ -473,31 +492,10 @@ class Client(AgentReads):
         timeout = as_seconds(timeout, "timeout")
         sender = self.caller if sender_id is None else sender_id
         append, message_id = broadcast_append(payload, options, sender, self.caller, self.settings.max_entry_bytes)
+        if sender_id is not None or token is not None:
+            append = replace(append, token=self._token_of_sender(token))
         entry_id, answer = await self.connection.request(append, timeout, "router", "broadcast")
-        return receipt_of(message_id, entry_id, answer)
-
-    async def message_recipients(
-        self, message_id: str, *, limit: int = 100, cursor: str | None = None
-    ) -> queries.RecipientPage:
-        """List the recipients of a broadcast by id, and what became of it for each of them.
-
-        Args:
-            message_id: of the broadcast; a message to one agent has an empty list.
-            limit: maximum number of recipients, at least 1.
-            cursor: continue after a page, from its ``next``.
-
-        Raises:
-            MessageNotFound: there is no such message, or its record has expired.
-            CursorInvalid: the cursor is not from a list of recipients.
-        """
-        check_id(message_id, "message_id")
-        with reading():
-            page = await queries.list_recipients(
-                self.connection.redis, self.connection.keys, message_id, limit=limit, cursor=cursor
-            )
-        if page is None:
-            raise MessageNotFound(f"Message '{message_id}' not found")
-        return page
+        return broadcast_receipt(message_id, entry_id, answer)
 
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""
@@ -508,6 +506,32 @@ class Client(AgentReads):
         if record is None:
             raise MessageNotFound(f"Message '{message_id}' not found")
         return record
+
+    async def message_recipients(
+        self, message_id: str, *, limit: int = 100, cursor: str | None = None
+    ) -> queries.RecipientPage:
+        """List what became of a message for each of its recipients, sorted by agent.
+
+        Args:
+            message_id: id of the message.
+            limit: maximum number of recipients, at least 1.
+            cursor: continue after a page, from its ``next``.
+
+        Raises:
+            MessageNotFound: there is no such message, or its record was removed.
+            CursorInvalid: the cursor is not from a list of recipients.
+        """
+        with reading():
+            page = await queries.list_recipients(
+                self.connection.redis,
+                self.connection.keys,
+                check_id(message_id, "message_id"),
+                limit=limit,
+                cursor=cursor,
+            )
+        if page is None:
+            raise MessageNotFound(f"Message '{message_id}' not found")
+        return page
 
     async def list_messages(
         self,
@@ -520,7 +544,7 @@ class Client(AgentReads):
         """List messages, the newest first, without their payloads: those whose records are still kept.
 
         Args:
-            agent_id: only messages that this agent sent or received.
+            agent_id: only messages that this agent sent or received; of these the newest 1,000 are listed.
             status: only this status.
             limit: maximum number of messages, at least 1.
             cursor: continue after a page, from its ``next``.
@@ -543,6 +567,18 @@ class Client(AgentReads):
             cursor = page.next
             if cursor is None or len(found) >= limit:
                 return queries.MessagePage(tuple(found), cursor)
+
+    # Links.
+
+    async def links(self, agent_id: str) -> Links:
+        """Read the links of an agent, its master and its subordinates; all empty if it has none."""
+        with reading():
+            return await queries.get_links(self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id"))
+
+    async def list_links(self) -> list[Links]:
+        """Read the links of all agents that have a link, a master or a subordinate, by id."""
+        with reading():
+            return await queries.list_links(self.connection.redis, self.connection.keys)
 
     # Dead letters.
 

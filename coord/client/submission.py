@@ -18,6 +18,7 @@ from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
+from coord.models.messages import MessageType, Protocol
 from coord.models.strategies import MODIFIERS, STRATEGY_NAMES, Modifier, StrategyName
 from coord.models.tasks import LANE, Modifiers, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.plugins import strategy_names
@@ -215,6 +216,9 @@ def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes
     stream = f"in:messages:{lane}"
     check_finite(fields.get("ttl"), "ttl")
     check_payload(fields["payload"])
+    for field, names in (("message_type", MessageType), ("protocol", Protocol)):
+        if fields.get(field) is not None and fields[field] not in tuple(names):
+            raise FactInvalid(not_one_of(field, fields[field], names))
     fact, data = build_fact(stream, MessageSent, {k: v for k, v in fields.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 

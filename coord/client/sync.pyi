@@ -4,9 +4,9 @@ from typing import Any, Self, Unpack
 
 from coord import queries
 from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt
-from coord.client.client import Receipt
 from coord.client.handle import CancelAnswer
 from coord.client.outcomes import Outcome
+from coord.client.receipts import Receipt
 from coord.client.submission import PriorityName, TaskOptions, TaskSpec
 from coord.config import Settings
 from coord.models.agents import AgentChange, AgentRecord, AgentStatus, AgentType
@@ -14,7 +14,8 @@ from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
-from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.links import Links
+from coord.models.messages import MessageRecord, MessageStatus, MessageType, MessageTypeName, Protocol, ProtocolName
 from coord.models.plans import Plans
 from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
@@ -52,6 +53,7 @@ class SyncClient:
         payload: Any = ...,
         *,
         sender_id: str | None = ...,
+        token: str | None = ...,
         timeout: float = ...,
         **options: Unpack[BroadcastOptions],
     ) -> BroadcastReceipt: ...
@@ -99,6 +101,8 @@ class SyncClient:
     def explain(self, task_id: str) -> Explanation: ...
     def handle(self, task_id: str) -> SyncTaskHandle: ...
     def is_empty(self) -> bool: ...
+    def links(self, agent_id: str) -> Links: ...
+    def list_links(self) -> list[Links]: ...
     def list_messages(
         self,
         *,
@@ -129,11 +133,14 @@ class SyncClient:
         payload: Any = ...,
         *,
         sender_id: str | None = ...,
+        message_type: MessageTypeName | MessageType = ...,
+        protocol: ProtocolName | Protocol | None = ...,
         priority: PriorityName | Priority = ...,
         ttl: float | None = ...,
         correlation_id: str | None = ...,
         reply_to: str | None = ...,
         message_id: str | None = ...,
+        wait: bool = ...,
         token: str | None = ...,
         timeout: float = ...,
     ) -> Receipt: ...
@@ -155,6 +162,7 @@ class SyncClient:
 class SyncAdmin:
     def drain(self, agent_id: str, *, timeout: float = ...) -> AgentStatus: ...
     def enrol(self, agent_id: str, *, token: str | None = ..., timeout: float = ...) -> str: ...
+    def link(self, agent_id: str, peer_id: str, *, timeout: float = ...) -> None: ...
     def live_settings(self) -> list[queries.LiveSetting]: ...
     def maintain(self, agent_id: str, *, timeout: float = ...) -> AgentStatus: ...
     def prune_agents(self, older_than: float, *, timeout: float = ...) -> int: ...
@@ -167,6 +175,7 @@ class SyncAdmin:
     def retry(self, task_id: str, *, timeout: float = ...) -> SyncTaskHandle: ...
     def revoke(self, agent_id: str, *, timeout: float = ...) -> None: ...
     def rotate(self, agent_id: str, *, token: str | None = ..., grace: float = ..., timeout: float = ...) -> str: ...
+    def set_master(self, agent_id: str, master_id: str | None, *, timeout: float = ...) -> None: ...
     def set_modifier(
         self,
         name: Modifier,
@@ -191,6 +200,7 @@ class SyncAdmin:
     def setting_changes(self, limit: int = ...) -> list[queries.SettingChange]: ...
     def tokens(self) -> list[queries.TokenState]: ...
     def type_settings(self) -> dict[str, dict[str, str]]: ...
+    def unlink(self, agent_id: str, peer_id: str, *, timeout: float = ...) -> None: ...
     def wait_drained(
         self, agent_id: str, *, timeout: float | None = ..., on_progress: Callable[[int], None] = ...
     ) -> None: ...

@@ -205,6 +205,47 @@ def check_caps(snapshot: CellSnapshot) -> Iterator[Finding]:
             yield Finding("stream.cap", name, why)
 
 
+def check_messages(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that a router will look at each unread message when it has expired."""
+    for row in snapshot.messages:
+        if row not in snapshot.expiring:
+            inbox, entry, message = row.split(" ", 2)
+            why = f"{entry} is the message {message}, which no router removes when it has expired"
+            yield Finding("message.unwatched", f"inbox:{inbox}", why)
+
+
+#: state of a link in the hash of one agent -> that in the hash of the other one.
+MIRRORED: Mapping[str, str] = MappingProxyType({"linked": "linked", "requested": "asked", "asked": "requested"})
+
+
+def check_links(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that both agents of a link have it, and are registered."""
+    for agent, links in snapshot.links.items():
+        for other, state in links.items():
+            mirrored = snapshot.links.get(other, {}).get(agent)
+            if MIRRORED.get(state) != mirrored:
+                yield Finding(
+                    "link.differs", f"links:{agent}", f"{other} is {state}, and there it is {mirrored or 'none'}"
+                )
+        if agent not in snapshot.agents:
+            yield Finding("link.orphan", f"links:{agent}", "the agent has no record")
+
+
+def check_masters(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that masters and subordinates agree, and that subordinates are registered."""
+    for agent, master in snapshot.masters.items():
+        if agent not in snapshot.subordinates.get(master, ()):
+            yield Finding("master.missing", f"subordinates:{master}", f"{agent} has this master and is not there")
+        if agent not in snapshot.agents:
+            yield Finding("master.orphan", "masters", f"{agent} has no record")
+    for master, agents in snapshot.subordinates.items():
+        for agent in sorted(agents):
+            if snapshot.masters.get(agent) != master:
+                yield Finding(
+                    "master.orphan", f"subordinates:{master}", f"{agent} is there and has another master, or none"
+                )
+
+
 def _compare(code: str, key: str, expected: Mapping[str, float], actual: Mapping[str, float]) -> Iterator[Finding]:
     missing, orphan = TEXTS[code]
     for task in sorted({*expected, *actual}):

@@ -88,6 +88,11 @@ class CellSnapshot(NamedTuple):
     agents: Mapping[str, Record] = MappingProxyType({})  #: by agent id: ``AGENT_FIELDS``
     agent_sets: Mapping[str, set[str]] = MappingProxyType({})  #: ``AGENT_SETS`` and ``agents:by:…`` -> their members
     agent_health: Mapping[str, float] = MappingProxyType({})  #: agent -> its score in ``agents:health``
+    messages: Sequence[str] = ()  #: in inboxes: agent and lane, entry, message, as in ``messages:expiring``
+    expiring: Container[str] = frozenset()  #: the rows of ``messages:expiring``
+    links: Mapping[str, Mapping[str, str]] = MappingProxyType({})  #: agent -> other agent -> state
+    masters: Mapping[str, str] = MappingProxyType({})  #: agent -> master
+    subordinates: Mapping[str, set[str]] = MappingProxyType({})  #: master -> agents
     leases: Mapping[str, str] = MappingProxyType({})  #: lane -> lease of its router
     broadcasts: Mapping[str, BroadcastState] = MappingProxyType({})  #: by message id
 
@@ -109,6 +114,7 @@ class _Reader:
         self.keys = keys
         self.settings = settings
         self.unreadable: list[Finding] = []
+        self.messages: list[str] = []
 
     async def read(self) -> CellSnapshot:
         prefix = self.keys.prefix
@@ -142,6 +148,13 @@ class _Reader:
             agents=await self._agents(_rest(names, "agent:")),
             agent_sets={name: await self._members(name) for name in _agent_sets(names)},
             agent_health=await self._zset("agents:health"),
+            messages=self.messages,
+            expiring=await self._zset("messages:expiring"),
+            links={agent: await self._links(f"links:{agent}") for agent in _rest(names, "links:")},
+            masters=await self._hash("masters"),
+            subordinates={
+                agent: await self._members(f"subordinates:{agent}") for agent in _rest(names, "subordinates:")
+            },
             leases=await self._leases(),
             broadcasts=await self._broadcasts(_rest(names, "recipients:")),
         )
@@ -282,15 +295,25 @@ class _Reader:
                 found[agent] = dict(pairs)
         return found
 
+    async def _hash(self, name: str) -> dict[str, str]:
+        raw = await self._read(name, self.redis.hgetall(self.keys.of(name)), {})
+        return {field.decode("utf-8", "replace"): value.decode("utf-8", "replace") for field, value in raw.items()}
+
+    async def _links(self, name: str) -> dict[str, str]:
+        return {other: value.partition(" ")[0] for other, value in (await self._hash(name)).items()}
+
     async def _entries(self, name: str) -> dict[str, Record]:
-        """Read the assignments in a lane of an inbox, without payloads."""
+        """Read the assignments in a lane of an inbox, without payloads; note its messages."""
         found: dict[str, Record] = {}
         begin = "-"
         while True:
             command = ("XRANGE", self.keys.of(name), begin, "+", "COUNT", INBOX_CHUNK)
             answer = await self._read(name, self.redis.execute_command(*command), [])
             for entry, fields in answer:
-                if fields.get(b"message_type") == b"task_assignment":
+                if b"id" in fields:
+                    message = fields[b"id"].decode("utf-8", "replace")
+                    self.messages.append(f"{name.partition(':')[2]} {entry.decode()} {message}")
+                elif fields.get(b"message_type") == b"task_assignment":
                     found[entry.decode()] = {
                         name.decode(): value.decode()
                         for name, value in fields.items()

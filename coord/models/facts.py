@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.ids import EntryId, Id, not_reserved
-from coord.models.messages import AgentFilter, MessageType
+from coord.models.ids import SUBORDINATES, EntryId, Id, not_reserved
+from coord.models.messages import AgentFilter, MessageType, Protocol
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
@@ -56,6 +56,8 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         not_reserved(self.agent_id, "agent_id")
+        if self.agent_id == SUBORDINATES:
+            raise ValueError(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
 
 
 class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
@@ -176,21 +178,103 @@ class LeaseLost(Struct, frozen=True, omit_defaults=True):
 
 
 class MessageSent(Struct, frozen=True, omit_defaults=True):
-    """A message to an agent. Its priority is the stream that it was appended to."""
+    """A message to an agent, or to all subordinates of the sender. Its priority is the stream it was appended to."""
 
     message_id: Id
     sender_id: Id
-    receiver_id: Id
+    receiver_id: Id  #: an agent; with the protocol ``hierarchical`` also ``SUBORDINATES``
     message_type: MessageType = MessageType.DIRECT
     payload: msgspec.Raw = _NO_PAYLOAD
     ttl: Seconds | None = None  #: seconds
     correlation_id: Id | None = None
     reply_to: Id | None = None  #: id of a message
+    protocol: Protocol | None = None  #: None: the one that the message type names, otherwise direct
+    receipt: bool = False  #: the answer says who has it
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
-        if self.message_type is not MessageType.DIRECT:
-            raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only 'direct'")
+        named = PROTOCOL_OF.get(self.message_type)
+        if named is not None and self.protocol not in {None, named}:
+            raise ValueError(
+                f"message_type {self.message_type.value!r} has the protocol {named.value!r}, not {self.protocol!r}; "
+                "leave protocol out"
+            )
+        if self.receiver_id == SUBORDINATES and self.rule is not Protocol.HIERARCHICAL:
+            raise ValueError(f"receiver_id {SUBORDINATES!r} needs the protocol 'hierarchical', not {self.rule.value!r}")
+
+    @property
+    def rule(self) -> Protocol:
+        """The protocol whose rule the message must meet."""
+        return self.protocol or PROTOCOL_OF.get(self.message_type, Protocol.DIRECT)
+
+    @property
+    def topic(self) -> MessageType:
+        """The type that the receiver sees: a direct message with a protocol has the type of its protocol."""
+        return self.message_type if self.message_type is not MessageType.DIRECT else MessageType(self.rule)
+
+
+#: Message types that name a protocol.
+PROTOCOL_OF = {MessageType.PEER_TO_PEER: Protocol.PEER_TO_PEER, MessageType.HIERARCHICAL: Protocol.HIERARCHICAL}
+
+Note = Annotated[str, Meta(max_length=256)]
+
+
+class LinkRequested(Struct, frozen=True, omit_defaults=True):
+    """An agent asks another one for a link. If that one has asked as well, they are linked."""
+
+    agent_id: Id
+    peer_id: Id
+    note: Note = ""  #: for the other agent
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class LinkAccepted(Struct, frozen=True, omit_defaults=True):
+    """An agent accepts the request of another one: they are linked."""
+
+    agent_id: Id
+    peer_id: Id  #: the agent that has asked
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class LinkRemoved(Struct, frozen=True, omit_defaults=True):
+    """Ends the link between two agents, or the request of either of them."""
+
+    agent_id: Id
+    peer_id: Id
+    note: Note = ""  #: for the other agent
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class LinkMade(Struct, frozen=True, omit_defaults=True):
+    """An operator links two agents, without their consent."""
+
+    agent_id: Id
+    peer_id: Id
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class MasterSet(Struct, frozen=True, omit_defaults=True):
+    """Sets the master of an agent, in place of an earlier one."""
+
+    agent_id: Id
+    master_id: Id
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.master_id, "master_id")
+
+
+class MasterCleared(Struct, frozen=True, omit_defaults=True):
+    """Takes an agent away from its master."""
+
+    agent_id: Id
 
 
 #: Types of a message that several agents may get: ``broadcast``, and the topics.
@@ -360,8 +444,13 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
         EntriesPurged,
     ),
     "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
-    "router": (MessageReplayed, DeadPurged, EntryReplayed),
+    "router": (MessageReplayed, DeadPurged, EntryReplayed, LinkMade, LinkRemoved, MasterSet, MasterCleared),
 }
+
+
+def _check_pair(agent_id: str, other_id: str, name: str) -> None:
+    if agent_id == other_id:
+        raise ValueError(f"{name} must be another agent than agent_id, not also {other_id!r}")
 
 
 def _check_exclusive(dead_id: str | None, age: float | None, name: str) -> None:
@@ -387,6 +476,12 @@ Fact = (
     | AgentLost
     | LeaseLost
     | MessageSent
+    | LinkRequested
+    | LinkAccepted
+    | LinkRemoved
+    | LinkMade
+    | MasterSet
+    | MasterCleared
     | MessageBroadcast
     | AgentDrained
     | AgentMaintenanceBegun
@@ -424,6 +519,12 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentLost: "agent.lost",
     LeaseLost: "lease.lost",
     MessageSent: "message.sent",
+    LinkRequested: "link.requested",
+    LinkAccepted: "link.accepted",
+    LinkRemoved: "link.removed",
+    LinkMade: "link.made",
+    MasterSet: "master.set",
+    MasterCleared: "master.cleared",
     MessageBroadcast: "message.broadcast",
     AgentDrained: "agent.drained",
     AgentMaintenanceBegun: "agent.maintenance_begun",
@@ -452,12 +553,13 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "in:losses": (AgentLost, LeaseLost),
     "in:requests": (TaskCancelRequested,),
     **{f"in:tasks:{priority}": (TaskSubmitted, TasksSubmitted) for priority in Priority},
+    "in:links": (LinkRequested, LinkAccepted, LinkRemoved, MasterSet, MasterCleared),
     **{f"in:messages:{lane}": (MessageSent, MessageBroadcast) for lane in Lane},
     **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }
 
 #: fact of an agent about itself -> its field that names the agent. With ``require_tokens`` its entry needs the token of
-#: that agent. Reports are not listed: their leases protect them.
+#: that agent, but not on a control stream: an operator's fact. Reports are not listed: their leases protect them.
 SPEAKER: dict[type[Struct], str] = {
     AgentRegistered: "agent_id",
     AgentStatusChanged: "agent_id",
@@ -465,9 +567,15 @@ SPEAKER: dict[type[Struct], str] = {
     AgentLeasesListed: "agent_id",
     AgentHeartbeat: "agent_id",
     MessageSent: "sender_id",
+    MessageBroadcast: "sender_id",
+    LinkRequested: "agent_id",
+    LinkAccepted: "agent_id",
+    LinkRemoved: "agent_id",
+    MasterSet: "agent_id",
+    MasterCleared: "agent_id",
 }
 #: Facts of ``SPEAKER`` that clients append as well. A sender that is no agent needs no token.
-OF_CLIENTS: frozenset[type[Struct]] = frozenset({MessageSent})
+OF_CLIENTS: frozenset[type[Struct]] = frozenset({MessageSent, MessageBroadcast})
 
 #: fact that lists others in its only field -> the facts that it lists.
 PARTS_OF: dict[type[Struct], type[Struct]] = {TasksCompleted: TaskCompleted, TasksSubmitted: TaskSubmitted}

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.tasks import Text
+
+#: The names of ``MessageType``.
+MessageTypeName: TypeAlias = Literal[
+    "direct",
+    "broadcast",
+    "hierarchical",
+    "peer_to_peer",
+    "coordination",
+    "task_assignment",
+    "status_update",
+    "heartbeat",
+    "discovery",
+    "consensus",
+]
+#: The names of ``Protocol``.
+ProtocolName: TypeAlias = Literal["direct", "peer_to_peer", "hierarchical"]
 
 
 class MessageType(StrEnum):
@@ -43,12 +59,22 @@ class AgentFilter(Struct, frozen=True, omit_defaults=True):
             raise ValueError("statuses: an inactive agent has left the cell; choose from the other statuses")
 
 
-class MessageStatus(StrEnum):
-    """The delivery status of a message."""
+class Protocol(StrEnum):
+    """The rule that a message must meet."""
 
-    DELIVERING = "delivering"  #: of a broadcast: some of its recipients do not have it yet
+    DIRECT = "direct"  #: to any agent
+    PEER_TO_PEER = "peer_to_peer"  #: along a link that both agents have accepted
+    HIERARCHICAL = "hierarchical"  #: to the master, to a subordinate, or to all subordinates
+
+
+class MessageStatus(StrEnum):
+    """The status of a message, or of its copy for one recipient."""
+
+    DELIVERING = "delivering"  #: a broadcast on its way: not delivered to all of its recipients yet, or not to this one
     DELIVERED = "delivered"  #: it is in the receiver's inbox; of a broadcast: all recipients have an outcome
-    DEAD = "dead"  #: it could not be delivered; the reason is recorded
+    READ = "read"  #: its receiver has taken it out of its inbox
+    EXPIRED = "expired"  #: its time to live passed before it was read; a dead letter
+    DEAD = "dead"  #: it could not be delivered; a dead letter, with its reason
 
 
 class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,6 +90,12 @@ class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     correlation_id: str | None = None
     reply_to: str | None = None
+    protocol: str = "direct"
+
+    @property
+    def ttl(self) -> float:
+        """Seconds to live, from when it was sent."""
+        return (self.expires_at - self.timestamp) / 1000
 
 
 class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,26 +111,27 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     payload: Any = None
     reason: str = ""
-    recipients: int | None = None  #: of a broadcast: agents to which it goes
+    protocol: str = "direct"
+    code: str = ""  #: of a dead letter: why
+    recipient_count: int | None = None  #: of a broadcast: agents to which it goes
     delivered: int | None = None  #: of a broadcast: recipients that have got it so far
-    dead: int | None = None  #: of a broadcast: recipients that cannot get it
+    dead: int | None = None  #: of a broadcast: recipients that could not get it
 
 
-class RecipientStatus(StrEnum):
-    """What became of a broadcast for one of its recipients."""
+class Recipient(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One recipient of a message when it was delivered."""
 
-    WAITING = "waiting"  #: it is not delivered yet
-    DELIVERED = "delivered"  #: it is in the inbox
-    READ = "read"  #: the agent has deleted it: after its handler, or because it had expired
-    EXPIRED = "expired"  #: its time to live passed before it was delivered
-    DEAD = "dead"  #: it cannot be delivered, for a reason
-    GONE = "gone"  #: the agent was removed with its inbox
+    agent_id: str
+    state: str = ""  #: status of the agent, such as ``active``, ``draining`` or ``stale``
+    ahead: int = 0  #: entries before the message in its lane of the inbox
+    deaf: bool = False  #: the agent reports that it does not read its inbox
+    code: str = ""  #: why this agent did not get it; empty: it did
 
 
 class MessageRecipient(Struct, frozen=True, omit_defaults=True):
-    """One recipient of a broadcast."""
+    """What became of a message for one recipient."""
 
     agent_id: str
-    status: RecipientStatus
-    code: str = ""  #: why it could not be delivered
-    dead_letter: str = ""  #: id of the dead letter of this recipient, which can be replayed
+    status: MessageStatus
+    code: str = ""  #: of a copy that expired or could not be delivered
+    dead_letter: str = ""  #: of a broadcast: id of the dead letter of this recipient, which can be replayed

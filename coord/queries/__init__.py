@@ -26,6 +26,7 @@ from coord.queries.dead_letters import (
 )
 from coord.queries.discovery import AgentPage, discover_agents, find_agent_ids
 from coord.queries.explanations import explain_task
+from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
 from coord.queries.messages import MessagePage, RecipientPage, get_message, list_messages, list_recipients
 from coord.queries.plans import export_plans
@@ -108,6 +109,7 @@ __all__ = [
     "get_dead_entry",
     "get_fleet",
     "get_health_threshold",
+    "get_links",
     "get_live_values",
     "get_loads",
     "get_log_window",
@@ -134,6 +136,7 @@ __all__ = [
     "list_dead_entries",
     "list_dead_messages",
     "list_dead_tasks",
+    "list_links",
     "list_messages",
     "list_recipients",
     "list_setting_changes",
@@ -144,6 +147,7 @@ __all__ = [
     "list_workers",
     "measure_memory",
     "package_fields",
+    "parse_link",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",

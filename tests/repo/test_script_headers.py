@@ -20,8 +20,8 @@ from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
     "admit", "cancel", "change_token", "check_leases", "check_tokens", "configure", "count_waiting", "dead_letter",
-    "deregister", "hold_lanes", "prune", "purge", "reclaim", "reclaim_lease", "relieve", "replay", "requeue",
-    "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
+    "deregister", "expire_messages", "hold_lanes", "prune", "purge", "reclaim", "reclaim_lease", "relieve", "replay",
+    "requeue", "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -60,12 +60,12 @@ BUILT: dict[tuple[str, str], set[str]] = {
 
 #: What the commands do that stand right before a key; one that is missing here fails the test.
 READS = {
-    "EXISTS", "GET", "HGET", "HLEN", "HMGET", "HSTRLEN", "LINDEX", "LLEN", "SCARD", "SMEMBERS", "SMISMEMBER",
+    "EXISTS", "GET", "HGET", "HKEYS", "HLEN", "HMGET", "HSTRLEN", "LINDEX", "LLEN", "SCARD", "SMEMBERS", "SMISMEMBER",
     "XINFO", "XLEN", "XPENDING", "XRANGE",
     "ZCARD", "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE",
 }  # fmt: skip
 WRITES = {
-    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "RPUSH", "SADD", "SET", "SPOP", "SREM", "UNLINK",
+    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PERSIST", "PEXPIRE", "RPUSH", "SADD", "SET", "SPOP", "SREM", "UNLINK",
     "XACK", "XADD", "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
 }  # fmt: skip
 LITERAL = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from coord import queries
-from coord.models.messages import MessageRecipient, RecipientStatus
+from coord.models.messages import MessageRecipient, MessageStatus
 from tests.scripts.cell import START, Cell
+from tests.scripts.test_prune import prune
 from tests.scripts.test_redeliver import redeliver
 from workers.transitions import Broadcast
 from workers.transitions import scripts as scripts_module
@@ -58,7 +59,7 @@ async def agents(cell: Cell, count: int) -> list[str]:
     return ids
 
 
-async def outcomes(cell: Cell, message_id: str = "b1") -> dict[str, tuple[RecipientStatus, str]]:
+async def outcomes(cell: Cell, message_id: str = "b1") -> dict[str, tuple[MessageStatus, str]]:
     """Status and code of each recipient."""
     page = await queries.list_recipients(cell.redis, cell.keys, message_id, limit=100)
     assert page is not None
@@ -80,14 +81,14 @@ async def test_every_recipient_gets_one_copy(cell: Cell) -> None:
     }  # fmt: skip
     record = await queries.get_message(cell.redis, cell.keys, "b1")
     assert record is not None
-    assert (record.status, record.recipients, record.delivered, record.dead) == ("delivered", 8, 8, 0)
+    assert (record.status, record.recipient_count, record.delivered, record.dead) == ("delivered", 8, 8, 0)
     (answer,) = await cell.stream("replies:c1")
     assert (answer["ok"], answer["data"]) == ("1", '{"recipients":8,"delivered":8}')
     assert await cell.logged("messages") == ["message.broadcast", "message.delivered"]
     assert await cell.counter("messages_delivered") == 8
     assert await cell.is_consumed("in:messages:normal")
     for key in ("message:b1", "recipients:b1", "outcomes:b1"):
-        assert 3_500_000 < await cell.redis.pttl(cell.keys.of(key)) <= 3_600_000
+        assert 3_500_000 < await cell.redis.pttl(cell.keys.of(key)) <= 3_660_000
 
 
 async def test_a_list_that_was_frozen_stays(cell: Cell) -> None:
@@ -134,9 +135,9 @@ async def test_a_full_inbox_is_a_dead_letter_of_one_recipient(cell: Cell) -> Non
     assert await deliver_all(cell, one) == "DELIVERED"
     assert await copies(cell, 4) == [["b1"], ["x"], ["b1"], ["b1"]]
     found = await outcomes(cell)
-    assert found["a0"] == (RecipientStatus.DELIVERED, "")
-    assert found["a1"] == (RecipientStatus.DEAD, "message_undeliverable")
-    assert found["ghost"] == (RecipientStatus.DEAD, "agent_not_found")
+    assert found["a0"] == (MessageStatus.DELIVERED, "")
+    assert found["a1"] == (MessageStatus.DEAD, "message_undeliverable")
+    assert found["ghost"] == (MessageStatus.DEAD, "agent_not_found")
     assert (await cell.stream("replies:c1"))[-1]["data"] == '{"recipients":5,"delivered":3}'
 
     page = await queries.list_recipients(cell.redis, cell.keys, "b1", limit=100)
@@ -158,7 +159,7 @@ async def test_a_broken_inbox_fails_one_recipient_only(cell: Cell) -> None:
     one = await broadcast(cell)
     await freeze(cell, one, ids)
     assert await deliver_all(cell, one) == "DELIVERED"
-    assert (await outcomes(cell))["a1"] == (RecipientStatus.DEAD, "message_undeliverable")
+    assert (await outcomes(cell))["a1"] == (MessageStatus.DEAD, "message_undeliverable")
     await cell.redis.delete(cell.keys.inbox("a1", "normal"))
     assert await copies(cell, 3) == [["b1"], [], ["b1"]]
 
@@ -207,13 +208,12 @@ async def test_no_broadcast_overtakes_an_older_message(cell: Cell) -> None:
 
 
 async def test_the_recipients_are_read_in_pages(cell: Cell) -> None:
-    """Also before they have an outcome, with a cursor; who deleted its copy has read it, who was removed is gone."""
+    """Also before they have an outcome, with a cursor; who deleted its copy has read it."""
     ids = await agents(cell, 8)
     one = await broadcast(cell)
     await freeze(cell, one, ids)
     await step(cell, one)
     await cell.redis.xtrim(cell.keys.inbox("a0", "normal"), maxlen=0)
-    await cell.redis.delete(cell.keys.agent("a1"), cell.keys.inbox("a1", "normal"))
     found: list[MessageRecipient] = []
     cursor = None
     while True:
@@ -224,7 +224,52 @@ async def test_the_recipients_are_read_in_pages(cell: Cell) -> None:
         if cursor is None:
             break
     assert [one.agent_id for one in found] == ids
-    assert [one.status.value for one in found] == ["read", "gone", "delivered"] + ["waiting"] * 5
+    assert [one.status.value for one in found] == ["read", "delivered", "delivered"] + ["delivering"] * 5
+
+
+async def test_a_copy_that_nobody_read_is_not_taken_for_read(cell: Cell) -> None:
+    """One agent read its copy; one left and was removed with its inbox; the copies of the others expire there."""
+    ids = await agents(cell, 4)
+    one = await broadcast(cell, ttl_ms=60_000)
+    await freeze(cell, one, ids)
+    await deliver_all(cell, one)
+    assert await cell.redis.zcard(cell.keys.of("messages:expiring")) == 4
+    await cell.redis.xtrim(cell.keys.inbox("a0", "normal"), maxlen=0)
+    await cell.deregister("a1")
+    assert (await prune(cell, 0))["pruned"] == 1
+    cell.now += 70_000
+    assert await cell.run(cell.scripts.expire_messages()) == (4, 2)
+    assert await outcomes(cell) == {
+        "a0": (MessageStatus.READ, ""),
+        "a1": (MessageStatus.DEAD, "agent_left"),
+        "a2": (MessageStatus.EXPIRED, "message_expired"),
+        "a3": (MessageStatus.EXPIRED, "message_expired"),
+    }
+    page = await queries.list_recipients(cell.redis, cell.keys, "b1", limit=100)
+    assert page is not None
+    assert {one.dead_letter for one in page.recipients} == {""}
+    assert await cell.redis.zcard(cell.keys.of("messages:dead")) == 0
+    assert await cell.redis.pttl(cell.keys.of("copies:b1")) > 3_500_000
+
+
+async def test_a_broadcast_is_in_the_histories(cell: Cell) -> None:
+    """Of its sender, of each agent that got it, and as a dead letter of one whose inbox is full."""
+    cell.change_settings(inbox_entries=1)
+    ids = await agents(cell, 3)
+    await cell.deliver("x", receiver="a1")
+    one = await broadcast(cell)
+    await freeze(cell, one, ids)
+    await deliver_all(cell, one)
+    listed: dict[str, list[tuple[str, str]]] = {}
+    for agent_id in ("s1", *ids):
+        page = await queries.list_messages(cell.redis, cell.keys, agent_id=agent_id)
+        listed[agent_id] = [(record.status, record.receiver_id) for record in page.messages if record.message_id != "x"]
+    assert listed == {
+        "s1": [("delivered", "")],
+        "a0": [("delivered", "")],
+        "a1": [("dead", "a1")],
+        "a2": [("delivered", "")],
+    }
 
 
 async def test_a_large_payload_makes_small_chunks(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

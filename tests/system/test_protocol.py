@@ -76,8 +76,15 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
     ((claimed, _),) = await cell.redis.execute_command("XRANGE", inbox, "-", "+")
     assert await cell.redis.xdel(inbox, claimed) == 1
 
-    message = {"message_id": "m-9", "sender_id": CALLER, "receiver_id": "a-9", "correlation_id": "k", "reply_to": "m-8"}
-    await say(cell, "in:messages:high", "message.sent", message)
+    await say(cell, "in:registry", "agent.registered", {"agent_id": "a-8", "agent_type": "worker"}, "a-8")
+    await encode_entry(cell, cell.keys.replies("a-8"), ok="1")
+    await say(cell, "in:links", "link.requested", {"agent_id": "a-8", "peer_id": "a-9"})
+    request = await encode_entry(cell, inbox, order="link_changed")
+    assert sorted(request) == sorted(described("`link_changed`"))
+    await say(cell, "in:links", "link.accepted", {"agent_id": "a-9", "peer_id": "a-8"}, CALLER)
+    await encode_entry(cell, cell.keys.replies(CALLER), stream="in:links", ok="1")
+    message = {"message_id": "m-9", "sender_id": "a-8", "receiver_id": "a-9", "correlation_id": "k", "reply_to": "m-8"}
+    await say(cell, "in:messages:high", "message.sent", message | {"protocol": "peer_to_peer"})
     letter = await encode_entry(cell, cell.keys.inbox("a-9", "high"))
     assert sorted(letter) == sorted(described("Messages"))
 

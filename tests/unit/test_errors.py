@@ -26,6 +26,7 @@ EXPECTED = {
     "TokenInvalid": ("Forbidden", "token_invalid", 403, 2),
     "TaskNotFound": ("NotFound", "task_not_found", 404, 1),
     "AgentNotFound": ("NotFound", "agent_not_found", 404, 1),
+    "AgentLeft": ("AgentNotFound", "agent_left", 404, 1),
     "UnknownAgent": ("NotFound", "unknown_agent", 404, 2),
     "AgentNotEnrolled": ("NotFound", "agent_not_enrolled", 404, 1),
     "MessageNotFound": ("NotFound", "message_not_found", 404, 1),
@@ -37,6 +38,10 @@ EXPECTED = {
     "EntryTruncated": ("Conflict", "entry_truncated", 422, 1),
     "AgentSuperseded": ("Conflict", "superseded", 409, 2),
     "AgentIsEnrolled": ("Conflict", "agent_enrolled", 409, 1),
+    "LinkNotRequested": ("Conflict", "link_not_requested", 409, 1),
+    "LinkDeclined": ("Conflict", "link_declined", 409, 1),
+    "LinksFull": ("Conflict", "links_full", 409, 1),
+    "HierarchyCycle": ("Conflict", "hierarchy_cycle", 409, 1),
     "DataFolderInUse": ("Conflict", "data_folder_in_use", 422, 2),
     "ServerUnavailable": ("Unavailable", "server_unavailable", 503, 2),
     "ServerFull": ("Unavailable", "server_full", 503, 2),
@@ -50,6 +55,9 @@ EXPECTED = {
     "ResultDropped": ("TaskEnded", "result_dropped", 422, 1),
     "MessageUndeliverable": ("Undelivered", "message_undeliverable", 422, 1),
     "MessageExpired": ("Undelivered", "message_expired", 422, 1),
+    "NotLinked": ("Undelivered", "not_linked", 422, 1),
+    "NotInHierarchy": ("Undelivered", "not_in_hierarchy", 422, 1),
+    "NoSubordinates": ("Undelivered", "no_subordinates", 422, 1),
 }
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 NAMES = (
     "admit",
     "cancel",
+    "change_links",
     "change_status",
     "change_token",
     "check_leases",
@@ -30,6 +31,7 @@ NAMES = (
     "deregister",
     "dispatch",
     "drain",
+    "expire_messages",
     "freeze_recipients",
     "heartbeat",
     "hold_lanes",

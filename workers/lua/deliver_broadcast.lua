@@ -18,10 +18,13 @@ local function bury(message, receiver, code, reason)
   call('ZADD', P .. 'messages:dead', NOW, id)
   call('HSET', P .. 'message:' .. id, 'digest', id, 'sender_id', message.sender, 'receiver_id', receiver,
     'message_type', message.kind, 'priority', message.lane, 'status', 'dead', 'sent_at', int(message.sent_at),
-    'expires_at', int(message.expires_at), 'reason', reason, 'body', message.payload,
-    'correlation_id', message.correlation_id, 'reply_to', '')
+    'expires_at', int(message.expires_at), 'reason', reason, 'code', code, 'body', message.payload,
+    'correlation_id', message.correlation_id, 'reply_to', '', 'protocol', 'direct')
   log_message('message.dead', id, 'sender_id', message.sender, 'receiver_id', receiver, 'code', code, 'reason', reason,
     'broadcast_id', message.id)
+  if code ~= 'agent_not_found' then
+    note_history(receiver, id)
+  end
 end
 
 -- Delivers to one recipient; returns the id of the entry in its inbox, or nil, a code and a reason.
@@ -31,13 +34,15 @@ local function deliver_to(message, receiver)
     return nil, code, reason
   end
   message.fields[RECEIVER] = receiver
-  return append_to_inbox(receiver, message.lane, message.fields)
+  local entry = append_to_inbox(message, receiver, message.fields)
+  note_history(receiver, message.id)
+  return entry
 end
 
 -- Delivers to the recipients of a chunk; returns their outcomes, and how many got the message.
 local function deliver_chunk(message, chunk)
   local outcomes, delivered = {}, 0
-  message.fields = inbox_fields(message)
+  message.fields = inbox_fields(message, '')
   for receiver in string.gmatch(chunk, '%S+') do
     local ok, outcome, code, reason = pcall(deliver_to, message, receiver)
     if not ok then
@@ -71,7 +76,7 @@ local function deliver(i)
     id = id, kind = kind, payload = payload, sender = sender, receiver = '', lane = lane, sent_at = tonumber(sent_at),
     expires_at = tonumber(expires_at), correlation_id = correlation,
   }
-  local kept = int(math.max(KEPT, message.expires_at - now))
+  local kept = kept_for(message.expires_at)
   local done = call('LLEN', outcomes)
   local chunk = call('LINDEX', recipients, done)
   delivered, dead = tonumber(delivered), tonumber(dead)
@@ -100,7 +105,7 @@ local function deliver(i)
 end
 
 local result = run_batch({
-  group = 'router', at = 3, width = 5, handle = deliver,
+  group = 'router', at = 3, width = 5, handle = deliver, finish = finish_messages,
   stream = function(i)
     return 'in:messages:' .. ARGV[i + 1]
   end,

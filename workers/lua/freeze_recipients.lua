@@ -33,7 +33,7 @@ local function freeze(i, last)
   local sent_at = entry_ms(entry)
   local expires_at = sent_at + tonumber(ttl)
   local is_expired = now >= expires_at
-  local kept = int(math.max(KEPT, expires_at - now))
+  local kept = kept_for(expires_at)
   local reason = is_expired and 'its time to live passed before its recipients were chosen' or ''
   if last >= i + WIDTH and not is_expired then
     call('DEL', list)
@@ -45,8 +45,10 @@ local function freeze(i, last)
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', '', 'message_type', kind, 'priority', lane,
     'status', is_expired and 'dead' or 'delivering', 'sent_at', int(sent_at), 'expires_at', int(expires_at),
     'reason', reason, 'body', payload, 'correlation_id', correlation, 'entry', entry,
-    'recipients', is_expired and 0 or count, 'chunk', chunk, 'delivered', 0, 'dead', 0)
+    'code', is_expired and 'message_expired' or '', 'recipients', is_expired and 0 or count, 'chunk', chunk,
+    'delivered', 0, 'dead', 0)
   call('PEXPIRE', key, kept)
+  note_history(sender, id)
   if is_expired then
     bump('messages_dead', 1)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', '', 'code', 'message_expired', 'reason', reason)
@@ -58,7 +60,7 @@ local function freeze(i, last)
 end
 
 return run_batch({
-  group = 'router', at = 3, handle = freeze,
+  group = 'router', at = 3, handle = freeze, finish = finish_messages,
   width = function(first)
     return WIDTH + tonumber(ARGV[first + WIDTH - 1])
   end,

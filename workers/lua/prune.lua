@@ -6,8 +6,8 @@
 -- ARGV[3]  number of requests, then for each:
 --   entry | caller or '' | age_ms: minimum time since the agent left
 -- Returns {words}. Words: OK; GONE (the entry was handled before); ERROR <why> (not consumed). An answer of ok has
---   {"pruned":n,"left":n,"kept":n}: how many were removed, how many of that age may be removed by another request, and
---   how many stay because tasks of theirs have not been taken back yet
+--   {"pruned":n,"left":n,"kept":n,"unread":n}: how many were removed, how many of that age may be removed by another
+--   request, how many stay because tasks of theirs have not been taken back yet, and how many unread entries ended
 local STREAM, MOST = 'in:control:registry', tonumber(LIMITS.removals)
 
 local function prune(i)
@@ -16,17 +16,18 @@ local function prune(i)
     return 'GONE'
   end
   local until_ms = int(entry_ms(entry) - tonumber(age))
-  local pruned, kept = 0, 0
+  local pruned, kept, unread_before = 0, 0, unread_left
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:departed', '-inf', until_ms, 'LIMIT', 0, MOST)) do
     local word = guarded(forget, id)
     if word == 'FORGOTTEN' then
       pruned = pruned + 1
-    elseif word ~= 'HERE' then
+    elseif word ~= 'HERE' and word ~= 'UNREAD' then
       kept = kept + 1
     end
   end
   local left = call('ZCOUNT', P .. 'agents:departed', '-inf', until_ms) - kept
-  answer_with(caller, STREAM, entry, '{"pruned":' .. int(pruned) .. ',"left":' .. int(left) .. ',"kept":' .. int(kept) .. '}')
+  answer_with(caller, STREAM, entry, '{"pruned":' .. int(pruned) .. ',"left":' .. int(left) .. ',"kept":' .. int(kept)
+    .. ',"unread":' .. int(unread_before - unread_left) .. '}')
   return 'OK'
 end
 

@@ -221,6 +221,20 @@ class Delivery(Struct, frozen=True):
     payload: bytes
     correlation_id: str
     reply_to: str
+    protocol: str = "direct"
+    receipt: bool = False
+
+
+class LinkChange(Struct, frozen=True):
+    """One change of a link or of the hierarchy for ``change_links``."""
+
+    entry: str
+    stream: str  #: without namespace; that of operators needs no consent
+    caller: str
+    kind: str  #: request, accept, remove, link, set_master, clear_master
+    agent_id: str
+    other_id: str = ""
+    note: str = ""
 
 
 class Broadcast(Struct, frozen=True):

@@ -45,6 +45,7 @@ from workers.transitions.batches import (
     LeaseList,
     LeaseLoss,
     Limits,
+    LinkChange,
     LivenessTick,
     Loss,
     Placement,
@@ -78,10 +79,22 @@ RECLAIMED_AT_ONCE = 1_000
 REPORTS_AT_ONCE = 2_000
 #: ms after which a loss is announced again while tasks are still in flight.
 REPEAT_LOSS_MS = 5_000
-#: ms that a message's record is kept at least.
+#: ms that a message's record is kept after its time to live.
 MESSAGE_KEPT_MS = 3_600_000
 #: Recipients to which one call delivers a broadcast, and bytes, about: a millisecond of the server's time.
 RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 64, 2 * MIB
+#: Messages in the history of an agent, about.
+HISTORY_ENTRIES = 1_000
+#: ms that a history is kept after its last message.
+HISTORY_KEPT_MS = 86_400_000
+#: Links and requests of an agent.
+LINKS_PER_AGENT = 1_000
+#: Subordinates of an agent: a message to all of them is delivered at one moment.
+SUBORDINATES_PER_AGENT = 100
+#: Masters above an agent.
+HIERARCHY_DEPTH = 32
+#: Expired messages examined in one call.
+EXPIRED_AT_ONCE = 100
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
 
@@ -138,6 +151,18 @@ def _inbox_limits(s: Settings) -> Limits:
         "message_kept_ms": MESSAGE_KEPT_MS,
         "dead_kept_ms": int(s.dead_ttl_s * 1000),
         "dead_entries": s.dead_in_entries,
+        "history_entries": HISTORY_ENTRIES,
+        "history_kept_ms": HISTORY_KEPT_MS,
+    }
+
+
+def _link_limits(s: Settings) -> Limits:
+    """Return the limits of ``change_links``."""
+    return {
+        "inbox_entries": s.inbox_entries,
+        "links": LINKS_PER_AGENT,
+        "subordinates": SUBORDINATES_PER_AGENT,
+        "hierarchy_depth": HIERARCHY_DEPTH,
     }
 
 
@@ -259,8 +284,10 @@ class Scripts:
 
     # Messages.
 
-    #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, FULL.
+    #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN.
     redeliver = BatchScript("redeliver", Redelivery, read_words, _inbox_limits)
+    #: Change links and the hierarchy. Words OK, SAME, UNKNOWN, LEFT, NOT_REQUESTED, FULL, CYCLE.
+    change_links = BatchScript("change_links", LinkChange, read_words, _link_limits)
 
     # Scripts with options, which the methods of the same names pass.
 
@@ -405,9 +432,9 @@ class Scripts:
         return Call("dispatch", limits, args, parse)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
-        """Deliver direct messages under ``leases``.
+        """Deliver messages under ``leases``.
 
-        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL, LOST, BEHIND.
+        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN, LOST, BEHIND.
         """
         return self._with_leases(Scripts._deliver.call(self.settings, deliveries))
 
@@ -593,6 +620,10 @@ class Scripts:
             return Relief(Memory(used, maximum), records, freed, is_more=more == 1)
 
         return Call("relieve", limits, [], parse)
+
+    def expire_messages(self, most: int = EXPIRED_AT_ONCE) -> Call[tuple[int, int]]:
+        """Take expired messages out of inboxes; answers how many were examined, and how many had expired unread."""
+        return Call("expire_messages", {"messages": most}, [], lambda raw: (int(raw[0]), int(raw[1])))
 
     def tick_liveness(self, most: int = 256) -> Call[LivenessTick]:
         """Tick the observed clock and declare agents stale, at most ``most`` at a time."""

@@ -1,9 +1,33 @@
--- The end of an agent's record: nothing of an agent that left, or is silent, is kept.
--- include: base capped
+-- The end of an agent's record: nothing of an agent that left, or is silent, is kept. What it has not read becomes dead
+-- letters, and its links end.
+-- include: base capped links unread
 -- keys: agent:{id} hash rw | agents:departed zset w | agents:lost zset w | agents:all set w | agents:health zset w
--- keys: agents:by:{facet}:{value} set w | inflight:{agent} set r | inbox:{agent}:{lane} stream w | suspended hash w
+-- keys: agents:by:{facet}:{value} set w | inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
 -- keys: counters hash rw | log:agents stream w
 -- Events in log:agents: agent.forgotten
+-- Unread messages that one call of a script ends at most, of all agents: some milliseconds of the server's time.
+local unread_left = 500
+
+-- Ends the messages in the inbox of an agent; returns true when none is left.
+local function end_inbox(id)
+  for _, lane in ipairs({ 'critical', 'high', 'normal', 'low' }) do
+    local key = P .. 'inbox:' .. id .. ':' .. lane
+    local count = call('XLEN', key)
+    if count > 0 then
+      for _, item in ipairs(call('XRANGE', key, '-', '+', 'COUNT', math.max(1, unread_left))) do
+        end_unread(item[1], item[2], 'agent_left', "agent '" .. id .. "' left, and its record was removed")
+        call('XDEL', key, item[1])
+        unread_left, count = unread_left - 1, count - 1
+      end
+    end
+    if count > 0 then
+      return false
+    end
+    call('DEL', key)
+  end
+  return true
+end
+
 -- Removes an agent. It must still be away, and have nothing in flight, or its tasks would be lost.
 local AWAY = { inactive = true, stale = true }
 local function forget(id)
@@ -15,7 +39,10 @@ local function forget(id)
   elseif call('SCARD', P .. 'inflight:' .. id) > 0 then
     call('ZADD', P .. 'agents:lost', 'NX', NOW, id)
     return 'HOLDS'
+  elseif not end_inbox(id) then
+    return 'UNREAD'
   end
+  end_all_links(id)
   for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
     call('SREM', P .. 'agents:by:' .. facet, id)
   end
@@ -23,9 +50,6 @@ local function forget(id)
   call('SREM', P .. 'agents:all', id)
   call('ZREM', P .. 'agents:health', id)
   call('ZREM', P .. 'agents:departed', id)
-  for _, lane in ipairs({ 'critical', 'high', 'normal', 'low' }) do
-    call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
-  end
   local rev = tonumber(call('HGET', key, 'rev') or 0) or 0
   if rev > (tonumber(call('HGET', P .. 'counters', 'forgotten_rev') or 0) or 0) then
     call('HSET', P .. 'counters', 'forgotten_rev', int(rev))
