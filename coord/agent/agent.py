@@ -13,6 +13,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
+from msgspec.structs import replace
+
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.messages import MessageHandler
 from coord.agent.run import run
@@ -314,6 +316,7 @@ class Agent:
         append, message_id = broadcast_append(
             payload, options, self.agent_id, self.agent_id, self.settings.max_entry_bytes
         )
+        append = replace(append, token=self._token.current())
         return receipt_of(message_id, *await session.request(append, timeout))
 
     def hold_slots(self, count: int) -> None:

@@ -446,6 +446,7 @@ class Client(AgentReads):
         payload: Any = None,
         *,
         sender_id: str | None = None,
+        token: str | None = None,
         timeout: float = RECEIPT_S,
         **options: Unpack[BroadcastOptions],
     ) -> BroadcastReceipt:
@@ -457,7 +458,9 @@ class Client(AgentReads):
 
         Args:
             payload: any value that msgspec can encode as JSON.
-            sender_id: id shown to the receivers; default: this client's caller id.
+            sender_id: id shown to the receivers; default: this client's caller id. To send as an agent needs its token,
+                where ``COORD_REQUIRE_TOKENS`` is set.
+            token: as for ``send``.
             timeout: seconds to wait for the router.
             options: ``agent_type``, ``capabilities``, ``services``, ``tags`` and ``labels`` that the agents must have
                 (all of them), and ``statuses`` of which they must have one (default: ``active``); ``message_type``:
@@ -466,6 +469,7 @@ class Client(AgentReads):
 
         Raises:
             MessageExpired: its time to live passed before the recipients were chosen.
+            TokenMissing, TokenInvalid: the sender is an agent, and this is not its token.
             IdConflict: the id was used before with other content.
             ResultTimeout: the router did not answer within ``timeout`` seconds; it goes on.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
@@ -473,6 +477,8 @@ class Client(AgentReads):
         timeout = as_seconds(timeout, "timeout")
         sender = self.caller if sender_id is None else sender_id
         append, message_id = broadcast_append(payload, options, sender, self.caller, self.settings.max_entry_bytes)
+        if sender_id is not None or token is not None:
+            append = replace(append, token=self._token_of_sender(token))
         entry_id, answer = await self.connection.request(append, timeout, "router", "broadcast")
         return receipt_of(message_id, entry_id, answer)
 

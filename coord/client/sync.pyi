@@ -52,6 +52,7 @@ class SyncClient:
         payload: Any = ...,
         *,
         sender_id: str | None = ...,
+        token: str | None = ...,
         timeout: float = ...,
         **options: Unpack[BroadcastOptions],
     ) -> BroadcastReceipt: ...

@@ -465,9 +465,10 @@ SPEAKER: dict[type[Struct], str] = {
     AgentLeasesListed: "agent_id",
     AgentHeartbeat: "agent_id",
     MessageSent: "sender_id",
+    MessageBroadcast: "sender_id",
 }
 #: Facts of ``SPEAKER`` that clients append as well. A sender that is no agent needs no token.
-OF_CLIENTS: frozenset[type[Struct]] = frozenset({MessageSent})
+OF_CLIENTS: frozenset[type[Struct]] = frozenset({MessageSent, MessageBroadcast})
 
 #: fact that lists others in its only field -> the facts that it lists.
 PARTS_OF: dict[type[Struct], type[Struct]] = {TasksCompleted: TaskCompleted, TasksSubmitted: TaskSubmitted}

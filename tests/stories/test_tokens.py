@@ -32,6 +32,7 @@ from coord.models.facts import (
     AgentLeasesListed,
     AgentRegistered,
     AgentStatusChanged,
+    MessageBroadcast,
     MessageSent,
 )
 from coord.streams import Append
@@ -49,6 +50,7 @@ FORGED: dict[type[Struct], tuple[str, Struct]] = {
     AgentLeasesListed: ("in:registry", AgentLeasesListed("victim", "i", "1-1", {})),
     AgentHeartbeat: ("in:beats", AgentHeartbeat("victim", load_metrics={"cpu": 1.0})),
     MessageSent: ("in:messages:normal", MessageSent("forged", "victim", "receiver")),
+    MessageBroadcast: ("in:messages:low", MessageBroadcast("forged-for-all", "victim")),
 }
 
 

@@ -89,13 +89,15 @@ TASKS = r"in:tasks:.*"
 MESSAGES = r"in:messages:.*"
 STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xinfo|stream"}
 HASH_READS = {"hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"}
-SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan"}
-ZSET_READS = {"zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zcard", "zcount", "zscan"}
+SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan", "sinter", "sintercard"}
+ZSET_READS = {
+    "zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zmscore", "zcard", "zcount", "zscan",
+}  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
-HASHES = r"(agent|token|task|message|worker):.*|clock|pools|suspended|counters|settings|waiting"
+HASHES = r"(agent|token|task|message|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes"
 SETS = r"agents:(active|all|reported|by:.*)|inflight:.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost)|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
     r"|tasks:(terminal|dead|refused)|tombstones|messages:dead"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
@@ -114,8 +116,8 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
         ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
         ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
-        ({*SET_READS, "exists"}, r"agents:(all|active)|inflight:.*"),
-        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*"),
+        ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
+        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
     ],
     Role.OPERATOR: [
         ({"xadd"}, rf"in:control:.*|{TASKS}|in:requests|{MESSAGES}"),
@@ -123,6 +125,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*HASH_READS, *LOOKS}, HASHES),
         ({*SET_READS, *LOOKS}, SETS),
         ({*ZSET_READS, *LOOKS}, ZSETS),
+        ({"lrange", "llen", *LOOKS}, r"(recipients|outcomes):.*"),
         ({"get", *LOOKS}, r"tasks:relieved|size:.*"),
     ],
 }
