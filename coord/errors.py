@@ -10,9 +10,8 @@
     ├── NotFound            no such record, or no record any more
     │   ├── TaskNotFound, AgentNotFound, UnknownAgent, AgentNotEnrolled, MessageNotFound, EntryNotFound
     ├── Conflict            the request contradicts the present state
-    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded,
-    │   │   AgentNotDraining, AgentIsEnrolled
-    │   └── DataFolderInUse
+    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
+    │   └── DataFolderInUse, AgentIsEnrolled, AgentNotDraining
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
     ├── Timeout             the wait is over and nothing is decided; also a builtin TimeoutError

@@ -146,6 +146,7 @@ SHAPES = {
     "eval": "x 1 {key}",
     "fcall": "f 1 {key}",
     "memory|usage": "{key}",
+    "sintercard": "1 {key}",
 }
 
 

@@ -37,6 +37,7 @@ EXPECTED = {
     "EntryTruncated": ("Conflict", "entry_truncated", 422, 1),
     "AgentSuperseded": ("Conflict", "superseded", 409, 2),
     "AgentIsEnrolled": ("Conflict", "agent_enrolled", 409, 1),
+    "AgentNotDraining": ("Conflict", "agent_not_draining", 409, 1),
     "DataFolderInUse": ("Conflict", "data_folder_in_use", 422, 2),
     "ServerUnavailable": ("Unavailable", "server_unavailable", 503, 2),
     "ServerFull": ("Unavailable", "server_full", 503, 2),
