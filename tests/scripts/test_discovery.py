@@ -180,7 +180,7 @@ def test_what_is_found_is_what_the_records_say(
         assert active == {one.agent_id for one in records if one.status is AgentStatus.ACTIVE and not one.deaf}
         for one in [AgentFilter(), *wanted]:
             expected = sorted((agent for agent in records if meets(agent, one, active)), key=rank)
-            with patch.multiple(discovery, SMALL=-1 if walks else 1_000, STEP=2):
+            with patch.multiple(discovery, SMALL=-1 if walks else 1_000, MOST=3):
                 found = await pages(cell, one, limit=2)
             assert [agent.agent_id for agent in found] == [agent.agent_id for agent in expected], one
 
@@ -206,7 +206,7 @@ def test_an_agent_that_does_not_change_is_in_exactly_one_page(
             await register(cell, agent_id, ["x"])
         found: list[str] = []
         cursor, turn = None, iter(changes)
-        with patch.multiple(discovery, SMALL=-1 if walks else 1_000, STEP=2):
+        with patch.multiple(discovery, SMALL=-1 if walks else 1_000, MOST=3):
             while True:
                 page = await queries.discover_agents(
                     cell.redis, cell.keys, AgentFilter(capabilities=("x",)), limit=limit, cursor=cursor
