@@ -243,3 +243,15 @@ async def test_a_cursor_of_another_list_is_refused(cell: Cell, cursor: str) -> N
     """With what to do."""
     with pytest.raises(CursorInvalid, match="leave it out to start at the beginning"):
         await queries.discover_agents(cell.redis, cell.keys, AgentFilter(), cursor=cursor)
+
+
+async def test_agents_of_an_earlier_version_are_found_after_a_tick(cell: Cell) -> None:
+    """It did not keep the order by health: each tick adds some that are missing there."""
+    for agent_id in ("a", "b", "gone"):
+        await register(cell, agent_id, ["x"])
+    await cell.deregister("gone")
+    await cell.redis.delete(cell.keys.of("agents:health"))
+    assert await pages(cell, AgentFilter(capabilities=("x",)), 9) == []
+    await cell.run(cell.scripts.tick_liveness(2))
+    await cell.run(cell.scripts.tick_liveness(2))
+    assert [agent.agent_id for agent in await pages(cell, AgentFilter(departed=True), 9)] == ["a", "b", "gone"]
