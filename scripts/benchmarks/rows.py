@@ -175,6 +175,10 @@ ROWS: tuple[Row, ...] = (
             Figure("twenty_p99_ms", "ms", wanted="< 10"),
             Figure("hundred_p50_ms", "ms"),
             Figure("hundred_p99_ms", "ms"),
+            Figure("twenty_client_ms", "ms of CPU"),
+            Figure("twenty_redis_ms", "ms of CPU"),
+            Figure("hundred_client_ms", "ms of CPU"),
+            Figure("hundred_redis_ms", "ms of CPU"),
         ),
     ),
     Row(
