@@ -87,6 +87,7 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     handled: int  #: entries handled since its start
     per_s: float  #: entries a second since its previous report, a few seconds earlier
     lag_ms: int  #: age of the last entry when it was handled
+    lanes: tuple[str, ...] = ()  #: of messages, which a router delivers
 
 
 class StreamBacklog(Struct, frozen=True, kw_only=True):

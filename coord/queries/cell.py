@@ -91,6 +91,7 @@ async def _get_records(redis: Redis, keys: Keys, names: list[tuple[str, str]]) -
                     handled=int(fields.get("handled", 0)),
                     per_s=float(fields.get("per_s", 0)),
                     lag_ms=int(fields.get("lag_ms", 0)),
+                    lanes=tuple(fields.get("lanes", "").split()),
                 )
             )
     return sorted(records, key=lambda worker: (list(CONSUMES).index(worker.kind), worker.name))
