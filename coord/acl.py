@@ -48,6 +48,7 @@ FAMILIES: dict[str, Family] = {
     "in:losses": Family("stream", operator="r"),
     "in:tasks:*": Family("stream", client="ar", gateway="ar", operator="ar"),
     "in:messages:*": Family("stream", agent="a", client="a", operator="ar"),
+    "in:links": Family("stream", agent="a", operator="r"),
     "in:control:distributor": Family("stream", gateway="a", operator="ar"),
     "in:control:registry": Family("stream", operator="ar"),
     "in:control:router": Family("stream", operator="ar"),
@@ -58,7 +59,8 @@ FAMILIES: dict[str, Family] = {
     "agents:departed": Family("zset", operator="r"),
     "agents:reported": Family("set", operator="r"),
     "agents:lost": Family("zset", operator="r"),
-    "agents:by:*": Family("set", operator="r"),
+    "agents:by:*": Family("set", gateway="r", operator="r"),
+    "agents:health": Family("zset", gateway="r", operator="r"),
     "token:*": Family("hash", operator="r"),
     "clock": Family("hash", operator="r"),
     "task:*": Family("hash", client="r", gateway="r", operator="r"),
@@ -80,6 +82,16 @@ FAMILIES: dict[str, Family] = {
     "inbox:{agent}:*": Family("stream", agent="rd", operator="r"),
     "message:*": Family("hash", client="r", operator="r"),
     "messages:dead": Family("zset", operator="r"),
+    "messages:expiring": Family("zset", operator="r"),
+    "recipients:*": Family("list", client="r", operator="r"),
+    "outcomes:*": Family("list", client="r", operator="r"),
+    "copies:*": Family("hash", client="r", operator="r"),
+    "history:*": Family("stream", operator="r"),
+    "links:{agent}": Family("hash", agent="r", operator="r"),
+    "masters": Family("hash", agent="r", operator="r"),
+    "subordinates:{agent}": Family("set", agent="r", operator="r"),
+    "lanes": Family("hash", operator="r"),
+    "lanes:routers": Family("zset", operator="r"),
     "replies:{agent}": Family("stream", agent="r", client="r", gateway="r", operator="r"),
     "settings": Family("hash", gateway="r", operator="r"),
     "worker:*": Family("hash", gateway="r", operator="r"),
@@ -102,16 +114,28 @@ FAMILIES: dict[str, Family] = {
 READS: dict[str, tuple[str, ...]] = {
     "stream": ("xread", "xrange", "xrevrange", "xlen", "xinfo|stream", "xinfo|groups"),
     "hash": ("hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"),
-    "set": ("smembers", "sismember", "smismember", "scard", "sscan"),
-    "zset": ("zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zcard", "zcount", "zscan"),
+    "set": ("smembers", "sismember", "smismember", "scard", "sscan", "sinter", "sintercard"),
+    "zset": (
+        "zrange",
+        "zrevrange",
+        "zrangebyscore",
+        "zrank",
+        "zrevrank",
+        "zscore",
+        "zmscore",
+        "zcard",
+        "zcount",
+        "zscan",
+    ),
+    "list": ("lrange", "llen"),
     "string": ("get",),
 }
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.
 _SENDS: dict[Role, frozenset[str]] = {
-    Role.AGENT: frozenset({"xread", "xrange"}),
-    Role.CLIENT: frozenset({"xread", "xrange", "xrevrange", "hgetall", "hmget"}),
+    Role.AGENT: frozenset({"xread", "xrange", "hget", "hgetall", "smembers"}),
+    Role.CLIENT: frozenset({"xread", "xrange", "xrevrange", "hgetall", "hmget", "lrange"}),
     Role.GATEWAY: frozenset({*(name for names in READS.values() for name in names), "exists"} - {"xinfo|groups"}),
 }
 #: role -> its commands without keys. AUTH, HELLO and RESET need no permission.
@@ -126,10 +150,10 @@ COMMANDS: dict[Role, tuple[str, ...]] = {
 }  # fmt: skip
 #: The commands of workers and of their scripts, on every key of the namespace.
 WORKER_COMMANDS = (
-    "evalsha", "exists", "del", "unlink", "pexpire", "persist", "get", "set",
+    "evalsha", "exists", "del", "unlink", "pexpire", "pttl", "persist", "get", "set",
     "hget", "hmget", "hgetall", "hexists", "hlen", "hkeys", "hscan", "hset", "hsetnx", "hdel", "hincrby", "hstrlen",
-    "sadd", "srem", "scard", "sismember", "smembers", "smismember", "spop", "sscan",
-    "zadd", "zrem", "zcard", "zcount", "zscore", "zrank", "zrange", "zrangebyscore", "zpopmin", "zremrangebyrank",
+    "sadd", "srem", "scard", "sismember", "smembers", "smismember", "spop", "sscan", "rpush", "lindex", "llen",
+    "zadd", "zrem", "zcard", "zcount", "zscore", "zrank", "zrange", "zrangebyscore", "zdiff", "zpopmin", "zremrangebyrank",
     "zremrangebyscore",
     "xadd", "xdel", "xack", "xtrim", "xlen", "xrange", "xrevrange", "xread", "xreadgroup", "xgroup|create",
     "xgroup|delconsumer", "xinfo|stream", "xinfo|groups", "xinfo|consumers", "xpending", "xclaim", "xautoclaim",

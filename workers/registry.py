@@ -60,10 +60,7 @@ class Registry(Service):
     kind: ClassVar[str] = "registry"
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """Handle a batch in the order of its entries, in one round trip.
-
-        (A status that is handled after a refresh which it preceded would count as outdated.)
-        """
+        """Handle a batch in the order of its entries, in one round trip."""
         return await self.handle_in_order(batch, HANDLERS)
 
     def register(self, batch: list[ReceivedFact[AgentRegistered]]) -> Call[list[str]]:

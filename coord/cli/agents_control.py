@@ -11,7 +11,7 @@ from coord.cli.commands import AsJson, Namespace, RedisUrl
 from coord.cli.output import hint, interruptible, write_json, write_line
 from coord.cli.parse import Duration
 from coord.cli.session import Acted, act_on_each, ask
-from coord.errors import ConfigError
+from coord.errors import ConfigError, CoordError
 from coord.models.agents import AgentStatus
 
 if TYPE_CHECKING:
@@ -48,15 +48,25 @@ def drain(
     if timeout is not None and not wait:
         raise ConfigError("--timeout needs --wait")
 
+    begun: dict[str, AgentStatus | CoordError] = {}
+
     async def act(client: Client, agent_id: str) -> AgentStatus:
-        status = await client.admin.drain(agent_id)
-        if wait:
-            with interruptible(f"{agent_id} drains on; `coord agents resume {agent_id}` ends that"):
-                await client.admin.wait_drained(
-                    agent_id,
-                    timeout=timeout,
-                    on_progress=lambda left: hint(f"{agent_id}: {left} task{'s' * (left != 1)} left"),
-                )
+        if not wait:
+            return await client.admin.drain(agent_id)
+        for each in dict.fromkeys(agent_ids) if not begun else ():  # all drain before the first is waited for
+            try:
+                begun[each] = await client.admin.drain(each)
+            except CoordError as error:
+                begun[each] = error
+        status = begun[agent_id]
+        if isinstance(status, CoordError):
+            raise status
+        with interruptible(f"{agent_id} drains on; `coord agents resume {agent_id}` ends that"):
+            await client.admin.wait_drained(
+                agent_id,
+                timeout=timeout,
+                on_progress=lambda left: hint(f"{agent_id}: {left} task{'s' * (left != 1)} left"),
+            )
         return status
 
     _each(agent_ids, act, json=json, redis_url=redis_url, namespace=namespace)

@@ -201,7 +201,7 @@ def broadcast(
         return
     write_line(receipt.message_id)
     dead = receipt.recipients - receipt.delivered
-    hint(f"recipients: {receipt.recipients}" + (f"; dead letters: {dead}" if dead else ""))
+    hint(f"recipients: {receipt.recipients}" + (f"; not delivered: {dead}" if dead else ""))
 
 
 def recipients(

@@ -213,12 +213,13 @@ class Admin:
         while True:
             with reading():
                 record = await queries.get_agent(connection.redis, connection.keys, check_id(agent_id, "agent_id"))
-            if record is None:
+            if record is None and shown < 0:
                 raise AgentNotFound(f"Agent '{agent_id}' not found")
-            if record.load != shown:
-                shown = record.load
+            left = 0 if record is None else record.load  # a record is removed when nothing is left
+            if left != shown:
+                shown = left
                 on_progress(shown)
-            if not shown:
+            if record is None or not shown:
                 return
             if record.status is AgentStatus.ACTIVE and not record.deaf:
                 raise AgentNotDraining(

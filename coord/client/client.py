@@ -473,9 +473,9 @@ class Client(AgentReads):
 
         Args:
             payload: any value that msgspec can encode as JSON.
-            sender_id: id shown to the receivers; default: this client's caller id. To send as an agent needs its
-                token, where ``COORD_REQUIRE_TOKENS`` is set.
-            token: of the agent ``sender_id``; default: ``COORD_AGENT_TOKEN`` or ``COORD_AGENT_TOKEN_FILE``.
+            sender_id: id shown to the receivers; default: this client's caller id. To send as an agent needs its token,
+                where ``COORD_REQUIRE_TOKENS`` is set.
+            token: as for ``send``.
             timeout: seconds to wait for the router.
             options: ``agent_type``, ``capabilities``, ``services``, ``tags`` and ``labels`` that the agents must have
                 (all of them), and ``statuses`` of which they must have one (default: ``active``); ``message_type``:

@@ -88,6 +88,7 @@ class WorkerRecord(Struct, frozen=True, kw_only=True):
     per_s: float  #: entries a second since its previous report, a few seconds earlier
     lag_ms: int  #: age of the last entry when it was handled
     require_tokens: bool | None = None  #: its setting; None: a worker that does not report it
+    lanes: tuple[str, ...] = ()  #: of messages, which a router delivers
 
 
 class StreamBacklog(Struct, frozen=True, kw_only=True):

@@ -92,6 +92,7 @@ async def _get_records(redis: Redis, keys: Keys, names: list[tuple[str, str]]) -
                     per_s=float(fields.get("per_s", 0)),
                     lag_ms=int(fields.get("lag_ms", 0)),
                     require_tokens={"on": True, "off": False}.get(fields.get("require_tokens", "")),
+                    lanes=tuple(fields.get("lanes", "").split()),
                 )
             )
     return sorted(records, key=lambda worker: (list(CONSUMES).index(worker.kind), worker.name))

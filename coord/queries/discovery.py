@@ -21,8 +21,9 @@ from coord.queries.reads import Position, decode_text, read_step
 
 #: An intersection with at most so many members is read as a whole.
 SMALL = 1_000
-#: Members of the order by health that are examined in the first step, and at most in one of the next, which double.
-STEP, MOST = 500, 4_000
+#: Members of the order by health that are examined in the first step, at least; and at most in any of the next ones,
+#: each of which is four times as large.
+STEP, MOST = 100, 4_000
 #: The score of an agent that left; the others have their health below zero.
 DEPARTED = 1.0
 _CURSOR = re.compile(r"(-?[0-9.]{1,20}):([A-Za-z0-9._@-]{1,128})")
@@ -75,14 +76,14 @@ async def find_agent_ids(
     if sets and (small := await _small_intersection(redis, keys, sets)) is not None:
         found = [one for one in small if (after is None or one > after) and one.score <= last][: limit + 1]
     else:
-        step = STEP
+        step = min(MOST, max(STEP, 4 * limit))
         while len(found) <= limit:
             positions = await read_step(redis, keys.of("agents:health"), after, step, newest_first=False)
             within = [one for one in positions if one.score <= last]
             found += await _members(redis, sets, within)
             if not positions or len(within) < len(positions):
                 break
-            after, step = positions[-1], min(MOST, 2 * step)
+            after, step = positions[-1], min(MOST, 4 * step)
     page = found[:limit]
     return FoundIds([one.member for one in page], _cursor(page[-1]) if len(found) > limit else None)
 

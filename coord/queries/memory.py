@@ -38,6 +38,8 @@ KINDS = {
     "inbox:": "inboxes",
     "in:": "facts in streams",
     "message:": "messages",
+    "recipients:": "messages",
+    "outcomes:": "messages",
     "messages:dead": "dead letters",
     "dead:in": "dead letters",
     "tasks:dead": "dead letters",

@@ -26,7 +26,7 @@ WARM_UP = 20
 
 
 def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Measure milliseconds at two quantiles.
+    """Measure milliseconds at two quantiles, and the CPU time of the caller and of the server for each search.
 
     Options: agents, searches, sizes (name -> agents in a page).
     """
@@ -35,7 +35,13 @@ def measure(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         stage.worker("registry")
         asyncio.run(_register(stage, options["agents"]))
         for name, limit in options["sizes"].items():
+            meter = stage.meter()
+            meter.begin()
+            used = time.process_time()
             by_kind = asyncio.run(_search(stage.server.url, options["searches"], limit))
+            count = (options["searches"] + WARM_UP) * len(by_kind)
+            figures[f"{name}_client_ms"] = (time.process_time() - used) / count * 1000
+            figures[f"{name}_redis_ms"] = meter.end(count)["redis_us"] / 1000
             every = sorted(ms for taken in by_kind.values() for ms in taken)
             for quantile, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
                 figures[f"{name}_{quantile}"] = _quantile(every, share)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from coord.config import Settings
 from coord.connection import connect
 from coord.models.facts import MessageBroadcast, MessageSent
 from coord.models.tasks import Lane
+from workers import lua
 
 from . import payload
 from .child import Child
@@ -77,6 +79,7 @@ def _broadcasts(folder: Path, agents: int, broadcasts: int) -> dict[str, Any]:
         registry.stop()
         meter = stage.meter(router=router)
         meter.begin()
+        stage.redis.execute_command("CONFIG", "SET", "slowlog-log-slower-than", 0)  # a few commands for many copies
         begun = time.monotonic()
         for number in range(broadcasts):
             asyncio.run(_append(stage, [("normal", MessageBroadcast(f"b{number}", "bench", payload=_body()))]))
@@ -85,7 +88,15 @@ def _broadcasts(folder: Path, agents: int, broadcasts: int) -> dict[str, Any]:
         figures = meter.end(agents * broadcasts)
         figures["per_s"] = agents * broadcasts / elapsed
         figures["blocked_ms"] = figures["detail"]["slowest_ms"]
+        figures["call_ms"] = _median_ms(stage, "deliver_broadcast")
         return figures
+
+
+def _median_ms(stage: Stage, script: str) -> float:
+    """Return the median duration of the calls of a script, from the log of slow commands."""
+    prefix = f"EVALSHA {lua.load(script).sha}".encode()
+    slow: Any = stage.redis.slowlog_get(-1)
+    return statistics.median(int(entry["duration"]) for entry in slow if entry["command"].startswith(prefix)) / 1000
 
 
 def _body() -> Any:

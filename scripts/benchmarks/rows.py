@@ -175,6 +175,10 @@ ROWS: tuple[Row, ...] = (
             Figure("twenty_p99_ms", "ms", wanted="< 10"),
             Figure("hundred_p50_ms", "ms"),
             Figure("hundred_p99_ms", "ms"),
+            Figure("twenty_client_ms", "ms of CPU"),
+            Figure("twenty_redis_ms", "ms of CPU"),
+            Figure("hundred_client_ms", "ms of CPU"),
+            Figure("hundred_redis_ms", "ms of CPU"),
         ),
     ),
     Row(
@@ -197,6 +201,7 @@ ROWS: tuple[Row, ...] = (
             Figure("many_per_s", "copies/s", "more", judged=True),
             Figure("few_blocked_ms", "ms, longest time that Redis was blocked", wanted="< 5"),
             Figure("many_blocked_ms", "ms, longest time that Redis was blocked", wanted="< 5"),
+            Figure("many_call_ms", "ms, median call for 64 copies"),
             Figure("few_redis_us", "µs/copy"),
             Figure("many_redis_us", "µs/copy"),
             Figure("many_router_us", "µs/copy"),

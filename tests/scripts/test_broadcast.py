@@ -280,3 +280,29 @@ async def test_a_large_payload_makes_small_chunks(cell: Cell, monkeypatch: pytes
     assert len(one.payload) == 7
     await freeze(cell, one, ids)
     assert [await step(cell, one) for _ in range(2)] == ["MORE", "DELIVERED"]
+
+
+async def test_a_broadcast_that_no_router_has_continues_when_it_is_sent_again(cell: Cell) -> None:
+    """Its entry was moved to ``dead:in`` in the middle: the same id goes on where it ended."""
+    ids = await agents(cell, 6)
+    first = await broadcast(cell)
+    await freeze(cell, first, ids)
+    await step(cell, first)
+    await cell.redis.xack(cell.keys.of("in:messages:normal"), "router", first.entry)
+    await cell.redis.xdel(cell.keys.of("in:messages:normal"), first.entry)
+    again = await broadcast(cell)
+    assert await freeze(cell, again, ids[::-1]) == "MORE"
+    assert await deliver_all(cell, again) == "DELIVERED"
+    assert await copies(cell, 6) == [["b1"]] * 6
+
+
+async def test_a_crash_in_the_middle_of_a_broadcast_is_no_failed_try(cell: Cell) -> None:
+    """Each step resets the number of tries of the entry, which would be moved to ``dead:in`` after three."""
+    one = await broadcast(cell)
+    await freeze(cell, one, await agents(cell, 9))
+    key = cell.keys.of("in:messages:normal")
+    await cell.redis.xclaim(key, "router", "w1", 0, [one.entry], retrycount=4)
+    assert await step(cell, one) == "MORE"
+    (pending,) = await cell.redis.xpending_range(key, "router", "-", "+", 1)
+    assert pending["times_delivered"] == 1
+    await deliver_all(cell, one)

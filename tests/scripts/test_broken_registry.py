@@ -20,6 +20,7 @@ SHARED = [
     "agents:by:status:stale",
     "agents:departed",
     "agents:expiry",
+    "agents:health",
     "agents:lost",
     "clock",
     "counters",

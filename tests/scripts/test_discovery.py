@@ -180,7 +180,7 @@ def test_what_is_found_is_what_the_records_say(
         assert active == {one.agent_id for one in records if one.status is AgentStatus.ACTIVE and not one.deaf}
         for one in [AgentFilter(), *wanted]:
             expected = sorted((agent for agent in records if meets(agent, one, active)), key=rank)
-            with patch.multiple(discovery, SMALL=-1 if walks else 1_000, STEP=2):
+            with patch.multiple(discovery, SMALL=-1 if walks else 1_000, MOST=3):
                 found = await pages(cell, one, limit=2)
             assert [agent.agent_id for agent in found] == [agent.agent_id for agent in expected], one
 
@@ -206,7 +206,7 @@ def test_an_agent_that_does_not_change_is_in_exactly_one_page(
             await register(cell, agent_id, ["x"])
         found: list[str] = []
         cursor, turn = None, iter(changes)
-        with patch.multiple(discovery, SMALL=-1 if walks else 1_000, STEP=2):
+        with patch.multiple(discovery, SMALL=-1 if walks else 1_000, MOST=3):
             while True:
                 page = await queries.discover_agents(
                     cell.redis, cell.keys, AgentFilter(capabilities=("x",)), limit=limit, cursor=cursor
@@ -243,3 +243,15 @@ async def test_a_cursor_of_another_list_is_refused(cell: Cell, cursor: str) -> N
     """With what to do."""
     with pytest.raises(CursorInvalid, match="leave it out to start at the beginning"):
         await queries.discover_agents(cell.redis, cell.keys, AgentFilter(), cursor=cursor)
+
+
+async def test_agents_of_an_earlier_version_are_found_after_a_tick(cell: Cell) -> None:
+    """It did not keep the order by health: each tick adds some that are missing there."""
+    for agent_id in ("a", "b", "gone"):
+        await register(cell, agent_id, ["x"])
+    await cell.deregister("gone")
+    await cell.redis.delete(cell.keys.of("agents:health"))
+    assert await pages(cell, AgentFilter(capabilities=("x",)), 9) == []
+    await cell.run(cell.scripts.tick_liveness(2))
+    await cell.run(cell.scripts.tick_liveness(2))
+    assert [agent.agent_id for agent in await pages(cell, AgentFilter(departed=True), 9)] == ["a", "b", "gone"]

@@ -146,3 +146,13 @@ async def test_the_next_process_begins_without_it(cell: Cell) -> None:
     assert (await cell.agent()).deaf is False
     assert await probes(cell) == []
     assert await is_placeable(cell)
+
+
+async def test_a_lane_of_a_wrong_type_costs_no_heartbeat(cell: Cell) -> None:
+    """⚠ The agent would be declared lost for a key that somebody else has put there."""
+    await cell.register(interval_ms=INTERVAL)
+    for lane in Lane:
+        await cell.redis.set(cell.keys.inbox("a1", lane), "x")
+    cell.broken = True
+    await beat(cell, 5)
+    assert (await cell.agent()).status == "active"

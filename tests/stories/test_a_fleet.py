@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from structlog.testing import capture_logs
 
 from coord import Client, Message, Task
 from coord.client import agents as agents_module
@@ -226,15 +227,17 @@ async def test_an_agent_deletes_the_order_that_asks_whether_it_reads(
 
     await agent.start()
     lane = cell.keys.inbox("a1", "critical")
-    for order in ("read_inbox", "dance"):
-        await cell.redis.xadd(lane, {"message_type": "coordination", "data": "{}", "order": order})
-    await client.send("a1", "hello", priority="critical", timeout=PATIENT_S)
 
     async def is_empty() -> bool:
         return await cell.redis.xlen(lane) == 0
 
-    await wait_until(is_empty, "its lane is empty")
+    with capture_logs() as logged:
+        for order in ("read_inbox", "dance"):
+            await cell.redis.xadd(lane, {"message_type": "coordination", "data": "{}", "order": order})
+        await client.send("a1", "hello", priority="critical", timeout=PATIENT_S)
+        await wait_until(is_empty, "its lane is empty")
     assert received == ["hello"]
+    assert [one for one in logged if one["log_level"] in {"warning", "error"}] == []
 
 
 @pytest.mark.long

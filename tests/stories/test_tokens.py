@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from coord import Agent, Client, Task, queries
+from coord import Agent, Client, LinkRequest, Task, queries
 from coord.agent_token import new_token
 from coord.config import Settings
 from coord.errors import (
@@ -32,6 +32,12 @@ from coord.models.facts import (
     AgentLeasesListed,
     AgentRegistered,
     AgentStatusChanged,
+    LinkAccepted,
+    LinkRemoved,
+    LinkRequested,
+    MasterCleared,
+    MasterSet,
+    MessageBroadcast,
     MessageSent,
 )
 from coord.streams import Append
@@ -49,6 +55,12 @@ FORGED: dict[type[Struct], tuple[str, Struct]] = {
     AgentLeasesListed: ("in:registry", AgentLeasesListed("victim", "i", "1-1", {})),
     AgentHeartbeat: ("in:beats", AgentHeartbeat("victim", load_metrics={"cpu": 1.0})),
     MessageSent: ("in:messages:normal", MessageSent("forged", "victim", "receiver")),
+    MessageBroadcast: ("in:messages:low", MessageBroadcast("forged-for-all", "victim")),
+    LinkRequested: ("in:links", LinkRequested("victim", "receiver")),
+    LinkAccepted: ("in:links", LinkAccepted("victim", "receiver")),
+    LinkRemoved: ("in:links", LinkRemoved("victim", "receiver")),
+    MasterSet: ("in:links", MasterSet("victim", "receiver")),
+    MasterCleared: ("in:links", MasterCleared("victim")),
 }
 
 
@@ -87,7 +99,9 @@ async def say(client: Client, stream: str, fact: Struct, token: str) -> Any:
 
 def test_each_fact_of_an_agent_is_tried() -> None:
     """Every fact on the streams that agents write needs a token, except reports, which need a lease."""
-    streams = [stream for stream in STREAM_FACTS if stream.startswith(("in:registry", "in:beats", "in:messages"))]
+    streams = [
+        stream for stream in STREAM_FACTS if stream.startswith(("in:registry", "in:beats", "in:messages", "in:links"))
+    ]
     assert {fact for stream in streams for fact in STREAM_FACTS[stream]} == set(SPEAKER) == set(FORGED)
 
 
@@ -144,6 +158,30 @@ async def test_an_agent_with_its_token_works(cell: RunningCell, client: Client, 
     assert (await queries.get_counters(cell.redis, cell.keys))["tokens_refused"] == 1, "only the message without one"
     await victim.stop()
     assert (await client.agent("victim")).status is AgentStatus.INACTIVE
+
+
+async def test_agents_with_their_tokens_link_send_and_broadcast(client: Client, make_agent: MakeAgent) -> None:
+    """Their facts carry the token. An operator's facts about links need none."""
+    one = make_agent("one", token=await client.admin.enrol("one", timeout=PATIENT_S))
+    other = make_agent("other", token=await client.admin.enrol("other", timeout=PATIENT_S))
+
+    @other.on_link_request
+    async def decide(request: LinkRequest) -> bool:
+        return True
+
+    @other.on_message
+    async def receive(message: object) -> None:
+        """Accept it."""
+
+    async with one, other:
+        await one.links.connect("other", timeout=PATIENT_S)
+        await one.send("other", protocol="peer_to_peer", timeout=PATIENT_S)
+        assert (await one.broadcast({"n": 1}, timeout=PATIENT_S)).delivered == 1
+        await one.links.set_master("other")
+        await client.admin.unlink("one", "other", timeout=PATIENT_S)
+        await client.admin.set_master("one", None, timeout=PATIENT_S)
+        links = await client.links("one")
+    assert (links.links, links.master) == ((), None)
 
 
 async def test_an_agent_without_its_token_says_what_to_do(client: Client, make_agent: MakeAgent) -> None:

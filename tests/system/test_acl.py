@@ -75,13 +75,15 @@ async def users(request: pytest.FixtureRequest, tmp_path: Path, unused_port: int
 
 # What a role may do, written down here once more and not taken from the table.
 
+#: Families of which each agent has a key of its own, beside its inbox.
+OF_AGENTS = ("replies", "links", "subordinates")
 #: family -> a key of it; of an agent's own families the ones of another agent as well.
 SAMPLES: dict[str, str] = {name: re.sub(r"\{\w+\}", "x1", name) for name in DICTIONARY if name != "in:*"}
 SAMPLES |= {f"in:control:{kind}": f"in:control:{kind}" for kind in ("registry", "distributor", "router")}
 SAMPLES |= {f"in:tasks:{one}": f"in:tasks:{one}" for one in ("urgent", "low")}
 SAMPLES |= {f"in:messages:{one}": f"in:messages:{one}" for one in ("critical", "low")}
 SAMPLES |= {f"inbox of {one}": f"inbox:{one}:critical" for one in (OWN, OTHER)}
-SAMPLES |= {f"replies of {one}": f"replies:{one}" for one in (OWN, OTHER)}
+SAMPLES |= {f"{family} of {one}": f"{family}:{one}" for family in OF_AGENTS for one in (OWN, OTHER)}
 SAMPLES |= {"another namespace": "", "no namespace": ""}
 del SAMPLES["in:control:{kind}"]
 
@@ -89,40 +91,48 @@ TASKS = r"in:tasks:.*"
 MESSAGES = r"in:messages:.*"
 STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xinfo|stream"}
 HASH_READS = {"hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"}
-SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan"}
-ZSET_READS = {"zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zcard", "zcount", "zscan"}
+SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan", "sinter", "sintercard"}
+ZSET_READS = {
+    "zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zmscore", "zcard", "zcount", "zscan",
+}  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
-HASHES = r"(agent|token|task|message|worker):.*|clock|pools|suspended|counters|settings|waiting"
-SETS = r"agents:(active|all|reported|by:.*)|inflight:.*"
+HASHES = (
+    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|masters"
+)
+SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost)|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
-    r"|tasks:(terminal|dead|refused)|tombstones|messages:dead"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
+    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {
     Role.AGENT: [
-        ({"xadd"}, rf"in:registry|in:beats|in:reports|{MESSAGES}"),
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|in:links|{MESSAGES}"),
         ({"xread", "xrange"}, rf"inbox:{OWN}:critical|replies:{OWN}"),
         ({"xdel"}, rf"inbox:{OWN}:critical"),
+        ({"hget", "hgetall"}, rf"links:{OWN}|masters"),
+        ({"smembers"}, rf"subordinates:{OWN}"),
     ],
     Role.CLIENT: [
         ({"xadd"}, rf"{TASKS}|in:requests|{MESSAGES}"),
         ({"xread", "xrange", "xrevrange"}, rf"{TASKS}|replies:.*"),
-        ({"hgetall", "hmget"}, r"(task|message):.*"),
+        ({"hgetall", "hmget"}, r"(task|message|copies):.*"),
+        ({"lrange"}, r"(recipients|outcomes):.*"),
     ],
     Role.GATEWAY: [
         ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
         ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
         ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
-        ({*SET_READS, "exists"}, r"agents:(all|active)|inflight:.*"),
-        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*"),
+        ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
+        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
     ],
     Role.OPERATOR: [
         ({"xadd"}, rf"in:control:.*|{TASKS}|in:requests|{MESSAGES}"),
-        ({*STREAM_READS, "xinfo|groups", *LOOKS}, r"(in|inbox|replies|log):.*|dead:in"),
+        ({*STREAM_READS, "xinfo|groups", *LOOKS}, r"(in|inbox|replies|history|log):.*|dead:in"),
         ({*HASH_READS, *LOOKS}, HASHES),
         ({*SET_READS, *LOOKS}, SETS),
         ({*ZSET_READS, *LOOKS}, ZSETS),
+        ({"lrange", "llen", *LOOKS}, r"(recipients|outcomes):.*"),
         ({"get", *LOOKS}, r"tasks:relieved|size:.*"),
     ],
 }
@@ -143,6 +153,7 @@ SHAPES = {
     "eval": "x 1 {key}",
     "fcall": "f 1 {key}",
     "memory|usage": "{key}",
+    "sintercard": "1 {key}",
 }
 
 
@@ -304,7 +315,9 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
         assert (await operator.agent(OWN)).status is AgentStatus.INACTIVE
         refused = await queries.get_counters(users.admin, KEYS)
         assert refused["tokens_refused"] == 2, "the message in another's name, and the registration over HTTP"
-        assert await users.denials() == []
+        denied = {(one[b"username"].decode(), one[b"object"].decode()) for one in await users.denials()}
+        looked_at = KEYS.inbox(OWN, "normal")  # has the message been read? A client may not know, and goes on without
+        assert denied == {(user_name(Role.CLIENT, SETTINGS.namespace), looked_at)}
 
 
 @asynccontextmanager

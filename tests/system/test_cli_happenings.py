@@ -16,7 +16,7 @@ from coord.client.receipts import Receipt
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound
-from coord.models.agents import AgentType
+from coord.models.agents import AgentChange, AgentType
 from coord.models.events import Event
 from coord.models.facts import AgentRegistered
 from coord.models.messages import MessageRecord, MessageStatus
@@ -229,3 +229,29 @@ def test_following_until_ctrl_c(coord: Coord, live: LiveCell) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == ""
+
+
+def test_watching_agents_until_ctrl_c(coord: Coord, live: LiveCell) -> None:
+    """All agents first, then each change, one JSON object a line; from a cursor on without a snapshot."""
+    command = [sys.executable, "-m", "coord.cli", "agents", "watch", "--json"]
+    with started(
+        command, env=os.environ | live.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        kinds, agent_id = [], ""
+        while (change := msgspec.json.decode(process.stdout.readline(), type=AgentChange)).type != "ready":
+            kinds.append(change.type)
+            assert change.agent is not None
+            agent_id = change.agent_id
+        assert set(kinds) == {"snapshot"}
+        coord("agents", "maintenance", agent_id)
+        changed = msgspec.json.decode(process.stdout.readline(), type=AgentChange)
+        assert (changed.type, changed.agent_id) == ("agent.changed", agent_id)
+        coord("agents", "resume", agent_id)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == ""
+    output = coord("agents", "watch", "--since", "yesterday")
+    assert output.code == 2
+    assert "does not come from a watch of agents" in output.err

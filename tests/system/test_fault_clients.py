@@ -145,6 +145,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     await append(at.redis, at.keys, said)
     await wait_until(lambda: _is(at, slow, state=TaskState.RUNNING, failures=1), "it was taken back and runs again")
     await at.client.send("many", {"n": 1}, message_id="hello")
+    copies = (await at.client.broadcast({"n": 2}, message_id="hello-all")).delivered
     await wait_until(lambda: _is(at, work, state=TaskState.COMPLETED, failures=0, releases=0), "the work is done")
     await wait_until(lambda: _is(at, fail, state=TaskState.FAILED, failures=2, releases=0), "two attempts failed")
     await wait_until(lambda: _is(at, release, state=TaskState.COMPLETED, failures=0, releases=1), "one was given back")
@@ -164,7 +165,7 @@ async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     ends |= {(task, "task.completed") for task in quick}
     assert {one: count for one, count in told.items() if one[1] in ENDS} == dict.fromkeys(ends, 1)
     assert await _is(at, slow, failures=2, attempt=2)
-    assert (await queries.get_counters(at.redis, at.keys))["messages_delivered"] == 1
+    assert (await queries.get_counters(at.redis, at.keys))["messages_delivered"] == 1 + copies
     doubled = {line for one in workers for line in one.log.read_text().splitlines() if line.startswith("doubled ")}
     assert doubled == {f"doubled {kind}" for kind in TYPE_OF.values()}
     assert all(one.alive for one in workers)

@@ -42,6 +42,7 @@ EXPECTED = {
     "LinkDeclined": ("Conflict", "link_declined", 409, 1),
     "LinksFull": ("Conflict", "links_full", 409, 1),
     "HierarchyCycle": ("Conflict", "hierarchy_cycle", 409, 1),
+    "AgentNotDraining": ("Conflict", "agent_not_draining", 409, 1),
     "DataFolderInUse": ("Conflict", "data_folder_in_use", 422, 2),
     "ServerUnavailable": ("Unavailable", "server_unavailable", 503, 2),
     "ServerFull": ("Unavailable", "server_full", 503, 2),

@@ -106,6 +106,7 @@ def test_without_an_interval_nothing_is_expected() -> None:
         ("active", 0.81, 0.81, 0.7),
         ("active", 1.0, 0.0, 1.0),
         ("active", None, 0.9, 0.7),
+        ("active", 85.0, 0.0, 1.0),  # no fraction: it counts as a full processor, not as 8,500 %
         ("error", 0.9, 0.9, 0.2),
     ],
 )

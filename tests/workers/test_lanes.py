@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from coord import queries
 from coord.models.facts import MessageSent
 from coord.models.tasks import Lane
 from coord.streams import Append, append
@@ -121,3 +122,17 @@ async def test_a_message_that_a_displaced_router_has_read_is_not_overtaken(
     assert (await caller.answer(appended[-1]))["ok"] == "1"
     await await_quiet(cell)
     await assert_in_order(cell, 5, receivers=1)
+
+
+async def test_the_presence_of_a_router_shows_its_lanes(cell: RunningCell) -> None:
+    """For ``coord ps --json``; other workers have none."""
+
+    async def shown() -> bool:
+        snapshot = await queries.list_workers(cell.redis, cell.keys)
+        lanes = {worker.kind: worker.lanes for worker in snapshot.workers}
+        return lanes == {"registry": (), "distributor": (), "router": ("critical", "high", "low", "normal")}
+
+    await wait_until(lambda: not any(worker.loop._needs_recovery for worker in cell.workers), "all are at work")
+    for worker in cell.workers:
+        await worker.loop._send_heartbeat()
+    await wait_until(shown, "the lanes are shown")

@@ -10,6 +10,8 @@
 -- Events in log:agents: agent.changed
 -- Events in in:losses: agent.lost (it became inactive or stale with tasks in flight)
 local STREAM = 'in:registry'
+-- A registration that comes afterwards brings the agent back.
+local LEAVES = { inactive = true, stale = true }
 
 local function change_status(i, last)
   local entry, caller, id, incarnation, status = unpack(ARGV, i, i + 4)
@@ -25,7 +27,7 @@ local function change_status(i, last)
   elseif mismatch then
     answer(to, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'; stop this one")
     return 'SUPERSEDED'
-  elseif not is_later(entry, agent.fact_id) then
+  elseif not is_later(entry, agent.fact_id) or (LEAVES[status] and not is_later(entry, agent.registered_id)) then
     answer(caller, STREAM, entry)
     return 'STALE'
   end

@@ -13,9 +13,10 @@
 -- Events in in:losses: agent.lost (it left with tasks in flight)
 local KEPT, STREAM = tonumber(LIMITS.departed_ttl_ms), ARGV[3]
 
--- Ids of two streams within one ms cannot be ordered: an operator's request counts as the later one.
-local function may_be_later(entry, than)
-  return STREAM ~= 'in:registry' and entry_ms(entry) == entry_ms(than)
+-- Returns true if a request comes after a fact of the agent. Ids of two streams within one ms cannot be ordered: an
+-- operator's request counts as the later one.
+local function comes_after(entry, than)
+  return is_later(entry, than) or (STREAM ~= 'in:registry' and entry_ms(entry) == entry_ms(than))
 end
 
 -- Returns when an agent counts as departed: earlier than now if it is removed sooner than others.
@@ -39,7 +40,7 @@ local function deregister(i)
   elseif mismatch then
     answer(caller, STREAM, entry, 'superseded', "a newer process took agent_id '" .. id .. "'")
     return 'SUPERSEDED'
-  elseif not is_later(entry, agent.fact_id) and not may_be_later(entry, agent.fact_id) then
+  elseif not comes_after(entry, agent.fact_id) or not comes_after(entry, agent.registered_id) then
     answer(caller, STREAM, entry)
     return 'STALE'
   end

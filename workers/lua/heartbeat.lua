@@ -87,7 +87,7 @@ local function heartbeat(i, last)
   note_report(agent)
   if agent.deaf and deaf_changed and call('SCARD', P .. 'inflight:' .. id) > 0 then
     -- Its tasks that it has not claimed go to other agents: the next check of its claims recalls them.
-    call('ZADD', P .. 'unclaimed', 0, id)
+    redis.pcall('ZADD', P .. 'unclaimed', 0, id)
   end
   if leases ~= '' then
     compare_lease_count(agent, tonumber(leases), entry)

@@ -104,6 +104,8 @@ local function register(i, last)
   elseif is_new or replaces or returns then
     set_status(agent, own_status(agent, 'active'))
   end
+  -- A refresh leaves the status alone, so an earlier status that another registry handles afterwards still counts.
+  local sets_status = not is_late and (is_new or replaces or returns)
   if store_health(agent, observed) or is_changed then
     bump_rev(agent)
   end
@@ -116,7 +118,7 @@ local function register(i, last)
     call('HSET', key, 'heartbeat_interval', interval)
   end
   call('HSET', key, 'agent_id', id, 'status', agent.status, 'incarnation', agent.incarnation or '',
-    'incarnations', agent.incarnations or '', 'term', agent.term, 'rev', agent.rev, 'fact_id', is_late and agent.fact_id or entry,
+    'incarnations', agent.incarnations or '', 'term', agent.term, 'rev', agent.rev, 'fact_id', sets_status and entry or agent.fact_id or entry,
     'registered_id', entry, 'digest', digest,
     'facets', facets, 'registered_obs', agent.registered_obs, 'beat_obs', agent.beat_obs, 'beats', agent.beats or '',
     'health_score', agent.health_score, 'registration_time', agent.registration_time, 'last_heartbeat', NOW,

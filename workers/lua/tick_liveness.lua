@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Ticks the observed clock, declares agents stale that missed their heartbeats, announces losses again that were not
--- reclaimed yet, removes agents that left long ago, and shows the load that agents have reported, once a second.
+-- reclaimed yet, removes agents that left long ago, shows the load that agents have reported, once a second, and
+-- completes the order of discovery.
 -- include: base capped batches agents departed
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | in:losses stream w
--- keys: agents:reported set w | log:reports stream w
+-- keys: agents:reported set w | log:reports stream w | agents:all set r | agents:health zset r
 -- LIMITS.agents  maximum number of agents handled, in each part
 -- LIMITS.reports  maximum number of reports in one event
 -- LIMITS.departed_ttl_ms  ms after which an agent that left is removed
@@ -132,6 +133,22 @@ local function show_reports()
   end
 end
 
+-- Puts agents into the order of discovery that are missing there: earlier versions did not have it.
+local function complete_health()
+  if call('ZCARD', P .. 'agents:health') >= call('SCARD', P .. 'agents:all') then
+    return
+  end
+  for i, id in ipairs(call('ZDIFF', 2, P .. 'agents:all', P .. 'agents:health')) do
+    local agent = load_agent(id)
+    if agent.health_score then
+      index_health(agent)
+    end
+    if i == MOST then
+      break
+    end
+  end
+end
+
 local stale = handle_due('agents:expiry', observed, declare_stale, 'LOST')
 -- The agents nearest to becoming stale are those that missed heartbeats.
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:expiry', int(observed), int(observed + AGENT_TIMEOUT), 'LIMIT', 0, MOST)) do
@@ -140,5 +157,6 @@ end
 local repeated = handle_due('agents:lost', now, repeat_loss, 'REPEATED')
 local forgotten = handle_due('agents:departed', now - tonumber(LIMITS.departed_ttl_ms), forget, 'FORGOTTEN')
 show_reports()
+guarded(complete_health)
 finish()
 return { int(stale), int(repeated), int(forgotten), int(observed), table.concat(lost, ' ') }

@@ -5,20 +5,20 @@
 -- Old entries alone prove nothing: a message stays until its handler has ended. So the agent gets an order that every
 -- agent deletes as soon as it reads it. If it is still there after three heartbeats and three intervals of the observed
 -- clock, at least LEAST ms, the agent does not read its inbox, until the order is gone. (A process that was frozen sends
--- its first heartbeat again before it can read.)
+-- its first heartbeat again before it can read.) A lane of a wrong type is as an empty one: the heartbeat counts.
 local LEAST = 10000
 local INBOX_LANES = { 'critical', 'high', 'normal', 'low' }
 
 -- Returns true while the order is in the inbox.
 local function has_probe(agent)
   local entry = string.match(agent.probe, '^%S+')
-  return call('XRANGE', P .. 'inbox:' .. agent.id .. ':critical', entry, entry)[1] ~= nil
+  return redis.pcall('XRANGE', P .. 'inbox:' .. agent.id .. ':critical', entry, entry)[1] ~= nil
 end
 
 -- Ends the observation: the agent has read the order, or another process has taken its place.
 local function end_probe(agent)
   if agent.probe then
-    call('XDEL', P .. 'inbox:' .. agent.id .. ':critical', (string.match(agent.probe, '^%S+')))
+    redis.pcall('XDEL', P .. 'inbox:' .. agent.id .. ':critical', (string.match(agent.probe, '^%S+')))
     call('HDEL', P .. 'agent:' .. agent.id, 'probe', 'unread')
     agent.probe, agent.unread = nil, nil
   end
@@ -42,7 +42,7 @@ local function has_old_entry(agent, age)
     return false
   end
   for _, lane in ipairs(lanes) do
-    local first = call('XRANGE', lane, '-', '+', 'COUNT', 1)[1]
+    local first = redis.pcall('XRANGE', lane, '-', '+', 'COUNT', 1)[1]
     if first and entry_ms(first[1]) <= now - age then
       return true
     end
