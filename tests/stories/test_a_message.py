@@ -185,5 +185,5 @@ async def test_what_is_wrong_with_a_broadcast_is_named(client: Client, make_agen
         await client.broadcast(1, message_type="direct")  # type: ignore[arg-type]
     with pytest.raises(MessageNotFound):
         await client.message_recipients("none")
-    with pytest.raises(ConfigError, match="start it before it broadcasts"):
+    with pytest.raises(ConfigError, match="agent 'idle' is not running"):
         await make_agent("idle").broadcast(1)

@@ -76,7 +76,8 @@ def test_an_agent_is_limited_to_its_own_streams() -> None:
     """The whole line, as it is printed."""
     assert command_line("coord-agent-a1", ">PASSWORD", rules(Role.AGENT, "blue", "a1")) == (
         "ACL SETUSER coord-agent-a1 reset on >PASSWORD +ping +info "
-        "(+xadd %W~{blue}:in:registry %W~{blue}:in:beats %W~{blue}:in:reports %W~{blue}:in:messages:* %W~{blue}:in:links) "
+        "(+xadd %W~{blue}:in:registry %W~{blue}:in:beats %W~{blue}:in:reports %W~{blue}:in:messages:* "
+        "%W~{blue}:in:links) "
         "(+xdel %W~{blue}:inbox:a1:*) "
         "(+xread +xrange %R~{blue}:inbox:a1:* %R~{blue}:replies:a1) "
         "(+hgetall +hget %R~{blue}:links:a1 %R~{blue}:masters) (+smembers %R~{blue}:subordinates:a1)"
