@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from redis import exceptions as redis_errors
 
 from coord import background, codec, logs
-from coord.keys import MESSAGE_STREAMS
+from coord.keys import CONSUMES, MESSAGE_STREAMS
 from coord.models.facts import DeadPurged, EntryReplayed, Fact, MessageBroadcast, MessageReplayed, MessageSent
 from coord.models.ids import new_id
 from workers.recipients import find_recipients
@@ -52,8 +52,9 @@ class Router(Service):
         return self.cell.scripts.leases.keys()
 
     def streams(self) -> Collection[str]:
-        """Return the stream of operators' facts, and those of the lanes that this router holds."""
-        return ("in:control:router", *self.owned_streams())
+        """Return the streams of the lanes that this router holds, and all that carry no messages."""
+        others = [stream for stream in CONSUMES[self.kind] if stream not in MESSAGE_STREAMS]
+        return (*others, *self.owned_streams())
 
     def owned_streams(self) -> Collection[str]:
         """Return the streams of the lanes that this router holds."""
