@@ -30,7 +30,7 @@ RENEW_S = 0.4
 #: Seconds to give up the lanes at the end; a server that does not answer does not delay it for longer.
 LEAVING_S = 1.0
 #: Words of a batch of which the lane is in other hands, or was read by another router before.
-DISPLACED = frozenset({"LOST", "BEHIND"})
+DISPLACED = frozenset({"NOT_HELD", "BEHIND"})
 
 
 class Router(Service):

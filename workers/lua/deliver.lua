@@ -6,7 +6,7 @@
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
 --   | payload, opaque JSON | correlation_id or '' | reply_to or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
---   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); LOST (the
+--   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); NOT_HELD (the
 --   router does not hold the lane), BEHIND (an older entry of the lane waits), ERROR <why>: not consumed
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)
