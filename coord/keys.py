@@ -100,7 +100,8 @@ deadlines                             zset    held task -> its deadline, ms
 limits                                zset    held task -> the earlier of its timeout and the end of a cancel's grace,
                                               ms on the clock of attempts
 unclaimed                             zset    agent -> ms on the clock of attempts at which its claims are checked: the
-                                              earliest ``start_by`` of a task that it may not have claimed, or earlier
+                                              earliest ``start_by`` of a task that it may not have claimed, or earlier;
+                                              0, by the registry: the agent was found to be deaf
 suspended                             hash    agent -> its ``beat_id fact_id registered_id`` when it returned a task
                                               before starting it, for a reason that applies to the next task as well.
                                               Dispatch gives it nothing until one of these has changed
@@ -127,9 +128,10 @@ Delivery, written by the router; assignments by the distributor, orders to agent
 ====================================  ======  ==============================================================
 inbox:{agent}:{lane}                  stream  no group: the agent reads and deletes. Fields: message_type, data (JSON),
                                               then task_id lease attempt incarnation of an assignment; order, and ask or
-                                              task_id lease reason, of an order (list_leases, stop_task); id sender_id
-                                              receiver_id priority timestamp expires_at, and correlation_id reply_to
-                                              where it has them, of a message. Removed with its agent
+                                              task_id lease reason, of an order (link_changed, list_leases, read_inbox,
+                                              stop_task); id sender_id receiver_id priority timestamp expires_at, and
+                                              correlation_id reply_to protocol where it has them, of a message. Removed
+                                              with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type protocol priority status
                                               sent_at expires_at reason inbox_entry (of its only receiver); of
                                               a dead one code correlation_id reply_to; of a broadcast correlation_id

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from redis import exceptions as redis_errors
 
 from coord import background, codec, logs
-from coord.keys import MESSAGE_STREAMS
+from coord.keys import CONSUMES, MESSAGE_STREAMS
 from coord.models.facts import (
     DeadPurged,
     EntryReplayed,
@@ -46,7 +46,7 @@ LEAVING_S = 1.0
 #: The router that holds this lane handles the changes of links: one router at a time, so that they keep their order.
 LANE_OF_LINKS = "critical"
 #: Words of a batch of which the lane is in other hands, or was read by another router before.
-DISPLACED = frozenset({"LOST", "BEHIND"})
+DISPLACED = frozenset({"NOT_HELD", "BEHIND"})
 
 
 class Router(Service):
@@ -68,8 +68,9 @@ class Router(Service):
         return self.cell.scripts.leases.keys()
 
     def streams(self) -> Collection[str]:
-        """Return the stream of operators' facts, and those that belong to the lanes that this router holds."""
-        return ("in:control:router", *self.owned_streams())
+        """Return the streams that belong to the lanes that this router holds, and all that belong to no lane."""
+        others = [stream for stream in CONSUMES[self.kind] if stream not in {*MESSAGE_STREAMS, "in:links"}]
+        return (*others, *self.owned_streams())
 
     def owned_streams(self) -> Collection[str]:
         """Return the streams of the lanes that this router holds, and that of the links if it has their lane."""

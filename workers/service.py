@@ -22,7 +22,7 @@ from workers.transitions import Call, EntryReplay, Purge, Scripts, TaskBatch
 F = TypeVar("F")
 
 #: Words with which a script defers an entry: it is not consumed, and is tried again soon.
-DEFERS = frozenset({"WAIT", "MORE", "LOST", "BEHIND"})
+DEFERS = frozenset({"WAIT", "MORE", "NOT_HELD", "BEHIND"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,9 +101,15 @@ def list_agents(
         write_items(page.agents, next=page.next)
         return
     if page.agents:
+        columns = ["agent", "type", "status", "health", "load", "capabilities", "tags", "last heartbeat"]
+        rows = [list(_row(record, now)) for record in page.agents]
+        if not any(record.tags for record in page.agents):
+            place = columns.index("tags")
+            for row in (columns, *rows):
+                del row[place]
         write_table(
-            ("agent", "type", "status", "health", "load", "capabilities", "tags", "last heartbeat"),
-            [_row(record, now) for record in page.agents],
+            columns,
+            rows,
             right=("health", "load"),
             free="capabilities",
             spare=("type", "tags"),

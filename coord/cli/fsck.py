@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def fsck(*, json: AsJson = False, redis_url: RedisUrl = None, namespace: Namespace = None) -> None:
-    """Check that the counters, records, queues and inboxes of a cell are consistent. Read-only; safe on a running cell.
+    """Check that counters, records, queues, inboxes and indexes of a cell are consistent. Read-only; safe at any time.
 
     Exit code 0: consistent; 1: there are findings; 2: the check could not run, or the namespace is empty.
 

@@ -24,6 +24,7 @@ from coord.cli.output import (
 )
 from coord.cli.parse import Duration
 from coord.cli.session import ask
+from coord.errors import FactInvalid
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.ids import SUBORDINATES
 from coord.models.messages import MessageRecord, MessageStatus, MessageType, Protocol, Recipient
@@ -37,6 +38,18 @@ if TYPE_CHECKING:
 
 #: Recipients that ``show`` lists.
 RECIPIENTS = 1_000
+
+
+#: Beginning of an error about a broadcast -> the same with the option that was typed.
+TYPED = {
+    "capabilities": "--capability",
+    "services": "--service",
+    "tags": "--tag",
+    "labels": "--label",
+    "statuses": "--status",
+    "message_type": "--message-type",
+    "ttl": "--ttl",
+}
 
 
 def send(
@@ -193,7 +206,10 @@ def broadcast(
         options["message_type"] = message_type
 
     async def work(client: Client) -> BroadcastReceipt:
-        return await client.broadcast(body, sender_id=sender, timeout=wait, **options)
+        try:
+            return await client.broadcast(body, sender_id=sender, timeout=wait, **options)
+        except FactInvalid as error:
+            raise type(error)(_as_typed(str(error))) from None
 
     receipt = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
@@ -325,6 +341,14 @@ def show(
     )
     if record.recipient_count:
         hint(f"coord messages recipients {message_id} shows what became of it for each recipient")
+
+
+def _as_typed(problem: str) -> str:
+    """Return an error about an option of ``Client.broadcast`` with the name of the option that was typed."""
+    for field, option in TYPED.items():
+        if problem.startswith(field):
+            return option + problem.removeprefix(field)
+    return problem
 
 
 def _receiver(record: MessageRecord) -> str:

@@ -89,7 +89,13 @@ def broadcast_append(
         wanted["labels"] = as_dict(wanted["labels"], "labels")
     check_finite(fields.get("ttl"), "ttl")
     check_payload(fields["payload"])
-    fact, data = build_fact(stream, MessageBroadcast, {**fields, "filter": wanted}, max_bytes)
+    if AgentStatus.INACTIVE in wanted.get("statuses", ()):
+        others = ", ".join(status for status in AgentStatus if status is not AgentStatus.INACTIVE)
+        raise FactInvalid(f"statuses: an inactive agent has left the cell; choose from {others}")
+    try:
+        fact, data = build_fact(stream, MessageBroadcast, {**fields, "filter": wanted}, max_bytes)
+    except FactInvalid as error:
+        raise type(error)(str(error).removeprefix("filter.")) from None
     return Append(stream, fact, caller, data), fields["message_id"]
 
 

@@ -1,4 +1,4 @@
-"""Consistency check of a cell: counters against records, and records against every structure that names tasks.
+"""Consistency check of a cell: counters against records, and records against all that names tasks or agents.
 
 Nothing here writes, and the cell may be live. A difference is checked again, and reported only if it is the same each
 time: a transition is one script, so a task that is in transition at the next check is a different one. The sum

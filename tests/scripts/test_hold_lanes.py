@@ -110,15 +110,15 @@ async def test_lanes_are_held_again_after_a_flush(idle: Cell) -> None:
 
 
 async def test_a_batch_under_a_lost_lease_changes_nothing(cell: Cell) -> None:
-    """⚠ A router that stood still while another one took the lane: LOST for each message, and all of them are left."""
+    """⚠ A router that stood still while another one took the lane: NOT_HELD for each message, and all are left."""
     await cell.register()
     batch = [await cell.delivery(f"m{n}", caller="c1") for n in range(3)]
     cell.scripts.leases = (await hold(cell, "r2")).leases
     other, cell.scripts.leases = cell.scripts.leases, {"normal": "1/w1#test"}
     before = await cell.dump()
-    assert await cell.run(cell.scripts.deliver(batch)) == ["LOST"] * 3
+    assert await cell.run(cell.scripts.deliver(batch)) == ["NOT_HELD"] * 3
     cell.scripts.leases = {}
-    assert await cell.run(cell.scripts.deliver(batch)) == ["LOST"] * 3
+    assert await cell.run(cell.scripts.deliver(batch)) == ["NOT_HELD"] * 3
     assert await cell.dump() == before
     cell.scripts.leases = other
     assert await cell.run(cell.scripts.deliver(batch)) == ["DELIVERED"] * 3
@@ -129,7 +129,7 @@ async def test_only_the_lanes_of_the_router_are_delivered(cell: Cell) -> None:
     await cell.register()
     batch = [await cell.delivery(f"m{n}", lane=lane) for n, lane in enumerate(["high", "low", "high", "low"])]
     del cell.scripts.leases["low"]
-    assert await cell.run(cell.scripts.deliver(batch)) == ["DELIVERED", "LOST", "DELIVERED", "LOST"]
+    assert await cell.run(cell.scripts.deliver(batch)) == ["DELIVERED", "NOT_HELD", "DELIVERED", "NOT_HELD"]
     assert await cell.left("in:messages:low") == [batch[1].entry, batch[3].entry]
     assert await cell.is_consumed("in:messages:high")
 

@@ -75,7 +75,7 @@ class PlayedRouter:
         if not self.batch:
             return
         words = self.cell.handle(self.batch[0], self.name, self.leases)
-        if words[-1] in {"LOST", "BEHIND"}:
+        if words[-1] in {"NOT_HELD", "BEHIND"}:
             self.recover()
         elif words[-1] != "MORE":
             self.batch.pop(0)

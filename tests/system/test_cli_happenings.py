@@ -154,8 +154,12 @@ def test_a_message_that_cannot_be_delivered(coord: Coord, live: LiveCell) -> Non
         (["messages", "list", "--cursor", "x"], 2, "leave it out"),
         (["messages", "recipients", "ghost"], 1, "Message 'ghost' not found"),
         (["messages", "recipients", "m1", "--cursor", "x"], 2, "leave it out"),
-        (["messages", "broadcast", "--message-type", "direct"], 2, "cannot be broadcast"),
-        (["messages", "broadcast", "--status", "inactive"], 2, "choose from the other statuses"),
+        (["messages", "broadcast", "--message-type", "direct"], 2, "--message-type 'direct' cannot be broadcast"),
+        (
+            ["messages", "broadcast", "--status", "inactive"],
+            2,
+            "--status: an inactive agent has left the cell; choose from active,",
+        ),
         (["events", "--since", "yesterday"], 2, "--since must be a date and time"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from coord import queries
 from coord.config import Settings
+from coord.keys import CONSUMES
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentStatusChanged
 from coord.models.tasks import TaskState
@@ -133,7 +134,6 @@ async def test_a_loss_waits_behind_older_reports(
     assert all([await agent.claim(one) for one in entries.values()])
     (worker,) = cell.of_kind("distributor")
     consumer = worker.loop.consumer
-    streams = consumer.streams
     read_new, reads = consumer.read_new, []
 
     async def counted(*given: Any) -> list[Entry]:
@@ -141,7 +141,7 @@ async def test_a_loss_waits_behind_older_reports(
         return await read_new(*given)
 
     monkeypatch.setattr(consumer, "read_new", counted)
-    consumer.streams = {key: name for key, name in streams.items() if name == "in:losses"}
+    consumer.select(["in:losses"])
     # A read that begins now begins after the one that still waited for reports has come back.
     await wait_until(lambda: reads, "the distributor reads losses alone")
     await agent.complete(entries[done.task_id], result="in time")
@@ -150,7 +150,7 @@ async def test_a_loss_waits_behind_older_reports(
     before = await state(cell, done.task_id)
     assert before is not None
     assert before.state is TaskState.ASSIGNED
-    consumer.streams = streams
+    consumer.select(CONSUMES["distributor"])
     assert (await await_state(cell, done.task_id, TaskState.COMPLETED)).result == "in time"
     (attempt,) = (await await_state(cell, lost.task_id, TaskState.QUEUED)).attempts
     assert attempt.how == "agent_lost"

@@ -7,10 +7,9 @@
 --   | payload, opaque JSON | correlation_id or '' | reply_to or '' | protocol: direct, peer_to_peer or hierarchical
 --   | receipt: 1 if the answer says who has it
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
--- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
 --   receiver), LEFT (it has left), FULL (its lane has no room), FORBIDDEN (by the rule of its protocol): dead letters
---   with a reason; GONE (the entry was handled before); LOST (the router does not hold the lane), BEHIND (an older entry
---   of the lane waits), ERROR <why>: not consumed. A receipt has {"count":number of agents that have it,
+--   with a reason; GONE (the entry was handled before); NOT_HELD (the router does not hold the lane), BEHIND (an older
+--   entry of the lane waits), ERROR <why>: not consumed. A receipt has {"count":number of agents that have it,
 --   "recipients":[{"agent_id","state","ahead","deaf"}, or {"agent_id","code"}]}
 -- Events in log:messages: message.delivered, message.dead
 local function deliver(i)

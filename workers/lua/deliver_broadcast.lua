@@ -7,7 +7,7 @@
 -- ARGV[3]  number of broadcasts, then for each:
 --   entry | lane | caller or '' | message_id | name of the router
 -- Returns {words}. Words: MORE (call again); DELIVERED (to the last of them; the entry is consumed); GONE (the entry was
---   handled before); LOST (the router does not hold the lane), BEHIND (an older entry of the lane waits), ERROR <why>: not
+--   handled before); NOT_HELD (the router does not hold the lane), BEHIND (an older entry waits), ERROR <why>: not
 --   consumed
 -- Events in log:messages: message.delivered (once for the broadcast), message.dead (for a recipient)
 

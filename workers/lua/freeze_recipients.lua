@@ -7,7 +7,7 @@
 --   entry | lane | caller or '' | message_id | digest | sender_id | message_type | ttl_ms | payload, opaque JSON
 --   | correlation_id or '' | number of recipients | recipients in a chunk | number n of chunks, n times: ids, spaces between
 -- Returns {words}. Words: MORE (recorded, now or before: it is to be delivered, and not consumed); DUPLICATE (delivered
---   before); CONFLICT (other content under this id); EXPIRED; GONE (the entry was handled before); LOST (the router does
+--   before); CONFLICT (other content under this id); EXPIRED; GONE (the entry was handled before); NOT_HELD (the router does
 --   not hold the lane), BEHIND (an older entry of the lane waits), ERROR <why>: not consumed
 -- Events in log:messages: message.broadcast, message.dead
 local WIDTH = 13

@@ -434,14 +434,14 @@ class Scripts:
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
         """Deliver messages under ``leases``.
 
-        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN, LOST, BEHIND.
+        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN, NOT_HELD, BEHIND.
         """
         return self._with_leases(Scripts._deliver.call(self.settings, deliveries))
 
     def freeze_recipients(self, broadcast: Broadcast, recipients: Sequence[str]) -> Call[list[str]]:
         """Record a broadcast under ``leases``, with the list of its recipients in chunks of bounded bytes.
 
-        Words MORE (it is to be delivered), DUPLICATE, CONFLICT, EXPIRED, GONE, LOST, BEHIND.
+        Words MORE (it is to be delivered), DUPLICATE, CONFLICT, EXPIRED, GONE, NOT_HELD, BEHIND.
         """
         size = max(1, min(RECIPIENTS_AT_ONCE, BROADCAST_BYTES // max(1, len(broadcast.payload))))
         chunks = [" ".join(recipients[i : i + size]) for i in range(0, len(recipients), size)]
@@ -453,7 +453,7 @@ class Scripts:
     def deliver_broadcast(self, broadcast: Broadcast, router: str) -> Call[list[str]]:
         """Deliver a broadcast under ``leases`` to the next of its recipients.
 
-        Words MORE (call again), DELIVERED, GONE, LOST, BEHIND.
+        Words MORE (call again), DELIVERED, GONE, NOT_HELD, BEHIND.
 
         Args:
             broadcast: that ``freeze_recipients`` has recorded.

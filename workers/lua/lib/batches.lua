@@ -131,8 +131,8 @@ end
 --   stream  of the entries, or a function of the index of the first argument
 --   group   consumer group
 --   finish  finish_words if absent, or finish_tasks
---   defers  words that defer an entry; WAIT, MORE, LOST and BEHIND if absent
-local DEFERS = { WAIT = true, MORE = true, LOST = true, BEHIND = true }
+--   defers  words that defer an entry; WAIT, MORE, NOT_HELD and BEHIND if absent
+local DEFERS = { WAIT = true, MORE = true, NOT_HELD = true, BEHIND = true }
 local function run_batch(batch)
   local words, done, first = {}, {}, batch.at + 1
   local width, stream, defers = batch.width, batch.stream, batch.defers or DEFERS

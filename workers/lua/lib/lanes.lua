@@ -7,14 +7,14 @@
 -- or have failed.
 local lane_refusals = {}
 
--- Returns why an entry of a lane is not handled now: LOST (the router does not hold the lane), GONE (the entry was
+-- Returns why an entry of a lane is not handled now: NOT_HELD (the router does not hold the lane), GONE (the entry was
 -- handled before), BEHIND (an older entry waits); nil if it is handled.
 local function lane_refusal(lane, entry)
   local refusal = lane_refusals[lane]
   if refusal == nil then
     local lease = LIMITS['lease_' .. lane]
     if not lease or call('HGET', P .. 'lanes', lane) ~= lease then
-      refusal = 'LOST'
+      refusal = 'NOT_HELD'
       lane_refusals[lane] = refusal
     end
   end
