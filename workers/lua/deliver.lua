@@ -30,6 +30,7 @@ local function deliver(i)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,
+    has_receipt = receipt == '1',
   }
   local word, code, reason = refusal(message)
   local status = word and 'dead' or 'delivered'
@@ -40,7 +41,7 @@ local function deliver(i)
     answer(caller, stream, entry, code, reason)
   else
     put_into_inboxes(message)
-    if receipt == '1' then
+    if message.has_receipt then
       answer_with(caller, stream, entry, receipt_json(message))
     else
       answer(caller, stream, entry)
