@@ -119,9 +119,9 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               receiver_id priority timestamp expires_at, and correlation_id reply_to
                                               where it has them, of a message. Removed with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type protocol priority status
-                                              sent_at expires_at reason inbox_entry (of its only receiver); of
-                                              a dead one code correlation_id reply_to. TTL: the message's own and 1 h;
-                                              none while it is a dead letter
+                                              sent_at expires_at reason inbox_entry (of its only receiver); where it
+                                              has them correlation_id reply_to, and of a dead one code. TTL: the
+                                              message's own and 1 h; none while it is a dead letter
 copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
                                               code: of a message to all subordinates. TTL that of the message's record
 messages:expiring                     zset    inbox, entry and message, spaces between -> ms at which a router looks

@@ -92,6 +92,8 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     protocol: str = "direct"
     code: str = ""  #: of a dead letter: why
+    correlation_id: str | None = None
+    reply_to: str | None = None
 
 
 class Recipient(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -54,9 +54,11 @@ local function deliver(i)
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
     'reason', reason or '', 'body', payload, 'protocol', protocol, 'inbox_entry', message.inbox_entry or '')
+  if correlation ~= '' or reply_to ~= '' then
+    call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to)
+  end
   if word then
-    -- A replay needs these. The record of a dead letter lives as long as it is in the index.
-    call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to, 'code', code)
+    call('HSET', key, 'code', code) -- the record of a dead letter lives as long as it is in the index
   else
     keep_records(message)
   end
