@@ -133,8 +133,8 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               correlation_id reply_to protocol where it has them, of a message. Removed
                                               with its agent
 message:{id}                          hash    body digest sender_id receiver_id message_type protocol priority status
-                                              sent_at expires_at reason inbox_entry (of its only receiver); of
-                                              a dead one code correlation_id reply_to; of a broadcast correlation_id
+                                              sent_at expires_at reason inbox_entry (of its only receiver); where it
+                                              has them correlation_id reply_to, and of a dead one code; of a broadcast
                                               entry (of its fact) recipients (their number) chunk (recipients in an item
                                               of the next two lists) delivered dead (so far). TTL: the message's own and
                                               1 h; none while it is a dead letter

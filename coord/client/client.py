@@ -537,6 +537,7 @@ class Client(AgentReads):
         self,
         *,
         agent_id: str | None = None,
+        conversation_id: str | None = None,
         status: MessageStatus | None = None,
         limit: int = 100,
         cursor: str | None = None,
@@ -545,6 +546,7 @@ class Client(AgentReads):
 
         Args:
             agent_id: only messages that this agent sent or received; of these the newest 1,000 are listed.
+            conversation_id: only messages with this correlation id, and the message with this id.
             status: only this status.
             limit: maximum number of messages, at least 1.
             cursor: continue after a page, from its ``next``.
@@ -559,6 +561,7 @@ class Client(AgentReads):
                     self.connection.redis,
                     self.connection.keys,
                     agent_id=agent_id,
+                    conversation_id=conversation_id,
                     status=status,
                     limit=limit - len(found),
                     cursor=cursor,

@@ -113,6 +113,8 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     protocol: str = "direct"
     code: str = ""  #: of a dead letter: why
+    correlation_id: str | None = None
+    reply_to: str | None = None
     recipient_count: int | None = None  #: of a broadcast: agents to which it goes
     delivered: int | None = None  #: of a broadcast: recipients that have got it so far
     dead: int | None = None  #: of a broadcast: recipients that could not get it

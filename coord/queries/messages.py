@@ -24,7 +24,7 @@ from coord.queries.reads import chunks, decode_fields, decode_text, get_time, pa
 #: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (
     "sender_id", "receiver_id", "message_type", "protocol", "priority", "status", "sent_at", "expires_at", "reason",
-    "code", "inbox_entry", "recipients", "delivered", "dead",
+    "code", "inbox_entry", "correlation_id", "reply_to", "recipients", "delivered", "dead",
 )  # fmt: skip
 #: Log entries read in one step.
 STEP = 200
@@ -153,6 +153,7 @@ async def list_messages(
     keys: Keys,
     *,
     agent_id: str | None = None,
+    conversation_id: str | None = None,
     status: MessageStatus | None = None,
     limit: int = 100,
     cursor: str | None = None,
@@ -166,6 +167,7 @@ async def list_messages(
         redis: an asyncio client that answers in bytes.
         keys: of the cell.
         agent_id: only messages that this agent sent or received.
+        conversation_id: only messages with this correlation id, and the message with this id.
         status: only messages with this status.
         limit: at least 1.
         cursor: ``next`` of the previous page.
@@ -188,6 +190,8 @@ async def list_messages(
         for (entry_id, _), record in zip(entries, records, strict=True):
             cursor = entry_id.decode()
             if record is None or record.message_id in found or status not in {None, record.status}:
+                continue
+            if conversation_id not in {None, record.correlation_id, record.message_id}:
                 continue
             found[record.message_id] = record
             if len(found) == limit:
@@ -286,6 +290,8 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         reason=raw.get("reason", ""),
         protocol=raw.get("protocol", "direct"),
         code=code,
+        correlation_id=raw.get("correlation_id") or None,
+        reply_to=raw.get("reply_to") or None,
         recipient_count=parse_int(raw.get("recipients")),
         delivered=parse_int(raw.get("delivered")),
         dead=parse_int(raw.get("dead")),

@@ -32,6 +32,7 @@ local function deliver(i)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,
+    has_receipt = receipt == '1',
   }
   local word, code, reason = refusal(message)
   local status = word and 'dead' or 'delivered'
@@ -42,7 +43,7 @@ local function deliver(i)
     answer(caller, stream, entry, code, reason)
   else
     put_into_inboxes(message)
-    if receipt == '1' then
+    if message.has_receipt then
       answer_with(caller, stream, entry, receipt_json(message))
     else
       answer(caller, stream, entry)
@@ -55,9 +56,11 @@ local function deliver(i)
   call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
     'reason', reason or '', 'body', payload, 'protocol', protocol, 'inbox_entry', message.inbox_entry or '')
+  if correlation ~= '' or reply_to ~= '' then
+    call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to)
+  end
   if word then
-    -- A replay needs these. The record of a dead letter lives as long as it is in the index.
-    call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to, 'code', code)
+    call('HSET', key, 'code', code) -- the record of a dead letter lives as long as it is in the index
   else
     keep_records(message)
   end
