@@ -12,8 +12,8 @@
     │   └── AgentNotFound
     │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
-    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded,
-    │   │   AgentNotDraining, AgentIsEnrolled
+    │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
+    │   ├── AgentNotDraining, AgentIsEnrolled
     │   ├── LinkNotRequested, LinkDeclined, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now

@@ -117,7 +117,8 @@ async def register(live: LiveCell, agent_id: str) -> None:
 
 def test_a_broadcast_is_sent_and_its_recipients_are_listed(coord: Coord) -> None:
     """Its id is printed, and the number of recipients beside it; then the outcome of each of them."""
-    result = coord("messages", "broadcast", '{"text": "hi"}', "--id", "b1", "--sender", "ops", "--priority", "high")
+    sent = ("--id", "b1", "--sender", "ops", "--priority", "high", "--capability", "echo")
+    result = coord("messages", "broadcast", '{"text": "hi"}', *sent)
     assert (result.code, result.out, result.err) == (0, "b1\n", "recipients: 1\n")
     result = coord("messages", "broadcast", "--id", "b2", "--tag", "none", "--json")
     receipt = msgspec.json.decode(result.out, type=BroadcastReceipt)
