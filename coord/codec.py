@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
@@ -328,6 +328,8 @@ def digest_of(fact: Struct) -> str:
 
     Opaque parts (a payload) are compared byte by byte: a different order of keys in them is different content.
     """
+    if getattr(fact, "traceparent", None) is not None:
+        fact = replace(fact, traceparent=None)  # the same content, sent again by another part of a program
     digest = _DIGEST.copy()  # faster than a new one
     digest.update(_encode_canonical(fact))
     return digest.hexdigest()

@@ -49,7 +49,9 @@ agents:by:{facet}:{value}             set     agents with that capability, servi
                                               value is percent-encoded
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
-                                              distributor: see ``workers/lua/lib/tasks.lua``
+                                              distributor: see ``workers/lua/lib/tasks.lua``; requests (ms), requests_at
+                                              (ms) of the clock of requests, by the router: see
+                                              ``workers/lua/lib/requests.lua``
 ====================================  ======  ==============================================================
 
 Tasks, written by the distributor
@@ -101,10 +103,11 @@ tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that arrived before its task
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
                                               totals: submitted:{priority} retried released replayed reports_duplicate
-                                              reports_stale messages_delivered messages_dead messages_replayed buried
-                                              unburied results_dropped results_dropped_bytes; backlog_bytes; pools_rev;
-                                               task_events (ever written to log:tasks) forgotten_rev (the highest rev
-                                               of the agents that were removed) plans_refused (the agent was not as the
+                                              reports_stale messages_delivered messages_dead messages_replayed
+                                              requests_timed_out buried unburied results_dropped
+                                              results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever
+                                              written to log:tasks) forgotten_rev (the highest rev
+                                              of the agents that were removed) plans_refused (the agent was not as the
                                                plan saw it) plans_late (the task had left its queue). All scripts, also
                                                the registry's, update them
 ====================================  ======  ==============================================================
@@ -116,10 +119,21 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               then task_id lease attempt incarnation of an assignment; order, and ask or
                                               task_id lease reason, of an order (list_leases, stop_task); id sender_id
                                               receiver_id priority timestamp expires_at, and correlation_id reply_to
-                                              where it has them, of a message. Removed with its agent
-message:{id}                          hash    body digest sender_id receiver_id message_type priority status sent_at
-                                              expires_at reason; of a dead one correlation_id reply_to. TTL: the
-                                              message's own, at least 1 h; none while it is a dead letter
+                                              reply_by (ms) failed late hops traceparent where it has them, of a
+                                              message. Removed with its agent
+message:{id}                          hash    body digest (not of an answer of the coordinator) sender_id receiver_id
+                                              message_type priority status sent_at expires_at reason; where it has them
+                                              correlation_id reply_to conversation (its id), parent (the message before
+                                              it in its chain of answers), hops (messages before it in that chain)
+                                              reply_by (ms) request (of a request: open answered timed_out refused)
+                                              requested_by (the client that gets the reply among its replies) failed
+                                              late (1: of a reply) traceparent. TTL: the message's own, at least 1 h;
+                                              none while it is a dead letter or an open request
+conversation:{id}                     zset    message -> its number in the conversation. It begins with the first
+                                              answer, or with the first message that names the conversation; at most as
+                                              many as the budget of a conversation, and the answers of the coordinator.
+                                              TTL that of the last record
+requests                              zset    request that waits -> its deadline, ms on the clock of requests
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by the worker that
@@ -214,6 +228,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "counters",
     "inbox:*",
     "messages:dead",
+    "requests",
     "settings",
     "workers:*",
 )
@@ -266,6 +281,10 @@ class Keys:
     def message(self, message_id: str) -> str:
         """Return the key of a message's record."""
         return f"{self.prefix}message:{message_id}"
+
+    def conversation(self, conversation_id: str) -> str:
+        """Return the key of the messages of a conversation."""
+        return f"{self.prefix}conversation:{conversation_id}"
 
     def replies(self, caller: str) -> str:
         """Return the stream of the answers to a caller."""

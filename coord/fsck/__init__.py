@@ -17,9 +17,11 @@ from coord.fsck.checks import (
     check_alarms,
     check_caps,
     check_claims,
+    check_conversations,
     check_counters,
     check_ends,
     check_leases,
+    check_requests,
     check_structures,
     check_sums,
     check_ttls,
@@ -39,6 +41,8 @@ SINGLE = (
     check_ends,
     check_ttls,
     check_caps,
+    check_requests,
+    check_conversations,
 )
 #: Snapshots of a live cell: a finding of at least three is certain. Totals are compared only in snapshots during which
 #: no counter changed, at least two of them. If there are no two such, at most five snapshots are taken.

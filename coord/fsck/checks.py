@@ -23,6 +23,7 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "queue": ("is queued", "has no record that waits in it"),
     "inflight": ("is held by the agent", "is not held by the agent"),
     "alarm": ("has something due", "has nothing due"),
+    "request": ("is an open request", "is no open request"),
     "grave": ("has ended so", "has no record that ended so"),
 })  # fmt: skip
 #: A stream counts as not capped above this multiple of its cap. Small entries take more memory than their content.
@@ -149,13 +150,37 @@ def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
                 continue  # removed during the snapshot
             should_expire = False  # a record is removed by the index of its end
         elif name.startswith("message:"):
-            should_expire = name[8:] not in snapshot.dead_messages
+            should_expire = name[8:] not in snapshot.dead_messages and name[8:] not in snapshot.requests
         else:
             should_expire = not any(fnmatchcase(name, pattern) for pattern in WITHOUT_TTL)
         if should_expire and ttl == -1:
             yield Finding("ttl.missing", name, "it has no TTL and should expire")
         elif ttl >= 0 and not should_expire:
             yield Finding("ttl.unexpected", name, "it has a TTL and should not expire")
+
+
+def check_requests(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that exactly the open requests have a deadline."""
+    expected = {message: 0.0 for message, record in snapshot.messages.items() if record.get("request") == "open"}
+    yield from _compare("request", "requests", expected, dict.fromkeys(snapshot.requests, 0.0))
+
+
+def check_conversations(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check the indexes of conversations against the records of their messages."""
+    for message, record in sorted(snapshot.messages.items()):
+        conversation = record.get("conversation", "")
+        members = snapshot.conversations.get(conversation)
+        # A dead letter beyond the budget is not in the index.
+        if members is not None and message not in members and record.get("status") != "dead":
+            yield Finding(
+                "conversation.missing", f"conversation:{conversation}", f"{message} is part of it and not there"
+            )
+    for conversation, members in sorted(snapshot.conversations.items()):
+        for message in sorted(members & set(snapshot.messages)):
+            named = snapshot.messages[message].get("conversation", message)
+            if snapshot.messages[message] and named != conversation:
+                why = f"{message} is there and part of the conversation {named}"
+                yield Finding("conversation.orphan", f"conversation:{conversation}", why)
 
 
 def check_caps(snapshot: CellSnapshot) -> Iterator[Finding]:

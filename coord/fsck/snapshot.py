@@ -36,6 +36,8 @@ END_INDEX: Mapping[str, str] = MappingProxyType(
 FIELDS = (
     "state", "submission", "assignment", "run_at", "deadline", "cancel_by", "dropped", "preferences", "avoid",
 )  # fmt: skip
+#: Fields that are read of a message's record.
+MESSAGE_FIELDS = ("status", "request", "conversation")
 #: Commands in one round trip: a few milliseconds of the server's time.
 CHUNK = 500
 #: Entries of an inbox in one round trip; each may have 1 MiB.
@@ -67,6 +69,9 @@ class CellSnapshot(NamedTuple):
     dead_messages: Container[str] = frozenset()  #: messages whose records live as long as they are in the index
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
+    requests: Mapping[str, float] = MappingProxyType({})
+    messages: Mapping[str, Record] = MappingProxyType({})  #: by message id: ``MESSAGE_FIELDS``
+    conversations: Mapping[str, set[str]] = MappingProxyType({})  #: conversation -> its messages
     is_stable: bool = True  #: no counter changed while the records were read
     capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
 
@@ -113,6 +118,9 @@ class _Reader:
             ended=ended,
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
+            requests=await self._zset("requests"),
+            messages=await self._messages(_rest(names, "message:")),
+            conversations=await self._conversations(_rest(names, "conversation:")),
             ttls=await self._ttls(sorted(names)),
             unreadable=self.unreadable,
             is_stable=before == after,
@@ -158,6 +166,33 @@ class _Reader:
                     self._report("task.unknown", f"task:{task}", "it has no known state and priority")
                     continue
                 found[task] = record | {"body_bytes": str(size)}
+        return found
+
+    async def _messages(self, ids: Sequence[str]) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for chunk in chunks(ids, CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for message in chunk:
+                pipe.hmget(self.keys.message(message), MESSAGE_FIELDS)
+            for message, values in zip(chunk, await pipe.execute(raise_on_error=False), strict=True):
+                if isinstance(values, Exception):
+                    self._wrong_type(f"message:{message}", values)
+                    continue
+                pairs = zip(MESSAGE_FIELDS, values, strict=True)
+                found[message] = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
+        return found
+
+    async def _conversations(self, ids: Sequence[str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for chunk in chunks(ids, INBOX_CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for conversation in chunk:
+                pipe.zrange(self.keys.conversation(conversation), 0, -1)
+            for conversation, members in zip(chunk, await pipe.execute(raise_on_error=False), strict=True):
+                if isinstance(members, Exception):
+                    self._wrong_type(f"conversation:{conversation}", members)
+                else:
+                    found[conversation] = {member.decode("utf-8", "replace") for member in members}
         return found
 
     def _unpack(self, task: str, record: Record) -> Record:

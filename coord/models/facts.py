@@ -18,8 +18,9 @@ from msgspec.structs import astuple
 
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.ids import EntryId, Id, not_reserved
-from coord.models.messages import MessageType
+from coord.models.messages import COORDINATOR, MessageType
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
+from coord.models.tracing import TraceParent
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
 _NO_DETAIL = msgspec.Raw(b"null")
@@ -54,6 +55,8 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         not_reserved(self.agent_id, "agent_id")
+        if self.agent_id == COORDINATOR:
+            raise ValueError(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
 
 
 class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
@@ -182,13 +185,15 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
     message_type: MessageType = MessageType.DIRECT
     payload: msgspec.Raw = _NO_PAYLOAD
     ttl: Seconds | None = None  #: seconds
-    correlation_id: Id | None = None
+    correlation_id: Id | None = None  #: of the conversation
     reply_to: Id | None = None  #: id of a message
+    caused_by: Id | None = None  #: id of the message whose handler sent this one
+    reply_by: Seconds | None = None  #: seconds that its sender waits for a reply; None: it is no request
+    failed: bool = False  #: it replies that the request failed
+    traceparent: TraceParent | None = None
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
-        if self.message_type is not MessageType.DIRECT:
-            raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only 'direct'")
 
 
 #: Age of a dead letter in seconds; 0 selects all that exist when the fact is appended.

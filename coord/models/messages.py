@@ -7,6 +7,9 @@ from typing import Any
 
 from msgspec import Struct
 
+#: The receiver of messages to the coordinator itself, and the sender of its answers.
+COORDINATOR = "coordinator"
+
 
 class MessageType(StrEnum):
     """The way in which a message travels, or its topic."""
@@ -30,6 +33,15 @@ class MessageStatus(StrEnum):
     DEAD = "dead"  #: it could not be delivered; the reason is recorded
 
 
+class RequestState(StrEnum):
+    """What became of a request."""
+
+    OPEN = "open"  #: its sender waits for the reply
+    ANSWERED = "answered"
+    TIMED_OUT = "timed_out"  #: there was no reply in time; one that comes later is marked as late
+    REFUSED = "refused"  #: it could not be delivered
+
+
 class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message as its receiver sees it. Times are milliseconds since 1970 on the server's clock."""
 
@@ -43,6 +55,16 @@ class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     correlation_id: str | None = None
     reply_to: str | None = None
+    reply_by: int | None = None  #: its sender waits for a reply until about then; None: it is no request
+    failed: bool = False  #: it replies that the request failed; the payload has ``code`` and ``message``
+    late: bool = False  #: it replies to a request that had timed out
+    hops: int = 0  #: messages before it in its chain of answers
+    traceparent: str | None = None
+
+    @property
+    def conversation(self) -> str:
+        """Id of its conversation."""
+        return self.correlation_id or self.id
 
 
 class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,3 +80,31 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     payload: Any = None
     reason: str = ""
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    parent: str | None = None  #: id of the message before it in its chain of answers
+    conversation: str | None = None  #: id of its conversation; None: it is not part of one yet
+    hops: int = 0  #: messages before it in that chain
+    reply_by: int | None = None  #: its sender waits for a reply until about then; None: it is no request
+    request: RequestState | None = None  #: what became of the request
+    failed: bool = False  #: it replies that the request failed
+    late: bool = False  #: it replies to a request that had timed out
+    traceparent: str | None = None
+
+
+class AgentState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last known state of an agent that did not reply. Times are milliseconds since 1970."""
+
+    agent_id: str
+    status: str  #: as in its record; ``unknown``: it has none
+    since: int | None = None  #: when it turned stale or left
+    last_heartbeat: int | None = None
+    inbox: int = 0  #: entries in its inbox
+
+
+class Conversation(Struct, frozen=True):
+    """A conversation: its messages that are still kept, in their order, without payloads."""
+
+    conversation_id: str
+    messages: tuple[MessageRecord, ...]
+    counted: int  #: all messages that it had

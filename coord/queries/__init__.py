@@ -26,7 +26,7 @@ from coord.queries.dead_letters import (
 )
 from coord.queries.explanations import explain_task
 from coord.queries.memory import get_memory, measure_memory
-from coord.queries.messages import MessagePage, get_message, list_messages
+from coord.queries.messages import MessagePage, get_conversation, get_message, list_messages
 from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
@@ -97,6 +97,7 @@ __all__ = [
     "get_agent",
     "get_agents",
     "get_backlog",
+    "get_conversation",
     "get_counters",
     "get_dead_entry",
     "get_fleet",

@@ -10,12 +10,14 @@ from redis.asyncio import Redis
 
 from coord.errors import CursorInvalid
 from coord.keys import Keys
-from coord.models.messages import MessageRecord, MessageStatus
-from coord.queries.reads import decode_fields, parse_json, read_hash
+from coord.models.messages import Conversation, MessageRecord, MessageStatus, RequestState
+from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (
     "sender_id", "receiver_id", "message_type", "priority", "status", "sent_at", "expires_at", "reason",
+    "correlation_id", "reply_to", "parent", "conversation", "hops", "reply_by", "request", "failed", "late",
+    "traceparent",
 )  # fmt: skip
 #: Log entries read in one step.
 STEP = 200
@@ -85,6 +87,31 @@ async def list_messages(
     return MessagePage(tuple(found.values()), cursor)
 
 
+async def get_conversation(redis: Redis, keys: Keys, conversation_id: str) -> Conversation | None:
+    """Return a conversation, or None.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        conversation_id: its id, or that of one of its messages.
+    """
+    ids: list[bytes] = await redis.execute_command("ZRANGE", keys.conversation(conversation_id), 0, -1)
+    if not ids:
+        (record,) = await _headers(redis, keys, [conversation_id])
+        if record is None:
+            return None
+        if record.conversation is None:
+            return Conversation(conversation_id, (record,), 1)
+        conversation_id = record.conversation
+        ids = await redis.execute_command("ZRANGE", keys.conversation(conversation_id), 0, -1)
+        if not ids:
+            return Conversation(conversation_id, (record,), 1)
+    found: list[MessageRecord] = []
+    for chunk in chunks([raw.decode() for raw in ids], STEP):
+        found += [record for record in await _headers(redis, keys, chunk) if record is not None]
+    return Conversation(conversation_id, tuple(found), len(ids))
+
+
 async def _headers(redis: Redis, keys: Keys, message_ids: Sequence[str]) -> list[MessageRecord | None]:
     pipe = redis.pipeline(transaction=False)
     for message_id in message_ids:
@@ -109,4 +136,14 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         expires_at=int(raw["expires_at"]),
         payload=parse_json(raw.get("body")),
         reason=raw.get("reason", ""),
+        correlation_id=raw.get("correlation_id"),
+        reply_to=raw.get("reply_to"),
+        parent=raw.get("parent"),
+        conversation=raw.get("conversation"),
+        hops=int(raw.get("hops", 0)),
+        reply_by=parse_int(raw.get("reply_by")),
+        request=RequestState(raw["request"]) if "request" in raw else None,
+        failed=raw.get("failed") == "1",
+        late=raw.get("late") == "1",
+        traceparent=raw.get("traceparent"),
     )

@@ -95,6 +95,19 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: r.set(k.task("stranger"), "x"),
         {"type.wrong"},
     ),
+    "an open request without a deadline": (
+        lambda r, k: r.zrem(k.of("requests"), "asked"),
+        {"request.missing", "ttl.missing"},
+    ),
+    "a deadline without a request": (lambda r, k: r.zadd(k.of("requests"), {"asking": 1}), {"request.orphan"}),
+    "a message that its conversation lacks": (
+        lambda r, k: r.zrem(k.conversation("told"), "answer"),
+        {"conversation.missing"},
+    ),
+    "a message in a foreign conversation": (
+        lambda r, k: r.zadd(k.conversation("told"), {"asked": 9}),
+        {"conversation.orphan"},
+    ),
     "a queue of another type": (lambda r, k: r.set(k.queue("p9"), "x"), {"type.wrong", "pool.missing"}),
 }
 
@@ -114,6 +127,9 @@ async def filled(cell: Cell) -> None:
     await cell.submit("named", pool="p3.named", preferences=b'{"affinity_key":"k"}')
     await cell.submit("second")
     await cell.submit("later", run_at=cell.now + 60_000)
+    await cell.deliver("asked", sender="a1", receiver="a2", reply_by_ms=5_000)
+    await cell.deliver("told", sender="a1", receiver="a2")
+    await cell.deliver("answer", sender="a2", receiver="a1", reply_to="told")
 
 
 async def test_a_sound_cell_is_sound(cell: Cell) -> None:

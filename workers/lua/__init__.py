@@ -27,6 +27,7 @@ NAMES = (
     "deregister",
     "dispatch",
     "drain",
+    "end_requests",
     "heartbeat",
     "learn",
     "purge",

@@ -1,16 +1,40 @@
 #!lua
 -- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
--- include: base entries replies batches messages
+-- A message that waits for a reply is a request; one that answers another is part of its conversation.
+-- include: base entries replies batches messages conversations requests
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[3]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
---   | payload, opaque JSON | correlation_id or '' | reply_to or ''
+--   | payload, opaque JSON | correlation_id or '' | reply_to or '' | caused_by: the message whose handler sent it, or ''
+--   | reply_by_ms: it waits so long for a reply, or '' | failed: 1 for a reply that reports a failure, or ''
+--   | traceparent or '' | result: what the coordinator answers itself, opaque JSON, or '' | result_failed: 1 or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
---   receiver), FULL (its lane has no room): dead letters with a reason; GONE (the entry was handled before); ERROR
---   <why> (not consumed)
+--   receiver, or a request of nobody who can get the reply), FULL (its lane has no room), LOOP (its chain of answers is
+--   too long), OVER_BUDGET (its conversation has too many messages): dead letters with a reason; GONE (the entry was
+--   handled before); ERROR <why> (not consumed)
 -- Events in log:messages: message.delivered, message.dead
+
+-- Returns why a message cannot be delivered: a word, a code and a message; nil if it can.
+local function refusal_of(message, result)
+  local word, code, reason = over_limit(message)
+  if word then
+    return word, code, reason
+  elseif (message.reply_by or result) and not can_be_answered(message.sender, message.from) then
+    return 'UNKNOWN', 'agent_not_found', "Agent '" .. message.sender .. "' not found, which is to get the reply"
+  elseif result then
+    return nil
+  end
+  local request = message.answers
+  message.to_caller = request and request.caller == message.receiver and request.caller or nil
+  if message.to_caller and now < message.expires_at then
+    return nil -- a client has no inbox
+  end
+  return undeliverable(message.lane, message.receiver, message.expires_at)
+end
+
 local function deliver(i)
-  local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to = unpack(ARGV, i, i + 11)
+  local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to, caused_by, wait_ms, failed,
+    traceparent, result, result_failed = unpack(ARGV, i, i + 17)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
   if not is_present(stream, entry) then
     return 'GONE'
@@ -25,29 +49,54 @@ local function deliver(i)
     return 'DUPLICATE'
   end
   local sent_at = entry_ms(entry)
-  local expires_at = sent_at + tonumber(ttl)
-  local word, code, reason = undeliverable(lane, receiver, expires_at)
-  local status = word and 'dead' or 'delivered'
+  local message = {
+    id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane,
+    sent_at = sent_at, expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to,
+    caused_by = caused_by, failed = failed, traceparent = traceparent, from = caller,
+    reply_by = wait_ms ~= '' and sent_at + tonumber(wait_ms) or nil,
+  }
+  join_conversation(message)
+  result = result ~= '' and result or nil
+  local word, code, reason = refusal_of(message, result)
+  if message.reply_by or result then
+    message.requested_by = caller_for_answers(sender, caller)
+  end
   if word then
+    message.request = message.reply_by and 'refused'
     call('ZADD', P .. 'messages:dead', NOW, id)
     bump('messages_dead', 1)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, stream, entry, code, reason)
+  elseif result then
+    message.request = message.reply_by and 'answered'
+    answer(caller, stream, entry)
   else
-    push_to_inbox({
-      id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
-      expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
-    })
+    if message.reply_by then
+      message.request = 'open'
+      await_reply(id, tonumber(wait_ms))
+    end
+    message.late = note_reply(message) and '1' or nil
+    hand_over(message, message.to_caller)
     answer(caller, stream, entry)
   end
-  call('HSET', key, 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
-    'priority', lane, 'status', status, 'sent_at', int(sent_at), 'expires_at', int(expires_at),
-    'reason', reason or '', 'body', payload)
-  if word then
-    -- A replay needs these. The record of a dead letter lives as long as it is in the index.
-    call('HSET', key, 'correlation_id', correlation, 'reply_to', reply_to)
-  else
-    call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))
+  -- The record of a dead letter lives as long as it is in the index, that of a request at least until its wait ends.
+  local lives_ms = math.max(KEPT, message.expires_at - now)
+  call('HSET', key, unpack(add_place({ 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
+    'priority', lane, 'status', word and 'dead' or 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
+    'reason', reason or '', 'body', payload }, message)))
+  if not word and message.request ~= 'open' then
+    call('PEXPIRE', key, int(lives_ms))
+  end
+  if word ~= 'OVER_BUDGET' then
+    index_message(message, lives_ms)
+  end
+  local request = { id = id, sender = sender, lane = lane, conversation = message.conversation, hops = message.hops,
+    traceparent = traceparent, caller = message.requested_by }
+  if result and not word then
+    answer_request(request, '.answer', result, result_failed)
+  elseif word and message.reply_by and not message.requested_by then
+    -- A client has the reason already, in the answer to its fact.
+    answer_request(request, '.refused', '{"code":"' .. code .. '","message":"' .. reason .. '"}', '1')
   end
   return word or 'DELIVERED'
 end
@@ -70,7 +119,7 @@ local function forget_dead()
 end
 
 local result = run_batch({
-  group = 'router', at = 3, width = 12, handle = deliver,
+  group = 'router', at = 3, width = 18, handle = deliver,
   stream = function(i)
     return 'in:messages:' .. ARGV[i + 1]
   end,

@@ -16,8 +16,8 @@ local function redeliver(i)
   end
   local key = P .. 'message:' .. id
   local values = call('HMGET', key, 'status', 'sender_id', 'receiver_id', 'message_type', 'priority', 'body',
-    'correlation_id', 'reply_to')
-  local status, sender, receiver, kind, lane, payload, correlation, reply_to = unpack(values, 1, 8)
+    'correlation_id', 'reply_to', 'reply_by', 'failed', 'hops', 'traceparent')
+  local status, sender, receiver, kind, lane, payload, correlation, reply_to, reply_by, failed, hops, traceparent = unpack(values, 1, 12)
   if not status then
     answer(caller, STREAM, entry, 'message_not_found', "Message '" .. id .. "' not found")
     return 'NOT_FOUND'
@@ -38,6 +38,7 @@ local function redeliver(i)
   push_to_inbox({
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = expires_at, correlation_id = correlation, reply_to = reply_to,
+    reply_by = reply_by, failed = failed, hops = hops, traceparent = traceparent,
   })
   call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(expires_at), 'reason', '')
   call('PEXPIRE', key, int(math.max(KEPT, expires_at - now)))

@@ -221,6 +221,12 @@ class Delivery(Struct, frozen=True):
     payload: bytes
     correlation_id: str
     reply_to: str
+    caused_by: str = ""
+    reply_by_ms: int | None = None  #: how long its sender waits for a reply; None: it is no request
+    failed: bool | None = None
+    traceparent: str = ""
+    result: bytes = b""  #: what the coordinator answers itself, JSON; empty: nothing
+    result_failed: bool | None = None
 
 
 class Relief(Struct, frozen=True):

@@ -69,6 +69,8 @@ PURGED_AT_ONCE = 1_000
 RECLAIMED_AT_ONCE = 1_000
 #: Reports of agents that one event shows: some 100 KiB.
 REPORTS_AT_ONCE = 2_000
+#: Requests without a reply that are ended in one call.
+REQUESTS_AT_ONCE = 256
 #: ms after which a loss is announced again while tasks are still in flight.
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept at least.
@@ -121,6 +123,11 @@ def _inbox_limits(s: Settings) -> Limits:
         "dead_kept_ms": int(s.dead_ttl_s * 1000),
         "dead_entries": s.dead_in_entries,
     }
+
+
+def _conversation_limits(s: Settings) -> Limits:
+    """Return the limits of ``lib/conversations.lua`` too."""
+    return _inbox_limits(s) | {"hop_limit": s.hop_limit, "conversation_messages": s.conversation_messages}
 
 
 def _reclaim_limits(s: Settings) -> Limits:
@@ -232,8 +239,8 @@ class Scripts:
 
     # Messages.
 
-    #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL.
-    deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
+    #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL, LOOP, OVER_BUDGET.
+    deliver = BatchScript("deliver", Delivery, read_words, _conversation_limits)
     #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, FULL.
     redeliver = BatchScript("redeliver", Redelivery, read_words, _inbox_limits)
 
@@ -482,6 +489,10 @@ class Scripts:
         for entry in entries:
             args += (entry.segment, entry.number, entry.data)
         return Call("record_plans", {}, args, read_words)
+
+    def end_requests(self, most: int = REQUESTS_AT_ONCE) -> Call[list[str]]:
+        """End the waits of requests that got no reply in time, at most ``most``; words TIMED_OUT, UNHEARD, GONE."""
+        return Call("end_requests", _conversation_limits(self.settings) | {"requests": most}, [], read_words)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None

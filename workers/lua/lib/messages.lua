@@ -32,17 +32,24 @@ local function undeliverable(lane, receiver, expires_at)
   end
 end
 
+-- Adds those of the named fields that a message has.
+local function add_optional(fields, message, names)
+  for _, name in ipairs(names) do
+    local value = message[name]
+    if value and value ~= '' and value ~= 0 then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = type(value) == 'number' and int(value) or value
+    end
+  end
+  return fields
+end
+
 -- Puts a message into its receiver's inbox.
 local function push_to_inbox(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
-  for _, name in ipairs({ 'correlation_id', 'reply_to' }) do
-    if message[name] and message[name] ~= '' then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = message[name]
-    end
-  end
+  add_optional(fields, message, { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent' })
   call('XADD', P .. 'inbox:' .. message.receiver .. ':' .. message.lane, '*', unpack(fields))
   bump('messages_delivered', 1)
   log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
