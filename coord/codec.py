@@ -17,6 +17,7 @@ from msgspec.structs import astuple, replace
 
 from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
+from coord.models.messages import AgentMessage
 from coord.models.tasks import Pool, Preferences, TaskSubmitted
 
 #: Errors of msgspec for invalid input: its own, and two more (deep nesting, invalid UTF-8).
@@ -179,6 +180,32 @@ def encode(value: Any) -> bytes:
 def decode_json(raw: bytes) -> Any:
     """Decode any JSON; raise one of ``BAD_JSON`` if it is invalid."""
     return msgspec.json.decode(raw)
+
+
+def decode_message(fields: Mapping[bytes, bytes]) -> AgentMessage:
+    """Return the message of an entry in an inbox, or in the replies of a client.
+
+    Raises:
+        KeyError, ValueError, or one of ``BAD_JSON``: it is not one.
+    """
+    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items() if name != b"data"}
+    return AgentMessage(
+        id=text["id"],
+        sender_id=text["sender_id"],
+        receiver_id=text["receiver_id"],
+        message_type=text["message_type"],
+        priority=text["priority"],
+        timestamp=int(text["timestamp"]),
+        expires_at=int(text["expires_at"]),
+        payload=decode_json(fields[b"data"]),
+        correlation_id=text.get("correlation_id"),
+        reply_to=text.get("reply_to"),
+        reply_by=int(text["reply_by"]) if "reply_by" in text else None,
+        failed=text.get("failed") == "1",
+        late=text.get("late") == "1",
+        hops=int(text.get("hops", 0)),
+        traceparent=text.get("traceparent"),
+    )
 
 
 def encode_entry(fact: Struct, *, caller: str = "", data: bytes | None = None) -> dict[str, bytes | str]:

@@ -9,6 +9,7 @@ concerns another part goes through a method here:
     receive     an assignment, an order or a message arrives          Inbox
     claim       delete the entry, as far as there is room             Claims
     run         call the handler                                      Runner, MessageRunner
+    request     wait for the reply of another agent                   Requests, Inquiries
     report      append the outcome until Redis has answered           Reports
     drain       no new tasks; finish, report, deregister
     close       release connections, timers and threads
@@ -17,7 +18,7 @@ concerns another part goes through a method here:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,11 +28,13 @@ from coord.agent.claims import Claims
 from coord.agent.handlers import Handler
 from coord.agent.heartbeat import DEAF_HEARTBEATS, Heartbeats, ReaderCheck
 from coord.agent.inbox import Fields, Inbox
-from coord.agent.messages import MessageHandler, MessageRunner
+from coord.agent.inquiries import Inquiries
+from coord.agent.messages import MessageHandlers, MessageRunner
 from coord.agent.protocol import ignore_answer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.agent.registration import Registration
 from coord.agent.reports import Reports
+from coord.agent.requests import Requests
 from coord.agent.runner import Runner
 from coord.agent.task import Attempt
 from coord.background import CANCEL_S
@@ -56,7 +59,7 @@ class AgentSpec(Struct, frozen=True):
     registration: AgentRegistered  #: its incarnation is new for each session
     handlers: Mapping[str, Handler]  #: by task type
     fallback: Handler | None  #: for task types without a handler
-    message_handlers: Sequence[MessageHandler]
+    message_handlers: MessageHandlers
     message_concurrency: int
     forget_after: float | None = None  #: seconds until the record of an agent that has left is removed
 
@@ -141,11 +144,14 @@ class Session:
             on_failed=self._fail,
             forget_after=spec.forget_after,
         )
+        self.requests = Requests(agent_id, link, keys, settings.max_entry_bytes)
+        self._inquiries = Inquiries(fact, self.requests, spec.handlers, stats=self._stats)
         self.messages = MessageRunner(
             agent_id,
             link,
             keys,
             handlers=spec.message_handlers,
+            requests=self.requests,
             now_ms=self.registration.now_ms,
             concurrency=spec.message_concurrency,
         )
@@ -228,8 +234,21 @@ class Session:
         elif kind == b"coordination" and fields.get(b"order") == b"stop_task":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self._stop_task(fields[b"lease"].decode(), fields.get(b"reason", b"").decode("utf-8", "replace"))
-        else:
+        elif b"reply_to" in fields and self.requests.take(lane, entry, fields):
+            pass  # a handler waits for it
+        elif not self._inquiries.take(lane, entry, fields):
             self.messages.take(lane, entry, fields)
+
+    def _stats(self) -> dict[str, Any]:
+        """Return what the agent does now."""
+        return {
+            "running": self.runner.running,
+            "leases": self.claims.leases,
+            "capacity": self._capacity,
+            "messages": self.messages.waiting,
+            "reports": self.reports.unanswered,
+            "is_draining": self._is_draining,
+        }
 
     def _receive_reply(self, fields: Fields) -> None:
         if fields.get(b"type") == b"fact.answered":
@@ -281,6 +300,7 @@ class Session:
         """Stop at once: the tasks of this agent belong to others now."""
         self.failure = error
         self.inbox.stop()
+        self.requests.close(error)
         self.claims.drain()
         self.runner.stop_all(str(error))
         self.ended.set()
@@ -331,6 +351,7 @@ class Session:
         if self._is_closed:
             return
         self._is_closed = True
+        self.requests.close()
         self.registration.close()
         await self.heartbeats.close()
         self.runner.close()

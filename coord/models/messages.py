@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
 #: The receiver of messages to the coordinator itself, and the sender of its answers.
 COORDINATOR = "coordinator"
+
+
+#: What the SDK of an agent answers itself, without a handler: the field ``op`` in the payload of a request of type
+#: ``heartbeat``.
+INQUIRIES = ("ping", "info", "stats")
+InquiryName: TypeAlias = Literal["ping", "info", "stats"]
 
 
 class MessageType(StrEnum):
