@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register, register_place
 from coord.cli.output import (
     AGENT_STATUS,
     age,
@@ -158,10 +158,11 @@ def remove(
     _each(agent_ids, act, json=json, redis_url=redis_url, namespace=namespace)
 
 
-agents = group("agents", "Show agents; drain, resume and remove them.")
+agents = group("agents", "Show agents; ping, drain, resume and remove them.")
 register(agents, list_agents, "list")
 for command in (show, drain, resume, remove):
     register(agents, command)
+register_place(agents, "coord.cli.ping:ping")
 
 
 def _each(

@@ -9,6 +9,7 @@ import typer
 from coord.cli import parse
 from coord.cli.agents import check_receiver
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.conversations import trace
 from coord.cli.output import (
     MESSAGE_STATUS,
     age,
@@ -178,3 +179,4 @@ messages = group("messages", "Send messages to agents; show messages.")
 register(messages, send)
 register(messages, list_, "list")
 register(messages, show)
+register(messages, trace)

@@ -176,6 +176,10 @@ class LeaseLost(Struct, frozen=True, omit_defaults=True):
     lease: Lease
 
 
+#: The types of messages that can be sent; all others are coord's own.
+SENDABLE = (MessageType.DIRECT, MessageType.HEARTBEAT, MessageType.DISCOVERY)
+
+
 class MessageSent(Struct, frozen=True, omit_defaults=True):
     """A message to an agent. Its priority is the stream that it was appended to."""
 
@@ -194,6 +198,9 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
+        if self.message_type not in SENDABLE:
+            names = ", ".join(kind.value for kind in SENDABLE)
+            raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only {names}")
 
 
 #: Age of a dead letter in seconds; 0 selects all that exist when the fact is appended.
