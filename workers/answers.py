@@ -71,7 +71,7 @@ async def answer_for(cell: WorkerContext, fact: MessageSent) -> Result:
     try:
         query = _decode(fact.payload)
     except codec.BAD_JSON as error:
-        return _failure("fact_invalid", f"payload: {error}; see AgentQuery in docs/protocol.md")
+        return _failure("fact_invalid", f"payload: {error}; docs/protocol.md lists the fields of the filter")
     matching: list[FleetAgent] = []
     async for agents in scan_fleet(cell.redis, cell.keys):
         matching += [agent for agent in agents if query.meets(agent)]

@@ -11,9 +11,9 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from coord import __version__
 from coord.agent.requests import Fields, Requests
 from coord.codec import BAD_JSON, decode_message
 from coord.models.facts import AgentRegistered
@@ -84,8 +84,16 @@ class Inquiries:
             "tags": fact.tags,
             "task_types": self._task_types,
             "incarnation": fact.incarnation,
-            "sdk": f"coord {__version__}",
+            "sdk": f"coord {_version()}".rstrip(),
             "runtime": f"Python {platform.python_version()}",
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
+
+
+def _version() -> str:
+    """Return the version of the installed package; empty if it runs from its sources without an installation."""
+    try:
+        return version("coord")
+    except PackageNotFoundError:
+        return ""

@@ -15,6 +15,7 @@ from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
 from coord.models.messages import MessageType
 from coord.models.tasks import Modifiers, Requirements, Retry, TaskSubmitted
+from coord.models.tracing import TRACEPARENT_PATTERN
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
@@ -35,6 +36,7 @@ _PATTERNS = {
     inspect.type_info(Lease).pattern: "lease",  # type: ignore[attr-defined] # a str with a pattern
     r"^[0-9]{1,20}-[0-9]{1,20}\Z": "entry id",
     r"^\S*\Z": "text 0-128 without spaces",
+    TRACEPARENT_PATTERN: "traceparent",
 }
 
 

@@ -76,8 +76,24 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
     ((claimed, _),) = await cell.redis.execute_command("XRANGE", inbox, "-", "+")
     assert await cell.redis.xdel(inbox, claimed) == 1
 
-    message = {"message_id": "m-9", "sender_id": CALLER, "receiver_id": "a-9", "correlation_id": "k", "reply_to": "m-8"}
-    await say(cell, "in:messages:high", "message.sent", message)
+    request = {"message_id": "m-8", "sender_id": "a-9", "receiver_id": "a-9", "reply_by": 0.01}
+    await say(cell, "in:messages:low", "message.sent", request)
+
+    async def has_timed_out() -> bool:
+        return bool(await cell.redis.hget(cell.keys.message("m-8"), "request") == b"timed_out")
+
+    await wait_until(has_timed_out, "the request has timed out")
+    message = {
+        "message_id": "m-9",
+        "sender_id": CALLER,
+        "receiver_id": "a-9",
+        "correlation_id": "k",
+        "reply_to": "m-8",
+        "reply_by": 60,
+        "failed": True,
+        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+    }
+    await say(cell, "in:messages:high", "message.sent", message, CALLER)
     letter = await encode_entry(cell, cell.keys.inbox("a-9", "high"))
     assert sorted(letter) == sorted(described("Messages"))
 
