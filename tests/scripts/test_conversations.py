@@ -85,7 +85,7 @@ async def test_a_storm_ends_at_the_hop_limit_with_its_path(two: Cell) -> None:
     assert await volley(two, 18) == "LOOP"
 
 
-@pytest.mark.parametrize("leaves_out", ["caused_by", "reply_to", "names a root"])
+@pytest.mark.parametrize("leaves_out", ["caused_by", "reply_to", "names a root", "replies to a root"])
 async def test_no_sender_can_shorten_its_chain(two: Cell, leaves_out: str) -> None:
     """⚠ Either field is enough, the deeper one counts, and another conversation does not begin the chain anew."""
     two.change_settings(hop_limit=2)
@@ -96,6 +96,7 @@ async def test_no_sender_can_shorten_its_chain(two: Cell, leaves_out: str) -> No
             "caused_by": {"reply_to": before},
             "reply_to": {"reply_to": "", "caused_by": before, "correlation_id": f"c{number}"},
             "names a root": {"reply_to": before, "caused_by": "p0"},
+            "replies to a root": {"reply_to": "p0", "caused_by": before},
         }[leaves_out]
         assert await volley(two, number, **options) == expected
 

@@ -53,13 +53,17 @@ async def test_what_handlers_send_belongs_together(client: Client, make_agent: M
     front, back = make_agent("front"), make_agent("back")
     done = asyncio.Event()
 
+    loop = asyncio.get_running_loop()
+
     @front.on_message
     async def ask(message: Message) -> None:
-        await front.request("back", message.payload, timeout=20)
-        done.set()
+        if message.payload == "hi":
+            await front.request("back", "hi", timeout=20)
+            done.set()
 
     @back.on_request
     def answer(message: Message) -> str:
+        asyncio.run_coroutine_threadsafe(client.send("front", "note", sender_id="back"), loop).result(20)
         return f"{message.payload}!"
 
     await front.start()
@@ -71,6 +75,7 @@ async def test_what_handlers_send_belongs_together(client: Client, make_agent: M
     assert [(one.sender_id, one.receiver_id, one.hops) for one in found.messages] == [
         ("ann", "front", 0),
         ("front", "back", 1),
+        ("back", "front", 2),
         ("back", "front", 2),
     ]
     with pytest.raises(MessageNotFound, match="Conversation 'no-such' not found"):
@@ -94,6 +99,7 @@ async def test_a_trace_goes_through_tasks_and_messages(client: Client, make_agen
     agent = make_agent("worker")
     seen: dict[str, Any] = {}
     done = asyncio.Event()
+    loop = asyncio.get_running_loop()
 
     @agent.task("first")
     async def first(task: Task) -> None:
@@ -105,6 +111,12 @@ async def test_a_trace_goes_through_tasks_and_messages(client: Client, make_agen
     @agent.task("threaded")
     def threaded(task: Task) -> None:
         seen["threaded"] = task.traceparent
+        if task.traceparent is not None:
+            asyncio.run_coroutine_threadsafe(client.submit("from_thread"), loop).result(20)
+
+    @agent.task("from_thread")
+    async def from_thread(task: Task) -> None:
+        seen["from_thread"] = task.traceparent
 
     @agent.task("other")
     async def other(task: Task) -> None:
@@ -125,8 +137,9 @@ async def test_a_trace_goes_through_tasks_and_messages(client: Client, make_agen
     await handle.result(timeout=20)
     await asyncio.wait_for(done.wait(), 20)
     await client.handle("threaded-1").result(timeout=20)
-    await wait_until(lambda: len(seen) == 5, "all handlers have run")
-    assert seen == {"first": TRACE, "threaded": TRACE, "other": OTHER, "message": TRACE, "last": TRACE}
+    await wait_until(lambda: len(seen) == 6, "all handlers have run")
+    same = ("first", "threaded", "from_thread", "message", "last")
+    assert seen == dict.fromkeys(same, TRACE) | {"other": OTHER}
     assert (await client.task("first-1")).traceparent == TRACE
 
     await (await client.submit("threaded")).result(timeout=20)
