@@ -170,6 +170,12 @@ def show(
             "reason": record.reason,
             "sent": moment(record.sent_at),
             "expires": moment(record.expires_at),
+            "conversation": record.conversation,
+            "answers": record.parent,
+            "request": record.request,
+            "late": "yes" if record.late else None,
+            "failed": "yes" if record.failed else None,
+            "traceparent": record.traceparent,
             "payload": record.payload,
         }
     )

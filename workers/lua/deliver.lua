@@ -55,11 +55,17 @@ local function deliver(i)
     caused_by = caused_by, failed = failed, traceparent = traceparent, from = caller,
     reply_by = wait_ms ~= '' and sent_at + tonumber(wait_ms) or nil,
   }
-  join_conversation(message)
   result = result ~= '' and result or nil
-  local word, code, reason = refusal_of(message, result)
-  if message.reply_by or result then
-    message.requested_by = caller_for_answers(sender, caller)
+  local word, code, reason
+  if correlation == '' and reply_to == '' and caused_by == '' and wait_ms == '' and failed == '' and traceparent == '' and not result then
+    message.is_plain = true
+    word, code, reason = undeliverable(lane, receiver, message.expires_at)
+  else
+    join_conversation(message)
+    word, code, reason = refusal_of(message, result)
+    if message.reply_by or result then
+      message.requested_by = caller_for_answers(sender, caller)
+    end
   end
   if word then
     message.request = message.reply_by and 'refused'

@@ -91,8 +91,9 @@ local function index_message(message, ttl)
   call('PEXPIRE', key, int(ttl), 'GT')
 end
 
--- Returns the fields of a message's record that tell its place in a conversation, after others.
+-- Adds the fields of a message's record that tell its place in a conversation.
+local PLACE = { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent', 'conversation', 'parent',
+  'request', 'requested_by' }
 local function add_place(fields, message)
-  return add_optional(fields, message, { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent',
-    'conversation', 'parent', 'request', 'requested_by' })
+  return add_optional(fields, message, PLACE)
 end

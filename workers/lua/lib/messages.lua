@@ -32,9 +32,14 @@ local function undeliverable(lane, receiver, expires_at)
   end
 end
 
--- Adds those of the named fields that a message has.
+-- Adds those of the named fields that a message has. A plain message has none of them; most are.
+local OPTIONAL = { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent' }
 local function add_optional(fields, message, names)
-  for _, name in ipairs(names) do
+  if message.is_plain then
+    return fields
+  end
+  for i = 1, #names do
+    local name = names[i]
     local value = message[name]
     if value and value ~= '' and value ~= 0 then
       fields[#fields + 1] = name
@@ -49,7 +54,7 @@ local function push_to_inbox(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
-  add_optional(fields, message, { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent' })
+  add_optional(fields, message, OPTIONAL)
   call('XADD', P .. 'inbox:' .. message.receiver .. ':' .. message.lane, '*', unpack(fields))
   bump('messages_delivered', 1)
   log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)

@@ -64,7 +64,7 @@ local function reply_fields_of(message)
   return add_optional({ 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }, message,
-    { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent' })
+    OPTIONAL)
 end
 
 -- Hands a message over: to the inbox of its receiver, or to the replies of a client that asked for it.
