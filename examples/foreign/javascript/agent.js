@@ -160,7 +160,7 @@ function onEntry(lane, entry, fields) {
   } else if (type === 'coordination' && order === 'list_leases') {
     const leases = Object.fromEntries([...held].map(([key, attempt]) => [key, attempt.fields.task_id]));
     append('in:registry', 'agent.leases_listed', { ...me, ask: fields.ask, leases });
-  } else if (type === 'direct') {
+  } else if (type === 'direct' || type === 'heartbeat') {
     return reply(fields).then(() => forget(lane, entry)); // a message is deleted after it was handled
   }
   return forget(lane, entry);
@@ -183,12 +183,14 @@ function offer(attempt) {
   if (isDraining) giveBack(lease, 'the agent is draining');
 }
 
-// Answers a message with its own payload, unless it is an answer itself or has expired.
-async function reply({ id, sender_id, reply_to, expires_at, data }) {
+// Answers a message with its own payload, unless it is an answer itself or has expired; a ping also with the id.
+async function reply({ id, sender_id, reply_to, expires_at, message_type, traceparent, data }) {
   if (reply_to || performance.now() + aheadMs >= Number(expires_at)) return;
-  const message_id = createHash('sha256').update(`answer to ${id}`).digest('hex'); // the same if handled twice
+  const message_id = `${id.slice(0, 122)}.reply`; // the same if handled twice
+  const payload = JSON.parse(data);
   await append('in:messages:normal', 'message.sent', {
-    message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, payload: JSON.parse(data),
+    message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, traceparent,
+    payload: message_type === 'heartbeat' ? { ...payload, agent_id: agentId } : payload,
   });
 }
 

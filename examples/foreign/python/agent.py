@@ -197,7 +197,7 @@ class Agent:
                 self.held[lease].stop(reason)
         elif kind == "coordination" and order == "list_leases":
             self.start(self.list_leases(fields["ask"]))
-        elif kind == "direct":
+        elif kind in {"direct", "heartbeat"}:
             await self.reply(fields)
         with suppress(errors.RedisError, OSError):  # after an error it is read again, which changes nothing
             await self.redis.xdel(self.lanes[lane], entry)
@@ -221,13 +221,16 @@ class Agent:
         await self.append("in:registry", "agent.leases_listed", fact)
 
     async def reply(self, fields: Fields) -> None:
-        """Answer a message with its own payload, unless it is an answer itself or has expired."""
+        """Answer a message with its own payload (a ping also with the id), unless it is an answer or has expired."""
         if "reply_to" in fields or time.monotonic() * 1000 + self.ahead_ms >= int(fields["expires_at"]):
             return
+        payload = json.loads(fields["data"])
+        if fields["message_type"] == "heartbeat":
+            payload |= {"agent_id": self.agent_id}
         fact = {
-            "message_id": str(uuid.uuid5(uuid.NAMESPACE_OID, fields["id"])),  # the same if it is handled twice
+            "message_id": f"{fields['id'][:122]}.reply",  # the same if it is handled twice
             "sender_id": self.agent_id, "receiver_id": fields["sender_id"], "reply_to": fields["id"],
-            "payload": json.loads(fields["data"]),
+            "payload": payload, "traceparent": fields.get("traceparent"),
         }  # fmt: skip
         await self.append("in:messages:normal", "message.sent", fact)
 
