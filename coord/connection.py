@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from redis import exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -38,7 +38,7 @@ from coord.config import Settings, source_of
 from coord.endpoint import read_endpoint
 from coord.errors import ConfigError, CoordError, ServerFull, ServerUnavailable, ServerUnfit
 from coord.logs import get_logger
-from coord.pipeline import CONNECTION_CLASSES, TimestampingParser
+from coord.pipeline import CONNECTION_CLASSES, Pool, TimestampingParser
 
 log = get_logger()
 
@@ -475,7 +475,7 @@ def _client(url: str, settings: Settings, retry: Retry, name: str | None) -> Red
     check_url(url)
     tcp = not url.startswith("unix://")
     answer_s = settings.answer_timeout_s + settings.read_block_ms / 1000
-    pool = BlockingConnectionPool.from_url(
+    pool = Pool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
         # A call that waits for a socket waits longer than a call on a half-open connection and its reconnect.

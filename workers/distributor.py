@@ -95,6 +95,9 @@ STALE_LOAD_S = 0.05
 REREAD = 1_000
 #: Calls that free memory in one tick. What they free together is more than callers write in a tenth of a second.
 RELIEF_ROUNDS = 8
+#: Batches of tasks that one plan may place. With one, a plan that fills a fleet stops when each agent has got a part of
+#: its room, and from then on each agent gets its tasks, reports them and is woken in these parts.
+PLANNED_BATCHES = 4
 #: Seconds without assignments after the server refused one for lack of memory.
 FULL_S = 1.0
 
@@ -160,7 +163,7 @@ class Distributor(Service):
         ended = self.planner.end_leases([report.lease for report in endings])
         room = self.planner.expect_room(ended)
         most = self.cell.settings.batch
-        placements = self.planner.plan(max(most, len(endings))) if self._may_place() else []
+        placements = self.planner.plan(max(PLANNED_BATCHES * most, len(endings))) if self._may_place() else []
         self.plan_log.cut()
         pieces = by_agents(placements, most)
         calls += [self.cell.scripts.dispatch(piece) for piece in pieces]

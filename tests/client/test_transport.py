@@ -101,6 +101,47 @@ def test_an_idle_connection_that_was_reset_is_not_used(
 
 
 @LOOPS
+def test_a_connection_with_an_answer_that_nobody_asked_for_is_not_used(
+    server: EmbeddedServer, loop_factory: Callable[[], Any]
+) -> None:
+    """Otherwise each command on it would get the answer of the command before."""
+
+    async def work() -> None:
+        async with connect_worker(server.url, Settings()) as redis:
+            connection = await _idle_connection(redis)
+            connection._writer.write(pack(("ECHO", "stray")))
+            await wait_until(lambda: connection._reader._buffer, "the answer is there")
+            assert await redis.execute_command("ECHO", "mine") == b"mine"
+            assert await send_and_read(redis, [pack(("ECHO", "mine"))]) == [b"mine"]
+
+    run(loop_factory, work)
+
+
+@LOOPS
+def test_callers_share_the_connections_of_a_full_pool(server: EmbeddedServer, loop_factory: Callable[[], Any]) -> None:
+    """Each that waits gets one when another is done, and one that is cancelled while it waits takes none with it."""
+
+    async def work() -> None:
+        async with connect_worker(server.url, Settings()) as redis:
+            pool = redis.connection_pool
+            pool.max_connections = 2
+            asked = [asyncio.create_task(redis.execute_command("ECHO", str(number))) for number in range(40)]
+            await asyncio.sleep(0)
+            for number in range(1, 40, 4):
+                asked[number].cancel()
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            for number, answer in enumerate(answers):
+                if not isinstance(answer, asyncio.CancelledError):
+                    assert answer == str(number).encode()
+            assert sum(isinstance(answer, bytes) for answer in answers) >= 30
+            assert len(pool._available_connections) <= 2
+            assert not pool._in_use_connections
+            assert await redis.ping()
+
+    run(loop_factory, work)
+
+
+@LOOPS
 def test_a_link_whose_transport_closes_gives_its_orders_back(
     server: EmbeddedServer, loop_factory: Callable[[], Any]
 ) -> None:
@@ -214,6 +255,30 @@ async def _is_well(redis: Redis) -> bool:
         return bool(await redis.ping())
     except (RedisConnectionError, RedisTimeoutError):
         return False
+
+
+@LOOPS
+def test_the_time_of_an_answer_counts_from_its_own_command(loop_factory: Callable[[], Any]) -> None:
+    """A connection has one timer for all of its answers: that of an earlier answer ends no later one."""
+
+    async def work() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1000)  # HELLO
+            writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+            while await reader.read(1000):
+                await asyncio.sleep(0.6)
+                writer.write(b"+OK\r\n")
+            writer.close()
+
+        listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        quick = Settings(answer_timeout_s=1.0, read_block_ms=1)
+        async with connect_worker(f"redis://127.0.0.1:{port}", quick) as redis:
+            for _ in range(4):
+                assert await send_and_read(redis, [pack(("PING",))]) == [b"OK"]
+        listener.close()
+
+    run(loop_factory, work)
 
 
 @LOOPS
