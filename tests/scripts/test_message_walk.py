@@ -16,7 +16,7 @@ from workers.transitions import Delivery
 
 AGENTS = ["a1", "a2", "a3"]
 STEPS = 150
-HOPS, BUDGET = 2, 6
+HOPS, BUDGET = 1, 6
 
 
 class Walk:
