@@ -131,8 +131,8 @@ message:{id}                          hash    body digest (not of an answer of t
                                               none while it is a dead letter or an open request
 conversation:{id}                     zset    message -> its number in the conversation. It begins with the first
                                               answer, or with the first message that names the conversation; at most as
-                                              many as the budget of a conversation, and the answers of the coordinator.
-                                              TTL that of the last record
+                                              many as the budget of a conversation, and as many answers of the
+                                              coordinator. TTL that of the last record
 requests                              zset    request that waits -> its deadline, ms on the clock of requests
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many

@@ -93,9 +93,7 @@ local function deliver(i)
   if not word and message.request ~= 'open' then
     call('PEXPIRE', key, int(lives_ms))
   end
-  if word ~= 'OVER_BUDGET' then
-    index_message(message, lives_ms)
-  end
+  index_message(message, lives_ms, CONVERSATION_MOST)
   local request = { id = id, sender = sender, lane = lane, conversation = message.conversation, hops = message.hops,
     traceparent = traceparent, caller = message.requested_by }
   if result and not word then

@@ -75,10 +75,11 @@ local function over_limit(message)
   end
 end
 
--- Adds a message to the index of its conversation, which lives as long as the record of its last message. The first
--- message of a conversation is added with the second one: most messages have no answer, and no index.
-local function index_message(message, ttl)
-  if not message.conversation then
+-- Adds a message to the index of its conversation, which lives as long as the record of its last message, and has at
+-- most so many messages; dead letters beyond that are not listed. The first message of a conversation is added with the
+-- second one: most messages have no answer, and no index.
+local function index_message(message, ttl, most)
+  if not message.conversation or message.place >= most then
     return
   end
   local key, place = P .. 'conversation:' .. message.conversation, message.place

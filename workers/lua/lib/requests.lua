@@ -93,12 +93,15 @@ local function answer_request(request, suffix, data, failed)
     parent = request.id, hops = request.hops + 1, traceparent = request.traceparent,
   }
   message.place = call('ZCARD', P .. 'conversation:' .. message.conversation)
+  if message.place >= 2 * CONVERSATION_MOST then
+    message.conversation = nil -- it is not listed
+  end
   hand_over(message, request.caller)
   call('HSET', P .. 'message:' .. message.id, unpack(add_place({ 'sender_id', message.sender, 'receiver_id', message.receiver,
     'message_type', message.kind, 'priority', lane, 'status', 'delivered', 'sent_at', NOW,
     'expires_at', int(message.expires_at), 'reason', '', 'body', data }, message)))
   call('PEXPIRE', P .. 'message:' .. message.id, int(KEPT))
-  index_message(message, KEPT)
+  index_message(message, KEPT, 2 * CONVERSATION_MOST)
   return true
 end
 
