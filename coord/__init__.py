@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coord.agent.agent import Agent
+    from coord.agent.links import LinkRequest
     from coord.agent.run import run
     from coord.agent.task import NonRetryable, Release, Retryable, Task
     from coord.client.client import Client
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from coord.client.submission import TaskSpec
     from coord.client.sync import SyncClient, SyncTaskHandle
     from coord.errors import (
+        AgentLeft,
         AgentNotFound,
         AgentSuperseded,
         ConfigError,
@@ -30,15 +32,22 @@ if TYPE_CHECKING:
         EntryTruncated,
         FactInvalid,
         FactTooLarge,
+        HierarchyCycle,
         HopLimitReached,
         IdConflict,
         IdInvalid,
         Invalid,
+        LinkDeclined,
+        LinkNotRequested,
+        LinksFull,
         MessageExpired,
         MessageNotDead,
         MessageNotFound,
         MessageUndeliverable,
+        NoSubordinates,
         NotFound,
+        NotInHierarchy,
+        NotLinked,
         PayloadInvalid,
         RequestEnded,
         RequestFailed,
@@ -68,6 +77,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgentLeft",
     "AgentNotFound",
     "AgentSuperseded",
     "Client",
@@ -82,17 +92,25 @@ __all__ = [
     "EntryTruncated",
     "FactInvalid",
     "FactTooLarge",
+    "HierarchyCycle",
     "HopLimitReached",
     "IdConflict",
     "IdInvalid",
     "Invalid",
+    "LinkDeclined",
+    "LinkNotRequested",
+    "LinkRequest",
+    "LinksFull",
     "Message",
     "MessageExpired",
     "MessageNotDead",
     "MessageNotFound",
     "MessageUndeliverable",
+    "NoSubordinates",
     "NonRetryable",
     "NotFound",
+    "NotInHierarchy",
+    "NotLinked",
     "PayloadInvalid",
     "Release",
     "RequestEnded",
@@ -130,6 +148,7 @@ __all__ = [
 _HOME = {
     "Agent": ("coord.agent.agent", "Agent"),
     "Client": ("coord.client.client", "Client"),
+    "LinkRequest": ("coord.agent.links", "LinkRequest"),
     "Message": ("coord.models.messages", "AgentMessage"),
     "NonRetryable": ("coord.agent.task", "NonRetryable"),
     "Release": ("coord.agent.task", "Release"),

@@ -205,6 +205,7 @@ def decode_message(fields: Mapping[bytes, bytes]) -> AgentMessage:
         late=text.get("late") == "1",
         hops=int(text.get("hops", 0)),
         traceparent=text.get("traceparent"),
+        protocol=text.get("protocol", "direct"),
     )
 
 

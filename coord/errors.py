@@ -6,9 +6,12 @@
     │   └── FactInvalid
     │       └── PayloadInvalid
     ├── NotFound            no such record, or no record any more
-    │   ├── TaskNotFound, AgentNotFound, UnknownAgent, MessageNotFound, EntryNotFound
+    │   ├── TaskNotFound, UnknownAgent, MessageNotFound, EntryNotFound
+    │   └── AgentNotFound
+    │       └── AgentLeft
     ├── Conflict            the request contradicts the present state
     │   ├── IdConflict, TaskAlreadyFinished, TaskNotDead, MessageNotDead, EntryTruncated, AgentSuperseded
+    │   ├── LinkNotRequested, LinkDeclined, LinksFull, HierarchyCycle
     │   └── DataFolderInUse
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
@@ -19,7 +22,8 @@
     ├── RequestEnded        the request ended without a reply that can be used
     │   └── RequestFailed
     └── Undelivered         the message did not reach an inbox
-        └── MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull
+        ├── MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull
+        └── NotLinked, NotInHierarchy, NoSubordinates
 
 Each class has three attributes: ``code`` (sent in answers; stable), ``http_status`` (of the gateway) and ``exit_code``
 (of the command line; ``coord.cli.exit_codes.ExitCode`` explains the numbers). A subclass inherits what it does not set.
@@ -159,6 +163,12 @@ class AgentNotFound(NotFound):
     code = "agent_not_found"
 
 
+class AgentLeft(AgentNotFound):
+    """The agent has left: it gets nothing until it registers again."""
+
+    code = "agent_left"
+
+
 class UnknownAgent(NotFound):
     """A heartbeat came from an agent that is not registered; the agent must register again."""
 
@@ -219,6 +229,30 @@ class AgentSuperseded(Conflict):
 
     code = "superseded"
     exit_code = 2
+
+
+class LinkNotRequested(Conflict):
+    """The other agent has not requested the link that is accepted."""
+
+    code = "link_not_requested"
+
+
+class LinkDeclined(Conflict):
+    """The other agent has declined the link, or ended it."""
+
+    code = "link_declined"
+
+
+class LinksFull(Conflict):
+    """The agent has as many links, subordinates or masters above it as it may have."""
+
+    code = "links_full"
+
+
+class HierarchyCycle(Conflict):
+    """The master is below the agent in the hierarchy."""
+
+    code = "hierarchy_cycle"
 
 
 class DataFolderInUse(Conflict):
@@ -382,6 +416,24 @@ class ConversationFull(Undelivered):
     """The conversation of the message has as many messages as it may have; the message names the path."""
 
     code = "conversation_full"
+
+
+class NotLinked(Undelivered):
+    """The protocol peer_to_peer needs a link that both agents have accepted."""
+
+    code = "not_linked"
+
+
+class NotInHierarchy(Undelivered):
+    """The protocol hierarchical allows messages to the master and to subordinates only."""
+
+    code = "not_in_hierarchy"
+
+
+class NoSubordinates(Undelivered):
+    """The message goes to all subordinates of its sender, which has none."""
+
+    code = "no_subordinates"
 
 
 #: code -> class, for every class above that has a code of its own.

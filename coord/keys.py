@@ -13,6 +13,7 @@ in:reports                            stream  reports of agents about the tasks 
 in:requests                           stream  requests of clients about tasks: cancel
 in:losses                             stream  agents and leases that were lost, appended by scripts of the registry
 in:messages:{lane}                    stream  messages to agents
+in:links                              stream  changes that agents make to their links and to their master
 in:control:{kind}                     stream  facts of operators for the workers of a kind
 ====================================  ======  ==============================================================
 
@@ -122,20 +123,32 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               reply_by (ms) failed late hops traceparent where it has them, of a
                                               message. Removed with its agent
 message:{id}                          hash    body digest (not of an answer of the coordinator) sender_id receiver_id
-                                              message_type priority status sent_at expires_at reason; where it has them
-                                              correlation_id reply_to conversation (its id), parent (the message before
-                                              it in its chain of answers), hops (messages before it in that chain)
-                                              reply_by (ms) request (of a request: open answered timed_out refused)
-                                              requested_by (the client that gets the reply among its replies) failed
-                                              late (1: of a reply) traceparent. TTL: the message's own, at least 1 h;
+                                              message_type protocol priority status sent_at expires_at reason
+                                              inbox_entry (of its only receiver), code (of a dead one); where it has
+                                              them correlation_id reply_to conversation (its id), parent (the message
+                                              before it in its chain of answers), hops (messages before it in that
+                                              chain) reply_by (ms) request (of a request: open answered timed_out
+                                              refused) requested_by (the client that gets the reply among its replies)
+                                              failed late (1: of a reply) traceparent. TTL: the message's own and 1 h;
                                               none while it is a dead letter or an open request
 conversation:{id}                     zset    message -> its number in the conversation. It begins with the first
                                               answer, or with the first message that names the conversation; at most as
                                               many as the budget of a conversation, and as many answers of the
                                               coordinator. TTL that of the last record
 requests                              zset    request that waits -> its deadline, ms on the clock of requests
+copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
+                                              code: of a message to all subordinates. TTL that of the message's record
+messages:expiring                     zset    inbox, entry and message, spaces between -> ms at which a router looks
+                                              whether it was read: 2 s after it expires
+history:{agent}                       stream  messages that it has sent, or that were delivered to it: message_id; the
+                                              newest 1,000. TTL 7 days after the last one
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
+links:{agent}                         hash    other agent -> state (linked, requested: by this agent, asked: by the
+                                              other one), ms, who made it (agent or operator), spaces between; 1,000.
+                                              Both agents of a link have it. Removed with either agent
+masters                               hash    agent -> its master. Removed with either agent
+subordinates:{agent}                  set     agents of which it is the master; 256. Removed with it
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by the worker that
                                               handled them; 10,000 and 8 MiB. An outcome whose data is above 16 KiB has
                                               ``at`` (``record``) in its place. TTL 1 h
@@ -200,7 +213,7 @@ MESSAGE_STREAMS: tuple[str, ...] = tuple(f"in:messages:{lane}" for lane in Lane)
 CONSUMES: dict[str, tuple[str, ...]] = {
     "registry": ("in:registry", "in:control:registry", "in:beats"),
     "distributor": ("in:reports", "in:losses", "in:control:distributor", "in:requests", *TASK_STREAMS),
-    "router": ("in:control:router", *MESSAGE_STREAMS),
+    "router": ("in:control:router", "in:links", *MESSAGE_STREAMS),
 }
 
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
@@ -229,6 +242,10 @@ WITHOUT_TTL: tuple[str, ...] = (
     "inbox:*",
     "messages:dead",
     "requests",
+    "messages:expiring",
+    "links:*",
+    "masters",
+    "subordinates:*",
     "settings",
     "workers:*",
 )
@@ -285,6 +302,22 @@ class Keys:
     def conversation(self, conversation_id: str) -> str:
         """Return the key of the messages of a conversation."""
         return f"{self.prefix}conversation:{conversation_id}"
+
+    def copies(self, message_id: str) -> str:
+        """Return the key of the copies of a message to several agents."""
+        return f"{self.prefix}copies:{message_id}"
+
+    def history(self, agent_id: str) -> str:
+        """Return the stream of the messages of an agent."""
+        return f"{self.prefix}history:{agent_id}"
+
+    def links(self, agent_id: str) -> str:
+        """Return the key of the links of an agent."""
+        return f"{self.prefix}links:{agent_id}"
+
+    def subordinates(self, agent_id: str) -> str:
+        """Return the key of the subordinates of an agent."""
+        return f"{self.prefix}subordinates:{agent_id}"
 
     def replies(self, caller: str) -> str:
         """Return the stream of the answers to a caller."""

@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
+from coord.agent.links import AgentLinks, LinkRequestHandler
 from coord.agent.messages import MessageHandler, MessageHandlers
+from coord.agent.outgoing import Outgoing
 from coord.agent.run import run
 from coord.agent.session import AgentSpec, Session
 from coord.arguments import (
@@ -29,16 +31,17 @@ from coord.arguments import (
     encode_fields,
 )
 from coord.background import CANCEL_S, cancel_and_wait
+from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
 from coord.client.requests import REPLY_S, request_append
-from coord.client.submission import PriorityName
+from coord.client.submission import PriorityName, message_append
 from coord.config import Settings
 from coord.connection import await_server, locate
 from coord.errors import ConfigError, FactInvalid, ServerUnavailable
 from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
-from coord.models.ids import check_id, new_id
-from coord.models.messages import COORDINATOR, MessageType
+from coord.models.ids import SUBORDINATES, check_id, new_id
+from coord.models.messages import COORDINATOR, MessageType, MessageTypeName, Protocol, ProtocolName
 from coord.models.tasks import Priority
 from coord.program_settings import load_in_program
 
@@ -133,6 +136,10 @@ class Agent:
         self.agent_id = check_id(agent_id, "agent_id")
         if agent_id == COORDINATOR:
             raise FactInvalid(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
+        if agent_id == SUBORDINATES:
+            raise FactInvalid(
+                f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender"
+            )
         self.settings = settings if settings is not None else load_in_program()
         self.drain_timeout = None if drain_timeout is None else as_seconds(drain_timeout, "drain_timeout")
         self._forget_after = None if forget_after is None else as_seconds(forget_after, "forget_after")
@@ -144,6 +151,8 @@ class Agent:
         self.message_handlers: list[MessageHandler] = []
         self.reply_handlers: list[MessageHandler] = []
         self.request_handler: MessageHandler | None = None
+        self.link_request_handler: LinkRequestHandler | None = None
+        self.links = AgentLinks(agent_id, self._outgoing)  #: links with other agents, and the master
         self._start_hooks: list[Hook] = []
         self._stop_hooks: list[Hook] = []
         self._url = url
@@ -338,6 +347,69 @@ class Agent:
         )
         return await session.requests.send(append, receiver_id, timeout)
 
+    def on_link_request(self, function: LinkRequestHandler) -> LinkRequestHandler:
+        """Await the decorated function with each ``LinkRequest`` of another agent.
+
+        It returns True to accept, False to decline, None to leave the request open: ``agent.links.accept`` may accept
+        it later. Without this handler all requests stay open.
+
+        Raises:
+            ConfigError: the signature does not fit, there is one already, or the agent runs.
+        """
+        self._check_not_running()
+        if self.link_request_handler is not None:
+            raise ConfigError(f"agent '{self.agent_id}' has a handler for link requests already")
+        check_hook(function, arguments=1)
+        self.link_request_handler = function
+        return function
+
+    async def send(
+        self,
+        receiver_id: str,
+        payload: Any = None,
+        *,
+        message_type: MessageTypeName | MessageType = MessageType.DIRECT,
+        protocol: ProtocolName | Protocol | None = None,
+        priority: PriorityName | Priority = Priority.NORMAL,
+        ttl: float | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        message_id: str | None = None,
+        traceparent: str | None = None,
+        wait: bool = True,
+        timeout: float = RECEIPT_S,
+    ) -> Receipt:
+        """Send a message in the name of this agent; returns when it is in the inbox of the receiver.
+
+        The arguments, the result and the errors are those of ``Client.send``. While Redis is unavailable, it waits.
+
+        Raises:
+            ConfigError: this agent does not run, or stopped meanwhile.
+        """
+        fields = message_fields(
+            self.agent_id,
+            receiver_id,
+            payload,
+            message_type=message_type,
+            protocol=protocol,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            message_id=message_id,
+            traceparent=traceparent,
+            receipt=wait,
+        )
+        outgoing = self._outgoing()
+        append = message_append(fields, priority, self.agent_id, self.settings.max_entry_bytes)
+        if not wait:
+            return receipt_of(fields, await outgoing.append(append))
+        return receipt_of(fields, *await outgoing.request(append, as_seconds(timeout, "timeout")))
+
+    def _outgoing(self) -> Outgoing:
+        if self._session is None:
+            raise ConfigError(f"agent '{self.agent_id}' is not running")
+        return self._session.outgoing
+
     def _check_not_running(self) -> None:
         if self._session is not None or self._starting is not None:
             raise ConfigError(f"agent '{self.agent_id}' is running: register its handlers before it is started")
@@ -482,6 +554,8 @@ class Agent:
             self.fallback,
             MessageHandlers(tuple(self.message_handlers), tuple(self.reply_handlers), self.request_handler),
             self._message_concurrency,
+            self.links,
+            self.link_request_handler,
             self._forget_after,
         )
         session = await self._open(spec, is_patient=is_patient)

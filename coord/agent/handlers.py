@@ -56,14 +56,15 @@ def check_message_handler(function: Callable[..., Any]) -> None:
         raise ConfigError(f"handler {name_of(function)} must take the message, and no other argument")
 
 
-def check_hook(function: Any) -> None:
-    """Check that a function is async and can be called without arguments.
+def check_hook(function: Any, arguments: int = 0) -> None:
+    """Check that a function is async and can be called with so many arguments.
 
     Raises:
         ConfigError: it is not, or cannot.
     """
-    if not callable(function) or not is_async(function) or not _may_take(function, 0):
-        raise ConfigError(f"{name_of(function)} must be an async function without arguments")
+    if not callable(function) or not is_async(function) or not _may_take(function, arguments):
+        taken = "without arguments" if arguments == 0 else f"that takes {arguments} argument"
+        raise ConfigError(f"{name_of(function)} must be an async function {taken}")
 
 
 def name_of(function: object) -> str:

@@ -14,8 +14,9 @@ next process. No handler starts after the expiry.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from heapq import heappop, heappush
 from typing import Any
@@ -51,6 +52,8 @@ class WaitingMessage(Struct, eq=False):
     next_handler: int = 0  #: index of the handler that is called next
     failures: int = 0  #: of that handler
     put_off: int = 0  #: how often a handler has put it off
+    has_started: bool = False  #: a handler was called, and has not put it off
+    is_expired: bool = False  #: it expired unread
 
 
 class _Queue(Struct, eq=False):
@@ -266,10 +269,11 @@ class MessageRunner:
             fields = kept if kept is not None else await self._read_again(lane, entry)
             if fields is not None and (message := self._message(entry, fields)) is not None:
                 current_work.set(Work(message.id, message.traceparent))
-                if message.reply_by is not None and (self._request_handler is not None or not self._handlers):
-                    wait_s = await self._answer(waiting, message)
-                else:
-                    wait_s = await self._call_handlers(waiting, message)
+                with self._deleted_at_expiry(waiting, message):
+                    if message.reply_by is not None and (self._request_handler is not None or not self._handlers):
+                        wait_s = await self._answer(waiting, message)
+                    else:
+                        wait_s = await self._call_handlers(waiting, message)
         except ErrorAnswer as error:
             log.warning("inbox.refused", agent_id=self._agent_id, error=str(error))
             wait_s = READ_AGAIN_S
@@ -280,10 +284,22 @@ class MessageRunner:
         finally:
             self._mailbox.release(waiting)
             self._start_soon()
-        if wait_s is None:
+        if waiting.is_expired:
+            self._known.discard((lane, entry))  # it is left to the router, which records that it expired
+        elif wait_s is None:
             self._delete(lane, entry)
         elif not self._is_closed:
             self._add_later(waiting, wait_s)
+
+    @contextmanager
+    def _deleted_at_expiry(self, waiting: WaitingMessage, message: AgentMessage) -> Iterator[None]:
+        """Delete a message that expires while its handlers run: it did not expire unread."""
+        left_s = max(0.0, message.expires_at - self._now_ms()) / 1000
+        timer = self._loop.call_later(left_s, self._delete, waiting.lane, waiting.entry)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _add_later(self, waiting: WaitingMessage, wait_s: float) -> None:
         """Handle a message again after a wait, in which it occupies nothing and later messages pass it."""
@@ -316,6 +332,7 @@ class MessageRunner:
             if self._now_ms() >= message.expires_at:
                 self._log_expired(waiting, message)
                 return None
+            waiting.has_started = True
             _, error = await self._call_handler(*handlers[waiting.next_handler], message)
             if isinstance(error, Retryable) and error.after is not None:
                 return self._seconds_off(waiting, message, error)
@@ -344,6 +361,7 @@ class MessageRunner:
             why = f"agent '{self._agent_id}' has no handler for requests; register one with @agent.on_request"
             await self._requests.reply(message, failure("no_handler", why), failed=True)
             return None
+        waiting.has_started = True
         result, error = await self._call_handler(*self._request_handler, message)
         if isinstance(error, Retryable) and error.after is not None:
             return self._seconds_off(waiting, message, error)
@@ -359,6 +377,7 @@ class MessageRunner:
     def _seconds_off(self, waiting: WaitingMessage, message: AgentMessage, error: Retryable) -> float:
         """Return the seconds for which a handler puts a message off, at most until it expires."""
         waiting.put_off += 1
+        waiting.has_started = waiting.next_handler > 0
         wait_s = max(error.after or 0.0, MIN_PUT_OFF_S)
         log.info(
             "message.put_off",
@@ -368,6 +387,7 @@ class MessageRunner:
         return min(wait_s, max(left_s, 0.0))
 
     def _log_expired(self, waiting: WaitingMessage, message: AgentMessage) -> None:
+        waiting.is_expired = not waiting.has_started
         write = log.warning if waiting.put_off else log.info
         write("message.expired", agent_id=self._agent_id, message_id=message.id, put_off=waiting.put_off)
 

@@ -10,6 +10,8 @@ concerns another part goes through a method here:
     claim       delete the entry, as far as there is room             Claims
     run         call the handler                                      Runner, MessageRunner
     request     wait for the reply of another agent                   Requests, Inquiries
+    link        answer requests of other agents for links             LinkOrders
+    send        append messages and changes of links, await answers   Outgoing
     report      append the outcome until Redis has answered           Reports
     drain       no new tasks; finish, report, deregister
     close       release connections, timers and threads
@@ -29,7 +31,9 @@ from coord.agent.handlers import Handler
 from coord.agent.heartbeat import DEAF_HEARTBEATS, Heartbeats, ReaderCheck
 from coord.agent.inbox import Fields, Inbox
 from coord.agent.inquiries import Inquiries
+from coord.agent.links import AgentLinks, LinkOrders, LinkRequestHandler
 from coord.agent.messages import MessageHandlers, MessageRunner
+from coord.agent.outgoing import Outgoing
 from coord.agent.protocol import ignore_answer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.agent.registration import Registration
@@ -61,6 +65,8 @@ class AgentSpec(Struct, frozen=True):
     fallback: Handler | None  #: for task types without a handler
     message_handlers: MessageHandlers
     message_concurrency: int
+    links: AgentLinks
+    link_request_handler: LinkRequestHandler | None = None
     forget_after: float | None = None  #: seconds until the record of an agent that has left is removed
 
 
@@ -155,6 +161,8 @@ class Session:
             now_ms=self.registration.now_ms,
             concurrency=spec.message_concurrency,
         )
+        self.outgoing = Outgoing(agent_id, link, keys, self._answers)
+        self._link_orders = LinkOrders(spec.links, link, self._lanes, spec.link_request_handler)
         link.on_up.append(self._link_up)
 
     # Start and registration.
@@ -225,18 +233,29 @@ class Session:
     # Assignments, orders and messages.
 
     def _receive(self, lane: int, entry: bytes, fields: Fields) -> None:
-        kind = fields[b"message_type"]
-        if kind == b"task_assignment":
+        order = fields.get(b"order")
+        if b"lease" in fields and fields[b"message_type"] == b"task_assignment":
             self.claims.offer(lane, entry, fields)
-        elif kind == b"coordination" and fields.get(b"order") == b"list_leases":
+        elif b"id" in fields:
+            self._receive_message(lane, entry, fields)
+        elif order == b"list_leases":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self.registration.list_leases(fields[b"ask"].decode(), self.claims.listed())
-        elif kind == b"coordination" and fields.get(b"order") == b"stop_task":
+        elif order == b"stop_task":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self._stop_task(fields[b"lease"].decode(), fields.get(b"reason", b"").decode("utf-8", "replace"))
-        elif b"reply_to" in fields and self.requests.take(lane, entry, fields):
-            pass  # a handler waits for it
-        elif not self._inquiries.take(lane, entry, fields):
+        elif order == b"link_changed":
+            self._link_orders.receive(lane, entry, fields)
+        elif order is not None:
+            log.info("order.unknown", agent_id=self._agent_id, order=order.decode("utf-8", "replace"))
+            self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
+        else:
+            raise ValueError(f"the entry {entry.decode()} is no task, no order and no message")
+
+    def _receive_message(self, lane: int, entry: bytes, fields: Fields) -> None:
+        if b"reply_to" in fields and self.requests.take(lane, entry, fields):
+            return  # a handler waits for it
+        if not self._inquiries.take(lane, entry, fields):
             self.messages.take(lane, entry, fields)
 
     def _stats(self) -> dict[str, Any]:
@@ -353,6 +372,8 @@ class Session:
         self._is_closed = True
         self.requests.close()
         self.registration.close()
+        await self._link_orders.close()
+        self.outgoing.close()
         await self.heartbeats.close()
         self.runner.close()
         await self.messages.close(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register, register_place
@@ -23,10 +24,14 @@ from coord.cli.output import (
 from coord.cli.session import Acted, act_on_each, ask
 from coord.errors import AgentNotFound, CoordError
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Ejected
+from coord.models.links import Links
 from coord.suggestions import closest
 
 if TYPE_CHECKING:
     from coord import Client
+
+#: What ``show`` adds of ``Links`` to the record.
+LINKS = ("master", "subordinates", "peers", "requests")
 
 AgentIds = Annotated[list[str], typer.Argument(metavar="AGENT...", help="Ids of the agents.", show_default=False)]
 
@@ -96,14 +101,14 @@ def show(
         coord agents show ocr-1
     """
 
-    async def work(client: Client) -> tuple[AgentRecord, int]:
-        return await client.agent(agent_id), await client.server_time()
+    async def work(client: Client) -> tuple[AgentRecord, Links, int]:
+        return await client.agent(agent_id), await client.links(agent_id), await client.server_time()
 
-    record, now = ask(work, redis_url=redis_url, namespace=namespace)
+    record, links, now = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(record)
+        write_json(msgspec.to_builtins(record) | {name: getattr(links, name) for name in LINKS})
     else:
-        write_fields(_fields(record, now))
+        write_fields(_fields(record, now) | {name: _words(getattr(links, name)) for name in LINKS})
 
 
 def drain(
@@ -220,6 +225,10 @@ def _fields(record: AgentRecord, now: int) -> dict[str, Any]:
         "term": record.term,
         "rev": record.rev,
     }
+
+
+def _words(value: str | tuple[str, ...] | None) -> str | None:
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def _ejection(one: Ejected, now: int) -> str:

@@ -83,6 +83,7 @@ for place in (
     "coord.cli.tasks:tasks",
     "coord.cli.agents:agents",
     "coord.cli.messages:messages",
+    "coord.cli.links:links",
     "coord.cli.settings:strategy",
     "coord.cli.settings:settings",
     "coord.cli.dead:dead",

@@ -193,7 +193,7 @@ async def _read(client: Client, kind: Kind, dead_id: str) -> TaskRecord | Messag
             message = await client.message(dead_id)
         except MessageNotFound:
             message = None
-        if message is None or message.status is not MessageStatus.DEAD:
+        if message is None or message.status not in {MessageStatus.DEAD, MessageStatus.EXPIRED}:
             raise MessageNotFound(f"message '{dead_id}' is not a dead letter; see `coord dead list --kind message`")
         return message
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from coord.cli import parse
@@ -13,6 +14,7 @@ from coord.cli.conversations import trace
 from coord.cli.output import (
     MESSAGE_STATUS,
     age,
+    hint,
     hint_next_page,
     moment,
     write_fields,
@@ -23,22 +25,34 @@ from coord.cli.output import (
 )
 from coord.cli.parse import Duration
 from coord.cli.session import ask
-from coord.models.messages import MessageStatus
+from coord.models.agents import AgentStatus
+from coord.models.ids import SUBORDINATES
+from coord.models.messages import MessageRecord, MessageStatus, MessageType, Protocol, Recipient
 from coord.models.tasks import Priority
 
 if TYPE_CHECKING:
     from coord import Client
-    from coord.client.client import Receipt
-    from coord.queries import MessagePage
+    from coord.client.receipts import Receipt
+    from coord.queries import MessagePage, RecipientPage
+
+#: Recipients that ``show`` lists.
+RECIPIENTS = 1_000
 
 
 def send(
-    receiver: Annotated[str, typer.Argument(help="Id of the agent.", show_default=False)],
+    receiver: Annotated[
+        str,
+        typer.Argument(help="Id of the agent; with --protocol hierarchical also 'subordinates'.", show_default=False),
+    ],
     payload: Annotated[
         str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
     ] = None,
     *,
     sender: Annotated[str | None, typer.Option(metavar="ID", help="Id of the sender.", show_default="a new id")] = None,
+    message_type: Annotated[MessageType, typer.Option("--type", help="Type that the agent sees.")] = MessageType.DIRECT,
+    protocol: Annotated[
+        Protocol | None, typer.Option(help="Rule that the message must meet.", show_default="from the type, or direct")
+    ] = None,
     priority: Annotated[Priority, typer.Option(help="Lane of the inbox.")] = Priority.NORMAL,
     ttl: Annotated[
         float | None,
@@ -62,21 +76,26 @@ def send(
 ) -> None:
     """Send a message to an agent; prints the message id once it is in the agent's inbox.
 
-    Exit code 1: the agent does not exist or its inbox is full; 3: no router answered in time,
-    and the message waits for one.
+    Exit code 1: the agent does not exist or has left, its inbox is full, or the protocol forbids the message; 3: no
+    router answered in time, and the message waits for one. --json shows the state of each receiver and the number of
+    entries before the message in its inbox.
 
     Examples:
         coord messages send ocr-1 '{"text": "reload your models"}'
+        coord messages send subordinates '"pause"' --sender lead --protocol hierarchical
         coord messages send ocr-1 - --priority high --ttl 30s < order.json
     """
     body = parse.payload(payload)
 
     async def work(client: Client) -> Receipt:
-        await check_receiver(client, receiver)
+        if receiver != SUBORDINATES:
+            await check_receiver(client, receiver)
         return await client.send(
             receiver,
             body,
             sender_id=sender,
+            message_type=message_type,
+            protocol=protocol,
             priority=priority,
             ttl=ttl,
             correlation_id=correlation_id,
@@ -90,6 +109,20 @@ def send(
         write_json(receipt)
     else:
         write_line(receipt.message_id)
+        for one in receipt.recipients:
+            if text := _note(one):
+                hint(text)
+
+
+def _note(one: Recipient) -> str:
+    """Return what a sender should know of a recipient; empty: it is there."""
+    if one.code:
+        return f"agent '{one.agent_id}' did not get it: {one.code}"
+    if one.deaf:
+        return f"agent '{one.agent_id}' does not read its inbox at the moment; the message waits there until it expires"
+    if one.state == AgentStatus.STALE:
+        return f"agent '{one.agent_id}' is stale; the message waits in its inbox until it expires"
+    return ""
 
 
 def list_(
@@ -150,19 +183,24 @@ def show(
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
 ) -> None:
-    """Show a message: sender, receiver, payload and delivery status.
+    """Show a message: sender, receiver, payload and delivery status; for several receivers the status of each.
 
     Examples:
         coord messages show 0199f6a2-6a0c-7c65-9f38-0d1f1a7e6c55
     """
-    record = ask(lambda client: client.message(message_id), redis_url=redis_url, namespace=namespace)
+
+    async def work(client: Client) -> tuple[MessageRecord, RecipientPage]:
+        return await client.message(message_id), await client.message_recipients(message_id, limit=RECIPIENTS)
+
+    record, page = ask(work, redis_url=redis_url, namespace=namespace)
     if json:
-        write_json(record)
+        write_json(msgspec.to_builtins(record) | {"recipients": page.recipients})
         return
     write_fields(
         {
             "message": record.message_id,
             "type": record.message_type,
+            "protocol": record.protocol,
             "priority": record.priority,
             "from": record.sender_id,
             "to": record.receiver_id,
@@ -177,8 +215,20 @@ def show(
             "failed": "yes" if record.failed else None,
             "traceparent": record.traceparent,
             "payload": record.payload,
+            **_recipients(record, page),
         }
     )
+
+
+def _recipients(record: MessageRecord, page: RecipientPage) -> dict[str, str]:
+    """Return the recipients of a message to several agents by status."""
+    if [one.agent_id for one in page.recipients] == [record.receiver_id]:
+        return {}
+    found: dict[str, list[str]] = {}
+    for one in page.recipients:
+        found.setdefault(one.status, []).append(f"{one.agent_id} ({one.code})" if one.code else one.agent_id)
+    more = " and more" if page.next is not None else ""
+    return {f"{status} {len(agents)}{'+' if more else ''}": " ".join(agents) + more for status, agents in found.items()}
 
 
 messages = group("messages", "Send messages to agents; show messages.")

@@ -222,7 +222,12 @@ AGENT_STATUS: dict[str, str] = {
     AgentStatus.ERROR: "red",
     AgentStatus.DRAINING: "yellow",
 }
-MESSAGE_STATUS: dict[str, str] = {MessageStatus.DELIVERED: "green", MessageStatus.DEAD: "red"}
+MESSAGE_STATUS: dict[str, str] = {
+    MessageStatus.DELIVERED: "yellow",
+    MessageStatus.READ: "green",
+    MessageStatus.EXPIRED: "red",
+    MessageStatus.DEAD: "red",
+}
 
 
 def age(since_ms: int | None, now_ms: int) -> str:

@@ -29,6 +29,10 @@ from coord.models.facts import (
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
+    LinkMade,
+    LinkRemoved,
+    MasterCleared,
+    MasterSet,
     MessageReplayed,
     SettingSet,
     StrategySet,
@@ -191,6 +195,39 @@ class Admin:
         """
         await self._control("registry", AgentRemoved(check_id(agent_id, "agent_id")), timeout)
 
+    # Links.
+
+    async def link(self, agent_id: str, peer_id: str, *, timeout: float = ANSWER_S) -> None:
+        """Link two agents, without their consent: messages of the protocol ``peer_to_peer`` pass between them.
+
+        Raises:
+            AgentNotFound: one of them has no record.
+            LinksFull: one of them has as many links as it may have.
+        """
+        await self._control("router", LinkMade(*_pair(agent_id, peer_id, "peer_id")), timeout)
+
+    async def unlink(self, agent_id: str, peer_id: str, *, timeout: float = ANSWER_S) -> None:
+        """End the link between two agents, or the request of either of them."""
+        await self._control("router", LinkRemoved(*_pair(agent_id, peer_id, "peer_id")), timeout)
+
+    async def set_master(self, agent_id: str, master_id: str | None, *, timeout: float = ANSWER_S) -> None:
+        """Set the master of an agent, in place of an earlier one.
+
+        Args:
+            agent_id: the subordinate.
+            master_id: None: it has no master from now on.
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            AgentNotFound: one of them has no record.
+            HierarchyCycle: the master is below the agent.
+            LinksFull: the master has as many subordinates, or masters above it, as an agent may have.
+        """
+        if master_id is None:
+            await self._control("router", MasterCleared(check_id(agent_id, "agent_id")), timeout)
+        else:
+            await self._control("router", MasterSet(*_pair(agent_id, master_id, "master_id")), timeout)
+
     # Dead letters.
 
     async def retry(self, task_id: str, *, timeout: float = ANSWER_S) -> TaskHandle:
@@ -311,6 +348,10 @@ def _check(append: Append, max_bytes: int) -> None:
     """Apply the worker's own checks, so that a mistake raises here and does not become a dead letter."""
     check_finite(append.fact, "")
     decode_argument(append.stream, type(append.fact), encode_fields(append.fact), max_bytes)
+
+
+def _pair(agent_id: str, other_id: str, name: str) -> tuple[str, str]:
+    return check_id(agent_id, "agent_id"), check_id(other_id, name)
 
 
 def _data(answer: Answer) -> Any:

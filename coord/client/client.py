@@ -14,8 +14,6 @@ from contextlib import ExitStack, aclosing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from msgspec import Struct
-
 from coord import queries
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
@@ -23,6 +21,7 @@ from coord.client.connection import REACH_S, ClientConnection
 from coord.client.events import follow_events
 from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
 from coord.client.outcomes import closed
+from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
 from coord.client.requests import END_S, REPLY_S, request_append, unended, value_of
 from coord.client.submission import (
     PriorityName,
@@ -49,8 +48,19 @@ from coord.models.cell import MemoryUse
 from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
-from coord.models.ids import check_id, new_id
-from coord.models.messages import INQUIRIES, Conversation, InquiryName, MessageRecord, MessageStatus, MessageType
+from coord.models.ids import check_id
+from coord.models.links import Links
+from coord.models.messages import (
+    INQUIRIES,
+    Conversation,
+    InquiryName,
+    MessageRecord,
+    MessageStatus,
+    MessageType,
+    MessageTypeName,
+    Protocol,
+    ProtocolName,
+)
 from coord.models.plans import Plans
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
@@ -61,18 +71,8 @@ from coord.suggestions import not_one_of
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
-#: Seconds that a router has to answer for a message.
-RECEIPT_S = 10.0
 #: Seconds that an agent has to answer a ping.
 PING_S = 5.0
-
-
-class Receipt(Struct, frozen=True):
-    """A message was delivered into the inbox of its receiver."""
-
-    message_id: str
-    receiver_id: str
-    entry_id: str  #: of the fact
 
 
 class Client:
@@ -384,31 +384,45 @@ class Client:
         payload: Any = None,
         *,
         sender_id: str | None = None,
+        message_type: MessageTypeName | MessageType = MessageType.DIRECT,
+        protocol: ProtocolName | Protocol | None = None,
         priority: PriorityName | Priority = Priority.NORMAL,
         ttl: float | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
         traceparent: str | None = None,
+        wait: bool = True,
         timeout: float = RECEIPT_S,
     ) -> Receipt:
         """Send a message to an agent; returns when it is in the inbox of the agent.
 
         Args:
-            receiver_id: id of the agent.
+            receiver_id: id of the agent; with the protocol ``hierarchical`` also ``subordinates``: all agents of which
+                the sender is the master.
             payload: any value that msgspec can encode as JSON.
             sender_id: id shown to the receiver; default: this client's caller id.
+            message_type: shown to the receiver: ``direct``, ``coordination``, ``consensus`` and so on.
+            protocol: the rule that the message must meet: ``direct``, ``peer_to_peer`` (along an accepted link) or
+                ``hierarchical`` (to the master, a subordinate or all of them); default: the one that the message type
+                names, otherwise ``direct``.
             priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
             ttl: seconds to live; an expired message is not handled. Default: that of the routers.
             correlation_id: id of the conversation.
             reply_to: id of the message that this one answers.
             message_id: default: a new UUID; the same id with the same content is delivered once.
             traceparent: its place in a distributed trace; default: that of the message or task whose handler sends it.
+            wait: False returns when Redis has the message; whether it was delivered is in its record.
             timeout: seconds to wait for a router.
+
+        Returns: to whom the message went, with the state of each receiver and the number of entries before the message
+            in its inbox.
 
         Raises:
             AgentNotFound: there is no such receiver.
+            AgentLeft: the receiver has left.
             MessageUndeliverable: its inbox is full.
+            NotLinked, NotInHierarchy, NoSubordinates: its protocol does not allow it.
             MessageExpired: its time to live passed before it was delivered.
             HopLimitReached, ConversationFull: it goes beyond a limit of its conversation.
             IdConflict: the id was used before with other content.
@@ -416,21 +430,24 @@ class Client:
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
         """
         timeout = as_seconds(timeout, "timeout")
-        fields = {
-            "message_id": new_id() if message_id is None else message_id,
-            "sender_id": self.caller if sender_id is None else sender_id,
-            "receiver_id": receiver_id,
-            "payload": {} if payload is None else payload,
-            "ttl": ttl,
-            "correlation_id": correlation_id,
-            "reply_to": reply_to,
-            "traceparent": traceparent,
-        }
+        fields = message_fields(
+            self.caller if sender_id is None else sender_id,
+            receiver_id,
+            payload,
+            message_type=message_type,
+            protocol=protocol,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            message_id=message_id,
+            traceparent=traceparent,
+            receipt=wait,
+        )
         append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
-        entry_id, answer = await self.connection.request(append, timeout, "router", "message")
-        if not answer.ok:
-            raise answer.error
-        return Receipt(fields["message_id"], receiver_id, entry_id)
+        if not wait:
+            (entry_id,) = await self.connection.append([append])
+            return receipt_of(fields, entry_id)
+        return receipt_of(fields, *await self.connection.request(append, timeout, "router", "message"))
 
     async def request(
         self,
@@ -531,6 +548,32 @@ class Client:
             raise MessageNotFound(f"Message '{message_id}' not found")
         return record
 
+    async def message_recipients(
+        self, message_id: str, *, limit: int = 100, cursor: str | None = None
+    ) -> queries.RecipientPage:
+        """List what became of a message for each of its recipients, sorted by agent.
+
+        Args:
+            message_id: id of the message.
+            limit: maximum number of recipients, at least 1.
+            cursor: continue after a page, from its ``next``.
+
+        Raises:
+            MessageNotFound: there is no such message, or its record was removed.
+            CursorInvalid: the cursor is not from a list of recipients.
+        """
+        with reading():
+            page = await queries.list_recipients(
+                self.connection.redis,
+                self.connection.keys,
+                check_id(message_id, "message_id"),
+                limit=limit,
+                cursor=cursor,
+            )
+        if page is None:
+            raise MessageNotFound(f"Message '{message_id}' not found")
+        return page
+
     async def list_messages(
         self,
         *,
@@ -542,7 +585,7 @@ class Client:
         """List messages, the newest first, without their payloads: those whose records are still kept.
 
         Args:
-            agent_id: only messages that this agent sent or received.
+            agent_id: only messages that this agent sent or received; of these the newest 1,000 are listed.
             status: only this status.
             limit: maximum number of messages, at least 1.
             cursor: continue after a page, from its ``next``.
@@ -582,6 +625,16 @@ class Client:
         if record is None:
             raise AgentNotFound(f"Agent '{agent_id}' not found")
         return record
+
+    async def links(self, agent_id: str) -> Links:
+        """Read the links of an agent, its master and its subordinates; all empty if it has none."""
+        with reading():
+            return await queries.get_links(self.connection.redis, self.connection.keys, check_id(agent_id, "agent_id"))
+
+    async def list_links(self) -> list[Links]:
+        """Read the links of all agents that have a link, a master or a subordinate, by id."""
+        with reading():
+            return await queries.list_links(self.connection.redis, self.connection.keys)
 
     # Dead letters.
 

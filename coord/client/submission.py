@@ -19,6 +19,7 @@ from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
+from coord.models.messages import MessageType, Protocol
 from coord.models.strategies import MODIFIERS, STRATEGY_NAMES, Modifier, StrategyName
 from coord.models.tasks import LANE, Modifiers, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
 from coord.models.tracing import is_traceparent
@@ -228,6 +229,9 @@ def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes
         check_finite(fields.get(field), field)
     check_traceparent(fields.get("traceparent"))
     check_payload(fields["payload"])
+    for field, names in (("message_type", MessageType), ("protocol", Protocol)):
+        if fields.get(field) is not None and fields[field] not in tuple(names):
+            raise FactInvalid(not_one_of(field, fields[field], names))
     if (work := current_work.get()) is not None:
         fields = {"caused_by": work.message_id, **fields}
         if fields.get("traceparent") is None:

@@ -21,6 +21,9 @@ from coord.fsck.checks import (
     check_counters,
     check_ends,
     check_leases,
+    check_links,
+    check_masters,
+    check_messages,
     check_requests,
     check_structures,
     check_sums,
@@ -43,6 +46,9 @@ SINGLE = (
     check_caps,
     check_requests,
     check_conversations,
+    check_messages,
+    check_links,
+    check_masters,
 )
 #: Snapshots of a live cell: a finding of at least three is certain. Totals are compared only in snapshots during which
 #: no counter changed, at least two of them. If there are no two such, at most five snapshots are taken.

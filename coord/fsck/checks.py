@@ -161,13 +161,13 @@ def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
 
 def check_requests(snapshot: CellSnapshot) -> Iterator[Finding]:
     """Check that exactly the open requests have a deadline."""
-    expected = {message: 0.0 for message, record in snapshot.messages.items() if record.get("request") == "open"}
+    expected = {message: 0.0 for message, record in snapshot.message_records.items() if record.get("request") == "open"}
     yield from _compare("request", "requests", expected, dict.fromkeys(snapshot.requests, 0.0))
 
 
 def check_conversations(snapshot: CellSnapshot) -> Iterator[Finding]:
     """Check the indexes of conversations against the records of their messages."""
-    for message, record in sorted(snapshot.messages.items()):
+    for message, record in sorted(snapshot.message_records.items()):
         conversation = record.get("conversation", "")
         members = snapshot.conversations.get(conversation)
         # A dead letter beyond the budget is not in the index.
@@ -176,9 +176,9 @@ def check_conversations(snapshot: CellSnapshot) -> Iterator[Finding]:
                 "conversation.missing", f"conversation:{conversation}", f"{message} is part of it and not there"
             )
     for conversation, members in sorted(snapshot.conversations.items()):
-        for message in sorted(members & set(snapshot.messages)):
-            named = snapshot.messages[message].get("conversation", message)
-            if snapshot.messages[message] and named != conversation:
+        for message in sorted(members & set(snapshot.message_records)):
+            named = snapshot.message_records[message].get("conversation", message)
+            if snapshot.message_records[message] and named != conversation:
                 why = f"{message} is there and part of the conversation {named}"
                 yield Finding("conversation.orphan", f"conversation:{conversation}", why)
 
@@ -189,6 +189,47 @@ def check_caps(snapshot: CellSnapshot) -> Iterator[Finding]:
         if size > CAP_TOLERANCE * cap + MIB:
             why = f"it takes {size // MIB} MiB of memory, much more than its cap of {cap / MIB:.0f} MiB"
             yield Finding("stream.cap", name, why)
+
+
+def check_messages(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that a router will look at each unread message when it has expired."""
+    for row in snapshot.messages:
+        if row not in snapshot.expiring:
+            inbox, entry, message = row.split(" ", 2)
+            why = f"{entry} is the message {message}, which no router removes when it has expired"
+            yield Finding("message.unwatched", f"inbox:{inbox}", why)
+
+
+#: state of a link in the hash of one agent -> that in the hash of the other one.
+MIRRORED: Mapping[str, str] = MappingProxyType({"linked": "linked", "requested": "asked", "asked": "requested"})
+
+
+def check_links(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that both agents of a link have it, and are registered."""
+    for agent, links in snapshot.links.items():
+        for other, state in links.items():
+            mirrored = snapshot.links.get(other, {}).get(agent)
+            if MIRRORED.get(state) != mirrored:
+                yield Finding(
+                    "link.differs", f"links:{agent}", f"{other} is {state}, and there it is {mirrored or 'none'}"
+                )
+        if agent not in snapshot.agents:
+            yield Finding("link.orphan", f"links:{agent}", "the agent has no record")
+
+
+def check_masters(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that masters and subordinates agree, and that subordinates are registered."""
+    for agent, master in snapshot.masters.items():
+        if agent not in snapshot.subordinates.get(master, ()):
+            yield Finding("master.missing", f"subordinates:{master}", f"{agent} has this master and is not there")
+        if agent not in snapshot.agents:
+            yield Finding("master.orphan", "masters", f"{agent} has no record")
+    for master, agents in snapshot.subordinates.items():
+        for agent in sorted(agents):
+            if snapshot.masters.get(agent) != master:
+                yield Finding(
+                    "master.orphan", f"subordinates:{master}", f"{agent} is there and has another master, or none"
+                )
 
 
 def _compare(code: str, key: str, expected: Mapping[str, float], actual: Mapping[str, float]) -> Iterator[Finding]:

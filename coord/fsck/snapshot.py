@@ -70,10 +70,16 @@ class CellSnapshot(NamedTuple):
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     requests: Mapping[str, float] = MappingProxyType({})
-    messages: Mapping[str, Record] = MappingProxyType({})  #: by message id: ``MESSAGE_FIELDS``
+    message_records: Mapping[str, Record] = MappingProxyType({})  #: by message id: ``MESSAGE_FIELDS``
     conversations: Mapping[str, set[str]] = MappingProxyType({})  #: conversation -> its messages
     is_stable: bool = True  #: no counter changed while the records were read
     capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
+    messages: Sequence[str] = ()  #: in inboxes: agent and lane, entry, message, as in ``messages:expiring``
+    expiring: Container[str] = frozenset()  #: the rows of ``messages:expiring``
+    agents: Container[str] = frozenset()  #: agents that have a record
+    links: Mapping[str, Mapping[str, str]] = MappingProxyType({})  #: agent -> other agent -> state
+    masters: Mapping[str, str] = MappingProxyType({})  #: agent -> master
+    subordinates: Mapping[str, set[str]] = MappingProxyType({})  #: master -> agents
 
 
 async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
@@ -93,6 +99,7 @@ class _Reader:
         self.keys = keys
         self.settings = settings
         self.unreadable: list[Finding] = []
+        self.messages: list[str] = []
 
     async def read(self) -> CellSnapshot:
         prefix = self.keys.prefix
@@ -119,12 +126,20 @@ class _Reader:
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
             requests=await self._zset("requests"),
-            messages=await self._messages(_rest(names, "message:")),
+            message_records=await self._message_records(_rest(names, "message:")),
             conversations=await self._conversations(_rest(names, "conversation:")),
             ttls=await self._ttls(sorted(names)),
             unreadable=self.unreadable,
             is_stable=before == after,
             capped=await self._capped(sorted(names)),
+            messages=self.messages,
+            expiring=await self._zset("messages:expiring"),
+            agents=await self._members("agents:all"),
+            links={agent: await self._links(f"links:{agent}") for agent in _rest(names, "links:")},
+            masters=await self._hash("masters"),
+            subordinates={
+                agent: await self._members(f"subordinates:{agent}") for agent in _rest(names, "subordinates:")
+            },
         )
 
     async def _pool_keys(self, table: str, pools: Sequence[str], *, at_one_moment: bool) -> list[Any]:
@@ -168,7 +183,7 @@ class _Reader:
                 found[task] = record | {"body_bytes": str(size)}
         return found
 
-    async def _messages(self, ids: Sequence[str]) -> dict[str, Record]:
+    async def _message_records(self, ids: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
         for chunk in chunks(ids, CHUNK):
             pipe = self.redis.pipeline(transaction=False)
@@ -236,15 +251,25 @@ class _Reader:
         answer = await self._read(name, self.redis.smembers(self.keys.of(name)), set())
         return {member.decode("utf-8", "replace") for member in answer}
 
+    async def _hash(self, name: str) -> dict[str, str]:
+        raw = await self._read(name, self.redis.hgetall(self.keys.of(name)), {})
+        return {field.decode("utf-8", "replace"): value.decode("utf-8", "replace") for field, value in raw.items()}
+
+    async def _links(self, name: str) -> dict[str, str]:
+        return {other: value.partition(" ")[0] for other, value in (await self._hash(name)).items()}
+
     async def _entries(self, name: str) -> dict[str, Record]:
-        """Read the assignments in a lane of an inbox, without payloads."""
+        """Read the assignments in a lane of an inbox, without payloads; note its messages."""
         found: dict[str, Record] = {}
         begin = "-"
         while True:
             command = ("XRANGE", self.keys.of(name), begin, "+", "COUNT", INBOX_CHUNK)
             answer = await self._read(name, self.redis.execute_command(*command), [])
             for entry, fields in answer:
-                if fields.get(b"message_type") == b"task_assignment":
+                if b"id" in fields:
+                    message = fields[b"id"].decode("utf-8", "replace")
+                    self.messages.append(f"{name.partition(':')[2]} {entry.decode()} {message}")
+                elif fields.get(b"message_type") == b"task_assignment":
                     found[entry.decode()] = {
                         name.decode(): value.decode()
                         for name, value in fields.items()

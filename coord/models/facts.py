@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.ids import EntryId, Id, not_reserved
-from coord.models.messages import COORDINATOR, MessageType
+from coord.models.ids import SUBORDINATES, EntryId, Id, not_reserved
+from coord.models.messages import COORDINATOR, MessageType, Protocol
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 from coord.models.tracing import TraceParent
 
@@ -57,6 +57,8 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
         not_reserved(self.agent_id, "agent_id")
         if self.agent_id == COORDINATOR:
             raise ValueError(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
+        if self.agent_id == SUBORDINATES:
+            raise ValueError(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
 
 
 class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
@@ -176,21 +178,19 @@ class LeaseLost(Struct, frozen=True, omit_defaults=True):
     lease: Lease
 
 
-#: The types of messages that can be sent; all others are coord's own.
-SENDABLE = (MessageType.DIRECT, MessageType.HEARTBEAT, MessageType.DISCOVERY)
-
-
 class MessageSent(Struct, frozen=True, omit_defaults=True):
-    """A message to an agent. Its priority is the stream that it was appended to."""
+    """A message to an agent, or to all subordinates of the sender. Its priority is the stream it was appended to."""
 
     message_id: Id
     sender_id: Id
-    receiver_id: Id
+    receiver_id: Id  #: an agent; with the protocol ``hierarchical`` also ``SUBORDINATES``
     message_type: MessageType = MessageType.DIRECT
     payload: msgspec.Raw = _NO_PAYLOAD
     ttl: Seconds | None = None  #: seconds
     correlation_id: Id | None = None  #: of the conversation
     reply_to: Id | None = None  #: id of a message
+    protocol: Protocol | None = None  #: None: the one that the message type names, otherwise direct
+    receipt: bool = False  #: the answer says who has it
     caused_by: Id | None = None  #: id of the message whose handler sent this one
     reply_by: Seconds | None = None  #: seconds that its sender waits for a reply; None: it is no request
     failed: bool = False  #: it replies that the request failed
@@ -198,9 +198,88 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
-        if self.message_type not in SENDABLE:
-            names = ", ".join(kind.value for kind in SENDABLE)
-            raise ValueError(f"message_type {self.message_type.value!r} cannot be sent, only {names}")
+        named = PROTOCOL_OF.get(self.message_type)
+        if named is not None and self.protocol not in {None, named}:
+            raise ValueError(
+                f"message_type {self.message_type.value!r} has the protocol {named.value!r}, not {self.protocol!r}; "
+                "leave protocol out"
+            )
+        if self.receiver_id == SUBORDINATES and self.rule is not Protocol.HIERARCHICAL:
+            raise ValueError(f"receiver_id {SUBORDINATES!r} needs the protocol 'hierarchical', not {self.rule.value!r}")
+
+    @property
+    def rule(self) -> Protocol:
+        """The protocol whose rule the message must meet."""
+        return self.protocol or PROTOCOL_OF.get(self.message_type, Protocol.DIRECT)
+
+    @property
+    def topic(self) -> MessageType:
+        """The type that the receiver sees: a direct message with a protocol has the type of its protocol."""
+        return self.message_type if self.message_type is not MessageType.DIRECT else MessageType(self.rule)
+
+
+#: Message types that name a protocol.
+PROTOCOL_OF = {MessageType.PEER_TO_PEER: Protocol.PEER_TO_PEER, MessageType.HIERARCHICAL: Protocol.HIERARCHICAL}
+
+Note = Annotated[str, Meta(max_length=256)]
+
+
+class LinkRequested(Struct, frozen=True, omit_defaults=True):
+    """An agent asks another one for a link. If that one has asked as well, they are linked."""
+
+    agent_id: Id
+    peer_id: Id
+    note: Note = ""  #: for the other agent
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class LinkAccepted(Struct, frozen=True, omit_defaults=True):
+    """An agent accepts the request of another one: they are linked."""
+
+    agent_id: Id
+    peer_id: Id  #: the agent that has asked
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class LinkRemoved(Struct, frozen=True, omit_defaults=True):
+    """Ends the link between two agents, or the request of either of them."""
+
+    agent_id: Id
+    peer_id: Id
+    note: Note = ""  #: for the other agent
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class LinkMade(Struct, frozen=True, omit_defaults=True):
+    """An operator links two agents, without their consent."""
+
+    agent_id: Id
+    peer_id: Id
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.peer_id, "peer_id")
+
+
+class MasterSet(Struct, frozen=True, omit_defaults=True):
+    """Sets the master of an agent, in place of an earlier one."""
+
+    agent_id: Id
+    master_id: Id
+
+    def __post_init__(self) -> None:
+        _check_pair(self.agent_id, self.master_id, "master_id")
+
+
+class MasterCleared(Struct, frozen=True, omit_defaults=True):
+    """Takes an agent away from its master."""
+
+    agent_id: Id
 
 
 #: Age of a dead letter in seconds; 0 selects all that exist when the fact is appended.
@@ -293,8 +372,13 @@ class EntriesPurged(Struct, frozen=True, omit_defaults=True):
 CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "registry": (AgentDrained, AgentResumed, AgentRemoved, EntryReplayed, EntriesPurged),
     "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
-    "router": (MessageReplayed, DeadPurged, EntryReplayed),
+    "router": (MessageReplayed, DeadPurged, EntryReplayed, LinkMade, LinkRemoved, MasterSet, MasterCleared),
 }
+
+
+def _check_pair(agent_id: str, other_id: str, name: str) -> None:
+    if agent_id == other_id:
+        raise ValueError(f"{name} must be another agent than agent_id, not also {other_id!r}")
 
 
 def _check_exclusive(dead_id: str | None, age: float | None, name: str) -> None:
@@ -320,6 +404,12 @@ Fact = (
     | AgentLost
     | LeaseLost
     | MessageSent
+    | LinkRequested
+    | LinkAccepted
+    | LinkRemoved
+    | LinkMade
+    | MasterSet
+    | MasterCleared
     | AgentDrained
     | AgentResumed
     | AgentRemoved
@@ -351,6 +441,12 @@ TYPE_OF: dict[type[Struct], str] = {
     AgentLost: "agent.lost",
     LeaseLost: "lease.lost",
     MessageSent: "message.sent",
+    LinkRequested: "link.requested",
+    LinkAccepted: "link.accepted",
+    LinkRemoved: "link.removed",
+    LinkMade: "link.made",
+    MasterSet: "master.set",
+    MasterCleared: "master.cleared",
     AgentDrained: "agent.drained",
     AgentResumed: "agent.resumed",
     AgentRemoved: "agent.removed",
@@ -373,6 +469,7 @@ STREAM_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "in:losses": (AgentLost, LeaseLost),
     "in:requests": (TaskCancelRequested,),
     **{f"in:tasks:{priority}": (TaskSubmitted, TasksSubmitted) for priority in Priority},
+    "in:links": (LinkRequested, LinkAccepted, LinkRemoved, MasterSet, MasterCleared),
     **{f"in:messages:{lane}": (MessageSent,) for lane in Lane},
     **{f"in:control:{kind}": facts for kind, facts in CONTROL_FACTS.items()},
 }

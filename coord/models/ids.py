@@ -44,6 +44,9 @@ RESERVED = frozenset(
     }
 )
 
+#: In place of a receiver: all subordinates of the sender. No agent has this id.
+SUBORDINATES = "subordinates"
+
 _ID = re.compile(ID_PATTERN)
 
 

@@ -15,6 +15,21 @@ COORDINATOR = "coordinator"
 #: ``heartbeat``.
 INQUIRIES = ("ping", "info", "stats")
 InquiryName: TypeAlias = Literal["ping", "info", "stats"]
+#: The names of ``MessageType``.
+MessageTypeName: TypeAlias = Literal[
+    "direct",
+    "broadcast",
+    "hierarchical",
+    "peer_to_peer",
+    "coordination",
+    "task_assignment",
+    "status_update",
+    "heartbeat",
+    "discovery",
+    "consensus",
+]
+#: The names of ``Protocol``.
+ProtocolName: TypeAlias = Literal["direct", "peer_to_peer", "hierarchical"]
 
 
 class MessageType(StrEnum):
@@ -32,11 +47,21 @@ class MessageType(StrEnum):
     CONSENSUS = "consensus"
 
 
+class Protocol(StrEnum):
+    """The rule that a message must meet."""
+
+    DIRECT = "direct"  #: to any agent
+    PEER_TO_PEER = "peer_to_peer"  #: along a link that both agents have accepted
+    HIERARCHICAL = "hierarchical"  #: to the master, to a subordinate, or to all subordinates
+
+
 class MessageStatus(StrEnum):
-    """The delivery status of a message."""
+    """The status of a message, or of its copy for one recipient."""
 
     DELIVERED = "delivered"  #: it is in the receiver's inbox
-    DEAD = "dead"  #: it could not be delivered; the reason is recorded
+    READ = "read"  #: its receiver has taken it out of its inbox
+    EXPIRED = "expired"  #: its time to live passed before it was read; a dead letter
+    DEAD = "dead"  #: it could not be delivered; a dead letter, with its reason
 
 
 class RequestState(StrEnum):
@@ -66,11 +91,17 @@ class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     late: bool = False  #: it replies to a request that had timed out
     hops: int = 0  #: messages before it in its chain of answers
     traceparent: str | None = None
+    protocol: str = "direct"
 
     @property
     def conversation(self) -> str:
         """Id of its conversation."""
         return self.correlation_id or self.id
+
+    @property
+    def ttl(self) -> float:
+        """Seconds to live, from when it was sent."""
+        return (self.expires_at - self.timestamp) / 1000
 
 
 class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,6 +127,8 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: bool = False  #: it replies that the request failed
     late: bool = False  #: it replies to a request that had timed out
     traceparent: str | None = None
+    protocol: str = "direct"
+    code: str = ""  #: of a dead letter: why
 
 
 class AgentState(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -114,3 +147,21 @@ class Conversation(Struct, frozen=True):
     conversation_id: str
     messages: tuple[MessageRecord, ...]
     counted: int  #: all messages that it had
+
+
+class Recipient(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One recipient of a message when it was delivered."""
+
+    agent_id: str
+    state: str = ""  #: status of the agent, such as ``active``, ``draining`` or ``stale``
+    ahead: int = 0  #: entries before the message in its lane of the inbox
+    deaf: bool = False  #: the agent reports that it does not read its inbox
+    code: str = ""  #: why this agent did not get it; empty: it did
+
+
+class MessageRecipient(Struct, frozen=True, omit_defaults=True):
+    """What became of a message for one recipient."""
+
+    agent_id: str
+    status: MessageStatus
+    code: str = ""  #: of a copy that expired or could not be delivered

@@ -25,8 +25,16 @@ from coord.queries.dead_letters import (
     list_dead_tasks,
 )
 from coord.queries.explanations import explain_task
+from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
-from coord.queries.messages import MessagePage, get_conversation, get_message, list_messages
+from coord.queries.messages import (
+    MessagePage,
+    RecipientPage,
+    get_conversation,
+    get_message,
+    list_messages,
+    list_recipients,
+)
 from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
@@ -81,6 +89,7 @@ __all__ = [
     "PoolBacklog",
     "PoolChanges",
     "PriorityBacklog",
+    "RecipientPage",
     "SettingChange",
     "TaskPage",
     "WaitingPool",
@@ -102,6 +111,7 @@ __all__ = [
     "get_dead_entry",
     "get_fleet",
     "get_health_threshold",
+    "get_links",
     "get_live_values",
     "get_loads",
     "get_log_window",
@@ -128,7 +138,9 @@ __all__ = [
     "list_dead_entries",
     "list_dead_messages",
     "list_dead_tasks",
+    "list_links",
     "list_messages",
+    "list_recipients",
     "list_setting_changes",
     "list_settings",
     "list_tasks",
@@ -136,6 +148,7 @@ __all__ = [
     "list_workers",
     "measure_memory",
     "package_fields",
+    "parse_link",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",

@@ -40,7 +40,9 @@ async def list_dead_messages(redis: Redis, keys: Keys, limit: int) -> list[DeadL
         if record is not None:
             what = f"{record.sender_id} to {record.receiver_id}"
             letters.append(
-                DeadLetter(kind="message", id=message_id, died_at=died_at, what=what, code="", reason=record.reason)
+                DeadLetter(
+                    kind="message", id=message_id, died_at=died_at, what=what, code=record.code, reason=record.reason
+                )
             )
     return letters
 

@@ -1,29 +1,40 @@
-"""Messages: single records, and pages of messages by time."""
+"""Messages: single records, pages of messages by time, and what became of a message for each recipient.
+
+A record says that a message was delivered. Whether its receiver has read it is seen in the inbox: a receiver removes
+what it has handled. A router takes out what expired, and records that.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from coord.errors import CursorInvalid
 from coord.keys import Keys
-from coord.models.messages import Conversation, MessageRecord, MessageStatus, RequestState
-from coord.queries.reads import chunks, decode_fields, parse_int, parse_json, read_hash
+from coord.models.messages import Conversation, MessageRecipient, MessageRecord, MessageStatus, RequestState
+from coord.queries.reads import chunks, decode_fields, decode_text, get_time, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (
-    "sender_id", "receiver_id", "message_type", "priority", "status", "sent_at", "expires_at", "reason",
-    "correlation_id", "reply_to", "parent", "conversation", "hops", "reply_by", "request", "failed", "late",
-    "traceparent",
+    "sender_id", "receiver_id", "message_type", "protocol", "priority", "status", "sent_at", "expires_at", "reason",
+    "code", "inbox_entry", "correlation_id", "reply_to", "parent", "conversation", "hops", "reply_by", "request",
+    "failed", "late", "traceparent",
 )  # fmt: skip
 #: Log entries read in one step.
 STEP = 200
 #: Maximum number of log entries read for one page.
 BUDGET = 10_000
+#: Entries of inboxes looked up in one round trip; one that is unread comes with its payload.
+INBOX_STEP = 50
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+#: The code of a dead letter that expired.
+_EXPIRED = "message_expired"
 
 
 class MessagePage(Struct, frozen=True):
@@ -33,10 +44,60 @@ class MessagePage(Struct, frozen=True):
     next: str | None  #: cursor of the next page; None: last page. A page may be short, even empty, before the last
 
 
+class RecipientPage(Struct, frozen=True):
+    """A page of the recipients of a message, sorted by agent."""
+
+    recipients: tuple[MessageRecipient, ...]
+    next: str | None  #: cursor of the next page; None: last page
+
+
 async def get_message(redis: Redis, keys: Keys, message_id: str) -> MessageRecord | None:
     """Return a message's record, or None."""
     raw = await read_hash(redis, keys.message(message_id))
-    return _message_record(message_id, raw) if raw else None
+    if not raw:
+        return None
+    return (await _with_status(redis, keys, [_message_record(message_id, raw)], [_entry_of(raw)]))[0]
+
+
+async def list_recipients(
+    redis: Redis, keys: Keys, message_id: str, *, limit: int = 100, cursor: str | None = None
+) -> RecipientPage | None:
+    """Return what became of a message for each recipient; None if there is no such message.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        message_id: of the message.
+        limit: at least 1.
+        cursor: ``next`` of the previous page.
+
+    Raises:
+        CursorInvalid: the cursor does not come from a list of recipients.
+    """
+    if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
+        raise CursorInvalid(
+            f"cursor {cursor[:80]!r} does not come from a list of recipients; leave it out to start at the beginning"
+        )
+    record = await get_message(redis, keys, message_id)
+    if record is None:
+        return None
+    copies = decode_fields(await read_hash(redis, keys.copies(message_id)))
+    if not copies:
+        only = MessageRecipient(agent_id=record.receiver_id, status=record.status, code=record.code)
+        return RecipientPage((only,), None)
+    agents, begin = sorted(copies), int(cursor or 0)
+    end = begin + limit
+    page = agents[begin:end]
+    words = {agent: copies[agent].partition(" ") for agent in page}
+    delivered = [agent for agent in page if words[agent][0] == "delivered"]
+    places = [_Copy(f"{agent}:{record.priority}", words[agent][2], record.expires_at) for agent in delivered]
+    statuses = dict(zip(delivered, await _status_of(redis, keys, places), strict=True))
+    found: list[MessageRecipient] = []
+    for agent in page:
+        code = "" if agent in statuses else words[agent][2]
+        status = MessageStatus.EXPIRED if code == _EXPIRED else MessageStatus.DEAD
+        found.append(MessageRecipient(agent_id=agent, status=statuses.get(agent, status), code=code))
+    return RecipientPage(tuple(found), str(end) if end < len(agents) else None)
 
 
 async def list_messages(
@@ -50,7 +111,8 @@ async def list_messages(
 ) -> MessagePage:
     """Return at most ``limit`` messages, newest first, starting at ``cursor``.
 
-    Listed are the messages that are still in the message log and whose records are still kept.
+    Listed are the messages whose records are still kept, and that are in the history of the agent (the newest 1,000,
+    for 7 days), or without an agent in the message log.
 
     Args:
         redis: an asyncio client that answers in bytes.
@@ -67,10 +129,11 @@ async def list_messages(
         raise CursorInvalid(
             f"cursor {cursor[:80]!r} does not come from a list of messages; leave it out to start at the beginning"
         )
+    source = keys.of("log:messages") if agent_id is None else keys.history(agent_id)
     found: dict[str, MessageRecord] = {}
     for _ in range(BUDGET // STEP):
         until = "+" if cursor is None else f"({cursor}"
-        command = ("XREVRANGE", keys.of("log:messages"), until, "-", "COUNT", STEP)
+        command = ("XREVRANGE", source, until, "-", "COUNT", STEP)
         entries: list[tuple[bytes, dict[bytes, bytes]]] = await redis.execute_command(*command)
         ids = [fields.get(b"message_id", b"").decode("utf-8", "replace") for _, fields in entries]
         records = await _headers(redis, keys, ids)
@@ -78,10 +141,9 @@ async def list_messages(
             cursor = entry_id.decode()
             if record is None or record.message_id in found or status not in {None, record.status}:
                 continue
-            if agent_id in {None, record.sender_id, record.receiver_id}:
-                found[record.message_id] = record
-                if len(found) == limit:
-                    return MessagePage(tuple(found.values()), cursor)
+            found[record.message_id] = record
+            if len(found) == limit:
+                return MessagePage(tuple(found.values()), cursor)
         if len(entries) < STEP:
             return MessagePage(tuple(found.values()), None)
     return MessagePage(tuple(found.values()), cursor)
@@ -116,22 +178,85 @@ async def _headers(redis: Redis, keys: Keys, message_ids: Sequence[str]) -> list
     pipe = redis.pipeline(transaction=False)
     for message_id in message_ids:
         pipe.execute_command("HMGET", keys.message(message_id), *_HEADER)
-    records: list[MessageRecord | None] = []
+    records: list[MessageRecord] = []
+    entries: list[str] = []
     for message_id, values in zip(message_ids, await pipe.execute(), strict=True):
         raw = {name.encode(): value for name, value in zip(_HEADER, values, strict=True) if value is not None}
-        records.append(_message_record(message_id, raw) if raw else None)
-    return records
+        if raw:
+            records.append(_message_record(message_id, raw))
+            entries.append(_entry_of(raw))
+    found = {record.message_id: record for record in await _with_status(redis, keys, records, entries)}
+    return [found.get(message_id) for message_id in message_ids]
+
+
+async def _with_status(
+    redis: Redis, keys: Keys, records: Sequence[MessageRecord], entries: Sequence[str]
+) -> list[MessageRecord]:
+    """Return the records with the status that the inboxes of the receivers show.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        records: as they are stored.
+        entries: of each message in the inbox of its receiver; empty: it has several receivers, or none got it.
+    """
+    copies = [
+        _Copy(f"{record.receiver_id}:{record.priority}", entry, record.expires_at)
+        if entry and record.status is MessageStatus.DELIVERED
+        else None
+        for record, entry in zip(records, entries, strict=True)
+    ]
+    statuses = iter(await _status_of(redis, keys, [copy for copy in copies if copy is not None]))
+    return [
+        record if copy is None else replace(record, status=next(statuses))
+        for record, copy in zip(records, copies, strict=True)
+    ]
+
+
+class _Copy(NamedTuple):
+    """A message that was put into an inbox."""
+
+    inbox: str  #: agent and lane
+    entry: str
+    expires_at: int
+
+
+async def _status_of(redis: Redis, keys: Keys, copies: Sequence[_Copy]) -> list[MessageStatus]:
+    """Return the status of each copy; delivered, if this user may not read the inbox."""
+    found: list[MessageStatus] = []
+    for some in chunks(copies, INBOX_STEP):
+        pipe = redis.pipeline(transaction=False)
+        for copy in some:
+            pipe.execute_command("XRANGE", keys.of(f"inbox:{copy.inbox}"), copy.entry, copy.entry)
+        answers = await pipe.execute(raise_on_error=False)
+        now: int | None = None
+        for copy, answer in zip(some, answers, strict=True):
+            if isinstance(answer, Exception):
+                if not isinstance(answer, NoPermissionError):
+                    raise answer
+                found.append(MessageStatus.DELIVERED)
+            elif not answer:
+                found.append(MessageStatus.READ)
+            else:
+                now = await get_time(redis) if now is None else now
+                found.append(MessageStatus.EXPIRED if now >= copy.expires_at else MessageStatus.DELIVERED)
+    return found
+
+
+def _entry_of(raw: Mapping[bytes, bytes]) -> str:
+    return decode_text(raw.get(b"inbox_entry", b""))
 
 
 def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> MessageRecord:
     raw = decode_fields(raw_fields)
+    code = raw.get("code", "")
     return MessageRecord(
         message_id=message_id,
         sender_id=raw["sender_id"],
         receiver_id=raw["receiver_id"],
         message_type=raw["message_type"],
         priority=raw["priority"],
-        status=MessageStatus(raw["status"]),
+        status=MessageStatus.EXPIRED if code == _EXPIRED else MessageStatus(raw["status"]),
         sent_at=int(raw["sent_at"]),
         expires_at=int(raw["expires_at"]),
         payload=parse_json(raw.get("body")),
@@ -146,4 +271,6 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         failed=raw.get("failed") == "1",
         late=raw.get("late") == "1",
         traceparent=raw.get("traceparent"),
+        protocol=raw.get("protocol", "direct"),
+        code=code,
     )

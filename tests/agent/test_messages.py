@@ -26,7 +26,7 @@ def in_a_minute() -> int:
 
 
 async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, coordinator: PlayedCoordinator) -> None:
-    """By the server's time; it is deleted all the same."""
+    """By the server's time; its entry is left to the router, which records that it expired unread."""
     got: list[str] = []
 
     @agent.on_message
@@ -37,11 +37,34 @@ async def test_a_message_is_not_handled_after_its_expiry(agent: Agent, coordinat
     await coordinator.deliver("a", "stale", expires_at=int(time.time() * 1000) - 500)
     await coordinator.deliver("a", "fresh", expires_at=in_a_minute())
 
-    async def empty() -> bool:
+    async def one_is_left() -> bool:
+        return await coordinator.inbox("a") == 1
+
+    await wait_until(one_is_left, "the fresh one is deleted")
+    assert got == ["fresh"]
+    ((_, left),) = await coordinator.entries("inbox:a:normal")
+    assert left[b"id"] == b"stale"
+
+
+async def test_a_message_that_expires_while_it_is_handled_is_deleted_then(
+    agent: Agent, coordinator: PlayedCoordinator
+) -> None:
+    """⚠ It did not expire unread, so the router must not find it in the inbox."""
+    release = asyncio.Event()
+
+    @agent.on_message
+    async def hear(message: Message) -> None:
+        await release.wait()
+
+    await agent.start()
+    await coordinator.deliver("a", "m1", expires_at=int(time.time() * 1000) + 1_000)
+
+    async def is_deleted() -> bool:
         return await coordinator.inbox("a") == 0
 
-    await wait_until(empty, "both are deleted")
-    assert got == ["fresh"]
+    await wait_until(is_deleted, "it is deleted while its handler runs")
+    assert not release.is_set()
+    release.set()
 
 
 async def test_messages_are_handled_one_by_one_higher_lanes_first(agent: Agent, coordinator: PlayedCoordinator) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct, inspect
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
-from coord.models.messages import MessageType
+from coord.models.messages import MessageType, Protocol
 from coord.models.tasks import Modifiers, Requirements, Retry, TaskSubmitted
 from coord.models.tracing import TRACEPARENT_PATTERN
 from tests.processes import ROOT
@@ -24,6 +24,7 @@ NAMED = {
     AgentType: "agent type",
     AgentStatus: "status",
     MessageType: "message type",
+    Protocol: "message protocol",
     Location: "Location",
     Modifiers: "Modifiers",
     Requirements: "Requirements",

@@ -15,7 +15,7 @@ from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.explanations import REJECTED, WaitingReason
 from coord.models.facts import STREAM_FACTS, TYPE_OF, Lease
 from coord.models.ids import ID_PATTERN, RESERVED
-from coord.models.messages import MessageType
+from coord.models.messages import MessageType, Protocol
 from coord.models.tasks import AttemptRecord, Modifiers, Priority, Requirements, Retry, TaskState
 from tests.repo.documents import ROOT
 from tests.repo.protocol_document import (
@@ -100,6 +100,7 @@ def test_words_are_explained() -> None:
     assert set(words(WORDS["agent type"])) == values(AgentType)
     assert set(words(WORDS["status"])) == values(AgentStatus)
     assert set(words(WORDS["message type"])) == {one for one in values(MessageType) if _may_be_sent(one)}
+    assert set(words(WORDS["message protocol"])) == values(Protocol)
     assert ID_PATTERN == r"^[A-Za-z0-9._@-]{1,128}\Z"
     assert Lease.__metadata__[0].pattern == r"^[0-9a-f]{16}\Z"  # type: ignore[attr-defined]
     paragraph = re.search(r"No agent, task or message id may be one of.*?\n\n", TEXT, re.DOTALL)

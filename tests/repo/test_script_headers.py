@@ -19,8 +19,9 @@ from workers.transitions import BATCH_SCRIPTS, Call, Scripts
 #: what an operator does to make room, what buries a bad entry (or it holds up its batch), and what gives agents up.
 #: The others bring something in: dispatch, which pushes, and what agents and senders say.
 ALLOW_OOM = {
-    "admit", "cancel", "check_leases", "configure", "count_waiting", "dead_letter", "deregister", "purge", "reclaim",
-    "reclaim_lease", "relieve", "replay", "requeue", "run_alarms", "settle", "tick_liveness", "worker_heartbeat",
+    "admit", "cancel", "check_leases", "configure", "count_waiting", "dead_letter", "deregister", "expire_messages",
+    "purge", "reclaim", "reclaim_lease", "relieve", "replay", "requeue", "run_alarms", "settle", "tick_liveness",
+    "worker_heartbeat",
 }  # fmt: skip
 PARTS = tuple(
     sorted(one.name.removesuffix(".lua") for one in files("workers.lua.lib").iterdir() if one.name.endswith(".lua"))
@@ -57,12 +58,12 @@ BUILT: dict[tuple[str, str], set[str]] = {
 
 #: What the commands do that stand right before a key; one that is missing here fails the test.
 READS = {
-    "EXISTS", "GET", "HGET", "HLEN", "HMGET", "HSTRLEN", "SCARD", "SMEMBERS", "SMISMEMBER", "XINFO", "XLEN", "XRANGE",
-    "ZCARD", "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE",
+    "EXISTS", "GET", "HGET", "HKEYS", "HLEN", "HMGET", "HSTRLEN", "SCARD", "SMEMBERS", "SMISMEMBER", "XINFO", "XLEN",
+    "XRANGE", "ZCARD", "ZCOUNT", "ZPOPMIN", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCORE",
 }  # fmt: skip
 WRITES = {
-    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PEXPIRE", "SADD", "SET", "SPOP", "SREM", "UNLINK", "XACK", "XADD",
-    "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
+    "DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "PERSIST", "PEXPIRE", "SADD", "SET", "SPOP", "SREM", "UNLINK", "XACK",
+    "XADD", "XDEL", "XTRIM", "ZADD", "ZPOPMIN", "ZREM", "ZREMRANGEBYRANK", "ZREMRANGEBYSCORE",
 }  # fmt: skip
 LITERAL = r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
 

@@ -21,6 +21,7 @@ from workers.transitions import (
     Delivery,
     Departure,
     Heartbeat,
+    LinkChange,
     Loss,
     Placement,
     Registration,
@@ -322,13 +323,15 @@ class Cell(Records):
         payload: bytes = b'{"n":1}',
         correlation_id: str = "",
         reply_to: str = "",
-        at: int | None = None,
         sender: str = "s1",
+        protocol: str = "direct",
+        receipt: bool = False,
+        at: int | None = None,
         **options: Any,
     ) -> Delivery:
         """A message to deliver, appended; ``options`` are the other fields of ``Delivery``."""
         entry = await self.append(f"in:messages:{lane}", "message.sent", at=at)
-        to = (sender, receiver, "direct", ttl_ms, payload, correlation_id, reply_to)
+        to = (sender, receiver, protocol, ttl_ms, payload, correlation_id, reply_to, protocol, receipt)
         return Delivery(entry, lane, caller, message_id, digest, *to, **options)
 
     async def end_requests(self, most: int = 256, *, absent: bool = False) -> list[str]:
@@ -350,6 +353,20 @@ class Cell(Records):
         until = min(self.now, *oldest) if oldest else self.now
         if requests is not None and until > int(at):
             await self.redis.hset(key, mapping={"requests": int(requests) + until - int(at), "requests_at": until})
+
+    async def change_links(
+        self, kind: str, agent_id: str, other_id: str = "", *, by_operator: bool = False, note: str = ""
+    ) -> str:
+        """Change a link or a master; the word. The caller is c1."""
+        stream = "in:control:router" if by_operator else "in:links"
+        entry = await self.append(stream)
+        change = LinkChange(entry, stream, "c1", kind, agent_id, other_id, note)
+        return await self.word(self.scripts.change_links([change]))
+
+    async def expire_messages(self) -> tuple[int, int]:
+        """Take expired messages out of inboxes; how many were examined, and how many had expired unread."""
+        examined, expired = await self.run(self.scripts.expire_messages())
+        return examined, expired
 
     async def deliver(self, message_id: str = "m1", **options: Any) -> str:
         """Deliver one message; the word."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ async def test_a_message_is_delivered(cell: Cell) -> None:
     record = await queries.get_message(cell.redis, cell.keys, "m1")
     assert record is not None
     assert (record.status, record.payload, record.expires_at) == ("delivered", {"n": 1}, START + 60_000)
-    assert 3_500_000 < await cell.redis.pttl(cell.keys.message("m1")) <= 3_600_000
+    assert 3_600_000 < await cell.redis.pttl(cell.keys.message("m1")) <= 3_660_000
     assert await cell.last_answer() == "ok"
     assert await cell.counter("messages_delivered") == 1
     assert await cell.logged("messages") == ["message.delivered"]
@@ -111,7 +113,7 @@ async def test_after_its_time_to_live(cell: Cell) -> None:
     batch = [await cell.delivery("m1", ttl_ms=1_000, caller="c1"), await cell.delivery("m0", ttl_ms=1_001)]
     cell.now += 1_000
     assert await cell.run(cell.scripts.deliver(batch)) == ["EXPIRED", "DELIVERED"]
-    assert (await dead(cell))[0] == "dead"
+    assert (await dead(cell))[0] == "expired"
     assert await cell.last_answer() == "message_expired"
     assert len(await cell.stream("inbox:a1:normal")) == 1
 
@@ -134,19 +136,48 @@ async def test_the_critical_lane_has_room_beyond_that(cell: Cell) -> None:
     assert words == ["DELIVERED"] * 3 + ["FULL"]
 
 
-@pytest.mark.parametrize("status", ["inactive", "stale", "busy"])
+@pytest.mark.parametrize("status", ["stale", "busy", "draining"])
 async def test_an_offline_agents_inbox_keeps_its_messages(cell: Cell, status: str) -> None:
-    """Whoever has a record may be written to."""
+    """An agent that is silent or busy may be written to, and the receipt says so."""
     await cell.register()
     await cell.change_status(status=status)
-    assert await cell.deliver() == "DELIVERED"
+    assert await cell.deliver(receipt=True, caller="c1") == "DELIVERED"
+    assert await receipt(cell) == {"count": 1, "recipients": [{"agent_id": "a1", "state": status, "ahead": 0}]}
+
+
+async def receipt(cell: Cell) -> Any:
+    """The data of the last answer to c1."""
+    return json.loads((await cell.stream("replies:c1"))[-1]["data"])
+
+
+async def test_an_agent_that_has_left_gets_nothing(cell: Cell) -> None:
+    """A dead letter that says so; it can be replayed when the agent is back."""
+    await cell.register()
+    await cell.deregister()
+    assert await cell.deliver(caller="c1") == "LEFT"
+    assert await dead(cell) == ("dead", "agent 'a1' has left; replay the message when it is back")
+    assert await cell.last_answer() == "agent_left"
+    assert await cell.stream("inbox:a1:normal") == []
+
+
+async def test_a_receipt_says_what_is_ahead_and_that_the_receiver_is_deaf(cell: Cell) -> None:
+    """Only its own lane counts; a repeated message is answered without a receipt."""
+    await cell.register()
+    await cell.deliver("m1")
+    await cell.deliver("m2", lane="high")
+    await cell.redis.hset(cell.keys.agent("a1"), "deaf", "1")
+    assert await cell.deliver("m3", receipt=True, caller="c1") == "DELIVERED"
+    (recipient,) = (await receipt(cell))["recipients"]
+    assert recipient == {"agent_id": "a1", "state": "active", "ahead": 1, "deaf": True}
+    assert await cell.deliver("m3", receipt=True, caller="c1") == "DUPLICATE"
+    assert "data" not in (await cell.stream("replies:c1"))[-1]
 
 
 async def test_a_long_message_is_kept_as_long_as_it_lives(cell: Cell) -> None:
     """The record outlives the message."""
     await cell.register()
     await cell.deliver(ttl_ms=2 * DAY)
-    assert DAY < await cell.redis.pttl(cell.keys.message("m1")) <= 2 * DAY
+    assert DAY < await cell.redis.pttl(cell.keys.message("m1")) <= 2 * DAY + 3_600_000
 
 
 async def test_dead_letters_are_bounded(cell: Cell) -> None:

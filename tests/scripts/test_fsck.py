@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a refused task that would vanish": (lambda r, k: r.pexpire(k.task("refused"), 60_000), {"ttl.unexpected"}),
     "a waiting task that would vanish": (lambda r, k: r.pexpire(k.task("first"), 60_000), {"ttl.unexpected"}),
     "an unknown key": (lambda r, k: r.set(k.of("scratch"), "x"), {"ttl.missing"}),
-    "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c1"), {"a": "b"}), {"ttl.missing"}),
+    "an answer that would stay for ever": (lambda r, k: r.xadd(k.replies("c9"), {"a": "b"}), {"ttl.missing"}),
     "a record of another type": (
         lambda r, k: r.set(k.task("stranger"), "x"),
         {"type.wrong"},
@@ -107,6 +107,18 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "a message in a foreign conversation": (
         lambda r, k: r.zadd(k.conversation("told"), {"asked": 9}),
         {"conversation.orphan"},
+    ),
+    "a message that no router looks at": (lambda r, k: r.delete(k.of("messages:expiring")), {"message.unwatched"}),
+    "a link that only one agent has": (lambda r, k: r.hdel(k.links("a2"), "a1"), {"link.differs"}),
+    "links of an agent without a record": (
+        lambda r, k: r.hset(k.links("ghost"), "a1", "linked 1 agent"),
+        {"link.differs", "link.orphan"},
+    ),
+    "a subordinate that its master does not have": (lambda r, k: r.delete(k.subordinates("a1")), {"master.missing"}),
+    "a subordinate without this master": (lambda r, k: r.sadd(k.subordinates("a2"), "a1"), {"master.orphan"}),
+    "a master of an agent without a record": (
+        lambda r, k: r.hset(k.of("masters"), "ghost", "a1"),
+        {"master.missing", "master.orphan"},
     ),
     "a queue of another type": (lambda r, k: r.set(k.queue("p9"), "x"), {"type.wrong", "pool.missing"}),
 }
@@ -130,6 +142,9 @@ async def filled(cell: Cell) -> None:
     await cell.deliver("asked", sender="a1", receiver="a2", reply_by_ms=5_000)
     await cell.deliver("told", sender="a1", receiver="a2")
     await cell.deliver("answer", sender="a2", receiver="a1", reply_to="told")
+    await cell.deliver("note")
+    await cell.change_links("request", "a1", "a2")
+    await cell.change_links("set_master", "a2", "a1")
 
 
 async def test_a_sound_cell_is_sound(cell: Cell) -> None:

@@ -10,7 +10,7 @@ from coord.models.messages import MessageStatus
 from coord.models.tasks import Pool, Priority
 from coord.queries import MessagePage, PriorityBacklog
 from coord.queries import messages as message_queries
-from tests.scripts.cell import Cell
+from tests.scripts.cell import DAY, Cell
 
 
 async def ids(cell: Cell, limit: int = 100, **asked: object) -> list[str]:
@@ -38,6 +38,52 @@ async def test_messages_with_the_last_first(cell: Cell, limit: int) -> None:
     assert await ids(cell, limit, agent_id="a1") == ["m4", "m1"]
     assert await ids(cell, limit, agent_id="s1", status=MessageStatus.DELIVERED) == ["m4", "m2", "m1"]
     assert await ids(cell, limit, status=MessageStatus.DEAD) == ["m3"]
+
+
+async def test_the_history_of_an_agent(cell: Cell) -> None:
+    """What it has sent, what it was sent, and what it could not get; the newest, for some days; others pay nothing."""
+    for agent in ("a1", "a2"):
+        await cell.register(agent)
+    for name, sender, receiver in (("m1", "a1", "a2"), ("m2", "a2", "a1"), ("m3", "s1", "a2"), ("m4", "a1", "a1")):
+        await cell.deliver(name, sender=sender, receiver=receiver)
+    await cell.deliver("m5", sender="s1", receiver="a1", protocol="peer_to_peer")
+    assert await ids(cell, agent_id="a1") == ["m5", "m4", "m2", "m1"]
+    assert await ids(cell, agent_id="a2") == ["m3", "m2", "m1"]
+    assert 6 * DAY < await cell.redis.pttl(cell.keys.history("a1")) <= 7 * DAY
+    batch = [await cell.delivery(f"n{n}", sender="a2", receiver="ghost") for n in range(1_500)]
+    await cell.run(cell.scripts.deliver(batch))
+    assert 1_000 <= await cell.redis.xlen(cell.keys.history("a2")) < 1_200
+    await cell.run(cell.scripts.deliver([]))
+
+
+async def test_the_recipients_of_a_message_in_pages(cell: Cell) -> None:
+    """Each once, with its own status; a message to one agent has one."""
+    team = [f"a{n}" for n in range(5)]
+    for agent in ("lead", *team):
+        await cell.register(agent)
+    for agent in team:
+        await cell.change_links("set_master", agent, "lead")
+    await cell.deregister("a3")
+    await cell.deliver("m1", sender="lead", receiver="subordinates", protocol="hierarchical")
+    await cell.redis.delete(cell.keys.inbox("a1", "normal"))
+    found, cursor = [], None
+    while True:
+        page = await queries.list_recipients(cell.redis, cell.keys, "m1", limit=2, cursor=cursor)
+        assert page is not None
+        found += [(one.agent_id, str(one.status), one.code) for one in page.recipients]
+        cursor = page.next
+        if cursor is None:
+            break
+    states = dict.fromkeys(team, ("delivered", "")) | {"a1": ("read", ""), "a3": ("dead", "agent_left")}
+    assert found == [(agent, *states[agent]) for agent in team]
+
+    await cell.deliver("m2", receiver="a0")
+    page = await queries.list_recipients(cell.redis, cell.keys, "m2")
+    assert page is not None
+    assert [(one.agent_id, one.status) for one in page.recipients] == [("a0", MessageStatus.DELIVERED)]
+    assert await queries.list_recipients(cell.redis, cell.keys, "ghost") is None
+    with pytest.raises(CursorInvalid):
+        await queries.list_recipients(cell.redis, cell.keys, "m1", cursor="x")
 
 
 async def test_a_message_whose_record_has_ended_is_not_listed(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

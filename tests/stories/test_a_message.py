@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coord import Client, Message, Task, TaskHandle
-from coord.client.client import Receipt
+from coord.client.receipts import Receipt
 from coord.errors import AgentNotFound, IdConflict, TaskNotFound
 from tests.stories.conftest import MakeAgent
 from tests.waiting import wait_until

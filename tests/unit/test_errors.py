@@ -24,6 +24,7 @@ EXPECTED = {
     "EntryBuried": ("Invalid", "entry_buried", 422, 2),
     "TaskNotFound": ("NotFound", "task_not_found", 404, 1),
     "AgentNotFound": ("NotFound", "agent_not_found", 404, 1),
+    "AgentLeft": ("AgentNotFound", "agent_left", 404, 1),
     "UnknownAgent": ("NotFound", "unknown_agent", 404, 2),
     "MessageNotFound": ("NotFound", "message_not_found", 404, 1),
     "EntryNotFound": ("NotFound", "entry_not_found", 404, 1),
@@ -33,6 +34,10 @@ EXPECTED = {
     "MessageNotDead": ("Conflict", "message_not_dead", 422, 1),
     "EntryTruncated": ("Conflict", "entry_truncated", 422, 1),
     "AgentSuperseded": ("Conflict", "superseded", 409, 2),
+    "LinkNotRequested": ("Conflict", "link_not_requested", 409, 1),
+    "LinkDeclined": ("Conflict", "link_declined", 409, 1),
+    "LinksFull": ("Conflict", "links_full", 409, 1),
+    "HierarchyCycle": ("Conflict", "hierarchy_cycle", 409, 1),
     "DataFolderInUse": ("Conflict", "data_folder_in_use", 422, 2),
     "ServerUnavailable": ("Unavailable", "server_unavailable", 503, 2),
     "ServerFull": ("Unavailable", "server_full", 503, 2),
@@ -50,6 +55,9 @@ EXPECTED = {
     "HopLimitReached": ("Undelivered", "hop_limit_reached", 422, 1),
     "ConversationFull": ("Undelivered", "conversation_full", 422, 1),
     "RequestFailed": ("RequestEnded", "request_failed", 422, 1),
+    "NotLinked": ("Undelivered", "not_linked", 422, 1),
+    "NotInHierarchy": ("Undelivered", "not_in_hierarchy", 422, 1),
+    "NoSubordinates": ("Undelivered", "no_subordinates", 422, 1),
 }
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from msgspec import Struct
 
 from coord import queries
-from coord.models.facts import MessageSent
-from coord.models.messages import MessageStatus
+from coord.models.facts import (
+    LinkAccepted,
+    LinkMade,
+    LinkRemoved,
+    LinkRequested,
+    MasterCleared,
+    MasterSet,
+    MessageSent,
+)
+from coord.models.messages import MessageStatus, Protocol
 from coord.models.tasks import Lane
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger
@@ -68,10 +79,10 @@ async def test_a_message_to_nobody_and_one_that_came_too_late_are_dead(cell: Run
     )
     await cell.add("router")
     assert (await caller.answer(late))["code"] == "message_expired"
-    for one in ("m1", "m2"):
+    for one, status in (("m1", MessageStatus.DEAD), ("m2", MessageStatus.EXPIRED)):
         found = await queries.get_message(cell.redis, cell.keys, one)
         assert found is not None
-        assert found.status is MessageStatus.DEAD
+        assert found.status is status
         assert found.reason
     for one in ("m1", "m2"):
         assert await cell.redis.zscore(cell.keys.of("messages:dead"), one) is not None
@@ -79,9 +90,47 @@ async def test_a_message_to_nobody_and_one_that_came_too_late_are_dead(cell: Run
     await assert_keys_end(cell.redis, cell.keys)
 
 
-async def test_a_message_type_that_is_not_built_is_refused(cell: RunningCell, caller: Caller) -> None:
-    """Nothing is promised of a broadcast before it is built: it is buried by the field's name, its sender told."""
-    data = b'{"message_id":"m1","sender_id":"s","receiver_id":"a0","message_type":"broadcast"}'
-    entry = await caller.raw("in:messages:high", {"type": "message.sent", "data": data, "caller": caller.id})
-    assert "message_type" in (await caller.answer(entry))["message"]
-    assert len(await buried(cell)) == 1
+async def test_a_message_that_contradicts_itself_is_refused(cell: RunningCell, caller: Caller) -> None:
+    """Its type names another protocol, or its protocol does not know all subordinates: buried, and its sender told."""
+    for contradiction in (
+        '"receiver_id":"a0","message_type":"peer_to_peer","protocol":"direct"',
+        '"receiver_id":"subordinates"',
+    ):
+        data = f'{{"message_id":"m1","sender_id":"s",{contradiction}}}'.encode()
+        entry = await caller.raw("in:messages:high", {"type": "message.sent", "data": data, "caller": caller.id})
+        assert "protocol" in (await caller.answer(entry))["message"]
+    assert len(await buried(cell)) == 2
+
+
+async def test_links_and_masters_are_changed(cell: RunningCell, caller: Caller) -> None:
+    """By agents and by operators, in the order of the facts; each is answered with the new state."""
+    await fleet(cell, 2)
+    facts: list[tuple[str, Struct, dict[str, str | None]]] = [
+        ("in:links", LinkRequested("a0", "a1", "please"), {"state": "requested"}),
+        ("in:links", LinkAccepted("a1", "a0"), {"state": "linked"}),
+        ("in:links", MasterSet("a1", "a0"), {"master": "a0"}),
+        ("in:control:router", LinkRemoved("a0", "a1"), {"state": "none"}),
+        ("in:control:router", LinkMade("a0", "a1"), {"state": "linked"}),
+        ("in:control:router", MasterCleared("a1"), {"master": None}),
+    ]
+    for stream, fact, expected in facts:
+        answer = await caller.answer(await caller.tell(stream, fact))
+        assert json.loads(answer["data"]) == expected, fact
+
+
+async def test_a_message_to_many_is_handled_alone(cell: RunningCell, caller: Caller) -> None:
+    """⚠ The messages before and after it in a batch keep their places."""
+    await fleet(cell, 2)
+    (router,) = cell.of_kind("router")
+    await caller.answer(await caller.tell("in:links", MasterSet("a1", "a0")))
+    await router.stop()
+    sent = [
+        MessageSent(message_id=f"m{n}", sender_id="a0", receiver_id=receiver, protocol=Protocol.HIERARCHICAL)
+        for n, receiver in enumerate(["a1", "subordinates", "a1", "subordinates", "a1"])
+    ]
+    for fact in sent:
+        await caller.tell("in:messages:normal", fact)
+    await cell.add("router")
+    await await_quiet(cell)
+    found = await entries(cell.redis, cell.keys.inbox("a1", "normal"))
+    assert [fields[b"id"] for _, fields in found] == [b"m0", b"m1", b"m2", b"m3", b"m4"]

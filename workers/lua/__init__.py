@@ -18,6 +18,7 @@ from typing import NamedTuple
 NAMES = (
     "admit",
     "cancel",
+    "change_links",
     "change_status",
     "check_leases",
     "configure",
@@ -28,6 +29,7 @@ NAMES = (
     "dispatch",
     "drain",
     "end_requests",
+    "expire_messages",
     "heartbeat",
     "learn",
     "purge",

@@ -1,40 +1,46 @@
 #!lua
--- Delivers direct messages into their receivers' inboxes. The same id twice has one effect.
--- A message that waits for a reply is a request; one that answers another is part of its conversation.
--- include: base entries replies batches messages conversations requests
+-- Delivers messages into their receivers' inboxes, as their protocols allow. The same id twice has one effect. A message
+-- that waits for a reply is a request; one that answers another is part of its conversation.
+-- include: base entries replies batches messages recipients conversations requests
 -- keys: message:{id} hash rw | messages:dead zset rw | in:messages:{lane} stream w
 -- ARGV[3]  number of messages (0: only old dead letters are removed), then for each:
 --   entry | lane | caller or '' | message_id | digest | sender_id | receiver_id | message_type | ttl_ms
---   | payload, opaque JSON | correlation_id or '' | reply_to or '' | caused_by: the message whose handler sent it, or ''
+--   | payload, opaque JSON | correlation_id or '' | reply_to or '' | protocol: direct, peer_to_peer or hierarchical
+--   | receipt: 1 if the answer says who has it | caused_by: the message whose handler sent it, or ''
 --   | reply_by_ms: it waits so long for a reply, or '' | failed: 1 for a reply that reports a failure, or ''
 --   | traceparent or '' | result: what the coordinator answers itself, opaque JSON, or '' | result_failed: 1 or ''
 -- Returns {words}. Words: DELIVERED; DUPLICATE; CONFLICT (other content under this id); EXPIRED, UNKNOWN (no such
---   receiver, or a request of nobody who can get the reply), FULL (its lane has no room), LOOP (its chain of answers is
---   too long), OVER_BUDGET (its conversation has too many messages): dead letters with a reason; GONE (the entry was
---   handled before); ERROR <why> (not consumed)
+--   receiver, or a request of nobody who can get the reply), LEFT (it has left), FULL (its lane has no room), FORBIDDEN
+--   (by the rule of its protocol), LOOP (its chain of answers is too long), OVER_BUDGET (its conversation has too many
+--   messages): dead letters with a reason; GONE (the entry was handled before); ERROR <why> (not consumed). A receipt has
+--   {"count":number of agents that have it,"recipients":[{"agent_id","state","ahead","deaf"}, or {"agent_id","code"}]}
 -- Events in log:messages: message.delivered, message.dead
 
--- Returns why a message cannot be delivered: a word, a code and a message; nil if it can.
-local function refusal_of(message, result)
+-- Delivers a message that has a place in a conversation, or is a request. Returns why it cannot be delivered: a word, a
+-- code and a message; nil if it was.
+local function deliver_with_place(message, result)
   local word, code, reason = over_limit(message)
   if word then
     return word, code, reason
   elseif (message.reply_by or result) and not can_be_answered(message.sender, message.from) then
     return 'UNKNOWN', 'agent_not_found', "Agent '" .. message.sender .. "' not found, which is to get the reply"
-  elseif result then
-    return nil
   end
   local request = message.answers
-  message.to_caller = request and request.caller == message.receiver and request.caller or nil
-  if message.to_caller and now < message.expires_at then
-    return nil -- a client has no inbox
+  local to_caller = request and request.caller == message.receiver and request.caller or nil
+  if (to_caller or result) and now < message.expires_at then
+    -- A client has no inbox, and the coordinator has none.
+    message.recipients, message.delivered = {}, 1
+    if to_caller then
+      reply_to_client(message, to_caller)
+    end
+    return nil
   end
-  return undeliverable(message.lane, message.receiver, message.expires_at)
+  return deliver_message(message)
 end
 
 local function deliver(i)
-  local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to, caused_by, wait_ms, failed,
-    traceparent, result, result_failed = unpack(ARGV, i, i + 17)
+  local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to, protocol, receipt, caused_by,
+    wait_ms, failed, traceparent, result, result_failed = unpack(ARGV, i, i + 19)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
   if not is_present(stream, entry) then
     return 'GONE'
@@ -50,8 +56,8 @@ local function deliver(i)
   end
   local sent_at = entry_ms(entry)
   local message = {
-    id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane,
-    sent_at = sent_at, expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to,
+    id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
+    expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,
     caused_by = caused_by, failed = failed, traceparent = traceparent, from = caller,
     reply_by = wait_ms ~= '' and sent_at + tonumber(wait_ms) or nil,
   }
@@ -59,10 +65,11 @@ local function deliver(i)
   local word, code, reason
   if correlation == '' and reply_to == '' and caused_by == '' and wait_ms == '' and failed == '' and traceparent == '' and not result then
     message.is_plain = true
-    word, code, reason = undeliverable(lane, receiver, message.expires_at)
+    word, code, reason = deliver_message(message)
   else
     join_conversation(message)
-    word, code, reason = refusal_of(message, result)
+    message.late = is_late(message) and '1' or nil
+    word, code, reason = deliver_with_place(message, result)
     if message.reply_by or result then
       message.requested_by = caller_for_answers(sender, caller)
     end
@@ -73,27 +80,36 @@ local function deliver(i)
     bump('messages_dead', 1)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, stream, entry, code, reason)
-  elseif result then
-    message.request = message.reply_by and 'answered'
-    answer(caller, stream, entry)
+  elseif receipt == '1' then
+    answer_with(caller, stream, entry, receipt_json(message))
   else
+    answer(caller, stream, entry)
+  end
+  if not word then
     if message.reply_by then
-      message.request = 'open'
+      message.request = result and 'answered' or 'open'
+    end
+    if message.request == 'open' then
       await_reply(id, tonumber(wait_ms))
     end
-    message.late = note_reply(message) and '1' or nil
-    hand_over(message, message.to_caller)
-    answer(caller, stream, entry)
+    end_request_of(message)
+  end
+  note_history(sender, id)
+  if word and receiver ~= sender and word ~= 'UNKNOWN' and not message.is_to_all then
+    note_history(receiver, id)
   end
   -- The record of a dead letter lives as long as it is in the index, that of a request at least until its wait ends.
-  local lives_ms = math.max(KEPT, message.expires_at - now)
   call('HSET', key, unpack(add_place({ 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', word and 'dead' or 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
-    'reason', reason or '', 'body', payload }, message)))
-  if not word and message.request ~= 'open' then
-    call('PEXPIRE', key, int(lives_ms))
+    'reason', reason or '', 'body', payload, 'protocol', protocol, 'inbox_entry', message.inbox_entry or '', 'code', code or '' },
+    message)))
+  if not word then
+    keep_records(message)
+    if message.request == 'open' then
+      call('PERSIST', key)
+    end
   end
-  index_message(message, lives_ms, CONVERSATION_MOST)
+  index_message(message, KEPT + math.max(0, message.expires_at - now), CONVERSATION_MOST)
   local request = { id = id, sender = sender, lane = lane, conversation = message.conversation, hops = message.hops,
     traceparent = traceparent, caller = message.requested_by }
   if result and not word then
@@ -123,7 +139,7 @@ local function forget_dead()
 end
 
 local result = run_batch({
-  group = 'router', at = 3, width = 18, handle = deliver,
+  group = 'router', at = 3, width = 20, handle = deliver, finish = finish_messages,
   stream = function(i)
     return 'in:messages:' .. ARGV[i + 1]
   end,

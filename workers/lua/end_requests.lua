@@ -67,4 +67,4 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'requests', '-inf', int(clock), '
   end
   words[#words + 1] = word
 end
-return finish_words(words)
+return finish_messages(words)

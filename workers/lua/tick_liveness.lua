@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Ticks the observed clock, declares agents stale that missed their heartbeats, announces losses again that were not
 -- reclaimed yet, removes agents that left long ago, and shows the load that agents have reported, once a second.
--- include: base capped batches agents
+-- include: base capped batches agents links unread
 -- keys: in:registry stream r | in:beats stream r | inflight:{agent} set r | clock hash rw | agent:{id} hash rw
 -- keys: agents:expiry zset rw | agents:departed zset rw | agents:lost zset rw | agents:all set w
--- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream w | in:losses stream w
+-- keys: suspended hash w | agents:by:{facet}:{value} set w | inbox:{agent}:{lane} stream rw | in:losses stream w
 -- keys: log:agents stream w | agents:reported set w | log:reports stream w | counters hash rw
 -- LIMITS.agents  maximum number of agents handled, in each part
 -- LIMITS.reports  maximum number of reports in one event
@@ -102,6 +102,23 @@ local function repeat_loss(id)
   return 'REPEATED'
 end
 
+-- Ends the messages in the inbox of an agent whose record ends, some at a time; returns true when none is left.
+local function end_inbox(id)
+  for _, lane in ipairs(LANES) do
+    local key = P .. 'inbox:' .. id .. ':' .. lane
+    local entries = call('XRANGE', key, '-', '+', 'COUNT', 200)
+    for _, item in ipairs(entries) do
+      end_unread(item[1], item[2], 'agent_left', "agent '" .. id .. "' left, and its record was removed")
+      call('XDEL', key, item[1])
+    end
+    if #entries == 200 then
+      return false
+    end
+    call('DEL', key)
+  end
+  return true
+end
+
 -- Removes an agent that left long ago. It must still be away, and have nothing in flight, or its tasks would be lost.
 local AWAY = { inactive = true, stale = true }
 local function forget(id)
@@ -113,16 +130,16 @@ local function forget(id)
   elseif call('SCARD', P .. 'inflight:' .. id) > 0 then
     call('ZADD', P .. 'agents:lost', 'NX', NOW, id)
     return 'HOLDS'
+  elseif not end_inbox(id) then
+    return 'HOLDS'
   end
+  end_all_links(id)
   for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
     call('SREM', P .. 'agents:by:' .. facet, id)
   end
   call('SREM', P .. 'agents:by:status:' .. (status or 'inactive'), id)
   call('SREM', P .. 'agents:all', id)
   call('ZREM', P .. 'agents:departed', id)
-  for _, lane in ipairs(LANES) do
-    call('DEL', P .. 'inbox:' .. id .. ':' .. lane)
-  end
   local rev = tonumber(call('HGET', key, 'rev') or 0) or 0
   if rev > (tonumber(call('HGET', P .. 'counters', 'forgotten_rev') or 0) or 0) then
     call('HSET', P .. 'counters', 'forgotten_rev', int(rev))

@@ -221,12 +221,26 @@ class Delivery(Struct, frozen=True):
     payload: bytes
     correlation_id: str
     reply_to: str
+    protocol: str = "direct"
+    receipt: bool = False
     caused_by: str = ""
     reply_by_ms: int | None = None  #: how long its sender waits for a reply; None: it is no request
     failed: bool | None = None
     traceparent: str = ""
     result: bytes = b""  #: what the coordinator answers itself, JSON; empty: nothing
     result_failed: bool | None = None
+
+
+class LinkChange(Struct, frozen=True):
+    """One change of a link or of the hierarchy for ``change_links``."""
+
+    entry: str
+    stream: str  #: without namespace; that of operators needs no consent
+    caller: str
+    kind: str  #: request, accept, remove, link, set_master, clear_master
+    agent_id: str
+    other_id: str = ""
+    note: str = ""
 
 
 class Relief(Struct, frozen=True):

@@ -43,6 +43,7 @@ from workers.transitions.batches import (
     LeaseList,
     LeaseLoss,
     Limits,
+    LinkChange,
     LivenessTick,
     Loss,
     Placement,
@@ -73,8 +74,18 @@ REPORTS_AT_ONCE = 2_000
 REQUESTS_AT_ONCE = 256
 #: ms after which a loss is announced again while tasks are still in flight.
 REPEAT_LOSS_MS = 5_000
-#: ms that a message's record is kept at least.
+#: ms that a message's record is kept after its time to live.
 MESSAGE_KEPT_MS = 3_600_000
+#: Messages in the history of an agent, about.
+HISTORY_ENTRIES = 1_000
+#: Links and requests of an agent.
+LINKS_PER_AGENT = 1_000
+#: Subordinates of an agent: a message to all of them is delivered at one moment.
+SUBORDINATES_PER_AGENT = 256
+#: Masters above an agent.
+HIERARCHY_DEPTH = 32
+#: Expired messages examined in one call.
+EXPIRED_AT_ONCE = 500
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
 
@@ -122,6 +133,17 @@ def _inbox_limits(s: Settings) -> Limits:
         "message_kept_ms": MESSAGE_KEPT_MS,
         "dead_kept_ms": int(s.dead_ttl_s * 1000),
         "dead_entries": s.dead_in_entries,
+        "history_entries": HISTORY_ENTRIES,
+    }
+
+
+def _link_limits(s: Settings) -> Limits:
+    """Return the limits of ``change_links``."""
+    return {
+        "inbox_entries": s.inbox_entries,
+        "links": LINKS_PER_AGENT,
+        "subordinates": SUBORDINATES_PER_AGENT,
+        "hierarchy_depth": HIERARCHY_DEPTH,
     }
 
 
@@ -239,10 +261,13 @@ class Scripts:
 
     # Messages.
 
-    #: Deliver direct messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, FULL, LOOP, OVER_BUDGET.
+    #: Deliver messages. Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN, LOOP,
+    #: OVER_BUDGET.
     deliver = BatchScript("deliver", Delivery, read_words, _conversation_limits)
-    #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, FULL.
+    #: Deliver dead messages again. Words DELIVERED, NOT_FOUND, NOT_DEAD, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN.
     redeliver = BatchScript("redeliver", Redelivery, read_words, _inbox_limits)
+    #: Change links and the hierarchy. Words OK, SAME, UNKNOWN, LEFT, NOT_REQUESTED, FULL, CYCLE.
+    change_links = BatchScript("change_links", LinkChange, read_words, _link_limits)
 
     # Scripts with options, which the methods of the same names pass.
 
@@ -518,6 +543,10 @@ class Scripts:
             return Relief(Memory(used, maximum), records, freed, is_more=more == 1)
 
         return Call("relieve", limits, [], parse)
+
+    def expire_messages(self, most: int = EXPIRED_AT_ONCE) -> Call[tuple[int, int]]:
+        """Take expired messages out of inboxes; answers how many were examined, and how many had expired unread."""
+        return Call("expire_messages", {"messages": most}, [], lambda raw: (int(raw[0]), int(raw[1])))
 
     def tick_liveness(self, most: int = 256) -> Call[LivenessTick]:
         """Tick the observed clock and declare agents stale, at most ``most`` at a time."""

@@ -126,13 +126,15 @@ read_entries() {
     local entries stream entry type task lease order reason sender message expires reply_to trace fact code text data waits=''
     entries=$(redis --json XREAD COUNT 64 BLOCK 500 STREAMS "${lanes[@]}" "$replies" 0 0 0 0 "$last_answer") || return 1
     while IFS=$'\x1f' read -r stream entry type task lease order reason sender message expires reply_to trace fact code text data; do
-        case $stream:$type:$order in
+        case $stream:${lease:+lease}:$order in
             "$replies":*) last_answer=$entry; answered "$fact" "$code" "$text" ;;
-            *:task_assignment:*) assigned "$stream" "$entry" "$task" "$lease" "$data"; waits=1 ;;
+            *:lease:) assigned "$stream" "$entry" "$task" "$lease" "$data"; waits=1 ;;
             *)
                 [[ $order == stop_task ]] && stop "$lease" "$reason"
-                # Answers a message with its own payload, unless it is an answer itself or has expired; a ping also with the id.
-                [[ $type =~ ^(direct|heartbeat)$ && ! $reply_to && $(redis TIME | head -n 1)000 -lt $expires ]] &&
+                # A message that has expired is left to the router, which records that.
+                [[ $message && $(redis TIME | head -n 1)000 -ge $expires ]] && { waits=1; continue; }
+                # Answers a message with its own payload, unless it is an answer itself; a ping also with the id.
+                [[ $message && ! $reply_to ]] &&
                     append in:messages:normal message.sent "$(jq -cn --arg id "$message" --arg me "$id" --arg to "$sender" \
                         --arg type "$type" --arg trace "$trace" --argjson payload "$data" \
                         '{message_id: ($id[:122] + ".reply"), sender_id: $me, receiver_id: $to, reply_to: $id,

@@ -152,15 +152,16 @@ function onAnswer({ stream, fact, code = '', message }) {
 
 // Handles an entry of a lane.
 function onEntry(lane, entry, fields) {
-  const { message_type: type, order, lease } = fields;
-  if (type === 'task_assignment') return offer({ lane, entry, fields, abort: new AbortController() });
-  if (type === 'coordination' && order === 'stop_task') {
+  const { id: message, order, lease } = fields;
+  if (lease && !order) return offer({ lane, entry, fields, abort: new AbortController() });
+  if (order === 'stop_task') {
     if (waiting.has(lease)) giveBack(lease, fields.reason);
     else held.get(lease)?.abort.abort(fields.reason || 'stopped');
-  } else if (type === 'coordination' && order === 'list_leases') {
+  } else if (order === 'list_leases') {
     const leases = Object.fromEntries([...held].map(([key, attempt]) => [key, attempt.fields.task_id]));
     append('in:registry', 'agent.leases_listed', { ...me, ask: fields.ask, leases });
-  } else if (type === 'direct' || type === 'heartbeat') {
+  } else if (message) {
+    if (performance.now() + aheadMs >= Number(fields.expires_at)) return undefined; // the router removes it
     return reply(fields).then(() => forget(lane, entry)); // a message is deleted after it was handled
   }
   return forget(lane, entry);
@@ -183,9 +184,9 @@ function offer(attempt) {
   if (isDraining) giveBack(lease, 'the agent is draining');
 }
 
-// Answers a message with its own payload, unless it is an answer itself or has expired; a ping also with the id.
-async function reply({ id, sender_id, reply_to, expires_at, message_type, traceparent, data }) {
-  if (reply_to || performance.now() + aheadMs >= Number(expires_at)) return;
+// Answers a message with its own payload, unless it is an answer itself; a ping also with the id.
+async function reply({ id, sender_id, reply_to, message_type, traceparent, data }) {
+  if (reply_to) return;
   const message_id = `${id.slice(0, 122)}.reply`; // the same if handled twice
   const payload = JSON.parse(data);
   await append('in:messages:normal', 'message.sent', {

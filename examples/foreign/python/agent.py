@@ -185,19 +185,21 @@ class Agent:
 
     async def on_entry(self, lane: int, entry: str, fields: Fields) -> None:
         """Handle an entry of a lane."""
-        kind, order = fields["message_type"], fields.get("order")
-        if kind == "task_assignment":
+        order = fields.get("order")
+        if "lease" in fields and not order:
             self.offer(Attempt(lane, entry, fields))
             return
-        if kind == "coordination" and order == "stop_task":
+        if order == "stop_task":
             lease, reason = fields["lease"], fields.get("reason", "")
             if lease in self.waiting:
                 self.start(self.give_back(lease, reason))
             elif lease in self.held:
                 self.held[lease].stop(reason)
-        elif kind == "coordination" and order == "list_leases":
+        elif order == "list_leases":
             self.start(self.list_leases(fields["ask"]))
-        elif kind in {"direct", "heartbeat"}:
+        elif "id" in fields:
+            if time.monotonic() * 1000 + self.ahead_ms >= int(fields["expires_at"]):
+                return  # the router removes it, and records that it expired
             await self.reply(fields)
         with suppress(errors.RedisError, OSError):  # after an error it is read again, which changes nothing
             await self.redis.xdel(self.lanes[lane], entry)
@@ -221,8 +223,8 @@ class Agent:
         await self.append("in:registry", "agent.leases_listed", fact)
 
     async def reply(self, fields: Fields) -> None:
-        """Answer a message with its own payload (a ping also with the id), unless it is an answer or has expired."""
-        if "reply_to" in fields or time.monotonic() * 1000 + self.ahead_ms >= int(fields["expires_at"]):
+        """Answer a message with its own payload (a ping also with the id), unless it is an answer itself."""
+        if "reply_to" in fields:
             return
         payload = json.loads(fields["data"])
         if fields["message_type"] == "heartbeat":

@@ -1,35 +1,47 @@
 -- Messages: checks whether one can be delivered, and puts it into its receiver's inbox.
--- include: base capped
+-- include: base capped batches
 -- keys: agent:{id} hash r | messages:dead zset r | inbox:{agent}:{lane} stream rw | log:messages stream w
+-- keys: messages:expiring zset rw | history:{agent} stream w
 -- LIMITS.inbox_entries  maximum number of entries in an inbox lane
 -- LIMITS.inbox_critical_extra  entries that the critical lane may hold beyond that
--- LIMITS.message_kept_ms  ms that a message's record is kept at least
--- LIMITS.dead_kept_ms  ms that a dead letter is kept
+-- LIMITS.message_kept_ms  ms that a message's record is kept after its time to live
+-- LIMITS.dead_kept_ms  ms that a dead letter is kept, and a history after its last message
 -- LIMITS.dead_entries  maximum number of dead letters
+-- LIMITS.history_entries  messages kept in the history of an agent
 local QUOTA, CRITICAL_EXTRA = tonumber(LIMITS.inbox_entries), tonumber(LIMITS.inbox_critical_extra)
 local KEPT = tonumber(LIMITS.message_kept_ms)
 local DEAD_KEPT, DEAD_MOST = tonumber(LIMITS.dead_kept_ms), tonumber(LIMITS.dead_entries)
+-- ms after its expiry until the router looks whether a message was read: the receiver may be removing it just then.
+local EXPIRY_GRACE = 2000
 
 -- The types of the keys that every batch may write to are checked before anything begins.
 call('ZCARD', P .. 'messages:dead')
+call('ZCARD', P .. 'messages:expiring')
 
 local function log_message(kind, id, ...)
   log('log:messages', 'type', kind, 'message_id', id, ...)
 end
+
+-- What the last call of `undeliverable` has found of the receiver, for the receipt.
+local found = {}
 
 -- Returns why a message cannot be delivered: a word, a code and a message; nil if it can.
 local function undeliverable(lane, receiver, expires_at)
   if now >= expires_at then
     return 'EXPIRED', 'message_expired', 'its time to live passed before it was delivered'
   end
-  local status = call('HGET', P .. 'agent:' .. receiver, 'status')
-  if not status then
+  local agent = call('HMGET', P .. 'agent:' .. receiver, 'status', 'deaf')
+  if not agent[1] then
     return 'UNKNOWN', 'agent_not_found', "Agent '" .. receiver .. "' not found"
+  elseif agent[1] == 'inactive' then
+    return 'LEFT', 'agent_left', "agent '" .. receiver .. "' has left; replay the message when it is back"
   end
   local room = QUOTA + (lane == 'critical' and CRITICAL_EXTRA or 0)
-  if call('XLEN', P .. 'inbox:' .. receiver .. ':' .. lane) >= room then
+  local ahead = call('XLEN', P .. 'inbox:' .. receiver .. ':' .. lane)
+  if ahead >= room then
     return 'FULL', 'message_undeliverable', "the inbox of agent '" .. receiver .. "' is full"
   end
+  found.state, found.deaf, found.ahead = agent[1], agent[2] == '1', ahead
 end
 
 -- Adds those of the named fields that a message has. A plain message has none of them; most are.
@@ -49,13 +61,37 @@ local function add_optional(fields, message, names)
   return fields
 end
 
--- Puts a message into its receiver's inbox.
+-- Puts a message into its receiver's inbox; returns the id of the entry.
 local function push_to_inbox(message)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
+  if message.protocol and message.protocol ~= 'direct' then
+    fields[#fields + 1] = 'protocol'
+    fields[#fields + 1] = message.protocol
+  end
   add_optional(fields, message, OPTIONAL)
-  call('XADD', P .. 'inbox:' .. message.receiver .. ':' .. message.lane, '*', unpack(fields))
+  local inbox = message.receiver .. ':' .. message.lane
+  local entry = call('XADD', P .. 'inbox:' .. inbox, '*', unpack(fields))
+  gather('ZADD', P .. 'messages:expiring', int(message.expires_at + EXPIRY_GRACE), inbox .. ' ' .. entry .. ' ' .. message.id)
   bump('messages_delivered', 1)
-  log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
+  return entry
+end
+
+-- Notes a message in the histories of its sender and its receiver. An entry has at most some 150 bytes, so a history is
+-- bounded by its number of entries alone.
+local histories = {}
+local function note_history(agent, id)
+  local key = P .. 'history:' .. agent
+  redis.pcall('XADD', key, 'MAXLEN', '~', LIMITS.history_entries, '*', 'message_id', id)
+  histories[key] = true
+end
+
+-- Ends a batch of messages: finish_words, and the writes that its messages share.
+local function finish_messages(words)
+  write_gathered()
+  for key in pairs(histories) do
+    redis.pcall('PEXPIRE', key, int(DEAD_KEPT))
+  end
+  return finish_words(words)
 end

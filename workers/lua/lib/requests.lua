@@ -26,25 +26,35 @@ local function await_reply(id, ms)
   call('ZADD', P .. 'requests', int(clock + math.max(0, math.min(REQUEST_STEP, now - at)) + ms), id)
 end
 
--- Ends the wait of a request; its record expires like that of any message from now on.
+-- Ends the wait of a request; unless it is a dead letter, its record expires like that of any message from now on.
 local function end_wait(id, state)
+  local key = P .. 'message:' .. id
   call('ZREM', P .. 'requests', id)
-  call('HSET', P .. 'message:' .. id, 'request', state)
-  local expires_at = tonumber(call('HGET', P .. 'message:' .. id, 'expires_at') or nil) or now
-  call('PEXPIRE', P .. 'message:' .. id, int(math.max(KEPT, expires_at - now)))
+  call('HSET', key, 'request', state)
+  local values = call('HMGET', key, 'expires_at', 'status')
+  if values[2] ~= 'dead' then
+    call('PEXPIRE', key, int(KEPT + math.max(0, (tonumber(values[1] or nil) or now) - now)))
+  end
 end
 
--- Notes that a message was delivered that answers a request. Returns true if it came too late: the requester was sent
--- something else before.
-local function note_reply(message)
+-- Returns the request that a message answers; nil if it answers none.
+local function request_of(message)
   local request = message.answers
-  if not request or not request.request or request.sender ~= message.receiver then
-    return false
-  elseif request.request == 'open' then
+  return request and request.request and request.sender == message.receiver and request or nil
+end
+
+-- Returns true if a message answers a request too late: the requester was sent something else before.
+local function is_late(message)
+  local request = request_of(message)
+  return request and request.request ~= 'open' and request.request ~= 'answered'
+end
+
+-- Ends the request that a delivered message answers.
+local function end_request_of(message)
+  local request = request_of(message)
+  if request and request.request == 'open' then
     end_wait(request.id, 'answered')
-    return false
   end
-  return request.request ~= 'answered'
 end
 
 -- Returns true if the sender of a message can get an answer: it is an agent, or it reads the replies of its fact.
@@ -67,15 +77,17 @@ local function reply_fields_of(message)
     OPTIONAL)
 end
 
--- Hands a message over: to the inbox of its receiver, or to the replies of a client that asked for it.
-local function hand_over(message, caller)
-  if not caller then
-    push_to_inbox(message)
-    return
-  end
+-- Sends a message to a client that asked for it, among its replies.
+local function reply_to_client(message, caller)
   reply(caller, 'type', 'message.received', unpack(reply_fields_of(message)))
   bump('messages_delivered', 1)
   log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
+end
+
+-- Returns true if an agent, which may have left, can get one more message.
+local function can_get(agent_id, lane)
+  return call('EXISTS', P .. 'agent:' .. agent_id) == 1
+    and call('XLEN', P .. 'inbox:' .. agent_id .. ':' .. lane) < QUOTA + (lane == 'critical' and CRITICAL_EXTRA or 0)
 end
 
 -- Answers a request, or a message to the coordinator, in the coordinator's name. Fields of `request`: id sender lane
@@ -83,7 +95,7 @@ end
 -- request's. Returns false if it has no room in the sender's inbox.
 local function answer_request(request, suffix, data, failed)
   local lane = request.lane
-  if not request.caller and undeliverable(lane, request.sender, now + KEPT) then
+  if not request.caller and not can_get(request.sender, lane) then
     return false
   end
   local message = {
@@ -96,12 +108,19 @@ local function answer_request(request, suffix, data, failed)
   if message.place >= 2 * CONVERSATION_MOST then
     message.conversation = nil -- it is not listed
   end
-  hand_over(message, request.caller)
+  local entry
+  if request.caller then
+    reply_to_client(message, request.caller)
+  else
+    entry = push_to_inbox(message)
+    note_history(request.sender, message.id)
+    log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
+  end
   call('HSET', P .. 'message:' .. message.id, unpack(add_place({ 'sender_id', message.sender, 'receiver_id', message.receiver,
     'message_type', message.kind, 'priority', lane, 'status', 'delivered', 'sent_at', NOW,
-    'expires_at', int(message.expires_at), 'reason', '', 'body', data }, message)))
-  call('PEXPIRE', P .. 'message:' .. message.id, int(KEPT))
-  index_message(message, KEPT, 2 * CONVERSATION_MOST)
+    'expires_at', int(message.expires_at), 'reason', '', 'body', data, 'protocol', 'direct', 'inbox_entry', entry or '' }, message)))
+  call('PEXPIRE', P .. 'message:' .. message.id, int(2 * KEPT))
+  index_message(message, 2 * KEPT, 2 * CONVERSATION_MOST)
   return true
 end
 
