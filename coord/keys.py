@@ -141,14 +141,14 @@ copies:{message}                      hash    agent -> ``delivered`` and the ent
 messages:expiring                     zset    inbox, entry and message, spaces between -> ms at which a router looks
                                               whether it was read: 2 s after it expires
 history:{agent}                       stream  messages that it has sent, or that were delivered to it: message_id; the
-                                              newest 1,000. TTL 7 days after the last one
+                                              newest 1,000. TTL 24 h after the last one
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
 links:{agent}                         hash    other agent -> state (linked, requested: by this agent, asked: by the
                                               other one), ms, who made it (agent or operator), spaces between; 1,000.
                                               Both agents of a link have it. Removed with either agent
 masters                               hash    agent -> its master. Removed with either agent
-subordinates:{agent}                  set     agents of which it is the master; 256. Removed with it
+subordinates:{agent}                  set     agents of which it is the master; 100. Removed with it
 replies:{caller}                      stream  answers to a caller's facts and outcomes of its tasks, by the worker that
                                               handled them; 10,000 and 8 MiB. An outcome whose data is above 16 KiB has
                                               ``at`` (``record``) in its place. TTL 1 h

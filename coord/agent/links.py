@@ -18,7 +18,8 @@ from coord.agent.inbox import Fields
 from coord.agent.outgoing import Outgoing
 from coord.agent.protocol import ignore_answer
 from coord.agent.reconnect import ReconnectingConnection
-from coord.arguments import as_seconds, decode_argument, encode_fields
+from coord.arguments import as_seconds
+from coord.client.submission import build_fact
 from coord.errors import CoordError, LinkDeclined, ResultTimeout
 from coord.logs import get_logger
 from coord.models.facts import LinkAccepted, LinkRemoved, LinkRequested, MasterCleared, MasterSet
@@ -109,7 +110,7 @@ class AgentLinks:
 
         Raises: as ``connect``, except ``LinkDeclined``.
         """
-        return LinkState(await self._change(LinkRequested(self._agent_id, check_id(peer_id, "peer_id"), note)))
+        return LinkState(await self._change(LinkRequested, peer_id=check_id(peer_id, "peer_id"), note=note))
 
     async def accept(self, peer_id: str) -> None:
         """Accept the request of another agent.
@@ -117,11 +118,11 @@ class AgentLinks:
         Raises:
             LinkNotRequested: it has not requested a link.
         """
-        await self._change(LinkAccepted(self._agent_id, check_id(peer_id, "peer_id")))
+        await self._change(LinkAccepted, peer_id=check_id(peer_id, "peer_id"))
 
     async def remove(self, peer_id: str, *, note: str = "") -> None:
         """End the link with another agent, decline its request, or withdraw the one of this agent."""
-        await self._change(LinkRemoved(self._agent_id, check_id(peer_id, "peer_id"), note))
+        await self._change(LinkRemoved, peer_id=check_id(peer_id, "peer_id"), note=note)
 
     async def set_master(self, master_id: str | None) -> None:
         """Choose the master of this agent, in place of an earlier one; None: it has none from now on.
@@ -132,9 +133,9 @@ class AgentLinks:
             LinksFull: it has as many subordinates, or masters above it, as an agent may have.
         """
         if master_id is None:
-            await self._change(MasterCleared(self._agent_id))
+            await self._change(MasterCleared)
         else:
-            await self._change(MasterSet(self._agent_id, check_id(master_id, "master_id")))
+            await self._change(MasterSet, master_id=check_id(master_id, "master_id"))
 
     async def read(self) -> Links:
         """Read the links of this agent, its master and its subordinates."""
@@ -154,9 +155,9 @@ class AgentLinks:
         raw = await outgoing.read("HGET", outgoing.keys.links(self._agent_id), peer_id)
         return parse_link(peer_id.encode(), raw) if raw is not None else None
 
-    async def _change(self, fact: Struct) -> str:
-        decode_argument(STREAM, type(fact), encode_fields(fact), FACT_BYTES)
-        _, answer = await self._outgoing().request(Append(STREAM, fact), ANSWER_S)
+    async def _change(self, kind: type[Struct], **fields: str) -> str:
+        fact, data = build_fact(STREAM, kind, {"agent_id": self._agent_id, **fields}, FACT_BYTES)
+        _, answer = await self._outgoing().request(Append(STREAM, fact, self._agent_id, data), ANSWER_S)
         if not answer.ok:
             raise answer.error
         return str(codec.decode_json(answer.data).get("state", ""))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from coord import codec
 from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers
 from coord.errors import ConfigError, CoordError, ResultTimeout
 from coord.keys import Keys
 from coord.pipeline import pack
-from coord.streams import Append
+from coord.streams import Append, append_command
 
 
 class Outgoing:
@@ -41,9 +40,7 @@ class Outgoing:
             CoordError: Redis refuses it.
             ConfigError: the agent has stopped.
         """
-        fields = codec.encode_entry(append.fact, caller=self._agent_id)
-        flat = [part for field in fields.items() for part in field]
-        answer = await self.read("XADD", self.keys.of(append.stream), "*", *flat)
+        answer = await self.read(*append_command(self.keys, append))
         entry: str = answer.decode()
         return entry
 

@@ -351,7 +351,10 @@ def _check(append: Append, max_bytes: int) -> None:
 
 
 def _pair(agent_id: str, other_id: str, name: str) -> tuple[str, str]:
-    return check_id(agent_id, "agent_id"), check_id(other_id, name)
+    pair = check_id(agent_id, "agent_id"), check_id(other_id, name)
+    if agent_id == other_id:
+        raise FactInvalid(f"{name} must be another agent than agent_id, not also {other_id!r}")
+    return pair
 
 
 def _data(answer: Answer) -> Any:

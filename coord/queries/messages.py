@@ -111,8 +111,8 @@ async def list_messages(
 ) -> MessagePage:
     """Return at most ``limit`` messages, newest first, starting at ``cursor``.
 
-    Listed are the messages whose records are still kept, and that are in the history of the agent (the newest 1,000,
-    for 7 days), or without an agent in the message log.
+    Listed are the messages whose records are still kept, and that are in the history of the agent (its newest 1,000),
+    or without an agent in the message log.
 
     Args:
         redis: an asyncio client that answers in bytes.

@@ -9,6 +9,7 @@ import pytest
 from coord import Agent, Client, LinkRequest, Message
 from coord.errors import (
     ConfigError,
+    FactInvalid,
     HierarchyCycle,
     LinkDeclined,
     LinkNotRequested,
@@ -179,3 +180,17 @@ async def test_an_agent_that_does_not_run_sends_nothing(make_agent: MakeAgent) -
         await agent.links.connect("other")
     with pytest.raises(ConfigError, match="must be an async function that takes 1 argument"):
         agent.on_link_request(print)  # type: ignore[arg-type]
+
+
+async def test_an_agent_is_not_linked_with_itself(client: Client, make_agent: MakeAgent) -> None:
+    """Neither by itself nor by an operator; the error names the field."""
+    agent = make_agent("alone")
+    await agent.start()
+    for work in (
+        agent.links.connect("alone"),
+        agent.links.set_master("alone"),
+        client.admin.link("alone", "alone"),
+        client.admin.set_master("alone", "alone"),
+    ):
+        with pytest.raises(FactInvalid, match=r"(peer_id|master_id) must be another agent than agent_id"):
+            await work

@@ -16,9 +16,9 @@
 --   {"count":number of agents that have it,"recipients":[{"agent_id","state","ahead","deaf"}, or {"agent_id","code"}]}
 -- Events in log:messages: message.delivered, message.dead
 
--- Delivers a message that has a place in a conversation, or is a request. Returns why it cannot be delivered: a word, a
--- code and a message; nil if it was.
-local function deliver_with_place(message, result)
+-- Returns why a message that has a place in a conversation, or is a request, cannot be delivered: a word, a code and a
+-- message; nil if it can. Then `to_caller` is the client that gets it among its replies.
+local function refusal_with_place(message, result)
   local word, code, reason = over_limit(message)
   if word then
     return word, code, reason
@@ -29,13 +29,10 @@ local function deliver_with_place(message, result)
   local to_caller = request and request.caller == message.receiver and request.caller or nil
   if (to_caller or result) and now < message.expires_at then
     -- A client has no inbox, and the coordinator has none.
-    message.recipients, message.delivered = {}, 1
-    if to_caller then
-      reply_to_client(message, to_caller)
-    end
+    message.recipients, message.delivered, message.to_caller = {}, 1, to_caller
     return nil
   end
-  return deliver_message(message)
+  return refusal(message)
 end
 
 local function deliver(i)
@@ -65,11 +62,11 @@ local function deliver(i)
   local word, code, reason
   if correlation == '' and reply_to == '' and caused_by == '' and wait_ms == '' and failed == '' and traceparent == '' and not result then
     message.is_plain = true
-    word, code, reason = deliver_message(message)
+    word, code, reason = refusal(message)
   else
     join_conversation(message)
     message.late = is_late(message) and '1' or nil
-    word, code, reason = deliver_with_place(message, result)
+    word, code, reason = refusal_with_place(message, result)
     if message.reply_by or result then
       message.requested_by = caller_for_answers(sender, caller)
     end
@@ -80,10 +77,17 @@ local function deliver(i)
     bump('messages_dead', 1)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, stream, entry, code, reason)
-  elseif receipt == '1' then
-    answer_with(caller, stream, entry, receipt_json(message))
   else
-    answer(caller, stream, entry)
+    if message.to_caller then
+      reply_to_client(message, message.to_caller)
+    elseif not result then
+      put_into_inboxes(message)
+    end
+    if receipt == '1' then
+      answer_with(caller, stream, entry, receipt_json(message))
+    else
+      answer(caller, stream, entry)
+    end
   end
   if not word then
     if message.reply_by then

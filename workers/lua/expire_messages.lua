@@ -40,7 +40,9 @@ for _, row in ipairs(rows) do
   if guarded(expire, row) == 'EXPIRED' then
     expired = expired + 1
   end
-  call('ZREM', P .. 'messages:expiring', row)
+end
+if #rows > 0 then
+  call('ZREM', P .. 'messages:expiring', unpack(rows))
 end
 finish()
 return { int(#rows), int(expired) }

@@ -31,17 +31,21 @@ local function redeliver(i)
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol or 'direct',
     reply_by = reply_by, failed = failed, hops = hops, traceparent = traceparent,
   }
-  local word, code, reason = deliver_message(message)
+  local word, code, reason = refusal(message)
   if word then
     call('HSET', key, 'reason', reason, 'code', code)
     log_message('message.dead', id, 'sender_id', sender, 'receiver_id', receiver, 'code', code, 'reason', reason)
     answer(caller, STREAM, entry, code, reason)
     return word
   end
+  put_into_inboxes(message)
   call('ZREM', P .. 'messages:dead', id)
   call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at), 'reason', '',
     'code', '', 'inbox_entry', message.inbox_entry or '')
   keep_records(message)
+  if call('HGET', key, 'request') == 'open' then
+    call('PERSIST', key) -- it expired unread, and its sender still waits for a reply
+  end
   bump('messages_replayed', 1)
   answer(caller, STREAM, entry)
   return 'DELIVERED'

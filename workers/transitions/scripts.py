@@ -78,14 +78,16 @@ REPEAT_LOSS_MS = 5_000
 MESSAGE_KEPT_MS = 3_600_000
 #: Messages in the history of an agent, about.
 HISTORY_ENTRIES = 1_000
+#: ms that a history is kept after its last message.
+HISTORY_KEPT_MS = 86_400_000
 #: Links and requests of an agent.
 LINKS_PER_AGENT = 1_000
 #: Subordinates of an agent: a message to all of them is delivered at one moment.
-SUBORDINATES_PER_AGENT = 256
+SUBORDINATES_PER_AGENT = 100
 #: Masters above an agent.
 HIERARCHY_DEPTH = 32
 #: Expired messages examined in one call.
-EXPIRED_AT_ONCE = 500
+EXPIRED_AT_ONCE = 100
 #: ms of idleness after which a consumer of a worker that is gone is removed.
 CONSUMER_IDLE_MS = 3_600_000
 
@@ -134,6 +136,7 @@ def _inbox_limits(s: Settings) -> Limits:
         "dead_kept_ms": int(s.dead_ttl_s * 1000),
         "dead_entries": s.dead_in_entries,
         "history_entries": HISTORY_ENTRIES,
+        "history_kept_ms": HISTORY_KEPT_MS,
     }
 
 

@@ -5,9 +5,10 @@
 -- LIMITS.inbox_entries  maximum number of entries in an inbox lane
 -- LIMITS.inbox_critical_extra  entries that the critical lane may hold beyond that
 -- LIMITS.message_kept_ms  ms that a message's record is kept after its time to live
--- LIMITS.dead_kept_ms  ms that a dead letter is kept, and a history after its last message
+-- LIMITS.dead_kept_ms  ms that a dead letter is kept
 -- LIMITS.dead_entries  maximum number of dead letters
 -- LIMITS.history_entries  messages kept in the history of an agent
+-- LIMITS.history_kept_ms  ms that a history is kept after its last message
 local QUOTA, CRITICAL_EXTRA = tonumber(LIMITS.inbox_entries), tonumber(LIMITS.inbox_critical_extra)
 local KEPT = tonumber(LIMITS.message_kept_ms)
 local DEAD_KEPT, DEAD_MOST = tonumber(LIMITS.dead_kept_ms), tonumber(LIMITS.dead_entries)
@@ -61,25 +62,25 @@ local function add_optional(fields, message, names)
   return fields
 end
 
--- Puts a message into its receiver's inbox; returns the id of the entry.
-local function push_to_inbox(message)
+-- Puts a message into the inbox of an agent; returns the id of the entry.
+local function push_to_inbox(message, agent)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
-    'receiver_id', message.receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
+    'receiver_id', agent, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
   if message.protocol and message.protocol ~= 'direct' then
     fields[#fields + 1] = 'protocol'
     fields[#fields + 1] = message.protocol
   end
   add_optional(fields, message, OPTIONAL)
-  local inbox = message.receiver .. ':' .. message.lane
+  local inbox = agent .. ':' .. message.lane
   local entry = call('XADD', P .. 'inbox:' .. inbox, '*', unpack(fields))
   gather('ZADD', P .. 'messages:expiring', int(message.expires_at + EXPIRY_GRACE), inbox .. ' ' .. entry .. ' ' .. message.id)
   bump('messages_delivered', 1)
   return entry
 end
 
--- Notes a message in the histories of its sender and its receiver. An entry has at most some 150 bytes, so a history is
--- bounded by its number of entries alone.
+-- Notes a message in the history of an agent. An entry has at most some 150 bytes, so a history is bounded by its number
+-- of entries alone.
 local histories = {}
 local function note_history(agent, id)
   local key = P .. 'history:' .. agent
@@ -91,7 +92,7 @@ end
 local function finish_messages(words)
   write_gathered()
   for key in pairs(histories) do
-    redis.pcall('PEXPIRE', key, int(DEAD_KEPT))
+    redis.pcall('PEXPIRE', key, LIMITS.history_kept_ms)
   end
   return finish_words(words)
 end

@@ -13,61 +13,59 @@ local function recipient_json(agent, code)
     .. (found.deaf and ',"deaf":true' or '') .. '}'
 end
 
-local function deliver_to_one(message)
-  local word, code, reason = undeliverable(message.lane, message.receiver, message.expires_at)
-  if word then
-    return word, code, reason
-  end
-  message.inbox_entry = push_to_inbox(message)
-  message.recipients, message.delivered = { recipient_json(message.receiver) }, 1
-  if message.receiver ~= message.sender then
-    note_history(message.receiver, message.id)
-  end
-end
-
--- Delivers a copy to each subordinate. A copy that cannot be delivered is lost for that agent alone, with its reason.
--- All are checked before the first copy is written: an error must not leave some that a repetition would double.
-local function deliver_to_subordinates(message)
-  local agents = call('SMEMBERS', P .. 'subordinates:' .. message.sender)
-  table.sort(agents)
-  local codes, last = {}, nil
-  message.recipients, message.delivered = {}, 0
+-- Checks the recipients of a message; notes which of them can get it, and how the receipt shows them. Returns why none
+-- can: a word, a code and a message; nil if one can.
+local function check_recipients(message, agents)
+  local word, code, reason
+  message.agents, message.codes, message.recipients, message.delivered = agents, {}, {}, 0
   for i, agent in ipairs(agents) do
-    local word, code, reason = undeliverable(message.lane, agent, message.expires_at)
-    codes[i], last = code or false, word and { word, code, reason } or last
+    word, code, reason = undeliverable(message.lane, agent, message.expires_at)
+    message.codes[i] = code or false
     message.recipients[i] = recipient_json(agent, code)
     message.delivered = message.delivered + (word and 0 or 1)
   end
-  if message.delivered == 0 then
-    return last[1], last[2], 'none of its ' .. int(#agents) .. ' recipients could get it; of the last one: ' .. last[3]
+  if message.delivered > 0 then
+    return nil
+  elseif message.is_to_all then
+    reason = 'none of its ' .. int(#agents) .. ' recipients could get it; of the last one: ' .. reason
   end
-  local states = {}
-  for i, agent in ipairs(agents) do
-    states[2 * i - 1] = agent
-    if codes[i] then
-      states[2 * i] = 'dead ' .. codes[i]
-    else
-      states[2 * i] = 'delivered ' .. push_to_inbox(setmetatable({ receiver = agent }, { __index = message }))
-      note_history(agent, message.id)
-    end
-  end
-  local key = P .. 'copies:' .. message.id
-  call('DEL', key)
-  call('HSET', key, unpack(states))
+  return word, code, reason
 end
 
--- Delivers a message as its protocol allows. Returns nil, and adds to it its recipients as JSON, the number of those
--- that have it, and its inbox entry if there is one recipient; or returns why it cannot be delivered: a word, a code
--- and a message.
-local function deliver_message(message)
+-- Returns why a message cannot be delivered, by the rule of its protocol or because of its recipients: a word, a code
+-- and a message; nil if it can. Writes nothing: an error must not leave copies that a repetition would double.
+local function refusal(message)
   message.is_to_all = message.protocol == 'hierarchical' and message.receiver == ALL_SUBORDINATES
   local word, code, reason = forbidden(message.protocol, message.sender, message.receiver)
   if word then
     return word, code, reason
   end
-  word, code, reason = (message.is_to_all and deliver_to_subordinates or deliver_to_one)(message)
-  if word then
-    return word, code, reason
+  local agents = { message.receiver }
+  if message.is_to_all then
+    agents = call('SMEMBERS', P .. 'subordinates:' .. message.sender)
+    table.sort(agents)
+  end
+  return check_recipients(message, agents)
+end
+
+-- Puts a message that `refusal` has let pass into the inbox of each recipient that can get it. A copy that cannot be
+-- delivered is lost for that agent alone, with its reason.
+local function put_into_inboxes(message)
+  local states = {}
+  for i, agent in ipairs(message.agents) do
+    states[2 * i - 1], states[2 * i] = agent, 'dead ' .. tostring(message.codes[i])
+    if not message.codes[i] then
+      local entry = push_to_inbox(message, agent)
+      states[2 * i], message.inbox_entry = 'delivered ' .. entry, not message.is_to_all and entry or nil
+      if agent ~= message.sender then
+        note_history(agent, message.id)
+      end
+    end
+  end
+  if message.is_to_all then
+    local key = P .. 'copies:' .. message.id
+    call('DEL', key)
+    call('HSET', key, unpack(states))
   end
   log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver,
     'recipients', int(message.delivered))

@@ -112,7 +112,7 @@ local function answer_request(request, suffix, data, failed)
   if request.caller then
     reply_to_client(message, request.caller)
   else
-    entry = push_to_inbox(message)
+    entry = push_to_inbox(message, request.sender)
     note_history(request.sender, message.id)
     log_message('message.delivered', message.id, 'sender_id', message.sender, 'receiver_id', message.receiver)
   end
