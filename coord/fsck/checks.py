@@ -161,13 +161,13 @@ def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
 
 def check_requests(snapshot: CellSnapshot) -> Iterator[Finding]:
     """Check that exactly the open requests have a deadline."""
-    expected = {message: 0.0 for message, record in snapshot.messages.items() if record.get("request") == "open"}
+    expected = {message: 0.0 for message, record in snapshot.message_records.items() if record.get("request") == "open"}
     yield from _compare("request", "requests", expected, dict.fromkeys(snapshot.requests, 0.0))
 
 
 def check_conversations(snapshot: CellSnapshot) -> Iterator[Finding]:
     """Check the indexes of conversations against the records of their messages."""
-    for message, record in sorted(snapshot.messages.items()):
+    for message, record in sorted(snapshot.message_records.items()):
         conversation = record.get("conversation", "")
         members = snapshot.conversations.get(conversation)
         # A dead letter beyond the budget is not in the index.
@@ -176,9 +176,9 @@ def check_conversations(snapshot: CellSnapshot) -> Iterator[Finding]:
                 "conversation.missing", f"conversation:{conversation}", f"{message} is part of it and not there"
             )
     for conversation, members in sorted(snapshot.conversations.items()):
-        for message in sorted(members & set(snapshot.messages)):
-            named = snapshot.messages[message].get("conversation", message)
-            if snapshot.messages[message] and named != conversation:
+        for message in sorted(members & set(snapshot.message_records)):
+            named = snapshot.message_records[message].get("conversation", message)
+            if snapshot.message_records[message] and named != conversation:
                 why = f"{message} is there and part of the conversation {named}"
                 yield Finding("conversation.orphan", f"conversation:{conversation}", why)
 

@@ -70,7 +70,7 @@ class CellSnapshot(NamedTuple):
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     requests: Mapping[str, float] = MappingProxyType({})
-    messages: Mapping[str, Record] = MappingProxyType({})  #: by message id: ``MESSAGE_FIELDS``
+    message_records: Mapping[str, Record] = MappingProxyType({})  #: by message id: ``MESSAGE_FIELDS``
     conversations: Mapping[str, set[str]] = MappingProxyType({})  #: conversation -> its messages
     is_stable: bool = True  #: no counter changed while the records were read
     capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
@@ -119,7 +119,7 @@ class _Reader:
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
             requests=await self._zset("requests"),
-            messages=await self._messages(_rest(names, "message:")),
+            message_records=await self._message_records(_rest(names, "message:")),
             conversations=await self._conversations(_rest(names, "conversation:")),
             ttls=await self._ttls(sorted(names)),
             unreadable=self.unreadable,
@@ -168,7 +168,7 @@ class _Reader:
                 found[task] = record | {"body_bytes": str(size)}
         return found
 
-    async def _messages(self, ids: Sequence[str]) -> dict[str, Record]:
+    async def _message_records(self, ids: Sequence[str]) -> dict[str, Record]:
         found: dict[str, Record] = {}
         for chunk in chunks(ids, CHUNK):
             pipe = self.redis.pipeline(transaction=False)
