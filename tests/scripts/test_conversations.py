@@ -54,7 +54,7 @@ async def test_answers_belong_to_the_conversation_of_the_first_message(two: Cell
     assert await members(two, "p0") == ["p0", "p1", "p2"]
     assert [(await record(two, f"p{n}")).hops for n in range(3)] == [0, 1, 2]
     assert (await record(two, "p2")).parent == "p1"
-    assert 3_500_000 < await two.redis.pttl(two.keys.conversation("p0")) <= 3_600_000
+    assert 3_500_000 < await two.redis.pttl(two.keys.conversation("p0")) <= 3_660_000
     entry = (await two.stream("inbox:a2:normal"))[-1]
     assert (entry["correlation_id"], entry["hops"]) == ("p0", "2")
     of_member = await queries.get_conversation(two.redis, two.keys, "p2")

@@ -108,6 +108,7 @@ async def test_the_state_of_a_receiver_that_left_is_told(two: Cell) -> None:
     state = json.loads(entry["data"])["receiver"]
     assert (state["status"], state["since"]) == ("inactive", left_at)
 
+    await two.register("a2", incarnation="i2")
     await request(two, "q2", digest="d2")
     await two.redis.delete(two.keys.agent("a2"))
     two.now += WAIT_MS
