@@ -223,7 +223,7 @@ AGENT_STATUS: dict[str, str] = {
     AgentStatus.DRAINING: "yellow",
 }
 MESSAGE_STATUS: dict[str, str] = {
-    MessageStatus.DELIVERED: "yellow",
+    MessageStatus.DELIVERED: "green",
     MessageStatus.READ: "green",
     MessageStatus.EXPIRED: "red",
     MessageStatus.DEAD: "red",

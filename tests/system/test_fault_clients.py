@@ -25,6 +25,12 @@ from coord.models.facts import (
     EntriesPurged,
     EntryReplayed,
     LeaseLost,
+    LinkAccepted,
+    LinkMade,
+    LinkRemoved,
+    LinkRequested,
+    MasterCleared,
+    MasterSet,
     MessageReplayed,
     SettingSet,
     StrategySet,
@@ -72,6 +78,7 @@ def by_operators(task_id: str) -> list[Append]:
         Append("in:control:distributor", DeadPurged(task_id)),
         Append("in:control:router", MessageReplayed("hello")),
         Append("in:control:router", EntryReplayed("1-1")),
+        Append("in:control:router", LinkMade("many", "leaver")),
     ]
 
 
@@ -119,6 +126,11 @@ async def test_every_kind_of_fact_is_appended_twice(at: CellProcesses) -> None:
     said = [
         Append("in:losses", LeaseLost("many", slow, lease)),
         Append("in:registry", AgentLeasesListed("many", "unknown", "1-1", {})),
+        Append("in:links", LinkRequested("many", "leaver")),
+        Append("in:links", LinkAccepted("leaver", "many")),
+        Append("in:links", LinkRemoved("many", "leaver")),
+        Append("in:links", MasterSet("many", "leaver")),
+        Append("in:links", MasterCleared("many")),
     ]
     await append(at.redis, at.keys, said)
     await wait_until(lambda: _is(at, slow, state=TaskState.RUNNING, failures=1), "it was taken back and runs again")

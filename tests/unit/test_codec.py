@@ -17,6 +17,7 @@ from coord.models.facts import (
     TYPE_OF,
     AgentHeartbeat,
     AgentRegistered,
+    MessageSent,
     TaskCompleted,
     TaskProgressed,
 )
@@ -204,10 +205,38 @@ def test_unknown_fields_are_ignored() -> None:
         submitted(retry={"colour": "blue"})
 
 
-def test_a_message_type_that_does_not_exist() -> None:
-    """The message lists those that do."""
-    data = {"message_id": "m1", "sender_id": "s1", "receiver_id": "a1", "message_type": "shout"}
-    with pytest.raises(FactInvalid, match="message_type"):
+@pytest.mark.parametrize(
+    ("fields", "rule", "topic"),
+    [
+        ({}, "direct", "direct"),
+        ({"message_type": "peer_to_peer"}, "peer_to_peer", "peer_to_peer"),
+        ({"message_type": "consensus"}, "direct", "consensus"),
+        ({"protocol": "hierarchical"}, "hierarchical", "hierarchical"),
+        ({"message_type": "direct", "protocol": "peer_to_peer"}, "peer_to_peer", "peer_to_peer"),
+        ({"message_type": "consensus", "protocol": "peer_to_peer"}, "peer_to_peer", "consensus"),
+        ({"protocol": "hierarchical", "receiver_id": "subordinates"}, "hierarchical", "hierarchical"),
+    ],
+)
+def test_the_protocol_and_the_type_of_a_message(fields: dict[str, str], rule: str, topic: str) -> None:
+    """Each follows from the other where only one is set."""
+    data = {"message_id": "m1", "sender_id": "s1", "receiver_id": "a1", **fields}
+    message = fact("in:messages:low", "message.sent", data)
+    assert isinstance(message, MessageSent)
+    assert (message.rule, message.topic) == (rule, topic)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"message_type": "peer_to_peer", "protocol": "direct"}, "message_type 'peer_to_peer' has the protocol"),
+        ({"receiver_id": "subordinates"}, "receiver_id 'subordinates' needs the protocol 'hierarchical', not 'direct'"),
+        ({"protocol": "gossip"}, "protocol"),
+    ],
+)
+def test_a_message_that_contradicts_itself(fields: dict[str, str], error: str) -> None:
+    """The error names the field and the next step."""
+    data = {"message_id": "m1", "sender_id": "s1", "receiver_id": "a1", **fields}
+    with pytest.raises(FactInvalid, match=error):
         fact("in:messages:low", "message.sent", data)
 
 
