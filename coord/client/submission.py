@@ -267,8 +267,8 @@ def check_traceparent(value: object) -> None:
     """
     if value is not None and not is_traceparent(value):
         raise FactInvalid(
-            "traceparent: expected version-trace_id-parent_id-flags in lower-case hex digits, such as "
-            f"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01, not {str(value)[:80]!r}"
+            "traceparent must be version-trace_id-parent_id-flags in lower-case hex digits, such as "
+            f"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01, got {str(value)[:80]!r}"
         )
 
 

@@ -158,5 +158,5 @@ async def test_the_same_task_in_another_trace_is_the_same_task(client: Client) -
 async def test_a_malformed_traceparent_is_refused(client: Client, wrong: str) -> None:
     """Before anything is sent, with an example of a valid one."""
     for call in (client.submit("t", traceparent=wrong), client.send("a", traceparent=wrong)):
-        with pytest.raises(FactInvalid, match="traceparent: expected version-trace_id-parent_id-flags"):
+        with pytest.raises(FactInvalid, match="traceparent must be version-trace_id-parent_id-flags"):
             await call

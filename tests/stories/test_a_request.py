@@ -281,7 +281,7 @@ async def test_the_coordinator_finds_agents(asker: Agent, client: Client, make_a
     await make_agent("eye-1", capabilities=["ocr"], labels={"room": "b2"}, tags=["fast"]).start()
     await make_agent("eye-2", capabilities=["ocr"]).start()
     found = await asker.request("coordinator", {"capabilities": ["ocr"]}, message_type="discovery")
-    assert [one["agent_id"] for one in found["agents"]] == ["eye-1", "eye-2"]
+    assert {one["agent_id"] for one in found["agents"]} == {"eye-1", "eye-2"}  # on a busy machine, health differs
     found = await client.request(
         "coordinator", {"labels": {"room": "b2"}, "tags": ["fast"], "limit": 1}, message_type="discovery"
     )
