@@ -36,8 +36,7 @@ local function refusal_with_place(message, result)
 end
 
 local function deliver(i)
-  local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to, protocol, receipt, caused_by,
-    wait_ms, failed, traceparent, result, result_failed = unpack(ARGV, i, i + 19)
+  local entry, lane, caller, id, digest, sender, receiver, kind, ttl, payload, correlation, reply_to, protocol, receipt, caused_by, wait_ms, failed, traceparent, result, result_failed = unpack(ARGV, i, i + 19)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
   if not is_present(stream, entry) then
     return 'GONE'
