@@ -130,6 +130,9 @@ def list_(
     agent: Annotated[
         str | None, typer.Option(metavar="ID", help="Only messages that this agent sent or receives.")
     ] = None,
+    conversation: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only messages with this correlation id, and the one with this id.")
+    ] = None,
     status: Annotated[MessageStatus | None, typer.Option(help="Only messages with this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of messages.")] = 50,
     cursor: Annotated[str | None, typer.Option(help="Continue from this cursor.")] = None,
@@ -145,7 +148,9 @@ def list_(
     """
 
     async def work(client: Client) -> tuple[MessagePage, int]:
-        page = await client.list_messages(agent_id=agent, status=status, limit=limit, cursor=cursor)
+        page = await client.list_messages(
+            agent_id=agent, conversation_id=conversation, status=status, limit=limit, cursor=cursor
+        )
         return page, await client.server_time()
 
     page, now = ask(work, redis_url=redis_url, namespace=namespace)
@@ -172,7 +177,13 @@ def list_(
         styles={"status": MESSAGE_STATUS},
     )
     if page.next is not None:
-        filters = {"--agent": agent, "--status": status, "--limit": limit, "--namespace": namespace}
+        filters = {
+            "--agent": agent,
+            "--conversation": conversation,
+            "--status": status,
+            "--limit": limit,
+            "--namespace": namespace,
+        }
         hint_next_page("coord messages list", filters, page.next)
 
 
@@ -208,8 +219,8 @@ def show(
             "reason": record.reason,
             "sent": moment(record.sent_at),
             "expires": moment(record.expires_at),
-            "conversation": record.conversation,
-            "answers": record.parent,
+            "conversation": record.conversation or record.correlation_id,
+            "answers": record.parent or record.reply_to,
             "request": record.request,
             "late": "yes" if record.late else None,
             "failed": "yes" if record.failed else None,

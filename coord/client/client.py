@@ -578,6 +578,7 @@ class Client:
         self,
         *,
         agent_id: str | None = None,
+        conversation_id: str | None = None,
         status: MessageStatus | None = None,
         limit: int = 100,
         cursor: str | None = None,
@@ -586,6 +587,7 @@ class Client:
 
         Args:
             agent_id: only messages that this agent sent or received; of these the newest 1,000 are listed.
+            conversation_id: only messages with this correlation id, and the message with this id.
             status: only this status.
             limit: maximum number of messages, at least 1.
             cursor: continue after a page, from its ``next``.
@@ -600,6 +602,7 @@ class Client:
                     self.connection.redis,
                     self.connection.keys,
                     agent_id=agent_id,
+                    conversation_id=conversation_id,
                     status=status,
                     limit=limit - len(found),
                     cursor=cursor,

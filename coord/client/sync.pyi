@@ -79,6 +79,7 @@ class SyncClient:
         self,
         *,
         agent_id: str | None = ...,
+        conversation_id: str | None = ...,
         status: MessageStatus | None = ...,
         limit: int = ...,
         cursor: str | None = ...,

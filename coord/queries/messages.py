@@ -105,6 +105,7 @@ async def list_messages(
     keys: Keys,
     *,
     agent_id: str | None = None,
+    conversation_id: str | None = None,
     status: MessageStatus | None = None,
     limit: int = 100,
     cursor: str | None = None,
@@ -118,6 +119,7 @@ async def list_messages(
         redis: an asyncio client that answers in bytes.
         keys: of the cell.
         agent_id: only messages that this agent sent or received.
+        conversation_id: only messages with this correlation id, and the message with this id.
         status: only messages with this status.
         limit: at least 1.
         cursor: ``next`` of the previous page.
@@ -140,6 +142,8 @@ async def list_messages(
         for (entry_id, _), record in zip(entries, records, strict=True):
             cursor = entry_id.decode()
             if record is None or record.message_id in found or status not in {None, record.status}:
+                continue
+            if conversation_id not in {None, record.correlation_id, record.message_id, record.conversation}:
                 continue
             found[record.message_id] = record
             if len(found) == limit:
@@ -261,8 +265,6 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         expires_at=int(raw["expires_at"]),
         payload=parse_json(raw.get("body")),
         reason=raw.get("reason", ""),
-        correlation_id=raw.get("correlation_id"),
-        reply_to=raw.get("reply_to"),
         parent=raw.get("parent"),
         conversation=raw.get("conversation"),
         hops=int(raw.get("hops", 0)),
@@ -273,4 +275,6 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         traceparent=raw.get("traceparent"),
         protocol=raw.get("protocol", "direct"),
         code=code,
+        correlation_id=raw.get("correlation_id") or None,
+        reply_to=raw.get("reply_to") or None,
     )

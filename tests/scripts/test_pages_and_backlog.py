@@ -55,6 +55,21 @@ async def test_the_history_of_an_agent(cell: Cell) -> None:
     assert 1_000 <= await cell.redis.xlen(cell.keys.history("a2")) < 1_200
 
 
+async def test_a_conversation(cell: Cell) -> None:
+    """The messages with a correlation id, and the one that it is the id of; also of one agent alone."""
+    for agent in ("a1", "a2"):
+        await cell.register(agent)
+    for name, receiver, conversation in (
+        ("m1", "a1", ""),
+        ("m2", "a2", "m1"),
+        ("m3", "a1", "other"),
+        ("m4", "a1", "m1"),
+    ):
+        await cell.deliver(name, receiver=receiver, correlation_id=conversation)
+    assert await ids(cell, 1, conversation_id="m1") == ["m4", "m2", "m1"]
+    assert await ids(cell, conversation_id="m1", agent_id="a2") == ["m2"]
+
+
 async def test_the_recipients_of_a_message_in_pages(cell: Cell) -> None:
     """Each once, with its own status; a message to one agent has one."""
     team = [f"a{n}" for n in range(5)]

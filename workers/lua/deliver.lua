@@ -56,6 +56,7 @@ local function deliver(i)
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,
     caused_by = caused_by, failed = failed, traceparent = traceparent, from = caller,
     reply_by = wait_ms ~= '' and sent_at + tonumber(wait_ms) or nil,
+    has_receipt = receipt == '1',
   }
   result = result ~= '' and result or nil
   local word, code, reason
@@ -82,7 +83,7 @@ local function deliver(i)
     elseif not result then
       put_into_inboxes(message)
     end
-    if receipt == '1' then
+    if message.has_receipt then
       answer_with(caller, stream, entry, receipt_json(message))
     else
       answer(caller, stream, entry)
@@ -104,9 +105,10 @@ local function deliver(i)
   -- The record of a dead letter lives as long as it is in the index, that of a request at least until its wait ends.
   call('HSET', key, unpack(add_place({ 'digest', digest, 'sender_id', sender, 'receiver_id', receiver, 'message_type', kind,
     'priority', lane, 'status', word and 'dead' or 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at),
-    'reason', reason or '', 'body', payload, 'protocol', protocol, 'inbox_entry', message.inbox_entry or '', 'code', code or '' },
-    message)))
-  if not word then
+    'reason', reason or '', 'body', payload, 'protocol', protocol, 'inbox_entry', message.inbox_entry or '' }, message)))
+  if word then
+    call('HSET', key, 'code', code)
+  else
     keep_records(message)
     if message.request == 'open' then
       call('PERSIST', key)

@@ -28,7 +28,7 @@ local function redeliver(i)
   local sent_at = entry_ms(entry)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
-    expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol or 'direct',
+    expires_at = sent_at + tonumber(ttl), correlation_id = correlation or '', reply_to = reply_to or '', protocol = protocol or 'direct',
     reply_by = reply_by, failed = failed, hops = hops, traceparent = traceparent,
   }
   local word, code, reason = refusal(message)

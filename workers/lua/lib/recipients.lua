@@ -13,7 +13,7 @@ local function recipient_json(agent, code)
     .. (found.deaf and ',"deaf":true' or '') .. '}'
 end
 
--- Checks the recipients of a message; notes which of them can get it, and how the receipt shows them. Returns why none
+-- Checks the recipients of a message; notes which of them can get it, and how a receipt shows them if one is wanted. Returns why none
 -- can: a word, a code and a message; nil if one can.
 local function check_recipients(message, agents)
   local word, code, reason
@@ -21,7 +21,7 @@ local function check_recipients(message, agents)
   for i, agent in ipairs(agents) do
     word, code, reason = undeliverable(message.lane, agent, message.expires_at)
     message.codes[i] = code or false
-    message.recipients[i] = recipient_json(agent, code)
+    message.recipients[i] = message.has_receipt and recipient_json(agent, code) or nil
     message.delivered = message.delivered + (word and 0 or 1)
   end
   if message.delivered > 0 then

@@ -20,8 +20,7 @@ local function end_unread(entry, flat, code, reason)
   local key, copies = P .. 'message:' .. id, P .. 'copies:' .. id
   local record = call('HMGET', key, 'status', 'inbox_entry')
   if record[1] == 'delivered' and record[2] == entry then
-    call('HSET', key, 'status', 'dead', 'code', code, 'reason', reason, 'correlation_id', fields.correlation_id or '',
-      'reply_to', fields.reply_to or '')
+    call('HSET', key, 'status', 'dead', 'code', code, 'reason', reason)
     call('PERSIST', key)
     call('ZADD', P .. 'messages:dead', NOW, id)
   elseif record[1] and (record[2] or '') == '' then
