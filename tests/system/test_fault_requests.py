@@ -99,12 +99,12 @@ async def test_a_request_survives_a_server_that_stands_still(at: CellProcesses, 
     """⚠ SIGSTOP of the server for longer than the timeout: the clock of requests stands still as well."""
     go = tmp_path / "go"
     await answerer(at, go)
-    asker = at.start("asker", "-c", ASKER, "2")
+    asker = at.start("asker", "-c", ASKER, "3")
     await open_request(at)
     os.kill(at.server.pid, signal.SIGSTOP)
     try:
         begun = os.times().elapsed
-        await wait_until(lambda: os.times().elapsed - begun > 2.6, "the server stands still for a while")
+        await wait_until(lambda: os.times().elapsed - begun > 3.6, "the server stands still for a while")
         go.touch()
     finally:
         os.kill(at.server.pid, signal.SIGCONT)
