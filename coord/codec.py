@@ -13,10 +13,11 @@ from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.facts import PARTS_OF, STREAM_FACTS, TYPE_OF, Fact
+from coord.models.messages import AgentMessage
 from coord.models.tasks import Pool, Preferences, TaskSubmitted
 
 #: Errors of msgspec for invalid input: its own, and two more (deep nesting, invalid UTF-8).
@@ -181,6 +182,33 @@ def decode_json(raw: bytes) -> Any:
     return msgspec.json.decode(raw)
 
 
+def decode_message(fields: Mapping[bytes, bytes]) -> AgentMessage:
+    """Return the message of an entry in an inbox, or in the replies of a client.
+
+    Raises:
+        KeyError, ValueError, or one of ``BAD_JSON``: it is not one.
+    """
+    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items() if name != b"data"}
+    return AgentMessage(
+        id=text["id"],
+        sender_id=text["sender_id"],
+        receiver_id=text["receiver_id"],
+        message_type=text["message_type"],
+        priority=text["priority"],
+        timestamp=int(text["timestamp"]),
+        expires_at=int(text["expires_at"]),
+        payload=decode_json(fields[b"data"]),
+        correlation_id=text.get("correlation_id"),
+        reply_to=text.get("reply_to"),
+        reply_by=int(text["reply_by"]) if "reply_by" in text else None,
+        failed=text.get("failed") == "1",
+        late=text.get("late") == "1",
+        hops=int(text.get("hops", 0)),
+        traceparent=text.get("traceparent"),
+        protocol=text.get("protocol", "direct"),
+    )
+
+
 def encode_entry(
     fact: Struct, *, caller: str = "", data: bytes | None = None, token: str = ""
 ) -> dict[str, bytes | str]:
@@ -334,6 +362,8 @@ def digest_of(fact: Struct) -> str:
 
     Opaque parts (a payload) are compared byte by byte: a different order of keys in them is different content.
     """
+    if getattr(fact, "traceparent", None) is not None:
+        fact = replace(fact, traceparent=None)  # the same content, sent again by another part of a program
     digest = _DIGEST.copy()  # faster than a new one
     digest.update(_encode_canonical(fact))
     return digest.hexdigest()

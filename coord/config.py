@@ -243,6 +243,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inbox_critical_extra: CountOrZero = 1_000
     #: Time to live of a message that does not specify its own.
     message_ttl_s: Seconds = 300.0
+    #: Maximum number of answers in a chain of messages of which each answers the one before. The next answer becomes a
+    #: dead letter, so that agents that answer each other without end are stopped.
+    hop_limit: Count = 16
+    #: Maximum number of messages of one conversation. Further ones become dead letters.
+    conversation_messages: Count = 1_000
 
     # HTTP gateway
 

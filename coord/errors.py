@@ -19,15 +19,18 @@
     ├── Unavailable         the server or the cell cannot take the request now
     │   ├── ServerUnavailable, ServerFull, ServerUnfit, TaskRefused
     ├── Timeout             the wait is over and nothing is decided; also a builtin TimeoutError
-    │   └── ResultTimeout
+    │   └── ResultTimeout, RequestTimedOut
     ├── TaskEnded           the task ended without a result that can be read
     │   ├── TaskFailed, TaskCancelled, TaskExpired, ResultInvalid, ResultDropped
+    ├── RequestEnded        the request ended without a reply that can be used
+    │   └── RequestFailed
     └── Undelivered         the message did not reach an inbox
-        └── MessageUndeliverable, MessageExpired, NotLinked, NotInHierarchy, NoSubordinates
+        ├── MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull
+        └── NotLinked, NotInHierarchy, NoSubordinates
 
 Each class has three attributes: ``code`` (sent in answers; stable), ``http_status`` (of the gateway) and ``exit_code``
 (of the command line; ``coord.cli.exit_codes.ExitCode`` explains the numbers). A subclass inherits what it does not set.
-A ``TaskFailed`` has the code of its failure.
+A ``TaskFailed`` or ``RequestFailed`` has the code of its failure.
 
 A message names the field or the record that is wrong and, where there is one, the next step. ``from_code`` turns the
 code of an answer back into its class, so that a Python caller catches the same class wherever the error was found.
@@ -91,6 +94,12 @@ class Timeout(CoordError, TimeoutError):
 
 class TaskEnded(CoordError):
     """The task ended without a result that can be read."""
+
+    exit_code = 1
+
+
+class RequestEnded(CoordError):
+    """The request ended without a reply that can be used."""
 
     exit_code = 1
 
@@ -334,6 +343,21 @@ class ResultTimeout(Timeout):
     code = "result_timeout"
 
 
+class RequestTimedOut(Timeout):
+    """The receiver of a request did not reply in time.
+
+    Attributes:
+        receiver: its last known state, ``coord.models.messages.AgentState``; None if it is not known.
+    """
+
+    code = "request_timed_out"
+    exit_code = 1  # decided: a reply that comes later is marked as late
+
+    def __init__(self, text: str, *, receiver: Any = None) -> None:
+        super().__init__(text)
+        self.receiver = receiver
+
+
 # TaskEnded.
 
 
@@ -387,6 +411,29 @@ class ResultDropped(TaskEnded):
     code = "result_dropped"
 
 
+# RequestEnded.
+
+
+class RequestFailed(RequestEnded):
+    """The receiver of a request replied that it failed.
+
+    Attributes:
+        code: from the handler: that of its ``NonRetryable`` or ``Retryable``, ``handler_failed`` for any other
+            exception; ``request_failed`` if it is not known.
+        message: the reason, from the handler.
+        detail: any JSON from the handler, or None.
+    """
+
+    code = "request_failed"
+
+    def __init__(self, text: str, *, code: str = "", message: str = "", detail: Any = None) -> None:
+        super().__init__(text)
+        if code:
+            self.code = code
+        self.message = message
+        self.detail = detail
+
+
 # Undelivered.
 
 
@@ -400,6 +447,18 @@ class MessageExpired(Undelivered):
     """The time to live of the message passed before it was delivered."""
 
     code = "message_expired"
+
+
+class HopLimitReached(Undelivered):
+    """The chain of answers that the message continues is too long; the message names its path."""
+
+    code = "hop_limit_reached"
+
+
+class ConversationFull(Undelivered):
+    """The conversation of the message has as many messages as it may have; the message names the path."""
+
+    code = "conversation_full"
 
 
 class NotLinked(Undelivered):

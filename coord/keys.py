@@ -62,7 +62,9 @@ token:{id}                            hash    of an enrolled agent: current, pre
                                               once its token is revoked
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
-                                              distributor: see ``workers/lua/lib/tasks.lua``
+                                              distributor: see ``workers/lua/lib/tasks.lua``; requests (ms), requests_at
+                                              (ms) of the clock of requests, by the router: see
+                                              ``workers/lua/lib/requests.lua``
 ====================================  ======  ==============================================================
 
 Tasks, written by the distributor
@@ -115,12 +117,13 @@ tasks:refused                         zset    task -> ms at which it was refused
 tombstones                            zset    task -> ms of a cancel that arrived before its task
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
                                               totals: submitted:{priority} retried released replayed reports_duplicate
-                                              reports_stale messages_delivered messages_dead messages_replayed buried
-                                              unburied tokens_refused results_dropped results_dropped_bytes;
-                                              backlog_bytes; pools_rev; task_events (ever written to log:tasks)
-                                              forgotten_rev (the highest rev of the agents that were removed)
-                                              plans_refused (the agent was not as the plan saw it) plans_late (the
-                                              task had left its queue). All scripts, also the registry's, update them
+                                              reports_stale messages_delivered messages_dead messages_replayed
+                                              requests_timed_out buried unburied tokens_refused results_dropped
+                                              results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever written
+                                              to log:tasks) forgotten_rev (the highest rev of the agents that were
+                                              removed) plans_refused (the agent was not as the plan saw it) plans_late
+                                              (the task had left its queue). All scripts, also the registry's, update
+                                              them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
@@ -130,18 +133,28 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               then task_id lease attempt incarnation of an assignment; order, and ask or
                                               task_id lease reason, of an order (link_changed, list_leases, read_inbox,
                                               stop_task); id sender_id receiver_id priority timestamp expires_at, and
-                                              correlation_id reply_to protocol where it has them, of a message. Removed
-                                              with its agent
-message:{id}                          hash    body digest sender_id receiver_id message_type protocol priority status
-                                              sent_at expires_at reason inbox_entry (of its only receiver); where it
-                                              has them correlation_id reply_to, and of a dead one code; of a broadcast
-                                              entry (of its fact) recipients (their number) chunk (recipients in an item
-                                              of the next two lists) delivered dead (so far). TTL: the message's own and
-                                              1 h; none while it is a dead letter
+                                              correlation_id reply_to protocol reply_by (ms) failed late hops
+                                              traceparent where it has them, of a message. Removed with its agent
+message:{id}                          hash    body digest (not of an answer of the coordinator) sender_id receiver_id
+                                              message_type protocol priority status sent_at expires_at reason
+                                              inbox_entry (of its only receiver), code (of a dead one); where it has
+                                              them correlation_id reply_to conversation (its id), parent (the message
+                                              before it in its chain of answers), hops (messages before it in that
+                                              chain) reply_by (ms) request (of a request: open answered timed_out
+                                              refused) requested_by (the client that gets the reply among its replies)
+                                              failed late (1: of a reply) traceparent; of a broadcast entry (of its
+                                              fact) recipients (their number) chunk (recipients in an item of the
+                                              next two lists) delivered dead (so far). TTL: the message's own and
+                                              1 h; none while it is a dead letter or an open request
 recipients:{id}                       list    agents to which a broadcast goes, in chunks: ids with spaces between.
                                               Complete before it is delivered to any of them. TTL that of the message
 outcomes:{id}                         list    for each of these chunks that was delivered the outcome of each agent,
                                               spaces between: the id of the entry in its inbox, or a code. TTL the same
+conversation:{id}                     zset    message -> its number in the conversation. It begins with the first
+                                              answer, or with the first message that names the conversation; at most as
+                                              many as the budget of a conversation, and as many answers of the
+                                              coordinator. TTL that of the last record
+requests                              zset    request that waits -> its deadline, ms on the clock of requests
 copies:{message}                      hash    agent -> ``delivered`` and the entry in its inbox, or ``dead`` and a
                                               code: of a message to all subordinates, and of a broadcast the copies that
                                               ended unread. TTL that of the message's record
@@ -258,6 +271,7 @@ WITHOUT_TTL: tuple[str, ...] = (
     "lanes",
     "lanes:*",
     "messages:dead",
+    "requests",
     "messages:expiring",
     "links:*",
     "masters",
@@ -318,6 +332,10 @@ class Keys:
     def message(self, message_id: str) -> str:
         """Return the key of a message's record."""
         return f"{self.prefix}message:{message_id}"
+
+    def conversation(self, conversation_id: str) -> str:
+        """Return the key of the messages of a conversation."""
+        return f"{self.prefix}conversation:{conversation_id}"
 
     def copies(self, message_id: str) -> str:
         """Return the key of the copies of a message to several agents."""

@@ -15,8 +15,10 @@ from coord.fsck.agents import check_agents
 from coord.fsck.checks import (
     check_alarms,
     check_claims,
+    check_conversations,
     check_counters,
     check_ends,
+    check_requests,
     check_structures,
     check_sums,
     check_ttls,
@@ -53,6 +55,7 @@ async def assert_ledger(redis: Any, keys: Keys, *, trimmed: bool = False) -> Non
     _assert_alarms(snapshot)
     _assert_ends(snapshot)
     _assert_none(check_agents(snapshot))
+    _assert_none([*check_requests(snapshot), *check_conversations(snapshot)])
 
 
 async def assert_keys_end(redis: Any, keys: Keys) -> None:

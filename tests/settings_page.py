@@ -43,6 +43,8 @@ COUNTED = {
     "missed_beats": "heartbeats",
     "capacity": "tasks",
     "inbox_critical_extra": "entries",
+    "hop_limit": "answers",
+    "conversation_messages": "messages",
     "gateway_requests": "requests",
     "health_threshold": "number",
     "gateway_port": "port number",

@@ -8,14 +8,14 @@ from typing import Any
 from redis.asyncio import Redis
 
 from coord.keys import Keys
-from coord.models.messages import AgentFilter
+from coord.models.messages import RecipientFilter
 from coord.queries.reads import chunks, decode_text
 
 #: Members read, or compared with other sets, in one round trip: less than a millisecond of the server's time.
 STEP = 1_000
 
 
-async def find_recipients(redis: Redis, keys: Keys, wanted: AgentFilter, sender_id: str) -> list[str]:
+async def find_recipients(redis: Redis, keys: Keys, wanted: RecipientFilter, sender_id: str) -> list[str]:
     """Return the ids of the agents that match a filter, sorted, without the sender.
 
     An agent that begins or ceases to match while the sets are read may be among them or not.
@@ -32,7 +32,7 @@ async def find_recipients(redis: Redis, keys: Keys, wanted: AgentFilter, sender_
     return sorted(found - {sender_id})
 
 
-def _facet_sets(keys: Keys, wanted: AgentFilter) -> list[str]:
+def _facet_sets(keys: Keys, wanted: RecipientFilter) -> list[str]:
     """Return the index sets of which an agent must be a member, whatever its status."""
     values = [] if wanted.agent_type is None else [("type", wanted.agent_type.value)]
     values += [("capability", value) for value in wanted.capabilities]

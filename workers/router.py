@@ -32,6 +32,8 @@ from coord.models.facts import (
     MessageSent,
 )
 from coord.models.ids import SUBORDINATES, new_id
+from coord.models.messages import COORDINATOR
+from workers.answers import NO_RESULT, Result, answer_for
 from workers.recipients import find_recipients
 from workers.service import Failure, ReceivedFact, Service, Tick, WorkerContext, end_tasks, failures_of, ticks_of
 from workers.transitions import Broadcast, Call, Delivery, LaneShare, LinkChange, Redelivery
@@ -61,6 +63,7 @@ class Router(Service):
         self._excess: tuple[str, ...] = ()  # lanes to give up in the next recovery
         self._holding = asyncio.Lock()  # answers of ``hold_lanes`` are used in the order of the calls
         self._renewing: asyncio.Task[None] | None = None
+        self._results: dict[str, Result] = {}  # of the messages to the coordinator that are handled now, by id
 
     @property
     def lanes(self) -> Collection[str]:
@@ -135,13 +138,23 @@ class Router(Service):
             self.request_recovery()
 
     async def handle(self, batch: list[ReceivedFact[Any]]) -> list[Failure]:
-        """Handle a batch in the order of its entries: in one round trip, but messages to many agents have their own."""
+        """Handle a batch in the order of its entries: in one round trip, but messages to many agents have their own.
+
+        What the coordinator answers itself is found before.
+        """
+        asked = [fact for _, fact, _ in batch if isinstance(fact, MessageSent) and fact.receiver_id == COORDINATOR]
+        for fact in asked:
+            self._results[fact.message_id] = await answer_for(self.cell, fact)
         failures: list[Failure] = []
-        for part in split_batch(batch):
-            if isinstance(part[0].fact, MessageBroadcast):
-                failures += await self.broadcast(part[0])
-            else:
-                failures += await self.handle_in_order(part, HANDLERS)
+        try:
+            for part in split_batch(batch):
+                if isinstance(part[0].fact, MessageBroadcast):
+                    failures += await self.broadcast(part[0])
+                else:
+                    failures += await self.handle_in_order(part, HANDLERS)
+        finally:
+            for fact in asked:
+                self._results.pop(fact.message_id, None)
         return failures
 
     async def broadcast(self, received: ReceivedFact[MessageBroadcast]) -> list[Failure]:
@@ -162,6 +175,10 @@ class Router(Service):
             (words,) = await scripts.run(scripts.deliver_broadcast(broadcast, self.name))
         self.defer([received], words)
         return failures_of([received], words)
+
+    async def end_requests(self) -> None:
+        """End the waits of requests that got no reply in time."""
+        await self.cell.scripts.run(self.cell.scripts.end_requests())
 
     def deliver(self, batch: list[ReceivedFact[MessageSent]]) -> Call[list[str]]:
         """``deliver`` for a batch of ``MessageSent``."""
@@ -204,6 +221,7 @@ class Router(Service):
 
     def _delivery(self, received: ReceivedFact[MessageSent]) -> Delivery:
         entry, fact, caller = received
+        result = self._results.get(fact.message_id, NO_RESULT)
         return Delivery(
             entry=entry.id,
             lane=_lane_of(entry.stream),
@@ -219,6 +237,12 @@ class Router(Service):
             reply_to=fact.reply_to or "",
             protocol=fact.rule,
             receipt=fact.receipt,
+            caused_by=fact.caused_by or "",
+            reply_by_ms=None if fact.reply_by is None else int(fact.reply_by * 1000),
+            failed=fact.failed or None,
+            traceparent=fact.traceparent or "",
+            result=result.data,
+            result_failed=result.failed or None,
         )
 
     def _broadcast(self, received: ReceivedFact[MessageBroadcast]) -> Broadcast:
@@ -234,10 +258,14 @@ class Router(Service):
             ttl_ms=self._ttl_ms(fact),
             payload=bytes(fact.payload),
             correlation_id=fact.correlation_id or "",
+            caused_by=fact.caused_by or "",
+            traceparent=fact.traceparent or "",
         )
 
     def _ttl_ms(self, fact: MessageSent | MessageBroadcast | MessageReplayed) -> int:
         ttl_s = self.cell.settings.message_ttl_s if fact.ttl is None else fact.ttl
+        if fact.ttl is None and isinstance(fact, MessageSent) and fact.reply_by is not None:
+            ttl_s = max(ttl_s, fact.reply_by)
         return int(ttl_s * 1000)
 
 
@@ -279,4 +307,4 @@ HANDLERS: dict[type[Fact], Callable[[Router, list[ReceivedFact[Any]]], Call[list
 }
 
 #: What is done periodically: seconds between two calls.
-TICKS = {"forget_dead": 60.0, "expire_messages": 1.0}
+TICKS = {"forget_dead": 60.0, "expire_messages": 1.0, "end_requests": 0.2}

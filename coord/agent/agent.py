@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.links import AgentLinks, LinkRequestHandler
-from coord.agent.messages import MessageHandler
+from coord.agent.messages import MessageHandler, MessageHandlers
 from coord.agent.outgoing import Outgoing
 from coord.agent.run import run
 from coord.agent.session import AgentSpec, Session
@@ -34,6 +34,7 @@ from coord.arguments import (
 from coord.background import CANCEL_S, cancel_and_wait
 from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, broadcast_receipt
 from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
+from coord.client.requests import REPLY_S, request_append
 from coord.client.submission import PriorityName, message_append
 from coord.config import Settings
 from coord.connection import await_server, locate
@@ -42,7 +43,7 @@ from coord.logs import get_logger
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import AgentRegistered
 from coord.models.ids import SUBORDINATES, check_id, new_id
-from coord.models.messages import MessageType, MessageTypeName, Protocol, ProtocolName
+from coord.models.messages import COORDINATOR, MessageType, MessageTypeName, Protocol, ProtocolName
 from coord.models.tasks import Priority
 from coord.program_settings import load_in_program
 
@@ -139,6 +140,8 @@ class Agent:
     ) -> None:
         check_connection_options(url, settings)
         self.agent_id = check_id(agent_id, "agent_id")
+        if agent_id == COORDINATOR:
+            raise FactInvalid(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
         if agent_id == SUBORDINATES:
             raise FactInvalid(
                 f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender"
@@ -153,6 +156,8 @@ class Agent:
         self.handlers: dict[str, Handler] = {}
         self.fallback: Handler | None = None
         self.message_handlers: list[MessageHandler] = []
+        self.reply_handlers: list[MessageHandler] = []
+        self.request_handler: MessageHandler | None = None
         self.link_request_handler: LinkRequestHandler | None = None
         self.links = AgentLinks(agent_id, self._outgoing)  #: links with other agents, and the master
         self._start_hooks: list[Hook] = []
@@ -267,6 +272,88 @@ class Agent:
         self.message_handlers.append(function)
         return function
 
+    def on_request(self, function: F) -> F:
+        """Register the decorated function as the handler of requests: sync or async; its return value is the reply.
+
+        It takes the ``Message`` and returns any JSON. An exception becomes a failed reply with its code and message:
+        that of ``NonRetryable`` or ``Retryable``, ``handler_failed`` for any other. ``Retryable(after=5)`` puts the
+        request off. A request that is handled again after a crash gets one reply. Without this handler, requests go to
+        the handlers of ``on_message``; without those too, they fail with ``no_handler``.
+
+        Raises:
+            ConfigError: there is one already, the signature does not fit, or the agent runs.
+        """
+        self._check_not_running()
+        if self.request_handler is not None:
+            raise ConfigError(f"agent '{self.agent_id}' has a handler for requests already")
+        check_message_handler(function)
+        self.request_handler = function
+        return function
+
+    def on_reply(self, function: F) -> F:
+        """Register the decorated function as a handler of replies that nobody awaits: sync or async.
+
+        These are replies that come late (``message.late``), and all replies to requests of an earlier process of this
+        agent, also the coordinator's (``message.failed``, with ``code`` ``request_timed_out`` in the payload). Without
+        such a handler they go to the handlers of ``on_message``.
+        """
+        self._check_not_running()
+        check_message_handler(function)
+        self.reply_handlers.append(function)
+        return function
+
+    async def request(
+        self,
+        receiver_id: str,
+        payload: Any = None,
+        *,
+        timeout: float = REPLY_S,
+        message_type: str = MessageType.DIRECT,
+        priority: PriorityName | Priority = Priority.NORMAL,
+        correlation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Any:
+        """Send a request to another agent and return the payload of its reply.
+
+        The coordinator keeps the deadline: it ends the request also if the other agent is gone, or waits for this one.
+        A reply that nobody awaits any more goes to ``on_reply``.
+
+        Args:
+            receiver_id: id of the agent, or ``coordinator`` for a message of type ``discovery``.
+            payload: any value that msgspec can encode as JSON.
+            timeout: seconds to wait for the reply.
+            message_type: ``direct``, or another ``coord.models.messages.MessageType``.
+            priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
+            correlation_id: id of the conversation; default: that of the message whose handler sends the request, or its
+                own id.
+            traceparent: its place in a distributed trace; default: that of what the handler works on.
+
+        Raises:
+            RequestTimedOut: the agent did not reply in time; has its last known state.
+            RequestFailed: the agent replied that the request failed.
+            AgentNotFound, MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull: it was
+                not delivered.
+            ResultTimeout: neither a reply nor the coordinator has ended it 10 s after the timeout.
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
+            ConfigError: this agent does not run, or stopped meanwhile.
+        """
+        session = self._session
+        if session is None:
+            raise ConfigError(f"agent '{self.agent_id}' is not running: start it before it sends a request")
+        append = request_append(
+            self.agent_id,
+            receiver_id,
+            payload,
+            timeout=timeout,
+            message_type=message_type,
+            priority=priority,
+            correlation_id=correlation_id,
+            traceparent=traceparent,
+            caller="",
+            max_bytes=self.settings.max_entry_bytes,
+        )
+        return await session.requests.send(append, receiver_id, timeout)
+
     def on_link_request(self, function: LinkRequestHandler) -> LinkRequestHandler:
         """Await the decorated function with each ``LinkRequest`` of another agent.
 
@@ -295,6 +382,7 @@ class Agent:
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
+        traceparent: str | None = None,
         wait: bool = True,
         timeout: float = RECEIPT_S,
     ) -> Receipt:
@@ -315,6 +403,7 @@ class Agent:
             correlation_id=correlation_id,
             reply_to=reply_to,
             message_id=message_id,
+            traceparent=traceparent,
             receipt=wait,
         )
         outgoing = self._outgoing()
@@ -470,7 +559,7 @@ class Agent:
             return
         if self._capabilities:
             hint = "it gives back every task that it gets; register handlers with @agent.task('TYPE')"
-        elif not self.message_handlers:
+        elif not (self.message_handlers or self.reply_handlers or self.request_handler):
             hint = "it gets no tasks; register handlers with @agent.task('TYPE') before it starts"
         else:
             return  # it handles messages
@@ -489,7 +578,7 @@ class Agent:
             self._registration(new_id()),
             self.handlers,
             self.fallback,
-            self.message_handlers,
+            MessageHandlers(tuple(self.message_handlers), tuple(self.reply_handlers), self.request_handler),
             self._message_concurrency,
             self.links,
             self.link_request_handler,

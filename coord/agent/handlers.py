@@ -121,6 +121,14 @@ def call_caught(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, B
         return None, error
 
 
+def describe(error: BaseException) -> str:
+    """Return what an exception of a handler says, for a report."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 -- a __str__ of the user may raise anything
+        return type(error).__name__
+
+
 def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
     """Return the annotation of a parameter; a string (``from __future__ import annotations``) is evaluated."""
     annotation = parameter.annotation

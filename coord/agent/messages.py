@@ -17,17 +17,20 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from heapq import heappop, heappush
 from typing import Any
 
 from msgspec import Struct
 
-from coord.agent.handlers import call_caught, is_async, name_of
+from coord.agent.handlers import call_caught, describe, is_async, name_of
 from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
+from coord.agent.requests import Requests, failure
 from coord.agent.task import NonRetryable, Retryable
 from coord.background import CANCEL_S
-from coord.codec import BAD_JSON, decode_json
+from coord.codec import BAD_JSON, decode_message
+from coord.context import Work, current_work
 from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.messages import AgentMessage
@@ -131,6 +134,14 @@ READ_AGAIN_S = 1.0
 MessageHandler = Callable[[AgentMessage], Any]
 
 
+class MessageHandlers(Struct, frozen=True):
+    """The handlers of an agent's messages; several are called in their order."""
+
+    messages: Sequence[MessageHandler] = ()
+    replies: Sequence[MessageHandler] = ()  #: for replies that no coroutine waits for; empty: the others get them
+    request: MessageHandler | None = None  #: returns the reply to a request; None: the others get requests
+
+
 class MessageRunner:
     """The messages of one agent process.
 
@@ -138,7 +149,8 @@ class MessageRunner:
         agent_id: id of the agent.
         link: the connection for writes.
         keys: of the cell.
-        handlers: called in this order with each message.
+        handlers: called with the messages.
+        requests: sends the replies to requests.
         now_ms: returns the server's time in milliseconds since 1970.
         concurrency: maximum number of messages that are handled concurrently, see ``Mailbox``.
     """
@@ -149,13 +161,17 @@ class MessageRunner:
         link: ReconnectingConnection,
         keys: Keys,
         *,
-        handlers: Sequence[MessageHandler],
+        handlers: MessageHandlers,
+        requests: Requests,
         now_ms: Callable[[], float],
         concurrency: int,
     ) -> None:
         self._agent_id = agent_id
         self._link = link
-        self._handlers = [(handler, is_async(handler)) for handler in handlers]
+        self._handlers = [(handler, is_async(handler)) for handler in handlers.messages]
+        self._reply_handlers = [(handler, is_async(handler)) for handler in handlers.replies]
+        self._request_handler = (handlers.request, is_async(handlers.request)) if handlers.request else None
+        self._requests = requests
         # Threads of their own: if handlers of tasks occupy all others, one of them may be waiting for a message.
         self._threads = ThreadPoolExecutor(2 * concurrency, thread_name_prefix=f"{agent_id}-messages")
         self._in_threads: set[asyncio.Future[Any]] = set()
@@ -177,7 +193,7 @@ class MessageRunner:
         if (lane, entry) in self._known or self._is_closed:
             return
         self._known.add((lane, entry))
-        if not self._handlers:
+        if b"reply_by" not in fields and not self._has_handler(fields):
             message_id = fields.get(b"id", b"").decode("utf-8", "replace")
             log.warning(
                 "message.dropped", agent_id=self._agent_id, message_id=message_id, why="the agent has no on_message"
@@ -188,6 +204,15 @@ class MessageRunner:
         self._held += kept is not None
         self._mailbox.add(WaitingMessage(lane, entry, kept), fields)
         self._start_soon()
+
+    def _has_handler(self, fields: Fields) -> bool:
+        """Return True if there is a handler for a message that is no request."""
+        return bool(self._handlers or (b"reply_to" in fields and self._reply_handlers))
+
+    @property
+    def waiting(self) -> int:
+        """Number of messages that are read and not done with."""
+        return len(self._known)
 
     @property
     def has_abandoned(self) -> bool:
@@ -243,8 +268,12 @@ class MessageRunner:
         try:
             fields = kept if kept is not None else await self._read_again(lane, entry)
             if fields is not None and (message := self._message(entry, fields)) is not None:
+                current_work.set(Work(message.id, message.traceparent))
                 with self._deleted_at_expiry(waiting, message):
-                    wait_s = await self._call_handlers(waiting, message)
+                    if message.reply_by is not None and (self._request_handler is not None or not self._handlers):
+                        wait_s = await self._answer(waiting, message)
+                    else:
+                        wait_s = await self._call_handlers(waiting, message)
         except ErrorAnswer as error:
             log.warning("inbox.refused", agent_id=self._agent_id, error=str(error))
             wait_s = READ_AGAIN_S
@@ -285,7 +314,7 @@ class MessageRunner:
 
     def _message(self, entry: bytes, fields: Fields) -> AgentMessage | None:
         try:
-            return message_of(fields)
+            return decode_message(fields)
         except (KeyError, ValueError, *BAD_JSON) as error:
             log.error(  # noqa: TRY400 -- the message is enough
                 "message.unreadable", agent_id=self._agent_id, entry=entry.decode(), error=repr(error)
@@ -298,13 +327,13 @@ class MessageRunner:
         Returns:
             The seconds after which to continue, if a handler puts the message off; None when it is done.
         """
-        while waiting.next_handler < len(self._handlers):
+        handlers = self._reply_handlers if message.reply_to is not None and self._reply_handlers else self._handlers
+        while waiting.next_handler < len(handlers):
             if self._now_ms() >= message.expires_at:
                 self._log_expired(waiting, message)
                 return None
-            handler, is_coroutine = self._handlers[waiting.next_handler]
             waiting.has_started = True
-            error = await (self._await(handler, message) if is_coroutine else self._call(handler, message))
+            _, error = await self._call_handler(*handlers[waiting.next_handler], message)
             if isinstance(error, Retryable) and error.after is not None:
                 return self._seconds_off(waiting, message, error)
             if error is not None:
@@ -317,6 +346,32 @@ class MessageRunner:
                 log.error("message.given_up", agent_id=self._agent_id, message_id=message.id)
             waiting.next_handler += 1
             waiting.failures = 0
+        return None
+
+    async def _answer(self, waiting: WaitingMessage, message: AgentMessage) -> float | None:
+        """Call the handler of requests and send what it returns, or why it failed.
+
+        Returns:
+            The seconds after which to continue, if the handler puts the request off; None when it is done.
+        """
+        if self._now_ms() >= message.expires_at:
+            self._log_expired(waiting, message)
+            return None
+        if self._request_handler is None:
+            why = f"agent '{self._agent_id}' has no handler for requests; register one with @agent.on_request"
+            await self._requests.reply(message, failure("no_handler", why), failed=True)
+            return None
+        waiting.has_started = True
+        result, error = await self._call_handler(*self._request_handler, message)
+        if isinstance(error, Retryable) and error.after is not None:
+            return self._seconds_off(waiting, message, error)
+        if error is None:
+            await self._requests.reply(message, result)
+        elif isinstance(error, NonRetryable | Retryable):
+            await self._requests.reply(message, failure(error.code, error.message, error.detail), failed=True)
+        else:
+            log.error("message.handler_failed", agent_id=self._agent_id, message_id=message.id, exc_info=error)
+            await self._requests.reply(message, failure("handler_failed", describe(error)), failed=True)
         return None
 
     def _seconds_off(self, waiting: WaitingMessage, message: AgentMessage, error: Retryable) -> float:
@@ -336,29 +391,34 @@ class MessageRunner:
         write = log.warning if waiting.put_off else log.info
         write("message.expired", agent_id=self._agent_id, message_id=message.id, put_off=waiting.put_off)
 
-    async def _await(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
-        """Call an async handler and return what it raised, of any kind."""
+    async def _call_handler(
+        self, handler: MessageHandler, is_coroutine: bool, message: AgentMessage
+    ) -> tuple[Any, BaseException | None]:
+        """Call a handler and return its result, or what it raised."""
+        return await (self._await(handler, message) if is_coroutine else self._call(handler, message))
+
+    async def _await(self, handler: MessageHandler, message: AgentMessage) -> tuple[Any, BaseException | None]:
+        """Call an async handler and return its result, or what it raised, of any kind."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- for the type checker: a coroutine runs in a task
         self._awaited[task] = handler
         try:
-            await handler(message)
+            return await handler(message), None
         except BaseException as error:
             if self._is_closed and isinstance(error, asyncio.CancelledError):
                 raise  # its grace is over
-            return error
+            return None, error
         finally:
             del self._awaited[task]
-        return None
 
-    async def _call(self, handler: MessageHandler, message: AgentMessage) -> BaseException | None:
-        """Call a handler in a thread and return what it raised."""
-        called = self._loop.run_in_executor(self._threads, call_caught, handler, (message,))
+    async def _call(self, handler: MessageHandler, message: AgentMessage) -> tuple[Any, BaseException | None]:
+        """Call a handler in a thread and return its result, or what it raised."""
+        within = copy_context().run  # the thread continues the work of this task
+        called = self._loop.run_in_executor(self._threads, within, call_caught, handler, (message,))
         self._in_threads.add(called)  # and stays there if this task is cancelled while the thread continues
-        error: BaseException | None
-        _, error = await called
+        outcome: tuple[Any, BaseException | None] = await called
         self._in_threads.discard(called)
-        return error
+        return outcome
 
     async def _read_again(self, lane: int, entry: bytes) -> Fields | None:
         """Return the fields of an entry, or None if it is gone.
@@ -386,21 +446,3 @@ class MessageRunner:
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
     if not future.done():
         future.set_result(answer)
-
-
-def message_of(fields: Fields) -> AgentMessage:
-    """Return the message of an inbox entry."""
-    text = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items() if name != b"data"}
-    return AgentMessage(
-        id=text["id"],
-        sender_id=text["sender_id"],
-        receiver_id=text["receiver_id"],
-        message_type=text["message_type"],
-        priority=text["priority"],
-        timestamp=int(text["timestamp"]),
-        expires_at=int(text["expires_at"]),
-        payload=decode_json(fields[b"data"]),
-        correlation_id=text.get("correlation_id"),
-        reply_to=text.get("reply_to"),
-        protocol=text.get("protocol", "direct"),
-    )

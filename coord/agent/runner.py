@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from coord.agent.handlers import Handler, call_caught, name_of
+from coord.agent.handlers import Handler, call_caught, describe, name_of
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt, NonRetryable, Release, Retryable, Task
 from coord.codec import BAD_JSON
+from coord.context import Work, current_work
 from coord.logs import get_logger
 from coord.values import why_undecodable
 
@@ -33,6 +34,7 @@ class _Assigned(msgspec.Struct):
 
     task_type: str
     payload: msgspec.Raw = msgspec.Raw(b"{}")
+    traceparent: str | None = None
 
 
 _assigned = msgspec.json.Decoder(_Assigned).decode
@@ -103,6 +105,7 @@ class Runner:
         try:
             assigned = _assigned(attempt.raw)
             attempt.task_type, attempt.raw = assigned.task_type, assigned.payload
+            attempt.traceparent = assigned.traceparent
             handler = self._handlers.get(assigned.task_type, self._fallback)
             if handler is not None and handler.decode is not None:
                 payload = handler.decode(assigned.payload)
@@ -111,7 +114,7 @@ class Runner:
             if isinstance(error, BAD_JSON):
                 message = why_undecodable(bytes(attempt.raw), "payload", error)
             else:
-                message = f"payload: {_describe(error)}"
+                message = f"payload: {describe(error)}"
             self._reports.failed(attempt, "payload_invalid", message, retryable=False)
             self._on_ended()
             return
@@ -126,7 +129,10 @@ class Runner:
         if handler.is_async:
             attempt.future = self._loop.create_task(self._run(handler.call, args, attempt))
         else:
-            attempt.future = self._loop.run_in_executor(self._threads, call_caught, handler.call, args)
+            call: tuple[Any, ...] = (call_caught, handler.call, args)
+            if attempt.traceparent is not None:
+                call = (_call_within, Work(traceparent=attempt.traceparent), *call)
+            attempt.future = self._loop.run_in_executor(self._threads, *call)
             attempt.future.add_done_callback(lambda future: self._thread_ended(attempt, future))
 
     def stop(self, attempt: Attempt, reason: str) -> None:
@@ -178,6 +184,8 @@ class Runner:
             self._sweeper.cancel()
 
     async def _run(self, call: Callable[..., Any], args: tuple[Any, ...], attempt: Attempt) -> None:
+        if attempt.traceparent is not None or current_work.get() is not None:
+            current_work.set(Work(traceparent=attempt.traceparent))
         try:
             result = await call(*args)
         except BaseException as error:  # noqa: BLE001 -- anything that a handler raises is the outcome of its task
@@ -206,7 +214,7 @@ class Runner:
         try:
             self._reports.completed(attempt, result)
         except BaseException as error:  # noqa: BLE001 -- an object of the user may raise anything when it is encoded
-            message = f"the result of type {type(result).__name__} is not JSON: {_describe(error)}"
+            message = f"the result of type {type(result).__name__} is not JSON: {describe(error)}"
             self._reports.failed(attempt, "result_invalid", message, retryable=False)
         self._ended(attempt)
 
@@ -236,7 +244,7 @@ class Runner:
                 agent_id=self._agent_id, task_id=attempt.task_id, task_type=attempt.task_type, attempt=attempt.number,
                 exc_info=error,
             )  # fmt: skip
-            reports.failed(attempt, "handler_failed", _describe(error), retryable=True)
+            reports.failed(attempt, "handler_failed", describe(error), retryable=True)
 
     def _check_stuck(self, attempt: Attempt) -> None:
         if attempt.lease in self._running:
@@ -298,8 +306,10 @@ class Runner:
         )
 
 
-def _describe(error: BaseException) -> str:
+def _call_within(work: Work, call: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a thread, which works on this meanwhile."""
+    before = current_work.set(work)
     try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 -- a __str__ of the user may raise anything
-        return type(error).__name__
+        return call(*args)
+    finally:
+        current_work.reset(before)

@@ -9,6 +9,7 @@ concerns another part goes through a method here:
     receive     an assignment, an order or a message arrives          Inbox
     claim       delete the entry, as far as there is room             Claims
     run         call the handler                                      Runner, MessageRunner
+    request     wait for the reply of another agent                   Requests, Inquiries
     link        answer requests of other agents for links             LinkOrders
     send        append messages and changes of links, await answers   Outgoing
     report      append the outcome until Redis has answered           Reports
@@ -19,7 +20,7 @@ concerns another part goes through a method here:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,13 +30,15 @@ from coord.agent.claims import Claims
 from coord.agent.handlers import Handler
 from coord.agent.heartbeat import DEAF_HEARTBEATS, Heartbeats, ReaderCheck
 from coord.agent.inbox import Fields, Inbox
+from coord.agent.inquiries import Inquiries
 from coord.agent.links import AgentLinks, LinkOrders, LinkRequestHandler
-from coord.agent.messages import MessageHandler, MessageRunner
+from coord.agent.messages import MessageHandlers, MessageRunner
 from coord.agent.outgoing import Outgoing
 from coord.agent.protocol import ignore_answer
 from coord.agent.reconnect import ReconnectingConnection, shared_connections
 from coord.agent.registration import Registration
 from coord.agent.reports import Reports
+from coord.agent.requests import Requests
 from coord.agent.runner import Runner
 from coord.agent.task import Attempt
 from coord.background import CANCEL_S
@@ -60,7 +63,7 @@ class AgentSpec(Struct, frozen=True):
     registration: AgentRegistered  #: its incarnation is new for each session
     handlers: Mapping[str, Handler]  #: by task type
     fallback: Handler | None  #: for task types without a handler
-    message_handlers: Sequence[MessageHandler]
+    message_handlers: MessageHandlers
     message_concurrency: int
     links: AgentLinks
     link_request_handler: LinkRequestHandler | None = None
@@ -150,11 +153,14 @@ class Session:
             forget_after=spec.forget_after,
             token=spec.token,
         )
+        self.requests = Requests(agent_id, link, keys, settings.max_entry_bytes, spec.token)
+        self._inquiries = Inquiries(fact, self.requests, spec.handlers, stats=self._stats)
         self.messages = MessageRunner(
             agent_id,
             link,
             keys,
             handlers=spec.message_handlers,
+            requests=self.requests,
             now_ms=self.registration.now_ms,
             concurrency=spec.message_concurrency,
         )
@@ -234,7 +240,7 @@ class Session:
         if b"lease" in fields and fields[b"message_type"] == b"task_assignment":
             self.claims.offer(lane, entry, fields)
         elif b"id" in fields:
-            self.messages.take(lane, entry, fields)
+            self._receive_message(lane, entry, fields)
         elif order == b"list_leases":
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
             self.registration.list_leases(fields[b"ask"].decode(), self.claims.listed())
@@ -249,6 +255,23 @@ class Session:
             self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), ignore_answer)
         else:
             raise ValueError(f"the entry {entry.decode()} is no task, no order and no message")
+
+    def _receive_message(self, lane: int, entry: bytes, fields: Fields) -> None:
+        if b"reply_to" in fields and self.requests.take(lane, entry, fields):
+            return  # a handler waits for it
+        if not self._inquiries.take(lane, entry, fields):
+            self.messages.take(lane, entry, fields)
+
+    def _stats(self) -> dict[str, Any]:
+        """Return what the agent does now."""
+        return {
+            "running": self.runner.running,
+            "leases": self.claims.leases,
+            "capacity": self._capacity,
+            "messages": self.messages.waiting,
+            "reports": self.reports.unanswered,
+            "is_draining": self._is_draining,
+        }
 
     def _receive_reply(self, fields: Fields) -> None:
         if fields.get(b"type") == b"fact.answered":
@@ -300,6 +323,7 @@ class Session:
         """Stop at once: the tasks of this agent belong to others now."""
         self.failure = error
         self.inbox.stop()
+        self.requests.close(error)
         self.claims.drain()
         self.runner.stop_all(str(error))
         self.ended.set()
@@ -350,6 +374,7 @@ class Session:
         if self._is_closed:
             return
         self._is_closed = True
+        self.requests.close()
         self.registration.close()
         await self._link_orders.close()
         self.outgoing.close()

@@ -85,6 +85,7 @@ class Attempt(msgspec.Struct, eq=False):
     entry: bytes  #: of the inbox
     raw: bytes | msgspec.Raw  #: the task as submitted; only its payload once the handler has started
     task_type: str = ""
+    traceparent: str | None = None
     is_unclaimed: bool = True
     started_at: float = 0.0  #: on the clock of the event loop; 0 until the handler has started
     has_reported_start: bool = False
@@ -123,6 +124,11 @@ class Task:
     def lease(self) -> str:
         """Lease of the attempt, 16 hex digits; only reports with the current lease count."""
         return self._attempt.lease
+
+    @property
+    def traceparent(self) -> str | None:
+        """Place of the task in a distributed trace, as it was submitted; what the handler sends has the same."""
+        return self._attempt.traceparent
 
     @property
     def payload(self) -> Any:

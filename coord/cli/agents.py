@@ -9,7 +9,7 @@ import typer
 
 from coord.cli.agents_control import drain, maintenance, prune, remove, resume
 from coord.cli.agents_watch import watch
-from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register, register_place
 from coord.cli.output import (
     AGENT_STATUS,
     age,
@@ -157,10 +157,11 @@ def show(
         write_fields(_fields(record, now) | {name: _words(getattr(links, name)) for name in LINKS})
 
 
-agents = group("agents", "Find, show and watch agents; drain, maintain, resume, remove and prune them; tokens.")
+agents = group("agents", "Find, show, ping and watch agents; drain, maintain, resume, remove and prune them; tokens.")
 register(agents, list_agents, "list")
 for command in (show, watch, drain, maintenance, resume, remove, prune, enrol, rotate, revoke, tokens):
     register(agents, command)
+register_place(agents, "coord.cli.ping:ping")
 
 
 def _row(record: AgentRecord, now: int) -> tuple[Any, ...]:

@@ -318,6 +318,7 @@ class _TaskLine(Struct, forbid_unknown_fields=True, omit_defaults=True):
     location: dict[str, Any] | None = None
     affinity_key: str | None = None
     expected_ms: float | None = None
+    traceparent: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_TaskLine)

@@ -10,6 +10,7 @@ import typer
 from coord.cli import parse
 from coord.cli.agents import check_receiver
 from coord.cli.commands import AsJson, Namespace, RedisUrl, group, register
+from coord.cli.conversations import trace
 from coord.cli.output import (
     MESSAGE_STATUS,
     age,
@@ -344,10 +345,14 @@ def show(
             "to": _receiver(record),
             "status": record.status,
             "reason": record.reason,
-            "conversation": record.correlation_id,
-            "answers": record.reply_to,
             "sent": moment(record.sent_at),
             "expires": moment(record.expires_at),
+            "conversation": record.conversation or record.correlation_id,
+            "answers": record.parent or record.reply_to,
+            "request": record.request,
+            "late": "yes" if record.late else None,
+            "failed": "yes" if record.failed else None,
+            "traceparent": record.traceparent,
             "payload": record.payload,
             **_recipients(record, page),
         }
@@ -389,3 +394,4 @@ register(messages, broadcast)
 register(messages, list_, "list")
 register(messages, show)
 register(messages, recipients)
+register(messages, trace)

@@ -40,6 +40,7 @@ OPTION_OF = {
     "location.lon": "--location lon",
     "affinity_key": "--affinity-key",
     "expected_ms": "--expected-ms",
+    "traceparent": "--traceparent",
     "modifiers": "--modifier",
     "retry.max_attempts": "--max-attempts",
     "retry.backoff": "--backoff",
@@ -109,6 +110,9 @@ def submit(
         int | None,
         typer.Option(metavar="MS", help="Milliseconds that the task is expected to take; strategies may use it."),
     ] = None,
+    traceparent: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Place in a distributed trace, as in the W3C Trace Context.")
+    ] = None,
     modifier: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,8 +148,8 @@ def submit(
     """Submit a task, or one for each line of a file; prints the task id, with --wait the result.
 
     A line of --file is an object with task_type and payload, optionally task_id, priority, capabilities, requirements,
-    timeout, deadline, delay, run_at, retry, strategy, modifiers, location, affinity_key, expected_ms. Options of the
-    command line apply to lines without that field. All lines are checked before any task is submitted.
+    timeout, deadline, delay, run_at, retry, strategy, modifiers, location, affinity_key, expected_ms, traceparent.
+    Options of the command line apply to lines without that field. All lines are checked before any task is submitted.
 
     Exit code 0: submitted, with --wait completed; 1: refused or not completed; 3: timed out, the task goes on.
 
@@ -170,6 +174,7 @@ def submit(
         "location": parse.location(location) if location else None,
         "affinity_key": affinity_key,
         "expected_ms": expected_ms,
+        "traceparent": traceparent,
         "modifiers": parse.switches(modifier, "--modifier", MODIFIERS) if modifier else None,
         "timeout": timeout,
         "delay": delay,

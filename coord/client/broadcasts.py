@@ -10,7 +10,8 @@ from msgspec import Struct
 from coord import codec
 from coord.arguments import as_dict, as_words, check_finite, check_payload
 from coord.client.answers import Answer
-from coord.client.submission import PriorityName, build_fact, lane_of
+from coord.client.submission import PriorityName, build_fact, check_traceparent, lane_of
+from coord.context import current_work
 from coord.errors import FactInvalid
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import MessageBroadcast
@@ -39,10 +40,11 @@ class BroadcastOptions(TypedDict, total=False):
     ttl: float | None
     correlation_id: str | None
     message_id: str | None
+    traceparent: str | None
 
 
 #: The options that are fields of the fact; those of its filter are the others.
-_OF_THE_MESSAGE = ("message_type", "ttl", "correlation_id")
+_OF_THE_MESSAGE = ("message_type", "ttl", "correlation_id", "traceparent")
 _OF_THE_FILTER = ("agent_type", "capabilities", "services", "tags", "labels", "statuses")
 
 
@@ -89,6 +91,10 @@ def broadcast_append(
         wanted["labels"] = as_dict(wanted["labels"], "labels")
     check_finite(fields.get("ttl"), "ttl")
     check_payload(fields["payload"])
+    check_traceparent(fields.get("traceparent"))
+    if (work := current_work.get()) is not None:
+        carried = {"caused_by": work.message_id, "traceparent": work.traceparent}
+        fields = {name: value for name, value in carried.items() if value is not None} | fields
     if AgentStatus.INACTIVE in wanted.get("statuses", ()):
         others = ", ".join(status for status in AgentStatus if status is not AgentStatus.INACTIVE)
         raise FactInvalid(f"statuses: an inactive agent has left the cell; choose from {others}")

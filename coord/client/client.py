@@ -27,6 +27,7 @@ from coord.client.events import follow_events
 from coord.client.handle import CANCEL_ANSWER_S, CancelAnswer, TaskHandle, cancel_task, read_task
 from coord.client.outcomes import closed
 from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
+from coord.client.requests import END_S, REPLY_S, request_append, unended, value_of
 from coord.client.submission import (
     PriorityName,
     TaskOptions,
@@ -53,6 +54,9 @@ from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id
 from coord.models.links import Links
 from coord.models.messages import (
+    INQUIRIES,
+    Conversation,
+    InquiryName,
     MessageRecord,
     MessageStatus,
     MessageType,
@@ -64,11 +68,14 @@ from coord.models.plans import Plans
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
 from coord.streams import Append
+from coord.suggestions import not_one_of
 
 #: Maximum number of tasks appended in one round trip …
 BATCH = 500
 #: … and bytes of their payloads, about.
 BATCH_BYTES = 1024 * 1024
+#: Seconds that an agent has to answer a ping.
+PING_S = 5.0
 
 
 class Client(AgentReads):
@@ -388,6 +395,7 @@ class Client(AgentReads):
         correlation_id: str | None = None,
         reply_to: str | None = None,
         message_id: str | None = None,
+        traceparent: str | None = None,
         wait: bool = True,
         token: str | None = None,
         timeout: float = RECEIPT_S,
@@ -409,6 +417,7 @@ class Client(AgentReads):
             correlation_id: id of the conversation.
             reply_to: id of the message that this one answers.
             message_id: default: a new UUID; the same id with the same content is delivered once.
+            traceparent: its place in a distributed trace; default: that of the message or task whose handler sends it.
             wait: False returns when Redis has the message; whether it was delivered is in its record.
             token: of the agent ``sender_id``; default: ``COORD_AGENT_TOKEN`` or ``COORD_AGENT_TOKEN_FILE``.
             timeout: seconds to wait for a router.
@@ -423,6 +432,7 @@ class Client(AgentReads):
             NotLinked, NotInHierarchy, NoSubordinates: its protocol does not allow it.
             MessageExpired: its time to live passed before it was delivered.
             TokenMissing, TokenInvalid: the sender is an agent, and this is not its token.
+            HopLimitReached, ConversationFull: it goes beyond a limit of its conversation.
             IdConflict: the id was used before with other content.
             ResultTimeout: no router answered within ``timeout`` seconds; the message waits for one.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
@@ -438,6 +448,7 @@ class Client(AgentReads):
             correlation_id=correlation_id,
             reply_to=reply_to,
             message_id=message_id,
+            traceparent=traceparent,
             receipt=wait,
         )
         append = message_append(fields, priority, self.caller, self.settings.max_entry_bytes)
@@ -496,6 +507,95 @@ class Client(AgentReads):
             append = replace(append, token=self._token_of_sender(token))
         entry_id, answer = await self.connection.request(append, timeout, "router", "broadcast")
         return broadcast_receipt(message_id, entry_id, answer)
+
+    async def request(
+        self,
+        receiver_id: str,
+        payload: Any = None,
+        *,
+        timeout: float = REPLY_S,
+        message_type: str = MessageType.DIRECT,
+        priority: PriorityName | Priority = Priority.NORMAL,
+        correlation_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Any:
+        """Send a request to an agent and return the payload of its reply.
+
+        The coordinator keeps the deadline: it ends the request also if the agent is gone.
+
+        Args:
+            receiver_id: id of the agent, or ``coordinator`` for a message of type ``discovery``.
+            payload: any value that msgspec can encode as JSON.
+            timeout: seconds to wait for the reply.
+            message_type: ``direct``, or another ``coord.models.messages.MessageType``.
+            priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
+            correlation_id: id of the conversation; default: that of the message whose handler sends the request, or its
+                own id.
+            traceparent: its place in a distributed trace; default: that of what the handler works on.
+
+        Raises:
+            RequestTimedOut: the agent did not reply in time; has its last known state.
+            RequestFailed: the agent replied that the request failed.
+            AgentNotFound, MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull: it was
+                not delivered.
+            ResultTimeout: no router answered.
+            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
+        """
+        append = request_append(
+            self.caller,
+            receiver_id,
+            payload,
+            timeout=timeout,
+            message_type=message_type,
+            priority=priority,
+            correlation_id=correlation_id,
+            traceparent=traceparent,
+            caller=self.caller,
+            max_bytes=self.settings.max_entry_bytes,
+        )
+        limit_s = timeout + END_S
+        with self.connection.watcher.expecting_reply(append.fact.message_id) as reply:  # type: ignore[attr-defined]
+            _, answer = await self.connection.request(append, min(limit_s, RECEIPT_S), "router", "request")
+            if not answer.ok:
+                raise answer.error
+            try:
+                message = await asyncio.wait_for(reply.future(), limit_s)
+            except TimeoutError:
+                raise ResultTimeout(unended(receiver_id, timeout)) from None
+        return value_of(message)
+
+    async def ping(self, agent_id: str, op: InquiryName = "ping", *, timeout: float = PING_S) -> dict[str, Any]:
+        """Ask an agent whether it answers; its SDK does, without a handler.
+
+        Args:
+            agent_id: id of the agent.
+            op: ``ping``; ``info``: what it is; ``stats``: what it does now.
+            timeout: seconds to wait for the reply.
+
+        Returns: the reply.
+
+        Raises: as ``request``.
+        """
+        if op not in INQUIRIES:
+            raise FactInvalid(not_one_of("op", op, INQUIRIES))
+        reply = await self.request(
+            agent_id, {"op": op}, timeout=timeout, message_type=MessageType.HEARTBEAT, priority=Priority.CRITICAL
+        )
+        return reply if isinstance(reply, dict) else {"reply": reply}
+
+    async def conversation(self, conversation_id: str) -> Conversation:
+        """Read the messages of a conversation that are still kept, without their payloads; raises ``MessageNotFound``.
+
+        Args:
+            conversation_id: its ``correlation_id``; or the id of one of its messages.
+        """
+        with reading():
+            found = await queries.get_conversation(
+                self.connection.redis, self.connection.keys, check_id(conversation_id, "conversation_id")
+            )
+        if found is None:
+            raise MessageNotFound(f"Conversation '{conversation_id}' not found")
+        return found
 
     async def message(self, message_id: str) -> MessageRecord:
         """Read the record of a message; raises ``MessageNotFound``."""

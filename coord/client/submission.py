@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from coord import codec
 from coord.arguments import as_words, check_finite, check_known, check_payload, decode_argument, encode_fields
+from coord.context import current_work
 from coord.errors import CoordError, FactInvalid
 from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
@@ -21,6 +22,7 @@ from coord.models.ids import check_id, new_id
 from coord.models.messages import MessageType, Protocol
 from coord.models.strategies import MODIFIERS, STRATEGY_NAMES, Modifier, StrategyName
 from coord.models.tasks import LANE, Modifiers, Priority, Requirements, Retry, TasksSubmitted, TaskSubmitted
+from coord.models.tracing import is_traceparent
 from coord.plugins import strategy_names
 from coord.streams import MAX_BATCHED_BYTES, Append, max_facts_per_entry
 from coord.suggestions import not_one_of
@@ -38,7 +40,7 @@ _STREAMS = {priority: f"in:tasks:{priority}" for priority in Priority}
 #: The fields of a spec that are sent only if they are set.
 _OPTIONS = (
     "strategy", "modifiers", "timeout", "deadline", "delay", "run_at", "retry", "location", "affinity_key",
-    "expected_ms",
+    "expected_ms", "traceparent",
 )  # fmt: skip
 _options = attrgetter(*_OPTIONS)
 _NO_OPTIONS = (None,) * len(_OPTIONS)
@@ -73,6 +75,8 @@ class TaskSpec(Struct, kw_only=True):
             same agent, as long as it has room.
         expected_ms: milliseconds that the task is expected to take, above 0 and at most a year; default: not known.
             Strategies that learn times learn them for each size (rounded to a power of 4).
+        traceparent: place of the task in a distributed trace, as in the W3C Trace Context; default: that of the task or
+            message whose handler submits it. The handler gets it.
         notify: send the outcome to this client. If False, ``TaskHandle.result`` reads the record instead.
     """
 
@@ -92,6 +96,7 @@ class TaskSpec(Struct, kw_only=True):
     location: Location | Mapping[str, Any] | None = None
     affinity_key: str | None = None
     expected_ms: float | None = None
+    traceparent: str | None = None
     notify: bool = True
 
 
@@ -112,6 +117,7 @@ class TaskOptions(TypedDict, total=False):
     location: Location | Mapping[str, Any] | None
     affinity_key: str | None
     expected_ms: float | None
+    traceparent: str | None
     notify: bool
 
 
@@ -139,6 +145,8 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
             if value is not None:
                 check_finite(value, name)
                 fields[name] = value
+    if spec.traceparent is None and (work := current_work.get()) is not None and work.traceparent is not None:
+        fields["traceparent"] = work.traceparent
     if spec.notify is not False:
         fields["notify"] = spec.notify
     stream = _STREAMS[priority]
@@ -151,6 +159,7 @@ def _check_options(spec: TaskSpec) -> None:
     """Check the names in the options of a task; the types of all fields are checked when the fact is decoded."""
     if spec.strategy is not None:
         check_strategy(spec.strategy)
+    check_traceparent(spec.traceparent)
     if spec.location is not None:
         check_known(spec.location, Location, "location")
     if isinstance(spec.modifiers, Mapping):
@@ -208,17 +217,25 @@ def _entry_of(group: list[Append]) -> TaskEntry:
 def message_append(fields: dict[str, Any], priority: str, caller: str, max_bytes: int) -> Append:
     """Return the fact of a message and its stream; ``fields`` are those of ``MessageSent``.
 
+    Inside a handler the message carries on from what the handler works on (``coord.context``).
+
     Raises: as ``task_append``.
     """
     lane = LANE[_priority(priority)]
     for field in ("message_id", "sender_id", "receiver_id"):
         check_id(fields[field], field)
     stream = f"in:messages:{lane}"
-    check_finite(fields.get("ttl"), "ttl")
+    for field in ("ttl", "reply_by"):
+        check_finite(fields.get(field), field)
+    check_traceparent(fields.get("traceparent"))
     check_payload(fields["payload"])
     for field, names in (("message_type", MessageType), ("protocol", Protocol)):
         if fields.get(field) is not None and fields[field] not in tuple(names):
             raise FactInvalid(not_one_of(field, fields[field], names))
+    if (work := current_work.get()) is not None:
+        fields = {"caused_by": work.message_id, **fields}
+        if fields.get("traceparent") is None:
+            fields["traceparent"] = work.traceparent
     fact, data = build_fact(stream, MessageSent, {k: v for k, v in fields.items() if v is not None}, max_bytes)
     return Append(stream, fact, caller, data)
 
@@ -245,6 +262,19 @@ def check_strategy(name: object, error: type[CoordError] = FactInvalid) -> None:
     """
     if name not in STRATEGY_NAMES and name not in (known := strategy_names()):
         raise error(not_one_of("strategy", name, known))
+
+
+def check_traceparent(value: object) -> None:
+    """Check that a value is None or a valid traceparent.
+
+    Raises:
+        FactInvalid: it is not.
+    """
+    if value is not None and not is_traceparent(value):
+        raise FactInvalid(
+            "traceparent must be version-trace_id-parent_id-flags in lower-case hex digits, such as "
+            f"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01, got {str(value)[:80]!r}"
+        )
 
 
 def _check_agent_type(requirements: Requirements | Mapping[str, Any]) -> None:

@@ -15,7 +15,16 @@ from coord.models.dead_letters import DeadEntry, DeadKind, DeadLetter
 from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.links import Links
-from coord.models.messages import MessageRecord, MessageStatus, MessageType, MessageTypeName, Protocol, ProtocolName
+from coord.models.messages import (
+    Conversation,
+    InquiryName,
+    MessageRecord,
+    MessageStatus,
+    MessageType,
+    MessageTypeName,
+    Protocol,
+    ProtocolName,
+)
 from coord.models.plans import Plans
 from coord.models.strategies import Modifier, StrategyName
 from coord.models.tasks import Priority, TaskRecord, TaskState
@@ -61,6 +70,7 @@ class SyncClient:
     def caller(self) -> str: ...
     def cancel(self, task_id: str, reason: str = ..., *, timeout: float = ...) -> CancelAnswer: ...
     def close(self) -> None: ...
+    def conversation(self, conversation_id: str) -> Conversation: ...
     def count_dead_letters(self) -> dict[str, int]: ...
     def count_tasks(self, states: Collection[TaskState] = ...) -> int | None: ...
     def count_workers(self) -> dict[str, int]: ...
@@ -127,7 +137,19 @@ class SyncClient:
         self, message_id: str, *, limit: int = ..., cursor: str | None = ...
     ) -> queries.RecipientPage: ...
     def open(self) -> None: ...
+    def ping(self, agent_id: str, op: InquiryName = ..., *, timeout: float = ...) -> dict[str, Any]: ...
     def plans(self, begin: int, end: int | None = ...) -> Plans: ...
+    def request(
+        self,
+        receiver_id: str,
+        payload: Any = ...,
+        *,
+        timeout: float = ...,
+        message_type: str = ...,
+        priority: PriorityName | Priority = ...,
+        correlation_id: str | None = ...,
+        traceparent: str | None = ...,
+    ) -> Any: ...
     def send(
         self,
         receiver_id: str,
@@ -141,6 +163,7 @@ class SyncClient:
         correlation_id: str | None = ...,
         reply_to: str | None = ...,
         message_id: str | None = ...,
+        traceparent: str | None = ...,
         wait: bool = ...,
         token: str | None = ...,
         timeout: float = ...,

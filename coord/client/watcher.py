@@ -7,8 +7,8 @@ a server may lose its last second. So the record of each awaited task is read ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary, ref
 
@@ -19,13 +19,14 @@ from redis.asyncio.client import Pipeline
 from coord.background import cancel_and_wait, keep
 from coord.client.answers import Answer, Answers, Appended, read_answer
 from coord.client.outcomes import LazyFuture, Outcome, Watch, closed
-from coord.codec import encode, parse_submission
+from coord.codec import decode_message, encode, parse_submission
 from coord.config import Settings
 from coord.connection import connect, is_demoted, leave_server
 from coord.errors import ResultDropped
 from coord.keys import TASK_STREAMS, Keys
 from coord.logs import get_logger
 from coord.models.ids import entry_ms, entry_order
+from coord.models.messages import AgentMessage
 from coord.models.tasks import TERMINAL, TaskState, TaskSubmitted
 
 log = get_logger()
@@ -65,6 +66,7 @@ class Watcher:
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._waited_for: dict[Watch, None] = {}
         self._awaited_answers: dict[LazyFuture[Answer], None] = {}  #: of facts that are not submissions
+        self._replies_to: dict[bytes, LazyFuture[AgentMessage]] = {}  #: by id of the request
         self._new_waiter = asyncio.Event()
         self._announced: WeakSet[Watch] = WeakSet()  #: their outcome was announced, but only the record holds it
         self._new_announced = asyncio.Event()
@@ -131,6 +133,17 @@ class Watcher:
         self._answers.expect(fact, receive)
         return answers
 
+    @contextmanager
+    def expecting_reply(self, message_id: str) -> Iterator[LazyFuture[AgentMessage]]:
+        """Receive the reply to a request that is about to be sent."""
+        self.start()
+        reply: LazyFuture[AgentMessage] = LazyFuture()
+        self._replies_to[message_id.encode()] = reply
+        try:
+            yield reply
+        finally:
+            del self._replies_to[message_id.encode()]
+
     def start(self) -> None:
         """Start to read, if it has not started yet."""
         if not self._tasks:
@@ -149,6 +162,8 @@ class Watcher:
             watch.taken.set_exception(closed())
         for answer in list(self._awaited_answers):
             answer.set_exception(closed())
+        for reply in list(self._replies_to.values()):
+            reply.set_exception(closed())
 
     async def wait(self, watch: Watch, wanted: Sequence[LazyFuture[Any]], timeout: float | None) -> None:
         """Wait for the first of these, which a reply or the record of ``watch`` resolves.
@@ -238,6 +253,8 @@ class Watcher:
                 watch = watch.previous() if watch.previous is not None else None
         elif kind == b"fact.answered":
             self._answers.receive(*read_answer(fields))
+        elif kind == b"message.received" and (reply := self._replies_to.get(fields.get(b"reply_to", b""))) is not None:
+            reply.set_result(decode_message(fields))
 
     # Records.
 

@@ -24,6 +24,7 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType({
     "queue": ("is queued", "has no record that waits in it"),
     "inflight": ("is held by the agent", "is not held by the agent"),
     "alarm": ("has something due", "has nothing due"),
+    "request": ("is an open request", "is no open request"),
     "grave": ("has ended so", "has no record that ended so"),
 })  # fmt: skip
 #: The lease of a lane: an epoch, and the router that holds the lane, if one does.
@@ -163,7 +164,7 @@ def check_ttls(snapshot: CellSnapshot) -> Iterator[Finding]:
         elif name.startswith("token:"):
             should_expire = "current" not in snapshot.tokens.get(name[6:], {"current": ""})
         elif name.startswith("message:"):
-            should_expire = name[8:] not in snapshot.dead_messages
+            should_expire = name[8:] not in snapshot.dead_messages and name[8:] not in snapshot.requests
         else:
             should_expire = not any(fnmatchcase(name, pattern) for pattern in WITHOUT_TTL)
         if should_expire and ttl == -1:
@@ -195,6 +196,30 @@ def check_broadcasts(snapshot: CellSnapshot) -> Iterator[Finding]:
             if counts[0] != counts[1] + counts[2]:
                 why = f"{counts[0]} recipients are not {counts[1]} delivered and {counts[2]} dead"
                 yield Finding("broadcast.sum", key, why)
+
+
+def check_requests(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check that exactly the open requests have a deadline."""
+    expected = {message: 0.0 for message, record in snapshot.message_records.items() if record.get("request") == "open"}
+    yield from _compare("request", "requests", expected, dict.fromkeys(snapshot.requests, 0.0))
+
+
+def check_conversations(snapshot: CellSnapshot) -> Iterator[Finding]:
+    """Check the indexes of conversations against the records of their messages."""
+    for message, record in sorted(snapshot.message_records.items()):
+        conversation = record.get("conversation", "")
+        members = snapshot.conversations.get(conversation)
+        # A dead letter beyond the budget is not in the index.
+        if members is not None and message not in members and record.get("status") != "dead":
+            yield Finding(
+                "conversation.missing", f"conversation:{conversation}", f"{message} is part of it and not there"
+            )
+    for conversation, members in sorted(snapshot.conversations.items()):
+        for message in sorted(members & set(snapshot.message_records)):
+            named = snapshot.message_records[message].get("conversation", message)
+            if snapshot.message_records[message] and named != conversation:
+                why = f"{message} is there and part of the conversation {named}"
+                yield Finding("conversation.orphan", f"conversation:{conversation}", why)
 
 
 def check_caps(snapshot: CellSnapshot) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ AGENT_FIELDS = ("status", "facets", "deaf", "health_score")
 AGENT_SETS = ("agents:all", "agents:active")
 #: Fields that are read of the record of a broadcast.
 BROADCAST_FIELDS = ("status", "recipients", "delivered", "dead")
+#: Fields that are read of a message's record.
+MESSAGE_FIELDS = ("status", "request", "conversation")
 #: Commands in one round trip: a few milliseconds of the server's time.
 CHUNK = 500
 #: Entries of an inbox in one round trip; each may have 1 MiB.
@@ -83,6 +85,9 @@ class CellSnapshot(NamedTuple):
     tokens: Mapping[str, Record] = MappingProxyType({})  #: digests of tokens, by agent
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
+    requests: Mapping[str, float] = MappingProxyType({})
+    message_records: Mapping[str, Record] = MappingProxyType({})  #: by message id: ``MESSAGE_FIELDS``
+    conversations: Mapping[str, set[str]] = MappingProxyType({})  #: conversation -> its messages
     is_stable: bool = True  #: no counter changed while the records were read
     capped: Mapping[str, tuple[int, int]] = MappingProxyType({})  #: stream -> its size in memory and its cap, in bytes
     agents: Mapping[str, Record] = MappingProxyType({})  #: by agent id: ``AGENT_FIELDS``
@@ -141,6 +146,9 @@ class _Reader:
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
             tokens=await self._tokens(_rest(names, "token:")),
+            requests=await self._zset("requests"),
+            message_records=await self._message_records(_rest(names, "message:")),
+            conversations=await self._conversations(_rest(names, "conversation:")),
             ttls=await self._ttls(sorted(names)),
             unreadable=self.unreadable,
             is_stable=before == after,
@@ -243,6 +251,33 @@ class _Reader:
                     found[agent] = {
                         name: value.decode("utf-8", "replace") for name, value in pairs if value is not None
                     }
+        return found
+
+    async def _message_records(self, ids: Sequence[str]) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for chunk in chunks(ids, CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for message in chunk:
+                pipe.hmget(self.keys.message(message), MESSAGE_FIELDS)
+            for message, values in zip(chunk, await pipe.execute(raise_on_error=False), strict=True):
+                if isinstance(values, Exception):
+                    self._wrong_type(f"message:{message}", values)
+                    continue
+                pairs = zip(MESSAGE_FIELDS, values, strict=True)
+                found[message] = {name: value.decode("utf-8", "replace") for name, value in pairs if value is not None}
+        return found
+
+    async def _conversations(self, ids: Sequence[str]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for chunk in chunks(ids, INBOX_CHUNK):
+            pipe = self.redis.pipeline(transaction=False)
+            for conversation in chunk:
+                pipe.zrange(self.keys.conversation(conversation), 0, -1)
+            for conversation, members in zip(chunk, await pipe.execute(raise_on_error=False), strict=True):
+                if isinstance(members, Exception):
+                    self._wrong_type(f"conversation:{conversation}", members)
+                else:
+                    found[conversation] = {member.decode("utf-8", "replace") for member in members}
         return found
 
     def _unpack(self, task: str, record: Record) -> Record:

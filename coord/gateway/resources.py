@@ -27,6 +27,7 @@ from coord.gateway.schemas import (
 )
 from coord.models.ids import new_id
 from coord.models.tasks import Priority, Requirements, check_moment
+from coord.models.tracing import is_traceparent
 from coord.values import why_undecodable
 
 
@@ -96,7 +97,7 @@ class SubmitResource:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Submit a task."""
         body, key_id = await self._reader.read(req, SubmitTask), task_id_of(req)
-        spec = task_spec(body, key_id)
+        spec = task_spec(body, key_id, req.get_header("traceparent"))
         with conflict_is_reuse(spec.task_id, key_id):
             at, answered = await self._backend.submit(spec, self._reader.wait_s(req))
         submitted = Submitted.of(spec, at, paid=body.payment is not None)
@@ -142,12 +143,13 @@ class PoolsResource:
         respond(resp, PoolsFound.of(await self._backend.backlog(limit)))
 
 
-def task_spec(body: SubmitTask, key_id: str | None) -> TaskSpec:
+def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = None) -> TaskSpec:
     """Return the task to submit.
 
     Args:
         body: the request.
         key_id: the task id derived from the request's Idempotency-Key; None without one.
+        traceparent: the header of the request; one that is malformed is ignored, as the W3C Trace Context requires.
 
     Raises:
         RequestError: the priority is unknown, or a time or ``task_data`` is invalid.
@@ -178,6 +180,7 @@ def task_spec(body: SubmitTask, key_id: str | None) -> TaskSpec:
         location=body.location,
         affinity_key=body.affinity_key,
         expected_ms=body.expected_ms,
+        traceparent=traceparent if is_traceparent(traceparent) else None,
         notify=False,
     )
 

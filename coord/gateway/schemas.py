@@ -197,6 +197,7 @@ class TaskSchema(Struct, frozen=True, kw_only=True):
     location: Location | None
     affinity_key: str | None
     expected_ms: float | None
+    traceparent: str | None
     submitted_at: str | None
     run_at: str | None
     deadline: str | None

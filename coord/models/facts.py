@@ -18,8 +18,9 @@ from msgspec.structs import astuple
 
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.ids import SUBORDINATES, EntryId, Id, not_reserved
-from coord.models.messages import AgentFilter, MessageType, Protocol
+from coord.models.messages import COORDINATOR, MessageType, Protocol, RecipientFilter
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
+from coord.models.tracing import TraceParent
 
 _NO_PAYLOAD = msgspec.Raw(b"{}")
 _NO_DETAIL = msgspec.Raw(b"null")
@@ -56,6 +57,8 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         not_reserved(self.agent_id, "agent_id")
+        if self.agent_id == COORDINATOR:
+            raise ValueError(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
         if self.agent_id == SUBORDINATES:
             raise ValueError(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
 
@@ -186,10 +189,14 @@ class MessageSent(Struct, frozen=True, omit_defaults=True):
     message_type: MessageType = MessageType.DIRECT
     payload: msgspec.Raw = _NO_PAYLOAD
     ttl: Seconds | None = None  #: seconds
-    correlation_id: Id | None = None
+    correlation_id: Id | None = None  #: of the conversation
     reply_to: Id | None = None  #: id of a message
     protocol: Protocol | None = None  #: None: the one that the message type names, otherwise direct
     receipt: bool = False  #: the answer says who has it
+    caused_by: Id | None = None  #: id of the message whose handler sent this one
+    reply_by: Seconds | None = None  #: seconds that its sender waits for a reply; None: it is no request
+    failed: bool = False  #: it replies that the request failed
+    traceparent: TraceParent | None = None
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")
@@ -290,11 +297,13 @@ class MessageBroadcast(Struct, frozen=True, omit_defaults=True):
 
     message_id: Id
     sender_id: Id
-    filter: AgentFilter = AgentFilter()
+    filter: RecipientFilter = RecipientFilter()
     message_type: MessageType = MessageType.BROADCAST
     payload: msgspec.Raw = _NO_PAYLOAD
     ttl: Seconds | None = None  #: seconds
     correlation_id: Id | None = None
+    caused_by: Id | None = None  #: id of the message whose handler sent it
+    traceparent: TraceParent | None = None
 
     def __post_init__(self) -> None:
         not_reserved(self.message_id, "message_id")

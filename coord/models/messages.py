@@ -10,6 +10,14 @@ from msgspec import Meta, Struct
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.tasks import Text
 
+#: The receiver of messages to the coordinator itself, and the sender of its answers.
+COORDINATOR = "coordinator"
+
+
+#: What the SDK of an agent answers itself, without a handler: the field ``op`` in the payload of a request of type
+#: ``heartbeat``.
+INQUIRIES = ("ping", "info", "stats")
+InquiryName: TypeAlias = Literal["ping", "info", "stats"]
 #: The names of ``MessageType``.
 MessageTypeName: TypeAlias = Literal[
     "direct",
@@ -42,7 +50,7 @@ class MessageType(StrEnum):
     CONSENSUS = "consensus"
 
 
-class AgentFilter(Struct, frozen=True, omit_defaults=True):
+class RecipientFilter(Struct, frozen=True, omit_defaults=True):
     """The agents to which a broadcast goes: those that have all of these properties. Unknown keys are ignored."""
 
     agent_type: AgentType | None = None
@@ -77,6 +85,15 @@ class MessageStatus(StrEnum):
     DEAD = "dead"  #: it could not be delivered; a dead letter, with its reason
 
 
+class RequestState(StrEnum):
+    """What became of a request."""
+
+    OPEN = "open"  #: its sender waits for the reply
+    ANSWERED = "answered"
+    TIMED_OUT = "timed_out"  #: there was no reply in time; one that comes later is marked as late
+    REFUSED = "refused"  #: it could not be delivered
+
+
 class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message as its receiver sees it. Times are milliseconds since 1970 on the server's clock."""
 
@@ -90,7 +107,17 @@ class AgentMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     payload: Any = None
     correlation_id: str | None = None
     reply_to: str | None = None
+    reply_by: int | None = None  #: its sender waits for a reply until about then; None: it is no request
+    failed: bool = False  #: it replies that the request failed; the payload has ``code`` and ``message``
+    late: bool = False  #: it replies to a request that had timed out
+    hops: int = 0  #: messages before it in its chain of answers
+    traceparent: str | None = None
     protocol: str = "direct"
+
+    @property
+    def conversation(self) -> str:
+        """Id of its conversation."""
+        return self.correlation_id or self.id
 
     @property
     def ttl(self) -> float:
@@ -111,13 +138,39 @@ class MessageRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: int
     payload: Any = None
     reason: str = ""
-    protocol: str = "direct"
-    code: str = ""  #: of a dead letter: why
     correlation_id: str | None = None
     reply_to: str | None = None
+    parent: str | None = None  #: id of the message before it in its chain of answers
+    conversation: str | None = None  #: id of its conversation; None: it is not part of one yet
+    hops: int = 0  #: messages before it in that chain
+    reply_by: int | None = None  #: its sender waits for a reply until about then; None: it is no request
+    request: RequestState | None = None  #: what became of the request
+    failed: bool = False  #: it replies that the request failed
+    late: bool = False  #: it replies to a request that had timed out
+    traceparent: str | None = None
+    protocol: str = "direct"
+    code: str = ""  #: of a dead letter: why
     recipient_count: int | None = None  #: of a broadcast: agents to which it goes
     delivered: int | None = None  #: of a broadcast: recipients that have got it so far
     dead: int | None = None  #: of a broadcast: recipients that could not get it
+
+
+class AgentState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last known state of an agent that did not reply. Times are milliseconds since 1970."""
+
+    agent_id: str
+    status: str  #: as in its record; ``unknown``: it has none
+    since: int | None = None  #: when it turned stale or left
+    last_heartbeat: int | None = None
+    inbox: int = 0  #: entries in its inbox
+
+
+class Conversation(Struct, frozen=True):
+    """A conversation: its messages that are still kept, in their order, without payloads."""
+
+    conversation_id: str
+    messages: tuple[MessageRecord, ...]
+    counted: int  #: all messages that it had
 
 
 class Recipient(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from coord.models.agents import Location
 from coord.models.ids import Id, not_reserved
+from coord.models.tracing import TraceParent
 
 
 class TaskState(StrEnum):
@@ -231,6 +232,7 @@ class TaskSubmitted(Struct, frozen=True, omit_defaults=True, gc=False):
     location: Location | None = None  #: where the task is best run; strategies may use it
     affinity_key: Text | None = None  #: tasks with the same key prefer the same agent; strategies may use it
     expected_ms: Milliseconds | None = None  #: how long the client expects it to take; strategies may use it
+    traceparent: TraceParent | None = None  #: its place in a distributed trace; passed on to the handler
 
     def __post_init__(self) -> None:
         not_reserved(self.task_id, "task_id")
@@ -283,6 +285,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     location: Location | None = None
     affinity_key: str | None = None
     expected_ms: float | None = None  #: as submitted
+    traceparent: str | None = None  #: as submitted
     avoid: tuple[str, ...] = ()  #: agents of failed attempts, the last one first
     attempt: int = 0  #: number of times that it was assigned
     failures: int = 0  #: attempts that count against max_attempts

@@ -28,7 +28,14 @@ from coord.queries.discovery import AgentPage, discover_agents, find_agent_ids
 from coord.queries.explanations import explain_task
 from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
-from coord.queries.messages import MessagePage, RecipientPage, get_message, list_messages, list_recipients
+from coord.queries.messages import (
+    MessagePage,
+    RecipientPage,
+    get_conversation,
+    get_message,
+    list_messages,
+    list_recipients,
+)
 from coord.queries.plans import export_plans
 from coord.queries.queues import (
     Backlog,
@@ -105,6 +112,7 @@ __all__ = [
     "get_agent",
     "get_agents",
     "get_backlog",
+    "get_conversation",
     "get_counters",
     "get_dead_entry",
     "get_fleet",

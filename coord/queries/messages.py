@@ -18,13 +18,14 @@ from redis.exceptions import NoPermissionError
 
 from coord.errors import CursorInvalid
 from coord.keys import Keys
-from coord.models.messages import MessageRecipient, MessageRecord, MessageStatus
+from coord.models.messages import Conversation, MessageRecipient, MessageRecord, MessageStatus, RequestState
 from coord.queries.reads import chunks, decode_fields, decode_text, get_time, parse_int, parse_json, read_hash
 
 #: Fields that a list shows: all but the payload, which may be large.
 _HEADER = (
     "sender_id", "receiver_id", "message_type", "protocol", "priority", "status", "sent_at", "expires_at", "reason",
-    "code", "inbox_entry", "correlation_id", "reply_to", "recipients", "delivered", "dead",
+    "code", "inbox_entry", "correlation_id", "reply_to", "parent", "conversation", "hops", "reply_by", "request",
+    "failed", "late", "traceparent", "recipients", "delivered", "dead",
 )  # fmt: skip
 #: Log entries read in one step.
 STEP = 200
@@ -191,7 +192,7 @@ async def list_messages(
             cursor = entry_id.decode()
             if record is None or record.message_id in found or status not in {None, record.status}:
                 continue
-            if conversation_id not in {None, record.correlation_id, record.message_id}:
+            if conversation_id not in {None, record.correlation_id, record.message_id, record.conversation}:
                 continue
             found[record.message_id] = record
             if len(found) == limit:
@@ -199,6 +200,31 @@ async def list_messages(
         if len(entries) < STEP:
             return MessagePage(tuple(found.values()), None)
     return MessagePage(tuple(found.values()), cursor)
+
+
+async def get_conversation(redis: Redis, keys: Keys, conversation_id: str) -> Conversation | None:
+    """Return a conversation, or None.
+
+    Args:
+        redis: an asyncio client that answers in bytes.
+        keys: of the cell.
+        conversation_id: its id, or that of one of its messages.
+    """
+    ids: list[bytes] = await redis.execute_command("ZRANGE", keys.conversation(conversation_id), 0, -1)
+    if not ids:
+        (record,) = await _headers(redis, keys, [conversation_id])
+        if record is None:
+            return None
+        if record.conversation is None:
+            return Conversation(conversation_id, (record,), 1)
+        conversation_id = record.conversation
+        ids = await redis.execute_command("ZRANGE", keys.conversation(conversation_id), 0, -1)
+        if not ids:
+            return Conversation(conversation_id, (record,), 1)
+    found: list[MessageRecord] = []
+    for chunk in chunks([raw.decode() for raw in ids], STEP):
+        found += [record for record in await _headers(redis, keys, chunk) if record is not None]
+    return Conversation(conversation_id, tuple(found), len(ids))
 
 
 async def _headers(redis: Redis, keys: Keys, message_ids: Sequence[str]) -> list[MessageRecord | None]:
@@ -288,6 +314,14 @@ def _message_record(message_id: str, raw_fields: Mapping[bytes, bytes]) -> Messa
         expires_at=int(raw["expires_at"]),
         payload=parse_json(raw.get("body")),
         reason=raw.get("reason", ""),
+        parent=raw.get("parent"),
+        conversation=raw.get("conversation"),
+        hops=int(raw.get("hops", 0)),
+        reply_by=parse_int(raw.get("reply_by")),
+        request=RequestState(raw["request"]) if "request" in raw else None,
+        failed=raw.get("failed") == "1",
+        late=raw.get("late") == "1",
+        traceparent=raw.get("traceparent"),
         protocol=raw.get("protocol", "direct"),
         code=code,
         correlation_id=raw.get("correlation_id") or None,

@@ -86,6 +86,7 @@ class _OpaqueBody(Struct):
     task_type: str = ""
     payload: msgspec.Raw = msgspec.Raw(b"{}")
     expected_ms: float | None = None
+    traceparent: str | None = None
 
 
 _typed_body = msgspec.json.Decoder(_TypedBody)
@@ -319,7 +320,12 @@ def _parse_body(raw: str | None) -> dict[str, Any]:
         except BAD_JSON:
             return {}
         payload = bytes(opaque.payload).decode("utf-8", "replace")
-        return {"task_type": opaque.task_type, "payload": payload, "expected_ms": opaque.expected_ms}
+        return {
+            "task_type": opaque.task_type,
+            "payload": payload,
+            "expected_ms": opaque.expected_ms,
+            "traceparent": opaque.traceparent,
+        }
     return body if isinstance(body, dict) else {}
 
 
@@ -346,6 +352,7 @@ def _task_record(task_id: str, raw_fields: Mapping[bytes, bytes]) -> TaskRecord 
         location=preferences.location,
         affinity_key=preferences.affinity_key,
         expected_ms=body.get("expected_ms"),
+        traceparent=body.get("traceparent"),
         avoid=tuple(raw.get("avoid", "").split()),
         attempt=assignment.attempt if assignment else int(raw.get("attempt", 0)),
         failures=int(raw.get("failures", 0)),

@@ -13,14 +13,15 @@ from msgspec import Struct, inspect
 from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.facts import Lease, TaskCompleted
 from coord.models.ids import ID_PATTERN
-from coord.models.messages import AgentFilter, MessageType, Protocol
+from coord.models.messages import MessageType, Protocol, RecipientFilter
 from coord.models.tasks import Modifiers, Requirements, Retry, TaskSubmitted
+from coord.models.tracing import TRACEPARENT_PATTERN
 from tests.processes import ROOT
 
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
 #: What is said once and named in many tables.
 NAMED = {
-    AgentFilter: "AgentFilter",
+    RecipientFilter: "RecipientFilter",
     AgentType: "agent type",
     AgentStatus: "status",
     MessageType: "message type",
@@ -38,6 +39,7 @@ _PATTERNS = {
     r"^[0-9]{1,20}-[0-9]{1,20}\Z": "entry id",
     r"^\S*\Z": "text 0-128 without spaces",
     r"^[0-9a-f]{64}\Z": "digest",
+    TRACEPARENT_PATTERN: "traceparent",
 }
 
 

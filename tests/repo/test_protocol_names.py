@@ -15,7 +15,7 @@ from coord.models.agents import AgentStatus, AgentType, Location
 from coord.models.explanations import REJECTED, WaitingReason
 from coord.models.facts import STREAM_FACTS, TYPE_OF, Lease
 from coord.models.ids import ID_PATTERN, RESERVED
-from coord.models.messages import AgentFilter, MessageType, Protocol
+from coord.models.messages import MessageType, Protocol, RecipientFilter
 from coord.models.tasks import AttemptRecord, Modifiers, Priority, Requirements, Retry, TaskState
 from tests.repo.documents import ROOT
 from tests.repo.protocol_document import (
@@ -51,7 +51,7 @@ def test_a_fact_is_described(kind: type[msgspec.Struct]) -> None:
     assert rows(f"`{TYPE_OF[kind]}`") == rows_of(kind)
 
 
-@pytest.mark.parametrize("kind", [Requirements, Modifiers, Retry, Location, AgentFilter])
+@pytest.mark.parametrize("kind", [Requirements, Modifiers, Retry, Location, RecipientFilter])
 def test_a_part_of_a_fact_is_described(kind: type[msgspec.Struct]) -> None:
     """The same for what stands inside facts."""
     assert rows(f"`{kind.__name__}`") == rows_of(kind)
@@ -71,7 +71,7 @@ def test_no_other_fact_is_described() -> None:
     """Every heading with a table of types is a fact, or a part of one."""
     described = re.findall(r"^#+ `([^`]+)`\n\n(?:[^|#\n][^\n]*\n\n)?\| field \| type \|", TEXT, re.MULTILINE)
     assert sorted(described) == sorted(
-        [*TYPE_OF.values(), "Requirements", "Modifiers", "Retry", "Location", "AgentFilter"]
+        [*TYPE_OF.values(), "Requirements", "Modifiers", "Retry", "Location", "RecipientFilter"]
     )
 
 

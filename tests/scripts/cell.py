@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from coord.config import Settings
-from coord.keys import CONSUMES, Keys
+from coord.keys import CONSUMES, MESSAGE_STREAMS, Keys
 from coord.models.tasks import HEAD_START_MS, LANE, Lane, Priority, TaskRecord, named_queue
 from coord.streams import Consumer
 from tests.scripts.records import Records
@@ -332,11 +332,32 @@ class Cell(Records):
         protocol: str = "direct",
         receipt: bool = False,
         at: int | None = None,
+        **options: Any,
     ) -> Delivery:
-        """A message to deliver, appended."""
+        """A message to deliver, appended; ``options`` are the other fields of ``Delivery``."""
         entry = await self.append(f"in:messages:{lane}", "message.sent", at=at)
         to = (sender, receiver, protocol, ttl_ms, payload, correlation_id, reply_to, protocol, receipt)
-        return Delivery(entry, lane, caller, message_id, digest, *to)
+        return Delivery(entry, lane, caller, message_id, digest, *to, **options)
+
+    async def end_requests(self, most: int = 256, *, absent: bool = False) -> list[str]:
+        """End the requests whose deadlines have passed; the words.
+
+        ``absent``: no router was at work since the last call. Otherwise the clock of requests has gone on.
+        """
+        if not absent:
+            await self._advance_requests()
+        answer: list[str] = await self.run(self.scripts.end_requests(most))
+        return answer
+
+    async def _advance_requests(self) -> None:
+        """Advance the clock of requests as ticks in short intervals do: to now, or to the oldest message that waits."""
+        key = self.keys.of("clock")
+        requests, at = await self.redis.hmget(key, ["requests", "requests_at"])
+        waiting = [await self.redis.xrange(self.keys.of(stream), count=1) for stream in MESSAGE_STREAMS]
+        oldest = [int(entries[0][0].partition(b"-")[0]) for entries in waiting if entries]
+        until = min(self.now, *oldest) if oldest else self.now
+        if requests is not None and until > int(at):
+            await self.redis.hset(key, mapping={"requests": int(requests) + until - int(at), "requests_at": until})
 
     async def change_links(
         self, kind: str, agent_id: str, other_id: str = "", *, by_operator: bool = False, note: str = ""

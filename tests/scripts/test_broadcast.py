@@ -22,11 +22,20 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def broadcast(
-    cell: Cell, message_id: str = "b1", *, digest: str = "d1", ttl_ms: int = 60_000, caller: str = "c1"
+    cell: Cell,
+    message_id: str = "b1",
+    *,
+    digest: str = "d1",
+    ttl_ms: int = 60_000,
+    caller: str = "c1",
+    correlation_id: str = "c-7",
+    caused_by: str = "",
+    traceparent: str = "",
 ) -> Broadcast:
     """A broadcast, appended."""
+    place = (correlation_id, caused_by, traceparent)
     entry = await cell.append("in:messages:normal", "message.broadcast")
-    return Broadcast(entry, "normal", caller, message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', "c-7")
+    return Broadcast(entry, "normal", caller, message_id, digest, "s1", "broadcast", ttl_ms, b'{"n":1}', *place)
 
 
 async def freeze(cell: Cell, one: Broadcast, recipients: Sequence[str]) -> str:
@@ -78,6 +87,7 @@ async def test_every_recipient_gets_one_copy(cell: Cell) -> None:
     assert entry == {
         "message_type": "broadcast", "data": '{"n":1}', "id": "b1", "sender_id": "s1", "receiver_id": "a7",
         "priority": "normal", "timestamp": str(START), "expires_at": str(START + 60_000), "correlation_id": "c-7",
+        "protocol": "broadcast",
     }  # fmt: skip
     record = await queries.get_message(cell.redis, cell.keys, "b1")
     assert record is not None
@@ -250,6 +260,50 @@ async def test_a_copy_that_nobody_read_is_not_taken_for_read(cell: Cell) -> None
     assert {one.dead_letter for one in page.recipients} == {""}
     assert await cell.redis.zcard(cell.keys.of("messages:dead")) == 0
     assert await cell.redis.pttl(cell.keys.of("copies:b1")) > 3_500_000
+
+
+async def test_a_broadcast_is_part_of_its_conversation(cell: Cell) -> None:
+    """With the answers to it, and under the message whose handler sent it; its copies carry its place and its trace."""
+    ids = await agents(cell, 3)
+    await cell.deliver("m1", receiver="a0")
+    one = await broadcast(cell, correlation_id="", caused_by="m1", traceparent="00-1-1-00")
+    await freeze(cell, one, ids)
+    await deliver_all(cell, one)
+    (entry,) = await cell.stream("inbox:a1:normal")
+    place = {name: entry.get(name) for name in ("correlation_id", "hops", "traceparent", "protocol")}
+    assert place == {"correlation_id": "m1", "hops": "1", "traceparent": "00-1-1-00", "protocol": "broadcast"}
+    assert await cell.deliver("m2", sender="a1", receiver="a2", reply_to="b1") == "DELIVERED"
+    found = await queries.get_conversation(cell.redis, cell.keys, "m1")
+    assert found is not None
+    assert [(record.message_id, record.hops, record.parent) for record in found.messages] == [
+        ("m1", 0, None),
+        ("b1", 1, "m1"),
+        ("m2", 2, "b1"),
+    ]
+
+
+async def test_a_storm_of_broadcasts_ends_at_its_limits(cell: Cell) -> None:
+    """⚠ Agents that answer each broadcast with another one: it is sent to nobody, and its sender learns the path."""
+    cell.change_settings(hop_limit=2, conversation_messages=4)
+    ids = await agents(cell, 2)
+    cause = ""
+    for number in range(3):
+        one = await broadcast(cell, f"b{number}", correlation_id="", caused_by=cause)
+        assert await freeze(cell, one, ids) == "MORE"
+        await deliver_all(cell, one)
+        cause = one.message_id
+    one = await broadcast(cell, "b3", correlation_id="", caused_by="b2")
+    assert await freeze(cell, one, ids) == "LOOP"
+    assert await cell.last_answer() == "hop_limit_reached"
+    record = await queries.get_message(cell.redis, cell.keys, "b3")
+    assert record is not None
+    assert (record.status, record.recipient_count, record.code) == ("dead", 0, "hop_limit_reached")
+    assert record.reason.endswith("path: s1 > s1 > s1 > s1 > (broadcast)")
+    one = await broadcast(cell, "b4", correlation_id="b0", caused_by="")
+    assert await freeze(cell, one, ids) == "OVER_BUDGET"
+    assert await cell.last_answer() == "conversation_full"
+    assert await copies(cell, 2) == [["b0", "b1", "b2"]] * 2
+    assert await cell.is_consumed("in:messages:normal")
 
 
 async def test_a_broadcast_is_in_the_histories(cell: Cell) -> None:

@@ -147,6 +147,19 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"broadcast.incomplete"},
     ),
     "a recipient that is not counted": (lambda r, k: r.hset(k.message("all"), "delivered", 1), {"broadcast.sum"}),
+    "an open request without a deadline": (
+        lambda r, k: r.zrem(k.of("requests"), "asked"),
+        {"request.missing", "ttl.missing"},
+    ),
+    "a deadline without a request": (lambda r, k: r.zadd(k.of("requests"), {"asking": 1}), {"request.orphan"}),
+    "a message that its conversation lacks": (
+        lambda r, k: r.zrem(k.conversation("told"), "answer"),
+        {"conversation.missing"},
+    ),
+    "a message in a foreign conversation": (
+        lambda r, k: r.zadd(k.conversation("told"), {"asked": 9}),
+        {"conversation.orphan"},
+    ),
     "a message that no router looks at": (lambda r, k: r.delete(k.of("messages:expiring")), {"message.unwatched"}),
     "a link that only one agent has": (lambda r, k: r.hdel(k.links("a2"), "a1"), {"link.differs"}),
     "links of an agent without a record": (
@@ -178,14 +191,17 @@ async def filled(cell: Cell) -> None:
     await cell.submit("named", pool="p3.named", preferences=b'{"affinity_key":"k"}')
     await cell.submit("second")
     await cell.submit("later", run_at=cell.now + 60_000)
+    await cell.deliver("asked", sender="a1", receiver="a2", reply_by_ms=5_000)
+    await cell.deliver("told", sender="a1", receiver="a2")
+    await cell.deliver("answer", sender="a2", receiver="a1", reply_to="told")
+    await cell.deliver("note")
+    await cell.change_links("request", "a1", "a2")
+    await cell.change_links("set_master", "a2", "a1")
     for name in ("all", "some"):
         broadcast = await make_broadcast(cell, name, caller="")
         await freeze(cell, broadcast, ["a1", "a2"])
         if name == "all":
             await deliver_all(cell, broadcast)
-    await cell.deliver("note")
-    await cell.change_links("request", "a1", "a2")
-    await cell.change_links("set_master", "a2", "a1")
 
 
 async def test_a_sound_cell_is_sound(cell: Cell) -> None:

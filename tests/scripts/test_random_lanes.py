@@ -118,7 +118,7 @@ class PlayedCell:
         if receiver:
             message = Delivery(entry, "normal", "", f"m{number}", "d", "s", receiver, "direct", 10**9, b"{}", "", "")
             return list(self.run(self.scripts.deliver([message])))
-        broadcast = Broadcast(entry, "normal", "", f"m{number}", "d", "s", "broadcast", 10**9, b"{}", "")
+        broadcast = Broadcast(entry, "normal", "", f"m{number}", "d", "s", "broadcast", 10**9, b"{}", "", "", "")
         words = list(self.run(self.scripts.freeze_recipients(broadcast, RECEIVERS)))
         return list(self.run(self.scripts.deliver_broadcast(broadcast, name))) if words == ["MORE"] else words
 

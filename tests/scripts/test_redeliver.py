@@ -101,3 +101,4 @@ async def test_a_broken_record_does_not_stop_the_batch(cell: Cell) -> None:
     assert words[0].startswith("ERROR ")
     assert words[1] == "DELIVERED"
     assert await cell.left("in:control:router") == [batch[0].entry]
+    await cell.redis.delete(cell.keys.message("bad"))

@@ -19,7 +19,7 @@ from coord.errors import AgentNotFound
 from coord.models.agents import AgentChange, AgentType
 from coord.models.events import Event
 from coord.models.facts import AgentRegistered
-from coord.models.messages import MessageRecord, MessageStatus
+from coord.models.messages import Conversation, MessageRecord, MessageStatus
 from coord.streams import Append
 from tests.processes import started
 from tests.system.live_cell import CommandResult, LiveCell, command_runner, live_cell
@@ -145,9 +145,39 @@ def test_a_message_that_cannot_be_delivered(coord: Coord, live: LiveCell) -> Non
     assert ("lost", "Agent 'nobody' not found") in [(one.message_id, one.reason) for one in found]
 
 
+def test_a_conversation_is_traced(coord: Coord) -> None:
+    """As a tree, as a diagram, and as JSON."""
+    coord("messages", "send", "cli-agent", "1", "--id", "q1", "--sender", "ann", "--correlation-id", "talk-1")
+    coord("messages", "send", "cli-agent", "2", "--id", "q2", "--sender", "bob", "--reply-to", "q1")
+    lines = coord("messages", "trace", "talk-1").out.splitlines()
+    assert lines[0] == "conversation talk-1, 2 messages"
+    assert lines[1].startswith("└─ ann > cli-agent  direct  ")
+    assert lines[2].startswith("   └─ bob > cli-agent  direct, reply  ")
+    assert coord("messages", "trace", "q2", "--mermaid").out.splitlines()[-1] == "    p3-->>p2: direct, reply"
+    found = msgspec.json.decode(coord("messages", "trace", "talk-1", "--json").out, type=Conversation)
+    assert [one.message_id for one in found.messages] == ["q1", "q2"]
+
+
+def test_an_agent_is_pinged(coord: Coord, live: LiveCell) -> None:
+    """It has no handler for that; an id that no agent has leaves no dead letter."""
+    result = coord("agents", "ping", "cli-agent", "--timeout", "20s")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("cli-agent replied in ")
+    shown = coord("agents", "ping", "cli-agent", "--stats", "--timeout", "20s").out
+    assert "uptime_s" in shown
+    info = msgspec.json.decode(coord("agents", "ping", "cli-agent", "--info", "--json", "--timeout", "20s").out)
+    assert (info["op"], info["agent_id"]) == ("info", "cli-agent")
+    before = live.do(live.client.count_dead_letters())
+    assert coord("agents", "ping", "cli-agnt").err.startswith("coord: Agent 'cli-agnt' not found, did you mean")
+    assert live.do(live.client.count_dead_letters()) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
+        (["messages", "trace", "ghost"], 1, "Conversation 'ghost' not found"),
+        (["messages", "trace", "ghost", "--mermaid", "--json"], 2, "--mermaid and --json exclude each other"),
+        (["agents", "ping", "cli-agent", "--info", "--stats"], 2, "--info and --stats exclude each other"),
         (["messages", "show", "ghost"], 1, "Message 'ghost' not found; `coord messages list`"),
         (["messages", "send", "a b", "{}"], 2, "receiver_id must be 1 to 128 characters"),
         (["messages", "send", "cli-agent", "{"], 2, "PAYLOAD is not JSON"),

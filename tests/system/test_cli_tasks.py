@@ -181,6 +181,22 @@ def test_an_expected_duration(coord: Coord, tmp_path: Path) -> None:
         coord("tasks", "cancel", name)
 
 
+def test_a_task_has_a_place_in_a_trace(coord: Coord, live: LiveCell, tmp_path: Path) -> None:
+    """From the option, or from its line; a malformed one is named as it was typed."""
+    one, other = (f"00-{digit * 32}-{digit * 16}-01" for digit in "ab")
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(f'{{"task_id": "traced-2", "traceparent": "{other}"}}\n{{"task_id": "traced-3"}}\n')
+    coord("tasks", "submit", "nobody", "--id", "traced-1", "--traceparent", one)
+    coord("tasks", "submit", "nobody", "--file", str(file), "--traceparent", one)
+    found = [live.do(live.client.task(f"traced-{number}")) for number in (1, 2, 3)]
+    assert [record.traceparent for record in found] == [one, other, one]
+    output = coord("tasks", "submit", "nobody", "--traceparent", "x")
+    assert (output.code, output.out) == (2, "")
+    assert output.err.startswith("coord: --traceparent must be version-trace_id-parent_id-flags")
+    for number in (1, 2, 3):
+        coord("tasks", "cancel", f"traced-{number}")
+
+
 def rows_of(text: str) -> list[list[str]]:
     """The columns of a table, or of fields; the header is the first row."""
     return [re.split(r"  +", line) for line in text.splitlines()]

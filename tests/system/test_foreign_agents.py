@@ -140,13 +140,17 @@ async def test_a_life(at: CellProcesses, tmp_path: Path, language: Language, req
 
     await append(at.redis, at.keys, [Append("in:registry", AgentRegistered("asker", AgentType.MONITOR))])
     await wait_until(lambda: at.redis.exists(at.keys.agent("asker")), "the asker is known")
-    sent = await at.client.send("a-1", {"hello": ["wörld", 1]}, sender_id="asker", message_id="m-1")
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    hello = {"hello": ["wörld", 1]}
+    sent = await at.client.send("a-1", hello, sender_id="asker", message_id="m-1", traceparent=trace)
     inbox = at.keys.inbox("asker", "normal")
     await wait_until(lambda: at.redis.xlen(inbox), "the message is answered", 30)
     ((_, answer),) = await at.redis.execute_command("XRANGE", inbox, "-", "+")
     assert (answer[b"sender_id"], answer[b"reply_to"]) == (b"a-1", sent.message_id.encode())
     assert await queries.get_message(at.redis, at.keys, answer[b"id"].decode())
-    assert json.loads(answer[b"data"]) == {"hello": ["wörld", 1]}
+    assert (json.loads(answer[b"data"]), answer[b"traceparent"]) == (hello, trace.encode())
+    assert await at.client.ping("a-1", timeout=30) == {"op": "ping", "agent_id": "a-1"}
+    assert await at.client.request("a-1", "echo", timeout=30) == "echo"
     last = await submit(at, tmp_path / "late")
     await until_state(at, last, TaskState.RUNNING)
     agent.send(signal.SIGTERM)

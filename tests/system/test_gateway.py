@@ -163,6 +163,20 @@ async def test_a_task_goes_through_http_to_an_agent_and_back(at: CellProcesses, 
     await at.assert_in_order(ids)
 
 
+async def test_the_traceparent_of_a_request_is_that_of_its_task(at: CellProcesses, http: HttpCaller) -> None:
+    """Unchanged, and not part of its content; a malformed one is ignored."""
+    await full_house(at, http)
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    body = {"task_data": ECHO | {"task_id": "traced"}}
+    for header in (parent, f"00-{'a' * 32}-{'b' * 16}-00", "nonsense"):
+        assert_written(await http.post("/tasks/submit", body, traceparent=header), "task_id")
+    assert (await http.get("/tasks/traced")).body["task"]["traceparent"] == parent
+    assert_written(
+        await http.post("/tasks/submit", {"task_data": ECHO | {"task_id": "bad"}}, traceparent="x"), "task_id"
+    )
+    assert (await http.get("/tasks/bad")).body["task"]["traceparent"] is None
+
+
 async def test_why_a_task_waits_is_told_over_http(at: CellProcesses, http: HttpCaller) -> None:
     """The reason with its counts and the nearest agents; pools with their reason; and why a task went to its agent."""
     await full_house(at, http)

@@ -79,12 +79,29 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
     await say(cell, "in:registry", "agent.registered", {"agent_id": "a-8", "agent_type": "worker"}, "a-8")
     await encode_entry(cell, cell.keys.replies("a-8"), ok="1")
     await say(cell, "in:links", "link.requested", {"agent_id": "a-8", "peer_id": "a-9"})
-    request = await encode_entry(cell, inbox, order="link_changed")
-    assert sorted(request) == sorted(described("`link_changed`"))
+    linked = await encode_entry(cell, inbox, order="link_changed")
+    assert sorted(linked) == sorted(described("`link_changed`"))
     await say(cell, "in:links", "link.accepted", {"agent_id": "a-9", "peer_id": "a-8"}, CALLER)
     await encode_entry(cell, cell.keys.replies(CALLER), stream="in:links", ok="1")
-    message = {"message_id": "m-9", "sender_id": "a-8", "receiver_id": "a-9", "correlation_id": "k", "reply_to": "m-8"}
-    await say(cell, "in:messages:high", "message.sent", message | {"protocol": "peer_to_peer"})
+    request = {"message_id": "m-8", "sender_id": "a-9", "receiver_id": "a-9", "reply_by": 0.01}
+    await say(cell, "in:messages:low", "message.sent", request)
+
+    async def has_timed_out() -> bool:
+        return bool(await cell.redis.hget(cell.keys.message("m-8"), "request") == b"timed_out")
+
+    await wait_until(has_timed_out, "the request has timed out")
+    message = {
+        "message_id": "m-9",
+        "sender_id": "a-8",
+        "protocol": "peer_to_peer",
+        "receiver_id": "a-9",
+        "correlation_id": "k",
+        "reply_to": "m-8",
+        "reply_by": 60,
+        "failed": True,
+        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+    }
+    await say(cell, "in:messages:high", "message.sent", message)
     letter = await encode_entry(cell, cell.keys.inbox("a-9", "high"))
     assert sorted(letter) == sorted(described("Messages"))
 

@@ -81,7 +81,7 @@ async def test_each_program_prints_what_the_document_shows(
         if process.returncode or not fnmatch.fnmatchcase(out.decode(), shown):
             differing.append(f"{text}\n{out.decode()}instead of\n{expected}")
     assert not differing, "\n".join(differing)
-    assert ran == 13
+    assert ran == 14
 
     serving.terminate()
     out, _ = await asyncio.wait_for(serving.communicate(), LONG_S)

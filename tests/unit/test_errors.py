@@ -11,7 +11,10 @@ from coord.cli.exit_codes import ExitCode
 from coord.errors import BY_CODE, CoordError, from_code
 from coord.gateway.errors import HTTP_ONLY, status_of
 
-GROUPS = {"Invalid", "Forbidden", "NotFound", "Conflict", "Unavailable", "Timeout", "TaskEnded", "Undelivered"}
+GROUPS = {
+    "Invalid", "Forbidden", "NotFound", "Conflict", "Unavailable", "Timeout", "TaskEnded", "RequestEnded",
+    "Undelivered",
+}  # fmt: skip
 
 #: class -> group, code, HTTP status, exit code. All of them are public.
 EXPECTED = {
@@ -49,6 +52,7 @@ EXPECTED = {
     "ServerUnfit": ("Unavailable", "server_unfit", 503, 2),
     "TaskRefused": ("Unavailable", "backlog_full", 503, 1),
     "ResultTimeout": ("Timeout", "result_timeout", 504, 3),
+    "RequestTimedOut": ("Timeout", "request_timed_out", 504, 1),
     "TaskFailed": ("TaskEnded", "task_failed", 422, 1),
     "TaskCancelled": ("TaskEnded", "task_cancelled", 422, 1),
     "TaskExpired": ("TaskEnded", "task_expired", 422, 1),
@@ -56,6 +60,9 @@ EXPECTED = {
     "ResultDropped": ("TaskEnded", "result_dropped", 422, 1),
     "MessageUndeliverable": ("Undelivered", "message_undeliverable", 422, 1),
     "MessageExpired": ("Undelivered", "message_expired", 422, 1),
+    "HopLimitReached": ("Undelivered", "hop_limit_reached", 422, 1),
+    "ConversationFull": ("Undelivered", "conversation_full", 422, 1),
+    "RequestFailed": ("RequestEnded", "request_failed", 422, 1),
     "NotLinked": ("Undelivered", "not_linked", 422, 1),
     "NotInHierarchy": ("Undelivered", "not_in_hierarchy", 422, 1),
     "NoSubordinates": ("Undelivered", "no_subordinates", 422, 1),

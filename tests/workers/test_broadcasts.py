@@ -11,7 +11,7 @@ from msgspec import Raw
 from coord import queries
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentRegistered, AgentStatusChanged, MessageBroadcast, MessageSent
-from coord.models.messages import AgentFilter
+from coord.models.messages import RecipientFilter
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger
 from tests.running import RunningCell, RunningWorker
@@ -54,18 +54,18 @@ FLEET = (
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (AgentFilter(), {"plain", "ocr", "scan"}),
-        (AgentFilter(agent_type=AgentType.WORKER), {"plain", "ocr"}),
-        (AgentFilter(capabilities=("ocr",)), {"ocr", "scan"}),
-        (AgentFilter(capabilities=("ocr", "echo")), {"ocr"}),
-        (AgentFilter(capabilities=("ocr",), services=("files",)), {"scan"}),
-        (AgentFilter(labels={"zone": "a b"}), {"ocr"}),
-        (AgentFilter(tags=("gpu",), statuses=(AgentStatus.ACTIVE, AgentStatus.BUSY)), {"ocr", "busy"}),
-        (AgentFilter(tags=("none",)), set()),
+        (RecipientFilter(), {"plain", "ocr", "scan"}),
+        (RecipientFilter(agent_type=AgentType.WORKER), {"plain", "ocr"}),
+        (RecipientFilter(capabilities=("ocr",)), {"ocr", "scan"}),
+        (RecipientFilter(capabilities=("ocr", "echo")), {"ocr"}),
+        (RecipientFilter(capabilities=("ocr",), services=("files",)), {"scan"}),
+        (RecipientFilter(labels={"zone": "a b"}), {"ocr"}),
+        (RecipientFilter(tags=("gpu",), statuses=(AgentStatus.ACTIVE, AgentStatus.BUSY)), {"ocr", "busy"}),
+        (RecipientFilter(tags=("none",)), set()),
     ],
 )
 async def test_the_agents_that_match_the_filter_get_it(
-    cell: RunningCell, caller: Caller, wanted: AgentFilter, expected: set[str]
+    cell: RunningCell, caller: Caller, wanted: RecipientFilter, expected: set[str]
 ) -> None:
     """All properties count; only active agents unless other statuses are named; never the sender."""
     await register(cell, *FLEET)

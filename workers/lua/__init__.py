@@ -31,6 +31,7 @@ NAMES = (
     "deregister",
     "dispatch",
     "drain",
+    "end_requests",
     "expire_messages",
     "freeze_recipients",
     "heartbeat",

@@ -19,7 +19,8 @@ local function bury(message, receiver, code, reason)
   call('HSET', P .. 'message:' .. id, 'digest', id, 'sender_id', message.sender, 'receiver_id', receiver,
     'message_type', message.kind, 'priority', message.lane, 'status', 'dead', 'sent_at', int(message.sent_at),
     'expires_at', int(message.expires_at), 'reason', reason, 'code', code, 'body', message.payload,
-    'correlation_id', message.correlation_id, 'reply_to', '', 'protocol', 'direct')
+    'correlation_id', message.correlation_id, 'reply_to', '', 'protocol', 'direct', 'hops', int(message.hops),
+    'traceparent', message.traceparent)
   log_message('message.dead', id, 'sender_id', message.sender, 'receiver_id', receiver, 'code', code, 'reason', reason,
     'broadcast_id', message.id)
   if code ~= 'agent_not_found' then
@@ -62,19 +63,21 @@ local function deliver(i)
   local entry, lane, caller, id, name = unpack(ARGV, i, i + 4)
   local stream, key = 'in:messages:' .. lane, P .. 'message:' .. id
   local recipients, outcomes = P .. 'recipients:' .. id, P .. 'outcomes:' .. id
-  local refusal = lane_refusal(lane, entry)
-  if refusal then
-    return refusal
+  local displaced = lane_refusal(lane, entry)
+  if displaced then
+    return displaced
   end
   local values = call('HMGET', key, 'status', 'sender_id', 'message_type', 'body', 'correlation_id', 'sent_at',
-    'expires_at', 'recipients', 'delivered', 'dead')
-  local status, sender, kind, payload, correlation, sent_at, expires_at, total, delivered, dead = unpack(values, 1, 10)
+    'expires_at', 'recipients', 'delivered', 'dead', 'hops', 'traceparent')
+  local status, sender, kind, payload, correlation, sent_at, expires_at, total, delivered, dead, hops, traceparent =
+    unpack(values, 1, 12)
   if status ~= 'delivering' then
     error("the record of broadcast '" .. id .. "' is " .. (status or 'gone'))
   end
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = '', lane = lane, sent_at = tonumber(sent_at),
-    expires_at = tonumber(expires_at), correlation_id = correlation,
+    expires_at = tonumber(expires_at), correlation_id = correlation or '', protocol = 'broadcast',
+    hops = tonumber(hops or 0), traceparent = traceparent or '',
   }
   local kept = kept_for(message.expires_at)
   local done = call('LLEN', outcomes)

@@ -16,8 +16,8 @@ local function redeliver(i)
   end
   local key = P .. 'message:' .. id
   local values = call('HMGET', key, 'status', 'sender_id', 'receiver_id', 'message_type', 'priority', 'body',
-    'correlation_id', 'reply_to', 'protocol')
-  local status, sender, receiver, kind, lane, payload, correlation, reply_to, protocol = unpack(values, 1, 9)
+    'correlation_id', 'reply_to', 'protocol', 'reply_by', 'failed', 'hops', 'traceparent')
+  local status, sender, receiver, kind, lane, payload, correlation, reply_to, protocol, reply_by, failed, hops, traceparent = unpack(values, 1, 13)
   if not status then
     answer(caller, STREAM, entry, 'message_not_found', "Message '" .. id .. "' not found")
     return 'NOT_FOUND'
@@ -29,6 +29,7 @@ local function redeliver(i)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation or '', reply_to = reply_to or '', protocol = protocol or 'direct',
+    reply_by = reply_by, failed = failed, hops = hops, traceparent = traceparent,
   }
   local word, code, reason = refusal(message)
   if word then
@@ -42,6 +43,9 @@ local function redeliver(i)
   call('HSET', key, 'status', 'delivered', 'sent_at', int(sent_at), 'expires_at', int(message.expires_at), 'reason', '',
     'code', '', 'inbox_entry', message.inbox_entry or '')
   keep_records(message)
+  if call('HGET', key, 'request') == 'open' then
+    call('PERSIST', key) -- it expired unread, and its sender still waits for a reply
+  end
   bump('messages_replayed', 1)
   answer(caller, STREAM, entry)
   return 'DELIVERED'

@@ -223,6 +223,12 @@ class Delivery(Struct, frozen=True):
     reply_to: str
     protocol: str = "direct"
     receipt: bool = False
+    caused_by: str = ""
+    reply_by_ms: int | None = None  #: how long its sender waits for a reply; None: it is no request
+    failed: bool | None = None
+    traceparent: str = ""
+    result: bytes = b""  #: what the coordinator answers itself, JSON; empty: nothing
+    result_failed: bool | None = None
 
 
 class LinkChange(Struct, frozen=True):
@@ -250,6 +256,8 @@ class Broadcast(Struct, frozen=True):
     ttl_ms: int
     payload: bytes
     correlation_id: str
+    caused_by: str
+    traceparent: str
 
 
 class LaneShare(Struct, frozen=True):

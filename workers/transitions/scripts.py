@@ -77,6 +77,8 @@ PRUNED_AT_ONCE = 200
 RECLAIMED_AT_ONCE = 1_000
 #: Reports of agents that one event shows: some 100 KiB.
 REPORTS_AT_ONCE = 2_000
+#: Requests without a reply that are ended in one call.
+REQUESTS_AT_ONCE = 256
 #: ms after which a loss is announced again while tasks are still in flight.
 REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept after its time to live.
@@ -164,6 +166,11 @@ def _link_limits(s: Settings) -> Limits:
         "subordinates": SUBORDINATES_PER_AGENT,
         "hierarchy_depth": HIERARCHY_DEPTH,
     }
+
+
+def _conversation_limits(s: Settings) -> Limits:
+    """Return the limits of ``lib/conversations.lua`` too."""
+    return _inbox_limits(s) | {"hop_limit": s.hop_limit, "conversation_messages": s.conversation_messages}
 
 
 def _reclaim_limits(s: Settings) -> Limits:
@@ -291,7 +298,7 @@ class Scripts:
 
     # Scripts with options, which the methods of the same names pass.
 
-    _deliver = BatchScript("deliver", Delivery, read_words, _inbox_limits)
+    _deliver = BatchScript("deliver", Delivery, read_words, _conversation_limits)
     _deregister = BatchScript("deregister", Departure, read_words, _departure_limits)
     _check_tokens = BatchScript("check_tokens", SpokenFact, read_words)
     _dead_letter = BatchScript("dead_letter", DeadLetterEntry, int, _dead_in_limits)
@@ -434,21 +441,22 @@ class Scripts:
     def deliver(self, deliveries: Sequence[Delivery]) -> Call[list[str]]:
         """Deliver messages under ``leases``.
 
-        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN, NOT_HELD, BEHIND.
+        Words DELIVERED, DUPLICATE, CONFLICT, EXPIRED, UNKNOWN, LEFT, FULL, FORBIDDEN, LOOP, OVER_BUDGET, NOT_HELD,
+        BEHIND.
         """
         return self._with_leases(Scripts._deliver.call(self.settings, deliveries))
 
     def freeze_recipients(self, broadcast: Broadcast, recipients: Sequence[str]) -> Call[list[str]]:
         """Record a broadcast under ``leases``, with the list of its recipients in chunks of bounded bytes.
 
-        Words MORE (it is to be delivered), DUPLICATE, CONFLICT, EXPIRED, GONE, NOT_HELD, BEHIND.
+        Words MORE (it is to be delivered), DUPLICATE, CONFLICT, EXPIRED, LOOP, OVER_BUDGET, GONE, NOT_HELD, BEHIND.
         """
         size = max(1, min(RECIPIENTS_AT_ONCE, BROADCAST_BYTES // max(1, len(broadcast.payload))))
         chunks = [" ".join(recipients[i : i + size]) for i in range(0, len(recipients), size)]
         args: list[Arg] = [1]
         _add_arguments(args, broadcast)
         args += (len(recipients), size, len(chunks), *chunks)
-        return self._with_leases(Call("freeze_recipients", _inbox_limits(self.settings), args, read_words))
+        return self._with_leases(Call("freeze_recipients", _conversation_limits(self.settings), args, read_words))
 
     def deliver_broadcast(self, broadcast: Broadcast, router: str) -> Call[list[str]]:
         """Deliver a broadcast under ``leases`` to the next of its recipients.
@@ -595,6 +603,10 @@ class Scripts:
         for entry in entries:
             args += (entry.segment, entry.number, entry.data)
         return Call("record_plans", {}, args, read_words)
+
+    def end_requests(self, most: int = REQUESTS_AT_ONCE) -> Call[list[str]]:
+        """End the waits of requests that got no reply in time, at most ``most``; words TIMED_OUT, UNHEARD, GONE."""
+        return Call("end_requests", _conversation_limits(self.settings) | {"requests": most}, [], read_words)
 
     def relieve(
         self, most: int = RELIEVED_AT_ONCE, most_bytes: int = RELIEVED_BYTES, *, memory: Memory | None = None

@@ -187,12 +187,14 @@ function offer(attempt) {
   if (isDraining) giveBack(lease, 'the agent is draining');
 }
 
-// Answers a message with its own payload, unless it is an answer itself.
-async function reply({ id, sender_id, reply_to, data }) {
+// Answers a message with its own payload, unless it is an answer itself; a ping also with the id.
+async function reply({ id, sender_id, reply_to, message_type, traceparent, data }) {
   if (reply_to) return;
-  const message_id = createHash('sha256').update(`answer to ${id}`).digest('hex'); // the same if handled twice
+  const message_id = `${id.slice(0, 122)}.reply`; // the same if handled twice
+  const payload = JSON.parse(data);
   await append('in:messages:normal', 'message.sent', {
-    message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, payload: JSON.parse(data),
+    message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, traceparent,
+    payload: message_type === 'heartbeat' ? { ...payload, agent_id: agentId } : payload,
   });
 }
 

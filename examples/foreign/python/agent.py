@@ -227,13 +227,16 @@ class Agent:
         await self.append("in:registry", "agent.leases_listed", fact)
 
     async def reply(self, fields: Fields) -> None:
-        """Answer a message with its own payload, unless it is an answer itself."""
+        """Answer a message with its own payload (a ping also with the id), unless it is an answer itself."""
         if "reply_to" in fields:
             return
+        payload = json.loads(fields["data"])
+        if fields["message_type"] == "heartbeat":
+            payload |= {"agent_id": self.agent_id}
         fact = {
-            "message_id": str(uuid.uuid5(uuid.NAMESPACE_OID, fields["id"])),  # the same if it is handled twice
+            "message_id": f"{fields['id'][:122]}.reply",  # the same if it is handled twice
             "sender_id": self.agent_id, "receiver_id": fields["sender_id"], "reply_to": fields["id"],
-            "payload": json.loads(fields["data"]),
+            "payload": payload, "traceparent": fields.get("traceparent"),
         }  # fmt: skip
         await self.append("in:messages:normal", "message.sent", fact)
 

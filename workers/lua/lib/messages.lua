@@ -50,20 +50,34 @@ local function undeliverable(lane, receiver, expires_at)
   found.state, found.deaf, found.ahead = agent[1], agent[2] == '1', ahead
 end
 
+-- Adds those of the named fields that a message has. A plain message has none of them; most are.
+local OPTIONAL = { 'correlation_id', 'reply_to', 'reply_by', 'failed', 'late', 'hops', 'traceparent' }
+local function add_optional(fields, message, names)
+  if message.is_plain then
+    return fields
+  end
+  for i = 1, #names do
+    local name = names[i]
+    local value = message[name]
+    if value and value ~= '' and value ~= 0 then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = type(value) == 'number' and int(value) or value
+    end
+  end
+  return fields
+end
+
 -- Returns the fields of an inbox entry.
 local RECEIVER = 10 -- where the receiver is among them
 local function inbox_fields(message, receiver)
   local fields = { 'message_type', message.kind, 'data', message.payload, 'id', message.id, 'sender_id', message.sender,
     'receiver_id', receiver, 'priority', message.lane, 'timestamp', int(message.sent_at),
     'expires_at', int(message.expires_at) }
-  for _, name in ipairs({ 'correlation_id', 'reply_to', 'protocol' }) do
-    local value = message[name]
-    if value and value ~= '' and value ~= 'direct' then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = value
-    end
+  if message.protocol and message.protocol ~= 'direct' then
+    fields[#fields + 1] = 'protocol'
+    fields[#fields + 1] = message.protocol
   end
-  return fields
+  return add_optional(fields, message, OPTIONAL)
 end
 
 -- Puts an entry with the fields of a message into the inbox of an agent; returns its id.

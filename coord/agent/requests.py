@@ -1,0 +1,197 @@
+"""The requests of an agent that wait for a reply, and its replies to the requests of others.
+
+The coordinator keeps the deadline of a request, and its answer is a message as well. So each request ends with a
+message in the inbox. A reply that no coroutine waits for (the process was restarted, or the wait was cancelled) is
+handled like any other message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from coord.agent.protocol import ErrorAnswer
+from coord.agent.reconnect import ReconnectingConnection
+from coord.client.requests import END_S, unended, value_of
+from coord.client.submission import message_append
+from coord.codec import BAD_JSON, decode_message
+from coord.errors import ConfigError, CoordError, ResultTimeout, ServerUnavailable
+from coord.keys import Keys
+from coord.logs import get_logger
+from coord.models.messages import AgentMessage
+from coord.models.tasks import Lane
+from coord.pipeline import pack
+from coord.streams import Append, append_command
+
+log = get_logger()
+
+#: End of the id of a reply. A request that is handled twice gets one reply: the second one has the same id.
+REPLY = ".reply"
+MAX_ID = 128
+#: Maximum length of the message in a failed reply; the rest is cut off.
+MAX_MESSAGE = 4_096
+
+Fields = Mapping[bytes, bytes]
+
+
+class Requests:
+    """The requests and replies of one agent process.
+
+    Args:
+        agent_id: id of the agent.
+        link: the connection for writes.
+        keys: of the cell.
+        max_bytes: maximum size of an entry.
+        token: returns the token of the agent; empty: none.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        link: ReconnectingConnection,
+        keys: Keys,
+        max_bytes: int,
+        token: Callable[[], str] = str,
+    ) -> None:
+        self._agent_id = agent_id
+        self._link = link
+        self._keys = keys
+        self._max_bytes = max_bytes
+        self._token = token
+        self._lanes = [keys.inbox(agent_id, lane) for lane in Lane]
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[bytes, asyncio.Future[AgentMessage]] = {}  # by id of the request
+        self._taken: set[tuple[int, bytes]] = set()  # entries of replies that are being deleted
+        self._end: CoordError | None = None
+
+    async def send(self, append: Append, receiver_id: str, timeout: float) -> Any:
+        """Append a request and return the payload of its reply.
+
+        Raises:
+            CoordError: as ``value_of``; or the agent is stopped meanwhile.
+            ResultTimeout: neither a reply nor the coordinator has ended the request.
+        """
+        if self._end is not None:
+            raise self._end
+        message_id = append.fact.message_id.encode()  # type: ignore[attr-defined]
+        reply: asyncio.Future[AgentMessage] = self._loop.create_future()
+        self._waiting[message_id] = reply
+        try:
+            self._append(append, _refuse, reply)
+            message = await asyncio.wait_for(reply, timeout + END_S)
+        except TimeoutError:
+            raise ResultTimeout(unended(receiver_id, timeout)) from None
+        finally:
+            del self._waiting[message_id]
+        return value_of(message)
+
+    def take(self, lane: int, entry: bytes, fields: Fields) -> bool:
+        """Pass a message on to the coroutine that waits for it; return False if none does."""
+        if self.is_deleting(lane, entry):
+            return True
+        reply = self._waiting.get(fields.get(b"reply_to", b""))
+        if reply is None or reply.done():
+            return False
+        try:
+            reply.set_result(decode_message(fields))
+        except (KeyError, ValueError, *BAD_JSON) as error:
+            log.error(  # noqa: TRY400 -- the message is enough
+                "message.unreadable", agent_id=self._agent_id, entry=entry.decode(), error=repr(error)
+            )
+            return False
+        self.delete(lane, entry)
+        return True
+
+    def is_deleting(self, lane: int, entry: bytes) -> bool:
+        """Return True if an entry is done with, and Redis has not answered its deletion yet."""
+        return (lane, entry) in self._taken
+
+    def delete(self, lane: int, entry: bytes) -> None:
+        """Delete an entry that is done with; until Redis has answered, it is not taken again."""
+        self._taken.add((lane, entry))
+        self._link.send_until_answered(pack(("XDEL", self._lanes[lane], entry)), self._deleted, (lane, entry))
+
+    async def reply(self, request: AgentMessage, payload: Any, *, failed: bool = False) -> None:
+        """Reply to a request; return when Redis has the reply. Arguments as of ``start_reply``."""
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self.start_reply(request, payload, _resolve, answered, failed=failed)
+        answer = await answered
+        if isinstance(answer, ErrorAnswer):
+            log.error("reply.refused", agent_id=self._agent_id, message_id=request.id, error=str(answer))
+
+    def start_reply(
+        self,
+        request: AgentMessage,
+        payload: Any,
+        callback: Callable[[Any, Any], None],
+        context: Any,
+        *,
+        failed: bool = False,
+    ) -> None:
+        """Reply to a request; a reply that cannot be sent fails the request.
+
+        Args:
+            request: the message.
+            payload: of the reply.
+            callback: called as ``callback(context, answer)`` with the answer of Redis.
+            context: passed on.
+            failed: the payload says why the request failed, see ``failure``.
+        """
+        try:
+            append = self._reply_append(request, payload, failed=failed)
+        except CoordError as error:
+            append = self._reply_append(request, failure(error.code, f"the reply cannot be sent: {error}"), failed=True)
+        self._append(append, callback, context)
+
+    def close(self, error: CoordError | None = None) -> None:
+        """End all waits; the replies are handled when the agent runs again."""
+        self._end = (
+            self._end
+            or error
+            or ConfigError(
+                f"agent '{self._agent_id}' was stopped while it waited for a reply; it finds the reply in its inbox"
+            )
+        )
+        for reply in list(self._waiting.values()):
+            if not reply.done():
+                reply.set_exception(self._end)
+                reply.exception()  # marks it as retrieved, so asyncio logs no warning
+
+    def _reply_append(self, request: AgentMessage, payload: Any, *, failed: bool) -> Append:
+        fields = {
+            "message_id": request.id[: MAX_ID - len(REPLY)] + REPLY,
+            "sender_id": self._agent_id,
+            "receiver_id": request.sender_id,
+            "payload": payload,
+            "reply_to": request.id,
+            "failed": failed or None,
+            "traceparent": request.traceparent,
+        }
+        return message_append(fields, request.priority, "", self._max_bytes)
+
+    def _append(self, append: Append, callback: Any, context: Any) -> None:
+        spoken = replace(append, token=self._token())
+        self._link.send_until_answered(pack(append_command(self._keys, spoken)), callback, context)
+
+    def _deleted(self, place: tuple[int, bytes], _answer: Any) -> None:
+        self._taken.discard(place)
+
+
+def failure(code: str, message: str, detail: Any = None) -> dict[str, Any]:
+    """Return the payload of a failed reply."""
+    told = {"code": code, "message": message[:MAX_MESSAGE]}
+    return told if detail is None else told | {"detail": detail}
+
+
+def _refuse(reply: asyncio.Future[Any], answer: Any) -> None:
+    """End the wait for a reply if Redis refuses the request for good."""
+    if isinstance(answer, ErrorAnswer) and not reply.done():
+        reply.set_exception(ServerUnavailable(f"Redis refused the request: {answer}"))
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():
+        future.set_result(answer)
