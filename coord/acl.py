@@ -86,6 +86,8 @@ FAMILIES: dict[str, Family] = {
     "recipients:*": Family("list", client="r", operator="r"),
     "outcomes:*": Family("list", client="r", operator="r"),
     "copies:*": Family("hash", client="r", operator="r"),
+    "conversation:*": Family("zset", client="r", operator="r"),
+    "requests": Family("zset", operator="r"),
     "history:*": Family("stream", operator="r"),
     "links:{agent}": Family("hash", agent="r", operator="r"),
     "masters": Family("hash", agent="r", operator="r"),
@@ -135,7 +137,7 @@ _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.
 _SENDS: dict[Role, frozenset[str]] = {
     Role.AGENT: frozenset({"xread", "xrange", "hget", "hgetall", "smembers"}),
-    Role.CLIENT: frozenset({"xread", "xrange", "xrevrange", "hgetall", "hmget", "lrange"}),
+    Role.CLIENT: frozenset({"xread", "xrange", "xrevrange", "hgetall", "hmget", "lrange", "zrange"}),
     Role.GATEWAY: frozenset({*(name for names in READS.values() for name in names), "exists"} - {"xinfo|groups"}),
 }
 #: role -> its commands without keys. AUTH, HELLO and RESET need no permission.

@@ -10,6 +10,7 @@ import pytest
 from coord import queries
 from coord.models.messages import MessageRecord
 from tests.scripts.cell import START, Cell
+from tests.scripts.test_prune import prune
 
 WAIT_MS = 5_000
 

@@ -173,10 +173,16 @@ async def test_agents_with_their_tokens_link_send_and_broadcast(client: Client, 
     async def receive(message: object) -> None:
         """Accept it."""
 
+    @other.on_request
+    async def answer(request: object) -> str:
+        return "heard"
+
     async with one, other:
         await one.links.connect("other", timeout=PATIENT_S)
         await one.send("other", protocol="peer_to_peer", timeout=PATIENT_S)
         assert (await one.broadcast({"n": 1}, timeout=PATIENT_S)).delivered == 1
+        assert await one.request("other", {"n": 1}, timeout=PATIENT_S) == "heard"
+        assert (await client.ping("one", timeout=PATIENT_S))["agent_id"] == "one"
         await one.links.set_master("other")
         await client.admin.unlink("one", "other", timeout=PATIENT_S)
         await client.admin.set_master("one", None, timeout=PATIENT_S)

@@ -102,7 +102,7 @@ HASHES = (
 SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
     r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
-    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)"
+    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {
@@ -118,6 +118,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"xread", "xrange", "xrevrange"}, rf"{TASKS}|replies:.*"),
         ({"hgetall", "hmget"}, r"(task|message|copies):.*"),
         ({"lrange"}, r"(recipients|outcomes):.*"),
+        ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
         ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
