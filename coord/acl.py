@@ -154,8 +154,9 @@ COMMANDS: dict[Role, tuple[str, ...]] = {
 WORKER_COMMANDS = (
     "evalsha", "exists", "del", "unlink", "pexpire", "pttl", "persist", "get", "set",
     "hget", "hmget", "hgetall", "hexists", "hlen", "hkeys", "hscan", "hset", "hsetnx", "hdel", "hincrby", "hstrlen",
-    "sadd", "srem", "scard", "sismember", "smembers", "smismember", "spop", "sscan", "rpush", "lindex", "llen",
-    "zadd", "zrem", "zcard", "zcount", "zdiff", "zscore", "zrank", "zrange", "zrangebyscore", "zpopmin",
+    "sadd", "srem", "scard", "sismember", "smembers", "smismember", "spop", "sscan", "sinter", "sintercard",
+    "rpush", "lindex", "llen",
+    "zadd", "zrem", "zcard", "zcount", "zdiff", "zscore", "zmscore", "zrank", "zrange", "zrangebyscore", "zpopmin",
     "zremrangebyrank", "zremrangebyscore",
     "xadd", "xdel", "xack", "xtrim", "xlen", "xrange", "xrevrange", "xread", "xreadgroup", "xgroup|create",
     "xgroup|delconsumer", "xinfo|stream", "xinfo|groups", "xinfo|consumers", "xpending", "xclaim", "xautoclaim",

@@ -295,6 +295,16 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
             receipt = await client.send(OWN, {"say": "hello"}, timeout=PATIENT_S)
             assert await asyncio.wait_for(heard.get(), PATIENT_S) == "message"
             assert (await client.message(receipt.message_id)).receiver_id == OWN
+            assert (await client.broadcast({"say": "all"}, timeout=PATIENT_S)).delivered == 2
+            assert [await asyncio.wait_for(heard.get(), PATIENT_S) for _ in agents] == ["message"] * 2
+            assert (await client.ping(OWN, timeout=PATIENT_S))["agent_id"] == OWN
+            await agents[0].links.set_master(OTHER)
+            await agents[0].send(OTHER, protocol="hierarchical", timeout=PATIENT_S)
+            assert await asyncio.wait_for(heard.get(), PATIENT_S) == "message"
+            assert (await agents[0].links.read()).master == OTHER
+            wanted = {"capabilities": ["ocr"], "labels": {}}
+            found = await agents[0].request("coordinator", wanted, message_type="discovery", timeout=PATIENT_S)
+            assert {one["agent_id"] for one in found["agents"]} == {OWN, OTHER}
             with pytest.raises(TokenMissing):
                 await client.send(OWN, sender_id=OTHER, timeout=PATIENT_S)
             with pytest.raises(AgentNotFound):
