@@ -124,9 +124,10 @@ answered() { # facts code message
 # Reads and handles lanes and answers, highest lane first: one line per entry, with the fields separated by a character
 # that JSON never contains.
 read_entries() {
-    local entries stream entry type task lease order reason sender message expires reply_to trace fact code text data waits=''
+    local entries stream entry type task lease order reason sender message expires reply_to protocol trace fact code text data
+    local waits=''
     entries=$(redis --json XREAD COUNT 64 BLOCK 500 STREAMS "${lanes[@]}" "$replies" 0 0 0 0 "$last_answer") || return 1
-    while IFS=$'\x1f' read -r stream entry type task lease order reason sender message expires reply_to trace fact code text data; do
+    while IFS=$'\x1f' read -r stream entry type task lease order reason sender message expires reply_to protocol trace fact code text data; do
         case $stream:${lease:+lease}:$order in
             "$replies":*) last_answer=$entry; answered "$fact" "$code" "$text" ;;
             *:lease:) assigned "$stream" "$entry" "$task" "$lease" "$data"; waits=1 ;;
@@ -134,13 +135,13 @@ read_entries() {
                 [[ $order == stop_task ]] && stop "$lease" "$reason"
                 # A message that has expired is left to the router, which records that.
                 [[ $message && $(redis TIME | head -n 1)000 -ge $expires ]] && { waits=1; continue; }
-                # Answers a message with its own payload, unless it is an answer itself; a ping also with the id.
-                [[ $message && ! $reply_to ]] &&
+                # Answers a message with its own payload, unless it is an answer or a broadcast; a ping also with the id.
+                [[ $message && ! $reply_to && $protocol != broadcast ]] &&
                     append in:messages:normal message.sent "$(jq -cn --arg id "$message" --arg me "$id" --arg to "$sender" \
                         --arg type "$type" --arg trace "$trace" --argjson payload "$data" \
                         '{message_id: ($id[:122] + ".reply"), sender_id: $me, receiver_id: $to, reply_to: $id,
                         payload: (if $type == "heartbeat" then $payload + {agent_id: $me} else $payload end)}
-                        + if $trace == "" then {} else {traceparent: $trace} end')" >/dev/null
+                        + if $trace == "" then {} else {traceparent: $trace} end')" "${token[@]}" >/dev/null
                 redis XDEL "$stream" "$entry" >/dev/null
                 ;;
         esac
@@ -148,7 +149,7 @@ read_entries() {
         | .[0] as $entry | .[1] as $flat
         | ([range(0; $flat | length; 2) | {key: $flat[.], value: $flat[. + 1]}] | from_entries)
         | [$stream, $entry, .message_type, .task_id, .lease, .order, .reason, .sender_id, .id, .expires_at, .reply_to,
-           .traceparent, .fact, .code, .message, (.data // "null" | fromjson | tojson)]
+           .protocol, .traceparent, .fact, .code, .message, (.data // "null" | fromjson | tojson)]
         | map(. // "" | gsub("[\u0001-\u001f]"; " ")) | join("\u001f")' "${lanes[@]}" "$replies" <<<"$entries")
     [[ $waits ]] && sleep 0.1 # while entries wait, XREAD does not block
     return 0

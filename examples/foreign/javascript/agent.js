@@ -187,9 +187,9 @@ function offer(attempt) {
   if (isDraining) giveBack(lease, 'the agent is draining');
 }
 
-// Answers a message with its own payload, unless it is an answer itself; a ping also with the id.
-async function reply({ id, sender_id, reply_to, message_type, traceparent, data }) {
-  if (reply_to) return;
+// Answers a message with its own payload, unless it is an answer or a broadcast; a ping also with the id.
+async function reply({ id, sender_id, reply_to, protocol, message_type, traceparent, data }) {
+  if (reply_to || protocol === 'broadcast') return;
   const message_id = `${id.slice(0, 122)}.reply`; // the same if handled twice
   const payload = JSON.parse(data);
   await append('in:messages:normal', 'message.sent', {

@@ -227,8 +227,8 @@ class Agent:
         await self.append("in:registry", "agent.leases_listed", fact)
 
     async def reply(self, fields: Fields) -> None:
-        """Answer a message with its own payload (a ping also with the id), unless it is an answer itself."""
-        if "reply_to" in fields:
+        """Answer a message with its own payload (a ping also with the id), unless it is an answer or a broadcast."""
+        if "reply_to" in fields or fields.get("protocol") == "broadcast":
             return
         payload = json.loads(fields["data"])
         if fields["message_type"] == "heartbeat":
