@@ -82,11 +82,14 @@ class Caller:
         """Everything that this caller was told."""
         return [_text(fields) for _, fields in await entries(self.redis, self.keys.replies(self.id))]
 
-    async def answer(self, entry: str) -> Fields:
-        """The answer to a fact, waited for."""
+    async def answer(self, entry: str, stream: str | None = None) -> Fields:
+        """The answer to a fact, waited for; facts on two streams may have the same entry id."""
+
+        def is_it(reply: Fields) -> bool:
+            return entry in reply.get("fact", "").split() and stream in {None, reply["stream"]}
 
         async def answered() -> Fields | None:
-            return next((one for one in await self.replies() if entry in one.get("fact", "").split()), None)
+            return next((one for one in await self.replies() if is_it(one)), None)
 
         found = await wait_until(answered, f"{entry} is answered")
         assert found is not None

@@ -96,7 +96,7 @@ async def test_links_and_masters_are_changed(cell: RunningCell, caller: Caller) 
         ("in:control:router", MasterCleared("a1"), {"master": None}),
     ]
     for stream, fact, expected in facts:
-        answer = await caller.answer(await caller.tell(stream, fact))
+        answer = await caller.answer(await caller.tell(stream, fact), stream)
         assert json.loads(answer["data"]) == expected, fact
 
 
