@@ -309,7 +309,7 @@ class Messaging:
 
         Args:
             agent_id: only messages that this agent sent or received; of these the newest 1,000 are listed.
-            conversation_id: only messages with this correlation id, and the message with this id.
+            conversation_id: only messages of this conversation, and the message with this id.
             status: only this status.
             limit: maximum number of messages, at least 1.
             cursor: continue after a page, from its ``next``.

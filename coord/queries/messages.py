@@ -161,14 +161,14 @@ async def list_messages(
 ) -> MessagePage:
     """Return at most ``limit`` messages, newest first, starting at ``cursor``.
 
-    Listed are the messages whose records are still kept, and that are in the history of the agent (its newest 1,000),
-    or without an agent in the message log.
+    Listed are the messages whose records are still kept, and that are in the history of the agent (its newest 1,000);
+    without an agent in the index of the conversation; without both in the message log.
 
     Args:
         redis: an asyncio client that answers in bytes.
         keys: of the cell.
         agent_id: only messages that this agent sent or received.
-        conversation_id: only messages with this correlation id, and the message with this id.
+        conversation_id: only messages of this conversation, and the message with this id.
         status: only messages with this status.
         limit: at least 1.
         cursor: ``next`` of the previous page.
@@ -180,16 +180,16 @@ async def list_messages(
         raise CursorInvalid(
             f"cursor {cursor[:80]!r} does not come from a list of messages; leave it out to start at the beginning"
         )
-    source = keys.of("log:messages") if agent_id is None else keys.history(agent_id)
     found: dict[str, MessageRecord] = {}
     for _ in range(BUDGET // STEP):
-        until = "+" if cursor is None else f"({cursor}"
-        command = ("XREVRANGE", source, until, "-", "COUNT", STEP)
-        entries: list[tuple[bytes, dict[bytes, bytes]]] = await redis.execute_command(*command)
-        ids = [fields.get(b"message_id", b"").decode("utf-8", "replace") for _, fields in entries]
-        records = await _headers(redis, keys, ids)
-        for (entry_id, _), record in zip(entries, records, strict=True):
-            cursor = entry_id.decode()
+        if agent_id is None and conversation_id is not None:
+            listed = await _step_of_conversation(redis, keys, conversation_id, cursor)
+        else:
+            source = keys.of("log:messages") if agent_id is None else keys.history(agent_id)
+            listed = await _step_of_stream(redis, source, cursor)
+        records = await _headers(redis, keys, [one.message_id for one in listed])
+        for one, record in zip(listed, records, strict=True):
+            cursor = one.cursor
             if record is None or record.message_id in found or status not in {None, record.status}:
                 continue
             if conversation_id not in {None, record.correlation_id, record.message_id, record.conversation}:
@@ -197,9 +197,45 @@ async def list_messages(
             found[record.message_id] = record
             if len(found) == limit:
                 return MessagePage(tuple(found.values()), cursor)
-        if len(entries) < STEP:
+        if len(listed) < STEP:
             return MessagePage(tuple(found.values()), None)
     return MessagePage(tuple(found.values()), cursor)
+
+
+class _Listed(NamedTuple):
+    """A message in an index, and the cursor that continues after it."""
+
+    message_id: str
+    cursor: str
+
+
+async def _step_of_stream(redis: Redis, stream: str, cursor: str | None) -> list[_Listed]:
+    """Return the next messages of a history or a log, the newest first."""
+    until = "+" if cursor is None else f"({cursor}"
+    entries = await redis.execute_command("XREVRANGE", stream, until, "-", "COUNT", STEP)
+    return [_Listed(decode_text(fields.get(b"message_id", b"")), entry_id.decode()) for entry_id, fields in entries]
+
+
+#: The cursor after the message that gives a conversation its name.
+_AFTER_FIRST = "0-0"
+
+
+async def _step_of_conversation(redis: Redis, keys: Keys, conversation_id: str, cursor: str | None) -> list[_Listed]:
+    """Return the next messages of a conversation, the newest first, and at last the message with its id.
+
+    A cursor is the number of a message in the conversation, and 0.
+    """
+    if cursor == _AFTER_FIRST:
+        return []
+    key, until = keys.conversation(conversation_id), "+inf" if cursor is None else f"({cursor.partition('-')[0]}"
+    pipe = redis.pipeline(transaction=False)
+    pipe.zrange(key, until, "-inf", byscore=True, desc=True, offset=0, num=STEP, withscores=True)
+    pipe.zrange(key, 0, 0)
+    numbered, first = await pipe.execute()
+    listed = [_Listed(decode_text(member), f"{int(score)}-0") for member, score in numbered]
+    if len(listed) < STEP and first != [conversation_id.encode()]:
+        listed.append(_Listed(conversation_id, _AFTER_FIRST))  # it is not part of it as long as no message answers it
+    return listed
 
 
 async def get_conversation(redis: Redis, keys: Keys, conversation_id: str) -> Conversation | None:

@@ -160,3 +160,20 @@ async def test_nothing_waits(cell: Cell) -> None:
     found = await queries.get_backlog(cell.redis, cell.keys)
     assert [one.priority for one in found.priorities] == list(Priority)
     assert found.pools == ()
+
+
+async def test_a_long_conversation_in_pages(cell: Cell) -> None:
+    """Every message once, the newest first: with answers, whatever the size of a page, and by its index alone."""
+    await cell.register("a1")
+    await cell.register("a2")
+    cell.change_settings(hop_limit=100)
+    await cell.deliver("m0", sender="a1", receiver="a2")
+    for number in range(1, 7):
+        sender, receiver = ("a2", "a1") if number % 2 else ("a1", "a2")
+        await cell.deliver(f"m{number}", sender=sender, receiver=receiver, reply_to=f"m{number - 1}")
+    await cell.redis.delete(cell.keys.of("log:messages"))
+    newest_first = [f"m{number}" for number in range(6, -1, -1)]
+    for limit in range(1, 9):
+        assert await ids(cell, limit, conversation_id="m0") == newest_first
+    assert await ids(cell, 2, conversation_id="m0", agent_id="a1") == newest_first
+    assert await ids(cell, conversation_id="m3") == ["m3"]

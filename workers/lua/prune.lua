@@ -16,7 +16,7 @@ local function prune(i)
     return 'GONE'
   end
   local until_ms = int(entry_ms(entry) - tonumber(age))
-  local pruned, kept, unread_before = 0, 0, unread_left
+  local pruned, kept, unread_before = 0, 0, unread_ended
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'agents:departed', '-inf', until_ms, 'LIMIT', 0, MOST)) do
     local word = guarded(forget, id)
     if word == 'FORGOTTEN' then
@@ -27,7 +27,7 @@ local function prune(i)
   end
   local left = call('ZCOUNT', P .. 'agents:departed', '-inf', until_ms) - kept
   answer_with(caller, STREAM, entry, '{"pruned":' .. int(pruned) .. ',"left":' .. int(left) .. ',"kept":' .. int(kept)
-    .. ',"unread":' .. int(unread_before - unread_left) .. '}')
+    .. ',"unread":' .. int(unread_ended - unread_before) .. '}')
   return 'OK'
 end
 

@@ -5,8 +5,8 @@
 -- keys: agents:by:{facet}:{value} set w | inflight:{agent} set r | inbox:{agent}:{lane} stream rw | suspended hash w
 -- keys: counters hash rw | log:agents stream w
 -- Events in log:agents: agent.forgotten
--- Unread messages that one call of a script ends at most, of all agents: some milliseconds of the server's time.
-local unread_left = 500
+-- Unread entries and links that one call of a script ends, about, of all agents: some milliseconds of the server's time.
+local ends_left, unread_ended = 500, 0
 
 -- Ends the messages in the inbox of an agent; returns true when none is left.
 local function end_inbox(id)
@@ -14,13 +14,13 @@ local function end_inbox(id)
     local key = P .. 'inbox:' .. id .. ':' .. lane
     local count = call('XLEN', key)
     if count > 0 then
-      for _, item in ipairs(call('XRANGE', key, '-', '+', 'COUNT', math.max(1, unread_left))) do
+      for _, item in ipairs(call('XRANGE', key, '-', '+', 'COUNT', ends_left)) do
         end_unread(item[1], item[2], 'agent_left', "agent '" .. id .. "' left, and its record was removed")
         call('XDEL', key, item[1])
-        unread_left, count = unread_left - 1, count - 1
+        ends_left, unread_ended, count = ends_left - 1, unread_ended + 1, count - 1
       end
     end
-    if count > 0 then
+    if count > 0 or ends_left <= 0 then
       return false
     end
     call('DEL', key)
@@ -39,10 +39,10 @@ local function forget(id)
   elseif call('SCARD', P .. 'inflight:' .. id) > 0 then
     call('ZADD', P .. 'agents:lost', 'NX', NOW, id)
     return 'HOLDS'
-  elseif not end_inbox(id) then
+  elseif ends_left <= 0 or not end_inbox(id) then
     return 'UNREAD'
   end
-  end_all_links(id)
+  ends_left = ends_left - end_all_links(id)
   for facet in string.gmatch(call('HGET', key, 'facets') or '', '%S+') do
     call('SREM', P .. 'agents:by:' .. facet, id)
   end

@@ -33,16 +33,18 @@ local function leave_master(agent)
   return master
 end
 
--- Ends the links of an agent whose record ends, and its place in the hierarchy.
+-- Ends the links of an agent whose record ends, and its place in the hierarchy; returns how many there were.
 local function end_all_links(agent)
-  for _, other in ipairs(call('HKEYS', P .. 'links:' .. agent)) do
+  local others, subordinates = call('HKEYS', P .. 'links:' .. agent), call('SMEMBERS', P .. 'subordinates:' .. agent)
+  for _, other in ipairs(others) do
     call('HDEL', P .. 'links:' .. other, agent)
   end
   leave_master(agent)
-  for _, subordinate in ipairs(call('SMEMBERS', P .. 'subordinates:' .. agent)) do
+  for _, subordinate in ipairs(subordinates) do
     call('HDEL', P .. 'masters', subordinate)
   end
   call('DEL', P .. 'links:' .. agent, P .. 'subordinates:' .. agent)
+  return #others + #subordinates
 end
 
 -- Returns why the protocol of a message forbids it: a word, a code and a message; nil if it does not.
