@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from coord import TaskHandle
 from coord.agent.run import ONE_STOP_S
 from coord.endpoint import write_endpoint
 from coord.models.tasks import TaskState
@@ -185,11 +186,7 @@ async def test_what_does_not_end_in_time_is_ended_and_given_back(fleet: Fleet, o
     agent = await fleet.agent("--drain-timeout", "0.2", "--grace", "0.5", "--capacity", "1", *options, *command)
     handle = await fleet.submit({})
     await wait_until(lambda: pid_of(fleet.folder / "pid"), "it runs", LONG_S)
-
-    async def runs() -> bool:
-        return (await fleet.client.task(handle.task_id)).state is TaskState.RUNNING
-
-    await wait_until(runs, "the task is reported as running", LONG_S)
+    await _until_running(fleet, handle)
     agent.process.terminate()
     assert await agent.ended() == 0
     assert agent.programs() == []
@@ -201,12 +198,21 @@ async def test_what_does_not_end_in_time_is_ended_and_given_back(fleet: Fleet, o
     assert "Traceback" not in agent.output
 
 
+async def _until_running(fleet: Fleet, handle: TaskHandle) -> None:
+    async def runs() -> bool:
+        return (await fleet.client.task(handle.task_id)).state is TaskState.RUNNING
+
+    await wait_until(runs, "the task is reported as running", LONG_S)
+
+
 @pytest.mark.parametrize("options", [(), ("--keep-alive",)])
 async def test_kill_9_of_the_agent_leaves_no_program(fleet: Fleet, options: tuple[str, ...]) -> None:
     """Not even one that ignores SIGTERM, nor its children."""
     agent = await fleet.agent("--grace", "0.5", "--capacity", "2", *options, "--", "sh", "-c", DEAF)
-    await fleet.submit({})
+    handle = await fleet.submit({})
     await wait_until(lambda: pid_of(fleet.folder / "pid") and len(agent.programs()) >= 3, "it runs", LONG_S)
+    # The reaper knows of the program by then. It would not if the agent were killed the moment it has started it.
+    await _until_running(fleet, handle)
     agent.process.kill()
     await agent.ended()
     await agent.no_programs()
