@@ -152,10 +152,12 @@ class Messaging:
             options: ``agent_type``, ``capabilities``, ``services``, ``tags`` and ``labels`` that the agents must have
                 (all of them), and ``statuses`` of which they must have one (default: ``active``); ``message_type``:
                 ``broadcast`` or a topic (``coordination``, ``status_update``, ``heartbeat``, ``discovery``,
-                ``consensus``); ``priority``, ``ttl``, ``correlation_id`` and ``message_id`` as in ``send``.
+                ``consensus``); ``priority``, ``ttl``, ``correlation_id``, ``traceparent`` and ``message_id`` as in
+                ``send``.
 
         Raises:
             MessageExpired: its time to live passed before the recipients were chosen.
+            HopLimitReached, ConversationFull: it goes beyond a limit of its conversation.
             TokenMissing, TokenInvalid: the sender is an agent, and this is not its token.
             IdConflict: the id was used before with other content.
             ResultTimeout: the router did not answer within ``timeout`` seconds; it goes on.

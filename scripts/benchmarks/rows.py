@@ -201,7 +201,7 @@ ROWS: tuple[Row, ...] = (
             Figure("many_per_s", "copies/s", "more", judged=True),
             Figure("few_blocked_ms", "ms, longest time that Redis was blocked", wanted="< 5"),
             Figure("many_blocked_ms", "ms, longest time that Redis was blocked", wanted="< 5"),
-            Figure("many_call_ms", "ms, median call for 64 copies"),
+            Figure("many_call_ms", "ms, median call for 16 copies"),
             Figure("few_redis_us", "µs/copy"),
             Figure("many_redis_us", "µs/copy"),
             Figure("many_router_us", "µs/copy"),

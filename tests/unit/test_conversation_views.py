@@ -75,3 +75,29 @@ def test_a_diagram_is_mermaid() -> None:
         "    p1-xp5: direct, dead",
         "    Note over p1,p5: it is answer 17, path: ann > dee",
     ]
+
+
+def test_a_broadcast_goes_to_a_number_of_agents() -> None:
+    """It has no receiver; what expired unread is marked like what is dead."""
+    talk = Conversation(
+        "all",
+        (
+            message("all", "ann", "", recipient_count=2, delivered=2, dead=0),
+            message("re", "bob", "ann", "all", reply_to="all", status=MessageStatus.EXPIRED, reason="too late"),
+            message("one", "bob", "", "all", recipient_count=1),
+        ),
+        3,
+    )
+    assert list(tree_lines(talk, NOW)) == [
+        "conversation all, 3 messages",
+        "└─ ann > 2 agents  direct  10.0 s ago  all",
+        "   ├─ bob > ann  direct, reply, expired  10.0 s ago  re: too late",
+        "   └─ bob > 1 agent  direct  10.0 s ago  one",
+    ]
+    assert list(diagram_lines(talk))[1:6] == [
+        "    participant p1 as ann",
+        "    participant p2 as 2 agents",
+        "    participant p3 as bob",
+        "    participant p4 as 1 agent",
+        "    p1->>p2: direct",
+    ]

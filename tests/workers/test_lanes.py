@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from coord import queries
-from coord.models.facts import MessageSent
+from coord.models.facts import LinkRemoved, LinkRequested, MessageSent
 from coord.models.tasks import Lane
 from coord.streams import Append, append
 from tests.ledger import assert_keys_end, assert_ledger
@@ -67,6 +69,24 @@ async def test_four_routers_share_the_lanes_and_keep_the_order(cell: RunningCell
     await assert_in_order(cell, 6 * MESSAGES)
     await assert_ledger(cell.redis, cell.keys)
     await assert_keys_end(cell.redis, cell.keys)
+
+
+async def test_changes_of_links_keep_their_order(cell: RunningCell, caller: Caller) -> None:
+    """⚠ Of one agent, without waiting for answers, while several routers share the lanes: one of them handles all."""
+    await fleet(cell, 2)
+    for _ in range(3):
+        await cell.add("router")
+    await wait_until(lambda: shares(cell) == [1, 1, 1, 1], "four routers share the lanes")
+    readers = [worker for worker in cell.of_kind("router") if "in:links" in router(worker).streams()]
+    assert [set(router(worker).lanes) for worker in readers] == [{Lane.CRITICAL}]
+    pair = [Append("in:links", kind("a0", "a1"), caller.id) for kind in (LinkRequested, LinkRemoved)]
+    for _ in range(9):
+        await append(cell.redis, cell.keys, pair * 5)
+    last = (await append(cell.redis, cell.keys, pair * 5))[-1]
+    await caller.answer(last, "in:links")
+    answers = [reply for reply in await caller.replies() if reply.get("stream") == "in:links"]
+    states = [json.loads(reply["data"])["state"] for reply in answers]
+    assert states == ["requested", "none"] * 50
 
 
 async def test_entries_that_another_router_left_pending_are_delivered_first(cell: RunningCell) -> None:

@@ -84,7 +84,7 @@ REPEAT_LOSS_MS = 5_000
 #: ms that a message's record is kept after its time to live.
 MESSAGE_KEPT_MS = 3_600_000
 #: Recipients to which one call delivers a broadcast, and bytes, about: a millisecond of the server's time.
-RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 32, 2 * MIB
+RECIPIENTS_AT_ONCE, BROADCAST_BYTES = 16, MIB
 #: Messages in the history of an agent, about.
 HISTORY_ENTRIES = 1_000
 #: ms that a history is kept after its last message.
