@@ -204,7 +204,7 @@ class Consumer:
         return found
 
     async def claim_all(self, streams: Collection[str]) -> int:
-        """Take over every pending entry of these streams, whatever consumer has read it; return how many others had read.
+        """Take over every pending entry of these streams from all consumers; return how many others had read.
 
         The first entry of a stream that was read, and is pending for nobody, becomes pending for this consumer as well.
         """
