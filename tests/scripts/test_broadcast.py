@@ -1,4 +1,4 @@
-"""``freeze_recipients`` and ``deliver_broadcast``: one copy for each recipient, whoever makes the calls."""
+"""``freeze_recipients`` and ``deliver_broadcast``: one copy for each recipient, whichever router makes the calls."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ async def test_a_storm_ends_at_the_hop_limit_with_its_path(two: Cell) -> None:
 
 @pytest.mark.parametrize("leaves_out", ["caused_by", "reply_to", "names a root", "replies to a root"])
 async def test_no_sender_can_shorten_its_chain(two: Cell, leaves_out: str) -> None:
-    """⚠ Either field is enough, the deeper one counts, and another conversation does not begin the chain anew."""
+    """⚠ Either field is enough, the deeper one counts, and another conversation does not restart the chain."""
     two.change_settings(hop_limit=2)
     await volley(two, 0)
     for number, expected in ((1, "DELIVERED"), (2, "DELIVERED"), (3, "LOOP")):

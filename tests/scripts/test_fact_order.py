@@ -1,4 +1,4 @@
-"""Facts of one agent that several registries handle: the last one of each kind counts, whoever is quicker."""
+"""Facts of one agent that several registries handle: the last one of each kind counts, whichever is quicker."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ async def test_an_operator_needs_no_consent(trio: Cell) -> None:
 
 
 async def test_a_hierarchy_has_one_master_and_no_cycle(trio: Cell) -> None:
-    """A new master replaces the old one; whoever is below cannot be above."""
+    """A new master replaces the old one; an agent below cannot be above."""
     assert await trio.change_links("set_master", "b", "a") == "OK"
     assert await data(trio) == {"master": "a"}
     assert await trio.change_links("set_master", "b", "a") == "SAME"

@@ -41,7 +41,7 @@ TALK = Conversation(
 
 
 def test_a_tree_shows_who_answered_whom() -> None:
-    """Each message below the one that it follows; one whose parent is not kept begins anew."""
+    """Each message below the one that it follows; one whose parent is not kept is a new root."""
     assert list(tree_lines(TALK, NOW)) == [
         "conversation talk-1, 8 messages",
         "├─ ann > bob  direct, request, timed out  10.0 s ago  q1",

@@ -90,7 +90,7 @@ async def test_changes_of_links_keep_their_order(cell: RunningCell, caller: Call
 
 
 async def test_entries_that_another_router_left_pending_are_delivered_first(cell: RunningCell) -> None:
-    """In the order of their ids, whoever has read them, and before those that nobody has read."""
+    """In the order of their ids, whichever router has read them, and before those that nobody has read."""
     await fleet(cell, 2)
     for worker in cell.of_kind("router"):
         await vanish(worker)
