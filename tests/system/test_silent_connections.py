@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +26,8 @@ from tests.system.gateway_processes import PATIENT, gateway
 NOTICED_S = 9.0
 #: The real ones; tests of processes shorten them otherwise.
 REAL = {"COORD_READ_BLOCK_MS": str(Settings().read_block_ms)}
+#: Seconds of silence that must raise no alarm, and the number of tries to get a server that is silent for no longer.
+SLOW_S, TRIES = 2.3, 5
 #: What a process says that takes a server for silent or gone.
 ALARMS = ("redis.silent", "redis.lost", "worker.interrupted", "fleet.interrupted", "did not answer in time")
 
@@ -112,38 +116,59 @@ async def test_the_gateway_goes_on(at: CellProcesses, proxy: FaultyProxy) -> Non
 
 
 async def test_a_server_that_is_slow_raises_no_alarm(at: CellProcesses) -> None:
-    """CLIENT PAUSE of 2 s for everybody, and a script of 1 s, while tasks run: nobody takes it for gone.
+    """CLIENT PAUSE of 2 s for everybody, and a server that stands still for 1 s, while tasks run: no alarm.
 
-    On a machine that stands still besides, a try may raise an alarm; three in a row are no accident.
+    On a busy machine the server may answer later than that. So a connection of the test's own measures how long it was
+    silent, and an alarm after a longer silence than ``SLOW_S`` proves nothing: the test tries again.
     """
     found = {kind: await at.worker(kind, **REAL) for kind in ("registry", "distributor", "router")}
     found["agent"] = await at.agent("a0", interval_s=0.5)
     async with Client(at.server.url, settings=Settings(namespace=NAMESPACE)) as client:
         alarms: list[str] = []
-        for _ in range(3):
+        for _ in range(TRIES):
             before = {name: len(process.log.read_text()) for name, process in found.items()}
-            await _slow_down(at, client)
+            silent_s = await _slow_down(at, client)
             alarms = [
                 f"{name}: {line}"
                 for name, process in found.items()
                 for line in process.log.read_text()[before[name] :].splitlines()
                 if any(word in line for word in ALARMS)
             ]
-            if not alarms:
+            if not alarms or silent_s <= SLOW_S:
                 break
+        else:
+            pytest.skip(f"the server was silent for longer than {SLOW_S} s in each of {TRIES} tries")
     assert alarms == []
     for process in found.values():
         for line in process.log.read_text().splitlines():
             assert json.loads(line)["level"] not in {"error", "critical"}, line
 
 
-async def _slow_down(at: CellProcesses, client: Client) -> None:
-    """Pause the server for 2 s, then keep it busy for 1 s, under load."""
+async def _slow_down(at: CellProcesses, client: Client) -> float:
+    """Pause the server for 2 s, then stop its process for 1 s, under load; return its longest silence in seconds."""
     spec = {"task_type": "echo", "payload": {"s": 0.05}, "requirements": {"capabilities": ["echo"]}}
     first = await client.submit_many([spec] * 20)
+    done = asyncio.Event()
+    longest = asyncio.create_task(_longest_silence(at, done))
     await at.redis.execute_command("CLIENT", "PAUSE", 2000, "ALL")
     second = await client.submit_many([spec] * 20)
-    script = "local t = os.clock() while os.clock() - t < 1 do end return 1"
-    await at.redis.eval(script, 0)
+    os.kill(at.server.pid, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(1)
+    finally:
+        os.kill(at.server.pid, signal.SIGCONT)
     for handle in (*first, *second):
         await handle.result(60)
+    done.set()
+    return await longest
+
+
+async def _longest_silence(at: CellProcesses, done: asyncio.Event) -> float:
+    """Return the longest time in seconds that an answer to PING took until ``done`` is set."""
+    longest = 0.0
+    while not done.is_set():
+        began = time.monotonic()
+        await at.redis.ping()
+        longest = max(longest, time.monotonic() - began)
+        await asyncio.sleep(0.01)
+    return longest
