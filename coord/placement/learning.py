@@ -331,7 +331,8 @@ class LoadTerms(dict[float, float]):
     def __missing__(self, load: float) -> float:
         if len(self) >= TERMS_KEPT:
             self.clear()
-        term = self[load] = (1 + max(0.0, load)) ** self.exponent
+        term: float = (1 + max(0.0, load)) ** self.exponent
+        self[load] = term
         return term
 
 
