@@ -627,8 +627,10 @@ class Planner:
         return explained
 
     def _explain_fully(self, group: Candidates) -> bytes:
-        """Return the same with the scores of the best agents for the last choice, the chosen one first."""
-        return codec.encode(codec.decode_json(self._explain(group)) | {"candidates": self.view.candidates})
+        """Return the same with the view, the seed and the best agents of the last choice, the chosen one first."""
+        view = self.view
+        scores = {"view_version": view.version, "seed": view.seed, "candidates": view.candidates}
+        return codec.encode(codec.decode_json(self._explain(group)) | scores)
 
 
 def _count_by_agent(placements: list[Placement]) -> Counter[str]:

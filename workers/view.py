@@ -42,6 +42,7 @@ from coord.placement import (
     facets_of,
     facets_required,
     full_scores,
+    new_seed,
     preferred_pool,
     rules_with,
     unmet_requirement,
@@ -88,6 +89,8 @@ class View:
         self.recorder: Recorder | None = None  #: of all strategies, while an operator has plans recorded
         self.full_scores = False  #: an operator asks for the scores of each choice
         self.candidates: list[Candidate] = []  #: of the last choice, if so; the chosen agent first
+        self.seed = 0  #: what the source of randomness was seeded with for that choice
+        self.version = 0  #: number of changes of the view before that choice
         self.must_regroup = False  #: waiting pools belong to other groups than before; the planner moves them
         self.agents: dict[str, AgentState] = {}
         self.rooms = 0  #: agents that have room
@@ -301,9 +304,7 @@ class View:
         if follower.version != follower.changes.version:
             self.bring_up_to_date(group)
             strategy, follower = group.created or group.strategy, group.follower
-        agent_id = strategy.choose(task)
-        if self.full_scores and agent_id is not None:
-            self.candidates = full_scores(strategy, task, agent_id, self._row_of)
+        agent_id = self._choose_with_scores(strategy, task) if self.full_scores else strategy.choose(task)
         if agent_id is None or (task.avoid and agent_id in task.avoid):
             return None
         state = self.agents[agent_id]
@@ -316,6 +317,19 @@ class View:
             strategy.withdraw(agent_id)
         follower.version = follower.changes.version
         return state.agent
+
+    def _choose_with_scores(self, strategy: Strategy, task: TaskContext) -> str | None:
+        """Choose an agent, and keep all that explains the choice."""
+        self.version = self._changed.version
+        if self.recorder is not None:
+            self.seed = self.recorder.seed()
+        else:
+            self.seed = new_seed(self.random)
+            self.random.seed(self.seed)
+        agent_id = strategy.choose(task)
+        if agent_id is not None:
+            self.candidates = full_scores(strategy, task, agent_id, self._row_of)
+        return agent_id
 
     def next_of(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
         """Return the agent that the next task of the group would get, without planning it; call it after ``take``."""
