@@ -5,8 +5,8 @@ in a group if it meets the group's hard requirements. The group's strategy holds
 agent may be in many groups, so a group takes over changes when it is used, each agent once. Large groups with the same
 strategy share an order (``shared_order``), so that they take over a change together.
 
-Groups that no agent can serve cost only memory (``facet_index``). The planner puts a group without room to sleep;
-``woken`` returns it when one of its agents has room again.
+Groups that no agent can serve cost only memory (``facet_index``). The planner puts a group without room to sleep
+(``sleeping``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import heapq
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
 from random import Random
 
 from msgspec.structs import asdict
@@ -52,11 +51,10 @@ from workers.candidates import NO_AGENTS, Candidates, GroupKey
 from workers.changes import Changes, Follower
 from workers.facet_index import FacetIndex
 from workers.shared_order import LEAST_AGENTS, Kind, SharedOrder, kind_of
+from workers.sleeping import SleepingGroups
 
 #: Maximum number of groups kept that no waiting pool uses; the least recently used ones are dropped.
 GROUPS_KEPT = 10_000
-#: Members of full groups that are searched at once for agents with an old load.
-MEMBERS_SEARCHED = 50_000
 #: Maximum number of strategies remembered that are set and not installed.
 MISSING_KEPT = 1_000
 
@@ -101,12 +99,10 @@ class View:
         self._preferred: dict[tuple[bytes, str], tuple[Requirements, bytes]] = {}
         self._unused: dict[Candidates, None] = {}  # groups that no waiting pool holds, the most recently used last
         self._facets = FacetIndex()
-        self._full: dict[Candidates, None] = {}  # sleeping groups that have agents
-        self._joined: dict[Candidates, None] = {}  # sleeping groups that an agent has joined since ``woken``
+        self.sleeping = SleepingGroups()
         #: Preferred groups that have got their first eligible agent or lost their last one, until the planner clears
         #: them.
         self.turned: dict[Candidates, None] = {}
-        self._opened: dict[str, None] = {}  # agents that have got room since then
         self._orders: dict[Kind, SharedOrder] = {}  # that several groups use
         self._moved = Changes()  # agents whose room or row has changed
         self._changed = Changes()  # those, and agents whose load has changed or that have reported
@@ -124,8 +120,7 @@ class View:
             group.forget()
         self.agents.clear()
         self._facets.forget_agents()
-        self._full.clear()
-        self._opened.clear()
+        self.sleeping.forget_agents()
         self._moved.clear()
         self._changed.clear()
         self.withheld.clear()
@@ -247,53 +242,10 @@ class View:
         group.users -= 1
         if group.users:
             return
-        self._wake(group)
+        self.sleeping.wake(group)
         group.line.clear()
         group.turn = None
         self._keep_unused(group)
-
-    def sleep(self, group: Candidates) -> None:
-        """Put a group without room to sleep, until one of its agents has room."""
-        group.is_asleep = True
-        if group.eligible:
-            self._full[group] = None
-
-    def woken(self) -> list[Candidates]:
-        """Wake the sleeping groups that may have room now, and return them."""
-        if not self._joined and not self._opened:
-            return []
-        found = [group for group in self._joined if group.is_asleep]
-        for group in found:
-            self._wake(group)
-        for agent_id in self._opened:
-            if not self._full:
-                break
-            state = self.agents.get(agent_id)
-            if state is None or not state.has_room:
-                continue
-            groups = state.groups if len(state.groups) < len(self._full) else list(self._full)
-            for group in groups:
-                if group.is_asleep and agent_id in group.eligible:
-                    self._wake(group)
-                    found.append(group)
-        self._joined.clear()
-        self._opened.clear()
-        return found
-
-    def full_groups(self, most: int) -> list[Candidates]:
-        """Return at most ``most`` of the sleeping groups that have agents; the next call returns others."""
-        found: list[Candidates] = []
-        members = 0
-        for group in islice(self._full, most):
-            if found and members + len(group.eligible) > MEMBERS_SEARCHED:
-                break
-            members += len(group.eligible)
-            found.append(group)
-        if len(found) < len(self._full):
-            for group in found:
-                del self._full[group]
-                self._full[group] = None
-        return found
 
     def take(self, group: Candidates, task: TaskContext = ANY_TASK) -> FleetAgent | None:
         """Plan one task for the group's best agent and return the agent; None if no agent that it may get has room."""
@@ -673,19 +625,14 @@ class View:
         if group.is_preferred and not group.eligible:
             self.turned[group] = None
         group.join(agent_id)
-        if group.is_asleep:
-            self._joined[group] = None
+        self.sleeping.joined(group)
 
     def _leave(self, agent_id: str, group: Candidates) -> None:
         group.leave(agent_id)
         if not group.eligible:
-            self._full.pop(group, None)
+            self.sleeping.emptied(group)
             if group.is_preferred:
                 self.turned[group] = None
-
-    def _wake(self, group: Candidates) -> None:
-        group.is_asleep = False
-        self._full.pop(group, None)
 
     def _renew(self, state: AgentState) -> None:
         """Let all groups of an agent take over its row and its load."""
@@ -713,8 +660,7 @@ class View:
                 self.rooms -= 1
                 return
             self.rooms += 1
-            if self._full:
-                self._opened[agent_id] = None
+            self.sleeping.opened(agent_id)
 
     def _drop(self, group: Candidates) -> None:
         del self._unused[group]
