@@ -438,10 +438,10 @@ class HashUnion(Union):
         self.fallback = None
         if task.affinity_key is None:
             self.fallback = NO_KEY
-        elif self.has_room:
+        elif (sums := self._sums())[1]:  # an agent has room
             owner = self._order.ring.owner(task.affinity_key, self)
             load, weight = self._order.counted[owner]
-            if owner not in task.avoid and load < most_tasks(weight, *self._sums()):
+            if owner not in task.avoid and load < most_tasks(weight, *sums):
                 return owner
             self.fallback = OWNER_IS_FULL
         return super().choose(task)
@@ -454,5 +454,9 @@ class HashUnion(Union):
 
     def _sums(self) -> tuple[int, float]:
         """Return the tasks and the weight of all agents with room."""
-        sums = [part.order.sums for part in self.parts if isinstance(part.order, HashedAgents)]
-        return sum(one.tasks for one in sums), sum(one.weight for one in sums)
+        tasks, weight = 0, 0.0
+        for part in self.parts:
+            if isinstance(part.order, HashedAgents):
+                tasks += part.order.sums.tasks
+                weight += part.order.sums.weight
+        return tasks, weight
