@@ -334,6 +334,7 @@ class Agent:
             AgentNotFound, MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull: it was
                 not delivered.
             ResultTimeout: neither a reply nor the coordinator has ended it 10 s after the timeout.
+            TokenMissing, TokenInvalid: the cell requires the token of this agent.
             FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
             ConfigError: this agent does not run, or stopped meanwhile.
         """

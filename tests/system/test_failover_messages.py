@@ -195,7 +195,7 @@ async def _assert_copies(at: FailoverProcesses, broadcasts: list[str], letters: 
     found: list[str] = []
     for name in MUTE:
         for lane in Lane:
-            entries = await at.redis.xrange(at.keys.inbox(name, lane))
+            entries: Any = await at.redis.execute_command("XRANGE", at.keys.inbox(name, lane), "-", "+")
             ids = [fields[b"id"].decode() for _, fields in entries]
             numbers = [int(one.removeprefix("letter-")) for one in ids if one.startswith("letter-")]
             assert numbers == sorted(set(numbers)), f"{name}, lane {lane}"
