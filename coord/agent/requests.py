@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coord.agent.protocol import ErrorAnswer
 from coord.agent.outgoing import Outgoing
+from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
 from coord.client.answers import Answer, Answers, Appended
 from coord.client.requests import END_S, unended, value_of
