@@ -56,7 +56,7 @@ _JUDGED_FIELDS = (
 _M = ord("m")
 #: Fields that HSCAN reads of a record at once: all of nearly every agent. It answers with an array, and HGETALL with a
 #: map, which hiredis reads several times as slowly.
-_FIELDS_AT_ONCE = 1_000
+_FIELDS_AT_ONCE = "1000"
 #: Ejections that seem to last longer are over: the server's clock was changed.
 _EJECTED_MOST_MS = 1_000_000
 _ejected = msgspec.json.Decoder(tuple[Ejected, ...])
@@ -73,7 +73,7 @@ async def get_agents(redis: Redis, keys: Keys, agent_ids: Sequence[str]) -> list
     """Return the records of many agents, in order; one round trip, unless a record has very many fields."""
     commands: list[tuple[str, ...]] = [("TIME",)]
     for agent_id in agent_ids:
-        commands += [("HSCAN", keys.agent(agent_id), 0, "COUNT", _FIELDS_AT_ONCE), ("SCARD", keys.inflight(agent_id))]
+        commands += [("HSCAN", keys.agent(agent_id), "0", "COUNT", _FIELDS_AT_ONCE), ("SCARD", keys.inflight(agent_id))]
     moment, *answers = await send_and_read(redis, [pack(command) for command in commands], to_raise=True)
     now = parse_time(moment)
     found: list[AgentRecord | None] = []
