@@ -52,7 +52,7 @@ local function deliver(i)
     answer(caller, stream, entry)
     return 'DUPLICATE'
   end
-  local sent_at = entry_ms(entry)
+  local sent_at = sent_ms(entry)
   local message = {
     id = id, kind = kind, payload = payload, sender = sender, receiver = receiver, lane = lane, sent_at = sent_at,
     expires_at = sent_at + tonumber(ttl), correlation_id = correlation, reply_to = reply_to, protocol = protocol,

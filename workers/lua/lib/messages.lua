@@ -24,6 +24,12 @@ local function kept_for(expires_at)
   return int(KEPT + math.max(0, expires_at - now))
 end
 
+-- Returns the ms at which a message was sent: the time in the id of its entry. An id that is ahead of the clock (the
+-- clock was set back, or the sender has chosen the id) would delay its expiry for as long.
+local function sent_ms(entry)
+  return math.min(entry_ms(entry), now)
+end
+
 local function log_message(kind, id, ...)
   log('log:messages', 'type', kind, 'message_id', id, ...)
 end
