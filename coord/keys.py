@@ -135,12 +135,12 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               stop_task); id sender_id receiver_id priority timestamp expires_at, and
                                               correlation_id reply_to protocol reply_by (ms) failed late hops
                                               traceparent where it has them, of a message. Removed with its agent
-message:{id}                          hash    body digest (not of an answer of the coordinator) sender_id receiver_id
-                                              message_type protocol priority status sent_at expires_at reason
-                                              inbox_entry (of its only receiver), code (of a dead one); where it has
-                                              them correlation_id reply_to conversation (its id), parent (the message
-                                              before it in its chain of answers), hops (messages before it in that
-                                              chain) reply_by (ms) request (of a request: open answered timed_out
+message:{id}                          hash    body digest (of what was sent; ``coordinator``: its answer) sender_id
+                                              receiver_id message_type protocol priority status sent_at expires_at
+                                              reason inbox_entry (of its only receiver), code (of a dead one); where
+                                              it has them correlation_id reply_to conversation (its id), parent (the
+                                              message before it in its chain of answers), hops (messages before it in
+                                              that chain) reply_by (ms) request (of a request: open answered timed_out
                                               refused) requested_by (the client that gets the reply among its replies)
                                               failed late (1: of a reply) traceparent; of a broadcast entry (of its
                                               fact) recipients (their number) chunk (recipients in an item of the

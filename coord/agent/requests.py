@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from coord.codec import BAD_JSON, decode_message
 from coord.errors import ConfigError, CoordError, ResultTimeout, ServerUnavailable
 from coord.keys import Keys
 from coord.logs import get_logger
-from coord.models.messages import AgentMessage
+from coord.models.messages import COORDINATOR, AgentMessage
 from coord.models.tasks import Lane
 from coord.pipeline import pack
 from coord.streams import Append, append_command
@@ -35,6 +35,13 @@ MAX_ID = 128
 MAX_MESSAGE = 4_096
 
 Fields = Mapping[bytes, bytes]
+
+
+class _Waiting(NamedTuple):
+    """A request that waits."""
+
+    reply: asyncio.Future[AgentMessage]
+    senders: tuple[bytes, bytes]  #: who can end it: its receiver, and the coordinator
 
 
 class Requests:
@@ -63,7 +70,7 @@ class Requests:
         self._token = token
         self._lanes = [keys.inbox(agent_id, lane) for lane in Lane]
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[bytes, asyncio.Future[AgentMessage]] = {}  # by id of the request
+        self._waiting: dict[bytes, _Waiting] = {}  # by id of the request
         self._taken: set[tuple[int, bytes]] = set()  # entries of replies that are being deleted
         self._end: CoordError | None = None
 
@@ -78,7 +85,7 @@ class Requests:
             raise self._end
         message_id = append.fact.message_id.encode()  # type: ignore[attr-defined]
         reply: asyncio.Future[AgentMessage] = self._loop.create_future()
-        self._waiting[message_id] = reply
+        self._waiting[message_id] = _Waiting(reply, (receiver_id.encode(), COORDINATOR.encode()))
         try:
             self._append(append, _refuse, reply)
             message = await asyncio.wait_for(reply, timeout + END_S)
@@ -92,11 +99,11 @@ class Requests:
         """Pass a message on to the coroutine that waits for it; return False if none does."""
         if self.is_deleting(lane, entry):
             return True
-        reply = self._waiting.get(fields.get(b"reply_to", b""))
-        if reply is None or reply.done():
+        waiting = self._waiting.get(fields.get(b"reply_to", b""))
+        if waiting is None or waiting.reply.done() or fields.get(b"sender_id") not in waiting.senders:
             return False
         try:
-            reply.set_result(decode_message(fields))
+            waiting.reply.set_result(decode_message(fields))
         except (KeyError, ValueError, *BAD_JSON) as error:
             log.error(  # noqa: TRY400 -- the message is enough
                 "message.unreadable", agent_id=self._agent_id, entry=entry.decode(), error=repr(error)
@@ -155,10 +162,10 @@ class Requests:
                 f"agent '{self._agent_id}' was stopped while it waited for a reply; it finds the reply in its inbox"
             )
         )
-        for reply in list(self._waiting.values()):
-            if not reply.done():
-                reply.set_exception(self._end)
-                reply.exception()  # marks it as retrieved, so asyncio logs no warning
+        for waiting in list(self._waiting.values()):
+            if not waiting.reply.done():
+                waiting.reply.set_exception(self._end)
+                waiting.reply.exception()  # marks it as retrieved, so asyncio logs no warning
 
     def _reply_append(self, request: AgentMessage, payload: Any, *, failed: bool) -> Append:
         fields = {

@@ -26,7 +26,7 @@ local function refusal_with_place(message, result)
   elseif (message.reply_by or result) and not can_be_answered(message.sender, message.from) then
     return 'UNKNOWN', 'agent_not_found', "Agent '" .. message.sender .. "' not found, which is to get the reply"
   end
-  local request = message.answers
+  local request = request_of(message)
   local to_caller = request and request.caller == message.receiver and request.caller or nil
   if (to_caller or result) and now < message.expires_at then
     -- A client has no inbox, and the coordinator has none.
