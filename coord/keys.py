@@ -119,11 +119,11 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               totals: submitted:{priority} retried released replayed reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed
                                               requests_timed_out buried unburied tokens_refused results_dropped
-                                              results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever written
-                                              to log:tasks) forgotten_rev (the highest rev of the agents that were
-                                              removed) plans_refused (the agent was not as the plan saw it) plans_late
-                                              (the task had left its queue). All scripts, also the registry's, update
-                                              them
+                                              results_dropped_bytes dead_letters_dropped; backlog_bytes; pools_rev;
+                                              task_events (ever written to log:tasks) forgotten_rev (the highest rev
+                                              of the agents that were removed) plans_refused (the agent was not as the
+                                              plan saw it) plans_late (the task had left its queue). All scripts, also
+                                              the registry's, update them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
