@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import astuple
 
+from coord.errors import IdInvalid
 from coord.models.agents import AgentStatus, AgentType, Location
-from coord.models.ids import SUBORDINATES, EntryId, Id, not_reserved
+from coord.models.ids import SUBORDINATES, EntryId, Id, check_id, not_reserved
 from coord.models.messages import COORDINATOR, MessageType, Protocol, RecipientFilter
 from coord.models.tasks import Lane, Priority, Seconds, TasksSubmitted, TaskSubmitted, Text
 from coord.models.tracing import TraceParent
@@ -56,11 +57,7 @@ class AgentRegistered(Struct, frozen=True, omit_defaults=True):
     heartbeat_interval: Annotated[float, Meta(ge=0.05, le=86_400)] | None = None  #: seconds
 
     def __post_init__(self) -> None:
-        not_reserved(self.agent_id, "agent_id")
-        if self.agent_id == COORDINATOR:
-            raise ValueError(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
-        if self.agent_id == SUBORDINATES:
-            raise ValueError(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
+        check_agent_id(self.agent_id)
 
 
 class AgentStatusChanged(Struct, frozen=True, omit_defaults=True):
@@ -413,7 +410,7 @@ class AgentEnrolled(Struct, frozen=True, omit_defaults=True):
     token_sha256: TokenDigest
 
     def __post_init__(self) -> None:
-        not_reserved(self.agent_id, "agent_id")
+        check_agent_id(self.agent_id)
 
 
 class AgentTokenRotated(Struct, frozen=True, omit_defaults=True):
@@ -471,6 +468,20 @@ CONTROL_FACTS: dict[str, tuple[type[Struct], ...]] = {
     "distributor": (StrategySet, SettingSet, TaskReplayed, DeadPurged, EntryReplayed),
     "router": (MessageReplayed, DeadPurged, EntryReplayed, LinkMade, LinkRemoved, MasterSet, MasterCleared),
 }
+
+
+def check_agent_id(agent_id: str) -> str:
+    """Return the id of an agent that may register.
+
+    Raises:
+        IdInvalid: it does not fit, or is a reserved word, or stands for something else than an agent.
+    """
+    check_id(agent_id, "agent_id")
+    if agent_id == COORDINATOR:
+        raise IdInvalid(f"agent_id must not be {COORDINATOR!r}: messages to it are for the coordinator itself")
+    if agent_id == SUBORDINATES:
+        raise IdInvalid(f"agent_id must not be {SUBORDINATES!r}: the word stands for all subordinates of a sender")
+    return agent_id
 
 
 def _check_sender(sender_id: str) -> None:
