@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from coord import queries
+from coord.models.cell import Memory
 from coord.models.messages import MessageRecord
 from tests.scripts.cell import START, Cell
 from tests.scripts.test_prune import prune
+from tests.scripts.test_purge import purge
 
 WAIT_MS = 5_000
 
@@ -253,6 +255,30 @@ async def test_a_full_inbox_hears_no_timeout(two: Cell) -> None:
     assert await two.end_requests() == ["UNHEARD"]
     assert (await record(two)).request == "timed_out"
     assert await waiting(two) == set()
+
+
+@pytest.mark.parametrize("how", ["purged", "purged by age", "too old", "memory"])
+async def test_a_request_whose_dead_letter_is_removed_ends_all_the_same(two: Cell, how: str) -> None:
+    """⚠ It expired unread, and its dead letter goes before the wait ends: the requester gets its timeout."""
+    assert await request(two, ttl_ms=100, reply_by_ms=8 * 86_400_000) == "DELIVERED"
+    two.now += 3_000
+    assert await two.expire_messages() == (1, 1)
+    assert (await record(two)).status == "expired"
+    if how == "memory":
+        relief = await two.run(two.scripts.relieve(memory=Memory(1_000, 1_000)))
+        assert relief.letters == 1
+    elif how == "too old":
+        two.now += 7 * 86_400_000
+        await two.run(two.scripts.deliver([]))
+    else:
+        assert (
+            await purge(two, "messages", "q1" if how == "purged" else "", age_ms=None if how == "purged" else 0) == "OK"
+        )
+    assert await two.redis.zcard(two.keys.of("messages:dead")) == 0
+    two.now += 8 * 86_400_000
+    assert await two.end_requests() == ["TIMED_OUT"]
+    assert [one["id"] for one in await two.stream("inbox:a1:normal")] == ["q1.timeout"]
+    assert await two.redis.pttl(two.keys.message("q1")) > 0
 
 
 async def test_a_broken_record_does_not_hold_up_the_others(two: Cell) -> None:

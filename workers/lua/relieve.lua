@@ -2,9 +2,9 @@
 -- Frees memory when the server is nearly full: the oldest ended tasks lose result, payload and progress. Failed tasks
 -- keep them, because they may be replayed. No record of a task is removed. If the server is so full that submissions are
 -- refused, the oldest dead letters of messages are removed: those of a flood would fill it for as long as they are kept.
--- include: base capped batches
+-- include: base capped batches letters
 -- keys: tasks:terminal zset r | tasks:relieved string rw | task:{id} hash rw | log:progress stream w
--- keys: log:control stream w | messages:dead zset rw | message:{id} hash rw
+-- keys: log:control stream w | messages:dead zset rw
 -- LIMITS.relieve_above  share of maxmemory above which memory is freed
 -- LIMITS.relieve_down_to  share of maxmemory down to which it is freed
 -- LIMITS.letters_above  share of maxmemory above which dead letters of messages are removed
@@ -122,12 +122,8 @@ local function remove_dead_letters(wanted)
       is_more = freed + letters_bytes < wanted
       return
     end
-    local key = P .. 'message:' .. id
     call('ZREM', P .. 'messages:dead', id)
-    if redis.pcall('HGET', key, 'status') == 'dead' then
-      letters, letters_bytes = letters + 1, letters_bytes + call('HSTRLEN', key, 'body')
-      call('DEL', key)
-    end
+    letters, letters_bytes = letters + 1, letters_bytes + remove_letter(id)
   end
 end
 

@@ -1,7 +1,7 @@
 -- Requests: messages whose senders wait for a reply. Their deadlines, and what the coordinator answers itself.
 -- include: base replies messages conversations
 -- keys: requests zset rw | clock hash rw | message:{id} hash rw | agent:{id} hash r | agents:departed zset r
--- keys: inbox:{agent}:{lane} stream r | conversation:{id} zset r
+-- keys: inbox:{agent}:{lane} stream r | conversation:{id} zset r | messages:dead zset r
 -- Deadlines are on the clock of requests. It stands still while no router works, while Redis is unavailable and while no
 -- request waits, and never passes a message that waits to be read (end_requests advances it). So a reply that was sent
 -- in time is never late because the coordinator was absent. It has advanced up to `requests_at` of the server's time.
@@ -27,14 +27,15 @@ local function await_reply(id, ms)
   call('ZADD', P .. 'requests', int(clock + math.max(0, math.min(REQUEST_STEP, now - at)) + ms), id)
 end
 
--- Ends the wait of a request; unless it is a dead letter, its record expires like that of any message from now on.
+-- Ends the wait of a request; unless it is a dead letter in the index, its record expires like that of any message from
+-- now on.
 local function end_wait(id, state)
   local key = P .. 'message:' .. id
   call('ZREM', P .. 'requests', id)
   call('HSET', key, 'request', state)
-  local values = call('HMGET', key, 'expires_at', 'status')
-  if values[2] ~= 'dead' then
-    call('PEXPIRE', key, int(KEPT + math.max(0, (tonumber(values[1] or nil) or now) - now)))
+  if not call('ZSCORE', P .. 'messages:dead', id) then
+    local expires_at = tonumber(call('HGET', key, 'expires_at') or nil) or now
+    call('PEXPIRE', key, int(KEPT + math.max(0, expires_at - now)))
   end
 end
 
