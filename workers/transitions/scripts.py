@@ -461,7 +461,7 @@ class Scripts:
     def deliver_broadcast(self, broadcast: Broadcast, router: str) -> Call[list[str]]:
         """Deliver a broadcast under ``leases`` to the next of its recipients.
 
-        Words MORE (call again), DELIVERED, GONE, NOT_HELD, BEHIND.
+        Words MORE (call again), DELIVERED, DUPLICATE, GONE, NOT_HELD, BEHIND.
 
         Args:
             broadcast: that ``freeze_recipients`` has recorded.
