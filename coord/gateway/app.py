@@ -32,13 +32,14 @@ from coord.gateway.idempotency import IDEMPOTENCY_KEY, key_of
 from coord.gateway.protocol import RESPOND
 from coord.gateway.query import decode_query
 from coord.gateway.router import Router, allowed
-from coord.gateway.routes import Answer, Call, Connection, Receive, Route, Scope, Send, Stream
+from coord.gateway.routes import JSON, Answer, Call, Connection, Receive, Route, Scope, Send, Stream
 from coord.gateway.table import ROUTES
 
 log = logs.get_logger()
 
+_JSON = (b"content-type", JSON.encode())
 #: What would end a header line early, and other control characters.
-_LINE_END = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: Close code of a WebSocket whose handler failed (RFC 6455: internal error).
 FAILED = 1011
 
@@ -47,13 +48,8 @@ class Response(NamedTuple):
     """A response in bytes."""
 
     status: int
-    headers: bytes  #: as they are sent, each with its line end
+    headers: list[tuple[bytes, bytes]]
     body: bytes | AsyncIterator[bytes]
-
-    def header_list(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers as ASGI has them."""
-        pairs = (line.partition(b": ") for line in self.headers.splitlines())
-        return [(name, value) for name, _, value in pairs]
 
 
 class Access(Protocol):
@@ -166,18 +162,21 @@ def _encoded(answer: Struct | Stream | None) -> Response | None:
         return Response(answer.status, _headers(answer.headers, answer.content_type, None), answer.chunks)
     if not isinstance(answer, Answer):
         body = codec.encode(answer)
-        return Response(200, b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body), body)
+        return Response(200, [_JSON, (b"content-length", b"%d" % len(body))], body)
     body = answer.body if isinstance(answer.body, bytes) else b"" if answer.body is None else codec.encode(answer.body)
     return Response(answer.status, _headers(answer.headers, answer.content_type, body), body)
 
 
-def _headers(named: Mapping[str, str], content_type: str, body: bytes | None) -> bytes:
-    lines = [f"{name.lower()}: {_LINE_END.sub(' ', value)}\r\n" for name, value in named.items()]
+def _headers(named: Mapping[str, str], content_type: str, body: bytes | None) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (name.lower().encode("latin-1"), _CONTROL.sub(" ", value).encode("latin-1", "replace"))
+        for name, value in named.items()
+    ]
     if body != b"":
-        lines.append(f"content-type: {content_type}\r\n")
+        headers.append(_JSON if content_type == JSON else (b"content-type", content_type.encode("latin-1")))
     if body is not None:
-        lines.append(f"content-length: {len(body)}\r\n")
-    return "".join(lines).encode("latin-1", "replace")
+        headers.append((b"content-length", b"%d" % len(body)))
+    return headers
 
 
 async def _send(call: Call[Any, Any], response: Response) -> None:
@@ -189,7 +188,7 @@ async def _send(call: Call[Any, Any], response: Response) -> None:
         respond = scope.get(RESPOND)
         if respond is not None and respond(response.status, response.headers, response.body):
             return
-    await send({"type": "http.response.start", "status": response.status, "headers": response.header_list()})
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
     if isinstance(response.body, bytes):
         await send({"type": "http.response.body", "body": response.body})
     else:
@@ -245,9 +244,7 @@ async def _refuse_websocket(call: Call[Any, Any], response: Response) -> None:
     """Respond to the handshake of a WebSocket as to any other request, where the server can."""
     scope, _, send = call.connection
     if isinstance(response.body, bytes) and "websocket.http.response" in scope.get("extensions", {}):
-        await send(
-            {"type": "websocket.http.response.start", "status": response.status, "headers": response.header_list()}
-        )
+        await send({"type": "websocket.http.response.start", "status": response.status, "headers": response.headers})
         await send({"type": "websocket.http.response.body", "body": response.body})
     else:
         await send({"type": "websocket.close", "code": FAILED})

@@ -88,8 +88,8 @@ class Backend:
 
     async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
         """Register an agent, or refresh its registration; ``token`` is the agent's."""
-        with self._limited(wait_s):
-            return await self._append("in:registry", fact, wait_s, token)
+        async with self.limited(wait_s):
+            return await self.append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
         self,
@@ -105,12 +105,12 @@ class Backend:
             AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
-        with self._limited(2 * wait_s):
+        async with self.limited(2 * wait_s):
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s, token)
             try:
                 heartbeat = AgentHeartbeat(agent_id, load_metrics=metrics)
-                written = await self._append("in:beats", heartbeat, wait_s, token)
+                written = await self.append("in:beats", heartbeat, wait_s, token)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
             if status is not None and await self._is_change(agent_id, status):
@@ -121,9 +121,10 @@ class Backend:
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
-        return await self._append("in:registry", change, wait_s, token)
+        return await self.append("in:registry", change, wait_s, token)
 
-    async def _append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+    async def append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+        """Append a fact, and wait for its worker for ``wait_s`` seconds; call it within ``limited``."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
@@ -145,7 +146,7 @@ class Backend:
         append = checked_append(priority, fact, caller, self.settings.max_entry_bytes)
         if self._gatherer is None:
             self._gatherer = Gatherer(client.connection)
-        with self._limited(wait_s, f"; it is safe to retry with task_data.task_id '{fact.task_id}'"):
+        async with self.limited(wait_s, f"; it is safe to retry with task_data.task_id '{fact.task_id}'"):
             gathered = self._gatherer.add(append)
             if wait_s <= 0:
                 await gathered.future
@@ -161,39 +162,39 @@ class Backend:
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Return an agent's record; raises ``AgentNotFound``."""
-        with self._limited():
+        async with self.limited():
             return await self.client.agent(agent_id)
 
     async def discover(self, **wanted: Any) -> AgentPage:
         """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""
-        with self._limited():
+        async with self.limited():
             return await self.client.discover(**wanted)
 
     async def task(self, task_id: str) -> TaskRecord:
         """Return a task's record; raises ``TaskNotFound``."""
-        with self._limited():
+        async with self.limited():
             return await self.client.task(task_id)
 
     async def explain(self, task_id: str) -> Explanation:
         """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""
-        with self._limited():
+        async with self.limited():
             return await self.client.explain(task_id)
 
     async def backlog(self, max_pools: int) -> Backlog:
         """Return the pools in which tasks wait, and why."""
-        with self._limited():
+        async with self.limited():
             return await self.client.backlog(max_pools)
 
     async def rules(self) -> PlacementRules:
         """Return the strategy and the modifiers, of the cell and of task types, and who changed them last."""
-        with self._limited():
+        async with self.limited():
             admin = self.client.admin
             live = {setting.name: setting for setting in await admin.live_settings() if setting.name in PER_TYPE}
             return PlacementRules(live, await admin.type_settings(), await admin.setting_changes())
 
     async def setting_changes(self, limit: int) -> list[SettingChange]:
         """Return the latest changes of live settings, the latest first."""
-        with self._limited():
+        async with self.limited():
             return await self.client.admin.setting_changes(limit)
 
     async def change_rules(
@@ -212,7 +213,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         answered = True
-        with self._limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
@@ -231,7 +232,7 @@ class Backend:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
 
-    def _limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
+    def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
         return _Limited(self.deadlines, self.settings.gateway_redis_s + wait_s, advice)
 
@@ -269,10 +270,12 @@ class _Limited:
         self._seconds = seconds
         self._advice = advice
 
-    def __enter__(self) -> None:
+    async def __aenter__(self) -> None:
         self._limit.__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         advice = self._advice
         try:
             self._limit.__exit__(kind, error, at)

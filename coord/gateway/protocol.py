@@ -186,12 +186,12 @@ class _Response:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
 
-    def send(self, status: int, headers: bytes, body: bytes) -> bool:
+    def send(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
         """Send a response; return False if it has to be sent as events: it has to wait until the caller reads.
 
         Args:
             status: of the response.
-            headers: valid ones, each with its line end; ``content-length`` among them.
+            headers: valid ones; ``content-length`` is among them if there is a body.
             body: of that length.
         """
         cycle = self._cycle
@@ -201,10 +201,10 @@ class _Response:
             return False
         cycle.response_started = cycle.response_complete = True
         keep = cycle.keep_alive
-        defaults = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
         end = b"\r\n" if keep else b"connection: close\r\n\r\n"
         is_head = cycle.scope["method"] == "HEAD"
-        cycle.transport.write(b"".join((STATUS_LINE[status], defaults, headers, end, b"" if is_head else body)))
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, end, b"" if is_head else body)))
         cycle.message_event.set()
         if not keep:
             cycle.transport.close()

@@ -17,6 +17,7 @@ from coord.errors import ConfigError, CoordError
 from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
 from coord.gateway.gateway import Gateway
+from coord.gateway.presence import Presence
 from coord.gateway.protocol import Protocol, sweep
 
 log = logs.get_logger()
@@ -29,18 +30,21 @@ LINGER_S = 1.0
 BACKLOG = 2_048
 
 
-async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Event) -> None:
+async def serve(
+    settings: Settings, requested: asyncio.Event, forced: asyncio.Event, listener: socket.socket | None = None
+) -> None:
     """Serve until shutdown.
 
     Args:
         settings: host, port and limits.
         requested: set for a graceful shutdown.
         forced: set for a shutdown that does not wait for active requests.
+        listener: socket of several gateways that listens already; None: this one binds its own.
 
     Raises:
         ConfigError: the address must not or cannot be bound, or Redis refuses the credentials.
     """
-    listener = bind(settings)
+    listener = listener or bind(settings)
     backend = Backend(settings)
     app = make_app(backend, settings)
     server = _Server(_config(app, settings), app.gateway)
@@ -55,11 +59,14 @@ async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Ev
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
     ]
-    log.info("gateway.started", url=_url(listener))
+    log.info("gateway.started", url=url_of(listener))
+    presence = Presence(backend, lambda: server.server_state.total_requests)
+    presence.start()
     try:
         await server.serve(sockets=[listener])
     finally:
         await cancel_and_wait(*watching)
+        await presence.end()
         await backend.close()
     log.info("gateway.stopped")
     if failures:
@@ -160,6 +167,7 @@ async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> No
     setattr(server, attribute, True)
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -129,6 +129,7 @@ async def test_trailers_have_the_same_limit(link: Link) -> None:
     """After a body, they are no way to fill the memory."""
     head = b"POST /tasks/submit HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     await link.send(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+    await wait_until(lambda: bool(link.protocol.cycle), "the request has begun")
     for _ in range(2 * HEAD_BYTES // 1_000):
         await link.send(b"X: " + b"x" * 1_000 + b"\r\n")
     assert (await link.answer())[0] == TOO_LARGE
