@@ -79,6 +79,8 @@ FAMILIES: dict[str, Family] = {
     "tasks:refused": Family("zset", operator="r"),
     "tombstones": Family("zset", operator="r"),
     "counters": Family("hash", gateway="r", operator="r"),
+    "histograms": Family("hash", gateway="r", operator="r"),
+    "task_types": Family("hash", gateway="r", operator="r"),
     "inbox:{agent}:*": Family("stream", agent="rd", operator="r"),
     "message:*": Family("hash", client="r", operator="r"),
     "messages:dead": Family("zset", operator="r"),

@@ -45,6 +45,7 @@ from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id
 from coord.models.plans import Plans
+from coord.models.statistics import CellStatistics
 from coord.models.tasks import TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
 from coord.streams import Append
@@ -422,6 +423,25 @@ class Client(AgentReads, Messaging):
         ttl_ms = int(self.settings.presence_ttl_s * 1000)
         with reading():
             return await queries.count_workers(self.connection.redis, self.connection.keys, ttl_ms)
+
+    async def stats(self) -> CellStatistics:
+        """Return the statistics of the cell: totals, queues, agents, workers, streams, histograms; two round trips.
+
+        They cost the same however many tasks, pools and agents there are.
+
+        Raises:
+            ServerUnavailable: Redis is unavailable.
+        """
+        ttl_ms = int(self.settings.presence_ttl_s * 1000)
+        with reading():
+            return await queries.get_statistics(
+                self.connection.redis, self.connection.keys, self.settings, presence_ttl_ms=ttl_ms
+            )
+
+    async def agent_weights(self) -> dict[str, float]:
+        """Return the weight of each agent that may get work now; a round trip for every 1,000 agents."""
+        with reading():
+            return await queries.get_weights(self.connection.redis, self.connection.keys)
 
     async def server_time(self) -> int:
         """Return the time of the server, in milliseconds since 1970: the clock that every record uses."""
