@@ -35,6 +35,7 @@ from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.statistics import CellStatistics
 from coord.models.tasks import TaskRecord
 from coord.queries import AgentPage, Backlog, SettingChange
 
@@ -205,6 +206,11 @@ class Backend:
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
+
+    async def stats(self) -> CellStatistics:
+        """Return the statistics of the cell."""
+        async with self._limited():
+            return await self.client.stats()
 
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
