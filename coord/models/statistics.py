@@ -39,7 +39,8 @@ class StreamStatistics(Struct, frozen=True, kw_only=True):
     kind: str  #: kind of worker that reads it: its consumer group
     entries: int | None  #: not handled yet
     pending: int | None  #: of these, entries that a worker has read
-    oldest_ms: int | None  #: age of the oldest entry, ms; 0: there is none
+    oldest_ms: int | None  #: age of the oldest entry, ms; 0: there is none. Also None if none of them was read yet, and
+    #: the facts of the stream have tokens
 
 
 class CellStatistics(Struct, frozen=True, kw_only=True):

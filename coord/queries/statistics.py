@@ -22,6 +22,8 @@ from coord.queries.settings import PRESENCE_PREFIX
 #: Names of histograms that have a label, and those without.
 _WAIT, _DISTRIBUTION, _RUN = "wait", "distribution", "run"
 _STRATEGY = "strategy"
+#: Streams whose facts have tokens: who only counts, such as the gateway, may not read them.
+_WITH_TOKENS = ("in:registry", "in:beats", "in:links", "in:messages:", "in:control:")
 _DEAD = {"task": "tasks:dead", "message": "messages:dead", "entry": "dead:in"}
 
 
@@ -93,8 +95,9 @@ def _commands(keys: Keys) -> dict[Any, tuple[Any, ...]]:
         commands["workers", kind] = ("ZRANGE", keys.of(f"workers:{kind}"), 0, -1, "WITHSCORES")
         for stream in streams:
             commands["length", stream] = ("XLEN", keys.of(stream))
-            commands["groups", stream] = ("XINFO GROUPS", keys.of(stream))
-            commands["first", stream] = ("XRANGE", keys.of(stream), "-", "+", "COUNT", 1)
+            commands["pending", stream] = ("XPENDING", keys.of(stream), kind)
+            if not stream.startswith(_WITH_TOKENS):
+                commands["first", stream] = ("XRANGE", keys.of(stream), "-", "+", "COUNT", 1)
     return commands
 
 
@@ -110,17 +113,22 @@ def _number(answer: Any) -> int | None:
 
 
 def _stream(raw: Mapping[Any, Any], kind: str, stream: str, now: int) -> StreamStatistics:
-    first, groups = raw["first", stream], raw["groups", stream]
-    oldest: int | None = None
-    if not isinstance(first, redis_errors.NoPermissionError):
-        oldest = max(0, now - entry_ms(_needed(first)[0][0])) if _needed(first) else 0
-    pending: int | None = None
-    if not isinstance(groups, redis_errors.NoPermissionError):
-        # Without the key there is no group, and nothing is pending.
-        found = [] if isinstance(groups, redis_errors.ResponseError) else _needed(groups)
-        pending = sum(int(group["pending"]) for group in found if group["name"] == kind.encode())
+    length, pending = _number(raw["length", stream]), raw["pending", stream]
+    if isinstance(pending, redis_errors.NoPermissionError):
+        return StreamStatistics(stream=stream, kind=kind, entries=length, pending=None, oldest_ms=None)
+    # Without a group nothing was read: no worker of the kind has ever run.
+    found = {} if isinstance(pending, redis_errors.ResponseError) else _needed(pending)
+    oldest = found.get("min")  # read in the order of their ids, so the oldest that was read is the oldest of all
+    if not oldest:
+        first = _needed(raw.get(("first", stream), ()))
+        oldest = first[0][0] if first else None
+    is_unknown = oldest is None and bool(length) and ("first", stream) not in raw
     return StreamStatistics(
-        stream=stream, kind=kind, entries=_number(raw["length", stream]), pending=pending, oldest_ms=oldest
+        stream=stream,
+        kind=kind,
+        entries=length,
+        pending=int(found.get("pending", 0)),
+        oldest_ms=None if is_unknown else max(0, now - entry_ms(oldest)) if oldest else 0,
     )
 
 
