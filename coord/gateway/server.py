@@ -16,6 +16,7 @@ from coord.config import Settings
 from coord.errors import ConfigError, CoordError
 from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
+from coord.gateway.traced import TracedApp
 
 log = logs.get_logger()
 
@@ -96,7 +97,7 @@ def bind(settings: Settings) -> socket.socket:
 
 def _config(backend: Backend, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(backend, settings),
+        TracedApp(make_app(backend, settings)) if settings.tracing else make_app(backend, settings),
         http="h11",
         ws="none",
         lifespan="off",

@@ -26,6 +26,7 @@ from tests.waiting import wait_until
 EXAMPLES = Path(__file__).parents[2] / "examples" / "monitoring"
 RULES = EXAMPLES / "coord-rules.yml"
 DASHBOARD = EXAMPLES / "coord-dashboard.json"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 #: Names in PromQL that are neither metrics nor labels.
 _WORDS = re.compile(r"\b[a-z_][a-z0-9_]*\b")
 _STRINGS = re.compile(r'"[^"]*"')
@@ -99,7 +100,7 @@ async def test_a_scrape_has_what_prometheus_alerts_and_dashboard_need(at: CellPr
     bodies = [{"task_data": {"task_type": "echo", "s": 0, "required_capabilities": ["echo"]}} for _ in range(5)]
     bodies.append({"task_data": {"task_type": "scan", "required_capabilities": ["scan"]}})
     for body in bodies:
-        assert (await http.post("/tasks/submit", body)).status == 200
+        assert (await http.post("/tasks/submit", body, traceparent=TRACEPARENT)).status == 200
 
     async def scrape(caller: HttpCaller = http) -> dict[str, list[Any]] | None:
         answer = await caller.text("/metrics")
@@ -141,6 +142,13 @@ async def test_a_scrape_has_what_prometheus_alerts_and_dashboard_need(at: CellPr
     system = summary["system"]
     assert (system["total_agents"], system["active_agents"], system["total_tasks"]) == (1, 1, 6)
     assert system["load_balancer_strategy"] == "least_connections"
+
+    exported = at.start(
+        "spans", "-m", "coord.cli", "trace", "spans", "--since", "0", "--no-follow", OTEL_TRACES_EXPORTER="console"
+    )
+    assert await exported.ended() == 0, exported.told()
+    assert exported.log.read_text().count('"name": "coord.settle"') == 5
+    assert TRACEPARENT.split("-")[1] in exported.log.read_text()
 
     for process in (first, *workers):
         process.kill()
