@@ -32,7 +32,8 @@ class Role(StrEnum):
 class Family(NamedTuple):
     """What each role does with a family of keys.
 
-    ``a`` appends an entry, ``r`` reads, ``c`` counts entries without reading them, ``d`` deletes entries.
+    ``a`` appends an entry, ``r`` reads, ``c`` counts entries without reading them, ``d`` deletes entries,
+    ``w`` writes.
     """
 
     kind: str  #: type of the keys
@@ -102,7 +103,9 @@ FAMILIES: dict[str, Family] = {
     "replies:{agent}": Family("stream", agent="r", client="r", gateway="r", operator="r"),
     "settings": Family("hash", gateway="r", operator="r"),
     "worker:*": Family("hash", gateway="r", operator="r"),
+    "worker:gateway:*": Family("hash", gateway="w"),
     "workers:*": Family("zset", gateway="r", operator="r"),
+    "workers:gateway": Family("zset", gateway="w"),
     "waiting": Family("hash", gateway="r", operator="r"),
     "dead:in": Family("stream", gateway="c", operator="r"),
     "log:agents": Family("stream", operator="r"),
@@ -139,6 +142,11 @@ READS: dict[str, tuple[str, ...]] = {
 }
 #: type of a key -> the commands that count its entries, and read none of them: facts of agents have their tokens.
 COUNTS: dict[str, tuple[str, ...]] = {"stream": ("xlen", "xpending"), "zset": ("zcard",)}
+#: type of a key -> the commands that write it.
+WRITES: dict[str, tuple[str, ...]] = {
+    "hash": ("hset", "pexpire"),
+    "zset": ("zadd", "zrem", "zremrangebyscore"),
+}
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.
@@ -208,6 +216,9 @@ def rules(role: Role, namespace: str, own_id: str | None = None, *, selects: boo
     found = [*plain]
     found += _selector(["xadd"], "%W~", (keys[family] for family in FAMILIES if "a" in access[family]))
     found += _selector(["xdel"], "%W~", (keys[family] for family in FAMILIES if "d" in access[family]))
+    for kind, commands in WRITES.items():
+        written = (keys[family] for family, row in FAMILIES.items() if row.kind == kind and "w" in access[family])
+        found += _selector(commands, "%RW~", written)
     for kind, commands in READS.items():
         sends = _SENDS.get(role, frozenset({*commands, *_READS_OF_ANY}))
         wanted = [command for command in (*commands, *_READS_OF_ANY) if command in sends]

@@ -121,11 +121,11 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed
                                               requests_timed_out buried unburied tokens_refused results_dropped
-                                              results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever written
-                                              to log:tasks) forgotten_rev (the highest rev of the agents that were
-                                              removed) plans_refused (the agent was not as the plan saw it) plans_late
-                                              (the task had left its queue). All scripts, also the registry's, update
-                                              them
+                                              results_dropped_bytes dead_letters_dropped; backlog_bytes; pools_rev;
+                                              task_events (ever written to log:tasks) forgotten_rev (the highest rev
+                                              of the agents that were removed) plans_refused (the agent was not as the
+                                              plan saw it) plans_late (the task had left its queue). All scripts, also
+                                              the registry's, update them
 histograms                            hash    {name}:{bucket} (observations; a bucket is its upper bound in ms, or inf)
                                               and {name}:sum (ms) of durations of tasks: wait:{priority}, until it is
                                               assigned; distribution, from there until it starts; run:{how}, from
@@ -144,12 +144,12 @@ inbox:{agent}:{lane}                  stream  no group: the agent reads and dele
                                               stop_task); id sender_id receiver_id priority timestamp expires_at, and
                                               correlation_id reply_to protocol reply_by (ms) failed late hops
                                               traceparent where it has them, of a message. Removed with its agent
-message:{id}                          hash    body digest (not of an answer of the coordinator) sender_id receiver_id
-                                              message_type protocol priority status sent_at expires_at reason
-                                              inbox_entry (of its only receiver), code (of a dead one); where it has
-                                              them correlation_id reply_to conversation (its id), parent (the message
-                                              before it in its chain of answers), hops (messages before it in that
-                                              chain) reply_by (ms) request (of a request: open answered timed_out
+message:{id}                          hash    body digest (of what was sent; ``coordinator``: its answer) sender_id
+                                              receiver_id message_type protocol priority status sent_at expires_at
+                                              reason inbox_entry (of its only receiver), code (of a dead one); where
+                                              it has them correlation_id reply_to conversation (its id), parent (the
+                                              message before it in its chain of answers), hops (messages before it in
+                                              that chain) reply_by (ms) request (of a request: open answered timed_out
                                               refused) requested_by (the client that gets the reply among its replies)
                                               failed late (1: of a reply) traceparent; of a broadcast entry (of its
                                               fact) recipients (their number) chunk (recipients in an item of the
@@ -195,7 +195,8 @@ Running, written by workers of every kind
 settings                              hash    live settings of operators: strategy, health_threshold, ejection,
                                               avoid_failed_agent, rare_skills_first, record_plans, full_scores (on,
                                               off); rules with :{task type} after the name for tasks of that type
-worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
+worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second;
+                                              requests of a gateway, which writes its own, kind ``gateway``)
                                               lag_ms progress_at (time of this report) idle_ms (since its last
                                               iteration) require_tokens (on, off) and for a distributor
                                               setting:{name} (the value of its environment) and strategies (those
@@ -251,6 +252,9 @@ CONSUMES: dict[str, tuple[str, ...]] = {
     "distributor": ("in:reports", "in:losses", "in:control:distributor", "in:requests", *TASK_STREAMS),
     "router": ("in:control:router", "in:links", *MESSAGE_STREAMS),
 }
+
+#: The kind of the presence of gateways, which read no stream of facts.
+GATEWAY = "gateway"
 
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
 WITHOUT_TTL: tuple[str, ...] = (
