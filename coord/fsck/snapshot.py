@@ -100,6 +100,8 @@ class CellSnapshot(NamedTuple):
     subordinates: Mapping[str, set[str]] = MappingProxyType({})  #: master -> agents
     leases: Mapping[str, str] = MappingProxyType({})  #: lane -> lease of its router
     broadcasts: Mapping[str, BroadcastState] = MappingProxyType({})  #: by message id
+    histograms: Mapping[str, str] = MappingProxyType({})
+    task_types: Mapping[str, str] = MappingProxyType({})  #: as ``histograms`` read before the counters
 
 
 async def read_snapshot(redis: Any, keys: Keys, settings: Settings) -> CellSnapshot:
@@ -131,6 +133,7 @@ class _Reader:
         inflight = {agent: await self._members(f"inflight:{agent}") for agent in _rest(names, "inflight:")}
         inboxes = {inbox: await self._entries(f"inbox:{inbox}") for inbox in _rest(names, "inbox:")}
         ended = {index: set(await self._zset(index)) for index in sorted(set(END_INDEX.values()))}
+        histograms, task_types = await self._hash("histograms"), await self._hash("task_types")
         after = await self._read("counters", self.redis.hgetall(self.keys.of("counters")), {})
         return CellSnapshot(
             counters=self._counters(after),
@@ -165,6 +168,8 @@ class _Reader:
             },
             leases=await self._leases(),
             broadcasts=await self._broadcasts(_rest(names, "recipients:")),
+            histograms=histograms,
+            task_types=task_types,
         )
 
     async def _leases(self) -> dict[str, str]:

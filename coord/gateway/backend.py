@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from coord import Client, logs
+from coord import Client, logs, spans
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
 from coord.client.gatherer import Gatherer
@@ -37,6 +38,7 @@ from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.statistics import CellStatistics
 from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.queries import AgentPage, Backlog, SettingChange
 
@@ -141,6 +143,14 @@ class Backend:
             IdConflict: the id was used before with other content.
             FactInvalid, FactTooLarge: the fact does not fit.
         """
+        if spans.recorder is None:
+            return await self._submit(fact, priority, wait_s)
+        attributes: spans.Attributes = {"coord.task_id": fact.task_id, "coord.task_type": fact.task_type}
+        with spans.recorder.span("coord.submit", fact.traceparent, "producer", attributes) as span:
+            placed = fact if span.traceparent is None else replace(fact, traceparent=span.traceparent)
+            return await self._submit(placed, priority, wait_s)
+
+    async def _submit(self, fact: TaskSubmitted, priority: Priority, wait_s: float) -> Appended:
         client = self.client
         caller = client.connection.caller if wait_s > 0 else ""
         append = checked_append(priority, fact, caller, self.settings.max_entry_bytes)
@@ -227,6 +237,11 @@ class Backend:
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
+
+    async def stats(self) -> CellStatistics:
+        """Return the statistics of the cell."""
+        async with self.limited():
+            return await self.client.stats()
 
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""

@@ -6,7 +6,7 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, rules, tasks
+from coord.gateway import agents, discovery, health, metrics, rules, tasks
 from coord.gateway.discovery import (
     AgentsDiscovered,
     AgentsOfCapability,
@@ -15,6 +15,7 @@ from coord.gateway.discovery import (
     PageQuery,
 )
 from coord.gateway.health import Health
+from coord.gateway.metrics import MetricsSummary
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
@@ -44,6 +45,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", health.all_checks, answer=Health, role=None, limited=False, counted=False),
     Route("GET", "/health/ready", health.ready, answer=Health, role=None, limited=False, counted=False),
     Route("GET", "/health/live", health.live, answer=Health, role=None, limited=False, counted=False),
+    # Metrics: requests within a second share one read.
+    Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
+    Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
     # Agents
     Route(
         "POST", "/agents/register", agents.register,

@@ -73,6 +73,15 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         lambda r, k: r.hset(k.of("counters"), "backlog_bytes", "many"),
         {"counters.value", "counters.backlog_bytes"},
     ),
+    "a completed task that ran twice": (
+        lambda r, k: r.hincrby(k.of("histograms"), "run:completed:5", 9),
+        {"histograms.count"},
+    ),
+    "a bucket that is no number": (lambda r, k: r.hset(k.of("histograms"), "distribution:x", 1), {"histograms.value"}),
+    "a type of more tasks than there are": (
+        lambda r, k: r.hincrby(k.of("task_types"), "echo", 99),
+        {"task_types.count"},
+    ),
     "a size that drifted": (
         lambda r, k: r.hincrby(k.of("counters"), "backlog_bytes", 7),
         {"counters.backlog_bytes"},
