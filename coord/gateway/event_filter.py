@@ -147,4 +147,4 @@ def _id(value: str, name: str, at: str) -> str:
 
 
 def _invalid(name: str, message: str, at: str) -> RequestError:
-    return RequestError("query_invalid", f"{name}: {message}", [Problem([at, name], message, "value_error")])
+    return RequestError(f"{at}_invalid", f"{name}: {message}", [Problem([at, name], message, "value_error")])

@@ -79,6 +79,13 @@ class Batch:
             return f": alive\nid: {self.position}\n\n".encode()
         return b"".join(b"id: %b\ndata: %b\n\n" % (one.position.encode(), one.json) for one in self.events)
 
+    @cached_property
+    def texts(self) -> list[str]:
+        """The events as text frames, decoded once."""
+        if not self.events:
+            return [f'{{"position":"{self.position}"}}']
+        return [one.json.decode() for one in self.events]
+
 
 class Listener:
     """One listener; ``next`` returns what it gets. Made by ``EventHub.join``."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from coord.config import Settings
 from coord.gateway.backend import Backend
 from coord.gateway.checks import Checks
+from coord.gateway.event_hub import EventHub
 from coord.gateway.idempotency import SeenKeys
 
 
@@ -27,6 +28,7 @@ class Gateway:
         self.settings = settings
         self.backend = backend
         self.checks = Checks(backend)
+        self.events = EventHub(backend, settings.gateway_listeners)
         self.seen_keys = SeenKeys()
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()
@@ -38,5 +40,6 @@ class Gateway:
     def close(self) -> None:
         """End the streams, and whatever waits long."""
         self.closing.set()
+        self.events.close()
         for end in tuple(self.streams):
             end()

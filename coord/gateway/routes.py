@@ -45,6 +45,12 @@ class Connection(NamedTuple):
     receive: Receive
     send: Send
 
+    def abort(self) -> None:
+        """Close the connection at once; what the caller has not read is dropped. ASGI itself has no such call."""
+        transport = getattr(getattr(self.send, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+
 
 class Answer(Struct, frozen=True):
     """A response that is not a plain 200."""

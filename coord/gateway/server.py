@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import resource
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -14,8 +16,9 @@ from coord import logs
 from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
-from coord.gateway.app import make_app
+from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
+from coord.gateway.gateway import Gateway
 
 log = logs.get_logger()
 
@@ -25,6 +28,8 @@ SHUTDOWN_S = 10
 IDLE_S = 75
 #: Maximum number of connections that wait to be accepted.
 BACKLOG = 2_048
+#: Number of open files, and so of connections, that the process asks the system for.
+FILES = 65_536
 
 
 async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Event) -> None:
@@ -40,7 +45,8 @@ async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Ev
     """
     listener = bind(settings)
     backend = Backend(settings)
-    server = _Server(_config(backend, settings))
+    app = make_app(backend, settings)
+    server = _Server(_config(app, settings))
     failures: list[CoordError] = []
 
     def failed(error: CoordError) -> None:
@@ -48,7 +54,10 @@ async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Ev
         server.should_exit = True
 
     backend.open(failed)
+    _allow_connections()
+    logging.getLogger("uvicorn.error").addFilter(_Refusals("handshakes"))
     watching = [
+        asyncio.create_task(_close_when(requested, app.gateway)),
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
     ]
@@ -94,11 +103,21 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _config(backend: Backend, settings: Settings) -> uvicorn.Config:
+def _allow_connections() -> None:
+    """Raise the limit of open files, which includes connections: many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(backend, settings),
+        app,
         http="h11",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=settings.max_entry_bytes,
+        ws_per_message_deflate=False,  # it costs 50 KiB of memory a connection
         lifespan="off",
         loop="none",
         log_config=None,
@@ -111,12 +130,24 @@ def _config(backend: Backend, settings: Settings) -> uvicorn.Config:
     )
 
 
+class _Refusals(logging.Filter):
+    """Drops what uvicorn logs as an error when the handshake of a WebSocket gets an HTTP response."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "without completing handshake" not in str(record.msg)
+
+
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves the signals to the command."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+async def _close_when(event: asyncio.Event, gateway: Gateway) -> None:
+    await event.wait()
+    gateway.close()
 
 
 async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> None:
