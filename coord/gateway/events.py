@@ -18,6 +18,8 @@ from coord.models.events import Position, decode_position
 #: Milliseconds after which a client connects again: at random, so that the listeners of a gateway that ended do not all
 #: connect at once.
 RETRY_MS = (1_000, 3_000)
+#: Bytes that the system keeps for a listener that reads slowly.
+UNREAD = 128 * 1024
 #: Without it, a proxy such as nginx would keep events back until a buffer is full.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -87,4 +89,5 @@ async def listen(call: Call[None, EventsQuery]) -> Stream:
     hub = call.gateway.events
     listener = await hub.join(wanted, start)
     listener.on_stall = call.connection.abort
+    call.connection.limit_unread(UNREAD)
     return Stream(EventStream(hub, listener), "text/event-stream", headers=_HEADERS)

@@ -25,7 +25,7 @@ from coord.gateway.body import decode
 from coord.gateway.errors import RequestError
 from coord.gateway.event_filter import EventFilter
 from coord.gateway.event_hub import Listener
-from coord.gateway.events import EventsQuery
+from coord.gateway.events import UNREAD, EventsQuery
 from coord.gateway.routes import Call
 from coord.models.events import Position, decode_position
 
@@ -174,6 +174,7 @@ async def serve(call: Call[None, EventsQuery]) -> None:
         listener = await socket.subscribe(wanted, start) if call.connection.scope["query_string"] else None
         if (await call.connection.receive())["type"] != "websocket.connect":
             return
+        call.connection.limit_unread(UNREAD)
         await call.connection.send({"type": "websocket.accept"})
         if listener is not None:
             socket.begin(listener)
