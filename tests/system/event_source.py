@@ -24,14 +24,13 @@ class EventSource:
         self.events: list[dict[str, Any]] = []
         self.last_id = ""
         self.retry_ms = 0
-        self.has_ended = False  #: whether the gateway ended the stream itself
+        self.ends = 0  #: how often the gateway itself has ended the stream
         self._task: asyncio.Task[None] | None = None
         self._is_connected = asyncio.Event()
 
     async def connect(self, port: int) -> EventSource:
         """Listen to the gateway at a port from where the last one ended, once it has answered."""
         await self.disconnect()
-        self.has_ended = False
         self._is_connected = asyncio.Event()
         self._task = asyncio.create_task(self._listen(f"http://127.0.0.1:{port}{self.path}"))
         waiting = asyncio.create_task(self._is_connected.wait())
@@ -88,4 +87,4 @@ class EventSource:
                     assert self.events[-1]["position"] == event_id
                 data = ""
                 self._is_connected.set()
-        self.has_ended = True
+        self.ends += 1

@@ -29,6 +29,7 @@ from tests.conftest import FAST
 from tests.http import HttpCaller
 from tests.repo.test_script_headers import DICTIONARY
 from tests.running import running_cell
+from tests.system.event_source import EventSource
 from tests.waiting import wait_until
 
 PASSWORD = "only-for-these-tests"
@@ -122,7 +123,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
     ],
     Role.GATEWAY: [
         ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
-        ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
+        ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(agents|control|messages|progress|tasks)"),
         ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
         ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
         ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
@@ -359,6 +360,9 @@ async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
         assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
         for path in (*paths, "/health", rules_of_placement, f"{rules_of_placement}/history"):
             assert (await http.get(path)).status == 200, path
+        source = await EventSource("/events?last_event_id=0").connect(port)
+        await source.hears("by-http")
+        await source.disconnect()
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)

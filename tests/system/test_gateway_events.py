@@ -71,7 +71,7 @@ async def test_a_listener_goes_from_gateway_to_gateway(tmp_path: Path) -> None:
             await source.hears("t20")
             first.kill()
             await source.ended()
-            assert not source.has_ended
+            assert source.ends == 0
             begun = len(written)
             await source.connect(two.port)
             await source.hears(f"t{begun}")
@@ -79,7 +79,7 @@ async def test_a_listener_goes_from_gateway_to_gateway(tmp_path: Path) -> None:
             second.send(signal.SIGTERM)
             assert await second.ended() == 0
             await source.ended()
-            assert source.has_ended  # the stream ended as it should, not with its connection
+            assert source.ends == 1  # the stream ended as it should, not with its connection
             begun = len(written)
             await source.connect(one.port)
             await source.hears(f"t{begun}")
