@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -25,6 +27,7 @@ from coord.keys import Keys
 from tests.http import HttpCaller
 from tests.ports import unused_port
 from tests.processes import NAMESPACE, cell_processes
+from tests.repo.documents import ROOT, blocks
 from tests.system.event_source import EventSource
 from tests.system.gateway_processes import gateway
 from tests.waiting import wait_until
@@ -250,3 +253,30 @@ async def test_a_websocket_subscribes_by_frames(redis: Redis, server: EmbeddedSe
         await asyncio.wait_for(last.recv(), 30)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
+
+
+async def test_the_document_shows_what_curl_prints(
+    redis: Redis, server: EmbeddedServer, settings: Settings, tmp_path: Path
+) -> None:
+    """The session of docs/http.md; only the time until a client connects again is random."""
+    session = next(one.text for one in blocks(ROOT / "docs" / "http.md") if "/events" in one.text)
+    command, _, shown = session.removeprefix("$ ").partition("\n")
+    key = Keys("coord").of("log:tasks")
+    settings = replace(settings, namespace="coord")
+    await redis.delete(key)
+    entries: tuple[tuple[str, ...], ...] = (
+        ("1767225600000-0", "task.queued", "story-1", "normal"),
+        ("1767225600123-0", "task.assigned", "story-1 story-2", "summarizer-1 summarizer-2", "1 1"),
+        ("1767225602500-0", "task.completed", "story-1", "summarizer-1"),
+    )
+    for entry_id, kind, task_id, *more in entries:
+        fields = dict(zip(("priority",) if kind == "task.queued" else ("agent_id", "attempt"), more, strict=False))
+        pairs = [text for pair in fields.items() for text in pair]
+        await redis.execute_command("XADD", key, entry_id, "type", kind, "task_id", task_id, *pairs)
+    async with serving(server, settings) as http:
+        words = [word.replace("localhost:9001", f"127.0.0.1:{http.port}") for word in shlex.split(command)]
+        process = await asyncio.create_subprocess_exec(*words, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+    await redis.delete(key)
+    without_time = re.compile(r"retry: \d+")
+    assert without_time.sub("", out.decode()) == without_time.sub("", shown)
