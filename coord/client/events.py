@@ -159,6 +159,14 @@ class LogReader:
         Raises:
             redis.exceptions.RedisError: Redis is unavailable; nothing is lost by it.
         """
+        try:
+            return await self._read(block_ms)
+        except (redis_errors.RedisError, OSError) as error:
+            if is_demoted(error):
+                await leave_server(self._redis)
+            raise
+
+    async def _read(self, block_ms: int | None) -> list[LogEvent]:
         command: list[Any] = ["XREAD", "COUNT", self._count]
         if block_ms is not None:
             command += ["BLOCK", block_ms]
@@ -242,8 +250,6 @@ async def follow_events(
                 raise
             if not is_away:
                 on_outage(f"Redis is unavailable ({error}); the events of the outage follow when it is back")
-            if is_demoted(error):
-                await leave_server(redis)
             is_away = True
             await asyncio.sleep(backoff.next_s())
             continue

@@ -212,9 +212,7 @@ class Backend:
             count: entries of each log in one read.
         """
         async with self._limited():
-            reader = LogReader(self.client.connection.redis, self.client.connection.keys, count=count)
-            await reader.open(start)
-        return reader
+            return await self.client.connection.open_logs(start, count)
 
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""

@@ -24,7 +24,6 @@ from coord import logs
 from coord.background import keep
 from coord.backoff import Backoff
 from coord.client.events import AWAY_S, LogEvent, LogReader
-from coord.connection import is_demoted, leave_server
 from coord.gateway.backend import Backend
 from coord.gateway.cloud_events import EventEncoder
 from coord.gateway.errors import RequestError
@@ -279,7 +278,7 @@ class EventHub:
 
     async def _start(self) -> None:
         self._reader = await self._backend.open_logs(None, HUB_ENTRIES)
-        self._encoder = EventEncoder(self._backend.client.connection.keys.namespace)
+        self._encoder = EventEncoder(self._backend.client.connection.settings.namespace)
         self._position = self._reader.position
         self._parts = {name: encode_place(self._position[name]) for name in LOGS}
         self._work = [keep("events.read", self._read), keep("events.look", self._look)]
@@ -297,8 +296,7 @@ class EventHub:
 
     async def _read(self) -> None:
         """Read the logs and pass the events on, for ever."""
-        connection = self._backend.client.connection
-        block_ms = connection.settings.read_block_ms
+        block_ms = self._backend.client.connection.settings.read_block_ms
         backoff, is_away = Backoff(*AWAY_S), False
         while True:
             try:
@@ -306,8 +304,6 @@ class EventHub:
             except (redis_errors.RedisError, OSError) as error:
                 if not is_away:
                     log.warning("events.away", error=str(error))
-                if is_demoted(error):
-                    await leave_server(connection.redis)
                 is_away = True
                 await asyncio.sleep(backoff.next_s())
                 continue
@@ -422,9 +418,7 @@ class EventHub:
             try:
                 async with self._pages:
                     return await reader.read()
-            except (redis_errors.RedisError, OSError) as error:
-                if is_demoted(error):
-                    await leave_server(self._backend.client.connection.redis)
+            except (redis_errors.RedisError, OSError):
                 await asyncio.sleep(backoff.next_s())
 
     def _end_all(self) -> None:
