@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from coord.client.events import LogEvent
 from coord.config import Settings
 from coord.embedded import EmbeddedServer
 from coord.gateway import event_hub
@@ -171,6 +172,65 @@ async def test_listeners_join_while_events_come(cell: Cell, monkeypatch: pytest.
         rest = (await cell.join(received.events[middle]["position"])).read()
         await rest.counts(len(received.events) - middle - 1)
         assert sorted(rest.names) == sorted(received.names[middle + 1 :])
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+async def test_a_listener_joins_a_hub_that_is_behind(cell: Cell, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """It gets from the hub only what it has not read itself, and its positions include what it has."""
+    monkeypatch.setattr(event_hub, "BATCH", batch)
+    live = (await cell.join()).read()
+    start = live.listener.position
+    gate, read = asyncio.Event(), cell.hub._reader.read
+
+    async def read_later(block_ms: int | None = None) -> list[LogEvent]:
+        await gate.wait()
+        return await read(block_ms)
+
+    monkeypatch.setattr(cell.hub._reader, "read", read_later)
+    await cell.write("tasks", "task.queued", "before")
+    await live.has("before")  # what the hub was reading; its next read waits
+    await cell.write("tasks", "task.queued", "b1", "b2", "b3")
+    await cell.write("agents", "agent.changed", "a1")
+    received = (await cell.join(start)).read()
+    await received.counts(5)
+    assert received.listener in cell.hub._groups[ALL].skipping
+    await cell.write("tasks", "task.queued", "b4", "b5")
+    await cell.write("agents", "agent.changed", "a2")
+    gate.set()
+    await received.counts(8)
+    await live.counts(8)
+    assert sorted(received.names) == sorted(cell.written)
+    await wait_until(lambda: received.listener in cell.hub._groups[ALL].joined, "it is one of its group")
+    for at, event in enumerate(received.events):
+        again = (await cell.join(event["position"])).read()
+        await again.counts(7 - at)
+        assert sorted(identities(again)) == sorted(identities(received)[at + 1 :])
+
+
+async def test_a_listener_joins_a_hub_that_is_ahead(cell: Cell) -> None:
+    """The hub reads an event after the last page of the listener, and before it joins: it reads another page."""
+    live = (await cell.join()).read()
+    await cell.write("tasks", "task.queued", "first")
+    await live.has("first")
+    late = await cell.join("0")
+    reader = late.listener.reader
+    assert reader is not None
+    read = reader.read
+    pages = 0
+
+    async def read_then_wait(block_ms: int | None = None) -> list[LogEvent]:
+        nonlocal pages
+        pages += 1
+        found = await read(block_ms)
+        if pages == 1:
+            await cell.write("agents", "agent.changed", "second")
+            await live.has("second")
+        return found
+
+    reader.read = read_then_wait  # type: ignore[method-assign]
+    late.read()
+    await late.counts(2)
+    assert (late.names, pages) == (["first", "second"], 2)
 
 
 async def test_a_trimmed_position_begins_with_a_gap(cell: Cell) -> None:
