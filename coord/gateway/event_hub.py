@@ -172,13 +172,14 @@ class EventHub:
 
     Args:
         backend: the gateway's client.
-        most: number of listeners at most.
+        most: number of connections at most.
     """
 
     def __init__(self, backend: Backend, most: int) -> None:
         self._backend = backend
         self._most = most
-        self._users = 0
+        self._places = 0
+        self._users = 0  # listeners, and those that are about to join
         self._listeners: set[Listener] = set()
         self._groups: dict[EventFilter, _Group] = {}
         self._index = FilterIndex()
@@ -191,22 +192,34 @@ class EventHub:
         self._pages = asyncio.Semaphore(PAGES)
         self._is_closed = False
 
+    def take_place(self) -> None:
+        """Count a connection, until ``free_place``.
+
+        Raises:
+            RequestError: there are too many, or the gateway shuts down.
+        """
+        self._check_open()
+        if self._places >= self._most:
+            raise RequestError(
+                "overloaded", f"{self._most} listeners are connected (COORD_GATEWAY_LISTENERS); try again"
+            )
+        self._places += 1
+
+    def free_place(self) -> None:
+        """Count a connection no more."""
+        self._places -= 1
+
     async def join(self, wanted: EventFilter, start: str | Position | None) -> Listener:
-        """Add a listener, until ``leave``.
+        """Add a listener, until ``leave``. Its connection has a place.
 
         Args:
             wanted: the events that it wants.
             start: None: from now on; an entry id: after it, in all logs; else a position.
 
         Raises:
-            RequestError: there are too many listeners, or the gateway shuts down.
+            RequestError: the gateway shuts down.
             ServerUnavailable: Redis is not available.
         """
-        self._check_open()
-        if self._users >= self._most:
-            raise RequestError(
-                "overloaded", f"{self._most} listeners are connected (COORD_GATEWAY_LISTENERS); try again"
-            )
         self._users += 1
         try:
             await self._open()

@@ -56,7 +56,7 @@ class EventStream(AsyncGenerator[bytes, None]):
     def __init__(self, hub: EventHub, listener: Listener) -> None:
         self._hub = hub
         self._listener = listener
-        self._has_begun = False
+        self._has_begun = self._is_closed = False
 
     async def asend(self, value: None) -> bytes:
         """Return the next events; first the position, so that a connection that breaks at once loses nothing."""
@@ -76,7 +76,10 @@ class EventStream(AsyncGenerator[bytes, None]):
 
     async def aclose(self) -> None:
         """Remove the listener."""
-        self._hub.leave(self._listener)
+        if not self._is_closed:
+            self._is_closed = True
+            self._hub.leave(self._listener)
+            self._hub.free_place()
 
 
 async def listen(call: Call[None, EventsQuery]) -> Stream:
@@ -87,7 +90,12 @@ async def listen(call: Call[None, EventsQuery]) -> Stream:
     wanted = call.query.filter()
     start = call.query.start(call.header(b"last-event-id"))
     hub = call.gateway.events
-    listener = await hub.join(wanted, start)
+    hub.take_place()
+    try:
+        listener = await hub.join(wanted, start)
+    except BaseException:
+        hub.free_place()
+        raise
     listener.on_stall = call.connection.abort
     call.connection.limit_unread(UNREAD)
     return Stream(EventStream(hub, listener), "text/event-stream", headers=_HEADERS)

@@ -168,7 +168,8 @@ class EventSocket:
 async def serve(call: Call[None, EventsQuery]) -> None:
     """Stream the events of the cell as they happen, over a WebSocket."""
     wanted, start = call.query.filter(), call.query.start()
-    socket = EventSocket(call)
+    hub, socket = call.gateway.events, EventSocket(call)
+    hub.take_place()
     try:
         # A query that subscribes is checked before the handshake: what is wrong with it is an HTTP response.
         listener = await socket.subscribe(wanted, start) if call.connection.scope["query_string"] else None
@@ -182,6 +183,7 @@ async def serve(call: Call[None, EventsQuery]) -> None:
     except OSError:
         return  # it has disconnected
     finally:
+        hub.free_place()
         await socket.unsubscribe()
 
 

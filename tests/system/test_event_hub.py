@@ -352,18 +352,22 @@ async def test_filters_share_what_is_encoded(cell: Cell, monkeypatch: pytest.Mon
     assert first.sse is first.sse
 
 
-async def test_the_number_of_listeners_is_limited(cell: Cell) -> None:
-    """The one too many is told the setting; the hub reads only while there are any."""
+async def test_the_hub_reads_only_while_there_are_listeners(cell: Cell) -> None:
+    """It stops with the last one, and begins again with the next; a hub that is closed takes none."""
     hub = cell.new_hub(most=1)
     received = await cell.join(hub=hub)
-    with pytest.raises(RequestError, match="COORD_GATEWAY_LISTENERS"):
-        await cell.join(hub=hub)
     reading = list(hub._work)
     hub.leave(received.listener)
     await asyncio.gather(*reading, return_exceptions=True)
     assert all(task.cancelled() for task in reading)
     await cell.write("tasks", "task.queued", "unread")
     assert (await cell.join(hub=hub)).listener.position != received.listener.position
+    hub.take_place()
+    with pytest.raises(RequestError, match="COORD_GATEWAY_LISTENERS"):
+        hub.take_place()
+    hub.free_place()
     hub.close()
+    with pytest.raises(RequestError, match="shuts down"):
+        hub.take_place()
     with pytest.raises(RequestError, match="shuts down"):
         await cell.join(hub=hub)

@@ -128,6 +128,8 @@ async def test_sse_as_a_browser_reads_it(redis: Redis, server: EmbeddedServer, s
         assert (refused.status, refused.body["code"]) == (503, "overloaded")
         assert "COORD_GATEWAY_LISTENERS" in refused.body["message"]
         assert "retry-after" in refused.headers
+        with pytest.raises(InvalidStatus):
+            await connect(f"ws://127.0.0.1:{http.port}/ws")
         for kind in ("task.queued", "task.assigned", "task.completed"):
             await write(redis, settings.namespace, "t1", "t2", kind=kind)
         await wait_until(lambda: len(everything.events) == 6, "all events are received")
