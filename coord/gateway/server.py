@@ -19,34 +19,39 @@ from coord.errors import ConfigError, CoordError
 from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
 from coord.gateway.gateway import Gateway
+from coord.gateway.presence import Presence
+from coord.gateway.protocol import Protocol, sweep
 
 log = logs.get_logger()
 
 #: Seconds that active requests get at shutdown: longer than any wait of the gateway itself.
 SHUTDOWN_S = 10
-#: Seconds that a connection may idle between two requests: longer than in clients, so that the client closes first.
-IDLE_S = 75
+#: Seconds for which a connection without a request stays open at shutdown: a request may be on its way.
+LINGER_S = 1.0
 #: Maximum number of connections that wait to be accepted.
 BACKLOG = 2_048
 #: Number of open files, and so of connections, that the process asks the system for.
 FILES = 65_536
 
 
-async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Event) -> None:
+async def serve(
+    settings: Settings, requested: asyncio.Event, forced: asyncio.Event, listener: socket.socket | None = None
+) -> None:
     """Serve until shutdown.
 
     Args:
         settings: host, port and limits.
         requested: set for a graceful shutdown.
         forced: set for a shutdown that does not wait for active requests.
+        listener: socket of several gateways that listens already; None: this one binds its own.
 
     Raises:
         ConfigError: the address must not or cannot be bound, or Redis refuses the credentials.
     """
-    listener = bind(settings)
+    listener = listener or bind(settings)
     backend = Backend(settings)
     app = make_app(backend, settings)
-    server = _Server(_config(app, settings))
+    server = _Server(_config(app, settings), app.gateway)
     failures: list[CoordError] = []
 
     def failed(error: CoordError) -> None:
@@ -57,15 +62,17 @@ async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Ev
     _allow_connections()
     logging.getLogger("uvicorn.error").addFilter(_Refusals("handshakes"))
     watching = [
-        asyncio.create_task(_close_when(requested, app.gateway)),
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
     ]
-    log.info("gateway.started", url=_url(listener))
+    log.info("gateway.started", url=url_of(listener))
+    presence = Presence(backend, lambda: server.server_state.total_requests)
+    presence.start()
     try:
         await server.serve(sockets=[listener])
     finally:
         await cancel_and_wait(*watching)
+        await presence.end()
         await backend.close()
     log.info("gateway.stopped")
     if failures:
@@ -114,7 +121,7 @@ def _allow_connections() -> None:
 def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Protocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_entry_bytes,
         ws_per_message_deflate=False,  # it costs 50 KiB of memory a connection
@@ -125,8 +132,6 @@ def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=IDLE_S,
-        timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
 
@@ -138,16 +143,45 @@ class _Refusals(logging.Filter):
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the command."""
+    """A uvicorn server that leaves the signals to the command, and drops no request when it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Check the limits of time once a second."""
+        if counter % 10 == 0:
+            sweep(self.server_state.connections)
+        return await super().on_tick(counter)
 
-async def _close_when(event: asyncio.Event, gateway: Gateway) -> None:
-    await event.wait()
-    gateway.close()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more connections, answer the requests that are there or on their way, close all connections."""
+        await asyncio.sleep(0)  # connections that wait to be accepted are accepted
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # each response is the last one of its connection
+        self._gateway.close()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while self._is_busy() and not self.force_exit:
+            await asyncio.sleep(0.05)
+            waited = loop.time() - began
+            if waited > LINGER_S:
+                sweep(self.server_state.connections, idle_s=LINGER_S)
+            if waited > SHUTDOWN_S:
+                log.error("gateway.requests_cancelled", requests=len(self.server_state.tasks))
+                for task in self.server_state.tasks:
+                    task.cancel()
+                break
+
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.connections or self.server_state.tasks)
 
 
 async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> None:
@@ -155,6 +189,7 @@ async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> No
     setattr(server, attribute, True)
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
