@@ -89,6 +89,8 @@ async def listen(call: Call[None, EventsQuery]) -> Stream:
     """
     wanted = call.query.filter()
     start = call.query.start(call.header(b"last-event-id"))
+    if call.method == "HEAD":
+        return Stream(_nothing(), "text/event-stream", headers=_HEADERS)
     hub = call.gateway.events
     hub.take_place()
     try:
@@ -99,3 +101,9 @@ async def listen(call: Call[None, EventsQuery]) -> Stream:
     listener.on_stall = call.connection.abort
     call.connection.limit_unread(UNREAD)
     return Stream(EventStream(hub, listener), "text/event-stream", headers=_HEADERS)
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    """Return what a HEAD request is sent."""
+    for chunk in tuple[bytes, ...]():
+        yield chunk

@@ -63,7 +63,7 @@ class Connection(NamedTuple):
     @property
     def _transport(self) -> Any:
         """The transport; ASGI itself gives no access to it. None with another server, as in tests."""
-        return getattr(getattr(self.send, "__self__", None), "transport", None)
+        return getattr(getattr(self.receive, "__self__", None), "transport", None)
 
 
 class Answer(Struct, frozen=True):

@@ -172,7 +172,7 @@ async def serve(call: Call[None, EventsQuery]) -> None:
     hub.take_place()
     try:
         # A query that subscribes is checked before the handshake: what is wrong with it is an HTTP response.
-        listener = await socket.subscribe(wanted, start) if call.connection.scope["query_string"] else None
+        listener = await socket.subscribe(wanted, start) if call.query != EventsQuery() else None
         if (await call.connection.receive())["type"] != "websocket.connect":
             return
         call.connection.limit_unread(UNREAD)

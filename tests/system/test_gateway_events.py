@@ -8,8 +8,10 @@ import re
 import shlex
 import signal
 import socket
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +157,21 @@ async def test_sse_as_a_browser_reads_it(redis: Redis, server: EmbeddedServer, s
         assert [event["type"] for event in again.events] == ["coord.task.completed"]
         await mine.disconnect()
         await again.disconnect()
+        for _ in range(5):  # takes no place
+            head = await asyncio.to_thread(_head, http.port)
+            assert (head.status, head.headers["Content-Type"]) == (200, "text/event-stream")
         for query, loc in (("type=tsk", "type"), ("agent=a%20b", "agent"), ("last_event_id=x", "last_event_id")):
             answer = await http.get(f"/events?{query}")
             assert answer.status == 422
             assert answer.body["detail"][0]["loc"] == ["query", loc]
         answer = await http.get("/events", **{"Last-Event-ID": "x"})
         assert answer.body["detail"][0]["loc"] == ["header", "last-event-id"]
+
+
+def _head(port: int) -> HTTPResponse:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/events", method="HEAD")
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 -- this machine
+        return answer  # type: ignore[no-any-return]
 
 
 async def _joins(source: EventSource, port: int) -> bool:
@@ -242,6 +253,10 @@ async def test_a_websocket_subscribes_by_frames(redis: Redis, server: EmbeddedSe
             await connect(f"{url}?type=tsk")
         assert refused.value.response.status_code == 422
         assert json.loads(refused.value.response.body or b"")["code"] == "query_invalid"
+        async with connect(f"{url}?other=x") as websocket:  # nothing that subscribes
+            await write(redis, settings.namespace, "t9")
+            (answer,) = await _answers(websocket, '{"id": 1, "subscribe": {}, "last_event_id": null}')
+            assert answer["id"] == 1
         async with connect(f"{url}?last_event_id=0&task=t2", max_size=None) as websocket:
             assert json.loads(await asyncio.wait_for(websocket.recv(), 30))["data"]["task_id"] == "t2"
             await websocket.send("x" * (settings.max_entry_bytes + 1))
