@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from coord import Client, logs, spans
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
+from coord.client.events import LogReader
 from coord.client.gatherer import Gatherer
 from coord.client.handle import TaskHandle
 from coord.client.submission import checked_append
@@ -36,6 +37,7 @@ from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.events import Position
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.statistics import CellStatistics
@@ -233,6 +235,16 @@ class Backend:
                 except ConfigError as error:
                     raise RequestError("setting_refused", str(error)) from None
             return Appended(iso(await self.client.server_time()), answered)
+
+    async def open_logs(self, start: str | Position | None, count: int) -> LogReader:
+        """Return a reader of the logs.
+
+        Args:
+            start: None: from now on; an entry id: after it, in all logs; else a position.
+            count: entries of each log in one read.
+        """
+        async with self.limited():
+            return await self.client.connection.open_logs(start, count)
 
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""

@@ -24,6 +24,7 @@ HTTP_ONLY: dict[str, int] = {
     "body_invalid": 422,
     "content_type_invalid": 422,
     "query_invalid": 422,
+    "frame_invalid": 422,
     "idempotency_key_invalid": 422,
     "idempotency_key_reused": 422,
     "nested_too_deeply": 422,

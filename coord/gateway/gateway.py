@@ -13,6 +13,7 @@ from coord.config import Settings
 from coord.gateway.backend import Backend
 from coord.gateway.checks import Checks
 from coord.gateway.deadlines import Deadlines
+from coord.gateway.event_hub import EventHub
 from coord.gateway.idempotency import SeenKeys
 from coord.gateway.scrapes import Scrapes
 
@@ -30,6 +31,7 @@ class Gateway:
         self.backend = backend
         self.checks = Checks(backend)
         self.deadlines = Deadlines()
+        self.events = EventHub(backend, settings.gateway_listeners)
         self.seen_keys = SeenKeys()
         self.scrapes = Scrapes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
@@ -42,5 +44,6 @@ class Gateway:
     def close(self) -> None:
         """End the streams, and whatever waits long."""
         self.closing.set()
+        self.events.close()
         for end in tuple(self.streams):
             end()

@@ -10,6 +10,8 @@ does.
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -44,6 +46,24 @@ class Connection(NamedTuple):
     scope: Scope
     receive: Receive
     send: Send
+
+    def limit_unread(self, size: int) -> None:
+        """Limit the bytes that the system keeps for a caller that does not read; it would take megabytes."""
+        if self._transport is not None:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+    def abort(self) -> None:
+        """Close the connection at once; what the caller has not read is dropped."""
+        if self._transport is not None:
+            # Without this the system would keep what is unread for minutes.
+            linger = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self._transport.abort()
+
+    @property
+    def _transport(self) -> Any:
+        """The transport; ASGI itself gives no access to it. None with another server, as in tests."""
+        return getattr(getattr(self.receive, "__self__", None), "transport", None)
 
 
 class Answer(Struct, frozen=True):

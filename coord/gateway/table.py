@@ -6,7 +6,7 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, metrics, rules, tasks
+from coord.gateway import agents, discovery, events, health, metrics, rules, tasks, websocket
 from coord.gateway.discovery import (
     AgentsDiscovered,
     AgentsOfCapability,
@@ -14,6 +14,7 @@ from coord.gateway.discovery import (
     DiscoverAgents,
     PageQuery,
 )
+from coord.gateway.events import EventsQuery
 from coord.gateway.health import Health
 from coord.gateway.metrics import MetricsSummary
 from coord.gateway.routes import Route
@@ -124,5 +125,17 @@ ROUTES: tuple[Route, ...] = (
         "GET", f"{STRATEGY}/history", rules.history,
         query=HistoryQuery, answer=ChangesFound, role="readonly",
         example={"limit": 5},
+    ),
+    # Events
+    Route(
+        "GET", "/events", events.listen,
+        query=EventsQuery, answer=None, role="readonly", limited=False, counted=False,
+        errors=("overloaded",),
+        example={"type": "task.completed,task.failed"},
+    ),
+    Route(
+        "WEBSOCKET", "/ws", websocket.serve,
+        query=EventsQuery, answer=None, role="readonly", limited=False, counted=False,
+        errors=("overloaded",),
     ),
 )  # fmt: skip

@@ -54,7 +54,7 @@ from coord.queries.queues import (
     pool_in_record,
     scan_pools,
 )
-from coord.queries.reads import LogWindow, get_log_window, get_time
+from coord.queries.reads import LogWindow, get_log_window, get_time, parse_log_window
 from coord.queries.settings import (
     LiveSetting,
     SettingChange,
@@ -159,6 +159,7 @@ __all__ = [
     "measure_memory",
     "package_fields",
     "parse_link",
+    "parse_log_window",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",

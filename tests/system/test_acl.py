@@ -30,6 +30,7 @@ from tests.conftest import FAST
 from tests.http import HttpCaller
 from tests.repo.test_script_headers import DICTIONARY
 from tests.running import running_cell
+from tests.system.event_source import EventSource
 from tests.waiting import wait_until
 
 PASSWORD = "only-for-these-tests"
@@ -124,7 +125,10 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
     ],
     Role.GATEWAY: [
         ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
-        ({*STREAM_READS, "exists"}, rf"{TASKS}|in:(reports|requests|losses)|replies:.*|log:(tasks|control)"),
+        (
+            {*STREAM_READS, "exists"},
+            rf"{TASKS}|in:(reports|requests|losses)|replies:.*|log:(agents|control|messages|progress|tasks)",
+        ),
         # Facts with tokens are counted only.
         ({"xlen", "xpending"}, r"in:.*|dead:in"),
         ({"zcard"}, r"(tasks|messages):dead|requests"),
@@ -371,6 +375,9 @@ async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
         for name in ("coord_stream_entries", "coord_stream_pending"):
             assert set(re.findall(rf'^{name}{{group="\w+",stream="(.+)"}}', metrics, re.MULTILINE)) == {*STREAM_FACTS}
         assert all(name in metrics for name in ("coord_dead_letters{", "coord_open_requests ", "_memory_used_bytes "))
+        source = await EventSource("/events?last_event_id=0").connect(port)
+        await source.hears("by-http")
+        await source.disconnect()
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)
