@@ -30,7 +30,7 @@ class Role(StrEnum):
 
 
 class Family(NamedTuple):
-    """What each role does with a family of keys: ``a`` appends an entry, ``r`` reads, ``d`` deletes entries."""
+    """What each role does with keys: ``a`` appends an entry, ``d`` deletes entries, ``r`` reads, ``w`` writes."""
 
     kind: str  #: type of the keys
     agent: str = ""
@@ -50,7 +50,7 @@ FAMILIES: dict[str, Family] = {
     "in:messages:*": Family("stream", agent="a", client="a", operator="ar"),
     "in:links": Family("stream", agent="a", operator="r"),
     "in:control:distributor": Family("stream", gateway="a", operator="ar"),
-    "in:control:registry": Family("stream", operator="ar"),
+    "in:control:registry": Family("stream", gateway="a", operator="ar"),
     "in:control:router": Family("stream", operator="ar"),
     "agent:*": Family("hash", gateway="r", operator="r"),
     "agents:active": Family("set", gateway="r", operator="r"),
@@ -61,7 +61,10 @@ FAMILIES: dict[str, Family] = {
     "agents:lost": Family("zset", operator="r"),
     "agents:by:*": Family("set", gateway="r", operator="r"),
     "agents:health": Family("zset", gateway="r", operator="r"),
-    "token:*": Family("hash", operator="r"),
+    "token:*": Family("hash", gateway="r", operator="r"),
+    "tokens": Family("hash", gateway="r", operator="r"),
+    "api_key:*": Family("hash", gateway="r", operator="r"),
+    "api_keys": Family("zset", gateway="rw", operator="r"),
     "clock": Family("hash", operator="r"),
     "task:*": Family("hash", client="r", gateway="r", operator="r"),
     "inflight:*": Family("set", gateway="r", operator="r"),
@@ -110,6 +113,9 @@ FAMILIES: dict[str, Family] = {
     "log:loads": Family("stream", operator="r"),
     "log:control": Family("stream", gateway="r", operator="r"),
     "size:*": Family("string", operator="r"),
+    "gateway:requests:*": Family("string", gateway="rw", operator="r"),
+    "gateway:ticket:*": Family("string", gateway="rw", operator="r"),
+    "gateway:refreshed:*": Family("string", gateway="rw", operator="r"),
 }
 
 #: type of a key -> the commands that read it.
@@ -132,6 +138,8 @@ READS: dict[str, tuple[str, ...]] = {
     "list": ("lrange", "llen"),
     "string": ("get",),
 }
+#: type of a key -> the commands that write it.
+WRITES: dict[str, tuple[str, ...]] = {"string": ("set", "incrby", "getdel"), "zset": ("zadd",)}
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.
@@ -201,6 +209,9 @@ def rules(role: Role, namespace: str, own_id: str | None = None, *, selects: boo
     found = [*plain]
     found += _selector(["xadd"], "%W~", (keys[family] for family in FAMILIES if "a" in access[family]))
     found += _selector(["xdel"], "%W~", (keys[family] for family in FAMILIES if "d" in access[family]))
+    for kind, commands in WRITES.items():
+        written = (keys[family] for family, row in FAMILIES.items() if row.kind == kind and "w" in access[family])
+        found += _selector(commands, "%RW~", written)
     for kind, commands in READS.items():
         sends = _SENDS.get(role, frozenset({*commands, *_READS_OF_ANY}))
         wanted = [command for command in (*commands, *_READS_OF_ANY) if command in sends]

@@ -52,7 +52,7 @@ class RequestGuard:
         if self._active > self._settings.gateway_requests:
             raise RequestError("overloaded", f"{self._settings.gateway_requests} requests are active; try again")
         host = req.get_header("Host") or ""
-        if not self._settings.gateway_allow_open and not _is_local_name(host):
+        if not self._settings.gateway_security and not _is_local_name(host):
             raise RequestError(
                 "cross_origin",
                 f"the Host header {host[:200]!r} is not a name of this gateway; use localhost or its IP address",
