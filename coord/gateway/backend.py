@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from coord import Client, logs
@@ -20,7 +21,7 @@ from coord.client.connection import FactHandle
 from coord.client.handle import TaskHandle
 from coord.client.submission import TaskSpec
 from coord.config import PER_TYPE, Settings
-from coord.connection import WaitNotice
+from coord.connection import WaitNotice, reading
 from coord.errors import (
     AgentNotFound,
     ConfigError,
@@ -32,6 +33,7 @@ from coord.errors import (
 )
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
+from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
@@ -209,6 +211,14 @@ class Backend:
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[tuple[Redis, Keys]]:
+        """Give the connection of the client and its keys; every failure of Redis raises a ``CoordError``."""
+        connection = self.client.connection
+        async with self._limited():
+            with reading():
+                yield connection.redis, connection.keys
 
     @asynccontextmanager
     async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
