@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from coord import Client, logs
+from coord.api_key import id_of_key
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
 from coord.client.handle import TaskHandle
@@ -35,6 +36,7 @@ from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.api_keys import ApiKey
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
@@ -203,6 +205,23 @@ class Backend:
                 except ConfigError as error:
                     raise RequestError("setting_refused", str(error)) from None
             return Appended(iso(await self.client.server_time()), answered)
+
+    async def create_key(
+        self, role: str, agent_id: str | None, name: str, lifetime: float | None
+    ) -> tuple[str, ApiKey]:
+        """Make an API key, as ``Admin.create_key``."""
+        wait_s = self.settings.gateway_wait_s
+        async with self._limited(wait_s):
+            return await self.client.admin.create_key(
+                role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
+            )
+
+    async def revoke_key(self, key: str) -> str:
+        """Revoke an API key, by its id or the key itself; return its id. Raises ``ApiKeyNotFound``."""
+        wait_s = self.settings.gateway_wait_s
+        async with self._limited(wait_s, "; it is safe to repeat the request"):
+            await self.client.admin.revoke_key(key, timeout=wait_s)
+        return id_of_key(key) or key
 
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""

@@ -13,9 +13,15 @@ from coord.errors import BY_CODE, CoordError
 HTTP_ONLY: dict[str, int] = {
     "invalid_priority": 400,
     "invalid_strategy": 400,
+    "credential_missing": 401,
+    "credential_invalid": 401,
     "cross_origin": 403,
+    "role_insufficient": 403,
+    "agent_forbidden": 403,
     "not_found": 404,
     "setting_refused": 409,
+    "security_off": 409,
+    "jwt_not_configured": 409,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "body_too_large": 413,
@@ -25,6 +31,7 @@ HTTP_ONLY: dict[str, int] = {
     "idempotency_key_invalid": 422,
     "idempotency_key_reused": 422,
     "nested_too_deeply": 422,
+    "rate_limited": 429,
     "overloaded": 503,
     "internal": 500,
 }

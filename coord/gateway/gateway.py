@@ -11,8 +11,11 @@ from collections.abc import Callable
 
 from coord.config import Settings
 from coord.gateway.backend import Backend
+from coord.gateway.callers import Callers
 from coord.gateway.checks import Checks
+from coord.gateway.credential_store import CredentialStore
 from coord.gateway.idempotency import SeenKeys
+from coord.gateway.web import Web
 
 
 class Gateway:
@@ -21,12 +24,17 @@ class Gateway:
     Args:
         backend: the client.
         settings: of the gateway.
+
+    Raises:
+        ConfigError: a setting of its security does not fit.
     """
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self.settings = settings
         self.backend = backend
         self.checks = Checks(backend)
+        self.callers = Callers(settings, CredentialStore(backend))
+        self.web = Web(settings)
         self.seen_keys = SeenKeys()
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()

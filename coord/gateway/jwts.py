@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from msgspec import Struct
 
 from coord.config import Settings, expand_home
-from coord.errors import ConfigError
+from coord.errors import ConfigError, IdInvalid
 from coord.gateway.errors import RequestError
 from coord.models.api_keys import CallerRole
 from coord.models.ids import check_id
@@ -147,7 +147,7 @@ class Jwts:
             raise _invalid("it is not valid yet") from None
         except jwt.MissingRequiredClaimError as error:
             raise _invalid(f"it has no claim {error.claim}") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, IdInvalid, ValueError, TypeError, RecursionError):
             raise _invalid("its signature or a claim is not valid") from None
 
 

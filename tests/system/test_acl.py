@@ -97,12 +97,13 @@ ZSET_READS = {
 }  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
 HASHES = (
-    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|masters"
+    r"(agent|token|api_key|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes"
+    r"|masters|tokens"
 )
 SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
     r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
-    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*"
+    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {
@@ -121,11 +122,16 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
-        ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
+        ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:(distributor|registry)"),
         ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
-        ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
+        (
+            {*HASH_READS, "exists"},
+            r"(agent|token|api_key|task|worker):.*|tokens|pools|counters|waiting|settings|suspended",
+        ),
         ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
-        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
+        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health|api_keys"),
+        ({"zadd"}, r"api_keys"),
+        ({"get", "set", "incrby", "getdel", "exists"}, r"gateway:.*"),
     ],
     Role.OPERATOR: [
         ({"xadd"}, rf"in:control:.*|{TASKS}|in:requests|{MESSAGES}"),
@@ -134,7 +140,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, *LOOKS}, SETS),
         ({*ZSET_READS, *LOOKS}, ZSETS),
         ({"lrange", "llen", *LOOKS}, r"(recipients|outcomes):.*"),
-        ({"get", *LOOKS}, r"tasks:relieved|size:.*"),
+        ({"get", *LOOKS}, r"tasks:relieved|size:.*|gateway:.*"),
     ],
 }
 #: role -> its commands without keys.
