@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -326,7 +327,8 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
             with pytest.raises(AgentNotFound):
                 await operator.admin.replay("message", "dead", timeout=PATIENT_S)
             await operator.admin.set_setting("health_threshold", 0.4, timeout=PATIENT_S)
-            await _over_http(users, unused_port + 1, handles[0].task_id, await operator.admin.enrol("web"))
+            token, (key, _) = await operator.admin.enrol("web"), await operator.admin.create_key("admin")
+            await _over_http(users, unused_port + 1, handles[0].task_id, token, key)
             codes = dict(zip(COMMANDS, await _commands(users.url("operator"), *COMMANDS), strict=True))
             assert {line: code for line, code in codes.items() if code != "0"} == {"tasks explain by-http": "4"}
         assert (await operator.agent(OWN)).status is AgentStatus.INACTIVE
@@ -346,25 +348,33 @@ async def cell_of(users: Users) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(Client(users.url("operator"), settings=SETTINGS))
 
 
-async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
-    """Each route of the gateway, which has a user of its own."""
+async def _over_http(users: Users, port: int, task_id: str, token: str, key: str) -> None:
+    """Each route of the gateway, which has a user of its own and wants credentials."""
     http = HttpCaller(port)
-    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"))
+    security = {"COORD_GATEWAY_SECURITY": "on", "COORD_GATEWAY_JWT_SECRET": PASSWORD * 2}
+    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"), **security)
+    admin = {"X_API_Key": key}
     try:
         await wait_until(http.is_ready, "the gateway has found Redis", PATIENT_S)
         body = {"agent_id": "web", "agent_type": "worker"}
-        assert (await http.post("/agents/register", body)).status == 401
+        assert (await http.post("/agents/register", body, **admin)).body["code"] == "token_missing"
         bearer = {"Authorization": f"Bearer {token}"}
         assert (await http.post("/agents/register", body, **bearer)).status == 200
         beat = {"status": "busy", "load_metrics": {"cpu": 0.1}}
         assert (await http.post("/agents/web/heartbeat", beat, **bearer)).status == 200
         data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
-        assert (await http.post("/tasks/submit", {"task_data": data})).status == 200
+        assert (await http.post("/tasks/submit", {"task_data": data}, **admin)).status == 200
         paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
         rules_of_placement = "/load-balancer/strategy"
-        assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
+        assert (await http.put(rules_of_placement, {"strategy": "random"}, **admin)).status == 200
         for path in (*paths, "/health", rules_of_placement, f"{rules_of_placement}/history"):
-            assert (await http.get(path)).status == 200, path
+            assert (await http.get(path, **admin)).status == 200, path
+        login = (await http.post("/auth/login", {"api_key": key})).body
+        assert (await http.post("/auth/refresh", {"refresh_token": login["refresh_token"]})).status == 200
+        ticket = (await http.post("/auth/ticket", **admin)).body["ticket"]
+        assert (await http.get(f"/pools?ticket={ticket}")).status == 200
+        made = (await http.post("/auth/api-key/generate", {"role": "client"}, **admin)).body
+        assert (await http.delete(f"/auth/api-key/{made['key_id']}", **admin)).status == 200
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)
@@ -383,6 +393,8 @@ COMMANDS = (
     "agents show ocr-1",
     "agents rotate ocr-2",
     "agents tokens",
+    "keys create",
+    "keys list",
     "messages list",
     "dead list",
     "dead purge message --older-than 0s",
@@ -417,8 +429,10 @@ async def _commands(url: str, *lines: str) -> list[str]:
     return [end.removesuffix(f" {line}") for end, line in zip(ended, lines, strict=True)]
 
 
-async def _start(*words: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE)
+async def _start(*words: str, **environ: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE, env=os.environ | environ
+    )
 
 
 @pytest.mark.parametrize("users", ["valkey", pytest.param("redis7", marks=pytest.mark.long)], indirect=True)
