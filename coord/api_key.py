@@ -12,6 +12,7 @@ import secrets
 PREFIX = "coord_key_"
 
 _KEY = re.compile(r"coord_key_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_SECRET = re.compile(r"coord_key_([0-9a-f]{12})_[A-Za-z0-9_-]+")
 
 
 def new_key_id() -> str:
@@ -28,3 +29,8 @@ def id_of_key(text: str) -> str | None:
     """Return the id in a key; None if the text is no key."""
     found = _KEY.fullmatch(text)
     return found.group(1) if found else None
+
+
+def redacted(text: str) -> str:
+    """Return a text in which of each API key only the public part is left."""
+    return _SECRET.sub(r"coord_key_\1_…", text)

@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coord import codec, logs
+from coord.api_key import redacted
 from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.gateway.access import CallerAccess
@@ -229,7 +230,7 @@ async def _send_stream(call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> No
         sending.uncancel()
     except Exception:
         # The status is sent, so only the broken end of the response can tell the caller.
-        log.exception("gateway.defect", method=call.method, path=call.path)
+        log.exception("gateway.defect", method=call.method, path=redacted(call.path))
         raise
     finally:
         is_ended = True
