@@ -100,7 +100,9 @@ FAMILIES: dict[str, Family] = {
     "replies:{agent}": Family("stream", agent="r", client="r", gateway="r", operator="r"),
     "settings": Family("hash", gateway="r", operator="r"),
     "worker:*": Family("hash", gateway="r", operator="r"),
+    "worker:gateway:*": Family("hash", gateway="w"),
     "workers:*": Family("zset", gateway="r", operator="r"),
+    "workers:gateway": Family("zset", gateway="w"),
     "waiting": Family("hash", gateway="r", operator="r"),
     "dead:in": Family("stream", operator="r"),
     "log:agents": Family("stream", operator="r"),
@@ -139,7 +141,11 @@ READS: dict[str, tuple[str, ...]] = {
     "string": ("get",),
 }
 #: type of a key -> the commands that write it.
-WRITES: dict[str, tuple[str, ...]] = {"string": ("set", "incrby", "getdel"), "zset": ("zadd",)}
+WRITES: dict[str, tuple[str, ...]] = {
+    "hash": ("hset", "pexpire"),
+    "string": ("set", "incrby", "getdel"),
+    "zset": ("zadd", "zrem", "zremrangebyscore"),
+}
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -19,8 +20,9 @@ from coord import Client, logs
 from coord.api_key import id_of_key
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
+from coord.client.gatherer import Gatherer
 from coord.client.handle import TaskHandle
-from coord.client.submission import TaskSpec
+from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice, reading
 from coord.errors import (
@@ -32,6 +34,7 @@ from coord.errors import (
     ServerUnavailable,
     UnknownAgent,
 )
+from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.keys import Keys
@@ -39,7 +42,7 @@ from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.api_keys import ApiKey
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
-from coord.models.tasks import TaskRecord
+from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.queries import AgentPage, Backlog, SettingChange
 
 log = logs.get_logger()
@@ -64,7 +67,9 @@ class Backend:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.deadlines = Deadlines()
         self._client: Client | None = None
+        self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
@@ -74,6 +79,8 @@ class Backend:
     async def close(self) -> None:
         """Disconnect."""
         await cancel_and_wait(self._opening)
+        if self._gatherer is not None:
+            await self._gatherer.close()
         if self._client is not None:
             await self._client.close()
 
@@ -86,8 +93,8 @@ class Backend:
 
     async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
         """Register an agent, or refresh its registration; ``token`` is the agent's."""
-        async with self._limited(wait_s):
-            return await self._append("in:registry", fact, wait_s, token)
+        async with self.limited(wait_s):
+            return await self.append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
         self,
@@ -103,12 +110,12 @@ class Backend:
             AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
-        async with self._limited(2 * wait_s):
+        async with self.limited(2 * wait_s):
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s, token)
             try:
                 heartbeat = AgentHeartbeat(agent_id, load_metrics=metrics)
-                written = await self._append("in:beats", heartbeat, wait_s, token)
+                written = await self.append("in:beats", heartbeat, wait_s, token)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
             if status is not None and await self._is_change(agent_id, status):
@@ -119,9 +126,10 @@ class Backend:
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
-        return await self._append("in:registry", change, wait_s, token)
+        return await self.append("in:registry", change, wait_s, token)
 
-    async def _append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+    async def append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+        """Append a fact, and wait for its worker for ``wait_s`` seconds; call it within ``limited``."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
@@ -130,53 +138,68 @@ class Backend:
         recorded = (await self.client.agent(agent_id)).status
         return recorded != status and (recorded, status) != (AgentStatus.DRAINING, AgentStatus.ACTIVE)
 
-    async def submit(self, spec: TaskSpec, wait_s: float) -> Appended:
-        """Submit a task; ``spec`` contains its id.
+    async def submit(self, fact: TaskSubmitted, priority: Priority, wait_s: float) -> Appended:
+        """Submit a task; those of one turn of the event loop go together.
 
         Raises:
             TaskRefused: the backlog is full.
             IdConflict: the id was used before with other content.
+            FactInvalid, FactTooLarge: the fact does not fit.
         """
-        async with self._limited(wait_s, f"; it is safe to retry with task_data.task_id '{spec.task_id}'"):
-            (handle,) = await self.client.submit_many([spec])
-            answered = wait_s > 0 and await _is_accepted(handle, wait_s)
-        return Appended(entry_time(handle.entry_id), answered)
+        client = self.client
+        caller = client.connection.caller if wait_s > 0 else ""
+        append = checked_append(priority, fact, caller, self.settings.max_entry_bytes)
+        if self._gatherer is None:
+            self._gatherer = Gatherer(client.connection)
+        async with self.limited(wait_s, f"; it is safe to retry with task_data.task_id '{fact.task_id}'"):
+            gathered = self._gatherer.add(append)
+            if wait_s <= 0:
+                await gathered.future
+                return Appended(entry_time(gathered.entry_id), answered=False)
+            try:
+                with self.deadlines.limit(wait_s):
+                    await gathered.future
+            except TimeoutError:
+                if not gathered.entry_id:  # Redis has not answered yet
+                    await gathered.appended()
+                return Appended(entry_time(gathered.entry_id), answered=False)
+        return Appended(entry_time(gathered.entry_id), answered=True)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Return an agent's record; raises ``AgentNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.agent(agent_id)
 
     async def discover(self, **wanted: Any) -> AgentPage:
         """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.discover(**wanted)
 
     async def task(self, task_id: str) -> TaskRecord:
         """Return a task's record; raises ``TaskNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.task(task_id)
 
     async def explain(self, task_id: str) -> Explanation:
         """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.explain(task_id)
 
     async def backlog(self, max_pools: int) -> Backlog:
         """Return the pools in which tasks wait, and why."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.backlog(max_pools)
 
     async def rules(self) -> PlacementRules:
         """Return the strategy and the modifiers, of the cell and of task types, and who changed them last."""
-        async with self._limited():
+        async with self.limited():
             admin = self.client.admin
             live = {setting.name: setting for setting in await admin.live_settings() if setting.name in PER_TYPE}
             return PlacementRules(live, await admin.type_settings(), await admin.setting_changes())
 
     async def setting_changes(self, limit: int) -> list[SettingChange]:
         """Return the latest changes of live settings, the latest first."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.admin.setting_changes(limit)
 
     async def change_rules(
@@ -195,7 +218,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         answered = True
-        async with self._limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
@@ -211,7 +234,7 @@ class Backend:
     ) -> tuple[str, ApiKey]:
         """Make an API key, as ``Admin.create_key``."""
         wait_s = self.settings.gateway_wait_s
-        async with self._limited(wait_s):
+        async with self.limited(wait_s):
             return await self.client.admin.create_key(
                 role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
             )
@@ -219,7 +242,7 @@ class Backend:
     async def revoke_key(self, key: str) -> str:
         """Revoke an API key, by its id or the key itself; return its id. Raises ``ApiKeyNotFound``."""
         wait_s = self.settings.gateway_wait_s
-        async with self._limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
             await self.client.admin.revoke_key(key, timeout=wait_s)
         return id_of_key(key) or key
 
@@ -235,24 +258,13 @@ class Backend:
     async def reading(self) -> AsyncIterator[tuple[Redis, Keys]]:
         """Give the connection of the client and its keys; every failure of Redis raises a ``CoordError``."""
         connection = self.client.connection
-        async with self._limited():
+        async with self.limited():
             with reading():
                 yield connection.redis, connection.keys
 
-    @asynccontextmanager
-    async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
+    def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
-        limit = self.settings.gateway_redis_s + wait_s
-        try:
-            async with asyncio.timeout(limit):
-                yield
-        except TimeoutError:
-            raise ServerUnavailable(f"Redis did not answer within {limit:g} s{advice}") from None
-        except (RedisError, OSError) as error:
-            log.warning("redis.refuses", error=str(error))
-            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
-        except ServerUnavailable as error:
-            raise ServerUnavailable(f"{error}{advice}") from error
+        return _Limited(self.deadlines, self.settings.gateway_redis_s + wait_s, advice)
 
     async def _open(self, failed: Callable[[CoordError], None]) -> None:
         logged = ""
@@ -276,6 +288,34 @@ class Backend:
                 log.info("redis.found")
                 return
             await asyncio.sleep(OPEN_AGAIN_S)
+
+
+class _Limited:
+    """A block that talks to Redis: it has a limit of time, and all failures of Redis are ``ServerUnavailable``."""
+
+    __slots__ = ("_advice", "_limit", "_seconds")
+
+    def __init__(self, deadlines: Deadlines, seconds: float, advice: str) -> None:
+        self._limit = deadlines.limit(seconds)
+        self._seconds = seconds
+        self._advice = advice
+
+    async def __aenter__(self) -> None:
+        self._limit.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        advice = self._advice
+        try:
+            self._limit.__exit__(kind, error, at)
+        except TimeoutError:
+            raise ServerUnavailable(f"Redis did not answer within {self._seconds:g} s{advice}") from None
+        if isinstance(error, ServerUnavailable):
+            raise ServerUnavailable(f"{error}{advice}") from error
+        if isinstance(error, RedisError | OSError) and not isinstance(error, CoordError):
+            log.warning("redis.refuses", error=str(error))
+            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
 
 
 async def _is_accepted(handle: TaskHandle | FactHandle, wait_s: float) -> bool:

@@ -14,6 +14,7 @@ from coord.gateway.backend import Backend
 from coord.gateway.callers import Callers
 from coord.gateway.checks import Checks
 from coord.gateway.credential_store import CredentialStore
+from coord.gateway.deadlines import Deadlines
 from coord.gateway.idempotency import SeenKeys
 from coord.gateway.web import Web
 
@@ -35,6 +36,7 @@ class Gateway:
         self.checks = Checks(backend)
         self.callers = Callers(settings, CredentialStore(backend))
         self.web = Web(settings)
+        self.deadlines = Deadlines()
         self.seen_keys = SeenKeys()
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()

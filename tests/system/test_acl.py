@@ -131,7 +131,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ),
         ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
         ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health|api_keys"),
-        ({"zadd"}, r"api_keys"),
+        ({"zadd", "zrem", "zremrangebyscore"}, r"api_keys"),
         ({"get", "set", "incrby", "getdel", "exists"}, r"gateway:.*"),
     ],
     Role.OPERATOR: [
