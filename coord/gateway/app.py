@@ -280,8 +280,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 def _safety_headers(call: Call[Any, Any], headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers that protect callers in browsers."""
     web = call.gateway.web
-    is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
-    found = PAGE if is_page else PLAIN
+    found = PLAIN
+    for name, value in headers:
+        if name == b"content-type" and value.startswith(b"text/html"):
+            found = PAGE
     origin = call.header(b"origin")
     if origin is not None and web.is_open_to(origin):
         found = [*found, *web.cors_headers(origin)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -15,13 +16,14 @@ from coord.agent_token import digest_of_token
 from coord.api_key import id_of_key, new_key, new_key_id
 from coord.config import Settings
 from coord.errors import ConfigError
+from coord.gateway import access
 from coord.gateway.access import CallerAccess
 from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
 from coord.gateway.callers import Callers, network_of
 from coord.gateway.credential_store import CredentialStore
 from coord.gateway.gateway import Gateway
-from coord.gateway.routes import Answer, Call, Route
+from coord.gateway.routes import Answer, Call, Connection, Route
 from coord.gateway.table import ROUTES
 from coord.models.api_keys import ApiKey, CallerRole
 from tests import roles_table
@@ -489,3 +491,65 @@ def test_a_setting_that_does_not_fit_is_refused_at_the_start(settings: Settings,
 def test_the_page_lists_the_role_of_each_route() -> None:
     """docs/http.md has a table of roles; scripts/roles_table writes it."""
     assert roles_table.page() == roles_table.PAGE.read_text()
+
+
+async def test_a_stream_ends_when_its_key_is_revoked(
+    settings: Settings, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next chunk, after the time between two checks; its source is closed."""
+    monkeypatch.setattr(access, "RECHECK_S", 0.0)
+    ended: list[bool] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            for n in range(5):
+                if n == 2:
+                    store.keys.clear()
+                yield b"%d" % n
+        finally:
+            ended.append(True)
+
+    app = app_of(settings, store)
+    caller = Callers(settings, store)
+    key = store.add("readonly")
+    found = await caller.find(key, "192.0.2.1")
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/events", "headers": []}
+    call_: Call[Any, Any] = Call(Connection(scope, _never, _never), app.gateway)
+    call_.credential = found
+    passed_on = [chunk async for chunk in CallerAccess(app.gateway).guarded(call_, chunks())]
+    assert (passed_on, ended) == ([b"0", b"1"], [True])
+
+
+async def _never(*_: Any) -> Any:
+    raise AssertionError
+
+
+async def test_a_websocket_is_closed_when_its_key_is_revoked(
+    settings: Settings, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handshake needs a credential, and what is sent after the revocation does not arrive."""
+    monkeypatch.setattr(access, "RECHECK_S", 0.0)
+    key = store.add("readonly")
+
+    async def handle(one: Call[None, None]) -> None:
+        """Send two frames, and one after the key was revoked."""
+        await one.connection.send({"type": "websocket.accept"})
+        for n in range(3):
+            if n == 2:
+                store.keys.clear()
+            await one.connection.send({"type": "websocket.send", "text": str(n)})
+        await one.connection.send({"type": "websocket.close", "code": 1000})
+
+    row = Route("WEBSOCKET", "/ws", handle, answer=None, role="readonly", counted=False)
+    app = app_of(settings, store, [row])
+    assert (await ask(app, "WEBSOCKET", "/ws")).status == 401
+    foreign = {"X-API-Key": key, "Origin": "https://evil.example"}
+    assert (await ask(app, "WEBSOCKET", "/ws", headers=foreign)).status == 403
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    headers = [(b"x-api-key", key.encode())]
+    await app({"type": "websocket", "path": "/ws", "headers": headers, "query_string": b""}, _never, send)
+    assert [event.get("text", event.get("code")) for event in sent] == [None, "0", "1", access.REVOKED]
