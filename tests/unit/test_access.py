@@ -142,12 +142,13 @@ def passed(answer: AsgiAnswer) -> bool:
 
 
 @pytest.mark.parametrize("route", NEEDING, ids=repr)
-async def test_a_route_needs_a_credential(app: GatewayApp, route: Route) -> None:
+async def test_a_route_needs_a_credential(app: GatewayApp, store: MemoryStore, route: Route) -> None:
     """None, a wrong one of each kind, and another scheme get a 401 that says what to send."""
     missing = await call(app, route, None)
     assert (missing.status, missing.code) == (401, "credential_missing")
     assert missing.headers["www-authenticate"] == "Bearer"
-    for wrong in ("x", new_key(new_key_id()), "eyJhbGciOiJub25lIn0.e30.", "x" * 5_000):
+    other_secret = new_key(id_of_key(store.add("admin")) or "")
+    for wrong in ("x", new_key(new_key_id()), other_secret, "eyJhbGciOiJub25lIn0.e30.", "x" * 5_000):
         answer = await call(app, route, wrong)
         assert (answer.status, answer.code) == (401, "credential_invalid")
         assert wrong not in answer.data.decode() or wrong == "x"
