@@ -60,6 +60,7 @@ from coord.models.facts import (
     SettingSet,
     StrategySet,
     TaskReplayed,
+    check_agent_id,
 )
 from coord.models.ids import check_id
 from coord.models.strategies import MODIFIERS, Modifier, StrategyName
@@ -311,7 +312,7 @@ class Admin:
             ConfigError: the token does not fit.
         """
         token = new_token() if token is None else check_token(token, "token")
-        await self._control("registry", AgentEnrolled(check_id(agent_id, "agent_id"), digest_of_token(token)), timeout)
+        await self._control("registry", AgentEnrolled(check_agent_id(agent_id), digest_of_token(token)), timeout)
         return token
 
     async def rotate(

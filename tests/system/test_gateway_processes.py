@@ -93,7 +93,8 @@ def _has_answers(callers: list[KeepAliveCaller], goal: int) -> bool:
 async def test_a_rolling_restart_drops_no_request(at: CellProcesses) -> None:
     """Two gateways are restarted one after the other under load: every request is answered, and every task is there."""
     https = [HttpCaller(unused_port()) for _ in range(2)]
-    _, *running = await asyncio.gather(at.worker("distributor"), *(gateway(at, http, **PATIENT) for http in https))
+    await at.worker("distributor")
+    running = [await gateway(at, http, **PATIENT) for http in https]
     stopped = asyncio.Event()
     callers = [KeepAliveCaller([one.port for one in (https if n % 2 else https[::-1])]) for n in range(8)]
     load = [asyncio.create_task(caller.run(f"c{n}", stopped)) for n, caller in enumerate(callers)]
