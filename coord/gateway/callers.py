@@ -54,7 +54,12 @@ class Caller(Struct, frozen=True):
     name: str = ""
     key_id: str | None = None  #: the API key that it has, or for which its JWT was issued
     expires_at: int | None = None  #: ms since 1970
-    has_token: bool = False  #: its credential is the token of the agent, which the workers check too
+    token_digest: str = ""  #: SHA-256 of its credential, if that is the token of the agent; the workers check it too
+
+    @property
+    def has_token(self) -> bool:
+        """Whether its credential is the token of the agent."""
+        return self.token_digest != ""
 
 
 class Callers:
@@ -137,6 +142,8 @@ class Callers:
         """Return True if a caller is still valid; for requests that stay open."""
         if caller.expires_at is not None and await self.store.now_ms() >= caller.expires_at:
             return False
+        if caller.has_token:
+            return await self.store.agent_of_token(caller.token_digest) == caller.agent_id
         return caller.key_id is None or await self.store.api_key(caller.key_id) is not None
 
     async def count_refusal(self, address: str, why: str) -> None:
@@ -166,7 +173,7 @@ class Callers:
         agent_id = await self.store.agent_of_token(digest) if len(credential) <= LONGEST_TOKEN else None
         if agent_id is None:
             raise refused("the credential is not valid, or not any more")
-        return Caller(f"agent:{agent_id}", CallerRole.AGENT, agent_id, has_token=True)
+        return Caller(f"agent:{agent_id}", CallerRole.AGENT, agent_id, token_digest=digest)
 
     async def _of_key(self, key_id: str, digest: str) -> Caller:
         found = await self.store.api_key(key_id)

@@ -32,7 +32,7 @@ PAGE: Headers = [
     (b"x-frame-options", b"DENY"),
 ]
 #: Sent over https only.
-HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+HSTS = (b"strict-transport-security", b"max-age=31536000")
 #: What a page of an allowed origin may send, and read of a response.
 ALLOWED_HEADERS = (
     "Authorization, Content-Type, X-API-Key, X-Agent-Token, Idempotency-Key, Prefer, Last-Event-ID, traceparent"

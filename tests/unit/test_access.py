@@ -519,6 +519,9 @@ async def test_a_stream_ends_when_its_key_is_revoked(
     call_.credential = found
     passed_on = [chunk async for chunk in CallerAccess(app.gateway).guarded(call_, chunks())]
     assert (passed_on, ended) == ([b"0", b"1"], [True])
+    of_agent = await caller.find(TOKEN, "192.0.2.1")
+    assert await caller.is_valid(of_agent)
+    assert not await caller.is_valid(replace(of_agent, token_digest="another"))
 
 
 async def _never(*_: Any) -> Any:
