@@ -54,7 +54,7 @@ FAMILIES: dict[str, Family] = {
     "in:messages:*": Family("stream", agent="a", client="a", gateway="c", operator="ar"),
     "in:links": Family("stream", agent="a", gateway="c", operator="r"),
     "in:control:distributor": Family("stream", gateway="ac", operator="ar"),
-    "in:control:registry": Family("stream", gateway="c", operator="ar"),
+    "in:control:registry": Family("stream", gateway="ac", operator="ar"),
     "in:control:router": Family("stream", gateway="c", operator="ar"),
     "agent:*": Family("hash", gateway="r", operator="r"),
     "agents:active": Family("set", gateway="r", operator="r"),
@@ -65,7 +65,10 @@ FAMILIES: dict[str, Family] = {
     "agents:lost": Family("zset", operator="r"),
     "agents:by:*": Family("set", gateway="r", operator="r"),
     "agents:health": Family("zset", gateway="r", operator="r"),
-    "token:*": Family("hash", operator="r"),
+    "token:*": Family("hash", gateway="r", operator="r"),
+    "tokens": Family("hash", gateway="r", operator="r"),
+    "api_key:*": Family("hash", gateway="r", operator="r"),
+    "api_keys": Family("zset", gateway="rw", operator="r"),
     "clock": Family("hash", operator="r"),
     "task:*": Family("hash", client="r", gateway="r", operator="r"),
     "inflight:*": Family("set", gateway="r", operator="r"),
@@ -118,6 +121,9 @@ FAMILIES: dict[str, Family] = {
     "log:loads": Family("stream", operator="r"),
     "log:control": Family("stream", gateway="r", operator="r"),
     "size:*": Family("string", operator="r"),
+    "gateway:requests:*": Family("string", gateway="rw", operator="r"),
+    "gateway:ticket:*": Family("string", gateway="rw", operator="r"),
+    "gateway:refreshed:*": Family("string", gateway="rw", operator="r"),
 }
 
 #: type of a key -> the commands that read it.
@@ -145,6 +151,7 @@ COUNTS: dict[str, tuple[str, ...]] = {"stream": ("xlen", "xpending"), "zset": ("
 #: type of a key -> the commands that write it.
 WRITES: dict[str, tuple[str, ...]] = {
     "hash": ("hset", "pexpire"),
+    "string": ("set", "incrby", "getdel"),
     "zset": ("zadd", "zrem", "zremrangebyscore"),
 }
 #: Commands that read a key of any type.

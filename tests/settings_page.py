@@ -50,7 +50,14 @@ COUNTED = {
     "health_threshold": "number",
     "gateway_port": "port number",
 }
-SUFFIXES = {"_ms": "milliseconds", "_s": "seconds", "_bytes": "bytes", "_entries": "entries", "_tasks": "tasks"}
+SUFFIXES = {
+    "_ms": "milliseconds",
+    "_s": "seconds",
+    "_bytes": "bytes",
+    "_entries": "entries",
+    "_tasks": "tasks",
+    "_rate": "a minute",
+}
 #: Suffix of a name -> larger units, and the value that equals one of each.
 LARGER = {
     "_ms": (("h", 3_600_000), ("min", 60_000), ("s", 1_000)),

@@ -16,6 +16,7 @@ from coord.config import Settings
 from coord.fsck.agents import check_agents
 from coord.fsck.checks import (
     check_alarms,
+    check_api_keys,
     check_broadcasts,
     check_caps,
     check_claims,
@@ -48,6 +49,7 @@ SINGLE = (
     check_claims,
     check_ends,
     check_tokens,
+    check_api_keys,
     check_ttls,
     check_caps,
     check_agents,

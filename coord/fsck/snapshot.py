@@ -83,6 +83,9 @@ class CellSnapshot(NamedTuple):
     unclaimed: dict[str, float]  #: by agent
     dead_messages: Container[str] = frozenset()  #: messages whose records live as long as they are in the index
     tokens: Mapping[str, Record] = MappingProxyType({})  #: digests of tokens, by agent
+    token_agents: Mapping[str, str] = MappingProxyType({})  #: digest of a token -> agent
+    api_keys: Mapping[str, Record] = MappingProxyType({})  #: keys of the HTTP API, by id
+    used_api_keys: Mapping[str, float] = MappingProxyType({})  #: key of the HTTP API -> ms of its last use
     ttls: Mapping[str, int] = MappingProxyType({})  #: key -> ms, -1 for none
     unreadable: Sequence[Finding] = ()  #: keys and records that could not be read
     requests: Mapping[str, float] = MappingProxyType({})
@@ -149,6 +152,9 @@ class _Reader:
             unclaimed=await self._zset("unclaimed"),
             dead_messages=await self._zset("messages:dead"),
             tokens=await self._tokens(_rest(names, "token:")),
+            token_agents=await self._hash("tokens"),
+            api_keys={one: await self._hash(f"api_key:{one}") for one in _rest(names, "api_key:")},
+            used_api_keys=await self._zset("api_keys"),
             requests=await self._zset("requests"),
             message_records=await self._message_records(_rest(names, "message:")),
             conversations=await self._conversations(_rest(names, "conversation:")),

@@ -6,16 +6,19 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from coord import Client, logs, spans
+from coord.api_key import id_of_key
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
 from coord.client.events import LogReader
@@ -23,7 +26,7 @@ from coord.client.gatherer import Gatherer
 from coord.client.handle import TaskHandle
 from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
-from coord.connection import WaitNotice
+from coord.connection import WaitNotice, reading
 from coord.errors import (
     AgentNotFound,
     ConfigError,
@@ -36,7 +39,9 @@ from coord.errors import (
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
+from coord.keys import Keys
 from coord.models.agents import AgentRecord, AgentStatus
+from coord.models.api_keys import ApiKey
 from coord.models.events import Position
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
@@ -246,6 +251,23 @@ class Backend:
         async with self.limited():
             return await self.client.connection.open_logs(start, count)
 
+    async def create_key(
+        self, role: str, agent_id: str | None, name: str, lifetime: float | None
+    ) -> tuple[str, ApiKey]:
+        """Make an API key, as ``Admin.create_key``."""
+        wait_s = self.settings.gateway_wait_s
+        async with self.limited(wait_s):
+            return await self.client.admin.create_key(
+                role, agent_id=agent_id, name=name, lifetime=lifetime, timeout=wait_s
+            )
+
+    async def revoke_key(self, key: str) -> str:
+        """Revoke an API key, by its id or the key itself; return its id. Raises ``ApiKeyNotFound``."""
+        wait_s = self.settings.gateway_wait_s
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
+            await self.client.admin.revoke_key(key, timeout=wait_s)
+        return id_of_key(key) or key
+
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
@@ -258,6 +280,14 @@ class Backend:
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[tuple[Redis, Keys]]:
+        """Give the connection of the client and its keys; every failure of Redis raises a ``CoordError``."""
+        connection = self.client.connection
+        async with self.limited():
+            with reading():
+                yield connection.redis, connection.keys
 
     def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""

@@ -19,7 +19,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from coord.agent_token import MAX_LENGTH
+from coord.api_key import id_of_key
 from coord.gateway.backend import Backend
+from coord.gateway.callers import Caller
 from coord.gateway.gateway import Gateway
 
 #: Every path is served without a prefix and under this one.
@@ -132,7 +134,7 @@ class Call(Generic[B, Q]):
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.params = {}
         self.raw = b""
-        self.credential: Any = None
+        self.credential: Caller | None = None
 
     def header(self, name: bytes) -> str | None:
         """Return the value of a header, whose name is in lower case; None without it."""
@@ -146,15 +148,29 @@ class Call(Generic[B, Q]):
 
     @property
     def remote(self) -> str:
-        """The address of the caller, or of the proxy in front of the gateway."""
+        """The address of the caller: behind a trusted proxy, as that says; else the address that is connected."""
         client = self.connection.scope.get("client")
-        return str(client[0]) if client else ""
+        return self.gateway.web.address_of(str(client[0]) if client else "", self.header(b"x-forwarded-for"))
+
+    @property
+    def caller_name(self) -> str:
+        """Who calls, for logs: the address, and the credential without its secret."""
+        return " ".join(
+            part for part in ("http", self.credential.subject if self.credential else "", self.remote) if part
+        )
 
     @property
     def bearer_token(self) -> str:
-        """The token in the header ``Authorization: Bearer TOKEN``; empty without one."""
-        scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
-        return token.strip()[:MAX_LENGTH] if scheme.lower() == "bearer" else ""
+        """The token of an agent, to send beside its facts; empty without one.
+
+        It is in the header ``X-Agent-Token``, or in ``Authorization: Bearer`` if that is no other credential: an API
+        key or a JWT goes no further than the gateway.
+        """
+        token = self.header(b"x-agent-token")
+        if token is None and (self.credential is None or self.credential.has_token):
+            scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
+            token = "" if scheme.lower() != "bearer" or id_of_key(token.strip()) else token
+        return (token or "").strip()[:MAX_LENGTH]
 
     @property
     def wait_s(self) -> float:

@@ -92,10 +92,11 @@ def bind(settings: Settings) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"COORD_GATEWAY_HOST={host}: unknown address: {error}") from None
     family, kind, protocol, _, address = min(found)  # IPv4 first: localhost has both
-    if not settings.gateway_allow_open and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if not settings.gateway_security and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise ConfigError(
-            f"COORD_GATEWAY_HOST={host}: other machines can reach this address, and the gateway has no authentication "
-            "yet: every caller may do everything. Bind 127.0.0.1, or allow it with COORD_GATEWAY_ALLOW_OPEN=true"
+            f"COORD_GATEWAY_HOST={host}: other machines can reach this address, and without COORD_GATEWAY_SECURITY=on "
+            "every caller may do everything. Set it, and make the first key with `coord keys create --role admin`; "
+            "or bind 127.0.0.1"
         )
     listener = socket.socket(family, kind, protocol)
     try:

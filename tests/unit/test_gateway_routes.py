@@ -14,12 +14,14 @@ from coord.config import Settings
 from coord.errors import BY_CODE
 from coord.gateway.app import GatewayApp
 from coord.gateway.backend import Backend
+from coord.gateway.callers import Caller
 from coord.gateway.errors import HTTP_ONLY, RequestError
 from coord.gateway.gateway import Gateway
 from coord.gateway.query import decode_query
 from coord.gateway.router import Router
 from coord.gateway.routes import Answer, Call, Route, Stream
 from coord.gateway.table import ROUTES
+from coord.models.api_keys import CallerRole
 from tests.waiting import wait_until
 
 
@@ -243,11 +245,15 @@ class Watchman:
         self.seen.append(f"{route.role} {call.raw!r}")
         if not call.bearer_token:
             raise RequestError("cross_origin", "no token", headers={"WWW-Authenticate": "Bearer"})
-        call.credential = call.bearer_token
+        call.credential = Caller(call.bearer_token, CallerRole.AGENT)
 
     def check_body(self, call: Call[Any, Any], route: Route) -> None:
         """Write down the agent in the body."""
         self.seen.append(f"{route.own} {call.body.agent_id}")
+
+    def guarded(self, call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Return the stream as it is."""
+        return chunks
 
 
 async def test_access_is_checked_before_the_body_is_read(settings: Settings) -> None:
@@ -255,7 +261,8 @@ async def test_access_is_checked_before_the_body_is_read(settings: Settings) -> 
     served: list[str] = []
 
     async def serve(call: Call[Body, None]) -> Answer:
-        served.append(call.credential)
+        assert call.credential is not None
+        served.append(call.credential.subject)
         return Answer(None, 204)
 
     route = Route("POST", "/a", serve, body=Body, answer=None, role="agent", own="body.agent_id")
