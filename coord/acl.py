@@ -43,7 +43,7 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "in:registry": Family("stream", agent="a", gateway="a", operator="r"),
     "in:beats": Family("stream", agent="a", gateway="a", operator="r"),
-    "in:reports": Family("stream", agent="a", operator="r"),
+    "in:reports": Family("stream", agent="a", gateway="a", operator="r"),
     "in:requests": Family("stream", client="a", operator="ar"),
     "in:losses": Family("stream", operator="r"),
     "in:tasks:*": Family("stream", client="ar", gateway="ar", operator="ar"),
@@ -58,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "agents:expiry": Family("zset", operator="r"),
     "agents:departed": Family("zset", operator="r"),
     "agents:reported": Family("set", operator="r"),
+    "agents:pushed": Family("set", gateway="r", operator="r"),
     "agents:lost": Family("zset", operator="r"),
     "agents:by:*": Family("set", gateway="r", operator="r"),
     "agents:health": Family("zset", gateway="r", operator="r"),
@@ -79,7 +80,7 @@ FAMILIES: dict[str, Family] = {
     "tasks:refused": Family("zset", operator="r"),
     "tombstones": Family("zset", operator="r"),
     "counters": Family("hash", gateway="r", operator="r"),
-    "inbox:{agent}:*": Family("stream", agent="rd", operator="r"),
+    "inbox:{agent}:*": Family("stream", agent="rd", gateway="rd", operator="r"),
     "message:*": Family("hash", client="r", operator="r"),
     "messages:dead": Family("zset", operator="r"),
     "messages:expiring": Family("zset", operator="r"),
@@ -144,10 +145,11 @@ _SENDS: dict[Role, frozenset[str]] = {
 COMMANDS: dict[Role, tuple[str, ...]] = {
     Role.AGENT: ("ping", "info"),  # INFO: a result must fit the server's memory
     Role.CLIENT: ("ping",),
-    Role.GATEWAY: ("ping", "time", "info"),
+    Role.GATEWAY: ("ping", "time", "info", "client|tracking"),
     Role.OPERATOR: ("ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"),
     Role.WORKER: (
-        "ping", "time", "info", "config|get", "client|setname", "cluster|keyslot", "cluster|nodes", "script|load",
+        "ping", "time", "info", "config|get", "client|setname", "client|tracking", "cluster|keyslot",
+        "cluster|nodes", "script|load",
     ),
 }  # fmt: skip
 #: The commands of workers and of their scripts, on every key of the namespace.
