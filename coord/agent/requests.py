@@ -13,8 +13,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from coord.agent.protocol import ErrorAnswer
-from coord.agent.reconnect import ReconnectingConnection
 from coord.client.requests import END_S, unended, value_of
 from coord.client.submission import message_append
 from coord.codec import BAD_JSON, decode_message
@@ -24,6 +22,8 @@ from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
 from coord.pipeline import pack
+from coord.reconnect import ReconnectingConnection
+from coord.redis_protocol import ErrorAnswer
 from coord.streams import Append, append_command
 
 log = get_logger()
