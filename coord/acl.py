@@ -95,6 +95,8 @@ FAMILIES: dict[str, Family] = {
     "subordinates:{agent}": Family("set", agent="r", operator="r"),
     "lanes": Family("hash", operator="r"),
     "lanes:routers": Family("zset", operator="r"),
+    "pushes": Family("hash", operator="r"),
+    "pushes:workers": Family("zset", operator="r"),
     "replies:{agent}": Family("stream", agent="r", client="r", gateway="r", operator="r"),
     "settings": Family("hash", gateway="r", operator="r"),
     "worker:*": Family("hash", gateway="r", operator="r"),

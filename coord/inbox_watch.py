@@ -27,6 +27,7 @@ log = logs.get_logger()
 #: Seconds between two checks that the connection works, and that its server is the primary.
 CHECK_S = 2.0
 _TRACKING = pack(("CLIENT", "TRACKING", "ON"))
+NO_CURSORS: Mapping[Lane, str] = {}
 _INVALIDATE = b"invalidate"
 #: An id that no agent has: its inbox is never there.
 _NOBODY = "~"
@@ -57,6 +58,7 @@ class InboxWatch:
         self._link.on_up.append(self._begin)
         self._link.on_push = self._pushed
         self._checking: asyncio.Task[None] | None = None
+        self.generation = 0  #: rises with each new connection
 
     async def open(self) -> None:
         """Connect; several callers may wait for this. Raises as ``ReconnectingConnection.open``."""
@@ -85,12 +87,13 @@ class InboxWatch:
             if not signals and self._signals.get(agent_id) is signals:
                 del self._signals[agent_id]
 
-    async def read(self, agent_id: str, limit: int) -> list[InboxEntry]:
+    async def read(self, agent_id: str, limit: int, after: Mapping[Lane, str] = NO_CURSORS) -> list[InboxEntry]:
         """Return the first entries of an inbox, the highest lane first, the oldest of a lane first; none is deleted.
 
         Args:
             agent_id: of the agent; a valid id.
             limit: maximum number of entries.
+            after: lane -> id of the last entry that is left out.
 
         Raises:
             ServerUnavailable: the connection is lost; it is opened again, and sets the event of every watcher.
@@ -98,7 +101,9 @@ class InboxWatch:
         lanes = [self._keys.inbox(agent_id, lane) for lane in Lane]
         if not await self._ask(("EXISTS", *lanes)):
             return []
-        answers = await asyncio.gather(*(self._ask(("XRANGE", lane, "-", "+", "COUNT", limit)) for lane in lanes))
+        begins = [f"({after[lane]}" if lane in after else "-" for lane in Lane]
+        commands = [("XRANGE", lane, begin, "+", "COUNT", limit) for lane, begin in zip(lanes, begins, strict=True)]
+        answers = await asyncio.gather(*map(self._ask, commands))
         found = [
             InboxEntry(lane, entry.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
             for lane, entries in zip(Lane, answers, strict=True)
@@ -119,6 +124,7 @@ class InboxWatch:
 
     def _begin(self) -> None:
         """Track what is read on the new connection; what changed meanwhile was not noticed."""
+        self.generation += 1
         self._link.send(_TRACKING, self._check_tracking)
         self._check_primary()
         self._wake_all()

@@ -172,6 +172,11 @@ lanes                                 hash    of each lane of messages (critical
                                               ``workers/lua/hold_lanes.lua``
 lanes:routers                         zset    router (name, # and a mark of its process) -> ms of its last sign of life
                                               on the clock of lanes
+pushes                                hash    shard of the agents to which tasks are pushed -> push worker that has it;
+                                              observed, ticked_at (ms): the clock of pushes, see
+                                              ``workers/lua/share_pushes.lua``
+pushes:workers                        zset    push worker (name, # and a mark of its process) -> ms of its last sign of
+                                              life on the clock of pushes
 messages:dead                         zset    message -> ms; undeliverable or expired, until it is replayed, purged, or
                                               removed with its record: after 7 days, or if there are too many
 links:{agent}                         hash    other agent -> state (linked, requested: by this agent, asked: by the
@@ -247,6 +252,10 @@ CONSUMES: dict[str, tuple[str, ...]] = {
     "router": ("in:control:router", "in:links", *MESSAGE_STREAMS),
 }
 
+#: Every kind of worker. Push workers consume no facts: they read inboxes.
+PUSH = "push"
+KINDS: tuple[str, ...] = (*CONSUMES, PUSH)
+
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
 WITHOUT_TTL: tuple[str, ...] = (
     "in:*",
@@ -274,6 +283,8 @@ WITHOUT_TTL: tuple[str, ...] = (
     "inbox:*",
     "lanes",
     "lanes:*",
+    "pushes",
+    "pushes:*",
     "messages:dead",
     "requests",
     "messages:expiring",

@@ -71,7 +71,7 @@ class ReconnectingConnection:
             ServerUnavailable: no server answers.
             ConfigError: the server refuses the credentials, or its certificate is not trusted.
         """
-        if self._opening is None:
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
             self._opening = asyncio.create_task(self._open())
         await asyncio.shield(self._opening)
 

@@ -20,6 +20,7 @@ class WorkerKind(StrEnum):
     REGISTRY = "registry"
     DISTRIBUTOR = "distributor"
     ROUTER = "router"
+    PUSH = "push"
 
 
 def worker(

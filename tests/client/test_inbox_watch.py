@@ -26,7 +26,8 @@ class World:
 
     async def put(self, agent_id: str, lane: str, **fields: str) -> str:
         """Put an entry into a lane; return its id."""
-        entry: bytes = await self.redis.xadd(self.keys.inbox(agent_id, lane), dict(fields))
+        pairs = [part for pair in fields.items() for part in pair]
+        entry: bytes = await self.redis.execute_command("XADD", self.keys.inbox(agent_id, lane), "*", *pairs)
         return entry.decode()
 
 

@@ -339,6 +339,13 @@ class TokenChange(Struct, frozen=True):
     grace_ms: int = 0  #: for which the earlier one stays valid
 
 
+class PushShare(Struct, frozen=True):
+    """The answer of ``share_pushes``."""
+
+    held: frozenset[int]  #: the shards of this worker
+    excess: int  #: how many of them it should give up
+
+
 class SpokenFact(Struct, frozen=True):
     """One fact of an agent about itself, for ``check_tokens``."""
 
