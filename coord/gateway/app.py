@@ -1,71 +1,255 @@
-"""The routes, and the checks of a request before its body is read.
+"""The ASGI app: finds the route of a request, checks and decodes the request, calls the handler, sends its answer.
 
-Each path is served without a prefix and under ``/v1``; any other path gets a 404.
+The order of the checks: the number of requests at work, foreign web pages, the path and the method, access, the query,
+the body. Nothing of a body is read before access is granted.
 
-``RequestGuard`` limits concurrent requests, and refuses requests from foreign web pages. There is no authentication
-yet, and every browser on this machine reaches its loopback address. So the gateway refuses a Host header that is a
-foreign name (DNS rebinding: a name of the attacker that resolves to 127.0.0.1), and a request from another origin.
+There is no authentication yet, and every browser on this machine reaches its loopback address. So the gateway refuses
+a Host header that is a foreign name (DNS rebinding: a name of the attacker that resolves to 127.0.0.1), and a request
+from another origin.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from falcon.asgi import App, Request, Response
-from falcon.routing import BaseConverter
+from msgspec import Struct
 
+from coord import codec, logs
+from coord.background import cancel_and_wait
 from coord.config import Settings
-from coord.errors import IdInvalid
-from coord.gateway import errors
 from coord.gateway.backend import Backend
-from coord.gateway.body import PREFIX, RequestReader
-from coord.gateway.discovery import CapabilityResource, DiscoverResource, ServiceResource
+from coord.gateway.body import decode, read_body
 from coord.gateway.errors import RequestError
-from coord.gateway.health import Checks, HealthResource
-from coord.gateway.resources import (
-    AgentResource,
-    ExplainResource,
-    HeartbeatResource,
-    PoolsResource,
-    RegisterResource,
-    SubmitResource,
-    TaskResource,
-)
-from coord.gateway.rules import StrategyHistoryResource, StrategyResource
-from coord.models.ids import check_id
+from coord.gateway.failures import error_answer
+from coord.gateway.gateway import Gateway
+from coord.gateway.idempotency import IDEMPOTENCY_KEY, key_of
+from coord.gateway.query import decode_query
+from coord.gateway.router import Router, allowed
+from coord.gateway.routes import JSON, Answer, Call, Connection, Receive, Route, Scope, Send, Stream
+from coord.gateway.table import ROUTES
+
+log = logs.get_logger()
+
+_JSON = (b"content-type", JSON.encode())
+#: Close code of a WebSocket whose handler failed (RFC 6455: internal error).
+FAILED = 1011
 
 
-class RequestGuard:
-    """Checks every request before its body is read."""
+class Response(NamedTuple):
+    """A response in bytes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._active = 0
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | AsyncIterator[bytes]
 
-    async def process_request(self, req: Request, _resp: Response) -> None:
-        """Refuse a request over the limit or from a foreign web page."""
-        self._active += 1
-        if req.path.removeprefix(PREFIX).startswith("/health"):
-            return  # health reveals nothing, and a probe needs a response even when the gateway is full
-        if self._active > self._settings.gateway_requests:
-            raise RequestError("overloaded", f"{self._settings.gateway_requests} requests are active; try again")
-        host = req.get_header("Host") or ""
+
+class Access(Protocol):
+    """Decides who may do what."""
+
+    async def authorize(self, call: Call[Any, Any], route: Route) -> None:
+        """Let a request pass and set ``call.credential``, before its body is read.
+
+        Raises:
+            RequestError: the caller may not use the route, or not now; the error has its headers.
+        """
+
+    def check_body(self, call: Call[Any, Any], route: Route) -> None:
+        """Let a request pass after its body is decoded: ``route.own`` may be a field of it.
+
+        Raises:
+            RequestError: the caller may not act for the agent in the body.
+        """
+
+
+class GatewayApp:
+    """The ASGI app of the table of routes.
+
+    Args:
+        gateway: what all requests share.
+        routes: the table.
+        access: who may do what; None: everyone may do everything.
+    """
+
+    def __init__(self, gateway: Gateway, routes: Iterable[Route] = ROUTES, access: Access | None = None) -> None:
+        self.gateway = gateway
+        self._settings = gateway.settings
+        self._router = Router(routes)
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or one WebSocket."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        call: Call[Any, Any] = Call(Connection(scope, receive, send), self.gateway)
+        counted = False
+        try:
+            try:
+                self._check_origin(call)
+                route, call.params = self._find(call)
+                counted = route.counted
+                if counted:
+                    self.gateway.active += 1
+                    self._check_load()
+                response = _encoded(await self._handle(call, route))
+            except Exception as error:  # noqa: BLE001 (every error gets a response; defects are logged)
+                response = _encoded(error_answer(call, error))
+            if response is not None:
+                await _send(call, response)
+        finally:
+            if counted:
+                self.gateway.active -= 1
+
+    def _check_origin(self, call: Call[Any, Any]) -> None:
+        """Refuse a request from a foreign web page."""
+        if call.path.startswith("/health"):
+            return  # health reveals nothing
+        host = call.header(b"host") or ""
         if not self._settings.gateway_allow_open and not _is_local_name(host):
             raise RequestError(
                 "cross_origin",
                 f"the Host header {host[:200]!r} is not a name of this gateway; use localhost or its IP address",
             )
-        origin = req.get_header("Origin")
+        origin = call.header(b"origin")
         if origin is not None and urlsplit(origin).netloc != host:
             raise RequestError("cross_origin", "requests from web pages of another origin are refused")
 
-    async def process_response(self, _req: Request, _resp: Response, _resource: object, _ok: bool) -> None:
-        """Count the request as done; falcon calls this for refused requests too."""
-        self._active -= 1
+    def _find(self, call: Call[Any, Any]) -> tuple[Route, Mapping[str, str]]:
+        if call.method == "OPTIONS":
+            methods, params = self._router.methods(call.path)
+            headers = {"Allow": allowed(methods)}
+
+            async def options(_call: Call[Any, Any]) -> Answer:
+                return Answer(None, 204, headers)
+
+            return Route("GET", call.path, options, answer=None, role=None), params
+        return self._router.find(call.method, call.path)
+
+    def _check_load(self) -> None:
+        if self.gateway.active > self._settings.gateway_requests:
+            raise RequestError("overloaded", f"{self._settings.gateway_requests} requests are active; try again")
+
+    async def _handle(self, call: Call[Any, Any], route: Route) -> Struct | Stream | None:
+        if self._access is not None:
+            await self._access.authorize(call, route)
+        if route.query is not None:
+            call.query = decode_query(call.connection.scope["query_string"], route.query)
+        if route.body is not None:
+            call.raw = await read_body(call, self._settings.max_entry_bytes, self._settings.gateway_body_s)
+            key = key_of(call.header(IDEMPOTENCY_KEY))
+            call.body = decode(call.raw or b"{}", route.body)
+            if self._access is not None:
+                self._access.check_body(call, route)
+            if key is not None:
+                self.gateway.seen_keys.check(call.path, key, call.raw)
+        return await route.handle(call)
 
 
+def _encoded(answer: Struct | Stream | None) -> Response | None:
+    """Return the response in bytes; None if the handler has responded itself."""
+    if answer is None:
+        return None
+    if isinstance(answer, Stream):
+        return Response(answer.status, _headers(answer.headers, answer.content_type, None), answer.chunks)
+    if not isinstance(answer, Answer):
+        body = codec.encode(answer)
+        return Response(200, [_JSON, (b"content-length", b"%d" % len(body))], body)
+    body = answer.body if isinstance(answer.body, bytes) else b"" if answer.body is None else codec.encode(answer.body)
+    return Response(answer.status, _headers(answer.headers, answer.content_type, body), body)
+
+
+def _headers(named: Mapping[str, str], content_type: str, body: bytes | None) -> list[tuple[bytes, bytes]]:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+    if body != b"":
+        headers.append((b"content-type", content_type.encode("latin-1")))
+    if body is not None:
+        headers.append((b"content-length", b"%d" % len(body)))
+    return headers
+
+
+async def _send(call: Call[Any, Any], response: Response) -> None:
+    if call.method == "WEBSOCKET":
+        await _refuse_websocket(call, response)
+        return
+    send = call.connection.send
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    if isinstance(response.body, bytes):
+        await send({"type": "http.response.body", "body": response.body})
+    else:
+        await _send_stream(call, response.body)
+
+
+async def _send_stream(call: Call[Any, Any], chunks: AsyncIterator[bytes]) -> None:
+    """Send a stream until it ends, the caller disconnects or the gateway shuts down."""
+    _, receive, send = call.connection
+    sending = asyncio.current_task()
+    assert sending is not None  # noqa: S101 (a coroutine runs in a task)
+    is_ended = False
+
+    def end(*_: object) -> None:
+        nonlocal is_ended
+        if not is_ended:
+            is_ended = True
+            sending.cancel()
+
+    watching = asyncio.create_task(_disconnected(receive))
+    watching.add_done_callback(end)
+    call.gateway.streams.add(end)
+    try:
+        if call.method != "HEAD" and not call.gateway.closing.is_set():
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        was_ended, is_ended = is_ended, True
+        if was_ended:
+            await asyncio.sleep(0)  # the cancel arrives here
+    except asyncio.CancelledError:
+        if not is_ended:
+            raise
+        sending.uncancel()
+    except Exception:
+        # The status is sent, so only the broken end of the response can tell the caller.
+        log.exception("gateway.defect", method=call.method, path=call.path)
+        raise
+    finally:
+        is_ended = True
+        call.gateway.streams.discard(end)
+        await cancel_and_wait(watching)
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refuse_websocket(call: Call[Any, Any], response: Response) -> None:
+    """Respond to the handshake of a WebSocket as to any other request, where the server can."""
+    scope, _, send = call.connection
+    if isinstance(response.body, bytes) and "websocket.http.response" in scope.get("extensions", {}):
+        await send({"type": "websocket.http.response.start", "status": response.status, "headers": response.headers})
+        await send({"type": "websocket.http.response.body", "body": response.body})
+    else:
+        await send({"type": "websocket.close", "code": FAILED})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Confirm start and end; the server's own code does both."""
+    while True:
+        kind = (await receive())["type"]
+        if kind in {"lifespan.startup", "lifespan.shutdown"}:
+            await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+@lru_cache(maxsize=256)
 def _is_local_name(host: str) -> bool:
     """Return True if a Host header is an address or ``localhost``, so no foreign DNS can have led the browser here."""
     try:
@@ -75,46 +259,6 @@ def _is_local_name(host: str) -> bool:
         return False
 
 
-class IdConverter(BaseConverter):
-    """A path segment that is a valid id. With any other segment, such as a reserved word, the path does not exist."""
-
-    def convert(self, value: str) -> str | None:
-        """Return the id; None if it is invalid."""
-        try:
-            return check_id(value, "id")
-        except IdInvalid:
-            return None
-
-
-def make_app(backend: Backend, settings: Settings) -> App[Request, Response]:
-    """Return the ASGI app."""
-    app = App()
-    app.add_middleware(RequestGuard(settings))
-    errors.install(app)
-    app.router_options.converters["id"] = IdConverter
-    app.req_options.strip_url_path_trailing_slash = True
-    app.req_options.keep_blank_qs_values = True  # an empty value is refused, not ignored
-    reader = RequestReader(settings)
-    health, task = HealthResource(Checks(backend)), TaskResource(backend)
-    routes: list[tuple[str, Any, str | None]] = [
-        ("/health", health, None),
-        ("/health/live", health, "live"),
-        ("/health/ready", health, "ready"),
-        ("/agents/register", RegisterResource(backend, reader), None),
-        ("/agents/discover", DiscoverResource(backend, reader), None),
-        ("/agents/service/{service:path}", ServiceResource(backend), None),
-        ("/agents/capability/{capability:path}", CapabilityResource(backend), None),
-        ("/agents/{agent_id:id}", AgentResource(backend), None),
-        ("/agents/{agent_id:id}/heartbeat", HeartbeatResource(backend, reader), None),
-        ("/tasks/submit", SubmitResource(backend, reader), None),
-        ("/tasks/{task_id:id}", task, None),
-        ("/tasks/{task_id:id}/status", task, None),
-        ("/tasks/{task_id:id}/explain", ExplainResource(backend), None),
-        ("/pools", PoolsResource(backend), None),
-        ("/load-balancer/strategy", StrategyResource(backend, reader), None),
-        ("/load-balancer/strategy/history", StrategyHistoryResource(backend), None),
-    ]
-    for path, resource, suffix in routes:
-        for prefix in ("", PREFIX):
-            app.add_route(prefix + path, resource, suffix=suffix)
-    return app
+def make_app(backend: Backend, settings: Settings, access: Access | None = None) -> GatewayApp:
+    """Return the ASGI app of a gateway."""
+    return GatewayApp(Gateway(backend, settings), access=access)

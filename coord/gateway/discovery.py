@@ -1,14 +1,12 @@
-"""Resources and schemas of discovery: find agents by any mix of properties, by a service, by a capability."""
+"""Handlers and schemas of discovery: find agents by any mix of properties, by a service, by a capability."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from falcon.asgi import Request, Response
 from msgspec import Meta, Struct
 
-from coord.gateway.backend import Backend
-from coord.gateway.body import RequestReader, respond
+from coord.gateway.routes import Call
 from coord.gateway.schemas import AgentSchema, Label, now
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import Names
@@ -79,75 +77,48 @@ class AgentsOfCapability(Struct, frozen=True, kw_only=True):
     timestamp: str
 
 
-class DiscoverResource:
-    """``/agents/discover``."""
+class PageQuery(Struct, frozen=True):
+    """A page of a list."""
 
-    def __init__(self, backend: Backend, reader: RequestReader) -> None:
-        self._backend = backend
-        self._reader = reader
-
-    # POST {"agent_type": "worker", "capabilities": ["ocr"], "min_health_score": 0.5, "limit": 20}
-    # 200 {"status": "success", "query": {…}, "agents": [{"agent_id": "a1", …}], "count": 1, "next": null, …}
-    async def on_post(self, req: Request, resp: Response) -> None:
-        """Return the agents that have all properties, the healthiest first."""
-        body = await self._reader.read(req, DiscoverAgents)
-        wanted = body.query or AgentQuery(**{name: getattr(body, name) for name in AgentQuery.__struct_fields__})
-        is_known = wanted.agent_type in {None, *AgentType} and wanted.status in {None, *AgentStatus}
-        page = AgentPage((), None)
-        if is_known:
-            page = await self._backend.discover(
-                agent_type=wanted.agent_type,
-                status=wanted.status,
-                capabilities=wanted.capabilities,
-                services=wanted.services,
-                tags=wanted.tags,
-                labels=wanted.all_labels(),
-                min_health=wanted.min_health_score,
-                limit=wanted.limit,
-                cursor=wanted.cursor,
-            )
-        agents = [AgentSchema.of(record) for record in page.agents]
-        respond(resp, AgentsDiscovered(query=wanted, agents=agents, count=len(agents), next=page.next, timestamp=now()))
+    limit: Annotated[int, Meta(ge=1, le=MOST_AGENTS)] = MOST_AGENTS
+    cursor: str | None = None
 
 
-class ServiceResource:
-    """``/agents/service/{service}``."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    # GET ?limit=20
-    # 200 {"status": "success", "service": "ocr", "agents": [{"agent_id": "a1", …}], "count": 1, "next": null, …}
-    async def on_get(self, req: Request, resp: Response, service: str) -> None:
-        """Return the agents with a service that may get work now, the healthiest first."""
-        limit, cursor = _page_of(req)
-        page = await self._backend.discover(services=(service,), placeable=True, limit=limit, cursor=cursor)
-        agents = [AgentSchema.of(record) for record in page.agents]
-        respond(
-            resp,
-            AgentsOfService(service=service, agents=agents, count=len(agents), next=page.next, timestamp=now()),
+async def discover(call: Call[DiscoverAgents, None]) -> AgentsDiscovered:
+    """Return the agents that have all properties, the healthiest first."""
+    body = call.body
+    wanted = body.query or AgentQuery(**{name: getattr(body, name) for name in AgentQuery.__struct_fields__})
+    is_known = wanted.agent_type in {None, *AgentType} and wanted.status in {None, *AgentStatus}
+    page = AgentPage((), None)
+    if is_known:
+        page = await call.backend.discover(
+            agent_type=wanted.agent_type,
+            status=wanted.status,
+            capabilities=wanted.capabilities,
+            services=wanted.services,
+            tags=wanted.tags,
+            labels=wanted.all_labels(),
+            min_health=wanted.min_health_score,
+            limit=wanted.limit,
+            cursor=wanted.cursor,
         )
+    agents = [AgentSchema.of(record) for record in page.agents]
+    return AgentsDiscovered(query=wanted, agents=agents, count=len(agents), next=page.next, timestamp=now())
 
 
-class CapabilityResource:
-    """``/agents/capability/{capability}``."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    # GET ?limit=20
-    # 200 {"status": "success", "capability": "ocr", "agents": [{"agent_id": "a1", …}], "count": 1, "next": null, …}
-    async def on_get(self, req: Request, resp: Response, capability: str) -> None:
-        """Return the agents with a capability that may get work now, the healthiest first."""
-        limit, cursor = _page_of(req)
-        page = await self._backend.discover(capabilities=(capability,), placeable=True, limit=limit, cursor=cursor)
-        agents = [AgentSchema.of(record) for record in page.agents]
-        found = AgentsOfCapability(
-            capability=capability, agents=agents, count=len(agents), next=page.next, timestamp=now()
-        )
-        respond(resp, found)
+async def with_service(call: Call[None, PageQuery]) -> AgentsOfService:
+    """Return the agents with a service that may get work now, the healthiest first."""
+    service, query = call.params["service"], call.query
+    page = await call.backend.discover(services=(service,), placeable=True, limit=query.limit, cursor=query.cursor)
+    agents = [AgentSchema.of(record) for record in page.agents]
+    return AgentsOfService(service=service, agents=agents, count=len(agents), next=page.next, timestamp=now())
 
 
-def _page_of(req: Request) -> tuple[int, str | None]:
-    limit = req.get_param_as_int("limit", min_value=1, max_value=MOST_AGENTS, default=MOST_AGENTS)
-    return limit, req.get_param("cursor")
+async def with_capability(call: Call[None, PageQuery]) -> AgentsOfCapability:
+    """Return the agents with a capability that may get work now, the healthiest first."""
+    capability, query = call.params["capability"], call.query
+    page = await call.backend.discover(
+        capabilities=(capability,), placeable=True, limit=query.limit, cursor=query.cursor
+    )
+    agents = [AgentSchema.of(record) for record in page.agents]
+    return AgentsOfCapability(capability=capability, agents=agents, count=len(agents), next=page.next, timestamp=now())

@@ -1,25 +1,13 @@
-"""Error responses: one JSON body for all errors, and the HTTP status of errors that only HTTP has.
-
-    {"status": "error", "code": "agent_not_found", "message": "Agent 'x' not found", "detail": "Agent 'x' not found",
-     "timestamp": "2026-01-01T00:00:00.000+00:00"}
-
-``detail`` is a sentence; for an invalid body it is a list of ``{"loc": ["body", "agent_id"], "msg": …, "type": …}``.
-"""
+"""The errors that only HTTP has, and the invalid values of a request."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
 
-import falcon
-from falcon.asgi import App, Request, Response
 from msgspec import Struct
 
-from coord import codec, logs
 from coord.errors import BY_CODE, CoordError
-from coord.gateway.schemas import now
-
-log = logs.get_logger()
 
 #: Code -> HTTP status of errors that only HTTP has; every other error has its status on its class.
 HTTP_ONLY: dict[str, int] = {
@@ -33,6 +21,7 @@ HTTP_ONLY: dict[str, int] = {
     "body_too_large": 413,
     "body_invalid": 422,
     "content_type_invalid": 422,
+    "query_invalid": 422,
     "idempotency_key_invalid": 422,
     "idempotency_key_reused": 422,
     "nested_too_deeply": 422,
@@ -40,10 +29,9 @@ HTTP_ONLY: dict[str, int] = {
     "internal": 500,
 }
 
-#: Retry-After in seconds, for temporary errors.
-RETRY_AFTER: dict[str, int] = {"overloaded": 1, "server_unavailable": 1, "config_invalid": 5, "server_full": 5}
-#: Retry-After in seconds of every other 503, such as a full backlog.
-RETRY_AFTER_S = 5
+_AT = re.compile(r" - at `\$(.*)`\Z", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[([^\]]*)\]")
+_MISSING = re.compile(r"\AObject missing required field `(.+?)`")
 
 
 class Problem(Struct, frozen=True):
@@ -55,31 +43,26 @@ class Problem(Struct, frozen=True):
 
 
 class RequestError(CoordError):
-    """The gateway refuses the request before it appends a fact."""
+    """The gateway refuses the request before it appends a fact.
 
-    def __init__(self, code: str, message: str, problems: list[Problem] | None = None) -> None:
+    Args:
+        code: of the error; ``HTTP_ONLY`` has its status.
+        message: what is wrong, and the next step.
+        problems: the invalid values, for a 422.
+        headers: of the response, such as ``Retry-After``.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        problems: list[Problem] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.name = code
         self.problems = problems
-
-
-class ErrorBody(Struct, frozen=True, kw_only=True):
-    """The body of every error response."""
-
-    status: str = "error"
-    code: str
-    message: str
-    detail: str | list[Problem]
-    timestamp: str
-
-
-def install(app: App[Request, Response]) -> None:
-    """Make ``app`` respond with an ``ErrorBody`` to every exception, including those of falcon."""
-    app.set_error_serializer(_serialize)
-    app.add_error_handler(Exception, _defect)
-    app.add_error_handler(falcon.HTTPError, _http_error)
-    app.add_error_handler(CoordError, _refused)
-    app.add_error_handler(RecursionError, _too_deep)
+        self.headers = headers
 
 
 def status_of(code: str) -> int:
@@ -87,44 +70,20 @@ def status_of(code: str) -> int:
     return HTTP_ONLY[code] if code in HTTP_ONLY else BY_CODE.get(code, CoordError).http_status
 
 
-def refuse(resp: Response, code: str, message: str, problems: list[Problem] | None = None) -> None:
-    """Set the error body and the status of a response."""
-    status = status_of(code)
-    resp.status = status
-    resp.content_type = falcon.MEDIA_JSON
-    if status == 422 and not problems:
-        problems = [Problem(["body"], message, "value_error")]
-    resp.data = codec.encode(ErrorBody(code=code, message=message, detail=problems or message, timestamp=now()))
-    if status == 503:
-        resp.set_header("Retry-After", str(RETRY_AFTER.get(code, RETRY_AFTER_S)))
+def problem_of(error: str, at: tuple[str, ...]) -> Problem:
+    """Parse an error of msgspec, such as "Expected `str`, got `int` - at `$.capabilities[0]`"."""
+    found = _AT.search(error)
+    loc: list[str | int] = list(at)
+    for name, index in _STEP.findall(found.group(1) if found else ""):
+        loc.append(name or (int(index) if index.isdecimal() else index))
+    message = _AT.sub("", error).replace("`", "'")
+    missing = _MISSING.match(error)
+    if missing:
+        return Problem([*loc, missing.group(1)], "field required", "missing")
+    return Problem(loc, message, "type_error" if ", got " in message else "value_error")
 
 
-async def _refused(_req: Request, resp: Response, error: CoordError, _params: Mapping[str, Any]) -> None:
-    code, problems = (error.name, error.problems) if isinstance(error, RequestError) else (error.code, None)
-    refuse(resp, code, str(error), problems)
-
-
-async def _http_error(req: Request, resp: Response, error: falcon.HTTPError, _params: Mapping[str, Any]) -> None:
-    for name, value in dict(error.headers or {}).items():
-        resp.set_header(name, value)
-    _serialize(req, resp, error)
-
-
-def _serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
-    """Respond to what falcon itself refuses: an unknown path, an unsupported method, a broken header."""
-    if isinstance(error, falcon.HTTPNotFound):
-        refuse(resp, "not_found", f"unknown path: {req.path[:200]}")
-    elif isinstance(error, falcon.HTTPMethodNotAllowed):
-        refuse(resp, "method_not_allowed", f"{req.path[:200]} does not support {req.method}")
-    else:
-        refuse(resp, "body_invalid", error.description or error.title or "invalid request")
-
-
-async def _too_deep(_req: Request, resp: Response, _error: RecursionError, _params: Mapping[str, Any]) -> None:
-    refuse(resp, "nested_too_deeply", "nested too deeply")
-
-
-async def _defect(req: Request, resp: Response, error: Exception, _params: Mapping[str, Any]) -> None:
-    """Respond to a defect of the gateway: the log has the traceback, the response does not."""
-    log.error("gateway.defect", method=req.method, path=req.path, error=repr(error), exc_info=error)
-    refuse(resp, "internal", "internal error; the log of the gateway has the details")
+def sentence(problem: Problem) -> str:
+    """Return a problem as text."""
+    path = ".".join(str(step) for step in problem.loc[1:])
+    return f"{path}: {problem.msg}" if path else problem.msg

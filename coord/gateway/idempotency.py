@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from uuid import UUID, uuid5
 
-from falcon.asgi import Request
-
 from coord.errors import IdConflict
 from coord.gateway.errors import RequestError
 
 HEADER = "Idempotency-Key"
+#: The same, as the headers of a call have it.
+IDEMPOTENCY_KEY = b"idempotency-key"
 #: Number of keys that are remembered.
 KEPT = 100_000
 #: Maximum length of a key.
@@ -26,13 +26,12 @@ LONGEST = 255
 TASKS = UUID("5b3c4f0e-8d0c-5f5e-9d57-0c6b0a2a7f11")
 
 
-def key_of(req: Request) -> str | None:
-    """Return the request's key, without the quotes of the header's draft standard; None without a key.
+def key_of(header: str | None) -> str | None:
+    """Return the key in the header, without the quotes of its draft standard; None without a header.
 
     Raises:
         RequestError: it is empty or too long.
     """
-    header: str | None = req.get_header(HEADER)
     if header is None:
         return None
     key = header.strip()
@@ -43,9 +42,9 @@ def key_of(req: Request) -> str | None:
     return key
 
 
-def task_id_of(req: Request) -> str | None:
-    """Return the task id derived from the request's key, the same in every gateway; None without a key."""
-    key = key_of(req)
+def task_id_of(header: str | None) -> str | None:
+    """Return the task id derived from the key in the header, the same in every gateway; None without a key."""
+    key = key_of(header)
     return None if key is None else str(uuid5(TASKS, key))
 
 

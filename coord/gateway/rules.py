@@ -1,16 +1,16 @@
-"""Resources of the rules of placement: the strategy and the modifiers, of the cell and of task types."""
+"""Handlers of the rules of placement: the strategy and the modifiers, of the cell and of task types."""
 
 from __future__ import annotations
 
-from falcon.asgi import Request, Response
-from msgspec import UnsetType
+from typing import Annotated, Any
 
-from coord import codec
-from coord.gateway.backend import Backend
-from coord.gateway.body import RequestReader, decode, respond, respond_to_write
+from msgspec import Meta, Struct, UnsetType
+
 from coord.gateway.errors import Problem, RequestError
-from coord.gateway.schemas import ChangesFound, RulesChanged, RulesFound, SetRules, TaskTypeQuery
+from coord.gateway.routes import Answer, Call, written
+from coord.gateway.schemas import ChangesFound, RulesChanged, RulesFound, SetRules
 from coord.models.strategies import MODIFIERS
+from coord.models.tasks import Text
 from coord.plugins import strategy_names
 from coord.suggestions import closest, not_one_of
 
@@ -18,72 +18,53 @@ from coord.suggestions import closest, not_one_of
 CHANGES, MOST_CHANGES = 20, 1_000
 
 
-class StrategyResource:
-    """``/load-balancer/strategy``: of the cell, or with ``?task_type=`` of a task type."""
+class StrategyQuery(Struct, frozen=True):
+    """The query of /load-balancer/strategy."""
 
-    def __init__(self, backend: Backend, reader: RequestReader) -> None:
-        self._backend = backend
-        self._reader = reader
-
-    # GET, or GET ?task_type=summarize
-    # 200 {"status": "success", "strategy": "predictive", "updated_at": …, "modifiers": {"ejection": true, …}, …}
-    async def on_get(self, req: Request, resp: Response) -> None:
-        """Return the strategy and the modifiers that hold, and what task types set."""
-        task_type = _task_type(req)
-        rules = await self._backend.rules()
-        respond(resp, RulesFound.of(rules, task_type))
-
-    # PUT ?strategy=predictive, or a body {"strategy": "predictive", "modifiers": {"ejection": false}, "task_type": …}
-    # 200 {"status": "success", "message": …, "strategy": "predictive", "updated_at": …, …}
-    async def on_put(self, req: Request, resp: Response) -> None:
-        """Set the strategy, modifiers, or both; null resets one of them."""
-        body = await self._reader.read(req, SetRules)
-        changes = _changes(body, req.get_param("strategy"))
-        await self._change(req, resp, changes, _task_type(req) or body.task_type)
-
-    async def on_post(self, req: Request, resp: Response) -> None:
-        """Do the same."""
-        await self.on_put(req, resp)
-
-    # DELETE, or DELETE ?task_type=summarize
-    async def on_delete(self, req: Request, resp: Response) -> None:
-        """Reset the strategy and all modifiers: a type follows the cell, the cell its distributors' environment."""
-        await self._change(req, resp, dict.fromkeys(("strategy", *MODIFIERS)), _task_type(req))
-
-    async def _change(
-        self, req: Request, resp: Response, changes: dict[str, str | bool | None], task_type: str | None
-    ) -> None:
-        by = f"http {req.remote_addr}"
-        at, answered = await self._backend.change_rules(changes, task_type, by, self._reader.wait_s(req))
-        found = RulesFound.of(await self._backend.rules(), task_type)
-        changed = RulesChanged.of(found, at, changes=changes if not answered else {})
-        respond_to_write(req, resp, changed, answered=answered, path="/load-balancer/strategy")
+    strategy: str | None = None
+    task_type: Text | None = None  #: of the tasks for which it holds; None: the cell
 
 
-class StrategyHistoryResource:
-    """``/load-balancer/strategy/history``."""
+class TypeQuery(Struct, frozen=True):
+    """The query of GET and DELETE /load-balancer/strategy."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    # GET ?limit=5
-    # 200 {"status": "success", "changes": [{"at": …, "name": "strategy", "value": "predictive", "by": …}], …}
-    async def on_get(self, req: Request, resp: Response) -> None:
-        """Return who changed strategy, modifiers and other live settings, and when; the latest first."""
-        limit = req.get_param_as_int("limit", min_value=1, max_value=MOST_CHANGES, default=CHANGES)
-        respond(resp, ChangesFound.of(await self._backend.setting_changes(limit)))
+    task_type: Text | None = None
 
 
-def _task_type(req: Request) -> str | None:
-    """Return the task type that the query names.
+class HistoryQuery(Struct, frozen=True):
+    """The query of /load-balancer/strategy/history."""
 
-    Raises:
-        RequestError: it is empty or too long.
-    """
-    name = req.get_param("task_type")
-    if name is None:
-        return None
-    return decode(codec.encode({"task_type": name}), TaskTypeQuery, at=("query",)).task_type
+    limit: Annotated[int, Meta(ge=1, le=MOST_CHANGES)] = CHANGES
+
+
+async def get(call: Call[None, TypeQuery]) -> RulesFound:
+    """Return the strategy and the modifiers that hold, and what task types set."""
+    return RulesFound.of(await call.backend.rules(), call.query.task_type)
+
+
+async def change(call: Call[SetRules, StrategyQuery]) -> Struct | Answer:
+    """Set the strategy, modifiers, or both; null resets one of them."""
+    changes = _changes(call.body, call.query.strategy)
+    return await _change(call, changes, call.query.task_type or call.body.task_type)
+
+
+async def reset(call: Call[None, TypeQuery]) -> Struct | Answer:
+    """Reset the strategy and all modifiers: a type follows the cell, the cell its distributors' environment."""
+    return await _change(call, dict.fromkeys(("strategy", *MODIFIERS)), call.query.task_type)
+
+
+async def history(call: Call[None, HistoryQuery]) -> ChangesFound:
+    """Return who changed strategy, modifiers and other live settings, and when; the latest first."""
+    return ChangesFound.of(await call.backend.setting_changes(call.query.limit))
+
+
+async def _change(
+    call: Call[Any, Any], changes: dict[str, str | bool | None], task_type: str | None
+) -> Struct | Answer:
+    at, answered = await call.backend.change_rules(changes, task_type, f"http {call.remote}", call.wait_s)
+    found = RulesFound.of(await call.backend.rules(), task_type)
+    changed = RulesChanged.of(found, at, changes=changes if not answered else {})
+    return written(call, changed, answered=answered, path="/load-balancer/strategy")
 
 
 def _changes(body: SetRules, named: str | None) -> dict[str, str | bool | None]:

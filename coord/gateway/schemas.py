@@ -126,12 +126,6 @@ class SetRules(Struct, frozen=True):
     task_type: Text | None = None  #: only for tasks of this type
 
 
-class TaskTypeQuery(Struct, frozen=True):
-    """The parameter ``task_type`` of a query."""
-
-    task_type: Text
-
-
 class AgentSchema(Struct, frozen=True, kw_only=True):
     """An agent's record, without its incarnation: a caller that knows it could act as the agent's process."""
 

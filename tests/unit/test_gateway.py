@@ -19,8 +19,7 @@ from coord.config import Settings
 from coord.errors import BY_CODE
 from coord.gateway.app import make_app
 from coord.gateway.backend import Backend
-from coord.gateway.body import problem_of
-from coord.gateway.errors import HTTP_ONLY, status_of
+from coord.gateway.errors import HTTP_ONLY, problem_of, status_of
 from coord.gateway.idempotency import SeenKeys
 from coord.gateway.schemas import iso
 from tests.waiting import wait_until
@@ -192,8 +191,9 @@ async def test_a_field_that_does_not_fit_is_named(
 @pytest.mark.parametrize("limit", ["0", "1001", "many"])
 async def test_a_limit_that_does_not_fit_is_a_422(http: Caller, limit: str) -> None:
     """The answer names the parameter."""
-    detail = assert_error(await http.get("/pools", params={"limit": limit}), 422, "body_invalid")
-    assert '"limit"' in detail[0]["msg"]
+    (problem,) = assert_error(await http.get("/pools", params={"limit": limit}), 422, "query_invalid")
+    assert problem["loc"] == ["query", "limit"]
+    assert problem["msg"].endswith(f", got '{limit}'")
 
 
 async def test_an_unknown_word_is_answered_with_the_known_ones(http: Caller) -> None:
@@ -223,7 +223,8 @@ async def test_a_rule_that_does_not_fit_is_named(
 ) -> None:
     """422 with where it is, in the query or in the body."""
     answer = await http.put("/load-balancer/strategy", params=params, json=body)
-    (problem,) = assert_error(answer, 422, "body_invalid")
+    code = "query_invalid" if params else "body_invalid"
+    (problem,) = assert_error(answer, 422, code)
     assert problem["loc"] == loc
     assert text in problem["msg"]
 

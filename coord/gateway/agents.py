@@ -1,0 +1,30 @@
+"""Handlers of agents: register one, record its heartbeat, return it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from coord.gateway.routes import Answer, Call, written
+from coord.gateway.schemas import AgentFound, HeartbeatBody, HeartbeatReceived, RegisterAgent, Registered
+
+
+async def register(call: Call[RegisterAgent, None]) -> Struct | Answer:
+    """Register an agent; an id that is registered already is updated."""
+    at, answered = await call.backend.register(call.body.fact(), call.wait_s, call.bearer_token)
+    agent_id = call.body.agent_id
+    return written(call, Registered(agent_id=agent_id, registered_at=at), answered=answered, path=f"/agents/{agent_id}")
+
+
+async def get(call: Call[None, None]) -> AgentFound:
+    """Return an agent's record."""
+    return AgentFound.of(await call.backend.agent(call.params["agent_id"]))
+
+
+async def heartbeat(call: Call[HeartbeatBody, None]) -> Struct | Answer:
+    """Record a heartbeat."""
+    agent_id, body = call.params["agent_id"], call.body
+    at, answered = await call.backend.heartbeat(
+        agent_id, body.status, body.load_metrics, call.wait_s, call.bearer_token
+    )
+    received = HeartbeatReceived(agent_id=agent_id, heartbeat_at=at)
+    return written(call, received, answered=answered, path=f"/agents/{agent_id}")

@@ -1,0 +1,124 @@
+"""The table of routes: every method and path that the gateway serves, with its handler, its schemas and its role.
+
+Each path is served without a prefix and under ``/v1``; any other path gets a 404. The handlers are in a module for each
+noun; their tests, the access control and the OpenAPI document go through this table.
+"""
+
+from __future__ import annotations
+
+from coord.gateway import agents, discovery, health, rules, tasks
+from coord.gateway.discovery import (
+    AgentsDiscovered,
+    AgentsOfCapability,
+    AgentsOfService,
+    DiscoverAgents,
+    PageQuery,
+)
+from coord.gateway.health import Health
+from coord.gateway.routes import Route
+from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
+from coord.gateway.schemas import (
+    AgentFound,
+    ChangesFound,
+    HeartbeatBody,
+    HeartbeatReceived,
+    PoolsFound,
+    RegisterAgent,
+    Registered,
+    RulesChanged,
+    RulesFound,
+    SetRules,
+    SubmitTask,
+    Submitted,
+    TaskExplained,
+    TaskFound,
+)
+from coord.gateway.tasks import PoolsQuery
+
+STRATEGY = "/load-balancer/strategy"
+_AGENT = {"agent_id": "a1", "agent_type": "worker", "capabilities": ["ocr"], "tags": ["fast"]}
+_TASK = {"task_data": {"task_type": "ocr", "required_capabilities": ["ocr"], "page": 7}, "priority": "high"}
+
+ROUTES: tuple[Route, ...] = (
+    # Health: it reveals nothing, and a probe needs a response even when the gateway is full.
+    Route("GET", "/health", health.all_checks, answer=Health, role=None, limited=False, counted=False),
+    Route("GET", "/health/ready", health.ready, answer=Health, role=None, limited=False, counted=False),
+    Route("GET", "/health/live", health.live, answer=Health, role=None, limited=False, counted=False),
+    # Agents
+    Route(
+        "POST", "/agents/register", agents.register,
+        body=RegisterAgent, answer=Registered, role="agent", own="body.agent_id",
+        errors=("token_missing", "token_invalid"),
+        example=_AGENT,
+    ),
+    Route(
+        "POST", "/agents/discover", discovery.discover,
+        body=DiscoverAgents, answer=AgentsDiscovered, role="readonly",
+        errors=("cursor_invalid",),
+        example={"capabilities": ["ocr"], "min_health_score": 0.5, "limit": 20},
+    ),
+    Route(
+        "GET", "/agents/service/{service:path}", discovery.with_service,
+        query=PageQuery, answer=AgentsOfService, role="readonly",
+        errors=("cursor_invalid",),
+        example={"limit": 20},
+    ),
+    Route(
+        "GET", "/agents/capability/{capability:path}", discovery.with_capability,
+        query=PageQuery, answer=AgentsOfCapability, role="readonly",
+        errors=("cursor_invalid",),
+        example={"limit": 20},
+    ),
+    Route("GET", "/agents/{agent_id:id}", agents.get, answer=AgentFound, role="readonly", errors=("agent_not_found",)),
+    Route(
+        "POST", "/agents/{agent_id:id}/heartbeat", agents.heartbeat,
+        body=HeartbeatBody, answer=HeartbeatReceived, role="agent", own="agent_id", limited=False,
+        errors=("agent_not_found", "token_missing", "token_invalid"),
+        example={"status": "busy", "load_metrics": {"cpu": 0.4}},
+    ),
+    # Tasks
+    Route(
+        "POST", "/tasks/submit", tasks.submit,
+        body=SubmitTask, answer=Submitted, role="client",
+        errors=("invalid_priority", "id_conflict", "payload_invalid", "backlog_full"),
+        example=_TASK,
+    ),
+    Route("GET", "/tasks/{task_id:id}", tasks.get, answer=TaskFound, role="readonly", errors=("task_not_found",)),
+    Route(
+        "GET", "/tasks/{task_id:id}/status", tasks.get,
+        answer=TaskFound, role="readonly",
+        errors=("task_not_found",),
+    ),
+    Route(
+        "GET", "/tasks/{task_id:id}/explain", tasks.explain,
+        answer=TaskExplained, role="readonly",
+        errors=("task_not_found",),
+    ),
+    Route("GET", "/pools", tasks.pools, query=PoolsQuery, answer=PoolsFound, role="readonly", example={"limit": 20}),
+    # Strategy
+    Route(
+        "GET", STRATEGY, rules.get,
+        query=TypeQuery, answer=RulesFound, role="readonly",
+        example={"task_type": "summarize"},
+    ),
+    *(
+        Route(
+            method, STRATEGY, rules.change,
+            body=SetRules, query=StrategyQuery, answer=RulesChanged, role="operator",
+            errors=("invalid_strategy", "setting_refused"),
+            example={"strategy": "predictive", "modifiers": {"ejection": False}},
+        )
+        for method in ("PUT", "POST")
+    ),
+    Route(
+        "DELETE", STRATEGY, rules.reset,
+        query=TypeQuery, answer=RulesChanged, role="operator",
+        errors=("setting_refused",),
+        example={"task_type": "summarize"},
+    ),
+    Route(
+        "GET", f"{STRATEGY}/history", rules.history,
+        query=HistoryQuery, answer=ChangesFound, role="readonly",
+        example={"limit": 5},
+    ),
+)  # fmt: skip
