@@ -6,7 +6,7 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple
@@ -62,6 +62,8 @@ class Backend:
         self.settings = settings
         self._client: Client | None = None
         self._opening: asyncio.Task[None] | None = None
+        #: Called when the client disconnects.
+        self.on_close: list[Callable[[], Awaitable[None]]] = []
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
         """Start to connect in the background; ``failed`` is called with a permanent error, such as a wrong password."""
@@ -70,6 +72,8 @@ class Backend:
     async def close(self) -> None:
         """Disconnect."""
         await cancel_and_wait(self._opening)
+        for function in self.on_close:
+            await function()
         if self._client is not None:
             await self._client.close()
 
@@ -82,8 +86,8 @@ class Backend:
 
     async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
         """Register an agent, or refresh its registration; ``token`` is the agent's."""
-        async with self._limited(wait_s):
-            return await self._append("in:registry", fact, wait_s, token)
+        async with self.limited(wait_s):
+            return await self.append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
         self,
@@ -99,12 +103,12 @@ class Backend:
             AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
-        async with self._limited(2 * wait_s):
+        async with self.limited(2 * wait_s):
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s, token)
             try:
                 heartbeat = AgentHeartbeat(agent_id, load_metrics=metrics)
-                written = await self._append("in:beats", heartbeat, wait_s, token)
+                written = await self.append("in:beats", heartbeat, wait_s, token)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
             if status is not None and await self._is_change(agent_id, status):
@@ -115,9 +119,10 @@ class Backend:
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
-        return await self._append("in:registry", change, wait_s, token)
+        return await self.append("in:registry", change, wait_s, token)
 
-    async def _append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+    async def append(self, stream: str, fact: Struct, wait_s: float, token: str = "") -> Appended:
+        """Append a fact, and wait for the answer of its worker, so many seconds."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
@@ -133,46 +138,46 @@ class Backend:
             TaskRefused: the backlog is full.
             IdConflict: the id was used before with other content.
         """
-        async with self._limited(wait_s, f"; it is safe to retry with task_data.task_id '{spec.task_id}'"):
+        async with self.limited(wait_s, f"; it is safe to retry with task_data.task_id '{spec.task_id}'"):
             (handle,) = await self.client.submit_many([spec])
             answered = wait_s > 0 and await _is_accepted(handle, wait_s)
         return Appended(entry_time(handle.entry_id), answered)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Return an agent's record; raises ``AgentNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.agent(agent_id)
 
     async def discover(self, **wanted: Any) -> AgentPage:
         """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.discover(**wanted)
 
     async def task(self, task_id: str) -> TaskRecord:
         """Return a task's record; raises ``TaskNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.task(task_id)
 
     async def explain(self, task_id: str) -> Explanation:
         """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.explain(task_id)
 
     async def backlog(self, max_pools: int) -> Backlog:
         """Return the pools in which tasks wait, and why."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.backlog(max_pools)
 
     async def rules(self) -> PlacementRules:
         """Return the strategy and the modifiers, of the cell and of task types, and who changed them last."""
-        async with self._limited():
+        async with self.limited():
             admin = self.client.admin
             live = {setting.name: setting for setting in await admin.live_settings() if setting.name in PER_TYPE}
             return PlacementRules(live, await admin.type_settings(), await admin.setting_changes())
 
     async def setting_changes(self, limit: int) -> list[SettingChange]:
         """Return the latest changes of live settings, the latest first."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.admin.setting_changes(limit)
 
     async def change_rules(
@@ -191,7 +196,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         answered = True
-        async with self._limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
@@ -211,7 +216,7 @@ class Backend:
         return await self.client.write_refusal()
 
     @asynccontextmanager
-    async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
+    async def limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
         limit = self.settings.gateway_redis_s + wait_s
         try:

@@ -13,6 +13,7 @@ from coord.config import Settings
 from coord.gateway.backend import Backend
 from coord.gateway.checks import Checks
 from coord.gateway.idempotency import SeenKeys
+from coord.gateway.inboxes import Inboxes
 
 
 class Gateway:
@@ -28,6 +29,7 @@ class Gateway:
         self.backend = backend
         self.checks = Checks(backend)
         self.seen_keys = SeenKeys()
+        self.inboxes = Inboxes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()
         #: Requests that are at work.
