@@ -92,17 +92,13 @@ class Inboxes:
         self._watch: InboxWatch | None = None
         self._beats: dict[str, Beat] = {}
         self._background: set[asyncio.Task[None]] = set()
-        backend.on_close.append(self._close)
-
-    async def _close(self) -> None:
-        if self._watch is not None:
-            await self._watch.close()
 
     async def watch(self) -> InboxWatch:
         """Return the connection that reads inboxes, opened by the first poll."""
         if self._watch is None:
             url, settings = locate(self._backend.settings)
             self._watch = InboxWatch(url, settings)
+            self._backend.on_close.append(self._watch.close)
         async with self._backend.limited():
             await self._watch.open()
         return self._watch

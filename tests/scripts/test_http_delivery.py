@@ -47,6 +47,7 @@ async def test_an_agent_that_has_not_polled_is_listed_and_gets_nothing(cell: Cel
     await wait(cell, 1, beats=True)
     agent = await cell.agent()
     assert (agent.status, agent.deaf, agent.deaf_reason, agent.delivery) == ("active", True, "unpolled", "poll")
+    assert agent.health_score == 1, "it is not ill"
     assert not await is_placeable(cell)
 
 

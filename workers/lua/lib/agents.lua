@@ -158,7 +158,8 @@ local function health(agent, observed)
     end
   end
   local by_status, by_ejection = STATUS_PENALTY[agent.status] or 0, is_ejected(agent) and EJECTED_PENALTY or 0
-  local by_deafness, by_load = agent.deaf and DEAF_PENALTY or 0, 0
+  -- One that has not polled over HTTP is not ill: it gets nothing until it does.
+  local by_deafness, by_load = agent.deaf and not agent.unpolled and DEAF_PENALTY or 0, 0
   local sum, count = 0, 0
   for _, name in ipairs({ 'metric:cpu', 'metric:memory' }) do
     local value = tonumber(agent[name])
