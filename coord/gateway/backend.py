@@ -6,9 +6,9 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 from coord import Client, logs
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
+from coord.client.gatherer import Gatherer
 from coord.client.handle import TaskHandle
-from coord.client.submission import TaskSpec
+from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice
 from coord.errors import (
@@ -30,12 +31,13 @@ from coord.errors import (
     ServerUnavailable,
     UnknownAgent,
 )
+from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
-from coord.models.tasks import TaskRecord
+from coord.models.tasks import Priority, TaskRecord, TaskSubmitted
 from coord.queries import AgentPage, Backlog, SettingChange
 
 log = logs.get_logger()
@@ -60,7 +62,9 @@ class Backend:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.deadlines = Deadlines()
         self._client: Client | None = None
+        self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
         #: Called when the client disconnects.
         self.on_close: list[Callable[[], Awaitable[None]]] = []
@@ -74,6 +78,8 @@ class Backend:
         await cancel_and_wait(self._opening)
         for function in self.on_close:
             await function()
+        if self._gatherer is not None:
+            await self._gatherer.close()
         if self._client is not None:
             await self._client.close()
 
@@ -122,7 +128,7 @@ class Backend:
         return await self.append("in:registry", change, wait_s, token)
 
     async def append(self, stream: str, fact: Struct, wait_s: float, token: str = "") -> Appended:
-        """Append a fact, and wait for the answer of its worker, so many seconds."""
+        """Append a fact, and wait for its worker for ``wait_s`` seconds; call it within ``limited``."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
@@ -131,17 +137,32 @@ class Backend:
         recorded = (await self.client.agent(agent_id)).status
         return recorded != status and (recorded, status) != (AgentStatus.DRAINING, AgentStatus.ACTIVE)
 
-    async def submit(self, spec: TaskSpec, wait_s: float) -> Appended:
-        """Submit a task; ``spec`` contains its id.
+    async def submit(self, fact: TaskSubmitted, priority: Priority, wait_s: float) -> Appended:
+        """Submit a task; those of one turn of the event loop go together.
 
         Raises:
             TaskRefused: the backlog is full.
             IdConflict: the id was used before with other content.
+            FactInvalid, FactTooLarge: the fact does not fit.
         """
-        async with self.limited(wait_s, f"; it is safe to retry with task_data.task_id '{spec.task_id}'"):
-            (handle,) = await self.client.submit_many([spec])
-            answered = wait_s > 0 and await _is_accepted(handle, wait_s)
-        return Appended(entry_time(handle.entry_id), answered)
+        client = self.client
+        caller = client.connection.caller if wait_s > 0 else ""
+        append = checked_append(priority, fact, caller, self.settings.max_entry_bytes)
+        if self._gatherer is None:
+            self._gatherer = Gatherer(client.connection)
+        async with self.limited(wait_s, f"; it is safe to retry with task_data.task_id '{fact.task_id}'"):
+            gathered = self._gatherer.add(append)
+            if wait_s <= 0:
+                await gathered.future
+                return Appended(entry_time(gathered.entry_id), answered=False)
+            try:
+                with self.deadlines.limit(wait_s):
+                    await gathered.future
+            except TimeoutError:
+                if not gathered.entry_id:  # Redis has not answered yet
+                    await gathered.appended()
+                return Appended(entry_time(gathered.entry_id), answered=False)
+        return Appended(entry_time(gathered.entry_id), answered=True)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Return an agent's record; raises ``AgentNotFound``."""
@@ -215,20 +236,9 @@ class Backend:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
 
-    @asynccontextmanager
-    async def limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
+    def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
-        limit = self.settings.gateway_redis_s + wait_s
-        try:
-            async with asyncio.timeout(limit):
-                yield
-        except TimeoutError:
-            raise ServerUnavailable(f"Redis did not answer within {limit:g} s{advice}") from None
-        except (RedisError, OSError) as error:
-            log.warning("redis.refuses", error=str(error))
-            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
-        except ServerUnavailable as error:
-            raise ServerUnavailable(f"{error}{advice}") from error
+        return _Limited(self.deadlines, self.settings.gateway_redis_s + wait_s, advice)
 
     async def _open(self, failed: Callable[[CoordError], None]) -> None:
         logged = ""
@@ -252,6 +262,34 @@ class Backend:
                 log.info("redis.found")
                 return
             await asyncio.sleep(OPEN_AGAIN_S)
+
+
+class _Limited:
+    """A block that talks to Redis: it has a limit of time, and all failures of Redis are ``ServerUnavailable``."""
+
+    __slots__ = ("_advice", "_limit", "_seconds")
+
+    def __init__(self, deadlines: Deadlines, seconds: float, advice: str) -> None:
+        self._limit = deadlines.limit(seconds)
+        self._seconds = seconds
+        self._advice = advice
+
+    async def __aenter__(self) -> None:
+        self._limit.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        advice = self._advice
+        try:
+            self._limit.__exit__(kind, error, at)
+        except TimeoutError:
+            raise ServerUnavailable(f"Redis did not answer within {self._seconds:g} s{advice}") from None
+        if isinstance(error, ServerUnavailable):
+            raise ServerUnavailable(f"{error}{advice}") from error
+        if isinstance(error, RedisError | OSError) and not isinstance(error, CoordError):
+            log.warning("redis.refuses", error=str(error))
+            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
 
 
 async def _is_accepted(handle: TaskHandle | FactHandle, wait_s: float) -> bool:

@@ -6,16 +6,16 @@ from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from coord import codec
-from coord.client.submission import TaskSpec
 from coord.gateway.body import decode
 from coord.gateway.errors import Problem, RequestError
 from coord.gateway.idempotency import IDEMPOTENCY_KEY, conflict_is_reuse, task_id_of
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound
 from coord.models.ids import new_id
-from coord.models.tasks import Priority, Requirements, check_moment
+from coord.models.tasks import Priority, Requirements, Retry, TaskSubmitted, check_moment
 from coord.models.tracing import is_traceparent
 from coord.values import why_undecodable
 
@@ -34,11 +34,11 @@ class PoolsQuery(Struct, frozen=True):
 async def submit(call: Call[SubmitTask, None]) -> Struct | Answer:
     """Submit a task."""
     body, key_id = call.body, task_id_of(call.header(IDEMPOTENCY_KEY))
-    spec = task_spec(body, key_id, call.header(b"traceparent"))
-    with conflict_is_reuse(spec.task_id, key_id):
-        at, answered = await call.backend.submit(spec, call.wait_s)
-    submitted = Submitted.of(spec, at, paid=body.payment is not None)
-    return written(call, submitted, answered=answered, path=f"/tasks/{spec.task_id}")
+    fact, priority = task_fact(body, key_id, call.header(b"traceparent"))
+    with conflict_is_reuse(fact.task_id, key_id):
+        at, answered = await call.backend.submit(fact, priority, call.wait_s)
+    submitted = Submitted.of(fact.task_id, priority, at, paid=body.payment is not None)
+    return written(call, submitted, answered=answered, path=f"/tasks/{fact.task_id}")
 
 
 async def get(call: Call[None, None]) -> TaskFound:
@@ -56,8 +56,8 @@ async def pools(call: Call[None, PoolsQuery]) -> PoolsFound:
     return PoolsFound.of(await call.backend.backlog(call.query.limit))
 
 
-def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = None) -> TaskSpec:
-    """Return the task to submit.
+def task_fact(body: SubmitTask, key_id: str | None, traceparent: str | None = None) -> tuple[TaskSubmitted, Priority]:
+    """Return the task to submit, and its priority.
 
     Args:
         body: the request.
@@ -67,8 +67,6 @@ def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = No
     Raises:
         RequestError: the priority is unknown, or a time or ``task_data`` is invalid.
     """
-    for field in ("deadline", "run_at"):
-        _check_moment(getattr(body, field), field)
     raw = bytes(body.task_data)
     data = decode(raw, TaskData, at=("body", "task_data"))
     try:
@@ -78,24 +76,37 @@ def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = No
         why = why_undecodable(raw, "task_data", error)
         problem = Problem(["body", "task_data"], why.removeprefix("task_data: "), "value_error")
         raise RequestError("payload_invalid", why, [problem]) from None
-    return TaskSpec(
-        task_type=data.task_type or TASK_TYPE,
-        payload=body.task_data,
-        task_id=data.task_id or key_id or new_id(),
-        priority=_priority(body.priority),
-        capabilities=data.required_capabilities,
-        requirements=body.requirements or Requirements(),  # without any, every agent may get the task
-        timeout=body.timeout,
-        deadline=body.deadline,
-        delay=body.delay,
-        run_at=body.run_at,
-        retry=body.retry,
-        location=body.location,
-        affinity_key=body.affinity_key,
-        expected_ms=body.expected_ms,
-        traceparent=traceparent if is_traceparent(traceparent) else None,
-        notify=False,
-    )
+    for field in ("deadline", "run_at"):
+        _check_moment(getattr(body, field), field)
+    try:
+        fact = TaskSubmitted(
+            task_id=data.task_id or key_id or new_id(),
+            task_type=data.task_type or TASK_TYPE,
+            payload=body.task_data,
+            requirements=_requirements(body.requirements, data.required_capabilities),
+            timeout=body.timeout,
+            deadline=body.deadline,
+            delay=body.delay,
+            run_at=body.run_at,
+            retry=body.retry or Retry(),
+            location=body.location,
+            affinity_key=body.affinity_key,
+            expected_ms=body.expected_ms,
+            traceparent=traceparent if is_traceparent(traceparent) else None,
+        )
+    except ValueError as error:  # of the fields together
+        raise RequestError("fact_invalid", str(error), [Problem(["body"], str(error), "value_error")]) from None
+    return fact, _priority(body.priority)
+
+
+def _requirements(required: Requirements | None, capabilities: tuple[str, ...] | None) -> Requirements:
+    """Return the requirements, with the capabilities in the task's data; without any, every agent may get the task."""
+    if required is None:
+        return Requirements(capabilities=tuple(capabilities)) if capabilities else Requirements()
+    if not capabilities:
+        return required
+    more = (name for name in capabilities if name not in required.capabilities)
+    return replace(required, capabilities=(*required.capabilities, *more))
 
 
 def _check_moment(moment: datetime | None, field: str) -> None:
