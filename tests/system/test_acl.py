@@ -96,12 +96,10 @@ ZSET_READS = {
     "zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zmscore", "zcard", "zcount", "zscan",
 }  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
-HASHES = (
-    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|masters"
-)
-SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
+HASHES = r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|pushes|masters"
+SETS = r"agents:(active|all|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
     r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
@@ -121,10 +119,11 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
-        ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
-        ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:control:distributor"),
+        ({"xdel"}, r"inbox:.*"),
+        ({*STREAM_READS, "exists"}, rf"{TASKS}|(replies|inbox):.*|log:(tasks|control)"),
         ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
-        ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
+        ({*SET_READS, "exists"}, r"agents:(all|active|pushed|by:.*)|inflight:.*"),
         ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
     ],
     Role.OPERATOR: [
@@ -141,7 +140,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
 KEYLESS: dict[Role, set[str]] = {
     Role.AGENT: {"ping", "info"},
     Role.CLIENT: {"ping"},
-    Role.GATEWAY: {"ping", "time", "info"},
+    Role.GATEWAY: {"ping", "time", "info", "client|tracking"},
     Role.OPERATOR: {"ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"},
 }
 #: What the server lets every user do.
