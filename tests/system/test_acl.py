@@ -96,7 +96,10 @@ ZSET_READS = {
     "zrange", "zrevrange", "zrangebyscore", "zrank", "zrevrank", "zscore", "zmscore", "zcard", "zcount", "zscan",
 }  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
-HASHES = r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|pushes|masters"
+HASHES = (
+    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|pushes"
+    r"|masters"
+)
 SETS = r"agents:(active|all|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
     r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
