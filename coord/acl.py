@@ -47,7 +47,7 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "in:registry": Family("stream", agent="a", gateway="ac", operator="r"),
     "in:beats": Family("stream", agent="a", gateway="ac", operator="r"),
-    "in:reports": Family("stream", agent="a", gateway="rc", operator="r"),
+    "in:reports": Family("stream", agent="a", gateway="arc", operator="r"),
     "in:requests": Family("stream", client="a", gateway="rc", operator="ar"),
     "in:losses": Family("stream", gateway="rc", operator="r"),
     "in:tasks:*": Family("stream", client="ar", gateway="arc", operator="ar"),
@@ -62,6 +62,7 @@ FAMILIES: dict[str, Family] = {
     "agents:expiry": Family("zset", operator="r"),
     "agents:departed": Family("zset", operator="r"),
     "agents:reported": Family("set", operator="r"),
+    "agents:pushed": Family("set", gateway="r", operator="r"),
     "agents:lost": Family("zset", operator="r"),
     "agents:by:*": Family("set", gateway="r", operator="r"),
     "agents:health": Family("zset", gateway="r", operator="r"),
@@ -88,7 +89,7 @@ FAMILIES: dict[str, Family] = {
     "counters": Family("hash", gateway="r", operator="r"),
     "histograms": Family("hash", gateway="r", operator="r"),
     "task_types": Family("hash", gateway="r", operator="r"),
-    "inbox:{agent}:*": Family("stream", agent="rd", operator="r"),
+    "inbox:{agent}:*": Family("stream", agent="rd", gateway="rd", operator="r"),
     "message:*": Family("hash", client="r", operator="r"),
     "messages:dead": Family("zset", gateway="c", operator="r"),
     "messages:expiring": Family("zset", operator="r"),
@@ -103,6 +104,8 @@ FAMILIES: dict[str, Family] = {
     "subordinates:{agent}": Family("set", agent="r", operator="r"),
     "lanes": Family("hash", operator="r"),
     "lanes:routers": Family("zset", operator="r"),
+    "pushes": Family("hash", operator="r"),
+    "pushes:workers": Family("zset", operator="r"),
     "replies:{agent}": Family("stream", agent="r", client="r", gateway="r", operator="r"),
     "settings": Family("hash", gateway="r", operator="r"),
     "worker:*": Family("hash", gateway="r", operator="r"),
@@ -166,10 +169,11 @@ _SENDS: dict[Role, frozenset[str]] = {
 COMMANDS: dict[Role, tuple[str, ...]] = {
     Role.AGENT: ("ping", "info"),  # INFO: a result must fit the server's memory
     Role.CLIENT: ("ping",),
-    Role.GATEWAY: ("ping", "time", "info"),
+    Role.GATEWAY: ("ping", "time", "info", "client|tracking"),
     Role.OPERATOR: ("ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"),
     Role.WORKER: (
-        "ping", "time", "info", "config|get", "client|setname", "cluster|keyslot", "cluster|nodes", "script|load",
+        "ping", "time", "info", "config|get", "client|setname", "client|tracking", "cluster|keyslot",
+        "cluster|nodes", "script|load",
     ),
 }  # fmt: skip
 #: The commands of workers and of their scripts, on every key of the namespace.

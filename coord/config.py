@@ -259,8 +259,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_host: str = "127.0.0.1"
     #: Port that the gateway binds. 0 selects any free port.
     gateway_port: Port = 9001
-    #: Every request needs a credential: an API key, a JWT, or the token of an agent. Off by default, because only
-    #: programs on this machine reach a loopback address.
+    #: Every request needs a credential: an API key, a JWT, or the token of an agent; and push workers refuse private
+    #: addresses as endpoints. Off by default, because only programs on this machine reach a loopback address.
     gateway_security: bool = False
     #: Maximum number of requests of one credential in a minute, in all gateways together, if ``gateway_security`` is
     #: on. 0: no limit. Heartbeats and health checks do not count.
@@ -299,6 +299,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_requests: Count = 1_000
     #: Maximum number of listeners to events, of /events and /ws together. The gateway answers further ones with 503.
     gateway_listeners: Count = 5_000
+
+    # Push workers
+
+    #: Time for which the endpoint of an agent may be silent while a task is pushed to it. An agent that needs longer
+    #: responds with 202 and reports later.
+    push_timeout_s: Seconds = 5.0
+    #: Maximum number of connections of a push worker. One agent gets a tenth of them at most.
+    push_connections: Count = 1_000
+    #: Networks with commas between, such as ``10.0.0.0/8``. With ``gateway_security``, push workers connect to public
+    #: addresses and to these networks only.
+    push_networks: str | None = None
 
     @property
     def endpoint_path(self) -> Path:

@@ -47,6 +47,7 @@ COUNTED = {
     "conversation_messages": "messages",
     "gateway_requests": "requests",
     "gateway_listeners": "listeners",
+    "push_connections": "connections",
     "health_threshold": "number",
     "gateway_port": "port number",
 }

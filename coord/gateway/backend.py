@@ -6,7 +6,7 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
@@ -75,6 +75,8 @@ class Backend:
         self._client: Client | None = None
         self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
+        #: Called when the client disconnects.
+        self.on_close: list[Callable[[], Awaitable[None]]] = []
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
         """Start to connect in the background; ``failed`` is called with a permanent error, such as a wrong password."""
@@ -83,6 +85,8 @@ class Backend:
     async def close(self) -> None:
         """Disconnect."""
         await cancel_and_wait(self._opening)
+        for function in self.on_close:
+            await function()
         if self._gatherer is not None:
             await self._gatherer.close()
         if self._client is not None:
@@ -132,7 +136,7 @@ class Backend:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
         return await self.append("in:registry", change, wait_s, token)
 
-    async def append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+    async def append(self, stream: str, fact: Struct, wait_s: float, token: str = "") -> Appended:
         """Append a fact, and wait for its worker for ``wait_s`` seconds; call it within ``limited``."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))

@@ -23,6 +23,7 @@ HTTP_ONLY: dict[str, int] = {
     "setting_refused": 409,
     "security_off": 409,
     "jwt_not_configured": 409,
+    "inbox_elsewhere": 409,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "head_timeout": 408,

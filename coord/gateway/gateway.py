@@ -17,6 +17,7 @@ from coord.gateway.credential_store import CredentialStore
 from coord.gateway.deadlines import Deadlines
 from coord.gateway.event_hub import EventHub
 from coord.gateway.idempotency import SeenKeys
+from coord.gateway.inboxes import Inboxes
 from coord.gateway.scrapes import Scrapes
 from coord.gateway.web import Web
 
@@ -42,6 +43,7 @@ class Gateway:
         self.events = EventHub(backend, settings.gateway_listeners)
         self.seen_keys = SeenKeys()
         self.scrapes = Scrapes(backend)
+        self.inboxes = Inboxes(backend)
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()
         #: Requests that are at work.

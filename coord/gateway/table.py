@@ -6,7 +6,7 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, auth, discovery, events, health, metrics, rules, tasks, websocket
+from coord.gateway import agents, auth, discovery, events, health, inbox, metrics, reports, rules, tasks, websocket
 from coord.gateway.auth import (
     GenerateKey,
     GenerateQuery,
@@ -30,7 +30,9 @@ from coord.gateway.discovery import (
 )
 from coord.gateway.events import EventsQuery
 from coord.gateway.health import Health
+from coord.gateway.inbox import AckBody, Acknowledged, InboxFound, PollQuery
 from coord.gateway.metrics import MetricsSummary
+from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
@@ -133,6 +135,34 @@ ROUTES: tuple[Route, ...] = (
         body=HeartbeatBody, answer=HeartbeatReceived, role="agent", own="agent_id", limited=False,
         errors=("agent_not_found", "token_missing", "token_invalid"),
         example={"status": "busy", "load_metrics": {"cpu": 0.4}},
+    ),
+    # Agents that speak only HTTP
+    Route(
+        "GET", "/agents/{agent_id:id}/inbox", inbox.poll,
+        query=PollQuery, answer=InboxFound, role="agent", own="agent_id", limited=False, counted=False,
+        errors=("agent_not_found", "inbox_elsewhere", "token_missing", "token_invalid"),
+        example={"wait": 30, "limit": 10},
+    ),
+    Route(
+        "POST", "/agents/{agent_id:id}/inbox/ack", inbox.acknowledge,
+        body=AckBody, answer=Acknowledged, role="agent", own="agent_id",
+        errors=("agent_not_found", "inbox_elsewhere", "token_missing", "token_invalid"),
+        example={"entries": ["normal/1767225600000-0/t-1/00d1ce5f8a6b7c2e"]},
+    ),
+    *(
+        Route(
+            "POST", f"/tasks/{{task_id:id}}/{name}", handle,
+            body=body, answer=Reported, role="agent",
+            errors=("task_not_found", "stale_lease"),
+            example={"lease": "00d1ce5f8a6b7c2e", **more},
+        )
+        for name, handle, body, more in (
+            ("start", reports.start, StartBody, {}),
+            ("progress", reports.progress, ProgressBody, {"progress": {"percent": 40}}),
+            ("complete", reports.complete, CompleteBody, {"result": {"pages": 7}}),
+            ("fail", reports.fail, FailBody, {"code": "not_readable", "message": "page 7 is empty"}),
+            ("release", reports.release, ReleaseBody, {"reason": "the machine is needed for something else"}),
+        )
     ),
     # Tasks
     Route(

@@ -101,11 +101,11 @@ ZSET_READS = {
 LOOKS = {"exists", "pttl", "memory|usage"}
 HASHES = (
     r"(agent|token|api_key|task|message|copies|links|worker):.*|clock|pools|suspended|counters|histograms|task_types"
-    r"|settings|waiting|lanes|masters|tokens"
+    r"|settings|waiting|lanes|pushes|masters|tokens"
 )
-SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
+SETS = r"agents:(active|all|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost|health)|lanes:routers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
     r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
@@ -125,10 +125,11 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
-        ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:(distributor|registry)"),
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:control:(distributor|registry)"),
+        ({"xdel"}, r"inbox:.*"),
         (
             {*STREAM_READS, "exists"},
-            rf"{TASKS}|in:(reports|requests|losses)|replies:.*|log:(agents|control|messages|progress|tasks)",
+            rf"{TASKS}|in:(reports|requests|losses)|(replies|inbox):.*|log:(agents|control|messages|progress|tasks)",
         ),
         # Facts with tokens are counted only.
         ({"xlen", "xpending"}, r"in:.*|dead:in"),
@@ -137,7 +138,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
             {*HASH_READS, "exists"},
             r"(agent|token|api_key|task|worker):.*|tokens|pools|counters|histograms|task_types|waiting|settings|suspended",
         ),
-        ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
+        ({*SET_READS, "exists"}, r"agents:(all|active|pushed|by:.*)|inflight:.*"),
         ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health|api_keys"),
         ({"zadd", "zrem", "zremrangebyscore"}, r"api_keys"),
         ({"get", "set", "incrby", "getdel", "exists"}, r"gateway:.*"),
@@ -156,7 +157,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
 KEYLESS: dict[Role, set[str]] = {
     Role.AGENT: {"ping", "info"},
     Role.CLIENT: {"ping"},
-    Role.GATEWAY: {"ping", "time", "info"},
+    Role.GATEWAY: {"ping", "time", "info", "client|tracking"},
     Role.OPERATOR: {"ping", "time", "info", "scan", "dbsize", "config|get", "multi", "exec"},
 }
 #: What the server lets every user do.
