@@ -26,12 +26,14 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         redis_url="redis://example:1",
         endpoint_file="/run/x.json",
         agent_token_file="/run/a1.token",
+        push_networks="10.0.0.0/8",
     )
     assert load({"COORD_AGENT_TOKEN": "t" * 16}) == Settings(agent_token="t" * 16)
 
 
 def _written(name: str) -> str:
     given = {"redis_url": "redis://example:1", "endpoint_file": "/run/x.json", "agent_token_file": "/run/a1.token"}
+    given["push_networks"] = "10.0.0.0/8"
     value = getattr(Settings(), name)
     return given.get(name) or (str(value).lower() if isinstance(value, bool) else str(value))
 
