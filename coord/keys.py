@@ -64,6 +64,13 @@ token:{id}                            hash    of an enrolled agent: current, pre
                                               previous_until (ms), fact_id (the last effective fact of an operator).
                                               No TTL while it has a token; as long as the record of a departed agent
                                               once its token is revoked
+tokens                                hash    SHA-256 of a token -> the agent that has it, or had it until it was
+                                              replaced: a hint, ``token:{id}`` says what is valid
+api_key:{id}                          hash    of a key of the HTTP API: digest (SHA-256 of the key, in hex) role
+                                              agent_id (of the role agent) name created_at (ms) created_by (a client)
+                                              expires_at (ms; absent: never). No TTL: it is there until it is revoked
+api_keys                              zset    key of the HTTP API -> ms of its last use, written by gateways once a
+                                              minute at most; 0: never
 clock                                 hash    observed (ms), ticked_at (ms) of the agents' clock, by the registry;
                                               attempts (ms), attempts_at (ms) of the attempts' clock, by the
                                               distributor: see ``workers/lua/lib/tasks.lua``; requests (ms), requests_at
@@ -86,8 +93,9 @@ task:{id}                             hash    state, submission (priority caller
                                               start_by timeout_at placement, spaces between, 0 for no limit; entry:
                                               inbox id, has_alarm: 1 if it may have an alarm, placement: JSON; start_by
                                               and timeout_at on the clock of attempts)
-                                              started_at cancel_at cancel_by (on that clock) progress progress_at (ms of
-                                              its last event) attempts (one JSON object a line) result error (JSON)
+                                              started_at cancel_at cancel_by (on that clock) queued_at (ms: it waits
+                                              since then, after a delay, a retry or a replay) progress progress_at (ms
+                                              of its last event) attempts (one JSON object a line) result error (JSON)
                                               finished_at replay_id (the request that last replayed it) entry (of a
                                               refused submission) dropped (1: result, progress and most of the body were
                                               dropped to free memory). No TTL: the index of its outcome owns it
@@ -120,7 +128,8 @@ tasks:refused                         zset    task -> ms at which it was refused
                                               together: after 1 h, or if there are too many
 tombstones                            zset    task -> ms of a cancel that arrived before its task
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
-                                              totals: submitted:{priority} retried released replayed reports_duplicate
+                                              totals: submitted:{priority} replayed:{priority} retried released replayed
+                                              reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed
                                               requests_timed_out buried unburied tokens_refused results_dropped
                                               results_dropped_bytes dead_letters_dropped; backlog_bytes; pools_rev;
@@ -128,6 +137,13 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               of the agents that were removed) plans_refused (the agent was not as the
                                               plan saw it) plans_late (the task had left its queue). All scripts, also
                                               the registry's, update them
+histograms                            hash    {name}:{bucket} (observations; a bucket is its upper bound in ms, or inf)
+                                              and {name}:sum (ms) of durations of tasks: wait:{priority}, until it is
+                                              assigned; distribution, from there until it starts; run:{how}, from
+                                              there until the attempt ends: completed, or how it ended else. See
+                                              ``workers/lua/lib/histograms.lua``
+task_types                            hash    task type -> tasks ever admitted; of 1,000 types, further ones under no
+                                              name
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
@@ -235,6 +251,18 @@ size:{stream}                         string  of each log, ``dead:in`` and repli
                                               section, then the ids at which the newest three sections begin, spaces
                                               between. A section is a quarter of the cap. TTL that of the stream
 ====================================  ======  ==============================================================
+
+Gateways, written by them
+
+====================================  ======  ==============================================================
+gateway:requests:{caller}:{window}    string  requests of a caller (``key:``, ``user:`` or ``agent:`` and an id, or
+                                              ``address:`` and an address; percent-encoded) in a minute, or refused
+                                              credentials (``refused:`` and an address). Gateways take several at once.
+                                              TTL 3 min
+gateway:ticket:{digest}               string  whom a ticket for one stream of events stands for (JSON), by its SHA-256.
+                                              Removed when it is used. TTL 30 s
+gateway:refreshed:{id}                string  1: the refresh token with this id was used. TTL that of the token
+====================================  ======  ==============================================================
 """
 
 from __future__ import annotations
@@ -269,6 +297,9 @@ WITHOUT_TTL: tuple[str, ...] = (
     "agent:*",
     "agents:*",
     "token:*",
+    "tokens",
+    "api_key:*",
+    "api_keys",
     "clock",
     "task:*",
     "inflight:*",
@@ -283,6 +314,8 @@ WITHOUT_TTL: tuple[str, ...] = (
     "tasks:*",
     "tombstones",
     "counters",
+    "histograms",
+    "task_types",
     "inbox:*",
     "lanes",
     "lanes:*",
@@ -322,6 +355,10 @@ class Keys:
     def token(self, agent_id: str) -> str:
         """Return the key of the digests of an agent's tokens."""
         return f"{self.prefix}token:{agent_id}"
+
+    def api_key(self, key_id: str) -> str:
+        """Return the key of the record of a key of the HTTP API."""
+        return f"{self.prefix}api_key:{key_id}"
 
     def inflight(self, agent_id: str) -> str:
         """Return the key of the tasks in flight on an agent."""

@@ -47,10 +47,18 @@ COUNTED = {
     "conversation_messages": "messages",
     "gateway_requests": "requests",
     "push_connections": "connections",
+    "gateway_listeners": "listeners",
     "health_threshold": "number",
     "gateway_port": "port number",
 }
-SUFFIXES = {"_ms": "milliseconds", "_s": "seconds", "_bytes": "bytes", "_entries": "entries", "_tasks": "tasks"}
+SUFFIXES = {
+    "_ms": "milliseconds",
+    "_s": "seconds",
+    "_bytes": "bytes",
+    "_entries": "entries",
+    "_tasks": "tasks",
+    "_rate": "a minute",
+}
 #: Suffix of a name -> larger units, and the value that equals one of each.
 LARGER = {
     "_ms": (("h", 3_600_000), ("min", 60_000), ("s", 1_000)),

@@ -6,7 +6,21 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, inbox, reports, rules, tasks
+from coord.gateway import agents, auth, discovery, events, health, inbox, metrics, reports, rules, tasks, websocket
+from coord.gateway.auth import (
+    GenerateKey,
+    GenerateQuery,
+    KeyGenerated,
+    KeyQuery,
+    KeyRevoked,
+    LoggedIn,
+    LogIn,
+    Refresh,
+    TicketMade,
+    TokenValid,
+    ValidateKey,
+    ValidateToken,
+)
 from coord.gateway.discovery import (
     AgentsDiscovered,
     AgentsOfCapability,
@@ -14,8 +28,10 @@ from coord.gateway.discovery import (
     DiscoverAgents,
     PageQuery,
 )
+from coord.gateway.events import EventsQuery
 from coord.gateway.health import Health
 from coord.gateway.inbox import AckBody, Acknowledged, InboxFound, PollQuery
+from coord.gateway.metrics import MetricsSummary
 from coord.gateway.reports import CompleteBody, FailBody, ProgressBody, ReleaseBody, Reported, StartBody
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
@@ -38,6 +54,8 @@ from coord.gateway.schemas import (
 from coord.gateway.tasks import PoolsQuery
 
 STRATEGY = "/load-balancer/strategy"
+_KEY = "coord_key_0123456789ab_" + "x" * 43
+_JWT = "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
 _AGENT = {"agent_id": "a1", "agent_type": "worker", "capabilities": ["ocr"], "tags": ["fast"]}
 _TASK = {"task_data": {"task_type": "ocr", "required_capabilities": ["ocr"], "page": 7}, "priority": "high"}
 
@@ -46,6 +64,46 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", health.all_checks, answer=Health, role=None, limited=False, counted=False),
     Route("GET", "/health/ready", health.ready, answer=Health, role=None, limited=False, counted=False),
     Route("GET", "/health/live", health.live, answer=Health, role=None, limited=False, counted=False),
+    # Metrics: requests within a second share one read.
+    Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
+    Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
+    # Credentials
+    Route(
+        "POST", "/auth/login", auth.log_in,
+        body=LogIn, answer=LoggedIn, role=None,
+        errors=("security_off", "jwt_not_configured", "credential_invalid"),
+        example={"api_key": _KEY},
+    ),
+    Route(
+        "POST", "/auth/refresh", auth.refresh,
+        body=Refresh, answer=LoggedIn, role=None,
+        errors=("security_off", "jwt_not_configured", "credential_invalid"),
+        example={"refresh_token": _JWT},
+    ),
+    Route(
+        "POST", "/auth/validate", auth.validate,
+        body=ValidateToken, answer=TokenValid, role=None,
+        errors=("security_off", "credential_invalid"),
+        example={"token": _JWT},
+    ),
+    Route(
+        "POST", "/auth/api-key/validate", auth.validate_key,
+        body=ValidateKey, query=KeyQuery, answer=TokenValid, role=None,
+        errors=("security_off", "credential_invalid"),
+        example={"api_key": _KEY},
+    ),
+    Route(
+        "POST", "/auth/api-key/generate", auth.generate_key,
+        body=GenerateKey, query=GenerateQuery, answer=KeyGenerated, role="admin",
+        errors=("security_off", "api_keys_full", "fact_invalid", "id_invalid", "result_timeout"),
+        example={"role": "agent", "agent_id": "a1", "name": "the scanner in room 7", "lifetime": 7_776_000},
+    ),
+    Route(
+        "DELETE", "/auth/api-key/{api_key}", auth.revoke_key,
+        answer=KeyRevoked, role="admin",
+        errors=("security_off", "api_key_not_found", "result_timeout"),
+    ),
+    Route("POST", "/auth/ticket", auth.make_ticket, answer=TicketMade, role="readonly", errors=("security_off",)),
     # Agents
     Route(
         "POST", "/agents/register", agents.register,
@@ -150,5 +208,17 @@ ROUTES: tuple[Route, ...] = (
         "GET", f"{STRATEGY}/history", rules.history,
         query=HistoryQuery, answer=ChangesFound, role="readonly",
         example={"limit": 5},
+    ),
+    # Events
+    Route(
+        "GET", "/events", events.listen,
+        query=EventsQuery, answer=None, role="readonly", limited=False, counted=False,
+        errors=("overloaded",),
+        example={"type": "task.completed,task.failed"},
+    ),
+    Route(
+        "WEBSOCKET", "/ws", websocket.serve,
+        query=EventsQuery, answer=None, role="readonly", limited=False, counted=False,
+        errors=("overloaded",),
     ),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from coord.queries.agents import (
     list_agents,
     scan_fleet,
 )
+from coord.queries.api_keys import get_api_key, list_api_keys
 from coord.queries.cell import WorkersSnapshot, count_workers, get_write_refusal, is_empty_cell, list_workers
 from coord.queries.dead_letters import (
     count_dead_letters,
@@ -54,7 +55,7 @@ from coord.queries.queues import (
     pool_in_record,
     scan_pools,
 )
-from coord.queries.reads import LogWindow, get_log_window, get_time
+from coord.queries.reads import LogWindow, get_log_window, get_time, parse_log_window
 from coord.queries.settings import (
     LiveSetting,
     SettingChange,
@@ -69,6 +70,7 @@ from coord.queries.settings import (
     package_fields,
     type_values,
 )
+from coord.queries.statistics import get_statistics, get_weights
 from coord.queries.tasks import (
     TaskPage,
     count_by_state,
@@ -80,7 +82,7 @@ from coord.queries.tasks import (
     get_tasks,
     list_tasks,
 )
-from coord.queries.tokens import TokenState, list_tokens
+from coord.queries.tokens import TokenState, find_agent_of_token, list_tokens
 from coord.queries.traces import export_trace
 
 __all__ = [
@@ -109,8 +111,10 @@ __all__ = [
     "export_plans",
     "export_trace",
     "find_agent_ids",
+    "find_agent_of_token",
     "get_agent",
     "get_agents",
+    "get_api_key",
     "get_backlog",
     "get_conversation",
     "get_counters",
@@ -129,6 +133,7 @@ __all__ = [
     "get_pool_definitions",
     "get_pool_lengths",
     "get_pool_rows",
+    "get_statistics",
     "get_strategy_packages",
     "get_suspended_agents",
     "get_task",
@@ -137,10 +142,12 @@ __all__ = [
     "get_time",
     "get_type_values",
     "get_waiting_counts",
+    "get_weights",
     "get_write_refusal",
     "is_empty_cell",
     "list_agent_ids",
     "list_agents",
+    "list_api_keys",
     "list_dead_entries",
     "list_dead_messages",
     "list_dead_tasks",
@@ -156,6 +163,7 @@ __all__ = [
     "measure_memory",
     "package_fields",
     "parse_link",
+    "parse_log_window",
     "pool_in_record",
     "scan_fleet",
     "scan_pools",

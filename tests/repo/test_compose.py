@@ -133,7 +133,7 @@ def test_the_gateway_alone_is_published_and_on_the_loopback() -> None:
     assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
         "gateway": [f"127.0.0.1:9001:{settings.gateway_port}"]
     }
-    assert (settings.gateway_host, settings.gateway_allow_open) == ("0.0.0.0", True)  # noqa: S104 (in a container)
+    assert (settings.gateway_host, settings.gateway_security) == ("0.0.0.0", True)  # noqa: S104 (in a container)
     networks = project()["networks"]
     assert [name for name in gateway["networks"] if not (networks[name] or {}).get("internal")] == ["edge"]
 

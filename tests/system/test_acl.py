@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -24,11 +25,13 @@ from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound, ConfigError, TaskFailed, TaskNotFound, TokenMissing
 from coord.keys import Keys
 from coord.models.agents import AgentStatus
+from coord.models.facts import STREAM_FACTS
 from coord.pipeline import pack, send_and_read
 from tests.conftest import FAST
 from tests.http import HttpCaller
 from tests.repo.test_script_headers import DICTIONARY
 from tests.running import running_cell
+from tests.system.event_source import EventSource
 from tests.waiting import wait_until
 
 PASSWORD = "only-for-these-tests"
@@ -89,7 +92,7 @@ del SAMPLES["in:control:{kind}"]
 
 TASKS = r"in:tasks:.*"
 MESSAGES = r"in:messages:.*"
-STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xinfo|stream"}
+STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xpending", "xinfo|stream"}
 HASH_READS = {"hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"}
 SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan", "sinter", "sintercard"}
 ZSET_READS = {
@@ -97,13 +100,13 @@ ZSET_READS = {
 }  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
 HASHES = (
-    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|pushes"
-    r"|masters"
+    r"(agent|token|api_key|task|message|copies|links|worker):.*|clock|pools|suspended|counters|histograms|task_types"
+    r"|settings|waiting|lanes|pushes|masters|tokens"
 )
 SETS = r"agents:(active|all|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
-    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits"
+    r"|unclaimed|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {
@@ -122,12 +125,23 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({"zrange"}, r"conversation:.*"),
     ],
     Role.GATEWAY: [
-        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:control:distributor"),
+        ({"xadd"}, rf"in:registry|in:beats|in:reports|{TASKS}|in:control:(distributor|registry)"),
         ({"xdel"}, r"inbox:.*"),
-        ({*STREAM_READS, "exists"}, rf"{TASKS}|(replies|inbox):.*|log:(tasks|control)"),
-        ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
+        (
+            {*STREAM_READS, "exists"},
+            rf"{TASKS}|in:(reports|requests|losses)|(replies|inbox):.*|log:(agents|control|messages|progress|tasks)",
+        ),
+        # Facts with tokens are counted only.
+        ({"xlen", "xpending"}, r"in:.*|dead:in"),
+        ({"zcard"}, r"(tasks|messages):dead|requests"),
+        (
+            {*HASH_READS, "exists"},
+            r"(agent|token|api_key|task|worker):.*|tokens|pools|counters|histograms|task_types|waiting|settings|suspended",
+        ),
         ({*SET_READS, "exists"}, r"agents:(all|active|pushed|by:.*)|inflight:.*"),
-        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
+        ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health|api_keys"),
+        ({"zadd", "zrem", "zremrangebyscore"}, r"api_keys"),
+        ({"get", "set", "incrby", "getdel", "exists"}, r"gateway:.*"),
     ],
     Role.OPERATOR: [
         ({"xadd"}, rf"in:control:.*|{TASKS}|in:requests|{MESSAGES}"),
@@ -136,7 +150,7 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
         ({*SET_READS, *LOOKS}, SETS),
         ({*ZSET_READS, *LOOKS}, ZSETS),
         ({"lrange", "llen", *LOOKS}, r"(recipients|outcomes):.*"),
-        ({"get", *LOOKS}, r"tasks:relieved|size:.*"),
+        ({"get", *LOOKS}, r"tasks:relieved|size:.*|gateway:.*"),
     ],
 }
 #: role -> its commands without keys.
@@ -322,7 +336,8 @@ async def test_the_whole_system_works_with_its_users(users: Users, tmp_path: Pat
             with pytest.raises(AgentNotFound):
                 await operator.admin.replay("message", "dead", timeout=PATIENT_S)
             await operator.admin.set_setting("health_threshold", 0.4, timeout=PATIENT_S)
-            await _over_http(users, unused_port + 1, handles[0].task_id, await operator.admin.enrol("web"))
+            token, (key, _) = await operator.admin.enrol("web"), await operator.admin.create_key("admin")
+            await _over_http(users, unused_port + 1, handles[0].task_id, token, key)
             codes = dict(zip(COMMANDS, await _commands(users.url("operator"), *COMMANDS), strict=True))
             assert {line: code for line, code in codes.items() if code != "0"} == {"tasks explain by-http": "4"}
         assert (await operator.agent(OWN)).status is AgentStatus.INACTIVE
@@ -342,25 +357,39 @@ async def cell_of(users: Users) -> AsyncIterator[Client]:
         yield await stack.enter_async_context(Client(users.url("operator"), settings=SETTINGS))
 
 
-async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
-    """Each route of the gateway, which has a user of its own."""
+async def _over_http(users: Users, port: int, task_id: str, token: str, key: str) -> None:
+    """Each route of the gateway, which has a user of its own and wants credentials."""
     http = HttpCaller(port)
-    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"))
+    security = {"COORD_GATEWAY_SECURITY": "on", "COORD_GATEWAY_JWT_SECRET": PASSWORD * 2}
+    process = await _start("gateway", "--port", str(port), "--redis-url", users.url("gateway"), **security)
+    admin = {"X_API_Key": key}
     try:
         await wait_until(http.is_ready, "the gateway has found Redis", PATIENT_S)
         body = {"agent_id": "web", "agent_type": "worker"}
-        assert (await http.post("/agents/register", body)).status == 401
+        assert (await http.post("/agents/register", body, **admin)).body["code"] == "token_missing"
         bearer = {"Authorization": f"Bearer {token}"}
         assert (await http.post("/agents/register", body, **bearer)).status == 200
         beat = {"status": "busy", "load_metrics": {"cpu": 0.1}}
         assert (await http.post("/agents/web/heartbeat", beat, **bearer)).status == 200
         data = {"task_type": "unknown", "required_capabilities": ["unknown"], "task_id": "by-http"}
-        assert (await http.post("/tasks/submit", {"task_data": data})).status == 200
+        assert (await http.post("/tasks/submit", {"task_data": data}, **admin)).status == 200
         paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
         rules_of_placement = "/load-balancer/strategy"
-        assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
-        for path in (*paths, "/health", rules_of_placement, f"{rules_of_placement}/history"):
-            assert (await http.get(path)).status == 200, path
+        assert (await http.put(rules_of_placement, {"strategy": "random"}, **admin)).status == 200
+        for path in (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history"):
+            assert (await http.get(path, **admin)).status == 200, path
+        metrics = (await http.text("/metrics", **admin)).body
+        for name in ("coord_stream_entries", "coord_stream_pending"):
+            assert set(re.findall(rf'^{name}{{group="\w+",stream="(.+)"}}', metrics, re.MULTILINE)) == {*STREAM_FACTS}
+        assert all(name in metrics for name in ("coord_dead_letters{", "coord_open_requests ", "_memory_used_bytes "))
+        login = (await http.post("/auth/login", {"api_key": key})).body
+        assert (await http.post("/auth/refresh", {"refresh_token": login["refresh_token"]})).status == 200
+        ticket = (await http.post("/auth/ticket", **admin)).body["ticket"]
+        source = await EventSource(f"/events?last_event_id=0&ticket={ticket}").connect(port)
+        await source.hears("by-http")
+        await source.disconnect()
+        made = (await http.post("/auth/api-key/generate", {"role": "client"}, **admin)).body
+        assert (await http.delete(f"/auth/api-key/{made['key_id']}", **admin)).status == 200
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)
@@ -379,6 +408,8 @@ COMMANDS = (
     "agents show ocr-1",
     "agents rotate ocr-2",
     "agents tokens",
+    "keys create",
+    "keys list",
     "messages list",
     "dead list",
     "dead purge message --older-than 0s",
@@ -413,8 +444,10 @@ async def _commands(url: str, *lines: str) -> list[str]:
     return [end.removesuffix(f" {line}") for end, line in zip(ended, lines, strict=True)]
 
 
-async def _start(*words: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE)
+async def _start(*words: str, **environ: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coord.cli", *words, stdout=PIPE, stderr=PIPE, env=os.environ | environ
+    )
 
 
 @pytest.mark.parametrize("users", ["valkey", pytest.param("redis7", marks=pytest.mark.long)], indirect=True)

@@ -344,7 +344,7 @@ async def test_pages_from_elsewhere_are_not_let_in(http: Caller) -> None:
 
 async def test_where_others_may_come_any_name_is_good(settings: Settings) -> None:
     """In a container's network the gateway is called what its service is called."""
-    open_ = msgspec.structs.replace(settings, gateway_allow_open=True)
+    open_ = msgspec.structs.replace(settings, gateway_security=True)
     async with calling(make_app(Backend(open_), open_)) as http:
         assert_error(await http.get("/tasks/t1", host="gateway"), 503, "server_unavailable")
 

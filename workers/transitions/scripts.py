@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, zip_longest
+from types import MappingProxyType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from msgspec import Struct
@@ -30,6 +31,7 @@ from coord.pipeline import pack, send_and_read
 from coord.placement import RecordedEntry
 from workers import lua
 from workers.transitions.batches import (
+    ApiKeyChange,
     Arg,
     Broadcast,
     Call,
@@ -120,6 +122,8 @@ WAITING_KEPT_MS = 300_000
 
 #: Maximum number of values of live settings: most of them of single types of tasks. Distributors read all of them.
 LIVE_SETTINGS = 4_000
+#: Maximum number of keys of the HTTP API.
+API_KEYS = 10_000
 
 E = TypeVar("E", bound=Struct)
 T = TypeVar("T")
@@ -210,6 +214,10 @@ def _token_limits(s: Settings) -> Limits:
     return {"revoked_ttl_ms": int(s.departed_ttl_s * 1000)}
 
 
+def _api_key_limits(_: Settings) -> Limits:
+    return {"api_keys": API_KEYS}
+
+
 def _no_limits(_: Settings) -> Limits:
     return {}
 
@@ -296,6 +304,9 @@ class Scripts:
 
     #: Change the tokens of agents. Words OK, DUPLICATE, ENROLLED, NOT_ENROLLED, STALE.
     change_token = BatchScript("change_token", TokenChange, read_words, _token_limits)
+
+    #: Create and revoke keys of the HTTP API. Words OK, DUPLICATE, TAKEN, FULL, NOT_FOUND.
+    change_api_key = BatchScript("change_api_key", ApiKeyChange, read_words, _api_key_limits)
 
     # Messages.
 
@@ -390,18 +401,24 @@ class Scripts:
         return Call("settle", _attempt_limits(self.settings), args, read_task_batch)
 
     def admit(
-        self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
+        self,
+        submissions: Sequence[Submission],
+        pools: Mapping[str, bytes],
+        types: Mapping[str, str] = MappingProxyType({}),
+        *,
+        nearly_full: bool,
     ) -> Call[TaskBatch]:
         """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, EXPIRED, DUPLICATE, CONFLICT, GONE.
 
         Args:
             submissions: the tasks; those of one entry follow one another.
             pools: the definition of each pool that the submissions name.
+            types: the type of the tasks of each of these pools.
             nearly_full: refuse all of them.
         """
         args: list[Arg] = ["1" if nearly_full else "0", len(pools)]
         for pool, definition in pools.items():
-            args += (pool, definition)
+            args += (pool, definition, types.get(pool, ""))
         groups: dict[tuple[str, ...], int] = {}
         tasks: list[Arg] = []
         for t in submissions:
@@ -425,6 +442,7 @@ class Scripts:
         limits = {
             "claim_within_ms": s.start_timeout_ms,
             "unlisted_timeout_ms": s.default_timeout_no_incarnation_ms,
+            **_head_starts(s),
         }
         args: list[Arg] = [len(explanations), *explanations, len(groups)]
         for (pool, agent_id, rev, explanation), places in groups.items():
