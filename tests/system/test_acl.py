@@ -105,8 +105,8 @@ HASHES = (
 )
 SETS = r"agents:(active|all|pushed|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
-    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits|unclaimed"
-    r"|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
+    r"agents:(expiry|departed|lost|health)|lanes:routers|pushes:workers|(queue|workers):.*|pools:changed|alarms|deadlines|limits"
+    r"|unclaimed|tasks:(terminal|dead|refused)|tombstones|messages:(dead|expiring)|requests|conversation:.*|api_keys"
 )
 #: role -> commands -> the keys on which it may send them, as a pattern.
 MAY: dict[Role, list[tuple[set[str], str]]] = {

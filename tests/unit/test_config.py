@@ -22,6 +22,7 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 #: Values of settings that are unset by default.
 GIVEN: dict[str, Any] = {
+    "push_networks": "10.0.0.0/8",
     "redis_url": "redis://example:1",
     "endpoint_file": "/run/x.json",
     "agent_token_file": "/run/a1.token",

@@ -340,6 +340,13 @@ class TokenChange(Struct, frozen=True):
     grace_ms: int = 0  #: for which the earlier one stays valid
 
 
+class PushShare(Struct, frozen=True):
+    """The answer of ``share_pushes``."""
+
+    held: frozenset[int]  #: the shards of this worker
+    excess: int  #: how many of them it should give up
+
+
 class ApiKeyChange(Struct, frozen=True):
     """One request for ``change_api_key``."""
 
@@ -352,13 +359,6 @@ class ApiKeyChange(Struct, frozen=True):
     agent_id: str = ""
     name: str = ""
     lifetime_ms: int | None = None
-
-
-class PushShare(Struct, frozen=True):
-    """The answer of ``share_pushes``."""
-
-    held: frozenset[int]  #: the shards of this worker
-    excess: int  #: how many of them it should give up
 
 
 class SpokenFact(Struct, frozen=True):
