@@ -15,6 +15,7 @@ import pytest
 from coord import Client, TaskSpec, queries
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus
+from coord.models.api_keys import CallerRole
 from coord.models.facts import (
     TYPE_OF,
     AgentDrained,
@@ -26,6 +27,8 @@ from coord.models.facts import (
     AgentsPruned,
     AgentTokenRevoked,
     AgentTokenRotated,
+    ApiKeyCreated,
+    ApiKeyRevoked,
     DeadPurged,
     EntriesPurged,
     EntryReplayed,
@@ -81,6 +84,8 @@ def by_operators(task_id: str) -> list[Append]:
         Append("in:control:registry", AgentEnrolled("many", "a" * 64)),
         Append("in:control:registry", AgentTokenRotated("many", "b" * 64)),
         Append("in:control:registry", AgentTokenRevoked("many")),
+        Append("in:control:registry", ApiKeyCreated("key1", "c" * 64, CallerRole.CLIENT)),
+        Append("in:control:registry", ApiKeyRevoked("key1")),
         Append("in:control:registry", EntriesPurged(older_than=3_600.0)),
         Append("in:control:distributor", StrategySet("round_robin")),
         Append("in:control:distributor", SettingSet("health_threshold", 0.4)),

@@ -83,7 +83,7 @@ async def test_entries_have_the_fields_that_are_listed(cell: RunningCell) -> Non
     assert sorted(linked) == sorted(described("`link_changed`"))
     await say(cell, "in:links", "link.accepted", {"agent_id": "a-9", "peer_id": "a-8"}, CALLER)
     await encode_entry(cell, cell.keys.replies(CALLER), stream="in:links", ok="1")
-    request = {"message_id": "m-8", "sender_id": "a-9", "receiver_id": "a-9", "reply_by": 0.01}
+    request = {"message_id": "m-8", "sender_id": "a-9", "receiver_id": "a-8", "reply_by": 0.01}
     await say(cell, "in:messages:low", "message.sent", request)
 
     async def has_timed_out() -> bool:

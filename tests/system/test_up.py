@@ -46,11 +46,13 @@ async def test_it_starts_everything_and_ends_everything(start: Start) -> None:
 
 async def test_as_many_of_each_as_asked(start: Start) -> None:
     """The numbers are options; the endpoint file also contains the namespace, which clients then use."""
-    up = start("--registries", "2", "--distributors", "3", "--routers", "0", "--namespace", "cell-2")
+    up = start(
+        "--registries", "2", "--distributors", "3", "--routers", "0", "--push-workers", "2", "--namespace", "cell-2"
+    )
     endpoint = await up.announced()
-    await wait_until(lambda: len(up.workers()) == 5, "all workers run")
+    await wait_until(lambda: len(up.workers()) == 7, "all workers run")
     assert sorted(name.rpartition("-")[0] for name in up.workers()) == [
-        "distributor-1", "distributor-2", "distributor-3", "registry-1", "registry-2",
+        "distributor-1", "distributor-2", "distributor-3", "push-1", "push-2", "registry-1", "registry-2",
     ]  # fmt: skip
     assert endpoint.namespace == "cell-2"
     (started,) = up.events("up.started")
