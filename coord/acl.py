@@ -61,6 +61,7 @@ FAMILIES: dict[str, Family] = {
     "agents:lost": Family("zset", operator="r"),
     "agents:by:*": Family("set", gateway="r", operator="r"),
     "agents:health": Family("zset", gateway="r", operator="r"),
+    "agents:facets": Family("set", gateway="r", operator="r"),
     "token:*": Family("hash", operator="r"),
     "clock": Family("hash", operator="r"),
     "task:*": Family("hash", client="r", gateway="r", operator="r"),

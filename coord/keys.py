@@ -56,6 +56,7 @@ agents:lost                           zset    agent -> ms at which its loss is a
                                               of the terms that ended have been taken back
 agents:by:{facet}:{value}             set     agents with that capability, service, type, tag, label or status; the
                                               value is percent-encoded
+agents:facets                         set     ``{facet}:{value}`` of each of these sets that has members, but for status
 token:{id}                            hash    of an enrolled agent: current, previous (SHA-256 of its tokens, in hex),
                                               previous_until (ms), fact_id (the last effective fact of an operator).
                                               No TTL while it has a token; as long as the record of a departed agent
@@ -121,9 +122,9 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               requests_timed_out buried unburied tokens_refused results_dropped
                                               results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever written
                                               to log:tasks) forgotten_rev (the highest rev of the agents that were
-                                              removed) plans_refused (the agent was not as the plan saw it) plans_late
-                                              (the task had left its queue). All scripts, also the registry's, update
-                                              them
+                                              removed) forgotten_at (ms of the last removal)
+                                              plans_refused (the agent was not as the plan saw it) plans_late (the task
+                                              had left its queue). All scripts, also the registry's, update them
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry

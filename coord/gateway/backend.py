@@ -34,9 +34,9 @@ from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
-from coord.models.facts import AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.tasks import TaskRecord
-from coord.queries import AgentPage, Backlog, SettingChange
+from coord.queries import AgentPage, Backlog, RegistryStats, SettingChange
 
 log = logs.get_logger()
 
@@ -111,6 +111,32 @@ class Backend:
                 return await self._change(agent_id, status, metrics, wait_s, token)
         return written
 
+    async def change_status(
+        self, agent_id: str, status: AgentStatus, load_metrics: Mapping[str, float], wait_s: float, token: str = ""
+    ) -> Appended:
+        """Change the status of an agent; ``load_metrics`` are merged into those of its record.
+
+        Raises:
+            AgentNotFound: the agent is not registered.
+        """
+        async with self._limited(wait_s):
+            try:
+                return await self._change(agent_id, status, dict(load_metrics), wait_s, token)
+            except UnknownAgent:
+                raise AgentNotFound(f"Agent '{agent_id}' not found") from None
+
+    async def deregister(self, agent_id: str, wait_s: float, token: str = "") -> Appended:
+        """Deregister an agent: its tasks go to others, its record stays for a while.
+
+        Raises:
+            AgentNotFound: the agent is not registered.
+        """
+        async with self._limited(wait_s):
+            try:
+                return await self._append("in:registry", AgentDeregistered(agent_id), wait_s, token)
+            except UnknownAgent:
+                raise AgentNotFound(f"Agent '{agent_id}' not found") from None
+
     async def _change(
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:
@@ -142,6 +168,11 @@ class Backend:
         """Return an agent's record; raises ``AgentNotFound``."""
         async with self._limited():
             return await self.client.agent(agent_id)
+
+    async def registry_stats(self) -> RegistryStats:
+        """Return the numbers of agents, by status and type, and of the services and capabilities that they have."""
+        async with self._limited():
+            return await self.client.registry_stats()
 
     async def discover(self, **wanted: Any) -> AgentPage:
         """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""

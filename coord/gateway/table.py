@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from coord.gateway import agents, discovery, health, rules, tasks
 from coord.gateway.discovery import (
+    AgentQuery,
     AgentsDiscovered,
+    AgentsListed,
     AgentsOfCapability,
     AgentsOfService,
     DiscoverAgents,
     PageQuery,
+    RegistryCounted,
 )
 from coord.gateway.health import Health
 from coord.gateway.routes import Route
@@ -20,6 +23,7 @@ from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
     AgentFound,
     ChangesFound,
+    Deregistered,
     HeartbeatBody,
     HeartbeatReceived,
     PoolsFound,
@@ -28,6 +32,8 @@ from coord.gateway.schemas import (
     RulesChanged,
     RulesFound,
     SetRules,
+    StatusBody,
+    StatusChanged,
     SubmitTask,
     Submitted,
     TaskExplained,
@@ -76,6 +82,24 @@ ROUTES: tuple[Route, ...] = (
         errors=("agent_not_found", "token_missing", "token_invalid"),
         example={"status": "busy", "load_metrics": {"cpu": 0.4}},
     ),
+    Route(
+        "GET", "/agents", discovery.list_agents,
+        query=AgentQuery, answer=AgentsListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"tags": "fast", "limit": 20},
+    ),
+    Route(
+        "PUT", "/agents/{agent_id:id}/status", agents.change_status,
+        body=StatusBody, answer=StatusChanged, role="agent", own="agent_id",
+        errors=("agent_not_found", "token_missing", "token_invalid"),
+        example={"status": "busy", "load_metrics": {"cpu": 0.9}},
+    ),
+    Route(
+        "DELETE", "/agents/{agent_id:id}", agents.deregister,
+        answer=Deregistered, role="agent", own="agent_id",
+        errors=("agent_not_found", "token_missing", "token_invalid"),
+    ),
+    Route("GET", "/registry/stats", discovery.registry_stats, answer=RegistryCounted, role="readonly"),
     # Tasks
     Route(
         "POST", "/tasks/submit", tasks.submit,

@@ -24,7 +24,7 @@ from coord.queries.dead_letters import (
     list_dead_messages,
     list_dead_tasks,
 )
-from coord.queries.discovery import AgentPage, discover_agents, find_agent_ids
+from coord.queries.discovery import AgentPage, RegistryStats, discover_agents, find_agent_ids, get_registry_stats
 from coord.queries.explanations import explain_task
 from coord.queries.links import get_links, list_links, parse_link
 from coord.queries.memory import get_memory, measure_memory
@@ -93,6 +93,7 @@ __all__ = [
     "PoolChanges",
     "PriorityBacklog",
     "RecipientPage",
+    "RegistryStats",
     "SettingChange",
     "TaskPage",
     "TokenState",
@@ -129,6 +130,7 @@ __all__ = [
     "get_pool_definitions",
     "get_pool_lengths",
     "get_pool_rows",
+    "get_registry_stats",
     "get_strategy_packages",
     "get_suspended_agents",
     "get_task",

@@ -1,8 +1,8 @@
 #!lua
 -- Registers agents. The same incarnation again, or none, is a refresh. A new incarnation ends the term of the one
 -- before. Registration also ends that an agent is deaf, unless the coordinator found that it leaves its inbox unread.
--- include: base entries replies batches agents hearing
--- keys: agents:by:{facet}:{value} set rw | agent:{id} hash w | agents:all set w | agents:departed zset w
+-- include: base entries replies batches agents facets hearing
+-- keys: agent:{id} hash w | agents:all set w | agents:departed zset w
 -- keys: in:registry stream w
 -- ARGV[3]  number of agents, then for each:
 --   entry | caller or '' | agent_id | incarnation or '' | interval_ms: of heartbeats, or '' | digest of what eligibility
@@ -17,20 +17,21 @@ local STREAM = 'in:registry'
 
 -- Moves an agent to the sets of its facets.
 local function index(agent, facets)
+  add_facets(agent.id, facets)
   local wanted = {}
   for facet in string.gmatch(facets, '%S+') do
     wanted[facet] = true
-    call('SADD', P .. 'agents:by:' .. facet, agent.id)
   end
   for facet in string.gmatch(agent.facets or '', '%S+') do
     if not wanted[facet] then
-      call('SREM', P .. 'agents:by:' .. facet, agent.id)
+      remove_facet(agent.id, facet)
     end
   end
 end
 
 -- Checks the types of the sets that the agent is in, and of those that it will be in.
 local function check_index_types(agent, facets)
+  call('SCARD', P .. 'agents:facets')
   for facet in string.gmatch(facets .. ' ' .. (agent.facets or ''), '%S+') do
     call('SCARD', P .. 'agents:by:' .. facet)
   end
