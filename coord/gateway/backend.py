@@ -6,7 +6,7 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from coord import Client, logs
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
-from coord.client.handle import TaskHandle
+from coord.client.handle import CancelAnswer, TaskHandle
 from coord.client.submission import TaskSpec
 from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice
@@ -35,8 +35,8 @@ from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
-from coord.models.tasks import TaskRecord
-from coord.queries import AgentPage, Backlog, RegistryStats, SettingChange
+from coord.models.tasks import Priority, TaskRecord, TaskState
+from coord.queries import AgentPage, Backlog, RegistryStats, SettingChange, TaskPage
 
 log = logs.get_logger()
 
@@ -44,6 +44,8 @@ log = logs.get_logger()
 OPEN_S = 2.0
 #: Seconds between two attempts.
 OPEN_AGAIN_S = 0.2
+#: Tasks that are cancelled in one step when a queue is cleared.
+CLEARED_AT_ONCE = 500
 #: Statuses with which an agent leaves: no heartbeat is valid after one of them.
 LEAVING = frozenset({AgentStatus.INACTIVE, AgentStatus.STALE})
 
@@ -53,6 +55,13 @@ class Appended(NamedTuple):
 
     at: str  #: ISO 8601, by Redis's clock
     answered: bool  #: whether a worker has handled it; else it waits for one
+
+
+class ClearedQueue(NamedTuple):
+    """What was done of clearing a queue."""
+
+    cancelled: int
+    complete: bool  #: False: the time was over, and tasks may be left
 
 
 class Backend:
@@ -183,6 +192,67 @@ class Backend:
         """Return a task's record; raises ``TaskNotFound``."""
         async with self._limited():
             return await self.client.task(task_id)
+
+    async def submit_many(self, specs: Sequence[TaskSpec], wait_s: float) -> list[Appended | CoordError]:
+        """Submit tasks, each with its id; an error stands for a task that was refused."""
+        async with self._limited(wait_s, "; it is safe to repeat the request with the same ids or Idempotency-Key"):
+            handles = await self.client.submit_many(specs)
+            if wait_s <= 0:
+                return [Appended(entry_time(handle.entry_id), answered=False) for handle in handles]
+            answers = await asyncio.gather(
+                *(_is_accepted(handle, wait_s) for handle in handles), return_exceptions=True
+            )
+        found: list[Appended | CoordError] = []
+        for handle, answer in zip(handles, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, CoordError):
+                raise answer
+            found.append(answer if isinstance(answer, CoordError) else Appended(entry_time(handle.entry_id), answer))
+        return found
+
+    async def list_tasks(self, **wanted: Any) -> TaskPage:
+        """Return a page of tasks, as ``Client.list_tasks``; raises ``CursorInvalid``."""
+        async with self._limited():
+            return await self.client.list_tasks(**wanted)
+
+    async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
+        """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
+        async with self._limited(wait_s, "; it is safe to repeat the request"):
+            try:
+                return await self.client.cancel(task_id, reason, timeout=wait_s)
+            except ResultTimeout:
+                return None
+
+    async def retry(self, task_id: str, wait_s: float) -> bool:
+        """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
+        async with self._limited(wait_s):
+            try:
+                await self.client.admin.retry(task_id, timeout=wait_s)
+            except ResultTimeout:
+                return False
+            return True
+
+    async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
+        """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
+
+        Tasks that come meanwhile may be cancelled too, or not.
+        """
+        deadline = monotonic() + wait_s
+        cleared, cursor = 0, None
+        async with self._limited(2 * wait_s):
+            while True:
+                page = await self.client.list_tasks(states=(TaskState.QUEUED,), limit=CLEARED_AT_ONCE, cursor=cursor)
+                ids = [task.task_id for task in page.tasks if task.priority == priority]
+                left_s = max(0.0, deadline - monotonic())
+                answers = await self.client.cancel_many(ids, "the queue was cleared", timeout=left_s)
+                cleared += sum(answer == "accepted" for answer in answers.values())
+                cursor = page.next
+                if cursor is None or None in answers.values() or monotonic() >= deadline:
+                    return ClearedQueue(cleared, complete=cursor is None and None not in answers.values())
+
+    async def counters(self) -> dict[str, int]:
+        """Return every counter of the cell."""
+        async with self._limited():
+            return await self.client.counters()
 
     async def explain(self, task_id: str) -> Explanation:
         """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""

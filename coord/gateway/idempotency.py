@@ -45,7 +45,12 @@ def key_of(header: str | None) -> str | None:
 def task_id_of(header: str | None) -> str | None:
     """Return the task id derived from the key in the header, the same in every gateway; None without a key."""
     key = key_of(header)
-    return None if key is None else str(uuid5(TASKS, key))
+    return None if key is None else task_id_of_key(key)
+
+
+def task_id_of_key(key: str) -> str:
+    """Return the task id derived from a key, the same in every gateway."""
+    return str(uuid5(TASKS, key))
 
 
 @contextmanager

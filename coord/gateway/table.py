@@ -6,7 +6,7 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, rules, tasks
+from coord.gateway import agents, discovery, health, queues, rules, tasks
 from coord.gateway.discovery import (
     AgentQuery,
     AgentsDiscovered,
@@ -18,6 +18,7 @@ from coord.gateway.discovery import (
     RegistryCounted,
 )
 from coord.gateway.health import Health
+from coord.gateway.queues import QueueCleared, QueueSizes
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
 from coord.gateway.schemas import (
@@ -39,7 +40,16 @@ from coord.gateway.schemas import (
     TaskExplained,
     TaskFound,
 )
-from coord.gateway.tasks import PoolsQuery
+from coord.gateway.tasks import (
+    BatchSubmitted,
+    CancelBody,
+    PoolsQuery,
+    SubmitBatch,
+    TaskCancelled,
+    TaskRetried,
+    TasksListed,
+    TasksQuery,
+)
 
 STRATEGY = "/load-balancer/strategy"
 _AGENT = {"agent_id": "a1", "agent_type": "worker", "capabilities": ["ocr"], "tags": ["fast"]}
@@ -106,6 +116,34 @@ ROUTES: tuple[Route, ...] = (
         body=SubmitTask, answer=Submitted, role="client",
         errors=("invalid_priority", "id_conflict", "payload_invalid", "backlog_full"),
         example=_TASK,
+    ),
+    Route(
+        "POST", "/tasks/batch", tasks.submit_batch,
+        body=SubmitBatch, answer=BatchSubmitted, role="client",
+        example={"tasks": [_TASK]},
+    ),
+    Route(
+        "GET", "/tasks", tasks.list_tasks,
+        query=TasksQuery, answer=TasksListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"state": "running", "limit": 20},
+    ),
+    Route("GET", "/tasks/queues", queues.sizes, answer=QueueSizes, role="readonly"),
+    Route(
+        "POST", "/tasks/queues/{priority}/clear", queues.clear,
+        answer=QueueCleared, role="operator",
+        errors=("invalid_priority",),
+    ),
+    Route(
+        "POST", "/tasks/{task_id:id}/cancel", tasks.cancel,
+        body=CancelBody, answer=TaskCancelled, role="client",
+        errors=("task_not_found", "task_finished"),
+        example={"reason": "no longer wanted"},
+    ),
+    Route(
+        "POST", "/tasks/{task_id:id}/retry", tasks.retry,
+        answer=TaskRetried, role="operator",
+        errors=("task_not_found", "task_not_dead", "task_expired"),
     ),
     Route("GET", "/tasks/{task_id:id}", tasks.get, answer=TaskFound, role="readonly", errors=("task_not_found",)),
     Route(
