@@ -6,7 +6,7 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple
@@ -35,8 +35,10 @@ from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
 from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
+from coord.models.links import Links
+from coord.models.messages import MessageRecord
 from coord.models.tasks import Priority, TaskRecord, TaskState
-from coord.queries import AgentPage, Backlog, RegistryStats, SettingChange, TaskPage
+from coord.queries import AgentPage, Backlog, MessagePage, RecipientPage, RegistryStats, SettingChange, TaskPage
 
 log = logs.get_logger()
 
@@ -55,6 +57,15 @@ class Appended(NamedTuple):
 
     at: str  #: ISO 8601, by Redis's clock
     answered: bool  #: whether a worker has handled it; else it waits for one
+
+
+class Broadcast(NamedTuple):
+    """A broadcast that is in its stream."""
+
+    at: str  #: ISO 8601, by Redis's clock
+    answered: bool  #: whether the router has delivered it to all
+    recipients: int = 0  #: agents that matched
+    delivered: int = 0  #: of these, agents that have it
 
 
 class ClearedQueue(NamedTuple):
@@ -224,12 +235,7 @@ class Backend:
 
     async def retry(self, task_id: str, wait_s: float) -> bool:
         """Queue a failed task again, as ``Client.admin.retry``; False: no distributor has answered yet."""
-        async with self._limited(wait_s):
-            try:
-                await self.client.admin.retry(task_id, timeout=wait_s)
-            except ResultTimeout:
-                return False
-            return True
+        return await self._control(wait_s, lambda: self.client.admin.retry(task_id, timeout=wait_s))
 
     async def clear_queue(self, priority: Priority, wait_s: float) -> ClearedQueue:
         """Cancel the tasks of a priority that wait for an agent; stop after ``wait_s`` seconds.
@@ -248,6 +254,77 @@ class Backend:
                 cursor = page.next
                 if cursor is None or None in answers.values() or monotonic() >= deadline:
                     return ClearedQueue(cleared, complete=cursor is None and None not in answers.values())
+
+    async def send(self, receiver_id: str, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Appended:
+        """Send a message, as ``Client.send``; ``options`` contain its id."""
+        async with self._limited(
+            wait_s, f"; it is safe to repeat the request with message_id '{options['message_id']}'"
+        ):
+            try:
+                receipt = await self.client.send(
+                    receiver_id, payload, wait=wait_s > 0, timeout=max(wait_s, 1.0), **options
+                )
+            except ResultTimeout:
+                return Appended(iso(await self.client.server_time()), answered=False)
+        return Appended(entry_time(receipt.entry_id), answered=wait_s > 0)
+
+    async def broadcast(self, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Broadcast:
+        """Send a message to all agents that match, as ``Client.broadcast``; ``options`` contain its id."""
+        async with self._limited(
+            wait_s, f"; it is safe to repeat the request with message_id '{options['message_id']}'"
+        ):
+            try:
+                receipt = await self.client.broadcast(payload, timeout=wait_s, **options)
+            except ResultTimeout:
+                return Broadcast(iso(await self.client.server_time()), answered=False)
+        return Broadcast(entry_time(receipt.entry_id), True, receipt.recipients, receipt.delivered)
+
+    async def message(self, message_id: str) -> MessageRecord:
+        """Return a message's record; raises ``MessageNotFound``."""
+        async with self._limited():
+            return await self.client.message(message_id)
+
+    async def message_recipients(self, message_id: str, *, limit: int, cursor: str | None = None) -> RecipientPage:
+        """Return what became of a message for its recipients, as ``Client.message_recipients``."""
+        async with self._limited():
+            return await self.client.message_recipients(message_id, limit=limit, cursor=cursor)
+
+    async def list_messages(self, **wanted: Any) -> MessagePage:
+        """Return a page of messages, as ``Client.list_messages``; raises ``CursorInvalid``."""
+        async with self._limited():
+            return await self.client.list_messages(**wanted)
+
+    async def links(self, agent_id: str) -> Links:
+        """Return the links of an agent; raises ``AgentNotFound``."""
+        async with self._limited():
+            await self.client.agent(agent_id)
+            return await self.client.links(agent_id)
+
+    async def list_links(self) -> list[Links]:
+        """Return the links of all agents that have one."""
+        async with self._limited():
+            return await self.client.list_links()
+
+    async def link(self, agent_id: str, peer_id: str, wait_s: float) -> bool:
+        """Link two agents, as ``Client.admin.link``; False: no router has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.link(agent_id, peer_id, timeout=wait_s))
+
+    async def unlink(self, agent_id: str, peer_id: str, wait_s: float) -> bool:
+        """End the link of two agents, as ``Client.admin.unlink``; False: no router has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.unlink(agent_id, peer_id, timeout=wait_s))
+
+    async def set_master(self, agent_id: str, master_id: str | None, wait_s: float) -> bool:
+        """Set the master of an agent, as ``Client.admin.set_master``; False: no router has answered yet."""
+        return await self._control(wait_s, lambda: self.client.admin.set_master(agent_id, master_id, timeout=wait_s))
+
+    async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]]) -> bool:
+        """Make a request of an operator; return False if no worker has answered it yet."""
+        async with self._limited(wait_s):
+            try:
+                await request()
+            except ResultTimeout:
+                return False
+            return True
 
     async def counters(self) -> dict[str, int]:
         """Return every counter of the cell."""

@@ -13,6 +13,9 @@ from coord.errors import BY_CODE, CoordError
 HTTP_ONLY: dict[str, int] = {
     "invalid_priority": 400,
     "invalid_strategy": 400,
+    "invalid_protocol": 400,
+    "invalid_message_type": 400,
+    "invalid_agent_type": 400,
     "cross_origin": 403,
     "not_found": 404,
     "setting_refused": 409,

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from coord.agent_token import MAX_LENGTH
 from coord.gateway.backend import Backend
 from coord.gateway.gateway import Gateway
+from coord.models.tracing import is_traceparent
 
 #: Every path is served without a prefix and under this one.
 PREFIX = "/v1"
@@ -135,6 +136,12 @@ class Call(Generic[B, Q]):
         """The token in the header ``Authorization: Bearer TOKEN``; empty without one."""
         scheme, _, token = (self.header(b"authorization") or "").strip().partition(" ")
         return token.strip()[:MAX_LENGTH] if scheme.lower() == "bearer" else ""
+
+    @property
+    def traceparent(self) -> str | None:
+        """The place of the request in a distributed trace; None for none, and for a malformed one, as W3C requires."""
+        found = self.header(b"traceparent")
+        return found if is_traceparent(found) else None
 
     @property
     def wait_s(self) -> float:

@@ -6,7 +6,7 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, queues, rules, tasks
+from coord.gateway import agents, discovery, health, links, messages, queues, rules, tasks
 from coord.gateway.discovery import (
     AgentQuery,
     AgentsDiscovered,
@@ -18,6 +18,26 @@ from coord.gateway.discovery import (
     RegistryCounted,
 )
 from coord.gateway.health import Health
+from coord.gateway.links import (
+    ConnectionsFound,
+    ConnectionsQuery,
+    PeerAdded,
+    PeerRemoved,
+    PeersFound,
+    PeersQuery,
+    SubordinateChanged,
+    SubordinatesFound,
+)
+from coord.gateway.messages import (
+    BroadcastMessage,
+    BroadcastSent,
+    MessageFound,
+    MessageSent,
+    MessagesListed,
+    MessagesQuery,
+    RecipientsQuery,
+    SendMessage,
+)
 from coord.gateway.queues import QueueCleared, QueueSizes
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
@@ -157,6 +177,69 @@ ROUTES: tuple[Route, ...] = (
         errors=("task_not_found",),
     ),
     Route("GET", "/pools", tasks.pools, query=PoolsQuery, answer=PoolsFound, role="readonly", example={"limit": 20}),
+    # Messages
+    Route(
+        "POST", "/messages/send", messages.send,
+        body=SendMessage, answer=MessageSent, role="agent", own="body.sender_id",
+        errors=(
+            "invalid_protocol", "invalid_priority", "invalid_message_type", "agent_not_found", "undeliverable",
+            "not_linked", "not_in_hierarchy", "no_subordinates", "id_conflict", "token_missing", "token_invalid",
+        ),
+        example={"receiver_id": "a1", "message_type": "direct", "payload": {"text": "hello"}},
+    ),
+    Route(
+        "POST", "/messages/broadcast", messages.broadcast,
+        body=BroadcastMessage, answer=BroadcastSent, role="agent", own="body.sender_id",
+        errors=(
+            "invalid_priority", "invalid_message_type", "invalid_agent_type", "id_conflict", "token_missing",
+            "token_invalid",
+        ),
+        example={"message_type": "coordination", "payload": {"text": "hello"}, "capabilities": ["ocr"]},
+    ),
+    Route(
+        "GET", "/messages/history", messages.history,
+        query=MessagesQuery, answer=MessagesListed, role="readonly",
+        errors=("cursor_invalid",),
+        example={"receiver_id": "a1", "limit": 20},
+    ),
+    Route(
+        "GET", "/messages/{message_id:id}", messages.get,
+        query=RecipientsQuery, answer=MessageFound, role="readonly",
+        errors=("message_not_found", "cursor_invalid"),
+    ),
+    # Links
+    Route(
+        "POST", "/peers/add", links.add_peer,
+        query=PeersQuery, answer=PeerAdded, role="operator",
+        errors=("agent_not_found", "links_full"),
+        example={"agent_id": "a1", "peer_id": "a2"},
+    ),
+    Route(
+        "POST", "/peers/remove", links.remove_peer,
+        query=PeersQuery, answer=PeerRemoved, role="operator",
+        example={"agent_id": "a1", "peer_id": "a2"},
+    ),
+    Route("GET", "/peers", links.connections, query=ConnectionsQuery, answer=ConnectionsFound, role="readonly"),
+    Route(
+        "GET", "/peers/{agent_id:id}", links.peers,
+        answer=PeersFound, role="readonly",
+        errors=("agent_not_found",),
+    ),
+    Route(
+        "GET", "/agents/{agent_id:id}/subordinates", links.subordinates,
+        answer=SubordinatesFound, role="readonly",
+        errors=("agent_not_found",),
+    ),
+    Route(
+        "POST", "/agents/{agent_id:id}/subordinates/{subordinate_id:id}", links.add_subordinate,
+        answer=SubordinateChanged, role="operator",
+        errors=("agent_not_found", "hierarchy_cycle", "links_full"),
+    ),
+    Route(
+        "DELETE", "/agents/{agent_id:id}/subordinates/{subordinate_id:id}", links.remove_subordinate,
+        answer=SubordinateChanged, role="operator",
+        errors=("agent_not_found",),
+    ),
     # Strategy
     Route(
         "GET", STRATEGY, rules.get,

@@ -20,7 +20,6 @@ from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound, TaskSchema, now
 from coord.models.ids import Id, new_id
 from coord.models.tasks import Priority, Requirements, TaskState, Text, check_moment
-from coord.models.tracing import is_traceparent
 from coord.values import why_undecodable
 
 #: The type of a task whose ``task_data`` has none.
@@ -126,7 +125,7 @@ async def list_tasks(call: Call[None, TasksQuery]) -> TasksListed:
 
 async def submit_batch(call: Call[SubmitBatch, None]) -> BatchSubmitted:
     """Submit up to 1,000 tasks; each has a result of its own."""
-    key, traceparent = key_of(call.header(IDEMPOTENCY_KEY)), call.header(b"traceparent")
+    key, traceparent = key_of(call.header(IDEMPOTENCY_KEY)), call.traceparent
     found: list[TaskSpec | CoordError] = []
     ids: set[str] = set()
     for number, raw in enumerate(call.body.tasks):
@@ -181,7 +180,7 @@ def _batch_error(error: CoordError, task_id: str | None = None) -> BatchResult:
 async def submit(call: Call[SubmitTask, None]) -> Struct | Answer:
     """Submit a task."""
     body, key_id = call.body, task_id_of(call.header(IDEMPOTENCY_KEY))
-    spec = task_spec(body, key_id, call.header(b"traceparent"))
+    spec = task_spec(body, key_id, call.traceparent)
     with conflict_is_reuse(spec.task_id, key_id):
         at, answered = await call.backend.submit(spec, call.wait_s)
     submitted = Submitted.of(spec, at, paid=body.payment is not None)
@@ -209,7 +208,7 @@ def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = No
     Args:
         body: the request.
         key_id: the task id derived from the request's Idempotency-Key; None without one.
-        traceparent: the header of the request; one that is malformed is ignored, as the W3C Trace Context requires.
+        traceparent: of the request.
 
     Raises:
         RequestError: the priority is unknown, or a time or ``task_data`` is invalid.
@@ -240,7 +239,7 @@ def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = No
         location=body.location,
         affinity_key=body.affinity_key,
         expected_ms=body.expected_ms,
-        traceparent=traceparent if is_traceparent(traceparent) else None,
+        traceparent=traceparent,
         notify=False,
     )
 
