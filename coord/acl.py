@@ -30,7 +30,7 @@ class Role(StrEnum):
 
 
 class Family(NamedTuple):
-    """What each role does with a family of keys: ``a`` appends an entry, ``r`` reads, ``d`` deletes entries."""
+    """What each role does with keys: ``a`` appends an entry, ``d`` deletes entries, ``r`` reads, ``w`` writes."""
 
     kind: str  #: type of the keys
     agent: str = ""
@@ -98,7 +98,9 @@ FAMILIES: dict[str, Family] = {
     "replies:{agent}": Family("stream", agent="r", client="r", gateway="r", operator="r"),
     "settings": Family("hash", gateway="r", operator="r"),
     "worker:*": Family("hash", gateway="r", operator="r"),
+    "worker:gateway:*": Family("hash", gateway="w"),
     "workers:*": Family("zset", gateway="r", operator="r"),
+    "workers:gateway": Family("zset", gateway="w"),
     "waiting": Family("hash", gateway="r", operator="r"),
     "dead:in": Family("stream", operator="r"),
     "log:agents": Family("stream", operator="r"),
@@ -132,6 +134,11 @@ READS: dict[str, tuple[str, ...]] = {
     ),
     "list": ("lrange", "llen"),
     "string": ("get",),
+}
+#: type of a key -> the commands that write it.
+WRITES: dict[str, tuple[str, ...]] = {
+    "hash": ("hset", "pexpire"),
+    "zset": ("zadd", "zrem", "zremrangebyscore"),
 }
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
@@ -202,6 +209,9 @@ def rules(role: Role, namespace: str, own_id: str | None = None, *, selects: boo
     found = [*plain]
     found += _selector(["xadd"], "%W~", (keys[family] for family in FAMILIES if "a" in access[family]))
     found += _selector(["xdel"], "%W~", (keys[family] for family in FAMILIES if "d" in access[family]))
+    for kind, commands in WRITES.items():
+        written = (keys[family] for family, row in FAMILIES.items() if row.kind == kind and "w" in access[family])
+        found += _selector(commands, "%RW~", written)
     for kind, commands in READS.items():
         sends = _SENDS.get(role, frozenset({*commands, *_READS_OF_ANY}))
         wanted = [command for command in (*commands, *_READS_OF_ANY) if command in sends]

@@ -187,7 +187,8 @@ Running, written by workers of every kind
 settings                              hash    live settings of operators: strategy, health_threshold, ejection,
                                               avoid_failed_agent, rare_skills_first, record_plans, full_scores (on,
                                               off); rules with :{task type} after the name for tasks of that type
-worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second)
+worker:{kind}:{name}                  hash    presence: pid host version started_at handled per_s (entries a second;
+                                              requests of a gateway, which writes its own, kind ``gateway``)
                                               lag_ms progress_at (time of this report) idle_ms (since its last
                                               iteration) require_tokens (on, off) and for a distributor
                                               setting:{name} (the value of its environment) and strategies (those
@@ -243,6 +244,9 @@ CONSUMES: dict[str, tuple[str, ...]] = {
     "distributor": ("in:reports", "in:losses", "in:control:distributor", "in:requests", *TASK_STREAMS),
     "router": ("in:control:router", "in:links", *MESSAGE_STREAMS),
 }
+
+#: The kind of the presence of gateways, which read no stream of facts.
+GATEWAY = "gateway"
 
 #: Keys without a TTL (a test checks that every other key has one); ``*`` is one variable part.
 WITHOUT_TTL: tuple[str, ...] = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import sys
 from enum import StrEnum
 from typing import Annotated
@@ -64,6 +66,9 @@ def gateway(
     port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Port to bind; 0: any free port.", show_default="9001")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of processes that share the port; a crashed one restarts.")
+    ] = 1,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
     watch_stdin: Annotated[
@@ -72,10 +77,11 @@ def gateway(
             "--watch-stdin", help="Shut down when standard input closes, so with the process that started it."
         ),
     ] = False,
+    listener: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the HTTP gateway, for callers without Redis, until Ctrl-C or SIGTERM.
 
-    It may start before Redis, and responds with 503 until Redis is available.
+    It may start before Redis, and responds with 503 until Redis is available. One process uses one core.
 
     There is no authentication yet: it binds loopback addresses only, unless COORD_GATEWAY_ALLOW_OPEN=true.
 
@@ -86,18 +92,29 @@ def gateway(
     Examples:
         coord gateway
         coord gateway --port 8080 --redis-url redis://10.0.0.5:6379/0
+        coord gateway --workers 4
     """
     import uvloop  # slow, like the imports below, so not at the top
 
     settings = settings_of(gateway_host=host, gateway_port=port, redis_url=redis_url, namespace=namespace)
-    if uvloop.run(_run(settings, watch_stdin=watch_stdin)):
-        raise typer.Exit(130)
+    # The process that only starts others uses asyncio's loop: uvloop's starts no process groups.
+    run = uvloop.run if workers == 1 else asyncio.run
+    if code := run(_run(settings, workers, listener, watch_stdin=watch_stdin)):
+        raise typer.Exit(code)
 
 
-async def _run(settings: Settings, *, watch_stdin: bool) -> bool:
-    """Serve; return True after a forced shutdown."""
+async def _run(settings: Settings, workers: int, listener: int | None, *, watch_stdin: bool) -> int:
+    """Serve; return the exit code.
+
+    Args:
+        settings: of the gateway.
+        workers: number of processes.
+        listener: descriptor of a socket that listens already, in one of several processes.
+        watch_stdin: shut down when standard input closes.
+    """
     from coord.gateway.server import serve
     from coord.log_setup import configure
+    from coord.up.gateways import UNUSABLE, run_gateways
     from coord.up.shutdown import Shutdown, shutdown_on_signals, shutdown_when_stdin_closes
 
     configure(settings, service="coord-gateway")
@@ -105,5 +122,10 @@ async def _run(settings: Settings, *, watch_stdin: bool) -> bool:
     if watch_stdin:
         shutdown_when_stdin_closes(shutdown)
     with shutdown_on_signals(shutdown):
-        await serve(settings, shutdown.requested, shutdown.forced)
-    return shutdown.forced.is_set()
+        if workers > 1:
+            if not await run_gateways(settings, workers, shutdown):
+                return UNUSABLE
+        else:
+            shared = None if listener is None else socket.socket(fileno=listener)
+            await serve(settings, shutdown.requested, shutdown.forced, shared)
+    return 130 if shutdown.forced.is_set() else 0

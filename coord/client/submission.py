@@ -15,7 +15,7 @@ from msgspec import Struct
 from coord import codec
 from coord.arguments import as_words, check_finite, check_known, check_payload, decode_argument, encode_fields
 from coord.context import current_work
-from coord.errors import CoordError, FactInvalid
+from coord.errors import CoordError, FactInvalid, FactTooLarge
 from coord.models.agents import AgentType, Location
 from coord.models.facts import Fact, MessageSent
 from coord.models.ids import check_id, new_id
@@ -153,6 +153,23 @@ def task_append(spec: TaskSpec, caller: str, max_bytes: int) -> Append:
     data = encode_fields(fields)
     fact = codec.decode_task(stream, data, max_bytes) or decode_argument(stream, TaskSubmitted, data, max_bytes)
     return Append(stream, fact, caller, data)
+
+
+def checked_append(priority: Priority, fact: TaskSubmitted, caller: str, max_bytes: int) -> Append:
+    """Return the append of a fact that is already what a worker would decode: its parts were decoded from JSON.
+
+    Raises:
+        FactInvalid: no agent can have the required type.
+        FactTooLarge: the fact has more than ``max_bytes``.
+    """
+    if fact.requirements.agent_type is not None:
+        _check_agent_type(fact.requirements)
+    if fact.strategy is not None:
+        check_strategy(fact.strategy)
+    data = codec.encode(fact)
+    if len(data) > max_bytes:
+        raise FactTooLarge(f"field 'data': {len(data)} bytes are over the limit of {max_bytes}")
+    return Append(_STREAMS[priority], fact, caller, data)
 
 
 def _check_options(spec: TaskSpec) -> None:

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from coord.background import cancel_and_wait, keep
-from coord.client.answers import Answer, Answers, Appended, read_answer
+from coord.client.answers import Answer, AnswerCallback, Answers, Appended, read_answer
 from coord.client.outcomes import LazyFuture, Outcome, Watch, closed
 from coord.codec import decode_message, encode, parse_submission
 from coord.config import Settings
@@ -116,6 +116,11 @@ class Watcher:
             return None
         finally:
             del self._awaited_answers[answer]
+
+    def expect(self, stream: str, entry_id: str, callback: AnswerCallback) -> None:
+        """Call ``callback`` with each answer to a fact until it returns False; at once with those that came already."""
+        self.start()
+        self._answers.expect((stream, entry_id), callback)
 
     def expect_answers(self, fact: Appended, task_ids: Sequence[str]) -> list[LazyFuture[Answer]]:
         """Return the future answer for each of these tasks, all submitted in one ``fact``."""

@@ -11,6 +11,7 @@ from another origin.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
@@ -28,6 +29,7 @@ from coord.gateway.errors import RequestError
 from coord.gateway.failures import error_answer
 from coord.gateway.gateway import Gateway
 from coord.gateway.idempotency import IDEMPOTENCY_KEY, key_of
+from coord.gateway.protocol import RESPOND
 from coord.gateway.query import decode_query
 from coord.gateway.router import Router, allowed
 from coord.gateway.routes import JSON, Answer, Call, Connection, Receive, Route, Scope, Send, Stream
@@ -36,6 +38,8 @@ from coord.gateway.table import ROUTES
 log = logs.get_logger()
 
 _JSON = (b"content-type", JSON.encode())
+#: What would end a header line early, and other control characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: Close code of a WebSocket whose handler failed (RFC 6455: internal error).
 FAILED = 1011
 
@@ -164,9 +168,12 @@ def _encoded(answer: Struct | Stream | None) -> Response | None:
 
 
 def _headers(named: Mapping[str, str], content_type: str, body: bytes | None) -> list[tuple[bytes, bytes]]:
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+    headers = [
+        (name.lower().encode("latin-1"), _CONTROL.sub(" ", value).encode("latin-1", "replace"))
+        for name, value in named.items()
+    ]
     if body != b"":
-        headers.append((b"content-type", content_type.encode("latin-1")))
+        headers.append(_JSON if content_type == JSON else (b"content-type", content_type.encode("latin-1")))
     if body is not None:
         headers.append((b"content-length", b"%d" % len(body)))
     return headers
@@ -176,7 +183,11 @@ async def _send(call: Call[Any, Any], response: Response) -> None:
     if call.method == "WEBSOCKET":
         await _refuse_websocket(call, response)
         return
-    send = call.connection.send
+    scope, _, send = call.connection
+    if isinstance(response.body, bytes):
+        respond = scope.get(RESPOND)
+        if respond is not None and respond(response.status, response.headers, response.body):
+            return
     await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
     if isinstance(response.body, bytes):
         await send({"type": "http.response.body", "body": response.body})

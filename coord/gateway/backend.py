@@ -6,9 +6,9 @@ The client is opened in the background: a gateway that starts before Redis respo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 from coord import Client, logs
 from coord.background import cancel_and_wait, run_once
 from coord.client.connection import FactHandle
+from coord.client.gatherer import Gatherer
 from coord.client.handle import CancelAnswer, TaskHandle
-from coord.client.submission import TaskSpec
+from coord.client.submission import checked_append
 from coord.config import PER_TYPE, Settings
 from coord.connection import WaitNotice
 from coord.errors import (
@@ -30,6 +31,7 @@ from coord.errors import (
     ServerUnavailable,
     UnknownAgent,
 )
+from coord.gateway.deadlines import Deadlines
 from coord.gateway.errors import RequestError
 from coord.gateway.schemas import PlacementRules, entry_time, iso
 from coord.models.agents import AgentRecord, AgentStatus
@@ -37,7 +39,7 @@ from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.links import Links
 from coord.models.messages import MessageRecord
-from coord.models.tasks import Priority, TaskRecord, TaskState
+from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.queries import AgentPage, Backlog, MessagePage, RecipientPage, RegistryStats, SettingChange, TaskPage
 
 log = logs.get_logger()
@@ -80,7 +82,9 @@ class Backend:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.deadlines = Deadlines()
         self._client: Client | None = None
+        self._gatherer: Gatherer | None = None
         self._opening: asyncio.Task[None] | None = None
 
     def open(self, failed: Callable[[CoordError], None]) -> None:
@@ -90,6 +94,8 @@ class Backend:
     async def close(self) -> None:
         """Disconnect."""
         await cancel_and_wait(self._opening)
+        if self._gatherer is not None:
+            await self._gatherer.close()
         if self._client is not None:
             await self._client.close()
 
@@ -102,8 +108,8 @@ class Backend:
 
     async def register(self, fact: AgentRegistered, wait_s: float, token: str = "") -> Appended:
         """Register an agent, or refresh its registration; ``token`` is the agent's."""
-        async with self._limited(wait_s):
-            return await self._append("in:registry", fact, wait_s, token)
+        async with self.limited(wait_s):
+            return await self.append("in:registry", fact, wait_s, token)
 
     async def heartbeat(
         self,
@@ -119,12 +125,12 @@ class Backend:
             AgentNotFound: the agent is not registered, or has left.
         """
         metrics = dict(load_metrics)
-        async with self._limited(2 * wait_s):
+        async with self.limited(2 * wait_s):
             if status is not None and status in LEAVING:
                 return await self._change(agent_id, status, metrics, wait_s, token)
             try:
                 heartbeat = AgentHeartbeat(agent_id, load_metrics=metrics)
-                written = await self._append("in:beats", heartbeat, wait_s, token)
+                written = await self.append("in:beats", heartbeat, wait_s, token)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
             if status is not None and await self._is_change(agent_id, status):
@@ -139,7 +145,7 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered.
         """
-        async with self._limited(wait_s):
+        async with self.limited(wait_s):
             try:
                 return await self._change(agent_id, status, dict(load_metrics), wait_s, token)
             except UnknownAgent:
@@ -151,9 +157,9 @@ class Backend:
         Raises:
             AgentNotFound: the agent is not registered.
         """
-        async with self._limited(wait_s):
+        async with self.limited(wait_s):
             try:
-                return await self._append("in:registry", AgentDeregistered(agent_id), wait_s, token)
+                return await self.append("in:registry", AgentDeregistered(agent_id), wait_s, token)
             except UnknownAgent:
                 raise AgentNotFound(f"Agent '{agent_id}' not found") from None
 
@@ -161,9 +167,10 @@ class Backend:
         self, agent_id: str, status: AgentStatus, metrics: dict[str, float], wait_s: float, token: str
     ) -> Appended:
         change = AgentStatusChanged(agent_id, status, load_metrics=metrics)
-        return await self._append("in:registry", change, wait_s, token)
+        return await self.append("in:registry", change, wait_s, token)
 
-    async def _append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+    async def append(self, stream: str, fact: Struct, wait_s: float, token: str) -> Appended:
+        """Append a fact, and wait for its worker for ``wait_s`` seconds; call it within ``limited``."""
         handle = await self.client.connection.append_fact(stream, fact, wants_answer=wait_s > 0, token=token)
         return Appended(entry_time(handle.entry_id), wait_s > 0 and await _is_accepted(handle, wait_s))
 
@@ -172,62 +179,81 @@ class Backend:
         recorded = (await self.client.agent(agent_id)).status
         return recorded != status and (recorded, status) != (AgentStatus.DRAINING, AgentStatus.ACTIVE)
 
-    async def submit(self, spec: TaskSpec, wait_s: float) -> Appended:
-        """Submit a task; ``spec`` contains its id.
+    async def submit(self, fact: TaskSubmitted, priority: Priority, wait_s: float) -> Appended:
+        """Submit a task; those of one turn of the event loop go together.
 
         Raises:
             TaskRefused: the backlog is full.
             IdConflict: the id was used before with other content.
+            FactInvalid, FactTooLarge: the fact does not fit.
         """
-        async with self._limited(wait_s, f"; it is safe to retry with task_data.task_id '{spec.task_id}'"):
-            (handle,) = await self.client.submit_many([spec])
-            answered = wait_s > 0 and await _is_accepted(handle, wait_s)
-        return Appended(entry_time(handle.entry_id), answered)
+        client = self.client
+        caller = client.connection.caller if wait_s > 0 else ""
+        append = checked_append(priority, fact, caller, self.settings.max_entry_bytes)
+        if self._gatherer is None:
+            self._gatherer = Gatherer(client.connection)
+        async with self.limited(wait_s, f"; it is safe to retry with task_data.task_id '{fact.task_id}'"):
+            gathered = self._gatherer.add(append)
+            if wait_s <= 0:
+                await gathered.future
+                return Appended(entry_time(gathered.entry_id), answered=False)
+            try:
+                with self.deadlines.limit(wait_s):
+                    await gathered.future
+            except TimeoutError:
+                if not gathered.entry_id:  # Redis has not answered yet
+                    await gathered.appended()
+                return Appended(entry_time(gathered.entry_id), answered=False)
+        return Appended(entry_time(gathered.entry_id), answered=True)
 
     async def agent(self, agent_id: str) -> AgentRecord:
         """Return an agent's record; raises ``AgentNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.agent(agent_id)
 
     async def registry_stats(self) -> RegistryStats:
         """Return the numbers of agents, by status and type, and of the services and capabilities that they have."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.registry_stats()
 
     async def discover(self, **wanted: Any) -> AgentPage:
         """Return the agents that meet a filter, as ``Client.discover``; raises ``CursorInvalid``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.discover(**wanted)
 
     async def task(self, task_id: str) -> TaskRecord:
         """Return a task's record; raises ``TaskNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.task(task_id)
 
-    async def submit_many(self, specs: Sequence[TaskSpec], wait_s: float) -> list[Appended | CoordError]:
-        """Submit tasks, each with its id; an error stands for a task that was refused."""
-        async with self._limited(wait_s, "; it is safe to repeat the request with the same ids or Idempotency-Key"):
-            handles = await self.client.submit_many(specs)
-            if wait_s <= 0:
-                return [Appended(entry_time(handle.entry_id), answered=False) for handle in handles]
-            answers = await asyncio.gather(
-                *(_is_accepted(handle, wait_s) for handle in handles), return_exceptions=True
-            )
+    async def submit_many(
+        self, tasks: Sequence[tuple[TaskSubmitted, Priority]], wait_s: float
+    ) -> list[Appended | CoordError]:
+        """Submit tasks, as ``submit`` does each; an error stands for a task that was refused.
+
+        Raises:
+            ServerUnavailable, ServerFull: Redis took none of them.
+        """
+        outcomes = await asyncio.gather(
+            *(self.submit(fact, priority, wait_s) for fact, priority in tasks), return_exceptions=True
+        )
         found: list[Appended | CoordError] = []
-        for handle, answer in zip(handles, answers, strict=True):
-            if isinstance(answer, BaseException) and not isinstance(answer, CoordError):
-                raise answer
-            found.append(answer if isinstance(answer, CoordError) else Appended(entry_time(handle.entry_id), answer))
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, CoordError):
+                raise outcome
+            found.append(outcome)
+        if found and all(isinstance(outcome, ServerUnavailable | ServerFull) for outcome in found):
+            raise found[0]  # type: ignore[misc]
         return found
 
     async def list_tasks(self, **wanted: Any) -> TaskPage:
         """Return a page of tasks, as ``Client.list_tasks``; raises ``CursorInvalid``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.list_tasks(**wanted)
 
     async def cancel(self, task_id: str, reason: str, wait_s: float) -> CancelAnswer | None:
         """Request that a task is cancelled, as ``Client.cancel``; None: no distributor has answered yet."""
-        async with self._limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
             try:
                 return await self.client.cancel(task_id, reason, timeout=wait_s)
             except ResultTimeout:
@@ -244,7 +270,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         cleared, cursor = 0, None
-        async with self._limited(2 * wait_s):
+        async with self.limited(2 * wait_s):
             while True:
                 page = await self.client.list_tasks(states=(TaskState.QUEUED,), limit=CLEARED_AT_ONCE, cursor=cursor)
                 ids = [task.task_id for task in page.tasks if task.priority == priority]
@@ -257,7 +283,7 @@ class Backend:
 
     async def send(self, receiver_id: str, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Appended:
         """Send a message, as ``Client.send``; ``options`` contain its id."""
-        async with self._limited(
+        async with self.limited(
             wait_s, f"; it is safe to repeat the request with message_id '{options['message_id']}'"
         ):
             try:
@@ -270,7 +296,7 @@ class Backend:
 
     async def broadcast(self, payload: Any, wait_s: float, options: Mapping[str, Any]) -> Broadcast:
         """Send a message to all agents that match, as ``Client.broadcast``; ``options`` contain its id."""
-        async with self._limited(
+        async with self.limited(
             wait_s, f"; it is safe to repeat the request with message_id '{options['message_id']}'"
         ):
             try:
@@ -281,28 +307,28 @@ class Backend:
 
     async def message(self, message_id: str) -> MessageRecord:
         """Return a message's record; raises ``MessageNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.message(message_id)
 
     async def message_recipients(self, message_id: str, *, limit: int, cursor: str | None = None) -> RecipientPage:
         """Return what became of a message for its recipients, as ``Client.message_recipients``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.message_recipients(message_id, limit=limit, cursor=cursor)
 
     async def list_messages(self, **wanted: Any) -> MessagePage:
         """Return a page of messages, as ``Client.list_messages``; raises ``CursorInvalid``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.list_messages(**wanted)
 
     async def links(self, agent_id: str) -> Links:
         """Return the links of an agent; raises ``AgentNotFound``."""
-        async with self._limited():
+        async with self.limited():
             await self.client.agent(agent_id)
             return await self.client.links(agent_id)
 
     async def list_links(self) -> list[Links]:
         """Return the links of all agents that have one."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.list_links()
 
     async def link(self, agent_id: str, peer_id: str, wait_s: float) -> bool:
@@ -319,7 +345,7 @@ class Backend:
 
     async def _control(self, wait_s: float, request: Callable[[], Awaitable[object]]) -> bool:
         """Make a request of an operator; return False if no worker has answered it yet."""
-        async with self._limited(wait_s):
+        async with self.limited(wait_s):
             try:
                 await request()
             except ResultTimeout:
@@ -328,29 +354,29 @@ class Backend:
 
     async def counters(self) -> dict[str, int]:
         """Return every counter of the cell."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.counters()
 
     async def explain(self, task_id: str) -> Explanation:
         """Return why a task waits, or why it went to its agent; raises ``TaskNotFound``."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.explain(task_id)
 
     async def backlog(self, max_pools: int) -> Backlog:
         """Return the pools in which tasks wait, and why."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.backlog(max_pools)
 
     async def rules(self) -> PlacementRules:
         """Return the strategy and the modifiers, of the cell and of task types, and who changed them last."""
-        async with self._limited():
+        async with self.limited():
             admin = self.client.admin
             live = {setting.name: setting for setting in await admin.live_settings() if setting.name in PER_TYPE}
             return PlacementRules(live, await admin.type_settings(), await admin.setting_changes())
 
     async def setting_changes(self, limit: int) -> list[SettingChange]:
         """Return the latest changes of live settings, the latest first."""
-        async with self._limited():
+        async with self.limited():
             return await self.client.admin.setting_changes(limit)
 
     async def change_rules(
@@ -369,7 +395,7 @@ class Backend:
         """
         deadline = monotonic() + wait_s
         answered = True
-        async with self._limited(wait_s, "; it is safe to repeat the request"):
+        async with self.limited(wait_s, "; it is safe to repeat the request"):
             for name, value in changes.items():
                 left_s = max(0.0, deadline - monotonic())
                 try:
@@ -388,20 +414,9 @@ class Backend:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""
         return await self.client.write_refusal()
 
-    @asynccontextmanager
-    async def _limited(self, wait_s: float = 0, advice: str = "") -> AsyncIterator[None]:
+    def limited(self, wait_s: float = 0, advice: str = "") -> _Limited:
         """Turn every failure and timeout of Redis into ``ServerUnavailable``."""
-        limit = self.settings.gateway_redis_s + wait_s
-        try:
-            async with asyncio.timeout(limit):
-                yield
-        except TimeoutError:
-            raise ServerUnavailable(f"Redis did not answer within {limit:g} s{advice}") from None
-        except (RedisError, OSError) as error:
-            log.warning("redis.refuses", error=str(error))
-            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
-        except ServerUnavailable as error:
-            raise ServerUnavailable(f"{error}{advice}") from error
+        return _Limited(self.deadlines, self.settings.gateway_redis_s + wait_s, advice)
 
     async def _open(self, failed: Callable[[CoordError], None]) -> None:
         logged = ""
@@ -425,6 +440,34 @@ class Backend:
                 log.info("redis.found")
                 return
             await asyncio.sleep(OPEN_AGAIN_S)
+
+
+class _Limited:
+    """A block that talks to Redis: it has a limit of time, and all failures of Redis are ``ServerUnavailable``."""
+
+    __slots__ = ("_advice", "_limit", "_seconds")
+
+    def __init__(self, deadlines: Deadlines, seconds: float, advice: str) -> None:
+        self._limit = deadlines.limit(seconds)
+        self._seconds = seconds
+        self._advice = advice
+
+    async def __aenter__(self) -> None:
+        self._limit.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        advice = self._advice
+        try:
+            self._limit.__exit__(kind, error, at)
+        except TimeoutError:
+            raise ServerUnavailable(f"Redis did not answer within {self._seconds:g} s{advice}") from None
+        if isinstance(error, ServerUnavailable):
+            raise ServerUnavailable(f"{error}{advice}") from error
+        if isinstance(error, RedisError | OSError) and not isinstance(error, CoordError):
+            log.warning("redis.refuses", error=str(error))
+            raise ServerUnavailable(f"Redis refused the command: {error}{advice}") from error
 
 
 async def _is_accepted(handle: TaskHandle | FactHandle, wait_s: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,7 +32,7 @@ async def read_body(call: Call[Any, Any], limit: int, seconds: float) -> bytes:
         RequestError: the body is over the limit, is not declared as JSON, or did not arrive in time.
     """
     try:
-        async with asyncio.timeout(seconds):
+        with call.gateway.deadlines.limit(seconds):
             body = await _read(call, limit)
     except TimeoutError:
         raise RequestError("body_timeout", f"the body did not arrive within {seconds:g} s") from None

@@ -11,6 +11,7 @@ from coord.errors import BY_CODE, CoordError
 
 #: Code -> HTTP status of errors that only HTTP has; every other error has its status on its class.
 HTTP_ONLY: dict[str, int] = {
+    "request_invalid": 400,
     "invalid_priority": 400,
     "invalid_strategy": 400,
     "invalid_protocol": 400,
@@ -21,6 +22,7 @@ HTTP_ONLY: dict[str, int] = {
     "setting_refused": 409,
     "method_not_allowed": 405,
     "body_timeout": 408,
+    "head_timeout": 408,
     "body_too_large": 413,
     "body_invalid": 422,
     "content_type_invalid": 422,
@@ -29,6 +31,7 @@ HTTP_ONLY: dict[str, int] = {
     "idempotency_key_reused": 422,
     "nested_too_deeply": 422,
     "overloaded": 503,
+    "head_too_large": 431,
     "internal": 500,
 }
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from coord.config import Settings
 from coord.gateway.backend import Backend
 from coord.gateway.checks import Checks
+from coord.gateway.deadlines import Deadlines
 from coord.gateway.idempotency import SeenKeys
 
 
@@ -27,6 +28,7 @@ class Gateway:
         self.settings = settings
         self.backend = backend
         self.checks = Checks(backend)
+        self.deadlines = Deadlines()
         self.seen_keys = SeenKeys()
         #: Set when the gateway shuts down: a handler that waits long has to return then.
         self.closing = asyncio.Event()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from coord.client.submission import TaskSpec
 from coord.clock import now_ms
 from coord.models.agents import AgentRecord, AgentStatus, AgentType, Health, Location
 from coord.models.explanations import (
@@ -549,16 +549,17 @@ class Submitted(Struct, frozen=True, kw_only=True):
     escrow_id: UnsetType | None = UNSET  #: null if the request had a payment; the gateway makes no payments
 
     @classmethod
-    def of(cls, spec: TaskSpec, at: str, *, paid: bool) -> Submitted:
+    def of(cls, task_id: str, priority: str, at: str, *, paid: bool) -> Submitted:
         """Return the response for a submitted task.
 
         Args:
-            spec: the task, with its id.
+            task_id: of the task.
+            priority: of the task.
             at: time of the submission, ISO 8601.
             paid: whether the request had a payment.
         """
         escrow_id = None if paid else UNSET
-        return cls(task_id=str(spec.task_id), priority=spec.priority, submitted_at=at, escrow_id=escrow_id)
+        return cls(task_id=task_id, priority=priority, submitted_at=at, escrow_id=escrow_id)
 
 
 def _common_fields(schema: type[Struct], record: Struct) -> dict[str, Any]:
@@ -587,4 +588,8 @@ def now() -> str:
 
 def entry_time(entry_id: str) -> str:
     """Return the time at which Redis stored an entry, by its own clock."""
-    return iso(int(entry_id.partition("-")[0]))
+    return _iso_cached(int(entry_id.partition("-")[0]))
+
+
+#: Entries of one millisecond have the same time.
+_iso_cached = lru_cache(maxsize=1_024)(iso)

@@ -14,33 +14,40 @@ from coord import logs
 from coord.background import cancel_and_wait
 from coord.config import Settings
 from coord.errors import ConfigError, CoordError
-from coord.gateway.app import make_app
+from coord.gateway.app import GatewayApp, make_app
 from coord.gateway.backend import Backend
+from coord.gateway.gateway import Gateway
+from coord.gateway.presence import Presence
+from coord.gateway.protocol import Protocol, sweep
 
 log = logs.get_logger()
 
 #: Seconds that active requests get at shutdown: longer than any wait of the gateway itself.
 SHUTDOWN_S = 10
-#: Seconds that a connection may idle between two requests: longer than in clients, so that the client closes first.
-IDLE_S = 75
+#: Seconds for which a connection without a request stays open at shutdown: a request may be on its way.
+LINGER_S = 1.0
 #: Maximum number of connections that wait to be accepted.
 BACKLOG = 2_048
 
 
-async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Event) -> None:
+async def serve(
+    settings: Settings, requested: asyncio.Event, forced: asyncio.Event, listener: socket.socket | None = None
+) -> None:
     """Serve until shutdown.
 
     Args:
         settings: host, port and limits.
         requested: set for a graceful shutdown.
         forced: set for a shutdown that does not wait for active requests.
+        listener: socket of several gateways that listens already; None: this one binds its own.
 
     Raises:
         ConfigError: the address must not or cannot be bound, or Redis refuses the credentials.
     """
-    listener = bind(settings)
+    listener = listener or bind(settings)
     backend = Backend(settings)
-    server = _Server(_config(backend, settings))
+    app = make_app(backend, settings)
+    server = _Server(_config(app, settings), app.gateway)
     failures: list[CoordError] = []
 
     def failed(error: CoordError) -> None:
@@ -52,11 +59,14 @@ async def serve(settings: Settings, requested: asyncio.Event, forced: asyncio.Ev
         asyncio.create_task(_set_when(requested, server, "should_exit")),
         asyncio.create_task(_set_when(forced, server, "force_exit")),
     ]
-    log.info("gateway.started", url=_url(listener))
+    log.info("gateway.started", url=url_of(listener))
+    presence = Presence(backend, lambda: server.server_state.total_requests)
+    presence.start()
     try:
         await server.serve(sockets=[listener])
     finally:
         await cancel_and_wait(*watching)
+        await presence.end()
         await backend.close()
     log.info("gateway.stopped")
     if failures:
@@ -94,11 +104,12 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _config(backend: Backend, settings: Settings) -> uvicorn.Config:
+def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(backend, settings),
-        http="h11",
-        ws="none",
+        app,
+        http=Protocol,
+        ws="websockets-sansio",
+        ws_max_size=settings.max_entry_bytes,
         lifespan="off",
         loop="none",
         log_config=None,
@@ -106,17 +117,49 @@ def _config(backend: Backend, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=IDLE_S,
-        timeout_graceful_shutdown=SHUTDOWN_S,
     )
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the command."""
+    """A uvicorn server that leaves the signals to the command, and drops no request when it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Check the limits of time once a second."""
+        if counter % 10 == 0:
+            sweep(self.server_state.connections)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more connections, answer the requests that are there or on their way, close all connections."""
+        await asyncio.sleep(0)  # connections that wait to be accepted are accepted
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # each response is the last one of its connection
+        self._gateway.close()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while self._is_busy() and not self.force_exit:
+            await asyncio.sleep(0.05)
+            waited = loop.time() - began
+            if waited > LINGER_S:
+                sweep(self.server_state.connections, idle_s=LINGER_S)
+            if waited > SHUTDOWN_S:
+                log.error("gateway.requests_cancelled", requests=len(self.server_state.tasks))
+                for task in self.server_state.tasks:
+                    task.cancel()
+                break
+
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.connections or self.server_state.tasks)
 
 
 async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> None:
@@ -124,6 +167,7 @@ async def _set_when(event: asyncio.Event, server: _Server, attribute: str) -> No
     setattr(server, attribute, True)
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from coord import codec
 from coord.client.handle import MAX_REASON
-from coord.client.submission import TaskSpec, task_append
 from coord.errors import CoordError
 from coord.gateway.backend import Appended
 from coord.gateway.body import decode
@@ -19,7 +19,8 @@ from coord.gateway.idempotency import IDEMPOTENCY_KEY, conflict_is_reuse, key_of
 from coord.gateway.routes import Answer, Call, written
 from coord.gateway.schemas import PoolsFound, SubmitTask, Submitted, TaskData, TaskExplained, TaskFound, TaskSchema, now
 from coord.models.ids import Id, new_id
-from coord.models.tasks import Priority, Requirements, TaskState, Text, check_moment
+from coord.models.tasks import Priority, Requirements, Retry, TaskState, TaskSubmitted, Text, check_moment
+from coord.models.tracing import is_traceparent
 from coord.values import why_undecodable
 
 #: The type of a task whose ``task_data`` has none.
@@ -125,23 +126,25 @@ async def list_tasks(call: Call[None, TasksQuery]) -> TasksListed:
 
 async def submit_batch(call: Call[SubmitBatch, None]) -> BatchSubmitted:
     """Submit up to 1,000 tasks; each has a result of its own."""
-    key, traceparent = key_of(call.header(IDEMPOTENCY_KEY)), call.traceparent
-    found: list[TaskSpec | CoordError] = []
+    key, traceparent = key_of(call.header(IDEMPOTENCY_KEY)), call.header(b"traceparent")
+    found: list[tuple[TaskSubmitted, Priority] | CoordError] = []
     ids: set[str] = set()
     for number, raw in enumerate(call.body.tasks):
         key_id = None if key is None else task_id_of_key(f"{key} {number}")
         try:
-            spec = task_spec(decode(bytes(raw), SubmitTask, at=("body", "tasks", str(number))), key_id, traceparent)
-            task_append(spec, "", call.gateway.settings.max_entry_bytes)  # one that does not fit refuses no other
-            if spec.task_id in ids:
-                raise RequestError("body_invalid", f"tasks.{number}: task_id '{spec.task_id}' is in the batch twice")
-            ids.add(str(spec.task_id))
-            found.append(spec)
+            body = decode(bytes(raw), SubmitTask, at=("body", "tasks", str(number)))
+            fact, priority = task_fact(body, key_id, traceparent)
+            if fact.task_id in ids:
+                raise RequestError("body_invalid", f"tasks.{number}: task_id '{fact.task_id}' is in the batch twice")
+            ids.add(fact.task_id)
+            found.append((fact, priority))
         except CoordError as error:
             found.append(error)
-    specs = [one for one in found if isinstance(one, TaskSpec)]
-    outcomes = iter(await call.backend.submit_many(specs, call.wait_s))
-    results = [_batch_result(one, next(outcomes)) if isinstance(one, TaskSpec) else _batch_error(one) for one in found]
+    tasks = [task for task in found if not isinstance(task, CoordError)]
+    outcomes = iter(await call.backend.submit_many(tasks, call.wait_s))
+    results = [
+        _batch_error(task) if isinstance(task, CoordError) else _batch_result(*task, next(outcomes)) for task in found
+    ]
     submitted = sum(result.status != "error" for result in results)
     return BatchSubmitted(results=results, count=len(results), submitted=submitted, timestamp=now())
 
@@ -161,13 +164,13 @@ async def retry(call: Call[None, None]) -> Struct | Answer:
     return written(call, TaskRetried(task_id=task_id), answered=answered, path=f"/tasks/{task_id}")
 
 
-def _batch_result(spec: TaskSpec, outcome: Appended | CoordError) -> BatchResult:
+def _batch_result(fact: TaskSubmitted, priority: Priority, outcome: Appended | CoordError) -> BatchResult:
     if isinstance(outcome, CoordError):
-        return _batch_error(outcome, str(spec.task_id))
+        return _batch_error(outcome, fact.task_id)
     return BatchResult(
         status="success" if outcome.answered else "accepted",
-        task_id=str(spec.task_id),
-        priority=spec.priority,
+        task_id=fact.task_id,
+        priority=priority,
         submitted_at=outcome.at,
     )
 
@@ -180,11 +183,11 @@ def _batch_error(error: CoordError, task_id: str | None = None) -> BatchResult:
 async def submit(call: Call[SubmitTask, None]) -> Struct | Answer:
     """Submit a task."""
     body, key_id = call.body, task_id_of(call.header(IDEMPOTENCY_KEY))
-    spec = task_spec(body, key_id, call.traceparent)
-    with conflict_is_reuse(spec.task_id, key_id):
-        at, answered = await call.backend.submit(spec, call.wait_s)
-    submitted = Submitted.of(spec, at, paid=body.payment is not None)
-    return written(call, submitted, answered=answered, path=f"/tasks/{spec.task_id}")
+    fact, priority = task_fact(body, key_id, call.header(b"traceparent"))
+    with conflict_is_reuse(fact.task_id, key_id):
+        at, answered = await call.backend.submit(fact, priority, call.wait_s)
+    submitted = Submitted.of(fact.task_id, priority, at, paid=body.payment is not None)
+    return written(call, submitted, answered=answered, path=f"/tasks/{fact.task_id}")
 
 
 async def get(call: Call[None, None]) -> TaskFound:
@@ -202,8 +205,8 @@ async def pools(call: Call[None, PoolsQuery]) -> PoolsFound:
     return PoolsFound.of(await call.backend.backlog(call.query.limit))
 
 
-def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = None) -> TaskSpec:
-    """Return the task to submit.
+def task_fact(body: SubmitTask, key_id: str | None, traceparent: str | None = None) -> tuple[TaskSubmitted, Priority]:
+    """Return the task to submit, and its priority.
 
     Args:
         body: the request.
@@ -213,8 +216,6 @@ def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = No
     Raises:
         RequestError: the priority is unknown, or a time or ``task_data`` is invalid.
     """
-    for field in ("deadline", "run_at"):
-        _check_moment(getattr(body, field), field)
     raw = bytes(body.task_data)
     data = decode(raw, TaskData, at=("body", "task_data"))
     try:
@@ -224,24 +225,37 @@ def task_spec(body: SubmitTask, key_id: str | None, traceparent: str | None = No
         why = why_undecodable(raw, "task_data", error)
         problem = Problem(["body", "task_data"], why.removeprefix("task_data: "), "value_error")
         raise RequestError("payload_invalid", why, [problem]) from None
-    return TaskSpec(
-        task_type=data.task_type or TASK_TYPE,
-        payload=body.task_data,
-        task_id=data.task_id or key_id or new_id(),
-        priority=_priority(body.priority),
-        capabilities=data.required_capabilities,
-        requirements=body.requirements or Requirements(),  # without any, every agent may get the task
-        timeout=body.timeout,
-        deadline=body.deadline,
-        delay=body.delay,
-        run_at=body.run_at,
-        retry=body.retry,
-        location=body.location,
-        affinity_key=body.affinity_key,
-        expected_ms=body.expected_ms,
-        traceparent=traceparent,
-        notify=False,
-    )
+    for field in ("deadline", "run_at"):
+        _check_moment(getattr(body, field), field)
+    try:
+        fact = TaskSubmitted(
+            task_id=data.task_id or key_id or new_id(),
+            task_type=data.task_type or TASK_TYPE,
+            payload=body.task_data,
+            requirements=_requirements(body.requirements, data.required_capabilities),
+            timeout=body.timeout,
+            deadline=body.deadline,
+            delay=body.delay,
+            run_at=body.run_at,
+            retry=body.retry or Retry(),
+            location=body.location,
+            affinity_key=body.affinity_key,
+            expected_ms=body.expected_ms,
+            traceparent=traceparent if is_traceparent(traceparent) else None,
+        )
+    except ValueError as error:  # of the fields together
+        raise RequestError("fact_invalid", str(error), [Problem(["body"], str(error), "value_error")]) from None
+    return fact, _priority(body.priority)
+
+
+def _requirements(required: Requirements | None, capabilities: tuple[str, ...] | None) -> Requirements:
+    """Return the requirements, with the capabilities in the task's data; without any, every agent may get the task."""
+    if required is None:
+        return Requirements(capabilities=tuple(capabilities)) if capabilities else Requirements()
+    if not capabilities:
+        return required
+    more = (name for name in capabilities if name not in required.capabilities)
+    return replace(required, capabilities=(*required.capabilities, *more))
 
 
 def _check_moment(moment: datetime | None, field: str) -> None:

@@ -10,12 +10,15 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from coord.connection import is_temporary, server_text
-from coord.keys import CONSUMES, Keys
+from coord.keys import CONSUMES, GATEWAY, Keys
 from coord.models.cell import StreamBacklog, WorkerRecord
 from coord.models.facts import STREAM_FACTS
 from coord.models.ids import entry_ms
 from coord.queries.memory import get_memory
 from coord.queries.reads import decode_fields, decode_text, parse_time
+
+#: The kinds of processes that record their presence, in the order in which they are listed.
+_PRESENT = (*CONSUMES, GATEWAY)
 
 
 async def is_empty_cell(redis: Redis, keys: Keys) -> bool:
@@ -35,18 +38,18 @@ class WorkersSnapshot(Struct, frozen=True):
 
 
 async def list_workers(redis: Redis, keys: Keys) -> WorkersSnapshot:
-    """Return all workers whose presence has not expired, and the length and age of each stream; two round trips."""
+    """Return all present workers and gateways, and the length and age of each stream; two round trips."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
-    for kind in CONSUMES:
+    for kind in _PRESENT:
         pipe.zrange(keys.of(f"workers:{kind}"), 0, -1)
     streams = [(kind, stream) for kind, consumed in CONSUMES.items() for stream in consumed]
     for _, stream in streams:
         pipe.xlen(keys.of(stream))
         pipe.execute_command("XRANGE", keys.of(stream), "-", "+", "COUNT", 1)
     time, *answers = await pipe.execute()
-    names_of_kinds, of_streams = answers[: len(CONSUMES)], answers[len(CONSUMES) :]
-    names = [(kind, decode_text(name)) for kind, found in zip(CONSUMES, names_of_kinds, strict=True) for name in found]
+    names_of_kinds, of_streams = answers[: len(_PRESENT)], answers[len(_PRESENT) :]
+    names = [(kind, decode_text(name)) for kind, found in zip(_PRESENT, names_of_kinds, strict=True) for name in found]
     backlogs = [
         StreamBacklog(stream=stream, kind=kind, length=int(length), oldest_at=entry_ms(first[0][0]) if first else None)
         for (kind, stream), length, first in zip(streams, of_streams[::2], of_streams[1::2], strict=True)
@@ -95,7 +98,7 @@ async def _get_records(redis: Redis, keys: Keys, names: list[tuple[str, str]]) -
                     lanes=tuple(fields.get("lanes", "").split()),
                 )
             )
-    return sorted(records, key=lambda worker: (list(CONSUMES).index(worker.kind), worker.name))
+    return sorted(records, key=lambda worker: (_PRESENT.index(worker.kind), worker.name))
 
 
 async def get_write_refusal(redis: Redis) -> str:

@@ -129,6 +129,8 @@ class ManagedProgram(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float | None = None
     #: True if it gives its tasks back on a second SIGTERM, which it gets before it is killed.
     gives_back: bool = False
+    #: Open files that it inherits, such as a listening socket.
+    descriptors: tuple[int, ...] = ()
     #: Seconds that it gets in a forced shutdown to end its own processes, with more SIGTERM; 0: it is killed at once.
     force_s: float = 0.0
 
@@ -339,6 +341,7 @@ async def _start(program: ManagedProgram, output: ChildOutput | None) -> Process
             stderr=STDOUT if log or writing is not None else None,
             # Ctrl-C at the terminal reaches this process alone, which then ends the programs in order.
             process_group=0,
+            pass_fds=program.descriptors,
         )
     finally:
         if log:

@@ -57,10 +57,15 @@ class Stage:
         name = f"{kind}-{number}"
         return self._start(name, ["-m", "workers", kind, "--name", name, "--watch-stdin"])
 
-    def program(self, module: str, **options: Any) -> Child:
-        """Start a program of this folder and wait until it is ready for ``go``."""
+    def command(self, *words: str) -> Child:
+        """Start a command of coord."""
+        return self._start(words[0], ["-m", "coord.cli", *words])
+
+    def program(self, module: str, *, wait: bool = True, **options: Any) -> Child:
+        """Start a program of this folder, and wait until it is ready for ``go`` unless ``wait`` is False."""
         child = self._start(module, ["-m", f"benchmarks.{module}", json.dumps({"url": self.server.url, **options})])
-        child.receive()
+        if wait:
+            child.receive()
         return child
 
     def meter(self, **children: Child) -> Meter:

@@ -10,9 +10,9 @@ from tests.waiting import wait_until
 PATIENT = {"COORD_GATEWAY_WAIT_S": "30", "COORD_GATEWAY_REDIS_S": "30"}
 
 
-async def lone_gateway(at: CellProcesses, http: HttpCaller, **environ: str) -> Process:
+async def lone_gateway(at: CellProcesses, http: HttpCaller, *options: str, **environ: str) -> Process:
     """A gateway, once it answers, whether Redis is there or not."""
-    process = at.start("gateway", "-m", "coord.cli", "gateway", "--port", str(http.port), **environ)
+    process = at.start("gateway", "-m", "coord.cli", "gateway", "--port", str(http.port), *options, **environ)
 
     async def up() -> bool:
         assert process.alive, process.told()
