@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 
 from coord import codec, logs
 from coord.errors import CoordError
-from coord.models.facts import OF_CLIENTS, SPEAKER, AgentHeartbeat, parts_of
+from coord.models.facts import OF_CLIENTS, SPEAKER, AgentHeartbeat, MessageSent, parts_of
 from coord.models.ids import entry_ms
 from coord.streams import Consumer, Entry
 from workers.service import Failure, ReceivedFact, Service
@@ -184,8 +184,7 @@ class Intake:
                 token = entry.fields.get(b"token")
                 digest = hashlib.sha256(token).hexdigest() if token else ""
                 agent_id = getattr(fact, field)
-                # A heartbeat has no caller, and is answered only if something is wrong.
-                answer_to = caller or (agent_id if isinstance(fact, AgentHeartbeat) else "")
+                answer_to = caller or (agent_id if _is_answered_if_refused(fact) else "")
                 may_be_client = type(fact) in OF_CLIENTS
                 spoken[place] = SpokenFact(entry.id, entry.stream, answer_to, agent_id, digest, may_be_client)
         if not spoken:
@@ -230,6 +229,14 @@ class Intake:
     def _count(self, received: Sequence[ReceivedFact[Any]], failed: int) -> None:
         self.handled += sum(len(parts_of(item.fact)) for item in received) - failed
         self.lag_ms = max(0, int(time.time() * 1000) - entry_ms(received[-1].entry.id))
+
+
+def _is_answered_if_refused(fact: Any) -> bool:
+    """Return True if an agent is told of a refusal of its fact though it names no caller.
+
+    A heartbeat is answered only if something is wrong, and a request by its reply, which never comes if it is refused.
+    """
+    return type(fact) is AgentHeartbeat or (type(fact) is MessageSent and fact.reply_by is not None)
 
 
 def _is_kept_whole(entry: Entry) -> bool:

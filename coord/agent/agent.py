@@ -34,7 +34,7 @@ from coord.arguments import (
 from coord.background import CANCEL_S, cancel_and_wait
 from coord.client.broadcasts import BroadcastOptions, BroadcastReceipt, broadcast_append, broadcast_receipt
 from coord.client.receipts import RECEIPT_S, Receipt, message_fields, receipt_of
-from coord.client.requests import REPLY_S, request_append
+from coord.client.requests import REPLY_S, RequestOptions, request_append
 from coord.client.submission import PriorityName, message_append
 from coord.config import Settings
 from coord.connection import await_server, locate
@@ -303,15 +303,7 @@ class Agent:
         return function
 
     async def request(
-        self,
-        receiver_id: str,
-        payload: Any = None,
-        *,
-        timeout: float = REPLY_S,
-        message_type: str = MessageType.DIRECT,
-        priority: PriorityName | Priority = Priority.NORMAL,
-        correlation_id: str | None = None,
-        traceparent: str | None = None,
+        self, receiver_id: str, payload: Any = None, *, timeout: float = REPLY_S, **options: Unpack[RequestOptions]
     ) -> Any:
         """Send a request to another agent and return the payload of its reply.
 
@@ -322,20 +314,13 @@ class Agent:
             receiver_id: id of the agent, or ``coordinator`` for a message of type ``discovery``.
             payload: any value that msgspec can encode as JSON.
             timeout: seconds to wait for the reply.
-            message_type: ``direct``, or another ``coord.models.messages.MessageType``.
-            priority: ``urgent``, ``critical``, ``high``, ``normal`` or ``low``; urgent and critical share a lane.
-            correlation_id: id of the conversation; default: that of the message whose handler sends the request, or its
-                own id.
-            traceparent: its place in a distributed trace; default: that of what the handler works on.
+            options: ``message_type``, ``priority``, ``correlation_id`` and ``traceparent``, as of ``Client.request``.
 
         Raises:
-            RequestTimedOut: the agent did not reply in time; has its last known state.
-            RequestFailed: the agent replied that the request failed.
-            AgentNotFound, MessageUndeliverable, MessageExpired, HopLimitReached, ConversationFull: it was
-                not delivered.
-            ResultTimeout: neither a reply nor the coordinator has ended it 10 s after the timeout.
-            FactInvalid, IdInvalid, FactTooLarge: it does not fit; nothing was sent.
             ConfigError: this agent does not run, or stopped meanwhile.
+            TokenMissing, TokenInvalid: the cell requires the token of this agent.
+            ResultTimeout: neither a reply nor the coordinator has ended it 10 s after the timeout.
+            CoordError: the other errors of ``Client.request``.
         """
         session = self._session
         if session is None:
@@ -345,12 +330,9 @@ class Agent:
             receiver_id,
             payload,
             timeout=timeout,
-            message_type=message_type,
-            priority=priority,
-            correlation_id=correlation_id,
-            traceparent=traceparent,
             caller="",
             max_bytes=self.settings.max_entry_bytes,
+            **options,
         )
         return await session.requests.send(append, receiver_id, timeout)
 

@@ -32,13 +32,18 @@ class Outgoing:
         self, agent_id: str, link: ReconnectingConnection, keys: Keys, answers: Answers, token: Callable[[], str] = str
     ) -> None:
         self.keys = keys
+        self.answers = answers
         self._agent_id = agent_id
         self._link = link
-        self._answers = answers
         self._token = token
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Future[Any]] = set()
         self._is_closed = False
+
+    def start_append(self, append: Append, callback: Callable[[Any, Any], None], context: Any) -> None:
+        """Append a fact with the token of the agent; call ``callback(context, answer)`` with the answer of Redis."""
+        spoken = replace(append, token=self._token())
+        self._link.send_until_answered(pack(append_command(self.keys, spoken)), callback, context)
 
     async def append(self, append: Append) -> str:
         """Append a fact with the token of the agent; return its entry id when Redis has it.
@@ -47,8 +52,9 @@ class Outgoing:
             CoordError: Redis refuses it.
             ConfigError: the agent has stopped.
         """
-        answer = await self.read(*append_command(self.keys, replace(append, token=self._token())))
-        entry: str = answer.decode()
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self.start_append(append, _resolve, answered)
+        entry: str = self._accepted(await self._wait(answered), "XADD", self.keys.of(append.stream)).decode()
         return entry
 
     async def request(self, append: Append, timeout: float, worker: str = "router") -> tuple[str, Answer]:
@@ -67,7 +73,7 @@ class Outgoing:
         try:
             async with asyncio.timeout(timeout):
                 entry = await self.append(append)
-                self._answers.expect((append.stream, entry), receive)
+                self.answers.expect((append.stream, entry), receive)
                 return entry, await self._wait(answered)
         except TimeoutError:
             raise ResultTimeout(f"no {worker} answered within {timeout:g} s; the request waits for one") from None
@@ -81,10 +87,7 @@ class Outgoing:
         """
         answered: asyncio.Future[Any] = self._loop.create_future()
         self._link.send_until_answered(pack(command), _resolve, answered)
-        answer = await self._wait(answered)
-        if isinstance(answer, ErrorAnswer):
-            raise CoordError(f"agent '{self._agent_id}' may not {command[0]} {command[1]}: {answer}")
-        return answer
+        return self._accepted(await self._wait(answered), *command[:2])
 
     def close(self) -> None:
         """End what waits."""
@@ -101,6 +104,12 @@ class Outgoing:
             return await future
         finally:
             self._waiting.discard(future)
+
+    def _accepted(self, answer: Any, command: str, key: str) -> Any:
+        """Return an answer of Redis, unless it is an error."""
+        if isinstance(answer, ErrorAnswer):
+            raise CoordError(f"agent '{self._agent_id}' may not {command} {key}: {answer}")
+        return answer
 
     def _stopped(self) -> ConfigError:
         return ConfigError(f"agent '{self._agent_id}' has stopped")

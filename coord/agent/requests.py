@@ -11,20 +11,19 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec.structs import replace
-
+from coord.agent.outgoing import Outgoing
 from coord.agent.protocol import ErrorAnswer
 from coord.agent.reconnect import ReconnectingConnection
+from coord.client.answers import Answer, Answers, Appended
 from coord.client.requests import END_S, unended, value_of
 from coord.client.submission import message_append
 from coord.codec import BAD_JSON, decode_message
 from coord.errors import ConfigError, CoordError, ResultTimeout, ServerUnavailable
-from coord.keys import Keys
 from coord.logs import get_logger
 from coord.models.messages import AgentMessage
 from coord.models.tasks import Lane
 from coord.pipeline import pack
-from coord.streams import Append, append_command
+from coord.streams import Append
 
 log = get_logger()
 
@@ -43,25 +42,16 @@ class Requests:
     Args:
         agent_id: id of the agent.
         link: the connection for writes.
-        keys: of the cell.
+        outgoing: appends the facts of the agent. A request is answered only if its token is refused.
         max_bytes: maximum size of an entry.
-        token: returns the token of the agent; empty: none.
     """
 
-    def __init__(
-        self,
-        agent_id: str,
-        link: ReconnectingConnection,
-        keys: Keys,
-        max_bytes: int,
-        token: Callable[[], str] = str,
-    ) -> None:
+    def __init__(self, agent_id: str, link: ReconnectingConnection, outgoing: Outgoing, max_bytes: int) -> None:
         self._agent_id = agent_id
         self._link = link
-        self._keys = keys
+        self._outgoing = outgoing
         self._max_bytes = max_bytes
-        self._token = token
-        self._lanes = [keys.inbox(agent_id, lane) for lane in Lane]
+        self._lanes = [outgoing.keys.inbox(agent_id, lane) for lane in Lane]
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[bytes, asyncio.Future[AgentMessage]] = {}  # by id of the request
         self._taken: set[tuple[int, bytes]] = set()  # entries of replies that are being deleted
@@ -72,6 +62,7 @@ class Requests:
 
         Raises:
             CoordError: as ``value_of``; or the agent is stopped meanwhile.
+            TokenMissing, TokenInvalid: the cell requires the token of this agent.
             ResultTimeout: neither a reply nor the coordinator has ended the request.
         """
         if self._end is not None:
@@ -79,13 +70,15 @@ class Requests:
         message_id = append.fact.message_id.encode()  # type: ignore[attr-defined]
         reply: asyncio.Future[AgentMessage] = self._loop.create_future()
         self._waiting[message_id] = reply
+        appended = _AppendedRequest(self._outgoing.answers, append.stream, reply)
         try:
-            self._append(append, _refuse, reply)
+            self._outgoing.start_append(append, _AppendedRequest.learn_entry, appended)
             message = await asyncio.wait_for(reply, timeout + END_S)
         except TimeoutError:
             raise ResultTimeout(unended(receiver_id, timeout)) from None
         finally:
             del self._waiting[message_id]
+            appended.forget()
         return value_of(message)
 
     def take(self, lane: int, entry: bytes, fields: Fields) -> bool:
@@ -144,7 +137,7 @@ class Requests:
             append = self._reply_append(request, payload, failed=failed)
         except CoordError as error:
             append = self._reply_append(request, failure(error.code, f"the reply cannot be sent: {error}"), failed=True)
-        self._append(append, callback, context)
+        self._outgoing.start_append(append, callback, context)
 
     def close(self, error: CoordError | None = None) -> None:
         """End all waits; the replies are handled when the agent runs again."""
@@ -172,10 +165,6 @@ class Requests:
         }
         return message_append(fields, request.priority, "", self._max_bytes)
 
-    def _append(self, append: Append, callback: Any, context: Any) -> None:
-        spoken = replace(append, token=self._token())
-        self._link.send_until_answered(pack(append_command(self._keys, spoken)), callback, context)
-
     def _deleted(self, place: tuple[int, bytes], _answer: Any) -> None:
         self._taken.discard(place)
 
@@ -186,10 +175,35 @@ def failure(code: str, message: str, detail: Any = None) -> dict[str, Any]:
     return told if detail is None else told | {"detail": detail}
 
 
-def _refuse(reply: asyncio.Future[Any], answer: Any) -> None:
-    """End the wait for a reply if Redis refuses the request for good."""
-    if isinstance(answer, ErrorAnswer) and not reply.done():
-        reply.set_exception(ServerUnavailable(f"Redis refused the request: {answer}"))
+class _AppendedRequest:
+    """Ends the wait for a reply if Redis or the coordinator refuses the request."""
+
+    __slots__ = ("_answers", "_fact", "_reply", "_stream")
+
+    def __init__(self, answers: Answers, stream: str, reply: asyncio.Future[AgentMessage]) -> None:
+        self._answers = answers
+        self._stream = stream
+        self._reply = reply
+        self._fact: Appended | None = None
+
+    def learn_entry(self, answer: Any) -> None:
+        """Take the answer of Redis: the id of the entry, or why it was refused for good."""
+        if self._reply.done():
+            return
+        if isinstance(answer, ErrorAnswer):
+            self._reply.set_exception(ServerUnavailable(f"Redis refused the request: {answer}"))
+            return
+        self._fact = self._stream, answer.decode()
+        self._answers.expect(self._fact, self._receive)
+
+    def forget(self) -> None:
+        """Expect no answer any more."""
+        if self._fact is not None:
+            self._answers.forget(self._fact)
+
+    def _receive(self, answer: Answer) -> None:
+        if not answer.ok and not self._reply.done():
+            self._reply.set_exception(answer.error)
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:

@@ -153,7 +153,8 @@ class Session:
             forget_after=spec.forget_after,
             token=spec.token,
         )
-        self.requests = Requests(agent_id, link, keys, settings.max_entry_bytes, spec.token)
+        self.outgoing = Outgoing(agent_id, link, keys, self._answers, spec.token)
+        self.requests = Requests(agent_id, link, self.outgoing, settings.max_entry_bytes)
         self._inquiries = Inquiries(fact, self.requests, spec.handlers, stats=self._stats)
         self.messages = MessageRunner(
             agent_id,
@@ -164,7 +165,6 @@ class Session:
             now_ms=self.registration.now_ms,
             concurrency=spec.message_concurrency,
         )
-        self.outgoing = Outgoing(agent_id, link, keys, self._answers, spec.token)
         self._link_orders = LinkOrders(spec.links, link, self._lanes, spec.link_request_handler)
         link.on_up.append(self._link_up)
 

@@ -40,6 +40,25 @@ if TYPE_CHECKING:
 #: Recipients that ``show`` lists.
 RECIPIENTS = 1_000
 
+Payload = Annotated[
+    str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
+]
+Sender = Annotated[str | None, typer.Option(metavar="ID", help="Id of the sender.", show_default="a new id")]
+InboxLane = Annotated[Priority, typer.Option(help="Lane of the inbox.")]
+TimeToLive = Annotated[
+    float | None,
+    typer.Option(click_type=Duration(above=True), metavar="TIME", help="Time to live: 30s, 10m.", show_default="5m"),
+]
+CorrelationId = Annotated[str | None, typer.Option(metavar="ID", help="Id of the conversation.")]
+NewMessageId = Annotated[
+    str | None,
+    typer.Option("--id", help="Id of the message; a repeated id is delivered once.", show_default="a new id"),
+]
+Wait = Annotated[
+    float,
+    typer.Option(click_type=Duration(), metavar="TIME", help="Time to wait for a router.", show_default="10s"),
+]
+MessageId = Annotated[str, typer.Argument(help="Id of the message.", show_default=False)]
 
 #: Beginning of an error about a broadcast -> the same with the option that was typed.
 TYPED = {
@@ -58,32 +77,19 @@ def send(
         str,
         typer.Argument(help="Id of the agent; with --protocol hierarchical also 'subordinates'.", show_default=False),
     ],
-    payload: Annotated[
-        str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
-    ] = None,
+    payload: Payload = None,
     *,
-    sender: Annotated[str | None, typer.Option(metavar="ID", help="Id of the sender.", show_default="a new id")] = None,
+    sender: Sender = None,
     message_type: Annotated[MessageType, typer.Option("--type", help="Type that the agent sees.")] = MessageType.DIRECT,
     protocol: Annotated[
         Protocol | None, typer.Option(help="Rule that the message must meet.", show_default="from the type, or direct")
     ] = None,
-    priority: Annotated[Priority, typer.Option(help="Lane of the inbox.")] = Priority.NORMAL,
-    ttl: Annotated[
-        float | None,
-        typer.Option(
-            click_type=Duration(above=True), metavar="TIME", help="Time to live: 30s, 10m.", show_default="5m"
-        ),
-    ] = None,
-    correlation_id: Annotated[str | None, typer.Option(metavar="ID", help="Id of the conversation.")] = None,
+    priority: InboxLane = Priority.NORMAL,
+    ttl: TimeToLive = None,
+    correlation_id: CorrelationId = None,
     reply_to: Annotated[str | None, typer.Option(metavar="ID", help="Id of the message that this one answers.")] = None,
-    message_id: Annotated[
-        str | None,
-        typer.Option("--id", help="Id of the message; a repeated id is delivered once.", show_default="a new id"),
-    ] = None,
-    wait: Annotated[
-        float,
-        typer.Option(click_type=Duration(), metavar="TIME", help="Time to wait for a router.", show_default="10s"),
-    ] = 10.0,
+    message_id: NewMessageId = None,
+    wait: Wait = 10.0,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
@@ -140,9 +146,7 @@ def _note(one: Recipient) -> str:
 
 
 def broadcast(
-    payload: Annotated[
-        str | None, typer.Argument(metavar="PAYLOAD", help="Payload as JSON; - reads it from standard input.")
-    ] = None,
+    payload: Payload = None,
     *,
     capability: Annotated[
         list[str] | None, typer.Option(help="Only agents with this capability; repeatable.", show_default=False)
@@ -160,23 +164,12 @@ def broadcast(
     message_type: Annotated[
         MessageType | None, typer.Option(help="Type of the message: broadcast, or a topic.", show_default="broadcast")
     ] = None,
-    sender: Annotated[str | None, typer.Option(metavar="ID", help="Id of the sender.", show_default="a new id")] = None,
-    priority: Annotated[Priority, typer.Option(help="Lane of the inbox.")] = Priority.NORMAL,
-    ttl: Annotated[
-        float | None,
-        typer.Option(
-            click_type=Duration(above=True), metavar="TIME", help="Time to live: 30s, 10m.", show_default="5m"
-        ),
-    ] = None,
-    correlation_id: Annotated[str | None, typer.Option(metavar="ID", help="Id of the conversation.")] = None,
-    message_id: Annotated[
-        str | None,
-        typer.Option("--id", help="Id of the message; a repeated id is delivered once.", show_default="a new id"),
-    ] = None,
-    wait: Annotated[
-        float,
-        typer.Option(click_type=Duration(), metavar="TIME", help="Time to wait for a router.", show_default="10s"),
-    ] = 10.0,
+    sender: Sender = None,
+    priority: InboxLane = Priority.NORMAL,
+    ttl: TimeToLive = None,
+    correlation_id: CorrelationId = None,
+    message_id: NewMessageId = None,
+    wait: Wait = 10.0,
     json: AsJson = False,
     redis_url: RedisUrl = None,
     namespace: Namespace = None,
@@ -222,7 +215,7 @@ def broadcast(
 
 
 def recipients(
-    message_id: Annotated[str, typer.Argument(help="Id of the message.", show_default=False)],
+    message_id: MessageId,
     *,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of recipients.")] = 50,
     cursor: Annotated[str | None, typer.Option(help="Continue from this cursor.")] = None,
@@ -316,7 +309,7 @@ def list_(
 
 
 def show(
-    message_id: Annotated[str, typer.Argument(help="Id of the message.", show_default=False)],
+    message_id: MessageId,
     *,
     json: AsJson = False,
     redis_url: RedisUrl = None,

@@ -64,6 +64,10 @@ class Answers:
         if len(self._expected) > self._kept:
             self._expected.popitem(last=False)
 
+    def forget(self, fact: Appended) -> None:
+        """Expect no answer to this fact any more."""
+        self._expected.pop(fact, None)
+
     def receive(self, facts: Iterable[Appended], answer: Answer) -> None:
         """Pass on an answer to one or more facts."""
         for fact in facts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -23,18 +23,27 @@ END_S = 10.0
 MESSAGE_TYPES = tuple(str(kind.value) for kind in MessageType)
 
 
+class RequestOptions(TypedDict, total=False):
+    """How a request is sent, see ``Client.request``."""
+
+    message_type: str
+    priority: PriorityName | Priority
+    correlation_id: str | None
+    traceparent: str | None
+
+
 def request_append(
     sender_id: str,
     receiver_id: str,
     payload: Any,
     *,
     timeout: float,
-    message_type: str,
-    priority: PriorityName | Priority,
-    correlation_id: str | None,
-    traceparent: str | None,
     caller: str,
     max_bytes: int,
+    message_type: str = MessageType.DIRECT,
+    priority: PriorityName | Priority = Priority.NORMAL,
+    correlation_id: str | None = None,
+    traceparent: str | None = None,
 ) -> Append:
     """Return the fact of a request; its ``message_id`` is new.
 

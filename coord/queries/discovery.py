@@ -106,7 +106,7 @@ async def find_agent_ids(
     if sets and (small := await _small_intersection(redis, keys, sets)) is not None:
         found = [one for one in small if (after is None or one > after) and one.score <= last][: limit + 1]
     else:
-        step = min(MOST, max(STEP, 4 * limit))
+        step = min(MOST, max(STEP, 2 * limit))
         while len(found) <= limit:
             positions = await read_step(redis, keys.of("agents:health"), after, step, newest_first=False)
             within = [one for one in positions if one.score <= last]

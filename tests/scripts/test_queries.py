@@ -27,6 +27,17 @@ async def test_what_is_not_there(cell: Cell) -> None:
     assert await queries.list_waiting_pools(redis, keys, {}) == (0, [])
 
 
+async def test_an_agent_with_very_many_metrics_is_read_as_a_whole(cell: Cell) -> None:
+    """Its record has more fields than are read at once; the agent beside it is in its place."""
+    await cell.register("a")
+    await cell.register("b")
+    metrics = {f"m{number}": float(number) for number in range(5_000)}
+    await cell.redis.hset(cell.keys.agent("a"), mapping={f"metric:{name}": value for name, value in metrics.items()})
+    found = await queries.get_agents(cell.redis, cell.keys, ["a", "b"])
+    assert [one and one.agent_id for one in found] == ["a", "b"]
+    assert [one and one.load_metrics for one in found] == [metrics, {}]
+
+
 async def test_a_log_whose_slot_has_moved_is_not_taken_for_an_empty_one(
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

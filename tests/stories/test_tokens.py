@@ -211,6 +211,14 @@ async def test_a_revoked_agent_stops_with_its_next_heartbeat(client: Client, mak
         await asyncio.wait_for(serving, PATIENT_S)
 
 
+async def test_a_request_with_a_revoked_token_is_refused_at_once(client: Client, victim: Agent) -> None:
+    """Its sender gets the error of the refusal, and does not wait until the request has timed out."""
+    await client.admin.revoke("victim", timeout=PATIENT_S)
+    request = asyncio.create_task(victim.request("receiver", {"n": 1}, timeout=1000 * PATIENT_S))
+    with pytest.raises(TokenInvalid, match="has no token"):
+        await asyncio.wait_for(request, PATIENT_S)
+
+
 async def test_a_rotated_token_is_read_from_its_file(
     cell: RunningCell, client: Client, make_agent: MakeAgent, settings: Settings, tmp_path: Path
 ) -> None:

@@ -8,16 +8,19 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from coord import queries
+from coord import Agent, Message, queries
 from coord.client.handle import TaskHandle
-from coord.errors import TaskFailed
+from coord.config import Settings
+from coord.errors import RequestFailed, TaskFailed
 from coord.keys import CONSUMES
 from coord.models.agents import AgentStatus, AgentType
 from coord.models.facts import AgentRegistered
@@ -129,8 +132,13 @@ async def test_three_languages_share_the_work(
 
 @each
 async def test_a_life(at: CellProcesses, tmp_path: Path, language: Language, request: pytest.FixtureRequest) -> None:
-    """A task is cancelled midway and another takes its place; a message is answered; SIGTERM lets what runs end."""
-    agent = await start(at, request.config, language, "a-1")
+    """A task is cancelled midway and another takes its place; a message is answered; SIGTERM lets what runs end.
+
+    Before that, the agent takes a master, accepts a link and sends requests along both.
+    """
+    async with friend_of(at) as friend:
+        agent = await start(at, request.config, language, "a-1", COORD_MASTER="friend")
+        await assert_links_and_requests(at, friend)
     first = await submit(at, tmp_path / "never")
     await until_state(at, first, TaskState.RUNNING)
     timeout_at = await at.redis.zscore(at.keys.of("limits"), first.task_id)
@@ -163,6 +171,36 @@ async def test_a_life(at: CellProcesses, tmp_path: Path, language: Language, req
     assert (await later.record()).state == TaskState.QUEUED  # nobody is left
     assert await at.client.cancel(later.task_id, timeout=30) == "accepted"
     await assert_balanced(at)
+
+
+@asynccontextmanager
+async def friend_of(at: CellProcesses) -> AsyncIterator[Agent]:
+    """Run an agent in this process that replies to each request with its payload."""
+    friend = Agent("friend", url=at.server.url, settings=replace(Settings(), namespace=at.keys.namespace))
+
+    @friend.on_request
+    async def answer(message: Message) -> Any:
+        return message.payload
+
+    async with friend:
+        yield friend
+
+
+async def assert_links_and_requests(at: CellProcesses, friend: Agent) -> None:
+    """It asks its master; it is refused along a link that there is not; it accepts the link, and asks along it."""
+
+    async def has_master() -> bool:
+        return (await at.client.links("a-1")).master == "friend"
+
+    await wait_until(has_master, "it has a master", 30)
+    ask = {"ask": "friend", "protocol": "hierarchical"}
+    assert await at.client.request("a-1", ask, timeout=60) == {"from": "a-1"}
+    ask = {"ask": "friend", "protocol": "peer_to_peer"}
+    with pytest.raises(RequestFailed) as refused:
+        await at.client.request("a-1", ask, timeout=60)
+    assert refused.value.code == "not_linked"
+    await friend.links.connect("a-1", timeout=60)
+    assert await at.client.request("a-1", ask, timeout=60) == {"from": "a-1"}
 
 
 @each

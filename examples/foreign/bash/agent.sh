@@ -4,6 +4,9 @@
 # Its capability is `digest`: wait until the file {"path": …} exists, as in a folder where other programs drop files
 # (they rename complete files into it), and return {"sha256": …, "bytes": …}. COORD_REDIS_URL is the URL of Redis.
 #
+# It answers each message with its payload; of the message {"ask": AGENT, "protocol": …} it first requests the answer from
+# that agent. It accepts every link, and takes the agent in COORD_MASTER as its master.
+#
 # It runs one task at a time. It declares no incarnation, so it need not list its leases, and an attempt may take an hour
 # if the task has no timeout. It keeps no cursor: it deletes the entries that it has handled, and the entries in its lanes
 # wait until there is room.
@@ -22,6 +25,8 @@ replies="${prefix}replies:$caller"
 last_answer=0-0 # id of the last answer that was read
 job='' job_lease='' job_task=''
 draining='' status_entry='' left_entry=''
+master=''       # to be set when the registry has answered
+declare -A asked # id of an own request -> id, sender and traceparent of the message that it is for
 link=new       # later: up, or down
 give_up_at=''  # time limit of the shutdown, in seconds since the start of this shell
 
@@ -46,6 +51,7 @@ append() { # stream type fact [caller NAME]
 }
 
 register() {
+    master=${COORD_MASTER:-}
     append in:registry agent.registered "$(jq -cn --arg id "$id" --argjson interval "$interval" '{
         agent_id: $id, agent_type: "worker", capabilities: ["digest"], tags: ["foreign"],
         capacity: 1, heartbeat_interval: $interval}')" caller "$caller" "${token[@]}" >/dev/null
@@ -111,7 +117,13 @@ stop() { # lease reason
     fi
 }
 
-answered() { # facts code message
+answered() { # stream facts code message
+    if [[ $1:$3 == in:registry: && $master ]]; then # the registry knows it now
+        append in:links master.set "$(jq -cn --arg me "$id" --arg master "$master" '{agent_id: $me, master_id: $master}')" \
+            "${token[@]}" >/dev/null
+        master=''
+    fi
+    shift
     [[ " $1 " == *" $status_entry "* ]] && status_entry=''
     [[ " $1 " == *" $left_entry "* ]] && left_entry=''
     case $2 in
@@ -121,27 +133,56 @@ answered() { # facts code message
     esac
 }
 
+# Sends the reply to a message.
+reply() { # message sender trace payload failed
+    append in:messages:normal message.sent "$(jq -cn --arg id "$1" --arg me "$id" --arg to "$2" --arg trace "$3" \
+        --argjson payload "$4" --arg failed "${5:-}" '{message_id: ($id[:122] + ".reply"), sender_id: $me, receiver_id: $to,
+        reply_to: $id, payload: $payload, failed: ($failed == "1")}
+        + if $trace == "" then {} else {traceparent: $trace} end')" "${token[@]}" >/dev/null
+}
+
+# Answers a message with its own payload (a ping also with the id), or with what another agent replies to a request.
+# Answers and broadcasts are not answered.
+answer_message() { # message sender type protocol reply_to trace data failed
+    local question sender trace
+    if [[ $5 && ${asked[$5]:-} ]]; then
+        IFS=' ' read -r question sender trace <<<"${asked[$5]}"
+        reply "$question" "$sender" "$trace" "$7" "$8"
+        unset "asked[$5]"
+    elif [[ $5 || $4 == broadcast ]]; then
+        return
+    elif jq -e 'type == "object" and has("ask")' <<<"$7" >/dev/null; then
+        asked[${1:0:122}.ask]="$1 $2 $6"
+        append in:messages:normal message.sent "$(jq -c --arg id "$1" --arg me "$id" --arg trace "$6" '{
+            message_id: ($id[:122] + ".ask"), sender_id: $me, receiver_id: .ask, protocol, reply_by: 10, caused_by: $id,
+            payload: {from: $me}} + if $trace == "" then {} else {traceparent: $trace} end' <<<"$7")" "${token[@]}" >/dev/null
+    else
+        reply "$1" "$2" "$6" "$(jq -c --arg me "$id" --arg type "$3" \
+            'if $type == "heartbeat" then . + {agent_id: $me} else . end' <<<"$7")"
+    fi
+}
+
 # Reads and handles lanes and answers, highest lane first: one line per entry, with the fields separated by a character
 # that JSON never contains.
 read_entries() {
-    local entries stream entry type task lease order reason sender message expires reply_to protocol trace fact code text data
+    local entries stream entry type task lease order reason sender message expires reply_to protocol trace fact code text
+    local answering change other failed data
     local waits=''
     entries=$(redis --json XREAD COUNT 64 BLOCK 500 STREAMS "${lanes[@]}" "$replies" 0 0 0 0 "$last_answer") || return 1
-    while IFS=$'\x1f' read -r stream entry type task lease order reason sender message expires reply_to protocol trace fact code text data; do
+    while IFS=$'\x1f' read -r stream entry type task lease order reason sender message expires reply_to protocol trace \
+        fact code text answering change other failed data; do
         case $stream:${lease:+lease}:$order in
-            "$replies":*) last_answer=$entry; answered "$fact" "$code" "$text" ;;
+            "$replies":*) last_answer=$entry; answered "$answering" "$fact" "$code" "$text" ;;
             *:lease:) assigned "$stream" "$entry" "$task" "$lease" "$data"; waits=1 ;;
             *)
                 [[ $order == stop_task ]] && stop "$lease" "$reason"
                 # A message that has expired is left to the router, which records that.
                 [[ $message && $(redis TIME | head -n 1)000 -ge $expires ]] && { waits=1; continue; }
-                # Answers a message with its own payload, unless it is an answer or a broadcast; a ping also with the id.
-                [[ $message && ! $reply_to && $protocol != broadcast ]] &&
-                    append in:messages:normal message.sent "$(jq -cn --arg id "$message" --arg me "$id" --arg to "$sender" \
-                        --arg type "$type" --arg trace "$trace" --argjson payload "$data" \
-                        '{message_id: ($id[:122] + ".reply"), sender_id: $me, receiver_id: $to, reply_to: $id,
-                        payload: (if $type == "heartbeat" then $payload + {agent_id: $me} else $payload end)}
-                        + if $trace == "" then {} else {traceparent: $trace} end')" "${token[@]}" >/dev/null
+                [[ $message ]] &&
+                    answer_message "$message" "$sender" "$type" "$protocol" "$reply_to" "$trace" "$data" "$failed"
+                [[ $order:$change == link_changed:requested ]] &&
+                    append in:links link.accepted "$(jq -cn --arg me "$id" --arg other "$other" \
+                        '{agent_id: $me, peer_id: $other}')" "${token[@]}" >/dev/null
                 redis XDEL "$stream" "$entry" >/dev/null
                 ;;
         esac
@@ -149,7 +190,7 @@ read_entries() {
         | .[0] as $entry | .[1] as $flat
         | ([range(0; $flat | length; 2) | {key: $flat[.], value: $flat[. + 1]}] | from_entries)
         | [$stream, $entry, .message_type, .task_id, .lease, .order, .reason, .sender_id, .id, .expires_at, .reply_to,
-           .protocol, .traceparent, .fact, .code, .message, (.data // "null" | fromjson | tojson)]
+           .protocol, .traceparent, .fact, .code, .message, .stream, .change, .agent_id, .failed, (.data // "null" | fromjson | tojson)]
         | map(. // "" | gsub("[\u0001-\u001f]"; " ")) | join("\u001f")' "${lanes[@]}" "$replies" <<<"$entries")
     [[ $waits ]] && sleep 0.1 # while entries wait, XREAD does not block
     return 0

@@ -2,6 +2,9 @@
 //
 // Its capability is `digest`: wait until the file {"path": …} exists, as in a folder where other programs drop files
 // (they rename complete files into it), and return {"sha256": …, "bytes": …}. COORD_REDIS_URL is the URL of Redis.
+//
+// It answers each message with its payload; of the message {"ask": AGENT, "protocol": …} it first requests the answer from
+// that agent. It accepts every link, and takes the agent in COORD_MASTER as its master.
 
 import { createHash, randomUUID } from 'node:crypto';
 import { access, readFile } from 'node:fs/promises';
@@ -13,7 +16,10 @@ const url = process.env.COORD_REDIS_URL ?? 'redis://127.0.0.1:6379';
 const prefix = `{${process.env.COORD_NAMESPACE ?? 'coord'}}:`;
 const intervalMs = 1000 * Number(process.env.COORD_HEARTBEAT_INTERVAL_S ?? 5);
 const answerMs = 1000 * Number(process.env.COORD_ANSWER_TIMEOUT_S ?? 10);
+const master = process.env.COORD_MASTER;
 const CAPACITY = 4;
+// Seconds that another agent has to reply to a request.
+const REPLY_S = 10;
 const BLOCK_MS = 1000;
 // Milliseconds that running work gets to finish at shutdown, and that the last facts get to reach the registry.
 const [GRACE_MS, LEAVE_MS] = [30_000, 10_000];
@@ -32,7 +38,9 @@ const waiting = new Map(); // lease -> attempt: read, not claimed yet
 const held = new Map(); // lease -> attempt: from before its claim until its report is appended
 const outcomes = new Map(); // lease -> [type, fact]: latest outcomes
 const answers = new Map(); // entry id in in:registry of an own fact -> '' or an error code
+const asked = new Map(); // id of an own request -> the message that it is for
 let isDraining = false;
+let needsMaster = false; // it has registered, and has not set its master since
 let aheadMs = 0; // the server's clock minus performance.now()
 
 // One connection for blocking reads, one for everything else. They reconnect automatically, also if the server does not
@@ -90,6 +98,7 @@ async function append(stream, type, fact, withCaller = false) {
 
 // Registers; a repeated registration with the same incarnation is a refresh.
 function register() {
+  needsMaster = Boolean(master);
   return append('in:registry', 'agent.registered', {
     ...me, agent_type: 'worker', capabilities: ['digest'], tags: ['foreign'],
     capacity: CAPACITY, heartbeat_interval: intervalMs / 1000,
@@ -149,6 +158,10 @@ function onAnswer({ stream, fact, code = '', message }) {
   if (code === 'unknown_agent') register();
   else if (code && code !== 'agent_not_found') fail(`${code}: ${message}`); // agent_not_found: it has left already
   if (stream !== 'in:registry') return; // an entry id is unique in its stream only
+  if (!code && needsMaster) { // the registry knows it now
+    needsMaster = false;
+    append('in:links', 'master.set', { agent_id: agentId, master_id: master });
+  }
   for (const entry of fact.split(' ')) answers.set(entry, code);
   while (answers.size > KEPT) answers.delete(answers.keys().next().value);
 }
@@ -163,9 +176,11 @@ function onEntry(lane, entry, fields) {
   } else if (order === 'list_leases') {
     const leases = Object.fromEntries([...held].map(([key, attempt]) => [key, attempt.fields.task_id]));
     append('in:registry', 'agent.leases_listed', { ...me, ask: fields.ask, leases });
+  } else if (order === 'link_changed' && fields.change === 'requested') {
+    append('in:links', 'link.accepted', { agent_id: agentId, peer_id: fields.agent_id });
   } else if (message) {
     if (performance.now() + aheadMs >= Number(fields.expires_at)) return undefined; // the router removes it
-    return reply(fields).then(() => forget(lane, entry)); // a message is deleted after it was handled
+    return onMessage(fields).then(() => forget(lane, entry)); // a message is deleted after it was handled
   }
   return forget(lane, entry);
 }
@@ -187,14 +202,32 @@ function offer(attempt) {
   if (isDraining) giveBack(lease, 'the agent is draining');
 }
 
-// Answers a message with its own payload, unless it is an answer or a broadcast; a ping also with the id.
-async function reply({ id, sender_id, reply_to, protocol, message_type, traceparent, data }) {
-  if (reply_to || protocol === 'broadcast') return;
-  const message_id = `${id.slice(0, 122)}.reply`; // the same if handled twice
+// Answers a message with its own payload (a ping also with the id), or with what another agent replies to a request.
+async function onMessage(fields) {
+  const { id, reply_to, protocol, message_type, data } = fields;
   const payload = JSON.parse(data);
-  await append('in:messages:normal', 'message.sent', {
-    message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, traceparent,
-    payload: message_type === 'heartbeat' ? { ...payload, agent_id: agentId } : payload,
+  if (asked.has(reply_to)) {
+    await reply(asked.get(reply_to), payload, fields.failed);
+    asked.delete(reply_to);
+  } else if (reply_to || protocol === 'broadcast') {
+    return; // answers and broadcasts are not answered
+  } else if (payload?.ask) {
+    const message_id = `${id.slice(0, 122)}.ask`; // the same if handled twice
+    asked.set(message_id, fields);
+    await append('in:messages:normal', 'message.sent', {
+      message_id, sender_id: agentId, receiver_id: payload.ask, protocol: payload.protocol, reply_by: REPLY_S,
+      caused_by: id, traceparent: fields.traceparent, payload: { from: agentId },
+    });
+  } else {
+    await reply(fields, message_type === 'heartbeat' ? { ...payload, agent_id: agentId } : payload);
+  }
+}
+
+// Sends the reply to a message.
+function reply({ id, sender_id, traceparent }, payload, failed) {
+  const message_id = `${id.slice(0, 122)}.reply`; // the same if handled twice
+  return append('in:messages:normal', 'message.sent', {
+    message_id, sender_id: agentId, receiver_id: sender_id, reply_to: id, traceparent, payload, failed: failed === '1',
   });
 }
 

@@ -2,6 +2,9 @@
 
 Its capability is `digest`: wait until the file `{"path": …}` exists, as in a folder where other programs drop files
 (they rename complete files into it), and return `{"sha256": …, "bytes": …}`. COORD_REDIS_URL is the URL of Redis.
+
+It answers each message with its payload; of the message `{"ask": AGENT, "protocol": …}` it first requests the answer
+from that agent. It accepts every link, and takes the agent in COORD_MASTER as its master.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ URL = os.environ.get("COORD_REDIS_URL", "redis://127.0.0.1:6379")
 # Goes with each fact about this agent; without a token, nothing does.
 TOKEN: dict[Any, Any] = {"token": token} if (token := os.environ.get("COORD_AGENT_TOKEN")) else {}
 PREFIX = "{" + os.environ.get("COORD_NAMESPACE", "coord") + "}:"
+MASTER = os.environ.get("COORD_MASTER")
 INTERVAL_S = float(os.environ.get("COORD_HEARTBEAT_INTERVAL_S", "5"))
 ANSWER_S = float(os.environ.get("COORD_ANSWER_TIMEOUT_S", "10"))
 LANES = ("critical", "high", "normal", "low")
 CAPACITY = 4
+#: Seconds that another agent has to reply to a request.
+REPLY_S = 10
 BLOCK_MS = 1_000
 #: Seconds that running work gets to finish at shutdown, and that the last facts get to reach the registry.
 GRACE_S, LEAVE_S = 30.0, 10.0
@@ -92,7 +98,9 @@ class Agent:
         self.answers_changed = asyncio.Condition()
         self.jobs: set[asyncio.Task[None]] = set()
         self.failure: asyncio.Future[None] | None = None  # error of a job
+        self.asked: dict[str, Fields] = {}  # id of an own request -> the message that it is for
         self.is_draining = False
+        self.needs_master = False  # it has registered, and has not set its master since
         self.ahead_ms = 0.0  # the server's clock minus time.monotonic
 
     # Append facts.
@@ -121,6 +129,7 @@ class Agent:
 
     async def register(self) -> str:
         """Register; a repeated registration with the same incarnation is a refresh."""
+        self.needs_master = MASTER is not None
         fact = {
             "agent_id": self.agent_id, "agent_type": "worker", "incarnation": self.incarnation,
             "capabilities": ["digest"], "tags": ["foreign"], "capacity": CAPACITY, "heartbeat_interval": INTERVAL_S,
@@ -178,6 +187,9 @@ class Agent:
             await self.register()
         elif code not in ("", "agent_not_found"):  # agent_not_found: it has left already
             raise Fatal(f"{code}: {fields['message']}")
+        elif not code and self.needs_master and fields["stream"] == "in:registry":  # the registry knows it now
+            self.needs_master = False
+            await self.append("in:links", "master.set", {"agent_id": self.agent_id, "master_id": MASTER})
         async with self.answers_changed:
             if (
                 fields["stream"] == "in:registry"
@@ -201,10 +213,14 @@ class Agent:
                 self.held[lease].stop(reason)
         elif order == "list_leases":
             self.start(self.list_leases(fields["ask"]))
+        elif order == "link_changed":
+            if fields["change"] == "requested":
+                fact = {"agent_id": self.agent_id, "peer_id": fields["agent_id"]}
+                await self.append("in:links", "link.accepted", fact)
         elif "id" in fields:
             if time.monotonic() * 1000 + self.ahead_ms >= int(fields["expires_at"]):
                 return  # the router removes it, and records that it expired
-            await self.reply(fields)
+            await self.on_message(fields)
         with suppress(errors.RedisError, OSError):  # after an error it is read again, which changes nothing
             await self.redis.xdel(self.lanes[lane], entry)
 
@@ -226,17 +242,33 @@ class Agent:
         fact = {"agent_id": self.agent_id, "incarnation": self.incarnation, "ask": ask, "leases": leases}
         await self.append("in:registry", "agent.leases_listed", fact)
 
-    async def reply(self, fields: Fields) -> None:
-        """Answer a message with its own payload (a ping also with the id), unless it is an answer or a broadcast."""
-        if "reply_to" in fields or fields.get("protocol") == "broadcast":
-            return
-        payload = json.loads(fields["data"])
-        if fields["message_type"] == "heartbeat":
-            payload |= {"agent_id": self.agent_id}
+    async def on_message(self, fields: Fields) -> None:
+        """Answer with the payload (a ping also with the id), or with what another agent replies to a request."""
+        payload, reply_to = json.loads(fields["data"]), fields.get("reply_to", "")
+        if reply_to in self.asked:
+            await self.reply(self.asked[reply_to], payload, failed="failed" in fields)
+            del self.asked[reply_to]
+        elif reply_to or fields.get("protocol") == "broadcast":
+            return  # answers and broadcasts are not answered
+        elif isinstance(payload, dict) and "ask" in payload:
+            message_id = f"{fields['id'][:122]}.ask"  # the same if it is handled twice
+            self.asked[message_id] = fields
+            fact = {
+                "message_id": message_id, "sender_id": self.agent_id, "receiver_id": payload["ask"],
+                "protocol": payload.get("protocol"), "reply_by": REPLY_S, "caused_by": fields["id"],
+                "payload": {"from": self.agent_id}, "traceparent": fields.get("traceparent"),
+            }  # fmt: skip
+            await self.append("in:messages:normal", "message.sent", fact)
+        else:
+            more = {"agent_id": self.agent_id} if fields["message_type"] == "heartbeat" else None
+            await self.reply(fields, payload | more if more else payload)
+
+    async def reply(self, fields: Fields, payload: Any, *, failed: bool = False) -> None:
+        """Send the reply to a message."""
         fact = {
             "message_id": f"{fields['id'][:122]}.reply",  # the same if it is handled twice
             "sender_id": self.agent_id, "receiver_id": fields["sender_id"], "reply_to": fields["id"],
-            "payload": payload, "traceparent": fields.get("traceparent"),
+            "payload": payload, "failed": failed, "traceparent": fields.get("traceparent"),
         }  # fmt: skip
         await self.append("in:messages:normal", "message.sent", fact)
 
