@@ -30,7 +30,10 @@ class Role(StrEnum):
 
 
 class Family(NamedTuple):
-    """What each role does with keys: ``a`` appends an entry, ``d`` deletes entries, ``r`` reads, ``w`` writes."""
+    """What each role does with a family of keys.
+
+    ``a`` appends an entry, ``r`` reads, ``w`` writes, ``c`` counts entries without reading them, ``d`` deletes entries.
+    """
 
     kind: str  #: type of the keys
     agent: str = ""
@@ -41,17 +44,17 @@ class Family(NamedTuple):
 
 #: family -> its row; ``*`` is a variable part, ``{agent}`` in the column of agents their own id.
 FAMILIES: dict[str, Family] = {
-    "in:registry": Family("stream", agent="a", gateway="a", operator="r"),
-    "in:beats": Family("stream", agent="a", gateway="a", operator="r"),
-    "in:reports": Family("stream", agent="a", operator="r"),
-    "in:requests": Family("stream", client="a", operator="ar"),
-    "in:losses": Family("stream", operator="r"),
-    "in:tasks:*": Family("stream", client="ar", gateway="ar", operator="ar"),
-    "in:messages:*": Family("stream", agent="a", client="a", operator="ar"),
-    "in:links": Family("stream", agent="a", operator="r"),
-    "in:control:distributor": Family("stream", gateway="a", operator="ar"),
-    "in:control:registry": Family("stream", operator="ar"),
-    "in:control:router": Family("stream", operator="ar"),
+    "in:registry": Family("stream", agent="a", gateway="ac", operator="r"),
+    "in:beats": Family("stream", agent="a", gateway="ac", operator="r"),
+    "in:reports": Family("stream", agent="a", gateway="rc", operator="r"),
+    "in:requests": Family("stream", client="a", gateway="rc", operator="ar"),
+    "in:losses": Family("stream", gateway="rc", operator="r"),
+    "in:tasks:*": Family("stream", client="ar", gateway="arc", operator="ar"),
+    "in:messages:*": Family("stream", agent="a", client="a", gateway="c", operator="ar"),
+    "in:links": Family("stream", agent="a", gateway="c", operator="r"),
+    "in:control:distributor": Family("stream", gateway="ac", operator="ar"),
+    "in:control:registry": Family("stream", gateway="c", operator="ar"),
+    "in:control:router": Family("stream", gateway="c", operator="ar"),
     "agent:*": Family("hash", gateway="r", operator="r"),
     "agents:active": Family("set", gateway="r", operator="r"),
     "agents:all": Family("set", gateway="r", operator="r"),
@@ -75,20 +78,22 @@ FAMILIES: dict[str, Family] = {
     "unclaimed": Family("zset", operator="r"),
     "suspended": Family("hash", gateway="r", operator="r"),
     "tasks:terminal": Family("zset", operator="r"),
-    "tasks:dead": Family("zset", operator="r"),
+    "tasks:dead": Family("zset", gateway="c", operator="r"),
     "tasks:relieved": Family("string", operator="r"),
     "tasks:refused": Family("zset", operator="r"),
     "tombstones": Family("zset", operator="r"),
     "counters": Family("hash", gateway="r", operator="r"),
+    "histograms": Family("hash", gateway="r", operator="r"),
+    "task_types": Family("hash", gateway="r", operator="r"),
     "inbox:{agent}:*": Family("stream", agent="rd", operator="r"),
     "message:*": Family("hash", client="r", operator="r"),
-    "messages:dead": Family("zset", operator="r"),
+    "messages:dead": Family("zset", gateway="c", operator="r"),
     "messages:expiring": Family("zset", operator="r"),
     "recipients:*": Family("list", client="r", operator="r"),
     "outcomes:*": Family("list", client="r", operator="r"),
     "copies:*": Family("hash", client="r", operator="r"),
     "conversation:*": Family("zset", client="r", operator="r"),
-    "requests": Family("zset", operator="r"),
+    "requests": Family("zset", gateway="c", operator="r"),
     "history:*": Family("stream", operator="r"),
     "links:{agent}": Family("hash", agent="r", operator="r"),
     "masters": Family("hash", agent="r", operator="r"),
@@ -102,7 +107,7 @@ FAMILIES: dict[str, Family] = {
     "workers:*": Family("zset", gateway="r", operator="r"),
     "workers:gateway": Family("zset", gateway="w"),
     "waiting": Family("hash", gateway="r", operator="r"),
-    "dead:in": Family("stream", operator="r"),
+    "dead:in": Family("stream", gateway="c", operator="r"),
     "log:agents": Family("stream", operator="r"),
     "log:messages": Family("stream", operator="r"),
     "log:tasks": Family("stream", gateway="r", operator="r"),
@@ -117,7 +122,7 @@ FAMILIES: dict[str, Family] = {
 
 #: type of a key -> the commands that read it.
 READS: dict[str, tuple[str, ...]] = {
-    "stream": ("xread", "xrange", "xrevrange", "xlen", "xinfo|stream", "xinfo|groups"),
+    "stream": ("xread", "xrange", "xrevrange", "xlen", "xpending", "xinfo|stream", "xinfo|groups"),
     "hash": ("hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"),
     "set": ("smembers", "sismember", "smismember", "scard", "sscan", "sinter", "sintercard"),
     "zset": (
@@ -140,6 +145,8 @@ WRITES: dict[str, tuple[str, ...]] = {
     "hash": ("hset", "pexpire"),
     "zset": ("zadd", "zrem", "zremrangebyscore"),
 }
+#: type of a key -> the commands that count its entries, and read none of them: facts of agents have their tokens.
+COUNTS: dict[str, tuple[str, ...]] = {"stream": ("xlen", "xpending"), "zset": ("zcard",)}
 #: Commands that read a key of any type.
 _READS_OF_ANY = ("exists", "pttl", "memory|usage")
 #: role -> the commands of ``READS`` that it sends; a role that is not here sends all of them, and ``_READS_OF_ANY``.
@@ -217,6 +224,9 @@ def rules(role: Role, namespace: str, own_id: str | None = None, *, selects: boo
         wanted = [command for command in (*commands, *_READS_OF_ANY) if command in sends]
         read = (keys[family] for family, row in FAMILIES.items() if row.kind == kind and "r" in access[family])
         found += _selector(wanted, "%R~", read)
+    for kind, commands in COUNTS.items():
+        counted = (keys[family] for family, row in FAMILIES.items() if row.kind == kind and "c" in access[family])
+        found += _selector(commands, "%R~", counted)
     return found
 
 

@@ -105,6 +105,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: terminal and ``json`` elsewhere.
     log_format: Literal["auto", "json", "console"] = "auto"
 
+    #: Record spans with OpenTelemetry in gateways, clients and agents; needs the extra ``coord[otel]``.
+    #: ``OTEL_TRACES_EXPORTER`` and the other variables of OpenTelemetry say where they go.
+    tracing: bool = False
+
     # Workers
 
     #: Maximum number of facts that a worker handles in one round trip. Large enough to hide the latency of the round

@@ -83,8 +83,9 @@ task:{id}                             hash    state, submission (priority caller
                                               start_by timeout_at placement, spaces between, 0 for no limit; entry:
                                               inbox id, has_alarm: 1 if it may have an alarm, placement: JSON; start_by
                                               and timeout_at on the clock of attempts)
-                                              started_at cancel_at cancel_by (on that clock) progress progress_at (ms of
-                                              its last event) attempts (one JSON object a line) result error (JSON)
+                                              started_at cancel_at cancel_by (on that clock) queued_at (ms: it waits
+                                              since then, after a delay, a retry or a replay) progress progress_at (ms
+                                              of its last event) attempts (one JSON object a line) result error (JSON)
                                               finished_at replay_id (the request that last replayed it) entry (of a
                                               refused submission) dropped (1: result, progress and most of the body were
                                               dropped to free memory). No TTL: the index of its outcome owns it
@@ -117,7 +118,8 @@ tasks:refused                         zset    task -> ms at which it was refused
                                               together: after 1 h, or if there are too many
 tombstones                            zset    task -> ms of a cancel that arrived before its task
 counters                              hash    {state}:{priority} (gauge for an unfinished state, total for an outcome);
-                                              totals: submitted:{priority} retried released replayed reports_duplicate
+                                              totals: submitted:{priority} replayed:{priority} retried released replayed
+                                              reports_duplicate
                                               reports_stale messages_delivered messages_dead messages_replayed
                                               requests_timed_out buried unburied tokens_refused results_dropped
                                               results_dropped_bytes; backlog_bytes; pools_rev; task_events (ever written
@@ -125,6 +127,13 @@ counters                              hash    {state}:{priority} (gauge for an u
                                               removed) forgotten_at (ms of the last removal)
                                               plans_refused (the agent was not as the plan saw it) plans_late (the task
                                               had left its queue). All scripts, also the registry's, update them
+histograms                            hash    {name}:{bucket} (observations; a bucket is its upper bound in ms, or inf)
+                                              and {name}:sum (ms) of durations of tasks: wait:{priority}, until it is
+                                              assigned; distribution, from there until it starts; run:{how}, from
+                                              there until the attempt ends: completed, or how it ended else. See
+                                              ``workers/lua/lib/histograms.lua``
+task_types                            hash    task type -> tasks ever admitted; of 1,000 types, further ones under no
+                                              name
 ====================================  ======  ==============================================================
 
 Delivery, written by the router; assignments by the distributor, orders to agents by it and by the registry
@@ -272,6 +281,8 @@ WITHOUT_TTL: tuple[str, ...] = (
     "tasks:*",
     "tombstones",
     "counters",
+    "histograms",
+    "task_types",
     "inbox:*",
     "lanes",
     "lanes:*",

@@ -6,7 +6,7 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.message import Message
 from typing import Any, NamedTuple
 
@@ -28,6 +28,10 @@ class HttpCaller:
     async def get(self, path: str, **headers: str) -> HttpAnswer:
         """GET; underscores in the names of headers are hyphens."""
         return await asyncio.to_thread(self._call, "GET", path, None, headers)
+
+    async def text(self, path: str, **headers: str) -> HttpAnswer:
+        """GET what is not JSON: its body is text."""
+        return await asyncio.to_thread(self._call, "GET", path, None, headers, bytes.decode)
 
     async def post(self, path: str, body: Any = None, **headers: str) -> HttpAnswer:
         """POST this as JSON, or nothing."""
@@ -55,13 +59,20 @@ class HttpCaller:
         """Whether Redis and all workers are there."""
         return (await self.get("/health")).status == 200
 
-    def _call(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]) -> HttpAnswer:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        read: Callable[[bytes], Any] = json.loads,
+    ) -> HttpAnswer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = f"http://127.0.0.1:{self.port}{path}"
         request = urllib.request.Request(url, data=data, headers=named, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 -- the same
-                return HttpAnswer(answer.status, _lower(answer.headers), json.loads(answer.read()))
+                return HttpAnswer(answer.status, _lower(answer.headers), read(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
                 return HttpAnswer(error.code, _lower(error.headers), json.loads(error.read()))

@@ -252,17 +252,18 @@ class Distributor(Service):
     def admit(self, batch: list[ReceivedFact[Any]]) -> Call[TaskBatch]:
         """``admit`` for a batch of submissions; the plan of this round trip already includes them."""
         definitions: dict[str, bytes] = {}
+        types: dict[str, str] = {}
 
         def pool_of(fact: TaskSubmitted) -> str:
             pool, definition = self._pool_of(fact)
-            definitions[pool] = definition
+            definitions[pool], types[pool] = definition, fact.task_type
             return pool
 
         submissions = [submission for received in batch for submission in submissions_of(received, pool_of)]
         is_full = self.memory.is_nearly_full
         if not is_full:
             self._expect(submissions)
-        return word_for_each(batch, self.cell.scripts.admit(submissions, definitions, nearly_full=is_full))
+        return word_for_each(batch, self.cell.scripts.admit(submissions, definitions, types, nearly_full=is_full))
 
     def _expect(self, submissions: list[Submission]) -> None:
         """Let the planner know of tasks that are about to wait."""

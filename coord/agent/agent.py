@@ -13,6 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
+from coord import spans
 from coord.agent.handlers import Handler, check_hook, check_message_handler, read_handler
 from coord.agent.links import AgentLinks, LinkRequestHandler
 from coord.agent.messages import MessageHandler, MessageHandlers
@@ -555,6 +556,8 @@ class Agent:
         return await Session.open(spec, *locate(self.settings, self._url))
 
     async def _begin(self, *, is_patient: bool) -> Session:
+        if self.settings.tracing:
+            spans.enable()
         self._warn_without_handlers()
         spec = AgentSpec(
             self._registration(new_id()),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from coord import spans
 from coord.agent.handlers import Handler, call_caught, describe, name_of
 from coord.agent.reports import Reports
 from coord.agent.task import Attempt, NonRetryable, Release, Retryable, Task
@@ -126,10 +127,13 @@ class Runner:
         self._running[attempt.lease] = attempt
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(STARTED_S, self._sweep)
+        function = handler.call
+        if spans.recorder is not None:
+            function = _recorded(spans.recorder, self._agent_id, handler, attempt)
         if handler.is_async:
-            attempt.future = self._loop.create_task(self._run(handler.call, args, attempt))
+            attempt.future = self._loop.create_task(self._run(function, args, attempt))
         else:
-            call: tuple[Any, ...] = (call_caught, handler.call, args)
+            call: tuple[Any, ...] = (call_caught, function, args)
             if attempt.traceparent is not None:
                 call = (_call_within, Work(traceparent=attempt.traceparent), *call)
             attempt.future = self._loop.run_in_executor(self._threads, *call)
@@ -304,6 +308,28 @@ class Runner:
             f"agent '{self._agent_id}' has no handler for task_type '{task_type}' (it has: {known}); add "
             f"@agent.task('{task_type}') to it, or submit with requirements that only fitting agents meet"
         )
+
+
+def _recorded(recorder: spans.Recorder, agent_id: str, handler: Handler, attempt: Attempt) -> Callable[..., Any]:
+    """Return a handler that runs within a span; what it submits and sends belongs to that span."""
+    attributes: spans.Attributes = {
+        "coord.task_id": attempt.task_id,
+        "coord.task_type": attempt.task_type,
+        "coord.agent_id": agent_id,
+        "coord.attempt": attempt.number,
+    }
+    name = f"coord.handle {attempt.task_type}"
+
+    async def run(*args: Any) -> Any:
+        with recorder.span(name, attempt.traceparent, "consumer", attributes) as span:
+            current_work.set(Work(traceparent=span.traceparent or attempt.traceparent))
+            return await handler.call(*args)
+
+    def call(*args: Any) -> Any:
+        with recorder.span(name, attempt.traceparent, "consumer", attributes) as span:
+            return _call_within(Work(traceparent=span.traceparent or attempt.traceparent), handler.call, *args)
+
+    return run if handler.is_async else call
 
 
 def _call_within(work: Work, call: Callable[..., Any], *args: Any) -> Any:

@@ -62,7 +62,7 @@ def events(
 
     async def read(client: Client) -> None:
 
-        following = client.events(since=_start(since), follow=follow, on_outage=hint)
+        following = client.events(since=start_of(since), follow=follow, on_outage=hint)
         async with aclosing(following) as stream:
             async for event in stream:
                 if matches(event):
@@ -71,7 +71,8 @@ def events(
     ask(read, redis_url=redis_url, namespace=namespace)
 
 
-def _start(text: str | None) -> str | None:
+def start_of(text: str | None) -> str | None:
+    """Return the id of the entry after which to begin, from the option --since."""
     if text is None or _EVENT_ID.fullmatch(text):
         return text
     if text == "0":

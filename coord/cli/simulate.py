@@ -14,6 +14,7 @@ from coord.cli.exit_codes import ExitCode
 from coord.cli.output import hint, write_candidates, write_fields, write_items, write_json, write_line, write_table
 from coord.cli.parse import StrategyName
 from coord.cli.session import ask
+from coord.cli.spans import spans
 from coord.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -311,6 +312,7 @@ def _write_advice(advice: list[Advice]) -> None:
 trace = group("trace", "Record what happened in a cell.")
 register(trace, export)
 register(trace, plans)
+register(trace, spans)
 simulate = group("simulate", "Try strategies, weights and fleets on a virtual clock; replay recorded plans.")
 register(simulate, compare)
 register(simulate, recommend)

@@ -14,7 +14,9 @@ from contextlib import ExitStack, aclosing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from coord import queries
+from msgspec.structs import replace
+
+from coord import queries, spans
 from coord.arguments import as_list, as_seconds
 from coord.client.admin import Admin
 from coord.client.agents import AgentReads
@@ -32,6 +34,7 @@ from coord.client.submission import (
 )
 from coord.config import Settings
 from coord.connection import reading
+from coord.context import current_work
 from coord.errors import (
     CoordError,
     EntryNotFound,
@@ -45,6 +48,7 @@ from coord.models.events import Event
 from coord.models.explanations import Explanation, WaitingCounts
 from coord.models.ids import check_id
 from coord.models.plans import Plans
+from coord.models.statistics import CellStatistics
 from coord.models.tasks import TaskRecord, TaskState, TaskSubmitted
 from coord.models.traces import Trace
 from coord.streams import Append
@@ -79,9 +83,11 @@ class Client(AgentReads, Messaging):
         Raises:
             ServerUnavailable: no Redis answers within ``reach_s`` seconds.
             ConfigError: the server refuses the credentials, or its certificate is not trusted; or the client is open
-                in another event loop.
+                in another event loop; or ``settings.tracing`` is on and ``coord[otel]`` is not installed.
             ServerUnfit: the server refuses a PING permanently, for example to a user without the permission.
         """
+        if self.settings.tracing:
+            spans.enable()
         await self.connection.open()
 
     async def close(self) -> None:
@@ -130,6 +136,8 @@ class Client(AgentReads, Messaging):
             ServerUnavailable, ServerFull: Redis does not answer, or is out of memory.
         """
         spec = spec_of({"task_type": task_type, "payload": {} if payload is None else payload, **options})
+        if spans.recorder is not None:
+            return (await self._submit_traced(spans.recorder, [spec]))[0]
         return (await self._submit([task_append(spec, self.caller, self.settings.max_entry_bytes)]))[0]
 
     async def submit_many(self, specs: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskHandle]:
@@ -143,6 +151,27 @@ class Client(AgentReads, Messaging):
         """
         if not isinstance(specs, Iterable):
             raise FactInvalid(f"specs: expected tasks, each a TaskSpec or a mapping, not {type(specs).__name__}")
+        if spans.recorder is not None:
+            return await self._submit_traced(spans.recorder, [spec_of(spec) for spec in specs])
+        return await self._submit_all(specs)
+
+    async def _submit_traced(self, recorder: spans.Recorder, specs: list[TaskSpec]) -> list[TaskHandle]:
+        """Submit tasks within a span, to which they belong; several that have a place in a trace already keep it."""
+        parent = specs[0].traceparent if len(specs) == 1 else None
+        if parent is None and (work := current_work.get()) is not None:
+            parent = work.traceparent
+        types = dict.fromkeys(str(spec.task_type) for spec in specs)
+        attributes: spans.Attributes = {"coord.tasks": len(specs), "coord.task_types": " ".join([*types][:10])}
+        with recorder.span("coord.submit", parent, "producer", attributes) as span:
+            placed = [
+                replace(spec, traceparent=span.traceparent)
+                if span.traceparent is not None and (spec.traceparent is None or len(specs) == 1)
+                else spec
+                for spec in specs
+            ]
+            return await self._submit_all(placed)
+
+    async def _submit_all(self, specs: Iterable[TaskSpec | Mapping[str, Any]]) -> list[TaskHandle]:
         batches: list[list[Append]] = []
         size = BATCH_BYTES
         for number, spec in enumerate(specs):
@@ -446,6 +475,25 @@ class Client(AgentReads, Messaging):
         ttl_ms = int(self.settings.presence_ttl_s * 1000)
         with reading():
             return await queries.count_workers(self.connection.redis, self.connection.keys, ttl_ms)
+
+    async def stats(self) -> CellStatistics:
+        """Return the statistics of the cell: totals, queues, agents, workers, streams, histograms; two round trips.
+
+        They cost the same however many tasks, pools and agents there are.
+
+        Raises:
+            ServerUnavailable: Redis is unavailable.
+        """
+        ttl_ms = int(self.settings.presence_ttl_s * 1000)
+        with reading():
+            return await queries.get_statistics(
+                self.connection.redis, self.connection.keys, self.settings, presence_ttl_ms=ttl_ms
+            )
+
+    async def agent_weights(self) -> dict[str, float]:
+        """Return the weight of each agent that may get work now; a round trip for every 1,000 agents."""
+        with reading():
+            return await queries.get_weights(self.connection.redis, self.connection.keys)
 
     async def server_time(self) -> int:
         """Return the time of the server, in milliseconds since 1970: the clock that every record uses."""

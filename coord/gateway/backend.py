@@ -39,6 +39,7 @@ from coord.models.explanations import Explanation
 from coord.models.facts import AgentDeregistered, AgentHeartbeat, AgentRegistered, AgentStatusChanged
 from coord.models.links import Links
 from coord.models.messages import MessageRecord
+from coord.models.statistics import CellStatistics
 from coord.models.tasks import Priority, TaskRecord, TaskState, TaskSubmitted
 from coord.queries import AgentPage, Backlog, MessagePage, RecipientPage, RegistryStats, SettingChange, TaskPage
 
@@ -409,6 +410,11 @@ class Backend:
     async def workers(self) -> dict[str, int]:
         """Return the number of workers of each kind; raises ``ServerUnavailable`` and the like."""
         return await self.client.count_workers()
+
+    async def stats(self) -> CellStatistics:
+        """Return the statistics of the cell."""
+        async with self.limited():
+            return await self.client.stats()
 
     async def write_refusal(self) -> str:
         """Return why Redis refuses writes, or ''; raises ``ServerUnavailable`` and the like."""

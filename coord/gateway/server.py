@@ -19,6 +19,7 @@ from coord.gateway.backend import Backend
 from coord.gateway.gateway import Gateway
 from coord.gateway.presence import Presence
 from coord.gateway.protocol import Protocol, sweep
+from coord.gateway.traced import TracedApp
 
 log = logs.get_logger()
 
@@ -106,7 +107,7 @@ def bind(settings: Settings) -> socket.socket:
 
 def _config(app: GatewayApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        app,
+        TracedApp(app) if settings.tracing else app,
         http=Protocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_entry_bytes,

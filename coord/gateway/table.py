@@ -6,7 +6,7 @@ noun; their tests, the access control and the OpenAPI document go through this t
 
 from __future__ import annotations
 
-from coord.gateway import agents, discovery, health, links, messages, queues, rules, tasks
+from coord.gateway import agents, discovery, health, links, messages, metrics, queues, rules, tasks
 from coord.gateway.discovery import (
     AgentQuery,
     AgentsDiscovered,
@@ -38,6 +38,7 @@ from coord.gateway.messages import (
     RecipientsQuery,
     SendMessage,
 )
+from coord.gateway.metrics import MetricsSummary
 from coord.gateway.queues import QueueCleared, QueueSizes
 from coord.gateway.routes import Route
 from coord.gateway.rules import HistoryQuery, StrategyQuery, TypeQuery
@@ -80,6 +81,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", health.all_checks, answer=Health, role=None, limited=False, counted=False),
     Route("GET", "/health/ready", health.ready, answer=Health, role=None, limited=False, counted=False),
     Route("GET", "/health/live", health.live, answer=Health, role=None, limited=False, counted=False),
+    # Metrics: requests within a second share one read.
+    Route("GET", "/metrics", metrics.scrape, answer=None, role="readonly", counted=False),
+    Route("GET", "/metrics/summary", metrics.summary, answer=MetricsSummary, role="readonly"),
     # Agents
     Route(
         "POST", "/agents/register", agents.register,

@@ -69,6 +69,7 @@ from coord.queries.settings import (
     package_fields,
     type_values,
 )
+from coord.queries.statistics import get_statistics, get_weights
 from coord.queries.tasks import (
     TaskPage,
     count_by_state,
@@ -131,6 +132,7 @@ __all__ = [
     "get_pool_lengths",
     "get_pool_rows",
     "get_registry_stats",
+    "get_statistics",
     "get_strategy_packages",
     "get_suspended_agents",
     "get_task",
@@ -139,6 +141,7 @@ __all__ = [
     "get_time",
     "get_type_values",
     "get_waiting_counts",
+    "get_weights",
     "get_write_refusal",
     "is_empty_cell",
     "list_agent_ids",

@@ -119,7 +119,7 @@ async def get_backlog(redis: Redis, keys: Keys, limit: int | None = None, settin
         for backlog in heads:
             reason, ejected = reasons[backlog.pool]
             backlogs.append(replace(backlog, reason=reason, ejected=ejected))
-    return Backlog(priorities, tuple(backlogs), len(pools) - len(listed), _waiting_counts(counts, now))
+    return Backlog(priorities, tuple(backlogs), len(pools) - len(listed), waiting_counts_of(counts, now))
 
 
 async def get_waiting_counts(redis: Redis, keys: Keys) -> WaitingCounts | None:
@@ -128,10 +128,11 @@ async def get_waiting_counts(redis: Redis, keys: Keys) -> WaitingCounts | None:
     pipe.hgetall(keys.of("waiting"))
     pipe.time()
     counts, time = await pipe.execute()
-    return _waiting_counts(counts, parse_time(time))
+    return waiting_counts_of(counts, parse_time(time))
 
 
-def _waiting_counts(raw: Mapping[bytes, bytes], now: int) -> WaitingCounts | None:
+def waiting_counts_of(raw: Mapping[bytes, bytes], now: int) -> WaitingCounts | None:
+    """Return the counts that the key ``waiting`` holds; None if it is empty."""
     fields = decode_fields(raw)
     if "counted_at" not in fields:
         return None

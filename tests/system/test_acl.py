@@ -24,6 +24,7 @@ from coord.embedded import EmbeddedServer
 from coord.errors import AgentNotFound, ConfigError, TaskFailed, TaskNotFound, TokenMissing
 from coord.keys import Keys
 from coord.models.agents import AgentStatus
+from coord.models.facts import STREAM_FACTS
 from coord.pipeline import pack, send_and_read
 from tests.conftest import FAST
 from tests.http import HttpCaller
@@ -89,7 +90,7 @@ del SAMPLES["in:control:{kind}"]
 
 TASKS = r"in:tasks:.*"
 MESSAGES = r"in:messages:.*"
-STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xinfo|stream"}
+STREAM_READS = {"xread", "xrange", "xrevrange", "xlen", "xpending", "xinfo|stream"}
 HASH_READS = {"hgetall", "hmget", "hget", "hkeys", "hlen", "hscan", "hstrlen", "hexists"}
 SET_READS = {"smembers", "sismember", "smismember", "scard", "sscan", "sinter", "sintercard"}
 ZSET_READS = {
@@ -97,7 +98,8 @@ ZSET_READS = {
 }  # fmt: skip
 LOOKS = {"exists", "pttl", "memory|usage"}
 HASHES = (
-    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|settings|waiting|lanes|masters"
+    r"(agent|token|task|message|copies|links|worker):.*|clock|pools|suspended|counters|histograms|task_types|settings"
+    r"|waiting|lanes|masters"
 )
 SETS = r"agents:(active|all|reported|by:.*)|(inflight|subordinates):.*"
 ZSETS = (
@@ -122,8 +124,14 @@ MAY: dict[Role, list[tuple[set[str], str]]] = {
     ],
     Role.GATEWAY: [
         ({"xadd"}, rf"in:registry|in:beats|{TASKS}|in:control:distributor"),
-        ({*STREAM_READS, "exists"}, rf"{TASKS}|replies:.*|log:(tasks|control)"),
-        ({*HASH_READS, "exists"}, r"(agent|task|worker):.*|pools|counters|waiting|settings|suspended"),
+        ({*STREAM_READS, "exists"}, rf"{TASKS}|in:(reports|requests|losses)|replies:.*|log:(tasks|control)"),
+        # Facts with tokens are counted only.
+        ({"xlen", "xpending"}, r"in:.*|dead:in"),
+        ({"zcard"}, r"(tasks|messages):dead|requests"),
+        (
+            {*HASH_READS, "exists"},
+            r"(agent|task|worker):.*|pools|counters|histograms|task_types|waiting|settings|suspended",
+        ),
         ({*SET_READS, "exists"}, r"agents:(all|active|by:.*)|inflight:.*"),
         ({*ZSET_READS, "exists"}, r"queue:.*|pools:changed|workers:.*|agents:health"),
     ],
@@ -357,8 +365,12 @@ async def _over_http(users: Users, port: int, task_id: str, token: str) -> None:
         paths = ("/agents/web", f"/tasks/{task_id}", f"/tasks/{task_id}/status", "/tasks/by-http/explain", "/pools")
         rules_of_placement = "/load-balancer/strategy"
         assert (await http.put(rules_of_placement, {"strategy": "random"})).status == 200
-        for path in (*paths, "/health", rules_of_placement, f"{rules_of_placement}/history"):
+        for path in (*paths, "/health", "/metrics/summary", rules_of_placement, f"{rules_of_placement}/history"):
             assert (await http.get(path)).status == 200, path
+        metrics = (await http.text("/metrics")).body
+        for name in ("coord_stream_entries", "coord_stream_pending"):
+            assert set(re.findall(rf'^{name}{{group="\w+",stream="(.+)"}}', metrics, re.MULTILINE)) == {*STREAM_FACTS}
+        assert all(name in metrics for name in ("coord_dead_letters{", "coord_open_requests ", "_memory_used_bytes "))
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), PATIENT_S)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coord import TaskSpec
-from coord.cli.events import _start
+from coord.cli.events import start_of
 from coord.cli.parse import moment
 from coord.client.submission import task_append
 from coord.config import MIB
@@ -42,8 +42,8 @@ def test_a_command_does_not_take_one(text: str, *, ahead: bool) -> None:
 
 def test_events_before_1970_are_all_events() -> None:
     """No entry is older, and no entry id is negative."""
-    assert _start("0001-01-01T00:00:00Z") == "0-0"
-    assert _start("1970-01-01T00:00:01Z") == "1000-0"
+    assert start_of("0001-01-01T00:00:00Z") == "0-0"
+    assert start_of("1970-01-01T00:00:01Z") == "1000-0"
 
 
 def test_a_line_with_such_a_time_is_logged() -> None:

@@ -3,13 +3,14 @@
 -- include: base entries replies batches records tasklog tasks ends
 -- moves: none>queued none>scheduled none>refused none>cancelled none>expired
 -- moves: refused>queued refused>scheduled refused>refused refused>cancelled refused>expired
+-- keys: task_types hash rw
 -- keys: task:{id} hash rw | tombstones zset rw | counters hash r | tasks:refused zset w | in:tasks:{priority} stream w
 -- LIMITS.backlog_tasks  backlog limit, tasks
 -- LIMITS.backlog_bytes  backlog limit, bytes
 -- LIMITS.share_urgent, share_critical, share_high, share_normal, share_low  share of the backlog at which tasks of this
 --   priority are refused
 -- ARGV[3]  1: the server is nearly full, refuse everything
--- ARGV[4]  number of pools named below, then for each: pool | definition (opaque JSON)
+-- ARGV[4]  number of pools named below, then for each: pool | definition (opaque JSON) | type of its tasks
 -- then the number of groups of tasks that share this, then for each:
 --   priority | pool | caller of the fact or '' | number of options | name of each
 -- then the number of tasks, then for each:
@@ -31,11 +32,11 @@ local SHARE = {}
 for _, priority in ipairs(PRIORITIES) do
   SHARE[priority] = tonumber(LIMITS['share_' .. priority])
 end
-local definitions = {}
+local definitions, types, of_types = {}, {}, {}
 local at = 5
 for _ = 1, tonumber(ARGV[4]) do
-  definitions[ARGV[at]] = ARGV[at + 1]
-  at = at + 2
+  definitions[ARGV[at]], types[ARGV[at]] = ARGV[at + 1], ARGV[at + 2]
+  at = at + 3
 end
 
 -- The backlog now, in tasks and in bytes.
@@ -113,6 +114,24 @@ local function options_of(names, i)
   return fields, run_at, deadline
 end
 
+-- Counts a task by its type.
+local function count_type(pool)
+  local task_type = types[pool]
+  of_types[task_type] = (of_types[task_type] or 0) + 1
+end
+
+-- Writes the totals of types. The number of types is bounded: those beyond it are counted together, under no name.
+local MOST_TYPES = 1000
+local function write_types()
+  local key = P .. 'task_types'
+  for task_type, count in pairs(of_types) do
+    if redis.pcall('HINCRBY', key, task_type, count) == count and task_type ~= '' and call('HLEN', key) > MOST_TYPES then
+      call('HDEL', key, task_type)
+      call('HINCRBY', key, '', count)
+    end
+  end
+end
+
 local NONE = {}
 local function admit(n)
   local i, key, group = starts[n], keys[n], group_of[n]
@@ -165,6 +184,7 @@ local function admit(n)
     call('HSET', key, 'state', 'queued', 'submission', submission, 'body', body, unpack(fields))
     bump('submitted:' .. priority, 1)
     bump('queued:' .. priority, 1)
+    count_type(pool)
     if is_cancelled then
       call('ZREM', P .. 'tombstones', id)
       cancelled(load_task(id), 'cancelled before it was admitted')
@@ -190,6 +210,7 @@ local function admit(n)
   end
   waiting, bytes = waiting + 1, bytes + #body
   move(priority, 'submitted', state)
+  count_type(pool)
   bump('backlog_bytes', #body)
   log_each(EVENT[state], id, 'priority', priority)
   return WORD[state]
@@ -215,4 +236,5 @@ while n <= #starts do
     end
   end
 end
+write_types()
 return close_batch(finish_tasks, words, 'distributor', done)

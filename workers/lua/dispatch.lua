@@ -1,12 +1,13 @@
 #!lua
 -- Assigns waiting tasks to agents as planned; the only authority over which agent gets a task.
--- include: base batches records tasklog tasks ends
+-- include: base batches records tasklog tasks ends histograms
 -- moves: queued>assigned queued>expired
 -- keys: agent:{id} hash r | agents:active set r | queue:{pool} zset rw | task:{id} hash rw | inflight:{agent} set w
 -- keys: suspended hash rw | unclaimed zset w | inbox:{agent}:{lane} stream w
 -- LIMITS.claim_within_ms  ms within which an agent has to claim an assigned task, by the clock of attempts
 -- LIMITS.unlisted_timeout_ms  ms after which an attempt of an agent without incarnation ends, because its leases cannot
 --   be listed
+-- LIMITS.head_start_urgent, head_start_critical, head_start_high, head_start_normal, head_start_low  head start in ms
 -- ARGV[3]  number of explanations, then each (opaque JSON)
 -- then the number of groups of placements that share all this, then for each:
 --   pool | agent id | the agent's rev as the plan saw it | index of its explanation
@@ -22,9 +23,16 @@
 --   the pool any more, or it expired); INACTIVE (or suspended), CHANGED, FULL (the agent is not as the plan saw it);
 --   ERROR <why>
 -- Events in log:tasks: task.assigned, task.expired
+-- Histograms: wait:{priority}, from the time at which the task could be placed (submitted, or due after a delay) to its
+--   assignment
 local CLAIM_BY = int(attempt_time(now) + tonumber(LIMITS.claim_within_ms))
 local UNLISTED_TIMEOUT = tonumber(LIMITS.unlisted_timeout_ms)
 local LEASE = 16
+-- priority -> name of the histogram, and head start: the time from which a task waits is its score and the head start.
+local WAIT, HEAD_START = {}, {}
+for priority in pairs(LANE) do
+  WAIT[priority], HEAD_START[priority] = 'wait:' .. priority, tonumber(LIMITS['head_start_' .. priority])
+end
 local explanations = {}
 local at = 4
 for i = 1, tonumber(ARGV[3]) do
@@ -125,10 +133,11 @@ local function assign(group, agent_id, lease, task)
   local submission, body = task.values[2], task.values[3]
   local first = string.find(submission, ' ', 1, true)
   local second = string.find(submission, ' ', first + 1, true)
-  local priority, attempt, timeout, deadline = string.sub(submission, 1, first - 1), '1', nil, nil
+  local priority, attempt, timeout, deadline, since = string.sub(submission, 1, first - 1), '1', nil, nil, nil
   if string.sub(submission, second + 1, second + 1) == '1' then
-    local extras = call('HMGET', task.key, 'attempt', 'timeout', 'deadline')
+    local extras = call('HMGET', task.key, 'attempt', 'timeout', 'deadline', 'queued_at')
     attempt, timeout, deadline = extras[1] and int(tonumber(extras[1]) + 1) or '1', tonumber(extras[2] or nil), extras[3]
+    since = tonumber(extras[4] or nil)
     if deadline and tonumber(deadline) <= now then
       check_due_types()
       end_waiting(load_task(task.id), 'expired', '')
@@ -153,6 +162,7 @@ local function assign(group, agent_id, lease, task)
     task.state, task.deadline, task.timeout_at = 'assigned', deadline or nil, timeout and timeout_at
     set_alarm(task)
   end
+  observe(WAIT[priority], now - (since or task.score + HEAD_START[priority]))
   move(priority, 'queued', 'assigned')
   bump('backlog_bytes', -#body)
   log_each('task.assigned', task.id, 'agent_id', agent_id, 'attempt', attempt)
@@ -166,7 +176,7 @@ local function assign_named(group, agent_id, lease, id)
   local values = redis.pcall('HMGET', key, 'state', 'submission', 'body')
   local word
   if values[1] == 'queued' and pool_of(values[2]) == group.pool then
-    word = assign(group, agent_id, lease, { id = id, key = key, values = values })
+    word = assign(group, agent_id, lease, { id = id, key = key, values = values, score = score_of(values[2]) })
   end
   gather('ZREM', P .. 'queue:' .. group.pool, id)
   return word

@@ -48,13 +48,14 @@ local function replay(i)
   task.state = 'queued'
   set_alarm(task)
   call('HSET', task.key, 'state', 'queued', 'submission', pack_submission(task), 'attempt', task.attempt or '0',
-    'replay_id', entry)
+    'replay_id', entry, 'queued_at', int(entry_ms(entry)))
   call('HDEL', task.key, 'assignment', 'started_at', 'progress', 'progress_at', 'failures', 'releases', 'returns', 'error',
     'finished_at', 'cancel_at', 'cancel_by', 'first_pool', 'definition', 'avoid')
   gather('ZREM', P .. 'tasks:dead', id)
   move(task.priority, 'failed', 'queued')
   bump('backlog_bytes', call('HSTRLEN', task.key, 'body'))
   bump('replayed', 1)
+  bump('replayed:' .. task.priority, 1)
   log_each('task.replayed', id, 'priority', task.priority)
   answer(caller, STREAM, entry)
   return 'REPLAYED'

@@ -117,7 +117,7 @@ local function run_alarm(id)
       enqueue(id, task.pool, task.score)
       task.state = 'queued'
       set_alarm(task)
-      call('HSET', P .. 'task:' .. id, 'state', 'queued')
+      call('HSET', P .. 'task:' .. id, 'state', 'queued', 'queued_at', NOW)
       call('HDEL', P .. 'task:' .. id, 'run_at')
       move(task.priority, 'scheduled', 'queued')
       log_each('task.queued', id, 'priority', task.priority)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Settles a batch of agents' reports. A report counts only with its task's current lease.
--- include: base entries capped replies batches records tasklog tasks ends attempts
+-- include: base entries capped replies batches records tasklog tasks ends attempts histograms
 -- moves: assigned>running assigned>completed running>completed assigned>scheduled running>scheduled
 -- moves: assigned>failed running>failed assigned>cancelled running>cancelled assigned>expired running>expired
 -- keys: task:{id} hash rw | tasks:terminal zset w | in:reports stream w | log:progress stream w
@@ -20,6 +20,7 @@
 --   stays); STALE (the lease is not known, nothing changed); GONE (the entry was handled before); ERROR <why> (not
 --   consumed)
 -- Events in log:tasks: task.started, task.completed, and those of the end of an attempt
+-- Histograms: distribution, from the assignment to the start by the agent; run:completed, from there to the report
 -- Events in log:progress: task.progressed, at most one for each task and second. The record has every value; the event
 --   has a value of up to 1 KiB as `data`, of a larger one only its `bytes`
 local STREAM = 'in:reports'
@@ -32,7 +33,21 @@ local function is_too_late(task, entry)
   return task.deadline and entry_ms(entry) > tonumber(task.deadline)
 end
 
-local function completed(task, started, result)
+-- The time at which a report was appended; many reports share an entry.
+local last_entry, last_ms
+local function reported_at(entry)
+  if entry ~= last_entry then
+    last_entry, last_ms = entry, (entry_ms(entry))
+  end
+  return last_ms
+end
+
+local function completed(task, entry, started, result)
+  local begun = started or task.state == 'running' and call('HGET', task.key, 'started_at')
+  if started and task.state == 'assigned' then
+    observe('distribution', started - assigned_at(task))
+  end
+  observe('run:completed', begun and reported_at(entry) - begun)
   unassign(task)
   close(task, 'completed', 'result', result, 'tasks:terminal', started)
   log_each('task.completed', task.id, 'agent_id', task.agent_id)
@@ -52,6 +67,7 @@ local function started(task, at)
     set_alarm(task)
   end
   call('HSET', task.key, 'state', 'running', 'started_at', at)
+  observe('distribution', at - task.assigned_at)
   move(task.priority, 'assigned', 'running')
   log_each('task.started', task.id, 'agent_id', task.agent_id, 'attempt', task.attempt)
 end
@@ -108,7 +124,7 @@ local function settle(kind, caller, entry, i)
   if kind == 'completed' and task.has_alarm ~= '0' and is_too_late(task, entry) then
     end_attempt(task, 'expired', 'task_expired', 'its deadline passed', false)
   elseif kind == 'completed' then
-    completed(task, at, data)
+    completed(task, entry, at, data)
   elseif kind == 'started' then
     started(task, at)
   elseif kind == 'progressed' then
@@ -116,6 +132,7 @@ local function settle(kind, caller, entry, i)
   else
     if at then
       load_rest(task)
+      observe('distribution', task.state == 'assigned' and at - task.assigned_at)
       task.started_at = at
     end
     local code, message, retryable = unpack(ARGV, i + 4, i + 6)

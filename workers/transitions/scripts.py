@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, zip_longest
+from types import MappingProxyType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from msgspec import Struct
@@ -382,18 +383,24 @@ class Scripts:
         return Call("settle", _attempt_limits(self.settings), args, read_task_batch)
 
     def admit(
-        self, submissions: Sequence[Submission], pools: dict[str, bytes], *, nearly_full: bool
+        self,
+        submissions: Sequence[Submission],
+        pools: Mapping[str, bytes],
+        types: Mapping[str, str] = MappingProxyType({}),
+        *,
+        nearly_full: bool,
     ) -> Call[TaskBatch]:
         """Admit tasks; words QUEUED, SCHEDULED, REFUSED, CANCELLED, EXPIRED, DUPLICATE, CONFLICT, GONE.
 
         Args:
             submissions: the tasks; those of one entry follow one another.
             pools: the definition of each pool that the submissions name.
+            types: the type of the tasks of each of these pools.
             nearly_full: refuse all of them.
         """
         args: list[Arg] = ["1" if nearly_full else "0", len(pools)]
         for pool, definition in pools.items():
-            args += (pool, definition)
+            args += (pool, definition, types.get(pool, ""))
         groups: dict[tuple[str, ...], int] = {}
         tasks: list[Arg] = []
         for t in submissions:
@@ -417,6 +424,7 @@ class Scripts:
         limits = {
             "claim_within_ms": s.start_timeout_ms,
             "unlisted_timeout_ms": s.default_timeout_no_incarnation_ms,
+            **_head_starts(s),
         }
         args: list[Arg] = [len(explanations), *explanations, len(groups)]
         for (pool, agent_id, rev, explanation), places in groups.items():

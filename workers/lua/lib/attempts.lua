@@ -1,5 +1,5 @@
 -- The end of an attempt, the same for every script that can end one.
--- include: base batches orders records tasklog tasks ends
+-- include: base batches orders records tasklog tasks ends histograms
 -- keys: task:{id} hash rw | inbox:{agent}:{lane} stream rw | suspended hash rw | inflight:{agent} set w
 -- keys: tasks:dead zset w
 -- LIMITS.max_attempts  attempts of a task that sets none
@@ -9,6 +9,7 @@
 -- LIMITS.jitter_seed  seed of the backoff's jitter
 -- Events in log:tasks, at the end of an attempt: task.retried, task.failed, task.released, task.recalled,
 --   task.cancelled, task.expired
+-- Histograms: run:{how}, from the start by the agent to the end of the attempt
 -- Orders in inbox:{agent}:critical: stop_task, if the agent does not know of the end: timed out, lost, expired
 math.randomseed(tonumber(LIMITS.jitter_seed))
 
@@ -117,6 +118,7 @@ local function end_attempt(task, how, code, message, retryable, detail)
     order_stop(task.agent_id, task.id, task.lease, message)
   end
   record_attempt(task, how, code, message)
+  observe('run:' .. how, task.started_at and now - task.started_at)
   if how == 'expired' then
     expired(task)
     return

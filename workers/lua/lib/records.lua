@@ -32,6 +32,16 @@ local function pool_of(submission)
   return string.match(submission, '(%S+) %S+$')
 end
 
+-- Returns the score of a task: submitted or due at, less the head start of its priority.
+local function score_of(submission)
+  return string.match(submission, '^%S+ %S* %S %S+ (%S+)')
+end
+
+-- Returns the ms at which the agent of a task was assigned it.
+local function assigned_at(task)
+  return tonumber(string.match(task.assignment, '^%S+ %S+ (%d+)', task.rest))
+end
+
 local find, sub = string.find, string.sub
 
 local function save_assignment(task)
@@ -46,7 +56,7 @@ local function load_task(id)
   local key = P .. 'task:' .. id
   local values = call('HMGET', key, 'state', 'submission', 'assignment')
   local submission, assignment = values[2], values[3]
-  local priority, caller, lease, agent_id, entry, has_alarm
+  local priority, caller, lease, agent_id, entry, has_alarm, rest
   if submission then
     local first = find(submission, ' ', 1, true)
     local second = find(submission, ' ', first + 1, true)
@@ -57,10 +67,10 @@ local function load_task(id)
     local second = find(assignment, ' ', first + 1, true)
     local third = find(assignment, ' ', second + 1, true)
     lease, agent_id = sub(assignment, 1, first - 1), sub(assignment, first + 1, second - 1)
-    entry, has_alarm = sub(assignment, second + 1, third - 1), sub(assignment, third + 1, third + 1)
+    entry, has_alarm, rest = sub(assignment, second + 1, third - 1), sub(assignment, third + 1, third + 1), third + 3
   end
   return { id = id, key = key, state = values[1] or nil, submission = submission, priority = priority, caller = caller,
-    assignment = assignment or nil, lease = lease, agent_id = agent_id, entry = entry, has_alarm = has_alarm }
+    assignment = assignment or nil, rest = rest, lease = lease, agent_id = agent_id, entry = entry, has_alarm = has_alarm }
 end
 
 -- Reads the rest of a task's record, which only a failure, an alarm or a cancel needs; returns the task.

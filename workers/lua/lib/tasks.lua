@@ -1,5 +1,5 @@
 -- Tasks: the counters of states, queues and pools, loads, alarms, and the clock of attempts.
--- include: base batches tasklog
+-- include: base batches tasklog histograms
 -- keys: inflight:{agent} set r | counters hash r | clock hash r | unclaimed zset r | tasks:terminal zset r
 -- keys: tasks:dead zset r | tasks:refused zset r | queue:{pool} zset rw | pools hash rw | pools:changed zset w
 -- keys: alarms zset rw | deadlines zset rw | limits zset rw | agent:{id} hash r | log:loads stream w
@@ -228,6 +228,7 @@ local function finish_tasks(words)
   local loads_now, freed = finish_loads()
   count_moves()
   write_log()
+  write_histograms()
   finish()
   local rev = call('HGET', P .. 'counters', 'pools_rev') or '0'
   return { words, loads_now, pools, rev, int(bumps.pools_rev or 0), share_loads(loads_now, freed) }
